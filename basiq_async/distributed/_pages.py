@@ -1,106 +1,175 @@
-"""Read the page of a segment, with its cursor or without it."""
+"""Read the page of a segment: what follows the ids at the end of the page before it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import TypeAlias
 
 import attrs
 
-from .. import pagination
 from ..client import BasiqClient
-from ..errors import CheckpointError, PaginationError
-from ..models import Event, Message
+from ..errors import CheckpointError, ConfigurationError, PaginationError
+from ..models import Message
 from ..replay.engine import message_of, open_events, placeholder_for
-from ._record_types import ListSpec, SegmentClaim, Source
+from ._record_types import EDGE, ListSpec, SegmentClaim, Source
 
-T = TypeVar("T")
 _MOST_ARRIVED = 100_000
-"""Maximum number of messages to read to find a known page again."""
+"""The maximum number of messages that are read to find a known page again."""
+_MOST_TRIES = 100
+_INSTEAD = "begin another job, with an inbox, so that nothing is handled twice"
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class SegmentPage:
     """The messages of a page, and the cursor of the next page; None at the end of the list.
 
-    ``last`` identifies the last message: by its id or, for dead letters, by its number. ``problem``: see ``PageMark``.
+    cursor: where the page of the list that holds the last message begins; None at the start of the list.
+    last: the id of the last message or, for dead letters, its number.
+    edge, problem: see ``PageMark``.
     """
 
     messages: Sequence[Message]
+    cursor: str | None = None
     next_cursor: str | None
-    problem: str = attrs.field(kw_only=True, default="")
-    last: str | None = attrs.field(
-        kw_only=True,
-        default=attrs.Factory(lambda page: page.messages[-1].id if page.messages else None, takes_self=True),
-    )
+    last: str | None
+    edge: Sequence[str] = ()
+    problem: str = ""
 
 
-async def read_page(client: BasiqClient, source: Source, list_spec: ListSpec, claim: SegmentClaim) -> SegmentPage:
-    """Read the page at the claim's cursor or, if Basiq no longer accepts that, the messages after its ``after``.
+@attrs.frozen
+class ListedPage:
+    """A page of the list. ``cursor`` is where it begins; None at the start of the list."""
+
+    cursor: str | None
+    messages: Sequence[Message]
+    next_cursor: str | None
+
+    def after(self, ids: Sequence[str]) -> Sequence[Message] | None:
+        """Return the messages after the last one with one of these ids; None if the page has no such message."""
+        known = frozenset(ids)
+        place = next((index for index in reversed(range(len(self.messages))) if self.messages[index].id in known), None)
+        return None if place is None else self.messages[place + 1 :]
+
+
+Pages: TypeAlias = Callable[[str | None], AsyncGenerator[ListedPage]]
+"""Returns the pages of a list from a cursor on; None is the start. Raises ``PaginationError`` if the place is lost."""
+
+
+async def list_pages(
+    client: BasiqClient, source: Source, list_spec: ListSpec, cursor: str | None
+) -> AsyncGenerator[ListedPage]:
+    """Yield the pages of a job's list from a cursor on."""
+    webhook_id, filter = list_spec.webhook_id, list_spec.filter or None
+    try:
+        events = open_events(client, filter, cursor, prefetch=0) if source == "events" else None
+        messages = client.messages.list(
+            webhook_id, filter=filter, cursor=None if events else cursor, prefetch=0, on_unreadable=placeholder_for
+        )
+    except ConfigurationError as exc:
+        if cursor is None:
+            raise
+        raise PaginationError(str(exc)) from None  # made with an earlier API key
+    if events is None:
+        async for page in messages.pages():
+            yield ListedPage(cursor, page.items, page.next_cursor)
+            cursor = page.next_cursor
+        return
+    async for found in events.pages():
+        yield ListedPage(cursor, [message_of(event, webhook_id) for event in found.items], found.next_cursor)
+        cursor = found.next_cursor
+
+
+async def read_page(pages: Pages, claim: SegmentClaim) -> SegmentPage:
+    """Read the messages that follow the claim's ``after``: those of the page at its cursor, and what left that page.
 
     A page that a former owner of the segment read has the same messages again. Messages that were added since are not
     part of the job: page boundaries may have moved, and newer messages may precede the page in a list that begins with
     the newest. Raises ``CheckpointError`` if the place cannot be found or the page has changed, and the errors of the
     client.
     """
-    filter, cursor, after = list_spec.filter or None, claim.cursor, claim.after
-    try:
-        if source == "events":
-            events = open_events(client, filter, cursor, after, prefetch=0)
-            page = await _gather(events.pages(), partial(_messages_of, list_spec.webhook_id), claim)
-        else:
-            messages = client.messages.list(
-                list_spec.webhook_id,
-                filter=filter,
-                cursor=cursor,
-                after=after,
-                prefetch=0,
-                on_unreadable=placeholder_for,
-            )
-            page = await _gather(messages.pages(), list, claim)
-    except PaginationError as exc:
-        if after is None or exc.link is not None:
-            raise
-        raise CheckpointError(
-            f"the place after message {after!r} cannot be found again ({exc}): begin another job, with an inbox, so "
-            "that nothing is handled twice"
-        ) from None
-    if claim.count is None:
-        return page
-    known = page.messages[-claim.count :] if claim.count else []
-    if len(known) < claim.count or (known and known[-1].id != claim.last):
-        raise CheckpointError(
-            f"its page has changed: when it was read first, it had {claim.count} messages up to {claim.last!r}. Begin "
-            "another job, with an inbox, so that nothing is handled twice"
-        )
-    return SegmentPage(known, page.next_cursor)
+    page = await _read_after(pages, claim) if claim.after else await _read(pages, claim.cursor)
+    messages, count = list(page.messages), claim.count
+    if count is not None:
+        page, messages = await _read_again(pages, page, claim, count)
+    ids = [message.id for message in messages]
+    return SegmentPage(
+        messages=messages,
+        cursor=page.cursor,
+        next_cursor=page.next_cursor,
+        last=ids[-1] if ids else None,
+        edge=[*claim.after, *ids][-EDGE:] if ids else (),
+    )
 
 
-def _messages_of(webhook_id: str, events: Sequence[Event]) -> list[Message]:
-    return [message_of(event, webhook_id) for event in events]
+async def _read(pages: Pages, cursor: str | None) -> ListedPage:
+    """Return the first page with messages from a cursor on; the last page if none has any: a filter can empty pages."""
+    found = ListedPage(cursor, (), None)
+    async with aclosing(pages(cursor)) as each:
+        async for found in each:
+            if found.messages:
+                break
+    return found
 
 
-async def _gather(
-    pages: AsyncIterator[pagination.Page[T]], read: Callable[[Sequence[T]], list[Message]], claim: SegmentClaim
-) -> SegmentPage:
-    """Read one page with messages or, if the segment's page is known, as many as lead to its last message."""
+async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
+    """Return the page at the claim's cursor with the messages that follow ``after``.
+
+    Messages slip to the page before, if pages are numbered and earlier messages vanish. So where the page itself does
+    not show what it follows, the page before is requested, after it: whatever slipped away until then is there.
+    """
+    before, cursor = claim.before, claim.cursor
+    for _ in range(_MOST_TRIES):
+        try:
+            page = await _read(pages, cursor)
+            following = page.after(claim.after)
+            if following is None:
+                earlier = (await _read(pages, before)).after(claim.after)
+                if earlier is not None:
+                    here = {message.id for message in page.messages}
+                    following = [*(each for each in earlier if each.id not in here), *page.messages]
+        except PaginationError as exc:
+            if exc.link is not None:
+                raise
+            following = None
+        if following is None:
+            page = await _search(pages, claim.after)
+            following = [] if page.next_cursor is not None else page.after(claim.after) or []
+        if following or page.next_cursor is None:
+            return ListedPage(page.cursor, following, page.next_cursor)
+        before, cursor = page.cursor, page.next_cursor
+    raise CheckpointError(f"the place after message {claim.after[-1]!r} moves while it is read: {_INSTEAD}")
+
+
+async def _search(pages: Pages, ids: Sequence[str]) -> ListedPage:
+    """Return the first page of the list that has one of these ids."""
+    async with aclosing(pages(None)) as each:
+        async for page in each:
+            if page.after(ids) is not None:
+                return page
+    raise CheckpointError(f"the place after message {ids[-1]!r} cannot be found again: {_INSTEAD}")
+
+
+async def _read_again(
+    pages: Pages, page: ListedPage, claim: SegmentClaim, count: int
+) -> tuple[ListedPage, list[Message]]:
+    """Return the messages that the page had at its first reading, from as many pages as lead to the last of them."""
     messages: list[Message] = []
-    count, longest = 0, (claim.count or 0) + _MOST_ARRIVED
-    next_cursor: str | None = None
-    async for page in pages:
-        found = read(page.items)
-        # In a list that begins with the newest message, new ones shift messages from the page before to this one.
-        again = max((index for index, message in enumerate(found) if message.id == claim.after), default=-1)
-        messages += found[again + 1 :]
-        count += len(found)
-        next_cursor = page.next_cursor
+    arrived = 0
+    while True:
+        messages += page.messages
+        arrived += len(page.messages)
         place = next((index for index, message in enumerate(messages) if message.id == claim.last), None)
         if place is not None:
-            return SegmentPage(messages[: place + 1], next_cursor)
-        # An empty page is not the end of the list: a filter can leave a page empty, and so can the search for a place.
-        if next_cursor is None or (messages and claim.last is None) or count > longest:
+            messages = messages[: place + 1]
+        if place is not None or page.next_cursor is None or arrived > count + _MOST_ARRIVED:
             break
-        if claim.count:
-            messages = messages[-claim.count :]
-    return SegmentPage(messages, next_cursor)
+        messages = messages[-count:] if count else []
+        page = await _read(pages, page.next_cursor)
+    known = messages[-count:] if count else []
+    if len(known) < count or (known and known[-1].id != claim.last):
+        raise CheckpointError(
+            f"its page has changed: when it was read first, it had {count} messages up to {claim.last!r}. "
+            f"{_INSTEAD.capitalize()}"
+        )
+    return page, known

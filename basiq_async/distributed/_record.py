@@ -15,6 +15,7 @@ from ..errors import CheckpointError, ReplayError
 from ..replay import DeadLetter
 from ._connection import Connection
 from ._record_types import (
+    EDGE,
     LONGEST_KEY,
     SEGMENT_NAME,
     ClaimRefusal,
@@ -125,11 +126,12 @@ class Record:
         if found[0] != "ok":
             return ClaimRefusal(*found)
         with _damage(key):
-            cursor, count, last, quota, upto, waits, after = found[1]
+            cursor, count, last, quota, upto, waits, before, after = found[1]
             rate, paused = found[2]
             return SegmentClaim(
                 cursor=cursor or None,
-                after=after or None,
+                before=before or None,
+                after=[str(each) for each in json.loads(after or "[]")][-EDGE:],
                 count=_int(count),
                 last=last or None,
                 quota=_int(quota),
@@ -154,6 +156,7 @@ class Record:
             "record_page",
             *(key, segment, token, _ms(lease), count, page.last or "", chosen, count - chosen),
             *(page.next_cursor or "", int(more), "" if limit is None else limit, marks, page.problem),
+            *(page.cursor or "", json.dumps(page.edge[-EDGE:]) if page.edge else ""),
         )
         return int(found[1]), found[2] or None
 

@@ -20,6 +20,9 @@ LONGEST_KEY = 200
 SEGMENT_NAME = re.compile(r"d?[0-9]{1,9}\.[0-9]{1,15}")
 """A list's number, or "d" and that of a retry of dead letters, and the page's number."""
 
+EDGE = 20
+"""How many ids before a page are recorded: the place is found again as long as one of them is listed."""
+
 JobState = Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]
 StateChange = Literal["pause", "resume", "cancel", "fail"]
 Source = Literal["messages", "events"]
@@ -62,7 +65,8 @@ class SegmentClaim:
     """A segment that the caller owns until its lease ends.
 
     cursor: where its page begins.
-    after: the id of the last message before the page, for when Basiq no longer accepts the cursor.
+    before: where the page that holds the last message before it begins; None at the start of the list.
+    after: the ids of the last messages before the page, at most ``EDGE``; empty for the first page.
     count, last: the number of messages on the page at its first reading, and the id of the last; None before that.
     quota: how many of the chosen messages to handle; None before the page was recorded.
     upto: for a segment of dead letters, the number of the last one to retry.
@@ -73,7 +77,8 @@ class SegmentClaim:
     """
 
     cursor: str | None
-    after: str | None
+    before: str | None
+    after: Sequence[str]
     count: int | None
     last: str | None
     quota: int | None
@@ -103,13 +108,16 @@ class ClaimRefusal:
 class PageMark:
     """A page as it was read. ``chosen`` says for each message whether to handle it.
 
-    ``last`` is the id of the last message, or the number of the last dead letter. ``problem`` is a text for the job's
-    progress; empty for a page without problems.
+    ``last`` is the id of the last message, or the number of the last dead letter. ``cursor`` is where the page begins;
+    None at the start of the list. ``edge`` are the ids by which the next segment finds its place: none for dead letters
+    and for an empty page. ``problem`` is a text for the job's progress; empty for a page without problems.
     """
 
     last: str | None
     chosen: Sequence[bool]
     next_cursor: str | None
+    cursor: str | None = None
+    edge: Sequence[str] = ()
     problem: str = ""
 
 

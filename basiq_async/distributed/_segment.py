@@ -27,7 +27,7 @@ from ..replay.engine import (
     as_where,
     everything,
 )
-from ._pages import SegmentPage, read_page
+from ._pages import SegmentPage, list_pages, read_page
 from ._rate_limiter import SegmentRate, SharedRateLimiter
 from ._record import Record
 from ._record_types import (
@@ -163,9 +163,16 @@ class Segment:
         if self._retries:
             page = await self._read_dead_letters()
         else:
-            page = await read_page(self._work.client, spec.source, self._list, self._claim)
+            page = await read_page(partial(list_pages, self._work.client, spec.source, self._list), self._claim)
         chosen, fails = self._choose(page.messages, await self._handles())
-        mark = PageMark(last=page.last, chosen=chosen, next_cursor=page.next_cursor, problem=page.problem)
+        mark = PageMark(
+            last=page.last,
+            chosen=chosen,
+            next_cursor=page.next_cursor,
+            cursor=page.cursor,
+            edge=page.edge,
+            problem=page.problem,
+        )
         quota = await self._record_page(mark)
         done = set(self._claim.done)
         selected = [message for message, wanted in zip(page.messages, chosen, strict=True) if wanted][:quota]
@@ -215,7 +222,9 @@ class Segment:
             if refused
             else ""
         )
-        return SegmentPage(messages, str(last) if last < upto else None, last=str(last), problem=problem)
+        return SegmentPage(
+            messages=messages, next_cursor=str(last) if last < upto else None, last=str(last), problem=problem
+        )
 
     def _sealed(self, webhook_id: str, letter: DeadLetter) -> Sequence[bytes]:
         """Return the parts of a dead letter that its seal covers: all fields that a retry uses."""

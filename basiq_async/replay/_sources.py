@@ -258,18 +258,10 @@ class FixedMessages:
 
 
 def open_events(
-    client: BasiqClient,
-    filter: str | None,
-    cursor: str | None = None,
-    after: str | None = None,
-    *,
-    prefetch: int = 1,
+    client: BasiqClient, filter: str | None, cursor: str | None = None, *, prefetch: int = 1
 ) -> Paginator[Event]:
-    """Open the list of events after a cursor, or after the event of the message with the id ``after``."""
-    event_id = None if after is None or not after.startswith(EVENT_PREFIX) else after.removeprefix(EVENT_PREFIX)
-    return client.events.list(
-        filter=filter, cursor=cursor, after=event_id, prefetch=prefetch, on_unreadable=_placeholder_for
-    )
+    """Open the list of events at its start, or at a cursor."""
+    return client.events.list(filter=filter, cursor=cursor, prefetch=prefetch, on_unreadable=_placeholder_for)
 
 
 def message_of(event: Event, webhook_id: str) -> Message:

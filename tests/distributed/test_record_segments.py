@@ -136,7 +136,7 @@ async def test_the_first_page_of_a_segment_is_kept_and_the_next_segment_created_
     again = await pair.one.record_page(key, "0.0", token, make_page(["a"] * 5, "cursor-2"), lease=30.0, limit=None)
     assert again == (1, None)
     claim = await pair.claimed(key, "0.1")
-    assert (claim.cursor, claim.after) == ("cursor-1", "b")
+    assert (claim.cursor, claim.before, claim.after) == ("cursor-1", None, ["a", "b"])
     status = await pair.status(key)
     assert (status.read, dict(status.skipped)) == (2, {"where": 1})
 

@@ -1,6 +1,7 @@
 -- Invariant: a page is counted once, the next segment is recorded before any message of the page is handled, and the
 -- job's limit is shared exactly. ARGV: segment, token, lease, count, last id, number of chosen and of other messages, next
--- cursor, 1 if a next page exists, limit, with a limit one digit for each message (1 if it was chosen), problem.
+-- cursor, 1 if a next page exists, limit, with a limit one digit for each message (1 if it was chosen), problem, where
+-- the page begins, and its last ids as JSON.
 local id, token, lease, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if not owns(id, token) then
   return { 'lost' }
@@ -47,9 +48,12 @@ if not more then
   return { 'ok', whole(quota), '' }
 end
 local following = add_segment(list_name, whole(index + 1), ARGV[8], now + lease)
-local after = ARGV[5] ~= '' and ARGV[5] or redis.call('HGET', s, 'after')
+local before, after = ARGV[13], ARGV[14]
+if after == '' then -- the last message is on an earlier page
+  before, after = redis.call('HGET', s, 'before'), redis.call('HGET', s, 'after')
+end
 if after then
-  redis.call('HSET', segment_key(following), 'after', after)
+  redis.call('HSET', segment_key(following), 'before', before or '', 'after', after)
 end
 local upto = redis.call('HGET', s, 'upto')
 if upto then

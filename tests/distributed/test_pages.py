@@ -1,0 +1,184 @@
+"""The page of a segment: whatever the list does between two requests, no message is lost at the edge of a page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import timedelta
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from basiq_async import Message
+from basiq_async.distributed._pages import ListedPage, SegmentPage, read_page  # private: one page at a time
+from basiq_async.distributed._record_types import SegmentClaim  # private: what a segment knows of its place
+from basiq_async.errors import CheckpointError, PaginationError
+from basiq_async.testing import Quirks
+from tests.support.fleets import crew
+from tests.support.histories import Recorder
+
+EXAMPLES = int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "300"))
+FIRST = SegmentClaim(
+    cursor=None, before=None, after=(), count=None, last=None, quota=None, upto=None, done=(), waits=0, rate=None,
+    paused=0.0,
+)  # fmt: skip
+
+
+class NumberedList:
+    """A list whose pages are numbered: a cursor is a number of items to skip."""
+
+    def __init__(self, count: int, size: int, *, newest_first: bool = False) -> None:
+        self.ids = [f"m{number}" for number in range(count)]
+        self.size = size
+        self.made = count
+        self.newest_first = newest_first
+        self.requests = 0
+        self.before_request: Callable[[], None] = lambda: None
+        self.refused: set[str] = set()
+
+    async def pages(self, cursor: str | None) -> AsyncGenerator[ListedPage]:
+        while True:
+            self.before_request()
+            self.requests += 1
+            if cursor in self.refused:
+                raise PaginationError("the place is lost")
+            begin = int(cursor or 0)
+            end = begin + self.size
+            following = str(end) if end < len(self.ids) else None
+            yield ListedPage(cursor, [Message(each, {"id": each}) for each in self.ids[begin:end]], following)
+            if following is None:
+                return
+            cursor = following
+
+    def change(self, what: str, number: int) -> None:
+        if what == "grow":
+            for _ in range(number + 1):
+                self.ids.insert(0 if self.newest_first else len(self.ids), f"m{self.made}")
+                self.made += 1
+        elif what == "expire":
+            del self.ids[len(self.ids) - number if self.newest_first else 0 :][: None if self.newest_first else number]
+        elif what == "vanish" and self.ids:
+            del self.ids[number % len(self.ids)]
+
+
+def following(claim: SegmentClaim, page: SegmentPage) -> SegmentClaim | None:
+    """Return the claim of the next segment, as the record makes it; None at the end of the list."""
+    if page.next_cursor is None:
+        return None
+    if not page.edge:
+        return attrs.evolve(claim, cursor=page.next_cursor)
+    return attrs.evolve(FIRST, cursor=page.next_cursor, before=page.cursor, after=page.edge)
+
+
+async def read_all(listed: NumberedList, between: Callable[[int], None] = lambda number: None) -> list[str]:
+    """Read a list, segment by segment; ``between`` is called before each but the first."""
+    read: list[str] = []
+    claim: SegmentClaim | None = FIRST
+    number = 0
+    while claim is not None:
+        page = await read_page(listed.pages, claim)
+        read += [message.id for message in page.messages]
+        claim, number = following(claim, page), number + 1
+        between(number)
+    return read
+
+
+@pytest.mark.parametrize("gone", [1, 3, 4, 5, 11], ids=lambda gone: f"{gone} of 4 a page")
+async def test_a_message_that_slips_to_the_page_before_is_read_all_the_same(gone: int) -> None:
+    listed = NumberedList(40, 4)
+    before = list(listed.ids)
+
+    def between(number: int) -> None:
+        if number == 3:
+            del listed.ids[:gone]
+
+    assert await read_all(listed, between) == before, "messages at the edge of a page were lost"
+    assert listed.requests < 30
+
+
+async def test_a_list_that_stays_costs_one_request_more_for_each_page_but_the_first() -> None:
+    listed = NumberedList(40, 4)
+    assert await read_all(listed) == listed.ids
+    assert listed.requests == 10 + 9
+
+
+async def test_a_page_whose_link_is_lost_is_found_by_the_ids_before_it() -> None:
+    listed = NumberedList(40, 4)
+    before = list(listed.ids)
+
+    def between(number: int) -> None:
+        listed.refused = {"16"} if number == 4 else set()
+        if number == 4:
+            del listed.ids[10:16]  # the last messages that were read vanish too
+
+    assert await read_all(listed, between) == before
+
+
+async def test_a_place_of_which_nothing_is_listed_any_more_stops_the_job_and_says_so() -> None:
+    listed = NumberedList(60, 10)
+    with pytest.raises(CheckpointError, match="the place after message 'm29' cannot be found again: begin another job"):
+        await read_all(listed, lambda number: listed.ids.clear() if number == 3 else None)
+
+
+async def test_a_page_that_is_taken_over_has_the_same_messages_though_it_has_moved() -> None:
+    listed = NumberedList(40, 4)
+    first = await read_page(listed.pages, FIRST)
+    claim = following(FIRST, first)
+    assert claim is not None
+    page = await read_page(listed.pages, claim)
+    again = attrs.evolve(claim, count=4, last=page.last)
+    del listed.ids[:2]
+    assert (await read_page(listed.pages, again)).messages == page.messages
+    listed.ids.remove("m6")
+    with pytest.raises(CheckpointError, match="its page has changed: when it was read first, it had 4 messages up to"):
+        await read_page(listed.pages, again)
+
+
+kinds = {"oldest-first": ["grow", "expire", "vanish"], "newest-first": ["grow", "expire"], "shrinking": ["vanish"]}
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    kind=st.sampled_from(sorted(kinds)),
+    size=st.integers(2, 5),
+    count=st.integers(0, 40),
+    changes=st.dictionaries(st.integers(0, 40), st.tuples(st.integers(0, 2), st.integers(0, 12)), max_size=12),
+)
+async def test_whatever_a_list_does_between_two_requests_what_stays_is_read(
+    kind: str, size: int, count: int, changes: dict[int, tuple[int, int]]
+) -> None:
+    listed = NumberedList(count, size, newest_first=kind == "newest-first")
+    throughout = set(listed.ids)
+
+    def change() -> None:
+        if (found := changes.get(listed.requests)) is not None:
+            listed.change(kinds[kind][found[0] % len(kinds[kind])], found[1])
+
+    listed.before_request = change
+    read = await read_all(listed)
+    lost = throughout.intersection(listed.ids).difference(read)
+    assert not lost, f"listed throughout the job and never read: {sorted(lost)}"
+
+
+async def test_events_that_expire_at_the_old_end_of_numbered_pages_lose_none(redis_url: str) -> None:
+    numbers: Iterator[int] = iter(range(1000))
+
+    async def behave(message: Message) -> None:
+        if next(numbers) % 10 == 9:  # at the end of each page an event expires: those after it move up by one place
+            await fleet.fake.advance(minutes=1)
+
+    recorder = Recorder(behave)
+    async with crew(
+        redis_url, recorder, messages=0, workers=1, segments=1, concurrency=1, quirks=Quirks(paging="offset")
+    ) as fleet:
+        for number in range(60):
+            fleet.fake.emit("consent.revoked", user_id=f"u{number}")
+            await fleet.fake.advance(minutes=1)
+        await fleet.fake.advance(timedelta(days=7) - timedelta(minutes=60, seconds=30))
+        before = [event.id async for event in fleet.client.events.list()]
+        assert len(before) == 60
+        await (await fleet.submit(source="events")).wait(timeout=20.0)
+        lost = set(before).difference(each.removeprefix("event-") for each in recorder.ids)
+        assert not lost, f"events were lost at the edges of pages: {[before.index(each) for each in sorted(lost)]}"
