@@ -148,13 +148,10 @@ class SigningKeys(Unpicklable):
         digests = [_mac(key, content) for key in self._keys]
         return " ".join(["v1," + b2a_base64(digest, newline=False).decode() for digest in digests])
 
-    @hide_arguments
-    def verify(self, checked: CheckedHeaders, body: bytes) -> None:
-        """Raise ``SignatureVerificationError`` if no signature matches. ``checked`` comes from ``check_headers``."""
+    def find_mismatch(self, checked: CheckedHeaders, body: bytes) -> SignatureVerificationError | None:
+        """Return the error if no signature matches, else None. ``checked`` comes from ``check_headers``."""
         message_id, timestamp, signature, _ = checked
-        mismatch = _compare(self._keys, f"{message_id}.{timestamp}.".encode() + body, signature)
-        if mismatch is not None:
-            raise mismatch
+        return _compare(self._keys, f"{message_id}.{timestamp}.".encode() + body, signature)
 
 
 def _compare(keys: tuple[bytes | HMAC, ...], content: bytes, signature: str) -> SignatureVerificationError | None:

@@ -30,7 +30,7 @@ _CHECK_EVERY = 1.0
 
 @attrs.define(eq=False)
 class _Call:
-    """A call by a task. The thread sets its result or error on ``future``, in the task's ``loop``.
+    """A call by a task. The thread writes its ``result`` or error, which the task's ``loop`` sets on ``future``.
 
     transaction: False for work of a single statement, which SQLite commits by itself.
     """
@@ -40,6 +40,7 @@ class _Call:
     transaction: bool
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    result: Any = None
 
 
 class SQLiteStore:
@@ -150,29 +151,33 @@ class _Worker:
             call = self.calls.get()
         if calls:
             try:
-                results = self._commit(calls)
+                self._commit(calls)
             except BaseException as exc:
-                results = [self._file.translate(exc)] * len(calls)
-            answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-            for each, result in zip(calls, results, strict=True):
-                answers.setdefault(each.loop, []).append((each.future, result))
-            for loop, pairs in answers.items():
+                failure = self._file.translate(exc)
+                for each in calls:
+                    each.result = failure
+            answers: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
+            for each in calls:
+                answers.setdefault(each.loop, []).append(each)
+            for loop, done in answers.items():
                 with suppress(RuntimeError):  # the loop is closed, so no task waits for the result
-                    loop.call_soon_threadsafe(_resolve, pairs)
+                    loop.call_soon_threadsafe(_resolve, done)
         return call is not None
 
-    def _commit(self, calls: Sequence[_Call]) -> list[Any]:
+    def _commit(self, calls: Sequence[_Call]) -> None:
         """Do all calls in one transaction, which succeeds or fails as a whole."""
         connection = self._connection
         if connection is None:
             connection = self._connection = self._open()
         if connection is None:
-            return [None] * len(calls)
+            return
         alone = len(calls) == 1 and not calls[0].transaction
         if not alone:
             connection.execute("BEGIN IMMEDIATE" if any(map(_WRITES, calls)) else "BEGIN")
         try:
-            results = [None if call.future.cancelled() else call.work(connection) for call in calls]
+            for call in calls:
+                if not call.future.cancelled():
+                    call.result = call.work(connection)
             if not alone:
                 connection.execute("COMMIT")
         except BaseException:
@@ -184,17 +189,16 @@ class _Worker:
         if now >= self._check_at:
             self._file.check_in_place()
             self._check_at = now + _CHECK_EVERY
-        return results
 
 
 _WRITES = attrgetter("write")
 
 
-def _resolve(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in pairs:
-        if future.done():
+def _resolve(calls: Sequence[_Call]) -> None:
+    for call in calls:
+        if call.future.done():
             continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
+        if isinstance(call.result, BaseException):
+            call.future.set_exception(call.result)
         else:
-            future.set_result(result)
+            call.future.set_result(call.result)

@@ -88,16 +88,12 @@ class RetentionClock:
         self.seen_at = self._clock() if seen_at is None else seen_at
         self.hold_until = hold_until
 
-    def now(self) -> float:
-        """Read the clock, and notice a jump."""
+    def read(self) -> tuple[float, float]:
+        """Return the time, and the moment up to which expired entries are forgotten; minus infinity during a hold."""
         now = self._clock()
         if now - self.seen_at >= JUMP:
             self.hold_until = now + _HOLD
         elif self.hold_until > now + _HOLD:
             self.hold_until = now + _HOLD  # the clock has jumped back
         self.seen_at = now
-        return now
-
-    def horizon(self, now: float) -> float:
-        """Return the moment up to which expired entries are forgotten; minus infinity during a hold."""
-        return -math.inf if now < self.hold_until else now
+        return now, -math.inf if now < self.hold_until else now

@@ -27,13 +27,16 @@ def inbox_key(
         key = "message:" + _quoted(message_id)
     else:
         raise ConfigurationError("an inbox key needs an event type and event id, or the id of the message")
-    return _shorten(f"webhook:{_quoted(webhook_id)}:{key}" if webhook_id else key)
+    if webhook_id:
+        key = f"webhook:{_quoted(webhook_id)}:{key}"
+    return key if len(key) <= _LONGEST_KEY else _digest(key)
 
 
 def left_key(event_key: str) -> str:
     """Return the key under which an inbox records that a recovery left an event alone."""
-    return _shorten(f"left:{event_key}")
+    key = f"left:{event_key}"
+    return key if len(key) <= _LONGEST_KEY else _digest(key)
 
 
-def _shorten(key: str) -> str:
-    return key if len(key) <= _LONGEST_KEY else "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+def _digest(key: str) -> str:
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()

@@ -29,4 +29,9 @@ async def limit(seconds: float | None, error: Exception) -> AsyncGenerator[None]
 
 def inbox_limit(seconds: float) -> AbstractAsyncContextManager[None]:
     """Limit a call of an inbox: ``InboxError`` says that it did not respond."""
-    return limit(seconds, InboxError(f"the inbox did not respond within {seconds:g} s"))
+    return limit(seconds, inbox_is_slow(seconds))
+
+
+def inbox_is_slow(seconds: float) -> InboxError:
+    """Return the error of an inbox that did not respond in so many seconds."""
+    return InboxError(f"the inbox did not respond within {seconds:g} s")

@@ -7,13 +7,13 @@ import enum
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
-from .limits import inbox_limit
+from .limits import inbox_is_slow
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
 
@@ -21,6 +21,7 @@ _logger = logging.getLogger("basiq_async.receiver")
 
 T = TypeVar("T")
 V = TypeVar("V")
+Arguments = TypeVarTuple("Arguments")
 
 _GIVE_BACK_SOON = 1.0
 """Seconds for releasing a claim after the inbox failed: the claim may exist, and the inbox is likely to fail again."""
@@ -102,7 +103,7 @@ async def handle_once(unit: Unit[T], units: Units) -> Ending[T]:
 class Unit(Generic[T]):
     """One event to handle. Times are in seconds.
 
-    name: what the log calls it.
+    name: returns what the log calls it.
     work: does the work. It runs in a task of its own, has one context from begin to end, and is cancelled once at most.
     lease: for how long the claim keeps other workers away. ``renew``: whether it is renewed as long as the work lasts.
     call_timeout: the limit for each call of the inbox.
@@ -118,7 +119,7 @@ class Unit(Generic[T]):
     inbox: Inbox
     key: str
     token: str
-    name: str
+    name: Callable[[], str]
     work: Callable[[], Awaitable[T]]
     lease: float
     call_timeout: float
@@ -150,7 +151,7 @@ class Unit(Generic[T]):
         failure = None if task.cancelled() else task.exception()
         if self.answer is None or self.answer.done():
             if failure is not None:
-                self.logger.error("%s ended with a fault", self.name, exc_info=failure, extra=self.fields())
+                self.logger.error("%s ended with a fault", self.name(), exc_info=failure, extra=self.fields())
         elif task.cancelled():
             self.answer.cancel()
         elif failure is not None:
@@ -171,17 +172,24 @@ class Unit(Generic[T]):
     def tell_late(self) -> None:
         """Log that the work was cancelled and has not ended. A caller that still waits gets ``LATE``."""
         text = "the handler of %s was cancelled but still runs: it stays claimed until the handler ends"
-        self.logger.warning(text, self.name, extra=self.fields())
+        self.logger.warning(text, self.name(), extra=self.fields())
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(Ending(Ended.LATE))
 
-    async def call(self, call: Callable[[], Awaitable[V]], seconds: float | None = None) -> V:
+    async def call(
+        self, call: Callable[[*Arguments], Awaitable[V]], *arguments: *Arguments, seconds: float | None = None
+    ) -> V:
         """Make a call of the inbox to its end, within a time limit. Raises its error; ``InboxError`` if it is slow."""
         task, seconds = asyncio.current_task(), self.call_timeout if seconds is None else seconds
         for _ in range(_MOST_STARTS):
+            timeout = asyncio.timeout(seconds)
             try:
-                async with inbox_limit(seconds):
-                    return await call()
+                async with timeout:
+                    return await call(*arguments)
+            except TimeoutError as exc:
+                if not timeout.expired():
+                    raise
+                raise inbox_is_slow(seconds) from drop_tracebacks(exc)
             except asyncio.CancelledError as exc:
                 if task is None or not task.cancelling():
                     raise InboxError("the inbox awaited something that was cancelled") from exc
@@ -193,11 +201,11 @@ class Unit(Generic[T]):
     async def release(self, seconds: float | None = None) -> None:
         """Release the claim. If that fails, it ends with its lease."""
         try:
-            await self.call(lambda: self.inbox.release(self.key, self.token), seconds)
+            await self.call(self.inbox.release, self.key, self.token, seconds=seconds)
         except Exception as exc:
             text = "%s stays claimed until its lease runs out: %s"
             self.logger.log(
-                logging.WARNING if seconds is None else logging.DEBUG, text, self.name, exc, extra=self.fields()
+                logging.WARNING if seconds is None else logging.DEBUG, text, self.name(), exc, extra=self.fields()
             )
 
     async def run(self, units: Units) -> Ending[T]:
@@ -209,7 +217,7 @@ class Unit(Generic[T]):
                 await self._interruptible(lambda: self._wait_for_turn(units), None)
             units.by_key[self.key] = task
             if self.prepare is not None:
-                if not self.quarantined and await self.call(lambda: self.inbox.seen(self.key)):
+                if not self.quarantined and await self.call(self.inbox.seen, self.key):
                     return Ending(Ended.DONE)
                 await self._interruptible(self.prepare, self.work_timeout)
             ending = await self._claim(units)
@@ -318,12 +326,12 @@ class Unit(Generic[T]):
             try:
                 await self.call(self._ask_for_claim)
             except Exception as exc:
-                self.logger.warning("the claim on %s could not be renewed: %s", self.name, exc, extra=self.fields())
+                self.logger.warning("the claim on %s could not be renewed: %s", self.name(), exc, extra=self.fields())
 
     async def _complete(self, value: T) -> Ending[T]:
         failure: Exception
         try:
-            recorded = await self.call(lambda: self.inbox.complete(self.key, self.token))
+            recorded = await self.call(self.inbox.complete, self.key, self.token)
         except Exception as exc:
             if not self.session:
                 # It was handled. Reporting a failure would certainly have it handled twice.
@@ -337,7 +345,7 @@ class Unit(Generic[T]):
             if not self.session:
                 self.logger.warning(
                     "%s was handled after its lease had run out: another worker may have handled it too",
-                    self.name,
+                    self.name(),
                     extra=self.fields(),
                 )
                 return Ending(Ended.HANDLED, value)

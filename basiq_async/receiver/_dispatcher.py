@@ -15,6 +15,7 @@ import attrs
 
 from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
+from .._work.limits import inbox_is_slow
 from .._work.once import Ended, Ending, Unit, Units, handle_once
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
@@ -52,6 +53,9 @@ class _Attempt:
     result: Result = Result.FAILED
     retry_after: float | None = None
     prepared: object = None
+
+    def name(self) -> str:
+        return f"delivery {shorten(self.delivery.id)!r}"
 
     def fields(self, error: BaseException | None = None) -> dict[str, object]:
         return log_fields(self.delivery, handler=self.route.name, attempt=self.failures, error=error)
@@ -110,8 +114,9 @@ class Dispatcher:
         attempt.unit = Unit(
             self._inbox,
             delivery.key,
-            _new_token(),
-            f"delivery {shorten(delivery.id)!r}",
+            # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
+            _holder + os.urandom(16).hex(),
+            attempt.name,
             partial(self._work, attempt),
             self._lease,
             self._inbox_timeout,
@@ -260,7 +265,7 @@ class Dispatcher:
     def _report(self, attempt: _Attempt, what: str, failure: Exception) -> Exception:
         """Log that the inbox failed. Return the failure; one that has no text gets one."""
         if isinstance(failure, TimeoutError) and not str(failure):
-            slow = InboxError(f"the inbox did not respond within {self._inbox_timeout:g} s")
+            slow = inbox_is_slow(self._inbox_timeout)
             slow.__cause__ = failure
             failure = slow
         self._outages.report(shorten(attempt.delivery.id), what, failure, attempt.fields(failure))
@@ -279,11 +284,6 @@ class Dispatcher:
             shorten(delivery.id),
             extra=log_fields(delivery),
         )
-
-
-def _new_token() -> str:
-    # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
-    return _holder + os.urandom(16).hex()
 
 
 def _name_holder() -> None:

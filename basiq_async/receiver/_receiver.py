@@ -471,11 +471,11 @@ class WebhookReceiver:
     def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
         """Verify and parse the body. Return the delivery, or the outcome if it is not genuine or not a JSON object."""
         message_id, _, _, sent = checked
+        mismatch = self._keys.find_mismatch(checked, body)
+        if mismatch is not None:
+            return _reject(mismatch)
         try:
-            self._keys.verify(checked, body)
             return read_delivery(message_id, sent, body, self._webhook_id)
-        except SignatureVerificationError as exc:
-            return _reject(exc)
         except UnreadableBodyError as exc:
             logger.warning(
                 "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}

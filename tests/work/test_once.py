@@ -21,7 +21,7 @@ Work = Callable[[], Awaitable[str]]
 
 def unit(inbox: MemoryInbox, work: Work, *, token: str = "a", **options: Any) -> Unit[str]:
     settings = {"lease": LEASE, "call_timeout": 5.0, "grace": 1.0, "patience": 0.3} | options
-    return Unit(inbox, KEY, token, "an event", work, **settings)
+    return Unit(inbox, KEY, token, lambda: "an event", work, **settings)
 
 
 async def work() -> str:

@@ -63,7 +63,7 @@ class MemoryInbox:
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._quarantined: dict[str, QuarantinedDelivery] = {}
-        self._known_since = self._retention.now()
+        self._known_since, _ = self._retention.read()
 
     def __len__(self) -> int:
         """Return the number of handled keys that the inbox remembers."""
@@ -97,7 +97,8 @@ class MemoryInbox:
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        return datetime.fromtimestamp(max(self._known_since, self._retention.now() - self._remember), UTC)
+        now, _ = self._retention.read()
+        return datetime.fromtimestamp(max(self._known_since, now - self._remember), UTC)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
@@ -167,17 +168,16 @@ class MemoryInbox:
         return not self._is_recorded(key)
 
     def _is_recorded(self, key: str) -> bool:
-        now = self._retention.now()
+        _, horizon = self._retention.read()
         expires = self._done.get(key)
-        return key in self._quarantined or (expires is not None and expires > self._retention.horizon(now))
+        return key in self._quarantined or (expires is not None and expires > horizon)
 
     def _record(self, key: str) -> None:
         """Record a key as handled, end its claim, and forget what is too old or too much."""
-        now = self._retention.now()
+        now, horizon = self._retention.read()
         self._claims.pop(key, None)
         self._done[key] = now + self._remember
         self._done.move_to_end(key)
-        horizon = self._retention.horizon(now)
         while len(self._done) > self._max_entries or next(iter(self._done.values())) <= horizon:
             _, expires = self._done.popitem(last=False)
             self._known_since = max(self._known_since, expires - self._remember)

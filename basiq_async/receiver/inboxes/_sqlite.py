@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import sqlite3
@@ -248,15 +249,15 @@ class SQLiteInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _record(self, statement: str, key: str, token: str, **values: Any) -> bool:
-        """Run a statement that ends a claim. Return whether it changed the entry."""
+    def _record(self, statement: str, key: str, token: str, **values: Any) -> asyncio.Future[bool]:
+        """Run a statement that ends a claim. The future's result is whether it changed the entry."""
 
         def work(connection: sqlite3.Connection) -> bool:
             wall, horizon = self._look(connection)
             times = {"now": self._lease_clock(), "horizon": horizon, "expires": wall + self._remember}
             return connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount > 0
 
-        return await self._store.run(work)
+        return self._store.run(work)
 
     # --- in the thread ---
 
@@ -289,8 +290,7 @@ class SQLiteInbox:
             seen_at, hold_until = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
             hold_until = -math.inf if hold_until is None else hold_until
             retention = self._retention = RetentionClock(self._clock, seen_at=seen_at, hold_until=hold_until)
-        now = retention.now()
-        return now, retention.horizon(now)
+        return retention.read()
 
     def _note_time(self, connection: sqlite3.Connection, now: float) -> None:
         """Write the state of the clock for the other processes, when it is time to prune."""

@@ -63,7 +63,7 @@ class Deduplicated:
             self._inbox,
             key,
             token,
-            f"message {message.id!r}",
+            lambda: f"message {message.id!r}",
             partial(self._work, message, key, token),
             self._lease,
             self._timeout,
