@@ -131,7 +131,7 @@ class _Worker:
         self._check_at = 0.0
 
     def serve(self) -> None:
-        """Do the calls, all at once that are waiting, until None comes; then close the connection."""
+        """Run the queued calls in batches until None comes; then close the connection."""
         try:
             while self._serve_batch():
                 pass
@@ -141,7 +141,7 @@ class _Worker:
             self.ended.set_result(None)
 
     def _serve_batch(self) -> bool:
-        """Wait for a call, and do it with all others that are waiting. Return False if None came."""
+        """Wait for a call, and run it with all others that are queued. Return False if None came."""
         calls: list[_Call] = []
         call = self.calls.get()
         while call is not None:

@@ -3,8 +3,8 @@
 Basiq stores the responses of endpoints, and cuts them anywhere. Half of a surrogate pair in one of them must not make
 the other 499 messages of the page unreadable. Python's own decoder, which accepts more, reads one item at a time.
 
-The time grows with the length of the page only. No item costs a look at the page before it: a ``JSONDecodeError`` would
-count its lines. What a Python loop looks at is bounded.
+The time is in proportion to the length of the page. No ``JSONDecodeError`` is made, because it counts the lines before
+it, and Python loops look at a bounded part of the page.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def doctor(
 async def _recovered_by(webhook_id: str, url: str, checkpoint: str | None) -> Recovered | None:
     """Return what recoveries delivered: that of ``--checkpoint``, or all that left their files in this folder.
 
-    A replay to the webhook's URL counts too. One of which only a part is known, because it selects messages, does not.
+    A replay to the webhook's URL counts too. A recovery or replay that selects messages does not.
     """
     from ..replay import SQLiteCheckpoint, recovered_by
 

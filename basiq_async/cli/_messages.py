@@ -272,7 +272,7 @@ def list_events(
 
 
 def _select_events(since: datetime | None, until: datetime | None, types: Sequence[str]) -> Callable[[Event], bool]:
-    """Return a function that says whether an event is selected. One without a time is, as for messages."""
+    """Return a function that says whether an event is selected. An event without a time is selected."""
     exact = frozenset(types)
     beginnings = tuple(each[:-1] for each in types if each.endswith("*"))
 

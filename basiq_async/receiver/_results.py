@@ -44,7 +44,7 @@ InReplay = Literal["handled", "skipped", "failed", "refused", "ends"]
 class Meaning:
     """What a result means.
 
-    ``what`` happened, and ``advice`` on it, are sentences of the documentation, without an end. ``word`` is the reason
+    ``what`` and ``advice`` are sentences of the documentation, without a full stop. ``word`` is the reason
     for which a replay skips the message.
     """
 

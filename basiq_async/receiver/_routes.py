@@ -23,7 +23,7 @@ SessionHandler = Callable[[Delivery, Any], Awaitable[object]]
 
 
 class NamedSessionHandler(Protocol):
-    """The same, where the session is passed by its name."""
+    """A handler whose session is passed by keyword."""
 
     def __call__(self, delivery: Delivery, /, *, session: Any) -> Awaitable[object]: ...
 
@@ -39,7 +39,7 @@ class PreparedHandler(Protocol[P]):
 
 
 class PreparedSessionHandler(Protocol[P]):
-    """The same, with the session of the inbox's transaction."""
+    """A handler that gets what ``prepare`` returned, and the session of the inbox's transaction."""
 
     def __call__(self, delivery: Delivery, /, *, session: Any, prepared: P) -> Awaitable[object]: ...
 

@@ -124,7 +124,7 @@ class InactivityTracker:
                 heapq.heappop(self._under_way)
 
     def miss(self, message: UnderWay) -> None:
-        """Take a message that Basiq no longer has, and that was under way, as one that failed for good."""
+        """Count a message that was under way, and that Basiq no longer has, as failed for good."""
         self._begin_period(message.first + _SCHEDULE)
 
     @property

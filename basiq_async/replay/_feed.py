@@ -212,7 +212,7 @@ class Feed(Generic[T]):
             return []
         at_start, oldest, newest = self._collects_top, self._oldest, self._requests.began
         if self.order == "newest-first":
-            # Of the time of the last item, others may follow.
+            # Items with the time of the last one may follow.
             begin, end = oldest if at_end else times[-1] + timedelta(microseconds=1), newest if at_start else times[0]
         else:
             begin, end = oldest if at_start else times[0], newest if at_end else times[-1]

@@ -131,7 +131,7 @@ class Ledger:
         self._moved = self._moved or commit.advance is not None
 
     def forget_earlier(self) -> None:
-        """Forget the ids of earlier runs that this run did not read, at the end of the history: it has them no more."""
+        """At the end of the history, forget the ids of earlier runs that this run did not read: they are not listed."""
         self.earlier.clear()
 
     def _is_front_done(self) -> bool:

@@ -248,7 +248,7 @@ class Recovered:
 
     @property
     def messages_until(self) -> datetime | None:
-        """All messages before this time were read; None if that is so of no time."""
+        """All messages before this time were read; None if there is no such time."""
         return self.messages[0][1] if self.messages and self.messages[0][0] <= LONG_AGO else None
 
     def has_message(self, message_id: str | None, first_attempt: datetime | None) -> bool:
@@ -264,7 +264,7 @@ class Recovered:
         return any(begin <= now - LISTED and moment < end for begin, end in self.events)
 
     def out_of_reach(self, now: datetime) -> tuple[Stretch, ...]:
-        """Return the times of which events are lost: no message was made, none was read, and none is listed now."""
+        """Return the periods whose events are lost: they made no message, were not read, and are no longer listed."""
         reach = now - LISTED
         found: list[Stretch] = []
         for since, until in self.inactive:
@@ -349,7 +349,7 @@ class Attempts:
 
 
 def _keep_few(times: list[datetime]) -> list[datetime]:
-    """Return the times, or the latest and the earliest of them if they are many."""
+    """Return the times; of many, only the earliest and the latest."""
     if len(times) <= 2 * _KEPT:
         return times
     times.sort()

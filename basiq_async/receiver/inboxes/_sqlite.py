@@ -26,7 +26,7 @@ _KIND = FileKind(
     version=4,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
-        # monotonic one. ``letter`` is a quarantined delivery as JSON; it has the time since when it is there.
+        # monotonic one. ``letter`` is a quarantined delivery as JSON, and ``at`` is the time when it was set aside.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
         "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, letter TEXT) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
