@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 import attrs
 
 from ._arguments import check_whole
+from ._wire.broken_items import BrokenItem
 from ._wire.codec import Unreadable
 from ._wire.cursors import DAMAGED, Cursor, UnusableCursor, id_in_cursor
-from ._wire.lenient import BrokenItem
-from ._wire.walk import Listing, PageFetcher, Position, id_at
+from ._wire.paging import Listing, PageFetcher, Position, id_at
 from .errors import ConfigurationError, ResponseDecodeError
 
 __all__ = ["Page", "Paginator", "UnreadableItem"]
@@ -50,14 +50,14 @@ OnUnreadable: TypeAlias = Callable[[UnreadableItem], T | None]
 class _Reading(Generic[T]):
     """Reads the items of a list from the pages that a ``PageFetcher`` requests."""
 
-    __slots__ = ("_hook", "_model", "_on_unreadable", "_position", "_walk")
+    __slots__ = ("_fetcher", "_hook", "_model", "_on_unreadable", "_position")
 
-    def __init__(self, walk: PageFetcher[T], on_unreadable: OnUnreadable[T] | None) -> None:
-        self._walk = walk
-        self._position = walk.position
+    def __init__(self, fetcher: PageFetcher[T], on_unreadable: OnUnreadable[T] | None) -> None:
+        self._fetcher = fetcher
+        self._position = fetcher.position
         self._on_unreadable = on_unreadable
         # Looked up once, because they are used for every message of a history.
-        self._hook, self._model = walk.listing.reader.hook, walk.listing.reader.model
+        self._hook, self._model = fetcher.listing.reader.hook, fetcher.listing.reader.model
 
     def _replace(self, index: int, failure: ResponseDecodeError) -> T | None:
         """Return what ``on_unreadable`` returns for an item. Raises the failure if ``on_unreadable`` is None."""
@@ -70,7 +70,7 @@ class _Reading(Generic[T]):
 
     async def aclose(self) -> None:
         """Cancel the request for the next page."""
-        await self._walk.aclose()
+        await self._fetcher.aclose()
 
 
 class _Items(_Reading[T]):
@@ -94,9 +94,9 @@ class _Items(_Reading[T]):
                 offset = position.offset = position.offset - 1
                 if not isinstance(exc, Unreadable):
                     raise
-                failure = self._walk.listing.explain(exc, offset)
+                failure = self._fetcher.listing.explain(exc, offset)
             else:
-                if not await self._walk.advance():
+                if not await self._fetcher.advance():
                     raise StopAsyncIteration
                 continue
             replacement = self._replace(offset, failure)
@@ -110,8 +110,8 @@ class _Pages(_Reading[T]):
 
     __slots__ = ("_lock",)
 
-    def __init__(self, walk: PageFetcher[T], on_unreadable: OnUnreadable[T] | None) -> None:
-        super().__init__(walk, on_unreadable)
+    def __init__(self, fetcher: PageFetcher[T], on_unreadable: OnUnreadable[T] | None) -> None:
+        super().__init__(fetcher, on_unreadable)
         self._lock = asyncio.Lock()
 
     def __aiter__(self) -> AsyncIterator[Page[T]]:
@@ -122,9 +122,9 @@ class _Pages(_Reading[T]):
             return await self._next()
 
     async def _next(self) -> Page[T]:
-        listing, position = self._walk.listing, self._position
+        listing, position = self._fetcher.listing, self._position
         # The rest of a page that could not be read comes first: it must not be skipped.
-        if position.offset >= len(position.items) and not await self._walk.advance():
+        if position.offset >= len(position.items) and not await self._fetcher.advance():
             raise StopAsyncIteration
         hook, model, offset = self._hook, self._model, position.offset
         try:
@@ -143,7 +143,7 @@ class _Pages(_Reading[T]):
                 items.append(self._hook(self._position.items[index], self._model))
                 continue
             except Unreadable as exc:
-                failure = self._walk.listing.explain(exc, index)
+                failure = self._fetcher.listing.explain(exc, index)
             replacement = self._replace(index, failure)
             if replacement is not None:
                 items.append(replacement)
@@ -239,9 +239,9 @@ class Paginator(Generic[T]):
         return None
 
     def _begin(self, prefetch: int) -> PageFetcher[T]:
-        walk = PageFetcher(self._listing, self._start, prefetch)
-        self._position = walk.position
-        return walk
+        fetcher = PageFetcher(self._listing, self._start, prefetch)
+        self._position = fetcher.position
+        return fetcher
 
 
 def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cursor | None:

@@ -53,7 +53,7 @@ class UnshownText(str):
         return f"<{len(self)} characters>"
 
 
-def walk(exc: BaseException) -> Iterator[BaseException]:
+def chain_of(exc: BaseException) -> Iterator[BaseException]:
     """Yield the exception and each exception that led to it: causes, contexts and members of groups."""
     seen: set[int] = set()
     left: list[BaseException | None] = [exc]
@@ -70,7 +70,7 @@ def walk(exc: BaseException) -> Iterator[BaseException]:
 
 def hide_parameters(exc: E) -> E:
     """Let errors of SQLAlchemy show no parameters of their statements, which can be personal data. Return the error."""
-    for one in walk(exc):
+    for one in chain_of(exc):
         if getattr(one, "hide_parameters", None) is False:
             one.hide_parameters = True  # type: ignore[attr-defined]  # of sqlalchemy.exc.StatementError
     return exc
@@ -78,7 +78,7 @@ def hide_parameters(exc: E) -> E:
 
 def drop_tracebacks(exc: E) -> E:
     """Remove the tracebacks of the exception and of all exceptions that led to it. Return the exception."""
-    for one in walk(exc):
+    for one in chain_of(exc):
         place = _place(one)
         if place is not None and place not in getattr(one, "__notes__", ()):
             one.add_note(place)
@@ -110,7 +110,7 @@ def _is_safe(exc: BaseException, hide: Callable[[str], str]) -> bool:
     from traceback import format_exception  # on failures only
 
     try:
-        shown = "".join([*format_exception(exc), *(repr(one) for one in walk(exc))])
+        shown = "".join([*format_exception(exc), *(repr(one) for one in chain_of(exc))])
         return len(shown) <= _LONGEST and hide(shown) == shown
     except Exception:  # an exception whose text cannot be made is left out
         return False

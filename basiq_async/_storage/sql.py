@@ -100,7 +100,8 @@ def server_seconds(dialect: str) -> sa.ColumnElement[float]:
 class SQLStore:
     """The tables in one engine's database, created or checked at the first use, and short transactions in them.
 
-    ``timeout``: seconds for a call of ``run``. Errors are of the kind's class. No connection is held between two calls.
+    ``timeout``: seconds for a call of ``run``. Errors have the class that the tables' kind names. No
+    connection is held between two calls.
     """
 
     def __init__(self, engine: AsyncEngine, tables: StoreTables, *, create_tables: bool, timeout: float) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Stateme
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .._redaction.tracebacks import drop_tracebacks, walk
+from .._redaction.tracebacks import chain_of, drop_tracebacks
 from ..errors import InboxError
 
 
@@ -79,7 +79,7 @@ def without_values(exc: BaseException) -> BaseException:
 
     Return the error.
     """
-    for one in walk(exc):
+    for one in chain_of(exc):
         if isinstance(one, StatementError):
             one.hide_parameters = True
     return drop_tracebacks(exc)

@@ -16,7 +16,7 @@ import jinja2
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from .guard import IN_PATH, ControlError
+from .access import IN_PATH, ControlError
 
 Context = dict[str, Any]
 Watch = Callable[[Callable[[], None]], Callable[[], None]]

@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from .._work.tasks import run_to_completion
+from .access import ControlError, Guard
 from .bodies import BodyAbortedError, BodyError, BodyReader, BodyTooLargeError
-from .guard import ControlError, Guard
 
 MOST_BYTES = 1_048_576
 MOST_TOGETHER = 16 * MOST_BYTES

@@ -18,7 +18,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from ..errors import ResponseDecodeError
 from ..models import JSON_NAME, KIND, RAW, Event, Message, Secret, Webhook, read_datetime, read_links, read_text
-from .lenient import BrokenItem, mend, mend_list
+from .broken_items import BrokenItem, mend, mend_list
 
 T = TypeVar("T")
 Loads = Callable[[bytes], Any]

@@ -60,7 +60,7 @@ class History:
     ) -> NewestItems[Message]:
         """Return the ``most`` newest messages; 0 for all. ``on_read`` is called with the number of messages read."""
         from .._wire.order import read_newest
-        from ..replay.engine import TOP, WINDOW, Feed, Part, Place
+        from ..replay.shared import TOP, WINDOW, Feed, Part, Place
 
         ids: list[str] = []
         count = 0
@@ -91,7 +91,7 @@ class History:
     async def poll(self) -> Sequence[Message]:
         """Return the messages that came since the last call, oldest first."""
         from ..replay import message_time
-        from ..replay.engine import Feed
+        from ..replay.shared import Feed
 
         feed: Feed[Message] = Feed(self._list(), self._place)
         try:

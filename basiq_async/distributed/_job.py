@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from ..errors import ReplayError
 from ..replay import DeadLetter, Report
-from ..replay.engine import export_dead
+from ..replay.shared import export_dead
 from ._record import Record
 from ._record_types import JobProgress, StateChange, new_token
 

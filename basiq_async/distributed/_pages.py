@@ -11,11 +11,11 @@ import attrs
 from ..client import BasiqClient
 from ..errors import CheckpointError, ConfigurationError, PaginationError
 from ..models import Message
-from ..replay.engine import message_of, open_events, placeholder_for
+from ..replay.shared import message_of, open_events, placeholder_for
 from ._record_types import EDGE, ListSpec, SegmentClaim, Source
 
 _MOST_ARRIVED = 100_000
-"""The maximum number of messages that are read to find a known page again."""
+"""Maximum number of messages that are read to find a known page again."""
 _MOST_TRIES = 100
 _INSTEAD = "begin another job, with an inbox, so that nothing is handled twice"
 

@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..models import Message
 from ..receiver import WebhookReceiver
 from ..replay import Commit, DeadLetter, Report, State, Target, Where
-from ..replay.engine import (
+from ..replay.shared import (
     SUBMITTED,
     DeadLedger,
     Engine,

@@ -12,7 +12,7 @@ from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..receiver import Inbox, WebhookReceiver
 from ..replay import Target, Where
-from ..replay.engine import Handler, OnError, Predicate, RunSettings, SessionHandler, as_target, as_where
+from ..replay.shared import Handler, OnError, Predicate, RunSettings, SessionHandler, as_target, as_where
 
 
 class Work:

@@ -34,10 +34,10 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from .._wire.broken_items import BrokenItem
 from .._wire.codec import Unreadable
-from .._wire.lenient import BrokenItem
 from .._wire.order import Order, raw_time, raw_times
-from .._wire.walk import is_lost, raw_id
+from .._wire.paging import is_lost, raw_id
 from ..errors import APIError
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import LONG_AGO, Stretch, join_stretches

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
+from .._wire.broken_items import BrokenItem
 from .._wire.codec import ListPage
-from .._wire.lenient import BrokenItem
-from .._wire.walk import Listing, is_lost, raw_id
+from .._wire.paging import Listing, is_lost, raw_id
 from .._work.tasks import result_of
 from ..errors import APIError, BasiqError
 

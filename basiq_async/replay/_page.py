@@ -13,7 +13,7 @@ import attrs
 from aiohttp import web
 
 from .._lazy import missing_extra
-from .._web.guard import IN_PATH, ControlError, Guard
+from .._web.access import IN_PATH, ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
 from .._work.tasks import run_to_completion, wait_uncancelled
 from ..errors import BasiqError

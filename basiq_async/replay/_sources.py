@@ -213,7 +213,7 @@ class Lists:
 
 
 def read_texts(text: str | None, count: int) -> Sequence[str | None]:
-    """Return the text of each list in the text of ``Lists``. Raises ``CheckpointError``."""
+    """Split the text of ``Lists.text`` into one text for each list. Raises ``CheckpointError``."""
     if text is None:
         return [None] * count
     try:

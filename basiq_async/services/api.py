@@ -14,8 +14,8 @@ import attrs
 from .._redaction.credentials import Redactor
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
+from .._wire.paging import Listing
 from .._wire.urls import PLAIN_SEGMENT, BaseURL, LinkError, quote_segment
-from .._wire.walk import Listing
 from .._work.clock import LoopClock, clock_of
 from .._work.tasks import TaskOwner
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError

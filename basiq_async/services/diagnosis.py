@@ -125,7 +125,7 @@ class Diagnosis:
     disabled_at: when the webhook was disabled: the time of the eighth failed attempt of a message after the last
         success; None if the webhook is not disabled, or if no message that was read has eight failed attempts.
     oldest_undelivered: the time of the first attempt of the oldest message that is not delivered; None without one.
-    out_of_reach: the times of which events are lost, as far as the checkpoints show them and nobody acknowledged it.
+    out_of_reach: the periods whose events are lost, as far as the checkpoints show, without acknowledged ones.
     given_up: how many messages and events failed in a run with ``on_error="skip"``, and were not kept.
     endpoint: the result of the signed test delivery; None if no test was made.
     undelivered: how many messages have no successful attempt and were not recovered.

@@ -215,7 +215,7 @@ class Webhooks:
         Raises the errors of requests to the API, and ``InboxError``. A problem of the webhook or of its endpoint is not
         raised: it is part of the result.
         """
-        from ._diagnose import diagnose
+        from ._diagnosis_data import diagnose
 
         work = diagnose(
             self._api,

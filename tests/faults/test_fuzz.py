@@ -16,9 +16,9 @@ from hashlib import blake2b
 import pytest
 
 from basiq_async import BasiqClient, BasiqError, ConfigurationError, ResponseDecodeError, Webhook
+from basiq_async._wire.broken_items import BrokenItem
 from basiq_async._wire.codec import Codec, Loads, _strict_loads, default_loads
 from basiq_async._wire.cursors import Cursor, CursorSeal
-from basiq_async._wire.lenient import BrokenItem
 from tests.support.outcomes import QUICK, client_of, outcome
 from tests.support.wire import KEY, WEBHOOK, Conn, Wire, http, ok
 

@@ -14,7 +14,7 @@ from basiq_async.errors import AuthenticationError, ConnectionFailedError, NotFo
 from basiq_async.models import Event
 from basiq_async.receiver import Claim, Delivery, MemoryInbox, Result, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, Replay
-from basiq_async.replay.engine import as_target
+from basiq_async.replay.shared import as_target
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, signed

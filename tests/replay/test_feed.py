@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from basiq_async._wire.codec import ListPage, Reader
 from basiq_async._wire.cursors import CursorSeal
+from basiq_async._wire.paging import Listing
 from basiq_async._wire.urls import BaseURL
-from basiq_async._wire.walk import Listing
 from basiq_async._work.tasks import TaskOwner
 from basiq_async.errors import NotFoundError
 from basiq_async.pagination import Paginator

@@ -9,7 +9,7 @@ import pytest
 
 from basiq_async import ConfigurationError, Message
 from basiq_async.replay import MemoryCheckpoint, Replay, event_types, failed_only, limit, message_time, since, until
-from basiq_async.replay.engine import as_where
+from basiq_async.replay.shared import as_where
 from tests.support.histories import Recorder, history
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)

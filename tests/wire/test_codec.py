@@ -12,8 +12,8 @@ import attrs
 import pytest
 
 from basiq_async import DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
+from basiq_async._wire.broken_items import BrokenItem
 from basiq_async._wire.codec import Codec, Loads, Unreadable, _strict_loads, default_loads
-from basiq_async._wire.lenient import BrokenItem
 
 CODEC = Codec()
 WHEN = datetime(2024, 4, 17, 23, 57, 17, tzinfo=UTC)

@@ -77,7 +77,7 @@ class State:
 
 @attrs.frozen
 class Advance:
-    """A new cursor. ``done`` replaces all ids that were recorded as done before."""
+    """A new cursor, with the ids of the messages after it that are done: they replace the recorded ones."""
 
     cursor: str | None
     position: int

@@ -119,7 +119,7 @@ async def _survey(
 ) -> Survey:
     bare = Retrying(transport, timeout=timeout)
     survey = Survey(Authenticated(bare, key, base), bare, base.url(""), samples=samples, pages=pages)
-    await survey.walk()
+    await survey.run()
     return survey
 
 

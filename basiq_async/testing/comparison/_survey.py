@@ -58,7 +58,7 @@ class Survey:
         self.seen: dict[str, Seen] = {}
         self.requests = 0
 
-    async def walk(self) -> None:
+    async def run(self) -> None:
         """Make every kind of request for which an item was found."""
         await self._walk_webhooks()
         await self._walk_events()

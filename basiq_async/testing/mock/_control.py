@@ -13,7 +13,7 @@ import attrs
 from aiohttp import web
 
 from ..._version import __version__
-from ..._web.guard import IN_PATH, TOKEN_HEADER, ControlError
+from ..._web.access import IN_PATH, TOKEN_HEADER, ControlError
 from ..._web.serving import read_json, respond
 from ...errors import BasiqError
 from . import _operations  # noqa: F401  # registers them

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, g
 import attrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 
-from ..._web.guard import ControlError
+from ..._web.access import ControlError
 from ._results import Done, Page, camel
 
 if TYPE_CHECKING:

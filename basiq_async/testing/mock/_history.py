@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from ..._web.guard import ControlError
+from ..._web.access import ControlError
 from ..fake._logs import Violation
 from . import _results as results
 from ._declaration import About, Control, operation, page_of, page_of_numbered, read_places

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..._version import __version__
-from ..._web.guard import ControlError
+from ..._web.access import ControlError
 from ..fake._clock import ManualClock, SystemClock
 from . import _results as results
 from ._declaration import About, Control, JsonObject, operation

@@ -16,7 +16,7 @@ import aiohttp
 import attrs
 from aiohttp import web
 
-from ..._web.guard import IN_PATH, ControlError, Guard
+from ..._web.access import IN_PATH, ControlError, Guard
 from ..._web.serving import listening, make_app, read_body
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError

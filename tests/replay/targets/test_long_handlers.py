@@ -8,7 +8,7 @@ import pytest
 
 from basiq_async import InboxError, Message
 from basiq_async.receiver import Claim, ClaimStatus, MemoryInbox, inbox_key
-from basiq_async.replay.engine import as_target
+from basiq_async.replay.shared import as_target
 from tests.support import virtual
 
 MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})

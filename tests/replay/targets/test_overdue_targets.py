@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from basiq_async import Message
 from basiq_async.receiver import Claim, ClaimStatus, MemoryInbox, SQLInbox, inbox_key
 from basiq_async.replay import Target
-from basiq_async.replay.engine import as_target
+from basiq_async.replay.shared import as_target
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, run
 from tests.support.servers import PostgresServer

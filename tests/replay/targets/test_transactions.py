@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from basiq_async import ConfigurationError, Message
 from basiq_async.receiver import Delivery, MemoryInbox, SQLInbox, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, Replay
-from basiq_async.replay.engine import as_target
+from basiq_async.replay.shared import as_target
 from tests.support.databases import engine_of, in_use, new_table
 from tests.support.deliveries import SECRET
 from tests.support.histories import history

@@ -227,7 +227,7 @@ async def test_a_call_is_for_the_application_whose_key_it_has() -> None:
 
 
 async def test_everybody_may_ask_whether_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async._web.guard.is_loopback", lambda request: False)
+    monkeypatch.setattr("basiq_async._web.access.is_loopback", lambda request: False)
     async with serve(FakeBasiq(), prefix="/basiq") as base_url, aiohttp.ClientSession() as session:
         url = base_url.removesuffix("/basiq") + "/_fake/health"
         async with session.get(url) as response:

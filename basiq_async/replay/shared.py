@@ -1,4 +1,4 @@
-"""The engine of a replay, for jobs whose state is kept elsewhere: ``basiq_async.distributed`` runs it."""
+"""What a fleet and the command line use of a replay: its engine, its feed, and its dead letters."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from basiq_async import BasiqClient
-from basiq_async._web.guard import Guard
+from basiq_async._web.access import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.served import serving
@@ -167,7 +167,7 @@ async def test_a_form_is_no_call_of_the_control_api(fake: FakeBasiq, content_typ
 
 
 async def test_who_is_not_on_this_machine_needs_the_token(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async._web.guard.is_loopback", lambda request: False)
+    monkeypatch.setattr("basiq_async._web.access.is_loopback", lambda request: False)
     async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
         url = f"{base_url}/_fake/state"
         assert await _status(session, "GET", url) == 403
@@ -251,7 +251,7 @@ async def test_a_client_is_let_in_as_before(fake: FakeBasiq) -> None:
 async def test_a_browser_on_another_machine_comes_in_with_the_token_in_the_path_and_gets_no_cookie(
     fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async._web.guard.is_loopback", lambda request: False)
+    monkeypatch.setattr("basiq_async._web.access.is_loopback", lambda request: False)
     jar = aiohttp.CookieJar(unsafe=True)
     async with serve(fake, control_token="t0ken /") as base_url, aiohttp.ClientSession(cookie_jar=jar) as session:
         assert await _status(session, "GET", f"{base_url}/_fake/") == 403

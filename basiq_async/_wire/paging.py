@@ -13,9 +13,9 @@ import attrs
 
 from .._work.tasks import TaskOwner, result_of
 from ..errors import APIError, BasiqError, PaginationError, ResponseDecodeError
+from .broken_items import BrokenItem
 from .codec import ListPage, Reader, Unreadable
 from .cursors import ANYWHERE, Cursor, CursorSeal, id_in_cursor
-from .lenient import BrokenItem
 from .urls import BaseURL, LinkError
 
 T = TypeVar("T")
