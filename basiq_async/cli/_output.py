@@ -186,7 +186,10 @@ def write_help(text: str) -> None:
 
 
 class PrintableLog(StreamHandler[TextIO]):
-    """Writes log records to standard error, with characters that are not printable escaped."""
+    """Writes log records to standard error, with characters that are not printable escaped.
+
+    A record begins at the left edge, and its further lines are indented: no text in it can look like another record.
+    """
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -195,8 +198,10 @@ class PrintableLog(StreamHandler[TextIO]):
     def emit(self, record: LogRecord) -> None:
         """Write the lines of a record."""
         try:
-            for line in self.format(record).splitlines():
-                write_note(line)
+            first, *others = self.format(record).splitlines() or [""]
+            write_note(first)
+            for line in others:
+                write_note(f"    {line}")
         except Exception:
             self.handleError(record)
 

@@ -15,6 +15,7 @@ from .._redaction.text import printable
 from .._redaction.tracebacks import hide_parameters
 from .._work.deadlines import Watchdog
 from .._work.tasks import run_to_completion
+from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
 from ..errors import ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
@@ -35,7 +36,6 @@ OnError = Literal["dead-letter", "stop", "skip"]
 R = TypeVar("R", bound=ReplayError)
 
 _REPORT_EVERY = 0.25
-_RATE_OVER = 20
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
 _MOST_AHEAD = 10_000
@@ -131,6 +131,8 @@ class Engine:
         """The event loop's time of the first request for a pause since the target last accepted a message."""
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
+        self._samples: deque[tuple[float, int]] = deque(maxlen=int(RECENT_SECONDS / _REPORT_EVERY) + 1)
+        """Times of the event loop, each with the number of messages that were handled or failed until then."""
         self.error: Exception | None = None
 
     async def run(self, progress: OnProgress | None = None, plan: Plan | None = None) -> Report:
@@ -140,6 +142,7 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         self._began = loop.time()
+        self._samples.append((self._began, 0))
         committing = loop.create_task(self._committer.run())
         helpers = [loop.create_task(self._watchdog.run())]
         if progress is not None:
@@ -151,7 +154,7 @@ class Engine:
         finally:
             await run_to_completion(lambda: self._end(committing, helpers, ended=ended))
             if progress is not None:
-                call_hook(progress, self._progress(plan, 0.0))
+                call_hook(progress, self._progress(plan))
         report = self._report(loop.time() - self._began)
         if self.error is not None:
             if isinstance(self.error, ReplayError):
@@ -437,20 +440,15 @@ class Engine:
         return self._reader.whole and self._ledger.idle
 
     async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
-        clock = asyncio.get_running_loop().time
-        samples = deque([(clock(), 0)], maxlen=_RATE_OVER)
         while True:
             await asyncio.sleep(_REPORT_EVERY)
-            now, count = clock(), self._handled + self._failed
-            then, before = samples[0]
-            samples.append((now, count))
-            call_hook(progress, self._progress(plan, (count - before) / (now - then)))
+            call_hook(progress, self._progress(plan))
+            self._samples.append((asyncio.get_running_loop().time(), self._handled + self._failed))
 
-    def _progress(self, plan: Plan | None, rate: float) -> Progress:
+    def _progress(self, plan: Plan | None) -> Progress:
         now = asyncio.get_running_loop().time()
-        elapsed = now - self._began
         done = self._handled + self._failed
-        rate = rate or (done / elapsed if elapsed else 0.0)
+        rate = messages_per_second(self._samples, now_seconds=now, began_seconds=self._began, finished=done)
         remaining = None if plan is None else max(0, plan.total - done - self._skipped.total())
         pause, since = self._pressure.paused_until, self._circuit.since
         return Progress(
@@ -459,10 +457,10 @@ class Engine:
             skipped=self._reader.skipped.total() + self._skipped.total(),
             failed=self._failed,
             in_flight=self._reader.in_flight,
-            elapsed=elapsed,
+            elapsed=now - self._began,
             rate=rate,
             remaining=remaining,
-            eta=None if remaining is None or not rate else remaining / rate,
+            eta=seconds_left(remaining, rate),
             paused=0.0 if pause is None else pause - now,
             down=0.0 if since is None else now - since,
             dead=self._ledger.dead,

@@ -78,9 +78,9 @@ class Progress:
     handled, skipped, failed, order: see ``Report``.
     in_flight: the number of messages that are handed out and not recorded yet.
     elapsed: in seconds.
-    rate: messages a second, handled or failed, during the last few seconds.
+    rate: messages a second, handled or failed, over the last ten seconds.
     remaining, eta: the messages left, and the seconds they will last; None without a plan, because Basiq does not tell
-        the length of a history.
+        the length of a history. ``eta`` is None while nothing finishes, too.
     paused: the seconds left of a pause, which the target asked for, or which began because it is down; else 0.
     down: the seconds for which the target has been down; else 0.
     dead: the number of dead letters in the checkpoint.

@@ -73,6 +73,24 @@ def test_every_way_to_write_makes_a_line_printable(
     assert not STEERING.search(captured.err)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_no_text_in_a_log_record_looks_like_another_record(end: str, capsys: pytest.CaptureFixture[str]) -> None:
+    forged = f"{end}ERROR basiq_async: the key was stolen"
+    log = logging.Logger("a log")
+    log.addHandler(PrintableLog("%(levelname)s %(name)s: %(message)s"))
+    with new_session(json=False):
+        log.warning("about %s", f"a message{forged}")
+        try:
+            raise ValueError(f"of Basiq{forged}")
+        except ValueError:
+            log.exception("it failed")
+        log.warning("")
+    lines = capsys.readouterr().err.splitlines()
+    begun = [line for line in lines if not line.startswith("    ")]
+    assert begun == ["WARNING a log: about a message", "ERROR a log: it failed", "WARNING a log: "], "a forged record"
+    assert any("ValueError: of Basiq" in line for line in lines)
+
+
 async def test_a_secret_with_escapes_is_shown_escaped_wherever_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Wire(ok({**WEBHOOK, "secret": EVIL})) as wire:
         env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url}

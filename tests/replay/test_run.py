@@ -565,6 +565,27 @@ def test_progress_tells_counts_rate_and_with_a_plan_what_is_left() -> None:
     virtual.run(main())
 
 
+def test_progress_has_no_rate_and_no_estimate_while_the_target_stalls() -> None:
+    async def main() -> None:
+        told: list[Progress] = []
+
+        async def stall(message: Message) -> None:
+            await asyncio.sleep(60 if message.id == ids[40] else 0.1)
+
+        async with history(100) as h:
+            ids = [message.id async for message in h.client.messages.list(h.webhook_id)]
+            replay = Replay(h.client, h.webhook_id, stall, checkpoint=MemoryCheckpoint(), concurrency=1)
+            await replay.run(told.append, plan=await replay.plan())
+        before = next(each for each in told if each.handled == 39)
+        assert (before.rate, before.eta) == (pytest.approx(10, rel=0.1), pytest.approx(6.1, rel=0.1))
+        stalled = next(each for each in told if each.elapsed > 20)
+        assert (stalled.handled, stalled.rate, stalled.eta) == (40, 0.0, None), "a rate or an estimate while it stalls"
+        after = next(each for each in told if each.handled >= 90)
+        assert after.rate == pytest.approx(5, rel=0.1), "the rate is not that of the last ten seconds"
+
+    virtual.run(main())
+
+
 async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_hook_does_no_harm() -> None:
     told: list[Progress] = []
 
