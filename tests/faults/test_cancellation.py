@@ -239,7 +239,7 @@ def test_of_fifty_callers_one_is_cancelled_at_each_of_its_awaits_and_the_others_
 async def test_over_http_a_cancelled_call_leaves_no_connection_in_a_state_to_mislead_the_next(nth: int) -> None:
     fake = FakeBasiq(api_keys=[KEY])
     first, second = fake.add_webhook(api_key=KEY), fake.add_webhook(url="https://example.com/2", api_key=KEY)
-    async with serve(fake) as url, client_of(url, timeout=5.0) as client:
+    async with serve(fake) as url, client_of(url, timeout=60) as client:
         for _ in range(3):
             await cancel_at(nth, client.webhooks.get(first))
             assert (await client.webhooks.get(second)).id == second
@@ -253,15 +253,15 @@ async def test_over_http_a_call_cancelled_after_each_of_many_moments() -> None:
             await conn.say(answer[index : index + 9])
             await asyncio.sleep(0)
 
-    async with Wire(slow) as wire, client_of(wire, timeout=5.0) as client:
+    async with Wire(slow) as wire, client_of(wire, timeout=60) as client:
         await client.webhooks.get("w1")
         for steps in range(1, 150, 3):
             task = asyncio.create_task(client.webhooks.get("w1"))
             for _ in range(steps):
                 await asyncio.sleep(0)
             task.cancel()
-            await asyncio.wait([task], timeout=1.0)
-            assert task.done()
+            await asyncio.wait([task], timeout=60)
+            assert task.done(), "the cancelled call hangs"
             assert (await client.webhooks.get("w1")).raw == WEBHOOK
 
 

@@ -129,14 +129,23 @@ class Failing(MemoryInbox):
         return await super().complete(key, token)
 
 
-@pytest.mark.parametrize("error", [None, InboxError("away")], ids=["hangs", "raises"])
+@pytest.mark.parametrize(
+    "error", [None, InboxError("away"), TimeoutError("its own")], ids=["hangs", "raises", "has a limit of its own"]
+)
 @pytest.mark.parametrize(("call", "how"), [("claim", Ended.UNAVAILABLE), ("complete", Ended.HANDLED)])
 def test_an_inbox_that_fails_is_the_end_within_its_limit(call: str, how: Ended, error: Exception | None) -> None:
     async def main() -> None:
         inbox = Failing(call, error)
         started = virtual.now()
         ending = await handle_once(unit(inbox, work), Units())
-        assert (ending.how, type(ending.error)) == (how, InboxError)
+        assert ending.how is how
+        if error is None:
+            assert str(ending.error) == "the inbox did not respond within 5 s"
+            cause = ending.error and ending.error.__cause__
+            assert isinstance(cause, TimeoutError)
+            assert cause.__traceback__ is None, "frames of the inbox are kept, and their variables"
+        else:
+            assert ending.error is error
         assert virtual.now() - started <= 6.0
         if call == "claim":
             inbox.failing = ""
