@@ -43,11 +43,11 @@ class DeadLetterView:
     event_type_id: str | None
 
     @classmethod
-    def of(cls, letter: DeadLetter) -> DeadLetterView:
+    def of(cls, dead_letter: DeadLetter) -> DeadLetterView:
         """Return the view of a dead letter."""
         from ..models import Message
 
-        return view_of(cls, letter, event_type_id=Message(letter.id, letter.message).event_type_id)
+        return view_of(cls, dead_letter, event_type_id=Message(dead_letter.id, dead_letter.message).event_type_id)
 
 
 DEAD_LETTERS: Sequence[Column[DeadLetterView]] = (

@@ -43,16 +43,16 @@ class QuarantinedView:
     body: str
 
     @classmethod
-    def of(cls, letter: QuarantinedDelivery) -> QuarantinedView:
+    def of(cls, delivery: QuarantinedDelivery) -> QuarantinedView:
         """Return the view of a quarantined delivery."""
-        return view_of(cls, letter, body=letter.body.decode(errors="replace"))
+        return view_of(cls, delivery, body=delivery.body.decode(errors="replace"))
 
 
 _QUARANTINED: Sequence[Column[QuarantinedView]] = (
-    Column("DELIVERY", lambda letter: letter.delivery_id),
-    Column("EVENT TYPE", lambda letter: letter.event_type_id, flexible=16),
-    Column("SET ASIDE", lambda letter: letter.quarantined_at, optional=True),
-    Column("ERROR", lambda letter: letter.error, flexible=24),
+    Column("DELIVERY", lambda delivery: delivery.delivery_id),
+    Column("EVENT TYPE", lambda delivery: delivery.event_type_id, flexible=16),
+    Column("SET ASIDE", lambda delivery: delivery.quarantined_at, optional=True),
+    Column("ERROR", lambda delivery: delivery.error, flexible=24),
 )
 
 
@@ -237,9 +237,9 @@ async def _find(inbox: Inbox, event_id: str, kind: str, webhook_id: str | None) 
     view = EntryView(event_id=event_id, event_type_id=kind, webhook_id=webhook_id, state="unknown")
     keys = [inbox_key(kind, event_id, None, each) for each in dict.fromkeys((webhook_id, None))]
     async for page in _pages(inbox):
-        for letter in page:
-            if letter.key in keys:
-                return attrs.evolve(view, state="quarantined", since=letter.quarantined_at, error=letter.error)
+        for delivery in page:
+            if delivery.key in keys:
+                return attrs.evolve(view, state="quarantined", since=delivery.quarantined_at, error=delivery.error)
     if webhook_id is not None and (dead := await _find_dead(webhook_id, event_id)) is not None:
         return attrs.evolve(view, state="dead", since=dead.failed_at, error=dead.error)
     handled = any([await inbox.seen(key) for key in keys])
@@ -259,9 +259,9 @@ async def _find_dead(webhook_id: str, event_id: str) -> DeadLetter | None:
         try:
             await checkpoint.open(Job(webhook_id, source=source), concurrency=0)
             while page := await checkpoint.dead_letters(after=after, limit=_PAGE):
-                for letter in page:
-                    if event_id in (letter.id, Message(letter.id, letter.message).event_id):
-                        return letter
+                for dead_letter in page:
+                    if event_id in (dead_letter.id, Message(dead_letter.id, dead_letter.message).event_id):
+                        return dead_letter
                 after = page[-1].number
         except CheckpointError:  # of another webhook, or of a recovery that selects messages
             continue

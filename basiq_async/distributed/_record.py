@@ -340,8 +340,8 @@ def _spec(key: str, fields: Mapping[str, str]) -> JobSpec:
 
 
 def _write_dead_letter(stored: StoredDeadLetter) -> UnshownText:
-    letter = stored.dead_letter
-    fields = [letter.error, letter.failed_at.isoformat(), letter.message, stored.webhook_id, stored.seal]
+    dead_letter = stored.dead_letter
+    fields = [dead_letter.error, dead_letter.failed_at.isoformat(), dead_letter.message, stored.webhook_id, stored.seal]
     return UnshownText(json.dumps(fields, separators=(",", ":")))
 
 
@@ -349,10 +349,10 @@ def _read_dead_letter(id: str, number: int, text: str | None) -> StoredDeadLette
     """Read a stored dead letter. An entry that is not one is returned as a dead letter without message and seal."""
     try:
         error, failed_at, message, webhook_id, seal = json.loads(text or "")
-        letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)
+        dead_letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)
     except (ValueError, TypeError):
         return StoredDeadLetter(DeadLetter(id, "its entry is not a dead letter", _NEVER, {}, number))
-    return StoredDeadLetter(letter, str(webhook_id), str(seal))
+    return StoredDeadLetter(dead_letter, str(webhook_id), str(seal))
 
 
 def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:

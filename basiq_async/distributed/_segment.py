@@ -206,16 +206,18 @@ class Segment:
         last = int(claim.last) if claim.last else min(found[-1].dead_letter.number if found else upto, upto)
         messages, refused = [], []
         for stored in found:
-            letter = stored.dead_letter
-            if letter.number > last:
+            dead_letter = stored.dead_letter
+            if dead_letter.number > last:
                 break
-            fault = self._seal.find_fault(stored.seal, *self._sealed(stored.webhook_id, letter))
+            fault = self._seal.find_fault(stored.seal, *self._sealed(stored.webhook_id, dead_letter))
             if fault is None:
-                messages.append(as_message(letter))
-                self._webhooks[letter.id] = stored.webhook_id
+                messages.append(as_message(dead_letter))
+                self._webhooks[dead_letter.id] = stored.webhook_id
             else:
-                refused.append(letter.id)
-                logger.error("the dead letter %r of the job %r is refused: it %s", letter.id, self._spec.key, fault)
+                refused.append(dead_letter.id)
+                logger.error(
+                    "the dead letter %r of the job %r is refused: it %s", dead_letter.id, self._spec.key, fault
+                )
         problem = (
             f"{len(refused)} dead letters are kept, and not tried again, {refused[0]!r} among them: their seal does "
             "not match. Another program wrote to Redis, or the API key has changed since they failed"
@@ -226,16 +228,16 @@ class Segment:
             messages=messages, next_cursor=str(last) if last < upto else None, last=str(last), problem=problem
         )
 
-    def _sealed(self, webhook_id: str, letter: DeadLetter) -> Sequence[bytes]:
+    def _sealed(self, webhook_id: str, dead_letter: DeadLetter) -> Sequence[bytes]:
         """Return the parts of a dead letter that its seal covers: all fields that a retry uses."""
-        message = json.dumps(letter.message, sort_keys=True, separators=(",", ":"))
-        parts = (self._spec.key, self._spec.name, webhook_id, letter.id, message)
+        message = json.dumps(dead_letter.message, sort_keys=True, separators=(",", ":"))
+        parts = (self._spec.key, self._spec.name, webhook_id, dead_letter.id, message)
         return [part.encode("utf-8", "surrogatepass") for part in parts]
 
-    def _to_store(self, letter: DeadLetter) -> StoredDeadLetter:
+    def _to_store(self, dead_letter: DeadLetter) -> StoredDeadLetter:
         """Return a dead letter in the form that the record keeps."""
-        webhook_id = self._webhook_of(letter.id)
-        return StoredDeadLetter(letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, letter)))
+        webhook_id = self._webhook_of(dead_letter.id)
+        return StoredDeadLetter(dead_letter, webhook_id, self._seal.seal(*self._sealed(webhook_id, dead_letter)))
 
     def _webhook_of(self, message_id: str) -> str:
         return self._webhooks[message_id] if self._retries else self._list.webhook_id
@@ -323,7 +325,7 @@ class Segment:
             counts=counts,
             ids=ids,
             before=len(self._recorded),
-            dead_letters=[self._to_store(letter) for letter in commit.dead],
+            dead_letters=[self._to_store(dead_letter) for dead_letter in commit.dead],
             revived=commit.revived,
             max_failures=self._work.settings.max_failures,
         )

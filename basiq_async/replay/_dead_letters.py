@@ -33,17 +33,17 @@ async def read_all(store: DeadLetterStore) -> AsyncIterator[DeadLetter]:
     """Yield all dead letters, oldest first."""
     after = 0
     while page := await store.dead_letters(after=after):
-        for letter in page:
-            yield letter
+        for dead_letter in page:
+            yield dead_letter
         after = page[-1].number
 
 
-def as_message(letter: DeadLetter) -> Message:
+def as_message(dead_letter: DeadLetter) -> Message:
     """Return the message that a dead letter holds."""
     try:
-        return attrs.evolve(read_message(dict(letter.message)), id=letter.id)
+        return attrs.evolve(read_message(dict(dead_letter.message)), id=dead_letter.id)
     except Unreadable as exc:
-        return UnreadableMessage(letter.id, letter.message, exc)
+        return UnreadableMessage(dead_letter.id, dead_letter.message, exc)
 
 
 async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str]) -> int:
@@ -62,8 +62,8 @@ async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             if store is not None:
-                async for letter in read_all(store):
-                    file.write(_line(letter))
+                async for dead_letter in read_all(store):
+                    file.write(_line(dead_letter))
                     count += 1
             file.flush()
             await asyncio.to_thread(os.fsync, descriptor)
@@ -80,19 +80,19 @@ async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str
 async def drop_dead(checkpoint: Checkpoint, ids: Iterable[str]) -> int:
     """Remove the dead letters with these ids, and return the number removed."""
     wanted = frozenset(ids)
-    found = [letter.id async for letter in read_all(checkpoint) if letter.id in wanted]
+    found = [dead_letter.id async for dead_letter in read_all(checkpoint) if dead_letter.id in wanted]
     if found:
         await checkpoint.save(Commit(revived=found))
     return len(found)
 
 
-def _line(letter: DeadLetter) -> str:
+def _line(dead_letter: DeadLetter) -> str:
     fields = {
-        "number": letter.number,
-        "id": letter.id,
-        "error": letter.error,
-        "failedAt": letter.failed_at.isoformat(),
-        "message": letter.message,
+        "number": dead_letter.number,
+        "id": dead_letter.id,
+        "error": dead_letter.error,
+        "failedAt": dead_letter.failed_at.isoformat(),
+        "message": dead_letter.message,
     }
     return json.dumps(fields, separators=(",", ":")) + "\n"
 
@@ -119,9 +119,9 @@ class DeadLetters:
     def take(self) -> Message | None:
         """See ``MessageSource``."""
         while self._page:
-            letter = self._page.pop()
-            if self._ids is None or letter.id in self._ids:
-                return as_message(letter)
+            dead_letter = self._page.pop()
+            if self._ids is None or dead_letter.id in self._ids:
+                return as_message(dead_letter)
         return None
 
     async def advance(self) -> bool:

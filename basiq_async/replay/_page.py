@@ -141,17 +141,17 @@ def _show_state(feed: ReplayFeed) -> Json:
     }
 
 
-def _show_dead_letter(letter: DeadLetter, *, whole: bool = False) -> Json:
-    payload = letter.message.get("payload")
-    type_id = payload.get("eventTypeId") if isinstance(payload, Mapping) else letter.message.get("eventTypeId")
+def _show_dead_letter(dead_letter: DeadLetter, *, whole: bool = False) -> Json:
+    payload = dead_letter.message.get("payload")
+    type_id = payload.get("eventTypeId") if isinstance(payload, Mapping) else dead_letter.message.get("eventTypeId")
     shown: Json = {
-        "number": letter.number,
-        "id": letter.id,
-        "error": letter.error,
-        "failedAt": letter.failed_at.isoformat(),
+        "number": dead_letter.number,
+        "id": dead_letter.id,
+        "error": dead_letter.error,
+        "failedAt": dead_letter.failed_at.isoformat(),
         "eventTypeId": type_id if isinstance(type_id, str) else None,
     }
-    return {**shown, "message": dict(letter.message)} if whole else shown
+    return {**shown, "message": dict(dead_letter.message)} if whole else shown
 
 
 _MOST_DEAD_LETTERS = 200
@@ -203,9 +203,9 @@ class ReplayFeed:
             raise ControlError(409, "not-now", str(error)) from error
 
     async def dead_letter(self, id: str) -> DeadLetter:
-        for letter in await self.dead_letters():
-            if letter.id == id:
-                return letter
+        for dead_letter in await self.dead_letters():
+            if dead_letter.id == id:
+                return dead_letter
         raise ControlError(404, "not-found", f"there is no dead letter {id!r} among the first {_MOST_DEAD_LETTERS}")
 
     def retry(self, ids: Sequence[str] | None) -> None:

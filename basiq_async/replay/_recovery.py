@@ -139,7 +139,7 @@ async def recover(
         raise unfinished
     # Events from now on become messages, unless the webhook is not active.
     was_active = find_status_problem(await client.webhooks.get(webhook_id), None) is None
-    failed = {event_of(Message(letter.id, letter.message)) async for letter in read_all(messages)}
+    failed = {event_of(Message(dead_letter.id, dead_letter.message)) async for dead_letter in read_all(messages)}
     events._wrap = lambda inner: MissedEvents(inner, knowledge, failed)
     second = await events.run(progress)
     return await Circumstances(
@@ -240,7 +240,7 @@ class Recovery:
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         """Return the dead letters of both checkpoints, first those of the messages."""
-        return [letter for replay in self._replays async for letter in read_all(replay)]
+        return [dead_letter for replay in self._replays async for dead_letter in read_all(replay)]
 
     async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Recovery:
         """Hand the dead letters, or those with these ids, to the target again. Return the recovery as it is then.
@@ -322,7 +322,7 @@ class Circumstances:
         inbox, webhook_id = self.quarantine
         found = read_quarantine(inbox, webhook_id, timeout=self.messages._inbox_timeout)
         async with aclosing(found):
-            return len([letter.key async for letter in found])
+            return len([delivery.key async for delivery in found])
 
 
 def _knowledge_of(target: object, inbox: Inbox | None, webhook_id: str, now: Callable[[], datetime]) -> InboxKnowledge:

@@ -215,7 +215,7 @@ class _HandledEvents:
         """Return how many of the webhook's deliveries are in the quarantine."""
         found = read_quarantine(self._inbox, self._webhook_id, timeout=_INBOX_TIMEOUT)
         async with aclosing(found):
-            return len([letter.key async for letter in found])
+            return len([delivery.key async for delivery in found])
 
 
 def _subscribed_at(webhook: Webhook) -> datetime | None:

@@ -52,16 +52,16 @@ class MemoryCheckpoint(_Closing):
             interrupted=commit.interrupted if commit.ended else state.interrupted,
             notes=state.notes if commit.notes is None else commit.notes,
         )
-        for letter in commit.dead:
-            earlier = self._dead.get(letter.id)
+        for dead_letter in commit.dead:
+            earlier = self._dead.get(dead_letter.id)
             number = next(self._numbers) if earlier is None else earlier.number
-            self._dead[letter.id] = attrs.evolve(letter, number=number)
+            self._dead[dead_letter.id] = attrs.evolve(dead_letter, number=number)
         for revived in commit.revived:
             self._dead.pop(revived, None)
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """See ``Checkpoint``."""
-        return [letter for letter in self._dead.values() if letter.number > after][:limit]
+        return [dead_letter for dead_letter in self._dead.values() if dead_letter.number > after][:limit]
 
     async def aclose(self) -> None:
         """See ``Checkpoint``."""

@@ -130,17 +130,17 @@ def _is_job(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.name == sa.bindparam("a_name"), table.c.source == sa.bindparam("a_source"))
 
 
-def write_dead_letter(key: dict[str, str], number: int, letter: DeadLetter) -> dict[str, object]:
+def write_dead_letter(key: dict[str, str], number: int, dead_letter: DeadLetter) -> dict[str, object]:
     """Return the row of a dead letter, for ``put_dead_letter``."""
     return {
         "name": key["a_name"],
         "source": key["a_source"],
         "number": number,
-        "key": key_of(letter.id),
-        "id": as_json(letter.id),
-        "error": as_json(letter.error),
-        "failed_at": letter.failed_at.isoformat(),
-        "message": json.dumps(letter.message),
+        "key": key_of(dead_letter.id),
+        "id": as_json(dead_letter.id),
+        "error": as_json(dead_letter.error),
+        "failed_at": dead_letter.failed_at.isoformat(),
+        "message": json.dumps(dead_letter.message),
     }
 
 

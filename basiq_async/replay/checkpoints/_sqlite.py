@@ -223,11 +223,16 @@ def _record(connection: sqlite3.Connection, commit: Commit) -> None:
         connection.execute("UPDATE job SET interrupted = ?", (commit.interrupted,))
     if commit.notes is not None:
         connection.execute("UPDATE job SET notes = ?", (commit.notes,))
-    for letter in commit.dead:
+    for dead_letter in commit.dead:
         connection.execute(
             "INSERT INTO dead (id, error, failed_at, message) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
             "SET error = excluded.error, failed_at = excluded.failed_at, message = excluded.message",
-            (_ascii(letter.id), _ascii(letter.error), letter.failed_at.isoformat(), json.dumps(letter.message)),
+            (
+                _ascii(dead_letter.id),
+                _ascii(dead_letter.error),
+                dead_letter.failed_at.isoformat(),
+                json.dumps(dead_letter.message),
+            ),
         )
     for revived in commit.revived:
         connection.execute("DELETE FROM dead WHERE id = ?", (_ascii(revived),))

@@ -79,7 +79,7 @@ class _CheckpointPromises:
         await checkpoint.aclose()
         return state
 
-    async def _letters(self, name: str, *, after: int = 0, limit: int = 250) -> list[DeadLetter]:
+    async def _dead_letters(self, name: str, *, after: int = 0, limit: int = 250) -> list[DeadLetter]:
         checkpoint = self._make(name)
         await checkpoint.open(_JOB, concurrency=1)
         try:
@@ -222,48 +222,54 @@ class _CheckpointPromises:
 
     async def keeps_dead_letters(self) -> None:
         """Dead letters are returned unchanged, oldest first, and are counted."""
-        name, state = await self._saved(Commit(dead=[_letter("b"), _letter("a")]), Commit(dead=[_letter("c")]))
-        letters = await self._letters(name)
-        hold(letters == [_letter("b"), _letter("a"), _letter("c")], f"dead_letters() returned {letters}")
+        name, state = await self._saved(
+            Commit(dead=[_dead_letter("b"), _dead_letter("a")]), Commit(dead=[_dead_letter("c")])
+        )
+        found = await self._dead_letters(name)
+        hold(found == [_dead_letter("b"), _dead_letter("a"), _dead_letter("c")], f"dead_letters() returned {found}")
         hold(state.dead == 3, f"after 3 dead letters, dead was {state.dead}")
 
     async def replaces_dead_letters(self) -> None:
         """A dead letter with the id of an earlier one replaces it, and keeps its number."""
-        name, _ = await self._saved(Commit(dead=[_letter("a"), _letter("b")]))
-        before = [letter.number for letter in await self._letters(name)]
-        await self._run(name, Commit(dead=[_letter("a", error="another")]))
-        letters = await self._letters(name)
-        hold(letters == [_letter("a", error="another"), _letter("b")], f"dead_letters() returned {letters}")
-        after = [letter.number for letter in letters]
+        name, _ = await self._saved(Commit(dead=[_dead_letter("a"), _dead_letter("b")]))
+        before = [each.number for each in await self._dead_letters(name)]
+        await self._run(name, Commit(dead=[_dead_letter("a", error="another")]))
+        found = await self._dead_letters(name)
+        hold(found == [_dead_letter("a", error="another"), _dead_letter("b")], f"dead_letters() returned {found}")
+        after = [each.number for each in found]
         hold(before == after, f"the numbers were {before}, then {after}")
 
     async def revives_dead_letters(self) -> None:
         """A revived dead letter is removed; an unknown id changes nothing."""
         name, state = await self._saved(
-            Commit(dead=[_letter("a"), _letter("b")]), Commit(revived=["a", "nobody"], dead=[_letter("c")])
+            Commit(dead=[_dead_letter("a"), _dead_letter("b")]),
+            Commit(revived=["a", "nobody"], dead=[_dead_letter("c")]),
         )
-        letters = await self._letters(name)
-        hold(letters == [_letter("b"), _letter("c")], f"dead_letters() returned {letters}")
+        found = await self._dead_letters(name)
+        hold(found == [_dead_letter("b"), _dead_letter("c")], f"dead_letters() returned {found}")
         hold(state.dead == 2, f"with 2 dead letters left, dead was {state.dead}")
 
     async def pages_dead_letters(self) -> None:
         """dead_letters() returns up to ``limit`` dead letters after a number, even if earlier ones were removed."""
-        name, _ = await self._saved(Commit(dead=[_letter(each) for each in "abcd"]))
-        first = await self._letters(name, limit=2)
-        hold([letter.id for letter in first] == ["a", "b"], f"the first two were {first}")
+        name, _ = await self._saved(Commit(dead=[_dead_letter(each) for each in "abcd"]))
+        first = await self._dead_letters(name, limit=2)
+        hold([each.id for each in first] == ["a", "b"], f"the first two were {first}")
         await self._run(name, Commit(revived=["a", "b"]))
-        rest = await self._letters(name, after=first[-1].number, limit=10)
-        hold([letter.id for letter in rest] == ["c", "d"], f"the rest was {rest}")
+        rest = await self._dead_letters(name, after=first[-1].number, limit=10)
+        hold([each.id for each in rest] == ["c", "d"], f"the rest was {rest}")
 
     async def takes_odd_text(self) -> None:
         """Ids, errors and cursors may contain any text."""
-        letter = DeadLetter(_ODD, _ODD, _WHEN, {"id": _ODD, "payload": {"n": 1.5, "none": None}})
-        name, state = await self._saved(Commit(advance=Advance("c'ü\n", 1, [_ODD]), dead=[letter]))
+        dead_letter = DeadLetter(_ODD, _ODD, _WHEN, {"id": _ODD, "payload": {"n": 1.5, "none": None}})
+        name, state = await self._saved(Commit(advance=Advance("c'ü\n", 1, [_ODD]), dead=[dead_letter]))
         hold(state.done == {_ODD} and state.cursor == "c'ü\n", f"open() returned {state!a}")
-        letters = await self._letters(name)
-        hold(letters == [letter] and letters[0].message == letter.message, f"dead_letters() returned {letters!a}")
+        found = await self._dead_letters(name)
+        hold(
+            found == [dead_letter] and found[0].message == dead_letter.message,
+            f"dead_letters() returned {found!a}",
+        )
         await self._run(name, Commit(revived=[_ODD]))
-        hold(not await self._letters(name), "a revived letter was not removed")
+        hold(not await self._dead_letters(name), "a revived dead letter was not removed")
 
     async def saves_while_open_only(self) -> None:
         """A save before open or after close raises a CheckpointError."""
@@ -290,5 +296,5 @@ class _CheckpointPromises:
         hold(state.done == {"0", "1", "2", "3", "4"}, f"open() returned {state}")
 
 
-def _letter(id: str, error: str = "ValueError: no") -> DeadLetter:
+def _dead_letter(id: str, error: str = "ValueError: no") -> DeadLetter:
     return DeadLetter(id, error, _WHEN, {"id": id, "payload": {"eventId": "1"}})
