@@ -6,11 +6,13 @@ Run as a program, it prints its base url, and ends at the end of its standard in
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
+from random import Random
 from typing import Any
 
 PAGE = 500
@@ -109,7 +111,8 @@ def _data(size: int) -> bytes:
 
 
 _SVIX_DATA = b'{"data":' + _compact([svix_message(number) for number in range(PAGE)])
-_TOKEN = _compact({"access_token": "t" * 400, "expires_in": 3600, "token_type": "Bearer"})
+_JWT = ".".join(base64.urlsafe_b64encode(Random(size).randbytes(size)).decode().rstrip("=") for size in (27, 300, 64))
+_TOKEN = _compact({"access_token": _JWT, "expires_in": 3600, "token_type": "Bearer"})
 _WEBHOOK_BODY = _compact(webhook())
 
 
