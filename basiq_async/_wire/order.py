@@ -28,11 +28,11 @@ Order = Literal["oldest-first", "newest-first", "unknown"]
 SLACK = timedelta(minutes=15)
 """The maximum time by which an item may be out of order: the first attempts of two messages can change places."""
 _SLACK_SHARE = 10
-"""An item may be out of order by at most one part in this number of the time from the oldest to the newest item."""
+"""Tolerance: an item may be out of order by a tenth of the time that the list covers."""
 _SURE = 8
 """The number of steps from one time to the next after which an order counts as sure."""
 _FEW = 20
-"""One item in this number may be far out of order, because its first attempt came late."""
+"""Tolerance: one item in twenty may be far out of order, because its first attempt came late."""
 _BEYOND = 50
 """The number of items to read after the wanted ones, because an item may be slightly out of order."""
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
