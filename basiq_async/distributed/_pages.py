@@ -120,25 +120,33 @@ async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
     """
     before, cursor = claim.before, claim.cursor
     for _ in range(_MOST_TRIES):
-        try:
-            page = await _read(pages, cursor)
-            following = page.after(claim.after)
-            if following is None:
-                earlier = (await _read(pages, before)).after(claim.after)
-                if earlier is not None:
-                    here = {message.id for message in page.messages}
-                    following = [*(each for each in earlier if each.id not in here), *page.messages]
-        except PaginationError as exc:
-            if exc.link is not None:
-                raise
-            following = None
-        if following is None:
-            page = await _search(pages, claim.after)
-            following = [] if page.next_cursor is not None else page.after(claim.after) or []
-        if following or page.next_cursor is None:
-            return ListedPage(page.cursor, following, page.next_cursor)
-        before, cursor = page.cursor, page.next_cursor
+        found = await _follow(pages, before, cursor, claim.after)
+        if found is None:
+            place = await _search(pages, claim.after)
+            rest = place.after(claim.after) if place.next_cursor is None else None
+            found = ListedPage(place.cursor, rest or (), place.next_cursor)
+        if found.messages or found.next_cursor is None:
+            return found
+        before, cursor = found.cursor, found.next_cursor
     raise CheckpointError(f"the place after message {claim.after[-1]!r} moves while it is read: {_INSTEAD}")
+
+
+async def _follow(pages: Pages, before: str | None, cursor: str | None, ids: Sequence[str]) -> ListedPage | None:
+    """Return the page at a cursor with the messages that follow these ids; None if the ids are not at its edge."""
+    try:
+        page = await _read(pages, cursor)
+        following = page.after(ids)
+        if following is None:
+            slipped = (await _read(pages, before)).after(ids)
+            if slipped is None:
+                return None
+            here = {message.id for message in page.messages}
+            following = [*(each for each in slipped if each.id not in here), *page.messages]
+    except PaginationError as exc:
+        if exc.link is not None:
+            raise
+        return None
+    return ListedPage(page.cursor, following, page.next_cursor)
 
 
 async def _search(pages: Pages, ids: Sequence[str]) -> ListedPage:

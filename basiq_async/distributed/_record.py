@@ -150,7 +150,10 @@ class Record:
         Return how many of the chosen messages to handle, and the next segment if this call created it.
         """
         chosen = sum(page.chosen)
-        marks = "" if limit is None else "".join("1" if each else "0" for each in page.chosen)
+        digits = (
+            "0" if not each else "2" if index in page.uncounted else "1" for index, each in enumerate(page.chosen)
+        )
+        marks = "" if limit is None else "".join(digits)
         more, count = page.next_cursor is not None, len(page.chosen)
         found = await self._run_as_owner(
             "record_page",

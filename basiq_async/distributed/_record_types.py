@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -108,6 +108,7 @@ class ClaimRefusal:
 class PageMark:
     """A page as it was read. ``chosen`` says for each message whether to handle it.
 
+    ``uncounted`` are the indexes of chosen messages that do not count against a limit: the target will skip them.
     ``last`` is the id of the last message, or the number of the last dead letter. ``cursor`` is where the page begins;
     None at the start of the list. ``edge`` are the ids by which the next segment finds its place: none for dead letters
     and for an empty page. ``problem`` is a text for the job's progress; empty for a page without problems.
@@ -118,6 +119,7 @@ class PageMark:
     next_cursor: str | None
     cursor: str | None = None
     edge: Sequence[str] = ()
+    uncounted: Collection[int] = ()
     problem: str = ""
 
 

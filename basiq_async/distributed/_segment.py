@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -20,11 +20,12 @@ from ..replay.shared import (
     DeadLedger,
     Engine,
     FixedMessages,
+    HandledEvents,
     Predicate,
-    UnreadableMessage,
     as_message,
     as_target,
     as_where,
+    choose,
     everything,
 )
 from ._pages import SegmentPage, list_pages, read_page
@@ -44,6 +45,7 @@ from ._record_types import (
 from ._work import Work
 
 logger = logging.getLogger("basiq_async.distributed")
+_INBOX_TIMEOUT = 5.0
 _PAGE = 250
 """Maximum number of dead letters that one segment retries."""
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
@@ -171,6 +173,7 @@ class Segment:
             next_cursor=page.next_cursor,
             cursor=page.cursor,
             edge=page.edge,
+            uncounted=await self._find_uncounted(page.messages, chosen),
             problem=page.problem,
         )
         quota = await self._record_page(mark)
@@ -262,17 +265,30 @@ class Segment:
         if handles is None and where.predicate is everything:
             return [True] * len(messages), False
         SUBMITTED.set(self._spec.submitted_at)
-        chosen, fails = [], False
-        for message in messages:
-            try:
-                chosen.append(
-                    isinstance(message, UnreadableMessage)
-                    or ((handles is None or handles(message.event_type_id or "")) and bool(where(message)))
-                )
-            except Exception:
-                chosen.append(True)
-                fails = True
-        return chosen, fails
+        decisions = [choose(where, message) for message in messages]
+        chosen = [
+            wanted and (error is not None or handles is None or handles(message.event_type_id or ""))
+            for message, (wanted, error) in zip(messages, decisions, strict=True)
+        ]
+        return chosen, any(error is not None for _, error in decisions)
+
+    async def _find_uncounted(self, messages: Sequence[Message], chosen: Sequence[bool]) -> Collection[int]:
+        """Return the indexes of messages that do not count against the job's limit: the target will skip them."""
+        if self._retries or self._work.where.limit is None:
+            return ()
+        target, handles = self._work.target, None
+        inbox, webhook_id = self._work.inbox, self._list.webhook_id
+        if isinstance(target, WebhookReceiver):
+            handles, inbox, webhook_id = target.handles, target.inbox, target.webhook_id or ""
+        known = None if inbox is None else HandledEvents(inbox, webhook_id or None, _INBOX_TIMEOUT)
+        found = []
+        for index, message in enumerate(messages):
+            if not chosen[index] or choose(self._work.where, message)[1] is not None:
+                continue
+            skipped = handles is not None and not handles(message.event_type_id or "")
+            if skipped or (known is not None and await known.has(message)):
+                found.append(index)
+        return found
 
     # --- handling ---
 

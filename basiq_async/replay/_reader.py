@@ -12,7 +12,7 @@ from ..models import Message
 from ._coverage import InactivityTracker
 from ._ledger import Ledger, Span
 from ._sources import MessageSource, UnreadableMessage
-from ._where import Where, everything
+from ._where import Where, choose, everything
 
 SPAN = 500
 """The number of messages between two cursors that can be recorded."""
@@ -42,7 +42,8 @@ class MessageReader:
     ) -> None:
         self._source = source
         self._ledger = ledger
-        self._where = None if where.predicate is everything else where.predicate
+        self._where = where
+        self._selects = where.predicate is not everything
         self._wanted = wanted
         self._tracker = tracker
         self._left = where.limit
@@ -138,15 +139,11 @@ class MessageReader:
         if ledger.earlier and self._is_recorded(message):
             return None
         error = None
-        if type(message) is UnreadableMessage:
-            error = message.error
-        elif self._where is not None:
-            try:
-                if not self._where(message):
-                    self.skipped["where"] += 1
-                    return None
-            except Exception as exc:
-                error = exc
+        if self._selects or type(message) is UnreadableMessage:
+            chosen, error = choose(self._where, message)
+            if not chosen:
+                self.skipped["where"] += 1
+                return None
         self._room -= 1
         self.handed_out += 1
         if self._left is not None:

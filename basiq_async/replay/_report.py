@@ -16,7 +16,7 @@ from ..models import Message
 from ..receiver import Inbox
 from ._coverage import Inactivity, InactivityTracker
 from ._sources import MessageSource, UnreadableMessage, each_message
-from ._where import Where, message_time
+from ._where import Where, choose, message_time
 from .checkpoints._base import State
 
 _MOST_SHOWN = 3
@@ -179,7 +179,7 @@ async def make_plan(
     first: datetime | None = None
     last: datetime | None = None
     total = 0
-    known = None if inbox is None else _HandledEvents(inbox, webhook_id, inbox_timeout)
+    known = None if inbox is None else HandledEvents(inbox, webhook_id, inbox_timeout)
     try:
         async for message in each_message(source):
             if not isinstance(message, UnreadableMessage) and tracker.needs(message):
@@ -187,13 +187,14 @@ async def make_plan(
             if message.id in state.done:
                 skipped["recorded"] += 1
                 continue
-            if not _is_selected(where, message):
+            chosen, error = choose(where, message)
+            if not chosen:
                 skipped["where"] += 1
                 continue
-            if handles is not None and not handles(message.event_type_id or ""):
+            if error is None and handles is not None and not handles(message.event_type_id or ""):
                 skipped["no-handler"] += 1
                 continue
-            if known is not None and await known.has(message):
+            if error is None and known is not None and await known.has(message):
                 skipped["handled-before"] += 1
                 continue
             total += 1
@@ -236,10 +237,11 @@ async def reconcile(
     checked = delivered = undelivered = 0
     missing: Counter[str] = Counter()
     missing_ids: list[str] = []
-    known = _HandledEvents(inbox, webhook_id, inbox_timeout)
+    known = HandledEvents(inbox, webhook_id, inbox_timeout)
     try:
         async for message in each_message(source):
-            if not _is_selected(where, message) or (handles is not None and not handles(message.event_type_id or "")):
+            chosen, error = choose(where, message)
+            if not chosen or (error is None and handles is not None and not handles(message.event_type_id or "")):
                 continue
             checked += 1
             delivered += message.delivered
@@ -257,14 +259,7 @@ async def reconcile(
     return Reconciliation(checked, delivered, missing.total(), dict(missing), tuple(missing_ids), undelivered)
 
 
-def _is_selected(where: Where, message: Message) -> bool:
-    try:
-        return where(message)
-    except Exception:
-        return True  # a run would hand it out, and count it as failed
-
-
-class _HandledEvents:
+class HandledEvents:
     """Asks an inbox which events of a webhook it recorded as handled."""
 
     def __init__(self, inbox: Inbox, webhook_id: str | None, timeout: float) -> None:

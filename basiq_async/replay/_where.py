@@ -13,6 +13,7 @@ from .._arguments import check_event_type_ids
 from .._wire.order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
+from ._sources import UnreadableMessage
 
 Predicate = Callable[[Message], bool]
 SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
@@ -85,6 +86,20 @@ def as_where(value: Where | Predicate | None) -> Where:
     if not callable(value) or inspect.iscoroutinefunction(value):
         raise ConfigurationError("where must be a function, not an async one, from a Message to a bool")
     return Where(value)
+
+
+def choose(where: Where, message: Message) -> tuple[bool, Exception | None]:
+    """Return whether a run hands a message out, and the error with which it then counts as failed at once.
+
+    Run, plan, reconcile and fleet ask this. A message that cannot be read, or for which the predicate raises, is handed
+    out as a failure, whatever was selected: it must not be lost.
+    """
+    if isinstance(message, UnreadableMessage):
+        return True, message.error
+    try:
+        return bool(where(message)), None
+    except Exception as exc:
+        return True, exc
 
 
 def message_time(message: Message) -> datetime | None:

@@ -7,8 +7,9 @@ from ._engine import Engine, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger
 from ._place import TOP, WINDOW, Part, Place
+from ._report import HandledEvents
 from ._sources import FixedMessages, UnreadableMessage, message_of, open_events, placeholder_for
-from ._where import SUBMITTED, Predicate, as_where, everything
+from ._where import SUBMITTED, Predicate, as_where, choose, everything
 from .targets._adapters import as_target
 from .targets._base import Function, Handler, SessionHandler
 
@@ -21,6 +22,7 @@ __all__ = [
     "Feed",
     "FixedMessages",
     "Function",
+    "HandledEvents",
     "Handler",
     "OnError",
     "Part",
@@ -32,6 +34,7 @@ __all__ = [
     "as_message",
     "as_target",
     "as_where",
+    "choose",
     "everything",
     "export_dead",
     "message_of",

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError, F, Message, ReplayError
 from basiq_async.distributed import Fleet, Work
+from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import TargetError, failed_only, limit, message_time, since
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder, Refusing
@@ -454,3 +455,16 @@ async def test_a_plan_refuses_lists_that_overlap(redis_url: str) -> None:
         other = F("eventTypeId").eq("user.created" if kind != "user.created" else "user.deleted")
         plan = await fleet.fleet.plan("work", fleet.webhook_id, filters=[F("eventTypeId").eq(str(kind)), other])
         assert plan.total > 1
+
+
+async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
+    recorder, inbox = Recorder(), MemoryInbox()
+    async with crew(redis_url, recorder, where=limit(25), inbox=inbox) as fleet:
+        ids = await fleet.ids()
+        for number in range(1, 4):
+            report = await fleet.run(key=f"job {number}")
+            assert report.handled == min(25, 60 - 25 * (number - 1)), "handled messages counted against the limit"
+            assert report.skipped.get("handled-before", 0) == 25 * (number - 1), (
+                "a message was skipped without a reason"
+            )
+        assert sorted(recorder.ids) == sorted(ids)

@@ -111,3 +111,22 @@ async def test_reconcile_looks_at_what_where_chooses() -> None:
         replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=where)
         found = await replay.reconcile(MemoryInbox())
         assert (found.checked, found.delivered, found.undelivered) == (5, 0, 5)
+
+
+async def test_a_plan_counts_the_message_that_a_run_counts_as_failed() -> None:
+    inbox = MemoryInbox()
+    async with history(10) as h:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        await enter(inbox, messages[4], h.webhook_id)
+
+        def where(message: Message) -> bool:
+            if message.id == messages[4].id:
+                raise ValueError("a predicate that fails")
+            return False
+
+        receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id=h.webhook_id)  # without a handler for any type
+        replay = Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint(), where=where)
+        plan = await replay.plan()
+        report = await replay.run()
+    assert (report.failed, dict(report.skipped)) == (1, {"where": 9})
+    assert (plan.total, dict(plan.skipped)) == (report.failed, dict(report.skipped)), "plan and run decide differently"

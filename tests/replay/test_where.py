@@ -9,9 +9,10 @@ import pytest
 
 from basiq_async import ConfigurationError, Message
 from basiq_async.replay import MemoryCheckpoint, Replay, event_types, failed_only, limit, message_time, since, until
-from basiq_async.replay.shared import as_where
+from basiq_async.replay.shared import UnreadableMessage, as_where, choose
 from tests.support.histories import Recorder, history
 
+ERROR = ValueError("it cannot be read")
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 
@@ -27,6 +28,18 @@ def test_the_time_of_a_message_is_that_of_its_first_attempt() -> None:
     later, sooner = at(NOON + timedelta(hours=2)), at(NOON)
     assert message_time(message(later, {"status": "Failed"}, sooner)) == NOON
     assert message_time(message()) is None
+
+
+def fail(message: Message) -> bool:
+    raise ERROR
+
+
+def test_a_message_that_cannot_be_read_or_selected_is_handed_out_as_a_failure() -> None:
+    unreadable = UnreadableMessage("m1", {}, ERROR)
+    assert choose(as_where(lambda message: False), message()) == (False, None)
+    assert choose(as_where(lambda message: True), message()) == (True, None)
+    assert choose(as_where(fail), message()) == (True, ERROR)
+    assert choose(as_where(lambda message: False), unreadable) == (True, ERROR)
 
 
 def test_since_includes_its_moment_and_until_does_not() -> None:

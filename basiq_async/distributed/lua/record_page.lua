@@ -1,7 +1,7 @@
 -- Invariant: a page is counted once, the next segment is recorded before any message of the page is handled, and the
 -- job's limit is shared exactly. ARGV: segment, token, lease, count, last id, number of chosen and of other messages, next
--- cursor, 1 if a next page exists, limit, with a limit one digit for each message (1 if it was chosen), problem, where
--- the page begins, and its last ids as JSON.
+-- cursor, 1 if a next page exists, limit, with a limit one digit for each message (0 if it was not chosen, 2 if it was
+-- and does not count against the limit, else 1), problem, where the page begins, and its last ids as JSON.
 local id, token, lease, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 if not owns(id, token) then
   return { 'lost' }
@@ -15,24 +15,27 @@ local quota, unchosen, more = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[9] == '
 if ARGV[10] ~= '' then
   redis.call('HSETNX', base, 'limit_left', ARGV[10])
   local left = tonumber(job('limit_left'))
-  if quota >= left then
-    if quota > left or more then
+  local _, counted = string.gsub(ARGV[11], '1', '')
+  if counted >= left then
+    if counted > left or more then
       redis.call('HSET', base, 'cut', 1)
     end
-    quota, more, unchosen = math.min(quota, left), false, 0
+    counted, quota, more, unchosen = left, 0, false, 0
     local seen = 0
     for i = 1, #ARGV[11] do
-      if seen == quota then
+      if seen == left then
         break
       end
-      if string.sub(ARGV[11], i, i) == '1' then
-        seen = seen + 1
-      else
+      local mark = string.sub(ARGV[11], i, i)
+      if mark == '0' then
         unchosen = unchosen + 1
+      else
+        quota = quota + 1
+        seen = seen + (mark == '1' and 1 or 0)
       end
     end
   end
-  redis.call('HINCRBY', base, 'limit_left', -quota)
+  redis.call('HINCRBY', base, 'limit_left', -counted)
 end
 redis.call('HSET', s, 'count', whole(count), 'last', ARGV[5], 'quota', whole(quota))
 redis.call('HINCRBY', base, 'n:read', whole(count))
