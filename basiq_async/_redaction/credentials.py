@@ -111,8 +111,8 @@ class Redactor(Unpicklable):
         This is the boundary where a response becomes objects: a server that sends a credential back, in an id or a
         name, must not have it shown.
         """
-        escaped = _find_encoded(body, b"\\", _ESCAPED)
-        encoded = _find_encoded(body, b"%", _PERCENT_BYTES)
+        escaped = _find_encoded(body, b"\\", _ESCAPED) if b"\\" in body else set[int]()
+        encoded = _find_encoded(body, b"%", _PERCENT_BYTES) if b"%" in body else set[int]()
         if escaped.isdisjoint(_IN_PERCENT):
             forms = self._possible_forms(body, escaped | encoded)
             if not forms:
@@ -213,10 +213,8 @@ def _end(tail: re.Pattern[str], text: str, at: int) -> int:
 
 def _find_encoded(body: bytes, mark: bytes, pattern: re.Pattern[bytes]) -> set[int]:
     """Return the characters that are encoded in a body. Each match of the pattern begins with the mark."""
-    first = body.find(mark)
-    if first < 0:
-        return set()
-    return {_unescape(found)[0] for found in pattern.finditer(body, first, body.rfind(mark) + len(rb"\u0000"))}
+    found = pattern.finditer(body, body.find(mark), body.rfind(mark) + len(rb"\u0000"))
+    return {_unescape(each)[0] for each in found}
 
 
 def _unescape(found: re.Match[bytes]) -> bytes:
