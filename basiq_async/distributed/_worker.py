@@ -17,6 +17,7 @@ from .._redaction.text import printable
 from .._work.tasks import TaskOwner, run_to_completion
 from ..errors import (
     CheckpointError,
+    InboxError,
     RateLimitError,
     ReplayError,
     ServerError,
@@ -289,8 +290,8 @@ def _damage_to_one_job() -> Iterator[None]:
 
 
 def _passing(exc: Exception) -> bool:
-    """Whether the error is temporary: Basiq, the network or the record is away for a while."""
-    if isinstance(exc, (TransportError, RateLimitError, ServerError)):
+    """Whether the error is temporary: Basiq, the network, the inbox or the record is away for a while."""
+    if isinstance(exc, (TransportError, RateLimitError, ServerError, InboxError)):
         return True
     # A save that took too long has a cause. An error in a page has none, and is permanent.
     return isinstance(exc, RecordUnavailableError) or (isinstance(exc, CheckpointError) and exc.__cause__ is not None)

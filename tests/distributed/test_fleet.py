@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError, F, Message, ReplayError
 from basiq_async.distributed import Fleet, Work
+from basiq_async.errors import InboxError
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import TargetError, failed_only, limit, message_time, since
 from tests.support.fleets import PATIENT, crew
@@ -468,3 +469,20 @@ async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs
                 "a message was skipped without a reason"
             )
         assert sorted(recorder.ids) == sorted(ids)
+
+
+async def test_an_inbox_that_is_away_while_a_limited_job_reads_has_the_job_wait(redis_url: str) -> None:
+    class Away(MemoryInbox):
+        calls = 0
+
+        async def seen(self, key: str) -> bool:
+            self.calls += 1
+            if self.calls <= 3:
+                raise InboxError("the database is away")
+            return await super().seen(key)
+
+    recorder = Recorder()
+    async with crew(redis_url, recorder, where=limit(25), inbox=Away()) as fleet:
+        report = await fleet.run()
+        assert report.handled == 25
+        assert sorted(recorder.ids) == sorted((await fleet.ids())[:25])
