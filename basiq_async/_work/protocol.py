@@ -63,8 +63,9 @@ class Inbox(Protocol):
     async def known_since(self) -> datetime:
         """Return the time since which this inbox remembers every handled event, as an aware datetime.
 
-        Events that were handled earlier may be forgotten, or the inbox did not exist then. The storage remembers when
-        it was first used, even if nothing was handled since.
+        An event is remembered for longer than Basiq sends its message again, which is 27 h 35 min. Events that were
+        handled earlier may be forgotten, or the inbox did not exist then. The storage remembers when it was first used,
+        even if nothing was handled since.
         """
         ...
 
@@ -136,6 +137,8 @@ class Claim:
 class QuarantinedDelivery:
     """A delivery in the quarantine, with all that is needed to handle it again.
 
+    ``pack`` and ``unpack`` are for inboxes, which store it as a text.
+
     ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, and
     ``signed_at`` the time of its signature. ``error`` describes the last failure, ``failures`` is the number of
     failures, and ``quarantined_at`` is the time when it was set aside. Both times are aware. ``seal`` is the
@@ -159,35 +162,42 @@ class QuarantinedDelivery:
         ids = (self.key, self.delivery_id, self.event_type_id, self.event_id, self.signed_at.isoformat())
         return [*(text.encode("utf-8", "surrogatepass") for text in ids), self.body]
 
+    def pack(self, *, seal: bool = False) -> str:
+        """Return it as JSON in ASCII, which any storage can hold, even with odd characters in an error or an id.
 
-def pack(delivery: QuarantinedDelivery, *, seal: bool = False) -> UnshownText:
-    """Return it as JSON in ASCII, which any storage can hold, even with odd characters in an error or an id.
+        ``seal``: whether to include the seal, for a storage that other programs may write to.
+        """
+        fields = attrs.asdict(self)
+        if not seal:
+            del fields["seal"]
+        fields["body"] = b64encode(self.body).decode()
+        fields["signed_at"] = self.signed_at.isoformat()
+        fields["quarantined_at"] = self.quarantined_at.isoformat()
+        return UnshownText(json.dumps(fields))
 
-    ``seal``: whether to include the seal, for a storage that other programs may write to.
-    """
-    fields = attrs.asdict(delivery)
-    if not seal:
-        del fields["seal"]
-    fields["body"] = b64encode(delivery.body).decode()
-    fields["signed_at"] = delivery.signed_at.isoformat()
-    fields["quarantined_at"] = delivery.quarantined_at.isoformat()
-    return UnshownText(json.dumps(fields))
+    @classmethod
+    def unpack(cls, text: str | bytes) -> QuarantinedDelivery:
+        """Return the delivery whose ``pack`` returned this text. Raises ``InboxError`` for any other text."""
+        try:
+            return cls(**_fields(text))
+        except (ValueError, TypeError, KeyError, RecursionError) as exc:
+            del text  # error reporters show local variables
+            raise InboxError("the quarantine holds data that no inbox has written") from drop_tracebacks(exc)
 
 
-def unpack(text: str | bytes) -> QuarantinedDelivery:
-    """Parse the JSON of ``pack``. Raises ValueError, KeyError or TypeError for any other text."""
-    fields = json.loads(text)
+def _fields(text: str | bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(text)
     fields["body"] = b64decode(fields["body"])
     fields["signed_at"] = datetime.fromisoformat(fields["signed_at"])
     fields["quarantined_at"] = datetime.fromisoformat(fields["quarantined_at"])
-    return QuarantinedDelivery(**fields)
+    return fields
 
 
 def unpack_all(texts: Sequence[str], where: str) -> Sequence[QuarantinedDelivery]:
-    """Parse several texts of ``pack``. Raises ``InboxError`` for any other text; ``where`` names the storage in it."""
+    """Unpack several texts. Raises ``InboxError``, in which ``where`` names the storage."""
     try:
-        return [unpack(text) for text in texts]
-    except (ValueError, TypeError, KeyError) as exc:
+        return [QuarantinedDelivery.unpack(text) for text in texts]
+    except InboxError as exc:
         del texts  # error reporters show local variables
         raise InboxError(f"the quarantine of {where} holds data that no inbox has written") from drop_tracebacks(exc)
 

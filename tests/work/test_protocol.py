@@ -2,10 +2,41 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox
+import attrs
+import pytest
+
+from basiq_async import InboxError
+from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from tests.support.deliveries import letter
 
 
 def test_ours_are_inboxes_and_others_are_not() -> None:
     assert isinstance(MemoryInbox(), Inbox)
     assert issubclass(SQLiteInbox, Inbox)
     assert not isinstance(SimpleNamespace(claim=None), Inbox)
+
+
+ODD = attrs.evolve(letter("k"), body=bytes(range(256)), error='ü "\x00"\n\U0001f600 \ud800', seal="sealed")
+
+
+@pytest.mark.parametrize("seal", [False, True])
+def test_a_quarantined_delivery_is_packed_as_ascii_and_unpacked_unchanged(seal: bool) -> None:
+    text = ODD.pack(seal=seal)
+    assert text.isascii()
+    for stored in (str(text), text.encode()):
+        found = QuarantinedDelivery.unpack(stored)
+        assert found == ODD
+        assert found.seal == ("sealed" if seal else None)
+
+
+def test_a_packed_delivery_does_not_show_its_body_in_an_error_report() -> None:
+    assert repr(ODD.pack()) == f"<{len(ODD.pack())} characters>"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", "null", "[" * 100_000, '{"body": "secret"}', ODD.pack()[:-1], b"\xff"]
+)
+def test_any_other_text_is_refused_with_an_inbox_error(text: str | bytes) -> None:
+    with pytest.raises(InboxError, match="the quarantine holds data that no inbox has written") as caught:
+        QuarantinedDelivery.unpack(text)
+    assert caught.traceback[-1].frame.f_locals.get("text") is None, "the frame of the error holds the text"

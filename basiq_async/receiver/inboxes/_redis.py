@@ -27,7 +27,7 @@ from redis.exceptions import (
 from ..._arguments import check_positive
 from ..._redaction.tracebacks import drop_tracebacks
 from ..._work.calls import OneProcess
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack_all
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
 from ..._work.tasks import run_cancel_once
 from ...errors import ConfigurationError, InboxError
 
@@ -185,7 +185,7 @@ class RedisInbox:
         """See ``Inbox``."""
         keys = self._keys(key)
         touched = [keys.entry, keys.delivery, keys.retry, keys.order]
-        values = (token, _place(delivery), delivery.failures, pack(delivery, seal=True))
+        values = (token, _place(delivery), delivery.failures, delivery.pack(seal=True))
         return bool(await self._run("quarantine", touched, *values))
 
     async def quarantined(

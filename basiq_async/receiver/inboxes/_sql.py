@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 
 from ..._arguments import check_positive
 from ..._storage.sql import BusyError, SQLStore
-from ..._work.protocol import Claim, QuarantinedDelivery, pack, unpack_all
+from ..._work.protocol import Claim, QuarantinedDelivery, unpack_all
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError, InboxError
 from ._pruning import LOCKING, SHARING, Pruning
@@ -248,7 +248,7 @@ class SQLInbox:
             await self._transactions.roll_back(key, held)  # discard the handler's writes
         elif self._transactions.other(key) is not None:
             return False
-        values = {"a_moment": delivery.quarantined_at, "a_letter": pack(delivery)}
+        values = {"a_moment": delivery.quarantined_at, "a_letter": delivery.pack()}
         retry = held is not None and held.retry
         return await self._record(self._sql.quarantine, key, token, a_retry=retry, **values)
 

@@ -12,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Self
 
+from ..._redaction.tracebacks import drop_tracebacks
 from ..._storage.sqlite import SQLiteStore
 from ..._storage.sqlite_files import FileKind
 from ..._work.calls import CLOSED
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, pack, unpack
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
 from ._pruning import LOCKING, Pruning
 
@@ -200,7 +201,7 @@ class SQLiteInbox:
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
         at, failures = delivery.quarantined_at.timestamp(), delivery.failures
-        return await self._record(_QUARANTINE, key, token, at=at, failures=failures, letter=pack(delivery))
+        return await self._record(_QUARANTINE, key, token, at=at, failures=failures, letter=delivery.pack())
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
@@ -213,9 +214,9 @@ class SQLiteInbox:
 
         letters = await self._store.run(work, write=False)
         try:
-            return [unpack(text) for text in letters]
-        except (ValueError, TypeError, KeyError) as exc:
-            raise self._store.file.translate(exc) from exc
+            return [QuarantinedDelivery.unpack(text) for text in letters]
+        except InboxError as exc:
+            raise self._store.file.translate(exc.__cause__ or exc) from drop_tracebacks(exc)
         finally:
             del letters  # error reporters show local variables
 

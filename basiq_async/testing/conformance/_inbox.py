@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import signal
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractAsyncContextManager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
 from typing import Any
 
-from ..._work.protocol import Inbox
+from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
+from ..fake._clock import ManualClock
+from . import _inbox_memory as memory
 from . import _inbox_model as model
 from . import _inbox_promises as tries
-from ._inbox_probe import CLAIMED, DONE, LONG, Check, InboxProbe, MakeInbox, PassTime, made, make_delivery
+from ._inbox_probe import CLAIMED, DONE, LONG, Check, InboxProbe, MakeInbox, made, make_delivery
+from ._inbox_transactions import Write, transacted
 from ._runner import hold, keep
 
 Outage = Callable[[], AbstractAsyncContextManager[object]]
@@ -26,9 +32,10 @@ async def check_inbox(
     *,
     shared: bool = False,
     leases: bool = True,
-    pass_time: PassTime | None = None,
+    clock: ManualClock | None = None,
     outage: Outage | None = None,
     processes: bool = False,
+    write: Write | None = None,
     seconds: float = 20.0,
 ) -> None:
     """Check that an inbox keeps the promises of ``Inbox``.
@@ -38,10 +45,14 @@ async def check_inbox(
     shared: whether all inboxes have the same storage, such as a file or a server. Each promise is then also checked
         with two inboxes.
     leases: False if a claim ends with its worker, not after a time.
-    pass_time: moves the inbox's own clock by so many seconds. Without it, leases of 30 ms expire in real time.
+    clock: the clock of all inboxes. The suite moves it, and also checks for how long a key is remembered. Without it,
+        leases of 30 ms expire in real time.
     outage: returns an async context manager in which the storage is away, for example a stopped server. Every call must
         then fail within its time limit, and all records must still be there afterwards.
-    processes: also call ``make_inbox`` in two new processes that claim the same keys. It must be possible to pickle it.
+    processes: also call ``make_inbox`` in new processes: two that claim the same keys, and one that is killed when it
+        has recorded something. It must be possible to pickle ``make_inbox``.
+    write: for a ``TransactionalInbox``. Called with the session of a handler: it writes a row, and returns how many
+        there were before. Without it, only the inbox's own entry is checked.
     seconds: the time limit of each promise.
 
     Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
@@ -51,13 +62,16 @@ async def check_inbox(
         if check in (_WITH_LEASES if not leases else _WITHOUT_LEASES):
             continue
         promise = _promise(check)
-        promises[promise] = partial(_alone, make_inbox, check, pass_time)
+        promises[promise] = partial(_alone, make_inbox, check, clock)
         if shared:
-            promises[promise + " (across two workers)"] = partial(_across, make_inbox, check, pass_time)
+            promises[promise + " (across two workers)"] = partial(_across, make_inbox, check, clock)
+    promises[_promise(memory.known_since_opened)] = partial(memory.known_since_opened, make_inbox, clock)
+    promises[_promise(transacted)] = partial(_in_a_transaction, make_inbox, clock, write)
     if outage is not None:
         promises[_promise(away)] = partial(away, make_inbox, outage)
     if processes:
         promises[_promise(raced)] = partial(raced, make_inbox)
+        promises[_promise(killed)] = partial(killed, make_inbox, seconds)
     await keep("the inbox", promises, seconds=seconds)
 
 
@@ -65,14 +79,20 @@ def _promise(check: Callable[..., object]) -> str:
     return (check.__doc__ or check.__name__).strip().rstrip(".")
 
 
-async def _alone(make_inbox: MakeInbox, check: Check, pass_time: PassTime | None) -> None:
+async def _alone(make_inbox: MakeInbox, check: Check, clock: ManualClock | None) -> None:
     async with made(make_inbox) as inbox:
-        await check(InboxProbe(inbox, inbox, pass_time))
+        await check(InboxProbe(inbox, inbox, clock))
 
 
-async def _across(make_inbox: MakeInbox, check: Check, pass_time: PassTime | None) -> None:
+async def _across(make_inbox: MakeInbox, check: Check, clock: ManualClock | None) -> None:
     async with made(make_inbox) as inbox, made(make_inbox) as other:
-        await check(InboxProbe(inbox, other, pass_time))
+        await check(InboxProbe(inbox, other, clock))
+
+
+async def _in_a_transaction(make_inbox: MakeInbox, clock: ManualClock | None, write: Write | None) -> None:
+    async with made(make_inbox) as inbox:
+        if isinstance(inbox, TransactionalInbox):
+            await transacted(inbox, InboxProbe(inbox, inbox, clock), write)
 
 
 _CHECKS = (
@@ -83,7 +103,8 @@ _CHECKS = (
     tries.completed,
     tries.seen,
     tries.released,
-    tries.knows_since,
+    memory.knows_since,
+    memory.remembers,
     tries.not_mine,
     tries.kept,
     tries.crashed,
@@ -188,3 +209,37 @@ def _take_all(make_inbox: MakeInbox, keys: list[str]) -> list[str]:
             return [key for wanted in keys for key in await take(inbox, wanted)]
 
     return asyncio.run(run())
+
+
+async def killed(make_inbox: MakeInbox, seconds: float) -> None:
+    """What a process recorded is there after it was killed"""
+    name = str(uuid.uuid4())
+    loop = asyncio.get_running_loop()
+    # The pool is broken when its process was killed.
+    with suppress(BrokenProcessPool), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        await loop.run_in_executor(pool, _record_and_die, make_inbox, name, seconds)
+    async with made(make_inbox) as inbox:
+        probe = InboxProbe(inbox, inbox, None)
+        probe.key = f"{name}-completed"
+        await probe.seen(True, "for a key that a process had completed before it was killed")
+        await probe.claim_a(DONE, "a claim of a key that a process had completed before it was killed")
+        probe.key = f"{name}-quarantined"
+        deliveries = [delivery.key for delivery in await probe.deliveries()]
+        hold(deliveries == [probe.key], "what a process had put into the quarantine before it was killed was not there")
+        failures = await inbox.fail(f"{name}-failed", probe.a)
+        hold(failures == 2, f"the failure after one of a process that was killed was counted as {failures}, not 2")
+
+
+def _record_and_die(make_inbox: MakeInbox, key: str, seconds: float) -> None:
+    """Record with three inboxes, in a separate process, and be killed before they are closed."""
+
+    async def run() -> None:
+        async with asyncio.timeout(seconds), AsyncExitStack() as stack:
+            first, second, third = [await stack.enter_async_context(made(make_inbox)) for _ in range(3)]
+            await first.fail(f"{key}-failed", "token")
+            await second.quarantine(f"{key}-quarantined", "token", make_delivery(f"{key}-quarantined"))
+            await third.claim(f"{key}-completed", "token", lease=LONG)
+            await third.complete(f"{key}-completed", "token")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(run())

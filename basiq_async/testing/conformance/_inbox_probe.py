@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..._work.protocol import ClaimStatus, Inbox, QuarantinedDelivery
+from ..fake._clock import ManualClock
 from ._runner import hold
 
 MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
 """A function that makes an inbox: it returns the inbox, an awaitable of it, or an async context manager."""
-
-PassTime = Callable[[float], object]
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
@@ -43,12 +42,12 @@ async def made(make_inbox: MakeInbox) -> AsyncGenerator[Inbox]:
 class InboxProbe:
     """A new key, and two workers, A and B, that claim it."""
 
-    def __init__(self, inbox: Inbox, other: Inbox, pass_time: PassTime | None) -> None:
+    def __init__(self, inbox: Inbox, other: Inbox, clock: ManualClock | None) -> None:
         self.inbox = inbox
         self.other = other
         self.key = f"check:{uuid.uuid4()}"
         self.a, self.b = uuid.uuid4().hex, uuid.uuid4().hex
-        self._pass_time = pass_time
+        self.clock = clock
 
     async def claim_a(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
         claim = await self.inbox.claim(self.key, self.a, lease=lease)
@@ -78,10 +77,13 @@ class InboxProbe:
         return found
 
     async def wait(self, seconds: float) -> None:
-        if self._pass_time is None:
+        if self.clock is None:
             await asyncio.sleep(seconds)
         else:
-            self._pass_time(seconds)
+            self.clock.advance(seconds=seconds)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) if self.clock is None else self.clock()
 
 
 Check = Callable[[InboxProbe], Coroutine[Any, Any, None]]

@@ -69,14 +69,6 @@ async def seen(probe: InboxProbe) -> None:
     await probe.seen(False, "for a key that was released")
 
 
-async def knows_since(probe: InboxProbe) -> None:
-    """known_since() is a time that never moves back, and is about the same for all workers"""
-    first, other = await probe.inbox.known_since(), await probe.other.known_since()
-    hold(first.tzinfo is not None, f"known_since() was {first}, without a time zone")
-    hold(abs(other - first) < timedelta(hours=1), f"one worker's known_since() was {first}, the other's {other}")
-    hold(first <= await probe.inbox.known_since(), "a second known_since() was earlier")
-
-
 async def released(probe: InboxProbe) -> None:
     """A released key is free at once, and a second release() changes nothing"""
     await probe.claim_a(CLAIMED, "the first claim")

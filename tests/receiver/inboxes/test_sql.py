@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import (
@@ -76,13 +76,25 @@ async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox], m
             async with kind(engine, table=table) as inbox:
                 yield inbox
 
-        await check_inbox(make, shared=True, leases=kind is SQLInbox)
+        await run(engine, f"CREATE TABLE {table}_rows (row_number INTEGER)")
+
+        async def write(session: AsyncSession) -> int:
+            count = (await session.execute(text(f"SELECT count(*) FROM {table}_rows"))).scalar_one()
+            await session.execute(text(f"INSERT INTO {table}_rows VALUES (:row)"), {"row": count})
+            return int(count)
+
+        await check_inbox(make, shared=True, leases=kind is SQLInbox, write=write)
         assert in_use(engine) == 0, "a connection was not given back"
 
 
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 async def test_of_two_processes_with_the_same_keys_one_gets_each(url: str) -> None:
     await _inbox.raced(partial(inbox_of, url, new_table()))
+
+
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+async def test_what_a_process_recorded_is_there_after_it_was_killed(url: str) -> None:
+    await _inbox.killed(partial(inbox_of, url, new_table()), PATIENCE)
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])

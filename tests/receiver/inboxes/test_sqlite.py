@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 
 async def test_the_inbox_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
-    await check_inbox(lambda: SQLiteInbox(tmp_path / "inbox.db"), shared=True)
+    await check_inbox(partial(SQLiteInbox, tmp_path / "inbox.db"), shared=True, processes=True)
 
 
 async def test_it_remembers_after_it_was_closed(tmp_path: Path) -> None:
