@@ -28,7 +28,7 @@ from ._sources import MessageSource
 from ._throttle import Backpressure, Circuit, Limiter, RateLimiter, requested_wait
 from ._where import Where
 from .checkpoints._base import Commit, DeadLetter, State
-from .targets._base import Function, Handler, Target
+from .targets._base import Target
 
 logger = logging.getLogger("basiq_async.replay")
 
@@ -104,8 +104,8 @@ class Engine:
             flush=target.flush,
             recorded=self._release,
             failed=self._fail,
-            enough=max(1, settings.concurrency // 2),
             timeout=settings.checkpoint_timeout,
+            is_last=lambda: self._reader.ended and ledger.idle,
             notes=None if notes is None else lambda: notes(self._given_up),
             noted=state.notes,
         )
@@ -114,7 +114,7 @@ class Engine:
             ledger,
             where=where,
             width=settings.concurrency,
-            wanted=self._committer.now,
+            wanted=self._committer.wake,
             position=state.position,
             tracker=tracker,
         )
@@ -226,11 +226,9 @@ class Engine:
 
     async def _handle_all(self, task: asyncio.Task[object]) -> None:
         # One long function, because a call for each step would take most of the time.
-        reader, limiter, committer, pressure = self._reader, self._limiter, self._committer, self._pressure
+        reader, limiter, pressure = self._reader, self._limiter, self._pressure
         deliver, ledger, moved = self._target.deliver, self._ledger, self._moved
-        function: Handler | None = self._target.function if type(self._target) is Function else None
         watched = self._watchdog.watch(task)
-        enough, plenty = committer.enough, min(self._settings.concurrency, _MOST_AT_ONCE)
         attempt = taken_before = 0
         while True:
             item = await reader.take(task)
@@ -254,10 +252,7 @@ class Engine:
                     attempt += 1
                     tries += 1
                     watched.attempt = attempt
-                    if function is None:
-                        reason = await deliver(message)
-                    else:
-                        await function(message)
+                    reason = await deliver(message)
                     watched.attempt = 0
                     if watched.expired:
                         watched.settle()
@@ -291,13 +286,10 @@ class Engine:
                 self._record_success(span, message, reason)
             elif not self._record_failure(span, message, error):
                 return
-            unsaved = ledger.unsaved
-            # Synchronous target: batch more before committing.
-            if unsaved >= enough and (unsaved >= plenty or unsaved < reader.in_flight):
-                if committer.begin():
-                    await asyncio.sleep(0)
-            elif unsaved == 1:
-                committer.soon()
+            if ledger.unsaved == 1:
+                self._committer.wake()
+            elif ledger.unsaved % _MOST_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _judge(self, exc: Exception, message: Message, tries: int, *, others_succeed: bool) -> Exception | None:
         """Return None if the message is to be tried again, else the error that counts as its failure."""

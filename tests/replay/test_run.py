@@ -515,9 +515,9 @@ def test_a_rate_is_kept_without_bursts() -> None:
 
 
 @pytest.mark.parametrize(("rate", "in_one"), [(10, 1), (10_000, 100)], ids=["slowly", "quickly"])
-def test_messages_are_recorded_soon_and_together_where_many_of_them_come(rate: int, in_one: int) -> None:
+def test_a_save_begins_at_once_and_records_all_that_finished_during_the_one_before(rate: int, in_one: int) -> None:
     async def main() -> None:
-        checkpoint = Watching()
+        checkpoint = Watching(delay=0.01)
         async with history(400) as h:
             replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, concurrency=256, rate=rate)
             await replay.run()

@@ -45,13 +45,13 @@ class RunScoped(Protocol):
 
 
 class Function:
-    """A target that calls an async function. A replay without wrappers calls ``function`` directly, which is faster."""
+    """A target that calls an async function."""
 
     def __init__(self, handler: Handler) -> None:
-        self.function = handler
+        self._handler = handler
 
     async def deliver(self, message: Message) -> None:
-        await self.function(message)
+        await self._handler(message)
 
     async def flush(self) -> None:
         pass
