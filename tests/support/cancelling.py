@@ -124,9 +124,10 @@ class InlineStore(sqlite.SQLiteStore):
 
         def do() -> T:
             try:
-                result: T = self._worker._commit([call])[0]
+                self._worker._commit([call])
             except BaseException as exc:
                 raise self.file.translate(exc) from None
+            result: T = call.result
             return result
 
         return asyncio.wrap_future(Inline(1).submit(do))
