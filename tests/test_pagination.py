@@ -71,6 +71,25 @@ def expected(*numbers: int) -> list[str]:
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
+async def test_while_a_page_is_awaited_the_place_is_after_the_last_item(prefetch: int) -> None:
+    history = History(7, delay=0.001)
+    paginator = listing(history, prefetch=prefetch)
+    reading = aiter(paginator)
+    for _ in range(3):
+        await anext(reading)
+    reached = paginator.cursor
+    following = asyncio.ensure_future(anext(reading))
+    await asyncio.sleep(0)
+    assert not following.done()
+    assert (paginator.cursor, paginator.last_id) == (reached, "m2")
+    following.cancel()
+    await asyncio.wait([following])
+    assert (paginator.cursor, paginator.last_id) == (reached, "m2")
+    assert await ids(listing(history, cursor=reached)) == expected(3, 4, 5, 6)
+    assert [message.id async for message in reading] == expected(3, 4, 5, 6)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 10])
 def test_every_item_comes_once_and_in_order(count: int, prefetch: int) -> None:
     async def main() -> None:
