@@ -36,11 +36,12 @@ import attrs
 
 from .._wire.broken_items import BrokenItem
 from .._wire.codec import Unreadable
-from .._wire.order import Order, raw_time, raw_times
+from .._wire.order import Order, raw_times
 from .._wire.paging import is_lost, raw_id
 from ..errors import APIError
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import LONG_AGO, Stretch, join_stretches
+from ._list_order import ListOrder, PassTimes
 from ._list_pages import ListedPage, ListPages
 from ._place import TOP, WINDOW, Part, Place, read_place
 
@@ -49,14 +50,6 @@ T = TypeVar("T")
 _MARKS = 64
 _RUN = 64
 """An item may come late by so many places, or by a page if that is shorter."""
-_SAMPLES = 20
-"""The number of items of a page whose times are compared."""
-_SURE = 32
-"""The number of steps from one time to another that show an order; nine in ten must go the same way."""
-_FEW = 5
-_MIXED = 3
-_FAR = timedelta(minutes=15)
-"""Steps shorter than this do not show that a list has no order: first attempts can change places."""
 _MOST_PASSES = 10
 _MOST_REFUSED = 10
 """How often in a row the link to the next page may be refused before the list is taken to be broken."""
@@ -110,8 +103,7 @@ class Feed(Generic[T]):
         self._note_times = note_times
         self._requests = ListPages(listing, now)
         self._reach = reach
-        self._steps = [0, 0]
-        """As ``Place.steps``, of this run."""
+        self._shown = ListOrder(state)
         self._refused = 0
         self._page: ListedPage | None = None
         self._offset = 0
@@ -120,9 +112,8 @@ class Feed(Generic[T]):
         self.repeats = False
         """Whether items may have been handed out again, because of what the list no longer shows."""
         self._passes = self._plan()
-        self._collects_top, self._in_order, self._at_end = False, True, False
-        self._times: list[datetime] = []
-        """The times of the first and of the last item that the pass has passed; ``_in_order``: all go one way."""
+        self._collects_top = self._at_end = False
+        self._read_times = PassTimes()
         self._begin_pass(state.base, collects_top=False)
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -183,8 +174,7 @@ class Feed(Generic[T]):
     @property
     def order(self) -> Order:
         """The order of the list, as far as the times of its items show it."""
-        newer, older = self._state.steps[:2]
-        return _order_of(newer, older)
+        return self._shown.order
 
     # --- what is recorded ---
 
@@ -201,23 +191,15 @@ class Feed(Generic[T]):
 
     def _read_in_pass(self, page: ListedPage | None) -> list[Stretch]:
         """Return the stretch of time that the pass has read so far; it has one only if the list is in order."""
-        times, at_end = self._times, self._at_end
-        if self._reach is None or self._requests.began is None:
+        newest = self._requests.began
+        if self._reach is None or newest is None:
             return []
+        times, at_end = self._read_times, self._at_end
         if page is not None:
             upto = page.fresh[self._offset] if self._offset < len(page.fresh) else len(page.ids)
-            times = [*times, *raw_times(page.items[:upto])]
+            times = times.after(raw_times(page.items[:upto]))
             at_end = upto == len(page.ids) and page.next_url is None and page.error is None and not self._ended
-        if not times or not self._in_order:
-            return []
-        at_start, oldest, newest = self._collects_top, self._oldest, self._requests.began
-        if self.order == "newest-first":
-            # Items with the time of the last one may follow.
-            begin, end = oldest if at_end else times[-1] + timedelta(microseconds=1), newest if at_start else times[0]
-        else:
-            begin, end = oldest if at_start else times[0], newest if at_end else times[-1]
-        begin = max(begin, oldest)
-        return [(begin, end)] if begin < end else []
+        return times.stretch(self.order, self._oldest, newest, at_start=self._collects_top, at_end=at_end)
 
     def _after(self, passed: list[str]) -> Part:
         """Return the present part with more items."""
@@ -240,7 +222,7 @@ class Feed(Generic[T]):
     async def _plan(self) -> AsyncGenerator[tuple[Part, ListedPage]]:
         """Yield each pass to read: the part that it lengthens, and its first page. Go on when it has ended."""
         state, start = self._state, self._listing.start
-        if state.whole and state.above is None and self._must_read_all():
+        if state.whole and state.above is None and self._shown.may_grow_anywhere():
             self._begin_anew()
         if state.above is not None:
             yield state.above, await self._find(state.above)
@@ -249,26 +231,30 @@ class Feed(Generic[T]):
         one_page = False
         newest_first = state.whole and self.order == "newest-first"
         for place in ("top", "end") if newest_first else ("end", "top"):
-            if place == "end" and not (state.whole and self._is("newest-first", "top")):
+            if place == "end" and not (state.whole and self._shown.agree_on("newest-first", "top")):
                 was_whole, page = state.whole, await self._find(state.base)
                 at_start = page.url == start
                 yield state.base, page
                 self.repeats = self.repeats or (bool(self._recorded) and self._grew and not self._met)
-                if not at_start and self._must_read_all():
+                if not at_start and self._shown.may_grow_anywhere():
                     self._begin_anew()
                     yield state.base, await self._requests.fetch(start)
                 split = None if self._resumed else self._split | self._split_anew
                 one_page = self._pages == 1 and at_start
                 if was_whole and self._was_fresh and self._met:
-                    self._learn("end")
-            elif place == "top" and not one_page and (self._began_at_start or not self._is("oldest-first", "end")):
+                    self._shown.learn("end")
+            elif (
+                place == "top"
+                and not one_page
+                and (self._began_at_start or not self._shown.agree_on("oldest-first", "end"))
+            ):
                 page = await self._requests.fetch(start)
                 for _ in range(_MOST_PASSES):
                     first = page.ids[:1]
                     yield Part(), page
                     self._join()
                     if self._grew_above and state.begin is None:
-                        self._learn("top")
+                        self._shown.learn("top")
                     if self._pages == 1:
                         break
                     page = await self._requests.fetch(start)
@@ -295,19 +281,6 @@ class Feed(Generic[T]):
         self._part = state.base = Part(last=state.base.last)
         state.begin, state.whole = None, False
 
-    def _must_read_all(self) -> bool:
-        """Return whether new items can be anywhere: the list has no order, or shows none and all its ids are known."""
-        newer, older, *far = self._state.steps
-        if min(far) >= _MIXED and 8 * min(far) > max(far):
-            return True
-        return newer + older < _SURE and len(self._state.base.last) < WINDOW
-
-    def _is(self, order: Order, grows: str) -> bool:
-        """Return whether times and growth agree on the order of the list."""
-        newer, older = self._state.steps[:2]
-        sure = newer + older >= _SURE and max(newer, older) >= 9 * min(newer, older)
-        return sure and self.order == order and self._state.grows == grows
-
     @property
     def _began_at_start(self) -> bool:
         return self._state.begin is not None and self._state.begin.link == self._start
@@ -323,6 +296,7 @@ class Feed(Generic[T]):
     def _begin_pass(self, part: Part, *, collects_top: bool) -> None:
         state = self._state
         state.read = join_stretches([*state.read, *self._read_in_pass(None)])
+        self._read_times = PassTimes()
         self._again = self._again or bool(self._run)
         self._part = part
         """What the pass lengthens, once the items of a page were handed out."""
@@ -355,8 +329,7 @@ class Feed(Generic[T]):
         """The first page of the pass."""
         self._was_fresh = False
         self._seen: set[int] = set()
-        self._last_time: datetime | None = None
-        self._times, self._in_order = [], True
+        self._shown.begin_pass()
 
     async def _next_page(self) -> ListedPage | None:
         """Return the next page of the pass; None if it has ended."""
@@ -409,7 +382,7 @@ class Feed(Generic[T]):
                 break
         if page.fresh:
             self._grew, self._refused = True, 0
-        self._see_times(page)
+        self._shown.see([page.items[index] for index in page.fresh])
         if self._note_times is not None and self.order == "newest-first":
             self._note_times(raw_times(page.items))
         self._see_bounds(page)
@@ -442,36 +415,14 @@ class Feed(Generic[T]):
                 (self._split_anew if anew else self._split).add(ids[0])
             self._was_fresh = page.fresh[-1:] == [len(ids) - 1]
 
-    def _see_times(self, page: ListedPage) -> None:
-        steps, fresh = self._state.steps, page.fresh
-        for index in fresh[:: max(1, len(fresh) // _SAMPLES)]:
-            time = raw_time(page.items[index])
-            if time is None:
-                continue
-            if self._last_time is not None and time != self._last_time:
-                older = time < self._last_time
-                self._steps[older] += 1
-                steps[older] += 1
-                steps[2 + older] += abs(time - self._last_time) > _FAR
-            self._last_time = time
-        seen = _order_of(*self._steps)
-        if seen not in ("unknown", self.order) and sum(self._steps) >= _FEW:
-            # The list has turned round, unless it showed before that it has no order.
-            steps[:] = [*self._steps, *(steps[2:] if min(steps[2:]) >= _MIXED else (0, 0))]
-        if sum(steps) > 100 * _SURE:
-            steps[:] = [each // 2 for each in steps]
-
     def _leave(self, page: ListedPage) -> None:
         """Add a page whose items were handed out to the part and to the known ids."""
         part, ids, now = self._part, page.ids, self._after(page.ids)
         part.top, part.last, part.link = now.top, now.last, now.link
         self._passed += len(ids)
         self._page = None
-        if self._reach is not None and (times := raw_times(page.items[: len(ids)])):
-            self._in_order = self._in_order and times in (sorted(times), sorted(times, reverse=True))
-            self._times = [*self._times[:1], *times[:1], *times[-1:]] if self._times else [times[0], times[-1]]
-            self._in_order = self._in_order and self._times in (sorted(self._times), sorted(self._times, reverse=True))
-            self._times = [self._times[0], self._times[-1]]
+        if self._reach is not None:
+            self._read_times = self._read_times.after(raw_times(page.items[: len(ids)]))
         hashes = [hash(ids[index]) for index in page.fresh]
         self._run.extend(hashes)
         if len(self._run) > _MOST_IDS:
@@ -504,10 +455,6 @@ class Feed(Generic[T]):
         if self._in_run is None:
             self._in_run = set(self._run)
         return hash(each) in self._in_run
-
-    def _learn(self, grows: str) -> None:
-        state = self._state
-        state.grows = grows if state.grows in ("", grows) else ""
 
     # --- requests ---
 
@@ -558,9 +505,3 @@ class Feed(Generic[T]):
     def _oldest(self) -> datetime:
         """The time of the oldest item that the list can have had when the run began."""
         return LONG_AGO if self._reach is None or self._requests.began is None else self._requests.began - self._reach
-
-
-def _order_of(newer: int, older: int) -> Order:
-    if newer > 0 and newer >= 4 * older:
-        return "oldest-first"
-    return "newest-first" if older > 0 and older >= 4 * newer else "unknown"
