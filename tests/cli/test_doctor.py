@@ -56,6 +56,12 @@ def parse(words: list[str]) -> None:
     command.make_context("basiq-async", list(words), parent=context)
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery leaves its checkpoint and its memory in the folder where it runs."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("found", [ILL, NO_TYPES], ids=["ill", "no types"])
 def test_each_problem_has_a_line_that_the_command_line_reads(found: Diagnosis) -> None:
     problems = found.problems

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 
 from basiq_async import PaginationError, ResponseDecodeError, ServerError
 from tests.support.outcomes import QUICK, client_of, outcome
-from tests.support.wire import TOKEN, Conn, Step, Wire, error, http, ok, page
+from tests.support.wire import Conn, Step, Wire, error, http, ok, page
 
 PATH = "/notifications/webhooks/w1/messages"
 
@@ -162,32 +161,6 @@ async def test_a_thousand_empty_pages_are_passed_over(prefetch: int) -> None:
     async with Wire(*script, page(messages(0))) as wire, client_of(wire) as client:
         assert await stream(client, prefetch) == (["m0", "m1"], None)
         assert len(wire.requests) == 1001
-
-
-async def test_empty_pages_without_end_come_to_one() -> None:
-    """In memory, for the time that ten thousand requests take."""
-    from basiq_async import BasiqClient, Request, Response
-    from tests.support.wire import KEY
-
-    class Endless:
-        sent = 0
-
-        async def send(self, request: Request, /) -> Response:
-            self.sent += 1
-            body: Any = {"data": [], "links": {"next": f"/x?next={self.sent}"}}
-            if request.url.endswith("/token"):
-                body = {"access_token": TOKEN}
-            return Response(200, {}, json.dumps(body).encode())
-
-        async def aclose(self) -> None: ...
-
-    transport = Endless()
-    async with BasiqClient(KEY, transport=transport) as client:
-        for work in (client.messages.list("w1").collect(), client.messages.list("w1").first()):
-            got = await outcome(work, within=10.0)
-            assert type(got) is PaginationError
-            assert "empty" in str(got)
-    assert transport.sent < 20_010
 
 
 async def test_an_item_that_comes_twice_is_given_twice(prefetch: int) -> None:
