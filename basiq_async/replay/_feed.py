@@ -59,9 +59,7 @@ _LONGEST_LINK = 8_192
 
 
 class Feed(Generic[T]):
-    """The items of a list that earlier runs have not handed out.
-
-    .. code-block:: python
+    """The items of a list that earlier runs have not handed out::
 
         feed = Feed(client.messages.list(webhook_id), recorded_text)
         async for item in feed:
