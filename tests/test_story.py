@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async import BasiqClient, CheckpointError
+from basiq_async import BasiqClient, CheckpointError, Message
 from basiq_async.receiver import SQLInbox, SQLiteInbox
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, event_types, failed_only, recover
 from basiq_async.testing import FakeBasiq, ManualClock, serve
@@ -88,6 +88,10 @@ class Story:
         for found, emission in emitted:
             found.add(emission.event_id)
         return sum(len(emission.message_ids) for _, emission in emitted)
+
+
+async def ignore(message: Message) -> None:
+    """A reconciliation hands out no message."""
 
 
 async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_named(tmp_path: Path) -> None:
@@ -162,7 +166,7 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
         async with SQLInbox(engine) as inbox, engine.connect() as connection:
             effects = Counter((await connection.execute(select(EFFECTS.c.event_id))).scalars())
             letters = await inbox.quarantined(limit=100)
-            job = Replay(basiq, webhook.id, lambda message: asyncio.sleep(0), checkpoint=MemoryCheckpoint())
+            job = Replay(basiq, webhook.id, ignore, checkpoint=MemoryCheckpoint())
             found = await job.reconcile(inbox)
         await engine.dispose()
 
