@@ -61,7 +61,7 @@ class Shell:
         self._process = subprocess.Popen(
             ["bash", "--noprofile", "--norc", "-m"],
             cwd=folder,
-            env=dict(environment),
+            env={**environment, "PYTHONUNBUFFERED": "1"},  # a log in a file shows at once that its program has started
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
