@@ -40,25 +40,31 @@ class Workers:
     def __init__(self, port: int, processes: list[asyncio.subprocess.Process]) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._processes = processes
+        self._said: list[str] = []
 
     async def stop(self) -> list[str]:
         """End them as Kubernetes does; returns what each has said."""
-        said = []
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):
             for process in self._processes:
                 _, errors = await process.communicate()
-                said.append(errors.decode())
+                self._said.append(errors.decode())
                 assert process.returncode in {0, -signal.SIGTERM}, errors.decode()
-        return said
+        return self._said
 
-    async def until_all_run(self) -> None:
-        """Wait until each process has said something, as its recovery does at the start."""
+    async def until_both_run(self) -> None:
+        """Wait until the recovery of each worker has written its first line: no worker is still starting."""
         async with asyncio.timeout(PATIENCE):
             for process in self._processes:
                 assert process.stderr is not None
-                await process.stderr.readline()
+                running: set[str] = set()
+                while len(running) < 2 // len(self._processes):
+                    line = (await process.stderr.readline()).decode()
+                    assert line, "".join(self._said)
+                    self._said.append(line)
+                    if found := re.match(r"(\d+) service: ", line):
+                        running.add(found[1])
 
     async def status(self, path: str) -> int:
         async with aiohttp.ClientSession() as session, session.get(self.url + path) as response:
@@ -166,7 +172,7 @@ async def test_a_service_of_two_workers_recovers_what_it_missed_then_handles_eac
             await fake.advance(hours=28)
             missed.append((await fake.emit("consent.revoked")).event_id)
             async with two_workers(framework, port, database, base_url) as workers:
-                await workers.until("/readyz", 200)
+                await workers.until_both_run()
                 assert sorted(await changes(database, len(missed))) == sorted(missed)
 
                 live = [(await fake.emit("account.updated")).event_id for _ in range(10)]
@@ -190,9 +196,9 @@ async def test_the_secret_of_a_webhook_that_the_service_makes_is_stored_and_surv
             accepted: list[str] = []
             for start in range(1, 3):
                 async with two_workers(framework, port, database, base_url) as workers:
-                    await workers.until("/readyz", 200)
+                    await workers.until_both_run()
                     async with asyncio.timeout(PATIENCE):
-                        while len(accepted) < start:  # a worker that is still starting answers 503
+                        while len(accepted) < start:  # 503: the recovery is at work on it
                             event = await fake.emit("account.updated")
                             attempt = next(each for each in fake.deliveries if each.event_id == event.event_id)
                             # 200 where the recovery that runs in the background was first.
@@ -211,10 +217,10 @@ async def test_a_deploy_in_the_middle_of_what_happens_loses_nothing_and_repeats_
     with postgres_server() as database:
         async with serve(fake) as base_url, AsyncExitStack() as stack:
             old = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
-            await old.until("/readyz", 200)
+            await old.until_both_run()
             happened = [fake.emit("account.updated").event_id for _ in range(20)]
             new = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
-            await new.until_all_run()
+            await new.until_both_run()
             happened += [fake.emit("account.updated").event_id for _ in range(20)]
             said = await old.stop()
             happened += [fake.emit("account.updated").event_id for _ in range(20)]
@@ -229,7 +235,7 @@ async def test_the_command_line_imports_the_receiver_of_the_service_and_reads_it
     with postgres_server() as database:
         async with serve(fake) as base_url:
             async with two_workers("aiohttp", port, database, base_url) as workers:
-                await workers.until("/readyz", 200)
+                await workers.until_both_run()
                 event_id = (await fake.emit("account.updated")).event_id
                 assert await changes(database, 1) == [event_id]
             (webhook,) = fake.webhooks()
