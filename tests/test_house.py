@@ -1,17 +1,20 @@
-"""The rules that CONTRIBUTING names: private names, folders of tests, no waiting in real time."""
+"""The rules that CONTRIBUTING names: private names, folders of tests, real time, what an extra or a command needs."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
 import re
+import runpy
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import basiq_async
+from tests.cli.test_help import commands
 from tests.support import virtual
 from tests.support.real_time import LONGEST, Waits
 
@@ -96,3 +99,31 @@ async def test_a_sleep_is_found_where_it_is_long_and_real_and_comes_to_its_end()
 
 async def _asleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
+
+
+PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+EXTRAS = sorted(PROJECT["optional-dependencies"].keys() - {"dev"})
+SOURCES = "".join(path.read_text() for path in ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_is_known_everywhere(extra: str) -> None:
+    row = re.search(rf"^(.*)\n{extra} = \[", (ROOT.parent / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    used = runpy.run_path(str(ROOT.parent / ".ci" / "install_test.py"))["USES"]
+    places = {
+        "a reason in pyproject.toml": row is not None and row[1].startswith("# "),
+        "a program in .ci/install_test.py": extra in used or extra == "cli",  # the command itself is run there
+        "the README": f"`{extra}`" in (ROOT.parent / "README.md").read_text(),
+        "an ImportError that names it": f'"{extra}"' in SOURCES or f"'{extra}'" in SOURCES or extra == "speed",
+    }
+    missing = [place for place, known in places.items() if not known]
+    assert not missing, f"the extra {extra}: missing {'; '.join(missing)}"
+
+
+def test_each_command_is_run_by_a_test() -> None:
+    """The words of a command stand in one file of ``tests/cli``; its help has tests of its own."""
+    texts = [path.read_text() for path in (TESTS / "cli").glob("test_*.py") if path.name != "test_help.py"]
+    for path in commands():
+        words = [re.compile(rf"""["' ]{word}["' ]|\b{word}\(""") for word in path]
+        known = any(all(word.search(text) for word in words) for text in texts)
+        assert known, f"no test in tests/cli runs `basiq-async {' '.join(path)}`"

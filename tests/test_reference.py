@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async import Event, EventType, Message, Response, Webhook
+from basiq_async import Response
 from basiq_async._wire.codec import Codec
+from basiq_async.services.resources import RESOURCES
 from basiq_async.transports.responses import error_from
 
 SPEC = Path(os.environ.get("BASIQ_SPEC_DIR") or Path(__file__).parents[2] / "shared" / "spec")
 
-MODELS: dict[tuple[str, str], type[Any]] = {
-    ("post", "/notifications/webhooks"): Webhook,
-    ("get", "/notifications/webhooks"): Webhook,
-    ("post", "/notifications/webhooks/{webhookId}"): Webhook,
-    ("get", "/notifications/webhooks/{webhookId}"): Webhook,
-    ("get", "/notifications/webhooks/{webhookId}/messages"): Message,
-    ("get", "/notifications/webhooks/{webhookId}/messages/{messageId}"): Message,
-    ("get", "/events"): Event,
-    ("get", "/events/{id}"): Event,
-    ("get", "/events/types"): EventType,
-    ("get", "/events/types/{id}"): EventType,
-}
+PARAMETER = re.compile(r"\{[^}]*\}")
+
+
+def without_names(path: str) -> str:
+    """A path in which the parameters have no names: the reference's are often just ``id``."""
+    return PARAMETER.sub("{}", path)
+
+
+MODELS = {without_names(path): each.model for each in RESOURCES for path in (each.path, each.one)}
 
 
 def examples() -> Iterator[tuple[str, str, int, Any]]:
@@ -56,11 +55,11 @@ def test_every_example_of_an_answer_decodes() -> None:
             assert error.detail is not None
             assert error.detail in str(error)
         elif "data" in value and value.get("type") == "list":
-            reader = codec.reader(MODELS[method, path])
+            reader = codec.reader(MODELS[without_names(path)])
             items = [reader.hook(item, reader.model) for item in codec.page(body).items]
             assert all(item.id for item in items)
             read += len(items)
         else:
-            assert codec.read(MODELS[method, path], body).id == value["id"]
+            assert codec.read(MODELS[without_names(path)], body).id == value["id"]
             read += 1
     assert read >= 20

@@ -33,6 +33,7 @@ from .diagnosis import (
     is_inactive,
     matches,
 )
+from .resources import EVENT_TYPES, EVENTS, MESSAGES, WEBHOOKS
 
 _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
@@ -60,9 +61,9 @@ async def diagnose(
         signer = _Signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
-    webhook = await api.get(Webhook, api.at("/notifications/webhooks/{webhook_id}", webhook_id=webhook_id))
+    webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
-    offered = tuple([one.id async for one in api.listing(EventType, api.at("/events/types"), prefetch=0)])
+    offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
     handled = None if inbox is None else _HandledEvents(inbox, webhook_id)
     if inbox is None and receiver is not None:
         handled = _HandledEvents(receiver.inbox, receiver.webhook_id)
@@ -125,7 +126,7 @@ class _HistoryScan:
         """Read the newest ``most`` messages and events; 0 for all."""
         await self._read_events(most)
         events = self.looked_at
-        endpoint = self._api.at("/notifications/webhooks/{webhook_id}/messages", webhook_id=self._webhook.id)
+        endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
         messages: Paginator[Message] = self._api.listing(Message, endpoint, limit=MOST_A_PAGE, on_unreadable=self._skip)
         found = await read_newest(self._examine(messages), most)
         self.looked_at = events + found.read
@@ -136,7 +137,7 @@ class _HistoryScan:
 
     async def _read_events(self, most: int) -> None:
         wanted, order = frozenset(self._webhook.subscribed_events), OrderDetector()
-        events: Paginator[Event] = self._api.listing(Event, self._api.at("/events"), on_unreadable=self._skip)
+        events: Paginator[Event] = self._api.listing(Event, self._api.at(EVENTS.path), on_unreadable=self._skip)
         async for event in events:
             self.looked_at += 1
             if event.type in wanted:

@@ -10,8 +10,8 @@ from ..filters import Filter
 from ..models import JSON, Event, read_links
 from ..pagination import OnUnreadable, Paginator
 from .api import Api, Endpoint
+from .resources import EVENTS
 
-_EVENT = "/events/{event_id}"
 _ENTITY = "{event_entity}"
 """The url template of all entities, because their links lead to any part of the API."""
 
@@ -52,7 +52,7 @@ class Events:
         """
         return self._api.listing(
             Event,
-            self._api.at("/events"),
+            self._api.at(EVENTS.path),
             filter=filter,
             cursor=cursor,
             after=after,
@@ -62,7 +62,7 @@ class Events:
 
     async def get(self, event_id: str) -> Event:
         """Return one event by its id. Raises ``NotFoundError`` if it does not exist."""
-        return await self._api.get(Event, self._api.at(_EVENT, event_id=event_id))
+        return await self._api.get(Event, self._api.at(EVENTS.one, event_id=event_id))
 
     async def fetch(self, message_or_delivery: HasLinks) -> Event:
         """Return the event of a message or a delivery, by its link ``event``, or else by its event id.
@@ -75,7 +75,7 @@ class Events:
             if not message_or_delivery.event_id:
                 raise ConfigurationError("cannot fetch the event: there is neither a link 'event' nor an event id")
             return await self.get(message_or_delivery.event_id)
-        return await self._api.get(Event, Endpoint(self._api.follow(link, "the link 'event'"), _EVENT))
+        return await self._api.get(Event, Endpoint(self._api.follow(link, "the link 'event'"), EVENTS.one))
 
     async def fetch_entity(self, source: HasLinks | Event) -> JSON:
         """Return the entity of an event as JSON, by the link ``eventEntity`` or by an ``Event``'s ``data_ref``.

@@ -12,6 +12,7 @@ from ..filters import Filter
 from ..models import Message
 from ..pagination import OnUnreadable, Paginator
 from .api import MOST_A_PAGE, Api
+from .resources import MESSAGES, TEST_MESSAGES
 
 
 class Messages:
@@ -48,7 +49,7 @@ class Messages:
         """
         return self._api.listing(
             Message,
-            self._api.at("/notifications/webhooks/{webhook_id}/messages", webhook_id=webhook_id),
+            self._api.at(MESSAGES.path, webhook_id=webhook_id),
             limit=limit or 0,  # refused, as None is
             filter=filter,
             cursor=cursor,
@@ -59,8 +60,7 @@ class Messages:
 
     async def get(self, webhook_id: str, message_id: str) -> Message:
         """Return one message. Raises ``NotFoundError`` if it does not exist."""
-        template = "/notifications/webhooks/{webhook_id}/messages/{message_id}"
-        return await self._api.get(Message, self._api.at(template, webhook_id=webhook_id, message_id=message_id))
+        return await self._api.get(Message, self._api.at(MESSAGES.one, webhook_id=webhook_id, message_id=message_id))
 
     async def send_test(self, event_type_id: str, *, text: str | None = None) -> None:
         """Have Basiq send a test message of an event type to every webhook. The message repeats ``text``.
@@ -76,5 +76,5 @@ class Messages:
         await self._send({"URL": absolute_url(url), "Events": check_event_type_ids("event_type_ids", event_type_ids)})
 
     async def _send(self, body: dict[str, Any]) -> None:
-        endpoint = self._api.at("/notifications/messages/test")
+        endpoint = self._api.at(TEST_MESSAGES)
         self._api.acknowledge(await self._api.request("POST", endpoint, body), "POST", endpoint)

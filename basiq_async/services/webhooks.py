@@ -18,6 +18,7 @@ from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
 from .api import Api, Endpoint
 from .diagnosis import is_inactive
+from .resources import WEBHOOKS
 
 if TYPE_CHECKING:
     from .._work.protocol import Inbox
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("basiq_async.webhooks")
 
-_ALL = "/notifications/webhooks"
-_ONE = "/notifications/webhooks/{webhook_id}"
 _FIRST_POLL, _LONGEST_POLL = 2.0, 30.0
 _RACES = 10
 _LAST_REQUEST = 0.5
@@ -52,7 +51,9 @@ class Webhooks:
         Deliveries can take up to 15 minutes to start (the vendor's guide): see ``wait_until_active``. Raises
         ``ConflictError`` if a webhook with this url exists, and ``BadRequestError`` for event types that do not exist.
         """
-        return await self._api.post(Webhook, self._api.at(_ALL), _body(url, subscribed_events, name, description))
+        return await self._api.post(
+            Webhook, self._api.at(WEBHOOKS.path), _body(url, subscribed_events, name, description)
+        )
 
     async def ensure(
         self,
@@ -84,7 +85,9 @@ class Webhooks:
             existing = await self._find(url) if done is None else await self.get(done.id)
             if existing is None:
                 try:
-                    done = EnsuredWebhook.of(await self._api.post(Webhook, self._api.at(_ALL), body), "created")
+                    done = EnsuredWebhook.of(
+                        await self._api.post(Webhook, self._api.at(WEBHOOKS.path), body), "created"
+                    )
                 except ConflictError:
                     if not left:
                         raise
@@ -100,12 +103,12 @@ class Webhooks:
             "other services change the event types of this webhook again and again",
             status=409,
             method="POST",
-            path=_ALL,
+            path=WEBHOOKS.path,
         )
 
     def list(self, *, on_unreadable: OnUnreadable[Webhook] | None = None) -> Paginator[Webhook]:
         """List the application's webhooks, without their secrets. ``on_unreadable`` is as for ``messages.list``."""
-        return self._api.listing(Webhook, self._api.at(_ALL), prefetch=0, on_unreadable=on_unreadable)
+        return self._api.listing(Webhook, self._api.at(WEBHOOKS.path), prefetch=0, on_unreadable=on_unreadable)
 
     async def get(self, webhook_id: str) -> Webhook:
         """Return one webhook, without its secret. Raises ``NotFoundError`` if it does not exist."""
@@ -231,7 +234,7 @@ class Webhooks:
         return await work
 
     def _at(self, webhook_id: str) -> Endpoint:
-        return self._api.at(_ONE, webhook_id=webhook_id)
+        return self._api.at(WEBHOOKS.one, webhook_id=webhook_id)
 
     async def _find(self, url: str) -> Webhook | None:
         async for webhook in self.list():

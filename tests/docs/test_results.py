@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from basiq_async.receiver import Outcome, Result
+from basiq_async.receiver._results import RESULTS  # private: the table of which the two of the docs are made
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
@@ -57,8 +58,11 @@ def test_a_table_of_results_is_the_receivers(page: str, table: object) -> None:
     assert found.strip() == made, f"docs/{page}: `make generated` writes the table of results"
 
 
-def test_each_result_has_its_row() -> None:
+def test_each_result_has_its_row_and_a_test() -> None:
+    tests = "".join(path.read_text() for path in (DOCS.parent / "tests" / "receiver").glob("*.py"))
     for result in Result:
+        assert result in RESULTS, f"{result} has no row in receiver/_results.py"
+        assert f'"{result}"' in tests or f"Result.{result.name}" in tests, f"no test in tests/receiver sees {result}"
         outcome = Outcome(result)
         assert outcome._meaning.what, result
         assert outcome.acknowledged is (outcome._meaning.in_replay in ("handled", "skipped")), (

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 
+from basiq_async.services.resources import RESOURCES
+
 from .environment import ROOT
 
 SNAPSHOT = ROOT / "tests" / "api.txt"
@@ -17,7 +19,6 @@ MODULES = [
     "basiq_async", "basiq_async.receiver", "basiq_async.replay", "basiq_async.distributed", "basiq_async.otel",
     "basiq_async.testing",
 ]  # fmt: skip
-SERVICES = ["webhooks", "messages", "event_types", "events"]
 SPECIAL = {"__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__"}
 
 
@@ -32,7 +33,7 @@ def _services() -> Iterator[str]:
 
     client = BasiqClient("key", transport=InMemoryTransport())
     yield "[BasiqClient(...)]"
-    for name in SERVICES:
+    for name in (each.name for each in RESOURCES):
         yield from _class(name, type(getattr(client, name)))
 
 
