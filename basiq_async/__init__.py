@@ -110,16 +110,20 @@ _LAZY = {
 }
 _ELSEWHERE = {
     "receiver": (
-        "Claim", "ClaimStatus", "Delivery", "DeliveryEvent", "Inbox", "MemoryInbox", "Outcome",
-        "QuarantinedDelivery", "RedisInbox", "Result", "SQLInbox", "SQLiteInbox", "TransactionalInbox",
-        "UnknownEventTypeWarning", "WebhookReceiver", "inbox_key", "inbox_metadata", "sign", "verify",
+        "Delivery", "DeliveryEvent", "Inbox", "MemoryInbox", "Outcome", "QuarantinedDelivery", "RedisInbox", "Result",
+        "SQLInbox", "SQLiteInbox", "UnknownEventTypeWarning", "WebhookReceiver", "inbox_metadata", "sign", "verify",
+    ),
+    "receiver.protocol": (
+        "Claim", "ClaimStatus", "TransactionalInbox", "inbox_key",
     ),
     "replay": (
-        "Advance", "Checkpoint", "Commit", "DeadLetter", "HttpTarget", "Inactivity", "JSONLinesTarget",
-        "Job", "MemoryCheckpoint", "Plan", "Progress", "Reconciliation", "Recovery", "Replay", "Report",
-        "SQLCheckpoint", "SQLiteCheckpoint", "State", "Target", "Where", "checkpoint_metadata",
-        "event_types", "failed_only", "limit", "message_time", "recover", "recovered_by", "serve_page", "since",
-        "until",
+        "Checkpoint", "DeadLetter", "HttpTarget", "Inactivity", "JSONLinesTarget", "MemoryCheckpoint", "Plan",
+        "Progress", "Reconciliation", "Recovery", "Replay", "Report", "SQLCheckpoint", "SQLiteCheckpoint", "Target",
+        "Where", "checkpoint_metadata", "event_types", "failed_only", "limit", "message_time", "recover",
+        "recovered_by", "serve_page", "since", "until",
+    ),
+    "replay.protocol": (
+        "Advance", "Commit", "State",
     ),
     "testing": (
         "BrokenPromisesError", "Comparison", "DeliveredAttempt", "Difference", "Emission", "FakeBasiq",
@@ -127,7 +131,7 @@ _ELSEWHERE = {
         "check_transport", "compare", "serve",
     ),
     "distributed": (
-        "Fleet", "JobProgress", "JobState", "Work", "Worker",
+        "Fleet", "Job", "JobProgress", "JobState", "Work", "Worker",
     ),
     "otel": (
         "instrument",

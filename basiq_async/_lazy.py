@@ -21,8 +21,8 @@ def lazy_names(
     homes: maps each such name to the module below the package that defines it.
     extras: maps each optional dependency to the extra that installs it. Without the dependency, access to a name that
         needs it raises ``MissingExtraError``.
-    elsewhere: maps a module below the package to names that users may look for in the package itself. Access to one
-        raises ``ImportError``, which says where it is.
+    elsewhere: maps a module, such as ``receiver.protocol``, to names that users may look for in the package. Access to
+        one raises ``ImportError``, which says where it is.
 
     Type checkers do not see this ``__getattr__``. The package therefore imports the names under ``TYPE_CHECKING`` too,
     so that a misspelt name is an error.
@@ -57,5 +57,6 @@ def missing_extra(what: str, extra: str) -> MissingExtraError:
 def _unknown(package: str, name: str, elsewhere: Mapping[str, Iterable[str]]) -> Exception:
     for module, names in elsewhere.items():
         if name in names:
-            return ImportError(f"{name} is in {package}.{module}: from {package}.{module} import {name}")
+            home = f"{package.partition('.')[0]}.{module}".rstrip(".")
+            return ImportError(f"{name} is in {home}: from {home} import {name}")
     return AttributeError(f"module {package!r} has no attribute {name!r}")

@@ -18,7 +18,8 @@ import redis
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async.receiver import Inbox, RedisInbox, SQLInbox, SQLiteInbox, inbox_key
+from basiq_async.receiver import Inbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async.receiver.protocol import inbox_key
 from benchmarks._receiver_load import processor_time
 from tests.support.servers import (
     POSTGRES_PROGRAMS,

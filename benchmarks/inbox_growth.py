@@ -24,7 +24,8 @@ from pathlib import Path
 
 import attrs
 
-from basiq_async.receiver import ClaimStatus, Inbox
+from basiq_async.receiver import Inbox
+from basiq_async.receiver.protocol import ClaimStatus
 from benchmarks._entries import REDIS_EXPIRES, Store, new_key, stores
 from benchmarks._harness import Figure, best_slices, figure, ratios
 from benchmarks._receiver_load import percentile

@@ -39,16 +39,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, Inbox, SQLInbox, WebhookReceiver
-from basiq_async.replay import (
-    Checkpoint,
-    HttpTarget,
-    Job,
-    JSONLinesTarget,
-    Replay,
-    SQLCheckpoint,
-    SQLiteCheckpoint,
-    State,
-)
+from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, Replay, SQLCheckpoint, SQLiteCheckpoint
+from basiq_async.replay.protocol import Job, State
 from basiq_async.testing import FakeBasiq, Quirks
 from tests import crash_fleet, crash_receiver
 from tests.support.cancelling import storm

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import basiq_async
+from tests.support.api import MODULES
 
 ROOT = Path(basiq_async.__file__).parent
 OPTIONAL = ("basiq_async.cli", "basiq_async.testing.pytest_plugin")
@@ -29,9 +30,7 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(
-    "package", ["basiq_async", "basiq_async.receiver", "basiq_async.replay", "basiq_async.testing"]
-)
+@pytest.mark.parametrize("package", MODULES)
 def test_all_is_sorted_complete_and_true(package: str) -> None:
     module = import_module(package)
     names = list(module.__all__)
@@ -58,6 +57,20 @@ def test_a_name_that_is_elsewhere_is_an_import_error_that_says_where(name: str, 
     with pytest.raises(ImportError, match=f"from basiq_async.{home} import {name}"):
         exec(f"from basiq_async import {name}")
     assert hasattr(import_module(f"basiq_async.{home}"), name)
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "home"),
+    [
+        ("receiver", "Claim", "basiq_async.receiver.protocol"),
+        ("replay", "Commit", "basiq_async.replay.protocol"),
+        ("replay", "CheckpointError", "basiq_async"),
+    ],
+)
+def test_a_name_for_implementers_and_an_error_have_one_home(package: str, name: str, home: str) -> None:
+    with pytest.raises(ImportError, match=f"from {home} import {name}$"):
+        exec(f"from basiq_async.{package} import {name}")
+    assert hasattr(import_module(home), name)
 
 
 def test_every_name_that_is_said_to_be_elsewhere_is_there() -> None:
@@ -172,9 +185,9 @@ def test_the_package_is_typed() -> None:
     assert (ROOT / "py.typed").exists()
 
 
-@pytest.mark.parametrize("home", ["receiver", "replay", "testing", "distributed", "otel"])
+@pytest.mark.parametrize("home", [name.removeprefix("basiq_async.") for name in MODULES[1:]])
 def test_each_name_of_a_package_is_found_where_it_is_asked_for_in_the_root(home: str) -> None:
     for name in import_module(f"basiq_async.{home}").__all__:
         if name not in basiq_async.__all__:
-            with pytest.raises(ImportError, match=rf"from basiq_async\.\w+ import {name}$"):
+            with pytest.raises(ImportError, match=rf"from basiq_async\.[\w.]+ import {name}$"):
                 getattr(basiq_async, name)

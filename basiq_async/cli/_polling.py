@@ -23,7 +23,6 @@ from .._wire.order import read_newest
 from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, TransportError
 from ..models import Message
 from ..replay import (
-    Commit,
     DeadLetter,
     HttpTarget,
     Progress,
@@ -34,6 +33,7 @@ from ..replay import (
     message_time,
 )
 from ..replay import event_types as of_types
+from ..replay.protocol import Commit
 from ._options import check_event_types, duration
 from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
 from ._results import ABSENT, Output

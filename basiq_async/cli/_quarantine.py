@@ -232,7 +232,7 @@ def get(
 
 
 async def _find(inbox: Inbox, event_id: str, kind: str, webhook_id: str | None) -> EntryView:
-    from ..receiver import inbox_key
+    from ..receiver.protocol import inbox_key
 
     view = EntryView(event_id=event_id, event_type_id=kind, webhook_id=webhook_id, state="unknown")
     keys = [inbox_key(kind, event_id, None, each) for each in dict.fromkeys((webhook_id, None))]
@@ -249,7 +249,8 @@ async def _find(inbox: Inbox, event_id: str, kind: str, webhook_id: str | None) 
 async def _find_dead(webhook_id: str, event_id: str) -> DeadLetter | None:
     """Return the dead letter of an event that a recovery in this folder keeps."""
     from ..models import Message
-    from ..replay import Job, SQLiteCheckpoint
+    from ..replay import SQLiteCheckpoint
+    from ..replay.protocol import Job
 
     for file in sorted(glob.glob("basiq-recover-*-*.db")):
         source = "events" if file.endswith("-events.db") else "messages"

@@ -26,7 +26,8 @@ from .._web.serving import Address, listening
 from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
-from ..receiver import Claim, ClaimStatus, Delivery, DeliveryEvent, MemoryInbox, Result, WebhookReceiver
+from ..receiver import Delivery, DeliveryEvent, MemoryInbox, Result, WebhookReceiver
+from ..receiver.protocol import Claim, ClaimStatus
 from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
 from ._results import ABSENT, Output
 from ._run import stopping

@@ -14,7 +14,8 @@ import attrs
 from ..errors import CheckpointError
 from ..models import Message
 from ..receiver import WebhookReceiver
-from ..replay import Commit, DeadLetter, Report, State, Target, Where
+from ..replay import DeadLetter, Report, Target, Where
+from ..replay.protocol import Commit, State
 from ..replay.shared import (
     SUBMITTED,
     DeadLedger,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
 from .._signing.signature import sign, verify
-from .._work.keys import inbox_key
-from .._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, TransactionalInbox
+from .._work.protocol import Inbox, QuarantinedDelivery
 from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome
 from ._receiver import WebhookReceiver
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from .inboxes._sql_statements import inbox_metadata
 
 __all__ = [
-    "Claim",
-    "ClaimStatus",
     "Delivery",
     "DeliveryEvent",
     "Inbox",
@@ -34,10 +31,8 @@ __all__ = [
     "Result",
     "SQLInbox",
     "SQLiteInbox",
-    "TransactionalInbox",
     "UnknownEventTypeWarning",
     "WebhookReceiver",
-    "inbox_key",
     "inbox_metadata",
     "sign",
     "verify",
@@ -50,4 +45,6 @@ _LAZY = {
     "inbox_metadata": "inboxes._sql_statements",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"redis": "redis", "sqlalchemy": "sql"})
+_ELSEWHERE = {"receiver.protocol": ("Claim", "ClaimStatus", "TransactionalInbox", "inbox_key")}
+
+__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"redis": "redis", "sqlalchemy": "sql"}, elsewhere=_ELSEWHERE)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
-from ..errors import CheckpointError, CheckpointInUseError, ReplayError, TargetError
 from ._coverage import Inactivity
 from ._recovery import Recovery, recover, recovered_by
 from ._replay import Replay
 from ._report import Plan, Progress, Reconciliation, Report
 from ._where import Where, event_types, failed_only, limit, message_time, since, until
-from .checkpoints._base import Advance, Checkpoint, Commit, DeadLetter, Job, State
+from .checkpoints._base import Checkpoint, DeadLetter
 from .checkpoints._memory import MemoryCheckpoint
 from .checkpoints._sqlite import SQLiteCheckpoint
 from .targets._base import Target
@@ -24,29 +23,21 @@ if TYPE_CHECKING:
     from .targets._http import HttpTarget
 
 __all__ = [
-    "Advance",
     "Checkpoint",
-    "CheckpointError",
-    "CheckpointInUseError",
-    "Commit",
     "DeadLetter",
     "HttpTarget",
     "Inactivity",
     "JSONLinesTarget",
-    "Job",
     "MemoryCheckpoint",
     "Plan",
     "Progress",
     "Reconciliation",
     "Recovery",
     "Replay",
-    "ReplayError",
     "Report",
     "SQLCheckpoint",
     "SQLiteCheckpoint",
-    "State",
     "Target",
-    "TargetError",
     "Where",
     "checkpoint_metadata",
     "event_types",
@@ -69,4 +60,9 @@ _LAZY = {
     "serve_page": "_page",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"sqlalchemy": "sql"})
+_ELSEWHERE = {
+    "": ("CheckpointError", "CheckpointInUseError", "ReplayError", "TargetError"),
+    "replay.protocol": ("Advance", "Commit", "Job", "State"),
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"sqlalchemy": "sql"}, elsewhere=_ELSEWHERE)

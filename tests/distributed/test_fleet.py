@@ -11,11 +11,11 @@ from datetime import timedelta
 import pytest
 from redis.asyncio import Redis
 
-from basiq_async import ConfigurationError, F, Message, ReplayError
+from basiq_async import ConfigurationError, F, Message, ReplayError, TargetError
 from basiq_async.distributed import Fleet, Work
 from basiq_async.errors import InboxError
 from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import TargetError, failed_only, limit, message_time, since
+from basiq_async.replay import failed_only, limit, message_time, since
 from tests.support.fleets import PATIENT, crew
 from tests.support.histories import Recorder, Refusing
 

@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from basiq_async import InMemoryTransport, Message, ReplayError, Request, Response
 from basiq_async.distributed._record_types import LeaseLostError  # private: an error of the record alone
 from basiq_async.distributed._segment import Lease, LeasedTarget, clock  # private: a lease ends between two saves
-from basiq_async.receiver import Claim, MemoryInbox
+from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver.protocol import Claim
 from basiq_async.replay.shared import as_target
 from basiq_async.testing import Quirks
 from tests.support.fleets import PATIENT, crew

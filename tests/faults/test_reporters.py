@@ -31,7 +31,8 @@ from basiq_async.receiver import (
     sign,
     verify,
 )
-from basiq_async.replay import Commit, DeadLetter, HttpTarget, Job, SQLiteCheckpoint
+from basiq_async.replay import DeadLetter, HttpTarget, SQLiteCheckpoint
+from basiq_async.replay.protocol import Commit, Job
 from tests.support.databases import engine_of, run
 from tests.support.frames import FORMS, leaks
 from tests.support.outcomes import ONCE, client_of

@@ -9,16 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from basiq_async.receiver import (
-    Claim,
-    ClaimStatus,
-    Delivery,
-    DeliveryEvent,
-    MemoryInbox,
-    Outcome,
-    QuarantinedDelivery,
-    WebhookReceiver,
-)
+from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, Outcome, QuarantinedDelivery, WebhookReceiver
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, signed
 

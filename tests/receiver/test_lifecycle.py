@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from basiq_async import ConfigurationError
-from basiq_async.receiver import Claim, ClaimStatus, Delivery, MemoryInbox, Result, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support.deliveries import SECRET, payload, signed
 
 from ..support import virtual

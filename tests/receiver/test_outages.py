@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from basiq_async import InboxError
-from basiq_async.receiver import Claim, MemoryInbox, Result
+from basiq_async.receiver import MemoryInbox, Result
+from basiq_async.receiver.protocol import Claim
 from tests.support import virtual
 from tests.support.deliveries import Service, payload, signed
 

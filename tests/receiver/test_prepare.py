@@ -12,7 +12,8 @@ import pytest
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
 from basiq_async.errors import AuthenticationError, ConnectionFailedError, NotFoundError, ServerError, TargetError
 from basiq_async.models import Event
-from basiq_async.receiver import Claim, Delivery, MemoryInbox, Result, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
+from basiq_async.receiver.protocol import Claim
 from basiq_async.replay import MemoryCheckpoint, Replay
 from basiq_async.replay.shared import as_target
 from basiq_async.testing import FakeBasiq

@@ -11,16 +11,8 @@ from pathlib import Path
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport
-from basiq_async.receiver import (
-    Delivery,
-    Inbox,
-    MemoryInbox,
-    QuarantinedDelivery,
-    Result,
-    SQLiteInbox,
-    WebhookReceiver,
-    inbox_key,
-)
+from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, Result, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver.protocol import inbox_key
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support import virtual
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, payload, signed

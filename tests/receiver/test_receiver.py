@@ -15,16 +15,8 @@ import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, Message, ServerError
 from basiq_async._signing.signature import SigningKeys
-from basiq_async.receiver import (
-    Claim,
-    ClaimStatus,
-    Delivery,
-    DeliveryEvent,
-    MemoryInbox,
-    Outcome,
-    Result,
-    WebhookReceiver,
-)
+from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, Outcome, Result, WebhookReceiver
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
 from tests.support.environment import PACKAGE

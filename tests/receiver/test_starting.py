@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import Job, MemoryCheckpoint, recover
+from basiq_async.replay import MemoryCheckpoint, recover
+from basiq_async.replay.protocol import Job
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of
 from tests.support.deliveries import SECRET, payload, signed

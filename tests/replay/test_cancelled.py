@@ -12,18 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from basiq_async import Message
-from basiq_async.receiver import Claim, Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import (
-    Checkpoint,
-    Commit,
-    HttpTarget,
-    Job,
-    JSONLinesTarget,
-    MemoryCheckpoint,
-    Replay,
-    SQLiteCheckpoint,
-    State,
-)
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.receiver.protocol import Claim
+from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint
+from basiq_async.replay.protocol import Commit, Job, State
 from tests.support.cancelling import HOWS, How, Inline, InlineStore, at_every_turn, cancel_after
 from tests.support.histories import History, history
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async import ConfigurationError, ReplayError
-from basiq_async.replay import CheckpointError, DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint
+from basiq_async import CheckpointError, ConfigurationError, ReplayError
+from basiq_async.replay import DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint
 from tests.support.histories import Recorder, Refusing, history
 
 pytestmark = pytest.mark.usefixtures("both_orders")

@@ -7,17 +7,9 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, NotFoundError
+from basiq_async import BasiqClient, CheckpointError, ConfigurationError, InMemoryTransport, NotFoundError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import (
-    CheckpointError,
-    JSONLinesTarget,
-    MemoryCheckpoint,
-    Replay,
-    event_types,
-    recover,
-    since,
-)
+from basiq_async.replay import JSONLinesTarget, MemoryCheckpoint, Replay, event_types, recover, since
 from basiq_async.testing import FakeBasiq
 from tests.support.histories import Recorder, history
 from tests.support.scripted import Scripted, answer, page

@@ -9,18 +9,17 @@ from typing import Any
 
 import pytest
 
-from basiq_async import ConfigurationError, Message, RateLimitError, ReplayError, ServerError
-from basiq_async.replay import (
+from basiq_async import (
     CheckpointError,
-    Commit,
-    DeadLetter,
-    Job,
-    MemoryCheckpoint,
-    Progress,
-    Replay,
-    SQLiteCheckpoint,
+    ConfigurationError,
+    Message,
+    RateLimitError,
+    ReplayError,
+    ServerError,
     TargetError,
 )
+from basiq_async.replay import DeadLetter, MemoryCheckpoint, Progress, Replay, SQLiteCheckpoint
+from basiq_async.replay.protocol import Commit, Job
 from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, history
 

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from basiq_async import BasiqClient, Message, Request, Response
-from basiq_async.replay import CheckpointError, MemoryCheckpoint, Replay, limit
+from basiq_async import BasiqClient, CheckpointError, Message, Request, Response
+from basiq_async.replay import MemoryCheckpoint, Replay, limit
 from tests.support import virtual
 from tests.support.cancelling import at_every_turn, cancel_after
 from tests.support.histories import Recorder

@@ -10,8 +10,16 @@ from typing import Any
 
 import pytest
 
-from basiq_async import CheckpointError, ConnectionFailedError, InboxError, Message, ReplayError, RequestTimeoutError
-from basiq_async.replay import MemoryCheckpoint, Progress, Replay, TargetError
+from basiq_async import (
+    CheckpointError,
+    ConnectionFailedError,
+    InboxError,
+    Message,
+    ReplayError,
+    RequestTimeoutError,
+    TargetError,
+)
+from basiq_async.replay import MemoryCheckpoint, Progress, Replay
 from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.histories import Recorder, Refusing, history
@@ -230,7 +238,8 @@ def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_agai
 
 
 def test_an_inbox_that_hangs_has_the_job_wait() -> None:
-    from basiq_async.receiver import Claim, MemoryInbox
+    from basiq_async.receiver import MemoryInbox
+    from basiq_async.receiver.protocol import Claim
 
     class Stopped(MemoryInbox):
         async def claim(self, key: str, token: str, *, lease: float) -> Claim:
@@ -327,7 +336,8 @@ def test_an_inbox_that_hangs_is_an_error_of_a_plan_and_of_reconcile_in_time() ->
 
 
 def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
-    from basiq_async.receiver import Claim, MemoryInbox, WebhookReceiver
+    from basiq_async.receiver import MemoryInbox, WebhookReceiver
+    from basiq_async.receiver.protocol import Claim
 
     class Away(MemoryInbox):
         async def claim(self, key: str, token: str, *, lease: float) -> Claim:

@@ -16,8 +16,10 @@ from basiq_async import (
     Request,
     Response,
 )
-from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, inbox_key
-from basiq_async.replay import Job, MemoryCheckpoint, Replay, limit
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.receiver.protocol import inbox_key
+from basiq_async.replay import MemoryCheckpoint, Replay, limit
+from basiq_async.replay.protocol import Job
 from basiq_async.testing import FakeBasiq
 from tests.support.histories import Recorder, history
 from tests.support.scripted import error

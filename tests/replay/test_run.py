@@ -23,16 +23,8 @@ from basiq_async import (
 )
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.errors import CheckpointError
-from basiq_async.replay import (
-    Advance,
-    Commit,
-    Job,
-    MemoryCheckpoint,
-    Progress,
-    Replay,
-    SQLiteCheckpoint,
-    limit,
-)
+from basiq_async.replay import MemoryCheckpoint, Progress, Replay, SQLiteCheckpoint, limit
+from basiq_async.replay.protocol import Advance, Commit, Job
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.histories import Gated, Recorder, Refusing, Watching, execute, history

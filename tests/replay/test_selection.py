@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from basiq_async import ConfigurationError, Message
+from basiq_async import CheckpointError, ConfigurationError, Message
 from basiq_async.replay import (
-    CheckpointError,
     MemoryCheckpoint,
     Replay,
     SQLiteCheckpoint,

@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
-from basiq_async.replay import Commit, MemoryCheckpoint, SQLiteCheckpoint
+from basiq_async.replay import MemoryCheckpoint, SQLiteCheckpoint
+from basiq_async.replay.protocol import Commit
 from basiq_async.testing import FakeBasiq, Quirks
 
 

@@ -15,7 +15,8 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from basiq_async.errors import InboxError
-from basiq_async.receiver import Claim, Delivery, SQLInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
+from basiq_async.receiver.protocol import Claim
 
 POISON = "user.deleted"
 # Without a constraint: an effect that happens twice is to be seen.

@@ -33,7 +33,6 @@ from basiq_async import (
 )
 from basiq_async.models import JSON, EventTypeId
 from basiq_async.receiver import (
-    Claim,
     Delivery,
     Inbox,
     MemoryInbox,
@@ -42,9 +41,9 @@ from basiq_async.receiver import (
     RedisInbox,
     SQLInbox,
     SQLiteInbox,
-    TransactionalInbox,
     WebhookReceiver,
 )
+from basiq_async.receiver.protocol import Claim, TransactionalInbox
 from basiq_async.replay import (
     Checkpoint,
     HttpTarget,

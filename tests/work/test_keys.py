@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from basiq_async import ConfigurationError
-from basiq_async.receiver import inbox_key
+from basiq_async.receiver.protocol import inbox_key
 
 
 def test_the_key_is_made_of_the_event_and_not_of_the_delivery() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from basiq_async import InboxError
 from basiq_async._work.once import Ended, Ending, Unit, Units, handle_once
-from basiq_async.receiver import Claim, ClaimStatus, MemoryInbox
+from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support import virtual
 
 LEASE = 30.0

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 from ..._arguments import is_async, with_session
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
-from ...receiver import Delivery, Inbox, Result, TransactionalInbox, WebhookReceiver
+from ...receiver import Delivery, Inbox, Result, WebhookReceiver
+from ...receiver.protocol import TransactionalInbox
 from ._base import Function, Handler, SessionHandler, Target
 from ._deduplicated import LEASE, PATIENCE, Deduplicated
 

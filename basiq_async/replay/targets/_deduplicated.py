@@ -10,7 +10,8 @@ from ..._work.keys import inbox_key
 from ..._work.once import Ended, Unit, Units, handle_once
 from ...errors import InboxError, TargetError
 from ...models import Message
-from ...receiver import Inbox, TransactionalInbox
+from ...receiver import Inbox
+from ...receiver.protocol import TransactionalInbox
 from ._base import SessionHandler, Target
 
 logger = logging.getLogger("basiq_async.replay")

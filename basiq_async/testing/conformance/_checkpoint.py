@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from ...errors import CheckpointError, CheckpointInUseError
-from ...replay import Advance, Checkpoint, Commit, DeadLetter, Job, State
+from ...replay import Checkpoint, DeadLetter
+from ...replay.protocol import Advance, Commit, Job, State
 from ._runner import hold, keep
 
 MakeCheckpoint = Callable[[str], Checkpoint]

@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async.receiver import ClaimStatus, Inbox, MemoryInbox
+from basiq_async.receiver import Inbox, MemoryInbox
+from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.deliveries import letter
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from basiq_async.receiver import Claim, ClaimStatus, Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing.conformance._inbox_model import (  # private: check_inbox walks few steps, this thousands
     ACTIONS,
     KEYS,

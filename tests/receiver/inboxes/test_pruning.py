@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from basiq_async import InboxError
 from basiq_async._storage import sql  # private: the time of the server
-from basiq_async.receiver import ClaimStatus, SQLInbox, SQLiteInbox
+from basiq_async.receiver import SQLInbox, SQLiteInbox
 from basiq_async.receiver.inboxes import _pruning  # private: the size of its batches
 from basiq_async.receiver.inboxes._pruning import Pace, Pruning  # private: batches and pauses on a virtual clock
+from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, pruned, run, scalar, url_of

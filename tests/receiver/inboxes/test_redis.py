@@ -18,7 +18,8 @@ import pytest
 from redis.asyncio import Redis, RedisCluster
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async.receiver import ClaimStatus, Inbox, RedisInbox, WebhookReceiver
+from basiq_async.receiver import Inbox, RedisInbox, WebhookReceiver
+from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
 from tests.support.cancelling import HOWS, How, cancel_after

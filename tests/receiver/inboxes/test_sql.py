@@ -16,15 +16,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async.receiver import (
-    Claim,
-    ClaimStatus,
-    Inbox,
-    SQLInbox,
-    TransactionalInbox,
-    WebhookReceiver,
-    inbox_metadata,
-)
+from basiq_async.receiver import Inbox, SQLInbox, WebhookReceiver, inbox_metadata
+from basiq_async.receiver.protocol import Claim, ClaimStatus, TransactionalInbox
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
 from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar, url_of

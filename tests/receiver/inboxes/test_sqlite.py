@@ -20,8 +20,10 @@ from typing import Any
 import pytest
 
 from basiq_async import CheckpointError, ConfigurationError, InboxError
-from basiq_async.receiver import ClaimStatus, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import Job, SQLiteCheckpoint
+from basiq_async.receiver import SQLiteInbox, WebhookReceiver
+from basiq_async.receiver.protocol import ClaimStatus
+from basiq_async.replay import SQLiteCheckpoint
+from basiq_async.replay.protocol import Job
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.databases import pruned
 from tests.support.deliveries import NOW, SECRET, letter, payload, signed

@@ -18,16 +18,8 @@ import attrs
 import pytest
 
 from basiq_async.errors import CheckpointError, CheckpointInUseError, ConfigurationError
-from basiq_async.replay import (
-    Advance,
-    Checkpoint,
-    Commit,
-    DeadLetter,
-    Job,
-    MemoryCheckpoint,
-    SQLiteCheckpoint,
-    State,
-)
+from basiq_async.replay import Checkpoint, DeadLetter, MemoryCheckpoint, SQLiteCheckpoint
+from basiq_async.replay.protocol import Advance, Commit, Job, State
 from basiq_async.testing import BrokenPromisesError, check_checkpoint
 from tests.support.histories import execute
 from tests.support.real_time import PATIENCE

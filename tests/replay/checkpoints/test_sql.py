@@ -18,18 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from basiq_async import CheckpointError, CheckpointInUseError, ConfigurationError
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
-from basiq_async.replay import (
-    Advance,
-    Checkpoint,
-    Commit,
-    Job,
-    MemoryCheckpoint,
-    Replay,
-    SQLCheckpoint,
-    checkpoint_metadata,
-    recover,
-)
+from basiq_async.replay import Checkpoint, MemoryCheckpoint, Replay, SQLCheckpoint, checkpoint_metadata, recover
 from basiq_async.replay.checkpoints import _sql as _sql_calls  # private: a response to a COMMIT is lost
+from basiq_async.replay.protocol import Advance, Commit, Job
 from basiq_async.testing import FakeBasiq, check_checkpoint
 from tests.support.cancelling import storm
 from tests.support.databases import engine_of, in_use, new_table, run, scalar

@@ -15,11 +15,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TransportError
+from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TargetError, TransportError
 from basiq_async._wire.payloads import payload_bytes
 from basiq_async.cli._serving import Forwarder  # private: what the frames of a traceback hold
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
-from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, TargetError
+from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay
 from tests.support.frames import leaks
 from tests.support.histories import history
 from tests.support.wire import Step, Wire, closing, hanging, http

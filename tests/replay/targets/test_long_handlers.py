@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from basiq_async import InboxError, Message
-from basiq_async.receiver import Claim, ClaimStatus, MemoryInbox, inbox_key
+from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
 from basiq_async.replay.shared import as_target
 from tests.support import virtual
 

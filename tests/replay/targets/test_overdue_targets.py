@@ -12,7 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from basiq_async import Message
-from basiq_async.receiver import Claim, ClaimStatus, MemoryInbox, SQLInbox, inbox_key
+from basiq_async.receiver import MemoryInbox, SQLInbox
+from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
 from basiq_async.replay import Target
 from basiq_async.replay.shared import as_target
 from tests.support import virtual

@@ -12,18 +12,11 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError
-from basiq_async.receiver import Claim, ClaimStatus, Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver, inbox_key
-from basiq_async.replay import (
-    Commit,
-    Job,
-    JSONLinesTarget,
-    MemoryCheckpoint,
-    Replay,
-    SQLiteCheckpoint,
-    Target,
-    TargetError,
-)
+from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError, TargetError
+from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
+from basiq_async.replay import JSONLinesTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, Target
+from basiq_async.replay.protocol import Commit, Job
 from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, Watching, history
 from tests.support.scripted import Scripted, page

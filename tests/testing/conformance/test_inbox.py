@@ -13,7 +13,8 @@ import attrs
 import pytest
 
 from basiq_async import InboxError
-from basiq_async.receiver import Claim, ClaimStatus, Inbox, MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
 from tests.support.real_time import PATIENCE

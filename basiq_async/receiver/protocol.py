@@ -1,0 +1,8 @@
+"""What an inbox of your own needs, beside ``Inbox`` itself."""
+
+from __future__ import annotations
+
+from .._work.keys import inbox_key
+from .._work.protocol import Claim, ClaimStatus, TransactionalInbox
+
+__all__ = ["Claim", "ClaimStatus", "TransactionalInbox", "inbox_key"]
