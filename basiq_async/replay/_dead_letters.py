@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, ReplayError
 from ..models import Message
 from ..services.diagnosis import Stretch
 from ._sources import UnreadableMessage
-from .checkpoints._base import Checkpoint, Commit, DeadLetter
+from .checkpoints._base import DeadLetter
 
 
 class DeadLetterStore(Protocol):
@@ -77,13 +77,10 @@ async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str
     return count
 
 
-async def drop_dead(checkpoint: Checkpoint, ids: Iterable[str]) -> int:
-    """Remove the dead letters with these ids, and return the number removed."""
+async def find_dead(store: DeadLetterStore, ids: Iterable[str]) -> Sequence[str]:
+    """Return those of these ids that are the ids of dead letters."""
     wanted = frozenset(ids)
-    found = [dead_letter.id async for dead_letter in read_all(checkpoint) if dead_letter.id in wanted]
-    if found:
-        await checkpoint.save(Commit(revived=found))
-    return len(found)
+    return [dead_letter.id async for dead_letter in read_all(store) if dead_letter.id in wanted]
 
 
 def _line(dead_letter: DeadLetter) -> str:
@@ -103,15 +100,15 @@ def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> Repl
 
 
 class DeadLetters:
-    """A message source with the dead letters of a checkpoint: all of them, or those with certain ids."""
+    """A message source with the dead letters of a store: all of them, or those with certain ids."""
 
     order: Order = "unknown"
     finished = True
     repeats = False
     read: tuple[Stretch, ...] = ()
 
-    def __init__(self, checkpoint: Checkpoint, ids: Collection[str] | None = None) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, store: DeadLetterStore, ids: Collection[str] | None = None) -> None:
+        self._store = store
         self._ids = None if ids is None else frozenset(ids)
         self._page: list[DeadLetter] = []
         self._after = 0
@@ -126,7 +123,7 @@ class DeadLetters:
 
     async def advance(self) -> bool:
         """See ``MessageSource``."""
-        self._page = list(reversed(await self._checkpoint.dead_letters(after=self._after)))
+        self._page = list(reversed(await self._store.dead_letters(after=self._after)))
         if self._page:
             self._after = self._page[0].number
         return bool(self._page)

@@ -13,7 +13,6 @@ import attrs
 
 from .._redaction.text import printable
 from .._redaction.tracebacks import hide_parameters
-from .._work.deadlines import Watchdog
 from .._work.tasks import run_to_completion
 from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
 from ..errors import ReplayError, TargetError
@@ -97,7 +96,6 @@ class Engine:
         self._limiter = limiter if limiter is not None or settings.rate is None else RateLimiter(settings.rate)
         self._pressure = Backpressure(settings.concurrency)
         self._circuit = Circuit()
-        self._watchdog = Watchdog(settings.target_timeout)
         self._committer = Committer(
             ledger,
             save=save,
@@ -144,15 +142,13 @@ class Engine:
         self._began = loop.time()
         self._samples.append((self._began, 0))
         committing = loop.create_task(self._committer.run())
-        helpers = [loop.create_task(self._watchdog.run())]
-        if progress is not None:
-            helpers.append(loop.create_task(self._report_progress(progress, plan)))
+        reporting = None if progress is None else loop.create_task(self._report_progress(progress, plan))
         ended = False
         try:
             await self._work_together()
             ended = True
         finally:
-            await run_to_completion(lambda: self._end(committing, helpers, ended=ended))
+            await run_to_completion(lambda: self._end(committing, reporting, ended=ended))
             if progress is not None:
                 call_hook(progress, self._progress(plan))
         report = self._report(loop.time() - self._began)
@@ -175,12 +171,12 @@ class Engine:
         """Hand no message to the target for ``seconds``, as if it had asked for a pause."""
         self._pressure.pause(seconds)
 
-    async def _end(self, committing: asyncio.Task[None], helpers: list[asyncio.Task[None]], *, ended: bool) -> None:
+    async def _end(self, committing: asyncio.Task[None], reporting: asyncio.Task[None] | None, *, ended: bool) -> None:
         """Record the finished messages that are not recorded yet, and the reader's place. Safe to repeat."""
         self.stop()
-        for helper in helpers:
-            helper.cancel()
-        await asyncio.wait(helpers)
+        if reporting is not None:
+            reporting.cancel()
+            await asyncio.wait((reporting,))
         self._committer.finish()
         await asyncio.wait((committing,))
         if not committing.cancelled() and isinstance(crash := committing.exception(), Exception):
@@ -228,8 +224,8 @@ class Engine:
         # One long function, because a call for each step would take most of the time.
         reader, limiter, pressure = self._reader, self._limiter, self._pressure
         deliver, ledger, moved = self._target.deliver, self._ledger, self._moved
-        watched = self._watchdog.watch(task)
-        attempt = taken_before = 0
+        seconds = self._settings.target_timeout
+        taken_before = 0
         while True:
             item = await reader.take(task)
             if item is None:
@@ -249,32 +245,25 @@ class Engine:
                     if not pressure.open and pressure.closed:  # a pause that began meanwhile
                         continue
                     taken_before = self._successes
-                    attempt += 1
                     tries += 1
-                    watched.attempt = attempt
-                    reason = await deliver(message)
-                    watched.attempt = 0
-                    if watched.expired:
-                        watched.settle()
+                    limit = asyncio.timeout(seconds)
+                    try:
+                        async with limit:
+                            reason = await deliver(message)
+                    except TimeoutError as exc:
+                        if not limit.expired():
+                            raise
+                        raise TargetTimeoutError(f"no result within {seconds:g} s") from exc
                     self._successes += 1
                     if not pressure.open or pressure.pauses:
                         self._resume()
                     break
                 except asyncio.CancelledError as exc:
-                    watched.attempt = 0
-                    if watched.settle():
-                        limit = self._settings.target_timeout
-                        failure: Exception = _with_cause(TargetTimeoutError(f"no result within {limit:g} s"), exc)
-                    elif task.cancelling():
+                    if task.cancelling():
                         raise
-                    else:
-                        failure = _with_cause(
-                            TargetError("the handler, or a function that it called, cancelled itself"), exc
-                        )
+                    failure: Exception = TargetError("the handler, or a function that it called, cancelled itself")
+                    failure.__cause__ = exc
                 except Exception as exc:
-                    watched.attempt = 0
-                    if watched.expired:
-                        watched.settle()
                     failure = exc
                 finally:
                     if entered:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from typing import Protocol, get_args
@@ -14,9 +14,10 @@ from typing import Protocol, get_args
 import attrs
 
 from .._arguments import check_positive, check_whole
+from .._work.limits import limit
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
-from ..errors import ConfigurationError, NotFoundError, ReplayError, ResponseDecodeError
+from ..errors import CheckpointError, ConfigurationError, NotFoundError, ReplayError, ResponseDecodeError
 from ..filters import Filter, filter_text
 from ..hooks import chain_hooks
 from ..models import Message
@@ -24,14 +25,14 @@ from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
 from ..services.diagnosis import Stretch
 from ._coverage import Coverage, InactivityTracker
-from ._dead_letters import DeadLetters, drop_dead, export_dead
+from ._dead_letters import DeadLetters, export_dead, find_dead
 from ._engine import Engine, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger, Ledger
 from ._report import OnProgress, Plan, Progress, Reconciliation, Report, make_plan, reconcile
 from ._sources import REACH, EventList, Lists, MessageSource, open_events, placeholder_for, read_texts
 from ._where import Predicate, Where, as_where
-from .checkpoints._base import Checkpoint, DeadLetter, Job, LimitedCheckpoint, Source, State
+from .checkpoints._base import Checkpoint, Commit, DeadLetter, Job, Source, State
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
 
@@ -128,9 +129,7 @@ class Replay:
         self._client = client
         self._webhook_id = webhook_id
         self._target = target
-        limit = check_positive("checkpoint_timeout", checkpoint_timeout)
-        self._save = checkpoint.save  # the engine has one time limit for it and the target's flush
-        self._checkpoint = LimitedCheckpoint(checkpoint, limit)
+        self._checkpoint = checkpoint
         self._source = source
         self._filter = filter_text(filter)
         self._filters = _read_filters(filters, filter, source)
@@ -143,7 +142,7 @@ class Replay:
             max_failures=max_failures,
             max_pause=check_positive("max_pause", max_pause),
             target_timeout=check_positive("target_timeout", target_timeout),
-            checkpoint_timeout=limit,
+            checkpoint_timeout=check_positive("checkpoint_timeout", checkpoint_timeout),
         )
         self._clock = client._now if clock is None else clock
         self._inbox_timeout = check_positive("inbox_timeout", inbox_timeout)
@@ -201,7 +200,7 @@ class Replay:
 
     async def plan(self) -> Plan:
         """Count what ``run`` would do now. It reads the source, and changes neither target, inbox nor checkpoint."""
-        state = await self._checkpoint.peek(self._job) or State()
+        state = await self._peek() or State()
         inbox = self._target.inbox if isinstance(self._target, WebhookReceiver) else self._inbox
         tracker = InactivityTracker(any_order=self._filters is not None)
         return await make_plan(
@@ -236,18 +235,14 @@ class Replay:
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """Return up to ``limit`` dead letters with numbers greater than ``after``, oldest first."""
-        if self._running:
-            return await self._checkpoint.dead_letters(after=after, limit=limit)
-        if await self._checkpoint.peek(self._job) is None:
-            return ()
-        async with self._reading:  # a run that begins meanwhile waits for it
-            if self._running:
-                return await self._checkpoint.dead_letters(after=after, limit=limit)
-            await self._checkpoint.open(self._job, concurrency=0)
-            try:
-                return await self._checkpoint.dead_letters(after=after, limit=limit)
-            finally:
-                await run_to_completion(self._checkpoint.aclose)
+        if not self._running:
+            if await self._peek() is None:
+                return ()
+            async with self._reading:  # a run that begins meanwhile waits for it
+                if not self._running:
+                    async with self._begin(concurrency=0):
+                        return await self._read_dead(after, limit)
+        return await self._read_dead(after, limit)
 
     async def export_dead(self, path: str | os.PathLike[str]) -> int:
         """Write the dead letters to a new file, a line of JSON each, and return their number.
@@ -255,19 +250,23 @@ class Replay:
         They stay in the checkpoint. Only the file's owner can read it. Raises ``ConfigurationError`` if the file
         exists, and ``ReplayError`` if it cannot be written.
         """
-        if await self._checkpoint.peek(self._job) is None:
+        if await self._peek() is None:
             return await export_dead(None, path)
         async with self._open_checkpoint(concurrency=0):
-            return await export_dead(self._checkpoint, path)
+            return await export_dead(self, path)
 
     async def drop_dead(self, ids: Iterable[str]) -> int:
         """Remove the dead letters with these ids for good, and return the number removed."""
         if isinstance(ids, str):
             raise ConfigurationError("ids must be a list of the ids of dead letters")
-        if await self._checkpoint.peek(self._job) is None:
+        if await self._peek() is None:
             return 0
         async with self._open_checkpoint(concurrency=0):
-            return await drop_dead(self._checkpoint, ids)
+            found = await find_dead(self, ids)
+            if found:
+                async with self._limit():
+                    await self._checkpoint.save(Commit(revived=found))
+            return len(found)
 
     def stop(self) -> None:
         """Let the present run begin no more messages. It returns when the messages under way are recorded."""
@@ -316,7 +315,7 @@ class Replay:
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         async with self._open_checkpoint() as state:
             ledger = DeadLedger(state.dead, most=self._settings.most_spans)
-            engine = self._make_engine(DeadLetters(self._checkpoint, ids), state, as_where(None), ledger=ledger)
+            engine = self._make_engine(DeadLetters(self, ids), state, as_where(None), ledger=ledger)
             return await self._go(engine, progress, None)
 
     def _make_engine(
@@ -337,7 +336,7 @@ class Replay:
         return Engine(
             source,
             target=target if self._observer is None else self._observer.wrap(target),
-            save=self._save,
+            save=self._checkpoint.save,  # the engine has one time limit for it and the target's flush
             state=state,
             where=where,
             settings=self._settings,
@@ -374,14 +373,36 @@ class Replay:
 
     async def _end_target(self, target: RunScoped) -> None:
         seconds = self._settings.checkpoint_timeout
-        limit = asyncio.timeout(seconds)
+        async with limit(seconds, ReplayError(f"the target did not end its run within {seconds:g} s")):
+            await target.end_run()
+
+    # --- the checkpoint ---
+
+    def _limit(self) -> AbstractAsyncContextManager[None]:
+        seconds = self._settings.checkpoint_timeout
+        slow = f"the checkpoint did not finish within {seconds:g} s: fix it, then run the same again to continue"
+        return limit(seconds, CheckpointError(slow))
+
+    async def _peek(self) -> State | None:
+        async with self._limit():
+            return await self._checkpoint.peek(self._job)
+
+    async def _read_dead(self, after: int, most: int) -> Sequence[DeadLetter]:
+        async with self._limit():
+            return await self._checkpoint.dead_letters(after=after, limit=most)
+
+    @asynccontextmanager
+    async def _begin(self, concurrency: int) -> AsyncIterator[State]:
+        async def close() -> None:
+            async with self._limit():
+                await self._checkpoint.aclose()
+
+        async with self._limit():
+            state = await self._checkpoint.open(self._job, concurrency=concurrency)
         try:
-            async with limit:
-                await target.end_run()
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            raise ReplayError(f"the target did not end its run within {seconds:g} s") from exc
+            yield state
+        finally:
+            await run_to_completion(close)
 
     @asynccontextmanager
     async def _open_checkpoint(self, concurrency: int | None = None) -> AsyncIterator[State]:
@@ -391,11 +412,8 @@ class Replay:
             self._running, self._stopping = True, False
         try:
             width = self._settings.concurrency if concurrency is None else concurrency
-            state = await self._checkpoint.open(self._job, concurrency=width)
-            try:
+            async with self._begin(width) as state:
                 yield state
-            finally:
-                await run_to_completion(self._checkpoint.aclose)
         finally:
             self._running = False
             self._engine = None

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import attrs
 
-from ..._work.limits import limit
 from ...errors import CheckpointError
 
-T = TypeVar("T")
 Source = Literal["messages", "events"]
 
 
@@ -168,39 +166,6 @@ def this_process() -> str:
     """Describe this run for the error of another one: this process, its machine, and the present time."""
     host = socket.gethostname().encode("ascii", "replace").decode()[:60]
     return f"process {os.getpid()} on {host}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-class LimitedCheckpoint:
-    """Makes each call of a checkpoint, and raises ``CheckpointError`` if it takes longer than ``timeout`` seconds."""
-
-    def __init__(self, checkpoint: Checkpoint, timeout: float) -> None:
-        self._checkpoint = checkpoint
-        self._timeout = timeout
-
-    async def open(self, job: Job, *, concurrency: int) -> State:
-        """See ``Checkpoint``."""
-        return await self._within_limit(self._checkpoint.open(job, concurrency=concurrency))
-
-    async def peek(self, job: Job) -> State | None:
-        """See ``Checkpoint``."""
-        return await self._within_limit(self._checkpoint.peek(job))
-
-    async def save(self, commit: Commit) -> None:
-        """See ``Checkpoint``."""
-        await self._within_limit(self._checkpoint.save(commit))
-
-    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """See ``Checkpoint``."""
-        return await self._within_limit(self._checkpoint.dead_letters(after=after, limit=limit))
-
-    async def aclose(self) -> None:
-        """See ``Checkpoint``."""
-        await self._within_limit(self._checkpoint.aclose())
-
-    async def _within_limit(self, call: Awaitable[T]) -> T:
-        slow = f"the checkpoint did not finish within {self._timeout:g} s: fix it, then run the same again to continue"
-        async with limit(self._timeout, CheckpointError(slow)):
-            return await call
 
 
 def keeps_both_sources(checkpoint: Checkpoint) -> bool:
