@@ -55,7 +55,7 @@ class Call:
         query = dict(pairs)
         for name, _ in pairs if len(query) < len(pairs) else ():
             if sum(other == name for other, _ in pairs) > 1:
-                raise bad_parameter("The parameter occurs more than once.", name)
+                raise bad_parameter("The parameter occurs more than once.", name or "query")
         return query
 
     def json(self) -> Json:
