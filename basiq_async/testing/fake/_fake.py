@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Self
 
 import attrs
 
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
-from ._clock import LATEST, Clock, ManualClock, MovableClock
+from . import _snapshots as snapshots
+from ._agenda import Cause, PlannedAttempt
+from ._clock import LATEST, Clock, ManualClock, MovableClock, SystemClock
 from ._deliveries import Emission
-from ._inspect import DEFAULT_API_KEY
+from ._histories import IdFactory
 from ._logs import RequestRecord
 from ._operations import Call, find_operation
 from ._responses import Quirks, Refusal, Renderer, error_response
-from ._seeded import IdFactory
-from ._states import States
-from ._store import Store, make_applications
+from ._state import State
+from ._store import Store, make_applications, require
 from ._timeline import Timeline
 from .catalog import EVENT_TYPES
 
@@ -40,7 +43,7 @@ class Exchange:
     record: RequestRecord = attrs.field(repr=False, eq=False)
 
 
-class FakeBasiq(States):
+class FakeBasiq(State):
     """A fake Basiq for tests: it responds to requests, emits events, and delivers webhooks on its own clock.
 
     clock: a callable that returns the time as an aware datetime. By default a ``ManualClock``, which stands still
@@ -59,7 +62,7 @@ class FakeBasiq(States):
     delivery_timeout: the seconds in which an endpoint must respond.
     """
 
-    DEFAULT_API_KEY = DEFAULT_API_KEY
+    DEFAULT_API_KEY = "ZmFrZS1hcHBsaWNhdGlvbjpub3QtYS1yZWFsLWtleQ=="
     """Base64 of ``fake-application:not-a-real-key``."""
 
     def __init__(
@@ -75,28 +78,20 @@ class FakeBasiq(States):
         latency: float = 0.0,
         delivery_timeout: float = 30.0,
     ) -> None:
-        if not 1 <= page_size <= 500:
-            raise ConfigurationError(f"page_size must be from 1 to 500, not {page_size!r}")
-        if not 0 < delivery_timeout < math.inf:
-            raise ConfigurationError(f"delivery_timeout must be a number of seconds above 0, not {delivery_timeout!r}")
-        if not 0 <= latency < math.inf:
-            raise ConfigurationError(f"latency must be a number of seconds from 0, not {latency!r}")
+        require(1 <= page_size <= 500, f"page_size must be from 1 to 500, not {page_size!r}")
+        require(
+            0 < delivery_timeout < math.inf,
+            f"delivery_timeout must be a number of seconds above 0, not {delivery_timeout!r}",
+        )
+        require(0 <= latency < math.inf, f"latency must be a number of seconds from 0, not {latency!r}")
         seconds = cool_off.total_seconds() if isinstance(cool_off, timedelta) else cool_off
-        if not 0 <= seconds <= _LONGEST_COOL_OFF:
-            raise ConfigurationError(f"cool_off must be from 0 seconds to 10 years, not {cool_off!r}")
-        keys = [(self.DEFAULT_API_KEY, None)] if api_keys is None else _keys(api_keys)
-        if not keys:
-            raise ConfigurationError("api_keys is empty: pass at least one key for the fake to accept")
+        require(0 <= seconds <= _LONGEST_COOL_OFF, f"cool_off must be from 0 seconds to 10 years, not {cool_off!r}")
+        require(not isinstance(api_keys, str), "api_keys is a sequence of keys, not one key")
+        keys = [self.DEFAULT_API_KEY] if api_keys is None else api_keys
+        applications = make_applications(keys)
+        require(bool(applications), "api_keys is empty: pass at least one key for the fake to accept")
         if seed is None:
             seed = secrets.token_hex(8)
-        self._settings: dict[str, Any] = {
-            "page_size": page_size,
-            "cool_off": cool_off,
-            "quirks": quirks,
-            "event_types": event_types,
-            "latency": latency,
-            "delivery_timeout": delivery_timeout,
-        }
         store = Store(
             ManualClock() if clock is None else clock,
             IdFactory(seed),
@@ -105,11 +100,16 @@ class FakeBasiq(States):
             page_size,
             timedelta(seconds=seconds),
             {**EVENT_TYPES, **(event_types or {})},
-            make_applications(keys),
+            applications,
         )
         super().__init__(store, delivery_timeout)
+        self.name = "first"
+        """The name from ``add_state``; ``first`` for the original state."""
         self._received = 0
         self._latency = latency
+        self._delivery_timeout = delivery_timeout
+        self._states: dict[str, Self] = {}
+        self._added = 0
 
     def __repr__(self) -> str:
         return f"<FakeBasiq at {self.clock().isoformat()}, {sum(1 for _ in self._store.each())} webhooks>"
@@ -131,7 +131,19 @@ class FakeBasiq(States):
 
     @quirks.setter
     def quirks(self, quirks: Quirks) -> None:
-        self._store.quirks = self._settings["quirks"] = quirks
+        self._store.quirks = quirks
+
+    # --- states ---
+
+    @staticmethod
+    def make_api_key() -> str:
+        """Return a random API key in the form of Basiq's keys."""
+        return base64.b64encode(f"fake-application:{secrets.token_hex(16)}".encode()).decode()
+
+    @property
+    def states(self) -> Mapping[str, Self]:
+        """The states that were added, by their API keys."""
+        return MappingProxyType(self._states)
 
     def find_state(self, authorization: str) -> Self | None:
         """Return the state to which the API key or token in an ``Authorization`` header belongs; None if unknown."""
@@ -142,8 +154,108 @@ class FakeBasiq(States):
                 return state
         return None
 
-    def _make_state(self, api_key: str, seed: int | str | None, clock: Clock) -> Self:
-        return type(self)(api_keys=[api_key], seed=seed, clock=clock, **self._settings)
+    def add_state(
+        self,
+        name: str | None = None,
+        *,
+        api_key: str | None = None,
+        seed: int | str | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Add an empty state: a separate fake with the same settings, for the same server or transport.
+
+        A request belongs to the state whose API key or token it carries. States share no data.
+
+        name: the name to show; by default a number.
+        api_key: the state's key; by default a random one.
+        seed: the seed of the state's ids; by default a random one.
+        clock: by default a new clock of the same kind as this fake's. If that is not a ``ManualClock`` or
+            ``SystemClock``, it is shared.
+        """
+        key = self.make_api_key() if api_key is None else api_key
+        require(
+            bool(key) and key not in self._store.applications and key not in self._states,
+            "another state has this API key, or it is empty: pass another api_key",
+        )
+        if clock is None and isinstance(self.clock, ManualClock):
+            clock = ManualClock()
+        elif clock is None and isinstance(self.clock, SystemClock):
+            clock = SystemClock(self.clock.speed)
+        state = type(self)(
+            clock=clock or self.clock,
+            api_keys=[key],
+            page_size=self._store.page_size,
+            cool_off=self._store.cool_off,
+            quirks=self.quirks,
+            seed=seed,
+            event_types=self._store.event_types,
+            latency=self._latency,
+            delivery_timeout=self._delivery_timeout,
+        )
+        self._added += 1
+        state.name = name or f"state {self._added}"
+        self._states[key] = state
+        self._changes.note()
+        return state
+
+    def remove_state(self, api_key: str) -> None:
+        """Remove an added state with all its data."""
+        state = self._states.pop(api_key, None)
+        if state is None:
+            raise ConfigurationError("no state that was added has this API key")
+        state._deliveries.agenda.forget()
+        state._tokens.forget()
+        self._changes.note()
+
+    def snapshot(self) -> dict[str, object]:
+        """Return the state as JSON data: webhooks with their secrets, messages, events, tokens and planned attempts.
+
+        Added states are included. Recorded requests, deliveries and violations, and faults are not.
+        """
+        store = self._store
+        states = {
+            key: snapshots.SavedState(state.name, isinstance(state.clock, ManualClock), state.snapshot())
+            for key, state in self.states.items()
+        }
+        return snapshots.save(
+            snapshots.Snapshot(
+                self.clock(), store.ids.made, store.serial, store.applications, list(self.upcoming()), states
+            )
+        )
+
+    def restore(self, snapshot: Mapping[str, object]) -> None:
+        """Replace the state with one that ``snapshot`` returned.
+
+        The clock moves forward to the snapshot's time, if it can be moved. Raises ``ConfigurationError`` if
+        ``snapshot`` is not a snapshot, or has an API key that this fake does not have.
+        """
+        saved = snapshots.load(snapshot)
+        require(
+            saved.applications.keys() <= self._store.applications.keys(),
+            "the state belongs to another API key: make the fake with the api_keys of the saved one",
+        )
+        clocks = {
+            key: ManualClock(snapshots.load(state.content).now) if state.still else None
+            for key, state in saved.states.items()
+        }
+        self._deliveries.agenda.forget()
+        self._tokens.forget()
+        if isinstance(self.clock, MovableClock):
+            self.clock.move_to(saved.now)
+        self._store.ids.made, self._store.serial = saved.ids, saved.serial
+        self._store.applications.update(saved.applications)
+        for app in saved.applications.values():
+            self._tokens.restore(app)
+        for each in saved.upcoming:
+            found = self._store.find_message(each.message_id)
+            if found is not None:
+                self._deliveries.agenda.plan(PlannedAttempt(each.due, *found, each.number, each.once, Cause()))
+        for key in tuple(self.states):
+            self.remove_state(key)
+        for key, state in saved.states.items():
+            self.add_state(state.name, api_key=key, clock=clocks[key]).restore(state.content)
+        self._changes.note()
+        self._deliveries.wake()
 
     # --- responding ---
 
@@ -277,14 +389,6 @@ class FakeBasiq(States):
         real socket, it would wait for itself: await the result of ``emit`` there.
         """
         await self._timeline.settle()
-
-
-def _keys(api_keys: Mapping[str, str] | Iterable[str]) -> list[tuple[str, str | None]]:
-    if isinstance(api_keys, Mapping):
-        return list(api_keys.items())
-    if isinstance(api_keys, str):
-        raise ConfigurationError("api_keys is a sequence of keys, not one key")
-    return [(key, None) for key in api_keys]
 
 
 def _split(url: str) -> tuple[str, str, str]:

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 
 import attrs
 
+from ._histories import digest
 from ._responses import bad_parameter
-from ._seeded import digest
 
 T = TypeVar("T")
 Value = str | datetime

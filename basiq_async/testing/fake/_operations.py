@@ -16,16 +16,16 @@ import attrs
 
 from ...transports.base import Request, Response
 from ._deliveries import Deliveries
+from ._histories import Log, Recorded, is_uuid
 from ._lists import MAX_LIMIT, Fields, FilterError, Window
 from ._logs import Violations
-from ._records import Event, Log, Logged, Message, Webhook
+from ._records import Event, Message, Webhook
 from ._responses import Json, Refusal, Renderer, bad_content, bad_parameter, empty, json_response, not_found
-from ._seeded import is_uuid
 from ._store import Application, Store
 from .catalog import ENTITY_LISTS
 
 T = TypeVar("T")
-L = TypeVar("L", bound=Logged)
+L = TypeVar("L", bound=Recorded)
 EVENTS_SHOWN = timedelta(days=7)
 _EVENT_ID = re.compile(r"[0-9A-Za-z_-]{1,128}", re.ASCII)
 _EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+", re.ASCII)

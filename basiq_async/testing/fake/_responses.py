@@ -274,7 +274,7 @@ class Renderer:
     def attempt(self, attempt: Attempt) -> object:
         if self.quirks.attempts == "strings":
             return attempt.id
-        code = attempt.status_code
+        code = attempt.status
         return {
             "id": attempt.id,
             "url": attempt.url,

@@ -11,9 +11,15 @@ import attrs
 
 from ...errors import ConfigurationError
 from ._clock import Clock
-from ._records import Event, Log, Message, Webhook
+from ._histories import IdFactory, Log, SeededEvents, SeededMessages, uuid_text
+from ._records import Event, Message, Webhook
 from ._responses import Quirks
-from ._seeded import IdFactory, SeededEvents, SeededIds, SeededMessages, uuid_text
+
+
+def require(kept: bool, otherwise: str) -> None:
+    """Raise ``ConfigurationError`` with the text ``otherwise``, unless ``kept`` is true."""
+    if not kept:
+        raise ConfigurationError(otherwise)
 
 
 @attrs.define
@@ -35,10 +41,13 @@ class Application:
     webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
     messages: dict[str, Log[Message]] = attrs.field(factory=dict[str, Log[Message]])
     events: Log[Event] = attrs.field(factory=Log[Event])
-    seeded: list[SeededEvents] = attrs.field(factory=list[SeededEvents])
-    entities: dict[str, Event] = attrs.field(factory=dict[str, Event])
     tokens: list[IssuedToken] = attrs.field(factory=list[IssuedToken])
     disabled: bool = False
+    entities: dict[str, Event] = attrs.field(init=False)
+
+    @entities.default
+    def _find_entities(self) -> dict[str, Event]:
+        return {event.path: event for event in self.events.stored()}
 
     def by_url(self, url: str) -> Webhook | None:
         return next((webhook for webhook in self.webhooks.values() if webhook.url == url), None)
@@ -49,10 +58,8 @@ class Application:
 
     def entity(self, path: str) -> Event | None:
         """Return an event about the entity at ``path``, if possible the latest; None if no event is about it."""
-        found = self.entities.get(path)
-        if found is not None:
-            return found
-        return next((event for seeded in self.seeded if (event := seeded.find_entity(path))), None)
+        seeded = (part.find_entity(path) for part in self.events.seeded() if isinstance(part, SeededEvents))
+        return self.entities.get(path) or next(filter(None, seeded), None)
 
 
 @attrs.define
@@ -71,10 +78,9 @@ class Store:
 
     def application(self, api_key: str | None = None) -> Application:
         """Return the application of a key, or of the first key. Raises ``ConfigurationError`` for an unknown key."""
-        found = self.applications.get(next(iter(self.applications)) if api_key is None else api_key)
-        if found is None:
-            raise ConfigurationError("the fake does not accept this api_key")
-        return found
+        key = next(iter(self.applications)) if api_key is None else api_key
+        require(key in self.applications, "the fake does not accept this api_key")
+        return self.applications[key]
 
     def webhook(self, webhook_id: str) -> Webhook:
         """Return the webhook with this id. Raises ``ConfigurationError`` for an unknown id."""
@@ -106,7 +112,6 @@ class Store:
             app.webhooks.clear()
             app.messages.clear()
             app.events = Log()
-            app.seeded.clear()
             app.entities.clear()
             app.disabled = False
 
@@ -183,15 +188,15 @@ class Store:
             first = now - count * every
         except OverflowError:
             raise ConfigurationError("the history would begin before the year 1") from None
-        events = SeededEvents.make(name, types, first, every, count)
-        log.extend(SeededMessages(SeededIds("message", *name), webhook.id, webhook.url, events, failed))
+        events = SeededEvents(name, types, first, every, count)
+        log.extend(SeededMessages(webhook.id, webhook.url, events, failed))
         app.events.extend(events)
-        app.seeded.append(events)
 
 
-def make_applications(api_keys: Iterable[tuple[str, str | None]]) -> dict[str, Application]:
-    """Return an application for each key, with the given name or else a UUID."""
+def make_applications(api_keys: Mapping[str, str] | Iterable[str]) -> dict[str, Application]:
+    """Return an application for each key, with its name in the mapping or else a UUID."""
+    names = api_keys if isinstance(api_keys, Mapping) else {}
     return {
-        key: Application(name or uuid_text(number.to_bytes(16, "big")))
-        for number, (key, name) in enumerate(api_keys, 1)
+        key: Application(names.get(key) or uuid_text(number.to_bytes(16, "big")))
+        for number, key in enumerate(api_keys, 1)
     }

@@ -86,10 +86,9 @@ class Tokens:
         for _, token in self._issued.values():
             token.expires = min(token.expires, self._store.clock())
 
-    def restore(self, app: Application, tokens: list[IssuedToken]) -> None:
-        """Accept the tokens of a snapshot."""
-        app.tokens = tokens
-        self._issued.update((token.text, (app, token)) for token in tokens)
+    def restore(self, app: Application) -> None:
+        """Accept the tokens of a restored application."""
+        self._issued.update((token.text, (app, token)) for token in app.tokens)
 
     def forget(self) -> None:
         """Revoke all tokens that were issued."""

@@ -13,8 +13,8 @@ from ._results import Items, Page, take
 
 if TYPE_CHECKING:
     from ..fake._deliveries import DeliveredAttempt
-    from ..fake._inspect import Upcoming
     from ..fake._records import Message
+    from ..fake._state import Upcoming
 
 M = TypeVar("M", bound=results.Message)
 Limit = Annotated[int, About("At most this many items; 100 by default.", 1, 1000)]
@@ -82,8 +82,7 @@ def _show_message(kind: type[M], message: Message, upcoming: Upcoming | None) ->
         event_type_id=event.type_id,
         event_id=event.id,
         attempts=tuple(
-            take(results.Attempt, attempt, number=number, status=attempt.status_code)
-            for number, attempt in enumerate(message.attempts, 1)
+            take(results.Attempt, attempt, number=number) for number, attempt in enumerate(message.attempts, 1)
         ),
         next_attempt=None if upcoming is None else take(results.NextAttempt, upcoming),
     )

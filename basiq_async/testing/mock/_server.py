@@ -144,10 +144,9 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
     Attempts that are under way at the end are given back: the next server, or ``advance``, makes them again. Raises
     the first ``ConfigurationError`` of a route to an invalid receiver.
     """
-    dispatchers = _Dispatchers(endpoint, base_url)
-    for each in (fake, *fake.states.values()):
-        dispatchers.start(each)
-    stop = fake.watch_states(dispatchers.start, dispatchers.stop)
+    dispatchers = _Dispatchers(fake, endpoint, base_url)
+    dispatchers.update()
+    stop = fake.watch(dispatchers.update)
     try:
         yield
     finally:
@@ -158,23 +157,32 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
 
 
 class _Dispatchers:
-    """The tasks that make deliveries, one for each state."""
+    """The tasks that make deliveries, one for each state of a fake."""
 
-    def __init__(self, endpoint: Endpoint, base_url: str) -> None:
+    def __init__(self, fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> None:
+        self._fake = fake
         self._endpoint = endpoint
         self._base_url = base_url
         self._running: dict[FakeBasiq, tuple[Outlet, asyncio.Task[None]]] = {}
         self._ending: list[asyncio.Task[None]] = []
         self.wrong: list[ConfigurationError] = []
 
-    def start(self, fake: FakeBasiq) -> None:
+    def update(self) -> None:
+        """Start a task for each state that was added, and stop those of removed states."""
+        states = {self._fake, *self._fake.states.values()}
+        for each in states - self._running.keys():
+            self._start(each)
+        for each in self._running.keys() - states:
+            self._stop(each)
+
+    def _start(self, fake: FakeBasiq) -> None:
         news = asyncio.Event()
         outlet = Outlet(self._endpoint, self._base_url, news.set)
         fake._deliveries.open(outlet)
         work = _dispatch(fake, outlet, news, self.wrong)
         self._running[fake] = (outlet, asyncio.create_task(work, name="basiq-async fake deliveries"))
 
-    def stop(self, fake: FakeBasiq) -> None:
+    def _stop(self, fake: FakeBasiq) -> None:
         outlet, task = self._running.pop(fake)
         fake._deliveries.close(outlet)
         task.cancel()
@@ -183,7 +191,7 @@ class _Dispatchers:
     async def aclose(self) -> None:
         """Cancel the tasks and wait for their end, even if the caller is cancelled meanwhile."""
         for fake in tuple(self._running):
-            self.stop(fake)
+            self._stop(fake)
         for result in await run_to_completion(self._wait):
             if isinstance(result, Exception):
                 raise result

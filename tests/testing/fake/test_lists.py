@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from basiq_async import F
 from basiq_async.testing import FakeBasiq, Quirks
-from basiq_async.testing.fake._lists import Fields, FilterError  # private: thousands of filters, without a list
-from basiq_async.testing.fake._seeded import (
+from basiq_async.testing.fake._histories import (
     SeededEvents,
     SeededIds,
     is_uuid,
 )  # private: an index that no list comes to
+from basiq_async.testing.fake._lists import Fields, FilterError  # private: thousands of filters, without a list
 
 from ..conftest import ENDPOINT, Caller
 
@@ -266,7 +266,7 @@ def test_an_id_that_is_not_seeded_leads_nowhere(change: Any) -> None:
 
 
 def test_a_seeded_history_ends_as_a_list_does() -> None:
-    events = SeededEvents.make((), ("user.created",), datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=1), 3)
+    events = SeededEvents((), ("user.created",), datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=1), 3)
     assert [event.created.second for event in events] == [0, 1, 2]  # type: ignore[attr-defined]  # by its items alone
     with pytest.raises(IndexError):
         events[-1]

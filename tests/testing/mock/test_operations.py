@@ -10,7 +10,7 @@ import schemathesis
 from basiq_async import BasiqClient, RetryPolicy, ServerError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.testing import FakeBasiq
-from basiq_async.testing.fake._seeded import SeededMessages  # private: how many are looked at is what is counted
+from basiq_async.testing.fake._histories import SeededMessages  # private: how many are looked at is what is counted
 
 from ..conftest import ENDPOINT
 from .conftest import Controller

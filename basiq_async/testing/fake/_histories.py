@@ -1,0 +1,289 @@
+"""Identifiers that are computed from a seed, and histories, of which a part may be made on demand."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+
+from ._records import Attempt, Event, Message
+
+_MASK = (1 << 62) - 1
+_STEP = 0x1D8E4E27C47D124F  # odd, so that multiplication modulo 2**62 can be reversed
+_BACK = pow(_STEP, -1, 1 << 62)
+_VARIANT = 1 << 63
+UUID_PARTS = (8, 4, 4, 4, 12)
+USERS = 64
+
+
+def digest(*parts: object, size: int = 16) -> bytes:
+    """Return a hash of the parts, ``size`` bytes long."""
+    return blake2b("\0".join(map(str, parts)).encode(errors="surrogatepass"), digest_size=size).digest()
+
+
+def uuid_text(raw: bytes) -> str:
+    """Return 16 bytes as the text of a version 4 UUID."""
+    text = raw.hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[raw[8] & 3]}{text[17:20]}-{text[20:]}"
+
+
+def is_uuid(text: str) -> bool:
+    """Return whether ``text`` is a UUID of 8-4-4-4-12 hexadecimal digits."""
+    parts = text.split("-")
+    return (
+        tuple(map(len, parts)) == UUID_PARTS
+        and text.isascii()
+        and all(part.isalnum() and not part.strip("0123456789abcdefABCDEF") for part in parts)
+    )
+
+
+class IdFactory:
+    """Makes new identifiers. The same seed gives the same sequence."""
+
+    def __init__(self, seed: int | str) -> None:
+        self._seed = seed
+        self.made = 0
+
+    def _next(self, kind: str, size: int) -> bytes:
+        self.made += 1
+        return digest(self._seed, kind, self.made, size=size)
+
+    def uuid(self) -> str:
+        return uuid_text(self._next("uuid", 16))
+
+    def opaque(self, size: int = 32) -> str:
+        """Return an identifier of ``size`` bytes in lower-case hexadecimal digits."""
+        return self._next("opaque", size).hex()
+
+
+class SeededIds:
+    """Computes the identifiers of items 0, 1, 2, ... of a lazy collection, and the index from an identifier."""
+
+    def __init__(self, *name: object) -> None:
+        uuid_tag = uuid_text(digest("uuid", *name))
+        self._uuid_tag = uuid_tag[:19]
+        self._hex_tag = digest("hex", *name, size=24).hex()
+        self._offset = int.from_bytes(digest("offset", *name, size=7), "big")
+
+    def scatter(self, index: int) -> int:
+        """Return 62 bits that look random and are unique to the index."""
+        return ((index + self._offset) * _STEP) & _MASK
+
+    def uuid(self, index: int) -> str:
+        tail = f"{_VARIANT | self.scatter(index):016x}"
+        return f"{self._uuid_tag}{tail[:4]}-{tail[4:]}"
+
+    def hex(self, index: int) -> str:
+        return f"{self._hex_tag}{self.scatter(index):016x}"
+
+    def index_of_uuid(self, text: str) -> int | None:
+        text = text.lower()
+        if not text.startswith(self._uuid_tag) or len(text) != 36:
+            return None
+        return self._index(text[19:].replace("-", ""), _VARIANT)
+
+    def index_of_hex(self, text: str) -> int | None:
+        if not text.startswith(self._hex_tag) or len(text) != 64:
+            return None
+        return self._index(text[48:], 0)
+
+    def _index(self, tail: str, variant: int) -> int | None:
+        try:
+            scattered = int(tail, 16) ^ variant
+        except ValueError:
+            return None
+        return ((scattered * _BACK) - self._offset) & _MASK if scattered <= _MASK else None
+
+
+class Recorded(Protocol):
+    """An item of a history."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def created(self) -> datetime: ...
+
+
+T = TypeVar("T", bound=Recorded)
+
+
+class Seeded(Generic[T]):
+    """Items that are made anew at each access, so that a long history needs no memory."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int, /) -> T:
+        raise NotImplementedError
+
+    def index_of(self, id: str) -> int | None:
+        """Return the index that an id belongs to; None for a foreign id."""
+        raise NotImplementedError
+
+    def find(self, id: str) -> T | None:
+        index = self.index_of(id)
+        return None if index is None or index >= len(self) else self[index]
+
+
+@attrs.frozen
+class SeededEvents(Seeded[Event]):
+    """The events of a seeded history. The same name gives the same events."""
+
+    name: tuple[object, ...]
+    types: tuple[str, ...]
+    first: datetime
+    every: timedelta
+    count: int
+    ids: SeededIds = attrs.field(init=False, eq=False, repr=False)
+    users: tuple[str, ...] = attrs.field(init=False, eq=False, repr=False)
+
+    @ids.default
+    def _make_ids(self) -> SeededIds:
+        return SeededIds("event", self.name)
+
+    @users.default
+    def _make_users(self) -> tuple[str, ...]:
+        return tuple(uuid_text(digest(self.name, "user", number)) for number in range(USERS))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Event:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        chance = self.ids.scatter(index)
+        type_id, user_id = self.types[(chance >> 32) % len(self.types)], self.users[(chance >> 16) % USERS]
+        return Event(self.ids.hex(index), type_id, user_id, self.ids.uuid(index), self.first + index * self.every)
+
+    def index_of(self, id: str) -> int | None:
+        return self.ids.index_of_hex(id)
+
+    def find_entity(self, path: str) -> Event | None:
+        """Return the event that is about the entity at ``path``; None if no event is."""
+        parts = path.split("/")
+        if len(parts) > 4:
+            index = self.ids.index_of_uuid(parts[4])
+            event = None if index is None or index >= self.count else self[index]
+            return event if event is not None and event.path == path else None
+        if len(parts) < 3 or parts[2] not in self.users:
+            return None
+        entity = parts[3] if len(parts) == 4 else "user"
+        type_id = next((name for name in self.types if name.startswith(entity + ".")), None)
+        return None if type_id is None else Event("", type_id, parts[2], "", self.first)
+
+
+@attrs.frozen
+class SeededMessages(Seeded[Message]):
+    """The messages of a seeded history, each with one attempt, successful or failed, at the time of its event."""
+
+    webhook_id: str
+    url: str
+    events: SeededEvents
+    failed: float
+    ids: SeededIds = attrs.field(init=False, eq=False, repr=False)
+
+    @ids.default
+    def _make_ids(self) -> SeededIds:
+        return SeededIds("message", *self.events.name)
+
+    def __len__(self) -> int:
+        return self.events.count
+
+    def __getitem__(self, index: int) -> Message:
+        event = self.events[index]
+        chance = self.ids.scatter(index)
+        ok = (chance >> 24) % 10_000 >= self.failed * 10_000
+        response, status = ("OK", 200) if ok else ("Internal Server Error", 500)
+        attempt = Attempt(f"{chance:016x}", self.url, response, status, event.created, ok)
+        return Message(self.ids.uuid(index), self.webhook_id, event, event.created, None, (attempt,))
+
+    def index_of(self, id: str) -> int | None:
+        return self.ids.index_of_uuid(id)
+
+
+class Log(Generic[T]):
+    """Items, oldest first, each at a position that never changes.
+
+    ``segments`` are its parts, oldest first. ``kept`` has the stored items of seeded parts, by their ids.
+    """
+
+    def __init__(self) -> None:
+        self.segments: list[list[T] | Seeded[T]] = []
+        self.kept: dict[str, T] = {}
+        self._starts: list[int] = []
+        self._by_id: dict[str, T] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def newest(self) -> T | None:
+        return self.segments[-1][len(self.segments[-1]) - 1] if self._size else None
+
+    def append(self, item: T) -> None:
+        if not self.segments or isinstance(self.segments[-1], Seeded):
+            self._add([])
+        self.segments[-1].append(item)  # type: ignore[union-attr]  # the last segment is a list now
+        self._by_id[item.id] = item
+        self._size += 1
+
+    def extend(self, seeded: Seeded[T]) -> None:
+        """Add items that are made on demand."""
+        if len(seeded):
+            self._add(seeded)
+            self._size += len(seeded)
+
+    def keep(self, item: T) -> None:
+        """Store an item that may have been made on demand, so that later changes to it are kept."""
+        if item.id not in self._by_id:
+            self.kept[item.id] = item
+
+    def stored(self) -> Iterator[T]:
+        """Return the items that were appended, oldest first."""
+        return iter(self._by_id.values())
+
+    def seeded(self) -> Iterator[Seeded[T]]:
+        """Return the parts that are made on demand, oldest first."""
+        return (segment for segment in self.segments if isinstance(segment, Seeded))
+
+    def _add(self, segment: list[T] | Seeded[T]) -> None:
+        self.segments.append(segment)
+        self._starts.append(self._size)
+
+    def find(self, id: str) -> T | None:
+        found = self._by_id.get(id) or self.kept.get(id.lower())
+        return found or next((item for seeded in self.seeded() if (item := seeded.find(id)) is not None), None)
+
+    def scan(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
+        """Yield each item and its position, from ``start`` or else from the oldest. Skip items older than ``since``."""
+        start = start or 0
+        first = max(bisect_right(self._starts, start) - 1, 0)
+        for begin, segment in zip(self._starts[first:], self.segments[first:], strict=True):
+            index = max(start - begin, 0)
+            if since is not None:
+                index = bisect_left(segment, since, lo=index, key=_created)
+            for index in range(index, len(segment)):  # noqa: B020  # continues from where it stands
+                yield begin + index, self._current(segment[index])
+
+    def scan_back(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
+        """Yield each item and its position, from ``start`` or else from the newest, back to ``since``."""
+        start = self._size - 1 if start is None else start
+        for begin, segment in zip(reversed(self._starts), reversed(self.segments), strict=True):
+            for index in range(min(start - begin, len(segment) - 1), -1, -1):
+                item = segment[index]
+                if since is not None and item.created < since:
+                    return
+                yield begin + index, self._current(item)
+
+    def _current(self, item: T) -> T:
+        return self.kept.get(item.id, item) if self.kept else item
+
+
+def _created(item: Recorded) -> datetime:
+    return item.created

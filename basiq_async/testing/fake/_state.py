@@ -1,0 +1,369 @@
+"""The state of a fake: its parts, the methods that set it up, and the reports about what happened."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import get_args
+
+import attrs
+
+from ...errors import ConfigurationError
+from ...transports.base import Request
+from ._clock import Clock
+from ._deliveries import DeliveredAttempt, Deliveries, Emission
+from ._endpoints import Receiver, adapt
+from ._faults import DeliveryFault, Drop, Fault, Faults
+from ._histories import Log
+from ._logs import Changes, Recent, RequestRecord, Violation, Violations, size_of
+from ._records import Message, Webhook
+from ._responses import secret_text
+from ._store import Store, require
+from ._tokens import Tokens
+
+
+@attrs.frozen
+class Upcoming:
+    """An attempt that is planned or under way. ``once``: no further attempt follows if it fails."""
+
+    message_id: str
+    webhook_id: str
+    number: int
+    due: datetime
+    once: bool = False
+
+
+class State:
+    """The parts of a fake, which know each other. The methods of ``FakeBasiq`` that set up a test, and its reports."""
+
+    def __init__(self, store: Store, delivery_timeout: float) -> None:
+        self.clock: Clock = store.clock
+        self._store = store
+        self._changes = Changes()
+        self._violations = Violations(store.clock)
+        self._tokens = Tokens(store, self._violations)
+        self._deliveries = Deliveries(store, self._violations, self._changes, timeout=delivery_timeout)
+        self._timeline = self._deliveries.timeline
+        self._faults: Faults[Fault] = Faults()
+        self._requests: Recent[RequestRecord] = Recent(
+            lambda record: size_of(record.request.headers, record.request.body, record.request.url)
+        )
+
+    # --- setting up ---
+
+    def add_webhook(
+        self,
+        url: str = "https://example.com/basiq",
+        subscribed_events: Iterable[str] | None = None,
+        *,
+        active: bool = True,
+        api_key: str | None = None,
+    ) -> str:
+        """Add a webhook, and return its id. It is active at once; with ``active=False`` its cool-off begins now.
+
+        subscribed_events: by default every event type.
+        """
+        app = self._store.application(api_key)
+        types = tuple(self._store.event_types if subscribed_events is None else subscribed_events)
+        self._store.check_types(types)
+        require(app.by_url(url) is None, f"there is a webhook with the url {url} already")
+        webhook = self._store.add_webhook(app, url, types, active=active)
+        self._changes.note()
+        return webhook.id
+
+    def secret(self, webhook_id: str) -> str:
+        """Return the signing secret of a webhook."""
+        return secret_text(self._store.webhook(webhook_id).key, self._store.quirks.signing_key)
+
+    def seed_messages(
+        self,
+        n: int,
+        webhook_id: str | None = None,
+        *,
+        event_types: Iterable[str] | None = None,
+        every: timedelta | float = 1.0,
+        failed: float = 0.0,
+        api_key: str | None = None,
+    ) -> str:
+        """Give a webhook a history of ``n`` messages. They are made on demand, so even a million need no memory.
+
+        webhook_id: by default the first webhook, which is added if there is none.
+        event_types: by default the types that the webhook is subscribed to.
+        every: the time between two messages, and between the newest message and now; a timedelta or seconds.
+        failed: the share of messages, from 0 to 1, whose only attempt failed.
+
+        Returns the webhook's id.
+        """
+        require(n >= 0 and 0 <= failed <= 1, "n must be 0 or more, and failed from 0 to 1")
+        app = self._store.application(api_key)
+        if webhook_id is None:
+            webhook_id = next(iter(app.webhooks), None) or self.add_webhook(api_key=api_key)
+        require(webhook_id in app.webhooks, f"there is no webhook {webhook_id}")
+        webhook = app.webhooks[webhook_id]
+        types = tuple(event_types) if event_types is not None else webhook.events
+        self._store.check_types(types)
+        require(bool(types), "event_types must name at least one event type")
+        step = every if isinstance(every, timedelta) else timedelta(seconds=every)
+        self._store.seed_messages(app, webhook, n, every=step, failed=failed, types=types)
+        self._changes.note()
+        return webhook_id
+
+    def fail_next(
+        self,
+        times: int = 1,
+        *,
+        status: int | None = None,
+        retry_after: float | str | None = None,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: float = 0.0,
+        drop: Drop | bool = False,
+        loop: bool = False,
+        method: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        """Make the next requests fail.
+
+        times: how many requests fail.
+        status: respond with this status and an error in the documented form; ``retry_after`` (seconds, or any text)
+            sets its header.
+        body: respond with this body unchanged, such as ``b'{"data": [{'``. The status is ``status``, or 200.
+        delay: respond after this many seconds. Without another fault, the response is the normal one.
+        drop: break the connection: ``"request"`` (or True) before the request is carried out, ``"response"`` after
+            it.
+        loop: let a list's ``next`` link lead to the same page.
+        method, path: fail only matching requests; ``*`` in a path matches any text. Without a path, every request
+            except the token call matches.
+        """
+        wrong = status is not None or body is not None or delay or drop or loop
+        require(bool(wrong), "say what goes wrong: status, body, delay, drop or loop")
+        _check(times, status)
+        extra = {name.lower(): text for name, text in (headers or {}).items()}
+        if retry_after is not None:
+            extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
+        raw = body.encode() if isinstance(body, str) else body
+        self._faults.add(Fault(times, method, path, status, extra, raw, delay, _drop(drop), loop))
+        self._changes.note()
+
+    def fail_deliveries(
+        self, times: int = 1, *, status: int | None = None, drop: Drop | bool = False, url: str | None = None
+    ) -> None:
+        """Make the next deliveries fail.
+
+        times: how many deliveries fail.
+        status: do not call the endpoint, and record this status for the attempt.
+        drop: break the connection: ``"request"`` (or True) before the endpoint receives the delivery,
+            ``"response"`` after the endpoint has handled it, so that Basiq delivers it again.
+        url: fail only deliveries to endpoints whose url matches; ``*`` matches any text.
+        """
+        require((status is None) is bool(drop), "say what goes wrong with the deliveries: either status or drop")
+        _check(times, status)
+        self._deliveries.outages.faults.add(DeliveryFault(times, url, status, _drop(drop)))
+        self._changes.note()
+
+    def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
+        """Let all deliveries to an endpoint fail, without calling it, until ``endpoint_up``.
+
+        url: the url of the endpoint's webhook; None for every endpoint.
+        status: the status of the response; None if the connection fails.
+        """
+        self._deliveries.outages.down[url] = status
+        self._changes.note()
+
+    def endpoint_up(self, url: str | None = None) -> None:
+        """End the outage of an endpoint; without a url, every outage."""
+        if url is None:
+            self._deliveries.outages.down.clear()
+        self._deliveries.outages.down.pop(url, None)
+        self._changes.note()
+
+    def redeliver(self, message_id: str) -> Emission:
+        """Deliver a message once more, now, whether or not it was delivered before.
+
+        Await the result to make the attempt. If it fails, no further attempt follows.
+        """
+        found = self._store.find_message(message_id)
+        if found is None:
+            raise ConfigurationError(f"there is no message {message_id!r}")
+        emission = self._deliveries.redeliver(*found)
+        self._changes.note()
+        return emission
+
+    def route(self, url: str, receiver: Receiver) -> None:
+        """Send the deliveries for ``url`` to a receiver in this process.
+
+        receiver: an async callable ``(headers, body)``, an object with ``async handle(headers, body)`` such as a
+            ``WebhookReceiver``, or an ASGI application. The callable and ``handle`` return a status, or an object with
+            a ``.status``.
+        """
+        self._deliveries.routes[url] = adapt(receiver)
+
+    def expire_tokens(self) -> None:
+        """Let all tokens that were issued expire now."""
+        self._tokens.expire_all()
+        self._changes.note()
+
+    def disable_account(self, api_key: str | None = None) -> None:
+        """Respond with 403 to every request of an application."""
+        self._store.application(api_key).disabled = True
+        self._changes.note()
+
+    def reset_log(self) -> None:
+        """Forget all recorded requests, deliveries and violations, and all faults. Keep everything else."""
+        self._requests.clear()
+        self._deliveries.attempts.clear()
+        self._violations.clear()
+        self._faults.clear()
+        self._deliveries.outages.clear()
+        self._changes.note()
+
+    def reset(self) -> None:
+        """Forget everything except the API keys, the routes and the time."""
+        self.reset_log()
+        self._deliveries.agenda.forget()
+        self._tokens.forget()
+        self._store.clear()
+        self._changes.note()
+
+    # --- reports ---
+
+    def now(self) -> datetime:
+        """Return the time on the fake's clock."""
+        return self.clock()
+
+    @property
+    def next_due(self) -> datetime | None:
+        """The time of the next delivery attempt; None if none is planned."""
+        return self._deliveries.agenda.next_due()
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        """The latest requests, oldest first: at most 10,000 and at most 64 MiB."""
+        return tuple(record.request for record in self._requests)
+
+    @property
+    def request_log(self) -> Sequence[RequestRecord]:
+        """The latest requests, oldest first, each with its status, duration and violations."""
+        return tuple(self._requests)
+
+    @property
+    def deliveries(self) -> Sequence[DeliveredAttempt]:
+        """The latest delivery attempts, oldest first: at most 10,000 and at most 64 MiB."""
+        return tuple(self._deliveries.attempts)
+
+    def numbered_deliveries(self) -> Iterator[tuple[int, DeliveredAttempt]]:
+        """Return the latest delivery attempts, newest first, each with its number, which counts from 1."""
+        return self._deliveries.attempts.numbered()
+
+    def upcoming(self) -> Sequence[Upcoming]:
+        """Return the attempts that are planned or under way, in the order of their due times."""
+        return [
+            Upcoming(planned.message.id, planned.webhook.id, planned.number, planned.due, planned.once)
+            for planned in self._deliveries.agenda.planned()
+        ]
+
+    @property
+    def pending(self) -> int:
+        """The number of attempts that are planned or under way."""
+        return len(self._deliveries.agenda)
+
+    @property
+    def endpoints_down(self) -> Mapping[str | None, int | None]:
+        """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
+        return dict(self._deliveries.outages.down)
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """The faults for the next requests."""
+        return self._faults.waiting()
+
+    @property
+    def delivery_faults(self) -> Sequence[DeliveryFault]:
+        """The faults for the next deliveries."""
+        return self._deliveries.outages.faults.waiting()
+
+    @property
+    def violations(self) -> Sequence[Violation]:
+        """The misuses of Basiq by callers and endpoints, such as requests that Basiq would refuse; the first 1,000."""
+        return self._violations.seen()
+
+    @property
+    def revision(self) -> int:
+        """The number of changes so far. While it stays the same, nothing has changed."""
+        return self._changes.revision
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call ``changed`` after each change. Return a function that ends the calls."""
+        return self._changes.watch(changed)
+
+    def assert_no_violations(self) -> None:
+        """Raise an ``AssertionError`` that lists the violations. Do nothing if none was recorded."""
+        seen = self.violations
+        if seen:
+            raise AssertionError("Basiq was misused:" + "".join(f"\n- {v.code}: {v.detail}" for v in seen))
+
+    @property
+    def event_types(self) -> Mapping[str, str]:
+        """The event types, each with its description."""
+        return self._store.event_types
+
+    def webhooks(self) -> Sequence[Webhook]:
+        """Return the webhooks of all applications, in the order of their creation."""
+        return sorted((webhook for _, webhook in self._store.each()), key=lambda webhook: webhook.serial)
+
+    def find_message(self, message_id: str) -> Message | None:
+        """Return the message with this id; None if it does not exist."""
+        found = self._store.find_message(message_id)
+        return None if found is None else found[2]
+
+    def count_messages(self, webhook_id: str | None = None) -> int:
+        """Return the number of messages of a webhook, or of all webhooks."""
+        return sum(
+            len(app.messages[webhook.id])
+            for app, webhook in self._store.each()
+            if webhook_id is None or webhook.id == webhook_id
+        )
+
+    def message_places(self) -> Mapping[int, int]:
+        """Return the number of messages of each webhook, by the webhook's serial number."""
+        return {webhook.serial: len(app.messages[webhook.id]) for app, webhook in self._store.each()}
+
+    def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
+        """Return the messages of a webhook, or of all webhooks, newest first."""
+        return (message for _, message in self.scan_messages(webhook_id))
+
+    def scan_messages(
+        self, webhook_id: str | None = None, before: Mapping[int, int] | None = None
+    ) -> Iterator[tuple[tuple[int, int], Message]]:
+        """Return the messages of a webhook, or of all webhooks, newest first, each with its place.
+
+        A place is the webhook's serial number, and the message's position in the webhook's history.
+
+        before: a position for each webhook, by its serial number; only messages before that position are returned.
+            Webhooks that are not in the mapping are left out.
+        """
+        logs = [
+            _placed(webhook.serial, app.messages[webhook.id], None if before is None else before.get(webhook.serial, 0))
+            for app, webhook in self._store.each()
+            if webhook_id is None or webhook.id == webhook_id
+        ]
+        return heapq.merge(*logs, key=lambda placed: placed[1].created, reverse=True)
+
+
+def _check(times: int, status: int | None) -> None:
+    require(times >= 1, f"times must be 1 or more, not {times!r}")
+    require(status is None or 100 <= status <= 999, f"status must be from 100 to 999, not {status!r}")
+
+
+def _drop(drop: Drop | bool) -> Drop | None:
+    if drop is True:
+        return "request"
+    require(not drop or drop in get_args(Drop), f"drop must be 'request' or 'response', not {drop!r}")
+    return drop or None
+
+
+def _placed(serial: int, log: Log[Message], before: int | None) -> Iterator[tuple[tuple[int, int], Message]]:
+    if before == 0:
+        return iter(())
+    return (((serial, position), item) for position, item in log.scan_back(None if before is None else before - 1))
