@@ -40,7 +40,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, Inbox, SQLInbox, WebhookReceiver
 from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, Replay, SQLCheckpoint, SQLiteCheckpoint
-from basiq_async.replay.protocol import Job, State
+from basiq_async.replay.protocol import ReplayJob, State
 from basiq_async.testing import FakeBasiq, Quirks
 from tests import crash_fleet, crash_receiver
 from tests.support.cancelling import storm
@@ -173,9 +173,9 @@ class Crash:
 
     async def _peek(self) -> State | None:
         if self.database is None:
-            return await SQLiteCheckpoint(self.checkpoint).peek(Job(self.webhook_id))
+            return await SQLiteCheckpoint(self.checkpoint).peek(ReplayJob(self.webhook_id))
         async with engine_of(self.database.url()) as engine:
-            return await SQLCheckpoint(engine).peek(Job(self.webhook_id))
+            return await SQLCheckpoint(engine).peek(ReplayJob(self.webhook_id))
 
     def _size(self) -> int:
         if self.database is not None:

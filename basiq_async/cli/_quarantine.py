@@ -250,7 +250,7 @@ async def _find_dead(webhook_id: str, event_id: str) -> DeadLetter | None:
     """Return the dead letter of an event that a recovery in this folder keeps."""
     from ..models import Message
     from ..replay import SQLiteCheckpoint
-    from ..replay.protocol import Job
+    from ..replay.protocol import ReplayJob
 
     for file in sorted(glob.glob("basiq-recover-*-*.db")):
         source = "events" if file.endswith("-events.db") else "messages"
@@ -258,7 +258,7 @@ async def _find_dead(webhook_id: str, event_id: str) -> DeadLetter | None:
             continue
         checkpoint, after = SQLiteCheckpoint(file), 0
         try:
-            await checkpoint.open(Job(webhook_id, source=source), concurrency=0)
+            await checkpoint.open(ReplayJob(webhook_id, source=source), concurrency=0)
             while page := await checkpoint.dead_letters(after=after, limit=_PAGE):
                 for dead_letter in page:
                     if event_id in (dead_letter.id, Message(dead_letter.id, dead_letter.message).event_id):

@@ -62,7 +62,7 @@ _LAZY = {
 
 _ELSEWHERE = {
     "": ("CheckpointError", "CheckpointInUseError", "ReplayError", "TargetError"),
-    "replay.protocol": ("Advance", "Commit", "Job", "State"),
+    "replay.protocol": ("Advance", "Commit", "ReplayJob", "State"),
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"sqlalchemy": "sql"}, elsewhere=_ELSEWHERE)

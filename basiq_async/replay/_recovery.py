@@ -24,7 +24,7 @@ from ._replay import Replay
 from ._report import OnProgress, Report
 from ._sources import EVENT_PREFIX
 from ._where import Predicate, Where
-from .checkpoints._base import Checkpoint, DeadLetter, Job, State, keeps_both_sources
+from .checkpoints._base import Checkpoint, DeadLetter, ReplayJob, State, keeps_both_sources
 from .targets._base import Handler, SessionHandler, Target
 from .targets._http import HttpTarget
 
@@ -162,11 +162,12 @@ async def recovered_by(
     ``|``. Raises ``CheckpointError``, also for checkpoints of a run with a ``where`` or a ``filter``, because that did
     not recover everything.
     """
-    found = _recorded(await checkpoint.peek(Job(webhook_id)) or State(), of_events=False)
+    found = _recorded(await checkpoint.peek(ReplayJob(webhook_id)) or State(), of_events=False)
     if events_checkpoint is None and keeps_both_sources(checkpoint):
         events_checkpoint = checkpoint
     if events_checkpoint is not None:
-        found |= _recorded(await events_checkpoint.peek(Job(webhook_id, source="events")) or State(), of_events=True)
+        events = await events_checkpoint.peek(ReplayJob(webhook_id, source="events"))
+        found |= _recorded(events or State(), of_events=True)
     return found
 
 

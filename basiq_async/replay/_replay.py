@@ -32,7 +32,7 @@ from ._ledger import DeadLedger, Ledger
 from ._report import OnProgress, Plan, Progress, Reconciliation, Report, make_plan, reconcile
 from ._sources import REACH, EventList, Lists, MessageSource, open_events, placeholder_for, read_texts
 from ._where import Predicate, Where, as_where
-from .checkpoints._base import Checkpoint, Commit, DeadLetter, Job, Source, State
+from .checkpoints._base import Checkpoint, Commit, DeadLetter, ReplayJob, Source, State
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
 
@@ -150,7 +150,7 @@ class Replay:
         as_target(target, inbox)
         self._list(self._filter)
         sent = self._filter or "" if self._filters is None else json.dumps(self._filters)
-        self._job = Job(webhook_id, sent, source, self._where.description)
+        self._job = ReplayJob(webhook_id, sent, source, self._where.description)
         self._engine: Engine | None = None
         self._observer: Observer | None = None
         self._wrap: Callable[[Target], Target] | None = None
@@ -172,7 +172,7 @@ class Replay:
         """
 
     @property
-    def job(self) -> Job:
+    def job(self) -> ReplayJob:
         """The job that the checkpoint belongs to. Another job needs another checkpoint."""
         return self._job
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .checkpoints._base import Advance, Commit, Job, State
+from .checkpoints._base import Advance, Commit, ReplayJob, State
 
-__all__ = ["Advance", "Commit", "Job", "State"]
+__all__ = ["Advance", "Commit", "ReplayJob", "State"]

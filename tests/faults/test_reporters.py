@@ -32,7 +32,7 @@ from basiq_async.receiver import (
     verify,
 )
 from basiq_async.replay import DeadLetter, HttpTarget, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit, Job
+from basiq_async.replay.protocol import Commit, ReplayJob
 from tests.support.databases import engine_of, run
 from tests.support.frames import FORMS, leaks
 from tests.support.outcomes import ONCE, client_of
@@ -139,12 +139,12 @@ async def letter_of_a_damaged_file() -> None:
 async def dead_letter_of_a_damaged_file() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = SQLiteCheckpoint(f"{folder}/replay.db")
-        await checkpoint.open(Job("w1"), concurrency=0)
+        await checkpoint.open(ReplayJob("w1"), concurrency=0)
         await checkpoint.save(Commit(dead=[DeadLetter("m", "no", NOW, {"x": MARK})]))
         await checkpoint.aclose()
         with closing(sqlite3.connect(f"{folder}/replay.db", isolation_level=None)) as connection:
             connection.execute("UPDATE dead SET message = message || '}'")
-        await checkpoint.open(Job("w1"), concurrency=0)
+        await checkpoint.open(ReplayJob("w1"), concurrency=0)
         try:
             await checkpoint.dead_letters()
         finally:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import MemoryCheckpoint, recover
-from basiq_async.replay.protocol import Job
+from basiq_async.replay.protocol import ReplayJob
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of
 from tests.support.deliveries import SECRET, payload, signed
@@ -154,7 +154,7 @@ async def test_an_end_in_the_middle_of_a_recovery_is_in_order() -> None:
     async with app.router.lifespan_context(app):
         await begun.wait()
     assert "in flight" in states[0]
-    assert await checkpoint.peek(Job(webhook_id)) is not None
+    assert await checkpoint.peek(ReplayJob(webhook_id)) is not None
 
 
 async def test_a_delivery_to_a_closed_receiver_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ from basiq_async import Message
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim
 from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit, Job, State
+from basiq_async.replay.protocol import Commit, ReplayJob, State
 from tests.support.cancelling import HOWS, How, Inline, InlineStore, at_every_turn, cancel_after
 from tests.support.histories import History, history
 
@@ -27,7 +27,7 @@ MAIN: tuple[How, ...] = ("once", "repeatedly", "anyio", "everything")
 class Slow(MemoryCheckpoint):
     """A checkpoint whose calls take some turns, as those of a database."""
 
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         await asyncio.sleep(0)
         return await super().open(job, concurrency=concurrency)
 
@@ -252,14 +252,14 @@ async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how
 async def test_a_close_of_an_earlier_run_does_not_touch_the_connection_of_the_next(tmp_path: Path) -> None:
     checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
     for _ in range(20):
-        await checkpoint.open(Job("w1"), concurrency=1)
+        await checkpoint.open(ReplayJob("w1"), concurrency=1)
         closing = asyncio.create_task(checkpoint.aclose())
         for _ in range(3):
             await asyncio.sleep(0)
             closing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await closing
-    state = await checkpoint.open(Job("w1"), concurrency=1)
+    state = await checkpoint.open(ReplayJob("w1"), concurrency=1)
     assert state.interrupted == 20
     await checkpoint.save(Commit(done=["a"]))
     await checkpoint.aclose()
@@ -267,11 +267,11 @@ async def test_a_close_of_an_earlier_run_does_not_touch_the_connection_of_the_ne
 
 async def test_an_open_that_is_cancelled_leaves_the_checkpoint_free(tmp_path: Path) -> None:
     checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
-    opening = asyncio.create_task(checkpoint.open(Job("w1"), concurrency=1))
+    opening = asyncio.create_task(checkpoint.open(ReplayJob("w1"), concurrency=1))
     for _ in range(3):
         await asyncio.sleep(0)
         opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    await checkpoint.open(Job("w1"), concurrency=1)
+    await checkpoint.open(ReplayJob("w1"), concurrency=1)
     await checkpoint.aclose()

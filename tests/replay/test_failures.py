@@ -19,7 +19,7 @@ from basiq_async import (
     TargetError,
 )
 from basiq_async.replay import DeadLetter, MemoryCheckpoint, Progress, Replay, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit, Job
+from basiq_async.replay.protocol import Commit, ReplayJob
 from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, history
 
@@ -217,7 +217,7 @@ async def test_a_replay_error_of_a_target_ends_the_job_at_once() -> None:
         checkpoint = MemoryCheckpoint()
         with pytest.raises(ReplayError, match="the target is gone"):
             await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
-        state = await checkpoint.peek(Job(h.webhook_id))
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
         assert state is not None
         assert (state.position, state.dead, state.done) == (0, 0, frozenset())
 

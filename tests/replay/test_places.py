@@ -19,7 +19,7 @@ from basiq_async import (
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import MemoryCheckpoint, Replay, limit
-from basiq_async.replay.protocol import Job
+from basiq_async.replay.protocol import ReplayJob
 from basiq_async.testing import FakeBasiq
 from tests.support.histories import Recorder, history
 from tests.support.scripted import error
@@ -173,7 +173,7 @@ async def test_a_limit_that_the_inbox_uses_up_nowhere_reads_to_the_end() -> None
 async def test_what_a_killed_run_left_is_bounded_though_an_orderly_run_came_between() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(50) as h:
-        await checkpoint.open(Job(h.webhook_id), concurrency=20)
+        await checkpoint.open(ReplayJob(h.webhook_id), concurrency=20)
         await checkpoint.aclose()
         short = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, where=limit(5)).run()
         assert short.repeated == 5
@@ -184,7 +184,7 @@ async def test_what_a_killed_run_left_is_bounded_though_an_orderly_run_came_betw
 async def test_dead_letters_that_are_tried_again_say_nothing_about_what_a_killed_run_left() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(50) as h:
-        await checkpoint.open(Job(h.webhook_id), concurrency=20)
+        await checkpoint.open(ReplayJob(h.webhook_id), concurrency=20)
         await checkpoint.aclose()
         await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).retry_dead()
         assert (await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).run()).repeated == 20

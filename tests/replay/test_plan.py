@@ -13,7 +13,7 @@ from basiq_async import Message
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import MemoryCheckpoint, Replay, SQLiteCheckpoint, failed_only, limit, message_time
-from basiq_async.replay.protocol import Commit, Job
+from basiq_async.replay.protocol import Commit, ReplayJob
 from tests.support.histories import Recorder, history
 
 pytestmark = pytest.mark.usefixtures("both_orders")
@@ -49,7 +49,7 @@ async def test_a_plan_is_for_what_the_checkpoint_has_left() -> None:
     async with history(30) as h:
         ids = await h.ids()
         await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, where=limit(10)).run()
-        await checkpoint.open(Job(h.webhook_id), concurrency=1)
+        await checkpoint.open(ReplayJob(h.webhook_id), concurrency=1)
         await checkpoint.save(Commit(done=[ids[20]]))
         await checkpoint.aclose()
         plan = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).plan()

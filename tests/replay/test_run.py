@@ -24,7 +24,7 @@ from basiq_async import (
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.errors import CheckpointError
 from basiq_async.replay import MemoryCheckpoint, Progress, Replay, SQLiteCheckpoint, limit
-from basiq_async.replay.protocol import Advance, Commit, Job
+from basiq_async.replay.protocol import Advance, Commit, ReplayJob
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.histories import Gated, Recorder, Refusing, Watching, execute, history
@@ -155,13 +155,13 @@ async def test_a_message_that_takes_long_lets_a_bounded_number_of_others_by() ->
             count = len(target.ids)
             await asyncio.sleep(0.02)
         assert 9_000 < len(target.ids) < 11_000
-        state = await checkpoint.peek(Job(h.webhook_id))
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
         assert state is not None
         assert (state.position, len(state.done)) == (0, len(target.ids))
         release.set()
         assert (await running).handled == 14_000
     assert len(set(target.ids)) == 14_000
-    state = await checkpoint.peek(Job(h.webhook_id))
+    state = await checkpoint.peek(ReplayJob(h.webhook_id))
     assert state is not None
     assert (state.position, state.done, state.interrupted) == (14_000, frozenset(), 0)
 
@@ -211,7 +211,7 @@ async def test_stop_gives_up_a_page_that_does_not_come() -> None:
 
 async def test_stop_before_the_first_message_handles_none() -> None:
     class Slow(MemoryCheckpoint):
-        async def open(self, job: Job, *, concurrency: int) -> Any:
+        async def open(self, job: ReplayJob, *, concurrency: int) -> Any:
             state = await super().open(job, concurrency=concurrency)
             replay.stop()
             return state
@@ -227,7 +227,7 @@ async def test_stop_before_the_first_message_handles_none() -> None:
 async def test_what_a_killed_run_left_unrecorded_is_bounded_in_the_report() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(50) as h:
-        await checkpoint.open(Job(h.webhook_id), concurrency=7)
+        await checkpoint.open(ReplayJob(h.webhook_id), concurrency=7)
         await checkpoint.aclose()
         replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint)
         assert (await replay.run()).repeated == 7
@@ -241,7 +241,7 @@ async def test_a_resume_in_the_middle_of_a_page_skips_what_is_recorded() -> None
         assert (
             await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, where=limit(5)).run()
         ).handled == 5
-        place = (await checkpoint.open(Job(h.webhook_id), concurrency=4)).cursor
+        place = (await checkpoint.open(ReplayJob(h.webhook_id), concurrency=4)).cursor
         gone = "an-id-that-is-in-the-history-no-more"
         await checkpoint.save(Commit(advance=Advance(place, 5, [ids[7], ids[20], gone])))
         await checkpoint.aclose()
@@ -249,7 +249,7 @@ async def test_a_resume_in_the_middle_of_a_page_skips_what_is_recorded() -> None
         report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
         assert sorted(target.ids) == sorted(set(ids[5:]) - {ids[7], ids[20]})
         assert (report.handled, report.skipped, report.position) == (33, {"recorded": 2}, 40)
-        state = await checkpoint.peek(Job(h.webhook_id))
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
     assert state is not None
     assert state.done == frozenset()
 
@@ -258,12 +258,12 @@ async def test_a_run_that_stops_keeps_what_earlier_runs_recorded_ahead_of_it() -
     checkpoint = MemoryCheckpoint()
     async with history(600, page_size=100) as h:
         ids = await h.ids()
-        await checkpoint.open(Job(h.webhook_id), concurrency=4)
+        await checkpoint.open(ReplayJob(h.webhook_id), concurrency=4)
         await checkpoint.save(Commit(done=[ids[10], ids[400], ids[599]]))
         await checkpoint.aclose()
         target = Recorder()
         first = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, where=limit(270)).run()
-        state = await checkpoint.peek(Job(h.webhook_id))
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
         assert state is not None
         assert (first.handled, first.position, state.done) == (270, 271, {ids[400], ids[599]})
         assert not first.finished
@@ -303,7 +303,7 @@ async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded() -
         with pytest.raises(ServerError) as caught:
             await replay.run()
         assert any("run it again to continue" in note for note in caught.value.__notes__)
-        state = await checkpoint.peek(Job(h.webhook_id))
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
         assert state is not None
         assert state.handled == len(target.ids) == state.position < 40
         while True:
@@ -384,7 +384,7 @@ async def test_a_next_link_that_loops_is_a_pagination_error() -> None:
 
 async def test_a_cursor_that_cannot_be_read_is_a_damaged_checkpoint() -> None:
     checkpoint = MemoryCheckpoint()
-    await checkpoint.open(Job("w1"), concurrency=1)
+    await checkpoint.open(ReplayJob("w1"), concurrency=1)
     await checkpoint.save(Commit(advance=Advance("mangled", 3, ())))
     await checkpoint.aclose()
     async with BasiqClient("a2V5", transport=Scripted(page([]))) as client:
@@ -406,7 +406,7 @@ async def test_a_checkpoint_that_fails_ends_the_job_and_nothing_is_handed_out_an
         replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=16)
         with pytest.raises(CheckpointError, match="the disk is full") as caught:
             await replay.run()
-        state = await checkpoint.peek(Job(h.webhook_id))
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
     assert state is not None
     assert state.handled < len(target.ids) <= state.handled + 16
     assert caught.value.report is not None

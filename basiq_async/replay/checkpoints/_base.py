@@ -17,7 +17,7 @@ Source = Literal["messages", "events"]
 
 
 @attrs.frozen
-class Job:
+class ReplayJob:
     """The identity of a replay: a checkpoint belongs to one job.
 
     filter: the text that is sent to Basiq, empty for none; a JSON list of texts for several filters.
@@ -118,7 +118,7 @@ class Checkpoint(Protocol):
     its attribute ``both_sources`` is True, and ``recover`` needs only that one.
     """
 
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         """Begin a run, and return the state of the job; a new state if nothing is recorded.
 
         No other run can open the checkpoint, in this process or another, until ``aclose``, or until this process dies.
@@ -128,7 +128,7 @@ class Checkpoint(Protocol):
         """
         ...
 
-    async def peek(self, job: Job) -> State | None:
+    async def peek(self, job: ReplayJob) -> State | None:
         """Return the state without beginning a run or creating anything; None if nothing is recorded."""
         ...
 
@@ -173,7 +173,7 @@ def keeps_both_sources(checkpoint: Checkpoint) -> bool:
     return getattr(checkpoint, "both_sources", False) is True
 
 
-def another_job(name: str, recorded: Job, asked: Job) -> CheckpointError:
+def another_job(name: str, recorded: ReplayJob, asked: ReplayJob) -> CheckpointError:
     """Return the error for a checkpoint that belongs to another job."""
     if attrs.evolve(recorded, selection=asked.selection) == asked:
         return CheckpointError(
@@ -186,10 +186,10 @@ def another_job(name: str, recorded: Job, asked: Job) -> CheckpointError:
     )
 
 
-def _describe(job: Job) -> str:
+def _describe(job: ReplayJob) -> str:
     source = "" if job.source == "messages" else f"{job.source} of "
     return f"{source}webhook {job.webhook_id!r} with " + (f"filter {job.filter!r}" if job.filter else "no filter")
 
 
-def _describe_selection(job: Job) -> str:
+def _describe_selection(job: ReplayJob) -> str:
     return f"where={job.selection}" if job.selection else "all messages (where=None)"

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 import attrs
 
 from ...errors import CheckpointError, CheckpointInUseError
-from ._base import Commit, DeadLetter, Job, State, _Closing, another_job
+from ._base import Commit, DeadLetter, ReplayJob, State, _Closing, another_job
 
 
 class MemoryCheckpoint(_Closing):
     """A checkpoint in memory, for tests, and for replays that need not survive a restart."""
 
     def __init__(self) -> None:
-        self._job: Job | None = None
+        self._job: ReplayJob | None = None
         self._state = State()
         self._dead: dict[str, DeadLetter] = {}
         self._numbers = itertools.count(1)
         self._open = False
 
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         """See ``Checkpoint``."""
         if self._open:
             raise CheckpointInUseError("another run has this checkpoint open: wait for it or stop it")
@@ -31,7 +31,7 @@ class MemoryCheckpoint(_Closing):
         self._state = attrs.evolve(self._state, interrupted=self._state.interrupted + concurrency)
         return found
 
-    async def peek(self, job: Job) -> State | None:
+    async def peek(self, job: ReplayJob) -> State | None:
         """See ``Checkpoint``."""
         self._check(job)
         return None if self._job is None else self._current()
@@ -67,7 +67,7 @@ class MemoryCheckpoint(_Closing):
         """See ``Checkpoint``."""
         self._open = False
 
-    def _check(self, job: Job) -> None:
+    def _check(self, job: ReplayJob) -> None:
         if self._job is not None and self._job != job:
             raise another_job("this checkpoint", self._job, job)
 

@@ -18,7 +18,7 @@ from ..._storage.sql import BusyError, SQLStore, SQLTransaction, Work
 from ..._storage.sql_errors import brief, is_away, is_missing, without_values
 from ..._work.tasks import run_to_completion
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
-from ._base import Commit, DeadLetter, Job, State, _Closing, another_job, this_process
+from ._base import Commit, DeadLetter, ReplayJob, State, _Closing, another_job, this_process
 from ._sql_statements import Statements, Tables, as_json, from_json, key_of, read_dead_letter, write_dead_letter
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class SQLCheckpoint(_Closing):
         """Return the SQL statements that create the checkpoint's tables, in the engine's dialect."""
         return self._tables.ddl(self._store.engine.dialect)
 
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         """See ``Checkpoint``. If a run was killed, waits until its lease ends."""
         if self._run is not None:
             raise CheckpointInUseError(f"{self._describe(job)} is in use by another run of this process")
@@ -108,7 +108,7 @@ class SQLCheckpoint(_Closing):
         run.heartbeat = asyncio.get_running_loop().create_task(self._keep_alive(run))
         return state
 
-    async def peek(self, job: Job) -> State | None:
+    async def peek(self, job: ReplayJob) -> State | None:
         """See ``Checkpoint``. Works also while a run has the checkpoint open."""
 
         async def work(connection: AsyncConnection) -> State | None:
@@ -343,10 +343,10 @@ class SQLCheckpoint(_Closing):
 
     # --- rows ---
 
-    def _key(self, job: Job) -> dict[str, str]:
+    def _key(self, job: ReplayJob) -> dict[str, str]:
         return {"a_name": key_of(job.webhook_id if self._name is None else self._name), "a_source": job.source}
 
-    def _describe(self, job: Job) -> str:
+    def _describe(self, job: ReplayJob) -> str:
         name = job.webhook_id if self._name is None else self._name
         return f"the checkpoint {name!r} ({job.source}) in {self._tables.name}"
 
@@ -367,9 +367,9 @@ class SQLCheckpoint(_Closing):
             "renewed_at": 0.0,
         }
 
-    def _check_job(self, row: RowMapping, asked: Job) -> None:
+    def _check_job(self, row: RowMapping, asked: ReplayJob) -> None:
         texts = [json.loads(row[each]) for each in ("webhook_id", "filter", "selection")]
-        recorded = Job(texts[0], texts[1], row["source"], texts[2])
+        recorded = ReplayJob(texts[0], texts[1], row["source"], texts[2])
         if recorded != asked:
             raise another_job(self._describe(asked), recorded, asked)
 
@@ -396,7 +396,7 @@ class SQLCheckpoint(_Closing):
 class _Run:
     """The state of one run, and of the job that it has taken."""
 
-    def __init__(self, job: Job, key: dict[str, str], concurrency: int) -> None:
+    def __init__(self, job: ReplayJob, key: dict[str, str], concurrency: int) -> None:
         self.job, self.key, self.concurrency = job, key, concurrency
         self.pid = os.getpid()
         self.holder = f"{this_process()}/{os.urandom(8).hex()}"

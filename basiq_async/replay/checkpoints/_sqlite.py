@@ -16,7 +16,7 @@ from ..._storage.sqlite import SQLiteStore
 from ..._storage.sqlite_files import FileKind
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import CheckpointError, CheckpointInUseError
-from ._base import Commit, DeadLetter, Job, State, _Closing, another_job, this_process
+from ._base import Commit, DeadLetter, ReplayJob, State, _Closing, another_job, this_process
 
 _SCHEMA = (
     "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, source TEXT NOT NULL, "
@@ -70,7 +70,7 @@ class SQLiteCheckpoint(_Closing):
     def __repr__(self) -> str:
         return f"SQLiteCheckpoint({self._path!r})"
 
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         """See ``Checkpoint``."""
 
         def fill(connection: sqlite3.Connection) -> None:
@@ -92,7 +92,7 @@ class SQLiteCheckpoint(_Closing):
             await self.aclose()
             raise
 
-    async def peek(self, job: Job) -> State | None:
+    async def peek(self, job: ReplayJob) -> State | None:
         """See ``Checkpoint``."""
         store = self._begin(SQLiteStore(self._path, _KIND, busy_timeout=0, exclusive=True, create=False))
         try:
@@ -186,7 +186,7 @@ class SQLiteCheckpoint(_Closing):
             raise CheckpointInUseError(self._in_use()) from exc.__cause__
 
 
-def _read_state(connection: sqlite3.Connection, job: Job, path: str) -> State:
+def _read_state(connection: sqlite3.Connection, job: ReplayJob, path: str) -> State:
     rows = connection.execute(
         "SELECT webhook_id, filter, source, selection, cursor, position, last_id, handled, failed, interrupted, "
         "token, done, notes FROM job"
@@ -194,7 +194,7 @@ def _read_state(connection: sqlite3.Connection, job: Job, path: str) -> State:
     if len(rows) != 1:
         raise ValueError
     cursor, position, last_id, handled, failed, interrupted, token, after, notes = rows[0][4:]
-    recorded = Job(*rows[0][:4])
+    recorded = ReplayJob(*rows[0][:4])
     if recorded != job:
         raise another_job(f"the checkpoint {path!r}", recorded, job)
     done: set[str] = set(json.loads(after))

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 from ...errors import CheckpointError, CheckpointInUseError
 from ...replay import Checkpoint, DeadLetter
-from ...replay.protocol import Advance, Commit, Job, State
+from ...replay.protocol import Advance, Commit, ReplayJob, State
 from ._runner import hold, keep
 
 MakeCheckpoint = Callable[[str], Checkpoint]
 """A function that returns a checkpoint on the storage with a name. The same name must always be the same storage."""
 
-_JOB = Job("webhook-1", "event.type.eq('user.created')")
+_JOB = ReplayJob("webhook-1", "event.type.eq('user.created')")
 _WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
 _ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
@@ -197,7 +197,7 @@ class _CheckpointPromises:
         name, _ = await self._saved()
         other = self._make(name)
         try:
-            await other.open(Job("webhook-2"), concurrency=1)
+            await other.open(ReplayJob("webhook-2"), concurrency=1)
         except CheckpointError:
             await other.aclose()
         else:
@@ -208,7 +208,7 @@ class _CheckpointPromises:
     async def is_for_one_job(self) -> None:
         """For another webhook or filter, open() and peek() raise a CheckpointError and change nothing."""
         name, _ = await self._saved(Commit(done=["a"]))
-        for job in (Job("webhook-2", _JOB.filter), Job(_JOB.webhook_id)):
+        for job in (ReplayJob("webhook-2", _JOB.filter), ReplayJob(_JOB.webhook_id)):
             for attempt in ("open", "peek"):
                 checkpoint = self._make(name)
                 try:

@@ -23,7 +23,7 @@ from basiq_async import CheckpointError, ConfigurationError, InboxError
 from basiq_async.receiver import SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.replay import SQLiteCheckpoint
-from basiq_async.replay.protocol import Job
+from basiq_async.replay.protocol import ReplayJob
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.databases import pruned
 from tests.support.deliveries import NOW, SECRET, letter, payload, signed
@@ -546,7 +546,7 @@ async def _open(made: SQLiteInbox | SQLiteCheckpoint) -> None:
         if isinstance(made, SQLiteInbox):
             await made.check()
         else:
-            await made.open(Job("w-1"), concurrency=1)
+            await made.open(ReplayJob("w-1"), concurrency=1)
     finally:
         await made.aclose()
 

@@ -19,12 +19,12 @@ import pytest
 
 from basiq_async.errors import CheckpointError, CheckpointInUseError, ConfigurationError
 from basiq_async.replay import Checkpoint, DeadLetter, MemoryCheckpoint, SQLiteCheckpoint
-from basiq_async.replay.protocol import Advance, Commit, Job, State
+from basiq_async.replay.protocol import Advance, Commit, ReplayJob, State
 from basiq_async.testing import BrokenPromisesError, check_checkpoint
 from tests.support.histories import execute
 from tests.support.real_time import PATIENCE
 
-JOB = Job("w1")
+JOB = ReplayJob("w1")
 
 
 async def test_the_memory_checkpoint_keeps_its_promises() -> None:
@@ -60,13 +60,13 @@ class _OverwritesDone(MemoryCheckpoint):
 
 
 class _NoLock(MemoryCheckpoint):
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         self._open = False
         return await super().open(job, concurrency=concurrency)
 
 
 class _AnyJob(MemoryCheckpoint):
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         self._job = None
         return await super().open(job, concurrency=concurrency)
 
@@ -77,17 +77,17 @@ class _NeverLetsGo(MemoryCheckpoint):
 
 
 class _PeekBegins(MemoryCheckpoint):
-    async def peek(self, job: Job) -> State | None:
+    async def peek(self, job: ReplayJob) -> State | None:
         return await self.open(job, concurrency=0)
 
 
 class _NewTokens(MemoryCheckpoint):
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         return attrs.evolve(await super().open(job, concurrency=concurrency), token=os.urandom(4).hex())
 
 
 class _OneToken(MemoryCheckpoint):
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         return attrs.evolve(await super().open(job, concurrency=concurrency), token="token")
 
 
@@ -104,7 +104,7 @@ class _NoCounts(MemoryCheckpoint):
 
 
 class _ForgetsInterrupted(MemoryCheckpoint):
-    async def open(self, job: Job, *, concurrency: int) -> State:
+    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
         return attrs.evolve(await super().open(job, concurrency=concurrency), interrupted=0)
 
 
@@ -178,7 +178,7 @@ async def test_the_suite_names_the_promise_that_is_broken(broken: Callable[[], C
 # --- the file ---
 
 
-async def open_and_close(path: Path, job: Job = JOB) -> State:
+async def open_and_close(path: Path, job: ReplayJob = JOB) -> State:
     checkpoint = SQLiteCheckpoint(path)
     state = await checkpoint.open(job, concurrency=2)
     await checkpoint.aclose()
@@ -193,7 +193,7 @@ async def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
 FORKED = """
 import asyncio, os, sys
 from basiq_async import CheckpointError
-from basiq_async.replay import Commit, Job, SQLiteCheckpoint
+from basiq_async.replay import Commit, ReplayJob, SQLiteCheckpoint
 
 async def refused(call):
     try:
@@ -206,15 +206,15 @@ async def refused(call):
 async def child(checkpoint):
     await refused(checkpoint.save(Commit(done=["child"])))
     await checkpoint.aclose()
-    await refused(SQLiteCheckpoint(sys.argv[1]).open(Job("w1"), concurrency=1))
+    await refused(SQLiteCheckpoint(sys.argv[1]).open(ReplayJob("w1"), concurrency=1))
 
 async def opened(checkpoint):
-    await checkpoint.open(Job("w1"), concurrency=1)
+    await checkpoint.open(ReplayJob("w1"), concurrency=1)
 
 async def parent(checkpoint):
     await checkpoint.save(Commit(done=["parent"]))
     await checkpoint.aclose()
-    state = await SQLiteCheckpoint(sys.argv[1]).peek(Job("w1"))
+    state = await SQLiteCheckpoint(sys.argv[1]).peek(ReplayJob("w1"))
     assert state.done == {"parent"}, state
 
 checkpoint = SQLiteCheckpoint(sys.argv[1])
@@ -325,7 +325,7 @@ async def test_another_job_is_refused_with_both_named(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     await open_and_close(path)
     with pytest.raises(CheckpointError, match=r"'w1' with no filter, not of webhook 'w2' with filter \"a.eq\('b'\)\""):
-        await open_and_close(path, Job("w2", "a.eq('b')"))
+        await open_and_close(path, ReplayJob("w2", "a.eq('b')"))
 
 
 async def test_a_torn_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -396,11 +396,11 @@ async def test_a_file_that_must_not_be_written_is_told(tmp_path: Path) -> None:
 
 HOLD = """
 import asyncio, sys
-from basiq_async.replay import Commit, Job, SQLiteCheckpoint
+from basiq_async.replay import Commit, ReplayJob, SQLiteCheckpoint
 
 async def main():
     checkpoint = SQLiteCheckpoint(sys.argv[1])
-    await checkpoint.open(Job("w1"), concurrency=5)
+    await checkpoint.open(ReplayJob("w1"), concurrency=5)
     await checkpoint.save(Commit(done=["a"], handled=1))
     print("open", flush=True)
     sys.stdin.read()
@@ -469,13 +469,13 @@ def test_a_process_whose_disk_hangs_can_end(tmp_path: Path) -> None:
 import asyncio, threading
 from basiq_async._storage.sqlite_files import SQLiteFile
 from basiq_async.errors import CheckpointError
-from basiq_async.replay import Job, SQLiteCheckpoint
+from basiq_async.replay import ReplayJob, SQLiteCheckpoint
 from basiq_async.replay.checkpoints import _sqlite
 
 _sqlite._TIMEOUT = 0.05
 SQLiteFile.open = lambda *_, **__: threading.Event().wait()
 try:
-    asyncio.run(SQLiteCheckpoint("run.db").open(Job("w1", "", "messages", ""), concurrency=1))
+    asyncio.run(SQLiteCheckpoint("run.db").open(ReplayJob("w1", "", "messages", ""), concurrency=1))
 except CheckpointError as exc:
     print(exc)
 """

@@ -20,7 +20,7 @@ from basiq_async import CheckpointError, CheckpointInUseError, ConfigurationErro
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.replay import Checkpoint, MemoryCheckpoint, Replay, SQLCheckpoint, checkpoint_metadata, recover
 from basiq_async.replay.checkpoints import _sql as _sql_calls  # private: a response to a COMMIT is lost
-from basiq_async.replay.protocol import Advance, Commit, Job
+from basiq_async.replay.protocol import Advance, Commit, ReplayJob
 from basiq_async.testing import FakeBasiq, check_checkpoint
 from tests.support.cancelling import storm
 from tests.support.databases import engine_of, in_use, new_table, run, scalar
@@ -28,7 +28,7 @@ from tests.support.histories import Recorder, history
 from tests.support.servers import PostgresServer, postgres_server
 
 DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
-JOB = Job("w1")
+JOB = ReplayJob("w1")
 SOON = 0.4
 """A lease that the tests wait for."""
 
@@ -64,7 +64,7 @@ def test_it_is_a_checkpoint() -> None:
 
 async def test_without_a_name_each_webhook_and_each_source_has_a_job_of_its_own(engine: AsyncEngine) -> None:
     checkpoint = SQLCheckpoint(engine, table=new_table())
-    jobs = [Job("w1"), Job("w1", source="events"), Job("w2")]
+    jobs = [ReplayJob("w1"), ReplayJob("w1", source="events"), ReplayJob("w2")]
     for number, job in enumerate(jobs):
         await checkpoint.open(job, concurrency=1)
         await checkpoint.save(Commit(done=[f"m{number}"]))
@@ -75,8 +75,8 @@ async def test_without_a_name_each_webhook_and_each_source_has_a_job_of_its_own(
         assert state.done == {f"m{number}"}
 
 
-@pytest.mark.parametrize("job", [Job("w1", "a.eq('b')"), Job("w1", selection="failed only")])
-async def test_another_selection_needs_a_name(engine: AsyncEngine, job: Job) -> None:
+@pytest.mark.parametrize("job", [ReplayJob("w1", "a.eq('b')"), ReplayJob("w1", selection="failed only")])
+async def test_another_selection_needs_a_name(engine: AsyncEngine, job: ReplayJob) -> None:
     table = new_table()
     checkpoint = SQLCheckpoint(engine, table=table)
     await checkpoint.open(JOB, concurrency=1)
@@ -105,12 +105,12 @@ HOLD = """
 import asyncio, sys
 from sqlalchemy.ext.asyncio import create_async_engine
 from basiq_async import CheckpointError
-from basiq_async.replay import Commit, Job, SQLCheckpoint
+from basiq_async.replay import Commit, ReplayJob, SQLCheckpoint
 
 async def main():
     engine = create_async_engine(sys.argv[1])
     checkpoint = SQLCheckpoint(engine, table=sys.argv[2], lease=float(sys.argv[3]))
-    await checkpoint.open(Job("w1"), concurrency=5)
+    await checkpoint.open(ReplayJob("w1"), concurrency=5)
     await checkpoint.save(Commit(done=["a"], handled=1))
     print("open", flush=True)
     await asyncio.to_thread(sys.stdin.readline)

@@ -16,7 +16,7 @@ from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError, T
 from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
 from basiq_async.replay import JSONLinesTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, Target
-from basiq_async.replay.protocol import Commit, Job
+from basiq_async.replay.protocol import Commit, ReplayJob
 from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, Watching, history
 from tests.support.scripted import Scripted, page
@@ -70,7 +70,7 @@ async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded() -> None:
     async with history(50) as h:
         with pytest.raises(ReplayError, match="could not be recorded: OSError: the volume is gone"):
             await Replay(h.client, h.webhook_id, Failing(), checkpoint=checkpoint).run()
-        state = await checkpoint.peek(Job(h.webhook_id))
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
     assert state is not None
     assert (state.handled, state.position, state.done) == (0, 0, frozenset())
 
@@ -260,7 +260,7 @@ async def test_what_the_inbox_knows_is_skipped_and_what_is_handled_is_entered() 
 async def test_claims_of_a_killed_run_are_taken_up_at_once_by_the_next(tmp_path: Path) -> None:
     checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
     async with history(20) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        state = await checkpoint.open(Job(h.webhook_id), concurrency=8)
+        state = await checkpoint.open(ReplayJob(h.webhook_id), concurrency=8)
         async for each in h.client.messages.list(h.webhook_id):
             key = inbox_key(each.event_type_id, each.event_id, each.id)
             await inbox.claim(key, f"{state.token}:{each.id}", lease=300)
@@ -342,7 +342,7 @@ async def test_a_file_that_cannot_be_written_ends_the_job_and_nothing_is_recorde
         target = JSONLinesTarget(tmp_path / "nowhere" / "export.jsonl")
         with pytest.raises(ReplayError, match=r"cannot be written: No such file.*run the same again"):
             await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
-        state = await checkpoint.peek(Job(h.webhook_id))
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
     assert state is not None
     assert state.handled == 0
 
