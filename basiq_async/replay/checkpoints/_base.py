@@ -52,7 +52,6 @@ class State:
 
     cursor: the replay's place in the history, as a text that only the replay reads; None at the beginning.
     position: the number of messages before the cursor.
-    last_id: the id of the last message before the cursor. It is used to find the place if the cursor cannot be read.
     done: the ids of messages after the cursor that are done too.
     handled, failed: totals over all runs.
     dead: the number of dead letters.
@@ -69,7 +68,6 @@ class State:
     dead: int = 0
     interrupted: int = 0
     token: str = attrs.field(factory=lambda: secrets.token_hex(16), repr=False)
-    last_id: str | None = None
     notes: str = ""
 
 
@@ -80,7 +78,6 @@ class Advance:
     cursor: str | None
     position: int
     done: Collection[str]
-    last_id: str | None = None
 
 
 @attrs.frozen

@@ -45,7 +45,6 @@ class MemoryCheckpoint(_Closing):
             state,
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
-            last_id=state.last_id if advance is None else advance.last_id,
             done=frozenset(advance.done) if advance is not None else state.done | frozenset(commit.done),
             handled=state.handled + commit.handled,
             failed=state.failed + commit.failed,

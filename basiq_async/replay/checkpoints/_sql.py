@@ -226,7 +226,6 @@ class SQLCheckpoint(_Closing):
             values |= {
                 "cursor": as_json(advance.cursor),
                 "position": advance.position,
-                "last_id": as_json(advance.last_id),
                 "done": json.dumps(list(advance.done)),
             }
         # This statement comes first, because it locks the row: it waits for an earlier attempt that still runs.
@@ -388,7 +387,6 @@ class SQLCheckpoint(_Closing):
             dead=(await connection.execute(self._sql.count_dead, key)).scalar_one(),
             interrupted=row["interrupted"],
             token=row["token"],
-            last_id=from_json(row["last_id"]),
             notes=from_json(row["notes"]) or "",
         ), number
 

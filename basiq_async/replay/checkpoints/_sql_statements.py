@@ -34,7 +34,6 @@ class Tables(StoreTables):
             sa.Column("selection", sa.Text, nullable=False),
             sa.Column("cursor", sa.Text),
             sa.Column("position", sa.BigInteger, nullable=False),
-            sa.Column("last_id", sa.Text),
             sa.Column("done", sa.Text, nullable=False),
             sa.Column("notes", sa.Text, nullable=False),
             sa.Column("handled", sa.BigInteger, nullable=False),

@@ -20,7 +20,7 @@ from ._base import Commit, DeadLetter, ReplayJob, State, _Closing, another_job, 
 
 _SCHEMA = (
     "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, source TEXT NOT NULL, "
-    "selection TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, last_id TEXT, "
+    "selection TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, "
     "handled INTEGER NOT NULL, failed INTEGER NOT NULL, interrupted INTEGER NOT NULL, token TEXT NOT NULL, "
     "done TEXT NOT NULL, notes TEXT NOT NULL) STRICT",
     # Nearly every commit is a single statement, because for each statement the thread has to wait for the interpreter,
@@ -75,7 +75,7 @@ class SQLiteCheckpoint(_Closing):
 
         def fill(connection: sqlite3.Connection) -> None:
             row = (job.webhook_id, job.filter, job.source, job.selection, State().token)
-            connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, NULL, 0, 0, 0, ?, '[]', '')", row)
+            connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, 0, 0, 0, ?, '[]', '')", row)
 
         def begin(connection: sqlite3.Connection) -> State:
             state = _read_state(connection, job, self._path)
@@ -188,12 +188,12 @@ class SQLiteCheckpoint(_Closing):
 
 def _read_state(connection: sqlite3.Connection, job: ReplayJob, path: str) -> State:
     rows = connection.execute(
-        "SELECT webhook_id, filter, source, selection, cursor, position, last_id, handled, failed, interrupted, "
+        "SELECT webhook_id, filter, source, selection, cursor, position, handled, failed, interrupted, "
         "token, done, notes FROM job"
     ).fetchall()
     if len(rows) != 1:
         raise ValueError
-    cursor, position, last_id, handled, failed, interrupted, token, after, notes = rows[0][4:]
+    cursor, position, handled, failed, interrupted, token, after, notes = rows[0][4:]
     recorded = ReplayJob(*rows[0][:4])
     if recorded != job:
         raise another_job(f"the checkpoint {path!r}", recorded, job)
@@ -203,19 +203,17 @@ def _read_state(connection: sqlite3.Connection, job: ReplayJob, path: str) -> St
         handled += more_handled
         failed += more_failed
     dead: int = connection.execute("SELECT count(*) FROM dead").fetchone()[0]
-    last_id = None if last_id is None else json.loads(last_id)
-    return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token, last_id, notes)
+    return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token, notes)
 
 
 def _record(connection: sqlite3.Connection, commit: Commit) -> None:
     counts, advance = (commit.handled, commit.failed), commit.advance
     if advance is not None:
-        last_id = None if advance.last_id is None else _ascii(advance.last_id)
         connection.execute(
-            "UPDATE job SET cursor = ?, position = ?, last_id = ?, done = ?, "
+            "UPDATE job SET cursor = ?, position = ?, done = ?, "
             "handled = handled + ? + (SELECT coalesce(sum(handled), 0) FROM done), "
             "failed = failed + ? + (SELECT coalesce(sum(failed), 0) FROM done)",
-            (advance.cursor, advance.position, last_id, json.dumps(list(advance.done)), *counts),
+            (advance.cursor, advance.position, json.dumps(list(advance.done)), *counts),
         )
     elif commit.done or any(counts):
         connection.execute("INSERT INTO done VALUES (?, ?, ?)", (json.dumps(list(commit.done)), *counts))
