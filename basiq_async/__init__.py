@@ -123,7 +123,7 @@ _ELSEWHERE = {
         "recovered_by", "serve_page", "since", "until",
     ),
     "replay.protocol": (
-        "Advance", "Commit", "State",
+        "Advance", "Commit", "ReplayJob", "State",
     ),
     "testing": (
         "BrokenPromisesError", "Comparison", "DeliveredAttempt", "Difference", "Emission", "FakeBasiq",
