@@ -193,7 +193,8 @@ async def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
 FORKED = """
 import asyncio, os, sys
 from basiq_async import CheckpointError
-from basiq_async.replay import Commit, ReplayJob, SQLiteCheckpoint
+from basiq_async.replay import SQLiteCheckpoint
+from basiq_async.replay.protocol import Commit, ReplayJob
 
 async def refused(call):
     try:
@@ -396,7 +397,8 @@ async def test_a_file_that_must_not_be_written_is_told(tmp_path: Path) -> None:
 
 HOLD = """
 import asyncio, sys
-from basiq_async.replay import Commit, ReplayJob, SQLiteCheckpoint
+from basiq_async.replay import SQLiteCheckpoint
+from basiq_async.replay.protocol import Commit, ReplayJob
 
 async def main():
     checkpoint = SQLiteCheckpoint(sys.argv[1])
@@ -469,7 +471,8 @@ def test_a_process_whose_disk_hangs_can_end(tmp_path: Path) -> None:
 import asyncio, threading
 from basiq_async._storage.sqlite_files import SQLiteFile
 from basiq_async.errors import CheckpointError
-from basiq_async.replay import ReplayJob, SQLiteCheckpoint
+from basiq_async.replay import SQLiteCheckpoint
+from basiq_async.replay.protocol import ReplayJob
 from basiq_async.replay.checkpoints import _sqlite
 
 _sqlite._TIMEOUT = 0.05

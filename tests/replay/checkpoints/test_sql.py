@@ -105,7 +105,8 @@ HOLD = """
 import asyncio, sys
 from sqlalchemy.ext.asyncio import create_async_engine
 from basiq_async import CheckpointError
-from basiq_async.replay import Commit, ReplayJob, SQLCheckpoint
+from basiq_async.replay import SQLCheckpoint
+from basiq_async.replay.protocol import Commit, ReplayJob
 
 async def main():
     engine = create_async_engine(sys.argv[1])
