@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 
 import attrs
 
 from ._arguments import check_whole
 from ._wire.broken_items import BrokenItem
-from ._wire.codec import Unreadable
-from ._wire.cursors import DAMAGED, Cursor, UnusableCursor, id_in_cursor
-from ._wire.paging import Listing, PageFetcher, Position, id_at
-from .errors import ConfigurationError, ResponseDecodeError
+from ._wire.codec import ListPage, Unreadable
+from ._wire.cursors import ANYWHERE, DAMAGED, Cursor, UnusableCursor, id_in_cursor
+from ._wire.paging import Listing, id_at, is_lost
+from ._wire.urls import BaseURL
+from ._work.tasks import result_of
+from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
 
 __all__ = ["Page", "Paginator", "UnreadableItem"]
 
@@ -47,103 +50,275 @@ OnUnreadable: TypeAlias = Callable[[UnreadableItem], T | None]
 """Called for an item that cannot be read. Returns an item to yield instead, or None to skip it, or raises."""
 
 
-class _Reading(Generic[T]):
-    """Reads the items of a list from the pages that a ``PageFetcher`` requests."""
+class _Place:
+    """The place of a loop in its list: the page that it consumes, and how many items of this page it has consumed."""
 
-    __slots__ = ("_fetcher", "_hook", "_model", "_on_unreadable", "_position")
+    __slots__ = ("before", "items", "left", "next_url", "passed", "sought", "url")
 
-    def __init__(self, fetcher: PageFetcher[T], on_unreadable: OnUnreadable[T] | None) -> None:
-        self._fetcher = fetcher
-        self._position = fetcher.position
-        self._on_unreadable = on_unreadable
+    def __init__(self, url: str, start: Cursor | None) -> None:
+        self.url = url
+        self.sought = start if start is not None and start.offset else None
+        """The item to resume after, until its page has been found."""
+        self.items: list[Any] = []
+        self.left = iter(self.items)
+        """An iterator over the items that were not consumed yet. A loop consumes it directly, which is faster than
+        counting."""
+        self.next_url: str | None = url
+        self.before = None if start is None else start.after
+        """The id of the last item of the pages before this one."""
+        self.passed: Cursor | None = None
+        """The cursor of that item."""
+
+    @property
+    def offset(self) -> int:
+        """The number of items of this page that were consumed."""
+        return len(self.items) - length_hint(self.left)
+
+    @offset.setter
+    def offset(self, offset: int) -> None:
+        self.left = iter(self.items[offset:] if offset else self.items)
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last consumed item that has an id."""
+        if self.sought is not None:
+            return self.sought.after
+        ids = (id_at(self.items, index) for index in range(self.offset - 1, -1, -1))
+        return next((found for found in ids if found is not None), self.before)
+
+    def cursor(self, base: BaseURL) -> Cursor | None:
+        """Return the cursor of this place: the page that holds the last item, and its id. None without an item.
+
+        The next page is no such place: what moved to the page before it would be skipped.
+        """
+        if self.sought is not None:
+            return self.sought
+        offset = self.offset
+        return Cursor(base.relative(self.url), offset, id_at(self.items, offset - 1)) if offset else self.passed
+
+    def next_page(self, base: BaseURL) -> Cursor | None:
+        """Return the cursor of the next page, which is requested alone; None at the end."""
+        if self.next_url is None or self.sought is not None:
+            return self.sought
+        return Cursor(base.relative(self.next_url), 0, self.last_id)
+
+    def leave_page(self, base: BaseURL) -> None:
+        """Forget the items of this page, but not the cursor of the last one.
+
+        The next page is decoded afterwards: a page at a time is faster, because its memory is used again.
+        """
+        self.passed, self.before = self.cursor(base), self.last_id
+        self.items = []
+        self.left = iter(self.items)
+
+    def seek(self) -> None:
+        """Move to the place after the item to resume after, if this page has it. The item can have moved since."""
+        sought = self.sought
+        if sought is None:
+            return
+        last = min(sought.offset, len(self.items)) - 1
+        if last != sought.offset - 1 or id_at(self.items, last) != sought.after:
+            same = (i for i in reversed(range(len(self.items))) if id_at(self.items, i) == sought.after)
+            last = next(same, -1)
+        if last < 0:
+            self.offset = len(self.items)
+        else:
+            self.offset, self.sought = last + 1, None
+
+
+class _Loop(Generic[T]):
+    """Goes from page to page of a list. When it is deleted, the request for the page ahead is cancelled."""
+
+    def __init__(self, paginator: Paginator[T], prefetch: int) -> None:
+        listing, start = paginator._listing, paginator._start
+        self._listing = listing
+        self._on_unreadable = paginator._on_unreadable
         # Looked up once, because they are used for every message of a history.
-        self._hook, self._model = fetcher.listing.reader.hook, fetcher.listing.reader.model
+        self._hook, self._model = listing.reader.hook, listing.reader.model
+        url = listing.start if start is None else listing.base.url(start.page)
+        self._place = paginator._place = _Place(url, start)
+        self._from_start = url == listing.start
+        """Whether the pages have been read from the start of the list."""
+        self._looked_for = start.after if start is not None and start.offset == ANYWHERE else None
+        """The last item that was searched for from the start of the list: a second search would not find it either."""
+        self._prefetch = prefetch
+        self._ahead: asyncio.Task[ListPage] | None = None
+        self._seen: set[int] = set()
+        self._error: BasiqError | None = None
+        self._lock = asyncio.Lock()
+        self._pages = 0
+
+    async def _advance(self) -> bool:
+        """Go to the next page; return False at the end. After a failure or a cancellation it can be called again.
+
+        The caller holds the lock.
+        """
+        if self._error is not None:
+            raise self._error
+        place, listing = self._place, self._listing
+        url, sought = place.next_url, place.sought
+        if url is None and sought is not None and not self._from_start and self._may_search(sought.after):
+            url = self._begin_again()  # the item may have moved to a page before the one where it was
+        if url is None:
+            if sought is not None:
+                raise PaginationError(
+                    f"cannot resume: item {sought.after!r} is no longer in the list. Start again without cursor= and "
+                    "after="
+                )
+            return False
+        if place.items:
+            place.leave_page(listing.base)
+        ahead, self._ahead = self._ahead, None
+        page: ListPage | None = None
+        try:
+            page = await (listing.fetch(url) if ahead is None else result_of(ahead))
+        except BasiqError as exc:
+            if not self._can_search(exc, url):
+                if listing.redact(url) != url:
+                    # A server can send the token back in a link, and error reporters show local variables.
+                    del url, ahead
+                    raise exc.with_traceback(None) from exc.__cause__
+                raise
+        if page is None:
+            url = self._begin_again()
+            page = await listing.fetch(url)
+        self._seen.add(hash(url))
+        self._pages += 1
+        place.url, place.items, place.left = url, page.items, iter(page.items)
+        place.next_url = None if page.next_link is None else self._resolve(page.next_link, url)
+        place.seek()
+        if place.next_url is not None and self._prefetch:
+            self._ahead = listing.owner.spawn(_fetch(listing.fetch, place.next_url))
+            # A consumer that never awaits would not let the request start before the end of this page.
+            await asyncio.sleep(0)
+        return True
+
+    def _can_search(self, exc: BasiqError, url: str) -> bool:
+        """Return whether to search for the last item from the start of the list, because its next page was refused."""
+        item_id = self._place.last_id
+        if url == self._listing.start or not is_lost(exc) or not self._may_search(item_id):
+            return False
+        _log.info(
+            "a page of the list was refused with status %d; reading the list again from its start to the item %r",
+            exc.status,
+            item_id,
+            extra={"http_status": exc.status, "correlation_id": exc.correlation_id, "item_id": item_id},
+        )
+        return True
+
+    def _may_search(self, item_id: str | None) -> bool:
+        return item_id is not None and item_id != self._looked_for
+
+    def _begin_again(self) -> str:
+        """Go back to the start of the list, to search for the last item. Return the URL of the first page."""
+        place, listing = self._place, self._listing
+        item_id = place.last_id or ""
+        place.sought = listing.after(item_id)
+        place.url = place.next_url = listing.start
+        self._looked_for, self._from_start = item_id, True
+        self._seen.clear()
+        return listing.start
+
+    def _resolve(self, link: Any, current: str) -> str | None:
+        """Return the URL of the next page. An error in the link is kept, and raised after this page's items."""
+        url, self._error = self._listing.resolve(link, current)
+        if url is not None and hash(url) in self._seen:
+            url, self._error = None, self._listing.refuse(link, "loops: it leads to a page that was read before")
+        return url
 
     def _replace(self, index: int, failure: ResponseDecodeError) -> T | None:
-        """Return what ``on_unreadable`` returns for an item. Raises the failure if ``on_unreadable`` is None."""
+        """Return what ``on_unreadable`` returns for an item. Without it, raise the failure."""
         if self._on_unreadable is None:
             raise failure
-        items = self._position.items
+        items = self._place.items
         item = items[index]
         raw = item.text if isinstance(item, BrokenItem) else item
         return self._on_unreadable(UnreadableItem(raw, failure, id_at(items, index)))
 
+    def _cancel(self) -> asyncio.Task[ListPage] | None:
+        """Cancel the request for the page ahead. Return its task, or None."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and not ahead.done() and not ahead.get_loop().is_closed():
+            ahead.cancel()
+        return ahead
+
     async def aclose(self) -> None:
-        """Cancel the request for the next page."""
-        await self._fetcher.aclose()
+        """Cancel the request for the page ahead, and wait until it has ended."""
+        ahead = self._cancel()
+        if ahead is not None:
+            await asyncio.wait([ahead])
+
+    def __del__(self) -> None:
+        self._cancel()
 
 
-class _Items(_Reading[T]):
+async def _fetch(fetch: Callable[[str], Awaitable[ListPage]], url: str) -> ListPage:
+    return await fetch(url)
+
+
+class _Items(_Loop[T]):
     """An iterator over items. It is a class and no generator, so that leaving a loop frees it and all it started."""
-
-    __slots__ = ()
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
-        position = self._position
+        place = self._place
         while True:
             try:
-                for item in position.left:
+                for item in place.left:
                     return self._hook(item, self._model)
             except BaseException as exc:
-                # The position moves past the item only once it was read or replaced. The local variable is cleared
+                # The place moves past the item only once it was read or replaced. The local variable is cleared
                 # because error reports show local variables, and an item can hold a secret.
                 item = None
-                offset = position.offset = position.offset - 1
+                offset = place.offset = place.offset - 1
                 if not isinstance(exc, Unreadable):
                     raise
-                failure = self._fetcher.listing.explain(exc, offset)
+                failure = self._listing.explain(exc, offset)
             else:
-                if not await self._fetcher.advance():
-                    raise StopAsyncIteration
+                pages = self._pages
+                async with self._lock:
+                    # Of several tasks that share this iterator, one requests the page, for all.
+                    if self._pages == pages and not await self._advance():
+                        raise StopAsyncIteration
                 continue
             replacement = self._replace(offset, failure)
-            position.offset = offset + 1
+            place.offset = offset + 1
             if replacement is not None:
                 return replacement
 
 
-class _Pages(_Reading[T]):
+class _Pages(_Loop[T]):
     """An iterator over whole pages."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self, fetcher: PageFetcher[T], on_unreadable: OnUnreadable[T] | None) -> None:
-        super().__init__(fetcher, on_unreadable)
-        self._lock = asyncio.Lock()
 
     def __aiter__(self) -> AsyncIterator[Page[T]]:
         return self
 
     async def __anext__(self) -> Page[T]:
+        listing, place = self._listing, self._place
         async with self._lock:
-            return await self._next()
-
-    async def _next(self) -> Page[T]:
-        listing, position = self._fetcher.listing, self._position
-        # The rest of a page that could not be read comes first: it must not be skipped.
-        if position.offset >= len(position.items) and not await self._fetcher.advance():
-            raise StopAsyncIteration
-        hook, model, offset = self._hook, self._model, position.offset
-        try:
-            items = [hook(item, model) for item in (position.items[offset:] if offset else position.items)]
-        except Unreadable:
-            items = self._read_one_by_one(offset)
-        position.offset = len(position.items)
-        after = position.next_page(listing.base)
-        return Page(items, None if after is None else listing.encode(after))
+            # The rest of a page that could not be read comes first: it must not be skipped.
+            if place.offset >= len(place.items) and not await self._advance():
+                raise StopAsyncIteration
+            hook, model, offset = self._hook, self._model, place.offset
+            try:
+                items = [hook(item, model) for item in (place.items[offset:] if offset else place.items)]
+            except Unreadable:
+                items = self._read_one_by_one(offset)
+            place.offset = len(place.items)
+            after = place.next_page(listing.base)
+            return Page(items, None if after is None else listing.encode(after))
 
     def _read_one_by_one(self, offset: int) -> list[T]:
         """Return the items of a page on which at least one cannot be read."""
         items: list[T] = []
-        for index in range(offset, len(self._position.items)):
+        for index in range(offset, len(self._place.items)):
             try:
-                items.append(self._hook(self._position.items[index], self._model))
+                items.append(self._hook(self._place.items[index], self._model))
                 continue
             except Unreadable as exc:
-                failure = self._fetcher.listing.explain(exc, index)
+                failure = self._listing.explain(exc, index)
             replacement = self._replace(index, failure)
             if replacement is not None:
                 items.append(replacement)
@@ -189,22 +364,22 @@ class Paginator(Generic[T]):
         self._prefetch = prefetch
         self._on_unreadable = on_unreadable
         self._start = None if cursor is None and after is None else _start_at(listing, cursor, after)
-        self._position: Position | None = None
+        self._place: _Place | None = None
 
     @property
     def cursor(self) -> str | None:
-        """The position after the last item that was yielded, as an opaque text. None at the start of the list.
+        """The place after the last item that was yielded, as an opaque text. None at the start of the list.
 
         It is sealed with a key derived from the API key: a client with another API key cannot open it.
         """
-        reached = self._position.cursor(self._listing.base) if self._position is not None else None
+        reached = self._place.cursor(self._listing.base) if self._place is not None else None
         reached = reached or self._start
         return None if reached is None else self._listing.encode(reached)
 
     @property
     def last_id(self) -> str | None:
         """The id of the last item that was yielded or skipped, for ``after``. It stays valid with a new API key."""
-        reached = self._position.last_id if self._position is not None else None
+        reached = self._place.last_id if self._place is not None else None
         return self._start.after if reached is None and self._start is not None else reached
 
     if not TYPE_CHECKING:  # a type checker refuses the await itself
@@ -213,11 +388,11 @@ class Paginator(Generic[T]):
             raise ConfigurationError("a list is not awaited: use async for, or await its collect() or first()")
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return _Items(self._begin(self._prefetch), self._on_unreadable)
+        return _Items(self, self._prefetch)
 
     def pages(self) -> AsyncIterator[Page[T]]:
         """Iterate over the list page by page. Pages before the last one can be empty."""
-        return _Pages(self._begin(self._prefetch), self._on_unreadable)
+        return _Pages(self, self._prefetch)
 
     async def collect(self, max_items: int | None = None) -> list[T]:
         """Return the items as a list, at most ``max_items``."""
@@ -234,14 +409,9 @@ class Paginator(Generic[T]):
 
     async def first(self) -> T | None:
         """Return the first item, or None if the list is empty. Requests no page ahead."""
-        async for item in _Items(self._begin(0), self._on_unreadable):
+        async for item in _Items(self, 0):
             return item
         return None
-
-    def _begin(self, prefetch: int) -> PageFetcher[T]:
-        fetcher = PageFetcher(self._listing, self._start, prefetch)
-        self._position = fetcher.position
-        return fetcher
 
 
 def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cursor | None:

@@ -70,13 +70,18 @@ class Redactor(Unpicklable):
     def __init__(self, api_key: str = "") -> None:
         self._api_key = _Forms(api_key) if len(api_key) >= _SHORTEST else None
         self._tokens: deque[_Forms] = deque(maxlen=_TOKENS)
-        self._searched = [each for forms in self._all() for each in forms.searched]
+        self._index()
 
     def learn(self, token: str) -> None:
         """Recognise one more token from now on."""
         if len(token) >= _SHORTEST:
             self._tokens.append(_Forms(token))
-            self._searched = [each for forms in self._all() for each in forms.searched]
+            self._index()
+
+    def _index(self) -> None:
+        self._searched = frozenset(each for forms in self._all() for each in forms.searched)
+        having = ((char, frozenset(form for form in self._searched if char in form)) for char in _RAREST)
+        self._by_char = [(char, forms) for char, forms in having if forms]
 
     def text(self, text: str) -> str:
         """Return the text without credentials."""
@@ -128,19 +133,18 @@ class Redactor(Unpicklable):
             return self.known(plain.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         return body
 
-    def _possible_forms(self, body: bytes, encoded: set[int]) -> list[bytes]:
+    def _possible_forms(self, body: bytes, encoded: set[int]) -> frozenset[bytes]:
         """Return the forms whose rare characters are all in the body, unchanged or among those that are ``encoded``.
 
         To look for one character takes a tenth of the time that it takes to look for a form, and the rarest ones rule
         out all forms in nearly every body.
         """
         left = self._searched
-        for char in _RAREST:
-            without = [form for form in left if char not in form]
-            if len(without) < len(left) and char not in encoded and char not in body:
-                left = without
-            if not left:
-                break
+        for char, forms in self._by_char:
+            if not left.isdisjoint(forms) and char not in encoded and char not in body:
+                left -= forms
+                if not left:
+                    break
         return left
 
     def _all(self) -> Iterable[_Forms]:

@@ -45,6 +45,9 @@ def target(quirks: Quirks) -> Iterator[Target]:
     webhook_id = fake.seed_messages(30, failed=0.3)
     *_, message = fake.messages(webhook_id)
     ids = {"webhookId": webhook_id, "messageId": message.id, "eventId": message.event.id, "id": message.event.id}
+    for kind in fake.event_types:  # so that there is an entity of each kind
+        fake.emit(kind, user_id="one", entity_id="one")
+    ids |= {"userId": "one", "accountId": "one", "connectionId": "one", "consentId": "one"}
     with served(fake) as base_url:
         yield Target(base_url, ids)
 
