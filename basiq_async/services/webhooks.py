@@ -199,7 +199,7 @@ class Webhooks:
         secret: str | Secret | Sequence[str | Secret] | None = None,
         recovered: Recovered | None = None,
         max_items: int = 2_000,
-        test: bool = True,
+        test: bool = False,
     ) -> Diagnosis:
         """Find out whether a webhook works, and which problems it has.
 
@@ -212,7 +212,7 @@ class Webhooks:
         ``replay.recovered_by`` reads it from the checkpoints. Messages and events that it covers need not be read.
 
         With ``test`` and a ``receiver`` or a ``secret``, a signed delivery of the event type ``basiq-async.test`` is
-        posted to the webhook's url from this machine; a handler for ``*`` gets it. With a ``receiver``, the event types
+        posted to the webhook's url from this machine; a handler for ``*`` gets it. Without it, nothing is posted. With a ``receiver``, the event types
         are also compared with its handlers. Nothing is changed at Basiq.
 
         Raises the errors of requests to the API, and ``InboxError``. A problem of the webhook or of its endpoint is not
