@@ -98,6 +98,9 @@ bench-quick: $(PEERS) ## the same in under a minute, held against the committed 
 bench-growth: $(PEERS) ## what a delivery costs an inbox of 10 k to 10 M entries, and while it prunes; writes the table of docs/howto/tune.md
 	$(BIN)/python -m benchmarks.inbox_growth
 
+cron: $(READY) ## a week of recoveries and doctors at steps of ten minutes, with an outage: about half an hour
+	BASIQ_CRON_MINUTES=10 $(BIN)/python -m pytest -q -s -p no:randomly tests/cli/test_cron.py
+
 crash: $(READY) ## replays and services that are killed again and again, and cancelled: none lost, and no more repeated than promised
 	$(BIN)/python -m tests.crash --messages 10000 --concurrency 16 --kills 200
 	$(BIN)/python -m tests.crash --mode sql --messages 10000 --concurrency 16 --kills 200

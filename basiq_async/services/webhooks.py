@@ -212,8 +212,8 @@ class Webhooks:
         ``replay.recovered_by`` reads it from the checkpoints. Messages and events that it covers need not be read.
 
         With ``test`` and a ``receiver`` or a ``secret``, a signed delivery of the event type ``basiq-async.test`` is
-        posted to the webhook's url from this machine; a handler for ``*`` gets it. Without it, nothing is posted. With a ``receiver``, the event types
-        are also compared with its handlers. Nothing is changed at Basiq.
+        posted to the webhook's url from this machine; a handler for ``*`` gets it. Otherwise nothing is posted. With a
+        ``receiver``, the event types are also compared with its handlers. Nothing is changed at Basiq.
 
         Raises the errors of requests to the API, and ``InboxError``. A problem of the webhook or of its endpoint is not
         raised: it is part of the result.
