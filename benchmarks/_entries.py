@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
 import tempfile
 import time
@@ -48,7 +47,7 @@ class Store(Protocol):
     kind: str
 
     def inbox(self, name: str) -> AbstractAsyncContextManager[Inbox]:
-        """The inbox of this name, which does not prune until ``start_pruning``."""
+        """The inbox of this name. It deletes what is expired while events are recorded."""
 
     def fill(self, name: str, live: int, expired: int = 0) -> None:
         """Enter so many handled events, after so many that are to be forgotten."""
@@ -65,11 +64,8 @@ class Store(Protocol):
     def processors(self) -> dict[int, float]:
         """Seconds of the processor that each process of the server has used."""
 
-    def start_pruning(self, inbox: Any, name: str, seconds: float) -> None:
-        """Have the inbox prune, for so many seconds."""
-
-    async def stop_pruning(self, inbox: Any) -> None:
-        """End that."""
+    def expire(self, name: str, seconds: float) -> None:
+        """Have entries expire within so many seconds, if the server forgets each at its own moment."""
 
 
 class _SQLite:
@@ -81,7 +77,6 @@ class _SQLite:
     @contextlib.asynccontextmanager
     async def inbox(self, name: str) -> AsyncIterator[Inbox]:
         async with SQLiteInbox(self._path(name)) as inbox:
-            inbox._prune_at = time.time() + 59  # it looks at the clock once a minute
             yield inbox
 
     def fill(self, name: str, live: int, expired: int = 0) -> None:
@@ -112,12 +107,8 @@ class _SQLite:
     def processors(self) -> dict[int, float]:
         return {}
 
-    def start_pruning(self, inbox: Any, name: str, seconds: float) -> None:
-        inbox._pruning.start()
-
-    async def stop_pruning(self, inbox: Any) -> None:
-        await inbox._pruning.stop()
-        inbox._prune_at = time.time() + 59
+    def expire(self, name: str, seconds: float) -> None:
+        """What is expired is there already."""
 
     def _ask(self, name: str, statement: str, *values: str | None) -> Any:
         with contextlib.closing(sqlite3.connect(self._path(name))) as connection:
@@ -149,7 +140,6 @@ class _PostgreSQL:
     @contextlib.asynccontextmanager
     async def inbox(self, name: str) -> AsyncIterator[Inbox]:
         async with SQLInbox(self._engine, table=name) as inbox:
-            inbox._prune_at = math.inf
             yield inbox
 
     def fill(self, name: str, live: int, expired: int = 0) -> None:
@@ -190,11 +180,8 @@ class _PostgreSQL:
                 found[int(child)] = processor_time(int(child))
         return found
 
-    def start_pruning(self, inbox: Any, name: str, seconds: float) -> None:
-        inbox._pruning.start()
-
-    async def stop_pruning(self, inbox: Any) -> None:
-        await inbox._pruning.stop()
+    def expire(self, name: str, seconds: float) -> None:
+        """What is expired is there already."""
 
     def _ask(self, statement: str, *values: str | None) -> Any:
         with psycopg.connect(self._server.plain_url) as connection:
@@ -246,12 +233,9 @@ class _Redis:
         assert self._server._process is not None
         return {self._server._process.pid: processor_time(self._server._process.pid)}
 
-    def start_pruning(self, inbox: Any, name: str, seconds: float) -> None:
+    def expire(self, name: str, seconds: float) -> None:
         """Redis forgets each entry at its own moment: here, very many of them in this time."""
         self._enter(name, int(REDIS_EXPIRES * seconds), 1, spread=int(seconds * 1000))
-
-    async def stop_pruning(self, inbox: Any) -> None:
-        """There is nothing to stop."""
 
     def _enter(self, name: str, count: int, least: int, spread: int) -> None:
         """So many entries that expire after ``least`` ms, and within ``spread`` ms from then on."""

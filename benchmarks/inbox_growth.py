@@ -124,30 +124,28 @@ class Pruning:
 
 async def pruning(store: Store, live: int, expired: int, *, runs: int = 3, turns: int = 5) -> Pruning:
     await fill(store, "pruned", live, expired)
+    await fill(store, "kept", live)
     ratios_of: dict[float, list[float]] = {0.5: [], 0.99: []}
     quiet: list[float] = []
     took = 0.0
-    async with store.inbox("pruned") as inbox:
-        await _steady(inbox)
-        store.start_pruning(inbox, "pruned", _WINDOW)
-        await _steady(inbox)
-        await store.stop_pruning(inbox)
+    async with store.inbox("pruned") as pruned, store.inbox("kept") as kept:
+        for inbox in (pruned, kept):
+            await _steady(inbox)
         before = store.entries("pruned")
         for _ in range(runs):
             waits: dict[bool, list[float]] = {True: [], False: []}
             for turn in range(2 * turns):
                 prunes = turn % 2 == 1
                 if prunes:
-                    store.start_pruning(inbox, "pruned", _WINDOW)
+                    store.expire("pruned", _WINDOW)
                 began = time.perf_counter()
-                waits[prunes] += await _steady(inbox)
+                waits[prunes] += await _steady(pruned if prunes else kept)
                 if prunes:
-                    await store.stop_pruning(inbox)
                     took += time.perf_counter() - began
             for share, found in ratios_of.items():
                 found.append(percentile(waits[True], share) / percentile(waits[False], share))
             quiet += waits[False]
-        added = runs * turns * 2 * int(_RATE * _WINDOW)
+        added = runs * turns * int(_RATE * _WINDOW)
         deleted = before + added - store.entries("pruned")
     rate = REDIS_EXPIRES if store.kind == "Redis" else deleted / took
     name = f"{store.kind}: of a delivery while {expired:,} entries are deleted, to one without"

@@ -89,8 +89,8 @@ def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> Non
     recorder = ReceiverTelemetry(
         telemetry,
         when_wanted=lambda: receiver._add_hook(recorder.on_delivery),
-        count_quarantined=receiver._count_quarantined,
+        count_quarantined=receiver._quarantine.count,
     )
     receiver._observe(recorder.around)
-    receiver._watch_quarantine(recorder.measure_quarantine)
+    receiver._quarantine.changed = recorder.measure_quarantine
     recorder.is_wanted()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ._bodies import ends_connection, read_content_length
 from ._outcome import Outcome, Receives
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -87,6 +90,24 @@ def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 def _content_encoding(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     found = [value.decode("latin-1") for name, value in headers if name == b"content-encoding"]
     return ",".join(found) if found else None
+
+
+def check_path(path: object) -> str:
+    """Return the path of a route. Raises ``ConfigurationError`` for one that no request has."""
+    if not isinstance(path, str) or (path and not path.startswith("/")):
+        raise ConfigurationError(f"path must begin with a slash, such as '/basiq': {path!r} would never be reached")
+    return path
+
+
+def make_fastapi_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRouter:
+    """Return the router of a receiver. Raises ``ConfigurationError`` if FastAPI is not installed."""
+    try:
+        from ._fastapi import make_router
+    except ModuleNotFoundError as exc:
+        if exc.name != "fastapi":
+            raise
+        raise ConfigurationError("fastapi_router needs FastAPI: pip install fastapi") from None
+    return make_router(receiver, path, tags)
 
 
 async def respond(send: Send, outcome: Outcome, *, close: bool) -> None:

@@ -6,17 +6,10 @@ import logging
 from collections.abc import AsyncGenerator
 
 from .._web.bodies import BodyAbortedError, BodyReader, BodyTooLargeError, TooManyBytesError
+from ._outcome import RETRY_SOON, Outcome
 from ._results import Result
 
 logger = logging.getLogger("basiq_async.receiver")
-
-
-class RefusedError(Exception):
-    """A request is refused because of its body, with this result."""
-
-    def __init__(self, result: Result) -> None:
-        super().__init__(result)
-        self.result = result
 
 
 def read_content_length(value: str) -> int | None:
@@ -32,45 +25,36 @@ def ends_connection(*, whole: bool, http_version: object) -> bool:
     return not whole and str(http_version).startswith("1")
 
 
-class Bodies:
-    """Reads the bodies of deliveries within the limits of a ``BodyReader``."""
+def refuse(content_length: int | None, content_encoding: str | None, max_size: int) -> Outcome | None:
+    """Return the outcome of a request whose headers show that its body is too large or compressed, else None."""
+    if content_length is not None and content_length > max_size:
+        return Outcome(Result.TOO_LARGE)
+    if content_encoding is not None and content_encoding.strip().lower() not in ("", "identity"):
+        logger.warning("refused a delivery with a Content-Encoding: Basiq does not compress what it sends")
+        return Outcome(Result.COMPRESSED)
+    return None
 
-    def __init__(self, reader: BodyReader) -> None:
-        self._reader = reader
 
-    def check(self, content_length: int | None, content_encoding: str | None) -> None:
-        """Raise ``RefusedError`` if the headers show that the body is too large, or compressed."""
-        try:
-            self._reader.check_length(content_length)
-        except BodyTooLargeError:
-            raise RefusedError(Result.TOO_LARGE) from None
-        if content_encoding is not None and content_encoding.strip().lower() not in ("", "identity"):
-            logger.warning("refused a delivery with a Content-Encoding: Basiq does not compress what it sends")
-            raise RefusedError(Result.COMPRESSED)
-
-    async def read(self, chunks: AsyncGenerator[bytes], content_length: int | None) -> bytes:
-        """Read the whole body.
-
-        Raises ``RefusedError`` if it is too large, too slow or breaks off, or if too many bodies arrive at once.
-        """
-        try:
-            body = await self._reader.read(chunks)
-        except BodyTooLargeError:
-            raise RefusedError(Result.TOO_LARGE) from None
-        except TooManyBytesError:
-            raise RefusedError(Result.OVERLOADED) from None
-        except BodyAbortedError as exc:
-            logger.warning(
-                "the body of a delivery broke off, or did not arrive within %g s: %d bytes of %s arrived. If this "
-                "happens to every delivery, a middleware reads the body and does not pass it on",
-                self._reader.timeout,
-                exc.received,
-                "an unknown number" if content_length is None else content_length,
-            )
-            raise RefusedError(Result.ABORTED) from None
-        if content_length and not body:
-            logger.error(
-                "a middleware read the body of a request, and did not pass it on to the receiver: it must keep the "
-                "body for the app that it wraps"
-            )
-        return body
+async def read_body(reader: BodyReader, chunks: AsyncGenerator[bytes], content_length: int | None) -> bytes | Outcome:
+    """Read a whole body. Return the outcome if it is too large, too slow or breaks off, or if too many are arriving."""
+    try:
+        body = await reader.read(chunks)
+    except BodyTooLargeError:
+        return Outcome(Result.TOO_LARGE)
+    except TooManyBytesError:
+        return Outcome(Result.OVERLOADED, retry_after=RETRY_SOON)
+    except BodyAbortedError as exc:
+        logger.warning(
+            "the body of a delivery broke off, or did not arrive within %g s: %d bytes of %s arrived. If this "
+            "happens to every delivery, a middleware reads the body and does not pass it on",
+            reader.timeout,
+            exc.received,
+            "an unknown number" if content_length is None else content_length,
+        )
+        return Outcome(Result.ABORTED)
+    if content_length and not body:
+        logger.error(
+            "a middleware read the body of a request, and did not pass it on to the receiver: it must keep the "
+            "body for the app that it wraps"
+        )
+    return body

@@ -20,14 +20,12 @@ from .._work.once import Ended, Ending, Unit, Units, handle_once
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outcome import Outages, Outcome, describe, find_retry_after, is_of_the_event, log_fields, shorten
+from ._outcome import RETRY_SOON, Outages, Outcome, describe, find_retry_after, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
 
 logger = logging.getLogger("basiq_async.receiver")
 
-RETRY_SOON = 5.0
-"""Seconds for ``Retry-After`` if no better value is known: Basiq's second attempt comes after 5 s anyway."""
 PATIENCE = 0.3
 """Seconds for which a delivery waits for another worker that handles the same event."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ _KEYS: WeakKeyDictionary[MemoryInbox, SigningKeys] = WeakKeyDictionary()
 
 
 class Lifecycle:
-    """Counts how often a receiver was entered with ``async with``, and knows whether it is closed.
+    """Counts how often a receiver was entered with ``async with``, and knows its event loop, and whether it is closed.
 
     inbox_timeout: seconds for the check of the inbox at the start.
     """
@@ -29,6 +30,16 @@ class Lifecycle:
         self._entered = 0
         self._told = False
         self.closed = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def join_loop(self) -> None:
+        """Begin to serve the running loop. Raises ``ConfigurationError`` while another one is served."""
+        loop = asyncio.get_running_loop()
+        if self.loop is not loop and self.loop is not None and self.loop.is_running():
+            raise ConfigurationError(
+                "another thread's event loop uses this receiver: make one receiver for each loop, and share the inbox"
+            )
+        self.loop = loop
 
     async def enter(self) -> None:
         """Count one entry. Log an error if the inbox cannot be used.
@@ -76,34 +87,31 @@ class Lifecycle:
             )
 
 
-def check_inbox_methods(inbox: object) -> None:
-    """Raise ``ConfigurationError`` for an object that is not an inbox. None, for the default, passes."""
+def check_inbox(inbox: Inbox, keys: SigningKeys, webhook_id: str | None) -> None:
+    """Raise ``ConfigurationError`` for an object that is not an inbox, and for a receiver that needs a webhook's id.
+
+    It needs one so that each event has one key.
+    """
     if isinstance(inbox, type):
         raise ConfigurationError(
             f"inbox is the class {inbox.__name__}: pass an instance, such as {inbox.__name__}(...)"
         )
-    if inbox is None or isinstance(inbox, Inbox):
-        return
-    methods = [name for name in vars(Inbox) if not name.startswith("_")]
-    missing = ", ".join(name for name in methods if not callable(getattr(inbox, name, None)))
-    raise ConfigurationError(
-        f"inbox must have the methods of the Inbox protocol; {type(inbox).__name__} lacks {missing}"
-    )
-
-
-def check_webhook_id(inbox: Inbox, keys: SigningKeys, webhook_id: str | None) -> None:
-    """Raise ``ConfigurationError`` if the receiver needs the id of its webhook, so that each event has one key."""
+    if not isinstance(inbox, Inbox):
+        methods = [name for name in vars(Inbox) if not name.startswith("_")]
+        missing = ", ".join(name for name in methods if not callable(getattr(inbox, name, None)))
+        raise ConfigurationError(
+            f"inbox must have the methods of the Inbox protocol; {type(inbox).__name__} lacks {missing}"
+        )
     if webhook_id is not None:
         if not (isinstance(webhook_id, str) and webhook_id):
             raise ConfigurationError("webhook_id must be the id of a webhook, or None")
-        return
-    if not isinstance(inbox, MemoryInbox):
+    elif not isinstance(inbox, MemoryInbox):
         raise ConfigurationError(
             f"a receiver with a {type(inbox).__name__} needs webhook_id=, the id of the webhook whose events it "
             "handles. `basiq-async webhooks list` shows it, `await client.webhooks.ensure(...)` returns it as .id, and "
             "the examples read it from BASIQ_WEBHOOK_ID"
         )
-    if not keys.has_key_of(_KEYS.setdefault(inbox, keys)):
+    elif not keys.has_key_of(_KEYS.setdefault(inbox, keys)):
         raise ConfigurationError(
             "two receivers with different secrets, and without a webhook_id, share this inbox: each would skip events "
             "that the other has handled; pass webhook_id to both"

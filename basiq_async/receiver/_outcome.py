@@ -26,6 +26,8 @@ from ._results import RESULTS, Meaning, Result
 
 logger = logging.getLogger("basiq_async.receiver")
 
+RETRY_SOON = 5.0
+"""Seconds for ``Retry-After`` if no better value is known: Basiq's second attempt comes after 5 s anyway."""
 _MOST_CAUSES = 10
 _LONGEST = 200
 """Characters of an id, or of an event type, that are logged, counted or passed to a hook."""

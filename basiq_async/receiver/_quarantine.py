@@ -73,7 +73,22 @@ class Quarantine:
         for key in found:
             async with inbox_limit(self._timeout):
                 dropped += await self._inbox.drop_quarantined(key)
+        await self.tell_changed()
         return dropped
+
+    async def retry(
+        self, ids: Iterable[str] | None, handle: Callable[[QuarantinedDelivery], Awaitable[Outcome | None]]
+    ) -> Sequence[Outcome]:
+        """Pass each quarantined delivery to ``handle``, until that returns None. Return the outcomes."""
+        outcomes: list[Outcome] = []
+        async with aclosing(self.deliveries(ids=None if ids is None else check_ids(ids))) as deliveries:
+            async for delivery in deliveries:
+                done = await handle(delivery)
+                if done is None:
+                    break
+                outcomes.append(done)
+        await self.tell_changed()
+        return outcomes
 
     def refuse(self, delivery: QuarantinedDelivery) -> Outcome | None:
         """Return the rejection of a quarantined delivery that no receiver with these secrets sealed, else None."""

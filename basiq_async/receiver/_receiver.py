@@ -29,29 +29,20 @@ from .._work.clock import TimeSource, in_seconds
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
-from ._asgi import ASGIApp
-from ._bodies import Bodies, RefusedError
+from ._asgi import ASGIApp, check_path, make_fastapi_router
+from ._bodies import read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
-from ._dispatcher import PATIENCE, RETRY_SOON, Dispatcher
-from ._lifecycle import Lifecycle, check_inbox_methods, check_webhook_id
-from ._outcome import OnDelivery, Outcome, event_of
-from ._quarantine import Quarantine, check_ids
+from ._dispatcher import PATIENCE, Dispatcher
+from ._lifecycle import Lifecycle, check_inbox
+from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of
+from ._quarantine import Quarantine
 from ._results import Result
-from ._routes import (
-    AnyHandler,
-    Prepare,
-    Register,
-    Routes,
-    check_patterns,
-    warn_of_unknown_types,
-)
+from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns, warn_of_unknown_types
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
     from aiohttp import web
     from fastapi import APIRouter
-
-    from ._aiohttp import AiohttpAdapter
 
 
 logger = logging.getLogger("basiq_async.receiver")
@@ -82,20 +73,11 @@ class WebhookReceiver:
     Only the handler with the most specific pattern runs: the exact type, else the longest beginning, else ``*``. One
     delivery has one handler and one result, so a second handler's failure cannot make the first one run twice.
 
-    The responses:
-
-    - 200: handled before, or put into the quarantine.
-    - 204: handled, or of a type without a handler.
-    - 400: genuine, but not a JSON object.
-    - 401: not genuine, or not fresh.
-    - 408: the body did not arrive within ``body_timeout`` seconds.
-    - 413: larger than ``max_body_size`` bytes.
-    - 415: compressed.
-    - 500: the handler raised, or took longer than ``handler_timeout`` seconds.
-    - 503, with Retry-After: another worker holds it, the inbox failed or took longer than ``inbox_timeout`` seconds,
-      too many large bodies are arriving at once, or the receiver is closing.
-
-    Basiq sends a delivery again if its response was not a 2xx (the vendor's page on the delivery schedule).
+    It responds with a 2xx to what was handled, now or before, and to a type without a handler; with a 4xx to what is
+    not genuine, not fresh, too large or unreadable; with 500 if the handler raised or took longer than
+    ``handler_timeout``; and with 503 and Retry-After if another worker holds the delivery, the inbox failed, or the
+    receiver is closing. ``Result`` lists all. Basiq sends a delivery again if its response was not a 2xx (the vendor's
+    page on the delivery schedule).
 
     secret: one secret, or several while a new one replaces an old one.
     webhook_id: the id of the webhook whose events it handles. The key of each event contains it, so that receivers of
@@ -140,25 +122,23 @@ class WebhookReceiver:
         limits = {"handler_timeout": handler_timeout, "body_timeout": body_timeout, "inbox_timeout": inbox_timeout}
         for name, seconds in limits.items():
             check_positive(name, seconds, "of seconds")
-        shortest_lease = handler_timeout + 2 * inbox_timeout
-        if lease is not None:
-            check_positive("lease", lease, "of seconds")
-        if lease is not None and lease <= handler_timeout:
+        if lease is None:
+            lease = handler_timeout + 2 * inbox_timeout + _LEASE_MARGIN
+        elif check_positive("lease", lease, "of seconds") <= handler_timeout:
             raise ConfigurationError(
                 f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s): otherwise another "
                 "worker takes over a delivery while its handler is still running"
             )
         if quarantine_after is not None:
             check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
-        check_inbox_methods(inbox)
         self._keys = keys
         self._webhook_id = webhook_id
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
-        check_webhook_id(self._inbox, keys, webhook_id)
+        check_inbox(self._inbox, keys, webhook_id)
         self._tolerance = tolerance_seconds(tolerance)
         self._max_body_size = max_body_size
-        self._bodies = Bodies(
-            BodyReader(max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout)
+        self._bodies = BodyReader(
+            max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout
         )
         self._on_delivery = on_delivery
         self._around: Around | None = None
@@ -171,14 +151,12 @@ class WebhookReceiver:
             seal,
             handler_timeout=handler_timeout,
             inbox_timeout=inbox_timeout,
-            lease=shortest_lease + _LEASE_MARGIN if lease is None else lease,
+            lease=lease,
             quarantine_after=quarantine_after,
             clock=self._clock,
         )
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
         self._asgi = ASGIApp(self)
-        self._aiohttp: AiohttpAdapter | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._lifecycle = Lifecycle(self._inbox, inbox_timeout)
 
     def __repr__(self) -> str:
@@ -254,20 +232,15 @@ class WebhookReceiver:
         ``ConfigurationError`` for a body that is not bytes, and if another thread's event loop uses the receiver.
         """
         started = time.perf_counter()
-        if asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self._lifecycle.loop or type(body) is not bytes:
             try:
-                self._join_loop()
+                self._lifecycle.join_loop()
+                body = check_body(body)
             except ConfigurationError:
                 del headers, body  # error reporters show local variables
                 raise
         if self._lifecycle.closed:
             return self._report(self._closed(), started)
-        if type(body) is not bytes:
-            try:
-                body = check_body(body)
-            except ConfigurationError:
-                del headers, body  # error reporters show local variables
-                raise
         if len(body) > self._max_body_size:
             return self._report(Outcome(Result.TOO_LARGE), started)
         try:
@@ -293,7 +266,7 @@ class WebhookReceiver:
         the connection after the response.
         """
         started = time.perf_counter()
-        self._join_loop()
+        self._lifecycle.join_loop()
         async with contextlib.aclosing(chunks):
             delivery = await self._read_stream(headers, chunks, content_length, content_encoding)
         done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
@@ -306,7 +279,7 @@ class WebhookReceiver:
         ``patience`` is the number of seconds to wait for another worker that is handling the event.
         """
         started = time.perf_counter()
-        self._join_loop()
+        self._lifecycle.join_loop()
         if delivery.webhook_id != self._webhook_id:
             delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
         done = self._closed(delivery) if self._lifecycle.closed else await self._dispatch(delivery, patience=patience)
@@ -317,11 +290,9 @@ class WebhookReceiver:
     @property
     def aiohttp_handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """A handler for ``aiohttp.web``: ``app.router.add_post("/basiq", receiver.aiohttp_handler)``."""
-        if self._aiohttp is None:
-            from ._aiohttp import AiohttpAdapter  # an aiohttp server has it loaded by now
+        from ._aiohttp import AiohttpAdapter  # an aiohttp server has it loaded by now
 
-            self._aiohttp = AiohttpAdapter(self)
-        return self._aiohttp.handle
+        return AiohttpAdapter(self).handle
 
     @property
     def asgi(self) -> ASGIApp:
@@ -335,7 +306,7 @@ class WebhookReceiver:
 
         Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
-        self._join_loop()
+        self._lifecycle.join_loop()
         check_whole("limit", limit, least=1)
         return await self._quarantine.first(limit, after=after)
 
@@ -347,37 +318,32 @@ class WebhookReceiver:
         and its result is ``rejected``. Returns the outcome of each. Raises ``InboxError``, or the error of an inbox
         from elsewhere.
         """
-        self._join_loop()
-        wanted = None if ids is None else check_ids(ids)
-        outcomes: list[Outcome] = []
-        async with contextlib.aclosing(self._quarantine.deliveries(ids=wanted)) as deliveries:
-            async for delivery in deliveries:
-                if self._lifecycle.closed:
-                    break
-                started = time.perf_counter()
-                done = self._quarantine.refuse(delivery) or await self._dispatch(
-                    self._quarantine.delivery_of(delivery), failures=delivery.failures
-                )
-                outcomes.append(self._report(done, started))
-        await self._quarantine.tell_changed()
-        return outcomes
+        self._lifecycle.join_loop()
+
+        async def handle(delivery: QuarantinedDelivery) -> Outcome | None:
+            if self._lifecycle.closed:
+                return None
+            started = time.perf_counter()
+            done = self._quarantine.refuse(delivery) or await self._dispatch(
+                self._quarantine.delivery_of(delivery), failures=delivery.failures
+            )
+            return self._report(done, started)
+
+        return await self._quarantine.retry(ids, handle)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.
 
         Returns the number removed. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
-        self._join_loop()
-        dropped = await self._quarantine.drop(ids)
-        await self._quarantine.tell_changed()
-        return dropped
+        self._lifecycle.join_loop()
+        return await self._quarantine.drop(ids)
 
     def setup(self, app: web.Application, path: str = "/basiq") -> None:
         """Serve ``path`` of an ``aiohttp.web`` application, and close the receiver when the application shuts down.
 
         Shutdown comes before the application's cleanup, so the last handler ends before ``cleanup_ctx`` closes the
-        inbox and other resources. If a ``cleanup_ctx`` enters the receiver too, for a recovery in the background, the
-        receiver closes when that ``cleanup_ctx`` exits it.
+        inbox and other resources.
         """
 
         async def start(app: web.Application) -> None:
@@ -386,7 +352,7 @@ class WebhookReceiver:
         async def end(app: web.Application) -> None:
             await self.__aexit__()
 
-        app.router.add_post(_check_path(path), self.aiohttp_handler)
+        app.router.add_post(check_path(path), self.aiohttp_handler)
         app.on_startup.append(start)
         app.on_shutdown.append(end)
 
@@ -394,18 +360,10 @@ class WebhookReceiver:
         """Return a router for ``app.include_router``: the route, its OpenAPI description, and a lifespan.
 
         The signature is checked over the raw bytes, before anything is parsed. The router's lifespan closes the
-        receiver when the application shuts down, before the application's own lifespan ends. If the application's
-        lifespan enters the receiver too, for a recovery in the background, the receiver closes when that lifespan
-        exits it. Raises ``ConfigurationError`` if FastAPI is not installed.
+        receiver when the application shuts down, before the application's own lifespan ends. Raises
+        ``ConfigurationError`` if FastAPI is not installed.
         """
-        _check_path(path)
-        try:
-            from ._fastapi import make_router
-        except ModuleNotFoundError as exc:
-            if exc.name != "fastapi":
-                raise
-            raise ConfigurationError("fastapi_router needs FastAPI: pip install fastapi") from None
-        return make_router(self, path, tags)
+        return make_fastapi_router(self, check_path(path), tags)
 
     async def aclose(self) -> None:
         """Refuse new deliveries (503 with Retry-After), and wait until the deliveries under way have ended.
@@ -432,17 +390,7 @@ class WebhookReceiver:
 
     def _observe(self, around: Around) -> None:
         """Let an observer await the work on each delivery."""
-        if self._around is not None:
-            raise ConfigurationError("this receiver is instrumented already")
         self._around = around
-
-    def _watch_quarantine(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Set the callback that is awaited after quarantined deliveries were retried or dropped."""
-        self._quarantine.changed = changed
-
-    async def _count_quarantined(self, most: int) -> int:
-        """Return the number of deliveries in the quarantine, counted up to ``most``."""
-        return await self._quarantine.count(most)
 
     def _add_hook(self, on_delivery: OnDelivery) -> None:
         """Add a hook, called after the one that was passed to the constructor."""
@@ -455,17 +403,18 @@ class WebhookReceiver:
         content_length: int | None,
         content_encoding: str | None,
     ) -> Delivery | Outcome:
-        """Check the headers and read the body. Return the delivery, or the outcome if it cannot be handled."""
-        if self._lifecycle.closed:
-            return self._closed()
+        refused = (
+            self._closed() if self._lifecycle.closed else refuse(content_length, content_encoding, self._max_body_size)
+        )
+        if refused is not None:
+            return refused
         try:
-            self._bodies.check(content_length, content_encoding)
             checked = check_headers(headers, self._tolerance, self._clock())
-            body = await self._bodies.read(chunks, content_length)
         except SignatureVerificationError as exc:
             return _reject(exc)
-        except RefusedError as exc:
-            return Outcome(exc.result, retry_after=RETRY_SOON if exc.result is Result.OVERLOADED else None)
+        body = await read_body(self._bodies, chunks, content_length)
+        if isinstance(body, Outcome):
+            return body
         return self._closed() if self._lifecycle.closed else self._read(checked, body)
 
     def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
@@ -486,26 +435,10 @@ class WebhookReceiver:
         self._lifecycle.tell_closed()
         return Outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
 
-    def _join_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop is self._loop:
-            return
-        if self._loop is not None and self._loop.is_running():
-            raise ConfigurationError(
-                "another thread's event loop uses this receiver: make one receiver for each loop, and share the inbox"
-            )
-        self._loop = loop
-
     def _report(self, done: Outcome, started: float) -> Outcome:
         if self._on_delivery is not None:
             call_hook(self._on_delivery, event_of(done, time.perf_counter() - started, self._clock()))
         return done
-
-
-def _check_path(path: object) -> str:
-    if not isinstance(path, str) or (path and not path.startswith("/")):
-        raise ConfigurationError(f"path must begin with a slash, such as '/basiq': {path!r} would never be reached")
-    return path
 
 
 def _reject(exc: SignatureVerificationError) -> Outcome:

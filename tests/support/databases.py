@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from basiq_async.receiver import SQLInbox, SQLiteInbox
+from basiq_async.receiver import SQLInbox
 from tests.support.servers import PostgresServer
 
 
@@ -62,8 +62,7 @@ def in_use(engine: AsyncEngine) -> int:
     return int(pool.checkedout())
 
 
-async def pruned(inbox: SQLInbox | SQLiteInbox) -> None:
+async def pruned(inbox: SQLInbox) -> None:
     """Wait until the inbox has deleted its old entries."""
-    task = inbox._pruning._task
-    if task is not None:
-        await asyncio.wait((task,))
+    if inbox._pruning is not None:
+        await asyncio.wait((inbox._pruning,))

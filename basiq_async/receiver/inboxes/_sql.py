@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
@@ -16,11 +17,13 @@ from ..._storage.sql import BusyError, SQLStore
 from ..._work.protocol import Claim, QuarantinedDelivery, unpack_all
 from ..._work.tasks import run_to_completion
 from ...errors import ConfigurationError, InboxError
-from ._pruning import LOCKING, SHARING, Pruning
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
 from ._sql_transactions import State, Transactions, done_in_sqlite
 
-_PRUNE_EVERY = 60.0
+logger = logging.getLogger("basiq_async.receiver")
+
+_PRUNE_EVERY = 32
+"""After so many records, twice as many old entries are deleted: so they go faster than new ones come."""
 
 
 class SQLInbox:
@@ -77,9 +80,8 @@ class SQLInbox:
         sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._transactions = Transactions(self._store, self._sql, sessions)
         self._remember = remember
-        self._prune_at = time.monotonic() + _PRUNE_EVERY
-        pace = SHARING if self._store.on_postgresql else LOCKING
-        self._pruning = Pruning(self._delete_old, f"the inbox {self._tables.name}", pace)
+        self._records = 0
+        self._pruning: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         closed = ", closed" if self._store.closed else ""
@@ -113,10 +115,7 @@ class SQLInbox:
         self._store.closed = True
         if self._store.inherited:
             return  # the claims belong to the parent process
-        try:
-            await self._pruning.aclose()
-        finally:
-            await run_to_completion(self._transactions.roll_back_all)
+        await run_to_completion(self._end)
 
     # --- claims that are leases ---
 
@@ -196,9 +195,9 @@ class SQLInbox:
             await self._transactions.commit(key, held)
         elif self._transactions.other(key) is not None or not await self._record(self._sql.complete, key, token):
             return False
-        if time.monotonic() >= self._prune_at:
-            self._prune_at = time.monotonic() + _PRUNE_EVERY
-            self._pruning.start()
+        self._records += 1
+        if self._records % _PRUNE_EVERY == 0 and not self._is_pruning():
+            self._pruning = asyncio.get_running_loop().create_task(self._prune())  # no delivery waits for it
         return True
 
     async def release(self, key: str, token: str) -> None:
@@ -282,13 +281,29 @@ class SQLInbox:
 
         return await self._store.run(work, write=True)
 
-    async def _delete_old(self, most: int) -> int:
-        """Delete entries that are older than ``remember``: at most ``most`` rows of each table."""
+    # --- what is old ---
 
-        async def work(connection: AsyncConnection) -> int:
+    async def _end(self) -> None:
+        if self._pruning is not None and self._is_pruning():
+            await asyncio.wait((self._pruning,))
+        await self._transactions.roll_back_all()
+
+    def _is_pruning(self) -> bool:
+        """Return whether old entries are being deleted: by a task of this loop, not of one that was closed."""
+        task = self._pruning
+        return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
+
+    async def _prune(self) -> None:
+        """Delete entries that are older than ``remember``: some rows of each table."""
+
+        async def work(connection: AsyncConnection) -> None:
             # An entry must be old by both clocks, so that a clock that jumps ahead deletes nothing.
             moment = min(datetime.now(UTC), await self._store.now(connection)) - self._remember
-            values = {"a_moment": moment, "a_limit": most}
-            return max([(await connection.execute(each, values)).rowcount for each in self._sql.prune])
+            for statement in self._sql.prune:
+                await connection.execute(statement, {"a_moment": moment, "a_limit": 2 * _PRUNE_EVERY})
 
-        return await self._store.run(work, write=True)
+        try:
+            await self._store.run(work, write=True)
+        except Exception:
+            if not self._store.closed:
+                logger.warning("old entries of the inbox %s could not be deleted", self._tables.name, exc_info=True)

@@ -19,7 +19,6 @@ from ..._work.calls import CLOSED
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
-from ._pruning import LOCKING, Pruning
 
 _KIND = FileKind(
     name="inbox",
@@ -39,7 +38,8 @@ _KIND = FileKind(
     closed=CLOSED,
 )
 
-_PRUNE_EVERY = 60.0
+_NOTE_EVERY = 60.0
+"""Seconds between two notes of the time, for the other processes and the next one."""
 
 
 def _sql(statement: str) -> str:
@@ -94,7 +94,7 @@ UPDATE inbox SET failures = 0, expires = :expires, {no_claim}, {no_letter} WHERE
 """)
 _FIND = "SELECT handled AND expires > ?, letter IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = ?"
 _LETTERS = "SELECT letter FROM inbox WHERE at IS NOT NULL AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?"
-_PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"
+_PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT 2)"
 
 
 class SQLiteInbox:
@@ -131,8 +131,7 @@ class SQLiteInbox:
         self._clock = clock
         self._lease_clock = lease_clock(clock)
         self._retention: RetentionClock | None = None
-        self._prune_at = -math.inf
-        self._pruning = Pruning(self._delete_expired, f"the inbox {self._store.path!r}", LOCKING)
+        self._note_at = -math.inf
 
     def __repr__(self) -> str:
         return f"SQLiteInbox({self._store.path!r})"
@@ -144,17 +143,11 @@ class SQLiteInbox:
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
 
-        def work(connection: sqlite3.Connection) -> tuple[Claim, bool]:
+        def work(connection: sqlite3.Connection) -> Claim:
             wall, horizon = self._look(connection)
-            due = not self._prune_at - _PRUNE_EVERY <= wall < self._prune_at  # also if the clock was set back
-            if due:
-                self._note_time(connection, wall)
-            return self._claim(connection, _CLAIM, key, token, lease, horizon, expires=wall + lease + JUMP), due
+            return self._claim(connection, _CLAIM, key, token, lease, horizon, expires=wall + lease + JUMP)
 
-        claim, due = await self._store.run(work)
-        if due:
-            self._pruning.start()
-        return claim
+        return await self._store.run(work)
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
@@ -234,10 +227,7 @@ class SQLiteInbox:
 
     async def aclose(self) -> None:
         """Finish the calls that are queued already, and close the file. May be called twice."""
-        try:
-            await self._pruning.aclose()
-        finally:  # even if this is cancelled, the thread is told to end
-            await self._store.aclose()
+        await self._store.aclose()
 
     async def __aenter__(self) -> Self:
         try:
@@ -256,7 +246,9 @@ class SQLiteInbox:
         def work(connection: sqlite3.Connection) -> bool:
             wall, horizon = self._look(connection)
             times = {"now": self._lease_clock(), "horizon": horizon, "expires": wall + self._remember}
-            return connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount > 0
+            changed = connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount > 0
+            self._tidy(connection, wall, horizon)
+            return changed
 
         return self._store.run(work)
 
@@ -293,18 +285,13 @@ class SQLiteInbox:
             retention = self._retention = RetentionClock(self._clock, seen_at=seen_at, hold_until=hold_until)
         return retention.read()
 
-    def _note_time(self, connection: sqlite3.Connection, now: float) -> None:
-        """Write the state of the clock for the other processes, when it is time to prune."""
-        self._prune_at = now + _PRUNE_EVERY
-        hold = None if self._retention is None else self._retention.hold_until
-        connection.execute("UPDATE clock SET seen_at = ?, hold_until = ?", (now, hold))
-
-    async def _delete_expired(self, most: int) -> int:
-        def work(connection: sqlite3.Connection) -> int:
-            _, horizon = self._look(connection)
-            return connection.execute(_PRUNE, (horizon, most)).rowcount
-
-        return await self._store.run(work)
+    def _tidy(self, connection: sqlite3.Connection, wall: float, horizon: float) -> None:
+        """Delete the two oldest entries if they are expired, so that they go faster than new ones come."""
+        connection.execute(_PRUNE, (horizon,))
+        if not self._note_at - _NOTE_EVERY <= wall < self._note_at:  # also if the clock was set back
+            self._note_at = wall + _NOTE_EVERY
+            hold = None if self._retention is None else self._retention.hold_until
+            connection.execute("UPDATE clock SET seen_at = ?, hold_until = ?", (wall, hold))
 
 
 def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:

@@ -7,22 +7,17 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from basiq_async import InboxError
 from basiq_async._storage import sql  # private: the time of the server
 from basiq_async.receiver import SQLInbox, SQLiteInbox
-from basiq_async.receiver.inboxes import _pruning  # private: the size of its batches
-from basiq_async.receiver.inboxes._pruning import Pace, Pruning  # private: batches and pauses on a virtual clock
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
-from tests.support import virtual
 from tests.support.databases import engine_of, new_table, pruned, run, scalar, url_of
 from tests.support.deliveries import NOW, letter
 from tests.support.real_time import PATIENCE
@@ -49,234 +44,30 @@ async def inbox(engine: AsyncEngine) -> AsyncGenerator[SQLInbox]:
         yield inbox
 
 
-# --- the batches ---
-
-
-class Heap:
-    """So many old entries; a batch takes ``fixed`` seconds, and ``each`` for every entry."""
-
-    def __init__(self, entries: int, *, fixed: float = 0.0, each: float = 0.0) -> None:
-        self.entries = entries
-        self.batches: list[tuple[float, int]] = []
-        self._fixed, self._each = fixed, each
-
-    async def delete(self, most: int) -> int:
-        self.batches.append((virtual.now(), most))
-        deleted = min(most, self.entries)
-        await asyncio.sleep(self._fixed + self._each * deleted)
-        self.entries -= deleted
-        return deleted
-
-
-def prune(heap: Heap, *, seconds: float = 0.02, until: float | None = None) -> None:
-    """Prune a heap to its end, or for so long, on a virtual clock."""
-
-    async def main() -> None:
-        pruning = Pruning(heap.delete, "a heap", Pace(seconds, 29))
-        pruning.start()
-        assert pruning._task is not None
-        await asyncio.wait((pruning._task,), timeout=until)
-        await pruning.aclose()
-
-    virtual.run(main())
-
-
-def test_batches_follow_one_another_until_nothing_is_left() -> None:
-    heap = Heap(10_000, each=0.000_01)
-    prune(heap)
-    assert heap.entries == 0
-
-
-def test_the_pause_after_a_batch_is_as_many_times_as_long_as_the_pace_says() -> None:
-    heap = Heap(10_000, fixed=0.01)
-    prune(heap)
-    began = [at for at, _ in heap.batches]
-    assert [after - before for before, after in pairwise(began)] == pytest.approx([0.3] * (len(began) - 1))
-
-
-def test_a_store_that_is_quick_gets_greater_batches_up_to_a_limit() -> None:
-    heap = Heap(100_000)
-    prune(heap)
-    sizes = [most for _, most in heap.batches]
-    assert sizes == sorted(sizes)
-    assert sizes[0] == 20
-    assert sizes[-1] == 1_000
-
-
-def test_a_batch_takes_about_as_long_as_it_may_and_no_longer() -> None:
-    heap = Heap(100_000, each=0.000_1)
-    prune(heap, seconds=0.025)
-    sizes = [most for _, most in heap.batches]
-    assert max(sizes) * 0.000_1 <= 0.025
-    assert min(sizes[3:]) * 0.000_1 >= 0.025 / 2
-
-
-def test_a_store_that_is_slow_gets_small_batches_and_a_second_between_them() -> None:
-    heap = Heap(1_000, fixed=3.0)
-    prune(heap)
-    assert {most for _, most in heap.batches} == {20}
-    assert heap.batches[1][0] - heap.batches[0][0] == pytest.approx(4.0)
-
-
-def test_an_end_waits_for_no_pause_and_nothing_begins_after_it() -> None:
-    heap = Heap(1_000_000, fixed=0.1)
-
-    async def main() -> None:
-        pruning = Pruning(heap.delete, "a heap", Pace(1.0, 29))
-        pruning.start()
-        await asyncio.sleep(0.5)
-        began = virtual.now()
-        await pruning.aclose()
-        assert virtual.now() == began
-        batches = len(heap.batches)
-        pruning.start()
-        await pruning.aclose()
-        await asyncio.sleep(10)
-        assert len(heap.batches) == batches == 1
-
-    virtual.run(main())
-
-
-def test_there_is_one_pruning_at_a_time() -> None:
-    heap = Heap(100, fixed=0.1)
-
-    async def main() -> None:
-        pruning = Pruning(heap.delete, "a heap", Pace(1.0, 29))
-        for _ in range(3):
-            pruning.start()
-            await asyncio.sleep(0.05)
-        assert len(heap.batches) == 1
-        await pruning.aclose()
-
-    virtual.run(main())
-
-
-def test_an_event_loop_that_was_closed_does_not_hinder_the_next_one() -> None:
-    batches: list[int] = []
-
-    async def for_ever(most: int) -> int:
-        batches.append(most)
-        await asyncio.Event().wait()
-        return 0
-
-    pruning = Pruning(for_ever, "a heap", Pace(1.0, 29))
-
-    def begin() -> None:
-        loop = asyncio.new_event_loop()
-        loop.run_until_complete(begun())
-        assert pruning._task is not None
-        pruning._task._log_destroy_pending = False  # type: ignore[attr-defined]
-        loop.close()
-
-    async def begun() -> None:
-        pruning.start()
-        await asyncio.sleep(0)
-
-    begin()
-    begin()
-    assert batches == [20, 20]
-
-
-async def test_what_fails_is_told_and_tried_again_at_the_next_time(caplog: pytest.LogCaptureFixture) -> None:
-    outcomes: list[int | InboxError] = [InboxError("the disk is full"), 3]
-
-    async def delete(most: int) -> int:
-        outcome = outcomes.pop(0)
-        if isinstance(outcome, InboxError):
-            raise outcome
-        return outcome
-
-    pruning = Pruning(delete, "the inbox 'x'", Pace(1.0, 29))
-    for _ in range(2):
-        pruning.start()
-        assert pruning._task is not None
-        await pruning._task
-    assert [record.message for record in caplog.records] == ["old entries of the inbox 'x' could not be pruned"]
-    assert outcomes == []
-
-
-@pytest.mark.parametrize("times", [1, 2])
-async def test_an_inbox_is_closed_even_if_its_end_is_cancelled_while_a_batch_ends(tmp_path: Path, times: int) -> None:
-    inbox = SQLiteInbox(tmp_path / "inbox.db")
-    await inbox.check()
-    ended = asyncio.Event()
-
-    async def slow_to_end(most: int) -> int:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await ended.wait()
-        return 0
-
-    inbox._pruning._batch = slow_to_end
-    inbox._pruning.start()
-    await asyncio.sleep(0)
-    closing = asyncio.create_task(inbox.aclose())
-    for _ in range(times):
-        await asyncio.sleep(0)
-        closing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await closing
-    with pytest.raises(InboxError, match="closed"):
-        await inbox.check()
-    ended.set()
-    await inbox.aclose()
-
-
 # --- a file ---
 
 
-async def of_dead_claims(path: Path, clock: ManualClock, count: int) -> SQLiteInbox:
-    """An inbox with so many entries that are old, and were not looked at since."""
-    inbox = SQLiteInbox(path, clock=clock)
-    for number in range(count):
-        await inbox.claim(str(number), "dead", lease=1)
-    await pruned(inbox)
-    for _ in range(4):
-        clock.advance(timedelta(hours=12))
-        await inbox.seen("any")
-    return inbox
-
-
-async def test_a_file_forgets_a_great_heap_beside_the_deliveries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_pruning, "_FEWEST", 10)
-    monkeypatch.setattr(_pruning, "_MOST", 10)
-    async with await of_dead_claims(tmp_path / "inbox.db", ManualClock(NOW), 25) as inbox:
-        await inbox.claim("new", "a", lease=600)
-        assert await inbox._store.run(count_entries) >= 16, "the claim has waited for one batch at the most"
-        assert await inbox.complete("new", "a")
-        await pruned(inbox)
-        assert await inbox._store.run(count_entries) == 1
-        assert await inbox.seen("new")
+async def test_a_file_deletes_two_old_entries_with_each_record(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
+        for number in range(25):
+            await inbox.claim(str(number), "dead", lease=1)
+        for _ in range(4):
+            clock.advance(timedelta(hours=12))
+            await inbox.seen("any")
+        for number in range(12):
+            await inbox.claim(f"new-{number}", "a", lease=600)
+            before = await inbox._store.run(count_entries)
+            assert await inbox.complete(f"new-{number}", "a")
+            assert await inbox._store.run(count_entries) == before - 2
+        await inbox.release("new-0", "a")
+        assert await inbox._store.run(count_entries) == 12
+        assert await inbox.seen("new-0")
 
 
 def count_entries(connection: sqlite3.Connection) -> int:
     count: int = connection.execute("SELECT count(*) FROM inbox").fetchone()[0]
     return count
-
-
-async def test_a_file_that_is_closed_while_it_prunes_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pruning, "_FEWEST", 1)
-    monkeypatch.setattr(_pruning, "_MOST", 1)
-    clock, path = ManualClock(NOW), tmp_path / "inbox.db"
-    async with await of_dead_claims(path, clock, 25) as inbox:
-        await inbox.claim("new", "a", lease=600)
-    async with SQLiteInbox(path, clock=clock) as inbox:
-        assert 1 < await inbox._store.run(count_entries) <= 26
-        assert (await inbox.claim("new", "a", lease=600)).status is CLAIMED
-
-
-async def test_a_file_that_cannot_be_pruned_takes_deliveries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite._PRUNE", "DELETE FROM nowhere WHERE 1 IN (?, ?)")
-    async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
-        await pruned(inbox)
-        assert await inbox.complete("k", "a")
-    assert "could not be pruned" in caplog.text
 
 
 # --- a database ---
@@ -285,7 +76,7 @@ async def test_a_file_that_cannot_be_pruned_takes_deliveries(
 @pytest.fixture
 def due(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune with every record."""
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._PRUNE_EVERY", -1.0)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._PRUNE_EVERY", 1)
 
 
 @pytest.mark.usefixtures("due")
@@ -301,9 +92,7 @@ async def test_a_claim_that_nobody_ended_is_deleted_some_day(url: str) -> None:
 
 
 @pytest.mark.usefixtures("due")
-async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pruning, "_FEWEST", 3)
-    monkeypatch.setattr(_pruning, "_MOST", 3)
+async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str) -> None:
     table = new_table()
     old = f"{datetime.now(UTC) - timedelta(days=31):%Y-%m-%d %H:%M:%S.000000}"
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
@@ -316,10 +105,11 @@ async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str, monkeyp
             engine, f"UPDATE {table} SET handled_at = '{old}'", f"UPDATE {table}_failures SET failed_at = '{old}'"
         )
         await inbox.fail("new-failure", "a")
-        assert await inbox.complete("new", "a")
-        await pruned(inbox)
-        assert await scalar(engine, f"SELECT count(*) FROM {table}") == 2
-        assert await inbox.seen("new")
+        for left in (8 - 1, 8 - 2, 8 - 3, 8 - 4):  # two of seven go with each, and a new one comes
+            assert await inbox.complete(f"new-{left}", "a")
+            await pruned(inbox)
+            assert await scalar(engine, f"SELECT count(*) FROM {table}") == max(left, 1 + 4)
+        assert await inbox.seen("new-7")
         assert await inbox.seen("old-quarantined")
         assert not await inbox.seen("old-1")
         assert await inbox.fail("new-failure", "a") == 2
@@ -355,23 +145,58 @@ async def test_a_prune_that_fails_harms_no_delivery(
     monkeypatch.setattr(sql, "_NOW", text("SELECT nothing"))
     assert await inbox.complete("k", "a")
     await pruned(inbox)
-    assert "could not be pruned" in caplog.text
+    assert "could not be deleted" in caplog.text
 
 
 @pytest.mark.usefixtures("due")
-async def test_a_record_does_not_wait_for_the_pruning(inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    released = asyncio.Event()
+async def test_a_record_does_not_wait_for_the_pruning_and_the_end_of_the_inbox_does(
+    inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, released = 0, asyncio.Event()
 
-    async def slow(most: int) -> int:
+    async def slow() -> None:
+        nonlocal begun
+        begun += 1
         await released.wait()
-        return 0
 
-    monkeypatch.setattr(inbox._pruning, "_batch", slow)
+    monkeypatch.setattr(inbox, "_prune", slow)
     async with asyncio.timeout(PATIENCE):
         for key in ("k", "l"):
             assert await inbox.complete(key, "a")
+            await asyncio.sleep(0)
+    assert begun == 1, "there is one at a time"
+    closing = asyncio.create_task(inbox.aclose())
+    done, _ = await asyncio.wait((closing,), timeout=0.05)
+    assert not done
     released.set()
-    await pruned(inbox)
+    await closing
+
+
+@pytest.mark.usefixtures("due")
+def test_an_event_loop_that_was_closed_does_not_hinder_the_next_one(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    async def for_ever() -> None:
+        begun.append(asyncio.current_task())
+        await asyncio.Event().wait()
+
+    async def record(key: str) -> None:
+        async with engine_of(postgres.url()) as engine:
+            inbox._store.engine = engine
+            assert await inbox.complete(key, "a")
+            await asyncio.sleep(0)
+
+    engine = create_async_engine(postgres.url())
+    inbox = SQLInbox(engine, table=new_table())
+    monkeypatch.setattr(inbox, "_prune", for_ever)
+    for key in ("k", "l"):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(record(key))
+        begun[-1]._log_destroy_pending = False
+        loop.close()
+    assert len(begun) == 2
 
 
 # --- indexes ---
@@ -394,8 +219,8 @@ async def each_call(inbox: Any) -> None:
     await inbox.quarantine("n", "a", letter("n"))
     await inbox.quarantined(limit=1, after=(await inbox.quarantined(limit=1))[0])
     await inbox.drop_quarantined("n")
-    inbox._pruning.start()
-    await pruned(inbox)
+    if isinstance(inbox, SQLInbox):
+        await inbox._prune()
 
 
 async def test_no_statement_of_a_file_reads_a_whole_table(tmp_path: Path) -> None:
