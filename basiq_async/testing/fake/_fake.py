@@ -301,14 +301,14 @@ class FakeBasiq(State):
         try:
             if path == "/token":
                 if request.method != "POST":
-                    raise Refusal(405, "method-not-allowed", "This path accepts POST.", None, {"allow": "POST"})
+                    raise Refusal("method-not-allowed", "This path accepts POST.", None, {"allow": "POST"})
                 return self._tokens.issue(request, self.clock())
-            operation = find_operation(request.method, path)
+            operation, params = find_operation(request.method, path)
             now = self.clock()
             app = self._tokens.admit(request, now)
-            render = Renderer(base, self._store.quirks, loop=request.url if loop else None)
+            render = Renderer(base, self._store.quirks, request.url if loop else None)
             return operation(
-                Call(self._store, app, self._deliveries, self._violations, render, request, path, query, now)
+                Call(self._store, app, self._deliveries, self._violations, render, request, path, query, now, params)
             )
         except Refusal as refusal:
             return error_response(refusal, self._store.ids.uuid())

@@ -9,7 +9,7 @@ from typing import Generic, Literal, TypeVar
 import attrs
 
 from ...transports.base import Response
-from ._responses import CODES, Refusal, error_response
+from ._responses import error_of
 
 Drop = Literal["request", "response"]
 
@@ -41,8 +41,7 @@ class Fault:
         status = self.status or 200
         if self.body is not None:
             return Response(status, {"content-type": "application/json", **self.headers}, self.body)
-        code = CODES.get(status, "error")
-        return error_response(Refusal(status, code, "Asked for by a test.", headers=self.headers), correlation_id)
+        return error_of(status, "Asked for by a test.", self.headers, correlation_id)
 
 
 @attrs.define

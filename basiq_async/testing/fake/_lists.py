@@ -9,16 +9,15 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import attrs
 
 from ._histories import digest
-from ._responses import bad_parameter
+from ._responses import Refusal
 
 T = TypeVar("T")
-Value = str | datetime
-Check = Callable[[T], bool]
+Check = Callable[[object], bool]
 MAX_LIMIT = 500
 MOST_SCANNED = 20_000
 """Maximum number of items for one request, so that a filter over millions of items does not block the fake."""
@@ -27,7 +26,7 @@ _FIELD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*(?:\.[A-Za-z][A-Za-z0-9]*)*)\.([a-
 # Possessive: otherwise a long run of spaces would be tried from each of its characters.
 _VALUE = re.compile(r"\s*+(?:'((?:[^'\\]|\\.)*+)'|([^'(),]*[^'(),\s]))\s*+", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-_COMPARE: dict[str, Callable[[Value, Value], bool]] = {
+_COMPARE: dict[str, Callable[[datetime, datetime], bool]] = {
     "eq": operator.eq,
     "ne": operator.ne,
     "gt": operator.gt,
@@ -41,76 +40,70 @@ class FilterError(ValueError):
     """A filter cannot be parsed, or names an unknown field or operator."""
 
 
-class Fields(Generic[T]):
-    """The fields by which one kind of item can be filtered.
+def compile_filter(text: str, fields: Mapping[str, str]) -> Check:
+    """Return a function that checks an item against a filter. Raises ``FilterError``.
 
-    A function in ``texts`` returns all spellings of a value; such a field accepts ``eq`` and ``ne``. A field in
-    ``dates`` also accepts ``gt``, ``gteq``, ``lt``, ``lteq`` and ``bt``.
+    fields: the fields that can be filtered, each with the name of its attribute. A tuple has all spellings of a value.
+        Texts accept ``eq`` and ``ne``. The date, ``created``, also accepts ``gt``, ``gteq``, ``lt``, ``lteq``, ``bt``.
     """
-
-    def __init__(
-        self,
-        texts: Mapping[str, Callable[[T], tuple[str, ...]]],
-        dates: Mapping[str, Callable[[T], datetime]],
-    ) -> None:
-        self._texts = texts
-        self._dates = dates
-
-    def compile(self, text: str) -> Check[T]:
-        """Return a function that checks an item against a filter. Raises ``FilterError``."""
-        groups: list[list[Check[T]]] = [[]]
-        position = 0
-        while True:
-            check, position = self._expression(text, position)
-            groups[-1].append(check)
-            rest = text[position:].lstrip()
-            if not rest:
-                return lambda item: all(any(check(item) for check in group) for group in groups)
-            if rest.startswith(","):
-                groups.append([])
-                position = len(text) - len(rest) + 1
-            elif rest[:3].upper() == "OR ":
-                position = len(text) - len(rest) + 3
-            else:
-                raise FilterError(f"expected a comma at {rest[:20]!r}")
-
-    def _expression(self, text: str, position: int) -> tuple[Check[T], int]:
-        head = _FIELD.match(text, position)
-        if head is None:
-            raise FilterError(f"expected field.op('value') at {text[position : position + 20]!r}")
-        values: list[str] = []
-        position = head.end()
-        while True:
-            value = _VALUE.match(text, position)
-            if value is None:
-                raise FilterError(f"expected a value at {text[position : position + 20]!r}")
-            quoted, bare = value.groups()
-            values.append(bare if quoted is None else _ESCAPE.sub(r"\1", quoted))
-            position = value.end()
-            end, position = text[position : position + 1], position + 1
-            if end == ")":
-                return self._check(head[1], head[2], values), position
-            if end != ",":
-                raise FilterError(f"expected a closing parenthesis at {text[position - 1 : position + 19]!r}")
-
-    def _check(self, field: str, op: str, values: list[str]) -> Check[T]:
-        if len(values) != (2 if op == "bt" else 1):
-            raise FilterError(f"{op} needs {'two values' if op == 'bt' else 'one value'}, not {len(values)}")
-        if field in self._dates:
-            date = self._dates[field]
-            moments = [_moment(value) for value in values]
-            if op == "bt":
-                return lambda item: moments[0] <= date(item) <= moments[1]
-            if op in _COMPARE:
-                compare = _COMPARE[op]
-                return lambda item: compare(date(item), moments[0])
-        elif field in self._texts:
-            get = self._texts[field]
-            if op in ("eq", "ne"):
-                return lambda item: (values[0] in get(item)) == (op == "eq")
+    groups: list[list[Check]] = [[]]
+    position = 0
+    while True:
+        check, position = _expression(text, position, fields)
+        groups[-1].append(check)
+        rest = text[position:].lstrip()
+        if not rest:
+            return lambda item: all(any(check(item) for check in group) for group in groups)
+        if rest.startswith(","):
+            groups.append([])
+            position = len(text) - len(rest) + 1
+        elif rest[:3].upper() == "OR ":
+            position = len(text) - len(rest) + 3
         else:
-            raise FilterError(f"there is no field {field!r}")
-        raise FilterError(f"{field!r} has no operator {op!r}")
+            raise FilterError(f"expected a comma at {rest[:20]!r}")
+
+
+def _expression(text: str, position: int, fields: Mapping[str, str]) -> tuple[Check, int]:
+    head = _FIELD.match(text, position)
+    if head is None:
+        raise FilterError(f"expected field.op('value') at {text[position : position + 20]!r}")
+    values: list[str] = []
+    position = head.end()
+    while True:
+        value = _VALUE.match(text, position)
+        if value is None:
+            raise FilterError(f"expected a value at {text[position : position + 20]!r}")
+        quoted, bare = value.groups()
+        values.append(bare if quoted is None else _ESCAPE.sub(r"\1", quoted))
+        position = value.end()
+        end, position = text[position : position + 1], position + 1
+        if end == ")":
+            return _check(fields, head[1], head[2], values), position
+        if end != ",":
+            raise FilterError(f"expected a closing parenthesis at {text[position - 1 : position + 19]!r}")
+
+
+def _check(fields: Mapping[str, str], field: str, op: str, values: list[str]) -> Check:
+    if len(values) != (2 if op == "bt" else 1):
+        raise FilterError(f"{op} needs {'two values' if op == 'bt' else 'one value'}, not {len(values)}")
+    if field not in fields:
+        raise FilterError(f"there is no field {field!r}")
+    get = operator.attrgetter(fields[field])
+    if fields[field] == "created":
+        moments = [_moment(value) for value in values]
+        if op == "bt":
+            return lambda item: bool(moments[0] <= get(item) <= moments[1])
+        if op in _COMPARE:
+            compare = _COMPARE[op]
+            return lambda item: compare(get(item), moments[0])
+    elif op in ("eq", "ne"):
+
+        def matches(item: object) -> bool:
+            found = get(item)
+            return (values[0] in found if isinstance(found, tuple) else values[0] == found) is (op == "eq")
+
+        return matches
+    raise FilterError(f"{field!r} has no operator {op!r}")
 
 
 def _moment(text: str) -> datetime:
@@ -172,7 +165,7 @@ def _seal(scope: str, state: bytes) -> bytes:
 
 
 def _read(scope: str, cursor: str) -> tuple[int, int, str | None]:
-    refusal = bad_parameter("The cursor is not from this list.", "next")
+    refusal = Refusal("parameter-not-valid", "The cursor is not from this list.", "next")
     try:
         raw = base64.urlsafe_b64decode((cursor + "=" * (-len(cursor) % 4)).encode("ascii"))
     except (ValueError, binascii.Error):
@@ -186,4 +179,4 @@ def _read(scope: str, cursor: str) -> tuple[int, int, str | None]:
 def _limit(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT:
         return int(text)
-    raise bad_parameter(f"The limit must be a whole number from 1 to {MAX_LIMIT}.", "limit")
+    raise Refusal("parameter-not-valid", f"The limit must be a whole number from 1 to {MAX_LIMIT}.", "limit")

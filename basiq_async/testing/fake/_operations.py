@@ -16,11 +16,11 @@ import attrs
 
 from ...transports.base import Request, Response
 from ._deliveries import Deliveries
-from ._histories import Log, Recorded, is_uuid
-from ._lists import MAX_LIMIT, Fields, FilterError, Window
+from ._histories import UUID, Log, Recorded
+from ._lists import MAX_LIMIT, FilterError, Window, compile_filter
 from ._logs import Violations
 from ._records import Event, Message, Webhook
-from ._responses import Json, Refusal, Renderer, bad_content, bad_parameter, empty, json_response, not_found
+from ._responses import Json, Refusal, Renderer, json_response
 from ._store import Application, Store
 from .catalog import ENTITY_LISTS
 
@@ -51,24 +51,25 @@ class Call:
         try:
             pairs = parse_qsl(self.query_text, keep_blank_values=True, max_num_fields=100)
         except ValueError:
-            raise bad_parameter("The query has too many parameters.", "query") from None
-        query = dict(pairs)
-        for name, _ in pairs if len(query) < len(pairs) else ():
-            if sum(other == name for other, _ in pairs) > 1:
-                raise bad_parameter("The parameter occurs more than once.", name or "query")
+            raise Refusal("parameter-not-valid", "The query has too many parameters.", "query") from None
+        query: dict[str, str] = {}
+        for name, value in pairs:
+            if name in query:
+                raise Refusal("parameter-not-valid", "The parameter occurs more than once.", name or "query")
+            query[name] = value
         return query
 
     def json(self) -> Json:
         """Return the body, a JSON object. Raises ``Refusal`` for any other body."""
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise bad_content("The content type must be application/json.", "Content-Type")
+            raise Refusal("invalid-content", "The content type must be application/json.", "Content-Type")
         try:
             body = json.loads(self.request.body or b"")
         except (ValueError, RecursionError):
-            raise bad_content("The body is not JSON.", "body") from None
+            raise Refusal("invalid-content", "The body is not JSON.", "body") from None
         if not isinstance(body, dict):
-            raise bad_content("The body is not a JSON object.", "body")
+            raise Refusal("invalid-content", "The body is not a JSON object.", "body")
         return body
 
     def webhook(self) -> Webhook:
@@ -81,7 +82,7 @@ def _listing(
     self_path: str,
     items: Callable[[int | None], Iterable[tuple[int, T]]],
     show: Callable[[T], Json],
-    fields: Fields[T] | None = None,
+    fields: Mapping[str, str] | None = None,
     *,
     newest_first: bool = False,
 ) -> Response:
@@ -89,17 +90,16 @@ def _listing(
     query = call.query()
     if query.get("limit", "").isdigit() and len(query["limit"]) < 10 and int(query["limit"]) > MAX_LIMIT:
         call.violations.add("limit", f"a limit of {query['limit']}: the maximum is {MAX_LIMIT}")
-    scope = f"{call.app.name} {self_path.removeprefix(call.render.base)}"
     by_offset = call.render.quirks.paging == "offset"
-    for words, applies in ((" newest first", newest_first), (" by offset", by_offset)):
-        scope += words if applies else ""  # a cursor of another order or kind is refused
+    # A cursor of another list, order or kind is refused.
+    scope = f"{call.app.name} {self_path.removeprefix(call.render.base)} {newest_first} {by_offset}"
     window = Window.of(scope, query, call.store.page_size)
     matches = None
     if fields is not None and window.filter is not None:
         try:
-            matches = fields.compile(window.filter)
+            matches = compile_filter(window.filter, fields)
         except FilterError as error:
-            raise bad_parameter(f"The filter is not valid: {error}.", "filter") from None
+            raise Refusal("parameter-not-valid", f"The filter is not valid: {error}.", "filter") from None
     if by_offset:
         found = (item for _, item in items(None) if matches is None or matches(item))
         taken, cursor = window.take(islice(enumerate(found), window.start, None), None)
@@ -111,14 +111,31 @@ def _listing(
     return json_response(call.render.listing([show(item) for item in taken], links))
 
 
+@attrs.frozen
+class WebhookBody:
+    """The checked body of a create or an update. What it does not have is None."""
+
+    url: str
+    events: tuple[str, ...] | None
+    name: str | None
+    description: str | None
+
+
+def _read_webhook(call: Call, itself: Webhook | None) -> WebhookBody:
+    body = call.json()
+    url, names = _url(body), body.get("subscribedEvents")
+    events = _event_list(call, names, "subscribedEvents") if "subscribedEvents" in body else None
+    found = WebhookBody(url, events, _text(body, "name"), _text(body, "description"))
+    if call.app.by_url(url) not in (None, itself):
+        raise Refusal("resource-already-exists", "A webhook with this url exists.", "url")
+    return found
+
+
 def create_webhook(call: Call) -> Response:
     """Create a webhook. Without ``subscribedEvents``, which the reference leaves optional, it gets every event type."""
-    body = call.json()
-    url, events = _url(body), _events(call, body)
-    name, description = _text(body, "name"), _text(body, "description")
-    events = events or tuple(call.store.event_types)
-    _check_free(call, url, None)
-    webhook = call.store.add_webhook(call.app, url, events, name=name, description=description)
+    body = _read_webhook(call, None)
+    events = body.events or tuple(call.store.event_types)
+    webhook = call.store.add_webhook(call.app, body.url, events, name=body.name, description=body.description)
     return json_response(call.render.webhook(webhook, call.now, written=True), 201)
 
 
@@ -128,21 +145,19 @@ def update_webhook(call: Call) -> Response:
     No source says whether the secret stays the same. It does, unless the quirk ``signing_key_on_update`` is ``new``.
     """
     webhook = call.webhook()
-    body = call.json()
-    url, events = _url(body), _events(call, body) or webhook.events
-    name, description = _text(body, "name"), _text(body, "description")
-    _check_free(call, url, webhook)
-    webhook.url, webhook.events, webhook.disabled = url, events, False
+    body = _read_webhook(call, webhook)
+    webhook.disabled = False
+    for name, value in attrs.asdict(body).items():
+        if value is not None:
+            setattr(webhook, name, value)
     if call.store.quirks.signing_key_on_update == "new":
         webhook.key = secrets.token_bytes(24)
-    webhook.name = webhook.name if name is None else name
-    webhook.description = webhook.description if description is None else description
     return json_response(call.render.webhook(webhook, call.now, written=True))
 
 
 def delete_webhook(call: Call) -> Response:
     call.store.remove_webhook(call.app, call.webhook())
-    return empty(204)
+    return Response(204, {}, b"")
 
 
 def _url(body: Json) -> str:
@@ -154,34 +169,24 @@ def _url(body: Json) -> str:
                 return url
         except ValueError:
             pass
-    raise bad_content("The url must be an absolute http or https URL.", "url")
+    raise Refusal("invalid-content", "The url must be an absolute http or https URL.", "url")
 
 
 def _text(body: Json, name: str) -> str | None:
     value = body.get(name)
     if name not in body or isinstance(value, str):
         return value if isinstance(value, str) else None
-    raise bad_content(f"The {name} must be text.", name)
+    raise Refusal("invalid-content", f"The {name} must be text.", name)
 
 
 def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names:
-        raise bad_content(f"{parameter} must be an array of event types.", parameter)
+        raise Refusal("invalid-content", f"{parameter} must be an array of event types.", parameter)
     for name in names:
         if not isinstance(name, str) or name not in call.store.event_types:
-            raise bad_content(f"{parameter} contains unsupported event types.", parameter)
+            raise Refusal("invalid-content", f"{parameter} contains unsupported event types.", parameter)
     return tuple(dict.fromkeys(map(str, names)))
-
-
-def _events(call: Call, body: Json) -> tuple[str, ...] | None:
-    return _event_list(call, body["subscribedEvents"], "subscribedEvents") if "subscribedEvents" in body else None
-
-
-def _check_free(call: Call, url: str, itself: Webhook | None) -> None:
-    other = call.app.by_url(url)
-    if other is not None and other is not itself:
-        raise Refusal(409, "resource-already-exists", "A webhook with this url exists.", "url")
 
 
 def send_test(call: Call) -> Response:
@@ -190,27 +195,27 @@ def send_test(call: Call) -> Response:
     if "URL" in body or "Events" in body:
         url, types, text = body.get("URL"), _event_list(call, body.get("Events"), "Events"), None
         if not isinstance(url, str):
-            raise bad_content("The URL must be a webhook's url.", "URL")
+            raise Refusal("invalid-content", "The URL must be a webhook's url.", "URL")
     else:
         url, text = None, _text(body, "Text")
         if not isinstance(body.get("eventTypeId"), str):
-            raise bad_content("The eventTypeId is missing or is not text.", "eventTypeId")
+            raise Refusal("invalid-content", "The eventTypeId is missing or is not text.", "eventTypeId")
         types = _event_list(call, body["eventTypeId"], "eventTypeId")
     webhooks = [hook for hook in call.app.webhooks.values() if url is None or hook.url == url]
     if not webhooks:
         where = f"an app: {call.app.name}" if url is None else "this URL"
         detail = f"No webhooks found for {where}; at least one is needed."
-        raise bad_content(detail, "eventTypeId" if url is None else "URL", "no-webhooks-found")
+        raise Refusal("no-webhooks-found", detail, "eventTypeId" if url is None else "URL")
     for type_id in types:
         call.deliveries.emit(call.app, type_id, webhooks=webhooks, text=text, even_unsubscribed=url is not None)
-    return empty(201)
+    return Response(201, {}, b"")
 
 
 def get_entity(call: Call) -> Response:
     """Return the entity that ``links.eventEntity`` leads to. No source describes it, so it has only three fields."""
     event = call.app.entity(call.path)
     if event is None:
-        raise not_found("There is no such entity.")
+        raise Refusal("resource-not-found", "There is no such entity.")
     return json_response(call.render.entity(event))
 
 
@@ -227,48 +232,29 @@ def list_entities(call: Call) -> Response:
     )
 
 
-def _message_date(message: Message) -> datetime:
-    return message.created
-
-
-_texts: dict[str, Callable[[Message], tuple[str, ...]]] = {
-    "status": lambda message: (message.status,),
-    "eventTypeId": lambda message: (message.event.type_id,),
-    "eventId": lambda message: (message.event.id,),
-    "webhookId": lambda message: (message.webhook_id,),
+# The fields that can be filtered, each with its attribute. The reference names the filters of messages without their
+# exact spelling. So each is accepted alone, after ``message.``, and as entity.property like the filters of other lists.
+_MESSAGE_FIELDS = {
+    "status": "status",
+    "eventTypeId": "event.type_id",
+    "eventId": "event.id",
+    "webhookId": "webhook_id",
+    "date": "created",
 }
-# The reference names the filters of messages without their exact spelling. So each is accepted alone, after
-# ``message.``, and as entity.property like the filters of other lists.
-MESSAGE_FIELDS: Fields[Message] = Fields(
-    {
-        **_texts,
-        **{f"message.{name}": get for name, get in _texts.items()},
-        "eventType.id": _texts["eventTypeId"],
-        "event.id": _texts["eventId"],
-        "webhook.id": _texts["webhookId"],
-    },
-    {"date": _message_date, "message.date": _message_date},
-)
-
-
-def _event_date(event: Event) -> datetime:
-    return event.created
-
-
-EVENT_FIELDS: Fields[Event] = Fields(
-    {
-        "event.entity": lambda event: (event.entity,),
-        "event.type": lambda event: (event.kind, event.type_id),
-        "user.id": lambda event: (event.user_id,),
-        "connection.id": lambda event: (event.entity_id,) if event.entity == "connection" else (),
-    },
-    {
-        "event.createdDate": _event_date,
-        "event.date": _event_date,
-        "createdDate": _event_date,
-        "date": _event_date,
-    },
-)
+MESSAGE_FIELDS: Mapping[str, str] = {
+    **_MESSAGE_FIELDS,
+    **{f"message.{name}": attribute for name, attribute in _MESSAGE_FIELDS.items()},
+    "eventType.id": "event.type_id",
+    "event.id": "event.id",
+    "webhook.id": "webhook_id",
+}
+EVENT_FIELDS: Mapping[str, str] = {
+    "event.entity": "entity",
+    "event.type": "kinds",
+    "user.id": "user_id",
+    "connection.id": "connection_id",
+    **dict.fromkeys(("event.createdDate", "event.date", "createdDate", "date"), "created"),
+}
 
 
 @attrs.frozen
@@ -276,7 +262,7 @@ class Resource(Generic[T]):
     """A resource whose items are listed and retrieved. Its two routes follow from it.
 
     path: the path of its list. ``parameter`` names the id in an item's path, and ``name`` the item in an error.
-    is_id: whether a text has the form of an id.
+    is_id: the form of an id.
     scan: returns a function that yields the items from a position on, each with its position. The flag asks for the
         newest first.
     get: returns the item with an id; None if it does not exist.
@@ -286,22 +272,21 @@ class Resource(Generic[T]):
     path: str
     parameter: str
     name: str
-    is_id: Callable[[str], object]
+    is_id: re.Pattern[str]
     scan: Callable[[Call, bool], Callable[[int | None], Iterable[tuple[int, T]]]]
     get: Callable[[Call, str], T | None]
     show: Callable[[Call, T], Json]
-    fields: Fields[T] | None = None
+    fields: Mapping[str, str] | None = None
     order: Literal["message_order", "event_order"] | None = None
 
     def find(self, call: Call) -> T:
         """Return the item that the path names. Raises ``Refusal`` for an id that is malformed or unknown."""
         id = call.params[self.parameter]
-        if not self.is_id(id):
-            detail = f"The {self.parameter} is not valid."
-            raise Refusal(400, "path-parameter-not-valid", detail, self.parameter)
+        if not self.is_id.fullmatch(id):
+            raise Refusal("path-parameter-not-valid", f"The {self.parameter} is not valid.", self.parameter)
         found = self.get(call, id)
         if found is None:
-            raise not_found(f"There is no {self.name} with this id.")
+            raise Refusal("resource-not-found", f"There is no {self.name} with this id.")
         return found
 
     def list(self, call: Call) -> Response:
@@ -324,7 +309,7 @@ WEBHOOKS: Resource[Webhook] = Resource(
     "/notifications/webhooks",
     "webhookId",
     "webhook",
-    is_uuid,
+    UUID,
     lambda call, _: call.app.each_webhook,
     lambda call, id: call.app.webhooks.get(id.lower()),
     lambda call, webhook: call.render.webhook(webhook, call.now),
@@ -333,7 +318,7 @@ MESSAGES: Resource[Message] = Resource(
     "/notifications/webhooks/{webhookId}/messages",
     "messageId",
     "message",
-    is_uuid,
+    UUID,
     lambda call, newest_first: _scan(call.app.messages[call.webhook().id], newest_first),
     lambda call, id: call.app.messages[call.webhook().id].find(id.lower()),
     lambda call, message: call.render.message(message),
@@ -344,7 +329,7 @@ EVENTS: Resource[Event] = Resource(
     "/events",
     "eventId",
     "event",
-    _EVENT_ID.fullmatch,
+    _EVENT_ID,
     lambda call, newest_first: _scan(call.app.events, newest_first, call.now - EVENTS_SHOWN),
     lambda call, id: call.app.events.find(id),
     lambda call, event: call.render.event(event),
@@ -355,7 +340,7 @@ EVENT_TYPES: Resource[str] = Resource(
     "/events/types",
     "eventTypeId",
     "event type",
-    _EVENT_TYPE_ID.fullmatch,
+    _EVENT_TYPE_ID,
     lambda call, _: lambda start: islice(enumerate(call.store.event_types), start or 0, None),
     lambda call, id: id if id in call.store.event_types else None,
     lambda call, id: call.render.event_type(id, call.store.event_types[id]),
@@ -382,31 +367,22 @@ for _method, _path, _operation in (*_WRITES, *_ENTITIES):
     ROUTES.setdefault(_path, {})[_method] = _operation
 _LISTS = ("webhooks", "messages", "events", "types")
 
-_by_length: dict[int, list[tuple[Sequence[str], Mapping[str, ApiOperation]]]] = {}
-for _pattern, _methods in ROUTES.items():
-    _parts = _pattern.split("/")
-    _by_length.setdefault(len(_parts), []).append((_parts, _methods))
+_PATTERNS = [(pattern.split("/"), methods) for pattern, methods in ROUTES.items()]
 
 
-def find_operation(method: str, path: str) -> Callable[[Call], Response]:
-    """Return the operation for a method and a path, with its path parameters bound. Raises ``Refusal`` (404, 405)."""
+def find_operation(method: str, path: str) -> tuple[ApiOperation, dict[str, str]]:
+    """Return the operation for a method and a path, and its path parameters. Raises ``Refusal`` (404, 405)."""
     parts = path.split("/")
     if len(parts) > 2 and not parts[-1] and parts[-2] in _LISTS:
         parts.pop()  # the guide's form of a list's path
-    if "%" in path:
-        parts = [unquote(part) for part in parts]
-    for pattern, methods in _by_length.get(len(parts), ()):
-        if all(want == part or (want[:1] == "{" and part) for want, part in zip(pattern, parts, strict=True)):
-            operation = methods.get(method)
-            if operation is None:
+    parts = [unquote(part) for part in parts] if "%" in path else parts
+    for pattern, methods in _PATTERNS:
+        if len(pattern) == len(parts) and all(
+            want == part or (want[:1] == "{" and part) for want, part in zip(pattern, parts, strict=True)
+        ):
+            if method not in methods:
                 allow = ", ".join(methods)
-                detail = f"This path accepts {allow}."
-                raise Refusal(405, "method-not-allowed", detail, headers={"allow": allow})
+                raise Refusal("method-not-allowed", f"This path accepts {allow}.", headers={"allow": allow})
             params = {want[1:-1]: part for want, part in zip(pattern, parts, strict=True) if want[:1] == "{"}
-            return partial(_with, operation, params)
-    raise not_found("There is no such path.")
-
-
-def _with(operation: ApiOperation, params: dict[str, str], call: Call) -> Response:
-    call.params = params
-    return operation(call)
+            return methods[method], params
+    raise Refusal("resource-not-found", "There is no such path.")

@@ -57,6 +57,15 @@ class Event:
         return self.type_id.partition(".")[2]
 
     @property
+    def kinds(self) -> tuple[str, str]:
+        """Both spellings of the event's type."""
+        return self.kind, self.type_id
+
+    @property
+    def connection_id(self) -> str | None:
+        return self.entity_id if self.entity == "connection" else None
+
+    @property
     def path(self) -> str:
         """The path of the entity that the event is about."""
         return entity_path(self.type_id, self.user_id, self.entity_id)

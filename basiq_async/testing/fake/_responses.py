@@ -82,50 +82,36 @@ class Quirks:
 JSON_HEADERS = {"content-type": "application/json; charset=utf-8"}
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-_TITLES = {
-    "invalid-content": "Invalid request content",
-    "path-parameter-not-valid": "Parameter value is not valid",
-    "parameter-not-valid": "Parameter value is not valid",
-    "no-webhooks-found": "No webhooks found for an app",
-    "unauthorized-access": "Unauthorized access",
-    "forbidden-access": "Forbidden access",
-    "resource-not-found": "Requested resource is not found",
-    "method-not-allowed": "Method not allowed",
-    "resource-already-exists": "Resource already exists",
-    "too-many-requests": "Too many requests",
-    "internal-server-error": "Internal server error",
-    "service-unavailable": "Service unavailable",
-}
-CODES = {
-    400: "invalid-content",
-    401: "unauthorized-access",
-    403: "forbidden-access",
-    404: "resource-not-found",
-    405: "method-not-allowed",
-    409: "resource-already-exists",
-    429: "too-many-requests",
-    500: "internal-server-error",
-    503: "service-unavailable",
+_ERRORS: dict[str, tuple[int, str]] = {
+    "invalid-content": (400, "Invalid request content"),
+    "path-parameter-not-valid": (400, "Parameter value is not valid"),
+    "parameter-not-valid": (400, "Parameter value is not valid"),
+    "no-webhooks-found": (400, "No webhooks found for an app"),
+    "unauthorized-access": (401, "Unauthorized access"),
+    "forbidden-access": (403, "Forbidden access"),
+    "resource-not-found": (404, "Requested resource is not found"),
+    "method-not-allowed": (405, "Method not allowed"),
+    "resource-already-exists": (409, "Resource already exists"),
+    "too-many-requests": (429, "Too many requests"),
+    "internal-server-error": (500, "Internal server error"),
+    "service-unavailable": (503, "Service unavailable"),
 }
 
 
+@attrs.define(eq=False)
 class Refusal(Exception):
     """The request is refused with an error from Basiq's reference."""
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        detail: str,
-        parameter: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.parameter = parameter
-        self.headers = headers or {}
+    code: str
+    detail: str
+    parameter: str | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
+
+
+def error_of(status: int, detail: str, headers: Mapping[str, str], correlation_id: str) -> Response:
+    """Return a response with the documented error of a status."""
+    code = next((code for code, (its, _) in _ERRORS.items() if its == status), "error")
+    return attrs.evolve(error_response(Refusal(code, detail, headers=headers), correlation_id), status=status)
 
 
 def as_json(body: object) -> bytes:
@@ -146,28 +132,12 @@ def empty(status: int) -> Response:
 
 def error_response(refusal: Refusal, correlation_id: str) -> Response:
     """Return the response for a refusal."""
-    error: dict[str, object] = {
-        "type": "error",
-        "code": refusal.code,
-        "title": _TITLES.get(refusal.code, refusal.code),
-        "detail": refusal.detail,
-    }
+    status, title = _ERRORS.get(refusal.code, (400, refusal.code))
+    error: dict[str, object] = {"type": "error", "code": refusal.code, "title": title, "detail": refusal.detail}
     if refusal.parameter is not None:
         error["source"] = {"parameter": refusal.parameter}
     body = {"type": "list", "correlationId": correlation_id, "data": [error]}
-    return Response(refusal.status, {**JSON_HEADERS, **refusal.headers}, as_json(body))
-
-
-def bad_content(detail: str, parameter: str, code: str = "invalid-content") -> Refusal:
-    return Refusal(400, code, detail, parameter)
-
-
-def bad_parameter(detail: str, parameter: str) -> Refusal:
-    return Refusal(400, "parameter-not-valid", detail, parameter)
-
-
-def not_found(detail: str) -> Refusal:
-    return Refusal(404, "resource-not-found", detail)
+    return Response(status, {**JSON_HEADERS, **refusal.headers}, as_json(body))
 
 
 def secret_text(key: bytes, form: str = "prefixed") -> str:
@@ -182,13 +152,17 @@ def date_text(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
+@attrs.frozen
 class Renderer:
-    """Renders records as the JSON objects of responses. ``base`` is the beginning of their links."""
+    """Renders records as the JSON objects of responses.
 
-    def __init__(self, base: str, quirks: Quirks, *, loop: str | None = None) -> None:
-        self.base = base
-        self.quirks = quirks
-        self._loop = loop
+    base: the beginning of their links.
+    loop: the ``next`` link of each list, for a fault; None for the right one.
+    """
+
+    base: str
+    quirks: Quirks
+    loop: str | None = None
 
     def type(self, name: str) -> str:
         return name if self.quirks.type_case == "lower" else name[0].upper() + name[1:]
@@ -206,17 +180,11 @@ class Renderer:
 
     def listing(self, data: list[Json], links: Mapping[str, str]) -> Json:
         """Return a list object. ``size`` and ``count`` are the number of items in this response."""
-        if self._loop is not None:
-            links = {**links, "next": self._loop}
+        if self.loop is not None:
+            links = {**links, "next": self.loop}
         size = len(data)
-        one = size == 1 and self.quirks.list_data == "object"
-        return {
-            "type": "list",
-            "size": size,
-            "count": size,
-            "data": data[0] if one else data,
-            "links": self.links(links),
-        }
+        shown = data[0] if size == 1 and self.quirks.list_data == "object" else data
+        return {"type": "list", "size": size, "count": size, "data": shown, "links": self.links(links)}
 
     def webhook(self, webhook: Webhook, now: datetime, *, written: bool = False) -> Json:
         quirks = self.quirks
@@ -256,20 +224,16 @@ class Renderer:
         payload = self.payload(message)
         body: Json = {"type": self.type("message"), "id": message.id}
         if quirks.message_ids != "payload":
-            body["webhookId"] = message.webhook_id
-            body["eventTypeId"] = message.event.type_id
-            body["eventId"] = message.event.id
+            body.update(webhookId=message.webhook_id, eventTypeId=message.event.type_id, eventId=message.event.id)
         if quirks.message_ids == "top":
             del payload["eventTypeId"], payload["eventId"]
         payload["links"] = self.links(payload["links"])  # type: ignore[arg-type]  # payload() makes it a dictionary
         body["payload"] = payload
-        body["attempts"] = [self.attempt(attempt) for attempt in self._in_order(message.attempts)]
+        attempts = message.attempts if quirks.attempt_order == "oldest-first" else message.attempts[::-1]
+        body["attempts"] = [self.attempt(attempt) for attempt in attempts]
         webhook = self.webhook_path(message.webhook_id)
         body["links"] = self.links({"self": f"{webhook}/messages/{message.id}", "webhook": webhook})
         return body
-
-    def _in_order(self, attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
-        return attempts if self.quirks.attempt_order == "oldest-first" else attempts[::-1]
 
     def attempt(self, attempt: Attempt) -> object:
         if self.quirks.attempts == "strings":
@@ -293,22 +257,17 @@ class Renderer:
         }
 
     def event(self, event: Event) -> Json:
-        body: Json = {
+        split, data = self.quirks.event_type == "split", self.entity(event)
+        return {
             "type": self.type("event"),
             "id": event.id,
             "createdDate": date_text(event.created),
+            **({"entity": event.entity, "eventType": event.kind} if split else {"eventTypeId": event.type_id}),
+            "userId": event.user_id,
+            "dataRef": self.base + event.path,
+            "data": [data] if self.quirks.event_data == "list" else data,
+            "links": self.links({"self": f"{self.base}/events/{event.id}"}),
         }
-        if self.quirks.event_type == "dotted":
-            body["eventTypeId"] = event.type_id
-        else:
-            body["entity"] = event.entity
-            body["eventType"] = event.kind
-        body["userId"] = event.user_id
-        body["dataRef"] = self.base + event.path
-        data = self.entity(event)
-        body["data"] = [data] if self.quirks.event_data == "list" else data
-        body["links"] = self.links({"self": f"{self.base}/events/{event.id}"})
-        return body
 
     def entity(self, event: Event) -> Json:
         """Return the entity that an event is about."""

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from ...transports.base import Request, Response
 from ._logs import Violations
-from ._responses import Refusal, bad_parameter, json_response
+from ._responses import Refusal, json_response
 from ._store import Application, IssuedToken, Store
 
 LIFETIME = timedelta(seconds=3600)
@@ -34,20 +34,20 @@ class Tokens:
         app = self._account(request.headers.get("authorization", ""))
         if request.headers.get("basiq-version") != "3.0":
             self._violations.add("basiq-version", "a token call needs the header basiq-version: 3.0")
-            raise bad_parameter("The version in the header is missing or is not 3.0.", "basiq-version")
+            raise Refusal("parameter-not-valid", "The version in the header is missing or is not 3.0.", "basiq-version")
         if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            raise bad_parameter("The body must be form-encoded.", "Content-Type")
+            raise Refusal("parameter-not-valid", "The body must be form-encoded.", "Content-Type")
         try:
             form = dict(parse_qsl((request.body or b"").decode(), keep_blank_values=True, max_num_fields=50))
         except ValueError:
-            raise bad_parameter("The body is not form-encoded text.", "body") from None
+            raise Refusal("parameter-not-valid", "The body is not form-encoded text.", "body") from None
         scope = form.get("scope", "")
         if scope not in _SCOPES:
-            raise bad_parameter(f"The scope must be {' or '.join(_SCOPES)}.", "scope")
+            raise Refusal("parameter-not-valid", f"The scope must be {' or '.join(_SCOPES)}.", "scope")
         if scope == "CLIENT_ACCESS" and not form.get("userId"):
-            raise bad_parameter("CLIENT_ACCESS needs a userId.", "userId")
+            raise Refusal("parameter-not-valid", "CLIENT_ACCESS needs a userId.", "userId")
         if app.disabled:
-            raise Refusal(403, "forbidden-access", "The account is disabled.")
+            raise Refusal("forbidden-access", "The account is disabled.")
         once = _COMMAND in request.headers.get("user-agent", "")
         self._watch(app, now, once=once)
         token = IssuedToken("fake." + secrets.token_urlsafe(30), scope, now + LIFETIME, once=once)
@@ -68,13 +68,13 @@ class Tokens:
         if found is None:
             if text in self._store.applications:
                 self._violations.add("key-on-operation", "the API key is accepted by /token only: send a token")
-            raise Refusal(401, "unauthorized-access", "The access token is missing or is not valid.")
+            raise Refusal("unauthorized-access", "The access token is missing or is not valid.")
         app, token = found
         token.used += 1
         if now >= token.expires:
-            raise Refusal(401, "unauthorized-access", "The access token has expired.")
+            raise Refusal("unauthorized-access", "The access token has expired.")
         if app.disabled or token.scope != "SERVER_ACCESS":
-            raise Refusal(403, "forbidden-access", "The token does not open this resource.")
+            raise Refusal("forbidden-access", "The token does not open this resource.")
         return app
 
     def is_known(self, text: str) -> bool:
@@ -104,7 +104,7 @@ class Tokens:
                 return app
             if any(other in self._store.applications for other in _decode(key)):
                 self._violations.add("key-encoded-twice", "the API key is base64 already: send it unchanged")
-        raise bad_parameter("The API key in the header is missing or is not valid.", "Authorization")
+        raise Refusal("parameter-not-valid", "The API key in the header is missing or is not valid.", "Authorization")
 
     def _watch(self, app: Application, now: datetime, *, once: bool) -> None:
         recent = [token for token in app.tokens if token.expires - LIFETIME > now - RATE_WINDOW]
@@ -121,7 +121,6 @@ class Tokens:
         if len(recent) >= RATE:
             self._violations.add("token-rate", f"more than {RATE} token calls in {RATE_WINDOW}")
             raise Refusal(
-                429,
                 "too-many-requests",
                 "The limit of token calls is reached.",
                 headers={"retry-after": str(int(RATE_WINDOW.total_seconds()))},

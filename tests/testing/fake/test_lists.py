@@ -1,9 +1,9 @@
-"""Pages, cursors, limits and filters of the fake's lists, and histories that are made on demand."""
+"""Pages, cursors, limits and filters of the fake's lists."""
 
 from __future__ import annotations
 
-import tracemalloc
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 
 from basiq_async import F
 from basiq_async.testing import FakeBasiq, Quirks
-from basiq_async.testing.fake._histories import (
-    SeededEvents,
-    SeededIds,
-    is_uuid,
-)  # private: an index that no list comes to
-from basiq_async.testing.fake._lists import Fields, FilterError  # private: thousands of filters, without a list
+from basiq_async.testing.fake._lists import FilterError, compile_filter  # private: thousands of filters, without a list
 
-from ..conftest import ENDPOINT, Caller
+from ..conftest import Caller
 
 WEBHOOKS = "/notifications/webhooks"
 
@@ -121,10 +116,9 @@ def test_a_parameter_that_comes_twice_is_refused_by_its_name(caller: Caller, que
 )
 def test_no_filter_takes_long_to_refuse(text: str) -> None:
     """A regular expression that tries each way to split such a text takes half a second for one; here are a hundred."""
-    fields: Fields[str] = Fields({"a": lambda item: (item,)}, {})
     for _ in range(100):
         with pytest.raises(FilterError):
-            fields.compile(text)
+            compile_filter(text, {"a": "b"})
 
 
 def names(items: list[dict[str, Any]]) -> set[str]:
@@ -224,101 +218,23 @@ def test_a_filter_that_is_none_is_a_parameter_not_valid(caller: Caller, expressi
     assert (error["code"], error["source"]["parameter"]) == ("parameter-not-valid", "filter")
 
 
-FIELDS: Fields[str] = Fields({"x.y": lambda item: (item,)}, {})
+FIELDS = {"x.y": "z"}
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs", "Cc"])), st.text())
 def test_what_the_clients_builder_quotes_means_the_same_text_here(value: str, other: str) -> None:
-    check = FIELDS.compile(str(F("x.y").eq(value)))
-    assert check(value)
-    assert check(other) == (other == value)
+    check = compile_filter(str(F("x.y").eq(value)), FIELDS)
+    assert check(SimpleNamespace(z=value))
+    assert check(SimpleNamespace(z=other)) == (other == value)
 
 
 @given(st.text(st.sampled_from("x.yeq('\\), ORbt1")))
 def test_no_filter_is_an_error_of_another_kind(text: str) -> None:
     try:
-        check = FIELDS.compile(text)
+        check = compile_filter(text, FIELDS)
     except FilterError:
         return
-    assert check("x") in (True, False)
-
-
-# --- on demand ---
-
-
-@given(st.integers(0, 2**60), st.text())
-def test_a_seeded_id_leads_back_to_its_index(index: int, name: str) -> None:
-    ids = SeededIds(name)
-    assert is_uuid(ids.uuid(index))
-    assert ids.index_of_uuid(ids.uuid(index)) == index
-    assert ids.index_of_uuid(ids.uuid(index).upper()) == index
-    assert ids.index_of_hex(ids.hex(index)) == index
-
-
-@pytest.mark.parametrize(
-    "change", [lambda t: t[:-1], lambda t: t + "0", lambda t: "0" * len(t), lambda t: t[:-1] + "g"]
-)
-def test_an_id_that_is_not_seeded_leads_nowhere(change: Any) -> None:
-    ids = SeededIds("a")
-    assert ids.index_of_uuid(change(ids.uuid(5))) is None
-    assert ids.index_of_hex(change(ids.hex(5))) is None
-    assert ids.index_of_hex(ids.hex(5)[:48] + "f" * 16) is None
-
-
-def test_a_seeded_history_ends_as_a_list_does() -> None:
-    events = SeededEvents((), ("user.created",), datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=1), 3)
-    assert [event.created.second for event in events] == [0, 1, 2]  # type: ignore[attr-defined]  # by its items alone
-    with pytest.raises(IndexError):
-        events[-1]
-
-
-def test_a_million_messages_take_no_memory(fake: FakeBasiq) -> None:
-    caller = Caller(fake)
-    caller.authorize()
-    tracemalloc.start()
-    try:
-        webhook_id = fake.seed_messages(1_000_000)
-        page = caller.get(f"{messages_path(webhook_id)}?limit=2")
-        caller.get(page["links"]["next"])
-        caller.get(page["data"][0]["payload"]["links"]["event"])
-        assert len(caller.get("/events")["data"]) == 500
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_history_ends_just_before_now_and_is_of_the_types_asked_for(fake: FakeBasiq) -> None:
-    caller = Caller(fake)
-    webhook_id = fake.seed_messages(50, every=60.0, event_types=["user.created", "user.deleted"])
-    found = caller.every(messages_path(webhook_id))
-    assert {message["payload"]["eventTypeId"] for message in found} == {"user.created", "user.deleted"}
-    assert found[-1]["attempts"][0]["timestamp"] == "2026-01-04T23:59:00Z"
-    assert found[0]["attempts"][0]["timestamp"] == "2026-01-04T23:10:00Z"
-
-
-def test_a_second_history_comes_after_the_first(fake: FakeBasiq) -> None:
-    caller = Caller(fake)
-    webhook_id = fake.seed_messages(3, fake.add_webhook(ENDPOINT))
-    assert fake.seed_messages(50) == webhook_id
-    assert fake.seed_messages(0) == webhook_id
-    found = caller.every(messages_path(webhook_id))
-    assert len(names(found)) == 53
-    times = [message["attempts"][0]["timestamp"] for message in found]
-    assert times == sorted(times)
-
-
-def test_seeded_items_outside_of_the_history_do_not_exist() -> None:
-    longer, shorter = (Caller(FakeBasiq(seed=1)) for _ in range(2))
-    webhook_id = longer.fake.seed_messages(4, event_types=["consent.revoked"])
-    assert shorter.fake.seed_messages(3, event_types=["consent.revoked"]) == webhook_id
-    # The same seed: the fourth message of one fake is what the other would have had next.
-    *known, beyond = longer.every(messages_path(webhook_id))
-    assert [message["id"] for message in shorter.every(messages_path(webhook_id))] == [each["id"] for each in known]
-    path = f"{messages_path(webhook_id)}/{beyond['id']}"
-    assert shorter.error("GET", path, status=404)["code"] == "resource-not-found"
-    for link in beyond["payload"]["links"].values():
-        longer.get(link)
-        shorter.error("GET", link, status=404)
+    assert check(SimpleNamespace(z="x")) in (True, False)
 
 
 BOTH_LISTS = pytest.mark.parametrize("kind", ["messages", "events"])
