@@ -7,7 +7,7 @@ import types
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 from aiohttp import web
@@ -18,7 +18,7 @@ from ..._web.serving import read_json, respond
 from ...errors import BasiqError
 from . import _operations  # noqa: F401  # registers them
 from ._declaration import OPERATIONS, Control, JsonObject, Operation
-from ._results import Error, as_json, camel
+from ._results import Error, as_json, camel, several
 
 ROOT = "/_fake"
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
@@ -58,7 +58,8 @@ def _handler(control: Control, operation: Operation) -> Handler:
         in_path = {name: text for name, text in request.match_info.items() if name != "token"}
         values = operation.read({**{n: v for n, v in given.items() if v is not None}, **in_path})
         try:
-            return respond(as_json(await operation.run(named, **values)))
+            result = await operation.run(named, **values)
+            return respond(as_json(named.done() if result is None else result))
         except BasiqError as error:
             raise ControlError(400, "not-valid", str(error)) from error
 
@@ -198,11 +199,10 @@ def _schema_of_class(kind: type[attrs.AttrsInstance], given: tuple[Any, ...], sc
     item = given[0].__name__ if given else ""
     name = _PLURALS.get(item, f"{item}s") if given else kind.__name__
     if name not in schemas:
-        hints = {
-            each: tuple[given[0], ...] if given and each == "items" else hint  # type: ignore[valid-type]  # a type at run time
-            for each, hint in get_type_hints(kind).items()
-        }
-        properties = {camel(field.name): _schema_of(hints[field.name], schemas) for field in attrs.fields(kind)}
+        hints = {field.name: field.type for field in attrs.fields(attrs.resolve_types(kind))}
+        if given:
+            hints["items"] = several(given[0])
+        properties = {camel(field): _schema_of(hint, schemas) for field, hint in hints.items()}
         schemas[name] = {
             "type": "object",
             "properties": properties,

@@ -15,7 +15,8 @@ import attrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 
 from ..._web.access import ControlError
-from ._results import Done, Page, camel
+from . import _results as results
+from ._results import Page, camel
 
 if TYPE_CHECKING:
     from ..fake._fake import FakeBasiq
@@ -52,12 +53,12 @@ class Control:
     first: FakeBasiq = attrs.field(default=attrs.Factory(lambda self: self.fake, takes_self=True))
     api_key: str | None = attrs.field(default=None, repr=False)
 
-    def done(self) -> Done:
+    def done(self) -> Any:
         """Return the result of a call that changed something."""
-        return Done(now=self.fake.now(), next_due=self.fake.next_due)
+        return results.Done(now=self.fake.now(), next_due=self.fake.next_due)
 
 
-Run = Callable[..., Awaitable[attrs.AttrsInstance]]
+Run = Callable[..., Awaitable[Any]]
 R = TypeVar("R", bound=Run)
 OPERATIONS: list[Operation] = []
 
@@ -68,7 +69,7 @@ class Operation:
 
     inputs: a class of the inputs: of the fields of a POST's body or the parameters of a GET's query, which have an
         ``About``, and of the parameters of the path.
-    run: the function that carries it out. It receives the inputs by name.
+    run: the function that carries it out. It receives the inputs by name. If it returns None, the result is ``Done``.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Operation:
         return " ".join([*notes, str(error)])
 
 
-def operation(method: str, path: str) -> Callable[[R], R]:
+def operation(method: str, path: str, returns: Any = results.Done) -> Callable[[R], R]:
     """Register a function as an operation. Its docstring is the summary, its parameters are the inputs."""
 
     def register(run: R) -> R:
@@ -113,7 +114,7 @@ def operation(method: str, path: str) -> Callable[[R], R]:
             run.__name__, {camel(each.name): _input(each, hints[each.name]) for each in parameters}, frozen=True
         )
         summary = (run.__doc__ or "").strip().splitlines()[0].rstrip(".")
-        OPERATIONS.append(Operation(run.__name__, method, path, summary, hints["return"], inputs, run))
+        OPERATIONS.append(Operation(run.__name__, method, path, summary, returns, inputs, run))
         return run
 
     return register

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..._web.access import ControlError
 from ..fake._logs import Violation
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from ..fake._records import Message
     from ..fake._state import Upcoming
 
-M = TypeVar("M", bound=results.Message)
 Limit = Annotated[int, About("At most this many items; 100 by default.", 1, 1000)]
 Next = Annotated[str | None, About("The `next` of the page before.")]
 Search = Annotated[str | None, About("Only items that contain this text; upper and lower case are the same.")]
 
 
-@operation("GET", "/messages")
+@operation("GET", "/messages", Page[results.Message])
 async def messages(
     control: Control,
     webhook_id: Annotated[str | None, About("Only messages of this webhook.")] = None,
@@ -30,7 +29,7 @@ async def messages(
     search: Search = None,
     limit: Limit = 100,
     next: Next = None,
-) -> Page[results.Message]:
+) -> Page[Any]:
     """The messages with their attempts, newest first."""
     fake = control.fake
     upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
@@ -58,8 +57,8 @@ async def messages(
     )
 
 
-@operation("GET", "/messages/{messageId}")
-async def message(control: Control, message_id: str) -> results.WholeMessage:
+@operation("GET", "/messages/{messageId}", results.WholeMessage)
+async def message(control: Control, message_id: str) -> Any:
     """One message, with its event's data."""
     found = find_message(control, message_id)
     upcoming = next((each for each in control.fake.upcoming() if each.message_id == found.id), None)
@@ -73,7 +72,7 @@ def find_message(control: Control, message_id: str) -> Message:
     return found
 
 
-def _show_message(kind: type[M], message: Message, upcoming: Upcoming | None) -> M:
+def _show_message(kind: Any, message: Message, upcoming: Upcoming | None) -> Any:
     event = message.event
     return take(
         kind,
@@ -88,8 +87,8 @@ def _show_message(kind: type[M], message: Message, upcoming: Upcoming | None) ->
     )
 
 
-@operation("GET", "/event-types")
-async def event_types(control: Control) -> Items[results.EventType]:
+@operation("GET", "/event-types", Items[results.EventType])
+async def event_types(control: Control) -> Items[Any]:
     """The event types that can be emitted."""
     known = control.fake.event_types.items()
     return Items(items=tuple(results.EventType(id=name, description=text) for name, text in known))
@@ -98,10 +97,8 @@ async def event_types(control: Control) -> Items[results.EventType]:
 # --- logs ---
 
 
-@operation("GET", "/requests")
-async def requests(
-    control: Control, search: Search = None, limit: Limit = 100, next: Next = None
-) -> Page[results.Request]:
+@operation("GET", "/requests", Page[results.Request])
+async def requests(control: Control, search: Search = None, limit: Limit = 100, next: Next = None) -> Page[Any]:
     """The latest requests, newest first."""
     log = control.fake.request_log
     return page_of_numbered(
@@ -115,8 +112,8 @@ async def requests(
     )
 
 
-@operation("GET", "/requests/{number}")
-async def request(control: Control, number: str) -> results.WholeRequest:
+@operation("GET", "/requests/{number}", results.WholeRequest)
+async def request(control: Control, number: str) -> Any:
     """One request, with its headers and body."""
     for record in reversed(control.fake.request_log):
         if str(record.number) == number:
@@ -126,18 +123,18 @@ async def request(control: Control, number: str) -> results.WholeRequest:
     raise ControlError(404, "not-found", f"there is no request {number!r} in the log")
 
 
-@operation("GET", "/deliveries")
+@operation("GET", "/deliveries", Page[results.Delivery])
 async def deliveries(
     control: Control,
     message_id: Annotated[str | None, About("Only attempts of this message.")] = None,
     search: Search = None,
     limit: Limit = 100,
     next: Next = None,
-) -> Page[results.Delivery]:
+) -> Page[Any]:
     """The latest delivery attempts, newest first."""
     fake = control.fake
 
-    def show(number: int, attempt: DeliveredAttempt) -> results.Delivery:
+    def show(number: int, attempt: DeliveredAttempt) -> Any:
         headers, body = results.show_headers(attempt.headers), results.show_body(attempt.body)
         return take(results.Delivery, attempt, number=number, attempt=attempt.number, headers=headers, body=body)
 
@@ -152,7 +149,7 @@ async def deliveries(
     )
 
 
-@operation("GET", "/violations")
-async def violations(control: Control) -> Items[Violation]:
+@operation("GET", "/violations", Items[Violation])
+async def violations(control: Control) -> Items[Any]:
     """The violations: requests that the real Basiq would refuse, and other misuses of it."""
     return Items(items=tuple(control.fake.violations))

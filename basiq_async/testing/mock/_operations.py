@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..._version import __version__
 from ..._web.access import ControlError
@@ -26,20 +26,20 @@ EndpointURL = Annotated[str | None, About("The endpoint's url; by default every 
 # --- the mock and its states ---
 
 
-@operation("GET", "/health")
-async def health(control: Control) -> results.Health:
+@operation("GET", "/health", results.Health)
+async def health(control: Control) -> Any:
     """Whether the mock runs and, if the call has an API key, whether the key belongs to this mock."""
     return results.Health(status="ok", base_url=control.base_url, version=__version__)
 
 
-@operation("GET", "/states")
-async def states(control: Control) -> Items[results.StateSummary]:
+@operation("GET", "/states", Items[results.StateSummary])
+async def states(control: Control) -> Items[Any]:
     """The states of the mock, without their API keys."""
     served = (control.first, *control.first.states.values())
     return Items(items=tuple(map(_summarize, served)))
 
 
-@operation("POST", "/states")
+@operation("POST", "/states", results.NewState)
 async def add_state(
     control: Control,
     name: Annotated[str | None, About("The state's name, such as the name of a test; by default a number.")] = None,
@@ -49,7 +49,7 @@ async def add_state(
         bool,
         About("Make a clock that stands still until it is moved. By default it runs if the mock's clock runs."),
     ] = False,
-) -> results.NewState:
+) -> Any:
     """Add an empty state with its own API key, clock and ids. States share no data.
 
     Calls with the state's key are for that state only.
@@ -68,8 +68,8 @@ async def add_state(
     return take(results.NewState, _summarize(state), api_key=state.api_key)
 
 
-@operation("POST", "/states/remove")
-async def remove_state(control: Control) -> results.Done:
+@operation("POST", "/states/remove", results.Done)
+async def remove_state(control: Control) -> Any:
     """Remove the state to which the call's API key belongs, with all its data. The first state cannot be removed."""
     if control.fake is control.first:
         raise ControlError(
@@ -82,7 +82,7 @@ async def remove_state(control: Control) -> results.Done:
     return done
 
 
-def _summarize(fake: FakeBasiq) -> results.StateSummary:
+def _summarize(fake: FakeBasiq) -> Any:
     return take(
         results.StateSummary,
         fake,
@@ -99,8 +99,8 @@ def _summarize(fake: FakeBasiq) -> results.StateSummary:
 # --- time ---
 
 
-@operation("GET", "/state")
-async def state(control: Control) -> results.State:
+@operation("GET", "/state", results.State)
+async def state(control: Control) -> Any:
     """The time, the next attempt, the faults, and the number of webhooks, messages and requests."""
     fake, clock = control.fake, control.fake.clock
     speed = clock.speed if isinstance(clock, SystemClock) else None
@@ -116,14 +116,14 @@ async def state(control: Control) -> results.State:
     )
 
 
-@operation("POST", "/advance")
+@operation("POST", "/advance", results.Advanced)
 async def advance(
     control: Control,
     days: Annotated[float, About("Days to move the clock forward by.", 0, 10_000_000)] = 0,
     hours: Annotated[float, About("Hours to move the clock forward by.", 0, 10_000_000)] = 0,
     minutes: Annotated[float, About("Minutes to move the clock forward by.", 0, 10_000_000)] = 0,
     seconds: Annotated[float, About("Seconds to move the clock forward by.", 0, 10_000_000)] = 0,
-) -> results.Advanced:
+) -> Any:
     """Move the clock forward, and make every delivery that is due on the way.
 
     Responds when the deliveries are made.
@@ -132,13 +132,13 @@ async def advance(
     return await _move(control, lambda: control.fake.advance(by))
 
 
-@operation("POST", "/next")
-async def advance_to_next(control: Control) -> results.Advanced:
+@operation("POST", "/next", results.Advanced)
+async def advance_to_next(control: Control) -> Any:
     """Move the clock to the next planned attempt, and make it."""
     return await _move(control, control.fake.advance_to_next)
 
 
-async def _move(control: Control, move: Callable[[], Awaitable[object]]) -> results.Advanced:
+async def _move(control: Control, move: Callable[[], Awaitable[object]]) -> Any:
     before = _count_attempts(control.fake)
     await move()
     return take(results.Advanced, control.done(), attempts=_count_attempts(control.fake) - before)
@@ -151,7 +151,7 @@ def _count_attempts(fake: FakeBasiq) -> int:
 # --- events ---
 
 
-@operation("POST", "/emit")
+@operation("POST", "/emit", results.Emitted)
 async def emit(
     control: Control,
     event_type_id: Annotated[str, About("The event type, such as consent.revoked.")],
@@ -161,7 +161,7 @@ async def emit(
         JsonObject | None, About("The event's data; by default the type, id and link of the entity.")
     ] = None,
     wait: Annotated[bool, About("Respond after the first attempt of each message.")] = False,
-) -> results.Emitted:
+) -> Any:
     """Emit an event, with a message for each active webhook that is subscribed to it."""
     api_key = control.api_key
     return await _show_emission(
@@ -169,15 +169,15 @@ async def emit(
     )
 
 
-@operation("POST", "/messages/{messageId}/redeliver")
+@operation("POST", "/messages/{messageId}/redeliver", results.Emitted)
 async def redeliver(
     control: Control, message_id: str, wait: Annotated[bool, About("Respond after the attempt.")] = False
-) -> results.Emitted:
+) -> Any:
     """Deliver a message once more, now."""
     return await _show_emission(control.fake.redeliver(find_message(control, message_id).id), wait)
 
 
-async def _show_emission(emission: Emission, wait: bool) -> results.Emitted:
+async def _show_emission(emission: Emission, wait: bool) -> Any:
     return take(results.Emitted, await emission if wait else emission)
 
 
@@ -203,7 +203,7 @@ async def fail(
         About("Break the connection before the request is carried out, or before the response is sent."),
     ] = None,
     loop: Annotated[bool, About("Let a list's next link lead to the same page.")] = False,
-) -> results.Done:
+) -> None:
     """Make the next requests fail."""
     texts = {name: value for name, value in (headers or {}).items() if isinstance(value, str)}
     if len(texts) < len(headers or {}) or not all(text.isprintable() for each in texts.items() for text in each):
@@ -220,7 +220,6 @@ async def fail(
         drop=drop or False,
         loop=loop,
     )
-    return control.done()
 
 
 @operation("POST", "/deliveries/fail")
@@ -233,10 +232,9 @@ async def fail_deliveries(
         About("request: the endpoint is not reached. response: it handles the delivery, and its response is lost."),
     ] = None,
     url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None,
-) -> results.Done:
+) -> None:
     """Make the next deliveries fail."""
     control.fake.fail_deliveries(times, status=status, drop=drop or False, url=url)
-    return control.done()
 
 
 @operation("POST", "/endpoint/down")
@@ -246,37 +244,33 @@ async def endpoint_down(
     status: Annotated[
         int | None, About("The status of the response; without it, the connection fails.", 100, 999)
     ] = None,
-) -> results.Done:
+) -> None:
     """Let all deliveries to an endpoint fail, without calling it."""
     control.fake.endpoint_down(url, status=status)
-    return control.done()
 
 
 @operation("POST", "/endpoint/up")
-async def endpoint_up(control: Control, url: EndpointURL = None) -> results.Done:
+async def endpoint_up(control: Control, url: EndpointURL = None) -> None:
     """End the outage of an endpoint."""
     control.fake.endpoint_up(url)
-    return control.done()
 
 
 @operation("POST", "/expire-tokens")
-async def expire_tokens(control: Control) -> results.Done:
+async def expire_tokens(control: Control) -> None:
     """Let all tokens that were issued expire now."""
     control.fake.expire_tokens()
-    return control.done()
 
 
 @operation("POST", "/disable-account")
-async def disable_account(control: Control) -> results.Done:
+async def disable_account(control: Control) -> None:
     """Respond with 403 to every later request of the application whose API key the call has."""
     control.fake.disable_account(control.api_key)
-    return control.done()
 
 
 # --- data ---
 
 
-@operation("POST", "/webhooks")
+@operation("POST", "/webhooks", results.Added)
 async def add_webhook(
     control: Control,
     url: Annotated[str, About("The url of the endpoint.")],
@@ -284,13 +278,13 @@ async def add_webhook(
     active: Annotated[
         bool, About("Whether it is active at once. With false, its cool-off begins now. True by default.")
     ] = True,
-) -> results.Added:
+) -> Any:
     """Add a webhook."""
     webhook_id = control.fake.add_webhook(url, subscribed_events, active=active, api_key=control.api_key)
     return results.Added(webhook_id=webhook_id)
 
 
-@operation("POST", "/seed")
+@operation("POST", "/seed", results.Added)
 async def seed(
     control: Control,
     messages: Annotated[int, About("The number of messages.", 0, 100_000_000)],
@@ -303,7 +297,7 @@ async def seed(
     ] = None,
     every: Annotated[float, About("Seconds between two messages; 1 by default.", 0.001, 1_000_000)] = 1,
     failed: Annotated[float, About("The share of messages, from 0 to 1, whose only attempt failed.", 0, 1)] = 0,
-) -> results.Added:
+) -> Any:
     """Give a webhook a history of messages."""
     webhook_id = control.fake.seed_messages(
         messages, webhook_id, event_types=event_types, every=every, failed=failed, api_key=control.api_key
@@ -315,17 +309,16 @@ async def seed(
 async def reset(
     control: Control,
     log: Annotated[bool, About("Forget only recorded requests, deliveries and violations, and the faults.")] = False,
-) -> results.Done:
+) -> None:
     """Forget everything in the state that the call is for, except its API keys and the time."""
     if log:
         control.fake.reset_log()
     else:
         control.fake.reset()
-    return control.done()
 
 
-@operation("GET", "/webhooks")
-async def webhooks(control: Control) -> Items[results.Webhook]:
+@operation("GET", "/webhooks", Items[results.Webhook])
+async def webhooks(control: Control) -> Items[Any]:
     """The webhooks, without their secrets."""
     fake, now = control.fake, control.fake.now()
     return Items(
@@ -343,8 +336,8 @@ async def webhooks(control: Control) -> Items[results.Webhook]:
     )
 
 
-@operation("POST", "/webhooks/{webhookId}/secret")
-async def webhook_secret(control: Control, webhook_id: str) -> results.Secret:
+@operation("POST", "/webhooks/{webhookId}/secret", results.Secret)
+async def webhook_secret(control: Control, webhook_id: str) -> Any:
     """Show the signing secret of a webhook."""
     if all(each.id != webhook_id for each in control.fake.webhooks()):
         raise ControlError(404, "not-found", f"there is no webhook {webhook_id!r}")

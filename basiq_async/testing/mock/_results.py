@@ -1,4 +1,5 @@
-"""The results of the control API. The JSON, the schemas and the OpenAPI document are made from these classes.
+"""The results of the control API. They are made from the fake's own classes: the JSON, the schemas and the
+OpenAPI document follow from both.
 
 Secrets and tokens are hidden.
 """
@@ -13,11 +14,31 @@ import attrs
 from cattrs import Converter
 from cattrs.gen import make_dict_unstructure_fn, override
 
+from ..fake import _faults as fake
+from ..fake import _records as records
+from ..fake._deliveries import DeliveredAttempt, Emission
+from ..fake._logs import RequestRecord
+
 T = TypeVar("T")
-C = TypeVar("C", bound=attrs.AttrsInstance)
 HIDDEN = "(hidden)"
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-fake-token"})
 _SHOWN = 64 * 1024
+Headers = Mapping[str, str]
+
+
+def shown(title: str, /, *sources: type[Any], without: str = "", **more: Any) -> Any:
+    """Make the class of a result: ``more`` fields with their types, and the sources' own except those ``without``."""
+    types: dict[str, Any] = {}
+    for source in sources:
+        types |= {each.name: each.type for each in attrs.fields(attrs.resolve_types(source))}
+    types = {name: hint for name, hint in types.items() if name not in without.split()} | more
+    fields = {name: attrs.field(type=hint) for name, hint in types.items()}
+    return attrs.make_class(title, fields, frozen=True, kw_only=True, repr=False)  # results can have secrets
+
+
+def several(kind: Any) -> Any:
+    """Return the type of a tuple of these."""
+    return tuple[kind, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -35,204 +56,62 @@ class Page(Items[T]):
     next: str | None
 
 
-@attrs.frozen(kw_only=True)
-class ErrorDetail:
-    code: str
-    message: str
+Error = shown("Error", error=shown("ErrorDetail", code=str, message=str))
+Health = shown("Health", status=Literal["ok"], base_url=str, version=str)
+Done = shown("Done", now=datetime, next_due=datetime | None)
+Advanced = shown("Advanced", Done, attempts=int)
+Emitted = shown("Emitted", Emission, without="_complete not_sent")
+Added = shown("Added", webhook_id=str)
+Secret = shown("Secret", secret=str)
+
+_COUNTED = ("pending", "webhooks", "messages", "requests", "deliveries", "violations")
+_COUNTS: Mapping[str, Any] = dict.fromkeys(_COUNTED, int)
+StateSummary = shown("StateSummary", name=str, seed=str, now=datetime, **_COUNTS)
+NewState = shown("NewState", StateSummary, api_key=str)
+Clock = shown("Clock", running=bool, speed=float | None)
+EndpointDown = shown("EndpointDown", url=str | None, status=int | None)
+Fault = shown("Fault", fake.Fault, without="headers body", drop=str | None)
+DeliveryFault = shown("DeliveryFault", fake.DeliveryFault, drop=str | None)
+State = shown(
+    "State",
+    StateSummary,
+    Done,
+    base_url=str,
+    clock=Clock,
+    endpoints_down=several(EndpointDown),
+    faults=several(Fault),
+    delivery_faults=several(DeliveryFault),
+    revision=int,
+)
+
+EventType = shown("EventType", id=str, description=str)
+Request = shown("Request", RequestRecord, without="request", method=str)
+WholeRequest = shown("WholeRequest", Request, url=str, headers=Headers, body=str | None)
+Delivery = shown("Delivery", DeliveredAttempt, attempt=int, headers=Headers, body=str)
+Attempt = shown("Attempt", records.Attempt, without="id", number=int)
+NextAttempt = shown("NextAttempt", number=int, due=datetime)
+Message = shown(
+    "Message",
+    records.Message,
+    without="event text",
+    **dict.fromkeys(("event_type_id", "event_id", "user_id", "entity_id"), str),
+    status=Literal["Success", "Failed", "Pending"],
+    attempts=several(Attempt),
+    next_attempt=NextAttempt | None,
+)
+WholeMessage = shown("WholeMessage", Message, data=Mapping[str, object] | None, text=str | None)
+Webhook = shown(
+    "Webhook",
+    records.Webhook,
+    without="serial events key disabled",
+    status=Literal["active", "pending-approval", "disabled"],
+    subscribed_events=tuple[str, ...],
+    cool_off_left=float,
+    messages=int,
+)
 
 
-@attrs.frozen(kw_only=True)
-class Error:
-    error: ErrorDetail
-
-
-@attrs.frozen(kw_only=True)
-class Health:
-    status: Literal["ok"]
-    base_url: str
-    version: str
-
-
-@attrs.frozen(kw_only=True)
-class Done:
-    now: datetime
-    next_due: datetime | None
-
-
-@attrs.frozen(kw_only=True)
-class Advanced(Done):
-    attempts: int
-
-
-@attrs.frozen(kw_only=True)
-class Emitted:
-    event_id: str
-    message_ids: tuple[str, ...]
-
-
-@attrs.frozen(kw_only=True)
-class Added:
-    webhook_id: str
-
-
-@attrs.frozen(kw_only=True)
-class Secret:
-    secret: str = attrs.field(repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class StateSummary:
-    name: str
-    seed: str
-    now: datetime
-    pending: int
-    webhooks: int
-    messages: int
-    requests: int
-    deliveries: int
-    violations: int
-
-
-@attrs.frozen(kw_only=True)
-class NewState(StateSummary):
-    api_key: str = attrs.field(repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class Clock:
-    running: bool
-    speed: float | None
-
-
-@attrs.frozen(kw_only=True)
-class EndpointDown:
-    url: str | None
-    status: int | None
-
-
-@attrs.frozen(kw_only=True)
-class Fault:
-    left: int
-    method: str | None
-    path: str | None
-    status: int | None
-    delay: float
-    drop: str | None
-    loop: bool
-
-
-@attrs.frozen(kw_only=True)
-class DeliveryFault:
-    left: int
-    url: str | None
-    status: int | None
-    drop: str | None
-
-
-@attrs.frozen(kw_only=True)
-class State(StateSummary):
-    base_url: str
-    next_due: datetime | None
-    clock: Clock
-    endpoints_down: tuple[EndpointDown, ...]
-    faults: tuple[Fault, ...]
-    delivery_faults: tuple[DeliveryFault, ...]
-    revision: int
-
-
-@attrs.frozen(kw_only=True)
-class EventType:
-    id: str
-    description: str
-
-
-@attrs.frozen(kw_only=True)
-class Request:
-    number: int
-    at: datetime
-    method: str
-    path: str
-    status: int | None
-    duration: float
-    violations: tuple[str, ...]
-
-
-@attrs.frozen(kw_only=True)
-class WholeRequest(Request):
-    url: str
-    headers: Mapping[str, str]
-    body: str | None
-
-
-@attrs.frozen(kw_only=True)
-class Delivery:
-    number: int
-    at: datetime
-    webhook_id: str
-    message_id: str
-    event_type_id: str
-    event_id: str
-    url: str
-    attempt: int
-    status: int | None
-    ok: bool
-    response: str
-    duration: float
-    headers: Mapping[str, str]
-    body: str
-
-
-@attrs.frozen(kw_only=True)
-class Attempt:
-    number: int
-    at: datetime
-    url: str
-    status: int | None
-    ok: bool
-    response: str
-    duration: float
-
-
-@attrs.frozen(kw_only=True)
-class NextAttempt:
-    number: int
-    due: datetime
-
-
-@attrs.frozen(kw_only=True)
-class Message:
-    id: str
-    webhook_id: str
-    event_type_id: str
-    event_id: str
-    user_id: str
-    entity_id: str
-    created: datetime
-    status: Literal["Success", "Failed", "Pending"]
-    attempts: tuple[Attempt, ...]
-    next_attempt: NextAttempt | None
-
-
-@attrs.frozen(kw_only=True)
-class WholeMessage(Message):
-    data: Mapping[str, object] | None
-    text: str | None
-
-
-@attrs.frozen(kw_only=True)
-class Webhook:
-    id: str
-    url: str
-    status: Literal["active", "pending-approval", "disabled"]
-    name: str | None
-    description: str | None
-    subscribed_events: tuple[str, ...]
-    active_at: datetime
-    cool_off_left: float
-    messages: int
-
-
-def take(kind: type[C], *sources: object, **more: object) -> C:
+def take(kind: Any, *sources: object, **more: object) -> Any:
     """Make a result from the values in ``more`` and, for its other fields, from the attributes of the sources."""
 
     def value(name: str) -> object:
@@ -268,7 +147,7 @@ _converter.register_unstructure_hook_factory(
 )
 
 
-def as_json(shown: attrs.AttrsInstance) -> dict[str, Any]:
+def as_json(result: attrs.AttrsInstance) -> dict[str, Any]:
     """Return a result as JSON data that fits its schema."""
-    found: dict[str, Any] = _converter.unstructure(shown)
+    found: dict[str, Any] = _converter.unstructure(result)
     return found
