@@ -1,12 +1,7 @@
-"""Find the order of a list, and read its newest items in any order. No I/O, except ``read_newest``.
+"""Find the order of a list from the times of its items, and its newest items in any order. No I/O of its own.
 
 No source says in which order Basiq lists messages and events. So the order is found from the times of the items: the
 time of a message's first attempt, and the time of an event's creation.
-
-- ``Order``: "oldest-first", "newest-first" or "unknown".
-- ``OrderDetector``: call ``see(time)`` for each item, in the order of the list; then read ``order`` and ``sure``.
-- ``item_time(item)``: the time of a message or an event, None if it has none.
-- ``read_newest(items, most)``: the newest items of a list, and how much of it was read (``NewestItems``).
 """
 
 from __future__ import annotations
@@ -25,94 +20,83 @@ T = TypeVar("T")
 Order = Literal["oldest-first", "newest-first", "unknown"]
 """The order of a list by time, as far as its items show it."""
 
-SLACK = timedelta(minutes=15)
+FAR = timedelta(minutes=15)
 """The maximum time by which an item may be out of order: the first attempts of two messages can change places."""
-_SLACK_SHARE = 10
-"""Tolerance: an item may be out of order by a tenth of the time that the list covers."""
-_SURE = 8
-"""The number of steps from one time to the next after which an order counts as sure."""
-_FEW = 20
-"""Tolerance: one item in twenty may be far out of order, because its first attempt came late."""
-_BEYOND = 50
-"""The number of items to read after the wanted ones, because an item may be slightly out of order."""
+_FEW = 5
+_SURE = 32
+"""The number of steps from one time to another that show an order; nine in ten must go the same way."""
+_MIXED = 3
+BEYOND = 50
+"""The number of items to read after the newest ones, because an item may be slightly out of order."""
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 
-class OrderDetector:
+class ListOrder:
     """Finds the order of a list from the times of its items, in the order in which they are listed.
 
-    Equal times and items without a time do not count. Any item may be slightly out of order, and one in twenty far out
-    of order; with more contradictions the order is unknown.
+    ``steps`` records what was seen: how often an item was newer, and how often older, than the one before it; then how
+    often by more than ``FAR``. Equal times and items without a time do not count.
     """
 
-    __slots__ = (
-        "_fall",
-        "_falls",
-        "_far_falls",
-        "_far_rises",
-        "_rise",
-        "_rises",
-        "_steps",
-        "earliest",
-        "last",
-        "latest",
-    )
+    __slots__ = ("_last", "_seen", "steps")
 
-    def __init__(self) -> None:
-        self.earliest: datetime | None = None
-        self.latest: datetime | None = None
-        self.last: datetime | None = None
-        """The time of the last item."""
-        self._fall = self._rise = timedelta()
-        """The maximum time by which an item was older, and newer, than any earlier item of the list."""
-        self._falls = self._rises = self._steps = 0
-        """The number of items that were older than the item before, that were newer, and the sum of both."""
-        self._far_falls = self._far_rises = 0
-        """The number of items that were older, or newer, than the item before by more than ``SLACK``."""
+    def __init__(self, steps: list[int] | None = None) -> None:
+        self.steps = [0, 0, 0, 0] if steps is None else steps
+        self._seen = [0, 0]
+        """As ``steps``, without those of an earlier list."""
+        self._last: datetime | None = None
+
+    def begin_pass(self) -> None:
+        """Compare the next item with none before it."""
+        self._last = None
 
     def see(self, time: datetime | None) -> None:
-        """Count the time of the next item."""
-        if time is None:
+        """Compare the time of the next item with the one before it."""
+        if time is None or time == self._last:
             return
-        if self.earliest is None or self.latest is None:
-            self.earliest = self.latest = self.last = time
-            return
-        last = self.last
-        if last is not None and time != last:
-            self.last = time
-            self._steps += 1
-            if time < last:
-                self._falls += 1
-                self._far_falls += last - time > SLACK
-            else:
-                self._rises += 1
-                self._far_rises += time - last > SLACK
-            self._fall = max(self._fall, self.latest - time)
-            self._rise = max(self._rise, time - self.earliest)
-            self.earliest, self.latest = min(self.earliest, time), max(self.latest, time)
+        if self._last is not None:
+            older = time < self._last
+            self._seen[older] += 1
+            self.steps[older] += 1
+            self.steps[2 + older] += abs(time - self._last) > FAR
+            self._notice_turn()
+        self._last = time
+
+    def _notice_turn(self) -> None:
+        """Forget the order that was recorded if the list has another one now, unless it showed that it has none."""
+        steps, seen = self.steps, _order_of(*self._seen)
+        if seen not in ("unknown", self.order) and sum(self._seen) >= _FEW:
+            steps[:] = [*self._seen, *(steps[2:] if min(steps[2:]) >= _MIXED else (0, 0))]
+        if sum(steps) > 100 * _SURE:
+            steps[:] = [each // 2 for each in steps]
 
     @property
     def order(self) -> Order:
-        """The order that the items so far show."""
-        if self.earliest is None or self.latest is None or self.earliest == self.latest:
-            return "unknown"
-        slack = min(SLACK, (self.latest - self.earliest) / _SLACK_SHARE)
-        few = self._steps // _FEW if self._steps >= _FEW else -1
-        if self._fall <= slack or (self._rises >= 4 * self._falls and self._far_falls <= few):
-            return "oldest-first"
-        if self._rise <= slack or (self._falls >= 4 * self._rises and self._far_rises <= few):
-            return "newest-first"
-        return "unknown"
+        """The order that the times show: four in five steps go that way."""
+        return _order_of(*self.steps[:2])
 
     @property
     def sure(self) -> bool:
-        """Whether enough items were seen to be sure of the order."""
-        return self._steps >= _SURE and self.order != "unknown"
+        """Whether many steps go one way, and nearly none the other way."""
+        newer, older = self.steps[:2]
+        return newer + older >= _SURE and max(newer, older) >= 9 * min(newer, older)
 
     @property
     def mixed(self) -> bool:
         """Whether the list is certainly not ordered by time."""
-        return min(self._far_falls, self._far_rises) > max(1, self._steps // _FEW) and self.order == "unknown"
+        far = self.steps[2:]
+        return min(far) >= _MIXED and 8 * min(far) > max(far)
+
+    @property
+    def shows(self) -> bool:
+        """Whether enough steps were seen to show an order."""
+        return sum(self.steps[:2]) >= _SURE
+
+
+def _order_of(newer: int, older: int) -> Order:
+    if newer > 0 and newer >= 4 * older:
+        return "oldest-first"
+    return "newest-first" if older > 0 and older >= 4 * newer else "unknown"
 
 
 def item_time(item: object) -> datetime | None:
@@ -132,18 +116,11 @@ class NewestItems(Generic[T]):
     items: newest first.
     read: the number of items of the list that were read.
     complete: whether the list was read to its end.
-    newest: whether these are certainly the newest: the list was read to its end, or begins with the newest.
-    order: the order of the list, as far as it was found.
-    earliest, latest: the times of the oldest and the newest item that were read; None if no item has a time.
     """
 
     items: list[T]
     read: int
     complete: bool
-    newest: bool
-    order: Order
-    earliest: datetime | None
-    latest: datetime | None
 
 
 async def read_newest(
@@ -151,56 +128,33 @@ async def read_newest(
     most: int,
     *,
     wanted: Callable[[T], bool] | None = None,
-    moment: Callable[[T], datetime | None] = item_time,
-    at_most: int | None = None,
-    on_read: Callable[[T], object] | None = None,
+    on_read: Callable[[T], object] = lambda item: None,
 ) -> NewestItems[T]:
     """Return the ``most`` newest items of a list, 0 for all, and keep no more of them in memory.
 
-    If the list begins with the newest items, reading stops soon after they are found. If it begins with the oldest, or
-    its order is unknown, it is read to its end or until ``at_most`` items were read; in the latter case ``newest`` is
-    False. ``wanted`` chooses the items. ``on_read`` is called with each item that is read, chosen or not.
+    Only a list that surely begins with the newest items is left before its end. ``wanted`` chooses the items.
+    ``on_read`` is called with each item that is read, chosen or not.
     """
-    detector = OrderDetector()
+    order = ListOrder()
     heap: list[tuple[datetime, int, int, T]] = []
     read = beyond = 0
-    complete = True
-    iterator = aiter(items)
-    async for item in iterator:
-        if at_most is not None and read >= at_most:
-            complete = False
-            break
+    async for item in items:
         read += 1
-        time = moment(item)
-        detector.see(time)
-        if on_read is not None:
-            on_read(item)
-        newest_first = detector.order == "newest-first"
+        time = item_time(item)
+        order.see(time)
+        on_read(item)
+        newest_first = order.order == "newest-first"
         if wanted is None or wanted(item):
             # Of two items with equal times, the newer is the first one in a newest-first list, else the last one.
-            entry = (time or _UNKNOWN, -read if newest_first else read, read, item)
-            if most and len(heap) >= most:
-                heapq.heappushpop(heap, entry)
-            else:
-                heapq.heappush(heap, entry)
-        beyond = beyond + 1 if most and len(heap) >= most and newest_first and detector.sure else 0
-        if beyond > _BEYOND:
-            complete = False
+            heapq.heappush(heap, (time or _UNKNOWN, -read if newest_first else read, read, item))
+            if most and len(heap) > most:
+                heapq.heappop(heap)
+        beyond = beyond + 1 if most and len(heap) >= most and newest_first and order.sure else 0
+        if beyond > BEYOND:
             break
-    aclose = getattr(iterator, "aclose", None)
-    if not complete and aclose is not None:
-        await aclose()
-    order = detector.order
-    heap.sort(key=lambda entry: (entry[0], -entry[2] if order == "newest-first" else entry[2]), reverse=True)
-    return NewestItems(
-        items=[entry[3] for entry in heap],
-        read=read,
-        complete=complete,
-        newest=complete or (order == "newest-first" and detector.sure and len(heap) >= most > 0),
-        order=order,
-        earliest=detector.earliest,
-        latest=detector.latest,
-    )
+    newest_first = order.order == "newest-first"
+    heap.sort(key=lambda entry: (entry[0], -entry[2] if newest_first else entry[2]), reverse=True)
+    return NewestItems([entry[3] for entry in heap], read, complete=beyond <= BEYOND)
 
 
 def raw_time(raw: object) -> datetime | None:

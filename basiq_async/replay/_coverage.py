@@ -13,7 +13,7 @@ import attrs
 
 from ..errors import CheckpointError
 from ..models import Message
-from ..services.diagnosis import LONG_AGO, Stretch, subtract
+from ..services.diagnosis import LONG_AGO, Stretch
 
 MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq disables the endpoint (the vendor's page on the delivery schedule)."""
@@ -64,6 +64,8 @@ class InactivityTracker:
         self._over = LONG_AGO if now is None else now - _SCHEDULE - _LATE
         self._periods = list(known)
         self._under_way: list[tuple[float, str, datetime]] = []
+        self.unnamed: Stretch | None = None
+        """The first and the last first attempt of the messages under way that ``under_way`` does not name."""
         self.alert = any_order or bool(self._periods)
         """Whether ``see`` needs every message, and not only those that were not delivered at once."""
         self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
@@ -121,7 +123,9 @@ class InactivityTracker:
             heapq.heappush(self._under_way, (-first.timestamp(), message.id, first))
             self.changed = True
             if len(self._under_way) > _MOST_UNDER_WAY:
-                heapq.heappop(self._under_way)
+                _, _, first = heapq.heappop(self._under_way)
+                since, until = self.unnamed or (first, first)
+                self.unnamed = min(since, first), max(until, first)
 
     def miss(self, message: UnderWay) -> None:
         """Count a message that was under way, and that Basiq no longer has, as failed for good."""
@@ -129,7 +133,7 @@ class InactivityTracker:
 
     @property
     def under_way(self) -> tuple[UnderWay, ...]:
-        """The messages whose attempts had not ended when they were seen, at most 100 of them, the oldest first."""
+        """The messages whose attempts had not ended when they were seen: the 100 oldest, by their first attempts."""
         found = {name: UnderWay(name, first) for _, name, first in sorted(self._under_way, reverse=True)}
         return tuple(found.values())
 
@@ -180,12 +184,14 @@ class Coverage:
 
     inactive: the periods in which the webhook was not active.
     under_way: messages whose attempts had not ended when they were read.
+    unnamed: the first and the last first attempt of further such messages, if there were more than are kept.
     given_up: the number of messages that failed and were not kept.
     acknowledged: what is out of reach before this moment is known to the user.
     """
 
     inactive: tuple[Inactivity, ...] = ()
     under_way: tuple[UnderWay, ...] = ()
+    unnamed: Stretch | None = None
     given_up: int = 0
     acknowledged: datetime | None = None
 
@@ -199,6 +205,7 @@ class Coverage:
             return cls(
                 tuple(Inactivity(_moment(since), until and _moment(until)) for since, until in found["inactive"]),
                 tuple(UnderWay(str(name), _moment(first)) for name, first in found["under_way"]),
+                found["unnamed"] and (_moment(found["unnamed"][0]), _moment(found["unnamed"][1])),
                 int(found["given_up"]),
                 found["acknowledged"] and _moment(found["acknowledged"]),
             )
@@ -216,25 +223,11 @@ class Coverage:
             {
                 "inactive": [[each.since.isoformat(), each.until and each.until.isoformat()] for each in self.inactive],
                 "under_way": [[each.id, each.first.isoformat()] for each in self.under_way],
+                "unnamed": self.unnamed and [each.isoformat() for each in self.unnamed],
                 "given_up": self.given_up,
                 "acknowledged": self.acknowledged and self.acknowledged.isoformat(),
             }
         )
-
-
-def find_out_of_reach(
-    inactive: Iterable[Inactivity], read: Sequence[Stretch], reach: datetime, acknowledged: datetime | None
-) -> tuple[Inactivity, ...]:
-    """Return the parts of the inactive periods whose events were never read, and are no longer in the event list.
-
-    reach: the event list begins at this moment. acknowledged: parts before this moment are left out.
-    """
-    lost: list[Stretch] = []
-    for period in inactive:
-        begin = period.since if acknowledged is None else max(period.since, acknowledged)
-        end = reach if period.until is None else min(period.until, reach)
-        lost += subtract((begin, end), read)
-    return tuple(Inactivity(begin, end) for begin, end in lost)
 
 
 def _moment(text: str) -> datetime:

@@ -10,8 +10,8 @@ No source says in which order Basiq lists messages or events. So nothing here de
    page and looks for these ids. If they are not there, it searches the list for them.
 2. Ids are the only reason to skip an item. The order only says where to begin and when to stop early: a list whose
    times and whose growth agree is read at one end, any other list at both, and a list without an order as a whole.
-3. Known are the retained ids: those of the last ``WINDOW`` items, of the first ``TOP`` items, and a few between them.
-   A pass from the top ends a run of known ids below the place where the last one began, so an item may come late.
+3. Known are the retained ids: those of the last ``WINDOW`` items, and of the first ``TOP`` items. A pass from the top
+   ends a run of known ids below the place where the last one began, so an item may come late.
 4. A pass over several pages is checked. If the page where it began now begins with another item, items may have slipped
    from one page to the next between two requests. Then the pass is read again, and hands out what is unknown, until no
    two neighbours were on different pages both times.
@@ -36,18 +36,16 @@ import attrs
 
 from .._wire.broken_items import BrokenItem
 from .._wire.codec import Unreadable
-from .._wire.order import Order, raw_times
+from .._wire.order import ListOrder, Order, raw_time, raw_times
 from .._wire.paging import is_lost, raw_id
 from ..errors import APIError
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import LONG_AGO, Stretch, join_stretches
-from ._list_order import ListOrder, PassTimes
 from ._list_pages import ListedPage, ListPages
-from ._place import TOP, WINDOW, Part, Place, read_place
+from ._place import TOP, WINDOW, Part, PassTimes, Place, read_place
 
 T = TypeVar("T")
 
-_MARKS = 64
 _RUN = 64
 """An item may come late by so many places, or by a page if that is shorter."""
 _MOST_PASSES = 10
@@ -56,6 +54,8 @@ _MOST_REFUSED = 10
 _MOST_IDS = 1_000_000
 """The number of ids of a run that are kept to read a pass again, with 8 bytes each."""
 _LONGEST_LINK = 8_192
+_SAMPLES = 20
+"""The number of items of a page whose times are compared."""
 
 
 class Feed(Generic[T]):
@@ -97,11 +97,10 @@ class Feed(Generic[T]):
         self._again = False
         """Whether pages may be read a second time."""
         self._resumed = state.begin is not None
-        self._mark_every = 1
         self._note_times = note_times
         self._requests = ListPages(listing, now)
         self._reach = reach
-        self._shown = ListOrder(state)
+        self._shown = ListOrder(state.steps)
         self._refused = 0
         self._page: ListedPage | None = None
         self._offset = 0
@@ -220,7 +219,7 @@ class Feed(Generic[T]):
     async def _plan(self) -> AsyncGenerator[tuple[Part, ListedPage]]:
         """Yield each pass to read: the part that it lengthens, and its first page. Go on when it has ended."""
         state, start = self._state, self._listing.start
-        if state.whole and state.above is None and self._shown.may_grow_anywhere():
+        if state.whole and state.above is None and self._may_grow_anywhere:
             self._begin_anew()
         if state.above is not None:
             yield state.above, await self._find(state.above)
@@ -229,30 +228,26 @@ class Feed(Generic[T]):
         one_page = False
         newest_first = state.whole and self.order == "newest-first"
         for place in ("top", "end") if newest_first else ("end", "top"):
-            if place == "end" and not (state.whole and self._shown.agree_on("newest-first", "top")):
+            if place == "end" and not (state.whole and self._grows("newest-first", "top")):
                 was_whole, page = state.whole, await self._find(state.base)
                 at_start = page.url == start
                 yield state.base, page
                 self.repeats = self.repeats or (bool(self._recorded) and self._grew and not self._met)
-                if not at_start and self._shown.may_grow_anywhere():
+                if not at_start and self._may_grow_anywhere:
                     self._begin_anew()
                     yield state.base, await self._requests.fetch(start)
                 split = None if self._resumed else self._split | self._split_anew
                 one_page = self._pages == 1 and at_start
                 if was_whole and self._was_fresh and self._met:
-                    self._shown.learn("end")
-            elif (
-                place == "top"
-                and not one_page
-                and (self._began_at_start or not self._shown.agree_on("oldest-first", "end"))
-            ):
+                    state.learn("end")
+            elif place == "top" and not one_page and (self._began_at_start or not self._grows("oldest-first", "end")):
                 page = await self._requests.fetch(start)
                 for _ in range(_MOST_PASSES):
                     first = page.ids[:1]
                     yield Part(), page
                     self._join()
                     if self._grew_above and state.begin is None:
-                        self._shown.learn("top")
+                        state.learn("top")
                     if self._pages == 1:
                         break
                     page = await self._requests.fetch(start)
@@ -272,6 +267,15 @@ class Feed(Generic[T]):
         state.whole = True
         if self.finished and self._requests.began is not None:
             state.read = join_stretches([*state.read, (self._oldest, self._requests.began)])
+
+    def _grows(self, order: Order, end: str) -> bool:
+        """Return whether times and growth agree that the list has this order, and grows at this end."""
+        return self._shown.sure and self.order == order and self._state.grows == end
+
+    @property
+    def _may_grow_anywhere(self) -> bool:
+        """Whether new items can be anywhere: the list has no order, or shows none and all its ids are known."""
+        return self._shown.mixed or (not self._shown.shows and len(self._state.base.last) < WINDOW)
 
     def _begin_anew(self) -> None:
         """Read the list from its first item again. What is known stays known."""
@@ -301,18 +305,15 @@ class Feed(Generic[T]):
         self._collects_top = collects_top
         if collects_top:
             part.top = []
-        self._dense: Collection[str] = ()
         self._ends: Collection[str] = ()
-        """Ids of the base, by which a pass from the top ends; ``_dense`` are those whose neighbours are known too."""
+        """Ids of the base, by which a pass from the top ends."""
         if part is not state.base:
-            self._dense = {*state.base.top, *state.base.last}
-            self._ends = self._dense | set(state.marks)
+            self._ends = {*state.base.top, *state.base.last}
             state.above = part
         self._grew_above = False
         """Whether anything was handed out above the items at which the base began."""
         self._below = 0
-        """How far below the first of them the pass is: the number of them, or of items where not all ids are known."""
-        self._sparse = False
+        """How many of them the pass has met."""
         self._grew = self._met = False
         """Whether anything was handed out, and whether anything was known."""
         self._pages = self._passed = 0
@@ -365,7 +366,6 @@ class Feed(Generic[T]):
             if not self._is_known(each):
                 page.fresh.append(index)
                 here.add(each)
-                self._below += self._sparse
             else:
                 self._met = True
                 if each not in self._ends:
@@ -373,14 +373,14 @@ class Feed(Generic[T]):
                 if not self._below:
                     self._grew_above = each in state.base.top and (self._grew or bool(page.fresh))
                 self._below += 1
-                self._sparse = self._sparse or each not in self._dense
             if self._below >= enough:
                 del ids[index + 1 :]
                 self._ended = True
                 break
         if page.fresh:
             self._grew, self._refused = True, 0
-        self._shown.see([page.items[index] for index in page.fresh])
+        for index in page.fresh[:: max(1, len(page.fresh) // _SAMPLES)]:
+            self._shown.see(raw_time(page.items[index]))
         if self._note_times is not None and self.order == "newest-first":
             self._note_times(raw_times(page.items))
         self._see_bounds(page)
@@ -427,12 +427,6 @@ class Feed(Generic[T]):
             del self._run[: _MOST_IDS // 2]
         if self._in_run is not None:
             self._in_run.update(hashes)
-        if part is self._state.base and ids and self._pages % self._mark_every == 0:
-            marks = self._state.marks
-            marks.append(ids[0])
-            if len(marks) > _MARKS:
-                del marks[::2]
-                self._mark_every *= 2
 
     def _join(self) -> None:
         """Make one part of the base and the part above it, which has reached it."""
@@ -469,30 +463,14 @@ class Feed(Generic[T]):
             return found
         # What is before one of these on its page is known too.
         near = last[min(page, len(last) - 1) :] if len(last) >= WINDOW else last
-        return await self._seek([near, last, [*part.top, *(self._state.marks if part is self._state.base else ())]])
+        return await self._seek([near, last, part.top])
 
     async def _seek(self, wanted: list[list[str]]) -> ListedPage:
-        """Return the first page of the list that has one of the first ids, or the last that has one of the others.
-
-        Without such a page, return the first page of the list.
-        """
+        """See ``ListPages.seek``."""
         self._again = True
-        first, *others = [frozenset(each) for each in wanted]
-        found: list[ListedPage | None] = [None for _ in others]
-        page: ListedPage | None = await self._requests.fetch(self._listing.start)
-        seen: set[int] = set()
-        while page is not None:
-            if not first.isdisjoint(page.ids):
-                return page
-            found = [each if ids.isdisjoint(page.ids) else page for ids, each in zip(others, found, strict=True)]
-            seen.add(hash(page.url))
-            if page.next_url is None or hash(page.next_url) in seen:
-                break
-            page = await self._requests.find(self._listing.base.relative(page.next_url))
-        self.repeats = self.repeats or bool(self._recorded)
-        return next((each for each in found if each is not None), None) or await self._requests.fetch(
-            self._listing.start
-        )
+        page, found = await self._requests.seek(wanted)
+        self.repeats = self.repeats or (bool(self._recorded) and not found)
+        return page
 
     @property
     def read(self) -> tuple[Stretch, ...]:

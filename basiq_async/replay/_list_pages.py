@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -49,10 +49,11 @@ class ListPages(Generic[T]):
     async def find(self, link: str | None, ids: Collection[str] | None = None) -> ListedPage | None:
         """Return the page of a link; None if Basiq refuses it, or if the page has none of the ids."""
         listing = self._listing
-        url = listing.start if link is None else listing.base.url(link)
+        if link is None:
+            return await self.fetch(listing.start)
+        url, page = listing.base.url(link), None
         if not listing.has_page(url):
             return None
-        page: ListedPage | None = None
         try:
             page = await self.fetch(url)
             if ids is None or url == listing.start:
@@ -64,6 +65,26 @@ class ListPages(Generic[T]):
                 raise
             return None
         return None if set(ids).isdisjoint(page.ids) else page
+
+    async def seek(self, wanted: Sequence[Collection[str]]) -> tuple[ListedPage, bool]:
+        """Return the first page of the list that has one of the first ids, and True.
+
+        Else return the last page that has one of the second ids, or of the third, or the first page; and False.
+        """
+        first, *others = [frozenset(each) for each in wanted]
+        found: list[ListedPage | None] = [None for _ in others]
+        page: ListedPage | None = await self.fetch(self._listing.start)
+        seen: set[int] = set()
+        while page is not None:
+            if not first.isdisjoint(page.ids):
+                return page, True
+            found = [each if ids.isdisjoint(page.ids) else page for ids, each in zip(others, found, strict=True)]
+            seen.add(hash(page.url))
+            if page.next_url is None or hash(page.next_url) in seen:
+                break
+            page = await self.find(self._listing.base.relative(page.next_url))
+        near = next((each for each in found if each is not None), None)
+        return near or await self.fetch(self._listing.start), False
 
     async def fetch(self, url: str) -> ListedPage:
         """Return the page of a URL. Raises the errors of the request."""

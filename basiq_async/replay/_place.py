@@ -1,13 +1,15 @@
-"""What is recorded of a list: where a feed resumes, and by which ids it knows what was handed out. No I/O."""
+"""What is recorded of a list: where a feed resumes, which ids it knows, which times were read whole. No I/O."""
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
 
+from .._wire.order import Order
 from ..errors import CheckpointError
 from ..services.diagnosis import Stretch
 
@@ -51,8 +53,7 @@ class Place:
     whole: whether it has reached the end, in passes that are proven.
     above: a part that was begun at the top, and has not reached the base.
     begin: the page where the passes began that are not proven, and its first ids; None if all are.
-    marks: some ids from all over the base.
-    steps: how often a new item was newer, and how often older, than the one before it; how often by far.
+    steps: see ``ListOrder``.
     grows: where new items were found, "top" or "end"; empty before there were any, and if they came at both ends.
     page: the number of items of the longest page.
     read: the times of which all items were read, as the API's clock tells them.
@@ -62,16 +63,19 @@ class Place:
     whole: bool = False
     above: Part | None = None
     begin: Part | None = None
-    marks: list[str] = attrs.Factory(list)
     steps: list[int] = attrs.Factory(lambda: [0, 0, 0, 0])
     grows: str = ""
     page: int = 1
     read: tuple[Stretch, ...] = ()
 
+    def learn(self, grows: str) -> None:
+        """Note at which end of the list new items were found, "top" or "end"."""
+        self.grows = grows if self.grows in ("", grows) else ""
+
     def ids(self) -> frozenset[str]:
         """Return the ids of items that were handed out."""
         above = self.above or Part()
-        return frozenset((*self.marks, *self.base.top, *self.base.last, *above.top, *above.last))
+        return frozenset((*self.base.top, *self.base.last, *above.top, *above.last))
 
     def write(self) -> str:
         """Return the text from which ``read_place`` makes the same place."""
@@ -81,7 +85,6 @@ class Place:
             "whole": self.whole,
             "above": None if self.above is None else self.above.fields(),
             "begin": None if self.begin is None else self.begin.fields(),
-            "marks": self.marks,
             "steps": self.steps,
             "grows": self.grows,
             "page": self.page,
@@ -98,8 +101,8 @@ def read_place(text: str) -> Place:
             raise ValueError("another version")
         for name in ("base", "above", "begin"):
             fields[name] = None if fields[name] is None else _read_part(**fields[name])
-        newer, older, *far = map(int, fields["steps"])
-        fields["steps"], fields["marks"] = [newer, older, *far], list(map(str, fields["marks"]))
+        newer, older, newer_by_far, older_by_far = map(int, fields["steps"])
+        fields["steps"] = [newer, older, newer_by_far, older_by_far]
         fields["read"] = tuple((_moment(begin), _moment(end)) for begin, end in fields["read"])
         return Place(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
@@ -118,3 +121,45 @@ def _moment(text: str) -> datetime:
 
 def _read_part(top: list[str], last: list[str], link: str | None) -> Part:
     return Part(list(map(str, top)), dict.fromkeys(map(str, last)), link)
+
+
+@attrs.frozen
+class PassTimes:
+    """The times of the first and of the last item that a pass has passed; None before there were any.
+
+    in_order: whether all of them went one way.
+    """
+
+    first: datetime | None = None
+    last: datetime | None = None
+    in_order: bool = True
+
+    def after(self, times: Sequence[datetime]) -> PassTimes:
+        """Return them after items with these times were passed too."""
+        if not times:
+            return self
+        ends = [each for each in (self.first, self.last) if each is not None]
+        in_order = self.in_order and _go_one_way(times) and _go_one_way([*ends, times[0], times[-1]])
+        return PassTimes(times[0] if self.first is None else self.first, times[-1], in_order)
+
+    def stretch(
+        self, order: Order, oldest: datetime, newest: datetime, *, at_start: bool, at_end: bool
+    ) -> list[Stretch]:
+        """Return the stretch of time whose items were all passed, in a list from ``oldest`` to ``newest``.
+
+        ``at_start`` and ``at_end`` say whether the pass has both ends of the list. Without an order it has no stretch.
+        """
+        first, last = self.first, self.last
+        if first is None or last is None or not self.in_order:
+            return []
+        if order == "newest-first":
+            # Items with the time of the last one may follow.
+            begin, end = oldest if at_end else last + timedelta(microseconds=1), newest if at_start else first
+        else:
+            begin, end = oldest if at_start else first, newest if at_end else last
+        begin = max(begin, oldest)
+        return [(begin, end)] if begin < end else []
+
+
+def _go_one_way(times: Sequence[datetime]) -> bool:
+    return list(times) in (sorted(times), sorted(times, reverse=True))

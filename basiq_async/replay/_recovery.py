@@ -14,8 +14,8 @@ from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter
 from ..models import Message, Webhook
 from ..receiver import Inbox, WebhookReceiver
-from ..services.diagnosis import Problem, Recovered, find_status_problem
-from ._coverage import Coverage, Inactivity, find_out_of_reach
+from ..services.diagnosis import Problem, Recovered, find_out_of_reach, find_status_problem
+from ._coverage import Coverage, Inactivity
 from ._dead_letters import read_all
 from ._engine import OnError
 from ._missed import DELIVERED, InboxKnowledge, MissedEvents, MissedMessages, event_of
@@ -307,11 +307,12 @@ class Circumstances:
         """Return the recovery with these reports. ``was_active``: see ``Recovery``."""
         webhook = await self.client.webhooks.get(self.webhook_id)
         reach, known = events.reach, self.messages._coverage.acknowledged
-        lost = () if reach is None else find_out_of_reach(messages.inactive, self.events._read, reach, known)
+        periods = [(each.since, each.until) for each in messages.inactive]
+        lost = () if reach is None else find_out_of_reach(periods, self.events._read, reach, known)
         return Recovery(
             messages=messages,
             events=events,
-            out_of_reach=lost,
+            out_of_reach=tuple(Inactivity(begin, end) for begin, end in lost),
             webhook=webhook,
             was_active=was_active,
             quarantined=await self._count_quarantined(),

@@ -24,14 +24,14 @@ from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
 from ..services.diagnosis import Stretch
-from ._coverage import Coverage, InactivityTracker
+from ._coverage import Coverage, InactivityTracker, UnderWay
 from ._dead_letters import DeadLetters, export_dead, find_dead
 from ._engine import Engine, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger, Ledger
 from ._report import OnProgress, Plan, Progress, Reconciliation, Report, make_plan, reconcile
-from ._sources import REACH, EventList, Lists, MessageSource, open_events, placeholder_for, read_texts
-from ._where import Predicate, Where, as_where
+from ._sources import REACH, EventList, Lists, MessageSource, UnreadableMessage, open_events, placeholder_for, read_texts
+from ._where import Predicate, Where, as_where, message_time
 from .checkpoints._base import Checkpoint, Commit, DeadLetter, ReplayJob, Source, State
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
@@ -282,7 +282,11 @@ class Replay:
             def cover(given_up: int) -> Coverage:
                 moments = [each for each in (known.acknowledged, self._acknowledged) if each is not None]
                 return Coverage(
-                    tracker.periods(), tracker.under_way, known.given_up + given_up, max(moments, default=None)
+                    tracker.periods(),
+                    tracker.under_way,
+                    tracker.unnamed,
+                    known.given_up + given_up,
+                    max(moments, default=None),
                 )
 
             def write_notes(given_up: int) -> str:
@@ -309,8 +313,23 @@ class Replay:
                 tracker.see(await self._client.messages.get(self._webhook_id, each.id))
             except (NotFoundError, ResponseDecodeError):
                 tracker.miss(each)
+        if known.unnamed is not None:
+            await self._look_through(known.unnamed, tracker)
         tracker.changed = tracker.changed or bool(known.under_way)
         return tracker
+
+    async def _look_through(self, unnamed: Stretch, tracker: InactivityTracker) -> None:
+        """Show the tracker all messages that were first attempted in a stretch of time."""
+        since, until = unnamed
+        oldest: datetime | None = None
+        async for message in self._list(None):
+            time = None if isinstance(message, UnreadableMessage) else message_time(message)
+            if time is not None:
+                oldest = time if oldest is None else min(oldest, time)
+                if since <= time <= until:
+                    tracker.see(message)
+        if oldest is None or oldest > since:
+            tracker.miss(UnderWay("", since))  # the oldest of them are no longer listed
 
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         async with self._open_checkpoint() as state:

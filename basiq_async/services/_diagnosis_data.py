@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import SigningKeys
-from .._wire.order import SLACK, OrderDetector, item_time, read_newest
+from .._wire.order import BEYOND, FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.protocol import Inbox
@@ -23,8 +24,6 @@ from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
 from .api import MOST_A_PAGE, Api
 from .diagnosis import (
-    LATELY,
-    Attempts,
     DiagnosedReceiver,
     Diagnosis,
     EndpointCheck,
@@ -35,6 +34,8 @@ from .diagnosis import (
 )
 from .resources import EVENT_TYPES, EVENTS, MESSAGES, WEBHOOKS
 
+LATELY = timedelta(hours=24)
+
 _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
 _INBOX_TIMEOUT = 5.0
@@ -42,6 +43,8 @@ _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _SOON = timedelta(minutes=1)
 """The time that Basiq may need to make a message of an event."""
+_MOST_ATTEMPTS = 8
+_KEPT = 1_000
 
 
 async def diagnose(
@@ -115,7 +118,7 @@ class _HistoryScan:
         self._now = now
         self._without_message: dict[tuple[str | None, str | None], datetime | None] = {}
         """The creation times of events for which no message was found, by event type and id."""
-        self.attempts = Attempts(now)
+        self.attempts = _Attempts(now)
         self.undelivered = self.never_sent = self.recovered = self.unreadable = self.looked_at = 0
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
@@ -125,18 +128,12 @@ class _HistoryScan:
     async def read(self, most: int) -> None:
         """Read the newest ``most`` messages and events; 0 for all."""
         await self._read_events(most)
-        events = self.looked_at
-        endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
-        messages: Paginator[Message] = self._api.listing(Message, endpoint, limit=MOST_A_PAGE, on_unreadable=self._skip)
-        found = await read_newest(self._examine(messages), most)
-        self.looked_at = events + found.read
-        self.earliest, self.latest = found.earliest, found.latest
-        self.complete = self.complete and found.complete
+        await self._read_messages(most)
         for (event_type_id, event_id), created in self._without_message.items():
             await self._judge(event_type_id, event_id, created)
 
     async def _read_events(self, most: int) -> None:
-        wanted, order = frozenset(self._webhook.subscribed_events), OrderDetector()
+        wanted, order = frozenset(self._webhook.subscribed_events), ListOrder()
         events: Paginator[Event] = self._api.listing(Event, self._api.at(EVENTS.path), on_unreadable=self._skip)
         async for event in events:
             self.looked_at += 1
@@ -151,30 +148,45 @@ class _HistoryScan:
                 self.complete = False
                 return
 
-    async def _examine(self, messages: Paginator[Message]) -> AsyncGenerator[Message]:
-        order = OrderDetector()
+    async def _read_messages(self, most: int) -> None:
+        endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
+        messages: Paginator[Message] = self._api.listing(Message, endpoint, limit=MOST_A_PAGE, on_unreadable=self._skip)
+        order, read = ListOrder(), 0
         async for message in messages:
-            yield message
-            recovered = False
-            self._without_message.pop((message.event_type_id, message.event_id), None)
+            read += 1
+            self.looked_at += 1
             time = item_time(message)
-            if message.attempts and not message.delivered:
-                ids = message.event_type_id, message.event_id, message.id
-                recovered = self._recoveries.has_message(message.id, time) or await self._is_handled(*ids)
-                self.recovered += recovered
-                self.undelivered += not recovered
-            if not recovered:
-                self.attempts.add(message)
+            await self._examine(message, time)
+            if time is None:
+                continue
             order.see(time)
-            if order.sure and order.order == "newest-first" and time is not None and time < self._enough:
-                self._stopped = True  # all older messages were recovered
-                return
+            self.earliest = time if self.earliest is None else min(time, self.earliest)
+            self.latest = time if self.latest is None else max(time, self.latest)
+            if order.sure and order.order == "newest-first":
+                if time < self._enough:
+                    self._stopped = True  # all older messages were recovered
+                    return
+                if most and read > most + BEYOND:
+                    self.complete = False
+                    return
+
+    async def _examine(self, message: Message, time: datetime | None) -> None:
+        """Count the attempts of a message, unless a recovery has handled it."""
+        recovered = False
+        self._without_message.pop((message.event_type_id, message.event_id), None)
+        if message.attempts and not message.delivered:
+            ids = message.event_type_id, message.event_id, message.id
+            recovered = self._recoveries.has_message(message.id, time) or await self._is_handled(*ids)
+            self.recovered += recovered
+            self.undelivered += not recovered
+        if not recovered:
+            self.attempts.add(message)
 
     @property
     def _enough(self) -> datetime:
         """Messages before this time need not be read: they were recovered, and are too old for ``failed_share``."""
         until = self._recoveries.messages_until
-        return datetime.min.replace(tzinfo=UTC) if until is None else min(until, self._now - LATELY) - SLACK * 4
+        return datetime.min.replace(tzinfo=UTC) if until is None else min(until, self._now - LATELY) - FAR * 4
 
     async def _judge(self, event_type_id: str | None, event_id: str | None, created: datetime | None) -> None:
         """Count an event that has no message."""
@@ -191,13 +203,74 @@ class _HistoryScan:
 
     def _is_before_look(self, created: datetime | None) -> bool:
         partial = self._stopped or not self.complete
-        return partial and created is not None and self.earliest is not None and created < self.earliest + SLACK
+        return partial and created is not None and self.earliest is not None and created < self.earliest + FAR
 
     async def _is_handled(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
         return self.handled is not None and await self.handled.has(event_type_id, event_id, message_id)
 
     def _skip(self, item: UnreadableItem) -> None:
         self.unreadable += 1
+
+
+class _Attempts:
+    """Counts the attempts of messages, one message after the other."""
+
+    def __init__(self, now: datetime) -> None:
+        self._since = now - LATELY
+        self._failed = self._all = 0
+        self.by_status: Counter[int | None] = Counter()
+        self.last_success: datetime | None = None
+        self.oldest_undelivered: datetime | None = None
+        self._failures: list[datetime] = []
+        """The times of the first failed attempts of undelivered messages, and of their eighth ones."""
+        self._ends: list[datetime] = []
+
+    def add(self, message: Message) -> None:
+        """Count the attempts of one message that no recovery handled."""
+        times: list[datetime] = []
+        for attempt in message.attempts:
+            at = attempt.timestamp
+            if at is None:
+                continue
+            times.append(at)
+            if at >= self._since:
+                self._all += 1
+                self._failed += not message.delivered
+                self.by_status[attempt.status_code] += 1
+            if attempt.succeeded and (self.last_success is None or at > self.last_success):
+                self.last_success = at
+        if times and not message.delivered:
+            self.oldest_undelivered = min(
+                times if self.oldest_undelivered is None else [*times, self.oldest_undelivered]
+            )
+            self._failures = self._keep_few([*self._failures, *times])
+            if len(message.attempts) >= _MOST_ATTEMPTS:
+                self._ends = self._keep_few([*self._ends, max(times)])
+
+    @property
+    def failed_share(self) -> float | None:
+        """See ``Diagnosis``."""
+        return self._failed / self._all if self._all else None
+
+    @property
+    def first_failure(self) -> datetime | None:
+        """See ``Diagnosis``."""
+        return self._first_after_success(self._failures)
+
+    @property
+    def disabled_at(self) -> datetime | None:
+        """See ``Diagnosis``."""
+        return self._first_after_success(self._ends)
+
+    def _first_after_success(self, times: list[datetime]) -> datetime | None:
+        return min((each for each in times if self.last_success is None or each > self.last_success), default=None)
+
+    def _keep_few(self, times: list[datetime]) -> list[datetime]:
+        """Return the times; of many, the earliest and the latest of those after the last success."""
+        if len(times) <= 2 * _KEPT:
+            return times
+        times = sorted(each for each in times if self.last_success is None or each > self.last_success)
+        return times if len(times) <= _KEPT else [*times[: _KEPT // 2], *times[-_KEPT // 2 :]]
 
 
 class _HandledEvents:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
@@ -12,16 +11,13 @@ import attrs
 
 from .._redaction.text import PROGRAM
 from .._work.protocol import Inbox
-from ..models import EventTypeId, Message, Webhook
+from ..models import EventTypeId, Webhook
 
 __all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode", "Recovered"]
 
-LATELY = timedelta(hours=24)
 COOL_OFF = 900.0
 """The longest time between subscribing and the first delivery, in seconds: 15 minutes (the vendor's guide)."""
 _MANY_FAILURES = 0.1
-_MOST_ATTEMPTS = 8
-_KEPT = 1_000
 LISTED = timedelta(days=7)
 """How far back the event list goes (the vendor's reference)."""
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -265,12 +261,24 @@ class Recovered:
 
     def out_of_reach(self, now: datetime) -> tuple[Stretch, ...]:
         """Return the periods whose events are lost: they made no message, were not read, and are no longer listed."""
-        reach = now - LISTED
-        found: list[Stretch] = []
-        for since, until in self.inactive:
-            begin = since if self.acknowledged is None else max(since, self.acknowledged)
-            found += subtract((begin, reach if until is None else min(until, reach)), self.events)
-        return join_stretches(found)
+        return find_out_of_reach(self.inactive, self.events, now - LISTED, self.acknowledged)
+
+
+def find_out_of_reach(
+    inactive: Iterable[tuple[datetime, datetime | None]],
+    read: Sequence[Stretch],
+    reach: datetime,
+    acknowledged: datetime | None,
+) -> tuple[Stretch, ...]:
+    """Return the parts of the inactive periods whose events were never read, and are no longer in the event list.
+
+    reach: the event list begins at this moment. acknowledged: parts before this moment are left out.
+    """
+    found: list[Stretch] = []
+    for since, until in inactive:
+        begin = since if acknowledged is None else max(since, acknowledged)
+        found += subtract((begin, reach if until is None else min(until, reach)), read)
+    return join_stretches(found)
 
 
 def _within(time: datetime | None, stretches: Iterable[Stretch]) -> bool:
@@ -292,68 +300,6 @@ def cool_off_left(webhook: Webhook, subscribed_at: datetime | None, now: datetim
     if subscribed_at is None:
         return COOL_OFF
     return min(max(COOL_OFF - (now - subscribed_at).total_seconds(), 0.0), COOL_OFF)
-
-
-class Attempts:
-    """Counts the attempts of messages, one message after the other."""
-
-    def __init__(self, now: datetime) -> None:
-        self._since = now - LATELY
-        self._failed = self._all = 0
-        self.by_status: Counter[int | None] = Counter()
-        self.last_success: datetime | None = None
-        self.oldest_undelivered: datetime | None = None
-        self._failures: list[datetime] = []
-        """The times of the first failed attempts of undelivered messages, and of their eighth ones."""
-        self._ends: list[datetime] = []
-
-    def add(self, message: Message) -> None:
-        """Count the attempts of one message that no recovery handled."""
-        times: list[datetime] = []
-        for attempt in message.attempts:
-            at = attempt.timestamp
-            if at is None:
-                continue
-            times.append(at)
-            if at >= self._since:
-                self._all += 1
-                self._failed += not message.delivered
-                self.by_status[attempt.status_code] += 1
-            if attempt.succeeded and (self.last_success is None or at > self.last_success):
-                self.last_success = at
-        if times and not message.delivered:
-            self.oldest_undelivered = min(
-                times if self.oldest_undelivered is None else [*times, self.oldest_undelivered]
-            )
-            self._failures = _keep_few([*self._failures, *times])
-            if len(message.attempts) >= _MOST_ATTEMPTS:
-                self._ends = _keep_few([*self._ends, max(times)])
-
-    @property
-    def failed_share(self) -> float | None:
-        """See ``Diagnosis``."""
-        return self._failed / self._all if self._all else None
-
-    @property
-    def first_failure(self) -> datetime | None:
-        """See ``Diagnosis``."""
-        return self._first_after_success(self._failures)
-
-    @property
-    def disabled_at(self) -> datetime | None:
-        """See ``Diagnosis``."""
-        return self._first_after_success(self._ends)
-
-    def _first_after_success(self, times: list[datetime]) -> datetime | None:
-        return min((each for each in times if self.last_success is None or each > self.last_success), default=None)
-
-
-def _keep_few(times: list[datetime]) -> list[datetime]:
-    """Return the times; of many, only the earliest and the latest."""
-    if len(times) <= 2 * _KEPT:
-        return times
-    times.sort()
-    return [*times[: _KEPT // 2], *times[-_KEPT // 2 :]]
 
 
 def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:

@@ -12,8 +12,8 @@ from basiq_async.replay._coverage import (  # private: years pass in a moment
     Coverage,
     InactivityTracker,
     UnderWay,
-    find_out_of_reach,
 )
+from basiq_async.services.diagnosis import find_out_of_reach
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -32,7 +32,7 @@ def message(first: float, *, failed: bool) -> Message:
 
 
 def test_coverage_is_read_as_it_was_written() -> None:
-    found = Coverage((Inactivity(at(0), at(3)), Inactivity(at(5))), (UnderWay("m1", at(0)),), 3, at(9))
+    found = Coverage((Inactivity(at(0), at(3)), Inactivity(at(5))), (UnderWay("m1", at(0)),), (at(1), at(2)), 3, at(9))
     assert Coverage.read(found.write()) == found
     assert Coverage().write() == ""
     assert Coverage.read("") == Coverage()
@@ -52,6 +52,7 @@ def test_messages_whose_attempts_have_not_ended_are_looked_at_again_the_oldest_f
         tracker.see(message)
     assert not tracker.needs(tried(1, status="Success"))
     assert [each.id for each in tracker.under_way] == [f"m{number}" for number in range(100)]
+    assert tracker.unnamed == (at(100), at(299)), "the others are known by their times"
     assert tracker.periods() == ()
     tracker.miss(tracker.under_way[0])  # Basiq no longer has it: it has failed for good, as far as anyone knows
     (period,) = tracker.periods()
@@ -73,14 +74,14 @@ def test_messages_whose_attempts_have_not_ended_are_looked_at_again_the_oldest_f
 def test_out_of_reach_is_what_was_never_read_and_is_not_listed_any_more(
     periods: list[tuple[float, float | None]], covered: list[tuple[float, float]], lost: list[tuple[float, float]]
 ) -> None:
-    inactive = [Inactivity(at(since), None if until is None else at(until)) for since, until in periods]
+    inactive = [(at(since), None if until is None else at(until)) for since, until in periods]
     found = find_out_of_reach(inactive, [(at(begin), at(end)) for begin, end in covered], at(10), None)
-    assert found == tuple(Inactivity(at(since), at(until)) for since, until in lost)
+    assert found == tuple((at(since), at(until)) for since, until in lost)
 
 
 def test_what_is_acknowledged_is_not_out_of_reach() -> None:
-    period = Inactivity(at(0), at(8))
-    assert find_out_of_reach([period], [], at(10), at(5)) == (Inactivity(at(5), at(8)),)
+    period = at(0), at(8)
+    assert find_out_of_reach([period], [], at(10), at(5)) == ((at(5), at(8)),)
     assert find_out_of_reach([period], [], at(10), at(8)) == ()
 
 

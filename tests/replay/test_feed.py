@@ -164,7 +164,7 @@ def retained(text: str | None) -> set[str]:
         return set()
     fields = json.loads(text)
     stretches = [each for each in (fields["base"], fields["above"]) if each is not None]
-    return {each for one in stretches for ids in (one["top"], one["last"], fields["marks"]) for each in ids}
+    return {each for one in stretches for ids in (one["top"], one["last"]) for each in ids}
 
 
 @contextmanager
@@ -174,7 +174,6 @@ def small() -> Iterator[None]:
         for module in (_feed, _place):
             patch.setattr(module, "WINDOW", WINDOW)
             patch.setattr(module, "TOP", 8)
-        patch.setattr(_feed, "_MARKS", 3)
         yield
 
 

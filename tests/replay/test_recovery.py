@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -351,6 +352,40 @@ async def test_a_message_under_way_at_an_earlier_look_is_looked_at_again_before_
     assert (await world.recover(receiver)).finished
     recorded = await recovered_by(world.webhook_id, *world.checkpoints)
     assert not recorded.out_of_reach(world.fake.clock())
+
+
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+@pytest.mark.parametrize("last", ["fails for good", "is no longer listed"])
+async def test_a_failure_shows_however_many_messages_were_under_way_at_the_earlier_look(order: str, last: str) -> None:
+    quirks = Quirks(message_order=order, event_order=order)  # type: ignore[arg-type]  # one of two words
+    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=3)), quirks=quirks)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        world = World(fake, basiq, fake.add_webhook(URL, ["user.created"]))
+        failing: set[str] = set()
+
+        async def receive(headers: Any, body: bytes) -> int:
+            return 500 if json.loads(body)["eventId"] in failing or not failing else 204
+
+        fake.route(URL, receive)
+        for _ in range(12):
+            sent = await world.emit(10)
+            await fake.advance(seconds=10)
+        await fake.advance(hours=1)
+        receiver = world.receiver()
+        assert (await world.recover(receiver)).finished
+        failing.add(sent[-1])  # all others are delivered now; they were more than the recovery knows by their ids
+        await fake.advance(hours=30)
+        assert (await basiq.webhooks.get(world.webhook_id)).status == "disabled"
+        silent = await world.emit(2)
+        await fake.advance(days=9)
+        await world.reactivate()
+        if last == "is no longer listed":
+            fake.fail_next(1, body=b'{"type": "list", "data": []}', path="*/messages")
+            failing.clear()
+        await world.emit(1)
+        found = await world.recover(receiver)
+        assert (codes(found), found.finished) == (["out-of-reach"], False)
+        assert set(world.got).isdisjoint(silent)
 
 
 async def test_what_basiq_no_longer_has_counts_as_failed_for_good(world: World) -> None:

