@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 
 from ..errors import BasiqError, CheckpointError, ReplayError
+from ._coverage import InactivityTracker
 from ._ledger import Ledger
 from .checkpoints._base import Advance, Commit
 
@@ -23,8 +24,7 @@ class Committer:
     failed: called with the error of a commit.
     timeout: the time limit, in seconds, for the flush and the save together.
     is_last: returns whether every message of the run is finished: the owner's last commit records the rest.
-    notes: returns the notes to keep beside the cursor.
-    noted: the notes that were recorded last.
+    tracker: has the notes to keep beside the cursor.
     """
 
     def __init__(
@@ -37,8 +37,7 @@ class Committer:
         failed: Callable[[Exception], None],
         timeout: float,
         is_last: Callable[[], bool],
-        notes: Callable[[], str] | None = None,
-        noted: str = "",
+        tracker: InactivityTracker | None = None,
     ) -> None:
         self._save = save
         self._ledger = ledger
@@ -47,8 +46,8 @@ class Committer:
         self._failed = failed
         self._timeout = timeout
         self._is_last = is_last
-        self._notes = notes
-        self._noted = noted
+        self._tracker = tracker
+        self._noted: str | None = None
         self._wanted = asyncio.Event()
         self._finishing = False
         self.broken = False
@@ -88,7 +87,8 @@ class Committer:
         """
         count = self._ledger.unsaved
         commit = self._ledger.take(ended=ended, interrupted=interrupted)
-        if self._notes is not None and (notes := self._notes()) != self._noted:
+        notes = None if self._tracker is None else self._tracker.notes
+        if notes != self._noted:
             commit = attrs.evolve(commit, notes=notes)
         saving = False
         try:
@@ -106,8 +106,7 @@ class Committer:
             self._failed(_explain(exc, saving, self._timeout))
         else:
             self.advanced = commit.advance or self.advanced
-            if commit.notes is not None:
-                self._noted = commit.notes
+            self._noted = notes
             self._recorded(count)
 
 

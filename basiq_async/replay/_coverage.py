@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import attrs
 
-from ..errors import CheckpointError
+from .._wire.order import item_time
+from ..client import BasiqClient
+from ..errors import CheckpointError, NotFoundError, ResponseDecodeError
 from ..models import Message
 from ..services.diagnosis import LONG_AGO, Stretch
 
@@ -55,14 +57,13 @@ class Inactivity:
 class InactivityTracker:
     """Finds the periods of inactivity from the messages, in the order of the history, or in any with ``any_order``.
 
-    ``known`` are the periods that earlier runs found. ``now`` tells which messages may get further attempts.
+    ``known`` is what earlier runs found. ``now`` tells which messages may get further attempts.
     """
 
-    def __init__(
-        self, *, any_order: bool = False, known: Iterable[Inactivity] = (), now: datetime | None = None
-    ) -> None:
+    def __init__(self, known: Coverage | None = None, *, any_order: bool = False, now: datetime | None = None) -> None:
+        self._known = known = known or Coverage()
         self._over = LONG_AGO if now is None else now - _SCHEDULE - _LATE
-        self._periods = list(known)
+        self._periods = list(known.inactive)
         self._under_way: list[tuple[float, str, datetime]] = []
         self.unnamed: Stretch | None = None
         """The first and the last first attempt of the messages under way that ``under_way`` does not name."""
@@ -72,8 +73,42 @@ class InactivityTracker:
         """The earliest and the latest first attempt in each hour; None if the messages come oldest first."""
         self._noted = False
         """Whether ``note`` is called with the times of all messages."""
-        self.changed = False
+        self.changed = bool(known.under_way)
         """Whether what is found may differ from what was known."""
+        self.given_up = 0
+        """The number of messages of this run that failed and are not kept."""
+
+    async def look_again(self, client: BasiqClient, webhook_id: str) -> None:
+        """Look at the messages whose attempts had not ended when an earlier run saw them."""
+        for each in self._known.under_way:
+            try:
+                self.see(await client.messages.get(webhook_id, each.id))
+            except (NotFoundError, ResponseDecodeError):
+                self._miss(each.first)
+        if self._known.unnamed is None:
+            return
+        since, until = self._known.unnamed
+        oldest: datetime | None = None
+        async for message in client.messages.list(webhook_id, on_unreadable=lambda item: None):
+            time = item_time(message)
+            if time is not None:
+                oldest = time if oldest is None else min(oldest, time)
+                if since <= time <= until:
+                    self.see(message)
+        if oldest is None or oldest > since:
+            self._miss(since)  # the oldest of them are no longer listed
+
+    def coverage(self) -> Coverage:
+        """Return what earlier runs and this one found out."""
+        known = self._known
+        return Coverage(
+            self.periods(), self.under_way, self.unnamed, known.given_up + self.given_up, known.acknowledged
+        )
+
+    @property
+    def notes(self) -> str | None:
+        """The coverage as text; None if it is the same as before the run."""
+        return self.coverage().write() if self.changed or self.given_up or self._known.changed else None
 
     def note(self, times: Sequence[datetime]) -> None:
         """Record the times of the first attempts of a page's messages, before ``see``, newest first."""
@@ -127,9 +162,9 @@ class InactivityTracker:
                 since, until = self.unnamed or (first, first)
                 self.unnamed = min(since, first), max(until, first)
 
-    def miss(self, message: UnderWay) -> None:
+    def _miss(self, first: datetime) -> None:
         """Count a message that was under way, and that Basiq no longer has, as failed for good."""
-        self._begin_period(message.first + _SCHEDULE)
+        self._begin_period(first + _SCHEDULE)
 
     @property
     def under_way(self) -> tuple[UnderWay, ...]:
@@ -187,6 +222,7 @@ class Coverage:
     unnamed: the first and the last first attempt of further such messages, if there were more than are kept.
     given_up: the number of messages that failed and were not kept.
     acknowledged: what is out of reach before this moment is known to the user.
+    changed: whether this is to be recorded.
     """
 
     inactive: tuple[Inactivity, ...] = ()
@@ -194,12 +230,18 @@ class Coverage:
     unnamed: Stretch | None = None
     given_up: int = 0
     acknowledged: datetime | None = None
+    changed: bool = attrs.field(default=False, eq=False)
 
     @classmethod
-    def read(cls, text: str) -> Coverage:
-        """Parse the text of ``write``. Raises ``CheckpointError``."""
-        if not text:
-            return cls()
+    def read(cls, text: str, acknowledged: datetime | None = None) -> Coverage:
+        """Parse the text of ``write``. ``acknowledged`` is taken if it is later. Raises ``CheckpointError``."""
+        known = cls._parse(text) if text else cls()
+        if acknowledged is None:
+            return known
+        return attrs.evolve(known, acknowledged=max(acknowledged, known.acknowledged or acknowledged), changed=True)
+
+    @classmethod
+    def _parse(cls, text: str) -> Coverage:
         try:
             found: dict[str, Any] = json.loads(text)
             return cls(

@@ -7,7 +7,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import attrs
 
@@ -62,14 +62,29 @@ class RunSettings:
         return max(_MOST_AHEAD, 2 * self.concurrency) // SPAN
 
 
+class Observer(Protocol):
+    """Watches the runs of a replay, for example to record spans and metrics."""
+
+    def wrap(self, target: Target) -> Target:
+        """Return a target that wraps this one."""
+        ...
+
+    def begin(self) -> None:
+        """Called when a run begins."""
+        ...
+
+    def on_progress(self, progress: Progress) -> None:
+        """Called with the progress of the run."""
+        ...
+
+
 class Engine:
     """One run over a source of messages, starting from ``state``.
 
     save: records a commit, within ``checkpoint_timeout``.
     limiter: replaces the settings' rate if several engines share one.
-    tracker: called with each message read.
+    tracker: finds the periods of inactivity from the messages. What it finds is recorded.
     on_pause: called with the length of each pause that the target causes.
-    notes: returns the new ``State.notes``, for the number of messages that failed and were not kept.
     """
 
     def __init__(
@@ -85,9 +100,9 @@ class Engine:
         limiter: Limiter | None = None,
         tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
-        notes: Callable[[int], str] | None = None,
     ) -> None:
         self._on_pause = on_pause
+        self._tracker = tracker
         ledger = Ledger(state, most=settings.most_spans) if ledger is None else ledger
         self._target = target
         self._ledger = ledger
@@ -104,8 +119,7 @@ class Engine:
             failed=self._fail,
             timeout=settings.checkpoint_timeout,
             is_last=lambda: self._reader.ended and ledger.idle,
-            notes=None if notes is None else lambda: notes(self._given_up),
-            noted=state.notes,
+            tracker=tracker,
         )
         self._reader = MessageReader(
             source,
@@ -120,8 +134,6 @@ class Engine:
         """Set when another worker may be needed, or when the reading has ended."""
         self._handled = 0
         self._failed = 0
-        self._given_up = 0
-        """The number of failed messages that are not kept as dead letters."""
         self._commits = 0
         self._successes = 0
         self._in_a_row = 0
@@ -373,8 +385,8 @@ class Engine:
         dead = None
         if settings.on_error == "dead-letter":
             dead = DeadLetter(message.id, text, datetime.now(UTC), message.raw)
-        else:
-            self._given_up += 1
+        elif self._tracker is not None:
+            self._tracker.given_up += 1
         self._ledger.done(span, message, dead=dead, counts_as="failed")
         self._reader.decide(counts=True)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:

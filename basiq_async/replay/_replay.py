@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
-from typing import Protocol, get_args
+from typing import get_args
 
 import attrs
 
@@ -17,40 +17,33 @@ from .._arguments import check_positive, check_whole
 from .._work.limits import limit
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
-from ..errors import CheckpointError, ConfigurationError, NotFoundError, ReplayError, ResponseDecodeError
+from ..errors import CheckpointError, ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..hooks import chain_hooks
 from ..models import Message
 from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
 from ..services.diagnosis import Stretch
-from ._coverage import Coverage, InactivityTracker, UnderWay
+from ._coverage import Coverage, InactivityTracker
 from ._dead_letters import DeadLetters, export_dead, find_dead
-from ._engine import Engine, OnError, RunSettings
+from ._engine import Engine, Observer, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger, Ledger
-from ._report import OnProgress, Plan, Progress, Reconciliation, Report, make_plan, reconcile
-from ._sources import REACH, EventList, Lists, MessageSource, UnreadableMessage, open_events, placeholder_for, read_texts
-from ._where import Predicate, Where, as_where, message_time
+from ._report import OnProgress, Plan, Reconciliation, Report, make_plan, reconcile
+from ._sources import (
+    REACH,
+    EventList,
+    Lists,
+    MessageSource,
+    open_events,
+    placeholder_for,
+    read_filters,
+    read_texts,
+)
+from ._where import Predicate, Where, as_where
 from .checkpoints._base import Checkpoint, Commit, DeadLetter, ReplayJob, Source, State
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
-
-
-class Observer(Protocol):
-    """Watches the runs of a replay, for example to record spans and metrics."""
-
-    def wrap(self, target: Target) -> Target:
-        """Return a target that wraps this one."""
-        ...
-
-    def begin(self) -> None:
-        """Called when a run begins."""
-        ...
-
-    def on_progress(self, progress: Progress) -> None:
-        """Called with the progress of the run."""
-        ...
 
 
 class Replay:
@@ -132,7 +125,7 @@ class Replay:
         self._checkpoint = checkpoint
         self._source = source
         self._filter = filter_text(filter)
-        self._filters = _read_filters(filters, filter, source)
+        self._filters = read_filters(filters, filter, source)
         self._where = as_where(where)
         self._inbox = inbox
         self._settings = RunSettings(
@@ -276,60 +269,21 @@ class Replay:
 
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._open_checkpoint() as state:
-            known, reach = Coverage.read(state.notes), self._reach()
-            tracker = await self._look_again(known)
-
-            def cover(given_up: int) -> Coverage:
-                moments = [each for each in (known.acknowledged, self._acknowledged) if each is not None]
-                return Coverage(
-                    tracker.periods(),
-                    tracker.under_way,
-                    tracker.unnamed,
-                    known.given_up + given_up,
-                    max(moments, default=None),
-                )
-
-            def write_notes(given_up: int) -> str:
-                changed = given_up or tracker.changed or self._acknowledged is not None
-                return cover(given_up).write() if changed else state.notes
-
+            reach = self._reach()
+            tracker = InactivityTracker(
+                Coverage.read(state.notes, self._acknowledged), any_order=self._filters is not None, now=self._clock()
+            )
+            await tracker.look_again(self._client, self._webhook_id)
             source = await self._open_source(state, tracker)
-            engine = self._make_engine(source, state, self._where, tracker=tracker, notes=write_notes)
+            engine = self._make_engine(source, state, self._where, tracker=tracker)
             try:
                 report = await self._go(engine, progress, plan)
             except ReplayError as exc:
                 if exc.report is not None:
                     exc.report = attrs.evolve(exc.report, inactive=tracker.periods(), reach=reach)
                 raise
-            self._coverage = cover(report.failed if self._settings.on_error == "skip" else 0)
-            self._read = source.read
+            self._coverage, self._read = tracker.coverage(), source.read
             return attrs.evolve(report, inactive=self._coverage.inactive, reach=reach)
-
-    async def _look_again(self, known: Coverage) -> InactivityTracker:
-        """Return a tracker that has seen the messages whose attempts had not ended when an earlier run saw them."""
-        tracker = InactivityTracker(any_order=self._filters is not None, known=known.inactive, now=self._clock())
-        for each in known.under_way:
-            try:
-                tracker.see(await self._client.messages.get(self._webhook_id, each.id))
-            except (NotFoundError, ResponseDecodeError):
-                tracker.miss(each)
-        if known.unnamed is not None:
-            await self._look_through(known.unnamed, tracker)
-        tracker.changed = tracker.changed or bool(known.under_way)
-        return tracker
-
-    async def _look_through(self, unnamed: Stretch, tracker: InactivityTracker) -> None:
-        """Show the tracker all messages that were first attempted in a stretch of time."""
-        since, until = unnamed
-        oldest: datetime | None = None
-        async for message in self._list(None):
-            time = None if isinstance(message, UnreadableMessage) else message_time(message)
-            if time is not None:
-                oldest = time if oldest is None else min(oldest, time)
-                if since <= time <= until:
-                    tracker.see(message)
-        if oldest is None or oldest > since:
-            tracker.miss(UnderWay("", since))  # the oldest of them are no longer listed
 
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         async with self._open_checkpoint() as state:
@@ -345,7 +299,6 @@ class Replay:
         *,
         ledger: Ledger | None = None,
         tracker: InactivityTracker | None = None,
-        notes: Callable[[int], str] | None = None,
     ) -> Engine:
         target = as_target(
             self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
@@ -361,7 +314,6 @@ class Replay:
             settings=self._settings,
             ledger=ledger,
             tracker=tracker,
-            notes=notes,
         )
 
     def _observe(self, observer: Observer) -> None:
@@ -471,22 +423,3 @@ class Replay:
 
     def _reach(self) -> datetime | None:
         return (self._clock() - REACH).replace(microsecond=0) if self._source == "events" else None
-
-
-def _read_filters(
-    filters: Sequence[str | Filter] | None, filter: str | Filter | None, source: Source
-) -> list[str] | None:
-    if filters is None:
-        return None
-    if filter is not None:
-        raise ConfigurationError("pass filter or filters, not both")
-    if source != "messages":
-        raise ConfigurationError('filters needs source="messages": the event list is short enough for one')
-    if isinstance(filters, (str, Filter)):
-        raise ConfigurationError("filters must be a list of filters; for one, pass filter")
-    texts = [filter_text(each) or "" for each in filters]
-    if not texts or not all(texts):
-        raise ConfigurationError("filters must hold at least one filter, none of them empty")
-    if len(set(texts)) < len(texts):
-        raise ConfigurationError("filters holds the same filter twice: each message would be handled twice")
-    return texts

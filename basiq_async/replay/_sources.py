@@ -15,11 +15,13 @@ import attrs
 
 from .._wire.order import Order
 from ..client import BasiqClient
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigurationError
+from ..filters import Filter, filter_text
 from ..models import Event, Message
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import Stretch
 from ._feed import Feed
+from .checkpoints._base import Source
 
 REACH = timedelta(days=7)
 """The age of the oldest events in the event list (the vendor's reference)."""
@@ -226,6 +228,26 @@ def read_texts(text: str | None, count: int) -> Sequence[str | None]:
         "the checkpoint's place in the lists cannot be read (it is damaged, or of another number of lists): pass "
         "another checkpoint to begin anew, with an inbox, so that nothing is handled twice"
     )
+
+
+def read_filters(
+    filters: Sequence[str | Filter] | None, filter: str | Filter | None, source: Source
+) -> list[str] | None:
+    """Check the ``filters`` argument of a replay, and return the texts to send. Raises ``ConfigurationError``."""
+    if filters is None:
+        return None
+    if filter is not None:
+        raise ConfigurationError("pass filter or filters, not both")
+    if source != "messages":
+        raise ConfigurationError('filters needs source="messages": the event list is short enough for one')
+    if isinstance(filters, (str, Filter)):
+        raise ConfigurationError("filters must be a list of filters; for one, pass filter")
+    texts = [filter_text(each) or "" for each in filters]
+    if not texts or not all(texts):
+        raise ConfigurationError("filters must hold at least one filter, none of them empty")
+    if len(set(texts)) < len(texts):
+        raise ConfigurationError("filters holds the same filter twice: each message would be handled twice")
+    return texts
 
 
 class FixedMessages:
