@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -391,12 +392,11 @@ def test_a_length_of_time_counts_by_the_clock_of_the_api(run: Run, served: Serve
 
 
 def test_a_limit_of_time_is_for_every_call(run: Run, served: Served) -> None:
-    served.fake.fail_next(1, path="/events/types", delay=30)
-    began = time.monotonic()
+    served.fake.fail_next(1, path="/events/types", delay=3600)
     done = run("--timeout", "0.5", "events", "types")
     assert done.exit_code == 1
     assert "RequestTimeoutError" in done.stderr
-    assert time.monotonic() - began < 20
+    assert re.search(r"within 0\.[0-5]\d* s", done.stderr), done.stderr  # and not within the usual 30 s
 
 
 def test_a_secret_file_with_two_secrets_in_a_line_is_refused(run: Run, tmp_path: Path) -> None:

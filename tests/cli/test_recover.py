@@ -15,6 +15,7 @@ import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.testing import FakeBasiq, ManualClock
+from tests.support.real_time import PATIENCE
 
 from ..support.command_line import PROGRAM
 from .conftest import Run, Served
@@ -179,12 +180,12 @@ def test_a_signal_ends_it_with_its_report_and_the_line_that_continues(
     endpoint.release.clear()
     words = [*PROGRAM, "recover", webhook_id, "--to", endpoint.url, "--concurrency", "1"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert endpoint.asked.wait(60)
+        assert endpoint.asked.wait(PATIENCE)
         process.send_signal(number)
         assert process.stderr is not None
         assert "finishing the work under way" in process.stderr.readline()
         endpoint.release.set()
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, stderr
     report = json.loads(stdout)
     assert (report["finished"], report["messages"]["handled"]) == (False, len(endpoint.ids))

@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from basiq_async import Message
 from basiq_async.receiver import MemoryInbox
 from basiq_async.transports.auth import ApiKey
-from tests.support.fleets import PATIENT, Crew, crew
+from tests.support.fleets import Crew, crew
 from tests.support.histories import Recorder, Refusing
+from tests.support.real_time import PATIENCE
 
 LETTERS = "basiq:{job}:dead"
 
@@ -29,11 +30,11 @@ async def test_letters_that_are_retried_twice_at_once_are_tried_once(redis_url: 
     recorder = Recorder(slowly)
     async with crew(redis_url, recorder, messages=600, page_size=200, concurrency=16) as fleet:
         job = await fleet.submit()
-        assert (await job.wait(timeout=PATIENT)).dead == 600
+        assert (await job.wait(timeout=PATIENCE)).dead == 600
         failing = False
         found = await asyncio.gather(job.retry_dead(), job.retry_dead(), (await fleet.fleet.get("job")).retry_dead())
         assert found == [600, 600, 600]
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead) == (600, 0)
         assert len(recorder.ids) == 600
 
@@ -43,7 +44,7 @@ async def test_a_page_of_letters_that_is_taken_over_holds_none_of_the_next_page(
     async with crew(redis_url, target, messages=300, page_size=300, workers=1) as fleet:
         target.refused.update(await fleet.ids())
         job = await fleet.submit()
-        assert (await job.wait(timeout=PATIENT)).dead == 300
+        assert (await job.wait(timeout=PATIENCE)).dead == 300
         for worker in fleet.workers:
             worker.stop()
         await job.retry_dead()
@@ -59,7 +60,7 @@ async def test_a_page_of_letters_that_is_taken_over_holds_none_of_the_next_page(
         await job.drop_dead([each.id for each in letters[:50]])
         target.refused.clear()
         await fleet.start(2)
-        assert (await job.wait(timeout=PATIENT)).dead == 0
+        assert (await job.wait(timeout=PATIENCE)).dead == 0
         assert Counter(target.taken).most_common(1)[0][1] == 1
         assert len(target.taken) == 250
 
@@ -79,10 +80,10 @@ async def test_letters_of_several_webhooks_hide_no_event_from_each_other_in_an_i
             fleet.fake.emit("user.created", user_id=f"u{number}")
         webhooks = [fleet.webhook_id, other]
         job = await fleet.submit(webhook_id=webhooks)
-        assert (await job.wait(timeout=PATIENT)).dead == 10
+        assert (await job.wait(timeout=PATIENCE)).dead == 10
         failing = False
         assert await job.retry_dead() == 10
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead, dict(report.skipped)) == (10, 0, {})
         assert Counter(webhook for webhook, _ in handled) == dict.fromkeys(webhooks, 5)
 
@@ -124,7 +125,7 @@ async def test_a_letter_that_somebody_changed_in_redis_is_refused_kept_and_repor
         await redis.hset(LETTERS, ids[1], json.dumps(fields))
         (job,) = await fleet.fleet.jobs()
         assert await job.retry_dead() == 4
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead, report.finished) == (3, 1, True)
         assert sorted(target.taken) == sorted({*ids} - {ids[1]})
         assert json.loads(await redis.hget(LETTERS, ids[1])) == fields  # and not sealed by us
@@ -144,7 +145,7 @@ async def test_a_letter_that_somebody_planted_in_redis_is_refused(redis_url: str
                 await redis.zadd(f"{LETTERS}:n", {f"planted-{number}": number})
         (job,) = await fleet.fleet.jobs()
         await job.retry_dead()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert sorted(target.taken) == sorted(ids)
         assert (report.handled, report.dead) == (4, 5)
         assert [each.id for each in await job.dead_letters()] == [f"planted-{number}" for number in range(100, 105)]
@@ -155,17 +156,17 @@ async def test_letters_of_another_job_or_api_key_are_refused(redis_url: str) -> 
         await with_dead_letters(fleet, target)
         empty = fleet.fake.add_webhook(url="https://other.example/hook")
         other = await fleet.submit(key="other", webhook_id=empty)
-        await other.wait(timeout=PATIENT)
+        await other.wait(timeout=PATIENCE)
         async with Redis.from_url(redis_url) as redis:
             for end in ("", ":n"):
                 await redis.copy(LETTERS + end, "basiq:{other}:dead" + end)
         await other.retry_dead()
-        await other.wait(timeout=PATIENT)
+        await other.wait(timeout=PATIENCE)
         assert target.taken == []
 
         fleet.client._key = ApiKey("another-key")  # as in a worker that was started with it
         (job,) = [each for each in await fleet.fleet.jobs() if each.key == "job"]
         await job.retry_dead()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (target.taken, report.dead) == ([], 4)
         assert "or the API key has changed since they failed" in (await job.progress()).problem

@@ -16,8 +16,9 @@ from basiq_async.distributed import Fleet, Work
 from basiq_async.errors import InboxError
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import failed_only, limit, message_time, since
-from tests.support.fleets import PATIENT, crew
+from tests.support.fleets import crew
 from tests.support.histories import Recorder, Refusing
+from tests.support.real_time import PATIENCE
 
 
 async def test_every_message_is_handled_once(redis_url: str) -> None:
@@ -58,7 +59,7 @@ async def test_a_predicate_that_raises_makes_its_message_a_dead_letter(redis_url
     async with crew(redis_url, where=where) as fleet:
         first = (await fleet.ids())[0]
         job = await fleet.submit()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed, report.dead) == (59, 1, 1)
         (letter,) = await job.dead_letters()
         assert letter.id == first
@@ -106,12 +107,12 @@ async def test_what_fails_is_a_dead_letter_and_can_be_tried_again(redis_url: str
         ids = await fleet.ids()
         target.refused.update(ids[7:40])
         job = await fleet.submit()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed, report.dead) == (27, 33, 33)
         target.refused.clear()
         target.refused.add(ids[9])
         assert await job.retry_dead() == 33
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead, report.finished) == (59, 1, True)
         assert sorted(target.taken) == sorted(set(ids) - {ids[9]})
         (letter,) = await job.dead_letters()
@@ -125,11 +126,11 @@ async def test_failures_in_a_row_end_the_job_over_all_segments(redis_url: str) -
         target.refused.update(await fleet.ids())
         job = await fleet.submit()
         with pytest.raises(ReplayError, match="in a row failed") as caught:
-            await job.wait(timeout=PATIENT)
+            await job.wait(timeout=PATIENCE)
         assert caught.value.report.failed >= 25
         target.refused.clear()
         await job.resume()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert report.finished
         assert report.handled + report.failed == 60
 
@@ -138,7 +139,7 @@ async def test_too_many_dead_letters_pause_the_job_and_say_so(redis_url: str) ->
     async with crew(redis_url, target := Refusing()) as fleet:
         target.refused.update(await fleet.ids())
         job = await fleet.submit(max_dead=15)
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             async for progress in job.watch(every=0.02):
                 if progress.state == "paused":
                     break
@@ -151,10 +152,10 @@ async def test_on_error_stop_ends_the_job_in_front_of_the_message(redis_url: str
         target.refused.add(bad)
         job = await fleet.submit()
         with pytest.raises(ReplayError, match=bad):
-            await job.wait(timeout=PATIENT)
+            await job.wait(timeout=PATIENCE)
         target.refused.clear()
         await job.resume()
-        assert (await job.wait(timeout=PATIENT)).handled == 60
+        assert (await job.wait(timeout=PATIENCE)).handled == 60
         assert len(target.taken) == len(set(target.taken)) == 60
 
 
@@ -180,7 +181,7 @@ async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
         job = await fleet.submit()
         await began.wait()
         await job.pause("for the night")
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while not all(s._stopping for w in fleet.workers for u in w._active.values() for s in u.segments.values()):
                 await asyncio.sleep(0.02)
             free.set()
@@ -191,7 +192,7 @@ async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
         done = len(recorder.ids)
         assert progress.handled == done <= 8
         await job.resume()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert report.handled == len(recorder.ids) == len(set(recorder.ids)) == 60
         assert report.repeated == 0
 
@@ -203,7 +204,7 @@ async def test_a_cancelled_job_returns_what_was_done(redis_url: str) -> None:
     async with crew(redis_url, Recorder(slowly), concurrency=1) as fleet:
         job = await fleet.submit()
         await job.cancel()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert not report.finished
         assert report.handled < 60
         with pytest.raises(ReplayError, match="there is no job"):
@@ -222,13 +223,13 @@ async def test_a_job_function_that_raises_is_reported_on_the_job(redis_url: str)
     async with crew(redis_url, opened=opened, workers=1) as fleet:
         job = await fleet.submit()
         with pytest.raises(ReplayError, match=r"'work' failed to start: OSError: no route to the database"):
-            await job.wait(timeout=PATIENT)
+            await job.wait(timeout=PATIENCE)
         assert starts == 1
         await job.resume()
         with pytest.raises(ReplayError, match="failed to start"):
-            await job.wait(timeout=PATIENT)
+            await job.wait(timeout=PATIENCE)
         await job.resume()
-        assert (await job.wait(timeout=PATIENT)).handled == 60
+        assert (await job.wait(timeout=PATIENCE)).handled == 60
 
 
 async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_url: str) -> None:
@@ -274,7 +275,7 @@ async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_
 
     async with crew(redis_url, behave, messages=400, page_size=50, concurrency=8, workers=3, max_failures=1) as fleet:
         job = await fleet.submit()
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while not attempts or attempts[-1] < attempts[0] + 1.2:
                 await asyncio.sleep(0.02)
             while not (progress := await job.progress()).paused:
@@ -284,7 +285,7 @@ async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_
         assert len([each for each in attempts if each > attempts[0] + 0.4]) <= tries * 3 * 2
         assert (progress.state, progress.handled, progress.failed, progress.dead) == ("running", 0, 0, 0)
         down = False
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed, report.dead) == (400, 0, 0)
         assert len(handled) == 400
 
@@ -301,7 +302,7 @@ async def test_progress_counts_what_is_left_with_a_plan(redis_url: str) -> None:
     async with crew(redis_url, failed=0.5, where=failed_only()) as fleet:
         plan = await fleet.fleet.plan("work", fleet.webhook_id)
         job = await fleet.submit(plan=plan)
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         progress = await job.progress()
         assert report.handled == plan.total
         assert (progress.remaining, progress.lag, progress.segments) == (0, 0, 0)
@@ -338,10 +339,10 @@ async def test_a_key_that_was_forgotten_can_be_another_jobs_with_another_selecti
             yield Work(fleet.client, recorder)
 
         former = await fleet.submit()
-        await former.wait(timeout=PATIENT)
+        await former.wait(timeout=PATIENCE)
         await former.forget()
         job = await fleet.submit("other")  # the worker still knows what the key was
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, dict(report.skipped)) == (60, {})
         assert sorted(recorder.ids) == sorted(await fleet.ids())
 
@@ -391,7 +392,7 @@ async def test_notifications_can_go_another_way_than_by_a_broker(redis_url: str)
             job = await fleet.submit("work", made.webhook_id, key="job")
             for index in range(6):
                 await worker.process_segment("job", f"0.{index}")
-            assert (await job.wait(timeout=PATIENT)).handled == 60
+            assert (await job.wait(timeout=PATIENCE)).handled == 60
     with pytest.raises(ConfigurationError, match="not both"):
         Fleet(redis_url, notify=send, broker=made.fleet.broker)
 
@@ -405,7 +406,7 @@ async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
         plan = await fleet.fleet.plan("work", fleet.webhook_id, source="events")
         assert recorder.ids == []
         job = await fleet.submit(source="events", plan=plan)
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert report.handled == plan.total == len(events) >= 10
         assert (await job.progress()).remaining == 0
         assert len(set(recorder.ids)) == len(events)
@@ -422,7 +423,7 @@ async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) 
         async with Redis.from_url(redis_url) as redis:
             await redis.hset("basiq:{job}", "submitted_at", now.isoformat())
         await fleet.start()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         # The clock of the workers says otherwise: these are the 20 s before the submission.
         wanted = [m.id for m in every if (t := message_time(m)) is not None and t >= now - timedelta(seconds=20.5)]
         assert 0 < len(wanted) < 50
@@ -443,7 +444,7 @@ async def test_workers_that_select_differently_do_not_share_a_job(redis_url: str
             await redis.hset("basiq:{second}", "where", selection)
         await other.start()
         with pytest.raises(ReplayError, match=r"the first worker of the job selected failed_only\(\)"):
-            await second.wait(timeout=PATIENT)
+            await second.wait(timeout=PATIENCE)
 
 
 async def test_a_plan_refuses_lists_that_overlap(redis_url: str) -> None:

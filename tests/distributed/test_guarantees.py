@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 
 from basiq_async.errors import ReplayError
 from tests.distributed.test_rate_limiter import most_within
-from tests.support.fleet_processes import PATIENT, plant
+from tests.support.fleet_processes import plant
+from tests.support.real_time import PATIENCE
 from tests.support.servers import REDIS_PROGRAM
 
 pytestmark = pytest.mark.skipif(REDIS_PROGRAM is None, reason="no redis-server is installed here")
@@ -46,13 +47,16 @@ async def test_workers_that_die_at_any_step_lose_nothing(tmp_path: Path) -> None
 
 
 async def test_a_worker_stopped_beyond_its_lease_begins_no_message_when_it_continues(tmp_path: Path) -> None:
-    async with plant(tmp_path, wait=0.0, least=0.03) as works:
-        first = works.start()
-        await works.until(20)
+    async with plant(tmp_path, wait=0.0) as works:
+        first = works.start(most=20)
+        async with asyncio.timeout(PATIENCE):
+            while (await works.job.progress()).handled < 20:
+                await asyncio.sleep(0.01)
         first.send_signal(signal.SIGSTOP)
         second = works.start()
         await works.until(200, second.pid)
         before = works.effects(first.pid)
+        works.go()
         first.send_signal(signal.SIGCONT)
         await works.check(BOUND)
         # What it had begun before may end; it may take new segments, and repeats nothing of the old ones.
@@ -62,10 +66,11 @@ async def test_a_worker_stopped_beyond_its_lease_begins_no_message_when_it_conti
 
 async def test_a_fleet_that_died_continues_with_any_worker_even_without_its_notifications(tmp_path: Path) -> None:
     async with plant(tmp_path) as works:
-        fleet = [works.start(), works.start()]
+        fleet = [works.start(most=40), works.start(most=40)]
         await works.until(60)
         for process in fleet:
             process.kill()
+        works.go()
         async with Redis.from_url(works.redis.url) as redis:
             await redis.delete("basiq:notifications")
         works.start()
@@ -75,10 +80,11 @@ async def test_a_fleet_that_died_continues_with_any_worker_even_without_its_noti
 @pytest.mark.real_time("processes' leases are by the clock of a server that is killed")
 async def test_a_redis_that_is_killed_and_away_for_longer_than_the_lease_loses_nothing(tmp_path: Path) -> None:
     async with plant(tmp_path) as works:
-        works.start()
-        works.start()
+        works.start(most=40)
+        works.start(most=40)
         await works.until(60)
         works.redis.kill()
+        works.go()
         await asyncio.sleep(2 * works.lease)
         works.redis.start()
         await works.check(2 * BOUND)
@@ -94,18 +100,19 @@ async def test_a_redis_that_lost_its_last_second_repeats_it_and_loses_nothing(tm
         works.redis.kill()
         os.truncate(works.redis.log(), kept - 7)  # in the midst of a command
         works.redis.start()
-        report = await works.job.wait(timeout=PATIENT)
+        report = await works.job.wait(timeout=PATIENCE)
         assert report.finished
         assert sorted(set(works.effects())) == sorted(works.ids)
 
 
 async def test_a_full_redis_has_the_job_wait(tmp_path: Path) -> None:
     async with plant(tmp_path) as works:
-        works.start()
+        works.start(most=60)
         await works.until(60)
         async with Redis.from_url(works.redis.url) as redis:
             await redis.config_set("maxmemory", "1")
-            deadline = time.monotonic() + PATIENT
+            works.go()
+            deadline = time.monotonic() + PATIENCE
             while (progress := await works.job.progress()).held:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
@@ -118,10 +125,11 @@ async def test_a_full_redis_has_the_job_wait(tmp_path: Path) -> None:
 
 
 async def test_a_signal_has_a_worker_record_what_is_under_way_and_end(tmp_path: Path) -> None:
-    async with plant(tmp_path, least=0.05) as works:
-        first = works.start()
+    async with plant(tmp_path, least=0.02) as works:
+        first = works.start(most=20)
         await works.until(20)
         first.send_signal(signal.SIGTERM)
+        works.go()
         assert await works.exit_of(first) == 0
         progress = await works.job.progress()
         assert progress.handled == len(works.effects()) < 200
@@ -130,15 +138,14 @@ async def test_a_signal_has_a_worker_record_what_is_under_way_and_end(tmp_path: 
         await works.check(0)
 
 
-@pytest.mark.real_time("a process must not end by its first signal")
 async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
     async with plant(tmp_path, least=30.0) as works:
         first = works.start(begun=str(tmp_path / "begun"))
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while not (tmp_path / "begun").exists():
                 await asyncio.sleep(0.02)
         first.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
+        await works.until_logged("Got signal")  # sent earlier, the second would be lost in the first
         assert first.poll() is None
         first.send_signal(signal.SIGTERM)
         assert await works.exit_of(first) != 0
@@ -187,12 +194,12 @@ async def test_with_the_sql_inbox_nothing_is_handled_twice_whatever_is_killed(tm
     async with plant(tmp_path, "once", messages=60, **settings) as works:
         for wanted in (10, 25):
             doomed = works.start()
-            async with asyncio.timeout(PATIENT):
+            async with asyncio.timeout(PATIENCE):
                 while not database.exists() or count() < wanted:
                     await asyncio.sleep(0.01)
             doomed.kill()
         works.start()
-        report = await works.job.wait(timeout=PATIENT)
+        report = await works.job.wait(timeout=PATIENCE)
         assert report.finished
         assert report.handled + report.skipped.get("handled-before", 0) == 60
         with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -204,7 +211,7 @@ async def test_a_segment_that_kills_every_worker_stops_the_job_which_names_it(tm
     async with plant(tmp_path, messages=50) as works:
         parent = works.start(processes=2, deadly=[works.ids[0]], most_tries=3, wait=0.0)
         with pytest.raises(ReplayError, match=r"segment 0\.0 was claimed 3 times and no message of it was finished"):
-            await works.job.wait(timeout=PATIENT)
+            await works.job.wait(timeout=PATIENCE)
         assert works.ids[0] not in works.effects()
         parent.send_signal(signal.SIGTERM)
         await works.exit_of(parent)
@@ -220,11 +227,11 @@ async def test_a_message_that_raises_each_time_is_one_dead_letter_and_the_rest_i
         poison = works.ids[25]
         first = works.start(poison=[poison])
         works.start(poison=[poison])
-        report = await works.job.wait(timeout=PATIENT)
+        report = await works.job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed, report.dead, report.finished) == (199, 1, 1, True)
         assert sorted({*works.effects(), poison}) == sorted(works.ids)
         assert await works.job.retry_dead() == 1
-        assert (await works.job.wait(timeout=PATIENT)).handled == 199
+        assert (await works.job.wait(timeout=PATIENCE)).handled == 199
         (letter,) = await works.job.dead_letters()
         assert (letter.id, letter.error) == (poison, "ValueError: poisoned")
         first.kill()
@@ -239,5 +246,6 @@ async def test_one_rate_holds_over_processes_and_across_a_takeover(tmp_path: Pat
         await works.check(BOUND)
         assert (await works.job.progress()).takeovers >= 1
         moments = works.moments()
-        for window in (0.1, 0.2, 0.5, 1.0):
-            assert most_within(moments, window) <= 1.2 * rate * window + 1
+        # A process that a busy machine stops between a slot and its effect has one message of each segment late.
+        for window in (0.5, 1.0, 2.0):
+            assert most_within(moments, window) <= 1.15 * rate * window + 1 + 3 * 2

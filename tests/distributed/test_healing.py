@@ -11,8 +11,9 @@ import pytest
 
 from basiq_async.distributed import Fleet, Worker
 from basiq_async.distributed._record_types import LeaseLostError, ListSpec, Saving  # private: a record's callers
-from tests.support.fleets import PATIENT, Crew, Record, crew
+from tests.support.fleets import Crew, Record, crew
 from tests.support.histories import Recorder, Refusing
+from tests.support.real_time import PATIENCE
 from tests.support.records import make_dead_letter, make_page, make_spec
 from tests.support.servers import RedisServer
 from tests.support.wire import slow_line
@@ -143,7 +144,7 @@ async def test_a_worker_that_is_lost_between_any_two_calls_leaves_a_job_that_oth
         await fleet.start(2)
         ids = sorted(await fleet.ids())
         for job in jobs:
-            report = await job.wait(timeout=PATIENT)
+            report = await job.wait(timeout=PATIENCE)
             assert (report.finished, report.position, report.handled) == (True, 8, 8)
         assert all(recorder.ids.count(each) >= len(jobs) for each in ids)
         # Concurrency is 1: at most one message of each that died.
@@ -161,7 +162,7 @@ async def test_a_worker_that_is_lost_while_it_tries_dead_letters_leaves_them_to_
         jobs = []
         for number in range(8):
             jobs.append(await fleet.submit(key=f"job-{number}"))
-            assert (await jobs[-1].wait(timeout=PATIENT)).dead == 4
+            assert (await jobs[-1].wait(timeout=PATIENCE)).dead == 4
         for worker in fleet.workers:
             worker.stop()
         fleet.fleet.lease = SHORT
@@ -173,7 +174,7 @@ async def test_a_worker_that_is_lost_while_it_tries_dead_letters_leaves_them_to_
         fleet.lost = lambda number: 1
         await fleet.start(2)
         for job in jobs:
-            report = await job.wait(timeout=PATIENT)
+            report = await job.wait(timeout=PATIENCE)
             assert (report.finished, report.handled, report.dead) == (True, 4, 0)
         assert len(jobs) * 4 <= len(target.taken) <= len(jobs) * (4 + 1)
 
@@ -197,7 +198,7 @@ async def test_a_worker_at_work_notifications_rarely_at_what_waits_and_an_idle_o
         await fleet.submit()
         worker = Worker(Watching(redis_url), fleet.fleet._functions, fleet.notify, lease=1.0)
         await worker.start()
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while not asked or not asked[-1]:
                 await asyncio.sleep(0.01)
             looking = asyncio.create_task(worker.process_segment("job", "0.0"))
@@ -247,7 +248,7 @@ async def test_a_worker_whose_carrier_is_away_asks_it_once_a_round(redis_url: st
     await record.create(make_spec("job", lists=tuple(ListSpec(f"w{number}") for number in range(20)), lease=0.001))
     worker = Worker(record, {"work": contextlib.nullcontext}, notify, lease=1.0)  # type: ignore[dict-item]
     await worker.start()
-    async with asyncio.timeout(PATIENT):
+    async with asyncio.timeout(PATIENCE):
         while asked < 2:
             await asyncio.sleep(0.01)
     assert len(sent) <= asked

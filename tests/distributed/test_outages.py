@@ -17,9 +17,10 @@ from basiq_async.distributed import Fleet, Work
 from basiq_async.distributed._record_types import RecordUnavailableError  # private: an error of the record alone
 from basiq_async.errors import CheckpointError
 from tests.support.environment import free_port
-from tests.support.fleets import PATIENT, Record, crew
+from tests.support.fleets import Record, crew
 from tests.support.frames import leaks, variables
 from tests.support.histories import Recorder
+from tests.support.real_time import PATIENCE
 from tests.support.servers import REDIS_PROGRAM, redis_server
 
 RULES = ["+@all", "-info"]
@@ -49,7 +50,7 @@ async def test_no_job_ends_because_redis_was_away_for_longer_than_workers_are_pa
             await away.wait()
             await asyncio.sleep(1.5 * fleet.patience)  # back while a worker would say that the job has failed
             await asyncio.to_thread(server.start)
-            report = await job.wait(timeout=PATIENT)
+            report = await job.wait(timeout=PATIENCE)
             assert (report.finished, report.position) == (True, 30)
             assert set(recorder.ids) == set(await fleet.ids())
 
@@ -83,7 +84,7 @@ async def test_a_carriers_loop_continues_when_redis_is_away_or_a_job_is_unknown(
                         await worker.process_segment(*await queue.get())
 
                 serving = asyncio.create_task(serve())
-                assert (await job.wait(timeout=PATIENT)).handled == 20
+                assert (await job.wait(timeout=PATIENCE)).handled == 20
                 assert not serving.done()
                 serving.cancel()
                 await asyncio.wait((serving,))
@@ -188,6 +189,6 @@ async def test_pages_whose_cursors_no_longer_open_are_found_by_the_last_message_
                 if await redis.type(name) == b"hash":
                     await redis.hset(name, "cursor", "damaged")
         await job.resume()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert sorted(recorder.ids) == sorted(await fleet.ids())
         assert report.finished

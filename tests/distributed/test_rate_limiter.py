@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import cast
@@ -17,8 +18,10 @@ from basiq_async.distributed._rate_limiter import (  # private: a store's clock 
 from basiq_async.distributed._record import Record  # private: the limiter draws from it
 from basiq_async.distributed._record_types import RateSlots  # private: what it draws
 from basiq_async.errors import CheckpointError
-from tests.support.fleets import PATIENT, crew
+from tests.support import virtual
+from tests.support.fleets import crew
 from tests.support.histories import Recorder
+from tests.support.real_time import PATIENCE
 
 RATE = 300.0
 
@@ -27,26 +30,6 @@ def most_within(moments: Sequence[float], window: float) -> int:
     """The most of them in any window of that length."""
     ordered = sorted(moments)
     return max(index - bisect_left(ordered, moment - window) + 1 for index, moment in enumerate(ordered))
-
-
-@pytest.mark.real_time("a rate is by the clock of Redis")
-async def test_no_window_holds_more_than_the_rate_even_after_a_pause(redis_url: str) -> None:
-    moments: list[float] = []
-
-    async def behave(message: object) -> None:
-        moments.append(asyncio.get_running_loop().time())
-
-    async with crew(redis_url, Recorder(behave), messages=400, page_size=50, workers=3, concurrency=16) as fleet:
-        job = await fleet.submit(rate=RATE)
-        while len(moments) < 150:
-            await asyncio.sleep(0.01)
-        await job.pause()
-        await asyncio.sleep(0.3)
-        await job.resume()
-        report = await job.wait(timeout=PATIENT)
-    assert report.handled == 400
-    for window in (0.1, 0.2, 0.5, 1.0):
-        assert most_within(moments, window) <= 1.2 * RATE * window + 1
 
 
 class Store:
@@ -73,6 +56,44 @@ def limiter_of(store: Store) -> SharedRateLimiter:
     limiter = SharedRateLimiter(cast(Record, store), "job")
     limiter.set_rate(1 / store.interval)
     return limiter
+
+
+@pytest.mark.parametrize("on_the_way", [0.0, 0.004, 0.012])
+def test_no_window_holds_more_than_the_rate_even_after_a_pause(on_the_way: float) -> None:
+    moments: list[float] = []
+
+    async def main() -> None:
+        store = Store(RATE, on_the_way=on_the_way)
+
+        async def use(rate: SegmentRate) -> None:
+            while await rate.wait():
+                moments.append(virtual.now())
+
+        for _ in range(2):
+            rates = [SegmentRate(limiter_of(store)) for _ in range(3)]  # as three processes, each with its own clock
+            using = [asyncio.create_task(use(rate)) for rate in rates for _ in range(16)]
+            await asyncio.sleep(2.0)
+            for rate in rates:
+                rate.stop()
+            await asyncio.gather(*using)
+            await asyncio.sleep(0.3)
+
+    virtual.run(main())
+    assert len(moments) > 0.9 * 4.0 * RATE
+    for window in (0.1, 0.2, 0.5, 1.0):
+        assert most_within(moments, window) <= 1.15 * RATE * window + 1
+
+
+async def test_a_job_holds_its_rate_over_all_workers(redis_url: str) -> None:
+    moments: list[float] = []
+
+    async def behave(message: object) -> None:
+        moments.append(time.monotonic())
+
+    async with crew(redis_url, Recorder(behave), messages=400, page_size=50, workers=3, concurrency=16) as fleet:
+        job = await fleet.submit(rate=RATE)
+        assert (await job.wait(timeout=PATIENCE)).handled == 400
+    assert max(moments) - min(moments) >= (400 - 1) / RATE / 1.15
 
 
 async def test_slots_that_were_not_used_on_time_are_dropped() -> None:
@@ -104,7 +125,7 @@ async def test_a_stores_clock_that_is_set_back_or_forward_stalls_nobody() -> Non
     for jump in (0.0, -3_600.0, 7_200.0):
         store.ahead += jump
         store.due = float("-inf")
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             assert await rate.wait()
             assert await rate.wait()
 
@@ -164,7 +185,7 @@ async def test_who_waits_for_a_slow_slot_continues_when_the_rate_is_raised_or_ta
         assert not waiting.done()
         store.interval, store.due = 1 / (raised or 1.0), float("-inf")
         limiter.set_rate(raised)
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             assert await waiting
 
 
@@ -173,13 +194,13 @@ async def test_a_rate_that_is_raised_holds_for_the_whole_fleet_at_once(redis_url
     recorder = Recorder()
     async with crew(redis_url, recorder, messages=60, workers=3) as fleet:
         await fleet.submit(rate=0.01)
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while not recorder.ids:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         assert len(recorder.ids) == 1
         job = await fleet.submit(rate=raised)
-        assert (await job.wait(timeout=PATIENT)).handled == 60
+        assert (await job.wait(timeout=PATIENCE)).handled == 60
 
 
 async def test_a_rate_that_is_set_for_a_running_job_holds_in_the_midst_of_a_page(redis_url: str) -> None:
@@ -191,7 +212,7 @@ async def test_a_rate_that_is_set_for_a_running_job_holds_in_the_midst_of_a_page
     recorder = Recorder(behave)
     async with crew(redis_url, recorder, messages=30, page_size=30, workers=1, concurrency=1) as fleet:
         job = await fleet.submit()
-        async with asyncio.timeout(PATIENT), Redis.from_url(redis_url) as redis:
+        async with asyncio.timeout(PATIENCE), Redis.from_url(redis_url) as redis:
             while not recorder.at_once:
                 await asyncio.sleep(0.01)
             await fleet.submit(rate=0.001)
@@ -207,4 +228,4 @@ async def test_a_rate_that_is_set_for_a_running_job_holds_in_the_midst_of_a_page
         await asyncio.sleep(0.05)
         assert len(recorder.ids) <= 2  # the one that was begun, and one if the first slot was used on time
         await fleet.submit(rate=None)
-        assert (await job.wait(timeout=PATIENT)).handled == 30
+        assert (await job.wait(timeout=PATIENCE)).handled == 30

@@ -17,8 +17,9 @@ from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim
 from basiq_async.replay.shared import as_target
 from basiq_async.testing import Quirks
-from tests.support.fleets import PATIENT, crew
+from tests.support.fleets import crew
 from tests.support.histories import Recorder
+from tests.support.real_time import PATIENCE
 
 
 @pytest.mark.parametrize("inbox", [None, MemoryInbox()], ids=["a function", "with an inbox"])
@@ -56,7 +57,7 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
 
         async def claimed(count: int) -> asyncio.Task[None]:
             run = asyncio.create_task(worker.process_segment("job", "0.0"))
-            async with asyncio.timeout(PATIENT):
+            async with asyncio.timeout(PATIENCE):
                 while len(begun) < count:
                     await asyncio.sleep(0.01)
             return run
@@ -67,12 +68,12 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
         begun[0].set()
         await former
         until = int(await redis.hget("basiq:{job}:s:0.0", "until"))
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while int(await redis.hget("basiq:{job}:s:0.0", "until")) <= until:  # it is prolonged as any other
                 await asyncio.sleep(0.01)
         begun[1].set()
         await latter
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.finished) == (1, True)
         await redis.aclose()
 
@@ -85,7 +86,7 @@ async def test_a_page_that_has_changed_since_it_was_read_stops_the_job_and_says_
 
     async with crew(redis_url, Recorder(behave), messages=10, workers=1, concurrency=2) as fleet:
         job = await fleet.submit()
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while (await job.progress()).read < 10:
                 await asyncio.sleep(0.01)
             redis = Redis.from_url(redis_url)
@@ -93,7 +94,7 @@ async def test_a_page_that_has_changed_since_it_was_read_stops_the_job_and_says_
             await redis.aclose()
         free.set()
         with pytest.raises(ReplayError, match=r"segment 0\.0: its page has changed: when it was read first"):
-            await job.wait(timeout=PATIENT)
+            await job.wait(timeout=PATIENCE)
 
 
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
@@ -131,7 +132,7 @@ async def test_messages_added_to_a_page_after_it_was_read_are_after_the_end(redi
         await redis.hset("basiq:{job}", "lists_left", 0)
         await redis.aclose()
         await fleet.start()
-        await job.wait(timeout=PATIENT)
+        await job.wait(timeout=PATIENCE)
         assert sorted(recorder.ids) == sorted(ids[:3])
 
 
@@ -170,7 +171,7 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter(redis_url: str) ->
         ids = await fleet.ids()
         broken.append(ids[12])
         job = await fleet.submit()
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed, report.dead) == (24, 1, 1)
         (letter,) = await job.dead_letters()
         assert letter.id == ids[12]
@@ -232,5 +233,5 @@ async def test_a_segment_at_the_top_is_taken_over_though_messages_arrived_above_
         await fleet.fake.advance(minutes=30)
         fleet.fake.seed_messages(25, fleet.webhook_id)
         await fleet.start()
-        await job.wait(timeout=PATIENT)
+        await job.wait(timeout=PATIENCE)
         assert sorted(recorder.ids) == sorted(ids[:6])

@@ -9,8 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async.errors import CheckpointError
-from tests.support.fleets import PATIENT, crew
+from tests.support.fleets import crew
 from tests.support.histories import Recorder
+from tests.support.real_time import PATIENCE
 
 FORGED = "0.0\n2026-11-27 12:00:00 INFO basiq_async.distributed the job 'job' is finished"
 
@@ -88,7 +89,7 @@ async def test_a_job_that_another_program_damaged_holds_up_no_other(
         job = await fleet.submit()
         fleet.lost = lambda number: 1
         await fleet.start(1)
-        assert (await job.wait(timeout=PATIENT)).handled == 60
+        assert (await job.wait(timeout=PATIENCE)).handled == 60
         with pytest.raises(CheckpointError, match="another program changed the job 'a damaged job' in Redis"):
             await fleet.fleet.get(damaged.key)
     assert "another program changed the job 'a damaged job'" in caplog.text
@@ -104,7 +105,7 @@ async def test_a_job_whose_key_is_of_another_type_holds_up_no_other(redis_url: s
     recorder = Recorder(behave)
     async with crew(redis_url, recorder, messages=20, workers=1, lease=1.0) as fleet:
         jobs = [await fleet.submit(key=key) for key in ("a", "b")]
-        async with Redis.from_url(redis_url) as redis, asyncio.timeout(PATIENT):
+        async with Redis.from_url(redis_url) as redis, asyncio.timeout(PATIENCE):
             while recorder.at_once < 2 or not all([(await job.progress()).held for job in jobs]):
                 await asyncio.sleep(0.01)
             await redis.set("basiq:{a}", "no job")

@@ -15,11 +15,11 @@ import pytest
 
 from basiq_async.testing import FakeBasiq
 from tests.support.environment import ROOT, unmeasured
+from tests.support.real_time import PATIENCE
 from tests.support.served import served
 from tests.support.servers import REDIS_PROGRAM, RedisServer, redis_server
 
 PAGE = (ROOT / "docs" / "howto" / "use-another-carrier.md").read_text("utf-8")
-PATIENT = 60.0
 
 pytestmark = pytest.mark.skipif(REDIS_PROGRAM is None, reason="no redis-server is installed here")
 
@@ -55,7 +55,7 @@ from tasks import fleet
 async def main():
     async with fleet:
         job = await fleet.submit("refill", sys.argv[1], key="celery")
-        print((await job.wait(timeout=50)).handled)
+        print((await job.wait(timeout=250)).handled)
 
 asyncio.run(main())
 """
@@ -76,11 +76,11 @@ async def test_a_celery_worker_handles_every_message_and_ends_by_a_signal(
             submitter = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", SUBMIT, basiq), cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE
             )
-            async with asyncio.timeout(PATIENT):
+            async with asyncio.timeout(PATIENCE):
                 output, _ = await submitter.communicate()
             assert output.decode().split() == ["60"], (tmp_path / "worker.log").read_text()
             worker.terminate()
-            async with asyncio.timeout(PATIENT):
+            async with asyncio.timeout(PATIENCE):
                 assert await worker.wait() == 0, (tmp_path / "worker.log").read_text()
         finally:
             if worker.returncode is None:
@@ -166,4 +166,4 @@ async def test_temporals_activity_handles_every_message(
     async with serve.fleet, serve.fleet.worker() as worker, asyncio.TaskGroup() as activities:
         serve.client, serve.worker = Client(), worker
         job = await serve.fleet.submit("refill", basiq, key="temporal")
-        assert (await job.wait(timeout=PATIENT)).handled == 60
+        assert (await job.wait(timeout=PATIENCE)).handled == 60

@@ -11,17 +11,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.support.environment import ROOT, free_port, unmeasured
+from tests.support.real_time import PATIENCE
 from tests.support.servers import redis_server
 
 FOLDER = ROOT / "examples" / "distributed"
-PATIENT = 100.0
 
 
 @contextmanager
@@ -44,15 +44,12 @@ def running(command: list[str], environment: dict[str, str], log: Path) -> Itera
 
 def kill_all(pid: int) -> None:
     """As docker does with a container: every process in it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    for child in children.read_text().split() if children.exists() else []:
-        os.kill(int(child), signal.SIGKILL)
-    if Path(f"/proc/{pid}").exists():
-        os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def until(condition: Any) -> Any:
-    deadline = time.monotonic() + PATIENT
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             if found := condition():
@@ -98,6 +95,8 @@ def test_a_job_survives_the_loss_of_one_of_two_machines(tmp_path: Path) -> None:
             start(service, command(service))
         until(lambda: get(f"http://127.0.0.1:{endpoint}/count"))
         workers = [start(name, command(name)) for name in ("worker-1", "worker-2")]
+        for name in ("worker-1", "worker-2"):
+            until(lambda name=name: "runs jobs" in (tmp_path / f"{name}.log").read_text())
         submitting = start("submit", [sys.executable, "jobs.py"])
         until(lambda: get(f"http://127.0.0.1:{endpoint}/count")["handled"] > 50)
         kill_all(workers[0].pid)

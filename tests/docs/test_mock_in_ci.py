@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.environment import ROOT, unmeasured
+from tests.support.real_time import PATIENCE
 
 SCRIPT = ROOT / "examples" / "mock_in_ci.sh"
 MISUSE = """
@@ -34,7 +35,7 @@ def run(shell: str, folder: Path, *command: str, path: str = "") -> tuple[int, s
         env={**environment, "PATH": places, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr, [each.name for each in folder.iterdir()]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.environment import ROOT, unmeasured
+from tests.support.real_time import PATIENCE
 
 EXAMPLE = ROOT / "examples" / "node"
 
@@ -24,7 +25,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
         env={**environment, "PATH": places},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 

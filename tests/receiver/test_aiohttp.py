@@ -16,6 +16,7 @@ from aiohttp import web
 
 from basiq_async.receiver import WebhookReceiver
 from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
+from tests.support.real_time import PATIENCE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
@@ -54,7 +55,7 @@ async def raw(url: str, request: bytes, *, then: Callable[[asyncio.StreamWriter]
         await writer.drain()
         if then is not None:
             then(writer)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             return await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as exc:
         return exc.partial
@@ -129,7 +130,7 @@ async def test_an_endless_body_is_cut_off_at_the_limit() -> None:
 
     service = Service(max_body_size=100_000)
     async with serving(service.receiver) as url, aiohttp.ClientSession() as session:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             try:
                 async with session.post(url, data=endless(), headers=signed(b"")) as answer:
                     assert answer.status == 413
@@ -205,7 +206,7 @@ async def test_after_408_the_connection_is_closed_at_once() -> None:
         port = int(url.rpartition(":")[2].partition("/")[0])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head(100, signed(b"")) + b"x")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             received = await reader.read()  # to the end of the connection
         writer.close()
         await writer.wait_closed()
@@ -239,7 +240,7 @@ async def test_large_bodies_that_stall_are_refused_beyond_a_sum_and_a_genuine_de
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -346,7 +347,7 @@ async def test_a_body_that_breaks_off_is_not_handled_and_not_an_error(
         start = "".join(f"{name}: {value}\r\n" for name, value in signed(b"").items()).encode()
         request = b"POST /basiq HTTP/1.1\r\nHost: x\r\n" + start + request_
         await raw(url, request, then=lambda writer: writer.write_eof())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not service.events:
                 await asyncio.sleep(0.005)
     assert [event.result for event in service.events] == ["aborted"]

@@ -18,6 +18,7 @@ from starlette.routing import Mount, Route
 
 from basiq_async.receiver import Delivery, WebhookReceiver
 from tests.support.deliveries import OTHER_SECRET, Service, payload, signed
+from tests.support.real_time import PATIENCE
 
 
 async def call(
@@ -36,7 +37,7 @@ async def call(
     async def send(event: Any) -> None:
         sent.append(event)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await service.receiver.asgi({"type": "http", "method": "POST", "headers": headers, **scope}, receive, send)
     return sent
 
@@ -185,7 +186,7 @@ async def under_uvicorn(app: Any) -> AsyncGenerator[tuple[str, uvicorn.Server]]:
         listening.bind(("127.0.0.1", 0))
         task = asyncio.create_task(server._serve([listening]))
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while not server.started:
                     await asyncio.sleep(0.005)
             yield f"http://127.0.0.1:{listening.getsockname()[1]}/", server
@@ -252,7 +253,7 @@ async def test_under_uvicorn_the_connection_ends_where_the_body_is_not_read(
     async with under_uvicorn(service.receiver.asgi) as (url, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2].strip("/")))
         writer.write(f"POST / HTTP/1.1\r\n{head}\r\nx".encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             received = await reader.read()  # to the end of the connection
         writer.close()
         await writer.wait_closed()

@@ -10,6 +10,7 @@ from basiq_async import ConfigurationError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support.deliveries import SECRET, payload, signed
+from tests.support.real_time import PATIENCE
 
 from ..support import virtual
 
@@ -57,7 +58,7 @@ async def test_whatever_a_handler_raises_the_claim_is_given_back() -> None:
     delivery = (await WebhookReceiver(SECRET).handle(signed(body), body)).delivery
     assert delivery is not None
     assert (await inbox.claim(delivery.key, "other", lease=1)).status is ClaimStatus.CLAIMED
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         await receiver.aclose()
 
 

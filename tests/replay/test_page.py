@@ -21,6 +21,7 @@ from basiq_async.errors import ConfigurationError
 from basiq_async.replay import DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint, serve_page
 from basiq_async.replay._page import draw  # private: its points are drawn, and written nowhere else
 from basiq_async.testing import FakeBasiq
+from tests.support.real_time import PATIENCE
 
 ATTACK = "<img src=x onerror='window.hacked=1'>"
 
@@ -81,7 +82,7 @@ async def test_what_could_not_be_handled_is_shown_retried_and_dropped(kind: str,
         await post(session, url, "dead-letters/drop", {"ids": [letters[0]["id"]]})
         target.mended = True
         await post(session, url, "dead-letters/retry", {"ids": [letters[1]["id"]]})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len((await get(session, url, "dead-letters"))["items"]) != 3:
                 await asyncio.sleep(0)
         assert (await get(session, url, "state"))["error"] is None
@@ -207,7 +208,7 @@ def test_the_page_follows_a_run_and_its_dead_letters(browser: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     with in_a_thread() as (url, run):
         context = browser.new_context()
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(1000 * PATIENCE)
         page = context.new_page()
         page.goto(url)
         page.locator("#progress", has_text="No run has begun yet").wait_for()
@@ -252,7 +253,7 @@ class WithHostileIds(Replay):
 def test_an_id_leads_to_its_own_letter_and_to_nothing_else(browser: Any) -> None:
     with in_a_thread(WithHostileIds) as (url, _):
         page = browser.new_context().new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(1000 * PATIENCE)
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url)

@@ -28,6 +28,7 @@ from basiq_async.replay.protocol import Advance, Commit, ReplayJob
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.histories import Gated, Recorder, Refusing, Watching, execute, history
+from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
 pytestmark = pytest.mark.usefixtures("both_orders")
@@ -76,7 +77,7 @@ async def test_what_is_done_and_recorded_makes_room_for_as_many_others_though_th
             full.set()
         await full.wait()
 
-    async with history(40) as h, asyncio.timeout(20):
+    async with history(40) as h, asyncio.timeout(PATIENCE):
         quick = (await h.ids())[:4]
         await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8).run()
     assert full.is_set()

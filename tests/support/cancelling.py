@@ -18,6 +18,7 @@ from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async._storage import sqlite  # private: the thread of a store
 from basiq_async.replay import Checkpoint, Replay, Report
 from basiq_async.testing import FakeBasiq
+from tests.support.real_time import PATIENCE
 
 How = Literal["once", "twice", "repeatedly", "anyio", "timeout", "everything"]
 """``everything`` cancels all tasks at once, as a loop does that shuts down."""
@@ -226,7 +227,7 @@ async def _moment(begun: asyncio.Event, delay: float | None, rng: random.Random)
             await asyncio.sleep(0)
         return
     with suppress(TimeoutError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await begun.wait()
     await asyncio.sleep(delay)
 

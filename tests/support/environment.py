@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import basiq_async
@@ -19,18 +21,26 @@ PACKAGE = f"{Path(basiq_async.__file__).parent}/"
 # for a moment finds its port again.
 PORTS = range(15_000, 32_000)
 _choose = random.SystemRandom().choice  # the tests seed `random` alike in each of their processes
+_RESERVED = ExitStack()
+atexit.register(_RESERVED.close)
 
 
 def free_port() -> int:
-    """Return a free port of the loopback address."""
+    """Return a port of the loopback address that nobody listens at, and that is given to nobody else.
+
+    It stays bound until this process ends, so no other test chooses it before its server starts. A server that allows
+    addresses to be used again, as all here do, can listen at it meanwhile.
+    """
     for _ in range(100):
-        port = _choose(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
+        reserved = socket.socket()
+        try:
+            reserved.bind(("127.0.0.1", _choose(PORTS)))  # fails if it is another's, also if it is only bound
+        except OSError:
+            reserved.close()
+            continue
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _RESERVED.enter_context(reserved)
+        return int(reserved.getsockname()[1])
     raise AssertionError("no port is free")
 
 

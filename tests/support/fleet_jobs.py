@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import signal
@@ -69,10 +70,14 @@ async def effects() -> AsyncIterator[Work]:
     log = os.open(SETTINGS["effects"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     wait, poison = SETTINGS.get("wait", 0.004), frozenset(SETTINGS.get("poison", ()))
     deadly = frozenset(SETTINGS.get("deadly", ()))
-    least = SETTINGS.get("least", 0.0)
-    rng = random.Random()
+    least, most, go = SETTINGS.get("least", 0.0), SETTINGS.get("most", math.inf), Path(SETTINGS["go"])
+    rng, began = random.Random(), 0
 
     async def handler(message: Message) -> None:
+        nonlocal began
+        began += 1
+        while began > most and not go.exists():
+            await asyncio.sleep(0.005)
         if "begun" in SETTINGS:
             Path(SETTINGS["begun"]).touch()
         await asyncio.sleep(least + rng.random() * wait)

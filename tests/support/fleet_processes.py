@@ -23,9 +23,9 @@ from basiq_async.distributed import Fleet, Job
 from basiq_async.distributed.processes import run_workers
 from basiq_async.testing import FakeBasiq
 from tests.support.environment import ROOT
+from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer
 
-PATIENT = 100.0
 COMMAND = [sys.executable, "-c", "from basiq_async.cli import main; main()", "worker"]
 
 
@@ -65,6 +65,7 @@ def _work(settings: str, processes: int, log: str) -> None:
     os.dup2(output, 2)
     os.environ["FLEET_TEST"] = settings
     logging.basicConfig(level=logging.INFO)
+    logging.getLogger("taskiq.worker").setLevel(logging.DEBUG)  # that a signal has come
     run_workers("tests.support.fleet_jobs:fleet", processes=processes, segments=2)
 
 
@@ -86,7 +87,10 @@ class Plant:
     processes: list[AnyProcess] = attrs.field(factory=list)
 
     def start(self, processes: int = 1, **settings: Any) -> Forked:
-        """Start a worker as ``basiq-async worker`` does, but faster, by forking a process that has all imports."""
+        """Start a worker as ``basiq-async worker`` does, but faster, by forking a process that has all imports.
+
+        most: how many messages it handles before it waits for ``go``, so that a test finds it in the middle of a job.
+        """
         return self._keep(Forked(self._settings(settings), processes, self._log()))
 
     def start_command(self, *options: str) -> subprocess.Popen[bytes]:
@@ -108,7 +112,8 @@ class Plant:
 
     def _settings(self, settings: dict[str, Any]) -> str:
         known = {"redis": self.redis.url, "messages": self.messages, "lease": self.lease}
-        known |= {"effects": str(self.folder / "effects"), "page": 50, **self.settings, **settings}
+        known |= {"effects": str(self.folder / "effects"), "go": str(self.folder / "go"), "page": 50}
+        known |= {**self.settings, **settings}
         return json.dumps(known)
 
     def _log(self) -> str:
@@ -128,15 +133,24 @@ class Plant:
         """Return the time of each effect, by the monotonic clock that all processes share."""
         return [float(line.split()[2]) for line in (self.folder / "effects").read_text().splitlines()]
 
+    def go(self) -> None:
+        """Let workers go on that wait after their ``most`` messages."""
+        (self.folder / "go").touch()
+
+    async def until_logged(self, text: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while text not in self.logs():
+                await asyncio.sleep(0.01)
+
     async def until(self, count: int, pid: int | None = None) -> None:
         """Wait until there are ``count`` effects, of one process or of all."""
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while len(self.effects(pid)) < count:
                 await asyncio.sleep(0.01)
 
     async def exit_of(self, process: AnyProcess) -> int:
         """Wait for a process to end, and return its exit code."""
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while process.poll() is None:
                 await asyncio.sleep(0.01)
         return process.wait()
@@ -148,7 +162,7 @@ class Plant:
         """Wait for the end of the job. Check that no message is lost, that the counts are exact, and that at most
         ``repeats`` effects are repeated.
         """
-        report = await self.job.wait(timeout=PATIENT)
+        report = await self.job.wait(timeout=PATIENCE)
         effects = self.effects()
         assert sorted(set(effects)) == sorted(self.ids)
         assert (report.handled, report.failed, report.position, report.finished) == (

@@ -15,9 +15,7 @@ from basiq_async.distributed._record import Record  # private: a fleet's own is 
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.histories import Recorder
-
-PATIENT = 20.0
-"""Seconds to wait at most for an event in a test: enough on a busy machine too."""
+from tests.support.real_time import PATIENCE
 
 
 @attrs.define(eq=False)
@@ -54,7 +52,7 @@ class Crew:
         return started
 
     url: str = ""
-    patience: float = PATIENT
+    patience: float = 20.0
 
     async def _serve(self, worker: Worker) -> None:
         while True:
@@ -79,7 +77,7 @@ class Crew:
 
     async def run(self, name: str = "work", **arguments: Any) -> Report:
         job = await self.submit(name, **arguments)
-        return await job.wait(timeout=PATIENT)
+        return await job.wait(timeout=PATIENCE)
 
     async def ids(self) -> list[str]:
         return [message.id async for message in self.client.messages.list(self.webhook_id)]
@@ -129,4 +127,4 @@ def messages_of(*recorders: Recorder) -> Sequence[str]:
     return [each for recorder in recorders for each in recorder.ids]
 
 
-__all__ = ["PATIENT", "Crew", "Message", "Record", "crew", "messages_of"]
+__all__ = ["Crew", "Message", "Record", "crew", "messages_of"]

@@ -42,12 +42,10 @@ async def client_of(wire: Wire | str, **options: Any) -> AsyncIterator[BasiqClie
         if isinstance(wire, Wire):
             await wire.quiet()
         # A task of the server's side, such as a TLS handshake that is being refused, ends a moment later.
-        for _ in range(100):
-            left = [task for task in asyncio.all_tasks() - before if not task.done()]
-            if not left:
-                break
-            await asyncio.sleep(0.002)
-        assert not left, f"tasks left behind: {left}"
+        left = [task for task in asyncio.all_tasks() - before if not task.done()]
+        if left:
+            await asyncio.wait(left, timeout=5.0)
+        assert all(task.done() for task in left), f"tasks left behind: {left}"
         del client
         gc.collect()
 

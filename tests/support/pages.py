@@ -48,9 +48,7 @@ from tests.support.real_time import PATIENCE
 
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml|yaml|yml))\n")
 _END = "__end_of_command__"
-_LIMIT = 120.0
-"""Seconds for a command."""
-_PAGE_LIMIT = 600.0
+_PAGE_LIMIT = 2 * PATIENCE
 
 
 class Shell:
@@ -69,13 +67,13 @@ class Shell:
         )
 
     def run(self, command: str) -> str:
-        """Return the output of a command. Fails if the command fails, or takes longer than ``_LIMIT``."""
+        """Return the output of a command. Fails if the command fails, or takes longer than ``PATIENCE``."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         stdin.write(f"{{ {command}\n}} </dev/null; printf '\\n{_END} %s\\n' $?\n")
         stdin.flush()
-        watch = threading.Timer(_LIMIT, self._process.kill)
+        watch = threading.Timer(PATIENCE, self._process.kill)
         watch.start()
         lines = []
         for line in stdout:
@@ -83,7 +81,7 @@ class Shell:
                 break
             lines.append(line)
         else:
-            raise AssertionError(f"{command}: not over after {_LIMIT:g} s, or ended the shell\n{''.join(lines)}")
+            raise AssertionError(f"{command}: not over after {PATIENCE:g} s, or ended the shell\n{''.join(lines)}")
         watch.cancel()
         printed = "".join(lines)
         assert line.split()[1] in ("0", "143"), f"{command}\n{printed}\nexit code {line.split()[1]}"

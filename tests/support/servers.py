@@ -89,6 +89,8 @@ class PostgresServer:
 
         deadline = time.monotonic() + PATIENCE
         while True:
+            ended = None if self._process is None else self._process.poll()
+            assert ended is None, f"PostgreSQL ended with {ended}: {(self.folder / 'log').read_text()[-2000:]}"
             try:
                 psycopg.connect(f"postgresql://basiq@127.0.0.1:{self.port}/postgres", connect_timeout=5).close()
                 return
@@ -185,27 +187,20 @@ class RedisServer:
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
-        self._choose()
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
         self._output = folder / "redis.log"
-        self._started = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the server, and wait until it responds. At the first start, a port that is taken is replaced."""
-        for _ in range(5):
-            self._process = self._run()
-            if self._responds():
-                self._started = True
-                return
-            self._process.wait()
-            if not self._started:
-                self._choose()
-        raise AssertionError(f"redis-server did not start: {self._output.read_text()}")
-
-    def _choose(self) -> None:
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        """Start the server, and wait until it responds."""
+        self._process = self._run()
+        deadline = time.monotonic() + PATIENCE
+        while not self._responds():
+            assert self._process.poll() is None, f"redis-server did not start: {self._output.read_text()}"
+            assert time.monotonic() < deadline, "redis-server runs, and does not respond"
+            time.sleep(0.01)
 
     def _run(self) -> subprocess.Popen[bytes]:
         assert REDIS_PROGRAM is not None
@@ -224,16 +219,9 @@ class RedisServer:
             )
 
     def _responds(self) -> bool:
-        """Return True when the server responds; False if it has ended."""
-        assert self._process is not None
-        deadline = time.monotonic() + PATIENCE
-        while self._process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
-                probe.sendall(b"PING\r\n")
-                if probe.recv(16).startswith(b"+PONG"):
-                    return True
-            assert time.monotonic() < deadline, "redis-server runs, and does not respond"
-            time.sleep(0.01)
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+            probe.sendall(b"PING\r\n")
+            return probe.recv(16).startswith(b"+PONG")
         return False
 
     def kill(self) -> None:

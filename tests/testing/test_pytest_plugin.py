@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.real_time import PATIENCE
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pytest_suite"
 
 BODY = """
@@ -45,7 +47,7 @@ def run(folder: Path, *options: str, **files: str) -> str:
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *QUICK, *options, str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
     return done.stdout + done.stderr
 
 
@@ -106,7 +108,7 @@ def test_other(fake_basiq):
 
 def test_the_example_of_a_services_own_suite_passes() -> None:
     command = [sys.executable, "-m", "pytest", "-q", *QUICK, str(EXAMPLE)]
-    done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert "5 passed" in done.stdout, done.stdout + done.stderr
 
 

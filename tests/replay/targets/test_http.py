@@ -22,6 +22,7 @@ from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay
 from tests.support.frames import leaks
 from tests.support.histories import history
+from tests.support.real_time import PATIENCE
 from tests.support.wire import Step, Wire, closing, hanging, http
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
@@ -202,7 +203,7 @@ async def test_a_success_whose_body_does_not_come_is_posted_once_and_at_once() -
 
     async with endpoint(slow) as url:
         async with HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=4, base=0.0), timeout=30) as target:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*(target.deliver(MESSAGE) for _ in range(3)))
         assert posted == 3
         release.set()

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from basiq_async.testing import FakeBasiq, serve
+from tests.support.real_time import PATIENCE
 from tests.support.served import serving
 
 from ..conftest import ENDPOINT
@@ -110,7 +111,7 @@ async def test_whoever_waits_for_an_attempt_takes_it_over_when_its_maker_is_canc
     advancing.cancel()
     await asyncio.wait([advancing])
     endpoint.released.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await waiting
     assert len(fake.deliveries) == 1
 
@@ -145,7 +146,7 @@ async def test_two_handlers_that_deliver_what_they_emit_do_not_wait_for_each_oth
     ):
         fake.route(url, endpoint)
         fake.add_webhook(url, [event])
-    async with serve(fake), asyncio.timeout(5):
+    async with serve(fake), asyncio.timeout(PATIENCE):
         fake.emit("user.created")
         while len(fake.deliveries) < 4:
             await asyncio.sleep(0)
@@ -163,7 +164,7 @@ async def test_a_handler_behind_a_socket_can_await_what_it_emits() -> None:
 
     async with serving(hook) as url:
         fake.add_webhook(url)
-        async with serve(fake), asyncio.timeout(5):
+        async with serve(fake), asyncio.timeout(PATIENCE):
             await fake.emit("user.created")
     assert [(attempt.event_type_id, attempt.ok) for attempt in fake.deliveries] == [
         ("user.deleted", True),
@@ -173,7 +174,7 @@ async def test_a_handler_behind_a_socket_can_await_what_it_emits() -> None:
 
 async def test_overlapping_advances_leave_nobody_deaf() -> None:
     fake, endpoint = stalled()
-    async with serve(fake), asyncio.timeout(5):
+    async with serve(fake), asyncio.timeout(PATIENCE):
         fake.emit("user.created")
         await endpoint.begun.wait()
         first = asyncio.create_task(fake.advance(minutes=1))
@@ -199,7 +200,7 @@ async def test_of_two_servers_on_one_fake_the_one_that_stays_goes_on(stopped_fir
     try:
         await first.__aexit__(None, None, None)
         fake.emit("user.created")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not fake.deliveries:
                 await asyncio.sleep(0)
         left = urls["newer" if stopped_first == "older" else "older"]
@@ -243,7 +244,7 @@ async def test_what_was_routed_to_wrongly_leaves_the_server_delivering() -> None
         return 200
 
     with pytest.raises(ConfigurationError, match="status"):
-        async with serve(fake), asyncio.timeout(5):
+        async with serve(fake), asyncio.timeout(PATIENCE):
             fake.route(ENDPOINT, no_receiver)
             fake.emit("user.created")
             while not fake.deliveries:

@@ -18,6 +18,7 @@ from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock, serve
+from tests.support.real_time import PATIENCE
 from tests.support.served import serving
 
 from ..conftest import ENDPOINT, Caller, Endpoint, arranged
@@ -285,7 +286,7 @@ async def test_on_a_clock_of_the_callers_the_retries_are_looked_for(monkeypatch:
         for _ in range(5):
             await asyncio.sleep(0)
         manual.advance(seconds=5)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while len(endpoint.got) < 2:
                 await asyncio.sleep(0.001)
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, serve
+from tests.support.real_time import PATIENCE
 from tests.support.served import serving
 
 from ..conftest import ENDPOINT, Caller, Endpoint, arranged
@@ -149,7 +150,7 @@ async def test_what_was_routed_to_wrongly_is_told_when_the_server_ends() -> None
     with pytest.raises(ConfigurationError, match="a receiver returns a status"):
         async with serve(fake):
             fake.emit("user.created")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not fake.deliveries:
                     await asyncio.sleep(0.001)
 

@@ -26,6 +26,7 @@ from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.testing import Emission, FakeBasiq, ManualClock, SystemClock, serve
 from tests.support import virtual
+from tests.support.real_time import PATIENCE
 
 from ..conftest import ENDPOINT
 
@@ -248,7 +249,7 @@ async def test_handlers_that_call_the_client_while_basiq_fails_wait_side_by_side
         fake.route(ENDPOINT, receiver)
         fake.fail_next(1_000, status=503, path="/events/*")
         emitted = [fake.emit("user.created") for _ in range(20)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await fake.advance(hours=4)
     assert sorted(failed) == sorted([each.event_id for each in emitted] * 5)
     assert sorted(each.number for each in fake.deliveries) == sorted([1, 2, 3, 4, 5] * 20)
@@ -308,7 +309,7 @@ async def test_a_handler_that_waits_for_itself_is_named(served: bool) -> None:
     fake.route(ENDPOINT, handle)
     fake.add_webhook(ENDPOINT)
     with pytest.raises(ConfigurationError) as caught:
-        async with asyncio.timeout(10), serve(fake) if served else nullcontext():
+        async with asyncio.timeout(PATIENCE), serve(fake) if served else nullcontext():
             emitted.append(fake.emit("user.created"))
             await emitted[0]
     one = f"attempt 1 of message {emitted[0].message_ids[0]}"
@@ -328,7 +329,7 @@ async def test_two_handlers_that_wait_for_each_other_are_both_named() -> None:
     fake.add_webhook(ENDPOINT)
     emitted += [fake.emit("user.created") for _ in range(2)]
     with pytest.raises(ConfigurationError, match="everybody waits") as caught:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await fake.deliver()
     one, two = (f"attempt 1 of message {each.message_ids[0]}" for each in emitted)
     assert f"handler of {one}, {ENDPOINT}, waits for {two}" in str(caught.value)

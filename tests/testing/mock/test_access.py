@@ -17,6 +17,7 @@ from basiq_async import BasiqClient
 from basiq_async._web.access import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
+from tests.support.real_time import PATIENCE
 from tests.support.served import serving
 
 PATHS = ["/_fake/state", "/token", "/notifications/webhooks", "/_fake/openapi.json", "/_fake/no-such"]
@@ -200,7 +201,7 @@ async def test_a_body_that_does_not_arrive_has_a_time_limit(fake: FakeBasiq, mon
                 f"Authorization: Basic {fake.api_key}\r\nContent-Length: 9\r\n\r\n"
             )
             writer.write(head.encode())
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert b" 408 " in await reader.readline()
             writer.close()
             await writer.wait_closed()

@@ -12,6 +12,7 @@ import yarl
 
 from basiq_async import BasiqClient
 from basiq_async.testing import FakeBasiq, serve
+from tests.support.real_time import PATIENCE
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ async def test_one_of_too_many_large_bodies_at_once_is_refused_and_small_ones_ar
         async with session.post(base_url + path, data=b"x" * size, headers=headers) as got:
             return got.status
 
-    async with serve(fake) as base_url, aiohttp.ClientSession() as session, asyncio.timeout(60):
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
         port = int(base_url.rpartition(":")[2])
         begun = [await begin() for _ in range(17)]
         refused, waiting = await asyncio.wait([task for task, _ in begun], return_when=asyncio.FIRST_COMPLETED)

@@ -12,6 +12,7 @@ import pytest
 
 from basiq_async.testing import FakeBasiq
 from tests.support.browser import browser, in_browser_thread, pytest_pyfunc_call
+from tests.support.real_time import PATIENCE
 from tests.support.served import served
 
 __all__ = ["browser", "pytest_pyfunc_call"]
@@ -36,7 +37,7 @@ class Looking:
 
     def open(self, *, width: int = 1280, height: int = 900, scheme: Any = "light", path: str = PAGE) -> Any:
         context = self.browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(1000 * PATIENCE)
         page = context.new_page()
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
         page.on("console", lambda message: self._note(message))
