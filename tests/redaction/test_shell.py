@@ -32,14 +32,13 @@ TEXTS = st.one_of(
 )
 
 
-def shell(request: pytest.FixtureRequest) -> list[str]:
-    command = SHELLS[request.param]
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    return command
+INSTALLED = [name for name, command in SHELLS.items() if shutil.which(command[0])]
 
 
-installed = pytest.fixture(params=list(SHELLS))(shell)
+@pytest.fixture(params=[*INSTALLED, *(pytest.param(name, marks=pytest.mark.skip(reason=f"{name} is not installed"))
+                                      for name in SHELLS if name not in INSTALLED)])  # fmt: skip
+def installed(request: pytest.FixtureRequest) -> list[str]:
+    return SHELLS[request.param]
 
 
 def run_lines(shell: Sequence[str], lines: Sequence[Sequence[str]], folder: Path) -> list[str]:
@@ -84,35 +83,34 @@ def test_a_shell_hands_each_word_on_as_it_is(
     assert run_lines(installed, lines, folder) == [expected(word) for words in lines for word in words]
 
 
-@pytest.mark.parametrize("text", [each for each in NASTY if not each.isprintable()], ids=ascii)
-def test_fish_runs_nothing_else_where_a_part_is_not_printable(text: str, tmp_path: Path) -> None:
-    if shutil.which("fish") is None:
-        pytest.skip("fish is not installed")
-    line = shell_line(["true", text, "\\'$(touch pwned)\"", ";touch pwned"])
-    subprocess.run(
-        ["fish", "--no-config", "-c", line], cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert not (tmp_path / "pwned").exists()
+@pytest.mark.skipif("fish" not in INSTALLED, reason="fish is not installed")
+def test_fish_runs_nothing_else_where_a_part_is_not_printable(tmp_path: Path) -> None:
+    for text in (each for each in NASTY if not each.isprintable()):
+        line = shell_line(["true", text, "\\'$(touch pwned)\"", ";touch pwned"])
+        command = [*SHELLS["fish"], "-c", line]
+        subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=False)
+        assert not (tmp_path / "pwned").exists(), ascii(text)
 
 
-@pytest.mark.parametrize("text", [each for each in NASTY if each], ids=ascii)
-def test_the_lines_of_the_mocks_page_run_what_they_show(installed: list[str], text: str, tmp_path: Path) -> None:
-    if installed[0] == "fish" and not text.isprintable():
-        pytest.skip("fish refuses such a line")
-    request = {"method": "POST", "url": f"http://x/{text}", "path": "/x", "headers": {"X-Name": text}, "body": text}
-    credential = {**request, "body": f"Authorization: {text}", "headers": {"authorization": "Bearer abc"}}
-    begin = ["--globoff", "-X", "POST", f"http://x/{text}", "-H"]
-    shown = {
-        line_for_request(request).curl: [*begin, f"X-Name: {text}", "--data-raw", text],
-        line_for_request(credential).curl: [
-            *begin, "Authorization: Bearer it's mine", "--data-raw", f"Authorization: {text}"
-        ],
-        line_for_message({"id": text}, "http://x").command: [
-            "mock", "redeliver", *(["--"] if text.startswith("-") else []), text
-        ],
-    }  # fmt: skip
-    for line, words in shown.items():
-        assert run_script(installed, line or "", tmp_path) == [expected(word) for word in words]
+def test_the_lines_of_the_mocks_page_run_what_they_show(installed: list[str], tmp_path: Path) -> None:
+    lines, shown = [], []
+    for text in filter(None, NASTY):
+        if installed[0] == "fish" and not text.isprintable():  # it refuses such a line
+            continue
+        request = {"method": "POST", "url": f"http://x/{text}", "path": "/x", "headers": {"X-Name": text}, "body": text}
+        credential = {**request, "body": f"Authorization: {text}", "headers": {"authorization": "Bearer abc"}}
+        lines += [
+            line_for_request(request).curl, line_for_request(credential).curl,
+            line_for_message({"id": text}, "http://x").command,
+        ]  # fmt: skip
+        begin = ["--globoff", "-X", "POST", f"http://x/{text}", "-H"]
+        shown += [
+            [*begin, f"X-Name: {text}", "--data-raw", text],
+            [*begin, "Authorization: Bearer it's mine", "--data-raw", f"Authorization: {text}"],
+            ["mock", "redeliver", *(["--"] if text.startswith("-") else []), text],
+        ]
+    words = run_script(installed, "\n".join(line or "" for line in lines), tmp_path)
+    assert words == [expected(word) for each in shown for word in each]
 
 
 @given(TEXTS)
