@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
@@ -53,6 +54,20 @@ SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
 POOL = 5
 LEASE = 0.4
 """Seconds after which a run takes over from a killed one."""
+
+
+def at_most(count: int, work: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Work that stands still after ``count`` messages: a run is killed in the midst, however slow its killer is."""
+
+    @functools.wraps(work)
+    async def limited(*arguments: object, **more: object) -> None:
+        nonlocal count
+        count -= 1
+        if count < 0:
+            await asyncio.Event().wait()
+        await work(*arguments, **more)
+
+    return limited
 
 
 def make_fake(messages: int, order: Order) -> tuple[FakeBasiq, str]:
@@ -92,23 +107,31 @@ class Crash:
             if rng.random() < 0.3:
                 await asyncio.sleep(rng.random() * 0.004)
 
+        most = self.messages // 10 if seed else self.messages
         async with self._client() as client:
             checkpoint = SQLiteCheckpoint(self.checkpoint)
             if self.database is not None:
-                await self._replay_in_database(client, self.database, rng)
+                await self._replay_in_database(client, self.database, rng, most)
             elif self.mode == "http":
                 async with HttpTarget(self.url, SECRET) as target:
+                    target.deliver = at_most(most, target.deliver)  # type: ignore[method-assign]
                     await self._run(client, target, checkpoint)
+            elif self.mode == "export":
+                export = self._export()
+                export.deliver = at_most(most, export.deliver)  # type: ignore[method-assign]
+                await self._run(client, export, checkpoint)
             else:
-                await self._run(client, handler if self.mode == "function" else self._export(), checkpoint)
+                await self._run(client, at_most(most, handler), checkpoint)
 
-    async def _replay_in_database(self, client: BasiqClient, database: PostgresServer, rng: random.Random) -> None:
+    async def _replay_in_database(
+        self, client: BasiqClient, database: PostgresServer, rng: random.Random, most: int
+    ) -> None:
         async def handler(message: Message, session: AsyncSession) -> None:
             await session.execute(text("INSERT INTO effects (id) VALUES (:id)"), {"id": message.id})
             await asyncio.sleep(rng.random() * 0.004)
 
         async with engine_of(database.url(), pool_size=POOL, max_overflow=0) as engine, SQLInbox(engine) as inbox:
-            await self._run(client, handler, SQLCheckpoint(engine, lease=LEASE), inbox=inbox)
+            await self._run(client, at_most(most, handler), SQLCheckpoint(engine, lease=LEASE), inbox=inbox)
 
     async def _run(
         self, client: BasiqClient, target: object, checkpoint: Checkpoint, *, inbox: Inbox | None = None

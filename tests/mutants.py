@@ -65,11 +65,13 @@ class Mutant:
     """Offsets in bytes of what is replaced."""
     before: str
     after: str
+    text: str
+    """The line, without its indentation."""
 
     @property
     def change(self) -> str:
         """Text without a line number, so that a listed one is found again after other changes."""
-        return f"{self.path}: {self.before} -> {self.after}"
+        return f"{self.path}: {self.before} -> {self.after} in: {self.text}"
 
     def apply(self, source: bytes) -> bytes:
         """Return the file's content with the change."""
@@ -93,7 +95,8 @@ class _Finder(ast.NodeVisitor):
         before = " ".join(self._source[start:end].decode().split())
         if isinstance(node, ast.expr):
             after = f"({after})"
-        self.found.append(Mutant(self._path, node.lineno, start, end, before, after))
+        text = self._source[self._starts[node.lineno - 1] : self._starts[node.lineno]].decode().strip()
+        self.found.append(Mutant(self._path, node.lineno, start, end, before, after, text))
 
     def visit_Compare(self, node: ast.Compare) -> None:
         swapped = [_SWAPS[type(each)]() for each in node.ops if type(each) in _SWAPS]
@@ -185,7 +188,7 @@ def _compiles(source: bytes) -> bool:
 def equivalent() -> dict[str, str]:
     """Return the listed mutants that nobody can notice, each with the reason."""
     lines = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
-    listed = (line.partition("  # ") for line in lines if line and not line.startswith("#"))
+    listed = (line.rpartition("  # ") for line in lines if line and not line.startswith("#"))
     return {change.strip(): reason for change, _, reason in listed}
 
 
@@ -295,7 +298,7 @@ def run(folder: Folder, size: int, seed: int, workers: int) -> int:
                 free.put(copy)
             if not noticed:
                 why = "survived" if tests else "no test runs it"
-                print(f"{why}: {mutant.path}:{mutant.line}: {mutant.before} -> {mutant.after}", flush=True)
+                print(f"{why}, line {mutant.line}: {mutant.change}", flush=True)
             return noticed
 
         with ThreadPoolExecutor(workers) as pool:

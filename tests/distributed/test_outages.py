@@ -63,7 +63,7 @@ async def test_a_carriers_loop_continues_when_redis_is_away_or_a_job_is_unknown(
 
     with redis_server(tmp_path, "--appendfsync", "always") as server:
         fleet = Fleet(server.url, lease=1.0, notify=send)
-        fleet._record = Record(server.url, patience=0.15)
+        fleet._record = Record(server.url)
         recorder = Recorder()
         async with crew(server.url, recorder, messages=20, workers=0) as made:
 
@@ -75,7 +75,9 @@ async def test_a_carriers_loop_continues_when_redis_is_away_or_a_job_is_unknown(
             async with fleet, fleet.worker() as worker:
                 await worker.process_segment("nothing", "0.0")
                 server.kill()
+                fleet._record._connection._patience = 0.15
                 await worker.process_segment("job", "0.0")
+                fleet._record._connection._patience = PATIENCE
                 await asyncio.to_thread(server.start)
                 job = await fleet.submit("work", made.webhook_id, key="job")
 
@@ -163,7 +165,7 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
 
 async def test_a_wrong_password_is_said_to_be_one(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server:
-        record = Record(server.url.replace("//", "//user:S3CRET@"), patience=2.0)
+        record = Record(server.url.replace("//", "//user:S3CRET@"), patience=PATIENCE)
         with pytest.raises(RecordUnavailableError, match=r"refused a command: .*password") as caught:
             await record.progress(uuid.uuid4().hex)
         assert "S3CRET" not in str(caught.value)

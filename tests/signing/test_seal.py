@@ -13,6 +13,10 @@ PARTS = (b"id", b"body")
 CHANGED = "was changed after it was sealed"
 
 
+def test_a_seal_in_a_store_stays_valid() -> None:
+    assert Seal([SECRET], "tests").seal(*PARTS) == "RjC4px3Rmi_Zq5AeIXvEP66QJ6g"
+
+
 def flipped(seal: str, byte: int) -> str:
     packed = bytearray(base64.urlsafe_b64decode(seal + "=" * (-len(seal) % 4)))
     packed[byte] ^= 1
