@@ -14,7 +14,7 @@ from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
 from ._agenda import Agenda, Cause, PlannedAttempt
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
-from ._faults import DeliveryFault, Outages
+from ._faults import Outages
 from ._logs import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Quirks, Renderer, as_json, signed_headers
@@ -168,7 +168,6 @@ class Deliveries:
         outlet.wake()
 
     def close(self, outlet: Outlet) -> None:
-        outlet.closed = True
         self._outlets.remove(outlet)
         self.wake()
 
@@ -176,10 +175,6 @@ class Deliveries:
         """Tell the servers that an attempt may be due."""
         for outlet in self._outlets:
             outlet.wake()
-
-    def is_due(self) -> bool:
-        """Return whether an attempt is due that a server has to make now."""
-        return not self.timeline.is_moving and self.agenda.is_due()
 
     # --- one attempt ---
 
@@ -272,8 +267,10 @@ class Deliveries:
 
     async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> tuple[int | None, str]:
         fault = self.outages.take(url)
-        if fault is not None and fault.drop != "response":
-            return _failure(fault)
+        if fault is not None and fault.status is not None:
+            return fault.status, phrase(fault.status)
+        if fault is not None and fault.drop == "request":
+            return None, "the connection failed: the endpoint is down"
         endpoint = self.routes.get(url, outlet.endpoint)
         limit = asyncio.timeout(self._timeout)
         try:
@@ -296,9 +293,3 @@ class Deliveries:
             logger.exception("the endpoint %s raised", url)
             return 500, f"Internal Server Error: {type(error).__name__}"
         return (response.status, response.text) if fault is None else (None, "the response was lost")
-
-
-def _failure(fault: DeliveryFault) -> tuple[int | None, str]:
-    if fault.status is None:
-        return None, "the connection failed: the endpoint is down"
-    return fault.status, phrase(fault.status)

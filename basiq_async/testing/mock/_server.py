@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC
 from email.utils import format_datetime
@@ -18,7 +18,7 @@ from aiohttp import web
 
 from ..._web.access import IN_PATH, ControlError, Guard
 from ..._web.serving import listening, make_app, read_body
-from ..._work.tasks import run_to_completion
+from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
 from ..fake._agenda import PlannedAttempt
@@ -144,99 +144,79 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
     Attempts that are under way at the end are given back: the next server, or ``advance``, makes them again. Raises
     the first ``ConfigurationError`` of a route to an invalid receiver.
     """
-    dispatchers = _Dispatchers(fake, endpoint, base_url)
-    dispatchers.update()
-    stop = fake.watch(dispatchers.update)
+    news = asyncio.Event()
+    outlet = Outlet(endpoint, base_url, news.set)
+    served: set[FakeBasiq] = set()
+    wrong: list[ConfigurationError] = []
+
+    def follow_states() -> None:
+        states = {fake, *fake.states.values()}
+        for each in states - served:
+            each._deliveries.open(outlet)
+        for each in served - states:
+            each._deliveries.close(outlet)
+        served.clear()
+        served.update(states)
+
+    follow_states()
+    stop = fake.watch(follow_states)
+    task = asyncio.create_task(_dispatch(served, outlet, news, wrong), name="basiq-async fake deliveries")
     try:
         yield
     finally:
         stop()
-        await dispatchers.aclose()
-    if dispatchers.wrong:
-        raise dispatchers.wrong[0]
-
-
-class _Dispatchers:
-    """The tasks that make deliveries, one for each state of a fake."""
-
-    def __init__(self, fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> None:
-        self._fake = fake
-        self._endpoint = endpoint
-        self._base_url = base_url
-        self._running: dict[FakeBasiq, tuple[Outlet, asyncio.Task[None]]] = {}
-        self._ending: list[asyncio.Task[None]] = []
-        self.wrong: list[ConfigurationError] = []
-
-    def update(self) -> None:
-        """Start a task for each state that was added, and stop those of removed states."""
-        states = {self._fake, *self._fake.states.values()}
-        for each in states - self._running.keys():
-            self._start(each)
-        for each in self._running.keys() - states:
-            self._stop(each)
-
-    def _start(self, fake: FakeBasiq) -> None:
-        news = asyncio.Event()
-        outlet = Outlet(self._endpoint, self._base_url, news.set)
-        fake._deliveries.open(outlet)
-        work = _dispatch(fake, outlet, news, self.wrong)
-        self._running[fake] = (outlet, asyncio.create_task(work, name="basiq-async fake deliveries"))
-
-    def _stop(self, fake: FakeBasiq) -> None:
-        outlet, task = self._running.pop(fake)
-        fake._deliveries.close(outlet)
+        outlet.closed = True
+        for each in served:
+            each._deliveries.close(outlet)
         task.cancel()
-        self._ending = [each for each in self._ending if not (each.done() and each.cancelled())] + [task]
-
-    async def aclose(self) -> None:
-        """Cancel the tasks and wait for their end, even if the caller is cancelled meanwhile."""
-        for fake in tuple(self._running):
-            self._stop(fake)
-        for result in await run_to_completion(self._wait):
-            if isinstance(result, Exception):
-                raise result
-
-    async def _wait(self) -> list[BaseException | None]:
-        return await asyncio.gather(*self._ending, return_exceptions=True)
+        cancelled = await wait_uncancelled(task)
+        if not task.cancelled():
+            task.result()
+        if cancelled is not None:
+            raise cancelled
+    if wrong:
+        raise wrong[0]
 
 
-async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]) -> None:
-    deliveries = fake._deliveries
-    free = asyncio.Semaphore(AT_ONCE)
-
-    async def attempt(planned: PlannedAttempt) -> None:
+async def _dispatch(
+    served: Set[FakeBasiq], outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]
+) -> None:
+    async def attempt(deliveries: Deliveries, planned: PlannedAttempt) -> None:
         try:
             await deliveries.attempt(planned, outlet)
         except ConfigurationError as error:
             logger.error("the receiver of %s is not valid: %s", planned.webhook.url, error)
             wrong.append(error)
 
-    def end(begun: int, _: asyncio.Task[None]) -> None:
-        free.release()
-        deliveries.agenda.end(begun)  # also if the task was cancelled before it began
-
     async with asyncio.TaskGroup() as group:
         while True:
             news.clear()
-            while deliveries.is_due():
-                await free.acquire()
-                # Another task may have taken the attempt meanwhile.
-                planned = deliveries.agenda.take_due() if deliveries.is_due() else None
-                if planned is None:
-                    free.release()
-                    break
-                group.create_task(attempt(planned)).add_done_callback(partial(end, planned.begun))
+            for deliveries in [each._deliveries for each in served]:
+                while _is_free(deliveries) and (planned := deliveries.agenda.take_due()) is not None:
+                    task = group.create_task(attempt(deliveries, planned))
+                    # Also if the task was cancelled before it began:
+                    task.add_done_callback(partial(_end, deliveries, planned.begun))
+            waits = [seconds for each in served if (seconds := _wait(each)) is not None]
             try:
-                async with asyncio.timeout(_wait(deliveries, fake)):
+                async with asyncio.timeout(min(waits, default=None)):
                     await news.wait()
             except TimeoutError:
                 pass
 
 
-def _wait(deliveries: Deliveries, fake: FakeBasiq) -> float | None:
+def _end(deliveries: Deliveries, begun: int, _: asyncio.Task[None]) -> None:
+    deliveries.agenda.end(begun)
+
+
+def _is_free(deliveries: Deliveries) -> bool:
+    """Return whether the server may make one more attempt. While a task moves the clock, that task makes them."""
+    return not deliveries.timeline.is_moving and len(deliveries.agenda.under_way) < AT_ONCE
+
+
+def _wait(fake: FakeBasiq) -> float | None:
     """Return the seconds until the next delivery is due; None if only a change can make one due."""
     due, clock = fake.next_due, fake.clock
-    if due is None or deliveries.timeline.is_moving or isinstance(clock, ManualClock):
+    if due is None or not _is_free(fake._deliveries) or isinstance(clock, ManualClock):
         return None
     if isinstance(clock, SystemClock):
         return max((due - clock()).total_seconds() / clock.speed, 0.0)
