@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from ...errors import CheckpointError, CheckpointInUseError
 from ...replay import Checkpoint, DeadLetter
 from ...replay.protocol import Advance, Commit, ReplayJob, State
-from ._runner import hold, keep
+from ._runner import Promises, hold, keep
 
 MakeCheckpoint = Callable[[str], Checkpoint]
 """A function that returns a checkpoint on the storage with a name. The same name must always be the same storage."""
@@ -27,32 +29,11 @@ async def check_checkpoint(make_checkpoint: MakeCheckpoint, *, seconds: float = 
     Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
     probe = _CheckpointPromises(make_checkpoint)
-    promises: dict[str, Callable[[], Awaitable[None]]] = {
-        (check.__doc__ or "").strip().rstrip("."): check
-        for check in (
-            probe.begins_blank,
-            probe.peeks_at_nothing,
-            probe.keeps_what_is_done,
-            probe.adds_what_is_done,
-            probe.advances,
-            probe.counts,
-            probe.counts_the_interrupted,
-            probe.forgets_the_interrupted,
-            probe.keeps_its_token,
-            probe.keeps_notes,
-            probe.is_for_one_run,
-            probe.lets_go,
-            probe.is_for_one_job,
-            probe.keeps_dead_letters,
-            probe.replaces_dead_letters,
-            probe.revives_dead_letters,
-            probe.pages_dead_letters,
-            probe.takes_odd_text,
-            probe.saves_while_open_only,
-            probe.closes_twice,
-        )
-    }
-    await keep("the checkpoint", promises, seconds=seconds)
+    checks = {promise: partial(check, probe) for promise, check in _promise.checks.items()}
+    await keep("the checkpoint", checks, seconds=seconds)
+
+
+_promise: Promises[Any] = Promises()
 
 
 class _CheckpointPromises:
@@ -88,12 +69,14 @@ class _CheckpointPromises:
         finally:
             await checkpoint.aclose()
 
+    @_promise
     async def begins_blank(self) -> None:
         """A new checkpoint has no cursor, and nothing is done."""
         state = await self._look(uuid.uuid4().hex)
         found = (state.cursor, state.position, state.done, state.handled, state.failed, state.dead, state.interrupted)
         hold(found == (None, 0, frozenset(), 0, 0, 0, 0), f"open() returned {state}")
 
+    @_promise
     async def peeks_at_nothing(self) -> None:
         """peek() returns None before the first run and the recorded state later, and begins no run."""
         name = uuid.uuid4().hex
@@ -106,16 +89,19 @@ class _CheckpointPromises:
         await checkpoint.open(_JOB, concurrency=1)
         await checkpoint.aclose()
 
+    @_promise
     async def keeps_what_is_done(self) -> None:
         """The next run finds what was saved."""
         _, state = await self._saved(Commit(done=["a", "b"]))
         hold(state.done == {"a", "b"} and state.cursor is None, f"open() returned {state}")
 
+    @_promise
     async def adds_what_is_done(self) -> None:
         """The done ids of a commit are added to those of earlier commits."""
         _, state = await self._saved(Commit(done=["a"]), Commit(done=["b", "a"]), Commit())
         hold(state.done == {"a", "b"}, f"open() returned {state}")
 
+    @_promise
     async def advances(self) -> None:
         """An advance moves the cursor, and its ids replace all earlier done ids."""
         advance = Advance("cursor-1", 250, ["c"])
@@ -126,6 +112,7 @@ class _CheckpointPromises:
         )
         hold(state.done == {"c", "d"}, f"the done ids were {set(state.done)}")
 
+    @_promise
     async def counts(self) -> None:
         """Counts are added up over commits, advances and runs."""
         name, _ = await self._saved(
@@ -138,6 +125,7 @@ class _CheckpointPromises:
             f"the counts were {state.handled} handled and {state.failed} failed",
         )
 
+    @_promise
     async def counts_the_interrupted(self) -> None:
         """A run that does not end in order adds its concurrency to the count of interrupted messages."""
         name, state = await self._saved(Commit(done=["a"]))
@@ -148,6 +136,7 @@ class _CheckpointPromises:
             state.interrupted == 9, f"after runs with a concurrency of 4, 1 and 4, interrupted was {state.interrupted}"
         )
 
+    @_promise
     async def forgets_the_interrupted(self) -> None:
         """A run that ends in order leaves no message counted as interrupted."""
         name = uuid.uuid4().hex
@@ -156,6 +145,7 @@ class _CheckpointPromises:
         state = await self._look(name)
         hold(state.interrupted == 0, f"interrupted was {state.interrupted}, not 0")
 
+    @_promise
     async def keeps_its_token(self) -> None:
         """Each job has its own token, which is the same in all its runs."""
         name, state = await self._saved()
@@ -164,6 +154,7 @@ class _CheckpointPromises:
         hold(bool(state.token) and state.token == again.token, "the token is empty, or differs from run to run")
         hold(state.token != other.token, "two jobs have the same token")
 
+    @_promise
     async def keeps_notes(self) -> None:
         """Notes are empty at first, stay until a commit has other notes, and are recorded together with its advance."""
         name, state = await self._saved(Commit(advance=Advance("c", 2, ()), notes='{"a": 1}'), Commit(done=["b"]))
@@ -173,6 +164,7 @@ class _CheckpointPromises:
         state = await self._look(name)
         hold(state.notes == "", f"open() returned {state}")
 
+    @_promise
     async def is_for_one_run(self) -> None:
         """While one run has the checkpoint open, another run gets a CheckpointInUseError, and the first continues."""
         name = uuid.uuid4().hex
@@ -192,6 +184,7 @@ class _CheckpointPromises:
         state = await self._look(name)
         hold(state.done == {"a"}, f"the first run's commit was lost: {state}")
 
+    @_promise
     async def lets_go(self) -> None:
         """The checkpoint is free after a run failed to open it, and after a run closed it."""
         name, _ = await self._saved()
@@ -205,6 +198,7 @@ class _CheckpointPromises:
             raise AssertionError("open() accepted another job")
         await self._look(name)
 
+    @_promise
     async def is_for_one_job(self) -> None:
         """For another webhook or filter, open() and peek() raise a CheckpointError and change nothing."""
         name, _ = await self._saved(Commit(done=["a"]))
@@ -221,6 +215,7 @@ class _CheckpointPromises:
         state = await self._look(name)
         hold(state.done == {"a"}, f"open() returned {state}")
 
+    @_promise
     async def keeps_dead_letters(self) -> None:
         """Dead letters are returned unchanged, oldest first, and are counted."""
         name, state = await self._saved(
@@ -230,6 +225,7 @@ class _CheckpointPromises:
         hold(found == [_dead_letter("b"), _dead_letter("a"), _dead_letter("c")], f"dead_letters() returned {found}")
         hold(state.dead == 3, f"after 3 dead letters, dead was {state.dead}")
 
+    @_promise
     async def replaces_dead_letters(self) -> None:
         """A dead letter with the id of an earlier one replaces it, and keeps its number."""
         name, _ = await self._saved(Commit(dead=[_dead_letter("a"), _dead_letter("b")]))
@@ -240,6 +236,7 @@ class _CheckpointPromises:
         after = [each.number for each in found]
         hold(before == after, f"the numbers were {before}, then {after}")
 
+    @_promise
     async def revives_dead_letters(self) -> None:
         """A revived dead letter is removed; an unknown id changes nothing."""
         name, state = await self._saved(
@@ -250,6 +247,7 @@ class _CheckpointPromises:
         hold(found == [_dead_letter("b"), _dead_letter("c")], f"dead_letters() returned {found}")
         hold(state.dead == 2, f"with 2 dead letters left, dead was {state.dead}")
 
+    @_promise
     async def pages_dead_letters(self) -> None:
         """dead_letters() returns up to ``limit`` dead letters after a number, even if earlier ones were removed."""
         name, _ = await self._saved(Commit(dead=[_dead_letter(each) for each in "abcd"]))
@@ -259,6 +257,7 @@ class _CheckpointPromises:
         rest = await self._dead_letters(name, after=first[-1].number, limit=10)
         hold([each.id for each in rest] == ["c", "d"], f"the rest was {rest}")
 
+    @_promise
     async def takes_odd_text(self) -> None:
         """Ids, errors and cursors may contain any text."""
         dead_letter = DeadLetter(_ODD, _ODD, _WHEN, {"id": _ODD, "payload": {"n": 1.5, "none": None}})
@@ -272,6 +271,7 @@ class _CheckpointPromises:
         await self._run(name, Commit(revived=[_ODD]))
         hold(not await self._dead_letters(name), "a revived dead letter was not removed")
 
+    @_promise
     async def saves_while_open_only(self) -> None:
         """A save before open or after close raises a CheckpointError."""
         checkpoint = self._make(uuid.uuid4().hex)
@@ -284,6 +284,7 @@ class _CheckpointPromises:
                 continue
             raise AssertionError(f"save() {state} raised nothing")
 
+    @_promise
     async def closes_twice(self) -> None:
         """aclose() may be called twice, and before open(); concurrent saves are all recorded."""
         name = uuid.uuid4().hex

@@ -12,17 +12,27 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
-from . import _inbox_memory as memory
-from . import _inbox_model as model
-from . import _inbox_promises as tries
-from ._inbox_probe import CLAIMED, DONE, LONG, Check, InboxProbe, MakeInbox, made, make_delivery
+from . import _inbox_model, _inbox_promises  # noqa: F401  # they register promises
+from ._inbox_memory import known_since_opened
+from ._inbox_probe import (
+    CLAIMED,
+    DONE,
+    LONG,
+    InboxProbe,
+    MakeInbox,
+    always,
+    made,
+    make_delivery,
+    with_leases,
+    without_leases,
+)
 from ._inbox_transactions import Write, transacted
-from ._runner import hold, keep
+from ._runner import hold, keep, promise_of
 
 Outage = Callable[[], AbstractAsyncContextManager[object]]
 
@@ -58,82 +68,36 @@ async def check_inbox(
     Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
     promises: dict[str, Callable[[], Awaitable[None]]] = {}
-    for check in _CHECKS:
-        if check in (_WITH_LEASES if not leases else _WITHOUT_LEASES):
-            continue
-        promise = _promise(check)
-        promises[promise] = partial(_alone, make_inbox, check, clock)
+    for promise, check in {**always.checks, **(with_leases if leases else without_leases).checks}.items():
+        promises[promise] = partial(_try, make_inbox, check, clock, workers=1)
         if shared:
-            promises[promise + " (across two workers)"] = partial(_across, make_inbox, check, clock)
-    promises[_promise(memory.known_since_opened)] = partial(memory.known_since_opened, make_inbox, clock)
-    promises[_promise(transacted)] = partial(_in_a_transaction, make_inbox, clock, write)
+            promises[promise + " (across two workers)"] = partial(_try, make_inbox, check, clock, workers=2)
+    promises[promise_of(known_since_opened)] = partial(known_since_opened, make_inbox, clock)
+    promises[promise_of(transacted)] = partial(_in_a_transaction, make_inbox, clock, write)
     if outage is not None:
-        promises[_promise(away)] = partial(away, make_inbox, outage)
+        promises[promise_of(away)] = partial(away, make_inbox, outage)
     if processes:
-        promises[_promise(raced)] = partial(raced, make_inbox)
-        promises[_promise(killed)] = partial(killed, make_inbox, seconds)
+        promises[promise_of(raced)] = partial(raced, make_inbox)
+        promises[promise_of(killed)] = partial(killed, make_inbox, seconds)
     await keep("the inbox", promises, seconds=seconds)
 
 
-def _promise(check: Callable[..., object]) -> str:
-    return (check.__doc__ or check.__name__).strip().rstrip(".")
-
-
-async def _alone(make_inbox: MakeInbox, check: Check, clock: ManualClock | None) -> None:
-    async with made(make_inbox) as inbox:
-        await check(InboxProbe(inbox, inbox, clock))
-
-
-async def _across(make_inbox: MakeInbox, check: Check, clock: ManualClock | None) -> None:
-    async with made(make_inbox) as inbox, made(make_inbox) as other:
-        await check(InboxProbe(inbox, other, clock))
+async def _try(
+    make_inbox: MakeInbox,
+    check: Callable[[InboxProbe], Awaitable[None]],
+    clock: ManualClock | None,
+    *,
+    workers: Literal[1, 2],
+) -> None:
+    async with AsyncExitStack() as stack:
+        inboxes = [await stack.enter_async_context(made(make_inbox)) for _ in range(workers)]
+        await check(InboxProbe(inboxes[0], inboxes[-1], clock))
 
 
 async def _in_a_transaction(make_inbox: MakeInbox, clock: ManualClock | None, write: Write | None) -> None:
     async with made(make_inbox) as inbox:
         if isinstance(inbox, TransactionalInbox):
             await transacted(inbox, InboxProbe(inbox, inbox, clock), write)
-
-
-_CHECKS = (
-    tries.checked,
-    tries.free,
-    tries.apart,
-    tries.again,
-    tries.completed,
-    tries.seen,
-    tries.released,
-    memory.knows_since,
-    memory.remembers,
-    tries.not_mine,
-    tries.kept,
-    tries.crashed,
-    tries.late,
-    tries.race,
-    tries.cancelled,
-    tries.cancelled_anywhere,
-    tries.failed,
-    tries.failed_late,
-    tries.quarantined,
-    tries.quarantined_by_another,
-    tries.retried,
-    tries.retry_given_back,
-    tries.retry_abandoned,
-    tries.holds_on,
-    tries.dropped,
-    tries.paged,
-    tries.odd_deliveries,
-    model.walked,
-)
-_WITH_LEASES = (
-    model.walked,
-    tries.again,
-    tries.crashed,
-    tries.late,
-    tries.failed_late,
-    tries.retry_abandoned,
-)
-_WITHOUT_LEASES = (tries.holds_on,)
 
 
 async def away(make_inbox: MakeInbox, outage: Outage) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from ..fake._clock import ManualClock
-from ._inbox_probe import CLAIMED, DONE, SHORT, InboxProbe, MakeInbox, made, make_delivery
+from ._inbox_probe import CLAIMED, DONE, SHORT, InboxProbe, MakeInbox, always, made, make_delivery
 from ._runner import hold
 
 _RESENT = 28
@@ -19,6 +19,7 @@ _DAY = timedelta(days=1)
 _OLDEST = timedelta(days=3650)
 
 
+@always
 async def remembers(probe: InboxProbe) -> None:
     """A handled key is remembered while Basiq may send its message again, and for as long as known_since() says"""
     quarantined_key = f"{probe.key}-quarantined"
@@ -47,6 +48,7 @@ async def remembers(probe: InboxProbe) -> None:
     hold(await probe.deliveries() == [delivery], "a quarantined delivery was gone, though nobody handled or dropped it")
 
 
+@always
 async def knows_since(probe: InboxProbe) -> None:
     """known_since() is a time since which there can have been an inbox, and stays where it is"""
     first, other = await probe.inbox.known_since(), await probe.other.known_since()

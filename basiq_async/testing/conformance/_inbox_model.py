@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
-from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, InboxProbe, make_delivery
+from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, InboxProbe, make_delivery, with_leases
 from ._runner import hold
 
 ACTIONS = (
@@ -85,6 +85,7 @@ class _Key:
         return True
 
 
+@with_leases
 async def walked(probe: InboxProbe) -> None:
     """Each call has the right result when workers act on two keys in any order, and some of them die"""
     for seed in range(_WALKS):

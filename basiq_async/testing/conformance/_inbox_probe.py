@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 from ..._work.protocol import ClaimStatus, Inbox, QuarantinedDelivery
 from ..fake._clock import ManualClock
-from ._runner import hold
+from ._runner import Promises, hold
 
 MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
 """A function that makes an inbox: it returns the inbox, an awaitable of it, or an async context manager."""
@@ -86,7 +85,10 @@ class InboxProbe:
         return datetime.now(UTC) if self.clock is None else self.clock()
 
 
-Check = Callable[[InboxProbe], Coroutine[Any, Any, None]]
+always: Promises[InboxProbe] = Promises()
+with_leases: Promises[InboxProbe] = Promises()
+without_leases: Promises[InboxProbe] = Promises()
+"""The promises of every inbox, of those whose claims end after a time, and of those whose claims end with a worker."""
 
 ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 

@@ -10,10 +10,23 @@ from typing import Any
 import attrs
 
 from ..._work.protocol import ClaimStatus, Inbox
-from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, ODD, SHORT, InboxProbe, make_delivery
+from ._inbox_probe import (
+    BUSY,
+    CLAIMED,
+    DONE,
+    LONG,
+    ODD,
+    SHORT,
+    InboxProbe,
+    always,
+    make_delivery,
+    with_leases,
+    without_leases,
+)
 from ._runner import hold
 
 
+@always
 async def checked(probe: InboxProbe) -> None:
     """check() accepts a storage that works, and changes nothing"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -23,6 +36,7 @@ async def checked(probe: InboxProbe) -> None:
     hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True after check()")
 
 
+@always
 async def free(probe: InboxProbe) -> None:
     """A free key can be claimed, and then another worker's claim is BUSY"""
     await probe.claim_a(CLAIMED, "the first claim of a key")
@@ -31,6 +45,7 @@ async def free(probe: InboxProbe) -> None:
     hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
 
 
+@always
 async def apart(probe: InboxProbe) -> None:
     """Similar keys are independent of each other, up to a length of 400 ASCII characters"""
     long = probe.key.ljust(399, "x")
@@ -41,6 +56,7 @@ async def apart(probe: InboxProbe) -> None:
         hold(await probe.inbox.complete(key, f"{probe.a}-{number}"), f"the key {key!r} could not be completed")
 
 
+@with_leases
 async def again(probe: InboxProbe) -> None:
     """The holder's token may claim a key again, and its lease begins anew"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
@@ -49,6 +65,7 @@ async def again(probe: InboxProbe) -> None:
     await probe.claim_b(BUSY, "another worker's claim after the first of two leases had run out")
 
 
+@always
 async def completed(probe: InboxProbe) -> None:
     """A completed key stays completed for all workers, and is recorded once"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -60,6 +77,7 @@ async def completed(probe: InboxProbe) -> None:
     await probe.seen(True, "for a completed key")
 
 
+@always
 async def seen(probe: InboxProbe) -> None:
     """seen() is True for a handled key, not for one that was only claimed or released"""
     await probe.seen(False, "for a key that nobody knows")
@@ -69,6 +87,7 @@ async def seen(probe: InboxProbe) -> None:
     await probe.seen(False, "for a key that was released")
 
 
+@always
 async def released(probe: InboxProbe) -> None:
     """A released key is free at once, and a second release() changes nothing"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -79,6 +98,7 @@ async def released(probe: InboxProbe) -> None:
     await probe.claim_a(BUSY, "a claim after release() by a former holder")
 
 
+@always
 async def not_mine(probe: InboxProbe) -> None:
     """Only the holder can release or complete"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -88,6 +108,7 @@ async def not_mine(probe: InboxProbe) -> None:
     await probe.seen(False, "after complete() by a worker that does not hold the key")
 
 
+@always
 async def kept(probe: InboxProbe) -> None:
     """release() does not change a completed key"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -97,6 +118,7 @@ async def kept(probe: InboxProbe) -> None:
     await probe.claim_b(DONE, "a claim after complete() and release()")
 
 
+@with_leases
 async def crashed(probe: InboxProbe) -> None:
     """After a lease has run out, another worker can claim the key, and the former holder changes nothing"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
@@ -109,6 +131,7 @@ async def crashed(probe: InboxProbe) -> None:
     hold(await probe.other.complete(probe.key, probe.b) is True, "complete() by the new holder was not True")
 
 
+@with_leases
 async def late(probe: InboxProbe) -> None:
     """A worker whose lease has run out can still complete the key if no other worker claimed it"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
@@ -117,6 +140,7 @@ async def late(probe: InboxProbe) -> None:
     await probe.claim_b(DONE, "a claim after that")
 
 
+@always
 async def race(probe: InboxProbe) -> None:
     """If fifty workers claim a key at once, one of them gets it"""
     tokens = [f"{probe.a}-{number}" for number in range(50)]
@@ -130,6 +154,7 @@ async def race(probe: InboxProbe) -> None:
     hold(found.count(BUSY) == 49, f"{found.count(BUSY)} workers got BUSY, not 49")
 
 
+@always
 async def cancelled(probe: InboxProbe) -> None:
     """After a cancelled claim, release() frees the key"""
     for steps in range(4):
@@ -145,6 +170,7 @@ async def cancelled(probe: InboxProbe) -> None:
         await probe.other.release(probe.key, probe.b)
 
 
+@always
 async def cancelled_anywhere(probe: InboxProbe) -> None:
     """A cancelled call was carried out completely or not at all, wherever it was cancelled"""
     for number, wait in enumerate(_WAITS):
@@ -195,6 +221,7 @@ async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
     await asyncio.wait({task})
 
 
+@without_leases
 async def holds_on(probe: InboxProbe) -> None:
     """A claim lasts as long as its worker's inbox is open"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -206,6 +233,7 @@ async def holds_on(probe: InboxProbe) -> None:
     await probe.claim_b(CLAIMED, "another worker's claim after the first one's inbox was closed")
 
 
+@always
 async def failed(probe: InboxProbe) -> None:
     """fail() releases the claim and counts the failure, until the key is completed"""
     for number in (1, 2):
@@ -228,6 +256,7 @@ async def failed(probe: InboxProbe) -> None:
     await probe.claim_b(DONE, "a claim after a failure of a completed key")
 
 
+@with_leases
 async def failed_late(probe: InboxProbe) -> None:
     """fail() by a former holder counts the failure, and the new holder's claim stays"""
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
@@ -240,6 +269,7 @@ async def failed_late(probe: InboxProbe) -> None:
     hold(failures == 2, f"the failure of the worker that took over was counted as {failures}, not 2")
 
 
+@always
 async def quarantined(probe: InboxProbe) -> None:
     """A quarantined key counts as handled, and all workers can read its delivery unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -255,6 +285,7 @@ async def quarantined(probe: InboxProbe) -> None:
     hold(await probe.deliveries() == [delivery], "a worker that does not hold the key changed the quarantined delivery")
 
 
+@always
 async def quarantined_by_another(probe: InboxProbe) -> None:
     """Only the holder can quarantine a key, and a completed key cannot be quarantined"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -267,6 +298,7 @@ async def quarantined_by_another(probe: InboxProbe) -> None:
     hold(not await probe.deliveries(), "quarantine() of a completed key stored something")
 
 
+@always
 async def retried(probe: InboxProbe) -> None:
     """One worker at a time can claim a quarantined key for a retry, and complete() removes it from the quarantine"""
     claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
@@ -290,6 +322,7 @@ async def retried(probe: InboxProbe) -> None:
     await probe.claim_b(DONE, "a claim after complete()")
 
 
+@always
 async def retry_given_back(probe: InboxProbe) -> None:
     """After a retry that was released or failed, the quarantined delivery is unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -311,6 +344,7 @@ async def retry_given_back(probe: InboxProbe) -> None:
     hold(await probe.deliveries() == [newer], "the new quarantined delivery did not replace the old one")
 
 
+@with_leases
 async def retry_abandoned(probe: InboxProbe) -> None:
     """After a retry whose lease expired, the quarantined delivery is unchanged"""
     await probe.claim_a(CLAIMED, "the first claim")
@@ -323,6 +357,7 @@ async def retry_abandoned(probe: InboxProbe) -> None:
     hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
 
 
+@always
 async def dropped(probe: InboxProbe) -> None:
     """drop_quarantined() removes a quarantined delivery, and its key stays handled"""
     dropped = await probe.inbox.drop_quarantined(probe.key)
@@ -334,6 +369,7 @@ async def dropped(probe: InboxProbe) -> None:
     await probe.claim_b(DONE, "a claim after that")
 
 
+@always
 async def paged(probe: InboxProbe) -> None:
     """quarantined() returns pages in order of time, even if earlier deliveries were dropped"""
     start = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
@@ -354,6 +390,7 @@ async def paged(probe: InboxProbe) -> None:
     hold(found == expected[2:], f"the page after the second delivery, which was dropped, was {found}")
 
 
+@always
 async def odd_deliveries(probe: InboxProbe) -> None:
     """A quarantined delivery may contain any bytes and any text"""
     await probe.claim_a(CLAIMED, "the first claim")

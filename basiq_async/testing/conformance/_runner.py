@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+P = TypeVar("P")
 
 
 class BrokenPromisesError(AssertionError):
@@ -16,6 +19,21 @@ class BrokenPromisesError(AssertionError):
         lines = "".join(f"\n- {promise}: {what}" for promise, what in broken.items())
         super().__init__(f"{subject} breaks {len(broken)} of its promises:{lines}")
         self.broken = dict(broken)
+
+
+class Promises(Generic[P]):
+    """The functions that each check one promise. The promise is the function's docstring."""
+
+    def __init__(self) -> None:
+        self.checks: dict[str, Callable[[P], Awaitable[None]]] = {}
+
+    def __call__(self, check: Callable[[P], Awaitable[None]]) -> Callable[[P], Awaitable[None]]:
+        self.checks[promise_of(check)] = check
+        return check
+
+
+def promise_of(check: Callable[..., object]) -> str:
+    return (check.__doc__ or check.__name__).strip().rstrip(".")
 
 
 def hold(kept: bool, otherwise: str) -> None:
