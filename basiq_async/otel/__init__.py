@@ -1,13 +1,14 @@
 """Traces and metrics with OpenTelemetry: ``instrument(client)``, ``instrument(receiver)``, ``instrument(replay)``.
 
 Needs the extra ``otel``, which installs only opentelemetry-api. Your program chooses the OpenTelemetry SDK and its
-exporters. Without an SDK, nothing is recorded, at almost no cost. Names follow the semantic conventions, version
+exporters. Without an SDK, nothing is recorded, at no cost. Names follow the semantic conventions, version
 1.34.0: the conventions for HTTP are stable, and the ones for messaging are in development. Spans and metrics contain no
 credentials, bodies or queries. Metrics contain no identifiers.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from .._lazy import missing_extra
@@ -33,6 +34,8 @@ from ._providers import Telemetry
 
 __all__ = ["instrument"]
 
+logger = logging.getLogger("basiq_async.otel")
+
 
 def instrument(
     *instrumented: BasiqClient | WebhookReceiver | Replay,
@@ -41,7 +44,8 @@ def instrument(
 ) -> None:
     """Record traces and metrics of clients, receivers and replays. Call it once for each, before it is used.
 
-    Without a provider, the global one is used. The spans:
+    Without a provider, the global one is used. Configure the SDK first: without one, nothing is instrumented, which is
+    logged at the level INFO. The spans:
 
     - A client has a span for each call, with a child span for each attempt.
     - A receiver has a consumer span for each delivery. The handler runs inside it.
@@ -53,6 +57,9 @@ def instrument(
     """
     _refuse_what_cannot_be(instrumented)
     telemetry = Telemetry(tracer_provider, meter_provider)
+    if not telemetry.records:
+        logger.info("nothing is instrumented: no OpenTelemetry SDK is configured yet, nor was a provider passed")
+        return
     for one in instrumented:
         if isinstance(one, BasiqClient):
             _instrument_client(one, telemetry)
@@ -78,19 +85,12 @@ def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver 
 
 def _instrument_client(client: BasiqClient, telemetry: Telemetry) -> None:
     recorder = ClientTelemetry(telemetry, client.base_url)
-
-    def add_hooks() -> None:
-        client._add_hooks(recorder.on_request, recorder.on_retry)
-
-    client._observe(lambda inner: TracedTransport(inner, recorder, when_wanted=add_hooks))
+    client._observe(lambda inner: TracedTransport(inner, recorder))
+    client._add_hooks(recorder.on_request, recorder.on_retry)
 
 
 def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> None:
-    recorder = ReceiverTelemetry(
-        telemetry,
-        when_wanted=lambda: receiver._add_hook(recorder.on_delivery),
-        count_quarantined=receiver._quarantine.count,
-    )
+    recorder = ReceiverTelemetry(telemetry, receiver._quarantine.count)
     receiver._observe(recorder.around)
+    receiver._add_hook(recorder.on_delivery)
     receiver._quarantine.changed = recorder.measure_quarantine
-    recorder.is_wanted()

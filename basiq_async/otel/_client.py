@@ -5,9 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable
-from types import CoroutineType
-from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
@@ -74,45 +71,21 @@ class ClientTelemetry:
 
 
 class TracedTransport:
-    """A transport that records each ``send`` as a span: one call, with its attempts and its token request, if any.
+    """A transport that records each ``send`` as a span: one call, with its attempts and its token request, if any."""
 
-    ``when_wanted`` is called once, before the first call that is recorded.
-    """
-
-    def __init__(self, inner: Transport, client: ClientTelemetry, *, when_wanted: Callable[[], None]) -> None:
+    def __init__(self, inner: Transport, client: ClientTelemetry) -> None:
         self._inner = inner
         self._client = client
-        self._telemetry = client.telemetry
-        self._when_wanted: Callable[[], None] | None = when_wanted
         self.waits = clock_of(inner)
 
-    def send(self, request: Request, /) -> CoroutineType[Any, Any, Response]:
+    async def send(self, request: Request, /) -> Response:
         """Send a request within a span."""
-        # This is not a coroutine function, so that without an SDK the caller awaits the inner call directly.
-        if not self._telemetry.wanted:
-            return self._inner.send(request)  # type: ignore[return-value]  # mypy sees only a Coroutine
-        return self._trace(request)  # type: ignore[return-value]  # as above
-
-    async def _trace(self, request: Request) -> Response:
-        if self._when_wanted is not None:
-            self._when_wanted()
-            self._when_wanted = None
         attributes: dict[str, str | int] = {"http.request.method": request.method, **self._client.server}
         if request.url_template is not None:
             attributes["url.template"] = request.url_template
-        with self._telemetry.tracer.start_as_current_span(
-            f"basiq {_name(request.method, request.url_template)}",
-            kind=SpanKind.INTERNAL,
-            attributes=attributes,
-            record_exception=False,  # the text and frames of an exception can hold credentials
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                response = await self._inner.send(request)
-            except BaseException as exc:
-                span.set_attribute("error.type", type(exc).__name__)
-                span.set_status(StatusCode.ERROR)
-                raise
+        name = f"basiq {_name(request.method, request.url_template)}"
+        with self._client.telemetry.span(name, SpanKind.INTERNAL, attributes) as span:
+            response = await self._inner.send(request)
             span.set_attribute("http.response.status_code", response.status)
             if response.attempts > 1:
                 span.set_attribute("http.request.resend_count", response.attempts - 1)

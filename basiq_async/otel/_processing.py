@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from opentelemetry.trace import Link, SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 
 from ..models import Message
 from ..receiver import Delivery, DeliveryEvent, Outcome, Result
@@ -34,24 +34,16 @@ _SYSTEM: dict[str, str] = {
 class ReceiverTelemetry:
     """Records the deliveries of a receiver.
 
-    ``when_wanted`` is called once, when an SDK is first found. ``count_quarantined`` returns how many deliveries are in
-    the quarantine, up to the number that is passed to it.
+    ``count_quarantined`` returns how many deliveries are in the quarantine, up to the number that is passed to it.
     """
 
-    def __init__(
-        self,
-        telemetry: Telemetry,
-        *,
-        when_wanted: Callable[[], None],
-        count_quarantined: Callable[[int], Awaitable[int]],
-    ) -> None:
+    def __init__(self, telemetry: Telemetry, count_quarantined: Callable[[int], Awaitable[int]]) -> None:
         self._count_quarantined = count_quarantined
         self._measure_at = -math.inf
         self._quarantined = telemetry.meter.create_gauge(
             "basiq.receiver.quarantined", description="Deliveries in the quarantine, at most 1,000."
         )
         self._telemetry = telemetry
-        self._when_wanted: Callable[[], None] | None = when_wanted
         self._types = Bounded()
         self._reasons = Bounded()
         self._duration = telemetry.meter.create_histogram(
@@ -60,15 +52,6 @@ class ReceiverTelemetry:
         self._age = telemetry.meter.create_histogram(
             "basiq.delivery.age", unit="s", description="Time from a delivery's signature to the response."
         )
-
-    def is_wanted(self) -> bool:
-        """Whether an SDK is configured to record."""
-        if not self._telemetry.wanted:
-            return False
-        if self._when_wanted is not None:
-            self._when_wanted()
-            self._when_wanted = None
-        return True
 
     def on_delivery(self, event: DeliveryEvent) -> None:
         """Record a delivery after the response to it, whether its signature was valid or not."""
@@ -85,43 +68,22 @@ class ReceiverTelemetry:
 
     async def measure_quarantine(self) -> None:
         """Record how many deliveries are in the quarantine. If the inbox fails, record nothing."""
-        if not self._telemetry.wanted:
-            return
         self._measure_at = time.monotonic() + _MEASURE_EVERY
         try:
             self._quarantined.set(await self._count_quarantined(_MOST_COUNTED))
         except Exception as exc:
             logger.debug("the quarantine could not be counted: %s", exc)
 
-    def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Coroutine[Any, Any, Outcome]:
+    async def around(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Do the work within a consumer span, so that the calls of its handler are part of the same trace."""
-        # This is not a coroutine function, so that without an SDK the caller awaits the work directly.
-        return self._trace(delivery, work) if self._telemetry.wanted and self.is_wanted() else work
-
-    async def _trace(self, delivery: Delivery, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         first = first_deliveries.get(delivery.id)
-        with self._telemetry.tracer.start_as_current_span(
-            f"process {self._types.name(delivery.event_type_id)}",
-            kind=SpanKind.CONSUMER,
-            attributes={
-                **_SYSTEM,
-                "messaging.message.id": clean(delivery.id),
-                "basiq.event_type": clean(delivery.event_type_id),
-                "basiq.event_id": clean(delivery.event_id),
-            },
-            links=[Link(first)] if first is not None else None,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        attributes = {**_SYSTEM, **_identify(delivery)}
+        name = f"process {self._types.name(delivery.event_type_id)}"
+        with self._telemetry.span(name, SpanKind.CONSUMER, attributes, first) as span:
             context = span.get_span_context()
             if first is None and context.is_valid:
                 first_deliveries.remember(delivery.id, context)
-            try:
-                outcome = await work
-            except BaseException as exc:
-                span.set_attribute("error.type", type(exc).__name__)
-                span.set_status(StatusCode.ERROR)
-                raise
+            outcome = await work
             if outcome.result is Result.QUARANTINED or time.monotonic() >= self._measure_at:
                 await self.measure_quarantine()
             span.set_attribute("basiq.result", outcome.result.value)
@@ -173,8 +135,6 @@ class ReplayTelemetry:
 
     def on_progress(self, progress: Progress) -> None:
         """Record the changes since the last call."""
-        if not self.telemetry.wanted:
-            return
         last, self._last = self._last, progress
         for outcome in ("handled", "skipped", "failed"):
             more = getattr(progress, outcome) - (0 if last is None else getattr(last, outcome))
@@ -204,36 +164,24 @@ class _TracedTarget:
         self._replay = replay
 
     async def deliver(self, message: Message) -> str | None:
-        if not self._replay.telemetry.wanted:
-            return await self._inner.deliver(message)
         self._replay.reach(message)
         first = first_deliveries.get(message.id)
-        with self._replay.telemetry.tracer.start_as_current_span(
-            self._replay.name_of(message),
-            kind=SpanKind.CONSUMER,
-            attributes={
-                "messaging.system": "basiq",
-                "messaging.operation.name": "replay",
-                "messaging.operation.type": "process",
-                "messaging.message.id": clean(message.id),
-                "basiq.event_type": clean(message.event_type_id),
-                "basiq.event_id": clean(message.event_id),
-            },
-            links=[Link(first)] if first is not None else None,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                skipped = await self._inner.deliver(message)
-            except BaseException as exc:
-                span.set_attribute("error.type", type(exc).__name__)
-                span.set_status(StatusCode.ERROR)
-                raise
+        attributes = {**_SYSTEM, "messaging.operation.name": "replay", **_identify(message)}
+        with self._replay.telemetry.span(self._replay.name_of(message), SpanKind.CONSUMER, attributes, first) as span:
+            skipped = await self._inner.deliver(message)
             span.set_attribute("basiq.outcome", "handled" if skipped is None else "skipped")
             return skipped
 
     async def flush(self) -> None:
         await self._inner.flush()
+
+
+def _identify(item: Delivery | Message) -> dict[str, str]:
+    return {
+        "messaging.message.id": clean(item.id),
+        "basiq.event_type": clean(item.event_type_id),
+        "basiq.event_id": clean(item.event_id),
+    }
 
 
 def _age(message: Message | None) -> float | None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import Meter, MeterProvider
-from opentelemetry.trace import SpanContext, Tracer, TracerProvider
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, Tracer, TracerProvider
 
 from .._version import __version__
 
 _NAME = "basiq_async"
 _SCHEMA = "https://opentelemetry.io/schemas/1.34.0"
-_LOOK_EVERY = 1.0
 _MOST_VALUES = 64
 _LONGEST_VALUE = 256
 _MOST_DELIVERIES = 10_000
@@ -21,29 +21,41 @@ OTHER = "_OTHER"
 
 
 class Telemetry:
-    """A tracer and a meter, and whether an SDK records.
-
-    Without an SDK, nothing is recorded, and each check costs only a comparison of two numbers. An SDK that is
-    configured later is noticed within a second.
-    """
+    """A tracer and a meter. ``records``: whether an SDK is configured, so that they record anything."""
 
     def __init__(self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
         self.tracer: Tracer = trace.get_tracer(_NAME, __version__, tracer_provider, _SCHEMA)
         self.meter: Meter = metrics.get_meter(_NAME, __version__, meter_provider, _SCHEMA)
-        self._wanted = tracer_provider is not None or meter_provider is not None
-        self._look_at = 0.0
+        self.records = _is_sdk(tracer_provider or trace.get_tracer_provider()) or _is_sdk(
+            meter_provider or metrics.get_meter_provider()
+        )
 
-    @property
-    def wanted(self) -> bool:
-        """Whether an SDK is configured to record."""
-        if self._wanted:
-            return True
-        now = time.monotonic()
-        if now < self._look_at:
-            return False
-        self._look_at = now + _LOOK_EVERY
-        self._wanted = _is_sdk(trace.get_tracer_provider()) or _is_sdk(metrics.get_meter_provider())
-        return self._wanted
+    @contextmanager
+    def span(
+        self,
+        name: str,
+        kind: SpanKind,
+        attributes: Mapping[str, str | int],
+        first: SpanContext | None = None,
+    ) -> Iterator[Span]:
+        """Run a block within a span, which links to ``first``.
+
+        Of an error it records the class alone: the text and frames of an exception can hold credentials.
+        """
+        with self.tracer.start_as_current_span(
+            name,
+            kind=kind,
+            attributes=attributes,
+            links=[Link(first)] if first is not None else None,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield span
+            except BaseException as exc:
+                span.set_attribute("error.type", type(exc).__name__)
+                span.set_status(StatusCode.ERROR)
+                raise
 
 
 def _is_sdk(provider: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -159,25 +160,32 @@ async def test_nothing_of_a_credential_a_body_or_a_query_is_recorded(recorded: R
         assert secret not in text
 
 
-async def test_without_an_sdk_nothing_is_made_and_no_hook_is_set() -> None:
+async def test_without_an_sdk_nothing_is_changed_and_a_log_record_says_so(
+    recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
     basiq = client(Scripted(EVENT))
-    instrument(basiq)
+    with caplog.at_level(logging.INFO, "basiq_async.otel"):
+        instrument(basiq)
+    assert "no OpenTelemetry SDK is configured yet" in caplog.text
     await basiq.events.get("e")
     assert basiq._retrying.on_request is None
+    instrument(basiq, **recorded.options)  # it can be done later
+    await basiq.events.get("e")
+    assert recorded.spans
 
 
-def test_what_cannot_be_instrumented_is_refused() -> None:
+def test_what_cannot_be_instrumented_is_refused(recorded: Recorded) -> None:
     basiq = client(Scripted(EVENT))
-    instrument(basiq)
+    instrument(basiq, **recorded.options)
     with pytest.raises(ConfigurationError, match="instrumented already"):
         instrument(basiq)
     with pytest.raises(ConfigurationError, match="not str"):
         instrument("x")  # type: ignore[arg-type]  # as a caller without a type checker would
 
 
-async def test_where_one_cannot_be_instrumented_none_is() -> None:
+async def test_where_one_cannot_be_instrumented_none_is(recorded: Recorded) -> None:
     before, fresh = client(Scripted(EVENT)), client(Scripted(EVENT))
-    instrument(before)
+    instrument(before, **recorded.options)
     for others in ((before,), ("x",), (fresh,)):
         with pytest.raises(ConfigurationError):
             instrument(fresh, *others)  # type: ignore[arg-type]  # as above

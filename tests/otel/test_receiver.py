@@ -142,12 +142,13 @@ async def test_no_secret_and_no_body_is_recorded(recorded: Recorded) -> None:
         assert secret not in text
 
 
-async def test_without_an_sdk_no_hook_is_set() -> None:
+async def test_without_an_sdk_no_hook_is_set(recorded: Recorded) -> None:
     receiver = WebhookReceiver(SECRET)
     instrument(receiver)
     body = payload()
     assert (await receiver.handle(signed(body), body)).status == 204
     assert receiver._on_delivery is None
+    instrument(receiver, **recorded.options)
     with pytest.raises(ConfigurationError, match="instrumented already"):
         instrument(receiver)
 
