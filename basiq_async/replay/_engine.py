@@ -21,10 +21,11 @@ from ..models import Message
 from ._committer import Committer
 from ._coverage import InactivityTracker
 from ._ledger import Ledger, Span
+from ._outages import Outages, describe
 from ._reader import SPAN, MessageReader
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource
-from ._throttle import Backpressure, Circuit, Limiter, RateLimiter, requested_wait
+from ._throttle import Backpressure, Limiter, RateLimiter
 from ._where import Where
 from .checkpoints._base import Commit, DeadLetter, State
 from .targets._base import Target
@@ -35,13 +36,10 @@ OnError = Literal["dead-letter", "stop", "skip"]
 R = TypeVar("R", bound=ReplayError)
 
 _REPORT_EVERY = 0.25
-_FIRST_BACKOFF = 0.05
-_LONGEST_BACKOFF = 5.0
 _MOST_AHEAD = 10_000
 """Maximum number of messages finished after a slow one. It bounds the memory, because their ids are kept."""
 _MOST_AT_ONCE = 1_024
 """Synchronous target: maximum number of messages before other tasks get their turn."""
-_LONGEST_ERROR = 1_000
 
 
 @attrs.frozen(kw_only=True)
@@ -101,7 +99,6 @@ class Engine:
         tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
     ) -> None:
-        self._on_pause = on_pause
         self._tracker = tracker
         ledger = Ledger(state, most=settings.most_spans) if ledger is None else ledger
         self._target = target
@@ -110,7 +107,7 @@ class Engine:
         self._settings = settings
         self._limiter = limiter if limiter is not None or settings.rate is None else RateLimiter(settings.rate)
         self._pressure = Backpressure(settings.concurrency)
-        self._circuit = Circuit()
+        self._outages = Outages(self._pressure, max_pause=settings.max_pause, on_pause=on_pause)
         self._committer = Committer(
             ledger,
             save=save,
@@ -135,10 +132,7 @@ class Engine:
         self._handled = 0
         self._failed = 0
         self._commits = 0
-        self._successes = 0
         self._in_a_row = 0
-        self._refusing_since: float | None = None
-        """The event loop's time of the first request for a pause since the target last accepted a message."""
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
         self._samples: deque[tuple[float, int]] = deque(maxlen=int(RECENT_SECONDS / _REPORT_EVERY) + 1)
@@ -233,56 +227,17 @@ class Engine:
                 self._moved.set()
 
     async def _handle_all(self, task: asyncio.Task[object]) -> None:
-        # One long function, because a call for each step would take most of the time.
-        reader, limiter, pressure = self._reader, self._limiter, self._pressure
-        deliver, ledger, moved = self._target.deliver, self._ledger, self._moved
-        seconds = self._settings.target_timeout
-        taken_before = 0
-        while True:
-            item = await reader.take(task)
-            if item is None:
-                break
-            if not moved.is_set():
-                moved.set()
+        """Take messages, hand them to the target, and note how each ended, until there are no more."""
+        ledger = self._ledger
+        while (item := await self._reader.take(task)) is not None:
+            self._moved.set()
             message, span, error = item
             reason = None
-            tries = 0
-            while error is None:  # once, and again if the target asks for a pause, or is down
-                entered = not pressure.open
-                if entered and not await pressure.enter():
+            if error is None:
+                ending = await self._deliver(message, task)
+                if ending is None:
                     return
-                try:
-                    if limiter is not None and not limiter.open and not await limiter.wait():
-                        return
-                    if not pressure.open and pressure.closed:  # a pause that began meanwhile
-                        continue
-                    taken_before = self._successes
-                    tries += 1
-                    limit = asyncio.timeout(seconds)
-                    try:
-                        async with limit:
-                            reason = await deliver(message)
-                    except TimeoutError as exc:
-                        if not limit.expired():
-                            raise
-                        raise TargetTimeoutError(f"no result within {seconds:g} s") from exc
-                    self._successes += 1
-                    if not pressure.open or pressure.pauses:
-                        self._resume()
-                    break
-                except asyncio.CancelledError as exc:
-                    if task.cancelling():
-                        raise
-                    failure: Exception = TargetError("the handler, or a function that it called, cancelled itself")
-                    failure.__cause__ = exc
-                except Exception as exc:
-                    failure = exc
-                finally:
-                    if entered:
-                        pressure.leave()
-                error = self._judge(failure, message, tries, others_succeed=self._successes != taken_before)
-                if error is None and pressure.open and not await pressure.rest(self._circuit.next_pause):
-                    return
+                reason, error = ending
             if error is None:
                 self._record_success(span, message, reason)
             elif not self._record_failure(span, message, error):
@@ -292,70 +247,56 @@ class Engine:
             elif ledger.unsaved % _MOST_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def _judge(self, exc: Exception, message: Message, tries: int, *, others_succeed: bool) -> Exception | None:
-        """Return None if the message is to be tried again, else the error that counts as its failure."""
-        wait = requested_wait(exc)
-        if wait is not None:
-            return self._apply_retry_after(exc, message, wait)
-        if not self._circuit.is_outage(exc, message.id, tries, others_succeed=others_succeed):
-            return exc
-        if others_succeed and self._circuit.since is None and tries < 2:
-            return None  # the fault may be this message's: its worker waits, and the others continue
-        return self._apply_outage(exc, message)
+    async def _deliver(
+        self, message: Message, task: asyncio.Task[object]
+    ) -> tuple[str | None, Exception | None] | None:
+        """Hand a message to the target: once, and again if the target asks for a pause, or is down.
 
-    def _apply_retry_after(self, exc: Exception, message: Message, wait: float) -> Exception | None:
-        settings, pressure = self._settings, self._pressure
-        now = asyncio.get_running_loop().time()
-        if self._refusing_since is None:
-            self._refusing_since = now
-        lasted = now - self._refusing_since
-        if wait > settings.max_pause:
-            text = f"the target asks for a pause of {wait:g} s, longer than max_pause: run the same again after that"
-            return _with_cause(ReplayError(text), exc)
-        if pressure.pauses and not pressure.closed:  # it asked before, and accepted nothing since: wait longer
-            backoff = _FIRST_BACKOFF * 2.0 ** min(pressure.pauses - 1, 16)
-            wait = max(wait, min(_LONGEST_BACKOFF, settings.max_pause, backoff))
-        if lasted >= settings.max_pause:
-            text = f"the target has asked for pauses for {lasted:.0f} s, and accepted no message meanwhile"
-            return _with_cause(ReplayError(f"{text}; {_stopped_before(message)}"), exc)
-        self._begin_pause(wait)
-        logger.info("the target asks for a pause: the replay waits %.2f s", wait)
-        return None
+        Return the reason for which there was nothing to do, and the error; None if the run stops before the message.
+        """
+        limiter, pressure, outages = self._limiter, self._pressure, self._outages
+        tries = 0
+        while True:
+            entered = not pressure.open
+            if entered and not await pressure.enter():
+                return None
+            accepted = outages.accepted
+            try:
+                if limiter is not None and not limiter.open and not await limiter.wait():
+                    return None
+                if not pressure.open and pressure.closed:  # a pause that began meanwhile
+                    continue
+                accepted = outages.accepted
+                tries += 1
+                reason = await self._attempt(message)
+                outages.accept()
+                return reason, None
+            except asyncio.CancelledError as exc:
+                if task.cancelling():
+                    raise
+                failure: Exception = TargetError("the handler, or a function that it called, cancelled itself")
+                failure.__cause__ = exc
+            except Exception as exc:
+                failure = exc
+            finally:
+                if entered:
+                    pressure.leave()
+            error = outages.judge(failure, message, tries, others_succeed=outages.accepted != accepted)
+            if error is not None:
+                return None, error
+            if pressure.open and not await pressure.rest(outages.next_pause):
+                return None
 
-    def _apply_outage(self, exc: Exception, message: Message) -> Exception | None:
-        circuit, pressure = self._circuit, self._pressure
-        if pressure.closed:
-            return None  # this message failed together with the one that began the pause
-        lasted = circuit.fail(message.id, asyncio.get_running_loop().time())
-        text = _describe(exc)
-        if lasted >= self._settings.max_pause:
-            return _with_cause(
-                ReplayError(
-                    f"the target has been down for {lasted:.0f} s, the last attempt with {text}; "
-                    + _stopped_before(message)
-                ),
-                exc,
-            )
-        wait = min(circuit.next_pause, max(0.0, self._settings.max_pause - lasted) or circuit.next_pause)
-        self._begin_pause(wait)
-        shown = printable(text)
-        if circuit.failures == 1:
-            logger.warning("the target seems to be down (%s): the replay waits, and tries again", shown)
-        else:
-            logger.info("the target is still down after %.0f s (%s): next attempt in %.1f s", lasted, shown, wait)
-        return None
-
-    def _begin_pause(self, wait: float) -> None:
-        self._pressure.pause(wait)
-        if self._on_pause is not None:
-            self._on_pause(wait)
-
-    def _resume(self) -> None:
-        self._pressure.succeed()
-        self._refusing_since = None
-        if self._circuit.since is not None:
-            logger.warning("the target accepts messages again: the replay continues")
-            self._circuit.close()
+    async def _attempt(self, message: Message) -> str | None:
+        seconds = self._settings.target_timeout
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await self._target.deliver(message)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise TargetTimeoutError(f"no result within {seconds:g} s") from exc
 
     def _record_success(self, span: Span, message: Message, reason: str | None) -> None:
         self._in_a_row = 0
@@ -374,7 +315,7 @@ class Engine:
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
             self._fail(error)
             return False
-        text = _describe(hide_parameters(error))
+        text = describe(hide_parameters(error))
         logger.warning("message %r failed: %s", message.id, printable(text))
         self._failed += 1
         self._in_a_row += 1
@@ -443,7 +384,7 @@ class Engine:
         done = self._handled + self._failed
         rate = messages_per_second(self._samples, now_seconds=now, began_seconds=self._began, finished=done)
         remaining = None if plan is None else max(0, plan.total - done - self._skipped.total())
-        pause, since = self._pressure.paused_until, self._circuit.since
+        pause, since = self._pressure.paused_until, self._outages.since
         return Progress(
             read=self._reader.read - self._state.position,
             handled=self._handled,
@@ -464,15 +405,6 @@ class Engine:
 
 class TargetTimeoutError(TargetError, TimeoutError):
     """The target took longer than ``target_timeout`` for one message."""
-
-
-def _stopped_before(message: Message) -> str:
-    return f"the replay stopped before message {message.id!r}: run the same again to continue there"
-
-
-def _describe(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
-    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
 
 
 def _with_cause(error: R, cause: BaseException) -> R:

@@ -13,8 +13,8 @@ No source says in which order Basiq lists messages or events. So nothing here de
 3. Known are the retained ids: those of the last ``WINDOW`` items, and of the first ``TOP`` items. A pass from the top
    ends a run of known ids below the place where the last one began, so an item may come late.
 4. A pass over several pages is checked. If the page where it began now begins with another item, items may have slipped
-   from one page to the next between two requests. Then the pass is read again, and hands out what is unknown, until no
-   two neighbours were on different pages both times.
+   from one page to the next between two requests. Then the pass is read again, and hands out what is unknown, until
+   each two neighbours that were on different pages were on one.
 
 Where the evidence has two readings, items are handed out again rather than lost, and ``repeats`` is True: if nothing
 that is retained is listed any more, or if a pass that an earlier run began cannot be proven.
@@ -27,8 +27,7 @@ again in each run.
 from __future__ import annotations
 
 from array import array
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
@@ -42,18 +41,16 @@ from ..errors import APIError
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import LONG_AGO, Stretch, join_stretches
 from ._list_pages import ListedPage, ListPages
-from ._place import TOP, WINDOW, Part, PassTimes, Place, read_place
+from ._pass import RUN, Gap, Pass
+from ._place import TOP, WINDOW, Part, Place, read_place
 
 T = TypeVar("T")
 
-_RUN = 64
-"""An item may come late by so many places, or by a page if that is shorter."""
 _MOST_PASSES = 10
 _MOST_REFUSED = 10
 """How often in a row the link to the next page may be refused before the list is taken to be broken."""
 _MOST_IDS = 1_000_000
 """The number of ids of a run that are kept to read a pass again, with 8 bytes each."""
-_LONGEST_LINK = 8_192
 _SAMPLES = 20
 """The number of items of a page whose times are compared."""
 
@@ -109,9 +106,9 @@ class Feed(Generic[T]):
         self.repeats = False
         """Whether items may have been handed out again, because of what the list no longer shows."""
         self._passes = self._plan()
-        self._collects_top = self._at_end = False
-        self._read_times = PassTimes()
-        self._begin_pass(state.base, collects_top=False)
+        self._gaps: list[Gap] = []
+        """Where an item may have slipped away in all base passes so far."""
+        self._pass = self._begin_pass(state.base)
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -149,7 +146,10 @@ class Feed(Generic[T]):
                 if begun is None:
                     return False
                 part, page = begun
-                self._begin_pass(part, collects_top=page.url == self._listing.start)
+                state = self._state
+                state.read = join_stretches([*state.read, *self._read_in_pass(None)])
+                self._again = self._again or bool(self._run)
+                self._pass = self._begin_pass(part, from_start=page.url == self._listing.start)
             self._enter(page)
             if page.fresh:
                 return True
@@ -177,42 +177,28 @@ class Feed(Generic[T]):
 
     def text(self) -> str:
         """Return the text from which another feed resumes after the last item that was handed out."""
-        state, page, now = self._state, self._page, self._part
-        if page is not None:
-            passed = page.ids[: page.fresh[self._offset]] if self._offset < len(page.fresh) else page.ids
-            now = self._after(passed)
+        state, page, part = self._state, self._page, self._pass.part
         read = join_stretches([*state.read, *self._read_in_pass(page)])
-        if self._part is state.base:
+        now = part if page is None else self._pass.after(page.ids[: self._passed(page)])
+        if part is state.base:
             return attrs.evolve(state, base=now, above=None, read=read).write()
         return attrs.evolve(state, above=now, read=read).write()
 
+    def _passed(self, page: ListedPage) -> int:
+        """Return the number of items of a page that were handed out or are known."""
+        return page.fresh[self._offset] if self._offset < len(page.fresh) else len(page.ids)
+
     def _read_in_pass(self, page: ListedPage | None) -> list[Stretch]:
         """Return the stretch of time that the pass has read so far; it has one only if the list is in order."""
-        newest = self._requests.began
+        newest, now = self._requests.began, self._pass
         if self._reach is None or newest is None:
             return []
-        times, at_end = self._read_times, self._at_end
+        times, at_end = now.times, now.at_end
         if page is not None:
-            upto = page.fresh[self._offset] if self._offset < len(page.fresh) else len(page.ids)
-            times = times.after(raw_times(page.items[:upto]))
-            at_end = upto == len(page.ids) and page.next_url is None and page.error is None and not self._ended
-        return times.stretch(self.order, self._oldest, newest, at_start=self._collects_top, at_end=at_end)
-
-    def _after(self, passed: list[str]) -> Part:
-        """Return the present part with more items."""
-        top = self._part.top
-        if self._collects_top and len(top) < TOP:
-            top = [*top, *passed][:TOP]
-        return Part(top, self._part.passed(passed), self._link_at(self._passed + len(passed)))
-
-    def _link_at(self, count: int) -> str | None:
-        """Return the last page of the pass that begins a run of items before its ``count``-th item, or earlier."""
-        enough = min(_RUN, self._state.page)
-        link = None
-        for url, before in self._trail:
-            if link is None or count - before >= enough:
-                link = self._listing.base.relative(url)
-        return self._part.link if link is None or len(link) > _LONGEST_LINK else link
+            passed = self._passed(page)
+            times = times.after(raw_times(page.items[:passed]))
+            at_end = passed == len(page.ids) and page.next_url is None and page.error is None and not now.ended
+        return times.stretch(self.order, self._oldest, newest, at_start=now.from_start, at_end=at_end)
 
     # --- passes ---
 
@@ -224,7 +210,7 @@ class Feed(Generic[T]):
         if state.above is not None:
             yield state.above, await self._find(state.above)
             self._join()
-        split: set[str] | None = set()
+        proven = not self._resumed
         one_page = False
         newest_first = state.whole and self.order == "newest-first"
         for place in ("top", "end") if newest_first else ("end", "top"):
@@ -232,13 +218,13 @@ class Feed(Generic[T]):
                 was_whole, page = state.whole, await self._find(state.base)
                 at_start = page.url == start
                 yield state.base, page
-                self.repeats = self.repeats or (bool(self._recorded) and self._grew and not self._met)
+                self.repeats = self.repeats or (bool(self._recorded) and self._pass.grew and not self._pass.met)
                 if not at_start and self._may_grow_anywhere:
                     self._begin_anew()
                     yield state.base, await self._requests.fetch(start)
-                split = None if self._resumed else self._split | self._split_anew
-                one_page = self._pages == 1 and at_start
-                if was_whole and self._was_fresh and self._met:
+                self._gaps = self._pass.gaps if proven else []
+                one_page = self._pass.pages == 1 and at_start
+                if was_whole and self._pass.was_fresh and self._pass.met:
                     state.learn("end")
             elif place == "top" and not one_page and (self._began_at_start or not self._grows("oldest-first", "end")):
                 page = await self._requests.fetch(start)
@@ -246,9 +232,9 @@ class Feed(Generic[T]):
                     first = page.ids[:1]
                     yield Part(), page
                     self._join()
-                    if self._grew_above and state.begin is None:
+                    if self._pass.grew_above and state.begin is None:
                         state.learn("top")
-                    if self._pages == 1:
+                    if self._pass.pages == 1:
                         break
                     page = await self._requests.fetch(start)
                     if page.ids[:1] == first:
@@ -258,10 +244,11 @@ class Feed(Generic[T]):
                 break
             self.repeats = self.repeats or self._resumed
             page = await self._seek([state.begin.top])
-            state.begin, state.whole = self._begin_at(page), False
+            state.begin, state.whole = self._pass.begin_at(page), False
             yield state.base, page
-            split = self._split | self._split_anew if split is None else self._split_anew | (self._split & split)
-            if not split:
+            self._gaps = self._pass.open_gaps() if proven else self._pass.gaps
+            proven = True
+            if not self._gaps:
                 state.begin = None
         self.finished = state.begin is None
         state.whole = True
@@ -280,7 +267,7 @@ class Feed(Generic[T]):
     def _begin_anew(self) -> None:
         """Read the list from its first item again. What is known stays known."""
         state = self._state
-        self._part = state.base = Part(last=state.base.last)
+        self._pass.part = state.base = Part(last=state.base.last)
         state.begin, state.whole = None, False
 
     @property
@@ -295,40 +282,9 @@ class Feed(Generic[T]):
         self._state.begin = None
         return True
 
-    def _begin_pass(self, part: Part, *, collects_top: bool) -> None:
-        state = self._state
-        state.read = join_stretches([*state.read, *self._read_in_pass(None)])
-        self._read_times = PassTimes()
-        self._again = self._again or bool(self._run)
-        self._part = part
-        """What the pass lengthens, once the items of a page were handed out."""
-        self._collects_top = collects_top
-        if collects_top:
-            part.top = []
-        self._ends: Collection[str] = ()
-        """Ids of the base, by which a pass from the top ends."""
-        if part is not state.base:
-            self._ends = {*state.base.top, *state.base.last}
-            state.above = part
-        self._grew_above = False
-        """Whether anything was handed out above the items at which the base began."""
-        self._below = 0
-        """How many of them the pass has met."""
-        self._grew = self._met = False
-        """Whether anything was handed out, and whether anything was known."""
-        self._pages = self._passed = 0
-        self._ended = self._at_end = False
-        self._trail: deque[tuple[str, int]] = deque()
-        """The links of the last pages, and the number of items before each."""
-        self._split: set[str] = set()
-        """The ids at which a page began, if they and the item before were known."""
-        self._split_anew: set[str] = set()
-        """The other ids at which a page began."""
-        self._first: Part | None = None
-        """The first page of the pass."""
-        self._was_fresh = False
-        self._seen: set[int] = set()
+    def _begin_pass(self, part: Part, *, from_start: bool = False) -> Pass:
         self._shown.begin_pass()
+        return Pass(self._state, part, self._listing.base, from_start=from_start, gaps=self._gaps)
 
     async def _next_page(self) -> ListedPage | None:
         """Return the next page of the pass; None if it has ended."""
@@ -336,12 +292,12 @@ class Feed(Generic[T]):
         if page is None:
             return None
         self._leave(page)
-        if self._ended:
+        if self._pass.ended:
             return None
         if page.error is not None:
             raise page.error
         if page.next_url is None:
-            self._at_end = True
+            self._pass.at_end = True
             return None
         try:
             return await self._requests.fetch(page.next_url)
@@ -349,16 +305,14 @@ class Feed(Generic[T]):
             self._refused += 1
             if not is_lost(exc) or self._refused > _MOST_REFUSED:
                 raise
-        self._seen.clear()
-        return await self._find(self._part, lost=True)
+        self._pass.seen.clear()
+        return await self._find(self._pass.part, lost=True)
 
     def _enter(self, page: ListedPage) -> None:
         """Choose the items of a page to hand out, and find out whether the pass ends there."""
-        state, ids = self._state, page.ids
+        state, now, ids = self._state, self._pass, page.ids
         self._page, self._offset = page, 0
-        self._pages += 1
         state.page = max(state.page, len(ids))
-        enough = min(_RUN, state.page)
         here: set[str] = set()
         for index, each in enumerate(ids):
             if each in here:
@@ -366,62 +320,30 @@ class Feed(Generic[T]):
             if not self._is_known(each):
                 page.fresh.append(index)
                 here.add(each)
-            else:
-                self._met = True
-                if each not in self._ends:
-                    continue
-                if not self._below:
-                    self._grew_above = each in state.base.top and (self._grew or bool(page.fresh))
-                self._below += 1
-            if self._below >= enough:
+            elif now.meet(each, fresh=bool(page.fresh)):
                 del ids[index + 1 :]
-                self._ended = True
                 break
         if page.fresh:
-            self._grew, self._refused = True, 0
+            self._refused = 0
         for index in page.fresh[:: max(1, len(page.fresh) // _SAMPLES)]:
             self._shown.see(raw_time(page.items[index]))
         if self._note_times is not None and self.order == "newest-first":
             self._note_times(raw_times(page.items))
-        self._see_bounds(page)
-        self._trail.append((page.url, self._passed))
-        while len(self._trail) > 1 and self._passed - self._trail[1][1] >= enough:
-            self._trail.popleft()
-        self._seen.add(hash(page.url))
-        if page.next_url is not None and hash(page.next_url) in self._seen:
+        begin = state.begin if now.part is not state.base and self._began_at_start else None
+        if begin is not None and not set(begin.top[:1]).isdisjoint(ids):
+            state.begin = None  # the first item is listed, and what is new is above it: nothing slipped away
+        now.enter(page)
+        if page.next_url is not None and hash(page.next_url) in now.seen:
             page.error = self._listing.refuse(page.next_url, "loops: it leads to a page that was read before")
             page.next_url = None
-        if page.next_url is not None and not self._ended:
+        if page.next_url is not None and not now.ended:
             self._requests.request_ahead(page.next_url)
-        if self._part is state.base and page.fresh:
-            state.whole = False
-
-    def _see_bounds(self, page: ListedPage) -> None:
-        """Note at which items pages begin, for the proof of the pass."""
-        state, ids = self._state, page.ids
-        if self._part is not state.base:
-            if self._began_at_start and state.begin is not None and not set(state.begin.top[:1]).isdisjoint(ids):
-                state.begin = None  # the first item is listed, and what is new is above it: nothing slipped away
-            return
-        if self._first is None:
-            self._first = self._begin_at(page)
-        elif state.begin is None:
-            state.begin = self._first
-        if ids:
-            if self._pages > 1:
-                anew = self._was_fresh or page.fresh[:1] == [0]
-                (self._split_anew if anew else self._split).add(ids[0])
-            self._was_fresh = page.fresh[-1:] == [len(ids) - 1]
 
     def _leave(self, page: ListedPage) -> None:
         """Add a page whose items were handed out to the part and to the known ids."""
-        part, ids, now = self._part, page.ids, self._after(page.ids)
-        part.top, part.last, part.link = now.top, now.last, now.link
-        self._passed += len(ids)
         self._page = None
-        if self._reach is not None:
-            self._read_times = self._read_times.after(raw_times(page.items[: len(ids)]))
-        hashes = [hash(ids[index]) for index in page.fresh]
+        self._pass.leave(page, reads_times=self._reach is not None)
+        hashes = [hash(page.ids[index]) for index in page.fresh]
         self._run.extend(hashes)
         if len(self._run) > _MOST_IDS:
             del self._run[: _MOST_IDS // 2]
@@ -430,17 +352,17 @@ class Feed(Generic[T]):
 
     def _join(self) -> None:
         """Make one part of the base and the part above it, which has reached it."""
-        base, above = self._state.base, self._part
+        base, above = self._state.base, self._pass.part
         base.top = list(dict.fromkeys([*above.top, *base.top]))[:TOP]
-        if self._at_end:
+        if self._pass.at_end:
             base.last, base.link = above.last, above.link
         else:
             base.last = {**{each: None for each in above.last if each not in base.last}, **base.last}
         self._recorded.update(base.top)
-        self._part, self._state.above = base, None
+        self._pass.part, self._state.above = base, None
 
     def _is_known(self, each: str) -> bool:
-        if each in self._part.last or each in self._recorded:
+        if each in self._pass.part.last or each in self._recorded:
             return True
         if not self._again:
             return False
@@ -450,16 +372,10 @@ class Feed(Generic[T]):
 
     # --- requests ---
 
-    def _begin_at(self, page: ListedPage) -> Part:
-        return Part(page.ids[:_RUN], {}, self._listing.base.relative(page.url))
-
     async def _find(self, part: Part, *, lost: bool = False) -> ListedPage:
         """Return the page at which to resume a part. It begins a little before the last item, or earlier."""
         last, page = list(part.last), self._state.page
-        if (
-            not lost
-            and (found := await self._requests.find(part.link, last[: 1 - min(_RUN, page)] or last)) is not None
-        ):
+        if not lost and (found := await self._requests.find(part.link, last[: 1 - min(RUN, page)] or last)) is not None:
             return found
         # What is before one of these on its page is known too.
         near = last[min(page, len(last) - 1) :] if len(last) >= WINDOW else last

@@ -1,21 +1,10 @@
-"""Delay messages: by the rate, by pauses that the target asks for, and by outages. Times are the event loop's."""
+"""Delay messages: by the rate, and by pauses of the target. Times are the event loop's."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from typing import Protocol
-
-from ..errors import ConnectionFailedError, InboxError, TransportError
-
-_GATEWAY_DOWN = (502, 503, 504)
-_MOST_TRIES = 3
-"""Maximum attempts at a message if the target accepts other messages meanwhile."""
-_MOST_TRIES_ALONE = 5
-"""Maximum attempts at a message if no other message shows whether the target works."""
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 60.0
 
 
 class Limiter(Protocol):
@@ -187,70 +176,6 @@ class Backpressure:
             if not future.done():
                 self._inside += 1
                 future.set_result(True)
-
-
-class Circuit:
-    """Counts consecutive failures that look like an outage of the target.
-
-    A refused connection is certainly an outage. A timeout, a broken connection, and a 502, 503 or 504 can also be the
-    fault of one message: they are if the target accepts other messages meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self.since: float | None = None
-        """The beginning of the outage, in the event loop's time; None without an outage."""
-        self.failures = 0
-        self._messages: set[str] = set()
-
-    @property
-    def next_pause(self) -> float:
-        """Seconds to wait before the next attempt. They double with each failure."""
-        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self.failures - 1, 16)))
-
-    def close(self) -> None:
-        """End the outage, because the target accepted a message."""
-        self.since = None
-        self.failures = 0
-        self._messages.clear()
-
-    def is_outage(self, error: Exception, message_id: str, tries: int, *, others_succeed: bool) -> bool:
-        """Return whether ``error`` looks like an outage, so that the message gets another attempt after ``tries``."""
-        kind = _classify(error)
-        if kind is None:
-            return False
-        if kind == "certain":
-            return True
-        if others_succeed:
-            return tries < _MOST_TRIES
-        return tries < _MOST_TRIES_ALONE or bool(self._messages - {message_id})
-
-    def fail(self, message_id: str, now: float) -> float:
-        """Count a failure, and return for how many seconds the outage has lasted."""
-        if self.since is None:
-            self.since = now
-        self.failures += 1
-        if len(self._messages) < 2:
-            self._messages.add(message_id)
-        return now - self.since
-
-
-def _classify(error: Exception) -> str | None:
-    """Return "certain", "possible", or None for an error that does not suggest an outage."""
-    if isinstance(error, ConnectionFailedError):
-        return "certain" if error.sent is False else "possible"
-    if isinstance(error, ConnectionRefusedError):
-        return "certain"
-    if isinstance(error, (TransportError, ConnectionError, TimeoutError, InboxError)):
-        return "possible"
-    return "possible" if getattr(error, "status", None) in _GATEWAY_DOWN else None
-
-
-def requested_wait(error: Exception) -> float | None:
-    """Return the seconds in the error's ``retry_after``; None if it has none or no valid number."""
-    wait = getattr(error, "retry_after", None)
-    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not math.isfinite(wait) or wait < 0:
-        return None
-    return float(wait)
 
 
 def _resolve(future: asyncio.Future[bool], value: bool = True) -> None:

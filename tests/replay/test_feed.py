@@ -23,7 +23,7 @@ from basiq_async._wire.urls import BaseURL
 from basiq_async._work.tasks import TaskOwner
 from basiq_async.errors import NotFoundError
 from basiq_async.pagination import Paginator
-from basiq_async.replay import _feed, _place  # private: what is retained is made small
+from basiq_async.replay import _feed, _pass, _place  # private: what is retained is made small
 from basiq_async.replay._feed import Feed  # private: its users are in this package
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -173,6 +173,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (_feed, _place):
             patch.setattr(module, "WINDOW", WINDOW)
+        for module in (_feed, _pass):
             patch.setattr(module, "TOP", 8)
         yield
 
@@ -217,6 +218,13 @@ def test_a_feed_loses_nothing_and_repeats_nothing_that_it_knows(
 ) -> None:
     with small():
         asyncio.run(check(order, paging, times, size, count, plan))
+
+
+def test_items_that_slip_away_twice_at_different_pages_are_read_before_it_says_finished() -> None:
+    # The end of a numbered list slips to a page that was read, and then to an earlier one.
+    run = {"before": [("grow", 6)], "during": {3: [("expire", 1)], 8: [("expire", 3)]}, "sizes": [], "record": 1}
+    with small():
+        asyncio.run(check("oldest-first", "offset", "right", 3, 4, [{**run, "stop": None, "kill": None}]))
 
 
 async def check(order: str, paging: str, times: str, size: int, count: int, plan: list[dict[str, Any]]) -> None:

@@ -1,0 +1,167 @@
+"""One pass over a list: what it has met, and what of it is to be recorded. No I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
+
+from .._wire.order import raw_times
+from .._wire.urls import BaseURL
+from ._list_pages import ListedPage
+from ._place import TOP, Part, PassTimes, Place
+
+RUN = 64
+"""An item may come late by so many places, or by a page if that is shorter."""
+_LONGEST_LINK = 8_192
+_END = ""
+"""Stands for the end of the list in a gap."""
+
+Gap: TypeAlias = tuple[str, str]
+"""Two ids that followed each other on different pages. Between the requests for these pages, an item that is between
+them may have slipped to the page that was read already."""
+
+
+class Pass:
+    """A pass that lengthens a ``part`` of the list, which is the place's base or above it.
+
+    ``gaps`` are those of earlier passes that are not closed, in the order of the list.
+    """
+
+    def __init__(self, place: Place, part: Part, base: BaseURL, *, from_start: bool, gaps: Sequence[Gap] = ()) -> None:
+        self._place = place
+        self._base = base
+        self.part = part
+        """What the pass lengthens, once the items of a page were handed out."""
+        self.from_start = from_start
+        """Whether the pass began at the start of the list, so that its first items are the part's top."""
+        if from_start:
+            part.top = []
+        self._ends: Collection[str] = ()
+        """Ids of the base, by which a pass from the top ends."""
+        if part is not place.base:
+            self._ends = {*place.base.top, *place.base.last}
+            place.above = part
+        self._below = 0
+        """How many of them the pass has met."""
+        self.grew_above = False
+        """Whether anything was handed out above the items at which the base began."""
+        self.grew = self.met = False
+        """Whether anything was handed out, and whether anything was known."""
+        self.ended = self.at_end = False
+        """Whether the pass has ended, and whether that is at the end of the list."""
+        self.pages = self._passed = 0
+        self.seen: set[int] = set()
+        """The pages that it has read."""
+        self._trail: deque[tuple[str, int]] = deque()
+        """The links of the last pages, and the number of items before each."""
+        self._first: Part | None = None
+        """The first page of the pass."""
+        self.was_fresh = False
+        """Whether the last item of the last page was handed out."""
+        self.gaps: list[Gap] = []
+        """The gaps of this pass."""
+        self._last = ""
+        """The last id of the pages so far."""
+        self._earlier = gaps
+        self._gap_after = {gap[0]: gap for gap in gaps}
+        self._gap_before = {gap[1]: gap for gap in gaps}
+        self._closed: set[Gap] = set()
+        self._met_gaps: dict[Gap, None] = {}
+        """Earlier gaps that were met again, and those of this pass beside an item that was handed out, in order."""
+        self.times = PassTimes()
+
+    @property
+    def _enough(self) -> int:
+        return min(RUN, self._place.page)
+
+    def meet(self, item_id: str, *, fresh: bool) -> bool:
+        """Pass a known item. Return whether the pass ends there. ``fresh``: whether its page has items to hand out."""
+        self.met = True
+        if item_id in self._ends:
+            if not self._below:
+                self.grew_above = item_id in self._place.base.top and (self.grew or fresh)
+            self._below += 1
+            self.ended = self._below >= self._enough
+        return self.ended
+
+    def enter(self, page: ListedPage) -> None:
+        """Note a page whose items to hand out are chosen, and at which item it begins, for the proof of the pass."""
+        place, ids = self._place, page.ids
+        self.pages += 1
+        self.grew = self.grew or bool(page.fresh)
+        self.seen.add(hash(page.url))
+        self._trail.append((page.url, self._passed))
+        while len(self._trail) > 1 and self._passed - self._trail[1][1] >= self._enough:
+            self._trail.popleft()
+        if self.part is not place.base:
+            return
+        if page.fresh:
+            place.whole = False
+        if self._first is None:
+            self._first = self.begin_at(page)
+        elif place.begin is None:
+            place.begin = self._first
+        if self.pages > 1 and (ids or page.next_url is None):
+            gap = self._last, ids[0] if ids else _END
+            self.gaps.append(gap)
+            if self.was_fresh or page.fresh[:1] == [0]:
+                self._met_gaps[gap] = None
+                self._closed.discard(gap)
+        if self._earlier:
+            self._close_gaps(ids, first=self.pages == 1, last=page.next_url is None)
+        if ids:
+            self._last = ids[-1]
+            self.was_fresh = page.fresh[-1:] == [len(ids) - 1]
+
+    def _close_gaps(self, ids: list[str], *, first: bool, last: bool) -> None:
+        """Close the earlier gaps of which this page shows what follows the first id, or precedes the second one."""
+        for index, each in enumerate(ids):
+            after, before = self._gap_after.get(each), self._gap_before.get(each)
+            if after is not None:
+                self._met_gaps.setdefault(after)
+                if index + 1 < len(ids) or last:
+                    self._closed.add(after)
+            if before is not None:
+                self._met_gaps.setdefault(before)
+                if index or (first and self.from_start):
+                    self._closed.add(before)
+        if first and self.from_start and self._met_gaps:
+            above = self._earlier.index(next(iter(self._met_gaps)))
+            self._closed.update(self._earlier[:above])  # they are above the first item of the list
+
+    def open_gaps(self) -> list[Gap]:
+        """Return the gaps that are open after this pass. An item that no pass handed out can only be in one of them.
+
+        If an earlier gap was not met again, nothing shows whether it is closed: then all gaps of this pass are open.
+        """
+        if any(gap not in self._closed and gap not in self._met_gaps for gap in self._earlier):
+            return self.gaps
+        return [gap for gap in self._met_gaps if gap not in self._closed]
+
+    def leave(self, page: ListedPage, *, reads_times: bool) -> None:
+        """Add a page whose items were handed out to the part."""
+        part, now = self.part, self.after(page.ids)
+        part.top, part.last, part.link = now.top, now.last, now.link
+        self._passed += len(page.ids)
+        if reads_times:
+            self.times = self.times.after(raw_times(page.items[: len(page.ids)]))
+
+    def after(self, passed: list[str]) -> Part:
+        """Return the part with more items."""
+        top = self.part.top
+        if self.from_start and len(top) < TOP:
+            top = [*top, *passed][:TOP]
+        return Part(top, self.part.passed(passed), self._link_at(self._passed + len(passed)))
+
+    def begin_at(self, page: ListedPage) -> Part:
+        """Return the beginning of a page."""
+        return Part(page.ids[:RUN], {}, self._base.relative(page.url))
+
+    def _link_at(self, count: int) -> str | None:
+        """Return the last page of the pass that begins a run of items before its ``count``-th item, or earlier."""
+        link = None
+        for url, before in self._trail:
+            if link is None or count - before >= self._enough:
+                link = self._base.relative(url)
+        return self.part.link if link is None or len(link) > _LONGEST_LINK else link
