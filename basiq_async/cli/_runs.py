@@ -137,7 +137,7 @@ class ProgressLine:
 
 def draw_progress(now: Progress) -> RenderableType:
     """Return the progress of a run: with a bar and the time left if a plan was made."""
-    done = now.handled + now.failed + now.skipped
+    done = now.handled + now.failed + sum(now.skipped.values())
     total = None if now.remaining is None else done + now.remaining
     words = [f"{done:,} done" if not total else f"{done:,}/{total:,}"]
     if now.failed:

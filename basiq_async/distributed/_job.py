@@ -137,7 +137,7 @@ def _report(progress: JobProgress) -> Report:
         failed=progress.failed,
         repeated=min(progress.interrupted, progress.handled),
         duration=progress.elapsed,
-        cursor=None,
+        rate=progress.rate,
         position=progress.read,
         finished=progress.state == "finished" and not progress.cut,
         dead=progress.dead,

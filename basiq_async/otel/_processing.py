@@ -136,8 +136,8 @@ class ReplayTelemetry:
     def on_progress(self, progress: Progress) -> None:
         """Record the changes since the last call."""
         last, self._last = self._last, progress
-        for outcome in ("handled", "skipped", "failed"):
-            more = getattr(progress, outcome) - (0 if last is None else getattr(last, outcome))
+        for outcome, count in _outcomes(progress).items():
+            more = count - (0 if last is None else _outcomes(last)[outcome])
             if more > 0:
                 self._messages.add(more, {**self._attributes, "basiq.outcome": outcome})
         commits = progress.commits - (0 if last is None else last.commits)
@@ -156,6 +156,14 @@ class ReplayTelemetry:
     def name_of(self, message: Message) -> str:
         """The name of a message's span."""
         return f"process {self._types.name(message.event_type_id)}"
+
+
+def _outcomes(progress: Progress) -> dict[str, int]:
+    return {
+        "handled": progress.handled,
+        "skipped": sum(progress.skipped.values()),
+        "failed": progress.failed,
+    }
 
 
 class _TracedTarget:

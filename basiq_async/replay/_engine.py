@@ -18,9 +18,8 @@ from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
 from ..errors import ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
-from ._committer import Committer
 from ._coverage import InactivityTracker
-from ._ledger import Ledger, Span
+from ._ledger import Committer, Ledger, Span
 from ._outages import Outages, describe
 from ._reader import SPAN, MessageReader
 from ._report import OnProgress, Plan, Progress, Report
@@ -157,7 +156,7 @@ class Engine:
             await run_to_completion(lambda: self._end(committing, reporting, ended=ended))
             if progress is not None:
                 call_hook(progress, self._progress(plan))
-        report = self._report(loop.time() - self._began)
+        report = self._report()
         if self.error is not None:
             if isinstance(self.error, ReplayError):
                 self.error.report = report
@@ -348,30 +347,23 @@ class Engine:
 
     # --- report and progress ---
 
-    def _report(self, duration: float) -> Report:
+    def _report(self) -> Report:
         reader, state = self._reader, self._state
         advance = self._committer.advanced
         if self.error is None:
             self.error = reader.error
+        progress = self._progress(None)
+        seconds = progress.duration
         return Report(
-            handled=self._handled,
-            skipped=dict(reader.skipped + self._skipped),
-            failed=self._failed,
+            **attrs.asdict(progress, recurse=False, filter=attrs.filters.exclude("rate")),
+            rate=(self._handled + self._failed) / seconds if seconds > 0 else 0.0,
             repeated=min(state.interrupted, self._handled),
-            duration=duration,
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
-            finished=self._whole and self.error is None,
-            dead=self._ledger.dead,
+            finished=reader.whole and self._ledger.idle and self.error is None,
             handled_in_all=state.handled + self._handled,
-            order=reader.order,
             may_repeat=reader.may_repeat,
         )
-
-    @property
-    def _whole(self) -> bool:
-        """Whether the source was read to its end, and all its messages are finished."""
-        return self._reader.whole and self._ledger.idle
 
     async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
         while True:
@@ -388,10 +380,10 @@ class Engine:
         return Progress(
             read=self._reader.read - self._state.position,
             handled=self._handled,
-            skipped=self._reader.skipped.total() + self._skipped.total(),
+            skipped=dict(self._reader.skipped + self._skipped),
             failed=self._failed,
             in_flight=self._reader.in_flight,
-            elapsed=now - self._began,
+            duration=now - self._began,
             rate=rate,
             remaining=remaining,
             eta=seconds_left(remaining, rate),

@@ -173,10 +173,10 @@ class ReplayFeed:
 
     def hear(self, progress: Progress) -> None:
         """Record the progress of a run, and call the listeners."""
-        if self.rates and progress.elapsed < self.rates[-1][0]:
+        if self.rates and progress.duration < self.rates[-1][0]:
             self.rates.clear()  # another run
-        if not self.rates or progress.elapsed - self.rates[-1][0] >= _EVERY:
-            self.rates.append((progress.elapsed, progress.rate))
+        if not self.rates or progress.duration - self.rates[-1][0] >= _EVERY:
+            self.rates.append((progress.duration, progress.rate))
         self.progress = progress
         self.note()
 

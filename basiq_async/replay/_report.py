@@ -22,78 +22,37 @@ from .checkpoints._base import State
 _MOST_SHOWN = 3
 
 
-@attrs.frozen
-class Report:
-    """The result of one run.
+@attrs.frozen(kw_only=True)
+class Progress:
+    """A run so far.
 
+    read: the number of messages that this run read from the history.
     handled: the number of messages that the target accepted.
     skipped: the number of messages that did not have to be handled, by reason: ``where`` (not selected), ``recorded``
         (done by an earlier run), ``handled-before`` (the inbox recorded it as handled), ``no-handler`` (no handler
         is registered for its type).
     failed: the number of messages that the target did not accept; with ``on_error="dead-letter"`` they are dead letters
         now.
-    repeated: maximum number of handled messages that an earlier run had handled too, because it was killed before
-        it could record them. 0 if all earlier runs ended properly.
-    duration: in seconds.
-    cursor: the place where the next run resumes, as the checkpoint keeps it; None at the beginning.
-    position: the number of messages of the history that are finished.
-    finished: whether the history was read to its end, and all its messages are finished.
-    dead: the number of dead letters in the checkpoint, those of earlier runs included.
-    handled_in_all: the number of messages that the target accepted in all runs of this checkpoint.
-    inactive: the periods in which the webhook was not active, as far as the messages of all runs show them. Events of
-        these periods made no messages: see ``recover``.
-    reach: for a replay of the event list, the moment where the list begins.
-    order: the order of the list, as far as its times show it. A list that is not ordered by time ("unknown") is read
-        whole in each run.
-    may_repeat: whether messages may have been handled again, because nothing that was recorded is listed any more, or
-        because messages may have slipped away while an earlier run read them.
-    """
-
-    handled: int
-    skipped: Mapping[str, int]
-    failed: int
-    repeated: int
-    duration: float
-    cursor: str | None = attrs.field(repr=False)
-    position: int
-    finished: bool
-    dead: int = 0
-    handled_in_all: int = 0
-    inactive: tuple[Inactivity, ...] = ()
-    reach: datetime | None = None
-    order: Order = "unknown"
-    may_repeat: bool = False
-
-    @property
-    def rate(self) -> float:
-        """Messages a second, handled or failed."""
-        return (self.handled + self.failed) / self.duration if self.duration > 0 else 0.0
-
-
-@attrs.frozen
-class Progress:
-    """The progress of a run.
-
-    read: the number of messages that this run read from the history.
-    handled, skipped, failed, order: see ``Report``.
     in_flight: the number of messages that are handed out and not recorded yet.
-    elapsed: in seconds.
-    rate: messages a second, handled or failed, over the last ten seconds.
+    duration: in seconds.
+    rate: messages a second, handled or failed: of the last ten seconds, and in a ``Report`` of the whole run.
     remaining, eta: the messages left, and the seconds they will last; None without a plan, because Basiq does not tell
         the length of a history. ``eta`` is None while nothing finishes, too.
     paused: the seconds left of a pause, which the target asked for, or which began because it is down; else 0.
     down: the seconds for which the target has been down; else 0.
-    dead: the number of dead letters in the checkpoint.
+    dead: the number of dead letters in the checkpoint, those of earlier runs included.
     commits: the number of times that this run has recorded its state.
+    order: the order of the list, as far as its times show it. A list that is not ordered by time ("unknown") is read
+        whole in each run.
     """
 
-    read: int
-    handled: int
-    skipped: int
-    failed: int
-    in_flight: int
-    elapsed: float
-    rate: float
+    read: int = 0
+    handled: int = 0
+    skipped: Mapping[str, int] = attrs.field(factory=dict)
+    failed: int = 0
+    in_flight: int = 0
+    duration: float = 0.0
+    rate: float = 0.0
     remaining: int | None = None
     eta: float | None = None
     paused: float = 0.0
@@ -101,6 +60,33 @@ class Progress:
     dead: int = 0
     commits: int = 0
     order: Order = "unknown"
+
+
+@attrs.frozen(kw_only=True)
+class Report(Progress):
+    """The result of one run: its progress at the end, and what follows from it.
+
+    repeated: maximum number of handled messages that an earlier run had handled too, because it was killed before
+        it could record them. 0 if all earlier runs ended properly.
+    cursor: the place where the next run resumes, as the checkpoint keeps it; None at the beginning.
+    position: the number of messages of the history that are finished.
+    finished: whether the history was read to its end, and all its messages are finished.
+    handled_in_all: the number of messages that the target accepted in all runs of this checkpoint.
+    inactive: the periods in which the webhook was not active, as far as the messages of all runs show them. Events of
+        these periods made no messages: see ``recover``.
+    reach: for a replay of the event list, the moment where the list begins.
+    may_repeat: whether messages may have been handled again, because nothing that was recorded is listed any more, or
+        because messages may have slipped away while an earlier run read them.
+    """
+
+    finished: bool
+    position: int
+    repeated: int = 0
+    cursor: str | None = attrs.field(default=None, repr=False)
+    handled_in_all: int = 0
+    inactive: tuple[Inactivity, ...] = ()
+    reach: datetime | None = None
+    may_repeat: bool = False
 
 
 OnProgress = Callable[[Progress], None]

@@ -23,11 +23,11 @@ def drawn(now: Progress) -> str:
 
 
 def test_the_progress_has_a_bar_if_there_is_a_plan() -> None:
-    line = drawn(Progress(90, 40, 5, 5, 3, 1.0, 25.0, remaining=50, eta=3725.0))
+    line = drawn(Progress(handled=40, skipped={"where": 5}, failed=5, rate=25.0, remaining=50, eta=3725.0))
     assert line.endswith("50/100  5 failed  25/s  1:02:05 left")
     assert line.startswith("\u2501" * 10)
-    assert drawn(Progress(90, 40, 5, 0, 3, 1.0, 25.0)) == "45 done  25/s"
-    down = Progress(1, 0, 0, 0, 1, 1.0, 0.0, paused=4.0, down=7.0)
+    assert drawn(Progress(handled=40, skipped={"where": 5}, rate=25.0)) == "45 done  25/s"
+    down = Progress(paused=4.0, down=7.0)
     assert drawn(down).endswith("paused for 4 s, down for 7 s")
 
 
@@ -38,10 +38,10 @@ def test_an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends(
     monkeypatch.setattr("basiq_async.cli._runs.time.monotonic", lambda: now[0])
     shown = ProgressLine()
     for now[0], progress in (
-        (100.0, Progress(1, 0, 0, 0, 1, 1.0, 0.0, paused=4.0, down=7.0)),
-        (159.0, Progress(1, 0, 0, 0, 1, 60.0, 0.0, paused=4.0, down=66.0)),
-        (161.0, Progress(1, 0, 0, 0, 1, 62.0, 0.0, paused=30.0, down=68.0)),
-        (162.0, Progress(2, 1, 0, 0, 0, 63.0, 1.0)),
+        (100.0, Progress(paused=4.0, down=7.0)),
+        (159.0, Progress(paused=4.0, down=66.0)),
+        (161.0, Progress(paused=30.0, down=68.0)),
+        (162.0, Progress(handled=1)),
     ):
         shown(progress)
     assert capsys.readouterr().err.splitlines() == [
@@ -58,7 +58,7 @@ def test_a_pause_that_the_target_asks_for_is_told_once_a_minute(
     monkeypatch.setattr("basiq_async.cli._runs.time.monotonic", lambda: now[0])
     shown = ProgressLine()
     for now[0] in (100.0, 110.0, 161.0):
-        shown(Progress(1, 0, 0, 0, 1, 1.0, 0.0, paused=90.0))
+        shown(Progress(paused=90.0))
     assert (
         capsys.readouterr().err.splitlines()
         == ["waiting for the target, which asked for a pause; the next message is tried in 90 s"] * 2
@@ -82,7 +82,7 @@ def test_the_line_that_continues_shows_no_query_and_no_password_of_a_url(capsys:
 
 
 def test_a_report_is_printed_without_its_place_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(3, {"where": 1}, 0, 0, 1.0, "x" * 900, 4, True)
+    report = Report(handled=3, skipped={"where": 1}, duration=1.0, cursor="x" * 900, position=4, finished=True)
     print(report)
     show_details(report_details(report))
     assert "xxx" not in capsys.readouterr().out
