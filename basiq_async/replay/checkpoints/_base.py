@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -103,6 +104,74 @@ class Commit:
     ended: bool = False
     interrupted: int = 0
     notes: str | None = None
+
+
+def apply(state: State, commit: Commit) -> State:
+    """Return the state after a commit. The number of dead letters is not changed: a store counts them."""
+    advance = commit.advance
+    return attrs.evolve(
+        state,
+        cursor=state.cursor if advance is None else advance.cursor,
+        position=state.position if advance is None else advance.position,
+        done=state.done.union(commit.done) if advance is None else frozenset(advance.done),
+        handled=state.handled + commit.handled,
+        failed=state.failed + commit.failed,
+        interrupted=commit.interrupted if commit.ended else state.interrupted,
+        notes=state.notes if commit.notes is None else commit.notes,
+    )
+
+
+@attrs.frozen
+class Entry:
+    """A row of the log that a store keeps of a job: what one commit changed. The log is the state.
+
+    fields: new values of the state's fields, as JSON.
+    done: the ids of messages that are done, as a JSON list.
+    whole: whether all fields are there, so that this entry replaces all that came before.
+    """
+
+    fields: str
+    done: str
+    whole: bool
+
+    @classmethod
+    def of(cls, state: State, done: Collection[str], before: State | None = None) -> Self:
+        """Return the entry with the whole state, or with what has changed since ``before``."""
+        fields = {name: getattr(state, name) for name in _FIELDS}
+        if before is not None:
+            fields = {name: value for name, value in fields.items() if value != getattr(before, name)}
+        return cls(json.dumps(fields), json.dumps(list(done)), before is None)
+
+
+_FIELDS = [each.name for each in attrs.fields(State) if each.name not in ("done", "dead")]
+
+
+def read_log(entries: Iterable[tuple[str, str]], dead: int) -> State:
+    """Return the state that the entries of a log make, each with its fields and done ids.
+
+    dead: the number of dead letters. Raises ``ValueError``, ``TypeError`` or ``KeyError`` for what ``Entry`` did not
+    write.
+    """
+    fields: dict[str, Any] = {}
+    done: set[str] = set()
+    for changed, ids in entries:
+        fields |= json.loads(changed)
+        done.update(json.loads(ids))
+    return State(**{name: fields.pop(name) for name in _FIELDS}, **fields, done=frozenset(done), dead=dead)
+
+
+def write_dead_letter(dead_letter: DeadLetter) -> str:
+    """Return a dead letter as JSON in ASCII, which any store can hold, also with odd characters in an id."""
+    fields = attrs.asdict(dead_letter, recurse=False)
+    del fields["number"]
+    return json.dumps({**fields, "failed_at": dead_letter.failed_at.isoformat()})
+
+
+def read_dead_letter(text: str, number: int) -> DeadLetter:
+    """Return a dead letter that was written as JSON. Raises as ``read_log`` does."""
+    fields = json.loads(text)
+    fields["failed_at"] = datetime.fromisoformat(fields["failed_at"])
+    return DeadLetter(**fields, number=number)
 
 
 @runtime_checkable

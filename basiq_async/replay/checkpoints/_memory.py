@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import attrs
 
 from ...errors import CheckpointError, CheckpointInUseError
-from ._base import Commit, DeadLetter, ReplayJob, State, _Closing, another_job
+from ._base import Commit, DeadLetter, ReplayJob, State, _Closing, another_job, apply
 
 
 class MemoryCheckpoint(_Closing):
@@ -40,17 +40,7 @@ class MemoryCheckpoint(_Closing):
         """See ``Checkpoint``."""
         if not self._open:
             raise CheckpointError("the checkpoint is not open")
-        state, advance = self._state, commit.advance
-        self._state = attrs.evolve(
-            state,
-            cursor=state.cursor if advance is None else advance.cursor,
-            position=state.position if advance is None else advance.position,
-            done=frozenset(advance.done) if advance is not None else state.done | frozenset(commit.done),
-            handled=state.handled + commit.handled,
-            failed=state.failed + commit.failed,
-            interrupted=commit.interrupted if commit.ended else state.interrupted,
-            notes=state.notes if commit.notes is None else commit.notes,
-        )
+        self._state = apply(self._state, commit)
         for dead_letter in commit.dead:
             earlier = self._dead.get(dead_letter.id)
             number = next(self._numbers) if earlier is None else earlier.number

@@ -18,8 +18,21 @@ from ..._storage.sql import BusyError, SQLStore, SQLTransaction, Work
 from ..._storage.sql_errors import brief, is_away, is_missing, without_values
 from ..._work.tasks import run_to_completion
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
-from ._base import Commit, DeadLetter, ReplayJob, State, _Closing, another_job, this_process
-from ._sql_statements import Statements, Tables, as_json, from_json, key_of, read_dead_letter, write_dead_letter
+from ._base import (
+    Commit,
+    DeadLetter,
+    Entry,
+    ReplayJob,
+    State,
+    _Closing,
+    another_job,
+    apply,
+    read_dead_letter,
+    read_log,
+    this_process,
+    write_dead_letter,
+)
+from ._sql_statements import Statements, Tables, key_of
 
 T = TypeVar("T")
 
@@ -27,6 +40,7 @@ logger = logging.getLogger("basiq_async.replay")
 
 _BEATS = 4
 """The number of times that a run renews its lease within the length of the lease."""
+_LOST = "another run has taken the job over: this one did not renew its lease in time"
 _LONGEST_NAME = 200
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts while the database is away."""
@@ -112,11 +126,12 @@ class SQLCheckpoint(_Closing):
         """See ``Checkpoint``. Works also while a run has the checkpoint open."""
 
         async def work(connection: AsyncConnection) -> State | None:
-            row = await _first(connection, self._sql.read, self._key(job))
+            key = self._key(job)
+            row = await _first(connection, self._sql.read, key)
             if row is None:
                 return None
             self._check_job(row, job)
-            return (await self._read_state(connection, row, self._key(job)))[0]
+            return (await self._read_state(connection, key))[0]
 
         try:
             return await self._call(work)
@@ -130,15 +145,17 @@ class SQLCheckpoint(_Closing):
         run = self._current()
         async with run.saving:
             self._current()  # the run may have lost its lease, or been closed, meanwhile
-            # Write the new totals instead of adding to them, because an attempt with an unknown result is repeated.
-            after, number = run.apply(commit), run.number + 1
+            # Only the database has the ids of done messages. New totals are written, and nothing is added to the old
+            # ones, because an attempt with an unknown result is repeated.
+            before, after = run.state, attrs.evolve(apply(run.state, commit), done=frozenset())
+            advance, number = commit.advance, run.number + 1
+            entry = Entry.of(after, commit.done, before) if advance is None else Entry.of(after, advance.done)
 
             def recorded() -> None:
                 run.state, run.number, run.dead_letters = after, number, run.dead_letters + len(commit.dead)
-                run.renewed = asyncio.get_running_loop().time()
 
             try:
-                await self._call(lambda connection: self._record(connection, run, commit, after, number), recorded)
+                await self._call(lambda connection: self._record(connection, run, commit, entry), recorded)
             except BaseException:
                 if run.number != number:
                     run.lost = run.lost or "an earlier save failed, and it is unknown whether it was recorded"
@@ -150,7 +167,7 @@ class SQLCheckpoint(_Closing):
         place = {**run.key, "a_number": after, "a_limit": limit}
 
         async def work(connection: AsyncConnection) -> Sequence[DeadLetter]:
-            return [read_dead_letter(row._mapping) for row in await connection.execute(self._sql.dead_letters, place)]
+            return [read_dead_letter(*row) for row in await connection.execute(self._sql.dead_letters, place)]
 
         return await self._call(work)
 
@@ -191,9 +208,12 @@ class SQLCheckpoint(_Closing):
         sql, key = self._sql, run.key
         row = await _first(connection, sql.lock, key)
         if row is None:
-            for leftover in (sql.clear_done, sql.clear_dead):  # rows of a job whose own row was deleted by hand
+            for leftover in sql.clear:  # rows of a job whose own row was deleted by hand
                 await connection.execute(leftover, key)
-            await connection.execute(sql.make, self._blank(run))
+            await connection.execute(
+                sql.make, {**run.columns, "job": json.dumps(attrs.asdict(run.job)), "lease": self._lease}
+            )
+            await self._add(connection, run, Entry.of(State(), ()), 1)
             row = await _first(connection, sql.lock, key)
         if row is None:
             raise CheckpointError(f"{self._describe(run.job)} cannot be created: another process removes it")
@@ -202,77 +222,59 @@ class SQLCheckpoint(_Closing):
         # abs(), so that a clock that was set back does not extend a lease.
         if row["holder"] is not None and not mine and abs(row["now"] - row["renewed_at"]) < row["lease"]:
             return row
-        state, number = await self._read_state(connection, row, key)
+        state, number = await self._read_state(connection, key)
         if mine:
             state = attrs.evolve(state, interrupted=state.interrupted - run.concurrency)
-        begun = attrs.evolve(state, interrupted=state.interrupted + run.concurrency)
-        values = {"holder": run.holder, "lease": self._lease, "interrupted": begun.interrupted}
-        await connection.execute(sql.take, {**key, **values})
+        begun = attrs.evolve(state, done=frozenset(), interrupted=state.interrupted + run.concurrency)
+        if not mine:
+            number += 1
+            await connection.execute(sql.take, {**key, "holder": run.holder, "lease": self._lease})
+            await self._add(connection, run, Entry.of(begun, (), state), number)
         run.state, run.number, run.dead_letters = begun, number, row["dead_letters"]
-        run.renewed = asyncio.get_running_loop().time()
         return state
 
-    async def _record(self, connection: AsyncConnection, run: _Run, commit: Commit, after: State, number: int) -> None:
-        sql, key, advance = self._sql, run.key, commit.advance
-        values: dict[str, object] = {
-            "handled": after.handled,
-            "failed": after.failed,
-            "interrupted": after.interrupted,
-            "dead_letters": run.dead_letters + len(commit.dead),
-        }
-        if commit.notes is not None:
-            values["notes"] = as_json(commit.notes)
-        if advance is not None:
-            values |= {
-                "cursor": as_json(advance.cursor),
-                "position": advance.position,
-                "done": json.dumps(list(advance.done)),
-            }
+    async def _record(self, connection: AsyncConnection, run: _Run, commit: Commit, entry: Entry) -> None:
+        sql, key, number = self._sql, run.key, run.number + 1
+        dead_letters = run.dead_letters + len(commit.dead)
         # This statement comes first, because it locks the row: it waits for an earlier attempt that still runs.
-        if not (await connection.execute(sql.save, {**key, "a_holder": run.holder, **values})).rowcount:
-            run.lost = "another run has taken the job over: this one did not renew its lease in time"
+        renewed = await connection.execute(sql.renew, {**key, "a_holder": run.holder, "dead_letters": dead_letters})
+        if not renewed.rowcount:
+            run.lost = _LOST
             raise CheckpointError(f"{self._describe(run.job)}: {run.lost}")
-        if advance is not None:
-            await connection.execute(sql.clear_done, key)
-        elif commit.done:
-            row = {"name": key["a_name"], "source": key["a_source"]}
-            await connection.execute(sql.add_done, {**row, "number": number, "ids": json.dumps(list(commit.done))})
+        await self._add(connection, run, entry, number)
+        if entry.whole:
+            await connection.execute(sql.cut, {**key, "a_number": number})
         if commit.dead:
-            rows = [write_dead_letter(key, run.dead_letters + place, each) for place, each in enumerate(commit.dead, 1)]
+            rows = [
+                {**run.columns, "number": place, "key": key_of(each.id), "letter": write_dead_letter(each)}
+                for place, each in enumerate(commit.dead, run.dead_letters + 1)
+            ]
             await connection.execute(sql.put_dead_letter, rows)
         if commit.revived:
             await connection.execute(sql.revive, [{**key, "a_key": key_of(each)} for each in commit.revived])
 
+    async def _add(self, connection: AsyncConnection, run: _Run, entry: Entry, number: int) -> None:
+        row = {**run.columns, "number": number, "fields": entry.fields, "done": entry.done}
+        await connection.execute(self._sql.add, row)
+
     async def _keep_alive(self, run: _Run) -> None:
         """Renew the lease until the run ends or has lost it."""
-        clock = asyncio.get_running_loop().time
-        every = self._lease / _BEATS
-        while not run.lost:
-            left = run.renewed + every - clock()
-            if left <= 0:
-                left = every if await self._renew(run) else every / 2
-            try:
-                async with asyncio.timeout(left):
-                    await run.ending.wait()
-            except TimeoutError:
-                continue
-            return
 
-    async def _renew(self, run: _Run) -> bool:
         async def work(connection: AsyncConnection) -> int:
-            return (await connection.execute(self._sql.save, {**run.key, "a_holder": run.holder})).rowcount
+            return (await connection.execute(self._sql.renew, {**run.key, "a_holder": run.holder})).rowcount
 
-        async with run.saving:
+        while not run.lost:
             try:
-                renewed = await self._attempt(work, min(self._store.timeout, self._lease / 2))
+                async with asyncio.timeout(self._lease / _BEATS):
+                    await run.ending.wait()
+                return
+            except TimeoutError:
+                pass
+            try:
+                if not await self._attempt(work, min(self._store.timeout, self._lease / 2)):
+                    run.lost = _LOST
             except Exception as exc:
                 logger.debug("the lease of a checkpoint could not be renewed: %s", brief(exc))
-                return False
-            if renewed:
-                run.renewed = asyncio.get_running_loop().time()
-            else:
-                run.lost = "another run has taken the job over: this one did not renew its lease in time"
-            return True
 
     async def _let_go(self, run: _Run) -> None:
         run.ending.set()
@@ -349,46 +351,16 @@ class SQLCheckpoint(_Closing):
         name = job.webhook_id if self._name is None else self._name
         return f"the checkpoint {name!r} ({job.source}) in {self._tables.name}"
 
-    def _blank(self, run: _Run) -> dict[str, object]:
-        job, state = run.job, State()
-        return {
-            "name": run.key["a_name"],
-            "source": run.key["a_source"],
-            "webhook_id": as_json(job.webhook_id),
-            "filter": as_json(job.filter),
-            "selection": as_json(job.selection),
-            "position": 0,
-            "done": "[]",
-            "notes": as_json(""),
-            **dict.fromkeys(("handled", "failed", "interrupted", "dead_letters"), 0),
-            "token": state.token,
-            "lease": self._lease,
-            "renewed_at": 0.0,
-        }
-
     def _check_job(self, row: RowMapping, asked: ReplayJob) -> None:
-        texts = [json.loads(row[each]) for each in ("webhook_id", "filter", "selection")]
-        recorded = ReplayJob(texts[0], texts[1], row["source"], texts[2])
+        recorded = ReplayJob(**json.loads(row["job"]))
         if recorded != asked:
             raise another_job(self._describe(asked), recorded, asked)
 
-    async def _read_state(self, connection: AsyncConnection, row: RowMapping, key: dict[str, str]) -> tuple[State, int]:
-        """Return the state, and the greatest number among the rows of done ids."""
-        done, number = set(json.loads(row["done"])), 0
-        for found, ids in await connection.execute(self._sql.done, key):
-            number = max(number, found)
-            done.update(json.loads(ids))
-        return State(
-            cursor=from_json(row["cursor"]),
-            position=row["position"],
-            done=frozenset(done),
-            handled=row["handled"],
-            failed=row["failed"],
-            dead=(await connection.execute(self._sql.count_dead, key)).scalar_one(),
-            interrupted=row["interrupted"],
-            token=row["token"],
-            notes=from_json(row["notes"]) or "",
-        ), number
+    async def _read_state(self, connection: AsyncConnection, key: dict[str, str]) -> tuple[State, int]:
+        """Return the state, and the number of the last entry in its log."""
+        rows = (await connection.execute(self._sql.log, key)).all()
+        dead: int = (await connection.execute(self._sql.count_dead, key)).scalar_one()
+        return read_log(((row.fields, row.done) for row in rows), dead), rows[-1].number
 
 
 class _Run:
@@ -398,24 +370,13 @@ class _Run:
         self.job, self.key, self.concurrency = job, key, concurrency
         self.pid = os.getpid()
         self.holder = f"{this_process()}/{os.urandom(8).hex()}"
+        self.columns = {"name": key["a_name"], "source": key["a_source"]}
         self.state = State()
         self.number = self.dead_letters = 0
         self.lost = ""
-        self.renewed = 0.0
         self.heartbeat: asyncio.Task[None] | None = None
         self.ending = asyncio.Event()
         self.saving = asyncio.Lock()
-
-    def apply(self, commit: Commit) -> State:
-        """Return the counts after a commit. The ids of done messages are only in the database."""
-        state = self.state
-        return attrs.evolve(
-            state,
-            done=frozenset(),
-            handled=state.handled + commit.handled,
-            failed=state.failed + commit.failed,
-            interrupted=commit.interrupted if commit.ended else state.interrupted,
-        )
 
 
 async def _first(connection: AsyncConnection, statement: Any, key: dict[str, str]) -> RowMapping | None:

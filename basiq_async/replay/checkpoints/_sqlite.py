@@ -8,28 +8,40 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import TypeVar
+
+import attrs
 
 from ..._storage.private_files import open_private, replace_private
 from ..._storage.sqlite import SQLiteStore
 from ..._storage.sqlite_files import FileKind
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import CheckpointError, CheckpointInUseError
-from ._base import Commit, DeadLetter, ReplayJob, State, _Closing, another_job, this_process
+from ._base import (
+    Commit,
+    DeadLetter,
+    Entry,
+    ReplayJob,
+    State,
+    _Closing,
+    another_job,
+    apply,
+    read_dead_letter,
+    read_log,
+    this_process,
+    write_dead_letter,
+)
 
 _SCHEMA = (
-    "CREATE TABLE job (webhook_id TEXT NOT NULL, filter TEXT NOT NULL, source TEXT NOT NULL, "
-    "selection TEXT NOT NULL, cursor TEXT, position INTEGER NOT NULL, "
-    "handled INTEGER NOT NULL, failed INTEGER NOT NULL, interrupted INTEGER NOT NULL, token TEXT NOT NULL, "
-    "done TEXT NOT NULL, notes TEXT NOT NULL) STRICT",
-    # Nearly every commit is a single statement, because for each statement the thread has to wait for the interpreter,
-    # which can take longer than the disk. A row has the messages done since the cursor moved: their ids as a JSON
-    # list, and counts to be added to the job's. When the cursor moves, the job's own list replaces the rows.
-    "CREATE TABLE done (ids TEXT NOT NULL, handled INTEGER NOT NULL, failed INTEGER NOT NULL) STRICT",
-    "CREATE TRIGGER advanced AFTER UPDATE OF done ON job BEGIN DELETE FROM done; END",
-    "CREATE TABLE dead (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, error TEXT NOT NULL, "
-    "failed_at TEXT NOT NULL, message TEXT NOT NULL) STRICT",
+    "CREATE TABLE job (job TEXT NOT NULL) STRICT",
+    # Nearly every commit is one row, and so a single statement, because for each statement the thread has to wait for
+    # the interpreter, which can take longer than the disk.
+    "CREATE TABLE log (number INTEGER PRIMARY KEY, fields TEXT NOT NULL, done TEXT NOT NULL, whole INTEGER NOT NULL) "
+    "STRICT",
+    "CREATE TRIGGER whole AFTER INSERT ON log WHEN new.whole BEGIN DELETE FROM log WHERE number < new.number; END",
+    # The id is JSON, because it can hold lone surrogates, which SQLite does not accept.
+    "CREATE TABLE dead (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, letter TEXT NOT NULL) "
+    "STRICT",
 )
 _KIND = FileKind(
     name="checkpoint",
@@ -64,6 +76,8 @@ class SQLiteCheckpoint(_Closing):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = SQLiteStore(path, _KIND).path
         self._store: SQLiteStore | None = None
+        self._state = State()
+        self._saving = asyncio.Lock()
         self._pid = 0
         self._named = False
 
@@ -74,12 +88,13 @@ class SQLiteCheckpoint(_Closing):
         """See ``Checkpoint``."""
 
         def fill(connection: sqlite3.Connection) -> None:
-            row = (job.webhook_id, job.filter, job.source, job.selection, State().token)
-            connection.execute("INSERT INTO job VALUES (?, ?, ?, ?, NULL, 0, 0, 0, 0, ?, '[]', '')", row)
+            connection.execute("INSERT INTO job VALUES (?)", (json.dumps(attrs.asdict(job)),))
+            _add(connection, Entry.of(State(), ()))
 
         def begin(connection: sqlite3.Connection) -> State:
             state = _read_state(connection, job, self._path)
-            connection.execute("UPDATE job SET interrupted = interrupted + ?", (concurrency,))
+            self._state = attrs.evolve(state, done=frozenset(), interrupted=state.interrupted + concurrency)
+            _add(connection, Entry.of(self._state, (), state))
             with suppress(OSError):
                 replace_private(self._path + _HOLDER, this_process().encode())
             self._named = True
@@ -102,25 +117,33 @@ class SQLiteCheckpoint(_Closing):
 
     async def save(self, commit: Commit) -> None:
         """See ``Checkpoint``."""
-        # Nearly every commit is one statement: for each, the thread has to wait for the interpreter, which can take
-        # longer than the disk.
-        alone = not (commit.dead or commit.revived or commit.ended or commit.notes is not None)
-        await self._call(self._current(), lambda connection: _record(connection, commit), transaction=not alone)
+        async with self._saving:
+            store = self._current()
+            # Only the file has the ids of done messages.
+            before, after = self._state, attrs.evolve(apply(self._state, commit), done=frozenset())
+            advance = commit.advance
+            entry = Entry.of(after, commit.done, before) if advance is None else Entry.of(after, advance.done)
+
+            def record(connection: sqlite3.Connection) -> None:
+                _add(connection, entry)
+                for dead_letter in commit.dead:
+                    connection.execute(_PUT_DEAD_LETTER, (json.dumps(dead_letter.id), write_dead_letter(dead_letter)))
+                for revived in commit.revived:
+                    connection.execute("DELETE FROM dead WHERE id = ?", (json.dumps(revived),))
+
+            def recorded() -> None:
+                self._state = after
+
+            await self._call(store, record, transaction=bool(commit.dead or commit.revived), recorded=recorded)
 
     async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
         """See ``Checkpoint``."""
 
         def work(connection: sqlite3.Connection) -> Sequence[DeadLetter]:
             rows = connection.execute(
-                "SELECT id, error, failed_at, message, number FROM dead WHERE number > ? ORDER BY number LIMIT ?",
-                (after, limit),
+                "SELECT letter, number FROM dead WHERE number > ? ORDER BY number LIMIT ?", (after, limit)
             )
-            return [
-                DeadLetter(
-                    json.loads(name), json.loads(error), datetime.fromisoformat(failed_at), json.loads(message), number
-                )
-                for name, error, failed_at, message, number in rows
-            ]
+            return [read_dead_letter(letter, number) for letter, number in rows]
 
         return await self._call(self._current(), work, write=False)
 
@@ -165,14 +188,18 @@ class SQLiteCheckpoint(_Closing):
         *,
         write: bool = True,
         transaction: bool = True,
+        recorded: Callable[[], None] = lambda: None,
     ) -> T:
-        """Do ``work`` in the store's thread. A cancellation waits for its end, because a thread cannot be cancelled."""
+        """Do ``work`` in the store's thread, then call ``recorded``.
+
+        A cancellation waits for its end, because a thread cannot be cancelled.
+        """
         future = store.run(work, write=write, transaction=transaction)
         cancelled = await wait_uncancelled(future, _TIMEOUT)
         if not future.done():
             future.add_done_callback(_ignore)
-        elif not future.cancelled():
-            future.exception()
+        elif not future.cancelled() and future.exception() is None:
+            recorded()
         if cancelled is not None:
             raise cancelled
         if not future.done():
@@ -186,61 +213,22 @@ class SQLiteCheckpoint(_Closing):
             raise CheckpointInUseError(self._in_use()) from exc.__cause__
 
 
+_PUT_DEAD_LETTER = "INSERT INTO dead (id, letter) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET letter = excluded.letter"
+
+
+def _add(connection: sqlite3.Connection, entry: Entry) -> None:
+    connection.execute("INSERT INTO log (fields, done, whole) VALUES (?, ?, ?)", attrs.astuple(entry))
+
+
 def _read_state(connection: sqlite3.Connection, job: ReplayJob, path: str) -> State:
-    rows = connection.execute(
-        "SELECT webhook_id, filter, source, selection, cursor, position, handled, failed, interrupted, "
-        "token, done, notes FROM job"
-    ).fetchall()
-    if len(rows) != 1:
-        raise ValueError
-    cursor, position, handled, failed, interrupted, token, after, notes = rows[0][4:]
-    recorded = ReplayJob(*rows[0][:4])
+    ((text,),) = connection.execute("SELECT job FROM job").fetchall()
+    recorded = ReplayJob(**json.loads(text))
     if recorded != job:
         raise another_job(f"the checkpoint {path!r}", recorded, job)
-    done: set[str] = set(json.loads(after))
-    for ids, more_handled, more_failed in connection.execute("SELECT ids, handled, failed FROM done"):
-        done.update(json.loads(ids))
-        handled += more_handled
-        failed += more_failed
     dead: int = connection.execute("SELECT count(*) FROM dead").fetchone()[0]
-    return State(cursor, position, frozenset(done), handled, failed, dead, interrupted, token, notes)
-
-
-def _record(connection: sqlite3.Connection, commit: Commit) -> None:
-    counts, advance = (commit.handled, commit.failed), commit.advance
-    if advance is not None:
-        connection.execute(
-            "UPDATE job SET cursor = ?, position = ?, done = ?, "
-            "handled = handled + ? + (SELECT coalesce(sum(handled), 0) FROM done), "
-            "failed = failed + ? + (SELECT coalesce(sum(failed), 0) FROM done)",
-            (advance.cursor, advance.position, json.dumps(list(advance.done)), *counts),
-        )
-    elif commit.done or any(counts):
-        connection.execute("INSERT INTO done VALUES (?, ?, ?)", (json.dumps(list(commit.done)), *counts))
-    if commit.ended:
-        connection.execute("UPDATE job SET interrupted = ?", (commit.interrupted,))
-    if commit.notes is not None:
-        connection.execute("UPDATE job SET notes = ?", (commit.notes,))
-    for dead_letter in commit.dead:
-        connection.execute(
-            "INSERT INTO dead (id, error, failed_at, message) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
-            "SET error = excluded.error, failed_at = excluded.failed_at, message = excluded.message",
-            (
-                _ascii(dead_letter.id),
-                _ascii(dead_letter.error),
-                dead_letter.failed_at.isoformat(),
-                json.dumps(dead_letter.message),
-            ),
-        )
-    for revived in commit.revived:
-        connection.execute("DELETE FROM dead WHERE id = ?", (_ascii(revived),))
+    return read_log(connection.execute("SELECT fields, done FROM log ORDER BY number"), dead)
 
 
 def _ignore(future: asyncio.Future[T]) -> None:
     if not future.cancelled():
         future.exception()
-
-
-def _ascii(text: str) -> str:
-    """Return a text as JSON, because an id or an error can hold lone surrogates, which SQLite does not accept."""
-    return json.dumps(text)

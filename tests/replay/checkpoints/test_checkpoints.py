@@ -351,10 +351,12 @@ async def test_a_database_whose_rows_make_no_sense_is_refused(tmp_path: Path) ->
     path = tmp_path / "replay.db"
     await open_and_close(path)
     for statement in (
-        "INSERT INTO done VALUES ('[oops', 0, 0)",
-        "UPDATE job SET done = '{'",
+        "INSERT INTO log VALUES (1000, '{}', '[oops', 0)",
+        "INSERT INTO log VALUES (1001, '{', '[]', 1)",
+        """INSERT INTO log VALUES (1002, '{"handled": 1}', '[]', 1)""",
+        "DELETE FROM log",
         "DELETE FROM job",
-        "DROP TABLE done",
+        "DROP TABLE log",
     ):
         connection = sqlite3.connect(path)
         connection.execute(statement)

@@ -326,7 +326,7 @@ async def test_errors_hold_no_values(engine: AsyncEngine) -> None:
     table = new_table()
     checkpoint = SQLCheckpoint(engine, table=table)
     await checkpoint.open(JOB, concurrency=1)
-    await run(engine, f"ALTER TABLE {table} ADD CHECK (position < 5)")
+    await run(engine, f"ALTER TABLE {table}_log ADD CHECK (fields NOT LIKE '%consumer%')")
     with pytest.raises(CheckpointError) as caught:
         await checkpoint.save(Commit(advance=Advance("secret-of-a-consumer", 9, [])))
     await checkpoint.aclose()
@@ -352,7 +352,7 @@ async def test_without_tables_it_says_how_to_make_them(url: str) -> None:
 
 
 def test_its_metadata_has_its_tables_for_alembic() -> None:
-    names = {"app.place", "app.place_done", "app.place_dead", "app.place_version"}
+    names = {"app.place", "app.place_log", "app.place_dead", "app.place_version"}
     assert set(checkpoint_metadata("place", "app").tables) == names
     engine = create_async_engine("sqlite+aiosqlite://")
     assert set(SQLCheckpoint(engine, table="place", schema="app").metadata.tables) == names
@@ -371,9 +371,32 @@ async def test_rows_that_make_no_sense_are_refused(engine: AsyncEngine) -> None:
     checkpoint = SQLCheckpoint(engine, table=table)
     await checkpoint.open(JOB, concurrency=1)
     await checkpoint.aclose()
-    await run(engine, f"UPDATE {table} SET done = '[oops'")
-    with pytest.raises(CheckpointError, match="hold data that no checkpoint has written"):
+    for change in (f"UPDATE {table}_log SET done = '[oops'", f"UPDATE {table}_log SET fields = '{{}}', done = '[]'"):
+        await run(engine, change)
+        with pytest.raises(CheckpointError, match="hold data that no checkpoint has written"):
+            await checkpoint.open(JOB, concurrency=1)
+
+
+async def test_tables_of_another_version_are_refused_and_left_as_they_are(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine:
+        checkpoint = SQLCheckpoint(engine, table=table)
         await checkpoint.open(JOB, concurrency=1)
+        await checkpoint.save(Commit(done=["a"]))
+        await checkpoint.aclose()
+        await run(engine, f"UPDATE {table}_version SET version = version + 1")
+        later = SQLCheckpoint(engine, table=table)
+        with pytest.raises(
+            CheckpointError, match=rf"tables {table} were made by another version .* pass another table="
+        ):
+            await later.open(JOB, concurrency=1)
+        assert await scalar(engine, f"SELECT count(*) FROM {table}_log") >= 2
+        await run(engine, f"UPDATE {table}_version SET version = version - 1")
+        assert (await later.open(JOB, concurrency=1)).done == {"a"}
+        await later.aclose()
+        await run(engine, f"DROP TABLE {table}_version")
+        with pytest.raises(CheckpointError, match="were made by another version"):
+            await SQLCheckpoint(engine, table=table).open(JOB, concurrency=1)
 
 
 async def test_an_engine_in_autocommit_mode_is_refused(postgres: PostgresServer) -> None:
