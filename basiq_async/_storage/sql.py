@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from .._redaction.tracebacks import drop_tracebacks
+from .._redaction.tracebacks import UnshownText, drop_tracebacks
 from .._work.tasks import run_to_completion
 from ..errors import BasiqError, ConfigurationError
 from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
@@ -88,6 +88,17 @@ def key_type() -> sa.String:
     """Return the type of a key column."""
     # With the order of bytes an index is smaller and faster, and every server has the same order.
     return sa.String(400).with_variant(sa.String(400, collation="C"), "postgresql")
+
+
+class LetterType(sa.types.TypeDecorator[str]):
+    """The type of a column with a delivery or a message as JSON, which no ``repr`` of a row shows."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        """Return a text of the database."""
+        return None if value is None else UnshownText(value)
 
 
 def server_seconds(dialect: str) -> sa.ColumnElement[float]:

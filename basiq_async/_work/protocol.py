@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
-from .._redaction.tracebacks import UnshownText, drop_tracebacks
+from .._redaction.tracebacks import UnshownText, hide_arguments
 from ..errors import InboxError
 
 
@@ -176,30 +176,26 @@ class QuarantinedDelivery:
         return UnshownText(json.dumps(fields))
 
     @classmethod
+    @hide_arguments
     def unpack(cls, text: str | bytes) -> QuarantinedDelivery:
         """Return the delivery whose ``pack`` returned this text. Raises ``InboxError`` for any other text."""
         try:
-            return cls(**_fields(text))
-        except (ValueError, TypeError, KeyError, RecursionError) as exc:
-            del text  # error reporters show local variables
-            raise InboxError("the quarantine holds data that no inbox has written") from drop_tracebacks(exc)
+            fields = json.loads(text)
+            fields["body"] = b64decode(fields["body"])
+            for name in ("signed_at", "quarantined_at"):
+                fields[name] = datetime.fromisoformat(fields[name])
+            return cls(**fields)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise InboxError("the quarantine holds data that no inbox has written") from None
 
 
-def _fields(text: str | bytes) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(text)
-    fields["body"] = b64decode(fields["body"])
-    fields["signed_at"] = datetime.fromisoformat(fields["signed_at"])
-    fields["quarantined_at"] = datetime.fromisoformat(fields["quarantined_at"])
-    return fields
-
-
+@hide_arguments
 def unpack_all(texts: Sequence[str], where: str) -> Sequence[QuarantinedDelivery]:
     """Unpack several texts. Raises ``InboxError``, in which ``where`` names the storage."""
     try:
         return [QuarantinedDelivery.unpack(text) for text in texts]
     except InboxError as exc:
-        del texts  # error reporters show local variables
-        raise InboxError(f"the quarantine of {where} holds data that no inbox has written") from drop_tracebacks(exc)
+        raise InboxError(f"{exc}: restore {where}") from None
 
 
 @runtime_checkable

@@ -143,7 +143,7 @@ async def dead_letter_of_a_damaged_file() -> None:
         await checkpoint.save(Commit(dead=[DeadLetter("m", "no", NOW, {"x": MARK})]))
         await checkpoint.aclose()
         with closing(sqlite3.connect(f"{folder}/replay.db", isolation_level=None)) as connection:
-            connection.execute("UPDATE dead SET message = message || '}'")
+            connection.execute("UPDATE dead SET letter = letter || '}'")
         await checkpoint.open(ReplayJob("w1"), concurrency=0)
         try:
             await checkpoint.dead_letters()

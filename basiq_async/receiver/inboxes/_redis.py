@@ -25,7 +25,7 @@ from redis.exceptions import (
 )
 
 from ..._arguments import check_positive
-from ..._redaction.tracebacks import drop_tracebacks
+from ..._redaction.tracebacks import UnshownText, drop_tracebacks
 from ..._work.calls import OneProcess
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
 from ..._work.tasks import run_cancel_once
@@ -204,7 +204,7 @@ class RedisInbox:
                 for each in places:
                     text = await self._client.hget(self._keys(each[_PLACE_LENGTH:]).delivery, "text")
                     if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
-                        deliveries[each] = _text(text)
+                        deliveries[each] = UnshownText(_text(text))
                 if len(places) < wanted:
                     break
                 place = "(" + places[-1]

@@ -264,7 +264,7 @@ class SQLInbox:
                 rows = await connection.execute(self._sql.letters_after, place)
             return rows.scalars().all()
 
-        return unpack_all(await self._store.run(work), self._tables.name)
+        return unpack_all(await self._store.run(work), f"the tables of {self._tables.name}")
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``. Raises ``InboxError`` while a handler with a session retries the delivery."""

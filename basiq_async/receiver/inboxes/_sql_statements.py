@@ -21,7 +21,7 @@ from sqlalchemy import MetaData, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..._storage.sql import StoreKind, StoreTables, key_type, server_seconds
+from ..._storage.sql import LetterType, StoreKind, StoreTables, key_type, server_seconds
 from ..._work.calls import CLOSED
 from ..._work.protocol import Claim, ClaimStatus
 from ...errors import InboxError
@@ -49,7 +49,7 @@ class Tables(StoreTables):
             sa.Column("lease", sa.Double),
             sa.Column("lease_ends", sa.Double),
             sa.Column("quarantined_at", sa.DateTime(timezone=True)),
-            sa.Column("letter", sa.Text),
+            sa.Column("letter", LetterType),
             sa.Index(f"{table}_order", "handled_at", **_where("quarantined_at IS NULL")),
             sa.Index(f"{table}_claims", "lease_ends", **_where("handled_at IS NULL")),
             sa.Index(f"{table}_quarantine_order", "quarantined_at", "key", **_where("quarantined_at IS NOT NULL")),
@@ -131,7 +131,7 @@ class Statements:
         mine = sa.or_(sa.exists().where(here, events.c.token == _TOKEN, live), gate)
         mine_or_free = sa.or_(events.c.token == _TOKEN, sa.and_(not_handled, unclaimed))
         retried = sa.and_(sa.bindparam("a_retry", type_=sa.Boolean), in_quarantine, unclaimed)
-        letter = {"quarantined_at": moment, "letter": sa.bindparam("a_letter", type_=sa.Text)}
+        letter = {"quarantined_at": moment, "letter": sa.bindparam("a_letter", type_=LetterType)}
         self.complete = enter({**handled, **no_letter}, mine, mine_or_free)
         self.quarantine = enter({**handled, **letter}, mine, sa.or_(mine_or_free, retried))
         self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, sa.or_(live, gate))

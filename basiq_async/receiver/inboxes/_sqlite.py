@@ -12,12 +12,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Self
 
-from ..._redaction.tracebacks import drop_tracebacks
 from ..._storage.sqlite import SQLiteStore
 from ..._storage.sqlite_files import FileKind
 from ..._work.calls import CLOSED
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
 from ...errors import ConfigurationError, InboxError
 
 _KIND = FileKind(
@@ -205,13 +204,7 @@ class SQLiteInbox:
         def work(connection: sqlite3.Connection) -> list[str]:
             return [row[0] for row in connection.execute(_LETTERS, (*place, limit))]
 
-        letters = await self._store.run(work, write=False)
-        try:
-            return [QuarantinedDelivery.unpack(text) for text in letters]
-        except InboxError as exc:
-            raise self._store.file.translate(exc.__cause__ or exc) from drop_tracebacks(exc)
-        finally:
-            del letters  # error reporters show local variables
+        return unpack_all(await self._store.run(work, write=False), f"the inbox {self._store.path!r}")
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""

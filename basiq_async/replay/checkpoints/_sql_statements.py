@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import MetaData, func
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..._storage.sql import StoreKind, StoreTables, key_type, server_seconds
+from ..._storage.sql import LetterType, StoreKind, StoreTables, key_type, server_seconds
 from ...errors import CheckpointError
 
 _LONGEST_KEY = 400
@@ -46,7 +46,7 @@ class Tables(StoreTables):
             *_job_key(),
             sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("key", key_type(), nullable=False),
-            sa.Column("letter", sa.Text, nullable=False),
+            sa.Column("letter", LetterType, nullable=False),
             sa.UniqueConstraint("name", "source", "key"),
         )
 

@@ -71,11 +71,7 @@ class HttpTarget:
         """See ``Target``."""
         if self._closed:
             raise ReplayError("the HttpTarget is closed: run the replay inside its async with")
-        body = payload_bytes(message)
-        headers = {**self._keys.headers(message.id, self._clock(), body), "content-type": "application/json"}
-        request = Request("POST", self._url, headers, body, idempotent=True)
-        del body, headers  # error reporters show local variables
-        response = await self._retrying.send(request)
+        response = await self._retrying.send(self._request(message))
         status = response.status
         if 200 <= status <= 299:
             return
@@ -83,6 +79,11 @@ class HttpTarget:
         if pause is not None:
             raise TargetError(f"the target responded with {status}", status=status, retry_after=pause)
         raise TargetError(f"the target responded with {status}{_tries(response.attempts)}", status=status)
+
+    def _request(self, message: Message) -> Request:
+        body = payload_bytes(message)
+        headers = {**self._keys.headers(message.id, self._clock(), body), "content-type": "application/json"}
+        return Request("POST", self._url, headers, body, idempotent=True)
 
     async def flush(self) -> None:
         """See ``Target``: a message that got a 2xx needs nothing more."""

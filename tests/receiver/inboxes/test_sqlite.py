@@ -559,7 +559,7 @@ async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(tmp_path: P
             tmp_path / "inbox.db",
             "INSERT INTO inbox VALUES ('k', 1, 1, 1e18, NULL, NULL, NULL, 1, '{')",
         )
-        with pytest.raises(InboxError, match="damaged"):
+        with pytest.raises(InboxError, match="data that no inbox has written: restore the inbox"):
             await inbox.quarantined()
 
 
