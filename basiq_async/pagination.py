@@ -27,7 +27,10 @@ _log = logging.getLogger("basiq_async.pagination")
 
 @attrs.frozen
 class Page(Generic[T]):
-    """One page of a list. ``next_cursor`` is the cursor to resume after this page; None on the last page."""
+    """One page of a list. ``next_cursor`` is the cursor to resume after this page; None on the last page.
+
+    Like ``Paginator.cursor`` it names the last item, and the page that holds it, which is requested again.
+    """
 
     items: Sequence[T]
     next_cursor: str | None
@@ -307,7 +310,8 @@ class _Pages(_Loop[T]):
             except Unreadable:
                 items = self._read_one_by_one(offset)
             place.offset = len(place.items)
-            after = place.next_page(listing.base)
+            more = place.next_url is not None or place.sought is not None
+            after = place.cursor(listing.base) or place.next_page(listing.base) if more else None
             return Page(items, None if after is None else listing.encode(after))
 
     def _read_one_by_one(self, offset: int) -> list[T]:
@@ -375,6 +379,12 @@ class Paginator(Generic[T]):
         reached = self._place.cursor(self._listing.base) if self._place is not None else None
         reached = reached or self._start
         return None if reached is None else self._listing.encode(reached)
+
+    @property
+    def _next_page(self) -> str | None:
+        """The cursor of the next page alone; None at the end. What moved to the page before it is skipped."""
+        after = None if self._place is None else self._place.next_page(self._listing.base)
+        return None if after is None else self._listing.encode(after)
 
     @property
     def last_id(self) -> str | None:

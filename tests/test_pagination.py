@@ -908,6 +908,18 @@ def test_pages_come_whole_with_a_cursor_behind_each() -> None:
     virtual.run(main())
 
 
+def test_what_slips_to_a_page_that_was_read_comes_after_its_cursor() -> None:
+    history = History(8)
+
+    async def main() -> None:
+        first = await anext(aiter(listing(history, prefetch=0).pages()))
+        assert [message.id for message in first.items] == expected(0, 1, 2)
+        del history.rows[0]  # m3 is on the first page now
+        assert await ids(listing(history, cursor=first.next_cursor)) == expected(3, 4, 5, 6, 7)
+
+    virtual.run(main())
+
+
 def test_pages_go_on_in_the_middle_of_one() -> None:
     async def main() -> None:
         pages = [found async for found in listing(History(5), cursor=await some_cursor()).pages()]

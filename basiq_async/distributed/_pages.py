@@ -72,12 +72,14 @@ async def list_pages(
         raise PaginationError(str(exc)) from None  # made with an earlier API key
     if events is None:
         async for page in messages.pages():
-            yield ListedPage(cursor, page.items, page.next_cursor)
-            cursor = page.next_cursor
+            following = messages._next_page
+            yield ListedPage(cursor, page.items, following)
+            cursor = following
         return
     async for found in events.pages():
-        yield ListedPage(cursor, [message_of(event, webhook_id) for event in found.items], found.next_cursor)
-        cursor = found.next_cursor
+        following = events._next_page
+        yield ListedPage(cursor, [message_of(event, webhook_id) for event in found.items], following)
+        cursor = following
 
 
 async def read_page(pages: Pages, claim: SegmentClaim) -> SegmentPage:
