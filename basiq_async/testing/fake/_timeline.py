@@ -70,7 +70,7 @@ class Timeline:
         self._wake = wake
         self._waiters: list[Waiter] = []
         self._stepping = False
-        self._signals: set[asyncio.Future[None]] = set()
+        self._news = asyncio.Event()
         self._changes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[Exception] = []
@@ -241,19 +241,13 @@ class Timeline:
     def _notify(self) -> None:
         """Wake the waiting tasks, to look whether their wait is over."""
         self._changes += 1
-        for signal in self._signals:
-            if not signal.done():
-                signal.set_result(None)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     async def _changed(self, *, within: float | None = None) -> bool:
         """Wait for a change. Return False if none comes ``within`` so many real seconds."""
-        signal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._signals.add(signal)
         try:
             async with asyncio.timeout(within):
-                await signal
+                return await self._news.wait()
         except TimeoutError:
             return False
-        finally:
-            self._signals.discard(signal)
-        return True

@@ -136,52 +136,48 @@ def _input(parameter: inspect.Parameter, hint: Any) -> Any:
     return attrs.field(type=kind, default=default, validator=check_bounds, metadata=metadata)
 
 
-@cache
-def _converter(method: str) -> Converter:
-    """Return the converter of a call's inputs. In a query, a number is a text."""
-    converter = Converter(forbid_extra_keys=True)
-
-    def accept(kind: Any, name: str, fits: Callable[[Any], bool]) -> None:
-        def structure(value: Any, _: object) -> Any:
-            if not fits(value):
-                raise ValueError(f"must be {name}")
-            return value
-
-        if isinstance(kind, type):
-            converter.register_structure_hook(kind, structure)
-        else:
-            converter.register_structure_hook_func(lambda hint: hint == kind, structure)
-
-    accept(str, "a text", lambda value: isinstance(value, str))
-    accept(bool, "true or false", lambda value: isinstance(value, bool))
-    accept(int, "a whole number", lambda value: type(value) is int)
-    accept(float, "a number", lambda value: type(value) in (int, float) and math.isfinite(value))
-    accept(JsonObject, "a JSON object", lambda value: isinstance(value, dict))
-    accept(
-        tuple[str, ...],
+_KINDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    str: ("a text", lambda value: isinstance(value, str)),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: type(value) is int),
+    float: ("a number", lambda value: type(value) in (int, float) and math.isfinite(value)),
+    JsonObject: ("a JSON object", lambda value: isinstance(value, dict)),
+    tuple[str, ...]: (
         "an array of texts",
         lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
-    )
+    ),
+}
+
+
+@cache
+def _converter(method: str) -> Converter:
+    """Return the converter of a call's inputs. It checks values and converts none, except numbers in a query."""
+    converter = Converter(forbid_extra_keys=True)
+    for kind in (str, bool, int, float):
+        converter.register_structure_hook(kind, _check)
+    converter.register_structure_hook_func(_is_checked, _check)
     if method == "GET":
         converter.register_structure_hook(int, _read_number)
-    converter.register_structure_hook_func(_is_choice, _choose)
     return converter
+
+
+def _is_checked(kind: Any) -> bool:
+    origin: object = get_origin(kind)
+    return kind in _KINDS or origin is Literal
+
+
+def _check(value: Any, kind: Any) -> Any:
+    choices = get_args(kind)
+    name, fits = _KINDS.get(kind) or (f"one of: {', '.join(choices)}", lambda value: value in choices)
+    if not fits(value):
+        raise ValueError(f"must be {name}")
+    return value
 
 
 def _read_number(text: str, _: object) -> int:
     if not _NUMBER.fullmatch(text):
         raise ValueError("must be a whole number")
     return int(text)
-
-
-def _is_choice(hint: Any) -> bool:
-    return get_origin(hint) is Literal
-
-
-def _choose(value: object, hint: object) -> object:
-    if value not in get_args(hint):
-        raise ValueError(f"must be one of: {', '.join(get_args(hint))}")
-    return value
 
 
 def page_of(

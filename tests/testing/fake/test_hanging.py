@@ -1,0 +1,285 @@
+"""Nothing that a test and its handlers do waits for ever: where nobody can go on, an error says who waits for what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import nullcontext, suppress
+from datetime import datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from basiq_async import (
+    BasiqClient,
+    BasiqError,
+    InMemoryTransport,
+    RequestTimeoutError,
+    ServerError,
+)
+from basiq_async.errors import ConfigurationError
+from basiq_async.receiver import Delivery, WebhookReceiver
+from basiq_async.testing import Emission, FakeBasiq, ManualClock, serve
+from tests.support import virtual
+from tests.support.real_time import PATIENCE
+
+from ..conftest import ENDPOINT
+
+
+async def test_handlers_that_call_the_client_while_basiq_fails_wait_side_by_side() -> None:
+    fake, failed = FakeBasiq(), list[str]()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        receiver = WebhookReceiver(fake.secret(fake.add_webhook(ENDPOINT)))
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None:
+            try:
+                await basiq.events.fetch(delivery)
+            except ServerError:
+                failed.append(delivery.event_id)
+                raise
+
+        fake.route(ENDPOINT, receiver)
+        fake.fail_next(1_000, status=503, path="/events/*")
+        emitted = [fake.emit("user.created") for _ in range(20)]
+        async with asyncio.timeout(PATIENCE):
+            await fake.advance(hours=4)
+    assert sorted(failed) == sorted([each.event_id for each in emitted] * 5)
+    assert sorted(each.number for each in fake.deliveries) == sorted([1, 2, 3, 4, 5] * 20)
+    assert max(each.duration for each in fake.deliveries) < 30, "the waits of several handlers were added up"
+    fake.assert_no_violations()
+
+
+def test_a_handler_that_waits_for_a_token_that_another_one_requests_gets_it() -> None:
+    async def main() -> None:
+        fake = FakeBasiq()
+        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+
+            async def handle(headers: dict[str, str], body: bytes) -> int:
+                await basiq.event_types.get("user.created")
+                return 200
+
+            fake.route(ENDPOINT, handle)
+            fake.add_webhook(ENDPOINT)
+            fake.fail_next(3, status=503, path="/token")
+            for _ in range(3):
+                fake.emit("user.created")
+            await fake.advance(minutes=1)
+        assert [each.ok for each in fake.deliveries] == [True] * 3
+
+    virtual.run(main())
+
+
+def test_a_handler_that_waits_for_a_later_delivery_gets_it() -> None:
+    async def main() -> None:
+        fake, second = FakeBasiq(), asyncio.Event()
+
+        async def handle(headers: dict[str, str], body: bytes) -> int:
+            if b"user.updated" in body:
+                second.set()
+            await second.wait()
+            return 200
+
+        fake.route(ENDPOINT, handle)
+        fake.add_webhook(ENDPOINT)
+        fake.emit("user.created")
+        fake.emit("user.updated")
+        await fake.deliver()
+        assert [each.ok for each in fake.deliveries] == [True, True]
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_a_handler_that_waits_for_itself_is_named(served: bool) -> None:
+    fake = FakeBasiq()
+    emitted: list[Emission] = []
+
+    async def handle(headers: dict[str, str], body: bytes) -> int:
+        await emitted[0]
+        return 200
+
+    fake.route(ENDPOINT, handle)
+    fake.add_webhook(ENDPOINT)
+    with pytest.raises(ConfigurationError) as caught:
+        async with asyncio.timeout(PATIENCE), serve(fake) if served else nullcontext():
+            emitted.append(fake.emit("user.created"))
+            await emitted[0]
+    one = f"attempt 1 of message {emitted[0].message_ids[0]}"
+    assert f"the handler of {one}, {ENDPOINT}, waits for {one}" in str(caught.value)
+
+
+async def test_two_handlers_that_wait_for_each_other_are_both_named() -> None:
+    fake = FakeBasiq()
+    emitted: list[Emission] = []
+
+    async def handle(headers: dict[str, str], body: bytes) -> int:
+        first = headers["webhook-id"] == emitted[0].message_ids[0]
+        await emitted[1 if first else 0]
+        return 200
+
+    fake.route(ENDPOINT, handle)
+    fake.add_webhook(ENDPOINT)
+    emitted += [fake.emit("user.created") for _ in range(2)]
+    with pytest.raises(ConfigurationError, match="everybody waits") as caught:
+        async with asyncio.timeout(PATIENCE):
+            await fake.deliver()
+    one, two = (f"attempt 1 of message {each.message_ids[0]}" for each in emitted)
+    assert f"handler of {one}, {ENDPOINT}, waits for {two}" in str(caught.value)
+    assert f"handler of {two}, {ENDPOINT}, waits for {one}" in str(caught.value)
+    assert "the test waits for all deliveries that are due" in str(caught.value)
+
+
+async def test_events_that_cause_events_without_end_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.testing.fake._agenda.MOST_CAUSED", 100)
+    fake = FakeBasiq()
+
+    async def handle(headers: dict[str, str], body: bytes) -> int:
+        fake.emit("user.created")
+        return 200
+
+    fake.route(ENDPOINT, handle)
+    fake.add_webhook(ENDPOINT)
+    fake.emit("user.created")
+    with pytest.raises(ConfigurationError, match=r"emit more than 100 messages"):
+        await fake.deliver()
+
+
+async def test_a_clock_that_does_not_move_is_an_error() -> None:
+    class Stuck(ManualClock):
+        def move_to(self, moment: datetime) -> None:
+            pass
+
+    fake = FakeBasiq(clock=Stuck())
+    with pytest.raises(ConfigurationError, match="move_to must set a clock forward"):
+        await fake.advance(seconds=1)
+
+
+def test_a_limit_of_the_one_who_waits_is_none_of_the_handlers() -> None:
+    async def main() -> None:
+        fake = FakeBasiq(cool_off=30)
+        transport = InMemoryTransport(fake)
+        async with BasiqClient(fake.api_key, transport=transport) as basiq:
+
+            async def handle(headers: dict[str, str], body: bytes) -> int:
+                await basiq.event_types.get("user.created")
+                return 200
+
+            fake.route(ENDPOINT, handle)
+            fake.add_webhook(ENDPOINT)
+            made = await basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.deleted"])
+            fake.fail_next(delay=20, path="/events/types/*")
+            fake.emit("user.created")
+            with pytest.raises(RequestTimeoutError):
+                await basiq.webhooks.wait_until_active(made.id, timeout=5)
+            await fake.deliver()
+        assert [(each.ok, each.duration) for each in fake.deliveries] == [(True, 20)]
+
+    virtual.run(main())
+
+
+ACTIONS = ("fetch", "emit", "emit and wait", "deliver", "advance", "sleep", "task", "raise", "wait for all", "pause")
+FAULTS = ("503", "delay", "drop", "token", "outage", "lost")
+STEPS = ("emit", "emit and wait", "deliver", "advance", "next", "call", "together")
+
+
+class Bounded(virtual.VirtualLoop):
+    """A virtual loop that fails where anything goes on without end."""
+
+    turns = 0
+
+    def _run_once(self) -> None:
+        self.turns += 1
+        if self.turns > 300_000:
+            raise RuntimeError("the event loop does not come to rest")
+        super()._run_once()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    handlers=st.lists(st.lists(st.sampled_from(ACTIONS), max_size=3), min_size=1, max_size=3),
+    faults=st.lists(st.tuples(st.sampled_from(FAULTS), st.integers(1, 6)), max_size=3),
+    steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=6),
+)
+def test_whatever_handlers_and_tests_do_it_comes_to_an_end(
+    handlers: list[list[str]], faults: list[tuple[str, int]], steps: list[str]
+) -> None:
+    async def main() -> None:
+        fake, emitted = FakeBasiq(), list[Emission]()
+        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+
+            async def act(action: str, event_id: str) -> None:
+                match action:
+                    case "fetch":
+                        await basiq.events.get(event_id)
+                    case "emit":
+                        emitted.append(fake.emit("user.updated"))
+                    case "emit and wait":
+                        await fake.emit("user.updated")
+                    case "deliver":
+                        await fake.deliver()
+                    case "advance":
+                        await fake.advance(seconds=7)
+                    case "sleep":
+                        assert fake.waits is not None
+                        await fake.waits.sleep(40)
+                    case "task":
+                        await asyncio.create_task(act("fetch", event_id))
+                    case "raise":
+                        raise ValueError("a handler's mistake")
+                    case "wait for all":
+                        for each in emitted:
+                            await each
+                    case "pause":
+                        await asyncio.sleep(0.5)
+
+            for number, actions in enumerate(handlers):
+
+                async def handle(headers: dict[str, str], body: bytes, actions: list[str] = actions) -> int:
+                    for action in actions:
+                        await act(action, json.loads(body)["eventId"])
+                    return 200
+
+                fake.route(f"{ENDPOINT}/{number}", handle)
+                fake.add_webhook(f"{ENDPOINT}/{number}", ["user.created", "user.updated"][: number + 1])
+            for fault, times in faults:
+                match fault:
+                    case "503":
+                        fake.fail_next(times, status=503, path="/events/*")
+                    case "delay":
+                        fake.fail_next(times, delay=50)
+                    case "drop":
+                        fake.fail_next(times, drop=True)
+                    case "token":
+                        fake.fail_next(times, status=503, path="/token")
+                    case "outage":
+                        fake.endpoint_down(f"{ENDPOINT}/0")
+                    case "lost":
+                        fake.fail_deliveries(times, drop="response")
+
+            async def step(name: str) -> None:
+                match name:
+                    case "emit" | "emit and wait":
+                        emitted.append(fake.emit("user.created"))
+                        if name != "emit":
+                            await emitted[-1]
+                    case "deliver":
+                        await fake.deliver()
+                    case "advance":
+                        await fake.advance(hours=3)
+                    case "next":
+                        await fake.advance_to_next()
+                    case "call":
+                        await basiq.event_types.get("user.created")
+                    case "together":
+                        emitted.append(fake.emit("user.created"))
+                        await asyncio.gather(fake.advance(hours=1), step("call"), return_exceptions=True)
+
+            for name in (*steps, "deliver"):
+                with suppress(BasiqError):
+                    await step(name)
+
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=Bounded) as runner:
+        patch.setattr("basiq_async.testing.fake._agenda.MOST_CAUSED", 30)
+        runner.run(main())
