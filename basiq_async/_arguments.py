@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from difflib import get_close_matches
 from functools import partial
 from typing import Literal, TypeVar, get_args
@@ -13,6 +14,9 @@ from .errors import ConfigurationError
 from .models import DocumentedEventType
 
 T = TypeVar("T")
+
+Duration = float | timedelta
+"""A length of time: a number of seconds, or a timedelta."""
 
 
 def check_positive(name: str, value: object, unit: str = "") -> float:
@@ -27,6 +31,16 @@ def check_from_zero(name: str, value: object, unit: str = "") -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ConfigurationError(f"{name} must be a finite number{_with_space(unit)} of at least 0")
     return value
+
+
+def as_seconds(value: Duration) -> float:
+    """Return a length of time in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def check_seconds(name: str, value: Duration, *, from_zero: bool = False) -> float:
+    """Return a length of time in seconds, finite and above 0; or at least 0, with ``from_zero``."""
+    return (check_from_zero if from_zero else check_positive)(name, as_seconds(value), "of seconds")
 
 
 def check_whole(name: str, value: object, *, least: int = 0, most: int | None = None, or_else: str = "") -> int:

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from ._arguments import check_positive
+from ._arguments import Duration, check_seconds
 from ._redaction.credentials import Redactor, SecretText
 from ._redaction.tracebacks import hide_arguments
 from ._signing.seal import Seal
@@ -56,7 +56,7 @@ class BasiqClient:
         transport: Transport | None = None,
         base_url: str | None = None,
         retry: RetryPolicy | None = None,
-        timeout: float = 30.0,
+        timeout: Duration = 30.0,
         allow_http: bool = False,
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
@@ -64,7 +64,7 @@ class BasiqClient:
         key = ApiKey(api_key)
         allow_http = allow_http or os.environ.get("BASIQ_ALLOW_HTTP") == "1"
         base = BaseURL.parse(_default_url() if base_url is None else base_url, allow_http=allow_http)
-        check_positive("timeout", timeout, "of seconds")
+        timeout = check_seconds("timeout", timeout)
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError("retry must be a RetryPolicy, or None for the usual one")
         if transport is not None and not isinstance(transport, Transport):

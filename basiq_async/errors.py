@@ -31,6 +31,7 @@ No error holds a credential, in its text or in its attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 __all__ = [
@@ -269,13 +270,15 @@ class TargetError(ReplayError):
     """A target did not accept a message.
 
     ``status`` is the HTTP status of its response, or None. ``retry_after`` is the wait that the target asked for, in
-    seconds, or None. A replay then waits for that long before it delivers any message.
+    seconds, or None; a timedelta is accepted. A replay then waits for that long before it delivers any message.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after: float | timedelta | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
-        self.retry_after = retry_after
+        self.retry_after = retry_after.total_seconds() if isinstance(retry_after, timedelta) else retry_after
 
 
 _BY_STATUS: dict[int, type[APIError]] = {

@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from hmac import HMAC, compare_digest
 from hmac import digest as hmac_digest
 from typing import cast
 
 from multidict import CIMultiDictProxy
 
+from .._arguments import Duration, check_seconds
 from .._redaction.credentials import Unpicklable
 from .._redaction.tracebacks import hide_arguments
 from ..errors import ConfigurationError, SignatureVerificationError
@@ -40,7 +41,8 @@ _NAMES: Mapping[str | bytes, str] = {
 SignatureHeaders = tuple[str, str, str]
 """The id, the timestamp and the signatures, as received."""
 
-TOLERANCE = timedelta(minutes=5)
+TOLERANCE = 300.0
+"""In seconds."""
 
 CheckedHeaders = tuple[str, str, str, int]
 """The id, the timestamp and the signatures of a fresh delivery, as received, and the timestamp as a number."""
@@ -66,13 +68,13 @@ def verify(
     headers: Headers,
     body: bytes,
     *,
-    tolerance: timedelta = TOLERANCE,
+    tolerance: Duration = TOLERANCE,
     now: datetime | None = None,
 ) -> None:
     """Raise ``SignatureVerificationError`` unless ``body`` is a genuine and fresh delivery.
 
-    ``body`` is the raw bytes as they were received. A timestamp is refused if it is more than ``tolerance`` before or
-    after ``now`` (an aware datetime; the present time by default). The error's ``reason`` is one of
+    ``body`` is the raw bytes as they were received. A timestamp is refused if it is more than ``tolerance`` seconds
+    before or after ``now`` (an aware datetime; the present time by default). The error's ``reason`` is one of
     ``missing-header``, ``duplicate-header``, ``bad-headers``, ``bad-id``, ``bad-timestamp``, ``too-old``,
     ``too-new``, ``bad-signature`` (a header of more than 4096 characters), ``no-signature`` (none of version ``v1``),
     ``no-match``, and ``bad-secret`` for a secret that cannot be decoded or can be guessed.
@@ -86,7 +88,7 @@ def verify(
         raise SignatureVerificationError(str(exc), reason="bad-secret") from None
     if type(body) is not bytes:
         body = check_body(body)
-    seconds = 300.0 if tolerance is TOLERANCE else tolerance_seconds(tolerance)
+    seconds = TOLERANCE if tolerance is TOLERANCE else check_seconds("tolerance", tolerance, from_zero=True)
     epoch = time.time() if now is None else _epoch(now, "now")
     message_id, timestamp, signature, _ = check_headers(headers, seconds, epoch)
     mismatch = _compare(keys, f"{message_id}.{timestamp}.".encode() + body, signature)
@@ -298,13 +300,6 @@ def _explain_mismatch(entries: list[bytes]) -> SignatureVerificationError:
         "no signature matches: the body was changed (pass the raw bytes), or the secret is not this webhook's",
         reason="no-match",
     )
-
-
-def tolerance_seconds(tolerance: timedelta) -> float:
-    """Return the tolerance in seconds. Raises ``ConfigurationError`` unless it is a timedelta of at least 0."""
-    if not isinstance(tolerance, timedelta) or tolerance < timedelta(0):
-        raise ConfigurationError("tolerance must be a timedelta of at least 0")
-    return tolerance.total_seconds()
 
 
 def _epoch(moment: datetime, argument: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +81,7 @@ def verify(
         raise ConfigurationError("--tolerance must be a number of seconds, 0 or more")
     pairs = [_pair(line) for line in header or ()]
     pairs += _headers_of(headers) if headers is not None else []
-    check(secret, pairs, _read(body), tolerance=timedelta(seconds=tolerance), now=_moment(at))
+    check(secret, pairs, _read(body), tolerance=tolerance, now=_moment(at))
     output = Output(json)
     if output.as_json:
         output.one({"genuine": True})

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self, get_args
 
-from .._arguments import check_positive, check_whole
+from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._lazy import missing_extra
 from .._redaction.tracebacks import UnshownText
 from ..errors import ConfigurationError, ReplayError
@@ -64,14 +64,15 @@ class Fleet:
         self,
         url: str,
         *,
-        lease: float = 30.0,
+        lease: Duration = 30.0,
         broker: AsyncBroker | None = None,
         prefix: str = "basiq",
         notify: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         if isinstance(url, str):
             url = UnshownText(url)  # it may hold a password, and error reporters show local variables
-        if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 1 <= lease <= 3_600:
+        lease = check_seconds("lease", lease)
+        if not 1 <= lease <= 3_600:
             raise ConfigurationError("lease must be a number of seconds from 1 to 3600")
         if not isinstance(prefix, str) or not prefix or not set(prefix).isdisjoint("{} \t\r\n"):
             raise ConfigurationError("prefix must be text without spaces and braces")

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+from .._arguments import Duration, check_seconds
 from ..errors import ReplayError
 from ..replay import DeadLetter, Report
 from ..replay.shared import export_dead
@@ -37,8 +38,9 @@ class Job:
             raise self._gone()
         return progress
 
-    async def watch(self, *, every: float = 0.5) -> AsyncIterator[JobProgress]:
+    async def watch(self, *, every: Duration = 0.5) -> AsyncIterator[JobProgress]:
         """Yield the progress each ``every`` seconds, until the job has ended."""
+        every = check_seconds("every", every)
         while True:
             progress = await self.progress()
             yield progress
@@ -46,13 +48,13 @@ class Job:
                 return
             await asyncio.sleep(every)
 
-    async def wait(self, *, timeout: float | None = None) -> Report:
+    async def wait(self, *, timeout: Duration | None = None) -> Report:
         """Wait until the job has ended, and return its report. For a cancelled job, ``report.finished`` is False.
 
         A paused job has not ended. Raises ``ReplayError`` with the reason and ``.report`` if the job failed, and
         ``TimeoutError`` after ``timeout`` seconds.
         """
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(None if timeout is None else check_seconds("timeout", timeout, from_zero=True)):
             delay = 0.02
             while not (progress := await self.progress()).ended:
                 await asyncio.sleep(delay)

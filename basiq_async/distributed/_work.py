@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import get_args
 
-from .._arguments import check_positive, check_whole
+from .._arguments import Duration, check_seconds, check_whole
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..receiver import Inbox, WebhookReceiver
@@ -32,7 +32,7 @@ class Work:
         inbox: Inbox | None = None,
         on_error: OnError = "dead-letter",
         max_failures: int | None = 1_000,
-        max_pause: float = 3_600.0,
+        max_pause: Duration = 3_600.0,
     ) -> None:
         if on_error not in get_args(OnError):
             raise ConfigurationError('on_error must be "dead-letter", "stop" or "skip"')
@@ -46,7 +46,7 @@ class Work:
             rate=None,
             on_error=on_error,
             max_failures=None if max_failures is None else check_whole("max_failures", max_failures, least=1),
-            max_pause=check_positive("max_pause", max_pause),
+            max_pause=check_seconds("max_pause", max_pause),
         )
 
 

@@ -7,12 +7,12 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
 
-from .._arguments import EventTypePattern, check_positive, check_whole
+from .._arguments import Duration, EventTypePattern, check_seconds, check_whole
 from .._redaction.tracebacks import hide_arguments
 from .._signing.secrets import SecretLike
 from .._signing.signature import (
@@ -22,7 +22,6 @@ from .._signing.signature import (
     SigningKeys,
     check_body,
     check_headers,
-    tolerance_seconds,
 )
 from .._web.bodies import BodyReader
 from .._work.clock import TimeSource, in_seconds
@@ -107,24 +106,24 @@ class WebhookReceiver:
         *,
         webhook_id: str | None = None,
         inbox: Inbox | None = None,
-        tolerance: timedelta = TOLERANCE,
+        tolerance: Duration = TOLERANCE,
         max_body_size: int = 1_048_576,
-        handler_timeout: float = 10.0,
-        body_timeout: float = 10.0,
-        inbox_timeout: float = 5.0,
-        lease: float | None = None,
+        handler_timeout: Duration = 10.0,
+        body_timeout: Duration = 10.0,
+        inbox_timeout: Duration = 5.0,
+        lease: Duration | None = None,
         quarantine_after: int | None = None,
         on_delivery: OnDelivery | None = None,
         clock: TimeSource = time.time,
     ) -> None:
         keys = SigningKeys.read(secret, for_many=True)
         check_whole("max_body_size", max_body_size, least=1)
-        limits = {"handler_timeout": handler_timeout, "body_timeout": body_timeout, "inbox_timeout": inbox_timeout}
-        for name, seconds in limits.items():
-            check_positive(name, seconds, "of seconds")
+        handler_timeout = check_seconds("handler_timeout", handler_timeout)
+        body_timeout = check_seconds("body_timeout", body_timeout)
+        inbox_timeout = check_seconds("inbox_timeout", inbox_timeout)
         if lease is None:
             lease = handler_timeout + 2 * inbox_timeout + _LEASE_MARGIN
-        elif check_positive("lease", lease, "of seconds") <= handler_timeout:
+        elif (lease := check_seconds("lease", lease)) <= handler_timeout:
             raise ConfigurationError(
                 f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s): otherwise another "
                 "worker takes over a delivery while its handler is still running"
@@ -135,7 +134,7 @@ class WebhookReceiver:
         self._webhook_id = webhook_id
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
         check_inbox(self._inbox, keys, webhook_id)
-        self._tolerance = tolerance_seconds(tolerance)
+        self._tolerance = check_seconds("tolerance", tolerance, from_zero=True)
         self._max_body_size = max_body_size
         self._bodies = BodyReader(
             max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout
@@ -272,7 +271,7 @@ class WebhookReceiver:
         done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
         return self._report(done, started)
 
-    async def dispatch(self, delivery: Delivery, *, patience: float = PATIENCE) -> Outcome:
+    async def dispatch(self, delivery: Delivery, *, patience: Duration = PATIENCE) -> Outcome:
         """Hand a delivery to its handler without checking a signature, unless the event was handled before.
 
         The inbox, the handlers and the outcomes are the same as for a delivery by HTTP. A replay uses this method.
@@ -282,6 +281,7 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
         if delivery.webhook_id != self._webhook_id:
             delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
+        patience = check_seconds("patience", patience, from_zero=True)
         done = self._closed(delivery) if self._lifecycle.closed else await self._dispatch(delivery, patience=patience)
         if done.result is Result.BUSY and self._lifecycle.closed:  # it was closed while this delivery waited
             done = self._closed(delivery)

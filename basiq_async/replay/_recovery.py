@@ -8,6 +8,7 @@ from datetime import datetime
 
 import attrs
 
+from .._arguments import Duration
 from .._work.quarantine import read_quarantine
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
@@ -47,7 +48,7 @@ async def recover(
     concurrency: int = 32,
     rate: float | None = None,
     on_error: OnError = "dead-letter",
-    max_pause: float = 3_600.0,
+    max_pause: Duration = 3_600.0,
     progress: OnProgress | None = None,
     instrument: Callable[[Replay], object] | None = None,
     clock: Callable[[], datetime] | None = None,

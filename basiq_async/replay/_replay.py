@@ -13,7 +13,7 @@ from typing import get_args
 
 import attrs
 
-from .._arguments import check_positive, check_whole
+from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._work.limits import limit
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
@@ -103,10 +103,10 @@ class Replay:
         inbox: Inbox | None = None,
         on_error: OnError = "dead-letter",
         max_failures: int | None = 1_000,
-        max_pause: float = 3_600.0,
-        target_timeout: float = 300.0,
-        inbox_timeout: float = 5.0,
-        checkpoint_timeout: float = 60.0,
+        max_pause: Duration = 3_600.0,
+        target_timeout: Duration = 300.0,
+        inbox_timeout: Duration = 5.0,
+        checkpoint_timeout: Duration = 60.0,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
@@ -133,12 +133,12 @@ class Replay:
             rate=None if rate is None else check_positive("rate", rate),
             on_error=on_error,
             max_failures=max_failures,
-            max_pause=check_positive("max_pause", max_pause),
-            target_timeout=check_positive("target_timeout", target_timeout),
-            checkpoint_timeout=check_positive("checkpoint_timeout", checkpoint_timeout),
+            max_pause=check_seconds("max_pause", max_pause),
+            target_timeout=check_seconds("target_timeout", target_timeout),
+            checkpoint_timeout=check_seconds("checkpoint_timeout", checkpoint_timeout),
         )
         self._clock = client._now if clock is None else clock
-        self._inbox_timeout = check_positive("inbox_timeout", inbox_timeout)
+        self._inbox_timeout = check_seconds("inbox_timeout", inbox_timeout)
         # Called to check the arguments now, not at the first run.
         as_target(target, inbox)
         self._list(self._filter)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .._arguments import check_event_type_ids, check_from_zero, select_texts
+from .._arguments import Duration, check_event_type_ids, check_seconds, select_texts
 from .._redaction.text import printable
 from .._wire.urls import absolute_url
 from .._work.clock import LoopClock, clock_of
@@ -159,13 +159,13 @@ class Webhooks:
             return
         self._api.acknowledge(response, "DELETE", endpoint)
 
-    async def wait_until_active(self, webhook_id: str, *, timeout: float = 1020.0) -> Webhook:
+    async def wait_until_active(self, webhook_id: str, *, timeout: Duration = 1020.0) -> Webhook:
         """Request a webhook again and again until its status is ``active``. The pauses grow from 2 to 30 seconds.
 
         ``timeout`` is in seconds. The cool-off can take 15 minutes (the vendor's guide). Raises ``RequestTimeoutError``
         when the timeout has passed, and the errors of ``get``.
         """
-        check_from_zero("timeout", timeout, "of seconds")
+        timeout = check_seconds("timeout", timeout, from_zero=True)
         import random
 
         waits = clock_of(self._api.transport) or LoopClock()

@@ -10,7 +10,7 @@ from weakref import WeakSet
 import aiohttp
 from yarl import URL
 
-from .._arguments import check_positive, check_whole
+from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of
 from .._version import __version__
@@ -44,21 +44,22 @@ class AiohttpTransport:
         self,
         session: aiohttp.ClientSession | None = None,
         *,
-        timeout: float = 30.0,
-        connect_timeout: float = 10.0,
+        timeout: Duration = 30.0,
+        connect_timeout: Duration = 10.0,
         max_body_size: int = 64 * 2**20,
         connections: int = _CONNECTIONS,
         user_agent: str = _USER_AGENT,
     ) -> None:
-        self._timeout = check_positive("timeout", timeout)
-        check_positive("connect_timeout", connect_timeout)
+        self._timeout = check_seconds("timeout", timeout)
         check_positive("max_body_size", max_body_size)
         check_whole("connections", connections, least=1)
         if session is not None and not isinstance(session, aiohttp.ClientSession):
             raise ConfigurationError("session must be an aiohttp.ClientSession, or None to have the transport make one")
         self._session = session
         self._owns_session = session is None
-        self._client_timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
+        self._client_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=check_seconds("connect_timeout", connect_timeout)
+        )
         self._max_body_size = max_body_size
         self._connections = connections
         self._user_agent = user_agent

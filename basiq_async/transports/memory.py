@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 from urllib.parse import urlsplit
 
+from .._arguments import Duration, check_seconds
 from .._work.clock import Clock, LoopClock
 from ..errors import ConnectionFailedError, RequestTimeoutError
 from .base import Request, Response
@@ -54,10 +55,10 @@ class InMemoryTransport(Generic[F]):
     ``/basiq``, for a client whose ``base_url`` has the same path.
     """
 
-    def __init__(self, fake: F | None = None, *, timeout: float = 30.0, prefix: str = "") -> None:
+    def __init__(self, fake: F | None = None, *, timeout: Duration = 30.0, prefix: str = "") -> None:
         # By name: the package of the fake imports this one.
         self.fake: F = import_module("basiq_async.testing").FakeBasiq() if fake is None else fake
-        self._timeout = timeout
+        self._timeout = check_seconds("timeout", timeout, from_zero=True)
         self._prefix = prefix
         self._closed = False
 

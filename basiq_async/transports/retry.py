@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypedDict
 
 import attrs
 
-from .._arguments import check_from_zero, check_whole
+from .._arguments import as_seconds, check_from_zero, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of, clean
 from .._work.clock import clock_of
@@ -38,7 +38,8 @@ def _whole_number(instance: object, attribute: attrs.Attribute[Any], value: obje
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """When to send a request again, and how long to wait. All times are in seconds.
+    """When to send a request again, and how long to wait. All times are in seconds, or
+    timedeltas.
 
     A GET or DELETE is sent again after a failed connection, a timeout, and the statuses 408, 429 and 5xx. A POST is
     sent again only after 429, and after a connection that failed before anything was sent. The wait before the nth
@@ -49,9 +50,9 @@ class RetryPolicy:
     """
 
     max_retries: int = attrs.field(default=4, validator=_whole_number)
-    base: float = attrs.field(default=0.5, validator=_number)
-    max_wait: float = attrs.field(default=30.0, validator=_number)
-    max_elapsed: float = attrs.field(default=120.0, validator=_number)
+    base: float = attrs.field(default=0.5, converter=as_seconds, validator=_number)
+    max_wait: float = attrs.field(default=30.0, converter=as_seconds, validator=_number)
+    max_elapsed: float = attrs.field(default=120.0, converter=as_seconds, validator=_number)
 
     def __attrs_post_init__(self) -> None:
         if self.max_elapsed == 0:

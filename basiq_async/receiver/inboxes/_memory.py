@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import attrs
 
+from ..._arguments import Duration, check_seconds
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
@@ -43,18 +44,16 @@ class MemoryInbox:
         *,
         max_entries: int = 200_000,
         max_quarantined: int = 1_000,
-        remember: timedelta = timedelta(days=2),
+        remember: Duration = 2 * 86_400.0,
         clock: TimeSource = time.time,
     ) -> None:
         if max_entries < 2:
             raise ConfigurationError("max_entries must be at least 2")
         if max_quarantined < 0:
             raise ConfigurationError("max_quarantined must not be negative")
-        if remember <= timedelta(0):
-            raise ConfigurationError("remember must be longer than zero")
         self._max_entries = max_entries
         self._max_quarantined = max_quarantined
-        self._remember = remember.total_seconds()
+        self._remember = check_seconds("remember", remember)
         self._retention = RetentionClock(clock)
         self._lease_clock = lease_clock(clock)
         self._done: OrderedDict[str, float] = OrderedDict()

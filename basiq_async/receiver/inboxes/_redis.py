@@ -24,7 +24,7 @@ from redis.exceptions import (
     ConnectionError as RedisConnectionError,
 )
 
-from ..._arguments import check_positive
+from ..._arguments import Duration, check_seconds
 from ..._redaction.tracebacks import UnshownText, drop_tracebacks
 from ..._work.calls import OneProcess
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
@@ -103,19 +103,17 @@ class RedisInbox:
         client: Redis | RedisCluster,
         *,
         prefix: str = "basiq",
-        remember: timedelta = timedelta(days=30),
-        timeout: float = 5.0,
+        remember: Duration = 30 * 86_400.0,
+        timeout: Duration = 5.0,
     ) -> None:
         if not isinstance(client, (Redis, RedisCluster)):
             raise ConfigurationError("RedisInbox needs a client of redis.asyncio: Redis.from_url(...)")
         if not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError("prefix must be a non-empty text without braces")
-        if remember <= timedelta(0):
-            raise ConfigurationError("remember must be longer than zero")
         self._client = client
         self._prefix = prefix
-        self._remember = math.ceil(remember.total_seconds() * 1000)
-        self._timeout = check_positive("timeout", timeout, "of seconds")
+        self._remember = math.ceil(check_seconds("remember", remember) * 1000)
+        self._timeout = check_seconds("timeout", timeout)
         self._scripts: dict[str, _Script] = {}
         self._process = OneProcess(f"the inbox below {prefix!r} in Redis")
         self._checked = False

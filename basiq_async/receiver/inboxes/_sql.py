@@ -12,11 +12,11 @@ from typing import Any, Self
 from sqlalchemy import Executable, MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
-from ..._arguments import check_positive
+from ..._arguments import Duration, check_seconds
 from ..._storage.sql import BusyError, SQLStore
 from ..._work.protocol import Claim, QuarantinedDelivery, unpack_all
 from ..._work.tasks import run_to_completion
-from ...errors import ConfigurationError, InboxError
+from ...errors import InboxError
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
 from ._sql_transactions import State, Transactions, done_in_sqlite
 
@@ -68,18 +68,16 @@ class SQLInbox:
         table: str = "basiq_inbox",
         schema: str | None = None,
         create_tables: bool = True,
-        remember: timedelta = timedelta(days=30),
-        timeout: float = 4.0,
+        remember: Duration = 30 * 86_400.0,
+        timeout: Duration = 4.0,
     ) -> None:
-        if remember <= timedelta(0):
-            raise ConfigurationError("remember must be longer than zero")
         self._tables = Tables(table, schema)
-        limit = check_positive("timeout", timeout, "of seconds")
+        limit = check_seconds("timeout", timeout)
         self._store = SQLStore(engine, self._tables, create_tables=create_tables, timeout=limit)
         self._sql = Statements(self._tables, engine.dialect.name)
         sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._transactions = Transactions(self._store, self._sql, sessions)
-        self._remember = remember
+        self._remember = timedelta(seconds=check_seconds("remember", remember))
         self._records = 0
         self._pruning: asyncio.Task[None] | None = None
 

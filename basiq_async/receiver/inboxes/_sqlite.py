@@ -8,16 +8,17 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
 
+from ..._arguments import Duration, check_seconds
 from ..._storage.sqlite import SQLiteStore
 from ..._storage.sqlite_files import FileKind
 from ..._work.calls import CLOSED
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
-from ...errors import ConfigurationError, InboxError
+from ...errors import InboxError
 
 _KIND = FileKind(
     name="inbox",
@@ -119,14 +120,17 @@ class SQLiteInbox:
         self,
         path: str | os.PathLike[str],
         *,
-        remember: timedelta = timedelta(days=30),
-        busy_timeout: float = 5.0,
+        remember: Duration = 30 * 86_400.0,
+        busy_timeout: Duration = 5.0,
         clock: TimeSource = time.time,
     ) -> None:
-        if remember <= timedelta(0):
-            raise ConfigurationError("remember must be longer than zero")
-        self._store = SQLiteStore(path, _KIND, busy_timeout=busy_timeout, fill=partial(_fill, in_seconds(clock)))
-        self._remember = remember.total_seconds()
+        self._store = SQLiteStore(
+            path,
+            _KIND,
+            busy_timeout=check_seconds("busy_timeout", busy_timeout, from_zero=True),
+            fill=partial(_fill, in_seconds(clock)),
+        )
+        self._remember = check_seconds("remember", remember)
         self._clock = clock
         self._lease_clock = lease_clock(clock)
         self._retention: RetentionClock | None = None

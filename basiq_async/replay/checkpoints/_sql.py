@@ -13,7 +13,7 @@ import attrs
 from sqlalchemy import MetaData, RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..._arguments import check_positive
+from ..._arguments import Duration, check_seconds
 from ..._storage.sql import BusyError, SQLStore, SQLTransaction, Work
 from ..._storage.sql_errors import brief, is_away, is_missing, without_values
 from ..._work.tasks import run_to_completion
@@ -83,15 +83,15 @@ class SQLCheckpoint(_Closing):
         table: str = "basiq_checkpoint",
         schema: str | None = None,
         create_tables: bool = True,
-        lease: float = 20.0,
-        timeout: float = 20.0,
+        lease: Duration = 20.0,
+        timeout: Duration = 20.0,
     ) -> None:
         if name is not None and not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
             raise ConfigurationError(f"name must be a str of 1 to {_LONGEST_NAME} characters, or None")
         self._name = name
         self._tables = Tables(table, schema)
-        self._lease = check_positive("lease", lease, "of seconds")
-        limit = check_positive("timeout", timeout, "of seconds")
+        self._lease = check_seconds("lease", lease)
+        limit = check_seconds("timeout", timeout)
         self._store = SQLStore(engine, self._tables, create_tables=create_tables, timeout=limit)
         self._sql = Statements(self._tables, engine.dialect.name)
         self._run: _Run | None = None

@@ -9,7 +9,7 @@ from typing import Self
 
 import aiohttp
 
-from ..._arguments import check_whole
+from ..._arguments import Duration, check_seconds, check_whole
 from ..._redaction.tracebacks import hide_arguments
 from ..._signing.secrets import SecretLike
 from ..._signing.signature import SigningKeys
@@ -51,7 +51,7 @@ class HttpTarget:
         secret: SecretLike,
         *,
         retry: RetryPolicy | None = None,
-        timeout: float = 30.0,
+        timeout: Duration = 30.0,
         connections: int = 100,
         session: aiohttp.ClientSession | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -59,6 +59,7 @@ class HttpTarget:
         self._url = read_endpoint(url)
         self._keys = SigningKeys.read(secret, for_many=True)
         check_whole("connections", connections, least=1)
+        timeout = check_seconds("timeout", timeout)
         self._clock = clock
         self._transport = StatusTransport(session, timeout=timeout, connections=connections)
         self._retrying = Retrying(self._transport, retry, timeout=timeout, gives_up=_asks_for_a_pause)

@@ -7,12 +7,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
+from ...errors import ConfigurationError
+
 _FASTEST = 1e6
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """The latest time that a fake's clock can be moved to. Attempts planned from then still have a valid date."""
 
 Clock = Callable[[], datetime]
 """A callable that returns the fake's time as an aware datetime."""
+
+
+def as_seconds(value: float | timedelta) -> float:
+    """Return a length of time in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 @runtime_checkable
@@ -33,7 +40,7 @@ class ManualClock:
     def __init__(self, start: datetime | None = None) -> None:
         start = start or datetime(2026, 1, 5, tzinfo=UTC)
         if start.tzinfo is None:
-            raise ValueError("start needs a time zone, such as datetime.UTC")
+            raise ConfigurationError("start needs a time zone, such as datetime.UTC")
         self._now = start.astimezone(UTC)
 
     def __call__(self) -> datetime:
@@ -46,9 +53,9 @@ class ManualClock:
         """Set the clock forward to ``moment``. A moment in the past changes nothing."""
         self._now = max(self._now, moment)
 
-    def advance(self, delta: timedelta | None = None, *, seconds: float = 0.0) -> None:
-        """Set the clock forward. Unlike ``FakeBasiq.advance``, this makes no deliveries."""
-        self.move_to(self._now + (delta or timedelta()) + timedelta(seconds=seconds))
+    def advance(self, delta: float | timedelta = 0.0, *, seconds: float = 0.0) -> None:
+        """Set the clock forward, by seconds or a timedelta. Unlike ``FakeBasiq.advance``, this makes no deliveries."""
+        self.move_to(self._now + timedelta(seconds=as_seconds(delta) + seconds))
 
 
 class SystemClock:
@@ -59,9 +66,9 @@ class SystemClock:
 
     def __init__(self, speed: float = 1.0, *, start: datetime | None = None) -> None:
         if not 0 < speed <= _FASTEST:
-            raise ValueError(f"speed must be above 0 and at most {_FASTEST:g}, not {speed!r}")
+            raise ConfigurationError(f"speed must be above 0 and at most {_FASTEST:g}, not {speed!r}")
         if start is not None and start.tzinfo is None:
-            raise ValueError("start needs a time zone, such as datetime.UTC")
+            raise ConfigurationError("start needs a time zone, such as datetime.UTC")
         self.speed = float(speed)
         self._start = datetime.now(UTC) if start is None else start.astimezone(UTC)
         self._started = time.monotonic()

@@ -16,7 +16,7 @@ from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from . import _snapshots as snapshots
 from ._agenda import Cause, PlannedAttempt
-from ._clock import LATEST, Clock, ManualClock, MovableClock, SystemClock
+from ._clock import LATEST, Clock, ManualClock, MovableClock, SystemClock, as_seconds
 from ._deliveries import Emission
 from ._histories import IdFactory
 from ._logs import RequestRecord
@@ -51,15 +51,17 @@ class FakeBasiq(State):
     api_keys: the accepted keys, or a mapping from keys to names of applications. Each key belongs to a separate
         application, which sees nothing of the others. By default only ``DEFAULT_API_KEY``.
     page_size: maximum number of items in a response, even if ``limit`` asks for more.
-    cool_off: how long a new webhook is ``pending-approval``, a timedelta or seconds; 15 minutes by default.
+    cool_off: how long a new webhook is ``pending-approval``, 15 minutes by default.
     quirks: the form of responses where Basiq's own sources contradict each other.
     seed: determines identifiers and seeded histories: the same seed gives the same values. By default it is random, so
         a store that outlives the fake never sees an id twice. The attribute ``seed`` returns it. Secrets and tokens are
         always new, so nobody who knows the seed knows them.
     event_types: more event types, each with its description, in addition to today's fifteen. Use them to test how your
         service handles an unknown type.
-    latency: the duration of each response, in seconds.
-    delivery_timeout: the seconds in which an endpoint must respond.
+    latency: the duration of each response.
+    delivery_timeout: the time in which an endpoint must respond.
+
+    Durations are in seconds; a timedelta is accepted.
     """
 
     DEFAULT_API_KEY = "ZmFrZS1hcHBsaWNhdGlvbjpub3QtYS1yZWFsLWtleQ=="
@@ -71,21 +73,21 @@ class FakeBasiq(State):
         clock: Clock | None = None,
         api_keys: Mapping[str, str] | Iterable[str] | None = None,
         page_size: int = 500,
-        cool_off: timedelta | float = timedelta(minutes=15),
+        cool_off: float | timedelta = 900.0,
         quirks: Quirks | None = None,
         seed: int | str | None = None,
         event_types: Mapping[str, str] | None = None,
-        latency: float = 0.0,
-        delivery_timeout: float = 30.0,
+        latency: float | timedelta = 0.0,
+        delivery_timeout: float | timedelta = 30.0,
     ) -> None:
+        cool_off, latency, delivery_timeout = map(as_seconds, (cool_off, latency, delivery_timeout))
         require(1 <= page_size <= 500, f"page_size must be from 1 to 500, not {page_size!r}")
         require(
             0 < delivery_timeout < math.inf,
             f"delivery_timeout must be a number of seconds above 0, not {delivery_timeout!r}",
         )
         require(0 <= latency < math.inf, f"latency must be a number of seconds from 0, not {latency!r}")
-        seconds = cool_off.total_seconds() if isinstance(cool_off, timedelta) else cool_off
-        require(0 <= seconds <= _LONGEST_COOL_OFF, f"cool_off must be from 0 seconds to 10 years, not {cool_off!r}")
+        require(0 <= cool_off <= _LONGEST_COOL_OFF, f"cool_off must be from 0 seconds to 10 years, not {cool_off!r}")
         require(not isinstance(api_keys, str), "api_keys is a sequence of keys, not one key")
         keys = [self.DEFAULT_API_KEY] if api_keys is None else api_keys
         applications = make_applications(keys)
@@ -98,7 +100,7 @@ class FakeBasiq(State):
             seed,
             quirks or Quirks(),
             page_size,
-            timedelta(seconds=seconds),
+            timedelta(seconds=cool_off),
             {**EVENT_TYPES, **(event_types or {})},
             applications,
         )
@@ -322,20 +324,20 @@ class FakeBasiq(State):
 
     async def advance(
         self,
-        delta: timedelta | None = None,
+        delta: float | timedelta = 0.0,
         *,
         days: float = 0,
         hours: float = 0,
         minutes: float = 0,
         seconds: float = 0,
     ) -> None:
-        """Move the clock forward, and make each delivery that is due on the way at its time.
+        """Move the clock forward, by seconds or a timedelta, and make each delivery that is due on the way at its time.
 
         A ``ManualClock`` and a ``SystemClock`` can be moved, up to the year 9000. Raises ``ConfigurationError`` for
         another clock or a later time.
         """
         try:
-            step = (delta or timedelta()) + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+            step = timedelta(days=days, hours=hours, minutes=minutes, seconds=as_seconds(delta) + seconds)
             until = self.clock() + step
         except (OverflowError, ValueError):
             until = None

@@ -294,7 +294,7 @@ async def test_an_error_does_not_show_the_password(server: RedisServer) -> None:
     [
         ({"prefix": ""}, "prefix must be"),
         ({"prefix": "a{b}"}, "without braces"),
-        ({"remember": timedelta(0)}, "remember must be longer than zero"),
+        ({"remember": timedelta(0)}, "remember must be a finite number of seconds above 0"),
         ({"timeout": -1}, "timeout must be a finite number of seconds above 0"),
     ],
 )

@@ -154,7 +154,7 @@ async def test_processes_that_make_the_tables_at_once_all_succeed(url: str) -> N
         ({"table": "no; DROP"}, "cannot name a table"),
         ({"table": "x" * 60}, "at most"),
         ({"schema": 'a"b'}, "cannot name a table or schema"),
-        ({"remember": timedelta(0)}, "remember must be longer than zero"),
+        ({"remember": timedelta(0)}, "remember must be a finite number of seconds above 0"),
         ({"timeout": 0}, "timeout must be a finite number of seconds above 0"),
     ],
 )
