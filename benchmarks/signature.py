@@ -47,7 +47,7 @@ async def measure(runs: int = 5, slices: int = 300) -> list[Figure]:
     peer = standardwebhooks.Webhook(SECRET)
     calls: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(headers, body),
-        "verify": lambda: verify(SECRET, headers, body),
+        "verify": lambda: verify(SECRET, headers=headers, body=body),
         "receiver": lambda: keys.find_mismatch(check_headers(headers, 300.0, time.time()), body),
         "once": lambda: peer.verify(body, headers, json_parse=False),
         "each": lambda: standardwebhooks.Webhook(SECRET).verify(body, headers, json_parse=False),

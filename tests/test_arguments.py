@@ -84,7 +84,7 @@ def test_a_length_of_time_is_seconds_or_a_timedelta_and_nothing_else(make: Calla
 def test_the_errors_and_the_signature_accept_a_timedelta_too() -> None:
     assert TargetError("down", retry_after=timedelta(minutes=2)).retry_after == 120.0
     with pytest.raises(ConfigurationError, match="tolerance must be a finite number of seconds of at least 0"):
-        verify(SECRET, {}, b"", tolerance=timedelta(seconds=-1))
+        verify(SECRET, headers={}, body=b"", tolerance=timedelta(seconds=-1))
 
 
 def _parameters() -> Iterator[tuple[str, str, str]]:

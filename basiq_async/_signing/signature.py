@@ -65,9 +65,9 @@ def sign(secret: SecretLike, message_id: str, timestamp: datetime, body: bytes) 
 @hide_arguments
 def verify(
     secret: SecretLike,
+    *,
     headers: Headers,
     body: bytes,
-    *,
     tolerance: Duration = TOLERANCE,
     now: datetime | None = None,
 ) -> None:

@@ -81,7 +81,7 @@ def verify(
         raise ConfigurationError("--tolerance must be a number of seconds, 0 or more")
     pairs = [_pair(line) for line in header or ()]
     pairs += _headers_of(headers) if headers is not None else []
-    check(secret, pairs, _read(body), tolerance=tolerance, now=_moment(at))
+    check(secret, headers=pairs, body=_read(body), tolerance=tolerance, now=_moment(at))
     output = Output(json)
     if output.as_json:
         output.one({"genuine": True})

@@ -125,7 +125,7 @@ async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_misse
         bodies = [json.loads(body)["eventTypeId"] for _, body in service.requests]
         assert sorted(bodies) == ["consent.expired", "consent.revoked", "consent.updated", "user.created"]
         for headers, body in service.requests:
-            verify(SECRET, headers, body)
+            verify(SECRET, headers=headers, body=body)
     assert [row["result"] for row in rows] == ["forwarded"] * 4
     assert len({row["message_id"] for row in rows}) == 4
 

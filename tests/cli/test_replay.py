@@ -48,7 +48,7 @@ class Endpoint:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 outer.asked.set()
                 outer.release.wait(PATIENCE)
-                verify(outer.secret, dict(self.headers.items()), body)
+                verify(outer.secret, headers=dict(self.headers.items()), body=body)
                 outer.ids.append(self.headers["webhook-id"])
                 self.send_response(outer.status)
                 self.send_header("content-length", "0")

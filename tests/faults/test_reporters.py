@@ -83,7 +83,7 @@ async def key_with(text: str) -> None:
 
 
 async def checked(**headers: str) -> None:
-    verify(SIGNING, headers, MARK.encode())
+    verify(SIGNING, headers=headers, body=MARK.encode())
 
 
 async def signed(message_id: str) -> None:

@@ -43,7 +43,7 @@ USES: dict[str, Callable[[Any], object]] = {
     "receiver": WebhookReceiver,
     "target": lambda secret: HttpTarget("http://127.0.0.1/", secret),
     "sign": lambda secret: sign(secret, "m-1", datetime.now(UTC), b"{}"),
-    "verify": lambda secret: verify(secret, {}, b"{}"),
+    "verify": lambda secret: verify(secret, headers={}, body=b"{}"),
 }
 
 

@@ -25,7 +25,7 @@ def refused(
     headers: object, body: bytes = BODY, secret: object = SECRET, **options: object
 ) -> SignatureVerificationError:
     with pytest.raises(SignatureVerificationError) as caught:
-        verify(secret, headers, body, **{"now": NOW, **options})
+        verify(secret, headers=headers, body=body, **{"now": NOW, **options})
     return caught.value
 
 
@@ -75,7 +75,7 @@ def test_the_published_example_of_the_scheme_is_signed_alike() -> None:
     ids=lambda headers: type(headers).__name__,
 )
 def test_headers_come_in_any_form_and_case(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
-    verify(SECRET, headers, BODY, now=NOW)
+    verify(SECRET, headers=headers, body=BODY, now=NOW)
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -103,7 +103,7 @@ def test_the_header_that_basiq_does_not_send_gets_a_hint() -> None:
     assert error.reason == "missing-header"
     assert "x-basiq-signature" in str(error)
     assert "webhook-signature" in str(error)
-    verify(SECRET, {**HEADERS, "x-basiq-signature": "whatever"}, BODY, now=NOW)
+    verify(SECRET, headers={**HEADERS, "x-basiq-signature": "whatever"}, body=BODY, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_timestamp_is_signed_as_its_raw_text() -> None:
     key = base64.b64decode(SECRET.removeprefix("whsec_"))
     mac = hmac.new(key, b"msg_1.01767614400." + BODY, hashlib.sha256).digest()
     headers = changed(timestamp="01767614400", signature="v1," + base64.b64encode(mac).decode())
-    verify(SECRET, headers, BODY, now=NOW)
+    verify(SECRET, headers=headers, body=BODY, now=NOW)
     assert refused(changed(timestamp="01767614400")).reason == "no-match"
 
 
@@ -188,25 +188,25 @@ def test_a_timestamp_more_than_five_minutes_away_is_refused(seconds: float, reas
 
 @pytest.mark.parametrize("seconds", [0, 299.9, 300, -300])
 def test_a_timestamp_within_five_minutes_is_accepted(seconds: float) -> None:
-    verify(SECRET, HEADERS, BODY, now=NOW + timedelta(seconds=seconds))
+    verify(SECRET, headers=HEADERS, body=BODY, now=NOW + timedelta(seconds=seconds))
 
 
 def test_the_tolerance_can_be_changed() -> None:
-    verify(SECRET, HEADERS, BODY, now=NOW + timedelta(hours=1), tolerance=timedelta(hours=1))
+    verify(SECRET, headers=HEADERS, body=BODY, now=NOW + timedelta(hours=1), tolerance=timedelta(hours=1))
     assert refused(HEADERS, now=NOW + timedelta(seconds=1), tolerance=timedelta(0)).reason == "too-old"
 
 
 def test_the_clock_is_taken_where_no_time_is_given() -> None:
-    verify(SECRET, signed(BODY), BODY)
+    verify(SECRET, headers=signed(BODY), body=BODY)
     with pytest.raises(SignatureVerificationError) as caught:
-        verify(SECRET, signed(BODY, at=datetime.now(UTC) - timedelta(minutes=6)), BODY)
+        verify(SECRET, headers=signed(BODY, at=datetime.now(UTC) - timedelta(minutes=6)), body=BODY)
     assert caught.value.reason == "too-old"
 
 
 def test_a_time_in_any_zone_is_the_same_time() -> None:
     sydney = timezone(timedelta(hours=11))
     assert sign(SECRET, "msg_1", NOW.astimezone(sydney), BODY) == HEADERS
-    verify(SECRET, HEADERS, BODY, now=NOW.astimezone(sydney))
+    verify(SECRET, headers=HEADERS, body=BODY, now=NOW.astimezone(sydney))
 
 
 @pytest.mark.parametrize(
@@ -250,21 +250,21 @@ def test_another_spelling_of_the_same_bytes_is_not_the_signature() -> None:
     ["v1,bad {}", "{} v1,bad", "v2,xyz {}", "v1a,abc  {} ", "garbage {}", "v1, {}", "\u00e9 {}", ", {}", "{} {}"],
 )
 def test_one_good_signature_among_others_is_enough(template: str) -> None:
-    verify(SECRET, changed(signature=template.replace("{}", HEADERS["webhook-signature"])), BODY, now=NOW)
+    verify(SECRET, headers=changed(signature=template.replace("{}", HEADERS["webhook-signature"])), body=BODY, now=NOW)
 
 
 def test_any_of_several_secrets_is_accepted_while_one_replaces_another() -> None:
     secrets = [OTHER_SECRET, Secret(SECRET)]
-    verify(secrets, HEADERS, BODY, now=NOW)
-    verify(tuple(reversed(secrets)), HEADERS, BODY, now=NOW)
+    verify(secrets, headers=HEADERS, body=BODY, now=NOW)
+    verify(tuple(reversed(secrets)), headers=HEADERS, body=BODY, now=NOW)
     assert refused(HEADERS, secret=[OTHER_SECRET]).reason == "no-match"
 
 
 def test_several_secrets_sign_once_each_and_each_is_accepted() -> None:
     headers = sign([SECRET, OTHER_SECRET], "msg_1", NOW, BODY)
     assert headers["webhook-signature"].count("v1,") == 2
-    verify(SECRET, headers, BODY, now=NOW)
-    verify(OTHER_SECRET, headers, BODY, now=NOW)
+    verify(SECRET, headers=headers, body=BODY, now=NOW)
+    verify(OTHER_SECRET, headers=headers, body=BODY, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_several_secrets_sign_once_each_and_each_is_accepted() -> None:
     ],
 )
 def test_a_secret_is_read_with_and_without_prefix_spaces_and_padding(secret: str | Secret) -> None:
-    verify(secret, HEADERS, BODY, now=NOW)
+    verify(secret, headers=HEADERS, body=BODY, now=NOW)
 
 
 @pytest.mark.parametrize("length", range(8, 40))
@@ -293,7 +293,7 @@ def test_an_unpadded_secret_is_the_padded_one(length: int) -> None:
     "secret", ["rfiuheo43934", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_" + "k9" * 19 + "Q"]
 )
 def test_the_samples_of_the_documentation_are_secrets(secret: str) -> None:
-    verify(secret, sign(secret, "m", NOW, b"{}"), b"{}", now=NOW)
+    verify(secret, headers=sign(secret, "m", NOW, b"{}"), body=b"{}", now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_the_samples_of_the_documentation_are_secrets(secret: str) -> None:
 )
 def test_a_secret_that_can_be_guessed_or_was_cut_off_is_refused(secret: str | list[str]) -> None:
     with pytest.raises(SignatureVerificationError) as caught:
-        verify(secret, HEADERS, BODY, now=NOW)
+        verify(secret, headers=HEADERS, body=BODY, now=NOW)
     assert caught.value.reason == "bad-secret"
     for call in (
         lambda: sign(secret, "m", NOW, b""),
@@ -336,7 +336,7 @@ def test_a_secret_that_can_be_guessed_or_was_cut_off_is_refused(secret: str | li
 
 def test_a_short_key_that_is_no_placeholder_is_long_enough() -> None:
     secret = base64.b64encode(b"eight by").decode()
-    verify(secret, sign(secret, "m", NOW, b""), b"", now=NOW)
+    verify(secret, headers=sign(secret, "m", NOW, b""), body=b"", now=NOW)
 
 
 def safe_repr(value: object) -> str:
@@ -369,7 +369,7 @@ def locals_of(error: BaseException) -> str:
 def test_no_frame_of_an_error_about_a_secret_holds_it(secret: str | list[str]) -> None:
     for call in (
         lambda: sign(secret, "m", NOW, b""),
-        lambda: verify(secret, HEADERS, BODY, now=NOW),
+        lambda: verify(secret, headers=HEADERS, body=BODY, now=NOW),
         lambda: WebhookReceiver(secret),
         lambda: HttpTarget("https://a.example/", secret),
     ):
@@ -381,11 +381,11 @@ def test_no_frame_of_an_error_about_a_secret_holds_it(secret: str | list[str]) -
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda secret: verify(secret, changed(signature="v1,AAAA"), BODY, now=NOW),
-        lambda secret: verify(secret, changed(timestamp="1"), BODY, now=NOW),
-        lambda secret: verify(secret, {}, BODY, now=NOW),
-        lambda secret: verify(secret, HEADERS, "text", now=NOW),
-        lambda secret: verify(secret, HEADERS, BODY, now=datetime(2026, 1, 5)),
+        lambda secret: verify(secret, headers=changed(signature="v1,AAAA"), body=BODY, now=NOW),
+        lambda secret: verify(secret, headers=changed(timestamp="1"), body=BODY, now=NOW),
+        lambda secret: verify(secret, headers={}, body=BODY, now=NOW),
+        lambda secret: verify(secret, headers=HEADERS, body="text", now=NOW),
+        lambda secret: verify(secret, headers=HEADERS, body=BODY, now=datetime(2026, 1, 5)),
         lambda secret: sign(secret, "a.b", NOW, BODY),
         lambda secret: sign(secret, "m", datetime(2026, 1, 5), BODY),
         lambda secret: sign(secret, "m", NOW, "text"),
@@ -433,7 +433,7 @@ def test_no_frame_of_any_error_holds_the_secret_or_its_key(wrong: Callable[[str]
 def test_a_secret_that_is_none_is_a_configuration_error_that_does_not_show_it(secret: object) -> None:
     for call in (
         lambda: sign(secret, "m", NOW, b""),
-        lambda: verify(secret, HEADERS, BODY, now=NOW),
+        lambda: verify(secret, headers=HEADERS, body=BODY, now=NOW),
     ):
         with pytest.raises((ConfigurationError, SignatureVerificationError)) as caught:
             call()
@@ -448,7 +448,7 @@ def test_a_secret_that_is_none_is_a_configuration_error_that_does_not_show_it(se
 @pytest.mark.parametrize("secret", ["not base64!", "whsec_ab=cd", "ключ", "whsk_YWJj", [SECRET, "??"]])
 def test_a_secret_that_cannot_be_decoded_fails_a_verification_as_all_else_does(secret: str) -> None:
     with pytest.raises(SignatureVerificationError) as caught:
-        verify(secret, HEADERS, BODY, now=NOW)
+        verify(secret, headers=HEADERS, body=BODY, now=NOW)
     assert caught.value.reason == "bad-secret"
     with pytest.raises(ConfigurationError, match="the secret"):
         sign(secret, "m", NOW, b"")
@@ -487,7 +487,7 @@ def test_keys_for_many_signatures_give_the_same_ones_each_time(secret: str | lis
 )
 def test_an_argument_that_cannot_be_right_is_named(arguments: dict[str, object], name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
-        verify(SECRET, HEADERS, BODY, **{"now": NOW, **arguments})
+        verify(SECRET, headers=HEADERS, body=BODY, **{"now": NOW, **arguments})
 
 
 @pytest.mark.parametrize("moment", [datetime(2026, 1, 5), datetime(1969, 12, 31, tzinfo=UTC), 1767614400, None])
@@ -499,9 +499,9 @@ def test_what_is_signed_has_a_time_with_a_zone(moment: object) -> None:
 def test_a_body_that_is_not_bytes_is_a_mistake_of_the_caller() -> None:
     for body in (BODY.decode(), None, {"a": 1}):
         with pytest.raises(ConfigurationError, match="raw bytes"):
-            verify(SECRET, HEADERS, body, now=NOW)
-    verify(SECRET, HEADERS, bytearray(BODY), now=NOW)
-    verify(SECRET, HEADERS, memoryview(BODY), now=NOW)
+            verify(SECRET, headers=HEADERS, body=body, now=NOW)
+    verify(SECRET, headers=HEADERS, body=bytearray(BODY), now=NOW)
+    verify(SECRET, headers=HEADERS, body=memoryview(BODY), now=NOW)
 
 
 def test_the_error_for_several_secrets_is_that_for_one() -> None:
@@ -518,5 +518,5 @@ def test_every_candidate_is_compared_with_every_key_even_after_a_match(monkeypat
 
     monkeypatch.setattr("basiq_async._signing.signature.compare_digest", compare)
     headers = changed(signature=HEADERS["webhook-signature"] + " v1,x v1,y")
-    verify([SECRET, OTHER_SECRET], headers, BODY, now=NOW)
+    verify([SECRET, OTHER_SECRET], headers=headers, body=BODY, now=NOW)
     assert len(compared) == 6

@@ -54,7 +54,7 @@ headers = st.one_of(
 @given(headers, bodies)
 def test_whatever_comes_in_one_exception_comes_out(headers: object, body: bytes) -> None:
     with pytest.raises(SignatureVerificationError) as caught:
-        verify(SECRET, headers, body, now=NOW)
+        verify(SECRET, headers=headers, body=body, now=NOW)
     assert caught.value.reason
     assert SECRET not in str(caught.value)
 
@@ -63,7 +63,7 @@ def test_whatever_comes_in_one_exception_comes_out(headers: object, body: bytes)
 @given(keys, ids, moments, bodies)
 def test_what_is_signed_is_accepted(key: bytes, message_id: str, moment: datetime, body: bytes) -> None:
     secret = "whsec_" + base64.b64encode(key).decode()
-    verify(secret, sign(secret, message_id, moment, body), body, now=moment)
+    verify(secret, headers=sign(secret, message_id, moment, body), body=body, now=moment)
 
 
 @fuzz
@@ -74,7 +74,7 @@ def test_others_and_we_sign_and_accept_the_same(key: bytes, message_id: str, bod
     ours = sign(secret, message_id, moment, body.encode())
     for library in (standardwebhooks.Webhook(secret), svix.webhooks.Webhook(secret)):
         theirs = {**ours, "webhook-signature": library.sign(message_id, moment, body)}
-        verify(secret, theirs, body.encode())
+        verify(secret, headers=theirs, body=body.encode())
         assert ours == theirs
     standardwebhooks.Webhook(secret).verify(body, ours, json_parse=False)
     svix.webhooks.Webhook(secret).verify(f'"{message_id}"', sign(secret, "m", moment, f'"{message_id}"'.encode())) if (
@@ -100,7 +100,7 @@ def test_a_change_of_one_byte_anywhere_is_refused_by_all(data: st.DataObject) ->
         value = good[where].encode()
         changed[where] = (value[:start] + _changed(data, value[start:])).decode("latin-1")
     with pytest.raises(SignatureVerificationError):
-        verify(secret, changed, changed_body, now=moment)
+        verify(secret, headers=changed, body=changed_body, now=moment)
     if where == "webhook-signature":
         return  # they take other spellings of the same signature
     for library in (standardwebhooks.Webhook(secret), svix.webhooks.Webhook(secret)):
@@ -126,6 +126,6 @@ def test_with_another_key_nothing_is_accepted(
     headers = sign(secrets[0], message_id, NOW, body)
     now = NOW + timedelta(seconds=age)
     with pytest.raises(SignatureVerificationError) as caught:
-        verify(secrets[1], headers, body, now=now)
+        verify(secrets[1], headers=headers, body=body, now=now)
     assert caught.value.reason == "no-match"
-    verify(secrets, headers, body, now=now)
+    verify(secrets, headers=headers, body=body, now=now)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 
+from ..._arguments import Duration, check_seconds
 from ..._version import __version__
 from ..._wire.urls import VENDOR_URL, BaseURL
 from ...errors import ConfigurationError
@@ -72,7 +73,7 @@ async def compare(
     base_url: str | None = None,
     transport: Transport | None = None,
     fake: FakeBasiq | None = None,
-    timeout: float = 30.0,
+    timeout: Duration = 30.0,
 ) -> Comparison:
     """Compare each response of the real API with the fake's for the same request.
 
@@ -86,6 +87,7 @@ async def compare(
 
     Raises the client's errors, such as ``AuthenticationError`` and ``TransportError``.
     """
+    timeout = check_seconds("timeout", timeout)
     key = ApiKey(api_key)
     base = BaseURL.parse(base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL)
     owned: Transport | None = None

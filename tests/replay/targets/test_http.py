@@ -73,7 +73,7 @@ async def test_a_message_is_posted_and_signed_as_basiq_does() -> None:
     (headers, body), (again, _) = answers.requests
     assert json.loads(body) == MESSAGE.payload
     assert b" " not in body
-    verify(SECRET, headers, body)
+    verify(SECRET, headers=headers, body=body)
     assert headers["webhook-id"] == again["webhook-id"] == "m1"
     assert headers["content-type"] == "application/json"
     assert "authorization" not in headers
