@@ -44,8 +44,8 @@ def clock_of(transport: object) -> Clock | None:
     return cast("Clock | None", getattr(transport, "waits", None))
 
 
-TimeSource = Callable[[], float] | Callable[[], datetime]
-"""Returns the time, as seconds since 1970 (``time.time``) or as an aware datetime (a fake Basiq's clock)."""
+TimeSource = Callable[[], datetime]
+"""Returns the time as an aware datetime, such as a fake Basiq's clock."""
 
 
 JUMP = 86_400.0
@@ -54,25 +54,17 @@ _HOLD = 2 * 86_400.0
 """For this many seconds after a jump, nothing is forgotten. Basiq retries for less: 27 h 35 min."""
 
 
-def in_seconds(clock: TimeSource) -> Callable[[], float]:
-    """Return the same clock, in seconds since 1970."""
-    if clock is time.time:
-        return time.time
-
-    def read() -> float:
-        moment = clock()
-        return moment.timestamp() if isinstance(moment, datetime) else moment
-
-    return read
+def in_seconds(clock: TimeSource | None) -> Callable[[], float]:
+    """Return the same clock, in seconds since 1970; the system's clock for None."""
+    return time.time if clock is None else lambda: clock().timestamp()
 
 
-def lease_clock(clock: TimeSource) -> Callable[[], float]:
+def lease_clock(clock: TimeSource | None) -> Callable[[], float]:
     """Return the clock for leases.
 
-    That is the monotonic clock, which nobody can set and all processes of a machine share. A clock that the caller
-    passes in place of ``time.time`` is used unchanged.
+    For None, that is the monotonic clock, which nobody can set and all processes of a machine share.
     """
-    return time.monotonic if clock is time.time else in_seconds(clock)
+    return time.monotonic if clock is None else in_seconds(clock)
 
 
 class RetentionClock:
@@ -83,7 +75,9 @@ class RetentionClock:
     ``hold_until`` come from an earlier process: its last reading, and the end of its hold.
     """
 
-    def __init__(self, clock: TimeSource, *, seen_at: float | None = None, hold_until: float = -math.inf) -> None:
+    def __init__(
+        self, clock: TimeSource | None, *, seen_at: float | None = None, hold_until: float = -math.inf
+    ) -> None:
         self._clock = in_seconds(clock)
         self.seen_at = self._clock() if seen_at is None else seen_at
         self.hold_until = hold_until

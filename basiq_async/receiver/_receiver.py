@@ -89,7 +89,7 @@ class WebhookReceiver:
     lease: seconds for which a delivery is reserved for its handler. If the worker dies, no other worker can handle
         the delivery until the lease ends. By default ``handler_timeout``, twice ``inbox_timeout``, and 10 s more.
     on_delivery: called with a ``DeliveryEvent`` for each response.
-    clock: returns the time.
+    clock: returns the time as an aware datetime; None is for the system's clock.
 
     ``async with receiver`` starts the receiver, and logs an error if its inbox cannot be used. It may be entered
     several times, for example by a lifespan of yours and by that of ``fastapi_router``: the last exit closes it. A
@@ -114,7 +114,7 @@ class WebhookReceiver:
         lease: Duration | None = None,
         quarantine_after: int | None = None,
         on_delivery: OnDelivery | None = None,
-        clock: TimeSource = time.time,
+        clock: TimeSource | None = None,
     ) -> None:
         keys = SigningKeys.read(secret, for_many=True)
         check_whole("max_body_size", max_body_size, least=1)

@@ -9,6 +9,7 @@ from datetime import datetime
 import attrs
 
 from .._arguments import Duration
+from .._work.clock import TimeSource
 from .._work.quarantine import read_quarantine
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
@@ -51,7 +52,7 @@ async def recover(
     max_pause: Duration = 3_600.0,
     progress: OnProgress | None = None,
     instrument: Callable[[Replay], object] | None = None,
-    clock: Callable[[], datetime] | None = None,
+    clock: TimeSource | None = None,
 ) -> Recovery:
     """Hand to a target everything that it missed: the webhook's messages, then the events that made no message.
 

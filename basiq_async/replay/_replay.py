@@ -14,6 +14,7 @@ from typing import get_args
 import attrs
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
+from .._work.clock import TimeSource
 from .._work.limits import limit
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
@@ -107,7 +108,7 @@ class Replay:
         target_timeout: Duration = 300.0,
         inbox_timeout: Duration = 5.0,
         checkpoint_timeout: Duration = 60.0,
-        clock: Callable[[], datetime] | None = None,
+        clock: TimeSource | None = None,
     ) -> None:
         if not isinstance(checkpoint, Checkpoint):
             raise ConfigurationError(

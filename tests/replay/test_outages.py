@@ -226,7 +226,7 @@ def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_agai
         async with history(5) as h:
             target = Recorder()
             replay = Replay(
-                h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=Full(clock=virtual.now)
+                h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=Full(clock=virtual.clock)
             )
             report = await replay.run()
             assert (report.handled, report.failed) == (5, 0)
@@ -252,7 +252,7 @@ def test_an_inbox_that_hangs_has_the_job_wait() -> None:
         until = virtual.now() + 120
         async with history(30) as h:
             replay = Replay(
-                h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=Stopped(clock=virtual.now)
+                h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=Stopped(clock=virtual.clock)
             )
             report = await replay.run()
         assert (report.handled, report.failed) == (30, 0)
@@ -324,7 +324,7 @@ def test_an_inbox_that_hangs_is_an_error_of_a_plan_and_of_reconcile_in_time() ->
             return bool(await hang())
 
     async def main() -> None:
-        inbox = Stopped(clock=virtual.now)
+        inbox = Stopped(clock=virtual.clock)
         async with history(3) as h:
             replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=inbox)
             for look in (replay.plan(), replay.reconcile(inbox)):
@@ -349,7 +349,7 @@ def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
         nonlocal until
         until = virtual.now() + 3_000
         async with history(30) as h:
-            receiver = WebhookReceiver(SECRET, inbox=Away(clock=virtual.now), clock=virtual.now)
+            receiver = WebhookReceiver(SECRET, inbox=Away(clock=virtual.clock), clock=virtual.clock)
             receiver.on("*")(take)
             report = await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
         assert (report.handled, report.failed) == (30, 0)

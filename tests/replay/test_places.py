@@ -233,7 +233,7 @@ def test_the_same_event_in_two_messages_waits_for_its_handler_and_no_longer(with
     got: list[str] = []
 
     async def main() -> None:
-        inbox = MemoryInbox(clock=virtual.now)
+        inbox = MemoryInbox(clock=virtual.clock)
 
         async def work(message: Any) -> None:
             await asyncio.sleep(0.02)

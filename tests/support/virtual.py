@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -58,3 +59,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def clock() -> datetime:
+    """The virtual time as a datetime, for what accepts a clock."""
+    return datetime.fromtimestamp(now(), UTC)

@@ -39,7 +39,7 @@ def on_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[
 
 @on_virtual_time
 async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
-    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    inbox, units = MemoryInbox(clock=virtual.clock), Units()
     first = await handle_once(unit(inbox, work), units)
     again = await handle_once(unit(inbox, work, token="b"), units)
     assert (first.how, first.value, again.how) == (Ended.HANDLED, "done", Ended.DONE)
@@ -49,7 +49,7 @@ async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
 @pytest.mark.parametrize("across", [False, True], ids=["in one process", "across processes"])
 def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
     async def main() -> None:
-        inbox, units = MemoryInbox(clock=virtual.now), Units()
+        inbox, units = MemoryInbox(clock=virtual.clock), Units()
         owners = [Units() if across else units for _ in range(20)]
         endings = await asyncio.gather(
             *(handle_once(unit(inbox, work, token=f"t{number}"), each) for number, each in enumerate(owners))
@@ -61,7 +61,7 @@ def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
 
 @on_virtual_time
 async def test_a_duplicate_of_long_work_is_told_who_holds_it_and_for_how_long() -> None:
-    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    inbox, units = MemoryInbox(clock=virtual.clock), Units()
     first = asyncio.create_task(handle_once(unit(inbox, lambda: asyncio.sleep(20, "done")), units))
     await asyncio.sleep(0)
     started = virtual.now()
@@ -78,7 +78,7 @@ async def test_who_waits_for_long_gets_its_turn_when_the_other_one_has_failed() 
         await asyncio.sleep(20)
         raise ValueError("no")
 
-    inbox = MemoryInbox(clock=virtual.now)
+    inbox = MemoryInbox(clock=virtual.clock)
     first = asyncio.create_task(handle_once(unit(inbox, fails), Units()))
     await asyncio.sleep(0)
     second = await handle_once(unit(inbox, work, token="b", patience=60.0), Units())
@@ -87,7 +87,7 @@ async def test_who_waits_for_long_gets_its_turn_when_the_other_one_has_failed() 
 
 @on_virtual_time
 async def test_units_that_are_to_end_wait_for_nobody() -> None:
-    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    inbox, units = MemoryInbox(clock=virtual.clock), Units()
     await inbox.claim(KEY, "another", lease=3600)
     waiting = asyncio.create_task(handle_once(unit(inbox, work, patience=3600.0), units))
     await asyncio.sleep(10)
@@ -98,7 +98,7 @@ async def test_units_that_are_to_end_wait_for_nobody() -> None:
 
 @on_virtual_time
 async def test_a_lease_is_renewed_as_long_as_the_work_lasts_and_not_longer() -> None:
-    inbox = MemoryInbox(clock=virtual.now)
+    inbox = MemoryInbox(clock=virtual.clock)
     working = asyncio.create_task(
         handle_once(unit(inbox, lambda: asyncio.sleep(10 * LEASE, "done"), renew=True), Units())
     )
@@ -110,7 +110,7 @@ async def test_a_lease_is_renewed_as_long_as_the_work_lasts_and_not_longer() -> 
 
 class Failing(MemoryInbox):
     def __init__(self, call: str, error: Exception | None = None) -> None:
-        super().__init__(clock=virtual.now)
+        super().__init__(clock=virtual.clock)
         self.failing, self.error = call, error
 
     async def _fail(self, call: str) -> None:
@@ -170,7 +170,7 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
                 cancellations += 1
         return "done"
 
-    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    inbox, units = MemoryInbox(clock=virtual.clock), Units()
     started = virtual.now()
     ending = await handle_once(unit(inbox, resists, work_timeout=2.0), units)
     assert (ending.how, virtual.now() - started) == (Ended.LATE, 3.0)
@@ -182,7 +182,7 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
 
 @on_virtual_time
 async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
-    inbox, units = MemoryInbox(clock=virtual.now), Units()
+    inbox, units = MemoryInbox(clock=virtual.clock), Units()
     for step in range(8):
         caller = asyncio.create_task(
             handle_once(unit(inbox, lambda: asyncio.sleep(20, "done"), token=f"t{step}"), units)
@@ -210,7 +210,7 @@ async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
         recorded.append(failure)
         await one.release()
 
-    inbox = MemoryInbox(clock=virtual.now)
+    inbox = MemoryInbox(clock=virtual.clock)
     one = unit(inbox, fails, on_failure=record)
     ending: Ending[str] = await handle_once(one, Units())
     assert (ending.how, [ending.error]) == (Ended.FAILED, recorded)

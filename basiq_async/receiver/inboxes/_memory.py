@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -35,7 +34,8 @@ class MemoryInbox:
 
     An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min). When
     there are more than ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine holds
-    ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time. For a service
+    ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time as an aware
+    datetime. For a service
     with several processes, or one that must remember across restarts, use ``SQLiteInbox``.
     """
 
@@ -45,7 +45,7 @@ class MemoryInbox:
         max_entries: int = 200_000,
         max_quarantined: int = 1_000,
         remember: Duration = 2 * 86_400.0,
-        clock: TimeSource = time.time,
+        clock: TimeSource | None = None,
     ) -> None:
         if max_entries < 2:
             raise ConfigurationError("max_entries must be at least 2")

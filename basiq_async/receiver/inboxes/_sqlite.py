@@ -6,7 +6,6 @@ import asyncio
 import math
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -107,8 +106,8 @@ class SQLiteInbox:
 
     An entry is on disk before the call that records it returns (WAL, ``synchronous=FULL``). Entries are kept for
     ``remember``, 30 days by default, so that a replay knows the handled events; older ones are deleted. ``clock``
-    returns the time. The file must be on a local disk, and only its owner can read it. Entering the inbox, or its first
-    use, opens the file, and creates it if it does not exist.
+    returns the time as an aware datetime. The file must be on a local disk, and only its owner can read it. Entering
+    the inbox, or its first use, opens the file, and creates it if it does not exist.
 
     Raises ``InboxError`` for a file of another program or version, a damaged file (neither is changed), a file that
     other users can open, a file that was deleted or replaced while it was open, a full disk, and a lock that lasts
@@ -122,7 +121,7 @@ class SQLiteInbox:
         *,
         remember: Duration = 30 * 86_400.0,
         busy_timeout: Duration = 5.0,
-        clock: TimeSource = time.time,
+        clock: TimeSource | None = None,
     ) -> None:
         self._store = SQLiteStore(
             path,

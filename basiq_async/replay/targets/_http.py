@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +16,7 @@ from ..._signing.signature import SigningKeys
 from ..._wire.hosts import show_url
 from ..._wire.payloads import payload_bytes
 from ..._wire.urls import read_endpoint
+from ..._work.clock import TimeSource
 from ...errors import ReplayError, TargetError
 from ...models import Message
 from ...transports.aiohttp import StatusTransport
@@ -37,7 +38,7 @@ class HttpTarget:
     timeout: seconds for one attempt.
     connections: maximum number of connections at once; pass the replay's ``concurrency``.
     session: an aiohttp session to use in place of its own; it is not closed.
-    clock: returns the time to sign with.
+    clock: returns the time to sign with, as an aware datetime; None is for the system's clock.
 
     Any 2xx is a success as soon as the response's head has arrived, whatever happens to its body. Redirects are not
     followed, cookies are not kept, and the environment's proxies are not used. ``deliver`` raises ``TargetError`` for
@@ -54,13 +55,13 @@ class HttpTarget:
         timeout: Duration = 30.0,
         connections: int = 100,
         session: aiohttp.ClientSession | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: TimeSource | None = None,
     ) -> None:
         self._url = read_endpoint(url)
         self._keys = SigningKeys.read(secret, for_many=True)
         check_whole("connections", connections, least=1)
         timeout = check_seconds("timeout", timeout)
-        self._clock = clock
+        self._clock = partial(datetime.now, UTC) if clock is None else clock
         self._transport = StatusTransport(session, timeout=timeout, connections=connections)
         self._retrying = Retrying(self._transport, retry, timeout=timeout, gives_up=_asks_for_a_pause)
         self._closed = False

@@ -25,7 +25,7 @@ class Failing(MemoryInbox):
     """An inbox that fails, or hangs, for a while."""
 
     def __init__(self) -> None:
-        super().__init__(clock=virtual.now)
+        super().__init__(clock=virtual.clock)
         self.calls = 0
         self.hanging = self.away = False
 

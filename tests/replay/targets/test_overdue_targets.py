@@ -41,7 +41,7 @@ class Committing:
     """Works for long, and when it is cancelled, commits before it ends."""
 
     def __init__(self, *, limit: float | None = None, sessions: bool = False) -> None:
-        self.inbox = Transactional(clock=virtual.now)
+        self.inbox = Transactional(clock=virtual.clock)
         self.limit = limit
         self.log: list[str] = []
         self.target: Target = as_target(
@@ -105,7 +105,7 @@ def test_a_target_that_never_ends_is_waited_for_a_while_and_its_claim_runs_out(
 ) -> None:
     async def main() -> None:
         free = asyncio.Event()
-        inbox = MemoryInbox(clock=virtual.now)
+        inbox = MemoryInbox(clock=virtual.clock)
 
         async def handler(message: Message) -> None:
             while not free.is_set():

@@ -157,7 +157,7 @@ async def test_what_a_receiver_puts_into_its_quarantine_is_no_dead_letter() -> N
 
 def test_a_delivery_that_another_worker_holds_is_waited_for() -> None:
     async def main() -> None:
-        inbox = MemoryInbox(clock=virtual.now)
+        inbox = MemoryInbox(clock=virtual.clock)
         receiver = WebhookReceiver(SECRET, inbox=inbox)
         got: list[str] = []
 
