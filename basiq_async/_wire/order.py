@@ -125,12 +125,12 @@ class NewestItems(Generic[T]):
 
 async def read_newest(
     items: AsyncIterable[T],
-    most: int,
+    most: int | None,
     *,
     wanted: Callable[[T], bool] | None = None,
     on_read: Callable[[T], object] = lambda item: None,
 ) -> NewestItems[T]:
-    """Return the ``most`` newest items of a list, 0 for all, and keep no more of them in memory.
+    """Return the ``most`` newest items of a list, None for all, and keep no more of them in memory.
 
     Only a list that surely begins with the newest items is left before its end. ``wanted`` chooses the items.
     ``on_read`` is called with each item that is read, chosen or not.
@@ -147,9 +147,9 @@ async def read_newest(
         if wanted is None or wanted(item):
             # Of two items with equal times, the newer is the first one in a newest-first list, else the last one.
             heapq.heappush(heap, (time or _UNKNOWN, -read if newest_first else read, read, item))
-            if most and len(heap) > most:
+            if most is not None and len(heap) > most:
                 heapq.heappop(heap)
-        beyond = beyond + 1 if most and len(heap) >= most and newest_first and order.sure else 0
+        beyond = beyond + 1 if most is not None and len(heap) >= most and newest_first and order.sure else 0
         if beyond > BEYOND:
             break
     newest_first = order.order == "newest-first"

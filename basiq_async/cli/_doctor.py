@@ -161,7 +161,7 @@ def doctor(
                     inbox=known,
                     secret=secrets,
                     recovered=await _recovered_by(each, url, checkpoint),
-                    max_items=limit,
+                    max_items=limit or None,
                     test=test,
                 )
                 live(None)

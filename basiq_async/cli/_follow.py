@@ -53,12 +53,12 @@ class History:
 
     async def begin(
         self,
-        most: int,
+        most: int | None,
         *,
         wanted: Callable[[Message], bool] | None = None,
         on_read: Callable[[int], object] = lambda count: None,
     ) -> NewestItems[Message]:
-        """Return the ``most`` newest messages; 0 for all. ``on_read`` is called with the number of messages read."""
+        """Return the ``most`` newest messages; None for all. ``on_read`` is called with the number of messages read."""
         from .._wire.order import read_newest
         from ..replay.shared import TOP, WINDOW, Feed, Part, Place
 

@@ -193,7 +193,7 @@ def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
     """Have the workers deliver the dead letters again."""
 
     async def work(job: Job) -> int:
-        note(f"{await job.retry_dead():,} dead letters will be tried again; see 'basiq-async jobs watch'")
+        note(f"{(await job.retry_dead()).dead:,} dead letters will be tried again; see 'basiq-async jobs watch'")
         return 0
 
     _with_job(fleet, key, work)

@@ -116,7 +116,7 @@ def tail(
         await check_event_types(basiq, event)
         where = await selection_at_basiq(basiq, since=since, failed=failed, event=event)
         history = History(basiq, webhook_id, filter)
-        found = await history.begin(limit, wanted=where, on_read=show_reading)
+        found = await history.begin(limit or None, wanted=where, on_read=show_reading)
         live(None)
         output.rows(map(MessageView.of, found.items), MESSAGES, MessageView)
         if not found.items:

@@ -259,7 +259,7 @@ async def _recover(
                 instrument=watch,
             )
             if retry_dead and not stopped:
-                found = await found.retry_dead(ProgressLine())
+                await found.retry_dead(ProgressLine())
         except asyncio.CancelledError:
             if not stopped:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from .._arguments import Duration, check_seconds
 from ..errors import ReplayError
@@ -95,21 +95,21 @@ class Job:
         await self.progress()  # raises for a job that is gone
         return await export_dead(self, path)
 
-    async def drop_dead(self, ids: Sequence[str]) -> int:
-        """Remove dead letters for good, and return how many were removed."""
+    async def drop_dead(self, ids: Iterable[str]) -> int:
+        """Remove the dead letters with these ids for good, and return the number removed."""
         return await self._record.drop_dead(self.key, list(ids))
 
-    async def retry_dead(self) -> int:
-        """Have the workers retry all dead letters that the job has now, and return their number. ``wait`` for the end.
+    async def retry_dead(self) -> Report:
+        """Have the workers retry all dead letters that the job has now. ``wait`` for the end.
 
-        A dead letter that is already queued for a retry is retried once, so this can be called again after an error.
+        Returns the report until now, in which ``dead`` is the number of dead letters to retry. A dead letter that is
+        already queued for a retry is retried once, so this can be called again after an error.
         """
-        revival = await self._record.revive(self.key, new_token())
-        if revival is None:
-            await self.progress()  # raises for a job that is gone
-            return 0
-        await self._notify(self.key, revival.segment)
-        return revival.dead_letters
+        report = await self.report()
+        segment = await self._record.revive(self.key, new_token())
+        if segment is not None:
+            await self._notify(self.key, segment)
+        return report
 
     async def forget(self) -> None:
         """Remove the job with its counts and dead letters. Raises ``ReplayError`` while it is running."""

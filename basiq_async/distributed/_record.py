@@ -27,7 +27,6 @@ from ._record_types import (
     ListSpec,
     PageMark,
     RateSlots,
-    Revival,
     Saving,
     SegmentClaim,
     Source,
@@ -274,14 +273,14 @@ class Record:
         """Remove dead letters, and return how many were removed."""
         return int(await self._run("drop_dead", key, *ids)) if ids else 0
 
-    async def revive(self, key: str, request: str) -> Revival | None:
-        """Record a segment that retries the present dead letters; None if the job has none.
+    async def revive(self, key: str, request: str) -> str | None:
+        """Record a segment that retries the present dead letters, and return it; None if the job has none.
 
         Dead letters that another segment is to retry already are left to it, so that each is retried once.
         ``request`` is a random id of this call: a repeated call returns the same segment.
         """
-        _, segment, count = await self._run("revive", key, request)
-        return Revival(segment, count) if segment else None
+        _, segment = await self._run("revive", key, request)
+        return segment or None
 
     async def forget(self, key: str) -> None:
         """Remove a job. Raises ``ReplayError`` if it is running or paused."""

@@ -132,14 +132,6 @@ class StoredDeadLetter:
     seal: str = ""
 
 
-@attrs.frozen
-class Revival:
-    """The segment that retries dead letters, and how many are still to be retried."""
-
-    segment: str
-    dead_letters: int
-
-
 @attrs.frozen(kw_only=True)
 class Saving:
     """What an owner has done since its last save. ``counts`` are totals since its claim: a repeated save counts once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -190,7 +191,7 @@ def _recorded(state: State, *, of_events: bool) -> Recovered:
     )
 
 
-@attrs.frozen
+@attrs.define
 class Recovery:
     """The result of a recovery, and what is left.
 
@@ -245,31 +246,38 @@ class Recovery:
         """Return the dead letters of both checkpoints, first those of the messages."""
         return [dead_letter for replay in self._replays async for dead_letter in read_all(replay)]
 
-    async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Recovery:
-        """Hand the dead letters, or those with these ids, to the target again. Return the recovery as it is then.
+    async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Report:
+        """Hand the dead letters, or those with these ids, to the target again. Return the report of both sources.
 
-        Raises the errors of ``Replay.retry_dead``.
+        This recovery then says what is left. Raises the errors of ``Replay.retry_dead``.
         """
         wanted = None if ids is None else frozenset(ids)
-        dead = [(await replay.retry_dead(progress, ids=wanted)).dead for replay in self._replays]
-        return await self._assess(dead)
+        first, second = [await replay.retry_dead(progress, ids=wanted) for replay in self._replays]
+        await self._assess(first.dead, second.dead)
+        return _add(first, second)
 
-    async def drop_dead(self, ids: Iterable[str]) -> Recovery:
-        """Remove the dead letters with these ids for good. Return the recovery as it is then."""
+    async def drop_dead(self, ids: Iterable[str]) -> int:
+        """Remove the dead letters with these ids for good, and return the number removed.
+
+        This recovery then says what is left.
+        """
         wanted = frozenset(ids)
-        for replay in self._replays:
-            await replay.drop_dead(wanted)
-        return await self._assess([len([each async for each in read_all(one)]) for one in self._replays])
+        dropped = sum([await replay.drop_dead(wanted) for replay in self._replays])
+        await self._assess(*[len([each async for each in read_all(one)]) for one in self._replays])
+        return dropped
 
     @property
     def _replays(self) -> tuple[Replay, Replay]:
         return self._circumstances.messages, self._circumstances.events
 
-    async def _assess(self, dead: Sequence[int]) -> Recovery:
-        messages, events = (
-            attrs.evolve(report, dead=left) for report, left in zip((self.messages, self.events), dead, strict=True)
+    async def _assess(self, dead_messages: int, dead_events: int) -> None:
+        found = await self._circumstances.assess(
+            attrs.evolve(self.messages, dead=dead_messages),
+            attrs.evolve(self.events, dead=dead_events),
+            was_active=self.was_active,
         )
-        return await self._circumstances.assess(messages, events, was_active=self.was_active)
+        for field in attrs.fields(Recovery):
+            setattr(self, field.name, getattr(found, field.name))
 
     def _find_problems(self) -> Iterable[Problem]:
         status = find_status_problem(self.webhook, None)
@@ -292,6 +300,17 @@ class Recovery:
             yield Problem("given-up", f'{self.given_up:,} messages failed, and on_error="skip" did not keep them')
         for period in self.out_of_reach:
             yield Problem("out-of-reach", period.describe_loss())
+
+
+def _add(first: Report, second: Report) -> Report:
+    names = ("handled", "failed", "repeated", "duration", "position", "dead", "handled_in_all")
+    return attrs.evolve(
+        first,
+        skipped=Counter(first.skipped) + Counter(second.skipped),
+        cursor=None,
+        finished=first.finished and second.finished,
+        **{name: getattr(first, name) + getattr(second, name) for name in names},
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -55,11 +55,12 @@ async def diagnose(
     secret: str | Secret | Sequence[str | Secret] | None,
     inbox: Inbox | None,
     recovered: Recovered | None,
-    max_items: int,
+    max_items: int | None,
     test: bool,
 ) -> Diagnosis:
     """See ``Webhooks.diagnose``."""
-    check_whole("max_items", max_items, least=0)
+    if max_items is not None:
+        check_whole("max_items", max_items, least=1, or_else="or None for all")
     try:
         signer = _Signer(receiver, secret)
     finally:
@@ -125,14 +126,14 @@ class _HistoryScan:
         self.complete = True
         self._stopped = False
 
-    async def read(self, most: int) -> None:
-        """Read the newest ``most`` messages and events; 0 for all."""
+    async def read(self, most: int | None) -> None:
+        """Read the newest ``most`` messages and events; None for all."""
         await self._read_events(most)
         await self._read_messages(most)
         for (event_type_id, event_id), created in self._without_message.items():
             await self._judge(event_type_id, event_id, created)
 
-    async def _read_events(self, most: int) -> None:
+    async def _read_events(self, most: int | None) -> None:
         wanted, order = frozenset(self._webhook.subscribed_events), ListOrder()
         events: Paginator[Event] = self._api.listing(Event, self._api.at(EVENTS.path), on_unreadable=self._skip)
         async for event in events:
@@ -141,14 +142,14 @@ class _HistoryScan:
                 self._without_message[event.type, event.id] = event.created
             order.see(event.created)
             newest_first = order.sure and order.order == "newest-first"
-            enough = bool(most) and len(self._without_message) >= most and newest_first
+            enough = most is not None and len(self._without_message) >= most and newest_first
             if enough and event.created is not None and self._recoveries.has_events_before(event.created, self._now):
                 return
             if enough or len(self._without_message) >= _MOST_EVENTS:
                 self.complete = False
                 return
 
-    async def _read_messages(self, most: int) -> None:
+    async def _read_messages(self, most: int | None) -> None:
         endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
         messages: Paginator[Message] = self._api.listing(Message, endpoint, limit=MOST_A_PAGE, on_unreadable=self._skip)
         order, read = ListOrder(), 0
@@ -166,7 +167,7 @@ class _HistoryScan:
                 if time < self._enough:
                     self._stopped = True  # all older messages were recovered
                     return
-                if most and read > most + BEYOND:
+                if most is not None and read > most + BEYOND:
                     self.complete = False
                     return
 

@@ -198,12 +198,12 @@ class Webhooks:
         inbox: Inbox | None = None,
         secret: str | Secret | Sequence[str | Secret] | None = None,
         recovered: Recovered | None = None,
-        max_items: int = 2_000,
+        max_items: int | None = 2_000,
         test: bool = False,
     ) -> Diagnosis:
         """Find out whether a webhook works, and which problems it has.
 
-        Reads the webhook's status, compares its event types with Basiq's list, and reads the newest ``max_items`` (0
+        Reads the webhook's status, compares its event types with Basiq's list, and reads the newest ``max_items`` (None
         for all) of its messages and of the events of the last 7 days. A list that begins with the oldest item is read
         to its end. If some were not read, the result has the problem ``partial``.
 

@@ -33,7 +33,7 @@ async def test_letters_that_are_retried_twice_at_once_are_tried_once(redis_url: 
         assert (await job.wait(timeout=PATIENCE)).dead == 600
         failing = False
         found = await asyncio.gather(job.retry_dead(), job.retry_dead(), (await fleet.fleet.get("job")).retry_dead())
-        assert found == [600, 600, 600]
+        assert max(each.dead for each in found) == 600
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead) == (600, 0)
         assert len(recorder.ids) == 600
@@ -82,7 +82,7 @@ async def test_letters_of_several_webhooks_hide_no_event_from_each_other_in_an_i
         job = await fleet.submit(webhook_id=webhooks)
         assert (await job.wait(timeout=PATIENCE)).dead == 10
         failing = False
-        assert await job.retry_dead() == 10
+        assert (await job.retry_dead()).dead == 10
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead, dict(report.skipped)) == (10, 0, {})
         assert Counter(webhook for webhook, _ in handled) == dict.fromkeys(webhooks, 5)
@@ -124,7 +124,7 @@ async def test_a_letter_that_somebody_changed_in_redis_is_refused_kept_and_repor
         change(fields)
         await redis.hset(LETTERS, ids[1], json.dumps(fields))
         (job,) = await fleet.fleet.jobs()
-        assert await job.retry_dead() == 4
+        assert (await job.retry_dead()).dead == 4
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead, report.finished) == (3, 1, True)
         assert sorted(target.taken) == sorted({*ids} - {ids[1]})

@@ -111,14 +111,14 @@ async def test_what_fails_is_a_dead_letter_and_can_be_tried_again(redis_url: str
         assert (report.handled, report.failed, report.dead) == (27, 33, 33)
         target.refused.clear()
         target.refused.add(ids[9])
-        assert await job.retry_dead() == 33
+        assert (await job.retry_dead()).dead == 33
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead, report.finished) == (59, 1, True)
         assert sorted(target.taken) == sorted(set(ids) - {ids[9]})
         (letter,) = await job.dead_letters()
         assert letter.id == ids[9]
         assert await job.drop_dead([ids[9]]) == 1
-        assert await job.retry_dead() == 0
+        assert (await job.retry_dead()).dead == 0
 
 
 async def test_failures_in_a_row_end_the_job_over_all_segments(redis_url: str) -> None:

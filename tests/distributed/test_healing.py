@@ -169,7 +169,7 @@ async def test_a_worker_that_is_lost_while_it_tries_dead_letters_leaves_them_to_
         target.refused.clear()
         fleet.lost = lambda number: 0
         for nth, job in enumerate(jobs, start=1):
-            assert await job.retry_dead() == 4
+            assert (await job.retry_dead()).dead == 4
             await run_until_it_dies(fleet, redis_url, job.key, "d1.0", nth, before=before)
         fleet.lost = lambda number: 1
         await fleet.start(2)

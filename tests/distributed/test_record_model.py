@@ -315,14 +315,12 @@ class _Walk:
         elif revival is None:
             raise AssertionError(f"with {len(self._dead_letters)} dead letters, revive() returned None")
         elif last > covered:
-            assert revival.segment not in self._open, (
-                f"revive() left later dead letters to an earlier segment: {revival}"
-            )
-            self._open[revival.segment] = _Segment(after=covered, upto=last)
+            assert revival not in self._open, f"revive() left later dead letters to an earlier segment: {revival}"
+            self._open[revival] = _Segment(after=covered, upto=last)
             if self._state == "finished":
                 self._state = "running"
         else:
-            assert revival.segment in self._open, f"revive() put the same dead letters into another segment: {revival}"
+            assert revival in self._open, f"revive() put the same dead letters into another segment: {revival}"
 
     async def _drop(self) -> None:
         if self._dead_letters:

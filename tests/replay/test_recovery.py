@@ -164,15 +164,15 @@ async def test_it_is_not_finished_with_dead_letters_and_retrying_them_is_a_metho
     assert (await found.retry_dead(ids=["another"])).dead == 1
     world.poisoned.clear()
     healed = await found.retry_dead()
-    assert (healed.finished, bad in world.got) == (True, True)
+    assert (healed.handled, healed.dead, found.dead, found.finished, bad in world.got) == (1, 0, 0, True, True)
     assert (await world.recover(receiver)).finished
 
 
 async def test_a_dead_letter_can_be_dropped(world: World) -> None:
     world.poisoned.update(await world.emit(1, status=500))
     found = await world.recover(world.receiver())
-    dropped = await found.drop_dead([letter.id for letter in await found.dead_letters()])
-    assert (dropped.dead, dropped.finished) == (0, True)
+    assert await found.drop_dead([letter.id for letter in await found.dead_letters()]) == 1
+    assert (found.dead, found.finished) == (0, True)
 
 
 async def test_what_was_skipped_for_its_failure_is_given_up_in_later_runs_as_well(world: World) -> None:

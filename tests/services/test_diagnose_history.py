@@ -79,7 +79,7 @@ async def test_a_part_that_is_well_does_not_show_that_the_whole_is(order: str) -
         assert (codes(found), found.healthy) == ({"partial"}, False)
         assert found.problems[0].command[-2:] == ("--limit", "0")
         assert found.looked_at < 1_000
-        whole = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=0)
+        whole = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=None)
         assert whole.healthy
         assert whole.looked_at > 3_000
 

@@ -218,7 +218,7 @@ async def test_an_endpoint_that_redirects_is_not_followed() -> None:
 
 
 async def test_bad_arguments_are_refused_without_a_request() -> None:
-    for options in ({"receiver": object()}, {"secret": "whsec_not base64!"}, {"max_items": -1}):
+    for options in ({"receiver": object()}, {"secret": "whsec_not base64!"}, {"max_items": 0}):
         with pytest.raises(ConfigurationError):
             await diagnose(**options)
 

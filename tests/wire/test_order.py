@@ -180,7 +180,7 @@ async def test_the_newest_that_are_wanted_are_found_among_others(turned: bool) -
 @pytest.mark.parametrize("turned", [False, True])
 async def test_all_are_returned_newest_first_where_no_number_is_given(turned: bool) -> None:
     same = [message(f"s{number}", MINUTES[number // 3]) for number in range(30)]
-    found = await read_newest(stream(same[::-1] if turned else same), 0)
+    found = await read_newest(stream(same[::-1] if turned else same), None)
     assert [each.id for each in found.items] == [each.id for each in same[::-1]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Self
 
 import attrs
 
@@ -63,6 +64,12 @@ class MemoryInbox:
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._quarantined: dict[str, QuarantinedDelivery] = {}
         self._known_since, _ = self._retention.read()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        pass
 
     def __len__(self) -> int:
         """Return the number of handled keys that the inbox remembers."""
