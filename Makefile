@@ -55,7 +55,7 @@ ROOM ?= receiver
 SAMPLE ?= 100
 SEED ?= 1
 
-mutants: $(READY) ## change the code of a room in 100 small ways: do its tests notice? ROOM=replay, SAMPLE, SEED
+mutants: $(READY) ## change the code of a folder in 100 small ways: do its tests notice? ROOM=replay, SAMPLE, SEED
 	$(BIN)/python -m tests.mutants $(ROOM) --sample $(SAMPLE) --seed $(SEED)
 
 pages: $(READY) ## the page whose commands take long: the tutorial

@@ -165,12 +165,12 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
         engine = create_async_engine(database(tmp_path))
         async with SQLInbox(engine) as inbox, engine.connect() as connection:
             effects = Counter((await connection.execute(select(EFFECTS.c.event_id))).scalars())
-            letters = await inbox.quarantined(limit=100)
+            entries = await inbox.quarantined(limit=100)
             job = Replay(basiq, webhook.id, ignore, checkpoint=MemoryCheckpoint())
             found = await job.reconcile(inbox)
         await engine.dispose()
 
-    named = {letter.event_id for letter in letters}
+    named = {entry.event_id for entry in entries}
     assert set(effects) == story.events  # nothing lost
     assert set(effects.values()) == {1}  # nothing twice
     assert named == story.poison  # what cannot be handled is in a list, by name

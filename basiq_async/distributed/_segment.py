@@ -136,7 +136,7 @@ class Segment:
         self._notify = notify
         self._engine: Engine | None = None
         self._stopping = False
-        self._seal = work.client._seal("basiq letter")
+        self._seal = work.client._seal("basiq dead")
         self._retries = name.startswith("d")
         """Whether the segment retries dead letters, in place of messages from Basiq."""
         self._webhooks: dict[str, str] = {}

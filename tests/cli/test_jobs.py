@@ -101,12 +101,14 @@ def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_
         assert run("watch", "november").exit_code == 1
     dead = [json.loads(line) for line in run("dead", "november", "--json").stdout.splitlines()]
     assert dead
-    assert all("poisoned" in letter["error"] for letter in dead)
+    assert all("poisoned" in dead_letter["error"] for dead_letter in dead)
     assert run("dead", "november").exit_code == 1
     assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "dead.jsonl").read_text().splitlines()]
     exported = [row["id"] for row in rows]
-    assert [(row["id"], row["error"]) for row in rows] == [(letter["id"], letter["error"]) for letter in dead]
+    assert [(row["id"], row["error"]) for row in rows] == [
+        (dead_letter["id"], dead_letter["error"]) for dead_letter in dead
+    ]
     assert all(row["message"]["payload"] and row["failedAt"] and row["number"] for row in rows)
     assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 2
     assert f"{len(dead)} dead letters will be tried again" in run("retry-dead", "november").stderr

@@ -125,18 +125,18 @@ def test_dead_letters_of_both_sources_are_listed_exported_and_dropped(
     endpoint.status = 400
     assert run(*line).exit_code == 1
     listed = run(*line, "--list-dead")
-    letters = [json.loads(each) for each in listed.stdout.splitlines()]
-    assert (listed.exit_code, len(letters)) == (1, 9)
-    assert {each["event_type_id"] for each in letters} == {"consent.revoked"}
+    dead_letters = [json.loads(each) for each in listed.stdout.splitlines()]
+    assert (listed.exit_code, len(dead_letters)) == (1, 9)
+    assert {each["event_type_id"] for each in dead_letters} == {"consent.revoked"}
     exported = run(*line, "--export-dead", "dead.jsonl")
     assert exported.exit_code == 0  # it did what was asked for
     rows = [json.loads(each) for each in Path("dead.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == [each["id"] for each in letters]
+    assert [row["id"] for row in rows] == [each["id"] for each in dead_letters]
     assert all(row["message"] and row["failedAt"] and row["number"] for row in rows)
-    refused = run(*line, "--drop-dead", letters[0]["id"])
+    refused = run(*line, "--drop-dead", dead_letters[0]["id"])
     assert (refused.exit_code, "pass --yes" in refused.stderr) == (2, True)
-    assert run(*line, "--drop-dead", letters[0]["id"], "--yes").exit_code == 1
-    rest = [word for each in letters[1:] for word in ("--drop-dead", each["id"])]
+    assert run(*line, "--drop-dead", dead_letters[0]["id"], "--yes").exit_code == 1
+    rest = [word for each in dead_letters[1:] for word in ("--drop-dead", each["id"])]
     assert run(*line, "--yes", *rest).exit_code == 0
     assert run(*line, "--list-dead").exit_code == 0
 

@@ -300,13 +300,15 @@ def test_a_dead_letter_keeps_the_exit_code_at_1_until_it_is_handled(
     assert (again.exit_code, only_line(again.stdout)["failed"]) == (1, 0)
     listed = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
     assert listed.exit_code == 1
-    letters = [json.loads(line) for line in listed.stdout.splitlines()]
-    assert {letter["error"] for letter in letters} == {letters[0]["error"]}
-    assert "400" in letters[0]["error"]
+    dead_letters = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert {dead_letter["error"] for dead_letter in dead_letters} == {dead_letters[0]["error"]}
+    assert "400" in dead_letters[0]["error"]
     exported = run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl")
     assert exported.exit_code == 0  # it did what was asked for
     rows = [json.loads(line) for line in Path("dead.jsonl").read_text().splitlines()]
-    assert [(row["id"], row["error"]) for row in rows] == [(letter["id"], letter["error"]) for letter in letters]
+    assert [(row["id"], row["error"]) for row in rows] == [
+        (dead_letter["id"], dead_letter["error"]) for dead_letter in dead_letters
+    ]
     assert all(row["message"]["payload"] for row in rows)
     assert Path("dead.jsonl").stat().st_mode & 0o777 == 0o600
     assert run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl").exit_code == 2
@@ -390,8 +392,8 @@ def test_what_was_dropped_on_the_page_is_in_what_is_printed_last(served: Served,
     endpoint.status = 400
     with start(served, webhook_id, "--to", endpoint.url, "--ui") as process:
         paged = Paged(process)
-        letters = paged.call("dead-letters")["items"]
-        paged.call("dead-letters/drop", {"ids": [letters[0]["id"]]})
+        dead_letters = paged.call("dead-letters")["items"]
+        paged.call("dead-letters/drop", {"ids": [dead_letters[0]["id"]]})
         code, report, said = paged.end()
     assert (code, report["handled"], report["failed"], report["dead"]) == (1, 0, 2, 2)
     assert "2 messages failed and are kept" in said

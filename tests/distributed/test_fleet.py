@@ -61,9 +61,9 @@ async def test_a_predicate_that_raises_makes_its_message_a_dead_letter(redis_url
         job = await fleet.submit()
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed, report.dead) == (59, 1, 1)
-        (letter,) = await job.dead_letters()
-        assert letter.id == first
-        assert "KeyError" in letter.error
+        (dead_letter,) = await job.dead_letters()
+        assert dead_letter.id == first
+        assert "KeyError" in dead_letter.error
 
 
 @pytest.mark.parametrize("most", [1, 10, 25, 59])
@@ -115,8 +115,8 @@ async def test_what_fails_is_a_dead_letter_and_can_be_tried_again(redis_url: str
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.dead, report.finished) == (59, 1, True)
         assert sorted(target.taken) == sorted(set(ids) - {ids[9]})
-        (letter,) = await job.dead_letters()
-        assert letter.id == ids[9]
+        (dead_letter,) = await job.dead_letters()
+        assert dead_letter.id == ids[9]
         assert await job.drop_dead([ids[9]]) == 1
         assert (await job.retry_dead()).dead == 0
 
@@ -375,7 +375,7 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
 
 async def test_notifications_can_go_another_way_than_by_a_broker(redis_url: str) -> None:
     async def send(key: str, segment: str) -> None:
-        raise OSError("the carrier is away")
+        raise OSError("the broker is away")
 
     fleet = Fleet(redis_url, lease=1.0, notify=send)
     with pytest.raises(ConfigurationError, match="has no broker"):

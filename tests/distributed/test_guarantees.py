@@ -232,8 +232,8 @@ async def test_a_message_that_raises_each_time_is_one_dead_letter_and_the_rest_i
         assert sorted({*works.effects(), poison}) == sorted(works.ids)
         assert (await works.job.retry_dead()).dead == 1
         assert (await works.job.wait(timeout=PATIENCE)).handled == 199
-        (letter,) = await works.job.dead_letters()
-        assert (letter.id, letter.error) == (poison, "ValueError: poisoned")
+        (dead_letter,) = await works.job.dead_letters()
+        assert (dead_letter.id, dead_letter.error) == (poison, "ValueError: poisoned")
         first.kill()
 
 

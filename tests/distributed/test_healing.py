@@ -45,7 +45,7 @@ async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_me
     await watching.aclose()
 
 
-async def test_letters_revived_over_a_slow_line_are_found_by_workers_that_look_meanwhile(
+async def test_dead_letters_revived_over_a_slow_line_are_found_by_workers_that_look_meanwhile(
     shared_server: RedisServer, redis_url: str
 ) -> None:
     watching = Record(redis_url)
@@ -210,13 +210,13 @@ async def test_a_worker_at_work_notifications_rarely_at_what_waits_and_an_idle_o
         await worker._record.aclose()
 
 
-async def test_notifications_of_a_carrier_that_is_away_are_not_waited_for_one_by_one(redis_url: str) -> None:
+async def test_notifications_by_a_broker_that_is_away_are_not_waited_for_one_by_one(redis_url: str) -> None:
     sent = 0
 
     async def notify(key: str, segment: str) -> None:
         nonlocal sent
         sent += 1
-        raise OSError("the carrier is away")
+        raise OSError("the broker is away")
 
     fleet = Fleet(redis_url, notify=notify)
     fleet.job("work")(contextlib.nullcontext)  # type: ignore[arg-type]
@@ -228,7 +228,7 @@ async def test_notifications_of_a_carrier_that_is_away_are_not_waited_for_one_by
         assert sent == 2
 
 
-async def test_a_worker_whose_carrier_is_away_asks_it_once_a_round(redis_url: str) -> None:
+async def test_a_worker_whose_broker_is_away_asks_it_once_a_round(redis_url: str) -> None:
     sent: list[str] = []
     asked = 0
 

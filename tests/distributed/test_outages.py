@@ -1,4 +1,4 @@
-"""Redis is away for longer than a worker is patient: no job ends for it, and no loop of a carrier."""
+"""Redis is away for longer than a worker is patient: no job ends for it, and no loop of a task queue."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_no_job_ends_because_redis_was_away_for_longer_than_workers_are_pa
             assert set(recorder.ids) == set(await fleet.ids())
 
 
-async def test_a_carriers_loop_continues_when_redis_is_away_or_a_job_is_unknown(tmp_path: Path) -> None:
+async def test_the_loop_of_a_task_queue_continues_when_redis_is_away_or_a_job_is_unknown(tmp_path: Path) -> None:
     queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
     async def send(key: str, segment: str) -> None:

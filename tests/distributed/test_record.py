@@ -323,14 +323,16 @@ async def test_ids_errors_reasons_cursors_and_keys_may_hold_any_text(pair: Pair)
     assert (spec.name, spec.lists) == (ODD, (ListSpec(ODD, ODD),))
     token = await pair.claim(key)
     await pair.one.record_page(key, "0.0", token, make_page([ODD], "c'ü\n"), lease=30.0, limit=None)
-    letter = StoredDeadLetter(DeadLetter(ODD, ODD, WHEN, {"id": ODD, "payload": {"n": 1.5, "none": None}}), ODD, ODD)
-    await pair.save(key, token, counts={f"skipped:{ODD}": 1}, ids=[ODD], dead_letters=[letter])
+    dead_letter = StoredDeadLetter(
+        DeadLetter(ODD, ODD, WHEN, {"id": ODD, "payload": {"n": 1.5, "none": None}}), ODD, ODD
+    )
+    await pair.save(key, token, counts={f"skipped:{ODD}": 1}, ids=[ODD], dead_letters=[dead_letter])
     await pair.one.release(key, "0.0", token, problem=ODD)
     claim = await pair.claimed(key)
     assert (list(claim.done), claim.last) == ([ODD], ODD)
     found = list(await pair.two.dead_letters(key))
-    assert found == [letter]
-    assert found[0].dead_letter.message == letter.dead_letter.message
+    assert found == [dead_letter]
+    assert found[0].dead_letter.message == dead_letter.dead_letter.message
     status = await pair.status(key)
     assert (status.problem, dict(status.skipped)) == (ODD, {ODD: 1})
 

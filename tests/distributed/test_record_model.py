@@ -181,13 +181,13 @@ class _Walk:
             cursor = "next" if more else None
         else:
             page = await self._record.dead_letters(self._key, after=segment.after, limit=_DEAD_LETTERS)
-            letters = [each.dead_letter for each in page if each.dead_letter.number <= segment.upto]
+            dead_letters = [each.dead_letter for each in page if each.dead_letter.number <= segment.upto]
             numbers = [number for number in self._dead_letters.values() if segment.after < number <= segment.upto]
-            assert [each.number for each in letters] == sorted(numbers)[:_DEAD_LETTERS], (
-                f"dead_letters() returned {letters}"
+            assert [each.number for each in dead_letters] == sorted(numbers)[:_DEAD_LETTERS], (
+                f"dead_letters() returned {dead_letters}"
             )
-            ids = [each.id for each in letters]
-            end = letters[-1].number if letters else segment.upto
+            ids = [each.id for each in dead_letters]
+            end = dead_letters[-1].number if dead_letters else segment.upto
             last, more = str(end), end < segment.upto
             cursor = last if more else None
         mark = PageMark(last=last, chosen=[True] * len(ids), next_cursor=cursor)

@@ -72,9 +72,9 @@ async def test_all_writes_of_a_former_owner_are_refused_and_change_nothing(pair:
     token = await pair.claim(key, lease=0.001)
     await asyncio.sleep(0.005)
     await pair.claim(key, record=pair.two)
-    one, letter = pair.one, make_dead_letter("a")
+    one, dead_letter = pair.one, make_dead_letter("a")
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
-        "save": lambda: pair.save(key, token, counts={"handled": 5}, ids=["a"], dead_letters=[letter]),
+        "save": lambda: pair.save(key, token, counts={"handled": 5}, ids=["a"], dead_letters=[dead_letter]),
         "record_page": lambda: one.record_page(key, "0.0", token, make_page(["a"], "c"), lease=30.0, limit=None),
         "finish": lambda: one.finish(key, "0.0", token),
         "release": lambda: one.release(key, "0.0", token),

@@ -173,8 +173,8 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter(redis_url: str) ->
         job = await fleet.submit()
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed, report.dead) == (24, 1, 1)
-        (letter,) = await job.dead_letters()
-        assert letter.id == ids[12]
+        (dead_letter,) = await job.dead_letters()
+        assert dead_letter.id == ids[12]
 
 
 class Watched(MemoryInbox):

@@ -41,8 +41,8 @@ async def main():
         for number in range(4):
             body = payload(event_id=f"e-{{number // 2}}")
             await receiver.handle(signed(body, message_id=f"m-{{number // 2}}"), body)
-        for letter in await receiver.quarantined():
-            print("quarantined:", letter.error)
+        for entry in await receiver.quarantined():
+            print("quarantined:", entry.error)
     await engine.dispose()
     FINISH()
 

@@ -94,7 +94,7 @@ async def received(**options: Any) -> None:
     WebhookReceiver(f"{SIGNING}!" if not options else SIGNING, **options)
 
 
-LETTER = QuarantinedDelivery("k", "msg_1", "user.created", "e-1", f'{{"x": "{MARK}"}}'.encode(), NOW, "no", 3, NOW)
+QUARANTINED = QuarantinedDelivery("k", "msg_1", "user.created", "e-1", f'{{"x": "{MARK}"}}'.encode(), NOW, "no", 3, NOW)
 
 
 async def sql_inbox_without_a_server(driver: str) -> None:
@@ -109,28 +109,28 @@ async def sql_inbox() -> AsyncGenerator[tuple[SQLInbox, AsyncEngine]]:
             yield inbox, engine
 
 
-async def sql_letter_that_is_refused() -> None:
+async def sql_delivery_that_is_refused() -> None:
     async with sql_inbox() as (inbox, engine):
         await run(engine, "ALTER TABLE basiq_inbox RENAME COLUMN letter TO x")
-        await inbox.quarantine("k", "a", LETTER)
+        await inbox.quarantine("k", "a", QUARANTINED)
 
 
-async def sql_letter_that_is_unreadable() -> None:
+async def sql_delivery_that_is_unreadable() -> None:
     async with sql_inbox() as (inbox, engine):
-        await inbox.quarantine("k", "a", LETTER)
+        await inbox.quarantine("k", "a", QUARANTINED)
         await run(engine, "UPDATE basiq_inbox SET letter = letter || '}'")
         await inbox.quarantined()
 
 
-async def letter_without_redis() -> None:
+async def delivery_without_redis() -> None:
     async with Redis.from_url(f"redis://:{MARK}@127.0.0.1:1/0", retry=None) as client:
-        await RedisInbox(client).quarantine("k", "a", LETTER)
+        await RedisInbox(client).quarantine("k", "a", QUARANTINED)
 
 
-async def letter_of_a_damaged_file() -> None:
+async def delivery_of_a_damaged_file() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with SQLiteInbox(f"{folder}/inbox.db") as inbox:
-            await inbox.quarantine("k", "a", LETTER)
+            await inbox.quarantine("k", "a", QUARANTINED)
             with closing(sqlite3.connect(f"{folder}/inbox.db", isolation_level=None)) as connection:
                 connection.execute("UPDATE inbox SET letter = letter || '}'")
             await inbox.quarantined()
@@ -185,10 +185,10 @@ PATHS: dict[str, Callable[[], Awaitable[None]]] = {
     "an id that cannot be signed": lambda: signed("a.b"),
     "a SQL inbox without a server, asyncpg": lambda: sql_inbox_without_a_server("asyncpg"),
     "a SQL inbox without a server, psycopg": lambda: sql_inbox_without_a_server("psycopg"),
-    "a letter that the database refuses": sql_letter_that_is_refused,
-    "a letter that is none, in a database": sql_letter_that_is_unreadable,
-    "a letter for a Redis that is away": letter_without_redis,
-    "a letter that is none, in a file": letter_of_a_damaged_file,
+    "a quarantined delivery that the database refuses": sql_delivery_that_is_refused,
+    "a quarantined delivery that is none, in a database": sql_delivery_that_is_unreadable,
+    "a quarantined delivery for a Redis that is away": delivery_without_redis,
+    "a quarantined delivery that is none, in a file": delivery_of_a_damaged_file,
     "a dead letter that is none": dead_letter_of_a_damaged_file,
 }
 

@@ -108,8 +108,8 @@ class Run:
         recorded = await self.inbox.seen(delivery.key)
         claim = await self.inbox.claim(delivery.key, "another", lease=1)
         assert claim.status is (ClaimStatus.DONE if recorded else ClaimStatus.CLAIMED), "a claim was left behind"
-        letters = await self.receiver.quarantined()
-        assert self.handled + len(letters) == int(recorded), (
+        entries = await self.receiver.quarantined()
+        assert self.handled + len(entries) == int(recorded), (
             "handled without a record, or recorded without being handled"
         )
         async with asyncio.timeout(1):
@@ -251,10 +251,10 @@ def test_a_cancelled_retry_leaves_a_delivery_handled_or_in_the_quarantine(again:
 
             _, cancelled = await cancel(mended.receiver.retry_quarantined(), step)
             cancellations += cancelled
-            letters = await mended.receiver.quarantined()
-            assert mended.handled + len(letters) == 1
-            if letters:
-                claim = await run.inbox.claim_quarantined(letters[0].key, "another", lease=1)
+            entries = await mended.receiver.quarantined()
+            assert mended.handled + len(entries) == 1
+            if entries:
+                claim = await run.inbox.claim_quarantined(entries[0].key, "another", lease=1)
                 assert claim.status is ClaimStatus.CLAIMED, "a claim was left behind"
             if not cancelled:
                 break

@@ -45,9 +45,9 @@ async def test_after_so_many_failures_it_is_set_aside_acknowledged_and_reported(
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == 3, "each failure is reported once"
     assert "'msg_b' failed, 3 times so far; the delivery is in the quarantine" in errors[-1].getMessage()
-    [letter] = await service.receiver.quarantined()
-    assert (letter.delivery_id, letter.event_type_id, letter.event_id) == ("msg_b", "user.broken", "e-broken")
-    assert (letter.body, letter.error, letter.failures) == (BROKEN, "RuntimeError: broken", 3)
+    [entry] = await service.receiver.quarantined()
+    assert (entry.delivery_id, entry.event_type_id, entry.event_id) == ("msg_b", "user.broken", "e-broken")
+    assert (entry.body, entry.error, entry.failures) == (BROKEN, "RuntimeError: broken", 3)
 
 
 async def test_a_success_forgets_the_failures_before_it() -> None:
@@ -82,8 +82,8 @@ async def test_failures_are_counted_across_processes_and_restarts(tmp_path: Path
             results.append(await post(service))
     assert results == ["failed", "failed", "quarantined"]
     async with process(tmp_path / "inbox.db") as service:
-        [letter] = await service.receiver.quarantined()
-        assert letter.failures == 3
+        [entry] = await service.receiver.quarantined()
+        assert entry.failures == 3
         assert await post(service) is Result.DUPLICATE
 
 
@@ -106,8 +106,8 @@ async def test_what_is_in_the_quarantine_is_run_again_when_it_can_be_handled() -
     assert [event.result for event in service.events[-3:]] == ["handled", "quarantined", "handled"]
     assert [delivery.event_id for delivery in handled] == ["e-0", "e-2"]
     assert handled[0].body.startswith(b'{"eventTypeId": "user.broken"')
-    [letter] = await mended.quarantined()
-    assert (letter.delivery_id, letter.failures, letter.error) == ("msg_1", 2, "ValueError: still")
+    [entry] = await mended.quarantined()
+    assert (entry.delivery_id, entry.failures, entry.error) == ("msg_1", 2, "ValueError: still")
 
 
 async def test_chosen_ones_are_run_again_or_dropped() -> None:
@@ -119,14 +119,14 @@ async def test_chosen_ones_are_run_again_or_dropped() -> None:
     assert outcome.delivery is not None
     assert (outcome.result, outcome.delivery.id) == ("quarantined", "msg_1")
     assert await receiver.drop_quarantined(["msg_0", "msg_1", "unknown"]) == 2
-    assert [letter.delivery_id for letter in await receiver.quarantined()] == ["msg_2"]
+    assert [entry.delivery_id for entry in await receiver.quarantined()] == ["msg_2"]
     assert await post(service, payload("user.broken", "e-0")) is Result.DUPLICATE
     for call in (receiver.retry_quarantined("msg_2"), receiver.drop_quarantined("msg_2")):
         with pytest.raises(ConfigurationError, match="list of delivery ids"):
             await call
 
 
-async def test_the_list_comes_in_pages_and_each_letter_is_tried_once_on_a_clock_that_stands() -> None:
+async def test_the_list_comes_in_pages_and_each_delivery_is_tried_once_on_a_clock_that_stands() -> None:
     service = Service(quarantine_after=1, clock=ManualClock(NOW))
     for number in range(150):
         await post(service, payload("user.broken", f"e-{number}"), message_id=f"msg_{number}", at=NOW)
@@ -177,7 +177,7 @@ async def test_an_inbox_that_cannot_set_it_aside_has_basiq_send_it_again(call: s
     assert await post(service) is Result.FAILED
 
 
-async def test_a_retry_that_cannot_be_stored_leaves_the_letter_as_it_was() -> None:
+async def test_a_retry_that_cannot_be_stored_leaves_the_delivery_as_it_was() -> None:
     inbox = Broken()
     service = Service(inbox=inbox, quarantine_after=1)
     await post(service)
@@ -187,15 +187,15 @@ async def test_a_retry_that_cannot_be_stored_leaves_the_letter_as_it_was() -> No
     assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["quarantined"]
 
 
-async def test_receivers_of_two_webhooks_see_their_own_letters_alone() -> None:
+async def test_receivers_of_two_webhooks_see_their_own_deliveries_alone() -> None:
     inbox = MemoryInbox()
     one = Service(inbox=inbox, quarantine_after=1, webhook_id="w1")
     two = Service(inbox=inbox, quarantine_after=1, webhook_id="w2")
     await post(one, message_id="msg_1")
     await post(two, message_id="msg_2")
-    assert [letter.delivery_id for letter in await one.receiver.quarantined()] == ["msg_1"]
+    assert [entry.delivery_id for entry in await one.receiver.quarantined()] == ["msg_1"]
     assert await one.receiver.drop_quarantined(["msg_1", "msg_2"]) == 1
-    assert [letter.delivery_id for letter in await two.receiver.quarantined()] == ["msg_2"]
+    assert [entry.delivery_id for entry in await two.receiver.quarantined()] == ["msg_2"]
 
 
 @pytest.mark.parametrize("after", [0, -1, True, 1.5, "3"])
@@ -232,9 +232,9 @@ async def test_one_poison_event_does_not_have_the_endpoint_disabled() -> None:
         await fake.advance(hours=40)
         assert (await client.webhooks.get(webhook.id)).status == "active"
     assert [attempt.status for attempt in fake.deliveries] == [500] * 4 + [200]
-    [letter] = await receiver.quarantined()
-    assert letter.failures == 5
-    assert letter.quarantined_at - letter.signed_at < timedelta(hours=1)
+    [entry] = await receiver.quarantined()
+    assert entry.failures == 5
+    assert entry.quarantined_at - entry.signed_at < timedelta(hours=1)
 
 
 async def test_two_webhooks_on_one_inbox_do_not_hide_each_others_events() -> None:
@@ -267,7 +267,7 @@ async def test_an_error_that_cannot_be_described_is_set_aside_by_its_name() -> N
 
     body = payload("user.created")
     assert (await receiver.handle(signed(body), body)).result is Result.QUARANTINED
-    assert [letter.error for letter in await receiver.quarantined()] == ["UnspeakableError"]
+    assert [entry.error for entry in await receiver.quarantined()] == ["UnspeakableError"]
 
 
 @pytest.mark.parametrize("call", ["quarantined", "drop_quarantined"])
@@ -297,9 +297,9 @@ def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: str) ->
     virtual.run(main())
 
 
-async def test_a_letter_whose_body_cannot_be_read_is_handled_by_its_ids() -> None:
+async def test_a_delivery_whose_body_cannot_be_read_is_handled_by_its_ids() -> None:
     inbox = MemoryInbox()
-    letter = QuarantinedDelivery(
+    entry = QuarantinedDelivery(
         key=inbox_key("user.created", "e-1", "msg_1"),
         delivery_id="msg_1",
         event_type_id="user.created",
@@ -310,7 +310,7 @@ async def test_a_letter_whose_body_cannot_be_read_is_handled_by_its_ids() -> Non
         failures=1,
         quarantined_at=NOW,
     )
-    assert await inbox.quarantine(letter.key, "token", letter)
+    assert await inbox.quarantine(entry.key, "token", entry)
     service = Service(inbox=inbox)
     assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["handled"]
     assert (service.handled[0].event_id, service.handled[0].body) == ("e-1", b"not JSON")

@@ -98,8 +98,8 @@ async def _cancelled_and_resumed(
     report = await replay.run()
     assert report.finished
     effects.check(ids, how)
-    letters = [letter.id for letter in await replay.dead_letters()]
-    assert letters == [ids[5]], "a failed message is neither a dead letter nor tried again"
+    dead_letters = [dead_letter.id for dead_letter in await replay.dead_letters()]
+    assert dead_letters == [ids[5]], "a failed message is neither a dead letter nor tried again"
     return hit
 
 
@@ -229,7 +229,7 @@ async def test_dead_letters_that_are_tried_again_survive_a_cancellation_at_any_a
             hit = await cancel_after(turn, replay.retry_dead(), how)
             report = await replay.retry_dead()
             effects.check(ids, how)
-            assert (report.dead, [letter.id for letter in await replay.dead_letters()]) == (1, [ids[5]])
+            assert (report.dead, [dead_letter.id for dead_letter in await replay.dead_letters()]) == (1, [ids[5]])
             return hit
 
         points = await at_every_turn(attempt, step=2, enough=10)

@@ -62,7 +62,7 @@ async def test_dead_letters_are_dropped_by_id() -> None:
         assert await replay.drop_dead([ids[0]]) == 0
         await replay.run()
         assert await replay.drop_dead([ids[0], ids[2], "unknown"]) == 2
-        assert {letter.id for letter in await replay.dead_letters()} == {ids[1], ids[3]}
+        assert {dead_letter.id for dead_letter in await replay.dead_letters()} == {ids[1], ids[3]}
         assert (await replay.run()).dead == 2
         with pytest.raises(ConfigurationError, match="must be a list"):
             await replay.drop_dead(ids[1])
@@ -78,5 +78,5 @@ async def test_some_dead_letters_are_tried_again_by_id() -> None:
         target.refused = set()
         report = await replay.retry_dead(ids=[ids[1], "unknown"])
         assert (report.handled, report.dead) == (1, 3)
-        assert {letter.id for letter in await replay.dead_letters()} == {ids[0], ids[2], ids[3]}
+        assert {dead_letter.id for dead_letter in await replay.dead_letters()} == {ids[0], ids[2], ids[3]}
         assert isinstance(Recorder(), Recorder)

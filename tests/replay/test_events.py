@@ -126,8 +126,8 @@ async def test_an_event_that_cannot_be_read_is_a_dead_letter_and_where_counts_by
         assert (report.handled, report.failed) == (2, 2)
         assert target.ids[0] == "event-e1"
         assert target.ids[1].isascii()
-        letters = {letter.id: letter for letter in await replay.dead_letters()}
-        assert "data[1]" in letters["event-e2"].error
+        dead_letters = {dead_letter.id: dead_letter for dead_letter in await replay.dead_letters()}
+        assert "data[1]" in dead_letters["event-e2"].error
     script = Scripted(answer(WEBHOOK), page([event]))
     async with BasiqClient("a2V5", transport=script) as client:
         replay = Replay(

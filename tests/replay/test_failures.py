@@ -32,10 +32,10 @@ async def test_a_poisoned_message_becomes_a_dead_letter_and_the_job_continues() 
         replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint)
         report = await replay.run()
         assert (report.handled, report.failed, report.dead, report.finished) == (298, 2, 2, True)
-        letters = await replay.dead_letters()
-        assert {letter.id for letter in letters} == {ids[3], ids[299]}
-        assert letters[0].error == "ValueError: poisoned"
-        assert letters[0].message["payload"]["eventId"]
+        dead_letters = await replay.dead_letters()
+        assert {dead_letter.id for dead_letter in dead_letters} == {ids[3], ids[299]}
+        assert dead_letters[0].error == "ValueError: poisoned"
+        assert dead_letters[0].message["payload"]["eventId"]
         assert (await replay.run()).dead == 2
 
 
@@ -51,7 +51,7 @@ async def test_dead_letters_are_tried_again_without_asking_basiq(tmp_path: Any) 
         assert len(h.fake.requests) == asked
         assert (report.handled, report.failed, report.dead, report.finished) == (599, 1, 1, True)
         assert (report.position, report.handled_in_all) == (700, 699)
-        assert [letter.id for letter in await replay.dead_letters()] == [ids[5]]
+        assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[5]]
         target.refused = set()
         assert (await replay.retry_dead()).handled == 1
         assert await replay.dead_letters() == []
@@ -59,7 +59,7 @@ async def test_dead_letters_are_tried_again_without_asking_basiq(tmp_path: Any) 
         assert sorted(target.taken) == sorted(ids)
 
 
-async def test_retrying_no_letters_is_no_work_and_leaves_the_position_alone() -> None:
+async def test_retrying_no_dead_letters_is_no_work_and_leaves_the_position_alone() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(20) as h:
         replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint)
@@ -69,7 +69,7 @@ async def test_retrying_no_letters_is_no_work_and_leaves_the_position_alone() ->
         assert report.handled == 20
 
 
-async def test_a_letter_that_fails_again_has_its_new_error_and_counts_once() -> None:
+async def test_a_dead_letter_that_fails_again_has_its_new_error_and_counts_once() -> None:
     async with history(3) as h:
         ids = await h.ids()
         target = Refusing(ids[0])
@@ -77,13 +77,13 @@ async def test_a_letter_that_fails_again_has_its_new_error_and_counts_once() -> 
         await replay.run()
         target._error = lambda: RuntimeError("x" * 5_000)
         report = await replay.retry_dead()
-        (letter,) = await replay.dead_letters()
-        assert letter.error.startswith("RuntimeError: xxx")
-        assert len(letter.error) < 1_100
+        (dead_letter,) = await replay.dead_letters()
+        assert dead_letter.error.startswith("RuntimeError: xxx")
+        assert len(dead_letter.error) < 1_100
         assert (report.failed, report.dead) == (1, 1)
 
 
-async def test_a_letter_that_fails_again_stays_one_whatever_on_error_says() -> None:
+async def test_a_dead_letter_that_fails_again_stays_one_whatever_on_error_says() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(3) as h:
         target = Refusing(*await h.ids())
@@ -165,8 +165,8 @@ async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_en
         replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint())
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
-        (letter,) = await replay.dead_letters()
-        assert "cancelled itself" in letter.error
+        (dead_letter,) = await replay.dead_letters()
+        assert "cancelled itself" in dead_letter.error
 
 
 async def test_a_predicate_that_raises_makes_its_message_a_failed_one() -> None:
@@ -182,7 +182,7 @@ async def test_a_predicate_that_raises_makes_its_message_a_failed_one() -> None:
         assert (await replay.plan()).total == 5
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
-        assert [letter.id for letter in await replay.dead_letters()] == [ids[2]]
+        assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[2]]
 
 
 async def test_a_failure_is_logged_with_its_message_and_without_its_payload(caplog: pytest.LogCaptureFixture) -> None:
@@ -375,11 +375,11 @@ def test_cancelling_during_a_pause_leaves_nothing_behind() -> None:
     virtual.run(main())
 
 
-async def test_letters_that_cannot_be_kept_end_the_job() -> None:
+async def test_dead_letters_that_cannot_be_kept_end_the_job() -> None:
     class NoRoom(MemoryCheckpoint):
         async def save(self, commit: Commit) -> None:
             if commit.dead:
-                raise CheckpointError("no room for letters")
+                raise CheckpointError("no room for dead letters")
             await super().save(commit)
 
     async with history(5) as h:
@@ -389,11 +389,11 @@ async def test_letters_that_cannot_be_kept_end_the_job() -> None:
         assert not await replay.dead_letters()
 
 
-def test_a_letter_does_not_show_its_message() -> None:
+def test_a_dead_letter_does_not_show_its_message() -> None:
     from datetime import UTC, datetime
 
-    letter = DeadLetter("id-1", "ValueError", datetime.now(UTC), {"payload": "private"})
-    assert "private" not in repr(letter)
+    dead_letter = DeadLetter("id-1", "ValueError", datetime.now(UTC), {"payload": "private"})
+    assert "private" not in repr(dead_letter)
 
 
 def test_one_request_for_patience_does_not_slow_the_rest_of_the_job() -> None:

@@ -125,7 +125,7 @@ def test_one_message_that_times_out_is_a_dead_letter_and_no_outage(concurrency: 
             replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=concurrency)
             report = await replay.run()
             assert (report.handled, report.failed) == (39, 1)
-            assert [letter.id for letter in await replay.dead_letters()] == [ids[7]]
+            assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[7]]
             assert 3 <= tries <= 5
             assert report.duration < 30
 
@@ -159,8 +159,8 @@ def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time() -> Non
             )
             report = await replay.run()
             assert (report.handled, report.failed, report.finished) == (29, 1, True)
-            (letter,) = await replay.dead_letters()
-            assert "no result within 10 s" in letter.error
+            (dead_letter,) = await replay.dead_letters()
+            assert "no result within 10 s" in dead_letter.error
             assert target.at_once == 0
 
     virtual.run(main())

@@ -75,13 +75,13 @@ async def test_what_could_not_be_handled_is_shown_retried_and_dropped(kind: str,
         await replay.run()
         state = await get(session, url, "state")
         assert (state["running"], state["progress"]["handled"], state["progress"]["failed"]) == (False, 45, 5)
-        letters = (await get(session, url, "dead-letters"))["items"]
-        assert [letter["error"] for letter in letters] == [f"ValueError: {ATTACK}"] * 5
-        whole = await get(session, url, f"dead-letter?id={letters[0]['id']}")
-        assert whole["message"]["id"] == letters[0]["id"]
-        await post(session, url, "dead-letters/drop", {"ids": [letters[0]["id"]]})
+        dead_letters = (await get(session, url, "dead-letters"))["items"]
+        assert [dead_letter["error"] for dead_letter in dead_letters] == [f"ValueError: {ATTACK}"] * 5
+        whole = await get(session, url, f"dead-letter?id={dead_letters[0]['id']}")
+        assert whole["message"]["id"] == dead_letters[0]["id"]
+        await post(session, url, "dead-letters/drop", {"ids": [dead_letters[0]["id"]]})
         target.mended = True
-        await post(session, url, "dead-letters/retry", {"ids": [letters[1]["id"]]})
+        await post(session, url, "dead-letters/retry", {"ids": [dead_letters[1]["id"]]})
         async with asyncio.timeout(PATIENCE):
             while len((await get(session, url, "dead-letters"))["items"]) != 3:
                 await asyncio.sleep(0)
@@ -250,7 +250,7 @@ class WithHostileIds(Replay):
         ]
 
 
-def test_an_id_leads_to_its_own_letter_and_to_nothing_else(browser: Any) -> None:
+def test_an_id_leads_to_its_own_dead_letter_and_to_nothing_else(browser: Any) -> None:
     with in_a_thread(WithHostileIds) as (url, _):
         page = browser.new_context().new_page()
         page.set_default_timeout(1000 * PATIENCE)

@@ -158,8 +158,8 @@ async def test_it_is_not_finished_with_dead_letters_and_retrying_them_is_a_metho
         1,
         {"failed-before": 1, "handled-before": 1},
     )
-    (letter,) = await found.dead_letters()
-    assert letter.message["payload"]["eventId"] == bad
+    (dead_letter,) = await found.dead_letters()
+    assert dead_letter.message["payload"]["eventId"] == bad
     assert (await found.retry_dead()).dead == 1
     assert (await found.retry_dead(ids=["another"])).dead == 1
     world.poisoned.clear()
@@ -171,7 +171,7 @@ async def test_it_is_not_finished_with_dead_letters_and_retrying_them_is_a_metho
 async def test_a_dead_letter_can_be_dropped(world: World) -> None:
     world.poisoned.update(await world.emit(1, status=500))
     found = await world.recover(world.receiver())
-    assert await found.drop_dead([letter.id for letter in await found.dead_letters()]) == 1
+    assert await found.drop_dead([dead_letter.id for dead_letter in await found.dead_letters()]) == 1
     assert (found.dead, found.finished) == (0, True)
 
 

@@ -332,12 +332,12 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter_with_its_json_and_
     async with BasiqClient("a2V5", transport=script) as client:
         replay = Replay(client, "w1", target, checkpoint=checkpoint)
         report = await replay.run()
-        (letter,) = await replay.dead_letters()
+        (dead_letter,) = await replay.dead_letters()
         assert (report.handled, report.failed, report.dead, report.finished) == (3, 1, 1, True)
         assert sorted(target.ids) == ["a", "b", "d"]
-        assert "data[2]" in letter.error
-        assert letter.message == (item if isinstance(item, dict) else {"raw": item})
-        # Read again, it is still one letter; tried again, it fails with the same error.
+        assert "data[2]" in dead_letter.error
+        assert dead_letter.message == (item if isinstance(item, dict) else {"raw": item})
+        # Read again, it is still one dead letter; tried again, it fails with the same error.
         assert (await Replay(client, "w1", target, checkpoint=checkpoint).run()).dead == 1
         again = await replay.retry_dead()
         assert (again.failed, again.dead) == (1, 1)
@@ -355,11 +355,11 @@ async def test_a_text_cut_anywhere_costs_its_own_message_at_most(loads: str, mon
     async with BasiqClient("a2V5", transport=script) as client:
         replay = Replay(client, "w1", target, checkpoint=MemoryCheckpoint())
         report = await replay.run()
-        (letter,) = await replay.dead_letters()
+        (dead_letter,) = await replay.dead_letters()
         assert (report.handled, report.failed, report.dead, report.finished) == (300, 1, 1, True)
         assert sorted(target.ids) == sorted(f"m{index}" for index in range(301) if index != 200)
-        assert (letter.id, letter.message) == ("m200", {"raw": items[200].decode(errors="backslashreplace")})
-        assert "$.data[200]: is not JSON of UTF-8 text (not UTF-8)" in letter.error
+        assert (dead_letter.id, dead_letter.message) == ("m200", {"raw": items[200].decode(errors="backslashreplace")})
+        assert "$.data[200]: is not JSON of UTF-8 text (not UTF-8)" in dead_letter.error
 
 
 async def test_messages_that_cannot_be_read_count_as_failures_in_a_row() -> None:

@@ -207,9 +207,9 @@ async def storm(
         report = await replay.run()
         dead: set[str] = set()
         after = 0
-        while letters := await replay.dead_letters(after=after):
-            dead |= {letter.id for letter in letters}
-            after = letters[-1].number
+        while dead_letters := await replay.dead_letters(after=after):
+            dead |= {dead_letter.id for dead_letter in dead_letters}
+            after = dead_letters[-1].number
     assert report.finished
     missing = set(ids) - set(effects) - dead
     assert not missing, f"{len(missing)} messages are lost"

@@ -40,7 +40,7 @@ def signed(
     return sign(secret, message_id, at or datetime.now(UTC), body)
 
 
-def letter(key: str, *, failures: int = 3, at: datetime = NOW) -> QuarantinedDelivery:
+def quarantined_delivery(key: str, *, failures: int = 3, at: datetime = NOW) -> QuarantinedDelivery:
     """Return a quarantined delivery."""
     return QuarantinedDelivery(key, "msg_1", "user.created", "e-1", b"{}", NOW, "ValueError: no", failures, at)
 

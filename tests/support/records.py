@@ -96,5 +96,5 @@ def make_page(ids: list[str], next_cursor: str | None, chosen: list[bool] | None
 
 def make_dead_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredDeadLetter:
     """Return a dead letter like one from a worker."""
-    letter = DeadLetter(id, error, WHEN, {"id": id, "payload": {"eventId": "1"}})
-    return StoredDeadLetter(letter, webhook_id, f"a seal on {id!a}")
+    dead_letter = DeadLetter(id, error, WHEN, {"id": id, "payload": {"eventId": "1"}})
+    return StoredDeadLetter(dead_letter, webhook_id, f"a seal on {id!a}")

@@ -7,7 +7,7 @@ import pytest
 
 from basiq_async import InboxError
 from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, SQLiteInbox
-from tests.support.deliveries import letter
+from tests.support.deliveries import quarantined_delivery
 
 
 def test_ours_are_inboxes_and_others_are_not() -> None:
@@ -16,7 +16,9 @@ def test_ours_are_inboxes_and_others_are_not() -> None:
     assert not isinstance(SimpleNamespace(claim=None), Inbox)
 
 
-ODD = attrs.evolve(letter("k"), body=bytes(range(256)), error='ü "\x00"\n\U0001f600 \ud800', seal="sealed")
+ODD = attrs.evolve(
+    quarantined_delivery("k"), body=bytes(range(256)), error='ü "\x00"\n\U0001f600 \ud800', seal="sealed"
+)
 
 
 @pytest.mark.parametrize("seal", [False, True])

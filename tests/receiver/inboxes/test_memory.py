@@ -9,7 +9,7 @@ from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Inbox, MemoryInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
-from tests.support.deliveries import letter
+from tests.support.deliveries import quarantined_delivery
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
@@ -133,13 +133,13 @@ async def test_leases_run_by_a_clock_that_nobody_sets(monkeypatch: pytest.Monkey
 async def test_a_full_quarantine_is_an_error_and_keeps_what_it_has() -> None:
     inbox = MemoryInbox(max_quarantined=2)
     for key in ("a", "b"):
-        assert await inbox.quarantine(key, "t", letter(key))
+        assert await inbox.quarantine(key, "t", quarantined_delivery(key))
     with pytest.raises(InboxError, match=r"quarantine is full \(2 deliveries\): retry or drop"):
-        await inbox.quarantine("c", "t", letter("c"))
+        await inbox.quarantine("c", "t", quarantined_delivery("c"))
     assert not await inbox.seen("c")
     assert [each.key for each in await inbox.quarantined()] == ["a", "b"]
     assert await inbox.drop_quarantined("a")
-    assert await inbox.quarantine("c", "t", letter("c"))
+    assert await inbox.quarantine("c", "t", quarantined_delivery("c"))
 
 
 async def test_the_counts_of_failures_are_bounded_and_the_oldest_go_first() -> None:

@@ -114,15 +114,15 @@ def test_two_inboxes_in_one_database_do_what_the_model_does(
     walk(two, steps)
 
 
-async def test_a_letter_that_is_dropped_while_the_quarantine_is_listed_hides_no_other(redis: RedisServer) -> None:
+async def test_a_delivery_that_is_dropped_while_the_quarantine_is_listed_hides_no_other(redis: RedisServer) -> None:
     async with Redis.from_url(redis.url) as client:
         inbox = RedisInbox(client, prefix="dropping")
         probe = InboxProbe(inbox, inbox, None)
         names = [f"{probe.key}-{number}" for number in range(6)]
         for name in names:
             await follow(probe, [("quarantine", 0, 0)], name=name)
-        for name in names[:3]:  # the letter is gone, and its place in the order not yet
+        for name in names[:3]:  # the delivery is gone, and its place in the order not yet
             await client.delete(f"{{dropping}}:delivery:{name}-0")
         page = await inbox.quarantined(limit=2)
-        assert [letter.key for letter in page] == [f"{name}-0" for name in names[3:5]], "a page is full until the end"
+        assert [entry.key for entry in page] == [f"{name}-0" for name in names[3:5]], "a page is full until the end"
         assert (await inbox.claim(f"{names[5]}-0", "t", lease=60)).status is ClaimStatus.DONE

@@ -19,7 +19,7 @@ from basiq_async.receiver import SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
 from tests.support.databases import engine_of, new_table, pruned, run, scalar, url_of
-from tests.support.deliveries import NOW, letter
+from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
 
@@ -96,7 +96,7 @@ async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str) -> None
     table = new_table()
     old = f"{datetime.now(UTC) - timedelta(days=31):%Y-%m-%d %H:%M:%S.000000}"
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
-        await inbox.quarantine("old-quarantined", "a", letter("old-quarantined"))
+        await inbox.quarantine("old-quarantined", "a", quarantined_delivery("old-quarantined"))
         for number in range(7):
             await inbox.complete(f"old-{number}", "a")
         await inbox.fail("old-failure", "a")
@@ -211,12 +211,12 @@ async def each_call(inbox: Any) -> None:
     await inbox.claim("l", "a", lease=60)
     await inbox.fail("l", "a")
     await inbox.release("l", "a")
-    await inbox.quarantine("m", "a", letter("m"))
+    await inbox.quarantine("m", "a", quarantined_delivery("m"))
     await inbox.claim_quarantined("m", "a", lease=60)
     await inbox.fail("m", "a")
     await inbox.claim_quarantined("m", "a", lease=60)
     await inbox.complete("m", "a")
-    await inbox.quarantine("n", "a", letter("n"))
+    await inbox.quarantine("n", "a", quarantined_delivery("n"))
     await inbox.quarantined(limit=1, after=(await inbox.quarantined(limit=1))[0])
     await inbox.drop_quarantined("n")
     if isinstance(inbox, SQLInbox):

@@ -23,7 +23,7 @@ from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
 from tests.support.cancelling import HOWS, How, cancel_after
-from tests.support.deliveries import SECRET, letter, payload, signed
+from tests.support.deliveries import SECRET, payload, quarantined_delivery, signed
 from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer, redis_server
 
@@ -132,7 +132,7 @@ async def test_everything_but_the_quarantine_and_the_time_of_the_beginning_ends_
     await inbox.claim("claimed", "a", lease=10)
     await inbox.complete("done", "a")
     await inbox.fail("failed", "a")
-    await inbox.quarantine("bad", "a", letter("bad"))
+    await inbox.quarantine("bad", "a", quarantined_delivery("bad"))
     await inbox.claim_quarantined("bad", "a", lease=10)
     left = {key.decode(): await client.pttl(key) for key in await client.keys()}
     assert {key for key, wait in left.items() if wait == -1} == {
@@ -153,10 +153,10 @@ async def test_what_an_earlier_version_stored_is_refused_with_the_remedy(client:
     assert (await RedisInbox(client, prefix="q").claim("k", "a", lease=60)).status is CLAIMED
 
 
-async def test_paging_moves_on_whatever_time_somebody_wrote_into_a_letter(client: Redis) -> None:
+async def test_paging_moves_on_whatever_time_somebody_wrote_into_a_delivery(client: Redis) -> None:
     inbox = RedisInbox(client, prefix="p")
     for number in range(3):
-        await inbox.quarantine(f"k{number}", "a", letter(f"k{number}"))
+        await inbox.quarantine(f"k{number}", "a", quarantined_delivery(f"k{number}"))
     text = json.loads(await client.hget("{p}:delivery:k1", "text"))
     text["quarantined_at"] = "1999-01-01T00:00:00+00:00"
     await client.hset("{p}:delivery:k1", "text", json.dumps(text))
@@ -227,9 +227,9 @@ async def test_a_full_server_is_an_error_and_the_receiver_responds_with_503(clie
     assert isinstance(outcome.error, InboxError)
 
 
-async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(client: Redis) -> None:
+async def test_a_delivery_that_nothing_of_ours_has_written_is_an_error(client: Redis) -> None:
     inbox = RedisInbox(client, prefix="p")
-    await inbox.quarantine("k", "a", letter("k"))
+    await inbox.quarantine("k", "a", quarantined_delivery("k"))
     await client.hset("{p}:delivery:k", "text", "{")
     with pytest.raises(InboxError, match="no inbox has written"):
         await inbox.quarantined()

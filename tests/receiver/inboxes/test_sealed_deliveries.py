@@ -62,7 +62,7 @@ def take_off_the_seal_as_json(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("forge", [forge_body, forge_id, take_off_the_seal, take_off_the_seal_as_json])
-async def test_a_letter_that_somebody_changed_is_refused_kept_and_reported(
+async def test_a_delivery_that_somebody_changed_is_refused_kept_and_reported(
     forge: Callable[[dict[str, Any]], None], client: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await set_aside(RedisInbox(client))
@@ -76,11 +76,11 @@ async def test_a_letter_that_somebody_changed_is_refused_kept_and_reported(
     assert str(outcome.error) in caplog.text
     assert service.events[-1].reason == "not-sealed"
     assert service.handled == []
-    (letter,) = await service.receiver.quarantined()
-    assert await service.receiver.drop_quarantined([letter.delivery_id]) == 1
+    (entry,) = await service.receiver.quarantined()
+    assert await service.receiver.drop_quarantined([entry.delivery_id]) == 1
 
 
-async def test_a_letter_that_nobody_touched_is_handled(client: Redis) -> None:
+async def test_a_delivery_that_nobody_touched_is_handled(client: Redis) -> None:
     service = await set_aside(RedisInbox(client))
     (outcome,) = await service.receiver.retry_quarantined()
     assert outcome.result is Result.HANDLED
@@ -88,7 +88,7 @@ async def test_a_letter_that_nobody_touched_is_handled(client: Redis) -> None:
     assert list(await service.receiver.quarantined()) == []
 
 
-async def test_after_a_rotation_the_old_secret_is_needed_for_old_letters(client: Redis) -> None:
+async def test_after_a_rotation_the_old_secret_is_needed_for_old_deliveries(client: Redis) -> None:
     await set_aside(RedisInbox(client), webhook_id="w1")
     for secrets, result in ((OTHER_SECRET, Result.REJECTED), ([OTHER_SECRET, SECRET], Result.HANDLED)):
         receiver = WebhookReceiver(secrets, inbox=RedisInbox(client), webhook_id="w1")

@@ -21,7 +21,7 @@ from basiq_async.receiver.protocol import Claim, ClaimStatus, TransactionalInbox
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
 from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar, url_of
-from tests.support.deliveries import SECRET, letter, payload, signed
+from tests.support.deliveries import SECRET, payload, quarantined_delivery, signed
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
 
@@ -132,7 +132,7 @@ async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
             await inbox.claim("k", "a", lease=60)
         await run(engine, *inbox.ddl().split(";\n")[:-1])
         assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
-        assert await inbox.quarantine("k", "a", letter("k"))
+        assert await inbox.quarantine("k", "a", quarantined_delivery("k"))
         assert await inbox.fail("l", "a") == 1
 
 
@@ -238,7 +238,7 @@ async def test_a_database_that_does_not_respond_is_an_error_in_time(engine: Asyn
 
 async def test_a_claim_without_a_session_holds_no_connection(url: str) -> None:
     async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
-        await inbox.quarantine("quarantined", "a", letter("quarantined"))
+        await inbox.quarantine("quarantined", "a", quarantined_delivery("quarantined"))
         assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
         assert (await inbox.claim_quarantined("quarantined", "a", lease=60)).status is CLAIMED
         assert in_use(engine) == 0
@@ -295,9 +295,9 @@ async def test_a_transaction_takes_over_from_a_lease_that_expired(url: str) -> N
         assert await b.complete("k", "b")
 
 
-async def test_a_token_that_retries_a_letter_finds_its_key_handled(url: str) -> None:
+async def test_a_token_that_retries_a_delivery_finds_its_key_handled(url: str) -> None:
     async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
-        await inbox.quarantine("k", "a", letter("k"))
+        await inbox.quarantine("k", "a", quarantined_delivery("k"))
         for retry in (inbox.claim_quarantined, partial(inbox.claim_transaction, quarantined=True)):
             assert (await retry("k", "t", lease=60)).status is CLAIMED
             assert (await inbox.claim("k", "t", lease=60)).status is DONE
@@ -395,7 +395,7 @@ async def test_a_closed_inbox_says_so_and_may_be_closed_again(inbox: SQLInbox) -
 
 
 async def test_a_delivery_that_a_handler_with_a_session_retries_cannot_be_dropped(inbox: SQLInbox) -> None:
-    await inbox.quarantine("k", "a", letter("k"))
+    await inbox.quarantine("k", "a", quarantined_delivery("k"))
     await inbox.claim_transaction("k", "a", lease=60, quarantined=True)
     with pytest.raises(InboxError, match="being retried"):
         await inbox.drop_quarantined("k")
@@ -403,8 +403,8 @@ async def test_a_delivery_that_a_handler_with_a_session_retries_cannot_be_droppe
     assert await inbox.drop_quarantined("k")
 
 
-async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(inbox: SQLInbox, engine: AsyncEngine) -> None:
-    await inbox.quarantine("k", "a", letter("k"))
+async def test_a_delivery_that_nothing_of_ours_has_written_is_an_error(inbox: SQLInbox, engine: AsyncEngine) -> None:
+    await inbox.quarantine("k", "a", quarantined_delivery("k"))
     await run(engine, f"UPDATE {inbox.metadata.sorted_tables[0].name} SET letter = '{{'")
     with pytest.raises(InboxError, match="no inbox has written"):
         await inbox.quarantined()

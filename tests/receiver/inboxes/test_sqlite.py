@@ -25,7 +25,7 @@ from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.replay import SQLiteCheckpoint
 from basiq_async.replay.protocol import ReplayJob
 from basiq_async.testing import ManualClock, check_inbox
-from tests.support.deliveries import NOW, SECRET, letter, payload, signed
+from tests.support.deliveries import NOW, SECRET, payload, quarantined_delivery, signed
 from tests.support.real_time import PATIENCE
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
@@ -124,12 +124,12 @@ async def test_the_quarantine_and_its_counts_outlive_the_process_and_the_memory(
     path = tmp_path / "inbox.db"
     async with SQLiteInbox(path, clock=clock) as inbox:
         assert [await inbox.fail("k", "a") for _ in range(3)] == [1, 2, 3]
-        assert await inbox.quarantine("k", "a", letter("k"))
+        assert await inbox.quarantine("k", "a", quarantined_delivery("k"))
         assert await inbox.fail("forgiven", "a") == 1
         await pass_days(clock, inbox, 40)
     async with SQLiteInbox(path, clock=clock) as inbox:
         await inbox.claim("another", "a", lease=60)
-        assert await inbox.quarantined() == [letter("k")]
+        assert await inbox.quarantined() == [quarantined_delivery("k")]
         assert (await inbox.claim("k", "b", lease=60)).status is DONE
         assert (await inbox.claim_quarantined("k", "b", lease=60)).status is CLAIMED
         assert await inbox.fail("k", "b") == 4
@@ -552,7 +552,7 @@ async def _open(made: SQLiteInbox | SQLiteCheckpoint) -> None:
         await made.aclose()
 
 
-async def test_a_letter_that_nothing_of_ours_has_written_is_an_error(tmp_path: Path) -> None:
+async def test_a_delivery_that_nothing_of_ours_has_written_is_an_error(tmp_path: Path) -> None:
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
         await inbox.check()
         _run(

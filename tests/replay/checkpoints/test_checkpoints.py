@@ -93,8 +93,8 @@ class _OneToken(MemoryCheckpoint):
 
 class _NewNumbers(MemoryCheckpoint):
     async def save(self, commit: Commit) -> None:
-        for letter in commit.dead:
-            self._dead.pop(letter.id, None)
+        for dead_letter in commit.dead:
+            self._dead.pop(dead_letter.id, None)
         await super().save(commit)
 
 
@@ -132,8 +132,8 @@ class _SavesWhenClosed(MemoryCheckpoint):
 
 class _AsciiOnly(MemoryCheckpoint):
     async def save(self, commit: Commit) -> None:
-        for letter in commit.dead:
-            letter.id.encode()
+        for dead_letter in commit.dead:
+            dead_letter.id.encode()
         await super().save(commit)
 
 
@@ -334,8 +334,8 @@ async def test_a_torn_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     checkpoint = SQLiteCheckpoint(path)
     await checkpoint.open(JOB, concurrency=1)
     for number in range(40):
-        letters = [DeadLetter(f"{number}-{i}", "e", _now(), {"id": "x" * 200}) for i in range(10)]
-        await checkpoint.save(Commit(done=[str(number)], dead=letters))
+        dead_letters = [DeadLetter(f"{number}-{i}", "e", _now(), {"id": "x" * 200}) for i in range(10)]
+        await checkpoint.save(Commit(done=[str(number)], dead=dead_letters))
     await checkpoint.aclose()
     whole = path.read_bytes()
     for torn in (whole[: len(whole) // 2], whole[:4096], whole[:1000], whole[:4096] + b"\0" * (len(whole) - 4096)):

@@ -131,7 +131,7 @@ def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_error()
         async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
             replay = Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint())
             assert (await replay.run()).failed == 2
-            errors = {letter.id: letter.error for letter in await replay.dead_letters()}
+            errors = {dead_letter.id: dead_letter.error for dead_letter in await replay.dead_letters()}
         assert errors["m0"] == "LookupError: no such user"
         assert errors["m1"].startswith("TimeoutError")
 
@@ -152,7 +152,7 @@ async def test_what_a_receiver_puts_into_its_quarantine_is_no_dead_letter() -> N
         report = await replay.run()
         assert (report.failed, report.skipped) == (0, {"quarantined": 1})
         assert not await replay.dead_letters()
-    assert [letter.delivery_id for letter in await receiver.quarantined()] == ["m0"]
+    assert [entry.delivery_id for entry in await receiver.quarantined()] == ["m0"]
 
 
 def test_a_delivery_that_another_worker_holds_is_waited_for() -> None:

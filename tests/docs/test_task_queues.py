@@ -1,4 +1,4 @@
-"""The programs of the page on other carriers, with the libraries that they are for, as they stand on the page."""
+"""The programs of the page on other task queues, with the libraries that they are for, as they stand on the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.real_time import PATIENCE
 from tests.support.served import served
 from tests.support.servers import REDIS_PROGRAM, RedisServer, redis_server
 
-PAGE = (ROOT / "docs" / "howto" / "use-another-carrier.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "howto" / "use-another-queue.md").read_text("utf-8")
 
 pytestmark = pytest.mark.skipif(REDIS_PROGRAM is None, reason="no redis-server is installed here")
 
