@@ -54,7 +54,7 @@ async def test_a_job_can_be_stopped_forgotten_and_its_dead_letters_read_and_drop
         await team.run()
         theirs = await other.get("job")
         read = await theirs.dead_letters()
-        assert {letter.id for letter in read} == set(await team.ids())
+        assert {dead_letter.id for dead_letter in read} == set(await team.ids())
         assert await theirs.drop_dead([read[0].id]) == 1
         await theirs.retry_dead()
         await theirs.cancel("somebody else")
