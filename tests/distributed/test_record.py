@@ -22,7 +22,7 @@ from basiq_async.errors import CheckpointError, ReplayError
 from basiq_async.replay import DeadLetter
 from tests.support.cancelling import HOWS, cancel_after
 from tests.support.environment import free_port
-from tests.support.records import ODD, SHORT, WHEN, Pair, make_page, make_spec
+from tests.support.records import ODD, WHEN, Pair, make_page, make_spec
 from tests.support.servers import RedisServer
 
 
@@ -139,67 +139,52 @@ async def test_a_job_waits_until_a_worker_looks_at_it_and_names_its_workers(pair
     assert (progress.state, progress.workers, sorted(progress.worker_names)) == ("running", 2, ["host:1", "host:2"])
 
 
-async def test_a_rate_is_that_of_the_last_ten_seconds_and_zero_while_nothing_finishes(
-    pair: Pair, redis_url: str
-) -> None:
+async def test_a_rate_is_that_of_the_last_ten_seconds_and_zero_while_nothing_finishes(pair: Pair) -> None:
     key = await pair.job(total=100)
     token = await pair.claim(key)
     assert ((await pair.status(key)).rate, (await pair.status(key)).eta) == (0.0, None)
     await pair.save(key, token, counts={"handled": 30, "failed": 10, "skipped:x": 5}, ids=["a"])
-    async with Redis.from_url(redis_url) as redis:
-
-        async def pass_seconds(seconds: int) -> None:
-            """Set back all that the job knows of times."""
-            base = f"basiq:{{{key}}}"
-            await redis.hincrby(base, "began", -1_000 * seconds)
-            found = await redis.hgetall(base)
-            samples = {name: value.split() for name, value in found.items() if name.startswith(b"at:")}
-            await redis.hdel(base, *samples)
-            for at, count in ((int(at) - 1_000 * seconds, int(count)) for at, count in samples.values()):
-                await redis.hset(base, f"at:{at // 1_000 % 12}", f"{at} {count}")
-
-        await pass_seconds(5)
-        assert 7.5 < (await pair.status(key)).rate <= 8.0
-        await pair.save(key, token, counts={"handled": 50, "failed": 10}, before=1, ids=["b"])
-        progress = await pair.status(key)
-        assert 11.0 < progress.rate <= 12.0
-        assert progress.remaining == 40
-        assert progress.eta == progress.remaining / progress.rate
-        await pass_seconds(7)
-        assert (await pair.status(key)).rate == 2.0
-        await pass_seconds(4)
-        progress = await pair.status(key)
-        assert (progress.rate, progress.remaining, progress.eta) == (0.0, 40, None)
+    await pair.pass_seconds(5)
+    assert (await pair.status(key)).rate == 8.0
+    await pair.save(key, token, counts={"handled": 50, "failed": 10}, before=1, ids=["b"])
+    progress = await pair.status(key)
+    assert (progress.rate, progress.remaining, progress.eta) == (12.0, 40, 40 / 12.0)
+    await pair.pass_seconds(7)
+    assert (await pair.status(key)).rate == 2.0
+    await pair.pass_seconds(4)
+    progress = await pair.status(key)
+    assert (progress.rate, progress.remaining, progress.eta) == (0.0, 40, None)
 
 
-@pytest.mark.real_time("a lease ends by the clock of Redis")
 async def test_a_free_segment_is_returned_to_one_caller_at_a_time_until_it_is_claimed(pair: Pair) -> None:
-    key = await pair.job(lease=SHORT)
-    assert not await pair.one.reclaim_expired(key, "w", grace=1.0)
-    await asyncio.sleep(SHORT + 0.05)
-    told = await asyncio.gather(*(record.reclaim_expired(key, "w", grace=SHORT) for record in pair.all))
+    key = await pair.job(lease=10.0)
+    assert not await pair.one.reclaim_expired(key, "w", grace=5.0)
+    await pair.pass_seconds(11)
+    told = await asyncio.gather(*(record.reclaim_expired(key, "w", grace=5.0) for record in pair.all))
     assert sorted(map(list, told)) == [[], [], [], ["0.0"]]
-    await asyncio.sleep(SHORT + 0.05)
-    assert list(await pair.two.reclaim_expired(key, "w", grace=1.0)) == ["0.0"]
-    await asyncio.sleep(0.05)
-    await pair.claim(key, lease=SHORT)
-    await asyncio.sleep(SHORT + 0.05)
-    assert list(await pair.two.reclaim_expired(key, "w", grace=1.0)) == ["0.0"]
+    await pair.pass_seconds(6)
+    assert list(await pair.two.reclaim_expired(key, "w", grace=5.0)) == ["0.0"]
+    await pair.claim(key, lease=10.0)
+    await pair.pass_seconds(9)
+    assert not await pair.two.reclaim_expired(key, "w", grace=5.0)
+    await pair.pass_seconds(2)
+    assert list(await pair.two.reclaim_expired(key, "w", grace=5.0)) == ["0.0"]
 
 
 async def test_a_busy_caller_gets_an_unclaimed_segment_ever_more_rarely_and_an_idle_one_always(pair: Pair) -> None:
-    key = await pair.job(lease=0.001)
-    told = 0
-    for _ in range(100):
-        await asyncio.sleep(0.002)
-        told += len(await pair.one.reclaim_expired(key, "w", grace=0.001, idle=False))
-    assert 3 <= told <= 8
-    await asyncio.sleep(0.002)
-    assert list(await pair.two.reclaim_expired(key, "w", grace=0.001)) == ["0.0"]
+    key = await pair.job(lease=1.0)
+    told = []
+    for number in range(1, 101):
+        await pair.pass_seconds(2)
+        if await pair.one.reclaim_expired(key, "w", grace=1.0, idle=False):
+            told.append(number)
+    assert told == [1, 2, 4, 8, 16, 32, 64]
+    await pair.pass_seconds(2)
+    assert list(await pair.two.reclaim_expired(key, "w", grace=1.0)) == ["0.0"]
     token = await pair.claim(key)
     await pair.one.release(key, "0.0", token)
-    await asyncio.sleep(0.002)
-    assert list(await pair.two.reclaim_expired(key, "w", grace=0.001, idle=False)) == ["0.0"]
+    await pair.pass_seconds(2)
+    assert list(await pair.two.reclaim_expired(key, "w", grace=1.0, idle=False)) == ["0.0"]
 
 
 async def test_a_job_with_9000_lists_can_be_paused_and_resumed(pair: Pair) -> None:
@@ -245,8 +230,8 @@ async def test_failures_in_a_row_are_counted_over_all_segments_and_a_success_res
 async def test_after_20_claims_without_a_saved_message_the_job_fails_and_names_the_segment(pair: Pair) -> None:
     key = await pair.job()
     for _ in range(20):
-        await pair.claim(key, lease=0.001)
-        await asyncio.sleep(0.003)
+        await pair.claim(key, lease=1.0)
+        await pair.pass_seconds(2)
     await pair.refusal(key)
     status = await pair.status(key)
     assert status.state == "failed"
@@ -258,32 +243,22 @@ async def test_a_pause_holds_for_all_callers_and_a_shorter_one_does_not_replace_
     await pair.one.pause(key, 60.0)
     await pair.two.pause(key, 5.0)
     heartbeat = await pair.two.heartbeat(key, "w", {}, lease=30.0)
-    assert 50.0 < heartbeat.paused <= 60.0
-    claim = await pair.claimed(key)
-    assert 50.0 < claim.paused <= 60.0
+    assert heartbeat.paused == 60.0
+    await pair.pass_seconds(10)
+    assert (await pair.claimed(key)).paused == 50.0
 
 
 async def test_slots_of_all_callers_are_spaced_by_the_rate_and_unused_time_gives_no_more(pair: Pair) -> None:
-    key = await pair.job(rate=1_000.0)
-    found = await asyncio.gather(*(record.rate_slots(key, 3) for record in pair.all))
-    moments = sorted(each.first + each.interval * i for each in found if each is not None for i in range(3))
-    gaps = [later - earlier for earlier, later in pairwise(moments)]
-    assert len(moments) == 12
-    assert min(gaps) > 0.00099
-    await asyncio.sleep(0.04)
-    late = await pair.one.rate_slots(key, 1)
-    assert late is not None
-    assert late.first >= late.now
+    for rate in (1_000.0, 0.01):
+        key = await pair.job(rate=rate)
+        found = await asyncio.gather(*(record.rate_slots(key, 3) for record in pair.all))
+        moments = sorted(each.first + each.interval * i for each in found if each is not None for i in range(3))
+        assert [later - earlier for earlier, later in pairwise(moments)] == pytest.approx([1 / rate] * 11, abs=2e-6)
+        await pair.pass_seconds(20 / rate)
+        late = await pair.one.rate_slots(key, 1)
+        assert late is not None
+        assert late.first == late.now
     assert await pair.one.rate_slots(await pair.job(), 1) is None
-
-
-async def test_slots_of_a_slow_rate_are_spaced_too(pair: Pair) -> None:
-    key = await pair.job(rate=0.01)
-    found = [await record.rate_slots(key, 1) for record in pair.all * 3]
-    moments = [each.first for each in found if each is not None]
-    gaps = [later - earlier for earlier, later in pairwise(moments)]
-    assert len(moments) == 12
-    assert min(gaps) > 99.0
 
 
 async def test_a_rate_that_is_raised_lowered_or_removed_takes_effect_at_once(pair: Pair) -> None:
@@ -382,20 +357,12 @@ async def test_a_cancellation_is_never_lost_though_redis_is_silent_or_away(share
         await record.aclose()
 
 
-@pytest.mark.parametrize("hours", [-1, 1])
-async def test_slots_stay_as_far_apart_when_the_clock_of_redis_is_set(hours: int, redis_url: str) -> None:
-    record = Record(redis_url)
-    spec = make_spec(uuid.uuid4().hex, rate=0.1)
-    await record.create(spec)
-    first = await record.rate_slots(spec.key, 3)
-    assert first is not None
-    assert first.interval == 10.0
-    async with Redis.from_url(redis_url) as redis:
-        for field in ("slot", "slot_at"):  # as they would be, had the clock been ahead or behind until now
-            await redis.hincrby(f"basiq:{{{spec.key}}}", field, -hours * 3_600_000_000)
-    slots = await record.rate_slots(spec.key, 1)
+@pytest.mark.parametrize(("hours", "ahead"), [(-1, 30.0), (1, 0.0)])
+async def test_slots_stay_as_far_apart_when_the_clock_of_redis_is_set(hours: int, ahead: float, pair: Pair) -> None:
+    """Set back: three slots are ahead as before. Set forward: time has passed, and unused slots are lost."""
+    key = await pair.job(rate=0.1)
+    await pair.one.rate_slots(key, 3)
+    await pair.pass_seconds(3_600 * hours)
+    slots = await pair.one.rate_slots(key, 1)
     assert slots is not None
-    # Set back: three slots are ahead as before. Set forward: time has passed, and what nobody used is not made up for.
-    ahead = slots.first - slots.now
-    assert (29.0 < ahead <= 30.0) if hours < 0 else ahead == 0.0
-    await record.aclose()
+    assert slots.first - slots.now == pytest.approx(ahead, abs=1e-5)

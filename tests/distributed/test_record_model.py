@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -34,7 +33,7 @@ _PAGES, _MESSAGES, _DEAD_LETTERS = 2, 3, 2
 async def test_in_any_order_of_claims_saves_deaths_and_repeated_calls_the_record_is_as_its_model(pair: Pair) -> None:
     """Owners, counts, dead letters and the end of the job."""
     for seed in range(_WALKS):
-        walk = _Walk(pair.all, random.Random(seed))
+        walk = _Walk(pair, random.Random(seed))
         try:
             await walk.run()
         except AssertionError as error:
@@ -58,8 +57,8 @@ class _Segment:
 class _Walk:
     """One walk: a job, and the expected state of it."""
 
-    def __init__(self, records: tuple[Record, ...], rng: random.Random) -> None:
-        self._records = records
+    def __init__(self, pair: Pair, rng: random.Random) -> None:
+        self._pair = pair
         self._rng = rng
         self.log: list[str] = []
         self._spec = make_spec(uuid.uuid4().hex, lists=(ListSpec("w1"), ListSpec("w2")))
@@ -75,7 +74,7 @@ class _Walk:
 
     @property
     def _record(self) -> Record:
-        return self._rng.choice(self._records)
+        return self._rng.choice(self._pair.all)
 
     async def run(self) -> None:
         await self._record.create(self._spec)
@@ -267,7 +266,7 @@ class _Walk:
             return
         name, segment, token = chosen
         await self._record.heartbeat(self._key, "w", {name: token}, lease=0.001)
-        await asyncio.sleep(0.004)
+        await self._pair.pass_seconds(0.004)
         segment.alive = False
 
     async def _write_late(self) -> None:

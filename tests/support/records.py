@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from basiq_async.distributed import _connection  # private: its scripts ask Redis for the time
 from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     ClaimRefusal,
@@ -24,16 +25,28 @@ from basiq_async.replay import DeadLetter
 
 WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
 ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
-SHORT = 0.3
-"""The length in seconds of a lease that is left to expire."""
+_STOPPED = """(function()
+  local micros = 1800000000000000 + tonumber(redis.call('GET', 'test:clock') or 0)
+  return { string.format('%.0f', math.floor(micros / 1000000)), string.format('%.0f', micros % 1000000) }
+end)()"""
+"""The time in scripts, instead of the server's."""
 
 
 class Pair:
-    """Two callers of one Redis, each with its own connection."""
+    """Two callers of one Redis, each with its own connection. For both, the server's time stands until it is set."""
 
     def __init__(self, url: str) -> None:
         self.one, self.two = Record(url), Record(url)
         self.all = (self.one, self.two, self.one, self.two)
+        for record in (self.one, self.two):
+            connection = record._connection
+            for name in connection._scripts:
+                source = _connection._source(name).replace("redis.call('TIME')", _STOPPED)
+                connection._scripts[name] = connection._redis.register_script(source)
+
+    async def pass_seconds(self, seconds: float) -> None:
+        """Set the server's time ahead, or back."""
+        await self.one._connection.call(lambda redis: redis.incrby("test:clock", round(seconds * 1_000_000)))
 
     async def aclose(self) -> None:
         await self.one.aclose()
