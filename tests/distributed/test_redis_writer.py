@@ -12,8 +12,9 @@ from basiq_async.distributed import Fleet, Work
 from basiq_async.receiver import RedisInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from tests.support.deliveries import Service, payload, signed
-from tests.support.fleets import PATIENT, crew
+from tests.support.fleets import crew
 from tests.support.histories import Recorder
+from tests.support.real_time import PATIENCE
 
 KEY = inbox_key("consent.revoked", "e-1", None, "webhook")
 
@@ -40,7 +41,7 @@ async def test_a_job_over_another_webhook_gets_genuine_messages_of_that_webhook(
         team.fake.seed_messages(7, another)
         other._notify = team.notify  # type: ignore[method-assign]
         job = await other.submit("work", another, key="theirs", rate=1_000)
-        report = await job.wait(timeout=PATIENT)
+        report = await job.wait(timeout=PATIENCE)
         genuine = {message.id async for message in team.client.messages.list(another)}
     assert report.handled == 7
     assert set(target.ids) == genuine
