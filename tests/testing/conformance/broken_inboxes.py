@@ -173,7 +173,7 @@ class RetriesTwice(Broken):
         return await super().claim_quarantined(key, token, lease=lease)
 
 
-class ARetryRemovesTheLetter(Broken):
+class ARetryRemovesTheDelivery(Broken):
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         claim = await super().claim_quarantined(key, token, lease=lease)
         if claim.status is CLAIMED:
@@ -181,7 +181,7 @@ class ARetryRemovesTheLetter(Broken):
         return claim
 
 
-class AFailedRetryLosesTheLetter(Broken):
+class AFailedRetryLosesTheDelivery(Broken):
     async def fail(self, key: str, token: str) -> int:
         failures = await super().fail(key, token)
         self._quarantined.pop(key, None)
