@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
+import pytest
 from coverage import CoverageData
 
 ROOT = Path(__file__).parents[1]
@@ -237,6 +241,40 @@ def _pytest(
     )
 
 
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(
+    ["pytest", "hypothesis", "aiohttp.web", "sqlalchemy.ext.asyncio", "redis.asyncio", "pytest_asyncio", "cattrs"]
+)
+
+
+def _run_in_copy(copy: Path, tests: list[str]) -> None:
+    """Run tests of a copy in this process, which was forked with all imports that are not the copy's."""
+    os.setsid()
+    os.chdir(copy)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(_environment(copy))
+    sys.dont_write_bytecode = True
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "basiq_async")]:
+        del sys.modules[name]
+    sys.path.insert(0, str(copy))
+    os._exit(pytest.main(["-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", *tests]))
+
+
+def _exit_code(copy: Path, tests: list[str], limit: float) -> int | None:
+    """Return the exit code of pytest; None if it takes too long."""
+    process = _FORKED.Process(target=_run_in_copy, args=(copy, tests))
+    process.start()
+    process.join(limit)
+    code = process.exitcode
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return code
+
+
 def _copy_to(folder: Path) -> Path:
     for name in _COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_build"))
@@ -259,11 +297,9 @@ def notices(folder: Folder, copy: Path, mutant: Mutant, tests: list[str], limit:
     file.write_bytes(mutant.apply(original))
     try:
         chosen = tests if len(tests) <= _ALL else [folder.tests]
-        code = _pytest(copy, chosen, _environment(copy), limit).returncode
+        code = _exit_code(copy, chosen, limit)
         # Above 2: nothing ran, because nothing can be imported, or because a name of a test is not a word of a command.
-        return code in (1, 2) or (code > 2 and _pytest(copy, [folder.tests], _environment(copy), limit).returncode != 0)
-    except subprocess.TimeoutExpired:
-        return True
+        return code in (None, 1, 2) or (code != 0 and _exit_code(copy, [folder.tests], limit) != 0)
     finally:
         file.write_bytes(original)
 

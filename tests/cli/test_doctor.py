@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import attrs
 import pytest
 from typer.main import get_command
 
-from basiq_async import Diagnosis, EndpointCheck, Webhook
+from basiq_async import Diagnosis, EndpointCheck, RetryPolicy, Webhook
 from basiq_async.cli import build_app
 from basiq_async.services.diagnosis import find_status_problem
 
@@ -171,6 +172,7 @@ def test_what_could_not_be_looked_at_is_no_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setattr("basiq_async.transports.retry.RetryPolicy", partial(RetryPolicy, base=0.001))
     found = served.fake.add_webhook("https://service.example/basiq")
     assert run("webhooks", "doctor", "00000000-0000-4000-8000-000000000000").exit_code == 1  # it is gone: that is wrong
     served.fake.fail_next(1_000, status=500)

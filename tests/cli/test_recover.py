@@ -8,12 +8,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support.real_time import PATIENCE
 
@@ -195,8 +196,9 @@ def test_a_signal_ends_it_with_its_report_and_the_line_that_continues(
 
 
 def test_it_stops_when_the_target_is_down_for_too_long(
-    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+    run: Run, endpoint: Endpoint, webhook_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("basiq_async.replay.targets._http.RetryPolicy", partial(RetryPolicy, base=0.001))
     done = run("recover", webhook_id, "--to", "http://127.0.0.1:9/", "--max-pause", "0.2")
     assert done.exit_code == 1, done.output
     assert "the target does not respond" in done.stderr

@@ -98,15 +98,14 @@ class ByTransaction(SQLInbox):
 
 
 @pytest.mark.parametrize("kind", [SQLInbox, ByTransaction], ids=["leases", "transactions"])
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 @given(walks(tuple(action for action in QUICK if action != "drop_quarantined")))
 @settings(relaxed, max_examples=5, phases=[Phase.explicit, Phase.generate])
 def test_two_inboxes_in_one_database_do_what_the_model_does(
-    driver: str, kind: type[SQLInbox], postgres: PostgresServer, steps: list[Step]
+    kind: type[SQLInbox], postgres: PostgresServer, steps: list[Step]
 ) -> None:
     @asynccontextmanager
     async def two() -> Iterator[tuple[Inbox, Inbox]]:
-        async with engine_of(postgres.url(driver)) as engine:
+        async with engine_of(postgres.url()) as engine:
             table = new_table()
             async with kind(engine, table=table) as one, kind(engine, table=table) as other:
                 yield one, other
