@@ -11,17 +11,17 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import itertools
 import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,10 +215,10 @@ class Folder:
 
     def measure(self, copy: Path) -> dict[str, dict[int, list[str]]]:
         """Run the tests of the folder once, and return the tests that run each line of each file."""
-        environment = {**_environment(copy), "BASIQ_MUTANTS_DATA": str(copy / "lines")}
-        done = _pytest(copy, [self.tests], environment, 3600, "-p", "tests.support.lines")
-        if done.returncode:
-            raise SystemExit(f"the tests of {self.name} fail without any change:\n{done.stdout[-3000:]}")
+        if _exit_code(copy, ["-p", "tests.support.lines", self.tests], 3600):
+            raise SystemExit(
+                f"the tests of {self.name} fail without any change:\n{(copy / 'output').read_text()[-3000:]}"
+            )
         data = CoverageData(str(copy / "lines"))
         data.read()
         return {
@@ -227,45 +227,40 @@ class Folder:
         }  # fmt: skip
 
 
-def _environment(copy: Path) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    return {**kept, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def _pytest(
-    copy: Path, tests: list[str], environment: dict[str, str], limit: float, *more: str
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", *more, *tests]
-    return subprocess.run(
-        command, cwd=copy, env=environment, capture_output=True, text=True, timeout=limit, check=False
-    )
-
-
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(
-    ["pytest", "hypothesis", "aiohttp.web", "sqlalchemy.ext.asyncio", "redis.asyncio", "pytest_asyncio", "cattrs"]
-)
+_FORKED.set_forkserver_preload(["hypothesis", "aiohttp.web", "sqlalchemy.ext.asyncio", "redis.asyncio", "cattrs"])
 
 
-def _run_in_copy(copy: Path, tests: list[str]) -> None:
-    """Run tests of a copy in this process, which was forked with all imports that are not the copy's."""
+def _run_in_copy(copy: Path, arguments: Sequence[str]) -> None:
+    """Run tests of a copy in this process, which was forked with imports that are not the copy's."""
     os.setsid()
     os.chdir(copy)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
+    with open("output", "w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     os.environ.clear()
-    os.environ.update(_environment(copy))
-    sys.dont_write_bytecode = True
+    os.environ.update(kept, PYTHONPATH=str(copy), BASIQ_MUTANTS_DATA=str(copy / "lines"))
+    sys.dont_write_bytecode = False
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "basiq_async")]:
         del sys.modules[name]
     sys.path.insert(0, str(copy))
-    os._exit(pytest.main(["-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", *tests]))
+    options = (
+        "-q",
+        "-x",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+    )
+    os._exit(pytest.main([*options, *arguments]))
 
 
-def _exit_code(copy: Path, tests: list[str], limit: float) -> int | None:
+def _exit_code(copy: Path, arguments: Sequence[str], limit: float) -> int | None:
     """Return the exit code of pytest; None if it takes too long."""
-    process = _FORKED.Process(target=_run_in_copy, args=(copy, tests))
+    process = _FORKED.Process(target=_run_in_copy, args=(copy, arguments))
     process.start()
     process.join(limit)
     code = process.exitcode
@@ -294,14 +289,23 @@ def notices(folder: Folder, copy: Path, mutant: Mutant, tests: list[str], limit:
         return False
     file = copy / mutant.path
     original = file.read_bytes()
-    file.write_bytes(mutant.apply(original))
+    _write(file, mutant.apply(original))
     try:
         chosen = tests if len(tests) <= _ALL else [folder.tests]
         code = _exit_code(copy, chosen, limit)
         # Above 2: nothing ran, because nothing can be imported, or because a name of a test is not a word of a command.
         return code in (None, 1, 2) or (code != 0 and _exit_code(copy, [folder.tests], limit) != 0)
     finally:
-        file.write_bytes(original)
+        _write(file, original)
+
+
+_times = itertools.count(1)
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a source with a time of its own: what was compiled of another content does not seem to be its."""
+    file.write_bytes(content)
+    os.utime(file, (now := next(_times), now))
 
 
 def lines_of(mutant: Mutant) -> Iterator[int]:

@@ -134,14 +134,18 @@ def busy() -> object:
         yield served
 
 
+SCREENS = [
+    *((command, "dark", 80) for command in LISTS),
+    *((command, kind, 80) for command in ("messages", "help") for kind in ("dumb", "C", "no colour")),
+    ("messages", "dark", 120),
+    ("webhooks", "C", 120),
+]
+
+
 @on_a_terminal
-@pytest.mark.parametrize("columns", [80, 120])
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("command", LISTS.values(), ids=LISTS)
-def test_a_screen_fits_and_has_what_its_terminal_can_show(
-    busy: Served, command: tuple[str, ...], kind: dict[str, str], columns: int
-) -> None:
-    webhook_id = busy.fake.webhooks()[-1].id
+@pytest.mark.parametrize(("name", "look", "columns"), SCREENS)
+def test_a_screen_fits_and_has_what_its_terminal_can_show(busy: Served, name: str, look: str, columns: int) -> None:
+    webhook_id, command, kind = busy.fake.webhooks()[-1].id, LISTS[name], KINDS[look]
     words = [webhook_id if word == "W" else word for word in command]
     env = {"BASIQ_API_KEY": busy.fake.DEFAULT_API_KEY, "BASIQ_BASE_URL": busy.url, "NO_COLOR": "", "LC_ALL": "C.UTF-8"}
     with Terminal(*words, columns=columns, env={**env, **kind}) as terminal:
