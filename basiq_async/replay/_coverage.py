@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -55,24 +56,20 @@ class Inactivity:
 
 
 class InactivityTracker:
-    """Finds the periods of inactivity from the messages, in the order of the history, or in any with ``any_order``.
+    """Finds the periods of inactivity from the messages of the history, in any order.
 
     ``known`` is what earlier runs found. ``now`` tells which messages may get further attempts.
     """
 
-    def __init__(self, known: Coverage | None = None, *, any_order: bool = False, now: datetime | None = None) -> None:
+    def __init__(self, known: Coverage | None = None, *, now: datetime | None = None) -> None:
         self._known = known = known or Coverage()
         self._over = LONG_AGO if now is None else now - _SCHEDULE - _LATE
         self._periods = list(known.inactive)
         self._under_way: list[tuple[float, str, datetime]] = []
         self.unnamed: Stretch | None = None
         """The first and the last first attempt of the messages under way that ``under_way`` does not name."""
-        self.alert = any_order or bool(self._periods)
-        """Whether ``see`` needs every message, and not only those that were not delivered at once."""
-        self._active: dict[int, tuple[datetime, datetime]] | None = {} if any_order else None
-        """The earliest and the latest first attempt in each hour; None if the messages come oldest first."""
-        self._noted = False
-        """Whether ``note`` is called with the times of all messages."""
+        self._active: dict[int, tuple[datetime, datetime]] = {}
+        """The earliest and the latest first attempt in each hour."""
         self.changed = bool(known.under_way)
         """Whether what is found may differ from what was known."""
         self.given_up = 0
@@ -111,49 +108,30 @@ class InactivityTracker:
         return self.coverage().write() if self.changed or self.given_up or self._known.changed else None
 
     def note(self, times: Sequence[datetime]) -> None:
-        """Record the times of the first attempts of a page's messages, before ``see``, newest first."""
-        self.alert, self._noted = False, True
-        if self._active is None:
-            self._active = {}
+        """Record the times of the first attempts of a page's messages: the webhook was active then."""
+        times = sorted(times)
         for time in times:
-            self._add(time)
+            hour = int(time.timestamp()) // 3600
+            earliest, latest = self._active.get(hour, (time, time))
+            self._active[hour] = min(earliest, time), max(latest, time)
         for index, period in enumerate(self._periods):
-            later = min((time for time in times if time > period.since), default=None)
-            if later is not None and (period.until is None or later < period.until):
-                self._periods[index] = Inactivity(period.since, later)
+            later = times[bisect_right(times, period.since) :][:1]
+            if later and (period.until is None or later[0] < period.until):
+                self._periods[index] = Inactivity(period.since, later[0])
                 self.changed = True
 
-    def _add(self, first: datetime) -> None:
-        if self._active is not None:
-            hour = int(first.timestamp()) // 3600
-            earliest, latest = self._active.get(hour, (first, first))
-            self._active[hour] = min(earliest, first), max(latest, first)
-
-    def needs(self, message: Message) -> bool:
-        """Return whether ``see`` needs this message."""
-        if self.alert:
-            return True
-        attempts = message.raw.get("attempts") or []
-        first = attempts[0] if len(attempts) == 1 else None
-        return bool(attempts) and not (type(first) is dict and first.get("status") == "Success")
-
     def see(self, message: Message) -> None:
-        """Record the attempts of one message."""
+        """Record the attempts of one message whose time was noted."""
         attempts = message.raw.get("attempts")
-        if not attempts:
-            return
-        delivered = message.delivered
-        failed_for_good = len(attempts) >= MOST_ATTEMPTS and not delivered
-        if delivered and not self._periods and self._active is None:
+        if not attempts or (type(attempts[0]) is dict and attempts[0].get("status") == "Success"):
             return
         times = [attempt.timestamp for attempt in message.attempts if attempt.timestamp is not None]
-        if not times:
+        if message.delivered or not times:
             return
-        self._end_periods(first := min(times))
-        self._add(first)
-        if failed_for_good:
+        first = min(times)
+        if len(attempts) >= MOST_ATTEMPTS:
             self._begin_period(max(times))
-        elif not delivered and first > self._over:
+        elif first > self._over:
             # The oldest are the first to fail for good.
             heapq.heappush(self._under_way, (-first.timestamp(), message.id, first))
             self.changed = True
@@ -176,18 +154,11 @@ class InactivityTracker:
         # After a run was killed, the next one reads some of its messages again.
         if any(since == each.since for each in self._periods):
             return
-        later = [each for pair in (self._active or {}).values() for each in pair if each > since]
-        self.alert = not self._noted
+        later = [each for pair in self._active.values() for each in pair if each > since]
         self._periods.append(Inactivity(since, min(later, default=None)))
         self.changed = True
         if len(self._periods) > 2 * _MOST_PERIODS:
             self._periods = list(self.periods())
-
-    def _end_periods(self, active: datetime) -> None:
-        for index, period in enumerate(self._periods):
-            if active > period.since and (period.until is None or active < period.until):
-                self._periods[index] = Inactivity(period.since, active)
-                self.changed = True
 
     def periods(self) -> tuple[Inactivity, ...]:
         """Return the periods, earliest first. Periods with the same end are merged into one."""

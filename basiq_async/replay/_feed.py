@@ -29,7 +29,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -66,16 +66,19 @@ class Feed(Generic[T]):
     ``now`` returns the time by the API's clock, as soon as a response was read. With it, ``read`` tells of which times
     all items were handed out. ``reach`` is the age of the oldest items that the list has; None is for all times.
 
-    ``note_times`` is called with the times of each page, before its items are handed out, if the list begins with the
-    newest. The memory does not grow with the list. After an error or a cancellation a feed is over: make another
-    one from its ``text()``.
+    ``convert`` makes of each item of the list what is handed out, or None to skip it. ``note_times`` is called with the
+    times of each page, before its items are handed out.
+
+    The memory does not grow with the list. After an error or a cancellation a feed is over: make another one from its
+    ``text()``.
     """
 
     def __init__(
         self,
-        paginator: Paginator[T],
+        paginator: Paginator[Any],
         text: str | None = None,
         *,
+        convert: Callable[[Any], T | None] | None = None,
         now: Callable[[], datetime] | None = None,
         reach: timedelta | None = None,
         note_times: Callable[[Sequence[datetime]], object] | None = None,
@@ -94,7 +97,7 @@ class Feed(Generic[T]):
         self._again = False
         """Whether pages may be read a second time."""
         self._resumed = state.begin is not None
-        self._note_times = note_times
+        self._convert, self._note_times = convert, note_times
         self._requests = ListPages(listing, now)
         self._reach = reach
         self._shown = ListOrder(state.steps)
@@ -133,6 +136,8 @@ class Feed(Generic[T]):
             except Unreadable as exc:
                 item = self._replace(page, index, exc)
             self._offset += 1
+            if item is not None and self._convert is not None:
+                item = self._convert(item)
             if item is not None:
                 return item
         return None
@@ -327,7 +332,7 @@ class Feed(Generic[T]):
             self._refused = 0
         for index in page.fresh[:: max(1, len(page.fresh) // _SAMPLES)]:
             self._shown.see(raw_time(page.items[index]))
-        if self._note_times is not None and self.order == "newest-first":
+        if self._note_times is not None:
             self._note_times(raw_times(page.items))
         begin = state.begin if now.part is not state.base and self._began_at_start else None
         if begin is not None and not set(begin.top[:1]).isdisjoint(ids):

@@ -134,7 +134,7 @@ class MessageReader:
         tracker, ledger = self._tracker, self._ledger
         self._read += 1
         self._in_span += 1
-        if tracker is not None and type(message) is not UnreadableMessage and tracker.needs(message):
+        if tracker is not None and type(message) is not UnreadableMessage:
             tracker.see(message)
         if ledger.earlier and self._is_recorded(message):
             return None

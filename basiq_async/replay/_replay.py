@@ -33,9 +33,9 @@ from ._ledger import DeadLedger, Ledger
 from ._report import OnProgress, Plan, Reconciliation, Report, make_plan, reconcile
 from ._sources import (
     REACH,
-    EventList,
     Lists,
     MessageSource,
+    convert_events,
     open_events,
     placeholder_for,
     read_filters,
@@ -196,7 +196,7 @@ class Replay:
         """Count what ``run`` would do now. It reads the source, and changes neither target, inbox nor checkpoint."""
         state = await self._peek() or State()
         inbox = self._target.inbox if isinstance(self._target, WebhookReceiver) else self._inbox
-        tracker = InactivityTracker(any_order=self._filters is not None)
+        tracker = InactivityTracker()
         return await make_plan(
             await self._open_source(state, tracker),
             state,
@@ -271,9 +271,7 @@ class Replay:
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._open_checkpoint() as state:
             reach = self._reach()
-            tracker = InactivityTracker(
-                Coverage.read(state.notes, self._acknowledged), any_order=self._filters is not None, now=self._clock()
-            )
+            tracker = InactivityTracker(Coverage.read(state.notes, self._acknowledged), now=self._clock())
             await tracker.look_again(self._client, self._webhook_id)
             source = await self._open_source(state, tracker)
             engine = self._make_engine(source, state, self._where, tracker=tracker)
@@ -398,13 +396,17 @@ class Replay:
             if self._all_types is False or (wanted is None and not self._all_types):
                 webhook = await self._client.webhooks.get(self._webhook_id)
                 wanted = frozenset(webhook.subscribed_events).__contains__
-            events = Feed(open_events(self._client, self._filter), state.cursor, now=self._clock, reach=REACH)
-            return EventList(events, self._webhook_id, wanted or (lambda event_type: True))
-        if self._filters is not None:
-            texts = read_texts(state.cursor, len(self._filters))
-            return Lists([Feed(self._list(each), text) for each, text in zip(self._filters, texts, strict=True)])
-        history: Feed[Message] = Feed(self._list(self._filter), state.cursor, now=self._clock, note_times=tracker.note)
-        return history
+            return Feed(
+                open_events(self._client, self._filter),
+                state.cursor,
+                convert=convert_events(self._webhook_id, wanted or (lambda event_type: True)),
+                now=self._clock,
+                reach=REACH,
+            )
+        if self._filters is None:
+            return Feed(self._list(self._filter), state.cursor, now=self._clock, note_times=tracker.note)
+        texts = zip(self._filters, read_texts(state.cursor, len(self._filters)), strict=True)
+        return Lists([Feed(self._list(each), text, note_times=tracker.note) for each, text in texts])
 
     def _id_in_keys(self, inbox: Inbox | None) -> str | None:
         """Return the webhook's id in the keys of an inbox: a receiver with a ``MemoryInbox`` may have none."""

@@ -168,7 +168,7 @@ async def make_plan(
     known = None if inbox is None else HandledEvents(inbox, webhook_id, inbox_timeout)
     try:
         async for message in each_message(source):
-            if not isinstance(message, UnreadableMessage) and tracker.needs(message):
+            if not isinstance(message, UnreadableMessage):
                 tracker.see(message)
             if message.id in state.done:
                 skipped["recorded"] += 1

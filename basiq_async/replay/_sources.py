@@ -99,49 +99,6 @@ class EventMessage(Message):
     created: datetime | None
 
 
-class EventList:
-    """The events of the types that ``wanted`` selects, each as a message.
-
-    The payload is that of a message: type, id and links of the event. So both have the same key in an inbox.
-    """
-
-    def __init__(self, feed: Feed[Event], webhook_id: str, wanted: Callable[[str], bool]) -> None:
-        self._feed = feed
-        self._webhook_id = webhook_id
-        self._wanted = wanted
-        self.advance = feed.advance
-        self.text = feed.text
-        self.aclose = feed.aclose
-
-    @property
-    def order(self) -> Order:
-        """See ``MessageSource``."""
-        return self._feed.order
-
-    @property
-    def finished(self) -> bool:
-        """See ``MessageSource``."""
-        return self._feed.finished
-
-    @property
-    def repeats(self) -> bool:
-        """See ``MessageSource``."""
-        return self._feed.repeats
-
-    @property
-    def read(self) -> tuple[Stretch, ...]:
-        """See ``MessageSource``."""
-        return self._feed.read
-
-    def take(self) -> Message | None:
-        """See ``MessageSource``."""
-        while (event := self._feed.take()) is not None:
-            message = message_of(event, self._webhook_id)
-            if isinstance(message, UnreadableMessage) or self._wanted(event.type):
-                return message
-        return None
-
-
 class Lists:
     """Several lists at once: while a page of one is consumed, the next pages of all are requested.
 
@@ -299,6 +256,19 @@ def message_of(event: Event, webhook_id: str) -> Message:
     name = _message_id(event.id)
     raw = {"id": name, "webhookId": webhook_id, "payload": payload, "attempts": []}
     return EventMessage(name, raw, event.created)
+
+
+def convert_events(webhook_id: str, wanted: Callable[[str], bool]) -> Callable[[Event], Message | None]:
+    """Return the function that makes messages of the events whose types ``wanted`` selects.
+
+    The payload is that of a message: type, id and links of the event. So both have the same key in an inbox.
+    """
+
+    def convert(event: Event) -> Message | None:
+        message = message_of(event, webhook_id)
+        return message if isinstance(message, UnreadableMessage) or wanted(event.type) else None
+
+    return convert
 
 
 @attrs.frozen

@@ -27,6 +27,11 @@ def tried(*hours: float, status: str = "Failed") -> Message:
     return Message("m", {"id": "m", "attempts": attempts})
 
 
+def look(tracker: InactivityTracker, message: Message) -> None:
+    tracker.note([each.timestamp for each in message.attempts[:1] if each.timestamp is not None])
+    tracker.see(message)
+
+
 def message(first: float, *, failed: bool) -> Message:
     return tried(*(first + step for step in range(8))) if failed else tried(first, status="Success")
 
@@ -48,9 +53,7 @@ def test_messages_whose_attempts_have_not_ended_are_looked_at_again_the_oldest_f
     tracker = InactivityTracker()
     for number in range(300):
         message = Message(f"m{number}", tried(number, number + 0.1).raw)
-        assert tracker.needs(message)
-        tracker.see(message)
-    assert not tracker.needs(tried(1, status="Success"))
+        look(tracker, message)
     assert [each.id for each in tracker.under_way] == [f"m{number}" for number in range(100)]
     assert tracker.unnamed == (at(100), at(299)), "the others are known by their times"
     assert tracker.periods() == ()
@@ -85,8 +88,8 @@ def test_what_is_acknowledged_is_not_out_of_reach() -> None:
 def test_a_thousand_periods_are_held_as_few_and_none_of_their_time_is_forgotten() -> None:
     tracker = InactivityTracker()
     for number in range(1_000):
-        tracker.see(message(number * 100, failed=True))
-        tracker.see(message(number * 100 + 50, failed=False))
+        look(tracker, message(number * 100, failed=True))
+        look(tracker, message(number * 100 + 50, failed=False))
     periods = tracker.periods()
     assert len(periods) <= 200
     for number in range(1_000):
@@ -96,28 +99,28 @@ def test_a_thousand_periods_are_held_as_few_and_none_of_their_time_is_forgotten(
 
 def test_a_message_that_is_seen_again_after_a_kill_makes_no_second_period() -> None:
     first = InactivityTracker()
-    first.see(message(0, failed=True))
+    look(first, message(0, failed=True))
     second = InactivityTracker(Coverage(first.periods()))
-    second.see(message(0, failed=True))
-    second.see(message(30, failed=False))
+    look(second, message(0, failed=True))
+    look(second, message(30, failed=False))
     assert second.periods() == (Inactivity(at(7), at(30)),)
 
 
 def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
     tracker = InactivityTracker()
-    tracker.see(Message("m", {"id": "m"}))
-    tracker.see(tried(0, status="Success"))
-    tracker.see(tried(*range(8)))
-    tracker.see(tried(*(each + 0.5 for each in range(8))))
-    tracker.see(tried(3, 4))  # a retry of what was begun before is no sign of life
+    look(tracker, Message("m", {"id": "m"}))
+    look(tracker, tried(0, status="Success"))
+    look(tracker, tried(*range(8)))
+    look(tracker, tried(*(each + 0.5 for each in range(8))))
+    look(tracker, tried(3, 4))  # a retry of what was begun before is no sign of life
     assert tracker.periods() == (Inactivity(at(7)),)
     assert "as far as its history shows" in str(tracker.periods()[0])
-    tracker.see(tried(50, status="Success"))
-    tracker.see(tried(40, status="Success"))
+    look(tracker, tried(50, status="Success"))
+    look(tracker, tried(40, status="Success"))
     assert tracker.periods() == (Inactivity(at(7), at(40)),)
-    tracker.see(tried(*range(60, 68)))
+    look(tracker, tried(*range(60, 68)))
     assert len(tracker.periods()) == 2
-    backwards = InactivityTracker(any_order=True)
+    backwards = InactivityTracker()
     for hours in ([50], [40], [3], [each + 0.5 for each in range(8)], list(range(8)), [0]):
-        backwards.see(tried(*hours))
+        look(backwards, tried(*hours))
     assert backwards.periods() == (Inactivity(at(7), at(40)),)
