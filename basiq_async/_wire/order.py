@@ -157,18 +157,10 @@ async def read_newest(
     return NewestItems([entry[3] for entry in heap], read, complete=beyond <= BEYOND)
 
 
-def raw_time(raw: object) -> datetime | None:
+def raw_time(item: object) -> datetime | None:
     """Return ``item_time`` of the JSON of a message or an event; None if it cannot be read."""
-    if not isinstance(raw, dict):
-        return None
-    attempts = raw.get("attempts")
-    try:
-        if not isinstance(attempts, list):
-            return read_datetime(raw.get("createdDate"))
-        times = [read_datetime(each.get("timestamp")) for each in attempts if isinstance(each, dict)]
-    except ValueError:
-        return None
-    return min((time for time in times if time is not None), default=None)
+    found = raw_times([item])
+    return found[0] if found else None
 
 
 def raw_times(items: list[Any]) -> list[datetime]:
@@ -181,9 +173,22 @@ def raw_times(items: list[Any]) -> list[datetime]:
             if time.tzinfo is None:
                 raise ValueError
         except (KeyError, TypeError, ValueError):  # the item does not have exactly one attempt, or has an unusual form
-            odd = raw_time(item)
+            odd = _odd_time(item)
             if odd is None:
                 continue
             time = odd
         found.append(time)
     return found
+
+
+def _odd_time(raw: object) -> datetime | None:
+    if not isinstance(raw, dict):
+        return None
+    attempts = raw.get("attempts")
+    try:
+        if not isinstance(attempts, list):
+            return read_datetime(raw.get("createdDate"))
+        times = [read_datetime(each.get("timestamp")) for each in attempts if isinstance(each, dict)]
+    except ValueError:
+        return None
+    return min((time for time in times if time is not None), default=None)

@@ -64,8 +64,10 @@ class Pass:
         self._last = ""
         """The last id of the pages so far."""
         self._earlier = gaps
-        self._gap_after = {gap[0]: gap for gap in gaps}
-        self._gap_before = {gap[1]: gap for gap in gaps}
+        self._gap_after: dict[str, Gap] = {}
+        self._gap_before: dict[str, Gap] = {}
+        for gap in gaps:
+            self._gap_after[gap[0]] = self._gap_before[gap[1]] = gap
         self._closed: set[Gap] = set()
         self._met_gaps: dict[Gap, None] = {}
         """Earlier gaps that were met again, and those of this pass beside an item that was handed out, in order."""
