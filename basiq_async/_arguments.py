@@ -107,7 +107,8 @@ def is_async(function: object) -> bool:
 def with_session(function: Callable[..., T]) -> Callable[..., T] | None:
     """Return a handler as a function of an item and a session, by position; None if it has no parameter for a session.
 
-    That is a parameter with the name ``session``, also one with a default, or else a second one that needs a value.
+    That is a parameter with the name ``session`` or ``connection``, also one with a default, or else a second one that
+    needs a value.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())[1:]
@@ -115,8 +116,9 @@ def with_session(function: Callable[..., T]) -> Callable[..., T] | None:
         return None
     bound = function.keywords if isinstance(function, partial) else {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    if any(each.name == "session" and each.kind in by_name for each in parameters) and "session" not in bound:
-        return lambda item, session, **options: function(item, session=session, **options)
+    for name in ("session", "connection"):
+        if any(each.name == name and each.kind in by_name for each in parameters) and name not in bound:
+            return lambda item, session, **options: function(item, **{name: session}, **options)
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [
         each

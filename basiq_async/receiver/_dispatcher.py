@@ -160,8 +160,9 @@ class Dispatcher:
         route, delivery = attempt.route, attempt.delivery
         if route.session and isinstance(self._inbox, TransactionalInbox):
             options = {} if route.prepare is None else {"prepared": attempt.prepared}
-            async with self._inbox.transaction(attempt.unit.key, attempt.unit.token) as session:
-                await route.call(delivery, session, **options)
+            unit, session = attempt.unit, not route.connection
+            async with self._inbox.transaction(unit.key, unit.token, session=session) as session_or_connection:
+                await route.call(delivery, session_or_connection, **options)
         elif route.prepare is not None:
             await route.call(delivery, prepared=await route.prepare(delivery))
         else:

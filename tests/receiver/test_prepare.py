@@ -35,7 +35,7 @@ class Transactional(MemoryInbox):
         return await (self.claim_quarantined if quarantined else self.claim)(key, token, lease=lease)
 
     @asynccontextmanager
-    async def transaction(self, key: str, token: str) -> AsyncGenerator[object]:
+    async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[object]:
         yield SESSION
 
 
@@ -127,7 +127,7 @@ def test_the_read_of_a_thin_event_holds_no_transaction() -> None:
 
         class Counting(Transactional):
             @asynccontextmanager
-            async def transaction(self, key: str, token: str) -> AsyncGenerator[object]:
+            async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[object]:
                 nonlocal most, running
                 running += 1
                 most = max(most, running)

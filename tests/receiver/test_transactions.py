@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from basiq_async import ConfigurationError, InboxError
@@ -73,8 +73,13 @@ async def write(delivery: Delivery, session: AsyncSession) -> None:
     await session.execute(insert(EFFECTS).values(event_id=delivery.event_id))
 
 
-async def test_the_effect_and_the_entry_commit_together_and_once(service: Service) -> None:
-    service.on_all(write)
+async def write_by_connection(delivery: Delivery, connection: AsyncConnection) -> None:
+    await connection.execute(insert(EFFECTS).values(event_id=delivery.event_id))
+
+
+@pytest.mark.parametrize("handler", [write, write_by_connection])
+async def test_the_effect_and_the_entry_commit_together_and_once(handler: Handler, service: Service) -> None:
+    service.on_all(handler)
     event = new_id()
     results = [(await service.post(event)).result for _ in range(3)]
     assert results == [Result.HANDLED, Result.DUPLICATE, Result.DUPLICATE]
@@ -242,7 +247,39 @@ async def test_a_handler_that_rolls_back_and_goes_on_is_told_so(then: str, servi
     event = new_id()
     outcome = await service.post(event)
     assert outcome.result is Result.FAILED
-    assert "rolled its session back" in str(outcome.error)
+    assert "commit() or rollback()" in str(outcome.error)
+    assert await service.effects(event) == 0
+
+
+@pytest.mark.parametrize("then", ["returns", "writes", "fails"])
+async def test_a_handler_that_rolls_its_connection_back_is_told_so(then: str, service: Service) -> None:
+    @service.receiver.on("*")
+    async def handler(delivery: Delivery, *, connection: AsyncConnection) -> None:
+        await write_by_connection(delivery, connection)
+        if then == "fails":
+            raise RuntimeError("commit() or rollback() was not called")
+        await connection.rollback()
+        if then == "writes":
+            await write_by_connection(delivery, connection)
+
+    event = new_id()
+    for _ in range(2):
+        outcome = await service.post(event)
+        assert outcome.result in (Result.FAILED, Result.QUARANTINED)
+        assert "commit() or rollback()" in str(outcome.error)
+        assert await service.effects(event) == 0
+
+
+async def test_what_a_handler_writes_after_its_own_commit_is_not_kept(service: Service) -> None:
+    @service.receiver.on("*")
+    async def handler(delivery: Delivery, connection: AsyncConnection) -> None:
+        await connection.commit()
+        await write_by_connection(delivery, connection)
+
+    event = new_id()
+    outcome = await service.post(event)
+    assert outcome.result is Result.FAILED
+    assert "commit() or rollback()" in str(outcome.error)
     assert await service.effects(event) == 0
 
 

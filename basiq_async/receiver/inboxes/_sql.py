@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 from sqlalchemy import Executable, MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
@@ -167,14 +167,20 @@ class SQLInbox:
         self._store.check_usable()
         return await self._transactions.begin(key, token, lease, retry=quarantined)
 
-    def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[AsyncSession]:
-        """Return a session in the claim's transaction: see ``TransactionalInbox``.
+    @overload
+    def transaction(
+        self, key: str, token: str, *, session: Literal[True] = True
+    ) -> AbstractAsyncContextManager[AsyncSession]: ...
+    @overload
+    def transaction(self, key: str, token: str, *, session: bool = True) -> AbstractAsyncContextManager[Any]: ...
+    def transaction(self, key: str, token: str, *, session: bool = True) -> AbstractAsyncContextManager[Any]:
+        """Return an ``AsyncSession`` or ``AsyncConnection`` in the claim's transaction: see ``TransactionalInbox``.
 
         ``session.commit()`` only flushes: everything commits together with the inbox's entry. Use
         ``session.begin_nested()`` for a part that may fail; ``session.rollback()`` of the whole is an error.
         """
         self._store.check_usable()
-        return self._transactions.session(key, token)
+        return self._transactions.session(key, token) if session else self._transactions.connection(key, token)
 
     # --- the ends of both kinds ---
 

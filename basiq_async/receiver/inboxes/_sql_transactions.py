@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from ..._storage.sql import BusyError, SQLStore, SQLTransaction
@@ -145,38 +145,56 @@ class Transactions:
     @asynccontextmanager
     async def session(self, key: str, token: str) -> AsyncGenerator[AsyncSession]:
         """Return a session in the claim's transaction, which only ``commit`` ends."""
+        async with self._transaction(key, token) as (connection, check_open):
+            session: AsyncSession = self._sessions(bind=connection, join_transaction_mode="rollback_only")
+            event.listen(session.sync_session, "after_begin", check_open)
+            try:
+                yield session
+                check_open()
+                await session.commit()
+                session.sync_session.close()  # nothing is open, so there is nothing to wait for
+            finally:
+                if session.in_transaction():
+                    await run_to_completion(session.close)
+
+    @asynccontextmanager
+    async def connection(self, key: str, token: str) -> AsyncGenerator[AsyncConnection]:
+        """Return the connection of the claim's transaction, which only ``commit`` ends."""
+        async with self._transaction(key, token) as (connection, check_open):
+            event.listen(connection.sync_connection, "begin", check_open)
+            yield connection
+            check_open()
+
+    @asynccontextmanager
+    async def _transaction(self, key: str, token: str) -> AsyncGenerator[tuple[AsyncConnection, Callable[..., None]]]:
+        """Yield the connection of a claim, and a function that raises if the handler has ended its transaction.
+
+        Writes after that would commit without the inbox's entry, so no new transaction may begin.
+        """
         held = self.mine(key, token)
         if held is None or held.transaction is None:
             raise InboxError("this worker has not claimed the key with claim_transaction()")
         connection = held.transaction.connection
         outer = connection.get_transaction()
-        session: AsyncSession = self._sessions(bind=connection, join_transaction_mode="rollback_only")
 
-        def check(*_: object) -> None:
+        def check_open(*_: object) -> None:
             if outer is None or not outer.is_active:
                 if self._store.closed:
                     raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}")
                 raise ConfigurationError(
-                    "the handler rolled its session back, and with it the inbox's entry: raise an exception instead, "
-                    "or use session.begin_nested() for the part that may fail"
+                    "the handler ended its transaction with commit() or rollback(), and so divided it from the inbox's "
+                    "entry: leave that to the inbox, raise an exception to roll back, and use begin_nested() for a "
+                    "part that may fail"
                 )
 
-        # Writes after a rollback would commit without the inbox's entry, so no new transaction may begin.
-        event.listen(session.sync_session, "after_begin", check)
         try:
-            yield session
-            check()
-            await session.commit()
-            session.sync_session.close()  # nothing is open, so there is nothing to wait for
+            yield connection, check_open
         except Exception as exc:
             if self._store.closed and isinstance(exc, SQLAlchemyError):
                 raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}") from without_values(exc)
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
             raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
-        finally:
-            if session.in_transaction():
-                await run_to_completion(session.close)
 
     async def commit(self, key: str, held: Held) -> None:
         """Commit the claim's transaction, and end the claim. A cancellation waits for that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, cast
 
-from ..._arguments import is_async, with_session
+from ..._arguments import has_parameter, is_async, with_session
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, Inbox, Result, WebhookReceiver
@@ -73,7 +73,21 @@ def as_target(
             )
         handler = with_session(value)
         if handler is not None:
-            return _in_transaction(handler, inbox, token, webhook_id, inbox_timeout, inbox_lease)
+            if not isinstance(inbox, TransactionalInbox):
+                raise ConfigurationError(
+                    "a target function accepts one argument, the message. A second one, the session, needs an inbox= "
+                    "with transactions, such as SQLInbox(engine)"
+                )
+            connection = has_parameter(value, "connection")
+            return Deduplicated(
+                handler,
+                inbox,
+                token,
+                webhook_id=webhook_id,
+                timeout=inbox_timeout,
+                lease=inbox_lease,
+                connection=connection,
+            )
         target = Function(cast(Handler, value))
     else:
         raise ConfigurationError(
@@ -83,14 +97,3 @@ def as_target(
     if inbox is None:
         return target
     return Deduplicated(target, inbox, token, webhook_id=webhook_id, timeout=inbox_timeout, lease=inbox_lease)
-
-
-def _in_transaction(
-    handler: SessionHandler, inbox: Inbox | None, token: str, webhook_id: str | None, timeout: float, lease: float
-) -> Target:
-    if not isinstance(inbox, TransactionalInbox):
-        raise ConfigurationError(
-            "a target function accepts one argument, the message. A second one, the session, needs an inbox= with "
-            "transactions, such as SQLInbox(engine)"
-        )
-    return Deduplicated(handler, inbox, token, webhook_id=webhook_id, timeout=timeout, lease=lease)

@@ -35,6 +35,7 @@ class Deduplicated:
     timeout: the limit, in seconds, of each call of the inbox.
     lease: the seconds for which a claim keeps other workers away if this process dies. It is renewed while the target
         handles the message.
+    connection: the handler gets the transaction's connection in place of a session.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Deduplicated:
         webhook_id: str | None = None,
         timeout: float = 5.0,
         lease: float = LEASE,
+        connection: bool = False,
     ) -> None:
         self._target = target
         self._inbox = inbox
@@ -53,6 +55,7 @@ class Deduplicated:
         self._webhook_id = webhook_id
         self._timeout = timeout
         self._session = not isinstance(target, Target)
+        self._connection = connection
         # A transaction ends with this process. Its lease is for a machine that vanishes, not for a slow handler.
         self._lease = max(lease, LEASE) if self._session else lease
         self._units = Units()
@@ -101,6 +104,6 @@ class Deduplicated:
             await self._target.flush()
             return found
         if isinstance(self._inbox, TransactionalInbox):
-            async with self._inbox.transaction(key, token) as session:
+            async with self._inbox.transaction(key, token, session=not self._connection) as session:
                 await self._target(message, session)
         return None

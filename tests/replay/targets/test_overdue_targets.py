@@ -33,7 +33,7 @@ class Transactional(MemoryInbox):
         return await self.claim(key, token, lease=lease)
 
     @asynccontextmanager
-    async def transaction(self, key: str, token: str) -> AsyncGenerator[None]:
+    async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[None]:
         yield None
 
 

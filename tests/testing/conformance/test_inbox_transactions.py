@@ -28,7 +28,7 @@ class Transactional(MemoryInbox):
         return await self.claim(key, token, lease=lease)
 
     @asynccontextmanager
-    async def transaction(self, key: str, token: str) -> AsyncGenerator[list[int]]:
+    async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[list[int]]:
         with suppress(Exception) if self.swallows else nullcontext():
             yield self._session
         if self.commits_early:
