@@ -138,7 +138,7 @@ def recover(
     until: Until = None,
     event: EventPattern = None,
     rate: Rate = None,
-    concurrency: Concurrency = 32,
+    concurrency: Concurrency = None,
     max_pause: MaxPause = 3_600.0,
     checkpoint: Annotated[
         str | None,
@@ -302,7 +302,7 @@ async def _open_target(options: RecoverOptions) -> AsyncIterator[tuple[Target | 
         if options.to is None:
             yield await stack.enter_async_context(open_receiver(options.receiver or "")), None
             return
-        target = HttpTarget(options.to, read_secrets(options.secret_file), connections=options.concurrency)
+        target = HttpTarget(options.to, read_secrets(options.secret_file), connections=options.connections)
         # An event that became a message is in both sources. The inbox prevents that it is posted twice.
         if options.inbox is None:
             inbox: Inbox = await stack.enter_async_context(SQLiteInbox(f"{options.checkpoint}-inbox.db"))

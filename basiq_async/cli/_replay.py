@@ -48,7 +48,10 @@ if TYPE_CHECKING:
 OnError = Literal["dead-letter", "stop", "skip"]
 Source = Literal["messages", "events"]
 Rate = Annotated[float | None, option("Maximum messages per second.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Maximum messages under way at once.")]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Maximum messages under way at once. Default: 32.")]
+_ConcurrencyOrFile = Annotated[
+    int | None, typer.Option(min=1, help="Maximum messages under way at once. Default: 32, and 1,024 for --to-jsonl.")
+]
 MaxPause = Annotated[
     float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
 ]
@@ -92,7 +95,7 @@ def replay(
         bool, option("In a terminal: count first, for a progress bar and the time left.", "--plan/--no-plan")
     ] = True,
     rate: Rate = None,
-    concurrency: Concurrency = 32,
+    concurrency: _ConcurrencyOrFile = None,
     max_pause: MaxPause = 3_600.0,
     checkpoint: Annotated[str | None, option("The checkpoint file. By default it is named after the job.")] = None,
     retry_dead: RetryDead = False,
@@ -202,7 +205,7 @@ async def _open_target(options: ReplayOptions, *, idle: bool) -> AsyncIterator[T
         yield JSONLinesTarget(options.to_jsonl or os.devnull)
         return
     secrets = read_secrets(options.secret_file)
-    async with HttpTarget(options.to, secrets, connections=options.concurrency) as target:
+    async with HttpTarget(options.to, secrets, connections=options.connections) as target:
         yield target
 
 

@@ -42,11 +42,16 @@ class RunOptions:
     until: str | None = None
     event: Sequence[str] | None = None
     rate: float | None = None
-    concurrency: int = 32
+    concurrency: int | None = None
     max_pause: float = 3_600.0
     checkpoint: str
     secret_file: Path | None = None
     json: bool = False
+
+    @property
+    def connections(self) -> int:
+        """The number of connections to an endpoint."""
+        return self.concurrency or 32
 
     @property
     def selected(self) -> Mapping[str, Any]:

@@ -43,14 +43,17 @@ _MOST_AT_ONCE = 1_024
 
 @attrs.frozen(kw_only=True)
 class RunSettings:
-    """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds."""
+    """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds.
+
+    ``target_timeout`` is None for a target that never waits in ``deliver``.
+    """
 
     concurrency: int
     rate: float | None
     on_error: OnError
     max_failures: int | None
     max_pause: float
-    target_timeout: float = 300.0
+    target_timeout: float | None = 300.0
     checkpoint_timeout: float = 60.0
 
     @property
@@ -288,6 +291,8 @@ class Engine:
 
     async def _attempt(self, message: Message) -> str | None:
         seconds = self._settings.target_timeout
+        if seconds is None:
+            return await self._target.deliver(message)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:

@@ -47,7 +47,7 @@ async def recover(
     everything: bool = False,
     all_types: bool = False,
     acknowledged: datetime | None = None,
-    concurrency: int = 32,
+    concurrency: int | None = None,
     rate: float | None = None,
     on_error: OnError = "dead-letter",
     max_pause: Duration = 3_600.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -45,6 +45,7 @@ from ._where import Predicate, Where, as_where
 from .checkpoints._base import Checkpoint, Commit, DeadLetter, ReplayJob, Source, State
 from .targets._adapters import as_target
 from .targets._base import Handler, RunScoped, SessionHandler, Target
+from .targets._json_lines import FILE_CONCURRENCY, JSONLinesTarget
 
 
 class Replay:
@@ -67,7 +68,8 @@ class Replay:
         overlap: a message that two of them select is handled twice, unless there is an inbox.
     where: selects messages after they are read: ``since(...) & failed_only()``, or any function from a ``Message`` to
         a bool. If it raises, its message counts as failed.
-    concurrency: maximum number of messages that are handed out and not recorded yet.
+    concurrency: maximum number of messages that are handed out and not recorded yet. By default 32, and 1,024 for a
+        ``JSONLinesTarget``.
     rate: maximum messages a second, evenly spaced; None for as fast as possible.
     inbox: remembers the handled events, shared with the receiver of the webhook. A message that it recorded as handled
         is skipped, and each handled message is recorded in it. A ``WebhookReceiver`` has its own. With ``SQLInbox``, or
@@ -79,7 +81,8 @@ class Replay:
     max_pause: maximum seconds to wait for a target that is down, or that asks for a pause with ``retry_after``. A
         longer outage or pause ends the job. An outage makes no dead letters.
     target_timeout, inbox_timeout, checkpoint_timeout: the limits, in seconds, for one message, for each call of the
-        inbox, and for each call of the checkpoint; the last also for the target's ``flush`` and ``end_run``.
+        inbox, and for each call of the checkpoint; the last also for the target's ``flush``,
+        ``begin_run`` and ``end_run``.
     clock: returns the time from which the event list's 7 days are counted back. None is for the client's clock; for a
         client of a fake in this process, that is the fake's.
 
@@ -99,7 +102,7 @@ class Replay:
         filter: str | Filter | None = None,
         filters: Sequence[str | Filter] | None = None,
         where: Where | Predicate | None = None,
-        concurrency: int = 32,
+        concurrency: int | None = None,
         rate: float | None = None,
         inbox: Inbox | None = None,
         on_error: OnError = "dead-letter",
@@ -118,6 +121,10 @@ class Replay:
             raise ConfigurationError('on_error must be "dead-letter", "stop" or "skip"')
         if source not in get_args(Source):
             raise ConfigurationError('source must be "messages" or "events"')
+        to_file = isinstance(target, JSONLinesTarget)
+        if concurrency is None:
+            concurrency = FILE_CONCURRENCY if to_file else 32
+        target_limit = check_seconds("target_timeout", target_timeout)
         if max_failures is not None:
             check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self._client = client
@@ -135,7 +142,7 @@ class Replay:
             on_error=on_error,
             max_failures=max_failures,
             max_pause=check_seconds("max_pause", max_pause),
-            target_timeout=check_seconds("target_timeout", target_timeout),
+            target_timeout=None if to_file and inbox is None else target_limit,
             checkpoint_timeout=check_seconds("checkpoint_timeout", checkpoint_timeout),
         )
         self._clock = client._now if clock is None else clock
@@ -335,16 +342,18 @@ class Replay:
             progress = chain_hooks(progress, listener)
         if self._stopping:
             engine.stop()
+        if not isinstance(self._target, RunScoped):
+            return await engine.run(progress, plan)
         try:
+            await self._limit_target(self._target.begin_run, "begin")
             return await engine.run(progress, plan)
         finally:
-            if isinstance(self._target, RunScoped):
-                await run_to_completion(partial(self._end_target, self._target))
+            await run_to_completion(partial(self._limit_target, self._target.end_run, "end"))
 
-    async def _end_target(self, target: RunScoped) -> None:
+    async def _limit_target(self, call: Callable[[], Awaitable[None]], what: str) -> None:
         seconds = self._settings.checkpoint_timeout
-        async with limit(seconds, ReplayError(f"the target did not end its run within {seconds:g} s")):
-            await target.end_run()
+        async with limit(seconds, ReplayError(f"the target did not {what} its run within {seconds:g} s")):
+            await call()
 
     # --- the checkpoint ---
 

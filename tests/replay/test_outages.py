@@ -295,7 +295,8 @@ def test_no_call_of_a_checkpoint_is_waited_for_without_end(call: str, work: Call
     virtual.run(main())
 
 
-def test_a_target_that_does_not_end_its_run_is_an_error_in_time() -> None:
+@pytest.mark.parametrize("what", ["begin", "end"])
+def test_a_target_that_does_not_begin_or_end_its_run_is_an_error_in_time(what: str) -> None:
     class Holding(Recorder):
         async def deliver(self, message: Message) -> None:
             await self(message)
@@ -303,13 +304,18 @@ def test_a_target_that_does_not_end_its_run_is_an_error_in_time() -> None:
         async def flush(self) -> None:
             pass
 
+        async def begin_run(self) -> None:
+            if what == "begin":
+                await hang()
+
         async def end_run(self) -> None:
-            await hang()
+            if what == "end":
+                await hang()
 
     async def main() -> None:
         async with history(3) as h:
             replay = Replay(h.client, h.webhook_id, Holding(), checkpoint=MemoryCheckpoint(), checkpoint_timeout=5)
-            with pytest.raises(ReplayError, match="the target did not end its run within 5 s"):
+            with pytest.raises(ReplayError, match=f"the target did not {what} its run within 5 s"):
                 async with asyncio.timeout(60):
                     await replay.run()
 

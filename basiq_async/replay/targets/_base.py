@@ -39,8 +39,12 @@ class Target(Protocol):
 class RunScoped(Protocol):
     """A target that holds a resource during a run, such as the lock of a file."""
 
+    async def begin_run(self) -> None:
+        """Acquire the resource, before the first message of a run."""
+        ...
+
     async def end_run(self) -> None:
-        """Release the resource at the end of a run. The next run acquires it again."""
+        """Release the resource at the end of a run."""
         ...
 
 

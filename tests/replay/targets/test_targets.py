@@ -298,6 +298,45 @@ async def test_an_export_holds_every_message_as_it_came_a_line_each(tmp_path: Pa
     assert repr(target) == f"JSONLinesTarget({str(path)!r})"
 
 
+@pytest.mark.parametrize("with_orjson", [True, False])
+async def test_each_line_is_ascii_with_orjson_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, with_orjson: bool
+) -> None:
+    if not with_orjson:
+        monkeypatch.setattr("basiq_async.replay.targets._json_lines._quick_dumps", None)
+    path = tmp_path / "export.jsonl"
+    async with JSONLinesTarget(path) as target:
+        for raw in ({"id": "a", "n": 1.5}, {"id": "b", "name": "Zoë\x9b"}, {"id": "c", "big": 2**70}):
+            await target.deliver(Message(str(raw["id"]), raw))
+    lines = ['{"id":"a","n":1.5}', '{"id":"b","name":"Zo\\u00eb\\u009b"}', f'{{"id":"c","big":{2**70}}}']
+    assert path.read_text(encoding="ascii").splitlines() == lines
+
+
+async def test_a_replay_into_a_file_writes_and_records_many_messages_at_once(tmp_path: Path) -> None:
+    commits = []
+
+    class Counting(MemoryCheckpoint):
+        async def save(self, commit: Commit) -> None:
+            commits.append(commit)
+            await super().save(commit)
+
+    async with history(1_500) as h:
+        target = JSONLinesTarget(tmp_path / "export.jsonl")
+        report = await Replay(h.client, h.webhook_id, target, checkpoint=Counting()).run()
+    assert report.handled == 1_500
+    assert len(commits) <= 8
+
+
+async def test_as_many_lines_as_a_replay_has_under_way_are_known_to_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    old = [{"id": f"old-{number}", "filler": "x" * 10_000} for number in range(1_100)]
+    path.touch(0o600)
+    path.write_text("".join(json.dumps(each) + "\n" for each in old))
+    async with BasiqClient("a2V5", transport=Scripted(page([*old[-1_024:], {"id": "new"}]))) as client:
+        await Replay(client, "w1", JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+    assert len(path.read_text().splitlines()) == 1_101
+
+
 async def test_an_export_that_was_killed_continues_with_nothing_missing_and_nothing_twice(tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
     async with history(100) as h:
