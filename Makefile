@@ -90,7 +90,7 @@ $(PEERS): $(READY) benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	@touch $@
 
-bench: $(PEERS) ## every figure beside its peers; writes benchmarks/results.json, the table and the plots
+bench: $(PEERS) ## every figure beside its peers; writes benchmarks/results.json and the tables
 	$(BIN)/python -m benchmarks.run
 
 bench-quick: $(PEERS) ## the same in under a minute, held against the committed figures

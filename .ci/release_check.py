@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -70,12 +69,11 @@ def interface() -> Iterator[str]:
 def figures() -> Iterator[str]:
     from benchmarks import tables
 
-    found = tables.committed()
-    if tables.readme(found) != (ROOT / "README.md").read_text():
-        yield "README.md: its figures are not those of benchmarks/results.json; `make bench` writes both"
-    if tables.table(found) != (ROOT / "benchmarks" / "results.md").read_text():
-        yield "benchmarks/results.md: not the figures of benchmarks/results.json"
-    load = json.loads((ROOT / "benchmarks" / "results.json").read_text())["load"]
+    results = tables.committed()
+    for path, text in tables.texts(results).items():
+        if path.read_text() != text:
+            yield f"{path.relative_to(ROOT)}: not the figures of benchmarks/results.json; `make bench` writes both"
+    load = results.machine["load"]
     if load > 2:
         yield f"benchmarks/results.json: measured under a load of {load}; measure on an idle machine"
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async.receiver import Inbox, RedisInbox, SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import inbox_key
-from benchmarks._receiver_load import processor_time
+from benchmarks._harness import children_time, processor_time
 from tests.support.servers import (
     POSTGRES_PROGRAMS,
     REDIS_PROGRAM,
@@ -45,6 +45,7 @@ class Store(Protocol):
     """Where inboxes of one kind are kept, each below a name of its own."""
 
     kind: str
+    filled: set[str]
 
     def inbox(self, name: str) -> AbstractAsyncContextManager[Inbox]:
         """The inbox of this name. It deletes what is expired while events are recorded."""
@@ -61,8 +62,8 @@ class Store(Protocol):
     def size(self, name: str) -> float:
         """Bytes for each entry, on the disk or in memory."""
 
-    def processors(self) -> dict[int, float]:
-        """Seconds of the processor that each process of the server has used."""
+    def processor(self) -> float:
+        """Seconds of the processor that the server has used."""
 
     def expire(self, name: str, seconds: float) -> None:
         """Have entries expire within so many seconds, if the server forgets each at its own moment."""
@@ -73,6 +74,7 @@ class _SQLite:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.filled: set[str] = set()
 
     @contextlib.asynccontextmanager
     async def inbox(self, name: str) -> AsyncIterator[Inbox]:
@@ -104,8 +106,8 @@ class _SQLite:
     def size(self, name: str) -> float:
         return self._path(name).stat().st_size / self.entries(name)
 
-    def processors(self) -> dict[int, float]:
-        return {}
+    def processor(self) -> float:
+        return 0.0
 
     def expire(self, name: str, seconds: float) -> None:
         """What is expired is there already."""
@@ -134,6 +136,7 @@ class _PostgreSQL:
 
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
+        self.filled: set[str] = set()
         # One engine for all: its connections are open before anything is measured.
         self._engine = create_async_engine(server.url(), pool_size=16)
 
@@ -171,14 +174,9 @@ class _PostgreSQL:
     def size(self, name: str) -> float:
         return float(self._ask(f"SELECT pg_total_relation_size('{name}')")[0] / self.entries(name))
 
-    def processors(self) -> dict[int, float]:
+    def processor(self) -> float:
         assert self._server._process is not None
-        pid = self._server._process.pid
-        found = {}
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a worker that has ended
-                found[int(child)] = processor_time(int(child))
-        return found
+        return children_time(self._server._process.pid)
 
     def expire(self, name: str, seconds: float) -> None:
         """What is expired is there already."""
@@ -201,6 +199,7 @@ class _Redis:
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
+        self.filled: set[str] = set()
         self._databases: dict[str, int] = {}
         self._sizes: dict[str, float] = {}
 
@@ -229,9 +228,9 @@ class _Redis:
     def size(self, name: str) -> float:
         return self._sizes[name]
 
-    def processors(self) -> dict[int, float]:
+    def processor(self) -> float:
         assert self._server._process is not None
-        return {self._server._process.pid: processor_time(self._server._process.pid)}
+        return processor_time(self._server._process.pid)
 
     def expire(self, name: str, seconds: float) -> None:
         """Redis forgets each entry at its own moment: here, very many of them in this time."""

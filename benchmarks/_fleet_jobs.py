@@ -13,7 +13,7 @@ from basiq_async.distributed import Fleet, Work
 from benchmarks._contestants import KEY
 
 SETTINGS = json.loads(os.environ.get("FLEET_BENCH", "{}"))
-fleet = Fleet(SETTINGS.get("redis", "redis://127.0.0.1:1/0"), lease=SETTINGS.get("lease", 30))
+fleet = Fleet(SETTINGS.get("redis", "redis://127.0.0.1:1/0"))
 
 
 @fleet.job("bench")

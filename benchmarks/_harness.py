@@ -1,14 +1,16 @@
-"""Measure ratios: start a server process, time the contestants in turns, and compare their best slices."""
+"""Measure ratios: start servers and programs, time the contestants in turns, and compare their best slices."""
 
 from __future__ import annotations
 
 import gc
 import math
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -17,20 +19,30 @@ import attrs
 Measured = Callable[[], Awaitable[Any]]
 Clock = Callable[[], float]
 
+COST, SPEED, MEMORY = "processor time", "times as fast", "MiB more"
+"""What a figure compares. Of processor time and memory, less is better."""
+
 
 @attrs.frozen
 class Figure:
-    """A ratio: the median, the lowest and the highest of the runs, and its mark.
+    """A ratio of a job of this package to the same job by a peer: the median, the lowest and the highest of the runs.
 
-    ``program`` is the benchmark that measured it.
+    ``mark`` is what it is to reach. ``ours`` is what this package took, with its unit. ``program`` measured it.
     """
 
-    name: str
+    job: str
+    peer: str
     value: float
     low: float
     high: float
     mark: str = ""
+    what: str = COST
+    ours: str = ""
     program: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.job}, to {self.peer} ({self.what})"
 
     @property
     def reached(self) -> bool | None:
@@ -47,12 +59,18 @@ class Figure:
 
     def __str__(self) -> str:
         verdict = {True: "reached", False: "NOT reached", None: ""}[self.reached]
-        return f"{self.name:<75} {self.value:7.3f}  ±{self.spread / 2:5.1%}  {self.mark:>8}  {verdict}"
+        return f"{self.name:<105} {self.value:7.3f} ±{self.spread / 2:5.1%}  {self.ours:>12}  {self.mark:>8} {verdict}"
 
 
-def figure(name: str, ratios: list[float], mark: str = "") -> Figure:
+def figure(job: str, peer: str, ratios: Sequence[float], mark: str = "", *, what: str = COST, ours: str = "") -> Figure:
     """Make a figure from the ratios of all runs."""
-    return Figure(name, statistics.median(ratios), min(ratios), max(ratios), mark)
+    return Figure(job, peer, statistics.median(ratios), min(ratios), max(ratios), mark, what, ours)
+
+
+def microseconds(seconds: Sequence[float], count: int = 1) -> str:
+    """Return the best of some slices, for each of ``count`` messages or deliveries, as a text."""
+    each = min(seconds) / count * 1e6
+    return f"{each:,.0f} µs" if each >= 100 else f"{each:.1f} µs"
 
 
 @contextmanager
@@ -105,3 +123,32 @@ async def best_slices(
 def ratios(above: list[float], below: list[float]) -> list[float]:
     """Return the ratio of each run."""
     return [one / other for one, other in zip(above, below, strict=True)]
+
+
+def run_program(command: Sequence[str], **environment: str) -> float:
+    """Run a program to its end, and return the seconds of the processor that it and its children used."""
+    with subprocess.Popen(
+        [sys.executable, *command], env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, said.decode()[-2000:]
+    return used.ru_utime + used.ru_stime
+
+
+def processor_time(pid: int) -> float:
+    """Return the processor time that a process has used, in seconds (Linux)."""
+    # /proc/PID/stat would be too coarse: it counts in hundredths of a second.
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+
+def children_time(pid: int) -> float:
+    """Return the processor time of the living children of a process, such as PostgreSQL's, in seconds (Linux)."""
+    found = 0.0
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            found += processor_time(int(child))
+    return found

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,37 +69,6 @@ async def connection(port: int, requests: Iterator[bytes], statuses: list[int], 
         writer.close()
 
 
-async def trickle(port: int) -> None:
-    """Send one byte of a body each second. Connect again when the server closes the connection."""
-    while True:
-        with contextlib.suppress(OSError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                # With a new timestamp: otherwise the receiver would refuse the headers and not wait for the body.
-                headers = "".join(
-                    f"{name}: {value}\r\n" for name, value in sign(OTHER, "m", datetime.now(UTC), b"").items()
-                )
-                writer.write(f"POST /basiq HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n{headers}\r\n".encode())
-                while not reader.at_eof():
-                    writer.write(b"x")
-                    await writer.drain()
-                    await asyncio.sleep(1)
-            finally:
-                writer.close()
-
-
-@contextlib.asynccontextmanager
-async def trickling(port: int, connections: int) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(trickle(port)) for _ in range(connections)]
-    await asyncio.sleep(0.2)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks) if tasks else None
-
-
 async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[float, list[int], list[float]]:
     """Send all requests over so many connections. Return the seconds, the statuses and the latencies."""
     statuses: list[int] = []
@@ -112,13 +81,6 @@ async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[
 
 def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
-
-
-def processor_time(pid: int) -> float:
-    """Return the processor time that a process has used, in seconds (Linux)."""
-    # /proc/PID/stat would be too coarse: it counts in hundredths of a second.
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def resident(pid: int) -> float:

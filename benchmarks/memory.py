@@ -1,39 +1,63 @@
-"""Does the peak of memory grow with the length of a history? Each length is measured in a new process."""
+"""Does memory grow with the length of a history? Each length is measured in a new process."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from benchmarks._harness import Figure, server
+from benchmarks._harness import MEMORY, Figure, server
 
-LENGTHS = (10_000, 100_000, 1_000_000)
+_SHORT, _LONG = 10_000, 1_000_000
+_MARKS = {"messages.list": "<= 2"}
 
 
-def peak(messages: int) -> float:
-    """Return the peak memory, in MiB, of a process that streams so many messages."""
+def peak(how: str, messages: int) -> float:
+    """Return the peak memory, in MiB, of a process that reads so many messages."""
     with server(messages // 500) as url:
-        command = [sys.executable, "-m", "benchmarks.memory", url, str(messages)]
+        command = [sys.executable, "-m", "benchmarks.memory", how, url, str(messages)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def measure(lengths: tuple[int, ...] = LENGTHS) -> list[Figure]:
-    peaks = {length: peak(length) for length in lengths}
-    found = [Figure(f"memory: peak at {length:,} messages, MiB", mib, mib, mib) for length, mib in peaks.items()]
-    grown = peaks[lengths[-1]] - peaks[lengths[0]]
-    name = f"memory: what {lengths[-1]:,} messages take more than {lengths[0]:,}, MiB"
-    return [*found, Figure(name, grown, grown, grown, "<= 5")]
+def measure(long: int = _LONG) -> list[Figure]:
+    grown = {how: peak(how, long) - peak(how, _SHORT) for how in _WAYS}
+    peer = f"at {_SHORT:,} (a list of dictionaries: {grown.pop('list'):,.0f} MiB more)"
+    return [
+        Figure(f"memory of {how} at {long:,} messages", peer, more, more, more, _MARKS.get(how, ""), MEMORY)
+        for how, more in grown.items()
+    ]
 
 
-async def _stream(url: str, messages: int) -> None:
+async def _stream(url: str) -> int:
     from benchmarks import _contestants as by
 
     async with by.client(url) as basiq:
-        assert await by.ours(basiq) == messages
-    print(_high_water())
+        return await by.ours(basiq)
+
+
+async def _replay(url: str) -> int:
+    from basiq_async.replay import JSONLinesTarget, Replay, SQLiteCheckpoint
+    from benchmarks import _contestants as by
+
+    with tempfile.TemporaryDirectory() as folder:
+        target, checkpoint = JSONLinesTarget(f"{folder}/out"), SQLiteCheckpoint(f"{folder}/checkpoint")
+        async with by.client(url) as basiq:
+            return (await Replay(basiq, by.WEBHOOK, target, checkpoint=checkpoint).run()).handled
+
+
+async def _list(url: str) -> int:
+    import aiohttp
+
+    from benchmarks import _contestants as by
+
+    async with aiohttp.ClientSession() as session:
+        return len([message async for message in by.by_aiohttp(session, url)])
+
+
+_WAYS = {"messages.list": _stream, "Replay into a file": _replay, "list": _list}
 
 
 def _high_water() -> float:
@@ -44,7 +68,8 @@ def _high_water() -> float:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        asyncio.run(_stream(sys.argv[1], int(sys.argv[2])))
+        assert asyncio.run(_WAYS[sys.argv[1]](sys.argv[2])) == int(sys.argv[3])
+        print(_high_water())
     else:
         for line in measure():
             print(line)
