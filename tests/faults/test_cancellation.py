@@ -20,6 +20,8 @@ from tests.support import virtual
 from tests.support.outcomes import client_of
 from tests.support.wire import KEY, SIGNING, TOKEN, WEBHOOK, Wire, error, ok
 
+pytestmark = pytest.mark.usefixtures("over_both")
+
 Operation = Callable[[BasiqClient], Awaitable[Any]]
 
 

@@ -38,6 +38,7 @@ from tests.support.wire import (
     trickling,
 )
 
+over_both = pytest.mark.usefixtures("over_both")
 BODY = json.dumps(WEBHOOK).encode()
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -102,6 +103,7 @@ BROKEN: dict[str, Step] = {
 }
 
 
+@over_both
 @pytest.mark.parametrize("step", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_broken_answer_is_a_failed_connection_and_the_next_call_works(step: Step, method: str) -> None:
@@ -117,6 +119,7 @@ async def test_a_broken_answer_is_a_failed_connection_and_the_next_call_works(st
         assert len(wire.requests) == 2
 
 
+@over_both
 @pytest.mark.parametrize("step", BROKEN.values(), ids=BROKEN)
 async def test_a_read_that_is_sent_again_after_a_broken_answer_succeeds(step: Step) -> None:
     async with Wire(step, step, ok(WEBHOOK)) as wire, client_of(wire, retry=QUICK) as client:
@@ -164,6 +167,7 @@ ENDLESS: dict[str, tuple[bytes, bytes, tuple[type[Exception], ...]]] = {
 }
 
 
+@over_both
 @pytest.mark.parametrize(("head", "endless", "classes"), ENDLESS.values(), ids=ENDLESS)
 async def test_an_answer_without_an_end_is_given_up(head: bytes, endless: bytes, classes: tuple[Any, ...]) -> None:
     step = trickling(b"", endless, every=0.0)
@@ -203,6 +207,7 @@ EXACT: dict[str, Step] = {
 }
 
 
+@over_both
 @pytest.mark.parametrize("step", EXACT.values(), ids=EXACT)
 async def test_an_unusual_but_right_answer_is_the_exact_result(step: Step) -> None:
     async with Wire(step) as wire, client_of(wire, retry=QUICK) as client:
@@ -391,6 +396,7 @@ async def test_a_full_backlog_that_never_accepts_is_a_timeout() -> None:
                 filler.close()
 
 
+@over_both
 async def test_fifty_calls_at_a_server_that_hangs_all_time_out_together() -> None:
     async with Wire(hanging()) as wire, client_of(wire, timeout=0.1) as client:
         await outcome(client.webhooks.get("w0"))

@@ -17,6 +17,8 @@ from tests.support.environment import PACKAGE
 from tests.support.outcomes import ONCE, QUICK, assert_hidden, client_of, outcome, texts_of
 from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Conn, Step, Wire, closing, http, ok, page, resetting
 
+pytestmark = pytest.mark.usefixtures("over_both")
+
 BOTH = f"Authorization: Bearer {TOKEN} and Basic {KEY} and {SIGNING}"
 
 

@@ -132,11 +132,12 @@ async def _statuses(stage: _Stage) -> None:
 
 async def _redirects(stage: _Stage) -> None:
     for status in (301, 302, 303, 307, 308):
-        stage.fake.fail_next(status=status, headers={"location": f"{stage.base}/elsewhere"}, path="*")
-        before = len(stage.fake.requests)
-        response = await stage.get()
-        hold(len(stage.fake.requests) == before + 1, f"after a {status} another request was sent")
-        hold(response.headers.get("location") == f"{stage.base}/elsewhere", "the location header is gone")
+        for location in (f"{stage.base}/elsewhere", "http://[not a url"):
+            stage.fake.fail_next(status=status, headers={"location": location}, path="*")
+            before = len(stage.fake.requests)
+            response = await stage.get()
+            hold(len(stage.fake.requests) == before + 1, f"after a {status} another request was sent")
+            hold(response.headers.get("location") == location, "the location header is gone")
 
 
 async def _url(stage: _Stage) -> None:
