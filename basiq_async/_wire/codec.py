@@ -17,7 +17,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
 from ..errors import ResponseDecodeError
-from ..models import JSON_NAME, KIND, RAW, Event, Message, Secret, Webhook, read_datetime, read_links, read_text
+from ..models import JSON, JSON_NAME, KIND, RAW, Event, Message, Secret, Webhook, read_datetime, read_links, read_text
 from .broken_items import BrokenItem, mend, mend_list
 
 T = TypeVar("T")
@@ -106,9 +106,10 @@ class Codec:
         self.converter = cattrs.Converter()
         self._readers: dict[type[Any], Reader[Any]] = {}
 
-    def json(self, body: bytes) -> Any:
+    def json(self, body: bytes) -> JSON:
         """Return the JSON value of a body. Raises ``ResponseDecodeError``, which shows nothing of the body."""
-        return self._decode(body, mend)
+        value: JSON = self._decode(body, mend)
+        return value
 
     def page(self, body: bytes) -> ListPage:
         """Return a page of a list. A single object in place of a list of items counts as a list of one item.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -90,21 +91,15 @@ class Api:
 
     async def get(self, model: type[T], endpoint: Endpoint) -> T:
         """Request one object."""
-        response = await self.request("GET", endpoint)
-        self.check(response, "GET", endpoint)
-        return self._read(model, response, "GET", endpoint)
+        return self._read(await self.request("GET", endpoint), "GET", endpoint, partial(self.codec.read, model))
 
     async def post(self, model: type[T], endpoint: Endpoint, body: Mapping[str, Any]) -> T:
         """Create or change one object, and return the object in the response."""
-        response = await self.request("POST", endpoint, body)
-        self.check(response, "POST", endpoint)
-        return self._read(model, response, "POST", endpoint)
+        return self._read(await self.request("POST", endpoint, body), "POST", endpoint, partial(self.codec.read, model))
 
     async def get_json(self, endpoint: Endpoint) -> JSON:
         """Request any JSON value."""
-        response = await self.request("GET", endpoint)
-        self.check(response, "GET", endpoint)
-        return self._read_json(response, "GET", endpoint)
+        return self._read(await self.request("GET", endpoint), "GET", endpoint, self.codec.json)
 
     async def request(self, method: str, endpoint: Endpoint, body: Mapping[str, Any] | None = None) -> Response:
         """Send a request, and return its response, whatever its status."""
@@ -121,20 +116,14 @@ class Api:
             self._dated = dated, time.monotonic()
         return response
 
-    def check(self, response: Response, method: str, endpoint: Endpoint) -> None:
-        """Raise the error of a response whose status is not 2xx."""
-        if not 200 <= response.status < 300:
-            raise error_from(response, method=method, path=self._path_of(endpoint), redactor=self.redactor)
-
     def acknowledge(self, response: Response, method: str, endpoint: Endpoint) -> None:
         """Check a response whose content is not needed.
 
         Raises ``ResponseDecodeError`` for a 2xx response other than 204 whose body is neither empty nor JSON: it may be
         a page of a proxy.
         """
-        self.check(response, method, endpoint)
-        if response.status != 204 and response.body.strip():
-            self._read_json(response, method, endpoint)
+        is_empty = response.status == 204 or not response.body.strip()
+        self._read(response, method, endpoint, bytes if is_empty else self.codec.json)
 
     def listing(
         self,
@@ -159,14 +148,7 @@ class Api:
 
         async def fetch(url: str) -> ListPage:
             page = Endpoint(url, endpoint.template)
-            response = await self.request("GET", page)
-            if not 200 <= response.status < 300:
-                self.check(response, "GET", page)
-            try:
-                return self.codec.page(response.body)
-            except ResponseDecodeError as exc:
-                failure = exc
-            raise self._place(failure, "GET", page)
+            return self._read(await self.request("GET", page), "GET", page, self.codec.page)
 
         listing = Listing(
             name=json.dumps([endpoint.url.removeprefix(self.base.root), text]),
@@ -180,26 +162,20 @@ class Api:
         )
         return Paginator(listing, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=on_unreadable)
 
-    def _read(self, model: type[T], response: Response, method: str, endpoint: Endpoint) -> T:
-        try:
-            return self.codec.read(model, response.body)
-        except ResponseDecodeError as exc:
-            failure = exc
-        raise self._place(failure, method, endpoint)
+    def _read(self, response: Response, method: str, endpoint: Endpoint, read: Callable[[bytes], T]) -> T:
+        """Return what ``read`` makes of the body. Raise the error of a response whose status is not 2xx.
 
-    def _read_json(self, response: Response, method: str, endpoint: Endpoint) -> JSON:
+        An error of the codec gets the method and path, and loses the codec's frames: they hold the body.
+        """
+        if not 200 <= response.status < 300:
+            raise error_from(response, method=method, path=self._path_of(endpoint), redactor=self.redactor)
         try:
-            value: JSON = self.codec.json(response.body)
-            return value
+            return read(response.body)
         except ResponseDecodeError as exc:
-            failure = exc
-        raise self._place(failure, method, endpoint)
-
-    def _place(self, exc: ResponseDecodeError, method: str, endpoint: Endpoint) -> ResponseDecodeError:
-        """Say in an error of the codec which response it is about, and drop the codec's frames: they hold the body."""
-        exc.method, exc.path = method, self._path_of(endpoint)
-        exc.__cause__ = exc.__context__ = None
-        return exc.with_traceback(None)
+            failure = exc.with_traceback(None)
+        failure.method, failure.path = method, self._path_of(endpoint)
+        failure.__cause__ = failure.__context__ = None
+        raise failure
 
     def _path_of(self, endpoint: Endpoint) -> str:
         """Return the path of a url for an error message, without credentials, which a link of the API can contain."""

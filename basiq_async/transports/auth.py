@@ -188,10 +188,7 @@ class Authenticated:
         path = self._base.path_of(url)
         if not 200 <= response.status < 300:
             raise _explain_refusal(response, path, self._redactor)
-        token = _read_token(response.body, began, self._redactor)
-        if isinstance(token, ResponseDecodeError):
-            token.method, token.path = "POST", path
-            raise token
+        token = _read_token(response.body, began, self._redactor, path)
         _log.debug("got a token, to be renewed in %.0f s", token.renew_at - began)
         return token
 
@@ -226,15 +223,16 @@ def _explain_refusal(response: Response, path: str, redactor: Redactor) -> APIEr
     return refused
 
 
-def _read_token(body: bytes, began: float, redactor: Redactor) -> _AccessToken | ResponseDecodeError:
-    """Return the token, or an error for the caller to raise: raised here, its traceback would lead to the body."""
+@hide_arguments
+def _read_token(body: bytes, began: float, redactor: Redactor, path: str) -> _AccessToken:
     try:
         value: Any = json.loads(body) if len(body) <= _MAX_BODY else None
     except (ValueError, RecursionError):
-        return ResponseDecodeError("the response to the token request is not JSON")
+        raise ResponseDecodeError("the response to the token request is not JSON", method="POST", path=path) from None
     token = value.get("access_token") if isinstance(value, dict) else None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        return ResponseDecodeError("expected a token of printable ASCII characters", location="$.access_token")
+        said = "expected a token of printable ASCII characters"
+        raise ResponseDecodeError(said, location="$.access_token", method="POST", path=path)
     redactor.learn(token)
     lifetime = _read_lifetime(value.get("expires_in"))
     return _AccessToken(f"Bearer {token}", began + lifetime - min(_MARGIN, lifetime / 10))

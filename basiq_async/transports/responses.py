@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -44,18 +43,11 @@ def parse_date(value: str) -> datetime | None:
 
 
 def _one_wait(text: str, now: datetime) -> float | None:
-    from email.utils import parsedate_to_datetime  # imported here: it is slow to import, and rarely needed
-
-    try:
-        seconds = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
-        seconds = sys.float_info.max if seconds == math.inf else seconds
-        if seconds is None:
-            moment = parsedate_to_datetime(text)
-            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-            seconds = (moment - now).total_seconds()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return seconds if seconds >= 0 and math.isfinite(seconds) else None
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return min(float(text), sys.float_info.max)
+    moment = parse_date(text)
+    seconds = None if moment is None else (moment - now).total_seconds()
+    return seconds if seconds is not None and seconds >= 0 else None
 
 
 def read_correlation_id(response: Response, hide: Callable[[str], str]) -> str | None:

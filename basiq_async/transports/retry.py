@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -260,59 +260,56 @@ class _Run:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
 
     def _report(self, began: float, response: Response | None = None, *, error: str | None = None) -> None:
-        duration = self._clock() - began
-        facts = self._facts(response, error)
+        event = RequestEvent(
+            self._request.method,
+            self._path,
+            self._attempts,
+            self._clock() - began,
+            *self._result(response, error),
+            self._request.url_template,
+        )
         _log.debug(
             "%s %s: %s in %.3f s (attempt %d)",
-            facts["method"],
-            facts["path"],
-            facts["status"] or error,
-            duration,
-            self._attempts,
-            extra=_as_extra(facts),
+            event.method,
+            event.path,
+            event.status or error,
+            event.duration,
+            event.attempt,
+            extra=_extra_of(event),
         )
-        call_hook(self._owner.on_request, RequestEvent(duration=duration, **facts))
+        call_hook(self._owner.on_request, event)
 
     def _announce(self, outcome: _Outcome, wait: float) -> None:
         response = outcome if isinstance(outcome, Response) else None
-        facts = self._facts(response, None if response is not None else type(outcome).__name__)
+        event = RetryEvent(
+            self._request.method,
+            self._path,
+            self._attempts,
+            wait,
+            *self._result(response, None if response is not None else type(outcome).__name__),
+            self._request.url_template,
+        )
         _log.info(
             "%s %s: %s, next attempt in %.2f s",
-            facts["method"],
-            facts["path"],
-            facts["status"] or facts["error"],
+            event.method,
+            event.path,
+            event.status or event.error,
             wait,
-            extra=_as_extra(facts),
+            extra=_extra_of(event),
         )
-        call_hook(self._owner.on_retry, RetryEvent(wait=wait, **facts))
+        call_hook(self._owner.on_retry, event)
 
-    def _facts(self, response: Response | None, error: str | None) -> _Facts:
-        return {
-            "method": self._request.method,
-            "path": self._path,
-            "attempt": self._attempts,
-            "status": None if response is None else response.status,
-            "error": error,
-            "correlation_id": None if response is None else read_correlation_id(response, self._owner._redact),
-            "url_template": self._request.url_template,
-        }
-
-
-class _Facts(TypedDict):
-    """What the two hooks and the log records say of an attempt."""
-
-    method: str
-    path: str
-    attempt: int
-    status: int | None
-    error: str | None
-    correlation_id: str | None
-    url_template: str | None
+    def _result(self, response: Response | None, error: str | None) -> tuple[int | None, str | None, str | None]:
+        """Return the status, the error and the correlation id of an attempt, as the two events have them."""
+        if response is None:
+            return None, error, None
+        return response.status, error, read_correlation_id(response, self._owner._redact)
 
 
 _EXTRA = {"method": "http_method", "path": "http_path", "status": "http_status", "error": "error_type"}
 """Names of the extra fields of a log record. They do not clash with the attributes of ``LogRecord``."""
 
 
-def _as_extra(facts: _Facts) -> dict[str, object]:
+def _extra_of(event: RequestEvent | RetryEvent) -> dict[str, object]:
+    facts = attrs.asdict(event, filter=lambda field, _: field.name not in ("duration", "wait"))
     return {_EXTRA.get(name, name): value for name, value in facts.items()}
