@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -22,15 +23,16 @@ from ..errors import (
     ServerError,
     TransportError,
 )
-from . import _completion
-from ._completion import option
 from ._deliveries import sign, trigger, verify
 from ._demo import demo
 from ._doctor import compare
+from ._events import events_app
+from ._inboxes import inbox_app, quarantine_app
 from ._jobs import jobs_app, worker
 from ._listen import listen
-from ._messages import events_app, messages_app
+from ._messages import messages_app
 from ._mock import mock_app
+from ._options import complete_profile, completion, option, prepare_completion
 from ._output import (
     DEBUG,
     OutputClosedError,
@@ -47,9 +49,9 @@ from ._output import (
     write_note,
 )
 from ._profiles import login, logout, profiles, whoami
-from ._quarantine import inbox_app, quarantine_app
 from ._recover import reconcile, recover
 from ._replay import replay
+from ._run import run_until_signal
 from ._webhooks import webhooks_app
 
 _EPILOG = """\
@@ -95,7 +97,7 @@ _COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., Any]], ...] = (
     (_SETTINGS, "logout", logout),
     (_SETTINGS, "whoami", whoami),
     (_SETTINGS, "profiles", profiles),
-    (_SETTINGS, "completion", _completion.completion),
+    (_SETTINGS, "completion", completion),
 )
 
 
@@ -128,7 +130,7 @@ def _version(wanted: bool) -> None:
 
 def _root(
     profile: Annotated[
-        str | None, option("The name of the stored API key to use; see login.", autocompletion=_completion.profiles)
+        str | None, option("The name of the stored API key to use; see login.", autocompletion=complete_profile)
     ] = None,
     timeout: Annotated[
         float | None,
@@ -150,12 +152,16 @@ def run(given: Sequence[str]) -> int:
     end = given.index("--") if "--" in given else len(given)
     # typer has no option whose value is optional: --json alone gets an empty value.
     words = ["--json=" if word == "--json" else word for word in given[:end]]
-    _completion.prepare()
+    prepare_completion()
     with new_session(json=any(word.startswith("--json=") for word in words)):
         try:
             try:
                 found = build()(args=[*words, *given[end:]], prog_name="basiq-async", standalone_mode=False)
+                if inspect.iscoroutine(found):  # of a command that is an async function
+                    found = run_until_signal(found)
                 code = found if isinstance(found, int) else 0
+            except typer.Exit as exc:
+                code = exc.exit_code
             except (OutputClosedError, OutputError):
                 raise
             except Exception as exc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,18 +17,27 @@ from .._redaction.text import json_line
 from .._wire.hosts import show_url
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError, RequestTimeoutError
-from ._completion import event_types, option
-from ._follow import History
-from ._messages import show_reading
-from ._options import SECRET_VARIABLE, EndpointSecretFile, Json, check_documented, check_event_types, read_secrets
+from ._messages import MessageView, message_details, show_reading
+from ._options import (
+    SECRET_VARIABLE,
+    EndpointSecretFile,
+    Json,
+    check_documented,
+    check_event_types,
+    complete_event_type,
+    explain,
+    option,
+    read_file,
+    read_secrets,
+)
 from ._output import live, note, write, write_lines
 from ._results import Output
-from ._run import run, run_until_signal
-from ._views import MessageView, message_details
+from ._run import make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Message
+    from ..models import Message, Webhook
+    from ._follow import History
 
 
 Body = Annotated[str, typer.Argument(help="The file with the exact body; - for standard input.")]
@@ -104,8 +114,7 @@ def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "its name holds a null character"
-        raise ConfigurationError(f"the file {path!r} cannot be read: {why}") from None
+        raise ConfigurationError(f"the file {path!r} cannot be read: {explain(exc)}") from None
 
 
 def _headers_of(path: str) -> list[tuple[str, str]]:
@@ -142,9 +151,9 @@ class _Sent:
     error: str | None
 
 
-def trigger(
+async def trigger(
     event_type: Annotated[
-        str, typer.Argument(help="The event type, such as user.created.", autocompletion=event_types)
+        str, typer.Argument(help="The event type, such as user.created.", autocompletion=complete_event_type)
     ],
     to: Annotated[
         str | None, option("Sign and send the message from here to this URL, without Basiq.", metavar="URL")
@@ -161,7 +170,7 @@ def trigger(
     wait: Annotated[bool, option("Wait for the first attempt, then show the message.", "--wait")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds that --wait waits.")] = 60.0,
     json: Json = None,
-) -> None:
+) -> int:
     """Ask Basiq to send a test message of an event type to your webhooks. With --to, send a message from here.
 
     With --to, the exit code is 1 if the service does not accept the message. With --wait, it is 1 if an endpoint does
@@ -172,23 +181,24 @@ def trigger(
         if text is not None or url is not None or wait:
             raise ConfigurationError("--text, --url and --wait are for Basiq's test messages: omit them with --to")
         check_documented([event_type], """; for another type, replace it with --data '{"eventTypeId": "..."}'""")
-        if not run_until_signal(
-            lambda: _send(output, event_type, to, user_id, entity_id, data, message_id, secret_file)
-        ):
-            raise typer.Exit(1)
-        return
+        payload = _payload(event_type, user_id, entity_id, data)
+        return await _send(output, payload, to, message_id or str(uuid.uuid4()), secret_file)
     if user_id is not None or entity_id is not None or data is not None or message_id is not None:
         raise ConfigurationError("--user-id, --entity-id, --data and --id require --to")
     if url is not None and text is not None:
         raise ConfigurationError("--text and --url cannot be used together: Basiq accepts only one of them")
-
-    async def work(basiq: BasiqClient) -> bool:
+    async with make_client() as basiq:
         await check_event_types(basiq, [event_type])
-        if not await _may_arrive(basiq, event_type, url) and wait:
-            return False
-        arrivals = _Arrivals(basiq, event_type, url)
+        called = [
+            each
+            async for each in basiq.webhooks.list()
+            if (each.url == url if url is not None else event_type in each.subscribed_events)
+        ]
+        if not _may_arrive(called, event_type, url) and wait:
+            return 1
+        arrivals = _Arrivals(basiq, event_type)
         if wait:
-            await arrivals.begin()
+            await arrivals.begin(called)
         if url is None:
             await basiq.messages.send_test(event_type, text=text)
         else:
@@ -197,63 +207,42 @@ def trigger(
             note(f"asked Basiq for a test message of type {event_type}")
             if output.as_json:
                 output.one({"event_type_id": event_type, "asked": True})
-            return True
+            return 0
         try:
             await arrivals.wait(timeout)
         finally:
             live(None)
             for message in arrivals.found.values():
                 output.one(MessageView.of(message), message_details(message))
-        outcomes = [_tell_outcome(message) for message in arrivals.found.values()]
-        return all(outcomes)
+    for message in arrivals.found.values():
+        if not message.delivered:
+            why = "was not accepted by the endpoint" if message.attempts else "has no attempt yet"
+            note(f"the message {message.id} {why}")
+    return 0 if all(message.delivered for message in arrivals.found.values()) else 1
 
-    if not run(work):
-        raise typer.Exit(1)
+
+def _is_active(webhook: Webhook) -> bool:
+    return (webhook.status or "active").lower() == "active"
 
 
-async def _may_arrive(basiq: BasiqClient, event_type: str, url: str | None) -> bool:
-    """Return whether a webhook will get the test message. If not, write a note that says why."""
-    status: dict[str, str] = {}
-    async for webhook in basiq.webhooks.list():
-        if webhook.url == url if url is not None else event_type in webhook.subscribed_events:
-            status[webhook.id] = (webhook.status or "active").lower()
-    idle = {id: each for id, each in status.items() if each != "active"}
-    for webhook_id, each in idle.items():
-        note(f"nothing will come to the webhook {webhook_id}: it is {each}")
-    if not status and url is None:
+def _may_arrive(called: Sequence[Webhook], event_type: str, url: str | None) -> bool:
+    """Return whether one of the webhooks will get the test message. If not, write a note that says why."""
+    for each in called:
+        if not _is_active(each):
+            note(f"nothing will come to the webhook {each.id}: it is {(each.status or '').lower()}")
+    if not called and url is None:
         note(f"nothing will come: no webhook is subscribed to {event_type}")
-    return len(idle) < len(status) or (not status and url is not None)
+    return any(map(_is_active, called)) or (not called and url is not None)
 
 
-def _tell_outcome(message: Message) -> bool:
-    if not message.delivered:
-        why = "was not accepted by the endpoint" if message.attempts else "has no attempt yet"
-        note(f"the message {message.id} {why}")
-    return message.delivered
-
-
-async def _send(
-    output: Output,
-    event_type: str,
-    to: str,
-    user_id: str | None,
-    entity_id: str | None,
-    data: str | None,
-    message_id: str | None,
-    secret_file: Path | None,
-) -> bool:
+async def _send(output: Output, payload: dict[str, Any], to: str, message_id: str, secret_file: Path | None) -> int:
     from ..receiver import sign
-    from ._serving import Forwarder
+    from ._listen import Forwarder
 
-    message_id = message_id or str(uuid.uuid4())
-    payload = _payload(event_type, user_id, entity_id, data)
     body = json_module.dumps(payload, separators=(",", ":")).encode()
-    headers = {
-        **sign(read_secrets(secret_file), message_id, datetime.now(UTC), body),
-        "content-type": "application/json",
-    }
+    headers = sign(read_secrets(secret_file), message_id, datetime.now(UTC), body)
     async with Forwarder(to) as forwarder:
-        done = await forwarder.post(headers, body)
+        done = await forwarder.post({**headers, "content-type": "application/json"}, body)
     sent = _Sent(
         id=message_id,
         event_type_id=payload.get("eventTypeId"),
@@ -264,7 +253,7 @@ async def _send(
         error=done.error,
     )
     output.one(sent)
-    return done.accepted
+    return 0 if done.accepted else 1
 
 
 def _payload(event_type: str, user_id: str | None, entity_id: str | None, data: str | None) -> dict[str, Any]:
@@ -283,11 +272,7 @@ def _payload(event_type: str, user_id: str | None, entity_id: str | None, data: 
 def read_json_object(text: str, name: str) -> dict[str, Any]:
     """Parse a JSON object, given as text or as ``@FILE``. Raises ``ConfigurationError``."""
     if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, ValueError) as exc:
-            why = exc.strerror if isinstance(exc, OSError) else "it is not text"
-            raise ConfigurationError(f"the file of {name} {text!r} cannot be read: {why}") from None
+        text = read_file(text[1:], f"the file of {name}")
     try:
         found = json_module.loads(text)
         json_line(found)
@@ -301,24 +286,21 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
 class _Arrivals:
     """Waits until the requested test messages are in the webhooks' histories, with a first attempt each."""
 
-    def __init__(self, basiq: BasiqClient, event_type: str, url: str | None) -> None:
+    def __init__(self, basiq: BasiqClient, event_type: str) -> None:
         self._basiq = basiq
         self._event_type = event_type
-        self._url = url
         self._histories: dict[str, History] = {}
         self._expected: set[str] = set()
         self.found: dict[str, Message] = {}
 
-    async def begin(self) -> None:
-        """Read which messages exist already, and which webhooks should get the test message."""
-        async for webhook in self._basiq.webhooks.list():
-            if self._url is not None and webhook.url != self._url:
-                continue
+    async def begin(self, webhooks: Sequence[Webhook]) -> None:
+        """Read which messages exist already. Those of these webhooks that are active should get the test message."""
+        from ._follow import History
+
+        for webhook in webhooks:
             history = self._histories[webhook.id] = History(self._basiq, webhook.id)
             await history.begin(1, on_read=show_reading)
-            subscribed = self._url is not None or self._event_type in webhook.subscribed_events
-            if subscribed and (webhook.status or "").lower() == "active":
-                self._expected.add(webhook.id)
+        self._expected = {webhook.id for webhook in webhooks if _is_active(webhook)}
         live(None)
 
     async def wait(self, timeout: float) -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BasiqError, ConfigurationError, ServerError
-from ._completion import option
-from ._output import Styled, is_terminal, live, write, write_lines
-from ._run import run, run_until_signal
+from ._options import option
+from ._output import Styled, live, write, write_lines
+from ._run import make_client
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 # Slow modules are imported only when the demo runs, so that --help is fast.
-def demo(
+async def demo(
     live: Annotated[bool, option("Read the real API, without changes; needs an API key.", "--live")] = False,
     messages: Annotated[int, typer.Option(min=1, metavar="N", help="How many messages to stream.")] = 200_000,
 ) -> None:
@@ -39,16 +39,15 @@ def demo(
 
     Each step is checked. If one fails, the demo ends with the exit code 1. Without --live, nothing leaves this machine.
     """
-
-    if live:
-        run(lambda basiq: read_live(basiq, messages))
-    else:
-        run_until_signal(lambda: tell(messages))
+    if not live:
+        await tell(messages)
+        return
+    async with make_client() as basiq:
+        await read_live(basiq, messages)
 
 
 _EVENTS = ("consent.revoked", "consent.expired", "account.updated")
 _BEFORE, _DURING, _DISABLED = 12, 20, 9
-_REPORT_EVERY = 50_000
 _START = 60.0
 """Seconds that the mock may take to start."""
 
@@ -228,7 +227,7 @@ async def read_live(basiq: BasiqClient, most: int) -> None:
     webhooks = await basiq.webhooks.list().collect()
     steps.confirm(f"{len(webhooks)} webhooks")
     for webhook in webhooks:
-        streamed = await stream(basiq.messages.list(webhook.id), most, stop=most)
+        streamed = await stream(basiq.messages.list(webhook.id), most)
         steps.confirm(f"webhook {webhook.id} ({webhook.status}): {streamed.text}")
     try:
         await basiq.webhooks.get("00000000-0000-4000-8000-000000000000")
@@ -266,19 +265,16 @@ class Streamed:
         return f"streamed {self.seen:,} messages in {took:.1f} s: {rate:,.0f} a second, {_peak()}"
 
 
-async def stream(paginator: Paginator[Message], total: int, stop: int | None = None) -> Streamed:
-    """Stream a history, with its progress on the screen."""
+async def stream(paginator: Paginator[Message], total: int) -> Streamed:
+    """Stream at most ``total`` messages of a history, with the progress on the screen."""
     from ._runs import draw_bar
 
     streamed = Streamed()
-    terminal = is_terminal(sys.stderr)
     async for message in paginator:
         streamed.add(message)
-        if streamed.seen % 2_000 == 0 and terminal:
+        if streamed.seen % 2_000 == 0:
             live(draw_bar(streamed.seen, total, streamed.text))
-        if streamed.seen % _REPORT_EVERY == 0 and not terminal:
-            write(f"    {streamed.seen:,} messages")
-        if streamed.seen == stop:
+        if streamed.seen == total:
             break
     live(None)
     return streamed
@@ -292,11 +288,10 @@ def _happen(fake: FakeBasiq, count: int) -> int:
 
 def _length(span: timedelta) -> str:
     seconds = round(span.total_seconds())
-    for size, name in ((3600, "hour"), (60, "minute"), (1, "second")):
-        if seconds >= size and seconds % size == 0:
-            count = seconds // size
-            return f"{count} {name}{'s' if count != 1 else ''}"
-    return f"{seconds} seconds"
+    size, name = next(
+        (size, name) for size, name in ((3600, "hour"), (60, "minute"), (1, "second")) if not seconds % size
+    )
+    return f"{seconds // size} {name}{'s' if seconds != size else ''}"
 
 
 def _peak() -> str:

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import attrs
 import typer
 
+from .._redaction.text import shell_line
 from ..errors import CheckpointError, ConfigurationError
-from ._completion import option, webhook_ids
-from ._options import SECRET_VARIABLE, Json, read_secrets
+from ._inboxes import InboxPlace, Receiver, open_checkpoints, open_inbox, open_receiver
+from ._options import SECRET_VARIABLE, Json, check_new_file, complete_webhook, option, read_secrets
 from ._output import live, note, session
-from ._places import InboxPlace, Receiver, open_checkpoints, open_inbox, open_receiver
-from ._results import Column, Output, cell_text
-from ._run import run, run_until_signal
-from ._runs import name_checkpoint
-from ._views import ProblemView, view_of
+from ._profiles import find_settings
+from ._results import Column, Output, cell_text, view_of
+from ._run import make_client
+from ._runs import find_recoveries, name_checkpoint
 
 if TYPE_CHECKING:
-    from ..client import BasiqClient
-    from ..services.diagnosis import Diagnosis, Recovered
-    from ..testing import Comparison, Difference
+    from ..services.diagnosis import Diagnosis, Problem, Recovered
+    from ..testing import Difference
+
+
+@attrs.frozen(kw_only=True)
+class ProblemView:
+    """A problem, with the command that helps as a line for a shell."""
+
+    code: str
+    text: str
+    command: str | None
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> Sequence[Self]:
+        """Return the views of problems."""
+        return [
+            cls(code=each.code, text=str(each), command=shell_line(each.command) if each.command else None)
+            for each in problems
+        ]
+
+
+def problem_details(problems: Iterable[ProblemView], name: str = "problem") -> Iterable[tuple[str, Any]]:
+    """Yield the names and texts of problems, each with the command that helps."""
+    for each in problems:
+        yield name, each.text
+        if each.command:
+            yield "what helps", each.command
 
 
 @attrs.frozen(kw_only=True)
@@ -100,15 +123,12 @@ def _diagnosis_details(found: DiagnosisView) -> Iterable[tuple[str, Any]]:
     yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"
     if found.earliest is not None and found.latest is not None:
         yield "messages", f"from {cell_text(found.earliest)} to {cell_text(found.latest)}"
-    for each in found.problems:
-        yield "problem", each.text
-        if each.command:
-            yield "what helps", each.command
+    yield from problem_details(found.problems)
 
 
-def doctor(
+async def doctor(
     webhook_id: Annotated[
-        str | None, typer.Argument(help="The webhook; all webhooks by default.", autocompletion=webhook_ids)
+        str | None, typer.Argument(help="The webhook; all webhooks by default.", autocompletion=complete_webhook)
     ] = None,
     test: Annotated[
         bool,
@@ -131,7 +151,7 @@ def doctor(
         int, typer.Option(min=0, metavar="N", help="Read the newest N messages and N events; 0 for all.")
     ] = 2_000,
     json: Json = None,
-) -> None:
+) -> int:
     """Find out whether webhooks work, and if not, why.
 
     The exit code is 1 if a webhook has a problem, and 3 if Basiq, the inbox or a checkpoint gave no usable response.
@@ -143,36 +163,34 @@ def doctor(
     session().verdict = True
     output = Output(json)
 
-    async def work(basiq: BasiqClient) -> bool:
-        async with AsyncExitStack() as stack:
-            opened = None if receiver is None else await stack.enter_async_context(open_receiver(receiver))
-            known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
-            secrets = read_secrets(secret_file) if test and (opened is None or secret_file is not None) else None
-            ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
-            if not ids:
-                raise ConfigurationError("there is no webhook; create one with 'basiq-async webhooks create'")
-            healthy = True
-            for each in ids:
-                live(f"checking webhook {each}")
-                url = (await basiq.webhooks.get(each)).url
-                diagnosis = await basiq.webhooks.diagnose(
-                    each,
-                    receiver=opened,
-                    inbox=known,
-                    secret=secrets,
-                    recovered=await _recovered_by(each, url, checkpoint),
-                    max_items=limit or None,
-                    test=test,
-                )
-                live(None)
-                view = DiagnosisView.of(attrs.evolve(diagnosis, receiver=receiver, checkpoint=checkpoint))
-                output.one(view, _diagnosis_details(view))
-                healthy = healthy and diagnosis.healthy
-            return healthy
-
-    if not run(work):
-        raise typer.Exit(1)
+    healthy = True
+    async with make_client() as basiq, AsyncExitStack() as stack:
+        opened = None if receiver is None else await stack.enter_async_context(open_receiver(receiver))
+        known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
+        secrets = read_secrets(secret_file) if test and (opened is None or secret_file is not None) else None
+        ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
+        if not ids:
+            raise ConfigurationError("there is no webhook; create one with 'basiq-async webhooks create'")
+        for each in ids:
+            live(f"checking webhook {each}")
+            url = (await basiq.webhooks.get(each)).url
+            diagnosis = await basiq.webhooks.diagnose(
+                each,
+                receiver=opened,
+                inbox=known,
+                secret=secrets,
+                recovered=await _recovered_by(each, url, checkpoint),
+                max_items=limit or None,
+                test=test,
+            )
+            live(None)
+            view = DiagnosisView.of(attrs.evolve(diagnosis, receiver=receiver, checkpoint=checkpoint))
+            output.one(view, _diagnosis_details(view))
+            healthy = healthy and diagnosis.healthy
+    if not healthy:
+        return 1
     note("no problems found")
+    return 0
 
 
 async def _recovered_by(webhook_id: str, url: str, checkpoint: str | None) -> Recovered | None:
@@ -187,13 +205,12 @@ async def _recovered_by(webhook_id: str, url: str, checkpoint: str | None) -> Re
             return await recovered_by(webhook_id, *both)
     selected: dict[str, Any] = {"since": None, "until": None, "event": None}
     replayed = name_checkpoint("replay", webhook_id, url, {**selected, "failed": False, "filter": None})
-    suffix = "-messages.db"
-    recoveries = glob(name_checkpoint("recover", webhook_id, "", {}).rpartition("-")[0] + f"-*{suffix}")
+    places = [[f"{base}-messages.db", f"{base}-events.db"] for base in find_recoveries(webhook_id)]
+    places += [[file] for file in glob(f"{replayed}.db")]
     found: Recovered | None = None
-    for file in [*recoveries, *glob(f"{replayed}.db")]:
-        places = [file] if not file.endswith(suffix) else [file, f"{file.removesuffix(suffix)}-events.db"]
+    for files in places:
         try:
-            one = await recovered_by(webhook_id, *map(SQLiteCheckpoint, places))
+            one = await recovered_by(webhook_id, *map(SQLiteCheckpoint, files))
         except CheckpointError:
             continue
         found = one if found is None else found | one
@@ -208,22 +225,25 @@ _DIFFERENCES: Sequence[Column[Difference]] = (
 )
 
 
-def compare(
+async def compare(
     shapes: Annotated[
         str | None, option("Write the shapes, without values, to this new file, for a bug report.", metavar="FILE")
     ] = None,
     json: Json = None,
-) -> None:
+) -> int:
     """Compare each response of the real API with the fake's response to the same request.
 
     The exit code is 1 if any differ, and 3 if Basiq gave no usable response. Needs an API key, and sends about 30 GET
     requests and one token request. Compares shapes and not values: status, relevant headers, fields, types, forms of
     links, and paging.
     """
+    from ..testing import compare as compare_with_fake
+
     session().verdict = True
     if shapes is not None:
-        _require_new(Path(shapes))
-    found = run_until_signal(_compare)
+        check_new_file(shapes)
+    settings = find_settings()
+    found = await compare_with_fake(settings.api_key, base_url=settings.base_url)
     Output(json).rows(found.differences, _DIFFERENCES)
     if shapes is not None:
         found.write_shapes(shapes)
@@ -232,23 +252,8 @@ def compare(
         note(f"not compared, because the account has no data for them: {', '.join(found.skipped)}")
     if any(each.where == "status" and each.real.startswith("5") for each in found.differences):
         note("Basiq answered with errors of its own, so this says nothing about the fake")
-        raise typer.Exit(3)
+        return 3
     if found.differences:
-        raise typer.Exit(1)
+        return 1
     note(f"no differences in {found.requests} requests")
-
-
-def _require_new(file: Path) -> None:
-    """Raise ConfigurationError if the file exists or its folder does not. Called before the first request."""
-    if os.path.lexists(file):
-        raise ConfigurationError(f"{str(file)!r} exists: pass another file, or remove it")
-    if not file.parent.is_dir():
-        raise ConfigurationError(f"{str(file)!r} cannot be written: its folder does not exist")
-
-
-async def _compare() -> Comparison:
-    from ..testing import compare as compare_with_fake
-    from ._profiles import settings
-
-    given = settings()
-    return await compare_with_fake(given.api_key, base_url=given.base_url)
+    return 0

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import attrs
 import typer
 
 from ..errors import BasiqError, CheckpointError, ConfigurationError, ConnectionFailedError, ReplayError
-from ._completion import option
-from ._dead_letters import (
+from ._inboxes import name_failure
+from ._options import Filter, Json, WebhookId, Yes, option
+from ._output import PrintableLog, live, note, session
+from ._replay import Source
+from ._results import Column, Output, count_details, view_of
+from ._run import confirm
+from ._runs import (
     drop_dead_letters,
     export_dead_letters,
-    has_dead_letters,
-    list_dead_letters,
+    look_at_dead_letters,
 )
-from ._options import Filter, Json, WebhookId, Yes
-from ._output import PrintableLog, live, note, session
-from ._places import name_failure
-from ._replay import Source
-from ._results import Column, Output, count_details
-from ._run import confirm, run_until_signal
-from ._views import view_of
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, JobProgress
@@ -76,6 +73,10 @@ class JobView:
         reason, problem = progress.reason or None, progress.problem or None
         return view_of(cls, progress, key=key, reason=reason, problem=problem, rate=round(progress.rate, 1))
 
+    def same_as(self, other: JobView) -> bool:
+        """Return whether all but the rate and the time are the same."""
+        return self == attrs.evolve(other, rate=self.rate, elapsed=self.elapsed)
+
 
 _JOBS: Sequence[Column[JobView]] = (
     Column("KEY", lambda job: job.key),
@@ -89,21 +90,17 @@ _JOBS: Sequence[Column[JobView]] = (
 
 
 @jobs_app.command("list")
-def list_jobs(fleet: FleetPlace = None, json: Json = None) -> None:
+async def list_(fleet: FleetPlace = None, json: Json = None) -> None:
     """List all jobs. A job stays in the list until it is forgotten."""
-
-    async def work(found: Fleet) -> int:
+    async with _open_fleet(fleet) as found:
         jobs = await found.jobs()
         Output(json).rows([JobView.of(job.key, await job.progress()) for job in jobs], _JOBS, JobView)
-        if not jobs:
-            note("there are no jobs; start one with 'basiq-async jobs submit'")
-        return 0
-
-    _with_fleet(fleet, work)
+    if not jobs:
+        note("there are no jobs; start one with 'basiq-async jobs submit'")
 
 
-@jobs_app.command("submit")
-def submit(
+@jobs_app.command()
+async def submit(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
     webhook_id: WebhookId,
     key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
@@ -118,33 +115,23 @@ def submit(
 
     with _naming_errors(function):
         found, name = find_job(function, _find(fleet) if fleet else None)
-
-    async def work(opened: Fleet) -> int:
+    async with _open_fleet(fleet, found) as opened:
         job = await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate)
-        _show_one(Output(json), JobView.of(job.key, await job.progress()))
-        return 0
-
-    _with_fleet(fleet, work, found)
+        await _show(Output(json), job)
 
 
-@jobs_app.command("show")
-def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
+@jobs_app.command()
+async def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
     """Show the state and the counts of one job."""
-
-    async def work(job: Job) -> int:
-        _show_one(Output(json), JobView.of(key, await job.progress()))
-        return 0
-
-    _with_job(fleet, key, work)
+    async with _open_job(fleet, key) as job:
+        await _show(Output(json), job)
 
 
-@jobs_app.command("watch")
-def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
+@jobs_app.command()
+async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
     """Watch a job until it ends. The exit code is 1 if the job failed, was cancelled, or has dead letters."""
-
-    async def work(job: Job) -> int:
-        output = Output(json)
-        shown = None
+    output, shown = Output(json), None
+    async with _open_job(fleet, key) as job:
         async for progress in job.watch():
             shown = JobView.of(key, progress)
             if output.as_json:
@@ -153,72 +140,55 @@ def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
                 live(_line(shown))
         live(None)
         last = JobView.of(key, await job.progress())  # the last of the watch can be from before the last commit
-        if not output.as_json or attrs.evolve(last, rate=0, elapsed=0) != (
-            shown and attrs.evolve(shown, rate=0, elapsed=0)
-        ):
-            _show_one(output, last)
-        return 0 if last.state == "finished" and not last.dead else 1
-
-    _with_job(fleet, key, work)
+    if shown is None or not output.as_json or not last.same_as(shown):
+        output.one(last, count_details(last))
+    return 0 if last.state == "finished" and not last.dead else 1
 
 
-@jobs_app.command("pause")
-def pause(
-    key: Key,
-    fleet: FleetPlace = None,
-    reason: Annotated[str, option("Shown by list and show.")] = "",
-) -> None:
+Reason = Annotated[str, option("Shown by list and show.")]
+
+
+@jobs_app.command()
+async def pause(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> None:
     """Pause a job: workers finish the messages under way, and start no further ones."""
-    _set_state(fleet, key, lambda job: job.pause(reason))
+    await _set_state(fleet, key, lambda job: job.pause(reason))
 
 
-@jobs_app.command("resume")
-def resume(key: Key, fleet: FleetPlace = None) -> None:
+@jobs_app.command()
+async def resume(key: Key, fleet: FleetPlace = None) -> None:
     """Continue a job that was paused or cancelled, or that failed."""
-    _set_state(fleet, key, lambda job: job.resume())
+    await _set_state(fleet, key, lambda job: job.resume())
 
 
-@jobs_app.command("cancel")
-def cancel(
-    key: Key,
-    fleet: FleetPlace = None,
-    reason: Annotated[str, option("Shown by list and show.")] = "",
-) -> None:
+@jobs_app.command()
+async def cancel(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> None:
     """End a job. Messages under way are finished and recorded."""
-    _set_state(fleet, key, lambda job: job.cancel(reason))
+    await _set_state(fleet, key, lambda job: job.cancel(reason))
 
 
 @jobs_app.command("retry-dead")
-def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
+async def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
     """Have the workers deliver the dead letters again."""
-
-    async def work(job: Job) -> int:
+    async with _open_job(fleet, key) as job:
         note(f"{(await job.retry_dead()).dead:,} dead letters will be tried again; see 'basiq-async jobs watch'")
-        return 0
-
-    _with_job(fleet, key, work)
 
 
 @jobs_app.command("dead")
-def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
+async def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
     """List the dead letters of a job. The exit code is 1 if there are any."""
-
-    async def work(job: Job) -> int:
-        await list_dead_letters(job, Output(json))
-        return 1 if await has_dead_letters(job) else 0
-
-    _with_job(fleet, key, work)
+    async with _open_job(fleet, key) as job:
+        return await look_at_dead_letters([job], Output(json), show=True, export=None, drop=None)
 
 
 @jobs_app.command("export-dead")
-def export_dead(
+async def export_dead(
     key: Key,
     file: Annotated[str, typer.Argument(help="The new file, with one line of JSON per message.")],
     fleet: FleetPlace = None,
 ) -> None:
     """Write the dead letters of a job to a file that only its owner can read. The job keeps them."""
-
-    _with_job(fleet, key, lambda job: _done(export_dead_letters(job, file)))
+    async with _open_job(fleet, key) as job:
+        await export_dead_letters([job], file)
 
 
 @jobs_app.command("drop-dead")
@@ -227,22 +197,32 @@ def drop_dead(
     ids: Annotated[list[str], typer.Argument(help="The ids of dead letters.")],
     fleet: FleetPlace = None,
     yes: Yes = False,
-) -> None:
+) -> Awaitable[None]:
     """Remove dead letters of a job for good. Asks first."""
     confirm(f"Remove {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
 
-    _with_job(fleet, key, lambda job: _done(drop_dead_letters(job, ids)))
+    async def work() -> None:
+        async with _open_job(fleet, key) as job:
+            await drop_dead_letters([job], ids)
+
+    return work()
 
 
-@jobs_app.command("forget")
-def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> None:
+@jobs_app.command()
+def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> Awaitable[None]:
     """Remove a job that has ended, with its counts and dead letters. Asks first."""
     confirm(f"Remove the job {key} with its counts and dead letters?", yes=yes)
-    _with_job(fleet, key, lambda job: _done(job.forget()))
+
+    async def work() -> None:
+        async with _open_job(fleet, key) as job:
+            await job.forget()
+
+    return work()
 
 
-def _show_one(output: Output, job: JobView) -> None:
-    output.one(job, count_details(job))
+async def _show(output: Output, job: Job) -> None:
+    shown = JobView.of(job.key, await job.progress())
+    output.one(shown, count_details(shown))
 
 
 def _line(job: JobView) -> str:
@@ -259,54 +239,40 @@ def _line(job: JobView) -> str:
     return " \u00b7 ".join(parts)
 
 
-def _set_state(place: str | None, key: str, action: Callable[[Job], Awaitable[None]]) -> None:
-    async def work(job: Job) -> int:
+async def _set_state(place: str | None, key: str, action: Callable[[Job], Awaitable[None]]) -> None:
+    async with _open_job(place, key) as job:
         await action(job)
         note(f"{key}: {JobView.of(key, await job.progress()).state}")
-        return 0
-
-    _with_job(place, key, work)
 
 
-async def _done(action: Awaitable[None]) -> int:
-    await action
-    return 0
-
-
-def _with_job(place: str | None, key: str, work: Callable[[Job], Awaitable[int]]) -> None:
-    async def find(fleet: Fleet) -> int:
+@asynccontextmanager
+async def _open_job(place: str | None, key: str) -> AsyncIterator[Job]:
+    async with _open_fleet(place) as fleet:
         try:
             job = await fleet.get(key)
         except CheckpointError:
             raise
         except ReplayError:
             raise ReplayError(f"there is no job {key!r}; 'basiq-async jobs list' shows all jobs") from None
-        return await work(job)
-
-    _with_fleet(place, find)
+        yield job
 
 
-def _with_fleet(place: str | None, work: Callable[[Fleet], Awaitable[int]], fleet: Fleet | None = None) -> None:
+@asynccontextmanager
+async def _open_fleet(place: str | None, fleet: Fleet | None = None) -> AsyncIterator[Fleet]:
+    import asyncio
+
     session().verdict = True
-
-    async def main() -> int:
-        import asyncio
-
-        opened = fleet or _find(_check_place(place))
-        async with AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout(_PATIENCE):
-                    await stack.enter_async_context(opened)
-                    await opened.jobs()
-            except TimeoutError:
-                raise ConnectionFailedError(
-                    f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
-                ) from None
-            return await work(opened)
-
-    code = run_until_signal(main)
-    if code:
-        raise typer.Exit(code)
+    opened = fleet or _find(_check_place(place))
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await stack.enter_async_context(opened)
+                await opened.jobs()
+        except TimeoutError:
+            raise ConnectionFailedError(
+                f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
+            ) from None
+        yield opened
 
 
 def _find(place: str) -> Fleet:

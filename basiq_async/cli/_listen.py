@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json as json_module
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import attrs
 import typer
 
+from .._redaction.tracebacks import hide_arguments
+from .._wire.hosts import show_url
+from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
-from ._completion import event_types, option, webhook_ids
-from ._options import SECRET_VARIABLE, Json, check_documented, read_secrets
-from ._results import Output
-from ._run import run_until_signal
+from ._options import (
+    SECRET_VARIABLE,
+    Json,
+    check_documented,
+    complete_event_type,
+    complete_webhook,
+    option,
+    read_secrets,
+)
+from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
+from ._results import ABSENT, Output
+from ._run import stopping
+
+if TYPE_CHECKING:
+    import aiohttp
+    from aiohttp import web
+
+    from ..receiver import Outcome
 
 
 @attrs.frozen(kw_only=True)
@@ -30,7 +55,7 @@ class ListenOptions:
     body: bool
 
 
-def listen(
+async def listen(
     secret: Annotated[
         list[str] | None,
         option(
@@ -49,7 +74,7 @@ def listen(
             "Only these event types, such as user.created or consent.*; may be repeated.",
             "--event",
             "--events",
-            autocompletion=event_types,
+            autocompletion=complete_event_type,
         ),
     ] = None,
     port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free port.")] = 8080,
@@ -60,7 +85,7 @@ def listen(
         option(
             "Read this webhook's new messages from Basiq; needs no public address.",
             metavar="WEBHOOK_ID",
-            autocompletion=webhook_ids,
+            autocompletion=complete_webhook,
         ),
     ] = None,
     poll_all: Annotated[bool, option("Like --poll, for all webhooks.", "--poll-all", "--all")] = False,
@@ -87,21 +112,295 @@ def listen(
     )  # fmt: skip
     output = Output(json)
     if poll is not None or poll_all:
-        from ._polling import Polling
+        from ._follow import Polling
 
         if poll is not None and poll_all:
             raise ConfigurationError("--poll and --all cannot be used together")
-        secrets = read_secrets(secret_file, secret) if forward_to is not None else []
-        run_until_signal(Polling(output, options, secrets).run)
+        await Polling(output, options, read_secrets(secret_file, secret) if forward_to is not None else []).run()
         return
     if since is not None or checkpoint is not None:
         raise ConfigurationError("--since and --checkpoint require --poll or --all")
-    from ._serving import Listener
-
     if not path.startswith("/"):
         raise ConfigurationError(f"--path must begin with a /, not {path!r}")
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"--port must be from 0 to 65535, not {port}")
     check_documented(event)
-    listener = Listener(output, options, read_secrets(secret_file, secret))
-    run_until_signal(lambda: listener.serve(host, port, path))
+    await Listener(output, options, read_secrets(secret_file, secret)).serve(host, port, path)
+
+
+_FORWARD_TIMEOUT = 30.0
+_BODY_TIMEOUT = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class Received:
+    """A delivery that ``listen`` received."""
+
+    result: str
+    status: int
+    reason: str | None
+    delivery_id: str | None
+    event_type_id: str | None
+    event_id: str | None
+    timestamp: datetime | None
+    links: Mapping[str, str] | None
+    forwarded_status: Any = ABSENT
+    forward_error: Any = ABSENT
+    body: Any = ABSENT
+
+
+class Listener:
+    """Receives and prints deliveries, and forwards them if ``forward_to`` names a service.
+
+    A delivery is acknowledged only after it was printed. After the output's reader closed it, Basiq gets a 503.
+    """
+
+    def __init__(self, output: Output, options: ListenOptions, secrets: Sequence[str]) -> None:
+        import asyncio
+
+        from ..receiver import Delivery, MemoryInbox, WebhookReceiver
+        from ..receiver.protocol import Claim, ClaimStatus
+
+        class PassEverything(MemoryInbox):
+            """Refuses no claim, because the service itself knows which deliveries it has handled."""
+
+            async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+                return Claim(ClaimStatus.CLAIMED)
+
+        self._output = output
+        self._options = options
+        self._forwarder = None if options.forward_to is None else Forwarder(options.forward_to)
+        self._receiver = WebhookReceiver(secrets, inbox=None if self._forwarder is None else PassEverything())
+
+        @self._receiver.on(*(options.event or ["*"]))
+        async def handle(delivery: Delivery) -> None:
+            """Do nothing: it is printed and forwarded when it has turned out to be genuine."""
+
+        self._done = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._shown = self._under_way = 0
+        self._failure: Exception | None = None
+        self._counts = {"accepted": 0, "refused": 0}
+
+    async def serve(self, host: str, port: int, path: str) -> None:
+        """Serve until SIGINT or SIGTERM, until the limit is reached, or until the output's reader closes it.
+
+        Deliveries under way are finished. A second signal ends the server at once.
+        """
+        from aiohttp import web
+
+        from .._web.serving import Address, listening
+
+        if session().stdout_closed and self._forwarder is None:
+            raise ConfigurationError("standard output is closed: nobody could see the deliveries")
+        app = web.Application()
+        try:
+            app.router.add_post(path, self.handle)
+        except ValueError as exc:
+            raise ConfigurationError(f"--path cannot be {path!r}: {exc}") from None
+        async with AsyncExitStack() as stack:
+            if self._forwarder is not None:
+                await stack.enter_async_context(self._forwarder)
+            try:
+                address = await stack.enter_async_context(listening(app, host, port))
+            except OSError as exc:
+                raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+            stack.callback(self._tell_counts)
+            stack.enter_context(stopping(self._done.set, busy=lambda: self._under_way > 0))
+            stack.enter_context(watching_reader(self._reader_left))
+            url = f"{Address(host, address.port)}{path}"
+            note(f"listening on {url}", url=url)
+            live(f"{self._text}; Ctrl-C ends")
+            await self._done.wait()
+            await self._idle.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Respond to one request."""
+        import asyncio
+
+        from aiohttp import web
+
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT):
+                content = await request.read()
+        except TimeoutError:
+            return web.Response(status=408)
+        unavailable = web.Response(status=503, headers={"Retry-After": "5"})
+        limit = self._options.limit
+        if self._done.is_set() or (limit and self._shown + self._under_way >= limit):
+            return unavailable
+        self._under_way += 1
+        self._idle.clear()
+        forwarded: Forwarded | None = None
+        try:
+            outcome = await self._receiver.handle(request.headers, content)
+            response = web.Response(status=outcome.status, headers=outcome.headers)
+            if self._forwarder is not None and outcome.result == "handled" and outcome.delivery is not None:
+                forwarded = await self._forwarder.post(request.headers, outcome.delivery.body)
+                response = web.Response(
+                    status=forwarded.status, body=forwarded.body or None, headers=dict(forwarded.headers)
+                )
+            self._print(outcome, forwarded, response.status)
+        except (OutputClosedError, OutputError) as exc:
+            self._fail(exc)
+            return unavailable
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+        if outcome.result != "rejected":  # a forged request must not end the program
+            self._shown += 1
+            if self._shown == limit:
+                self._done.set()
+        return response
+
+    def _print(self, outcome: Outcome, forwarded: Forwarded | None, status: int) -> None:
+        self._counts["accepted" if 200 <= status <= 299 else "refused"] += 1
+        delivery = outcome.delivery
+        result = "not-accepted" if forwarded is not None and not forwarded.accepted else str(outcome.result)
+        body = ABSENT if not self._options.body else dict(delivery.raw) if delivery else None
+        if self._output.as_json:
+            received = Received(
+                result=result,
+                status=status,
+                reason=outcome.reason,
+                delivery_id=delivery.id if delivery else None,
+                event_type_id=delivery.event_type_id if delivery else None,
+                event_id=delivery.event_id if delivery else None,
+                timestamp=delivery.timestamp if delivery else None,
+                links=dict(delivery.links) if delivery else None,
+                forwarded_status=ABSENT if forwarded is None else None if forwarded.error else forwarded.status,
+                forward_error=ABSENT if forwarded is None else forwarded.error,
+                body=body,
+            )
+            self._output.one(received)
+        else:
+            named = () if delivery is None else (delivery.event_type_id, delivery.id)
+            words = [f"{status} {result}", outcome.reason, *named, forwarded and f"-> {forwarded.text}"]
+            write("  ".join(str(word) for word in words if word))
+            if self._options.body and delivery is not None:
+                write_lines(json_module.dumps(body, indent=2).splitlines())
+        flush()
+        live(f"{self._text}; Ctrl-C ends")
+
+    @property
+    def _text(self) -> str:
+        return f"{self._counts['accepted']:,} accepted, {self._counts['refused']:,} refused"
+
+    def _tell_counts(self) -> None:
+        live(None)
+        if is_terminal(sys.stderr):
+            note(self._text, **self._counts)
+
+    def _reader_left(self) -> None:
+        self._fail(OutputClosedError())
+
+    def _fail(self, exc: Exception) -> None:
+        self._failure = self._failure or exc
+        self._done.set()
+
+
+@contextmanager
+def watching_reader(gone: Callable[[], None]) -> Iterator[None]:
+    """Call ``gone`` as soon as the reader of standard output closes it, if standard output is a pipe."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    descriptor = _pipe_of_stdout()
+    if descriptor is None:
+        yield
+        return
+
+    def left() -> None:
+        loop.remove_reader(descriptor)
+        gone()
+
+    try:
+        # The writing end of a pipe becomes "readable" when its reading end is closed. asyncio relies on it too.
+        loop.add_reader(descriptor, left)
+    except (NotImplementedError, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _pipe_of_stdout() -> int | None:
+    try:
+        descriptor = sys.stdout.fileno()
+        return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
+    except (OSError, ValueError):
+        return None
+
+
+_MOST_RETURNED = 65_536
+_RETURNED = ("Content-Type", "Retry-After")
+_PASSED_ON = ("content-type", "user-agent", "webhook-")
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """A service's response to a delivery, or the error if there is none."""
+
+    status: int
+    duration: float
+    error: str | None = None
+    body: bytes = b""
+    headers: Sequence[tuple[str, str]] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the response has a 2xx status."""
+        return 200 <= self.status <= 299
+
+    @property
+    def text(self) -> str:
+        """The status and the duration, or the error, as text for people."""
+        return self.error or f"{self.status} in {self.duration * 1000:.0f} ms"
+
+
+class Forwarder:
+    """Posts bodies unchanged to one URL. It follows no redirects, keeps no cookies and uses no proxy."""
+
+    @hide_arguments
+    def __init__(self, url: str) -> None:
+        self._url = read_endpoint(url)
+        self._session: aiohttp.ClientSession
+
+    def __repr__(self) -> str:
+        return f"Forwarder({show_url(self._url)!r})"
+
+    async def post(self, headers: Mapping[str, str], body: bytes) -> Forwarded:
+        """Post a body with the headers of a delivery. If there is no response, the result's status is 502 or 504."""
+        import aiohttp
+
+        passed_on = {name: value for name, value in headers.items() if name.lower().startswith(_PASSED_ON)}
+        began = time.perf_counter()
+        try:
+            async with self._session.post(self._url, data=body, headers=passed_on, allow_redirects=False) as response:
+                content = await response.content.read(_MOST_RETURNED)
+                returned = [(name, response.headers[name]) for name in _RETURNED if name in response.headers]
+                return Forwarded(response.status, time.perf_counter() - began, None, content, returned)
+        except TimeoutError:
+            return Forwarded(504, time.perf_counter() - began, f"no response within {_FORWARD_TIMEOUT:g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            return Forwarded(502, time.perf_counter() - began, f"no response: {type(exc).__name__}")
+
+    async def __aenter__(self) -> Self:
+        import aiohttp
+
+        self._session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=_FORWARD_TIMEOUT),
+            trust_env=False,
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._session.close()

@@ -1,16 +1,15 @@
-"""Show messages and events: ``basiq-async messages …`` and ``basiq-async events …``."""
+"""``basiq-async messages …``."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import attrs
 import typer
 
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
-from ._completion import option
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -24,34 +23,99 @@ from ._options import (
     WebhookId,
     check_event_types,
     moment_at_basiq,
+    option,
     read_secrets,
-    selection_at_basiq,
+    selection,
 )
 from ._output import live, note
-from ._results import Column, Output
-from ._run import run
-from ._views import (
-    EVENT_TYPES,
-    EVENTS,
-    MESSAGES,
-    EventTypeView,
-    EventView,
-    MessageView,
-    event_details,
-    message_details,
-)
+from ._results import Column, Output, cell_text, view_of
+from ._run import make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Event, EventType, Message
+    from ..models import Message
+    from ..replay import Where
 
 T = TypeVar("T")
+_IN_A_TERMINAL = 50
 
 messages_app = typer.Typer(help="The history of a webhook.", no_args_is_help=True)
 
 
+@attrs.frozen(kw_only=True)
+class AttemptView:
+    """An attempt to deliver a message."""
+
+    timestamp: datetime | None
+    status: str | None
+    status_code: int | None
+    url: str | None
+    response: str | None
+
+
+@attrs.frozen(kw_only=True)
+class MessageView:
+    """A message with its attempts, oldest first."""
+
+    id: str
+    event_type_id: str | None
+    event_id: str | None
+    webhook_id: str | None
+    delivered: bool
+    last_status_code: int | None
+    last_attempt: datetime | None
+    attempts: Sequence[AttemptView]
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """Return the view of a message."""
+        last = message.last_attempt
+        return view_of(
+            cls,
+            message,
+            last_status_code=last.status_code if last else None,
+            last_attempt=last.timestamp if last else None,
+            attempts=[view_of(AttemptView, each) for each in message.attempts_by_time],
+        )
+
+
+def _short_time(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment.astimezone(UTC):%m-%d %H:%M:%S}"
+
+
+_MESSAGES: Sequence[Column[MessageView]] = (
+    Column("ID", lambda message: message.id),
+    Column("EVENT TYPE", lambda message: message.event_type_id, flexible=16),
+    Column("CODE", lambda message: message.last_status_code),
+    Column("LAST (UTC)", lambda message: _short_time(message.last_attempt)),
+    Column("DELIVERED", lambda message: message.delivered, optional=True),
+    Column("EVENT", lambda message: message.event_id, optional=True),
+)
+
+
+def message_details(message: Message) -> Iterable[tuple[str, Any]]:
+    """Yield the names and values of a message, its links and its attempts."""
+    from ..models import read_links
+
+    yield "id", message.id
+    yield "event type", message.event_type_id
+    yield "event", message.event_id
+    yield "webhook", message.webhook_id
+    yield "delivered", message.delivered
+    for name, link in read_links(message.payload.get("links")).items():
+        yield f"link {name}", link
+    attempts = message.attempts_by_time
+    for number, attempt in enumerate(attempts, 1):
+        words = [cell_text(attempt.timestamp), cell_text(attempt.status_code), attempt.status or ""]
+        yield f"attempt {number} of {len(attempts)}", "  ".join(word for word in words if word)
+        if attempt.url:
+            yield "  url", attempt.url
+        if attempt.response:
+            yield "  response", attempt.response
+
+
 @messages_app.command("list")
-def list_messages(
+async def list_(
     webhook_id: WebhookId,
     failed: Failed = False,
     since: Since = None,
@@ -67,37 +131,40 @@ def list_messages(
     A terminal shows the newest messages, newest first. A pipe gets all messages, in Basiq's order.
     """
     output = Output(json, json_only=raw)
-
-    async def work(basiq: BasiqClient) -> None:
-        await check_event_types(basiq, event)
-        where = await selection_at_basiq(basiq, since=since, until=until, failed=failed, event=event)
+    async with make_client() as basiq:
+        where = await _selection(basiq, since=since, until=until, failed=failed, event=event)
         messages = aiter(basiq.messages.list(webhook_id, filter=filter))
         if raw:
-            await _show_list(messages, output, limit, lambda message: message.raw, wanted=where)
+            await show_list(messages, output, limit, lambda message: message.raw, wanted=where)
         else:
-            await _show_list(messages, output, limit, MessageView.of, MESSAGES, MessageView, wanted=where)
-
-    run(work)
+            await show_list(messages, output, limit, MessageView.of, _MESSAGES, MessageView, wanted=where)
 
 
-@messages_app.command("get")
-def get_message(
+async def _selection(
+    basiq: BasiqClient, *, since: str | None, until: str | None = None, failed: bool, event: Sequence[str] | None
+) -> Where | None:
+    """Return the filter for the options, with times such as ``2d`` counted back by Basiq's clock."""
+    await check_event_types(basiq, event)
+    first = await moment_at_basiq(basiq, since, "--since")
+    end = await moment_at_basiq(basiq, until, "--until")
+    return selection(since=first, until=end, failed=failed, event=event)
+
+
+@messages_app.command()
+async def get(
     webhook_id: WebhookId,
     message_id: Annotated[str, typer.Argument(help="The message's id.")],
     raw: Raw = False,
     json: Json = None,
 ) -> None:
     """Show one message with all its attempts."""
-
-    async def work(basiq: BasiqClient) -> Message:
-        return await basiq.messages.get(webhook_id, message_id)
-
-    message = run(work)
+    async with make_client() as basiq:
+        message = await basiq.messages.get(webhook_id, message_id)
     Output(json, json_only=raw).one(message.raw if raw else MessageView.of(message), message_details(message))
 
 
-@messages_app.command("tail")
-def tail(
+@messages_app.command()
+async def tail(
     webhook_id: WebhookId,
     follow: Annotated[bool, option("Keep showing new messages as they appear.", "--follow", "-f")] = False,
     failed: Failed = False,
@@ -108,25 +175,27 @@ def tail(
     json: Json = None,
 ) -> None:
     """Show the newest messages, newest first. With --follow, show new messages below them until SIGINT or SIGTERM."""
-    from ._follow import History, new_messages
+    from ._follow import History, follow_up
 
     output = Output(json)
-
-    async def work(basiq: BasiqClient) -> None:
-        await check_event_types(basiq, event)
-        where = await selection_at_basiq(basiq, since=since, failed=failed, event=event)
+    async with make_client() as basiq:
+        where = await _selection(basiq, since=since, failed=failed, event=event)
         history = History(basiq, webhook_id, filter)
         found = await history.begin(limit or None, wanted=where, on_read=show_reading)
         live(None)
-        output.rows(map(MessageView.of, found.items), MESSAGES, MessageView)
+        output.rows(map(MessageView.of, found.items), _MESSAGES, MessageView)
         if not found.items:
             note("nothing found")
-        if follow:
-            async for message in new_messages(history):
-                if where is None or where(message):
-                    output.rows([MessageView.of(message)], MESSAGES, MessageView)
+        if not follow:
+            return
 
-    run(work)
+        async def show_new() -> int:
+            fresh = await history.poll()
+            output.rows([MessageView.of(each) for each in fresh if where is None or where(each)], _MESSAGES)
+            return len(fresh)
+
+        note("waiting for new messages; Ctrl-C ends")
+        await follow_up(show_new)
 
 
 @attrs.frozen(kw_only=True)
@@ -147,42 +216,36 @@ _RESENT: Sequence[Column[_Resent]] = (
 )
 
 
-@messages_app.command("resend")
-def resend(
+@messages_app.command()
+async def resend(
     webhook_id: WebhookId,
     message_ids: Annotated[list[str], typer.Argument(help="The ids of the messages.", metavar="MESSAGE_ID...")],
     to: Annotated[str, typer.Option(help="The endpoint to post to. Deliveries are signed as Basiq signs them.")],
     secret_file: EndpointSecretFile = None,
     json: Json = None,
-) -> None:
+) -> int:
     """Post messages to an endpoint again, each with a new signature.
 
     The exit code is 1 if a message was not accepted.
     """
-    output = Output(json)
+    from ..models import Message
+    from ..replay import HttpTarget
 
-    async def work(basiq: BasiqClient) -> bool:
-        from ..models import Message
-        from ..replay import HttpTarget
-
-        accepted = True
-        async with HttpTarget(to, read_secrets(secret_file)) as target:
-            for message_id in message_ids:
-                message, error = Message(message_id, {}), None
-                try:
-                    message = await basiq.messages.get(webhook_id, message_id)
-                    await target.deliver(message)
-                except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:
-                    error, accepted = str(exc), False  # the other messages are still posted
-                kind = message.event_type_id
-                output.rows([_Resent(id=message.id, event_type_id=kind, accepted=error is None, error=error)], _RESENT)
-        return accepted
-
-    if not run(work):
-        raise typer.Exit(1)
+    output, code = Output(json), 0
+    async with make_client() as basiq, HttpTarget(to, read_secrets(secret_file)) as target:
+        for message_id in message_ids:
+            message, error = Message(message_id, {}), None
+            try:
+                message = await basiq.messages.get(webhook_id, message_id)
+                await target.deliver(message)
+            except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:
+                error, code = str(exc), 1  # the other messages are still posted
+            kind = message.event_type_id
+            output.rows([_Resent(id=message.id, event_type_id=kind, accepted=error is None, error=error)], _RESENT)
+    return code
 
 
-async def _show_list(
+async def show_list(
     items: AsyncIterator[Any],
     output: Output,
     limit: int | None,
@@ -231,83 +294,3 @@ def show_reading(count: int) -> None:
     """Show how many items of a list were read, every 500 items."""
     if count % 500 == 0:
         live(f"reading, {count:,} so far")
-
-
-_IN_A_TERMINAL = 50
-
-events_app = typer.Typer(help="The events of the last 7 days, and the event types.", no_args_is_help=True)
-
-
-@events_app.command("list")
-def list_events(
-    since: Since = None,
-    until: Until = None,
-    event: EventPattern = None,
-    filter: Filter = None,
-    limit: Limit = None,
-    raw: Raw = False,
-    json: Json = None,
-) -> None:
-    """Show the events of the last 7 days.
-
-    A terminal shows the newest events, newest first. A pipe gets all events, in Basiq's order.
-    """
-    output = Output(json, json_only=raw)
-
-    async def work(basiq: BasiqClient) -> None:
-        await check_event_types(basiq, event)
-        wanted = None
-        if since is not None or until is not None or event:
-            times = [
-                await moment_at_basiq(basiq, text, name) for text, name in ((since, "--since"), (until, "--until"))
-            ]
-            wanted = _select_events(times[0], times[1], event or ())
-        events = aiter(basiq.events.list(filter=filter))
-        if raw:
-            await _show_list(events, output, limit, lambda each: each.raw, wanted=wanted)
-        else:
-            await _show_list(events, output, limit, EventView.of, EVENTS, EventView, wanted=wanted)
-
-    run(work)
-
-
-def _select_events(since: datetime | None, until: datetime | None, types: Sequence[str]) -> Callable[[Event], bool]:
-    """Return a function that says whether an event is selected. An event without a time is selected."""
-    exact = frozenset(types)
-    beginnings = tuple(each[:-1] for each in types if each.endswith("*"))
-
-    def wanted(event: Event) -> bool:
-        made = event.created
-        if made is not None and ((since is not None and made < since) or (until is not None and made >= until)):
-            return False
-        return not types or event.type in exact or event.type.startswith(beginnings)
-
-    return wanted
-
-
-@events_app.command("get")
-def get_event(
-    event_id: Annotated[str, typer.Argument(help="The event's id.")],
-    raw: Raw = False,
-    json: Json = None,
-) -> None:
-    """Show one event."""
-
-    async def work(basiq: BasiqClient) -> Event:
-        return await basiq.events.get(event_id)
-
-    event = run(work)
-    Output(json, json_only=raw).one(event.raw if raw else EventView.of(event), event_details(event))
-
-
-@events_app.command("types")
-def list_event_types(json: Json = None) -> None:
-    """Show the event types that a webhook can subscribe to."""
-
-    async def work(basiq: BasiqClient) -> list[EventType]:
-        return await basiq.event_types.list().collect()
-
-    found = run(work)
-    Output(json).rows(map(EventTypeView.of, found), EVENT_TYPES, EventTypeView)
-    if not found:
-        note("there are no event types")

@@ -8,24 +8,24 @@ from __future__ import annotations
 import json as json_module
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+import sys
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
+import attrs
 import typer
 
 from .._redaction.text import shell_line
-from .._wire.urls import BaseURL
 from ..errors import ConfigurationError
-from ._completion import option
-from ._mock_control import TOKEN, MockError, Place, call_at, find_place
+from ._mock_control import TOKEN, MockError, Place, call
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
-from ._options import Json
+from ._options import Json, option
 from ._output import flush, is_terminal, live, note, write, write_note
 from ._results import Output
-from ._run import on_signals, run_until_signal
+from ._run import on_signals
 
 if TYPE_CHECKING:
     from ..testing import FakeBasiq
@@ -38,7 +38,7 @@ _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; 
 
 
 @mock_app.command()
-def wait(
+async def wait(
     ready_file: Annotated[Path | None, option("The file that 'mock --ready-file FILE' writes.", metavar="FILE")] = None,
     timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait.")] = 30.0,
     json: Json = None,
@@ -49,7 +49,7 @@ def wait(
     in time, the exit code is 1, and the printed line fails in the shell too.
     """
     try:
-        found = run_until_signal(lambda: _wait(ready_file, timeout))
+        found = await _wait(ready_file, timeout)
     except BaseException:  # also after a signal
         if json is None:
             write(_NO_MOCK)
@@ -61,7 +61,7 @@ def wait(
 
 
 @mock_app.command("add-state")
-def add_state(
+async def add_state(
     name: Annotated[str | None, option("The state's name, for people.")] = None,
     seed: Annotated[str | None, option("Make the ids from this seed; the same seed repeats them.")] = None,
     still: Annotated[bool, option("Give it a clock that stands still until moved.", "--still")] = False,
@@ -71,16 +71,19 @@ def add_state(
 
     The state has its own API key, clock and ids.
     """
-    place = find_place()
-    values = {"name": name, "seed": seed, "still": still or None}
-    made = run_until_signal(lambda: call_at(place, "POST", "/states", values))
-    base_url, api_key = place.base.url(""), str(made.get("api_key"))
+    base_url = Place.find().base_url
+    made = await call("POST", "/states", {"name": name, "seed": seed, "still": still or None})
+    row = {
+        "base_url": base_url,
+        "api_key": str(made.get("api_key")),
+        "name": made.get("name"),
+        "seed": made.get("seed"),
+    }
     if json is not None:
-        row = {"base_url": base_url, "api_key": api_key, "name": made.get("name"), "seed": made.get("seed")}
         Output(json).one(row)
     else:
-        write(export_line(base_url, api_key))
-        note(f"the state {made.get('name')} was added; its ids are made from the seed {made.get('seed')}")
+        write(export_line(base_url, str(row["api_key"])))
+        note(f"the state {row['name']} was added; its ids are made from the seed {row['seed']}")
 
 
 def export_line(base_url: str, api_key: str) -> str:
@@ -91,23 +94,18 @@ def export_line(base_url: str, api_key: str) -> str:
 async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
     import asyncio
 
-    place = None if ready_file is not None else find_place()
+    place = None if ready_file is not None else Place.find()
     until = asyncio.get_running_loop().time() + timeout
     while True:
-        ready: dict[str, Any] | None = None
         try:
-            if ready_file is not None:
-                ready = _read_ready(ready_file)
-                place = Place(BaseURL.parse(ready["base_url"]), ready["api_key"])
-            if place is None:
-                raise MockError("no mock was named")
-            await call_at(place, "GET", "/health", {}, timeout=_HEALTH_TIMEOUT)
+            ready = attrs.asdict(place) if place is not None else _read_ready(ready_file or Path())
+            await call("GET", "/health", place=Place(ready["base_url"], ready["api_key"]), timeout=_HEALTH_TIMEOUT)
         except MockError as exc:
             if ready_file is None and exc.code == "another-mock":
                 raise
             why = exc
         else:
-            return ready or {"base_url": place.base.url(""), "api_key": place.api_key}
+            return ready
         if asyncio.get_running_loop().time() >= until:
             raise MockError(f"no mock was ready within {timeout:g} s: {why}", status=why.status, code=why.code)
         await asyncio.sleep(_BETWEEN)
@@ -163,15 +161,15 @@ def mock(
         list[str] | None, option("Allow this name in the Host header too; may be repeated.", metavar="NAME")
     ] = None,
     json: Json = None,
-) -> None:
+) -> Awaitable[None] | None:
     """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The commands below control a mock that runs.
 
     When the mock is ready, it prints a line for a shell that exports BASIQ_BASE_URL and BASIQ_API_KEY, or one JSON
     object with --json. A terminal shows each request and each delivery.
     """
     if context.invoked_subcommand is not None:
-        return
-    from ..testing import FakeBasiq, SystemClock
+        return None
+    from ..testing import FakeBasiq, SystemClock, serve
     from ..testing.mock.state_file import load_api_key
 
     if api_key == "":
@@ -195,106 +193,80 @@ def mock(
         raise ConfigurationError(str(exc)) from exc
     webhook_id = fake.seed_messages(seed_messages, failed=failed) if seed_messages else None
     token = os.environ.get(TOKEN) or secrets.token_urlsafe(16)
-    options = {
-        "control_token": token,
-        "deliver_to": deliver_to,
-        "deliver_anywhere": deliver_anywhere,
-        "allowed_hosts": allow_host or (),
-    }
-    with _ready_file(ready_file) as write_ready:
-        run_until_signal(
-            lambda: _serve(
-                Output(json), fake, host, port, webhook_id, {**options, "state_file": state_file}, write_ready
-            )
-        )
-
-
-@contextmanager
-def _ready_file(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that writes the ready file. The file exists only while the mock serves."""
-    from ..testing.mock.state_file import write_private
-
-    if file is None:
-        yield lambda ready: None
-        return
-    written = False
-
-    def write_ready(ready: dict[str, Any]) -> None:
-        nonlocal written
-        write_private(file, json_module.dumps(ready).encode(), "ready file")
-        written = True
-
-    try:
-        file.unlink(missing_ok=True)  # it may be left by a mock that was killed
-    except OSError as exc:
-        raise ConfigurationError(f"the ready file {file} cannot be written: {exc.strerror}") from None
-    try:
-        yield write_ready
-    finally:
-        if written:
-            file.unlink(missing_ok=True)
+    serving = serve(
+        fake,
+        host,
+        port,
+        control_token=token,
+        deliver_to=deliver_to,
+        deliver_anywhere=deliver_anywhere,
+        allowed_hosts=allow_host or (),
+        state_file=state_file,
+    )
+    return _serve(serving, f"{host}:{port}", Output(json), fake, webhook_id, token, ready_file)
 
 
 async def _serve(
+    serving: AbstractAsyncContextManager[str],
+    address: str,
     output: Output,
     fake: FakeBasiq,
-    host: str,
-    port: int,
     webhook_id: str | None,
-    options: dict[str, Any],
-    write_ready: Callable[[dict[str, Any]], None],
+    token: str,
+    ready_file: Path | None,
 ) -> None:
+    """Serve until a signal. The ready file exists only while the mock serves."""
     import asyncio
 
-    from ..testing import serve
+    from ..testing.mock.state_file import write_private
 
     stop = asyncio.Event()
-    with on_signals(lambda _: stop.set()):
-        try:
-            async with serve(fake, host, port, **options) as base_url:
-                page = f"{base_url}/_fake/~{quote(options['control_token'], safe='')}/"
-                ready = {
-                    "base_url": base_url,
-                    "api_key": fake.api_key,
-                    "seed": str(fake.seed),
-                    "webhook_id": webhook_id,
-                    "page": page,
-                    "control_token": options["control_token"],
-                }
-                write_ready(ready)
-                if output.json is not None:
-                    output.one(ready)
-                else:
-                    write(export_line(base_url, fake.api_key))
-                    flush()
-                note(f"ready at {base_url}; its page is at {page}")
-                note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
-                if webhook_id is not None:
-                    note(
-                        f"webhook {webhook_id} has {fake.count_messages(webhook_id):,} messages", webhook_id=webhook_id
-                    )
-                async with _logging(fake):
-                    await stop.wait()
-        except OSError as exc:
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+    with on_signals(lambda _: stop.set()), _removing(ready_file):
+        async with AsyncExitStack() as stack:
+            try:
+                base_url = await stack.enter_async_context(serving)
+            except OSError as exc:
+                raise ConfigurationError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+            page = f"{base_url}/_fake/~{quote(token, safe='')}/"
+            ready = {
+                "base_url": base_url,
+                "api_key": fake.api_key,
+                "seed": str(fake.seed),
+                "webhook_id": webhook_id,
+                "page": page,
+                "control_token": token,
+            }
+            if ready_file is not None:
+                write_private(ready_file, json_module.dumps(ready).encode(), "ready file")
+            if output.json is not None:
+                output.one(ready)
+            else:
+                write(export_line(base_url, fake.api_key))
+                flush()
+            note(f"ready at {base_url}; its page is at {page}")
+            note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
+            if webhook_id is not None:
+                note(f"webhook {webhook_id} has {fake.count_messages(webhook_id):,} messages", webhook_id=webhook_id)
+            showing = asyncio.create_task(_log(fake) if is_terminal(sys.stderr) else stop.wait())
+            await stop.wait()
+            showing.cancel()
+            await asyncio.wait([showing])
+            live(None)
 
 
-@asynccontextmanager
-async def _logging(fake: FakeBasiq) -> AsyncIterator[None]:
-    """Show each request and each delivery in a terminal."""
-    import asyncio
-    import sys
-
-    if not is_terminal(sys.stderr):
-        yield
-        return
-    task = asyncio.create_task(_log(fake))
+@contextmanager
+def _removing(file: Path | None) -> Iterator[None]:
+    """Remove the ready file that a mock that was killed may have left, and at the end that of this mock."""
+    try:
+        if file is not None:
+            file.unlink(missing_ok=True)
+    except OSError as exc:
+        raise ConfigurationError(f"the ready file {file} cannot be written: {exc.strerror}") from None
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
-        live(None)
+        if file is not None:
+            file.unlink(missing_ok=True)
 
 
 async def _log(fake: FakeBasiq) -> None:

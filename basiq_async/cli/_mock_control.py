@@ -9,20 +9,18 @@ import json as json_module
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
+import attrs
 import typer
 
 from .._wire.urls import BaseURL
 from ..errors import BasiqError, ConfigurationError
-from ._completion import event_types, option
 from ._deliveries import read_json_object
-from ._options import Json, duration
+from ._options import Json, complete_event_type, duration, option
 from ._output import note, write
 from ._results import Column, Output
-from ._run import run_until_signal
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
 _TIMEOUT = 60.0
@@ -81,7 +79,7 @@ _VIOLATIONS: Sequence[Column[Row]] = (
 
 
 @mock_app.command()
-def advance(
+async def advance(
     by: Annotated[
         str, typer.Argument(metavar="TIME|next", help="Such as 15m, 2h or 30s; next: until the next attempt.")
     ],
@@ -89,16 +87,16 @@ def advance(
 ) -> None:
     """Move the mock's clock forward, and make every delivery that is due meanwhile."""
     if by == "next":
-        _show("POST", "/next", {}, json, timeout=_LONG_TIMEOUT)
+        await _show("POST", "/next", {}, json, timeout=_LONG_TIMEOUT)
     else:
         values = {"seconds": duration(by, "the time").total_seconds()}
-        _show("POST", "/advance", values, json, timeout=_LONG_TIMEOUT)
+        await _show("POST", "/advance", values, json, timeout=_LONG_TIMEOUT)
 
 
 @mock_app.command()
-def emit(
+async def emit(
     event_type: Annotated[
-        str, typer.Argument(help="The event type, such as consent.revoked.", autocompletion=event_types)
+        str, typer.Argument(help="The event type, such as consent.revoked.", autocompletion=complete_event_type)
     ],
     user_id: Annotated[Text, option("The user that the event is about; by default a new one.")] = None,
     entity_id: Annotated[Text, option("The entity that the event is about; by default a new one.")] = None,
@@ -110,17 +108,17 @@ def emit(
 ) -> None:
     """Emit an event, with a message for each active webhook that is subscribed to it."""
     values = {"eventTypeId": event_type, "userId": user_id, "entityId": entity_id, "data": _object(data, "--data")}
-    _show("POST", "/emit", {**values, "wait": wait or None}, json)
+    await _show("POST", "/emit", {**values, "wait": wait or None}, json)
 
 
 @mock_app.command()
-def redeliver(message_id: Annotated[str, typer.Argument(help="The message's id.")], json: Json = None) -> None:
+async def redeliver(message_id: Annotated[str, typer.Argument(help="The message's id.")], json: Json = None) -> None:
     """Deliver a message once more, now."""
-    _show("POST", f"/messages/{quote(message_id, safe='')}/redeliver", {"wait": True}, json)
+    await _show("POST", f"/messages/{quote(message_id, safe='')}/redeliver", {"wait": True}, json)
 
 
 @mock_app.command()
-def fail(
+async def fail(
     times: Times = None,
     status: Status = None,
     method: Annotated[Text, option("Only requests with this method.")] = None,
@@ -143,11 +141,11 @@ def fail(
         "times": times, "status": status, "method": method, "path": path, "retryAfter": retry_after, "body": body,
         "headers": _object(headers, "--headers"), "delay": delay, "drop": drop, "loop": loop or None,
     }  # fmt: skip
-    _show("POST", "/fail", values, json)
+    await _show("POST", "/fail", values, json)
 
 
 @mock_app.command("fail-deliveries")
-def fail_deliveries(
+async def fail_deliveries(
     times: Times = None,
     status: Status = None,
     drop: Annotated[
@@ -158,17 +156,17 @@ def fail_deliveries(
     json: Json = None,
 ) -> None:
     """Make the next deliveries fail. With --status, this status is recorded without calling the endpoint."""
-    _show("POST", "/deliveries/fail", {"times": times, "status": status, "drop": drop, "url": to}, json)
+    await _show("POST", "/deliveries/fail", {"times": times, "status": status, "drop": drop, "url": to}, json)
 
 
 @mock_app.command("expire-tokens")
-def expire_tokens(json: Json = None) -> None:
+async def expire_tokens(json: Json = None) -> None:
     """Let all tokens that were issued expire now."""
-    _show("POST", "/expire-tokens", {}, json)
+    await _show("POST", "/expire-tokens", {}, json)
 
 
 @mock_app.command()
-def seed(
+async def seed(
     messages: Annotated[int, typer.Argument(metavar="N", min=0, max=100_000_000, help="The number of messages.")],
     webhook_id: Annotated[Text, option("The webhook; by default the first one, which is added if none exists.")] = None,
     event_type: Annotated[
@@ -188,71 +186,71 @@ def seed(
 ) -> None:
     """Give a webhook a history of messages."""
     values = {"messages": messages, "webhookId": webhook_id, "eventTypes": event_type, "every": every}
-    _show("POST", "/seed", {**values, "failed": failed}, json)
+    await _show("POST", "/seed", {**values, "failed": failed}, json)
 
 
 @mock_app.command()
-def reset(
+async def reset(
     log: Annotated[
         bool, option("Forget only recorded requests, deliveries and violations, and the faults.", "--log")
     ] = False,
     json: Json = None,
 ) -> None:
     """Remove everything in the state with the key BASIQ_API_KEY, except the key and the time."""
-    _show("POST", "/reset", {"log": log or None}, json)
+    await _show("POST", "/reset", {"log": log or None}, json)
 
 
 @mock_app.command()
-def state(json: Json = None) -> None:
+async def state(json: Json = None) -> None:
     """Show the time, the next attempt, the faults, and the number of webhooks, messages and requests."""
-    _show("GET", "/state", {}, json)
+    await _show("GET", "/state", {}, json)
 
 
 @mock_app.command()
-def requests(search: Search = None, limit: LogLimit = 50, json: Json = None) -> None:
+async def requests(search: Search = None, limit: LogLimit = 50, json: Json = None) -> None:
     """Show the latest requests, newest first."""
-    _show_pages("/requests", {"search": search}, limit, Output(json), _REQUESTS)
+    await _show_pages("/requests", {"search": search}, limit, Output(json), _REQUESTS)
 
 
 @mock_app.command()
-def deliveries(
+async def deliveries(
     message_id: Annotated[Text, option("Only attempts of this message.")] = None,
     search: Search = None,
     limit: LogLimit = 50,
     json: Json = None,
 ) -> None:
     """Show the latest delivery attempts, newest first."""
-    _show_pages("/deliveries", {"messageId": message_id, "search": search}, limit, Output(json), _DELIVERIES)
+    await _show_pages("/deliveries", {"messageId": message_id, "search": search}, limit, Output(json), _DELIVERIES)
 
 
 @mock_app.command()
-def states(json: Json = None) -> None:
+async def states(json: Json = None) -> None:
     """Show the states of the mock, without their API keys."""
-    found = run_until_signal(lambda: call("GET", "/states", {}))
+    found = await call("GET", "/states")
     Output(json).rows(found.get("items") or [], _STATES)
 
 
 @mock_app.command("remove-state")
-def remove_state(json: Json = None) -> None:
+async def remove_state(json: Json = None) -> None:
     """Remove the state with the key BASIQ_API_KEY, and everything in it."""
-    _show("POST", "/states/remove", {}, json)
+    await _show("POST", "/states/remove", {}, json)
 
 
 @mock_app.command()
-def violations(json: Json = None) -> None:
+async def violations(json: Json = None) -> int:
     """Show what the real Basiq would refuse, and misuse of the API. The exit code is 1 if there is any."""
-    found = run_until_signal(lambda: call("GET", "/violations", {})).get("items") or []
+    found = (await call("GET", "/violations")).get("items") or []
     Output(json).rows(found, _VIOLATIONS)
     if found:
-        raise typer.Exit(1)
+        return 1
     note("there are no violations")
+    return 0
 
 
 @mock_app.command()
-def secret(webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], json: Json = None) -> None:
+async def secret(webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")], json: Json = None) -> None:
     """Print the signing secret of a webhook of the mock."""
-    path = f"/webhooks/{quote(webhook_id, safe='')}/secret"
-    found = run_until_signal(lambda: call("POST", path, {}))
+    found = await call("POST", f"/webhooks/{quote(webhook_id, safe='')}/secret")
     if json is not None:
         Output(json).one(found)
     else:
@@ -260,15 +258,15 @@ def secret(webhook_id: Annotated[str, typer.Argument(help="The webhook's id.")],
 
 
 @_endpoint.command()
-def down(url: EndpointURL = None, status: Status = None, json: Json = None) -> None:
+async def down(url: EndpointURL = None, status: Status = None, json: Json = None) -> None:
     """Let all deliveries to an endpoint fail, without calling it. Without --status, the connection fails."""
-    _show("POST", "/endpoint/down", {"url": url, "status": status}, json)
+    await _show("POST", "/endpoint/down", {"url": url, "status": status}, json)
 
 
 @_endpoint.command()
-def up(url: EndpointURL = None, json: Json = None) -> None:
+async def up(url: EndpointURL = None, json: Json = None) -> None:
     """End the outage of an endpoint."""
-    _show("POST", "/endpoint/up", {"url": url}, json)
+    await _show("POST", "/endpoint/up", {"url": url}, json)
 
 
 mock_app.add_typer(_endpoint, name="endpoint")
@@ -278,36 +276,32 @@ def _object(given: str | None, name: str) -> Mapping[str, Any] | None:
     return None if given is None else read_json_object(given, name)
 
 
-def _show(method: str, path: str, values: Mapping[str, Any], json: str | None, *, timeout: float | None = None) -> None:
+async def _show(
+    method: str, path: str, values: Mapping[str, Any], json: str | None, *, timeout: float | None = None
+) -> None:
     """Call an operation, and show its response."""
-    output = Output(json)
-    output.one(run_until_signal(lambda: call(method, path, values, timeout=timeout or _TIMEOUT)))
+    Output(json).one(await call(method, path, values, timeout=timeout or _TIMEOUT))
 
 
-def _show_pages(
+async def _show_pages(
     path: str, values: Mapping[str, Any], limit: int, output: Output, columns: Sequence[Column[Row]]
 ) -> None:
-    async def work() -> None:
-        left, following = limit, None
-        while True:
-            size = min(left, _PAGE) if limit else _PAGE
-            page = await call("GET", path, {**values, "limit": size, "next": following})
-            items = page.get("items") or []
-            output.rows(items, columns)
-            if not items and following is None:
-                note("nothing found")
-            left -= len(items)
-            following = page.get("next")
-            if following is None:
-                return
-            if limit and left <= 0:
-                if not output.as_json:
-                    note(
-                        f"the newest {limit:,} of {page.get('total'):,}; --limit N shows N of them, --limit 0 shows all"
-                    )
-                return
-
-    run_until_signal(work)
+    left, following = limit, None
+    while True:
+        size = min(left, _PAGE) if limit else _PAGE
+        page = await call("GET", path, {**values, "limit": size, "next": following})
+        items = page.get("items") or []
+        output.rows(items, columns)
+        if not items and following is None:
+            note("nothing found")
+        left -= len(items)
+        following = page.get("next")
+        if following is None:
+            return
+        if limit and left <= 0:
+            if not output.as_json:
+                note(f"the newest {limit:,} of {page.get('total'):,}; --limit N shows N of them, --limit 0 shows all")
+            return
 
 
 # --- the calls ---
@@ -322,48 +316,50 @@ class MockError(BasiqError):
         self.code = code
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Place:
     """The URL of a mock, and the API key of the state in it that a command is for."""
 
-    base: BaseURL
-    api_key: str = field(repr=False)
+    base_url: str
+    api_key: str = attrs.field(repr=False)
+
+    @classmethod
+    def find(cls) -> Place:
+        """Return the mock at ``BASIQ_BASE_URL`` with the key ``BASIQ_API_KEY``.
+
+        Neither has a default, because another program may listen on the usual port. Both must be set, so that the key
+        of another API is never sent to a mock. Raises ``ConfigurationError`` if one is missing.
+        """
+        where, key = (os.environ.get(name) for name in ("BASIQ_BASE_URL", "BASIQ_API_KEY"))
+        if not where or not key:
+            missing = "BASIQ_API_KEY" if where else "BASIQ_BASE_URL"
+            raise ConfigurationError(
+                f"no mock is named, because {missing} is not set: evaluate the line that the mock printed, or the line "
+                "that 'basiq-async mock wait' prints"
+            )
+        return cls(BaseURL.parse(where).url(""), key)
 
 
-def find_place() -> Place:
-    """Return the mock at ``BASIQ_BASE_URL`` with the key ``BASIQ_API_KEY``.
+async def call(
+    method: str,
+    path: str,
+    values: Mapping[str, Any] | None = None,
+    *,
+    place: Place | None = None,
+    timeout: float = _TIMEOUT,
+) -> dict[str, Any]:
+    """Call an operation of a mock, and return its response. Values of None are not sent.
 
-    Neither has a default, because another program may listen on the usual port. Both must be set, so that the key of
-    another API is never sent to a mock. Raises ``ConfigurationError`` if one is missing.
-    """
-    where, key = (os.environ.get(name) for name in ("BASIQ_BASE_URL", "BASIQ_API_KEY"))
-    if not where or not key:
-        raise ConfigurationError(
-            f"no mock is named, because {'BASIQ_API_KEY' if where else 'BASIQ_BASE_URL'} is not set: evaluate the line "
-            "that the mock printed, or the line that 'basiq-async mock wait' prints"
-        )
-    return Place(BaseURL.parse(where), key)
-
-
-async def call(method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT) -> dict[str, Any]:
-    """Call an operation of the mock that the environment names, and return its response. Values of None are not sent.
+    place: the mock and its state; by default those that the environment names.
 
     Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400.
     """
-    return await call_at(find_place(), method, path, values, timeout=timeout)
-
-
-async def call_at(
-    place: Place, method: str, path: str, values: Mapping[str, Any], *, timeout: float = _TIMEOUT
-) -> dict[str, Any]:
-    """Call an operation of the mock at ``place``. The rest is as for ``call``."""
     import aiohttp
 
-    base = place.base
-    given = {name: value for name, value in values.items() if value is not None}
-    target = f"{base.origin}/_fake{path}"
-    if method == "GET" and given:
-        target += "?" + urlencode(given)
+    place = place or Place.find()
+    origin = BaseURL.parse(place.base_url).origin
+    given = {name: value for name, value in (values or {}).items() if value is not None}
+    target = f"{origin}/_fake{path}" + (f"?{urlencode(given)}" if method == "GET" and given else "")
     headers = {"Authorization": f"Basic {place.api_key}"}
     if token := os.environ.get(TOKEN):
         headers["X-Fake-Token"] = token
@@ -378,24 +374,13 @@ async def call_at(
         ):
             status, body = response.status, await response.content.read(_MOST)
     except TimeoutError:
-        raise MockError(f"the mock at {base.origin} did not respond within {timeout:g} s") from None
+        raise MockError(f"the mock at {origin} did not respond within {timeout:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as exc:
         raise MockError(
-            f"no mock responds at {base.origin} ({type(exc).__name__}): start one with 'basiq-async mock', "
+            f"no mock responds at {origin} ({type(exc).__name__}): start one with 'basiq-async mock', "
             "and evaluate the line that it prints"
         ) from None
-    return _read(base.origin, status, body)
-
-
-def _name_as_commands_do(found: dict[str, Any]) -> dict[str, Any]:
-    """Return a response of the control API with field names in snake case, such as ``next_due``, as commands show them.
-
-    The values of fields, such as the headers of a delivery, are not changed.
-    """
-    named = {_snake(name): value for name, value in found.items()}
-    if isinstance(items := named.get("items"), list):
-        named["items"] = [_name_as_commands_do(each) for each in items]
-    return named
+    return _read(origin, status, body)
 
 
 def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
@@ -403,22 +388,27 @@ def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:
         found = json_module.loads(body)
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict):
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or (status != 200 and not isinstance(error, dict)):
         raise MockError(f"the server at {origin} is not a mock of Basiq", status=status)
-    if status == 200:
+    if not isinstance(error, dict) or status == 200:
         return _name_as_commands_do(found)
-    error = found.get("error")
-    if not isinstance(error, dict):
-        raise MockError(f"the server at {origin} is not a mock of Basiq", status=status)
-    message = str(error.get("message"))
-    if error.get("code") == "another-mock":
+    message, code = str(error.get("message")), str(error.get("code"))
+    if code == "another-mock":
         message = (
             f"the mock at {origin} does not know the key in BASIQ_API_KEY: it is another mock, or it was restarted"
         )
     if status == 400:
         raise ConfigurationError(message)
-    raise MockError(message, status=status, code=str(error.get("code")))
+    raise MockError(message, status=status, code=code)
 
 
-def _snake(name: str) -> str:
-    return _CAPITAL.sub(lambda found: f"_{found[0].lower()}", name)
+def _name_as_commands_do(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a response of the control API with field names in snake case, such as ``next_due``, as commands show them.
+
+    The values of fields, such as the headers of a delivery, are not changed.
+    """
+    named = {_CAPITAL.sub(lambda found: f"_{found[0].lower()}", name): value for name, value in found.items()}
+    if isinstance(items := named.get("items"), list):
+        named["items"] = [_name_as_commands_do(each) for each in items]
+    return named

@@ -1,33 +1,111 @@
-"""Options and arguments of several commands, and functions that read them: times, event types, secrets."""
+"""Options of several commands, their completion in a shell, and what reads them: times, event types, files, secrets."""
 
 from __future__ import annotations
 
-import contextlib
+import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .._arguments import EVENT_TYPES
 from .._redaction.text import PROGRAM, command_line, shell_line
+from .._redaction.tracebacks import hide_arguments
 from .._storage.private_files import open_new
-from ..errors import ConfigurationError
-from ._completion import event_types, option, webhook_ids
-from ._output import session
+from ..errors import BasiqError, ConfigurationError
+from ._output import session, write_lines
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Secret
+    from ..models import Webhook
     from ..replay import Where
 
-
 SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, not a secret
+
+
+def option(help: str, *names: str, **more: Any) -> Any:
+    """Return an option without a default that help could show, or a flag."""
+    return typer.Option(*names, help=help, show_default=False, **more)
+
+
+# --- completion ---
+
+_VARIABLE = "_BASIQ_ASYNC_COMPLETE"
+_PATIENCE = 2.0
+"""Maximum seconds for the list of webhooks after the tab key was pressed."""
+# Completed values are put on the shell's line, and zsh evaluates them. Only values that match these patterns are given.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_FOR_BARE_ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
+"""
+
+
+def completion(
+    shell: Annotated[str, typer.Argument(help="bash, zsh or fish.", autocompletion=lambda: ["bash", "zsh", "fish"])],
+) -> None:
+    """Print the completion script of a shell.
+
+    bash: eval "$(basiq-async completion bash)" in ~/.bashrc; zsh: eval "$(basiq-async completion zsh)" in ~/.zshrc;
+    fish: basiq-async completion fish > ~/.config/fish/completions/basiq-async.fish
+    """
+    if shell not in ("bash", "zsh", "fish"):
+        raise ConfigurationError(f"the shell must be bash, zsh or fish, not {shell!r}")
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # re-exported without __all__
+
+    script = get_completion_script(prog_name=PROGRAM, complete_var=_VARIABLE, shell=shell)  # nosec B604  # a shell's name
+    write_lines((_FOR_BARE_ZSH + script if shell == "zsh" else script).splitlines())
+
+
+def prepare_completion() -> None:
+    """Register the completion classes of typer, if a shell runs this process to get completions."""
+    if os.environ.get(_VARIABLE):
+        from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
+
+        completion_init()
+
+
+def complete_event_type(incomplete: str) -> list[str]:
+    """Complete an event type."""
+    return [name for name in EVENT_TYPES if name.startswith(incomplete)]
+
+
+def complete_profile(incomplete: str) -> list[str]:
+    """Complete the name of a profile."""
+    from ._profiles import names
+
+    with suppress(ConfigurationError):
+        return [name for name in names() if name.startswith(incomplete) and _PROFILE.fullmatch(name)]
+    return []
+
+
+def complete_webhook(incomplete: str) -> list[str]:
+    """Complete the id of a webhook. Return no ids without an API key, or if Basiq does not respond within 2 seconds.
+
+    Only ids of letters, digits and dashes are returned, and no URLs, because a shell could run other characters.
+    """
+    import asyncio
+
+    from ..transports.retry import RetryPolicy
+    from ._run import make_client
+
+    async def find() -> list[str]:
+        async with asyncio.timeout(_PATIENCE), make_client(retry=RetryPolicy(max_retries=0)) as basiq:
+            return [webhook.id async for webhook in basiq.webhooks.list()]
+
+    with suppress(BasiqError, TimeoutError):
+        return [each for each in asyncio.run(find()) if each.startswith(incomplete) and _ID.fullmatch(each)]
+    return []
+
+
+# --- options ---
 
 Json = Annotated[
     str | None,
@@ -63,16 +141,18 @@ EventPattern = Annotated[
     option(
         "Only these event types, such as user.created or consent.*; may be repeated.",
         "--event",
-        autocompletion=event_types,
+        autocompletion=complete_event_type,
     ),
 ]
 Yes = Annotated[bool, option("Do not ask. Needed without a terminal.", "--yes", "-y")]
-WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=webhook_ids)]
+WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=complete_webhook)]
 EndpointSecretFile = Annotated[
     Path | None,
     option(f"The file with the endpoint's signing secret. By default, {SECRET_VARIABLE} is used.", "--secret-file"),
 ]
 
+
+# --- times ---
 
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -87,38 +167,20 @@ def selection(
     limit: int | None = None,
 ) -> Where | None:
     """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
-    from ..replay import event_types, failed_only
-    from ..replay import limit as at_most
-    from ..replay import since as from_then_on
-    from ..replay import until as before
+    from .. import replay
 
     chosen: list[Where] = []
     if since is not None:
-        chosen.append(from_then_on(moment(since, "--since") if isinstance(since, str) else since))
+        chosen.append(replay.since(moment(since, "--since")))
     if until is not None:
-        chosen.append(before(moment(until, "--until") if isinstance(until, str) else until))
+        chosen.append(replay.until(moment(until, "--until")))
     if failed:
-        chosen.append(failed_only())
+        chosen.append(replay.failed_only())
     if event:
-        chosen.append(event_types(*event))
+        chosen.append(replay.event_types(*event))
     if limit:
-        chosen.append(at_most(limit))
-    if not chosen:
-        return None
-    found = chosen[0]
-    for each in chosen[1:]:
-        found = found & each
-    return found
-
-
-async def selection_at_basiq(
-    basiq: BasiqClient, *, since: str | None = None, until: str | None = None, failed: bool = False,
-    event: Sequence[str] | None = None,
-) -> Where | None:  # fmt: skip
-    """Return the filter for the options, with times such as ``2d`` counted back by Basiq's clock."""
-    first = await moment_at_basiq(basiq, since, "--since")
-    end = await moment_at_basiq(basiq, until, "--until")
-    return selection(since=first, until=end, failed=failed, event=event)
+        chosen.append(replay.limit(limit))
+    return reduce(operator.and_, chosen) if chosen else None
 
 
 async def moment_at_basiq(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:
@@ -130,11 +192,15 @@ async def moment_at_basiq(basiq: BasiqClient, text: str | None, name: str) -> da
     return found
 
 
-def moment(text: str, name: str) -> datetime | timedelta:
+def moment(text: str | datetime, name: str) -> datetime | timedelta:
     """Parse a duration, which is counted back from now, or a date. Raises ``ConfigurationError``."""
+    if isinstance(text, datetime):
+        return text
     try:
-        found = _DURATION.fullmatch(text)
-        return _length(found) if found is not None else _date(text)
+        if _DURATION.fullmatch(text):
+            return duration(text, name)
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise ConfigurationError(
             f"{name} must be a length of time such as 2d, 12h or 90m, or a date, not {text!r}"
@@ -146,16 +212,10 @@ def duration(text: str, name: str) -> timedelta:
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ConfigurationError(f"{name} must be a length of time such as 30s, 15m, 12h or 2d, not {text!r}")
-    return _length(found)
-
-
-def _length(found: re.Match[str]) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _date(text: str) -> datetime:
-    read = datetime.fromisoformat(text)
-    return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
+# --- event types ---
 
 
 async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[str]:
@@ -163,18 +223,18 @@ async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[s
 
     Raises ``ConfigurationError`` for a name that is not an event type, and for a pattern that matches none.
     """
-    if not any(each not in EVENT_TYPES for each in given):
+    if set(given) <= set(EVENT_TYPES):
         return list(given)
-    known = await _ask(basiq)
+    known = [each.id async for each in basiq.event_types.list()]
     _require_known(given, known)
-    found = [name for each in given for name in ([each] if not each.endswith("*") else _beginning(each, known))]
+    found = [name for each in given for name in (_matching(each, known) if each.endswith("*") else [each])]
     return list(dict.fromkeys(found))
 
 
 async def check_event_types(basiq: BasiqClient, given: Sequence[str] | None) -> None:
     """Raise ``ConfigurationError`` for a name that is not an event type, and for a pattern that matches none."""
-    if any(not _is_known(each, EVENT_TYPES) for each in given or ()):
-        _require_known(given or (), {*EVENT_TYPES, *await _ask(basiq)})
+    if not all(_is_known(each, EVENT_TYPES) for each in given or ()):
+        _require_known(given or (), [*EVENT_TYPES, *[each.id async for each in basiq.event_types.list()]])
 
 
 def check_documented(given: Iterable[str] | None, advice: str = "") -> None:
@@ -182,95 +242,108 @@ def check_documented(given: Iterable[str] | None, advice: str = "") -> None:
     _require_known(given or (), EVENT_TYPES, advice)
 
 
-def name_nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``(did you mean ...?)`` with the nearest of the known names; empty if none is near."""
-    nearest = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
-
-
-async def _ask(basiq: BasiqClient) -> list[str]:
-    return [each.id async for each in basiq.event_types.list()]
-
-
-def _beginning(pattern: str, known: Iterable[str]) -> list[str]:
+def _matching(pattern: str, known: Iterable[str]) -> list[str]:
     return [name for name in known if name.startswith(pattern[:-1])]
 
 
 def _is_known(given: str, known: Iterable[str]) -> bool:
     if given.endswith("*"):
-        return (given == "*" or given.endswith(".*")) and bool(_beginning(given, known))
+        return (given == "*" or given.endswith(".*")) and bool(_matching(given, known))
     return given in known
 
 
 def _require_known(given: Iterable[str], known: Iterable[str], advice: str = "") -> None:
-    beginnings = {"*", *(name.partition(".")[0] + ".*" for name in known)}
-    wrong = [
-        f"{each!r} {'matches no event type' if each.endswith('*') else 'is not an event type'}"
-        + name_nearest(each, beginnings if each.endswith("*") else known)
-        for each in given
-        if not _is_known(each, known)
-    ]
+    wrong: list[str] = []
+    for each in given:
+        if not _is_known(each, known):
+            pattern = each.endswith("*")
+            similar = ["*", *(f"{name.partition('.')[0]}.*" for name in known)] if pattern else known
+            nearest = "".join(f" (did you mean {name!r}?)" for name in get_close_matches(each, list(similar), n=1))
+            wrong.append(f"{each!r} {'matches no' if pattern else 'is not an'} event type{nearest}")
     if wrong:
         raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists all types{advice}")
+
+
+# --- lines for a shell ---
 
 
 def program_line(command: str, *arguments: str, options: Mapping[str, object] | None = None) -> str:
     """Return a line for a shell that runs a command of this program, with the profile of this invocation."""
     line = command_line(command, *arguments, options=options)
     profile = session().profile
-    if profile is None:
-        return line
-    return line.replace(PROGRAM, shell_line([PROGRAM, "--profile", profile]), 1)
+    return line if profile is None else line.replace(PROGRAM, shell_line([PROGRAM, "--profile", profile]), 1)
 
 
-class SecretFile:
-    """A new file for a secret. It is opened before the request, because Basiq sends the secret only once."""
+# --- files and secrets ---
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self.written = False
 
-    def write(self, secret: Secret) -> None:
-        """Write the secret and flush it to the disk. Raises ``ConfigurationError`` if that fails."""
-        try:
-            os.write(self._descriptor, secret.reveal().encode() + b"\n")
-            os.fsync(self._descriptor)
-        except OSError as exc:
-            raise ConfigurationError(
-                f"the secret could not be written to {str(self._path)!r}: {exc.strerror}; "
-                "'basiq-async webhooks secret' shows it again"
-            ) from None
-        self.written = True
+def explain(exc: OSError | ValueError) -> str:
+    """Return why a file could not be opened, read or written. The text holds nothing of what is in the file."""
+    return (exc.strerror if isinstance(exc, OSError) else None) or "its name or its text cannot be read"
+
+
+def read_file(path: str | Path, what: str) -> str:
+    """Return the text of a file, of which an error says ``what`` it is. Raises ``ConfigurationError``."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"{what} {str(path)!r} cannot be read: {explain(exc)}") from None
+
+
+def check_new_file(path: str, *, begun: bool = False) -> None:
+    """Raise ``ConfigurationError`` if a file exists or its folder does not. Called before the first request.
+
+    ``begun`` says that an earlier run wrote the file. An empty file is as good as none.
+    """
+    if not begun and os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
+        raise ConfigurationError(f"{path!r} exists, and this did not write it: pass another file, or remove it")
+    if not Path(path).parent.is_dir():
+        raise ConfigurationError(f"{path!r} cannot be written: its folder does not exist")
 
 
 @contextmanager
-def new_secret_file(path: Path | None) -> Iterator[SecretFile | None]:
-    """Create a file that only its owner can read, and remove it at the end if no secret was written.
+def new_secret_file(path: Path | None) -> Iterator[Callable[[Webhook], None]]:
+    """Create a file that only its owner can read, and yield a function that writes the secret of a webhook to it.
 
-    Raises ``ConfigurationError`` if the file (or a link of this name) exists, or cannot be created.
+    The file is opened before the request, because Basiq sends the secret only once. It is removed at the end if no
+    secret was written. Without a path, nothing is written. Raises ``ConfigurationError`` if the file (or a link of this
+    name) exists, or cannot be created or written.
     """
     if path is None:
-        yield None
+        yield lambda webhook: None
         return
     try:
         descriptor = open_new(path)
     except FileExistsError:
         raise ConfigurationError(f"{str(path)!r} exists already; name a new file for the secret") from None
-    except OSError as exc:
-        raise ConfigurationError(f"the file {str(path)!r} for the secret cannot be created: {exc.strerror}") from None
-    except ValueError:
-        raise ConfigurationError("the name of the file for the secret holds a null character") from None
-    file = SecretFile(path, descriptor)
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"the file {str(path)!r} for the secret cannot be created: {explain(exc)}") from None
+    written = False
+
+    def write(webhook: Webhook) -> None:
+        nonlocal written
+        if webhook.secret is None:
+            return
+        try:
+            os.write(descriptor, webhook.secret.reveal().encode() + b"\n")
+            os.fsync(descriptor)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"the secret could not be written to {str(path)!r}: {exc.strerror}; "
+                "'basiq-async webhooks secret' shows it again"
+            ) from None
+        written = True
+
     try:
-        yield file
+        yield write
     finally:
         os.close(descriptor)
-        if not file.written:
-            with contextlib.suppress(OSError):
+        if not written:
+            with suppress(OSError):
                 path.unlink()
 
 
+@hide_arguments
 def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]:
     """Return the signing secrets of the options ``--secret`` and ``--secret-file``, or else of the environment.
 
@@ -278,30 +351,21 @@ def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]
     environment's secrets are not used if a file is named. Raises ``ConfigurationError`` if there are no secrets, or the
     file cannot be read.
     """
-    if given and file is None:
-        return given
-    found = _read_text(file)
-    if isinstance(found, ConfigurationError):
-        del given  # this frame may be in a traceback
-        raise found
-    if file is not None and not found.strip():
-        raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
-    if file is not None and any(len(line.split()) > 1 for line in found.splitlines()):
-        del given, found
-        raise ConfigurationError(f"--secret-file {str(file)!r} has several words in a line: write one secret in a line")
-    named = given if given and given != os.environ.get(SECRET_VARIABLE, "").split() else []
-    secrets = [*named, *found.split()]
+    environment = os.environ.get(SECRET_VARIABLE, "").split()
+    if file is None:
+        secrets = given or environment
+    else:
+        lines = [line.split() for line in read_file(file, "--secret-file").splitlines() if line.strip()]
+        if not lines:
+            raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
+        if any(len(line) > 1 for line in lines):
+            raise ConfigurationError(
+                f"--secret-file {str(file)!r} has several words in a line: write one secret in a line"
+            )
+        secrets = [*(given if given and given != environment else ()), *(line[0] for line in lines)]
     if not secrets:
         raise ConfigurationError(
             f"the endpoint's signing secret is needed, in {SECRET_VARIABLE} or in a --secret-file; "
             "'basiq-async webhooks secret' shows it again"
         )
     return secrets
-
-
-def _read_text(file: Path | None) -> str | ConfigurationError:
-    try:
-        return os.environ.get(SECRET_VARIABLE, "") if file is None else file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
-        return ConfigurationError(f"--secret-file {str(file)!r} cannot be read: {reason}")

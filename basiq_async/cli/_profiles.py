@@ -10,10 +10,10 @@ import json as json_module
 import os
 import stat
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import attrs
 import typer
@@ -22,24 +22,20 @@ from .._redaction.text import PROGRAM, shell_line
 from .._storage.private_files import replace_private
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
-from ._completion import option
-from ._options import Json
+from ._options import Json, Yes, option
 from ._output import is_terminal, note, session
 from ._results import Column, Output
-from ._run import open_client, run, run_until_signal
-
-if TYPE_CHECKING:
-    from ..client import BasiqClient
+from ._run import confirm, make_client
 
 DEFAULT = "default"
 _SERVICE = "basiq-async"
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class Settings:
     """The API key and base URL for a client. ``source`` tells people where the key comes from."""
 
-    api_key: str | None = field(repr=False)
+    api_key: str | None = attrs.field(repr=False)
     base_url: str
     source: str
     profile: str | None = None
@@ -54,7 +50,7 @@ class Profile:
     key_in: str
 
 
-def settings() -> Settings:
+def find_settings() -> Settings:
     """Return the settings: ``--profile`` first, then ``BASIQ_API_KEY``, then ``BASIQ_PROFILE``, then ``default``.
 
     A profile's key is sent only to the profile's own base URL. Raises ``ConfigurationError``.
@@ -82,18 +78,17 @@ def settings() -> Settings:
     return found
 
 
-def folder() -> Path:
-    """Return the folder of the settings file."""
-    return Path(typer.get_app_dir("basiq-async"))
-
-
 def read(name: str) -> Settings | None:
     """Return a profile's settings, or None if the profile does not exist."""
     entry = _entries().get(name)
     if entry is None:
         return None
-    place = entry.get("key_in")
-    key = _from_keyring(name) if place == "keyring" else entry.get("api_key")
+    place, key = entry.get("key_in"), entry.get("api_key")
+    if place == "keyring":
+        key = None
+        if (keyring := _keyring()) is not None:
+            with suppress(Exception):
+                key = keyring.get_password(_SERVICE, name)
     if not isinstance(key, str):
         raise ConfigurationError(f"the key of profile {name!r} is not in the {place or 'file'} any more: log in again")
     return Settings(key, str(entry.get("base_url") or VENDOR_URL), f"profile {name} ({place})", name)
@@ -104,23 +99,17 @@ def names() -> list[str]:
     return sorted(_entries())
 
 
-def describe() -> list[Profile]:
-    """Return each profile's name, base URL and the place of its key."""
-    return [
-        Profile(profile=name, base_url=str(entry.get("base_url") or VENDOR_URL), key_in=str(entry.get("key_in")))
-        for name, entry in sorted(_entries().items())
-    ]
-
-
 def store(name: str, api_key: str, base_url: str) -> str:
     """Store a profile. Return where its key was stored: ``keyring`` or ``file``."""
     entries = _entries()
-    in_keyring = _to_keyring(name, api_key)
-    entry: dict[str, Any] = {"base_url": base_url, "key_in": "keyring" if in_keyring else "file"}
-    if not in_keyring:
-        entry["api_key"] = api_key
+    entry = {"base_url": base_url, "key_in": "file", "api_key": api_key}
+    if (keyring := _keyring()) is not None:
+        with suppress(Exception):
+            keyring.set_password(_SERVICE, name, api_key)
+            if keyring.get_password(_SERVICE, name) == api_key:
+                entry = {"base_url": base_url, "key_in": "keyring"}
     _write({**entries, name: entry})
-    return str(entry["key_in"])
+    return entry["key_in"]
 
 
 def remove(name: str) -> bool:
@@ -129,14 +118,17 @@ def remove(name: str) -> bool:
     entry = entries.pop(name, None)
     if entry is None:
         return False
-    if entry.get("key_in") == "keyring":
-        _drop_from_keyring(name)
+    if entry.get("key_in") == "keyring" and (keyring := _keyring()) is not None:
+        try:
+            keyring.delete_password(_SERVICE, name)
+        except Exception as exc:
+            raise ConfigurationError(f"the keyring did not remove the key of profile {name!r}") from exc
     _write(entries)
     return True
 
 
 def _file() -> Path:
-    return folder() / "profiles.json"
+    return Path(typer.get_app_dir("basiq-async")) / "profiles.json"
 
 
 def _entries() -> dict[str, dict[str, Any]]:
@@ -149,7 +141,7 @@ def _entries() -> dict[str, dict[str, Any]]:
             found = json_module.load(stream)
     except FileNotFoundError:
         return {}
-    except ConfigurationError:
+    except ConfigurationError:  # which is a ValueError
         raise
     except (OSError, ValueError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is not JSON"
@@ -160,7 +152,7 @@ def _entries() -> dict[str, dict[str, Any]]:
     return profiles
 
 
-def _write(entries: dict[str, dict[str, Any]]) -> None:
+def _write(entries: Mapping[str, Mapping[str, Any]]) -> None:
     file = _file()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -169,49 +161,17 @@ def _write(entries: dict[str, dict[str, Any]]) -> None:
         raise ConfigurationError(f"the profiles cannot be written to {file}: {exc.strerror}") from None
 
 
-# --- the keyring: an optional library; if it fails, the file is used ---
-
-
 def _keyring() -> Any:
+    """Return the optional library ``keyring`` if it has a keyring here. Where it fails, the file is used."""
     if os.environ.get("BASIQ_NO_KEYRING"):
         return None
     try:
         import keyring
         from keyring.backends import fail
 
-        backend = keyring.get_keyring()
+        return None if isinstance(keyring.get_keyring(), fail.Keyring) else keyring
     except Exception:
         return None
-    return None if isinstance(backend, fail.Keyring) else keyring
-
-
-def _to_keyring(name: str, api_key: str) -> bool:
-    keyring = _keyring()
-    if keyring is None:
-        return False
-    try:
-        keyring.set_password(_SERVICE, name, api_key)
-        return bool(keyring.get_password(_SERVICE, name) == api_key)
-    except Exception:
-        return False
-
-
-def _from_keyring(name: str) -> str | None:
-    keyring = _keyring()
-    try:
-        found = None if keyring is None else keyring.get_password(_SERVICE, name)
-    except Exception:
-        return None
-    return found if isinstance(found, str) else None
-
-
-def _drop_from_keyring(name: str) -> None:
-    keyring = _keyring()
-    try:
-        if keyring is not None:
-            keyring.delete_password(_SERVICE, name)
-    except Exception as exc:
-        raise ConfigurationError(f"the keyring did not remove the key of profile {name!r}") from exc
 
 
 # --- the commands ---
@@ -236,49 +196,51 @@ _PROFILES: Sequence[Column[Profile]] = (
 )
 
 
+def _chosen() -> str:
+    return session().profile or os.environ.get("BASIQ_PROFILE") or DEFAULT
+
+
 def login(
     base_url: Annotated[
         str | None, option("The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.")
     ] = None,
     check: Annotated[bool, option("Check first that Basiq accepts the key.", "--check/--no-check")] = True,
     json: Json = None,
-) -> None:
+) -> Awaitable[None]:
     """Store an API key as a profile (basiq-async --profile NAME login). The key is read from standard input.
 
     The key is stored in the operating system's keyring if the library 'keyring' is installed and finds one. Otherwise
     it is stored in a file that only you can read.
     """
-    name = session().profile or os.environ.get("BASIQ_PROFILE") or DEFAULT
-    url = base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL
+    name, url = _chosen(), base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL
     key = _read_key()
 
-    async def main() -> None:
-        async with open_client(key, url) as basiq:
+    async def work() -> None:
+        async with make_client(Settings(key, url, "standard input")) as basiq:
             if check:
                 await basiq.event_types.list().first()
+        place = store(name, key, url)
+        note(f"the API key of profile {name!r} was stored in the {place}")
+        Output(json).one(Profile(profile=name, key_in=place, base_url=url))
 
-    run_until_signal(main)
-    place = store(name, key, url)
-    note(f"the API key of profile {name!r} was stored in the {place}")
-    Output(json).one(Profile(profile=name, key_in=place, base_url=url))
+    return work()
 
 
-def logout(json: Json = None) -> None:
-    """Remove a profile and its key (basiq-async --profile NAME logout)."""
-    name = session().profile or os.environ.get("BASIQ_PROFILE") or DEFAULT
-    if not remove(name):
+def logout(yes: Yes = False, json: Json = None) -> None:
+    """Remove a profile and its key (basiq-async --profile NAME logout). Asks first."""
+    name = _chosen()
+    if name not in names():
         raise ConfigurationError(f"there is no profile {name!r}")
+    confirm(f"Remove the profile {name} and its key?", yes=yes)
+    remove(name)
     Output(json).one({"profile": name, "removed": True})
 
 
-def whoami(json: Json = None) -> None:
+async def whoami(json: Json = None) -> None:
     """Show where the API key in use comes from, and check that Basiq accepts it. The key itself is not shown."""
-    found = settings()
-
-    async def work(basiq: BasiqClient) -> int:
-        return len(await basiq.webhooks.list().collect())
-
-    webhooks = run(work)
+    found = find_settings()
+    async with make_client(found) as basiq:
+        webhooks = len(await basiq.webhooks.list().collect())
     digest = hashlib.sha256((found.api_key or "").encode(errors="replace")).hexdigest()[:12]
     who = _Who(
         profile=found.profile,
@@ -293,7 +255,10 @@ def whoami(json: Json = None) -> None:
 
 def profiles(json: Json = None) -> None:
     """List the profiles: their names, base URLs, and where their keys are stored. No key is shown."""
-    found = describe()
+    found = [
+        Profile(profile=name, base_url=str(entry.get("base_url") or VENDOR_URL), key_in=str(entry.get("key_in")))
+        for name, entry in sorted(_entries().items())
+    ]
     Output(json).rows(found, _PROFILES, Profile)
     if not found:
         note("there are no profiles; make one with 'basiq-async login'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -12,8 +12,8 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, ReplayError
-from ._completion import option
-from ._dead_letters import DeadLettersOfBoth, DropDead, ExportDead, ListDead, RetryDead, look_at_dead_letters
+from ._doctor import ProblemView, problem_details
+from ._inboxes import InboxPlace, Receiver, open_checkpoints, open_inbox, open_inbox_of, open_receiver
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -25,22 +25,32 @@ from ._options import (
     Yes,
     check_event_types,
     moment_at_basiq,
+    option,
     program_line,
     read_secrets,
     selection,
 )
 from ._output import live, note, session
-from ._places import InboxPlace, Receiver, open_checkpoints, open_inbox, open_inbox_of, open_receiver
 from ._replay import Concurrency, MaxPause, Rate
-from ._results import Output, as_row, count_details
-from ._run import confirm, run, stopping
-from ._runs import Evidence, ProgressLine, RunOptions, name_checkpoint, report_row
-from ._views import ProblemView, problem_details, view_of
+from ._results import Output, as_row, count_details, view_of
+from ._run import confirm, make_client, stopping
+from ._runs import (
+    DropDead,
+    Evidence,
+    ExportDead,
+    ListDead,
+    ProgressLine,
+    RetryDead,
+    RunOptions,
+    look_at_dead_letters,
+    name_checkpoint,
+    report_row,
+)
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox, WebhookReceiver
-    from ..replay import Reconciliation, Recovery, Replay, Report, Target
+    from ..replay import Checkpoint, Recovery, Replay, Report, Target
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +107,7 @@ def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
             f"{found.left_alone:,} that Basiq delivered; to include them, pass --everything with a new --checkpoint",
         )
     yield "finished", found.finished
-    yield from problem_details(found.problems, "left")
+    yield from problem_details(ProblemView.of(found.problems), "left")
 
 
 def _report_details(source: str, report: Report) -> Iterable[tuple[str, Any]]:
@@ -162,7 +172,7 @@ def recover(
     secret_file: EndpointSecretFile = None,
     yes: Yes = False,
     json: Json = None,
-) -> None:
+) -> Awaitable[int]:
     """Deliver everything that a service missed: first from the message history, then from the events of 7 days.
 
     An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. Messages
@@ -171,6 +181,8 @@ def recover(
     or SIGTERM, the messages under way are finished. The exit code is 1 if something is left or out of reach, and 3 if
     Basiq, the inbox or the checkpoint gave no usable response.
     """
+    from ..replay import JSONLinesTarget, Replay
+
     session().verdict = True
     options = RecoverOptions(
         webhook_id=webhook_id, to=to, receiver=receiver, inbox=inbox, everything=everything, all_types=all_types,
@@ -179,8 +191,9 @@ def recover(
         json=json is not None,
     )  # fmt: skip
     if not checkpoint:
-        options = attrs.evolve(options, checkpoint=checkpoint_base(webhook_id, to or receiver or "", options.selected))
-    output = Output(json)
+        options = attrs.evolve(
+            options, checkpoint=name_checkpoint("recover", webhook_id, to or receiver or "", options.selected)
+        )
     if drop_dead:
         confirm(f"Drop {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
     looking = list_dead or export_dead is not None or bool(drop_dead)
@@ -189,32 +202,26 @@ def recover(
     if inbox is not None and to is None:
         raise ConfigurationError("--inbox is for --to: a receiver has an inbox of its own")
 
-    async def work(basiq: BasiqClient) -> int:
-        await check_event_types(basiq, event)
-        if not looking:
-            return await _recover(basiq, options, output, retry_dead=retry_dead)
-        async with _dead_letters(basiq, options) as dead:
-            return await look_at_dead_letters(dead, output, show=list_dead, export=export_dead, drop=drop_dead)
+    async def work() -> int:
+        async with make_client() as basiq, open_checkpoints(options.checkpoint) as (messages, events):
+            await check_event_types(basiq, event)
+            if not looking:
+                return await _recover(basiq, options, messages, events, Output(json), retry_dead=retry_dead)
+            idle, where = JSONLinesTarget(os.devnull), options.where()
+            both = [
+                Replay(basiq, webhook_id, idle, checkpoint=messages, where=where),
+                Replay(basiq, webhook_id, idle, checkpoint=events, source="events", where=where),
+            ]
+            return await look_at_dead_letters(both, Output(json), show=list_dead, export=export_dead, drop=drop_dead)
 
-    if code := run(work):
-        raise typer.Exit(code)
-
-
-@asynccontextmanager
-async def _dead_letters(basiq: BasiqClient, options: RecoverOptions) -> AsyncIterator[DeadLettersOfBoth]:
-    from ..replay import JSONLinesTarget, Replay
-
-    async with open_checkpoints(options.checkpoint) as (messages, events):
-        idle, where = JSONLinesTarget(os.devnull), options.where()
-        yield DeadLettersOfBoth(
-            Replay(basiq, options.webhook_id, idle, checkpoint=messages, where=where),
-            Replay(basiq, options.webhook_id, idle, checkpoint=events, source="events", where=where),
-        )
+    return work()
 
 
 async def _recover(
     basiq: BasiqClient,
     options: RecoverOptions,
+    messages: Checkpoint,
+    events: Checkpoint,
     output: Output,
     *,
     retry_dead: bool,
@@ -227,7 +234,6 @@ async def _recover(
     replays: list[Replay] = []
     async with AsyncExitStack() as stack:
         evidence = stack.enter_context(Evidence(options.report))
-        messages, events = await stack.enter_async_context(open_checkpoints(options.checkpoint))
         target, inbox = await stack.enter_async_context(_open_target(options))
         evidence.write("began", webhook=options.webhook_id, target=options.shown_target)
 
@@ -261,11 +267,10 @@ async def _recover(
             if retry_dead and not stopped:
                 await found.retry_dead(ProgressLine())
         except asyncio.CancelledError:
-            if not stopped:
-                raise
-            live(None)
-            options.show_line()
-            return 128 + stopped[0]
+            if stopped:
+                live(None)
+                options.show_line()
+            raise
         except ReplayError as exc:
             live(None)
             if exc.report is not None:
@@ -311,12 +316,7 @@ async def _open_target(options: RecoverOptions) -> AsyncIterator[tuple[Target | 
         yield await stack.enter_async_context(target), inbox
 
 
-def checkpoint_base(webhook_id: str, target: str, selected: dict[str, Any] | Any) -> str:
-    """Return the beginning of the names of a recovery's files. The same command line gets the same names."""
-    return name_checkpoint("recover", webhook_id, target, selected)
-
-
-def reconcile(
+async def reconcile(
     webhook_id: WebhookId,
     inbox: InboxPlace = None,
     receiver: Receiver = None,
@@ -326,18 +326,16 @@ def reconcile(
     filter: Filter = None,
     ids: Annotated[int, typer.Option(min=0, metavar="N", help="Show the ids of the first N missing messages.")] = 20,
     json: Json = None,
-) -> None:
+) -> int:
     """Compare the messages that Basiq delivered with the messages that an inbox recorded as handled.
 
     The exit code is 1 if messages are missing, and 3 if Basiq or the inbox gave no usable response. 'basiq-async
     replay' to the same service delivers what is missing.
     """
+    from ..replay import JSONLinesTarget, MemoryCheckpoint, Replay
+
     session().verdict = True
-    output = Output(json)
-
-    async def work(basiq: BasiqClient) -> Reconciliation:
-        from ..replay import JSONLinesTarget, MemoryCheckpoint, Replay
-
+    async with make_client() as basiq:
         await check_event_types(basiq, event)
         job = Replay(
             basiq,
@@ -347,11 +345,10 @@ def reconcile(
             filter=filter,
             where=selection(since=since, until=until, event=event),
         )
-        async with open_inbox_of(inbox, receiver) as found:
-            return await job.reconcile(found, ids=ids)
-
-    found = run(work)
-    output.one(found, count_details(found))
+        async with open_inbox_of(inbox, receiver) as opened:
+            found = await job.reconcile(opened, ids=ids)
+    Output(json).one(found, count_details(found))
     if found.missing or found.undelivered:
         note("'basiq-async replay' or 'basiq-async recover' delivers the missing messages")
-        raise typer.Exit(1)
+        return 1
+    return 0

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import attrs
 import typer
 
 from ..errors import ConfigurationError, ReplayError
-from ._completion import option
-from ._dead_letters import (
-    DropDead,
-    ExportDead,
-    ListDead,
-    RetryDead,
-    has_dead_letters,
-    look_at_dead_letters,
-    tell_of_recoveries,
-)
+from ._inboxes import open_checkpoint
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -33,17 +23,32 @@ from ._options import (
     WebhookId,
     Yes,
     check_event_types,
+    check_new_file,
+    option,
     read_secrets,
 )
 from ._output import is_terminal, live, note, session
 from ._results import Output, cell_text
-from ._run import confirm, run, stopping
-from ._runs import ProgressLine, RunOptions, name_checkpoint, report_details, report_row
+from ._run import confirm, make_client, on_signals, stopping
+from ._runs import (
+    DropDead,
+    ExportDead,
+    ListDead,
+    ProgressLine,
+    RetryDead,
+    RunOptions,
+    has_dead_letters,
+    look_at_dead_letters,
+    name_checkpoint,
+    report_details,
+    report_row,
+    tell_of_recoveries,
+)
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..replay import Plan, Progress, Replay, Report, Target
-    from ._replay_page import Settle
+    from ..replay import Checkpoint, Plan, Replay, Report, Target
+
 
 OnError = Literal["dead-letter", "stop", "skip"]
 Source = Literal["messages", "events"]
@@ -97,7 +102,14 @@ def replay(
     rate: Rate = None,
     concurrency: _ConcurrencyOrFile = None,
     max_pause: MaxPause = 3_600.0,
-    checkpoint: Annotated[str | None, option("The checkpoint file. By default it is named after the job.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        option(
+            "The checkpoint: a file, or the URL of a database such as postgresql+asyncpg://... By default a file that "
+            "is named after the job.",
+            metavar="URL|FILE",
+        ),
+    ] = None,
     retry_dead: RetryDead = False,
     list_dead: ListDead = False,
     export_dead: ExportDead = None,
@@ -114,7 +126,7 @@ def replay(
     secret_file: EndpointSecretFile = None,
     yes: Yes = False,
     json: Json = None,
-) -> None:
+) -> Awaitable[int]:
     """Post a webhook's history to an endpoint again, or write it to a file.
 
     After a stop or a kill, run the same line again to resume. After SIGINT or SIGTERM, the messages under way are
@@ -132,59 +144,43 @@ def replay(
         selected = options.selected if source == "messages" else {**options.selected, "source": source}
         name = name_checkpoint("replay", webhook_id, to or to_jsonl or "", selected)
         options = attrs.evolve(options, checkpoint=f"{name}.db")
-    output = Output(json)
     if drop_dead:
         confirm(f"Drop {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
     looking = list_dead or export_dead is not None or bool(drop_dead)
 
-    async def work(basiq: BasiqClient) -> int:
-        await check_event_types(basiq, event)
-        if (to is None) == (to_jsonl is None) and not ((dry_run or looking) and to is None):
-            raise ConfigurationError("name the target with either --to or --to-jsonl")
-        async with _open_target(options, idle=dry_run or looking) as target:
-            job = _make_job(basiq, options, target, ui=ui)
+    async def work() -> int:
+        async with AsyncExitStack() as stack:
+            basiq = await stack.enter_async_context(make_client())
+            await check_event_types(basiq, event)
+            if (to is None) == (to_jsonl is None) and not ((dry_run or looking) and to is None):
+                raise ConfigurationError("name the target with either --to or --to-jsonl")
+            target = await stack.enter_async_context(_open_target(options, idle=dry_run or looking))
+            place = await stack.enter_async_context(open_checkpoint(options.checkpoint))
+            job = _make_job(basiq, options, target, place)
+            output = Output(json)
             if looking:
-                if list_dead and not await has_dead_letters(job) and await tell_of_recoveries(webhook_id):
+                if list_dead and not await has_dead_letters([job]) and await tell_of_recoveries(webhook_id):
                     return 1
-                return await look_at_dead_letters(job, output, show=list_dead, export=export_dead, drop=drop_dead)
+                return await look_at_dead_letters([job], output, show=list_dead, export=export_dead, drop=drop_dead)
             if dry_run:
                 found = await job.plan()
                 output.one(report_row(found), report_details(found))
                 return 0
             if to_jsonl is not None:
-                _check_file(to_jsonl, options.checkpoint)
-            counted = None if retry_dead else await _make_plan(job, wanted=plan)
+                check_new_file(to_jsonl, begun=await place.peek(job.job) is not None)
+            return await _run_job(job, place, options, output, retry_dead=retry_dead, plan=plan, ui=ui)
 
-            def begin(progress: Callable[[Progress], None]) -> Awaitable[Report]:
-                return job.retry_dead(progress) if retry_dead else job.run(progress, plan=counted)
-
-            flags = ("--retry-dead",) if retry_dead else ()
-            if not ui:
-                return await _run_job(job, begin, options, output, flags=flags)
-            from ._replay_page import PagedReplay, run_with_page
-
-            assert isinstance(job, PagedReplay)  # noqa: S101  # because of ui=True
-            return await run_with_page(
-                job, lambda settle: _run_job(job, begin, options, output, flags=flags, settle=settle)
-            )
-
-    if code := run(work):
-        raise typer.Exit(code)
+    return work()
 
 
-def _make_job(basiq: BasiqClient, options: ReplayOptions, target: Target, *, ui: bool) -> Replay:
-    from ..replay import Replay, SQLiteCheckpoint
+def _make_job(basiq: BasiqClient, options: ReplayOptions, target: Target, checkpoint: Checkpoint) -> Replay:
+    from ..replay import Replay
 
-    kind = Replay
-    if ui:
-        from ._replay_page import PagedReplay
-
-        kind = PagedReplay
-    return kind(
+    return Replay(
         basiq,
         options.webhook_id,
         target,
-        checkpoint=SQLiteCheckpoint(options.checkpoint),
+        checkpoint=checkpoint,
         source=options.source,
         filter=options.filter,
         where=options.where(),
@@ -209,53 +205,55 @@ async def _open_target(options: ReplayOptions, *, idle: bool) -> AsyncIterator[T
         yield target
 
 
-def _check_file(file: str, checkpoint: str) -> None:
-    """Raise ``ConfigurationError`` if the file's folder does not exist, or if another program wrote the file."""
-    target = Path(file)
-    if not target.parent.is_dir():
-        raise ConfigurationError(f"{file!r} cannot be written: its folder does not exist")
-    if target.is_file() and target.stat().st_size > 0 and not Path(checkpoint).exists():
-        raise ConfigurationError(f"{file!r} exists, and this export did not write it: pass another file, or remove it")
-
-
 async def _run_job(
     job: Replay,
-    work: Callable[[Callable[[Progress], None]], Awaitable[Report]],
-    options: RunOptions,
+    checkpoint: Checkpoint,
+    options: ReplayOptions,
     output: Output,
     *,
-    flags: Sequence[str] = (),
-    settle: Settle | None = None,
+    retry_dead: bool,
+    plan: bool,
+    ui: bool,
 ) -> int:
     """Run a job to its end, show its report, and return the exit code.
 
-    After the first signal, the messages under way are finished. ``settle`` may change the report before it is shown.
+    After the first signal, the messages under way are finished. If messages failed, the page of ``ui`` stays until a
+    signal, so that they can be retried and dropped there. The report includes that work.
     """
     import asyncio
 
-    def show(report: Report) -> None:
-        output.one(report_row(report), report_details(report))
+    from ..replay import serve_page
 
-    with stopping(job.stop) as stopped:
-        try:
-            report = await work(ProgressLine())
-        except asyncio.CancelledError:
-            if not stopped:
+    flags = ("--retry-dead",) if retry_dead else ()
+    counted = await _make_plan(job) if plan and not retry_dead else None
+    async with AsyncExitStack() as page:
+        url = await page.enter_async_context(serve_page(job)) if ui else None
+        if url is not None:
+            note(f"the page is at {url}", url=url)
+        with stopping(job.stop) as stopped:
+            try:
+                report = await (job.retry_dead(ProgressLine()) if retry_dead else job.run(ProgressLine(), plan=counted))
+            except asyncio.CancelledError:
+                if stopped:
+                    live(None)
+                    options.show_line(*flags)
                 raise
-            live(None)
-            options.show_line(*flags)
-            return 128 + stopped[0]
-        except ReplayError as exc:
-            live(None)
-            if exc.report is not None:
-                show(exc.report)
-                options.show_line(*flags)
-            raise
-        finally:
-            live(None)
-    if settle is not None:
-        report = await settle(report, not stopped)
-    show(report)
+            except ReplayError as exc:
+                live(None)
+                if exc.report is not None:
+                    output.one(report_row(exc.report), report_details(exc.report))
+                    options.show_line(*flags)
+                raise
+            finally:
+                live(None)
+        if url is not None and report.dead and not stopped:
+            note(f"messages failed: retry or drop them at {url}; Ctrl-C ends", url=url)
+            stop = asyncio.Event()
+            with on_signals(lambda _: stop.set()):
+                await stop.wait()
+    if ui:
+        report = await _count_again(job, checkpoint, report)
+    output.one(report_row(report), report_details(report))
     if stopped:
         options.show_line(*flags)
         return 128 + stopped[0]
@@ -268,16 +266,31 @@ async def _run_job(
     if report.dead:
         text = f"{report.dead:,} messages failed and are kept; try them again with:"
         options.show_line("--retry-dead", introduction=text)
-        return 1
-    if report.failed:
+    elif report.failed:
         note(f"{report.failed:,} messages failed")
-        return 1
-    return 0
+    return 1 if report.dead or report.failed else 0
 
 
-async def _make_plan(job: Replay, *, wanted: bool) -> Plan | None:
-    """Count the messages for the progress bar. Return None if that is not wanted, or without a terminal."""
-    if not wanted or not is_terminal(sys.stderr) or session().json:
+async def _count_again(job: Replay, checkpoint: Checkpoint, report: Report) -> Report:
+    """Return the report of a run, with what was done on its page since, as the checkpoint has recorded it."""
+    state = await checkpoint.peek(job.job)
+    handled = 0 if state is None else state.handled - report.handled_in_all
+    if state is None or (handled, state.dead) == (0, report.dead):
+        return report
+    dropped = report.dead - state.dead - handled
+    note(f"on the page: {handled:,} handled, {dropped:,} dropped")
+    return attrs.evolve(
+        report,
+        handled=report.handled + handled,
+        handled_in_all=state.handled,
+        failed=max(0, report.failed - handled - dropped),
+        dead=state.dead,
+    )
+
+
+async def _make_plan(job: Replay) -> Plan | None:
+    """Count the messages for the progress bar. Return None without a terminal, which shows no bar."""
+    if not is_terminal(sys.stderr) or session().json:
         return None
     live("counting the messages; with --no-plan the run starts at once")
     try:

@@ -24,6 +24,14 @@ _BATCH = 200
 _GAP = 2
 
 
+V = TypeVar("V", bound=attrs.AttrsInstance)
+
+
+def view_of(kind: type[V], shown: object, **more: Any) -> V:
+    """Make a view of an object: from its attributes of the same names as the fields of ``kind``, and ``more``."""
+    return kind(**{name: more[name] if name in more else getattr(shown, name) for name in attrs.fields_dict(kind)})
+
+
 class _Absent:
     """The type of ``ABSENT``."""
 

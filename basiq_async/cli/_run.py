@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -18,77 +18,59 @@ from ..errors import ConfigurationError
 from ._output import DEBUG, PrintableLog, is_terminal, live, note, prompt, session
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ..client import BasiqClient
     from ..errors import BasiqError
-    from ..hooks import OnRetry, RetryEvent
+    from ..hooks import RetryEvent
     from ..transports.retry import RetryPolicy
+    from ._profiles import Settings
 
 
 T = TypeVar("T")
 
 
-def run(work: Callable[[BasiqClient], Awaitable[T]]) -> T:
-    """Run ``work`` with a client for the API key of the environment or profile. Return its result."""
-
-    async def main() -> T:
-        async with make_client() as client:
-            return await work(client)
-
-    return run_until_signal(main)
-
-
-def make_client() -> AbstractAsyncContextManager[BasiqClient]:
-    """Return a client for the API key and base URL of the environment or profile; it reports each retry."""
-    from ._profiles import settings
-
-    found = settings()
-    return open_client(found.api_key, found.base_url, on_retry=_report_retry)
-
-
 @asynccontextmanager
-async def open_client(
-    api_key: str | None, base_url: str, *, retry: RetryPolicy | None = None, on_retry: OnRetry | None = None
+async def make_client(
+    settings: Settings | None = None, *, retry: RetryPolicy | None = None
 ) -> AsyncGenerator[BasiqClient]:
-    """Open a client with the User-Agent of the command line.
+    """Open a client for the API key of the environment or profile, with the User-Agent of the command line.
 
-    Each command requests its own token. For this User-Agent, the mock does not count that as misuse.
+    It reports each retry, unless a policy for retries is passed. Each command requests its own token. For this
+    User-Agent, the mock does not count that as misuse.
     """
     from ..client import BasiqClient
     from ..transports.aiohttp import AiohttpTransport
     from ..transports.retry import RetryPolicy
+    from ._profiles import find_settings
 
+    found = find_settings() if settings is None else settings
     limit = session().timeout
-    if limit is not None and retry is None:
-        retry = RetryPolicy(max_elapsed=limit)
     timeout = limit or 30.0
     transport = AiohttpTransport(user_agent=f"basiq-async/{__version__} (command line)", timeout=timeout)
     try:
         async with BasiqClient(
-            api_key, base_url=base_url, transport=transport, retry=retry, timeout=timeout, on_retry=on_retry
+            found.api_key,
+            base_url=found.base_url,
+            transport=transport,
+            retry=retry or (None if limit is None else RetryPolicy(max_elapsed=limit)),
+            timeout=timeout,
+            on_retry=_report_retry if retry is None else None,
         ) as client:
             yield client
     finally:
         await transport.aclose()
 
 
-def run_until_signal(main: Callable[[], Awaitable[T]]) -> T:
-    """Run ``main`` in an event loop. SIGINT and SIGTERM cancel it and end the process with 130 and 143."""
+def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
+    """Run what a command does in an event loop. SIGINT and SIGTERM cancel it, and end the process with 130 and 143."""
     import asyncio
 
-    async def begin() -> T:
-        with cancelling(asyncio.current_task()) as received:
-            try:
-                return await main()
-            except asyncio.CancelledError:
-                if not received:
-                    raise
-        raise typer.Exit(128 + received[0])
+    async def main() -> T:
+        with stopping():
+            return await work
 
     _quiet_logs()
     try:
-        return asyncio.run(begin())
+        return asyncio.run(main())
     finally:
         live(None)
 
@@ -180,25 +162,11 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
-def cancelling(task: asyncio.Task[object] | None) -> Iterator[list[int]]:
-    """Cancel a task at a signal. The list that is yielded holds the numbers of the signals."""
-    received: list[int] = []
+def stopping(stop: Callable[[], None] | None = None, *, busy: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
+    """Call ``stop`` at the first signal. The second one, or the first without ``stop``, cancels this task.
 
-    def cancel(number: int) -> None:
-        received.append(number)
-        if task is not None:
-            task.cancel()
-
-    with on_signals(cancel):
-        yield received
-
-
-@contextmanager
-def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
-    """Call ``stop`` at the first signal, and cancel this task at the second one.
-
-    The list that is yielded holds the numbers of the signals. If ``busy`` returns True at the first signal, a note says
-    that a second one stops at once.
+    The task then ends the process with 130 or 143. The list that is yielded holds the numbers of the signals. If
+    ``busy`` returns True at the first signal, a note says that a second one stops at once.
     """
     import asyncio
 
@@ -207,7 +175,7 @@ def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: Tru
 
     def receive(number: int) -> None:
         received.append(number)
-        if len(received) == 1:
+        if stop is not None and len(received) == 1:
             stop()
             if busy():
                 note("finishing the work under way; a second signal stops at once")
@@ -215,4 +183,9 @@ def stopping(stop: Callable[[], None], *, busy: Callable[[], bool] = lambda: Tru
             task.cancel()
 
     with on_signals(receive):
-        yield received
+        try:
+            yield received
+        except asyncio.CancelledError:
+            if len(received) <= (stop is not None):
+                raise
+            raise typer.Exit(128 + received[-1]) from None

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, TextIO
 
 import attrs
 
 from .._redaction.text import json_line
+from .._storage.private_files import open_new
 from .._wire.hosts import show_url
-from ..errors import ConfigurationError
-from ._options import program_line, selection
-from ._output import live, note, session
-from ._results import as_row, cell_text, count_details
+from ..errors import CheckpointError, ConfigurationError
+from ._options import explain, option, program_line, selection
+from ._output import OutputError, live, note, session
+from ._results import Column, Output, as_row, cell_text, count_details, view_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from rich.console import RenderableType
 
     from ..models import Message
-    from ..replay import Plan, Progress, Replay, Report, Target, Where
+    from ..replay import DeadLetter, Plan, Progress, Replay, Report, Target, Where
 
 
 @attrs.frozen(kw_only=True)
@@ -193,15 +192,13 @@ class Evidence:
         try:
             descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except (OSError, ValueError) as exc:
-            raise ConfigurationError(f"--report {file!r} cannot be written: {exc}") from None
+            raise ConfigurationError(f"--report {file!r} cannot be written: {explain(exc)}") from None
         self._file = os.fdopen(descriptor, "a", encoding="ascii")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self._file is not None:
             self._file.close()
 
@@ -213,7 +210,7 @@ class Evidence:
     def watch(self, replay: Replay) -> None:
         """Write the id of each message that the target of a replay accepts."""
         if self._file is not None:
-            replay._observe(_Watching(self, replay.job.source))
+            replay._observe(_Watched(self, replay.job.source))
 
     def flush(self) -> None:
         """Pass the lines to the operating system."""
@@ -221,29 +218,23 @@ class Evidence:
             self._file.flush()
 
 
-class _Watching:
-    """Observes a replay."""
+class _Watched:
+    """Observes a replay by its target: each message that it accepts is written."""
 
     def __init__(self, evidence: Evidence, source: str) -> None:
         self._evidence = evidence
         self._source = source
 
     def wrap(self, target: Target) -> Target:
-        """Return the target, wrapped so that each accepted message is written."""
-        return _Watched(target, self._evidence, self._source)
+        """Watch this target."""
+        self._inner = target
+        return self
 
     def begin(self) -> None:
         """Do nothing: the beginning of the recovery is written."""
 
     def on_progress(self, progress: Progress) -> None:
         """Do nothing."""
-
-
-class _Watched:
-    def __init__(self, inner: Target, evidence: Evidence, source: str) -> None:
-        self._inner = inner
-        self._evidence = evidence
-        self._source = source
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
@@ -257,3 +248,150 @@ class _Watched:
         """See ``Target``."""
         await self._inner.flush()
         self._evidence.flush()
+
+
+# --- dead letters ---
+
+_PAGE = 250
+
+RetryDead = Annotated[bool, option("Deliver the messages that failed in earlier runs again.", "--retry-dead")]
+ListDead = Annotated[bool, option("Show the messages that failed in earlier runs.", "--list-dead")]
+ExportDead = Annotated[
+    str | None, option("Write the messages that failed to a new file, one per line.", metavar="FILE")
+]
+DropDead = Annotated[list[str] | None, option("Drop a message that failed; may be repeated.", metavar="ID")]
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetterView:
+    """A message that failed and is kept."""
+
+    id: str
+    error: str
+    failed_at: datetime
+    event_type_id: str | None
+
+    @classmethod
+    def of(cls, dead_letter: DeadLetter) -> DeadLetterView:
+        """Return the view of a dead letter."""
+        from ..models import Message
+
+        return view_of(cls, dead_letter, event_type_id=Message(dead_letter.id, dead_letter.message).event_type_id)
+
+
+_DEAD_LETTERS: Sequence[Column[DeadLetterView]] = (
+    Column("ID", lambda dead: dead.id),
+    Column("FAILED AT", lambda dead: dead.failed_at),
+    Column("ERROR", lambda dead: dead.error, flexible=20),
+    Column("EVENT TYPE", lambda dead: dead.event_type_id, optional=True),
+)
+
+
+class HasDeadLetters(Protocol):
+    """A replay, or a job of a fleet."""
+
+    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
+        """Return a page of dead letters."""
+        ...
+
+    async def drop_dead(self, ids: Sequence[str]) -> int:
+        """Remove the dead letters with these ids, and return how many."""
+        ...
+
+
+async def look_at_dead_letters(
+    jobs: Sequence[HasDeadLetters], output: Output, *, show: bool, export: str | None, drop: Sequence[str] | None
+) -> int:
+    """Show, export and drop dead letters as the options say. Return 1 if they were shown or dropped and some are left.
+
+    An export that succeeded returns 0.
+    """
+    if show:
+        await list_dead_letters(jobs, output)
+    if export is not None:
+        await export_dead_letters(jobs, export)
+    if drop:
+        await drop_dead_letters(jobs, drop)
+    return 1 if (show or drop) and await has_dead_letters(jobs) else 0
+
+
+async def list_dead_letters(jobs: Sequence[HasDeadLetters], output: Output) -> None:
+    """List the dead letters, or write a note that there are none."""
+    count = 0
+    async for page in _pages(jobs):
+        output.rows(map(DeadLetterView.of, page), _DEAD_LETTERS, DeadLetterView)
+        count += len(page)
+    if not count:
+        note("there are no dead letters")
+
+
+async def export_dead_letters(jobs: Sequence[HasDeadLetters], path: str) -> None:
+    """Write the dead letters to a new file that only its owner can read, one per line. The jobs keep them."""
+    try:
+        descriptor = open_new(path)
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"the new file {path!r} cannot be made: {explain(exc)}") from None
+    count = 0
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            async for page in _pages(jobs):
+                for each in page:
+                    line = {"number": each.number, "id": each.id, "error": each.error, "failedAt": each.failed_at}
+                    file.write(json_line({**line, "message": each.message}, ascii=True) + "\n")
+                count += len(page)
+    except BaseException as exc:
+        os.unlink(path)
+        if isinstance(exc, OSError):
+            raise OutputError(f"{path!r} cannot be written: {exc.strerror}") from None
+        raise
+    note(f"{count:,} messages written to {path!r}")
+
+
+async def drop_dead_letters(jobs: Sequence[HasDeadLetters], ids: Sequence[str]) -> None:
+    """Remove the dead letters with these ids. Raises ``ConfigurationError`` if an id is not that of a dead letter."""
+    dropped = sum([await job.drop_dead(ids) for job in jobs])
+    note(f"{dropped:,} dead letters dropped")
+    if missing := len(set(ids)) - dropped:
+        raise ConfigurationError(f"{missing:,} of the ids are not ids of dead letters")
+
+
+async def has_dead_letters(jobs: Sequence[HasDeadLetters]) -> bool:
+    """Return whether one of the jobs has dead letters."""
+    return any([await job.dead_letters(limit=1) for job in jobs])
+
+
+async def _pages(jobs: Sequence[HasDeadLetters]) -> AsyncIterator[Sequence[DeadLetter]]:
+    for job in jobs:
+        after = 0
+        while page := await job.dead_letters(after=after, limit=_PAGE):
+            yield page
+            after = page[-1].number
+
+
+def find_recoveries(webhook_id: str) -> list[str]:
+    """Return the beginnings of the names of the files that recoveries of a webhook left in this folder."""
+    beginning = name_checkpoint("recover", webhook_id, "", {}).rpartition("-")[0]
+    return [file.removesuffix("-messages.db") for file in sorted(glob.glob(f"{beginning}-*-messages.db"))]
+
+
+async def tell_of_recoveries(webhook_id: str) -> bool:
+    """Write a note for each recovery of a webhook in this folder that keeps dead letters. Return whether there is one.
+
+    A recovery of which only a part is known, because it selects messages, is named too.
+    """
+    from ..replay import SQLiteCheckpoint, recovered_by
+
+    found = False
+    for base in find_recoveries(webhook_id):
+        file = f"{base}-messages.db"
+        try:
+            recovered = await recovered_by(webhook_id, SQLiteCheckpoint(file), SQLiteCheckpoint(f"{base}-events.db"))
+            count = f"{recovered.dead_letters:,}"
+        except CheckpointError:
+            count = "perhaps some"
+        if count == "0":
+            continue
+        found = True
+        line = program_line("recover", webhook_id, options={"--checkpoint": base, "--list-dead": True})
+        note(f"recover keeps {count} dead letters in {file!r}; list them with: {line}")
+    return found

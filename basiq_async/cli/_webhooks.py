@@ -3,89 +3,119 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+import attrs
 import typer
 
 from ..errors import ConfigurationError
-from ._completion import event_types, option
 from ._doctor import doctor
-from ._options import Json, SecretFile, WebhookId, Yes, expand_event_types, new_secret_file, program_line
+from ._options import (
+    Json,
+    WebhookId,
+    Yes,
+    complete_event_type,
+    expand_event_types,
+    new_secret_file,
+    option,
+    program_line,
+)
 from ._output import is_terminal, live, note, write
-from ._results import Output
-from ._run import confirm, run
-from ._views import WEBHOOKS, WebhookView
+from ._results import ABSENT, Column, Output, view_of
+from ._run import confirm, make_client
 
 if TYPE_CHECKING:
-    from ..client import BasiqClient
-    from ..models import EnsuredWebhook, Secret, Webhook
-
-W = TypeVar("W", bound="Webhook")
+    from ..models import Webhook
 
 webhooks_app = typer.Typer(help="Subscriptions: list, create, change, check, delete.", no_args_is_help=True)
 
 Url = Annotated[str, typer.Option(help="The URL that Basiq calls.")]
-Event = Annotated[
-    list[str],
-    typer.Option(
-        "--event",
-        help="An event type such as user.created, or several such as consent.*; may be repeated.",
-        autocompletion=event_types,
-    ),
-]
+_EVENT = typer.Option(
+    "--event",
+    help="An event type such as user.created, or several such as consent.*; may be repeated.",
+    autocompletion=complete_event_type,
+)
+Event = Annotated[list[str], _EVENT]
 Name = Annotated[str | None, option("A name for people.")]
 Description = Annotated[str | None, option("A description for people.")]
-NewSecretFile = Annotated[
+SecretFile = Annotated[
     Path | None, option("Write the signing secret to this new file, which only you can read.", "--secret-file")
 ]
 
 
+@attrs.frozen(kw_only=True)
+class WebhookView:
+    """A webhook, without its secret. ``action`` says what ``ensure`` did."""
+
+    id: str
+    url: str
+    status: str | None
+    subscribed_events: Sequence[str]
+    name: str | None
+    description: str | None
+    action: Any = ABSENT
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> Self:
+        """Return the view of a webhook."""
+        return view_of(cls, webhook, action=getattr(webhook, "action", None) or ABSENT)
+
+
+def _events_cell(webhook: WebhookView) -> str:
+    events = webhook.subscribed_events
+    return ", ".join(events) if len(events) <= 2 else f"{len(events)} types"
+
+
+_WEBHOOKS: Sequence[Column[WebhookView]] = (
+    Column("ID", lambda webhook: webhook.id),
+    Column("STATUS", lambda webhook: webhook.status),
+    Column("URL", lambda webhook: webhook.url, flexible=16),
+    Column("EVENTS", _events_cell, flexible=16, optional=True),
+    Column("NAME", lambda webhook: webhook.name or "", flexible=16, optional=True),
+)
+
+
 @webhooks_app.command("list")
-def list_(json: Json = None) -> None:
+async def list_(json: Json = None) -> None:
     """Show all webhooks."""
-
-    async def work(basiq: BasiqClient) -> list[Webhook]:
-        return await basiq.webhooks.list().collect()
-
-    found = run(work)
-    Output(json).rows(map(WebhookView.of, found), WEBHOOKS, WebhookView)
+    async with make_client() as basiq:
+        found = await basiq.webhooks.list().collect()
+    Output(json).rows(map(WebhookView.of, found), _WEBHOOKS, WebhookView)
     if not found:
         note("there are no webhooks; create one with 'basiq-async webhooks create'")
 
 
-@webhooks_app.command("get")
-def get(webhook_id: WebhookId, json: Json = None) -> None:
+@webhooks_app.command()
+async def get(webhook_id: WebhookId, json: Json = None) -> None:
     """Show one webhook."""
-
-    async def work(basiq: BasiqClient) -> Webhook:
-        return await basiq.webhooks.get(webhook_id)
-
-    Output(json).one(WebhookView.of(run(work)))
+    async with make_client() as basiq:
+        Output(json).one(WebhookView.of(await basiq.webhooks.get(webhook_id)))
 
 
-@webhooks_app.command("create")
-def create(
+@webhooks_app.command()
+async def create(
     url: Url,
     event: Event,
     name: Name = None,
     description: Description = None,
-    secret_file: NewSecretFile = None,
+    secret_file: SecretFile = None,
     json: Json = None,
 ) -> None:
     """Subscribe a URL. The signing secret is not shown; --secret-file writes it to a file."""
+    with new_secret_file(secret_file) as keep:
+        async with make_client() as basiq:
+            types = await expand_event_types(basiq, event)
+            made = await basiq.webhooks.create(url=url, subscribed_events=types, name=name, description=description)
+            keep(made)
+    Output(json).one(WebhookView.of(made))
+    _tell_secret(made, secret_file)
 
-    async def work(basiq: BasiqClient) -> Webhook:
-        types = await expand_event_types(basiq, event)
-        return await basiq.webhooks.create(url=url, subscribed_events=types, name=name, description=description)
 
-    _tell_secret(_show_and_keep(work, secret_file, json), secret_file)
-
-
-@webhooks_app.command("ensure")
-def ensure(
+@webhooks_app.command()
+async def ensure(
     url: Url,
     event: Event,
     name: Name = None,
@@ -93,25 +123,24 @@ def ensure(
     remove_event_types: Annotated[
         bool, option("Remove the event types that are not named.", "--remove-event-types")
     ] = False,
-    secret_file: NewSecretFile = None,
+    secret_file: SecretFile = None,
     json: Json = None,
 ) -> None:
     """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
 
     Event types of the webhook that are not named stay, unless --remove-event-types is given.
     """
-
-    async def work(basiq: BasiqClient) -> EnsuredWebhook:
-        types = await expand_event_types(basiq, event)
-        return await basiq.webhooks.ensure(
-            url=url,
-            subscribed_events=types,
-            name=name,
-            description=description,
-            remove_event_types=remove_event_types,
-        )
-
-    found = _show_and_keep(work, secret_file, json)
+    with new_secret_file(secret_file) as keep:
+        async with make_client() as basiq:
+            found = await basiq.webhooks.ensure(
+                url=url,
+                subscribed_events=await expand_event_types(basiq, event),
+                name=name,
+                description=description,
+                remove_event_types=remove_event_types,
+            )
+            keep(found)
+    Output(json).one(WebhookView.of(found))
     if found.kept_event_types:
         note(
             f"the webhook stays subscribed to {', '.join(found.kept_event_types)}; to remove them, pass "
@@ -128,21 +157,14 @@ def ensure(
         )
 
 
-@webhooks_app.command("update")
-def update(
+@webhooks_app.command()
+async def update(
     webhook_id: WebhookId,
     url: Annotated[str | None, option("The URL that Basiq calls.")] = None,
-    event: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--event",
-            help="An event type such as user.created, or several such as consent.*; may be repeated.",
-            autocompletion=event_types,
-        ),
-    ] = None,
+    event: Annotated[list[str] | None, _EVENT] = None,
     name: Name = None,
     description: Description = None,
-    secret_file: NewSecretFile = None,
+    secret_file: SecretFile = None,
     json: Json = None,
 ) -> None:
     """Change the named fields of a webhook. With only --secret-file, nothing changes, and the secret is written to it.
@@ -151,35 +173,43 @@ def update(
     """
     if url is None and not event and name is None and description is None and secret_file is None:
         raise ConfigurationError("pass at least one of --url, --event, --name, --description and --secret-file")
-
-    async def work(basiq: BasiqClient) -> Webhook:
-        types = await expand_event_types(basiq, event) if event else None
-        return await _change(basiq, webhook_id, url=url, event=types, name=name, description=description)
-
-    changed = _show_and_keep(work, secret_file, json)
+    with new_secret_file(secret_file) as keep:
+        async with make_client() as basiq:
+            types = await expand_event_types(basiq, event) if event else None
+            # All fields are sent: the reference does not say whether an update clears a missing field.
+            current = await basiq.webhooks.get(webhook_id)
+            changed = await basiq.webhooks.update(
+                webhook_id,
+                url=url if url is not None else current.url,
+                subscribed_events=types or current.subscribed_events or None,
+                name=name if name is not None else current.name,
+                description=description if description is not None else current.description,
+            )
+            keep(changed)
+    Output(json).one(WebhookView.of(changed))
     if secret_file is not None:
         _tell_secret(changed, secret_file)
 
 
-@webhooks_app.command("reactivate")
-def reactivate(webhook_id: WebhookId, secret_file: NewSecretFile = None, json: Json = None) -> None:
+@webhooks_app.command()
+async def reactivate(webhook_id: WebhookId, secret_file: SecretFile = None, json: Json = None) -> None:
     """Make a disabled webhook active again, and change nothing else."""
-
-    async def work(basiq: BasiqClient) -> Webhook:
-        return await basiq.webhooks.reactivate(webhook_id)
-
-    found = _show_and_keep(work, secret_file, json)
+    with new_secret_file(secret_file) as keep:
+        async with make_client() as basiq:
+            found = await basiq.webhooks.reactivate(webhook_id)
+            keep(found)
+    Output(json).one(WebhookView.of(found))
     if secret_file is not None:
         _tell_secret(found, secret_file)
 
 
-webhooks_app.command("doctor")(doctor)
+webhooks_app.command()(doctor)
 
 
-@webhooks_app.command("secret")
-def secret(
+@webhooks_app.command()
+async def secret(
     webhook_id: WebhookId,
-    secret_file: NewSecretFile = None,
+    secret_file: SecretFile = None,
     show: Annotated[bool, option("Print it in a terminal, where it stays on the screen.", "--show")] = False,
     json: Json = None,
 ) -> None:
@@ -189,42 +219,39 @@ def secret(
     reactivates a disabled webhook when it is updated. No source says whether an update makes a new secret: use the
     secret that is shown.
     """
-
-    async def work(basiq: BasiqClient) -> tuple[str, Secret]:
-        if secret_file is None and is_terminal(sys.stdout) and not show:
-            raise ConfigurationError(
-                "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
-            )
-        with new_secret_file(secret_file) as file:
+    if secret_file is None and is_terminal(sys.stdout) and not show:
+        raise ConfigurationError(
+            "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
+        )
+    with new_secret_file(secret_file) as keep:
+        async with make_client() as basiq:
             updated = await basiq.webhooks.reactivate(webhook_id)
-            _keep(updated, file)
-            if updated.secret is None:
-                raise ConfigurationError("Basiq's response to the update holds no secret")
-            return updated.id, updated.secret
-
-    found, value = run(work)
+            keep(updated)
+    if updated.secret is None:
+        raise ConfigurationError("Basiq's response to the update holds no secret")
     if secret_file is not None:
         note(f"the secret is in {str(secret_file)!r}")
     elif json is not None:
-        Output(json).one({"id": found, "secret": value.reveal()})
+        Output(json).one({"id": updated.id, "secret": updated.secret.reveal()})
     else:
-        write(value.reveal())
+        write(updated.secret.reveal())
 
 
-@webhooks_app.command("delete")
-def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> None:
+@webhooks_app.command()
+def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> Awaitable[None]:
     """Delete a webhook with its messages. Asks first."""
     confirm(f"Delete the webhook {webhook_id} with its messages?", yes=yes)
 
-    async def work(basiq: BasiqClient) -> None:
-        await basiq.webhooks.delete(webhook_id)
+    async def work() -> None:
+        async with make_client() as basiq:
+            await basiq.webhooks.delete(webhook_id)
+        Output(json).one({"id": webhook_id, "deleted": True})
 
-    run(work)
-    Output(json).one({"id": webhook_id, "deleted": True})
+    return work()
 
 
-@webhooks_app.command("wait")
-def wait(
+@webhooks_app.command()
+async def wait(
     webhook_id: WebhookId,
     timeout: Annotated[
         float, typer.Option(min=0, help="Maximum seconds to wait. The cool-off takes up to 15 minutes.")
@@ -232,51 +259,9 @@ def wait(
     json: Json = None,
 ) -> None:
     """Wait until a webhook is active."""
-
-    async def work(basiq: BasiqClient) -> Webhook:
-        async with _countdown(timeout):
-            return await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
-
-    Output(json).one(WebhookView.of(run(work)))
-
-
-async def _change(
-    basiq: BasiqClient,
-    webhook_id: str,
-    *,
-    url: str | None = None,
-    event: list[str] | None = None,
-    name: str | None = None,
-    description: str | None = None,
-) -> Webhook:
-    # All fields are sent, because the reference does not say whether an update clears a missing field.
-    current = await basiq.webhooks.get(webhook_id)
-    return await basiq.webhooks.update(
-        webhook_id,
-        url=url if url is not None else current.url,
-        subscribed_events=event or current.subscribed_events or None,
-        name=name if name is not None else current.name,
-        description=description if description is not None else current.description,
-    )
-
-
-def _show_and_keep(work: Callable[[BasiqClient], Awaitable[W]], secret_file: Path | None, json: str | None) -> W:
-    """Create or change a webhook with ``work``, show it, and write its secret to ``secret_file``, if one is named."""
-
-    async def work_and_keep(basiq: BasiqClient) -> W:
-        with new_secret_file(secret_file) as file:
-            webhook = await work(basiq)
-            _keep(webhook, file)
-            return webhook
-
-    kept = run(work_and_keep)
-    Output(json).one(WebhookView.of(kept))
-    return kept
-
-
-def _keep(webhook: Webhook, file: SecretFile | None) -> None:
-    if file is not None and webhook.secret is not None:
-        file.write(webhook.secret)
+    async with make_client() as basiq, _countdown(timeout):
+        found = await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
+    Output(json).one(WebhookView.of(found))
 
 
 def _tell_secret(webhook: Webhook, file: Path | None) -> None:

@@ -48,7 +48,7 @@ def test_a_profile_is_named_before_the_command(run: Run, served: Served, home: P
     missing = run("webhooks", "list")
     assert missing.exit_code == 2
     assert "basiq-async login" in missing.stderr
-    assert json.loads(run("--profile", "uat", "logout").stdout)["removed"]
+    assert json.loads(run("--profile", "uat", "logout", "--yes").stdout)["removed"]
     assert run("--profile", "uat", "whoami").exit_code == 2
     assert run("--profile", "uat", "logout").exit_code == 2
 
@@ -128,7 +128,10 @@ def test_where_there_is_a_keyring_the_key_is_there_and_not_in_the_file(
     lost = run("whoami")
     assert (lost.exit_code, "log in again" in lost.stderr) == (2, True)
     login(served)
-    assert run("logout").exit_code == 0
+    asked = run("logout")
+    assert (asked.exit_code, "pass --yes" in asked.stderr) == (2, True), "without a terminal it asks nobody"
+    assert stored != {}
+    assert run("logout", "--yes").exit_code == 0
     assert stored == {}
 
 

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TargetError, TransportError
 from basiq_async._wire.payloads import payload_bytes
-from basiq_async.cli._serving import Forwarder  # private: what the frames of a traceback hold
+from basiq_async.cli._listen import Forwarder  # private: what the frames of a traceback hold
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
 from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay
 from tests.support.frames import leaks
