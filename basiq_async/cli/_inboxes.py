@@ -357,7 +357,7 @@ inbox_app = typer.Typer(help="What the inbox of a service knows about an event."
 
 @attrs.frozen(kw_only=True)
 class EntryView:
-    """What is known about an event: whether its handler succeeded, and if not, why."""
+    """What is known about an event: whether its handler succeeded, since when that is known, and if not, why."""
 
     event_id: str
     event_type_id: str
@@ -382,7 +382,8 @@ async def get(
 ) -> int:
     """Show whether an event was handled, is in the quarantine, or is a dead letter of a recovery in this folder.
 
-    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response.
+    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. When it was
+    handled is shown for an inbox in a SQL database. The other inboxes do not keep that time.
     """
     session().verdict = True
     if event is None:
@@ -405,8 +406,11 @@ async def _find(inbox: Inbox, event_id: str, kind: str, webhook_id: str | None) 
                 return attrs.evolve(view, state="quarantined", since=delivery.quarantined_at, error=delivery.error)
     if webhook_id is not None and (dead := await _find_dead(webhook_id, event_id)) is not None:
         return attrs.evolve(view, state="dead", since=dead.failed_at, error=dead.error)
-    handled = any([await inbox.seen(key) for key in keys])
-    return attrs.evolve(view, state="handled" if handled else "unknown")
+    for key in keys:
+        if await inbox.seen(key):
+            handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
+            return attrs.evolve(view, state="handled", since=None if handled_at is None else await handled_at(key))
+    return view
 
 
 async def _find_dead(webhook_id: str, event_id: str) -> DeadLetter | None:

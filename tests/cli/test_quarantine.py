@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceiver
 
 from ..support.deliveries import SECRET, payload, signed
 from .conftest import Run, Served
@@ -51,6 +53,29 @@ def test_what_the_inbox_knows_of_an_event_is_its_state_and_the_exit_code(run: Ru
     bad = entry(run, "e-bad", *kind, code=1)
     assert (bad["state"], "broken" in bad["error"], bool(bad["since"])) == ("quarantined", True, True)
     assert entry(run, "e-other", *kind, code=1)["state"] == "unknown"
+
+
+def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/sql.db"
+
+    async def handle_one() -> None:
+        engine = create_async_engine(url)
+        inbox = SQLInbox(engine, create_tables=True)
+        async with WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox) as receiver:
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None: ...
+
+            body = payload("consent.revoked", "e-1")
+            await receiver.handle(signed(body), body)
+        await engine.dispose()
+
+    before = datetime.now(UTC).replace(microsecond=0)
+    asyncio.run(handle_one())
+    done = run("inbox", "get", "e-1", "--inbox", url, "--webhook", "w1", "--event", "consent.revoked")
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["state"]) == (0, "handled"), done.output
+    assert before <= datetime.fromisoformat(found["since"]) <= datetime.now(UTC) + timedelta(seconds=1)
 
 
 def test_without_its_type_basiq_is_asked_for_an_event(run: Run, served: Served) -> None:

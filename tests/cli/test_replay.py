@@ -423,6 +423,19 @@ def test_another_selection_is_another_job_by_default(run: Run, served: Served, e
     assert 0 < some["handled"] < rest["handled"] == 40
 
 
+def test_its_checkpoint_can_be_in_a_database(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(5)
+    line = ("replay", webhook_id, "--to", endpoint.url, "--checkpoint", "sqlite+aiosqlite:///checkpoints.db")
+    endpoint.status = 400
+    refused = run(*line)
+    assert (refused.exit_code, only_line(refused.stdout)["dead"]) == (1, 5), refused.output
+    assert "--checkpoint sqlite+aiosqlite:///checkpoints.db" in refused.stderr, "the line that continues names it"
+    endpoint.status = 204
+    assert run(*line, "--retry-dead").exit_code == 0
+    assert only_line(run(*line).stdout)["handled"] == 0
+    assert [file.name for file in Path().iterdir()] == ["checkpoints.db"]
+
+
 def test_an_export_into_a_folder_that_does_not_exist_leaves_nothing(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(3)
     refused = run("replay", webhook_id, "--to-jsonl", "no/such/out.jsonl")

@@ -239,6 +239,12 @@ class SQLInbox:
         row = await self._store.run(lambda connection: self._sql.find(connection, key))
         return row is not None and row.handled_at is not None
 
+    async def handled_at(self, key: str) -> datetime | None:
+        """Return when ``key`` was handled or set aside, by the database's clock; None if it was not."""
+        row = await self._store.run(lambda connection: self._sql.find(connection, key))
+        moment: datetime | None = None if row is None else row.handled_at
+        return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
         now = await self._store.run(self._store.now)
