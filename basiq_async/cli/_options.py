@@ -279,7 +279,9 @@ def program_line(command: str, *arguments: str, options: Mapping[str, object] | 
 
 def explain(exc: OSError | ValueError) -> str:
     """Return why a file could not be opened, read or written. The text holds nothing of what is in the file."""
-    return (exc.strerror if isinstance(exc, OSError) else None) or "its name or its text cannot be read"
+    if isinstance(exc, OSError):
+        return exc.strerror or type(exc).__name__
+    return "it is not text" if isinstance(exc, UnicodeError) else "its name holds a null character"
 
 
 def read_file(path: str | Path, what: str) -> str:
@@ -296,7 +298,7 @@ def check_new_file(path: str, *, begun: bool = False) -> None:
     ``begun`` says that an earlier run wrote the file. An empty file is as good as none.
     """
     if not begun and os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
-        raise ConfigurationError(f"{path!r} exists, and this did not write it: pass another file, or remove it")
+        raise ConfigurationError(f"{path!r} exists, and this export did not write it: pass another file, or remove it")
     if not Path(path).parent.is_dir():
         raise ConfigurationError(f"{path!r} cannot be written: its folder does not exist")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import attrs
@@ -291,6 +292,9 @@ async def _recover(
         return 128 + stopped[0]
     if found.dead:
         options.show_line("--retry-dead", introduction=f"{found.dead:,} failed and are kept; try them again with:")
+    if ends := [each.until for each in found.out_of_reach if each.until is not None]:
+        known = attrs.evolve(options, acknowledged=f"{max(ends).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
+        known.show_line(introduction="after you have fetched the present state, acknowledge what is out of reach with:")
     if found.quarantined and options.receiver is not None:
         line = program_line("quarantine retry", options={"--receiver": options.receiver})
         note(f"{found.quarantined:,} deliveries are in the quarantine; try them again with: {line}")

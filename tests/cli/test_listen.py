@@ -206,7 +206,7 @@ async def test_a_secret_file_that_is_named_comes_before_the_environment(tmp_path
         async with listening(*options) as listener:
             for headers in (by_environment, by_file, signed(BODY, secret=NAMED_SECRET)):
                 assert (await listener.post(BODY, headers) == 204) is (headers in accepted)
-    missing = run_command("listen", "--secret-file", str(tmp_path / "none"))
+    missing = await asyncio.to_thread(run_command, "listen", "--secret-file", str(tmp_path / "none"))
     assert (missing.exit_code, "cannot be read" in missing.stderr) == (2, True)
 
 
