@@ -278,7 +278,7 @@ async def _recover(
                 view = RecoveryView(finished=False, messages=report_row(exc.report))
                 evidence.write("ended", finished=False, messages=view.messages)
                 output.one(view, [*_report_details("messages", exc.report), ("finished", False)])
-            options.show_line()
+                options.show_line()
             if stopped:
                 return 128 + stopped[0]
             raise

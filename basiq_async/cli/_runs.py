@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 import os
 import re
 import time
@@ -129,13 +130,13 @@ class ProgressLine:
         if down != self._down:
             self._down, self._told = down, time.monotonic()
             if down:
-                note(f"the target does not respond; one message is tried in {now.paused:.0f} s")
+                note(f"the target does not respond; one message is tried in {math.ceil(now.paused)} s")
             else:
                 note("the target responds again")
         elif now.paused and time.monotonic() - self._told >= _TELL_EVERY:
             self._told = time.monotonic()
             why = f"which has been down for {now.down:.0f} s" if down else "which asked for a pause"
-            note(f"waiting for the target, {why}; the next message is tried in {now.paused:.0f} s")
+            note(f"waiting for the target, {why}; the next message is tried in {math.ceil(now.paused)} s")
         live(draw_progress(now))
 
 
