@@ -127,7 +127,7 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node.value, bool):
             self._add(node, str(not node.value))
         elif _is_number(node):
-            self._add(node, repr(node.value + 1 if isinstance(node.value, int) else node.value * 2))
+            self._add(node, repr(node.value + 1 if isinstance(node.value, int) else node.value * 2 or 1.0))
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
         if isinstance(node.slice, ast.Slice) and isinstance(node.ctx, ast.Load):

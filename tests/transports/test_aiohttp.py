@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import socket
 import urllib.parse
@@ -326,3 +327,24 @@ async def test_connections_bounds_how_many_are_open_at_once(server: Server) -> N
 def test_a_number_of_connections_that_cannot_be_is_refused(connections: Any) -> None:
     with pytest.raises(ConfigurationError, match="connections must be a whole number"):
         AiohttpTransport(connections=connections)
+
+
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "max_body_size", "connections"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), "1"], ids=repr)
+def test_a_limit_that_is_none_is_refused_by_its_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        AiohttpTransport(**{name: value})
+
+
+async def test_a_body_may_have_64_mib() -> None:
+    assert AiohttpTransport()._max_body_size == 67_108_864, "as the documentation says"
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, False), (299, False), (300, True), (503, True)])
+async def test_where_only_the_status_counts_the_headers_of_a_success_do_not(
+    server: Server, status: int, kept: bool
+) -> None:
+    server.answer = lambda request: web.Response(status=status, headers={"Retry-After": "7"})
+    async with contextlib.aclosing(StatusTransport()) as transport:
+        response = await transport.send(Request("GET", server.url))
+    assert (response.status, response.headers.get("retry-after")) == (status, "7" if kept else None)

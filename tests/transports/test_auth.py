@@ -10,6 +10,7 @@ import pytest
 from basiq_async import (
     AuthenticationError,
     BasiqClient,
+    BasiqError,
     ConfigurationError,
     NotFoundError,
     RateLimitError,
@@ -185,5 +186,28 @@ def test_the_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         async with BasiqClient(transport=transport) as basiq:
             await basiq.webhooks.get("w")
         assert transport.token_requests[0].headers["authorization"] == "Basic from-the-environment"
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("status", [199, 300, 304])
+def test_a_token_response_of_another_status_than_2xx_is_no_token(status: int) -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[answer({"access_token": TOKEN, "expires_in": 3600}, status)])
+        with pytest.raises(BasiqError):
+            await client(transport).webhooks.get("w")
+        assert transport.requests == []
+
+    virtual.run(main())
+
+
+def test_a_token_that_an_error_repeats_is_not_shown() -> None:
+    async def main() -> None:
+        text = "a-token-that-the-server-made"
+        echo = answer({"type": "list", "data": [{"code": "x", "title": text, "detail": f"Bearer {text}"}]}, 403)
+        with pytest.raises(BasiqError) as caught:
+            await client(Scripted(echo, tokens=[token(text)])).webhooks.get("w")
+        assert text not in str(caught.value)
+        assert text not in repr(vars(caught.value))
 
     virtual.run(main())

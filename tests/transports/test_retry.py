@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from basiq_async import (
+    ConfigurationError,
     ConnectionFailedError,
     Request,
     RequestTimeoutError,
@@ -324,3 +325,33 @@ def test_hooks_are_told_the_correlation_id_and_the_template_of_the_url() -> None
         assert [event.url_template for event in requests if event.path == "/token"] == ["/token"]
 
     virtual.run(main())
+
+
+@pytest.mark.parametrize("name", ["max_retries", "base", "max_wait", "max_elapsed"])
+@pytest.mark.parametrize("value", [-1, float("nan"), "1", None, True], ids=repr)
+def test_a_policy_of_wrong_numbers_is_refused_and_names_the_one(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        RetryPolicy(**{name: value})
+
+
+def test_a_policy_of_zeros_is_no_retry_and_no_wait_but_no_time_at_all_is_refused() -> None:
+    assert RetryPolicy(max_retries=0, base=0, max_wait=0).max_retries == 0
+    with pytest.raises(ConfigurationError, match="max_elapsed must be above 0"):
+        RetryPolicy(max_elapsed=0)
+
+
+@pytest.mark.parametrize(
+    "returned", [None, b"{}", Response("200", {}, b""), Response(200, {}, "{}"), Response(True, {}, b"")], ids=repr
+)  # type: ignore[arg-type]
+def test_what_a_transport_returns_that_is_no_response_is_an_error_that_says_so(returned: Any) -> None:
+    async def odd(request: Request) -> Any:
+        return returned
+
+    outcome, sent, _ = send(GET, odd)
+    assert "did not return a Response with an int as its status and bytes as its body" in str(outcome)
+    assert (type(outcome), sent) == (TransportError, 1)
+
+
+def test_the_context_of_a_failure_is_not_shown_beside_its_cause() -> None:
+    outcome, _, _ = send(GET, BROKEN, policy=RetryPolicy(max_retries=0))
+    assert outcome.__suppress_context__ is True

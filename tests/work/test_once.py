@@ -214,3 +214,95 @@ async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
     one = unit(inbox, fails, on_failure=record)
     ending: Ending[str] = await handle_once(one, Units())
     assert (ending.how, [ending.error]) == (Ended.FAILED, recorded)
+
+
+# --- a caller that is cancelled ---
+
+
+@on_virtual_time
+async def test_a_caller_that_is_cancelled_ends_the_work_at_once_and_leaves_no_claim() -> None:
+    inbox, units = MemoryInbox(clock=virtual.clock), Units()
+    one = unit(inbox, lambda: asyncio.sleep(20, "done"), grace=10.0)
+    caller = asyncio.create_task(handle_once(one, units))
+    await asyncio.sleep(1)
+    began = virtual.now()
+    caller.cancel()
+    await asyncio.wait((caller,))
+    assert (caller.cancelled(), virtual.now() - began, len(units)) == (True, 0.0, 0)
+    assert not one.timed_out
+    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+
+
+@pytest.mark.parametrize(("resists", "told"), [(False, 0), (True, 1)])
+def test_only_work_that_still_runs_after_its_cancellation_is_told(
+    *, resists: bool, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def works() -> str:
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            if not resists:
+                raise
+            await asyncio.sleep(5)
+        return "done"
+
+    async def main() -> None:
+        inbox, units = MemoryInbox(clock=virtual.clock), Units()
+        caller = asyncio.create_task(handle_once(unit(inbox, works), units))
+        await asyncio.sleep(1)
+        began = virtual.now()
+        caller.cancel()
+        await asyncio.wait((caller,))
+        assert virtual.now() - began == (1.0 if resists else 0.0), "the caller waits for its grace alone"
+        assert await units.wait(60) == 0
+
+    virtual.run(main())
+    assert ["still runs" in record.getMessage() for record in caplog.records] == [True] * told
+
+
+@on_virtual_time
+async def test_a_caller_that_is_cancelled_before_the_work_begins_has_it_never_begin() -> None:
+    class Slow(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            await asyncio.sleep(1)
+            return await super().claim(key, token, lease=lease)
+
+    begun: list[str] = []
+
+    async def works() -> str:
+        begun.append("begun")
+        return "done"
+
+    inbox, units = Slow(clock=virtual.clock), Units()
+    caller = asyncio.create_task(handle_once(unit(inbox, works, grace=10.0), units))
+    await asyncio.sleep(0.5)
+    caller.cancel()
+    await asyncio.wait((caller,))
+    assert (begun, caller.cancelled(), len(units)) == ([], True, 0)
+    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+
+
+@on_virtual_time
+async def test_a_unit_says_whether_its_time_was_over() -> None:
+    slow = unit(MemoryInbox(clock=virtual.clock), lambda: asyncio.sleep(20, "done"), work_timeout=2.0)
+    ending = await handle_once(slow, Units())
+    assert (ending.how, slow.timed_out, str(ending.error)) == (
+        Ended.FAILED, True, "the handler was cancelled after 2 s",
+    )  # fmt: skip
+    quick = unit(MemoryInbox(clock=virtual.clock), work, work_timeout=2.0)
+    assert ((await handle_once(quick, Units())).how, quick.timed_out) == (Ended.HANDLED, False)
+
+
+@on_virtual_time
+async def test_a_duplicate_in_one_process_does_not_ask_the_inbox_while_the_first_one_is_at_work() -> None:
+    asked: list[float] = []
+
+    class Asked(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            asked.append(virtual.now())
+            return await super().claim(key, token, lease=lease)
+
+    inbox, units = Asked(clock=virtual.clock), Units()
+    began = virtual.now()
+    await asyncio.gather(*(handle_once(unit(inbox, work, token=token), units) for token in "ab"))
+    assert asked == pytest.approx([began, began + 0.1])

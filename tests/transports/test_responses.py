@@ -1,0 +1,49 @@
+"""What the status, headers and error body of a response say."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from basiq_async import Response
+from basiq_async.transports.responses import parse_date, parse_retry_after, read_correlation_id
+
+NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+LATER = "Mon, 05 Jan 2026 12:01:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0), ("7", 7.0), ("1.5", 1.5), (" 7 ", 7.0), (LATER, 60.0), (f"7, {LATER}", 60.0), ("90, 7", 90.0),
+        ("Mon, 05 Jan 2026 12:01:00", 60.0), ("Mon, 05 Jan 2026 11:59:00 GMT", None), ("-7", None), ("", None),
+        (None, None), ("soon", None), ("soon, 7", 7.0), ("inf", None), ("nan", None), ("1e3", None), ("\u0667", None),
+    ],
+)  # fmt: skip
+def test_a_retry_after_is_the_longest_of_its_waits(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, NOW) == seconds
+
+
+def test_a_header_is_read_up_to_a_thousand_characters() -> None:
+    assert parse_retry_after("7".rjust(1_000), NOW) == 7.0
+    assert parse_retry_after("7".rjust(1_001), NOW) is None
+    assert parse_date(LATER + " " * 2_000) == datetime(2026, 1, 5, 12, 1, tzinfo=UTC)
+    assert parse_date(LATER.rjust(1_000 + len(LATER))) is None
+
+
+@pytest.mark.parametrize("value", ["", "soon", "99", "Mon, 99 Jan 2026 12:00:00 GMT"])
+def test_a_date_that_cannot_be_read_is_none(value: str) -> None:
+    assert parse_date(value) is None
+
+
+@pytest.mark.parametrize(("status", "found"), [(200, None), (399, None), (400, "HIDDEN"), (500, "HIDDEN")])
+def test_only_an_error_has_a_correlation_id_and_no_credential_is_in_it(status: int, found: str | None) -> None:
+    body = json.dumps({"type": "list", "correlationId": "secret", "data": []}).encode()
+    assert read_correlation_id(Response(status, {}, body), lambda text: text.replace("secret", "HIDDEN")) == found
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"no", b'{"correlationId": 7}', b"\xff"])
+def test_an_error_without_a_readable_correlation_id_has_none(body: bytes) -> None:
+    assert read_correlation_id(Response(500, {}, body), str) is None

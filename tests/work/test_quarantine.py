@@ -1,0 +1,78 @@
+"""The quarantine of one webhook, read page by page."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import attrs
+import pytest
+
+from basiq_async import InboxError
+from basiq_async._work.keys import inbox_key
+from basiq_async._work.quarantine import read_quarantine
+from basiq_async.receiver import MemoryInbox, QuarantinedDelivery
+from tests.support import virtual
+from tests.support.deliveries import NOW, quarantined_delivery
+
+
+def delivery(number: int, webhook_id: str = "w1", *, minutes: int | None = None) -> QuarantinedDelivery:
+    event_id = f"e-{number}"
+    key = inbox_key("user.created", event_id, "msg_1", webhook_id)
+    at = NOW + timedelta(minutes=number if minutes is None else minutes)
+    return attrs.evolve(quarantined_delivery(key, at=at), event_id=event_id)
+
+
+class Pages(MemoryInbox):
+    """An inbox whose quarantine a test writes."""
+
+    def __init__(self, *pages: list[QuarantinedDelivery]) -> None:
+        super().__init__()
+        self.pages = list(pages)
+        self.asked: list[QuarantinedDelivery | None] = []
+
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> list[QuarantinedDelivery]:
+        self.asked.append(after)
+        return self.pages.pop(0) if self.pages else []
+
+
+async def read(inbox: MemoryInbox, webhook_id: str = "w1") -> list[str]:
+    return [each.event_id async for each in read_quarantine(inbox, webhook_id, timeout=5)]
+
+
+async def test_each_delivery_of_the_webhook_comes_once_and_those_of_another_do_not() -> None:
+    moved = delivery(1, minutes=9)  # it failed again meanwhile
+    inbox = Pages([delivery(1), delivery(2, "w2"), delivery(3)], [delivery(4), moved])
+    assert await read(inbox) == ["e-1", "e-3", "e-4"]
+    assert [after and after.event_id for after in inbox.asked] == [None, "e-3", "e-1"]
+
+
+async def test_what_another_program_wrote_without_ids_is_passed_over() -> None:
+    odd = attrs.evolve(delivery(1), event_type_id="", event_id="", delivery_id="")
+    assert await read(Pages([odd, delivery(2)])) == ["e-2"]
+
+
+async def test_pages_that_do_not_advance_are_an_error_and_no_loop() -> None:
+    with pytest.raises(InboxError, match="cannot be read further"):
+        await read(Pages([delivery(5)], [delivery(4)]))
+    with pytest.raises(InboxError, match="cannot be read further"):
+        await read(Pages([delivery(5)], [delivery(5)]))
+
+
+def test_a_page_has_a_time_limit() -> None:
+    class Hangs(MemoryInbox):
+        async def quarantined(
+            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+        ) -> list[QuarantinedDelivery]:
+            await asyncio.Event().wait()
+            return []
+
+    async def main() -> None:
+        began = virtual.now()
+        with pytest.raises(InboxError, match="did not respond within 5 s"):
+            await read(Hangs())
+        assert virtual.now() - began == 5
+
+    virtual.run(main())
