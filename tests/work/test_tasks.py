@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import anyio
 import pytest
 
-from basiq_async._work.tasks import run_cancel_once, run_to_completion, wait_uncancelled
+from basiq_async._work.tasks import TaskOwner, run_cancel_once, run_to_completion, wait_uncancelled
 from tests.support import virtual
 
 Waiting = Callable[[Callable[[], Coroutine[object, object, None]]], Awaitable[None]]
@@ -186,3 +186,26 @@ async def test_waiting_out_leaves_the_future_alone() -> None:
     future.set_result(1)
     assert isinstance(await task, asyncio.CancelledError)
     assert await wait_uncancelled(future) is None
+
+
+def test_an_owner_that_is_closed_has_cancelled_its_tasks_and_awaited_their_end() -> None:
+    async def main() -> None:
+        ended: list[float] = []
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(1)
+                ended.append(virtual.now())
+
+        owner = TaskOwner()
+        tasks = [owner.spawn(work()) for _ in range(3)]
+        began = virtual.now()
+        await asyncio.sleep(0)
+        await owner.aclose()
+        assert ended == [began + 1] * 3
+        assert all(task.cancelled() for task in tasks)
+        assert owner.closed
+
+    virtual.run(main())
