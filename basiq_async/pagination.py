@@ -13,7 +13,7 @@ import attrs
 from ._arguments import check_whole
 from ._wire.broken_items import BrokenItem
 from ._wire.codec import ListPage, Unreadable
-from ._wire.cursors import ANYWHERE, DAMAGED, Cursor, UnusableCursor, id_in_cursor
+from ._wire.cursors import ANYWHERE, DAMAGED, Cursor, UnusableCursorError, id_in_cursor
 from ._wire.paging import Listing, id_at, is_lost
 from ._wire.urls import BaseURL
 from ._work.tasks import result_of
@@ -431,12 +431,13 @@ def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cur
     item_id = None if after is None else id_in_cursor(after)
     if cursor is None:
         return None if item_id is None else listing.after(item_id)
-    opened = listing.seal.open(cursor, listing.name)
-    if isinstance(opened, Cursor):
-        if listing.has_page(listing.base.url(opened.page)):
-            return opened if item_id is None or opened.after is not None else attrs.evolve(opened, after=item_id)
-        opened = UnusableCursor(DAMAGED)
-    if item_id is None or opened.elsewhere:
-        raise ConfigurationError(opened.text)
-    _log.info("%s; searching the list for the item %r", opened.text, item_id, extra={"item_id": item_id})
-    return listing.after(item_id)
+    try:
+        opened = listing.seal.open(cursor, listing.name)
+        if not listing.has_page(listing.base.url(opened.page)):
+            raise UnusableCursorError(DAMAGED)
+    except UnusableCursorError as exc:
+        if item_id is None or exc.elsewhere:
+            raise ConfigurationError(str(exc)) from None
+        _log.info("%s; searching the list for the item %r", exc, item_id, extra={"item_id": item_id})
+        return listing.after(item_id)
+    return opened if item_id is None or opened.after is not None else attrs.evolve(opened, after=item_id)

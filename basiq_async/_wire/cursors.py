@@ -42,12 +42,12 @@ class Cursor:
     after: str | None = None
 
 
-@attrs.frozen
-class UnusableCursor:
-    """The reason why a text is not a usable cursor. ``elsewhere``: it is a valid cursor of another list."""
+class UnusableCursorError(ValueError):
+    """A text is not a usable cursor. ``elsewhere``: it is a valid cursor of another list."""
 
-    text: str
-    elsewhere: bool = False
+    def __init__(self, text: str, *, elsewhere: bool = False) -> None:
+        super().__init__(text)
+        self.elsewhere = elsewhere
 
 
 class CursorSeal(Unpicklable):
@@ -67,41 +67,41 @@ class CursorSeal(Unpicklable):
         sealed = self._key_name + self._mac(body) + body
         return base64.urlsafe_b64encode(_digest(sealed, _CHECK) + sealed).decode().rstrip("=")
 
-    def open(self, text: str, listing: str) -> Cursor | UnusableCursor:
-        """Read a cursor's text. Return the cursor, or an ``UnusableCursor`` that says what is wrong."""
+    def open(self, text: str, listing: str) -> Cursor:
+        """Return the cursor in a text. Raises ``UnusableCursorError``, which says what is wrong."""
         if not isinstance(text, str) or len(text) > _MAX_LENGTH:
-            return UnusableCursor(_NOT_A_CURSOR)
+            raise UnusableCursorError(_NOT_A_CURSOR)
         try:
             packed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
-            return UnusableCursor(DAMAGED)
+            raise UnusableCursorError(DAMAGED) from None
         check, sealed = packed[:_CHECK], packed[_CHECK:]
         key_name, mac, body = sealed[:_KEY_NAME], sealed[_KEY_NAME : _KEY_NAME + _SEAL], sealed[_KEY_NAME + _SEAL :]
         if check != _digest(sealed, _CHECK):
-            return UnusableCursor(DAMAGED)
+            raise UnusableCursorError(DAMAGED)
         if key_name != self._key_name:
-            return UnusableCursor(
+            raise UnusableCursorError(
                 "cursor was made with another API key or by another release, and cannot be used: start without cursor, "
                 "or pass after= with the id of the last item"
             )
         if not hmac.compare_digest(mac, self._mac(body)):
-            return UnusableCursor(DAMAGED)
+            raise UnusableCursorError(DAMAGED)
         return _read(body, listing)
 
     def _mac(self, body: bytes) -> bytes:
         return blake2b(self._key_name + body, digest_size=_SEAL, key=self._key).digest()
 
 
-def _read(body: bytes, listing: str) -> Cursor | UnusableCursor:
+def _read(body: bytes, listing: str) -> Cursor:
     try:
         version, owner, page, offset, after = json.loads(body)
         cursor = Cursor(_text(page), _count(offset), None if after is None else _text(after))
     except (ValueError, TypeError, RecursionError):
-        return UnusableCursor(DAMAGED)
+        raise UnusableCursorError(DAMAGED) from None
     if version != _VERSION:
-        return UnusableCursor(f"cursor is of version {version}, which this release does not know")
+        raise UnusableCursorError(f"cursor is of version {version}, which this release does not know")
     if owner != _digest(listing.encode(), _LIST_NAME).hex():
-        return UnusableCursor(
+        raise UnusableCursorError(
             "cursor belongs to another list: another webhook, filter or kind of object", elsewhere=True
         )
     return cursor
