@@ -162,31 +162,24 @@ def quote_segment(value: str, name: str) -> str:
 
 
 @hide_arguments
-def absolute_url(value: str, name: str = "url") -> str:
-    """Return the URL if Basiq can call it. Raises ``ConfigurationError`` unless it is absolute http or https."""
-    fault = _find_fault(value)
+def absolute_url(url: str) -> str:
+    """Return the URL if Basiq can call it. Raises ``ConfigurationError``, which does not show it, for any other."""
+    fault: str | None = "as text without white space"
+    if isinstance(url, str) and all(char.isprintable() and not char.isspace() for char in url):
+        try:
+            parts = urllib.parse.urlsplit(url)
+            usable = parts.scheme.lower() in _DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        fault = None if usable else "such as https://example.com/basiq"
     if fault is not None:
-        raise ConfigurationError(f"{name} must be an absolute http or https url, {fault}")
-    return value
+        raise ConfigurationError(f"url must be an absolute http or https url, {fault}")
+    return url
 
 
 @hide_arguments
 def read_endpoint(url: str) -> str:
     """Return the URL of an endpoint to post to. Raises ``ConfigurationError``, which does not show the URL."""
-    fault = _find_fault(url)
-    if fault is not None:
-        raise ConfigurationError(f"url must be an absolute http or https url, {fault}")
-    if "@" in urllib.parse.urlsplit(url).netloc:
+    if "@" in urllib.parse.urlsplit(absolute_url(url)).netloc:
         raise ConfigurationError("url must not hold a user or password: they would show in errors and logs")
     return url
-
-
-def _find_fault(url: object) -> str | None:
-    if not isinstance(url, str) or any(char.isspace() or not char.isprintable() for char in url):
-        return "as text without white space"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme.lower() in _DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    return None if usable else "such as https://example.com/basiq"
