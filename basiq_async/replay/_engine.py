@@ -101,7 +101,7 @@ class Engine:
         tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
     ) -> None:
-        self._tracker = tracker
+        self._source, self._tracker = source, tracker
         ledger = Ledger(state, most=settings.most_spans) if ledger is None else ledger
         self._target = target
         self._ledger = ledger
@@ -367,7 +367,7 @@ class Engine:
             position=state.position if advance is None else advance.position,
             finished=reader.whole and self._ledger.idle and self.error is None,
             handled_in_all=state.handled + self._handled,
-            may_repeat=reader.may_repeat,
+            may_repeat=self._source.repeats,
         )
 
     async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
@@ -396,7 +396,7 @@ class Engine:
             down=0.0 if since is None else now - since,
             dead=self._ledger.dead,
             commits=self._commits,
-            order=self._reader.order,
+            order=self._source.order,
         )
 
 

@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TypeAlias
 
-from .._wire.order import Order
 from ..models import Message
 from ._coverage import InactivityTracker
 from ._ledger import Ledger, Span
@@ -52,7 +51,8 @@ class MessageReader:
         self._undecided = 0
         self._room = width
         self._width = width
-        self._read = position
+        self.read = position
+        """The number of messages of the history that were read, those of earlier runs included."""
         self._in_span = 0
         self._reader: asyncio.Task[object] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -76,21 +76,6 @@ class MessageReader:
     def short(self) -> bool:
         """Whether another message may be handed out, and no worker waits for one."""
         return self._room > 0 and self._reader is None and not self._waiting
-
-    @property
-    def order(self) -> Order:
-        """The order of the source, as far as it is known."""
-        return self._source.order
-
-    @property
-    def may_repeat(self) -> bool:
-        """Whether messages may have been handed out again, because of what the list no longer shows."""
-        return self._source.repeats
-
-    @property
-    def read(self) -> int:
-        """The number of messages of the history that were read, those of earlier runs included."""
-        return self._read
 
     async def take(self, worker: asyncio.Task[object]) -> WorkItem | None:
         """Return the next message to handle; None at the end. ``worker`` is the calling task."""
@@ -132,11 +117,12 @@ class MessageReader:
     def _hand_out(self, message: Message) -> WorkItem | None:
         """Count a message that was read. Return None if it is not to be handled."""
         tracker, ledger = self._tracker, self._ledger
-        self._read += 1
+        self.read += 1
         self._in_span += 1
         if tracker is not None and type(message) is not UnreadableMessage:
             tracker.see(message)
-        if ledger.earlier and self._is_recorded(message):
+        if ledger.earlier and ledger.match(message.id):
+            self.skipped["recorded"] += 1
             return None
         error = None
         if self._selects or type(message) is UnreadableMessage:
@@ -153,15 +139,9 @@ class MessageReader:
             self._wake()
         return message, ledger.begin(), error
 
-    def _is_recorded(self, message: Message) -> bool:
-        if not self._ledger.match(message.id):
-            return False
-        self.skipped["recorded"] += 1
-        return True
-
     def mark(self) -> None:
         """Begin a new span at the reader's place."""
-        self._ledger.mark(self._source.text(), self._read)
+        self._ledger.mark(self._source.text(), self.read)
         self._in_span = 0
         if not self._ledger.unsaved and self._ledger.dirty:  # unsaved messages trigger their own commit
             self._wanted()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 
 import attrs
 
@@ -92,19 +93,22 @@ async def recover(
         )
     if events_checkpoint is checkpoint and not both:
         raise ConfigurationError("checkpoint and events_checkpoint must be different: each keeps one source")
-    if inbox is None and not isinstance(target, WebhookReceiver):
+    if isinstance(target, WebhookReceiver):
+        known_in, id_in_keys = target.inbox, target.webhook_id
+    elif inbox is not None:
+        known_in, id_in_keys = inbox, webhook_id
+    else:
         raise ConfigurationError(
             "recover needs an inbox, because most events were messages too: pass the live service's inbox for a "
             "function, and an inbox beside the checkpoints for an HttpTarget"
         )
     if acknowledged is not None and acknowledged.tzinfo is None:
         raise ConfigurationError("acknowledged must be a datetime with a time zone, such as datetime.now(UTC)")
-    messages = Replay(
+    make = partial(
+        Replay,
         client,
         webhook_id,
         target,
-        checkpoint=checkpoint,
-        filter=filter,
         where=where,
         inbox=inbox,
         concurrency=concurrency,
@@ -113,27 +117,16 @@ async def recover(
         max_pause=max_pause,
         clock=clock,
     )
-    events = Replay(
-        client,
-        webhook_id,
-        target,
-        checkpoint=checkpoint if events_checkpoint is None else events_checkpoint,
-        source="events",
-        where=where,
-        inbox=inbox,
-        concurrency=concurrency,
-        rate=rate,
-        on_error=on_error,
-        max_pause=max_pause,
-        clock=clock,
-    )
+    messages = make(checkpoint=checkpoint, filter=filter)
+    events = make(checkpoint=checkpoint if events_checkpoint is None else events_checkpoint, source="events")
     messages._acknowledged, events._all_types = acknowledged, all_types
     for replay in (messages, events):
         if instrument is not None:
             instrument(replay)
     await client.webhooks.get(webhook_id)  # Basiq's clock is known from here on
-    knowledge = None if everything else _knowledge_of(target, inbox, webhook_id, clock or client._now)
-    if knowledge is not None:
+    shared = not isinstance(target, HttpTarget)
+    knowledge = InboxKnowledge(known_in, id_in_keys, shared=shared, timeout=_TIMEOUT, now=clock or client._now)
+    if not everything:
         messages._wrap = lambda inner: MissedMessages(inner, knowledge)
     first = await messages.run(progress)
     if not first.finished:
@@ -143,16 +136,14 @@ async def recover(
     # Events from now on become messages, unless the webhook is not active.
     was_active = find_status_problem(await client.webhooks.get(webhook_id), None) is None
     failed = {event_of(Message(dead_letter.id, dead_letter.message)) async for dead_letter in read_all(messages)}
-    events._wrap = lambda inner: MissedEvents(inner, knowledge, failed)
+    events._wrap = lambda inner: MissedEvents(inner, None if everything else knowledge, failed)
     second = await events.run(progress)
     return await Circumstances(
         client=client,
         webhook_id=webhook_id,
         messages=messages,
         events=events,
-        quarantine=(target.inbox, target.webhook_id)
-        if isinstance(target, WebhookReceiver)
-        else (_require(inbox), webhook_id),
+        quarantine=(known_in, id_in_keys),
     ).assess(first, second, was_active=was_active)
 
 
@@ -346,16 +337,3 @@ class Circumstances:
         found = read_quarantine(inbox, webhook_id, timeout=self.messages._inbox_timeout)
         async with aclosing(found):
             return len([delivery.key async for delivery in found])
-
-
-def _knowledge_of(target: object, inbox: Inbox | None, webhook_id: str, now: Callable[[], datetime]) -> InboxKnowledge:
-    if isinstance(target, WebhookReceiver):
-        return InboxKnowledge(target.inbox, target.webhook_id, shared=True, timeout=_TIMEOUT, now=now)
-    known = _require(inbox)
-    shared = not isinstance(target, HttpTarget)
-    return InboxKnowledge(known, webhook_id, shared=shared, timeout=_TIMEOUT, now=now)
-
-
-def _require(inbox: Inbox | None) -> Inbox:
-    assert inbox is not None  # noqa: S101  # recover has checked it
-    return inbox

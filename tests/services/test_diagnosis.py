@@ -11,8 +11,9 @@ import attrs
 import pytest
 from aiohttp import web
 
-from basiq_async import ConfigurationError, Diagnosis, NotFoundError, Problem, Webhook
+from basiq_async import ConfigurationError, Diagnosis, Message, NotFoundError, Problem, Webhook
 from basiq_async.receiver import Delivery, UnknownEventTypeWarning, WebhookReceiver
+from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
 from basiq_async.services.diagnosis import Recovered, cool_off_left
 from tests.services.conftest import Basiq
 from tests.support.scripted import Scripted, answer, client, page
@@ -235,3 +236,12 @@ async def test_a_webhook_of_the_fake_is_diagnosed(basiq: Basiq) -> None:
 
 def test_a_problem_is_its_text() -> None:
     assert f"{Problem('pending', 'it waits')}" == "it waits"
+
+
+def test_the_first_failure_after_the_last_success_is_found_among_thousands() -> None:
+    attempts = _Attempts(NOW)
+    for minute in range(2_100):
+        status = "Success" if minute == 1_000 else "Failed"
+        tries = [attempt(status, -timedelta(minutes=minute))] * (8 if status == "Failed" else 1)
+        attempts.add(Message(f"m{minute}", message(minute, *tries)))
+    assert attempts.first_failure == attempts.disabled_at == NOW + timedelta(minutes=1_001)
