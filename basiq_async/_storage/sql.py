@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -20,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .._redaction.tracebacks import UnshownText, drop_tracebacks
+from .._work.calls import OneProcess
 from .._work.tasks import run_to_completion
 from ..errors import BasiqError, ConfigurationError
 from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
@@ -135,37 +135,36 @@ class SQLStore:
         self.began: datetime | None = None
         self.writing = asyncio.Lock()
         self._preparing = asyncio.Lock()
-        self._pid: int | None = None
+        self.process = OneProcess(f"the {kind.name} {tables.name}", kind.failure)
         # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
         if note_failure not in engine.dialect.dispatch.handle_error:
             event.listen(engine.dialect, "handle_error", note_failure)
 
-    @property
-    def inherited(self) -> bool:
-        """Whether this process is a fork of the one that first used the store: its connections are the parent's."""
-        return self._pid not in (None, os.getpid())
-
     def check_usable(self) -> None:
         """Raise the kind's error after the store was closed, and in a child that was forked after the first use."""
-        if self._pid is None:
-            self._pid = os.getpid()
-        elif self.inherited:
-            raise self.kind.failure(
-                f"the {self.kind.name} {self.tables.name} was in use when this process forked, and its connections are "
-                f"the parent's: make engine and {self.kind.name} after the fork, in each worker process"
-            )
+        self.process.check()
         if self.closed:
             raise self.kind.failure(f"the {self.kind.name} {self.tables.name} {self.kind.closed}")
 
-    async def run(self, work: Work[T], *, write: bool = False, patient: bool = True) -> T:
+    async def run(
+        self,
+        work: Work[T],
+        *,
+        write: bool = False,
+        patient: bool = True,
+        timeout: float | None = None,
+        prepare: bool = True,
+    ) -> T:
         """Do ``work`` in a transaction, within the time limit. A cancellation waits for its end.
 
         write: commit. A write to SQLite waits for another writer: up to the time limit if ``patient``, else briefly.
+        timeout: seconds, in place of the store's. prepare: create missing tables first.
         Raises the kind's error, and ``BusyError`` if the other writer does not finish.
         """
 
         async def twice() -> T:
-            await self.prepare()
+            if prepare:
+                await self.prepare()
             transaction = SQLTransaction(self, write=write)
             try:
                 return await transaction.run(work, patient=patient)
@@ -176,7 +175,7 @@ class SQLStore:
             return await SQLTransaction(self, write=write).run(work, patient=patient)
 
         self.check_usable()
-        return await run_to_completion(lambda: self.within_limit(twice()))
+        return await run_to_completion(lambda: self.within_limit(twice(), timeout))
 
     async def within_limit(self, work: Awaitable[T], timeout: float | None = None) -> T:
         """Await ``work``. Raises the kind's error if it takes too long, and in place of a driver's error."""

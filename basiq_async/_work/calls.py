@@ -1,36 +1,40 @@
-"""The errors of an inbox that is used after it was closed, or in a forked process."""
+"""The errors of a store that is used after it was closed, or in a forked process."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from ..errors import InboxError
+from ..errors import BasiqError
 
 CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, receiver` does"
 """The error text of an inbox that is used after it was closed."""
 
 
 class OneProcess:
-    """Detects that the process was forked after the inbox was first used.
+    """Detects that the process was forked after a store was first used.
 
     A child inherits the parent's connections: a rollback that it sends would undo the parent's work.
+
+    what: names the store. failure: makes the error.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, failure: Callable[[str], BasiqError]) -> None:
         self._what = what
+        self._failure = failure
         self._pid: int | None = None
 
     @property
     def inherited(self) -> bool:
-        """Whether this process is a fork of the one that first used the inbox."""
+        """Whether this process is a fork of the one that first used the store."""
         return self._pid not in (None, os.getpid())
 
     def check(self) -> None:
-        """Note the first process that uses the inbox. Raises ``InboxError`` in a fork of it."""
+        """Note the first process that uses the store. Raises the failure in a fork of it."""
         if self._pid is None:
             self._pid = os.getpid()
         elif self.inherited:
-            raise InboxError(
-                f"{self._what} was in use when this process forked, and its connections are the parent's: make the "
-                "client or engine, and the inbox, after the fork, in each worker process"
+            raise self._failure(
+                f"{self._what} was in use when this process forked, and its connections are the parent's: make it, and "
+                "its engine or client, after the fork, in each worker process"
             )

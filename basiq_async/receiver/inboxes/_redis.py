@@ -115,7 +115,7 @@ class RedisInbox:
         self._remember = math.ceil(check_seconds("remember", remember) * 1000)
         self._timeout = check_seconds("timeout", timeout)
         self._scripts: dict[str, _Script] = {}
-        self._process = OneProcess(f"the inbox below {prefix!r} in Redis")
+        self._process = OneProcess(f"the inbox below {prefix!r} in Redis", InboxError)
         self._checked = False
 
     def __repr__(self) -> str:

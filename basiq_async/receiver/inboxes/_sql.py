@@ -111,7 +111,7 @@ class SQLInbox:
     async def aclose(self) -> None:
         """Roll back every open transaction, and so release its claim. May be called twice; the engine stays open."""
         self._store.closed = True
-        if self._store.inherited:
+        if self._store.process.inherited:
             return  # the claims belong to the parent process
         await run_to_completion(self._end)
 

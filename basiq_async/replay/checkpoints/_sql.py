@@ -14,7 +14,7 @@ from sqlalchemy import MetaData, RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..._arguments import Duration, check_seconds
-from ..._storage.sql import BusyError, SQLStore, SQLTransaction, Work
+from ..._storage.sql import BusyError, SQLStore, Work
 from ..._storage.sql_errors import brief, is_away, is_missing, without_values
 from ..._work.tasks import run_to_completion
 from ...errors import CheckpointError, CheckpointInUseError, ConfigurationError
@@ -174,7 +174,7 @@ class SQLCheckpoint(_Closing):
     async def aclose(self) -> None:
         """See ``Checkpoint``. If the database is away, the job is free when the lease ends."""
         run = self._run
-        if run is None or run.pid != os.getpid():  # the parent process closes its own run
+        if run is None or self._store.process.inherited:  # the parent process closes its own run
             return
         try:
             await run_to_completion(lambda: self._let_go(run))
@@ -263,6 +263,7 @@ class SQLCheckpoint(_Closing):
         async def work(connection: AsyncConnection) -> int:
             return (await connection.execute(self._sql.renew, {**run.key, "a_holder": run.holder})).rowcount
 
+        seconds = min(self._store.timeout, self._lease / 2)
         while not run.lost:
             try:
                 async with asyncio.timeout(self._lease / _BEATS):
@@ -271,7 +272,7 @@ class SQLCheckpoint(_Closing):
             except TimeoutError:
                 pass
             try:
-                if not await self._attempt(work, min(self._store.timeout, self._lease / 2)):
+                if not await self._store.run(work, write=True, timeout=seconds, prepare=False):
                     run.lost = _LOST
             except Exception as exc:
                 logger.debug("the lease of a checkpoint could not be renewed: %s", brief(exc))
@@ -285,7 +286,7 @@ class SQLCheckpoint(_Closing):
             await connection.execute(self._sql.let_go, {**run.key, "a_holder": run.holder})
 
         try:
-            await self._attempt(work, self._store.timeout)
+            await self._store.run(work, write=True, prepare=False)
         except Exception as exc:
             if exc.__cause__ is not None and is_missing(exc.__cause__):
                 return
@@ -305,9 +306,7 @@ class SQLCheckpoint(_Closing):
         until, pause = loop.time() + self._store.timeout, _FIRST_PAUSE
 
         async def once() -> T:
-            if prepare:
-                await self._store.within_limit(self._store.prepare(), until - loop.time())
-            result = await self._attempt(work, until - loop.time())
+            result = await self._store.run(work, write=True, timeout=until - loop.time(), prepare=prepare)
             recorded()
             return result
 
@@ -326,18 +325,11 @@ class SQLCheckpoint(_Closing):
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
-    async def _attempt(self, work: Work[T], timeout: float) -> T:
-        return await self._store.within_limit(SQLTransaction(self._store).run(work), timeout)
-
     def _current(self) -> _Run:
         run = self._run
         if run is None or run.ending.is_set():
             raise CheckpointError("the checkpoint is not open")
-        if run.pid != os.getpid():
-            raise CheckpointError(
-                f"{self._describe(run.job)} was open when this process forked: make engine and checkpoint after the "
-                "fork, in each worker process"
-            )
+        self._store.check_usable()
         if run.lost:
             raise CheckpointError(f"{self._describe(run.job)}: {run.lost}")
         return run
@@ -368,7 +360,6 @@ class _Run:
 
     def __init__(self, job: ReplayJob, key: dict[str, str], concurrency: int) -> None:
         self.job, self.key, self.concurrency = job, key, concurrency
-        self.pid = os.getpid()
         self.holder = f"{this_process()}/{os.urandom(8).hex()}"
         self.columns = {"name": key["a_name"], "source": key["a_source"]}
         self.state = State()

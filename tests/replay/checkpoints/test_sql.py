@@ -17,9 +17,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from basiq_async import CheckpointError, CheckpointInUseError, ConfigurationError
+from basiq_async._storage import sql as _sql_store
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.replay import Checkpoint, MemoryCheckpoint, Replay, SQLCheckpoint, checkpoint_metadata, recover
-from basiq_async.replay.checkpoints import _sql as _sql_calls  # private: a response to a COMMIT is lost
 from basiq_async.replay.protocol import Advance, Commit, ReplayJob
 from basiq_async.testing import FakeBasiq, check_checkpoint
 from tests.support.cancelling import storm
@@ -281,7 +281,7 @@ async def test_a_commit_whose_response_is_lost_is_recorded_once(
     checkpoint = SQLCheckpoint(engine, table=new_table())
     lost = 0
 
-    class Lossy(_sql_calls.SQLTransaction):
+    class Lossy(_sql_store.SQLTransaction):
         async def commit(self) -> None:
             nonlocal lost
             await super().commit()
@@ -289,7 +289,7 @@ async def test_a_commit_whose_response_is_lost_is_recorded_once(
                 lost += 1
                 raise OperationalError("COMMIT", {}, Exception("server closed the connection"), None, True)
 
-    monkeypatch.setattr(_sql_calls, "SQLTransaction", Lossy)
+    monkeypatch.setattr(_sql_store, "SQLTransaction", Lossy)
     state = await checkpoint.open(JOB, concurrency=3)
     assert state.interrupted == 0
     for commit in (Commit(done=["a"], handled=2), Commit(done=["b"], handled=3, failed=1)):
