@@ -1,34 +1,113 @@
-"""What inboxes and checkpoints in SQL databases share."""
+"""The store of inboxes and checkpoints in a SQL database: short transactions, within a time, with errors of ours."""
 
 from __future__ import annotations
 
-import gc
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from basiq_async._storage.sql_errors import failed_in
-from basiq_async.receiver import SQLInbox
+from basiq_async import ConfigurationError, InboxError
+from basiq_async._storage.sql import BusyError, LetterType, SQLStore, StoreKind, StoreTables
 
-
-def watched() -> AsyncEngine:
-    engine = create_async_engine("sqlite+aiosqlite://")
-    SQLInbox(engine)
-    return engine
+KIND = StoreKind("shelf", 3, InboxError, closed="is shut")
 
 
-async def test_a_failed_statement_is_known_on_every_engine_however_many_were_made_and_dropped_before() -> None:
-    # Python gives the id of an engine that was dropped to a new one, also while parts of the first are still there.
-    parts = [watched().dialect for _ in range(300)]
-    gc.collect()
-    unknown = 0
-    for engine in [watched() for _ in range(300)]:
-        async with engine.connect() as connection:
-            with pytest.raises(OperationalError):
-                await connection.execute(text("SELECT * FROM nowhere"))
-            unknown += failed_in(connection) is None
-        await engine.dispose()
-    assert len(parts) == 300
-    assert unknown == 0, f"failures on {unknown} of 300 engines were not noticed"
+class Tables(StoreTables):
+    def __init__(self, table: str = "shelf") -> None:
+        super().__init__(KIND, table, None)
+        self.letters = sa.Table(f"{table}_letters", self.metadata, sa.Column("letter", LetterType, primary_key=True))
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/shelf.db")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def store(engine: AsyncEngine) -> SQLStore:
+    return SQLStore(engine, Tables(), create_tables=True, timeout=5)
+
+
+def put(text: str) -> Any:
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(sa.text("INSERT INTO shelf_letters VALUES (:text)"), {"text": text})
+
+    return work
+
+
+async def count(connection: AsyncConnection) -> int:
+    return int((await connection.execute(sa.text("SELECT count(*) FROM shelf_letters"))).scalar_one())
+
+
+async def test_only_a_write_is_committed_and_only_if_all_of_it_succeeds(store: SQLStore) -> None:
+    async def half(connection: AsyncConnection) -> None:
+        await put("half")(connection)
+        raise ValueError
+
+    await store.run(put("a"), write=True)
+    with pytest.raises(InboxError, match="hold data that no shelf has written"):
+        await store.run(half, write=True)
+    await store.run(put("read only"))
+    assert await store.run(count) == 1
+
+
+async def test_a_call_that_takes_too_long_is_an_error_that_says_so(store: SQLStore) -> None:
+    async def hang(connection: AsyncConnection) -> None:
+        await asyncio.Event().wait()
+
+    await store.run(count)
+    with pytest.raises(InboxError, match=r"the database did not respond within 0\.02 s"):
+        await store.run(hang, timeout=0.02)
+    assert await store.run(count) == 0
+
+
+async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
+    store: SQLStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", 0.02)
+    await store.run(count)
+    async with engine.connect() as other:
+        await other.execution_options(isolation_level="AUTOCOMMIT")
+        await other.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(BusyError):
+            await store.run(put("a"), write=True, patient=False)
+        await other.exec_driver_sql("ROLLBACK")
+    await store.run(put("a"), write=True, patient=False)
+
+
+async def test_tables_of_another_version_are_refused(store: SQLStore, engine: AsyncEngine) -> None:
+    await store.run(count)
+    later = SQLStore(engine, Tables(), create_tables=True, timeout=5)
+    later.kind = StoreKind("shelf", 4, InboxError)
+    with pytest.raises(InboxError, match="The shelf's tables shelf were made by another version"):
+        await later.run(count)
+
+
+async def test_a_store_that_is_closed_is_refused_in_its_own_words(store: SQLStore) -> None:
+    await store.run(count)
+    store.closed = True
+    with pytest.raises(InboxError, match="the shelf shelf is shut"):
+        await store.run(count)
+
+
+async def test_a_row_shows_nothing_of_a_letter(store: SQLStore) -> None:
+    async def read(connection: AsyncConnection) -> object:
+        return (await connection.execute(sa.select(Tables().letters))).one()
+
+    await store.run(put("secret"), write=True)
+    row: Any = await store.run(read)
+    assert row.letter == "secret"
+    assert "secret" not in repr(row)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "1a", "a;b", "x" * 60])
+def test_a_name_that_sql_would_not_keep_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot name a table or schema of the shelf"):
+        Tables(name)

@@ -1,0 +1,26 @@
+"""Each result has one row in one table: its status, its meaning, and how a replay reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from basiq_async.receiver import Outcome, Result
+from basiq_async.receiver._results import RESULTS  # private: the table itself
+
+
+def test_each_result_has_a_row() -> None:
+    assert set(RESULTS) == set(Result)
+
+
+@pytest.mark.parametrize("result", Result)
+def test_an_outcome_has_the_status_of_its_row(result: Result) -> None:
+    outcome = Outcome(result)
+    assert outcome.status == RESULTS[result].status
+    assert outcome.acknowledged == (outcome.status in (200, 204))
+
+
+@pytest.mark.parametrize("result", Result)
+def test_what_basiq_is_not_to_send_again_counts_as_done_in_a_replay_and_nothing_else(result: Result) -> None:
+    meaning = RESULTS[result]
+    assert (meaning.in_replay in ("handled", "skipped")) == Outcome(result).acknowledged
+    assert (meaning.word is not None) == (meaning.in_replay == "skipped")
