@@ -53,28 +53,6 @@ class _Script:
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-@attrs.frozen
-class _RedisKeys:
-    """The keys in Redis that belong to one inbox key. Their braces put the whole inbox into one slot of a cluster."""
-
-    entry: str
-    retry: str
-    delivery: str
-    failures: str
-    order: str
-
-    @classmethod
-    def of(cls, prefix: str, key: str) -> _RedisKeys:
-        home = f"{{{prefix}}}"
-        return cls(
-            f"{home}:inbox:{key}",
-            f"{home}:retry:{key}",
-            f"{home}:delivery:{key}",
-            f"{home}:failures:{key}",
-            f"{home}:quarantine",
-        )
-
-
 class RedisInbox:
     """An inbox in Redis, which any number of machines can share.
 
@@ -131,7 +109,7 @@ class RedisInbox:
             await self._client.set(f"{{{self._prefix}}}:check", "1", px=1000)
 
         await self._within_limit(look())
-        kind = _text(await self._run("check", [self._keys("").order]))
+        kind = _text(await self._run("check", ""))
         if kind not in ("none", "zset"):
             raise InboxError(
                 f"another program has stored a {kind} in Redis under the key of this inbox's quarantine: pass another "
@@ -140,27 +118,22 @@ class RedisInbox:
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        keys = self._keys(key)
-        return _as_claim(await self._run("claim", [keys.entry, keys.delivery], token, _milliseconds(lease)))
+        return _as_claim(await self._run("claim", key, token, _milliseconds(lease)))
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        keys = self._keys(key)
-        touched = [keys.entry, keys.delivery, keys.retry, keys.failures, keys.order]
-        return bool(await self._run("complete", touched, token, self._remember))
+        return bool(await self._run("complete", key, token, self._remember))
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""
-        keys = self._keys(key)
-        await self._run("release", [keys.entry, keys.retry], token)
+        await self._run("release", key, token)
 
     async def seen(self, key: str) -> bool:
         """See ``Inbox``."""
-        keys = self._keys(key)
+        entry, letter, *_ = self._keys(key)
 
         async def look() -> bool:
-            entry = await self._client.get(keys.entry)
-            return _text(entry) == "done" or bool(await self._client.exists(keys.delivery))
+            return _text(await self._client.get(entry)) == "done" or bool(await self._client.exists(letter))
 
         return await self._within_limit(look())
 
@@ -175,16 +148,12 @@ class RedisInbox:
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
-        keys = self._keys(key)
-        touched = [keys.entry, keys.delivery, keys.retry, keys.failures]
-        return int(await self._run("fail", touched, token, self._remember))
+        return int(await self._run("fail", key, token, self._remember))
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        keys = self._keys(key)
-        touched = [keys.entry, keys.delivery, keys.retry, keys.order]
         values = (token, _place(delivery), delivery.failures, delivery.pack(seal=True))
-        return bool(await self._run("quarantine", touched, *values))
+        return bool(await self._run("quarantine", key, *values))
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
@@ -193,14 +162,15 @@ class RedisInbox:
         start = "-" if after is None else "(" + _place(after)
 
         async def read() -> dict[str, str]:
-            order, place = self._keys("").order, start
+            (*_, order), place = self._keys(""), start
             deliveries: dict[str, str] = {}
             while (wanted := limit - len(deliveries)) > 0:
                 places = [
                     _text(each) for each in await self._client.zrangebylex(order, place, "+", start=0, num=wanted)
                 ]
                 for each in places:
-                    text = await self._client.hget(self._keys(each[_PLACE_LENGTH:]).delivery, "text")
+                    _, letter, *_ = self._keys(each[_PLACE_LENGTH:])
+                    text = await self._client.hget(letter, "text")
                     if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
                         deliveries[each] = UnshownText(_text(text))
                 if len(places) < wanted:
@@ -214,16 +184,11 @@ class RedisInbox:
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        keys = self._keys(key)
-        return _as_claim(
-            await self._run("claim_quarantined", [keys.retry, keys.delivery], token, _milliseconds(lease), _DAY)
-        )
+        return _as_claim(await self._run("claim_quarantined", key, token, _milliseconds(lease), _DAY))
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
-        keys = self._keys(key)
-        touched = [keys.entry, keys.delivery, keys.retry, keys.failures, keys.order]
-        return bool(await self._run("drop_quarantined", touched, self._remember))
+        return bool(await self._run("drop_quarantined", key, self._remember))
 
     async def __aenter__(self) -> Self:
         await self._within_limit(self._begin())
@@ -232,11 +197,17 @@ class RedisInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
-    def _keys(self, key: str) -> _RedisKeys:
-        return _RedisKeys.of(self._prefix, key)
+    def _keys(self, key: str) -> Sequence[str]:
+        """Return the keys in Redis of an inbox key: its entry, letter, retry and failures, and the quarantine's order.
 
-    async def _run(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
+        Their braces put the whole inbox into one slot of a cluster.
+        """
+        home = f"{{{self._prefix}}}"
+        return [*(f"{home}:{kind}:{key}" for kind in ("inbox", "delivery", "retry", "failures")), f"{home}:quarantine"]
+
+    async def _run(self, name: str, key: str, *values: str | int) -> Any:
         """Run a script by its digest. Send its text if Redis does not have it yet."""
+        keys = self._keys(key)
         script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
 
         async def run() -> Any:

@@ -1,2 +1,2 @@
--- KEYS: order. Returns the type of what is there.
-return redis.call('TYPE', KEYS[1])['ok']
+-- KEYS: entry, letter, retry, failures, order. Returns the type of what is there.
+return redis.call('TYPE', KEYS[5])['ok']

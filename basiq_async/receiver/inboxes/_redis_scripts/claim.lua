@@ -1,4 +1,4 @@
--- KEYS: entry, letter. ARGV: token, lease in ms. Returns the status, the holder and what remains of its lease in ms.
+-- KEYS: entry, letter, retry, failures, order. ARGV: token, lease in ms. Returns the status, the holder and what remains of its lease in ms.
 local entry = redis.call('GET', KEYS[1])
 if entry == 'done' or redis.call('EXISTS', KEYS[2]) == 1 then
   return {'done', '', 0}

@@ -1,4 +1,4 @@
--- KEYS: entry, letter, retry, failures. ARGV: token, how long to remember in ms. Returns the failures so far.
+-- KEYS: entry, letter, retry, failures, order. ARGV: token, how long to remember in ms. Returns the failures so far.
 local function holder(key)
   local held = redis.call('GET', key)
   return held and string.match(held, '^%d+:(.*)$')

@@ -1,4 +1,4 @@
--- KEYS: entry, retry. ARGV: token.
+-- KEYS: entry, letter, retry, failures, order. ARGV: token.
 local function holder(key)
   local held = redis.call('GET', key)
   return held and string.match(held, '^%d+:(.*)$')
@@ -6,7 +6,7 @@ end
 if redis.call('GET', KEYS[1]) == 'held:' .. ARGV[1] then
   redis.call('DEL', KEYS[1])
 end
-if holder(KEYS[2]) == ARGV[1] then
-  redis.call('DEL', KEYS[2])
+if holder(KEYS[3]) == ARGV[1] then
+  redis.call('DEL', KEYS[3])
 end
 return 0
