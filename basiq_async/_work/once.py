@@ -136,8 +136,8 @@ class Unit(Generic[T]):
     logger: logging.Logger = _logger
     claimed: bool = attrs.field(default=False, init=False)
     timed_out: bool = attrs.field(default=False, init=False)
-    task: asyncio.Task[Ending[T]] | None = attrs.field(default=None, init=False)
-    answer: asyncio.Future[Ending[T]] | None = attrs.field(default=None, init=False)
+    task: asyncio.Task[Ending[T]] = attrs.field(init=False)
+    answer: asyncio.Future[Ending[T]] = attrs.field(init=False)
     """The caller awaits it: the result of the task, or ``LATE``."""
     _cancelled: bool = attrs.field(default=False, init=False)
     _open: bool = attrs.field(default=False, init=False)
@@ -148,14 +148,12 @@ class Unit(Generic[T]):
 
     def tell(self, task: asyncio.Task[Ending[T]]) -> None:
         """Return the task's end to the caller, unless the caller was cancelled or already has ``LATE``."""
-        failure = None if task.cancelled() else task.exception()
-        if self.answer is None or self.answer.done():
-            if failure is not None:
-                self.logger.error("%s ended with a fault", self.name(), exc_info=failure, extra=self.fields())
-        elif task.cancelled():
+        if self.answer.done():
+            return
+        if task.cancelled():
             self.answer.cancel()
-        elif failure is not None:
-            self.answer.set_exception(failure)
+        elif (fault := task.exception()) is not None:
+            self.answer.set_exception(fault)
         else:
             self.answer.set_result(task.result())
 
@@ -163,17 +161,16 @@ class Unit(Generic[T]):
         """Cancel the work, once. A call of the inbox that is under way comes to its end."""
         self._cancelled = True
         self._ended.set()  # from now on the lease runs out
-        task, limit = self.task, self._limit
-        if not self._open or task is None or limit is None or limit.expired() or task.cancelling():
-            return
-        limit.reschedule(None)
-        task.cancel()
+        limit = self._limit
+        if self._open and limit is not None and not limit.expired() and not self.task.cancelling():
+            limit.reschedule(None)
+            self.task.cancel()
 
     def tell_late(self) -> None:
         """Log that the work was cancelled and has not ended. A caller that still waits gets ``LATE``."""
         text = "the handler of %s was cancelled but still runs: it stays claimed until the handler ends"
         self.logger.warning(text, self.name(), extra=self.fields())
-        if self.answer is not None and not self.answer.done():
+        if not self.answer.done():
             self.answer.set_result(Ending(Ended.LATE))
 
     async def call(
@@ -210,12 +207,10 @@ class Unit(Generic[T]):
 
     async def run(self, units: Units) -> Ending[T]:
         """Claim, work and record."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # this is a coroutine of a task
         try:
             if self.key in units.by_key:
                 await self._interruptible(lambda: self._wait_for_turn(units), None)
-            units.by_key[self.key] = task
+            units.by_key[self.key] = self.task
             if self.prepare is not None:
                 if not self.quarantined and await self.call(self.inbox.seen, self.key):
                     return Ending(Ended.DONE)
@@ -237,7 +232,7 @@ class Unit(Generic[T]):
         else:
             return await self._complete(value)
         finally:
-            if units.by_key.get(self.key) is task:
+            if units.by_key.get(self.key) is self.task:
                 del units.by_key[self.key]
 
     async def _wait_for_turn(self, units: Units) -> None:
@@ -286,8 +281,7 @@ class Unit(Generic[T]):
         """
         if self._cancelled:
             raise asyncio.CancelledError
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # this coroutine runs in a task
+        task = self.task
         self._open, self._limit = True, asyncio.timeout(seconds)
         late = None if seconds is None else task.get_loop().call_later(seconds + self.grace, self._check_late)
         try:
@@ -312,7 +306,7 @@ class Unit(Generic[T]):
                 task.uncancel()
 
     def _check_late(self) -> None:
-        if self.answer is not None and not self.answer.done():
+        if not self.answer.done():
             self.tell_late()
 
     async def _renew(self) -> None:
