@@ -1,14 +1,19 @@
-"""The errors of a store that is used after it was closed, or in a forked process."""
+"""Which process calls: its name for others, and the errors of a store that is used after its end or after a fork."""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 
 from ..errors import BasiqError
 
 CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, receiver` does"
 """The error text of an inbox that is used after it was closed."""
+
+
+HOST = socket.gethostname().encode("ascii", "replace").decode()[:60]
+"""The name of this machine, in ASCII. With the id of the process, a claim names its holder by it."""
 
 
 class OneProcess:

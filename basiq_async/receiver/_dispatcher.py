@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -15,6 +14,7 @@ import attrs
 
 from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
+from .._work.calls import HOST
 from .._work.limits import inbox_is_slow
 from .._work.once import Ended, Ending, Unit, Units, handle_once
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
@@ -31,7 +31,6 @@ PATIENCE = 0.3
 
 _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
-_holder: str
 _STAYS = "stays claimed until its lease runs out"
 T = TypeVar("T")
 
@@ -113,7 +112,7 @@ class Dispatcher:
             self._inbox,
             delivery.key,
             # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
-            _holder + os.urandom(16).hex(),
+            f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}",
             attempt.name,
             partial(self._work, attempt),
             self._lease,
@@ -201,7 +200,7 @@ class Dispatcher:
         timed_out = attempt.unit.timed_out
         attempt.result = Result.TIMED_OUT if timed_out else Result.FAILED
         if not is_of_the_event(failure):
-            await self._last_call(attempt, lambda: self._inbox.release(attempt.unit.key, attempt.unit.token), _STAYS)
+            await self._release(attempt)
             attempt.retry_after = find_retry_after(failure)
             if attempt.retry_after is not None:
                 attempt.result = Result.UNAVAILABLE
@@ -225,7 +224,7 @@ class Dispatcher:
             attempt.failures += 1
             return True
         if self._quarantine_after is None:
-            await self._last_call(attempt, lambda: self._inbox.release(unit.key, unit.token), _STAYS)
+            await self._release(attempt)
             return False
         attempt.failures = await self._last_call(attempt, lambda: self._inbox.fail(unit.key, unit.token), _STAYS)
         return attempt.failures is not None and attempt.failures >= self._quarantine_after
@@ -250,8 +249,11 @@ class Dispatcher:
             "failed too often, and could not be put into the quarantine",
         )
         if attempt.quarantined and not stored:  # its earlier entry is still in the quarantine
-            await self._last_call(attempt, lambda: self._inbox.release(unit.key, unit.token), _STAYS)
+            await self._release(attempt)
         return bool(stored)
+
+    async def _release(self, attempt: _Attempt) -> None:
+        await self._last_call(attempt, lambda: self._inbox.release(attempt.unit.key, attempt.unit.token), _STAYS)
 
     async def _last_call(self, attempt: _Attempt, call: Callable[[], Awaitable[T]], otherwise: str) -> T | None:
         """Make a call of the inbox. If it fails, log ``otherwise``, and return None."""
@@ -283,17 +285,6 @@ class Dispatcher:
             shorten(delivery.id),
             extra=log_fields(delivery),
         )
-
-
-def _name_holder() -> None:
-    """Put the host and process id into each token, so that a log which shows a token names the claim's holder."""
-    global _holder
-    _holder = f"{socket.gethostname().encode('ascii', 'replace').decode()[:60]}/{os.getpid()}/"
-
-
-_name_holder()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_name_holder)
 
 
 def _describe(error: Exception) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import attrs
 
+from ..._work.calls import HOST
 from ...errors import CheckpointError
 
 Source = Literal["messages", "events"]
@@ -228,10 +228,9 @@ class _Closing:
         raise NotImplementedError
 
 
-def this_process() -> str:
+def describe_run() -> str:
     """Describe this run for the error of another one: this process, its machine, and the present time."""
-    host = socket.gethostname().encode("ascii", "replace").decode()[:60]
-    return f"process {os.getpid()} on {host}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"process {os.getpid()} on {HOST}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def keeps_both_sources(checkpoint: Checkpoint) -> bool:

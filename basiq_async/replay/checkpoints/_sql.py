@@ -27,9 +27,9 @@ from ._base import (
     _Closing,
     another_job,
     apply,
+    describe_run,
     read_dead_letter,
     read_log,
-    this_process,
     write_dead_letter,
 )
 from ._sql_statements import Statements, Tables, key_of
@@ -360,7 +360,7 @@ class _Run:
 
     def __init__(self, job: ReplayJob, key: dict[str, str], concurrency: int) -> None:
         self.job, self.key, self.concurrency = job, key, concurrency
-        self.holder = f"{this_process()}/{os.urandom(8).hex()}"
+        self.holder = f"{describe_run()}/{os.urandom(8).hex()}"
         self.columns = {"name": key["a_name"], "source": key["a_source"]}
         self.state = State()
         self.number = self.dead_letters = 0

@@ -26,9 +26,9 @@ from ._base import (
     _Closing,
     another_job,
     apply,
+    describe_run,
     read_dead_letter,
     read_log,
-    this_process,
     write_dead_letter,
 )
 
@@ -96,7 +96,7 @@ class SQLiteCheckpoint(_Closing):
             self._state = attrs.evolve(state, done=frozenset(), interrupted=state.interrupted + concurrency)
             _add(connection, Entry.of(self._state, (), state))
             with suppress(OSError):
-                replace_private(self._path + _HOLDER, this_process().encode())
+                replace_private(self._path + _HOLDER, describe_run().encode())
             self._named = True
             return state
 
