@@ -8,7 +8,7 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self, get_args
@@ -22,7 +22,7 @@ from ..models import Message
 from ..replay import MemoryCheckpoint, Plan, Replay, Where
 from ._job import Job, notify_all
 from ._record_types import LONGEST_KEY, JobSpec, ListSpec, Source, describe
-from ._work import JobFunction, Work
+from ._work import JobFunction
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class Fleet:
         elif self._broker is not None:
             self._send = connect(self._broker, self._process_segment, start=self._start, stop=self._stop)
         self._worker: Worker | None = None
+        self._running = contextlib.AsyncExitStack()
 
     def __repr__(self) -> str:
         return f"Fleet(lease={self.lease:g}, jobs={sorted(self._functions)})"
@@ -105,9 +106,7 @@ class Fleet:
             )
         return self._broker
 
-    def job(
-        self, name: str
-    ) -> Callable[[Callable[[], AbstractAsyncContextManager[Work]]], Callable[[], AbstractAsyncContextManager[Work]]]:
+    def job(self, name: str) -> Callable[[JobFunction], JobFunction]:
         """Register a job function: an async context manager that yields a ``Work``, opened once in each process."""
         if not isinstance(name, str) or not name.strip():
             raise ConfigurationError("a job function needs a name")
@@ -275,24 +274,19 @@ class Fleet:
         """
         worker = Worker(self._record, self._functions, self._notify, lease=self.lease)
         await worker.start()
-        try:
+        async with contextlib.aclosing(worker):
             yield worker
-        finally:
-            await worker.aclose()
 
     async def _process_segment(self, key: str, segment: str) -> None:
         if self._worker is not None:
             await self._worker.process_segment(key, segment)
 
     async def _start(self, state: TaskiqState) -> None:
-        self._worker = Worker(self._record, self._functions, self._notify, lease=self.lease)
+        self._worker = await self._running.enter_async_context(self.worker())
         _on_signals(self._worker.stop)
-        await self._worker.start()
 
     async def _stop(self, state: TaskiqState) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.aclose()
+        await self._running.aclose()
         await self._record.aclose()
 
 

@@ -125,7 +125,7 @@ class Record:
         if found[0] != "ok":
             return ClaimRefusal(*found)
         with _damage(key):
-            cursor, count, last, quota, upto, waits, before, after = found[1]
+            cursor, count, last, quota, upto, before, after = found[1]
             rate, paused = found[2]
             return SegmentClaim(
                 cursor=cursor or None,
@@ -136,7 +136,6 @@ class Record:
                 quota=_int(quota),
                 upto=_int(upto),
                 done=[each for ids in found[3] for each in json.loads(ids)],
-                waits=int(waits or 0),
                 rate=_float(rate),
                 paused=paused / 1000,
             )
@@ -148,16 +147,11 @@ class Record:
 
         Return how many of the chosen messages to handle, and the next segment if this call created it.
         """
-        chosen = sum(page.chosen)
-        digits = (
-            "0" if not each else "2" if index in page.uncounted else "1" for index, each in enumerate(page.chosen)
-        )
-        marks = "" if limit is None else "".join(digits)
-        more, count = page.next_cursor is not None, len(page.chosen)
+        more, count, skipped = page.next_cursor is not None, len(page.marks), page.marks.count("0")
         found = await self._run_as_owner(
             "record_page",
-            *(key, segment, token, _ms(lease), count, page.last or "", chosen, count - chosen),
-            *(page.next_cursor or "", int(more), "" if limit is None else limit, marks, page.problem),
+            *(key, segment, token, _ms(lease), count, page.last or "", count - skipped, skipped),
+            *(page.next_cursor or "", int(more), "" if limit is None else limit, page.marks, page.problem),
             *(page.cursor or "", json.dumps(page.edge[-EDGE:]) if page.edge else ""),
         )
         return int(found[1]), found[2] or None
@@ -181,11 +175,9 @@ class Record:
         """Remove a finished segment; the last one finishes the job. Return False if its page was never recorded."""
         return bool((await self._run_as_owner("finish", key, segment, token))[0] == "ok")
 
-    async def release(
-        self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "", waits: bool = False
-    ) -> None:
-        """Release a segment, to be claimed again after ``delay`` seconds. Set ``waits`` after a temporary error."""
-        await self._run_as_owner("release", key, segment, token, _ms(delay), problem, int(waits))
+    async def release(self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "") -> None:
+        """Release a segment, to be claimed again after ``delay`` seconds."""
+        await self._run_as_owner("release", key, segment, token, _ms(delay), problem)
 
     async def heartbeat(
         self, key: str, worker: str, held: Mapping[str, str], *, lease: float, job: str = ""
@@ -195,15 +187,12 @@ class Record:
         state, rate, paused, lost = await self._run("heartbeat", key, worker, _ms(lease), *pairs, job=job)
         return Heartbeat(state, paused / 1000, _float(rate), lost)
 
-    async def reclaim_expired(
-        self, key: str, worker: str, *, grace: float, limit: int = 100, idle: bool = True
-    ) -> Sequence[str]:
+    async def reclaim_expired(self, key: str, worker: str, *, grace: float, limit: int = 100) -> Sequence[str]:
         """Return segments without an owner. Each is returned to only one worker within ``grace`` seconds.
 
-        A worker that is not ``idle`` gets an unclaimed segment ever more rarely: its notification may still wait in the
-        broker's queue.
+        One that nobody claims is returned more rarely then: its notification may still wait in the broker's queue.
         """
-        _, *found = await self._run("reclaim_expired", key, limit, _ms(grace), int(idle), worker)
+        _, *found = await self._run("reclaim_expired", key, limit, _ms(grace), worker)
         return [each for each in found if SEGMENT_NAME.fullmatch(each)]  # not what another program wrote
 
     async def set_state(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -71,7 +71,6 @@ class SegmentClaim:
     quota: how many of the chosen messages to handle; None before the page was recorded.
     upto: for a segment of dead letters, the number of the last one to retry.
     done: the ids of the messages that former owners recorded as done.
-    waits: how often in a row the segment was released because Basiq, the network or the store was away.
     rate: the rate of the job.
     paused: the remaining seconds of a pause that the target asked for.
     """
@@ -84,7 +83,6 @@ class SegmentClaim:
     quota: int | None
     upto: int | None
     done: Sequence[str]
-    waits: int
     rate: float | None
     paused: float
 
@@ -106,20 +104,21 @@ class ClaimRefusal:
 
 @attrs.frozen(kw_only=True)
 class PageMark:
-    """A page as it was read. ``chosen`` says for each message whether to handle it.
+    """A page as it was read.
 
-    ``uncounted`` are the indexes of chosen messages that do not count against a limit: the target will skip them.
-    ``last`` is the id of the last message, or the number of the last dead letter. ``cursor`` is where the page begins;
-    None at the start of the list. ``edge`` are the ids by which the next segment finds its place: none for dead letters
-    and for an empty page. ``problem`` is a text for the job's progress; empty for a page without problems.
+    last: the id of the last message, or the number of the last dead letter.
+    marks: a digit for each message: "0" if it was not chosen, "1" if it was, and "2" if it was and does not count
+        against a limit, because the target will skip it.
+    cursor: where the page begins; None at the start of the list.
+    edge: the ids by which the next segment finds its place: none for dead letters and for an empty page.
+    problem: a text for the job's progress; empty for a page without problems.
     """
 
     last: str | None
-    chosen: Sequence[bool]
+    marks: str
     next_cursor: str | None
     cursor: str | None = None
     edge: Sequence[str] = ()
-    uncounted: Collection[int] = ()
     problem: str = ""
 
 

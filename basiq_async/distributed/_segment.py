@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -25,7 +25,6 @@ from ..replay.shared import (
     Predicate,
     as_message,
     as_target,
-    as_where,
     choose,
     everything,
 )
@@ -167,20 +166,19 @@ class Segment:
             page = await self._read_dead_letters()
         else:
             page = await read_page(partial(list_pages, self._work.client, spec.source, self._list), self._claim)
-        chosen, fails = self._choose(page.messages, await self._handles())
+        marks, fails = await self._choose(page.messages)
         mark = PageMark(
             last=page.last,
-            chosen=chosen,
+            marks=marks,
             next_cursor=page.next_cursor,
             cursor=page.cursor,
             edge=page.edge,
-            uncounted=await self._find_uncounted(page.messages, chosen),
             problem=page.problem,
         )
         quota = await self._record_page(mark)
         done = set(self._claim.done)
-        selected = [message for message, wanted in zip(page.messages, chosen, strict=True) if wanted][:quota]
-        left = [message for message in selected if message.id not in done]
+        chosen = [message for message, each in zip(page.messages, marks, strict=True) if each != "0"][:quota]
+        left = [message for message in chosen if message.id not in done]
         if left:
             report = await self._handle(left, self._work.where.predicate if fails else everything)
             if not report.finished:
@@ -260,36 +258,37 @@ class Segment:
         webhook = await self._work.client.webhooks.get(self._spec.lists[0].webhook_id)
         return frozenset(webhook.subscribed_events).__contains__
 
-    def _choose(self, messages: Sequence[Message], handles: Callable[[str], bool] | None) -> tuple[list[bool], bool]:
-        """Return which messages to handle, and whether the predicate fails for one: that is chosen, and fails again."""
-        where = as_where(None) if self._retries else self._work.where
-        if handles is None and where.predicate is everything:
-            return [True] * len(messages), False
+    async def _choose(self, messages: Sequence[Message]) -> tuple[str, bool]:
+        """Return the marks of a page, and whether the predicate fails for a message: it is chosen, and fails again."""
+        where, handles = self._work.where, await self._handles()
+        if self._retries or (handles is None and where.predicate is everything and where.limit is None):
+            return "1" * len(messages), False
         SUBMITTED.set(self._spec.submitted_at)
-        decisions = [choose(where, message) for message in messages]
-        chosen = [
-            wanted and (error is not None or handles is None or handles(message.event_type_id or ""))
-            for message, (wanted, error) in zip(messages, decisions, strict=True)
-        ]
-        return chosen, any(error is not None for _, error in decisions)
+        will_skip = self._foresee_skips() if where.limit is not None else None
+        marks, fails = "", False
+        for message in messages:
+            wanted, error = choose(where, message)
+            fails = fails or error is not None
+            if not wanted or not (error is not None or handles is None or handles(message.event_type_id or "")):
+                marks += "0"
+            else:
+                marks += "2" if error is None and will_skip is not None and await will_skip(message) else "1"
+        return marks, fails
 
-    async def _find_uncounted(self, messages: Sequence[Message], chosen: Sequence[bool]) -> Collection[int]:
-        """Return the indexes of messages that do not count against the job's limit: the target will skip them."""
-        if self._retries or self._work.where.limit is None:
-            return ()
-        target, handles = self._work.target, None
-        inbox, webhook_id = self._work.inbox, self._list.webhook_id
-        if isinstance(target, WebhookReceiver):
-            handles, inbox, webhook_id = target.handles, target.inbox, target.webhook_id or ""
+    def _foresee_skips(self) -> Callable[[Message], Awaitable[bool]]:
+        """Return a function that finds out whether the target will skip a message."""
+        target, inbox, webhook_id = self._work.target, self._work.inbox, self._list.webhook_id
+        receiver = target if isinstance(target, WebhookReceiver) else None
+        if receiver is not None:
+            inbox, webhook_id = receiver.inbox, receiver.webhook_id or ""
         known = None if inbox is None else HandledEvents(inbox, webhook_id or None, _INBOX_TIMEOUT)
-        found = []
-        for index, message in enumerate(messages):
-            if not chosen[index] or choose(self._work.where, message)[1] is not None:
-                continue
-            skipped = handles is not None and not handles(message.event_type_id or "")
-            if skipped or (known is not None and await known.has(message)):
-                found.append(index)
-        return found
+
+        async def will_skip(message: Message) -> bool:
+            if receiver is not None and not receiver.handles(message.event_type_id or ""):
+                return True
+            return known is not None and await known.has(message)
+
+        return will_skip
 
     # --- handling ---
 

@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import socket
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,9 +41,8 @@ logger = logging.getLogger("basiq_async.distributed")
 
 _HEARTBEAT = 0.25
 _LONGEST_HEAL = 1.0
-_LONGEST_DELAY = 30.0
-_IDLE = 0.25
-"""A worker that handles nothing counts as idle after this many seconds without a notification."""
+_DELAY = 2.0
+"""The longest pause before a segment is tried again, unless Basiq asks for a longer one: the client has retried."""
 
 
 class Worker:
@@ -66,15 +64,13 @@ class Worker:
         self._functions = functions
         self._notify = notify
         self._lease = lease
-        self._specs: dict[str, JobSpec] = {}
+        self._specs: dict[str, JobSpec | None] = {}
+        """The jobs by their keys; None for one whose job function this worker does not have."""
         self._works = WorkCache()
         self._active: dict[str, ActiveJob] = {}
         """The active jobs by their ids: a forgotten key may belong to another job by now."""
-        self._processing = 0
-        self._idle_since = clock()
         self._owner = TaskOwner()
         self._stopping = False
-        self._logged: defaultdict[str, set[str]] = defaultdict(set)
 
     async def start(self) -> None:
         """Start the background tasks, which renew leases and notify of abandoned segments."""
@@ -107,16 +103,12 @@ class Worker:
         if len(key) > LONGEST_KEY or not SEGMENT_NAME.fullmatch(segment):  # a broker may carry what others wrote
             logger.warning("a notification that is not one of a fleet is ignored")
             return
-        self._processing += 1
         try:
             await self._process(key, segment)
         except RecordUnavailableError as exc:
             logger.warning("segment %s of the job %r was not processed: %s", segment, key, describe(exc))
         except Exception:
             logger.exception("segment %s of the job %r was not processed", segment, key)
-        finally:
-            self._processing -= 1
-            self._idle_since = clock()
 
     async def _process(self, key: str, segment: str) -> None:
         spec = await self._spec(key)
@@ -171,7 +163,7 @@ class Worker:
         segment = job.segments[lease.token] = Segment(self._record, job, name, lease, claim, work, self._notify)
         if self._stopping:
             segment.stop()
-        problem, delay, waits = "", 0.0, False
+        problem, delay = "", 0.0
         finished = False
         try:
             finished = await segment.run()
@@ -181,8 +173,7 @@ class Worker:
         except Exception as exc:
             problem = describe(exc)
             if _passing(exc):
-                waits = True
-                delay = min(_LONGEST_DELAY, 0.25 * 2 ** min(claim.waits, 10)) * (0.5 + random.random() / 2)
+                delay = max(_DELAY * (0.5 + random.random() / 2), getattr(exc, "retry_after", None) or 0.0)
                 logger.warning("segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, problem)
             else:
                 logger.error("the job %r stops at segment %s: %s", key, name, problem)
@@ -190,14 +181,11 @@ class Worker:
         finally:
             del job.segments[lease.token]
             if not finished:
-                letting_go = functools.partial(
-                    self._let_go, key, name, lease, delay=delay, problem=problem, waits=waits
-                )
-                await run_to_completion(letting_go)
+                await run_to_completion(functools.partial(self._let_go, key, name, lease, delay, problem))
 
-    async def _let_go(self, key: str, segment: str, lease: Lease, **how: Any) -> None:
+    async def _let_go(self, key: str, segment: str, lease: Lease, delay: float, problem: str) -> None:
         try:
-            await self._record.release(key, segment, lease.token, **how)
+            await self._record.release(key, segment, lease.token, delay=delay, problem=problem)
         except ReplayError as exc:  # its lease runs out anyway
             logger.info("segment %s of the job %r could not be released: %s", segment, key, describe(exc))
 
@@ -214,25 +202,18 @@ class Worker:
             if spec is None:
                 return None
             if spec.name not in self._functions:
-                known = sorted(self._functions)
-                self._log_once(key, f"this worker knows no job function {spec.name!r}; it has {known}")
-                return None
-            self._specs[key] = spec
+                text = "the job %r is not for this worker: it has no job function %r, but %s"
+                logger.error(text, key, printable(spec.name), sorted(self._functions))
+            self._specs[key] = spec if spec.name in self._functions else None
         return self._specs[key]
 
     def _forget_all_but(self, keys: Sequence[str]) -> None:
         """Forget the jobs that have ended, so that a worker does not grow with the number of jobs."""
-        for known in (self._specs, self._logged):
-            for key in known.keys() - set(keys):
-                del known[key]
+        for key in self._specs.keys() - set(keys):
+            del self._specs[key]
         for id, active in list(self._active.items()):
             if not active.segments and active.spec.key not in keys:
                 del self._active[id]
-
-    def _log_once(self, key: str, problem: str) -> None:
-        if problem not in self._logged[key]:
-            self._logged[key].add(problem)
-            logger.error("the job %r is not for this worker: %s", key, printable(problem))
 
     # --- background tasks ---
 
@@ -249,13 +230,12 @@ class Worker:
     async def _heal(self) -> None:
         keys = await self._record.keys(active=True)
         self._forget_all_but(keys)
-        idle = not self._processing and clock() - self._idle_since >= _IDLE
         for key in keys:
             with _damage_to_one_job():
                 if await self._spec(key) is None:
                     continue
                 grace = max(1.0, self._lease / 2)
-                for segment in await self._record.reclaim_expired(key, self.name, grace=grace, idle=idle):
+                for segment in await self._record.reclaim_expired(key, self.name, grace=grace):
                     logger.info("segment %s of the job %r has no worker: sending a notification", segment, key)
                     if await self._notify(key, segment) is False:
                         return  # the broker is away: the other segments are found again

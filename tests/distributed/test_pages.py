@@ -21,7 +21,7 @@ from tests.support.histories import Recorder
 
 EXAMPLES = int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "300"))
 FIRST = SegmentClaim(
-    cursor=None, before=None, after=(), count=None, last=None, quota=None, upto=None, done=(), waits=0, rate=None,
+    cursor=None, before=None, after=(), count=None, last=None, quota=None, upto=None, done=(), rate=None,
     paused=0.0,
 )  # fmt: skip
 

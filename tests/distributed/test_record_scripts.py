@@ -37,9 +37,9 @@ BROKEN: dict[str, tuple[str, str, Callable[[Pair], Awaitable[None]]]] = {
         jobs.test_a_free_segment_is_returned_to_one_caller_at_a_time_until_it_is_claimed,
     ),
     "reclaim_expired, rarely": (
-        "math.frexp(times) == 0.5",
+        "times % 8 == 0",
         "true",
-        jobs.test_a_busy_caller_gets_an_unclaimed_segment_ever_more_rarely_and_an_idle_one_always,
+        jobs.test_an_unclaimed_segment_is_returned_more_rarely_then_so_that_notifications_do_not_pile_up,
     ),
     "rate_slots": (
         "math.max(micros, following)",

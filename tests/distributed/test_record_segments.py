@@ -116,9 +116,8 @@ async def test_a_repeated_save_counts_once_and_one_that_misses_earlier_ids_chang
 async def test_a_released_segment_is_free_at_once_and_nothing_counts_as_interrupted(pair: Pair) -> None:
     key = await pair.job()
     token = await pair.claim(key)
-    await pair.one.release(key, "0.0", token, problem="the vendor is away", waits=True)
-    claim = await pair.claimed(key)
-    assert claim.waits == 1
+    await pair.one.release(key, "0.0", token, problem="the vendor is away")
+    await pair.claimed(key)
     status = await pair.status(key)
     found = (status.takeovers, status.interrupted, status.problem)
     assert found == (0, 0, "the vendor is away")

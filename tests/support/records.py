@@ -103,8 +103,8 @@ def make_spec(key: str, **changes: Any) -> JobSpec:
 
 
 def make_page(ids: list[str], next_cursor: str | None, chosen: list[bool] | None = None) -> PageMark:
-    marks = [True] * len(ids) if chosen is None else chosen
-    return PageMark(last=ids[-1] if ids else None, chosen=marks, next_cursor=next_cursor, edge=ids)
+    marks = "".join("01"[each] for each in chosen or [True] * len(ids))
+    return PageMark(last=ids[-1] if ids else None, marks=marks, next_cursor=next_cursor, edge=ids)
 
 
 def make_dead_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredDeadLetter:

@@ -37,5 +37,5 @@ end
 redis.call('HDEL', s, 'told')
 renew(id, lease)
 note_worker(worker)
-local found = redis.call('HMGET', s, 'cursor', 'count', 'last', 'quota', 'upto', 'waits', 'before', 'after')
+local found = redis.call('HMGET', s, 'cursor', 'count', 'last', 'quota', 'upto', 'before', 'after')
 return { 'ok', found, { job('rate') or '', pause_left() }, redis.call('LRANGE', s .. ':d', 0, -1) }

@@ -1,16 +1,16 @@
 -- Invariant: a segment whose lease ran out, or whose notification was lost, is returned to one caller at a time until it
--- is claimed. A caller that is not idle gets it ever more rarely, so that notifications do not pile up in a queue.
--- ARGV: the most segments, milliseconds until a segment may be returned again, 1 if the caller is idle, the worker.
+-- is claimed: the first time, the second, the fourth, the eighth and then each eighth, so that notifications do not pile
+-- up in a queue. ARGV: the most segments, milliseconds until a segment may be returned again, the worker.
 local state = job('state')
 if state ~= 'running' then
   return { state or 'gone' }
 end
-note_worker(ARGV[4])
+note_worker(ARGV[3])
 local told = { state }
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'LIMIT', 0, ARGV[1])) do
   redis.call('ZADD', due, whole(now + tonumber(ARGV[2])), id)
   local times = redis.call('EXISTS', segment_key(id)) == 1 and redis.call('HINCRBY', segment_key(id), 'told', 1) or 1
-  if ARGV[3] == '1' or math.frexp(times) == 0.5 then -- the first time, the second, the fourth, the eighth …
+  if times == 1 or times == 2 or times == 4 or times % 8 == 0 then
     told[#told + 1] = id
   end
 end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Invariant: after a release, no message counts as interrupted, and another worker can claim the segment.
--- ARGV: segment, token, milliseconds until it may be returned again, problem, 1 after a temporary error.
+-- ARGV: segment, token, milliseconds until it may be returned again, problem.
 local id, token = ARGV[1], ARGV[2]
 if not owns(id, token) then
   return { 'lost' }
@@ -15,8 +15,5 @@ end
 -- Only claims without a release count towards the limit of claims.
 if tonumber(redis.call('HGET', s, 'tries')) > 0 then
   redis.call('HINCRBY', s, 'tries', -1)
-end
-if ARGV[5] == '1' then
-  redis.call('HINCRBY', s, 'waits', 1)
 end
 return { 'ok' }

@@ -30,7 +30,7 @@ end
 local ids = tonumber(ARGV[at])
 if ids > 0 then
   redis.call('RPUSH', done, ARGV[at + 1])
-  redis.call('HSET', s, 'done', before + ids, 'tries', 0, 'waits', 0)
+  redis.call('HSET', s, 'done', before + ids, 'tries', 0)
 end
 at = at + 2
 from, to = list()
