@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError, F, Message, ReplayError, TargetError
-from basiq_async.distributed import Fleet, Work
+from basiq_async.distributed import Fleet, Work, Worker
 from basiq_async.errors import InboxError
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import failed_only, limit, message_time, since
@@ -241,53 +242,80 @@ async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_
         assert report.handled == 60
 
 
-async def test_what_a_target_asks_of_one_worker_holds_for_all(redis_url: str) -> None:
-    moments: list[float] = []
-    asked: list[float] = []
+async def test_what_a_target_asks_of_one_worker_holds_for_all(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, beats = 0, Counter[str]()
+    heartbeat = Worker._heartbeat
+
+    async def count_heartbeat(worker: Worker) -> None:
+        await heartbeat(worker)
+        beats[worker.name] += 1
 
     async def behave(message: Message) -> None:
-        now = asyncio.get_running_loop().time()
-        if len(moments) == 20 and not asked:
-            asked.append(now)
-            raise TargetError("slow down", retry_after=1.0)
-        moments.append(now)
-        await asyncio.sleep(0.002)
+        nonlocal begun
+        begun += 1
+        if begun == 20:
+            raise TargetError("slow down", retry_after=600.0)
 
+    monkeypatch.setattr(Worker, "_heartbeat", count_heartbeat)
     async with crew(redis_url, Recorder(behave), concurrency=1, workers=2) as fleet:
-        report = await fleet.run()
-        assert report.handled == 60
-        # What was begun before the others had heard of it may end.
-        early = [each for each in moments if asked[0] + 0.5 < each < asked[0] + 0.99]
-        assert early == []
+
+        async def until_all_have_heard() -> None:
+            wanted = {worker.name: beats[worker.name] + 2 for worker in fleet.workers}
+            while any(beats[name] < count for name, count in wanted.items()):
+                await asyncio.sleep(0.01)
+
+        job = await fleet.submit()
+        async with asyncio.timeout(PATIENCE):
+            while not (await job.progress()).paused:
+                await asyncio.sleep(0.01)
+            await until_all_have_heard()
+            before = begun
+            await until_all_have_heard()
+        assert begun == before < 60, "a worker began a message during the pause that another one was asked for"
+        await job.pause()
+        async with asyncio.timeout(PATIENCE):
+            while (await job.progress()).held:
+                await asyncio.sleep(0.01)
+        await job.resume()
+        assert (await job.wait(timeout=PATIENCE)).handled == 60
 
 
 async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_no_message(redis_url: str) -> None:
-    attempts: list[float] = []
-    handled: list[float] = []
     clock = asyncio.get_running_loop().time
-    down = True
+    all_begun = asyncio.Event()
+    began, attempts, down, width = 0, list[float](), True, 6 * 8
 
     async def behave(message: Message) -> None:
-        if down:
+        nonlocal began
+        if not down:
+            return
+        began += 1
+        if began < width:
+            await all_begun.wait()
+        elif began == width:
+            all_begun.set()
+        else:
             attempts.append(clock())
-            raise ConnectionRefusedError("nobody is there")
-        handled.append(clock())
+        raise ConnectionRefusedError("nobody is there")
 
-    async with crew(redis_url, behave, messages=400, page_size=50, concurrency=8, workers=3, max_failures=1) as fleet:
+    recorder = Recorder(behave)
+    async with crew(redis_url, recorder, messages=400, page_size=50, concurrency=8, workers=3, max_failures=1) as fleet:
         job = await fleet.submit()
         async with asyncio.timeout(PATIENCE):
-            while not attempts or attempts[-1] < attempts[0] + 1.2:
+            await all_begun.wait()
+            failed = clock()
+            while not attempts or attempts[-1] < failed + 1.2:
                 await asyncio.sleep(0.02)
             while not (progress := await job.progress()).paused:
                 await asyncio.sleep(0.02)
         # The first pause lasts 0.5 s, each further one twice as long: after it, one message of a segment is tried.
-        tries = math.floor(math.log2((attempts[-1] - attempts[0]) / 0.5 + 1) + 0.1)
-        assert len([each for each in attempts if each > attempts[0] + 0.4]) <= tries * 3 * 2
+        tries = math.floor(math.log2((attempts[-1] - failed) / 0.5 + 1) + 0.1)
+        assert len(attempts) <= tries * 6
         assert (progress.state, progress.handled, progress.failed, progress.dead) == ("running", 0, 0, 0)
         down = False
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed, report.dead) == (400, 0, 0)
-        assert len(handled) == 400
+        assert len(recorder.ids) == 400
 
 
 async def test_the_vendor_being_away_is_waited_for(redis_url: str) -> None:
