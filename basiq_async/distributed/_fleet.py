@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Self, get_args
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
@@ -231,9 +231,7 @@ class Fleet:
             await self._broker.startup()
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

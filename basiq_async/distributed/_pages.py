@@ -12,29 +12,12 @@ from ..client import BasiqClient
 from ..errors import CheckpointError, ConfigurationError, PaginationError
 from ..models import Message
 from ..replay.shared import message_of, open_events, placeholder_for
-from ._record_types import EDGE, ListSpec, SegmentClaim, Source
+from ._record_types import EDGE, ListSpec, SegmentClaim, SegmentPage, Source
 
 _MOST_ARRIVED = 100_000
 """Maximum number of messages that are read to find a known page again."""
 _MOST_TRIES = 100
 _INSTEAD = "begin another job, with an inbox, so that nothing is handled twice"
-
-
-@attrs.frozen(kw_only=True)
-class SegmentPage:
-    """The messages of a page, and the cursor of the next page; None at the end of the list.
-
-    cursor: where the page of the list that holds the last message begins; None at the start of the list.
-    last: the id of the last message or, for dead letters, its number.
-    edge, problem: see ``PageMark``.
-    """
-
-    messages: Sequence[Message]
-    cursor: str | None = None
-    next_cursor: str | None
-    last: str | None
-    edge: Sequence[str] = ()
-    problem: str = ""
 
 
 @attrs.frozen

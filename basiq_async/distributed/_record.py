@@ -25,10 +25,10 @@ from ._record_types import (
     JobState,
     LeaseLostError,
     ListSpec,
-    PageMark,
     RateSlots,
     Saving,
     SegmentClaim,
+    SegmentPage,
     Source,
     StateChange,
     StoredDeadLetter,
@@ -141,7 +141,7 @@ class Record:
             )
 
     async def record_page(
-        self, key: str, segment: str, token: str, page: PageMark, *, lease: float, limit: int | None
+        self, key: str, segment: str, token: str, page: SegmentPage, *, lease: float, limit: int | None
     ) -> tuple[int, str | None]:
         """Record the segment's page, and create the next segment. Later calls for the segment change nothing.
 

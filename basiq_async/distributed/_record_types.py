@@ -13,6 +13,7 @@ import attrs
 from .._redaction.text import printable
 from .._work.throughput import seconds_left
 from ..errors import BasiqError, CheckpointError, ReplayError
+from ..models import Message
 from ..replay import DeadLetter
 
 LONGEST_KEY = 200
@@ -103,21 +104,24 @@ class ClaimRefusal:
 
 
 @attrs.frozen(kw_only=True)
-class PageMark:
-    """A page as it was read.
+class SegmentPage:
+    """The page of a segment, as it was read.
 
-    last: the id of the last message, or the number of the last dead letter.
+    messages: its messages. The record keeps none of them.
     marks: a digit for each message: "0" if it was not chosen, "1" if it was, and "2" if it was and does not count
         against a limit, because the target will skip it.
-    cursor: where the page begins; None at the start of the list.
+    last: the id of the last message or, for dead letters, its number.
+    cursor: where the page of the list that holds the last message begins; None at the start of the list.
+    next_cursor: the cursor of the next page; None at the end of the list.
     edge: the ids by which the next segment finds its place: none for dead letters and for an empty page.
     problem: a text for the job's progress; empty for a page without problems.
     """
 
+    messages: Sequence[Message] = ()
+    marks: str = ""
     last: str | None
-    marks: str
-    next_cursor: str | None
     cursor: str | None = None
+    next_cursor: str | None
     edge: Sequence[str] = ()
     problem: str = ""
 

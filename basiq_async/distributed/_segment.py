@@ -28,7 +28,7 @@ from ..replay.shared import (
     choose,
     everything,
 )
-from ._pages import SegmentPage, list_pages, read_page
+from ._pages import list_pages, read_page
 from ._rate_limiter import SegmentRate, SharedRateLimiter
 from ._record import Record
 from ._record_types import (
@@ -36,9 +36,9 @@ from ._record_types import (
     JobSpec,
     LeaseLostError,
     ListSpec,
-    PageMark,
     Saving,
     SegmentClaim,
+    SegmentPage,
     StoredDeadLetter,
     new_token,
 )
@@ -54,19 +54,17 @@ clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.
 """Monotonic seconds; on Linux they also count the time that the machine is suspended."""
 
 
+@attrs.define(eq=False)
 class Lease:
     """A worker's lease on a segment, with a unique token.
 
     It is counted from the moment before each request to the store, so it never ends later here than in the store.
     """
 
-    __slots__ = ("seconds", "token", "until")
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.token = new_token()
-        self.until = float("-inf")
-        """Until this moment of ``clock``, no other worker can own the segment."""
+    seconds: float
+    token: str = attrs.field(factory=new_token)
+    until: float = float("-inf")
+    """Until this moment of ``clock``, no other worker can own the segment."""
 
     def prolong(self, asked_at: float) -> None:
         """Prolong the lease, as the store did for a request that was made at ``asked_at``."""
@@ -167,15 +165,8 @@ class Segment:
         else:
             page = await read_page(partial(list_pages, self._work.client, spec.source, self._list), self._claim)
         marks, fails = await self._choose(page.messages)
-        mark = PageMark(
-            last=page.last,
-            marks=marks,
-            next_cursor=page.next_cursor,
-            cursor=page.cursor,
-            edge=page.edge,
-            problem=page.problem,
-        )
-        quota = await self._record_page(mark)
+        page = attrs.evolve(page, marks=marks)
+        quota = await self._record_page(page)
         done = set(self._claim.done)
         chosen = [message for message, each in zip(page.messages, marks, strict=True) if each != "0"][:quota]
         left = [message for message in chosen if message.id not in done]
@@ -184,14 +175,14 @@ class Segment:
             if not report.finished:
                 return False
         while not await self._record.finish(spec.key, self.name, self.lease.token):
-            await self._record_page(mark)  # the store lost the page
+            await self._record_page(page)  # the store lost it
         return True
 
-    async def _record_page(self, mark: PageMark) -> int:
+    async def _record_page(self, page: SegmentPage) -> int:
         asked_at = clock()
         limit = None if self._retries else self._work.where.limit
         quota, following = await self._record.record_page(
-            self._spec.key, self.name, self.lease.token, mark, lease=self.lease.seconds, limit=limit
+            self._spec.key, self.name, self.lease.token, page, lease=self.lease.seconds, limit=limit
         )
         self.lease.prolong(asked_at)
         if following is not None:
@@ -370,19 +361,17 @@ class Segment:
         return True
 
 
+@attrs.define(eq=False)
 class LeasedTarget:
     """Delivers messages while the lease lasts, each to its webhook's target: an inbox has other keys for each webhook.
 
     It enters in ``reasons``, by a message's id, why the message was skipped.
     """
 
-    def __init__(
-        self, targets: Mapping[str, Target], webhook_of: Callable[[str], str], lease: Lease, reasons: dict[str, str]
-    ) -> None:
-        self._targets = targets
-        self._webhook_of = webhook_of
-        self._lease = lease
-        self._reasons = reasons
+    _targets: Mapping[str, Target]
+    _webhook_of: Callable[[str], str]
+    _lease: Lease
+    _reasons: dict[str, str]
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Raises ``LeaseLostError`` once the lease may have run out."""

@@ -12,8 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from basiq_async import Message
-from basiq_async.distributed._pages import ListedPage, SegmentPage, read_page  # private: one page at a time
-from basiq_async.distributed._record_types import SegmentClaim  # private: what a segment knows of its place
+from basiq_async.distributed._pages import ListedPage, read_page  # private: one page at a time
+from basiq_async.distributed._record_types import (  # private: what a segment knows of its place
+    SegmentClaim,
+    SegmentPage,
+)
 from basiq_async.errors import CheckpointError, PaginationError
 from basiq_async.testing import Quirks
 from tests.support.fleets import crew

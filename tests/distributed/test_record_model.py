@@ -14,9 +14,9 @@ from basiq_async.distributed._record_types import (  # private: what a record ex
     ClaimRefusal,
     LeaseLostError,
     ListSpec,
-    PageMark,
     Saving,
     SegmentClaim,
+    SegmentPage,
     StateChange,
     new_token,
 )
@@ -189,7 +189,7 @@ class _Walk:
             end = dead_letters[-1].number if dead_letters else segment.upto
             last, more = str(end), end < segment.upto
             cursor = last if more else None
-        mark = PageMark(last=last, marks="1" * len(ids), next_cursor=cursor)
+        mark = SegmentPage(last=last, marks="1" * len(ids), next_cursor=cursor)
         found = await self._perhaps_twice(
             lambda: self._record.record_page(self._key, name, token, mark, lease=30.0, limit=None)
         )
@@ -274,7 +274,7 @@ class _Walk:
             return
         name, token = self._rng.choice(self._former)
         record, key = self._record, self._key
-        mark = PageMark(last="x", marks="1", next_cursor="x")
+        mark = SegmentPage(last="x", marks="1", next_cursor="x")
         saving = Saving(
             counts={"handled": 9},
             ids=["x"],

@@ -15,9 +15,9 @@ from basiq_async.distributed._record_types import (  # private: what a record ex
     JobProgress,
     JobSpec,
     ListSpec,
-    PageMark,
     Saving,
     SegmentClaim,
+    SegmentPage,
     StoredDeadLetter,
     new_token,
 )
@@ -102,9 +102,9 @@ def make_spec(key: str, **changes: Any) -> JobSpec:
     return JobSpec(key=key, **fields)
 
 
-def make_page(ids: list[str], next_cursor: str | None, chosen: list[bool] | None = None) -> PageMark:
+def make_page(ids: list[str], next_cursor: str | None, chosen: list[bool] | None = None) -> SegmentPage:
     marks = "".join("01"[each] for each in chosen or [True] * len(ids))
-    return PageMark(last=ids[-1] if ids else None, marks=marks, next_cursor=next_cursor, edge=ids)
+    return SegmentPage(last=ids[-1] if ids else None, marks=marks, next_cursor=next_cursor, edge=ids)
 
 
 def make_dead_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredDeadLetter:
