@@ -63,15 +63,12 @@ def check_event_type_ids(name: str, value: Iterable[str]) -> list[str]:
     return found
 
 
-def select_texts(**fields: tuple[str, str | None]) -> dict[str, str]:
-    """Return the text fields of a body, by their JSON names, without those that are None.
-
-    ``fields`` maps each JSON name to the argument's name and value.
-    """
-    for name, value in fields.values():
+def select_texts(**fields: str | None) -> dict[str, str]:
+    """Return the text fields of a body, by their JSON names, without those that are None."""
+    for name, value in fields.items():
         if value is not None and not isinstance(value, str):
-            raise ConfigurationError(f"{name} must be text or None, not {type(value).__name__}")
-    return {json_name: value for json_name, (_, value) in fields.items() if value is not None}
+            raise ConfigurationError(f"{name.lower()} must be text or None, not {type(value).__name__}")
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _with_space(unit: str) -> str:

@@ -153,15 +153,15 @@ class BasiqClient:
         """Return a seal for data that is stored where others may write. Its key is derived from the API key."""
         return Seal((self._key.reveal().encode(),), purpose)
 
-    def _observe(self, wrap: Callable[[Transport], Transport]) -> None:
-        """Send every call through the transport that ``wrap`` returns: it wraps authentication and retries."""
+    def _observe(self, wrap: Callable[[Transport], Transport], on_request: OnRequest, on_retry: OnRetry) -> None:
+        """Send every call through the transport that ``wrap`` returns: it wraps authentication and retries.
+
+        The hooks are called after those that were passed to the constructor.
+        """
         if self._observed:
             raise ConfigurationError("this client is instrumented already")
         self._observed = True
         self._api.transport = wrap(self._api.transport)
-
-    def _add_hooks(self, on_request: OnRequest, on_retry: OnRetry) -> None:
-        """Call these hooks after the hooks that were passed to the constructor."""
         self._retrying.on_request = chain_hooks(self._retrying.on_request, on_request)
         self._retrying.on_retry = chain_hooks(self._retrying.on_retry, on_retry)
 

@@ -85,8 +85,7 @@ def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver 
 
 def _instrument_client(client: BasiqClient, telemetry: Telemetry) -> None:
     recorder = ClientTelemetry(telemetry, client.base_url)
-    client._observe(lambda inner: TracedTransport(inner, recorder))
-    client._add_hooks(recorder.on_request, recorder.on_retry)
+    client._observe(lambda inner: TracedTransport(inner, recorder), recorder.on_request, recorder.on_retry)
 
 
 def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> None:

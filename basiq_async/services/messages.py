@@ -69,7 +69,7 @@ class Messages:
         """
         if not isinstance(event_type_id, str) or not event_type_id.strip():
             raise ConfigurationError("event_type_id must be the id of an event type, such as user.created")
-        await self._send({"eventTypeId": event_type_id, **select_texts(Text=("text", text))})
+        await self._send({"eventTypeId": event_type_id, **select_texts(Text=text)})
 
     async def send_test_to(self, url: str, event_type_ids: Sequence[str]) -> None:
         """Have Basiq send test messages of event types to one url, with the request that the vendor's guide shows."""

@@ -257,14 +257,13 @@ class Webhooks:
         deaf = is_inactive(existing)
         if not deaf and _agrees(existing, body):
             return EnsuredWebhook.of(existing, "unchanged", kept=kept)
-        texts = select_texts(name=("name", existing.name), description=("description", existing.description))
+        texts = select_texts(name=existing.name, description=existing.description)
         changed = await self._api.post(Webhook, self._at(existing.id), {**texts, **body})
         return EnsuredWebhook.of(changed, "reactivated" if deaf else "updated", kept=kept, removed=removed)
 
 
 def _texts(url: str, name: str | None, description: str | None) -> dict[str, Any]:
-    texts = select_texts(name=("name", name), description=("description", description))
-    return {"url": absolute_url(url), **texts}
+    return {"url": absolute_url(url), **select_texts(name=name, description=description)}
 
 
 def _body(url: str, subscribed_events: Sequence[str], name: str | None, description: str | None) -> dict[str, Any]:
