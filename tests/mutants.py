@@ -333,7 +333,7 @@ def run(folder: Folder, size: int, seed: int, workers: int) -> int:
             tests = sorted({each for each in found if each}) or ([folder.tests] if found else [])
             copy = free.get()
             try:
-                noticed = notices(folder, copy, mutant, tests, limit=60 + 5 * took)
+                noticed = notices(folder, copy, mutant, tests, limit=30 + 2 * took)
             finally:
                 free.put(copy)
             if not noticed:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,22 @@ COMMANDS = {
         ["-m", "uvicorn", "--factory", "service_fastapi:make_app", "--workers", "2", "--log-level", "error", "--port"]
     ],
 }
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres_server() as running:
+        yield running
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def database(server: PostgresServer) -> PostgresServer:
+    """The server that the tests of this module share, with a database of the test's own."""
+    server.make_database(f"service_{next(_numbers)}")
+    return server
 
 
 class Workers:
@@ -161,102 +178,101 @@ async def test_a_flood_of_probes_asks_the_database_once() -> None:
 
 @pytest.mark.parametrize("framework", COMMANDS)
 async def test_a_service_of_two_workers_recovers_what_it_missed_then_handles_each_event_once_and_ends_in_order(
-    framework: str,
+    framework: str, database: PostgresServer
 ) -> None:
     port, fake = free_port(), FakeBasiq(cool_off=0)
-    with postgres_server() as database:
-        async with serve(fake) as base_url:
-            # Nobody is there for so long that Basiq disables the webhook, and then more happens.
-            fake.add_webhook(f"http://127.0.0.1:{port}/basiq", ["consent.revoked", "account.updated"])
-            missed = [(await fake.emit("consent.revoked")).event_id for _ in range(20)]
-            await fake.advance(hours=28)
-            missed.append((await fake.emit("consent.revoked")).event_id)
-            async with two_workers(framework, port, database, base_url) as workers:
-                await workers.until_both_run()
-                assert sorted(await changes(database, len(missed))) == sorted(missed)
+    async with serve(fake) as base_url:
+        # Nobody is there for so long that Basiq disables the webhook, and then more happens.
+        fake.add_webhook(f"http://127.0.0.1:{port}/basiq", ["consent.revoked", "account.updated"])
+        missed = [(await fake.emit("consent.revoked")).event_id for _ in range(20)]
+        await fake.advance(hours=28)
+        missed.append((await fake.emit("consent.revoked")).event_id)
+        async with two_workers(framework, port, database, base_url) as workers:
+            await workers.until_both_run()
+            assert sorted(await changes(database, len(missed))) == sorted(missed)
 
-                live = [(await fake.emit("account.updated")).event_id for _ in range(10)]
-                assert sorted(await changes(database, len(missed + live))) == sorted(missed + live)
+            live = [(await fake.emit("account.updated")).event_id for _ in range(10)]
+            assert sorted(await changes(database, len(missed + live))) == sorted(missed + live)
 
-                await asyncio.to_thread(database.stop)
-                await workers.until("/readyz", 503)
-                assert await workers.status("/healthz") == 200
-                await asyncio.to_thread(database.start)
-                await workers.until("/readyz", 200)
-                said = "".join(await workers.stop())
+            await asyncio.to_thread(database.stop)
+            await workers.until("/readyz", 503)
+            assert await workers.status("/healthz") == 200
+            await asyncio.to_thread(database.start)
+            await workers.until("/readyz", 200)
+            said = "".join(await workers.stop())
     assert "Traceback" not in said, said
     assert "service: recovered " in said
 
 
-@pytest.mark.parametrize("framework", COMMANDS)
-async def test_the_secret_of_a_webhook_that_the_service_makes_is_stored_and_survives_a_restart(framework: str) -> None:
+async def test_the_secret_of_a_webhook_that_the_service_makes_is_stored_and_survives_a_restart(
+    database: PostgresServer,
+) -> None:
     port, fake = free_port(), FakeBasiq(cool_off=0)
-    with postgres_server() as database:
-        async with serve(fake) as base_url:
-            accepted: list[str] = []
-            for start in range(1, 3):
-                async with two_workers(framework, port, database, base_url) as workers:
-                    await workers.until_both_run()
-                    async with asyncio.timeout(PATIENCE):
-                        while len(accepted) < start:  # 503: the recovery is at work on it
-                            event = await fake.emit("account.updated")
-                            attempt = next(each for each in fake.deliveries if each.event_id == event.event_id)
-                            # 200 where the recovery that runs in the background was first.
-                            assert attempt.status in {200, 204, 503}
-                            accepted += [event.event_id] if attempt.status != 503 else []
-                        while not set(accepted) <= set(found := await changes(database, start)):
-                            await asyncio.sleep(0.05)
-                    assert len(found) == len(set(found))
-                    said = "".join(await workers.stop())
-                    assert "Traceback" not in said, said
+    async with serve(fake) as base_url:
+        accepted: list[str] = []
+        for start in range(1, 3):
+            async with two_workers("aiohttp", port, database, base_url) as workers:
+                await workers.until_both_run()
+                async with asyncio.timeout(PATIENCE):
+                    while len(accepted) < start:  # 503: the recovery is at work on it
+                        event = await fake.emit("account.updated")
+                        attempt = next(each for each in fake.deliveries if each.event_id == event.event_id)
+                        # 200 where the recovery that runs in the background was first.
+                        assert attempt.status in {200, 204, 503}
+                        accepted += [event.event_id] if attempt.status != 503 else []
+                    while not set(accepted) <= set(found := await changes(database, start)):
+                        await asyncio.sleep(0.05)
+                assert len(found) == len(set(found))
+                said = "".join(await workers.stop())
+                assert "Traceback" not in said, said
 
 
-async def test_a_deploy_in_the_middle_of_what_happens_loses_nothing_and_repeats_nothing() -> None:
+async def test_a_deploy_in_the_middle_of_what_happens_loses_nothing_and_repeats_nothing(
+    database: PostgresServer,
+) -> None:
     """Old workers and new ones share the port, then the old ones end."""
     port, fake = free_port(), FakeBasiq(cool_off=0)
-    with postgres_server() as database:
-        async with serve(fake) as base_url, AsyncExitStack() as stack:
-            old = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
-            await old.until_both_run()
-            happened = [fake.emit("account.updated").event_id for _ in range(20)]
-            new = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
-            await new.until_both_run()
-            happened += [fake.emit("account.updated").event_id for _ in range(20)]
-            said = await old.stop()
-            happened += [fake.emit("account.updated").event_id for _ in range(20)]
-            await fake.advance(minutes=6)  # Basiq sends again what met a worker that ended
-            assert sorted(await changes(database, len(happened))) == sorted(happened)
-            said += await new.stop()
+    async with serve(fake) as base_url, AsyncExitStack() as stack:
+        old = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
+        await old.until_both_run()
+        happened = [fake.emit("account.updated").event_id for _ in range(20)]
+        new = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
+        await new.until_both_run()
+        happened += [fake.emit("account.updated").event_id for _ in range(20)]
+        said = await old.stop()
+        happened += [fake.emit("account.updated").event_id for _ in range(20)]
+        await fake.advance(minutes=6)  # Basiq sends again what met a worker that ended
+        assert sorted(await changes(database, len(happened))) == sorted(happened)
+        said += await new.stop()
     assert "Traceback" not in "".join(said), said
 
 
-async def test_the_command_line_imports_the_receiver_of_the_service_and_reads_its_inbox_by_its_address() -> None:
+async def test_the_command_line_imports_the_receiver_of_the_service_and_reads_its_inbox_by_its_address(
+    database: PostgresServer,
+) -> None:
     port, fake = free_port(), FakeBasiq(cool_off=0)
-    with postgres_server() as database:
-        async with serve(fake) as base_url:
-            async with two_workers("aiohttp", port, database, base_url) as workers:
-                await workers.until_both_run()
-                event_id = (await fake.emit("account.updated")).event_id
-                assert await changes(database, 1) == [event_id]
-            (webhook,) = fake.webhooks()
-            environment = {
-                **unmeasured(),
-                "DATABASE_URL": database.url(),
-                "PUBLIC_URL": webhook.url,
-                "BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
-                "BASIQ_BASE_URL": base_url,
-            }
-            for words in (
-                ("quarantine", "list", "--receiver", "service_parts:receiver"),
-                ("quarantine", "list", "--inbox", database.url()),
-                ("webhooks", "doctor", webhook.id, "--receiver", "service_parts:receiver"),
-                ("webhooks", "doctor", webhook.id, "--inbox", database.url()),
-                ("reconcile", webhook.id, "--inbox", database.url()),
-                ("inbox", "get", event_id, "--webhook", webhook.id, "--inbox", database.url()),
-            ):
-                process = await asyncio.create_subprocess_exec(
-                    *PROGRAM, *words, cwd=EXAMPLES, env=environment, stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                )  # fmt: skip
-                said = await process.communicate()
-                assert process.returncode == 0, (words, said)
+    async with serve(fake) as base_url:
+        async with two_workers("aiohttp", port, database, base_url) as workers:
+            await workers.until_both_run()
+            event_id = (await fake.emit("account.updated")).event_id
+            assert await changes(database, 1) == [event_id]
+        (webhook,) = fake.webhooks()
+        environment = {
+            **unmeasured(),
+            "DATABASE_URL": database.url(),
+            "PUBLIC_URL": webhook.url,
+            "BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
+            "BASIQ_BASE_URL": base_url,
+        }
+        for words in (
+            ("quarantine", "list", "--inbox", database.url()),
+            ("webhooks", "doctor", webhook.id, "--receiver", "service_parts:receiver"),
+            ("reconcile", webhook.id, "--inbox", database.url()),
+            ("inbox", "get", event_id, "--webhook", webhook.id, "--inbox", database.url()),
+        ):
+            process = await asyncio.create_subprocess_exec(
+                *PROGRAM, *words, cwd=EXAMPLES, env=environment, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            said = await process.communicate()
+            assert process.returncode == 0, (words, said)

@@ -336,8 +336,9 @@ def test_a_limit_that_is_none_is_refused_by_its_name(name: str, value: Any) -> N
         AiohttpTransport(**{name: value})
 
 
-async def test_a_body_may_have_64_mib() -> None:
+async def test_a_body_may_have_64_mib_and_one_connection_is_enough() -> None:
     assert AiohttpTransport()._max_body_size == 67_108_864, "as the documentation says"
+    AiohttpTransport(connections=1, max_body_size=1, timeout=0.001, connect_timeout=0.001)
 
 
 @pytest.mark.parametrize(("status", "kept"), [(200, False), (299, False), (300, True), (503, True)])

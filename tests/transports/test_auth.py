@@ -211,3 +211,17 @@ def test_a_token_that_an_error_repeats_is_not_shown() -> None:
         assert text not in repr(vars(caught.value))
 
     virtual.run(main())
+
+
+@pytest.mark.parametrize("size", [2**20, 2**20 + 1])
+def test_a_token_response_has_at_most_one_mib(size: int) -> None:
+    async def main() -> None:
+        found = token()
+        transport = Scripted(WEBHOOK, tokens=[Response(200, found.headers, found.body.ljust(size))])
+        if size > 2**20:
+            with pytest.raises(BasiqError, match="expected a token"):
+                await client(transport).webhooks.get("w")
+        else:
+            await client(transport).webhooks.get("w")
+
+    virtual.run(main())

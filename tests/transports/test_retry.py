@@ -355,3 +355,36 @@ def test_what_a_transport_returns_that_is_no_response_is_an_error_that_says_so(r
 def test_the_context_of_a_failure_is_not_shown_beside_its_cause() -> None:
     outcome, _, _ = send(GET, BROKEN, policy=RetryPolicy(max_retries=0))
     assert outcome.__suppress_context__ is True
+
+
+def test_names_of_headers_are_read_in_any_case_and_handed_on_in_lower_case() -> None:
+    outcome, sent, took = send(GET, Response(503, {"Retry-After": "3"}, b""), Response(200, {"X-Name": "Y"}, b"{}"))
+    assert (outcome.headers, sent, took) == ({"x-name": "Y"}, 2, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("script", "repeated"),
+    [
+        ([answer()], False),
+        ([error(429), answer()], False),
+        ([REFUSED, answer()], False),
+        ([BROKEN, answer()], True),
+        ([error(503), answer()], True),
+        ([BROKEN, error(429), answer()], True),
+    ],
+    ids=["at once", "too many", "refused", "broken", "503", "broken and too many"],
+)
+def test_a_response_says_whether_an_earlier_attempt_may_have_been_carried_out(script: Any, repeated: bool) -> None:
+    outcome, sent, _ = send(DELETE, *script)
+    assert (outcome.repeated, outcome.attempts, sent) == (repeated, len(script), len(script))
+
+
+def test_an_attempt_ends_with_the_time_for_all_of_them() -> None:
+    async def hangs(request: Request) -> Response:
+        await asyncio.sleep(3600)
+        return answer()
+
+    for limit in (5.0, 40.0):  # an attempt has 30 s
+        outcome, sent, took = send(GET, hangs, policy=RetryPolicy(max_retries=9, base=0, max_elapsed=limit))
+        assert isinstance(outcome, RequestTimeoutError)
+        assert (sent, took) == ((1, 5.0) if limit == 5.0 else (2, 40.0))

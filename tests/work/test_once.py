@@ -306,3 +306,26 @@ async def test_a_duplicate_in_one_process_does_not_ask_the_inbox_while_the_first
     began = virtual.now()
     await asyncio.gather(*(handle_once(unit(inbox, work, token=token), units) for token in "ab"))
     assert asked == pytest.approx([began, began + 0.1])
+
+
+@pytest.mark.parametrize(("session", "how"), [(False, Ended.FAILED), (True, Ended.UNAVAILABLE)])
+def test_an_inbox_error_of_the_work_is_the_storages_only_where_the_storage_is_its_session(
+    session: bool, how: Ended
+) -> None:
+    async def fails() -> str:
+        raise InboxError("of another inbox, which the handler uses")
+
+    async def main() -> None:
+        told: list[Exception] = []
+
+        async def record(failure: Exception) -> None:
+            told.append(failure)
+            await one.release()
+
+        inbox = MemoryInbox(clock=virtual.clock)
+        one = unit(inbox, fails, session=session, on_failure=record)
+        ending = await handle_once(one, Units())
+        assert (ending.how, len(told)) == (how, 0 if session else 1)
+        assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+
+    virtual.run(main())

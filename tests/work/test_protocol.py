@@ -21,6 +21,11 @@ ODD = attrs.evolve(
 )
 
 
+def test_a_seal_neither_shows_nor_makes_another_delivery() -> None:
+    assert "sealed" not in repr(ODD)
+    assert attrs.evolve(ODD, seal=None) == ODD
+
+
 @pytest.mark.parametrize("seal", [False, True])
 def test_a_quarantined_delivery_is_packed_as_ascii_and_unpacked_unchanged(seal: bool) -> None:
     text = ODD.pack(seal=seal)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import anyio
 import pytest
 
-from basiq_async._work.tasks import TaskOwner, run_cancel_once, run_to_completion, wait_uncancelled
+from basiq_async._work.tasks import TaskOwner, cancelling, run_cancel_once, run_to_completion, wait_uncancelled
 from tests.support import virtual
 
 Waiting = Callable[[Callable[[], Coroutine[object, object, None]]], Awaitable[None]]
@@ -209,3 +209,22 @@ def test_an_owner_that_is_closed_has_cancelled_its_tasks_and_awaited_their_end()
         assert owner.closed
 
     virtual.run(main())
+
+
+async def test_a_task_that_was_cancelled_once_is_being_cancelled_until_it_has_dealt_with_it() -> None:
+    found: list[bool] = []
+
+    async def work() -> None:
+        found.append(cancelling())
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            found.append(cancelling())
+            task.uncancel()
+            found.append(cancelling())
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+    assert found == [False, True, False]

@@ -35,7 +35,8 @@ def test_a_rate_is_of_the_last_ten_seconds(
 
 
 @pytest.mark.parametrize(
-    ("remaining", "rate", "seconds"), [(None, 5.0, None), (100, 0.0, None), (0, 0.0, 0.0), (100, 5.0, 20.0)]
+    ("remaining", "rate", "seconds"),
+    [(None, 5.0, None), (100, 0.0, None), (0, 0.0, 0.0), (100, 5.0, 20.0), (5, 0.5, 10.0), (1, 1.0, 1.0)],
 )
 def test_there_is_no_estimate_while_nothing_finishes(remaining: int | None, rate: float, seconds: float | None) -> None:
     assert seconds_left(remaining, rate) == seconds
