@@ -219,39 +219,32 @@ class Engine:
                         break
 
     async def _work(self) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            try:
-                await self._handle_all(task)
-            except Exception as exc:
-                self._fail(exc)
-            finally:
-                self._moved.set()
-
-    async def _handle_all(self, task: asyncio.Task[object]) -> None:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
         ledger = self._ledger
-        while (item := await self._reader.take(task)) is not None:
-            self._moved.set()
-            message, span, error = item
-            reason = None
-            if error is None:
-                ending = await self._deliver(message, task)
-                if ending is None:
+        try:
+            while (item := await self._reader.take()) is not None:
+                self._moved.set()
+                message, span, error = item
+                reason = None
+                if error is None:
+                    ending = await self._deliver(message)
+                    if ending is None:
+                        return
+                    reason, error = ending
+                if error is None:
+                    self._record_success(span, message, reason)
+                elif not self._record_failure(span, message, error):
                     return
-                reason, error = ending
-            if error is None:
-                self._record_success(span, message, reason)
-            elif not self._record_failure(span, message, error):
-                return
-            if ledger.unsaved == 1:
-                self._committer.wake()
-            elif ledger.unsaved % _MOST_AT_ONCE == 0:
-                await asyncio.sleep(0)
+                if ledger.unsaved == 1:
+                    self._committer.wake()
+                elif ledger.unsaved % _MOST_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        except Exception as exc:
+            self._fail(exc)
+        finally:
+            self._moved.set()
 
-    async def _deliver(
-        self, message: Message, task: asyncio.Task[object]
-    ) -> tuple[str | None, Exception | None] | None:
+    async def _deliver(self, message: Message) -> tuple[str | None, Exception | None] | None:
         """Hand a message to the target: once, and again if the target asks for a pause, or is down.
 
         Return the reason for which there was nothing to do, and the error; None if the run stops before the message.
@@ -274,7 +267,7 @@ class Engine:
                 outages.accept()
                 return reason, None
             except asyncio.CancelledError as exc:
-                if task.cancelling():
+                if _is_cancelled():
                     raise
                 failure: Exception = TargetError("the handler, or a function that it called, cancelled itself")
                 failure.__cause__ = exc
@@ -398,6 +391,12 @@ class Engine:
             commits=self._commits,
             order=self._source.order,
         )
+
+
+def _is_cancelled() -> bool:
+    """Return whether somebody else has cancelled the current task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class TargetTimeoutError(TargetError, TimeoutError):

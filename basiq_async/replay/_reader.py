@@ -77,8 +77,8 @@ class MessageReader:
         """Whether another message may be handed out, and no worker waits for one."""
         return self._room > 0 and self._reader is None and not self._waiting
 
-    async def take(self, worker: asyncio.Task[object]) -> WorkItem | None:
-        """Return the next message to handle; None at the end. ``worker`` is the calling task."""
+    async def take(self) -> WorkItem | None:
+        """Return the next message to handle; None at the end."""
         source = self._source
         while not self.ended:
             if self._reader is not None or self._room == 0 or (self._in_span >= SPAN and self._ledger.full):
@@ -98,13 +98,13 @@ class MessageReader:
                 if item is not None:
                     return item
                 continue
-            self._reader = worker
+            self._reader = worker = asyncio.current_task()
             try:
                 if not await source.advance():
                     self.whole = source.finished
                     self.stop()
             except asyncio.CancelledError:
-                if not self.ended or worker.uncancel() > 0:
+                if worker is None or not self.ended or worker.uncancel() > 0:
                     raise  # otherwise ``stop`` cancelled it, because a page may take long
             except Exception as exc:
                 self.error = exc
