@@ -13,11 +13,9 @@ import attrs
 
 from .._storage.private_files import open_new
 from .._wire.codec import Unreadable, read_message
-from .._wire.order import Order
 from ..errors import ConfigurationError, ReplayError
 from ..models import Message
-from ..services.diagnosis import Stretch
-from ._sources import UnreadableMessage
+from ._sources import PlainSource, UnreadableMessage
 from .checkpoints._base import DeadLetter
 
 
@@ -99,13 +97,8 @@ def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> Repl
     return ReplayError(f"the file {os.fspath(path)!r} cannot be written: {why}")
 
 
-class DeadLetters:
+class DeadLetters(PlainSource):
     """A message source with the dead letters of a store: all of them, or those with certain ids."""
-
-    order: Order = "unknown"
-    finished = True
-    repeats = False
-    read: tuple[Stretch, ...] = ()
 
     def __init__(self, store: DeadLetterStore, ids: Collection[str] | None = None) -> None:
         self._store = store
@@ -127,9 +120,3 @@ class DeadLetters:
         if self._page:
             self._after = self._page[0].number
         return bool(self._page)
-
-    def text(self) -> None:
-        """See ``MessageSource``."""
-
-    async def aclose(self) -> None:
-        """See ``MessageSource``."""

@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
-from .._work.keys import inbox_key, left_key
+from .._work.keys import left_key
 from .._work.limits import inbox_limit
 from ..models import Message
 from ..receiver import Inbox
+from ._report import HandledEvents
 from .targets._base import Target
 from .targets._deduplicated import HANDLED_BEFORE
 
@@ -27,7 +28,7 @@ def event_of(message: Message) -> tuple[str | None, str]:
     return message.event_type_id, message.event_id or message.id
 
 
-class InboxKnowledge:
+class InboxKnowledge(HandledEvents):
     """Asks an inbox which messages were handled in the past.
 
     shared: whether the live service records its handled events in this inbox. Otherwise the inbox is the recovery's
@@ -39,10 +40,8 @@ class InboxKnowledge:
     def __init__(
         self, inbox: Inbox, webhook_id: str | None, *, shared: bool, timeout: float, now: Callable[[], datetime]
     ) -> None:
-        self._inbox = inbox
-        self._webhook_id = webhook_id
+        super().__init__(inbox, webhook_id, timeout)
         self._shared = shared
-        self._timeout = timeout
         self._now = now
         self._since: datetime | None = None
 
@@ -56,32 +55,17 @@ class InboxKnowledge:
         times = [each.timestamp for each in message.attempts if each.succeeded and each.timestamp is not None]
         return bool(times) and max(times) >= self._since + _SKEW
 
-    async def has(self, message: Message) -> bool:
-        """Return whether the inbox recorded the message's event as handled."""
-        async with inbox_limit(self._timeout):
-            return await self._seen(message, left=False)
-
     async def leave(self, message: Message) -> None:
         """Record that a message was left alone, so that its event in the event list is skipped too."""
         first = message.first_attempt
         if first is None or first.timestamp is None or first.timestamp > self._now() - _LISTED:
             async with inbox_limit(self._timeout):
-                await self._mark(message)
+                await self._inbox.complete(left_key(self._key(message)), uuid.uuid4().hex)
 
     async def has_left(self, message: Message) -> bool:
         """Return whether the message of this event was left alone."""
         async with inbox_limit(self._timeout):
-            return await self._seen(message, left=True)
-
-    async def _seen(self, message: Message, *, left: bool) -> bool:
-        key = self._key(message)
-        return await self._inbox.seen(left_key(key) if left else key)
-
-    async def _mark(self, message: Message) -> None:
-        await self._inbox.complete(left_key(self._key(message)), uuid.uuid4().hex)
-
-    def _key(self, message: Message) -> str:
-        return inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
+            return await self._inbox.seen(left_key(self._key(message)))
 
 
 class _Wrapper:

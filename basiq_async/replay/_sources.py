@@ -207,13 +207,23 @@ def read_filters(
     return texts
 
 
-class FixedMessages:
-    """A source with messages that are in memory."""
+class PlainSource:
+    """A source that is no list of Basiq's: it has no place to resume at."""
 
     order: Order = "unknown"
     finished = True
     repeats = False
     read: tuple[Stretch, ...] = ()
+
+    def text(self) -> None:
+        """See ``MessageSource``."""
+
+    async def aclose(self) -> None:
+        """See ``MessageSource``."""
+
+
+class FixedMessages(PlainSource):
+    """A source with messages that are in memory."""
 
     def __init__(self, messages: Iterable[Message]) -> None:
         self._messages = iter(messages)
@@ -225,12 +235,6 @@ class FixedMessages:
     async def advance(self) -> bool:
         """See ``MessageSource``."""
         return False
-
-    def text(self) -> None:
-        """See ``MessageSource``."""
-
-    async def aclose(self) -> None:
-        """See ``MessageSource``."""
 
 
 # --- events ---
