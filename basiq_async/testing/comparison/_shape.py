@@ -11,6 +11,7 @@ import attrs
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
 _WORD = re.compile(r"[A-Za-z][A-Za-z-]{0,39}")
+_TYPES = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
 _VOCABULARY = frozenset({"type", "status", "code", "token_type"})
 """Fields whose values are kept, because they are words of the API and not data."""
 _PATH_WORDS = frozenset(
@@ -48,7 +49,7 @@ class Shape:
         """Add the shape of one value. Fields below a closed place, such as an event's data, are left out."""
         field = self.fields.setdefault(place, FieldShape())
         field.seen += 1
-        field.types.add(_type(value))
+        field.types.add(_TYPES.get(type(value), "object"))
         if isinstance(value, str):
             field.forms.add(_form(value, self.base))
             if name in _VOCABULARY:
@@ -77,24 +78,6 @@ class Shape:
             }
             for place, field in sorted(self.fields.items())
         }
-
-
-def _type(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case _:
-            return "object"
 
 
 def _form(text: str, base: str) -> str:

@@ -156,7 +156,8 @@ def update_webhook(call: Call) -> Response:
 
 
 def delete_webhook(call: Call) -> Response:
-    call.store.remove_webhook(call.app, call.webhook())
+    webhook = call.webhook()
+    del call.app.webhooks[webhook.id], call.app.messages[webhook.id]
     return Response(204, {}, b"")
 
 
@@ -173,10 +174,10 @@ def _url(body: Json) -> str:
 
 
 def _text(body: Json, name: str) -> str | None:
-    value = body.get(name)
-    if name not in body or isinstance(value, str):
-        return value if isinstance(value, str) else None
-    raise Refusal("invalid-content", f"The {name} must be text.", name)
+    value = body.get(name, "")
+    if not isinstance(value, str):
+        raise Refusal("invalid-content", f"The {name} must be text.", name)
+    return value if name in body else None
 
 
 def _event_list(call: Call, value: object, parameter: str) -> tuple[str, ...]:

@@ -146,9 +146,6 @@ class Store:
         app.messages[webhook.id] = Log()
         return webhook
 
-    def remove_webhook(self, app: Application, webhook: Webhook) -> None:
-        del app.webhooks[webhook.id], app.messages[webhook.id]
-
     def record_event(
         self,
         app: Application,

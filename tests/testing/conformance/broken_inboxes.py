@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import attrs
 
@@ -271,6 +272,7 @@ class Hangs(Broken):
         raise TimeoutError
 
 
+@cache
 def check(broken: type[Broken], *, leases: bool = True) -> dict[str, str]:
     """What the suite finds, on the inbox's own clock, which waits for nothing."""
     clock = ManualClock()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -181,6 +184,7 @@ def test_a_limit_of_the_one_who_waits_is_none_of_the_handlers() -> None:
 
 ACTIONS = ("fetch", "emit", "emit and wait", "deliver", "advance", "sleep", "task", "raise", "wait for all", "pause")
 FAULTS = ("503", "delay", "drop", "token", "outage", "lost")
+ROUTES = ("function", "object", "asgi")
 STEPS = ("emit", "emit and wait", "deliver", "advance", "next", "call", "together")
 
 
@@ -196,14 +200,29 @@ class Bounded(virtual.VirtualLoop):
         super()._run_once()
 
 
+def routed(kind: str, handle: Callable[[bytes], Awaitable[int]]) -> Any:
+    """A receiver of one of the three forms that a route accepts."""
+
+    async def function(headers: dict[str, str], body: bytes) -> int:
+        return await handle(body)
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        status = await handle((await receive())["body"])
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return {"function": function, "object": SimpleNamespace(handle=function), "asgi": asgi}[kind]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
+    routes=st.lists(st.sampled_from(ROUTES), min_size=3, max_size=3),
     handlers=st.lists(st.lists(st.sampled_from(ACTIONS), max_size=3), min_size=1, max_size=3),
     faults=st.lists(st.tuples(st.sampled_from(FAULTS), st.integers(1, 6)), max_size=3),
     steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=6),
 )
 def test_whatever_handlers_and_tests_do_it_comes_to_an_end(
-    handlers: list[list[str]], faults: list[tuple[str, int]], steps: list[str]
+    routes: list[str], handlers: list[list[str]], faults: list[tuple[str, int]], steps: list[str]
 ) -> None:
     async def main() -> None:
         fake, emitted = FakeBasiq(), list[Emission]()
@@ -234,14 +253,14 @@ def test_whatever_handlers_and_tests_do_it_comes_to_an_end(
                     case "pause":
                         await asyncio.sleep(0.5)
 
-            for number, actions in enumerate(handlers):
+            for number, (route, actions) in enumerate(zip(routes, handlers, strict=False)):
 
-                async def handle(headers: dict[str, str], body: bytes, actions: list[str] = actions) -> int:
+                async def handle(body: bytes, actions: list[str] = actions) -> int:
                     for action in actions:
                         await act(action, json.loads(body)["eventId"])
                     return 200
 
-                fake.route(f"{ENDPOINT}/{number}", handle)
+                fake.route(f"{ENDPOINT}/{number}", routed(route, handle))
                 fake.add_webhook(f"{ENDPOINT}/{number}", ["user.created", "user.updated"][: number + 1])
             for fault, times in faults:
                 match fault:
