@@ -121,6 +121,10 @@ class Seeded(Generic[T]):
         return None if index is None or index >= len(self) else self[index]
 
 
+def _users(name: object) -> tuple[str, ...]:
+    return tuple(uuid_text(digest(name, "user", number)) for number in range(USERS))
+
+
 @attrs.frozen
 class SeededEvents(Seeded[Event]):
     """The events of a seeded history. The same name gives the same events."""
@@ -130,16 +134,12 @@ class SeededEvents(Seeded[Event]):
     first: datetime
     every: timedelta
     count: int
-    ids: SeededIds = attrs.field(init=False, eq=False, repr=False)
-    users: tuple[str, ...] = attrs.field(init=False, eq=False, repr=False)
-
-    @ids.default
-    def _make_ids(self) -> SeededIds:
-        return SeededIds("event", self.name)
-
-    @users.default
-    def _make_users(self) -> tuple[str, ...]:
-        return tuple(uuid_text(digest(self.name, "user", number)) for number in range(USERS))
+    ids: SeededIds = attrs.field(
+        init=False, default=attrs.Factory(lambda self: SeededIds("event", self.name), takes_self=True)
+    )
+    users: tuple[str, ...] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: _users(self.name), takes_self=True)
+    )
 
     def __len__(self) -> int:
         return self.count
@@ -176,11 +176,9 @@ class SeededMessages(Seeded[Message]):
     url: str
     events: SeededEvents
     failed: float
-    ids: SeededIds = attrs.field(init=False, eq=False, repr=False)
-
-    @ids.default
-    def _make_ids(self) -> SeededIds:
-        return SeededIds("message", *self.events.name)
+    ids: SeededIds = attrs.field(
+        init=False, default=attrs.Factory(lambda self: SeededIds("message", *self.events.name), takes_self=True)
+    )
 
     def __len__(self) -> int:
         return self.events.count

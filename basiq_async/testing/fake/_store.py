@@ -43,11 +43,10 @@ class Application:
     events: Log[Event] = attrs.field(factory=Log[Event])
     tokens: list[IssuedToken] = attrs.field(factory=list[IssuedToken])
     disabled: bool = False
-    entities: dict[str, Event] = attrs.field(init=False)
-
-    @entities.default
-    def _find_entities(self) -> dict[str, Event]:
-        return {event.path: event for event in self.events.stored()}
+    entities: dict[str, Event] = attrs.field(
+        default=attrs.Factory(lambda self: {event.path: event for event in self.events.stored()}, takes_self=True),
+        init=False,
+    )
 
     def by_url(self, url: str) -> Webhook | None:
         return next((webhook for webhook in self.webhooks.values() if webhook.url == url), None)
