@@ -37,6 +37,8 @@ _KIND = FileKind(
     closed=CLOSED,
 )
 
+_PRUNE_EVERY = 16
+"""Of this number of records, one deletes old entries."""
 _NOTE_EVERY = 60.0
 """Seconds between two notes of the time, for the other processes and the next one."""
 
@@ -93,7 +95,7 @@ UPDATE inbox SET failures = 0, expires = :expires, {no_claim}, {no_letter} WHERE
 """)
 _FIND = "SELECT handled AND expires > ?, letter IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = ?"
 _LETTERS = "SELECT letter FROM inbox WHERE at IS NOT NULL AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?"
-_PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT 2)"
+_PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"
 
 
 class SQLiteInbox:
@@ -134,6 +136,7 @@ class SQLiteInbox:
         self._lease_clock = lease_clock(clock)
         self._retention: RetentionClock | None = None
         self._note_at = -math.inf
+        self._records = 0
 
     def __repr__(self) -> str:
         return f"SQLiteInbox({self._store.path!r})"
@@ -282,8 +285,10 @@ class SQLiteInbox:
         return retention.read()
 
     def _tidy(self, connection: sqlite3.Connection, wall: float, horizon: float) -> None:
-        """Delete the two oldest entries if they are expired, so that they go faster than new ones come."""
-        connection.execute(_PRUNE, (horizon,))
+        """Delete the oldest entries that are expired, twice as many as came since the last time."""
+        if self._records % _PRUNE_EVERY == 0:
+            connection.execute(_PRUNE, (horizon, 2 * _PRUNE_EVERY))
+        self._records += 1
         if not self._note_at - _NOTE_EVERY <= wall < self._note_at:  # also if the clock was set back
             self._note_at = wall + _NOTE_EVERY
             hold = None if self._retention is None else self._retention.hold_until

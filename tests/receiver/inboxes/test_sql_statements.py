@@ -47,7 +47,10 @@ async def inbox(engine: AsyncEngine) -> AsyncGenerator[SQLInbox]:
 # --- a file ---
 
 
-async def test_a_file_deletes_two_old_entries_with_each_record(tmp_path: Path) -> None:
+async def test_a_file_deletes_twice_as_many_old_entries_as_it_records_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite._PRUNE_EVERY", 3)
     clock = ManualClock(NOW)
     async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
         for number in range(25):
@@ -55,13 +58,14 @@ async def test_a_file_deletes_two_old_entries_with_each_record(tmp_path: Path) -
         for _ in range(4):
             clock.advance(timedelta(hours=12))
             await inbox.seen("any")
-        for number in range(12):
-            await inbox.claim(f"new-{number}", "a", lease=600)
-            before = await inbox._store.run(count_entries)
+        left = []
+        for number in range(9):
             assert await inbox.complete(f"new-{number}", "a")
-            assert await inbox._store.run(count_entries) == before - 2
-        await inbox.release("new-0", "a")
-        assert await inbox._store.run(count_entries) == 12
+            left.append(await inbox._store.run(count_entries) - number - 1)
+        assert left == [19, 19, 19, 13, 13, 13, 7, 7, 7]
+        for _ in range(6):
+            await inbox.release("new-0", "a")
+        assert await inbox._store.run(count_entries) == 9
         assert await inbox.seen("new-0")
 
 
@@ -223,7 +227,8 @@ async def each_call(inbox: Any) -> None:
         await inbox._prune()
 
 
-async def test_no_statement_of_a_file_reads_a_whole_table(tmp_path: Path) -> None:
+async def test_no_statement_of_a_file_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite._PRUNE_EVERY", 1)
     path = tmp_path / "inbox.db"
     statements: list[str] = []
     async with SQLiteInbox(path) as inbox:
