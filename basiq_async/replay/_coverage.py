@@ -32,8 +32,8 @@ class Inactivity:
     """A period in which a webhook was not active. Events of this period made no messages.
 
     since: the eighth failed attempt of a message, after which Basiq disables the endpoint.
-    until: the next first attempt of a message, which shows that the webhook was active again; None if the history
-        has no such attempt.
+    until: the next first attempt of a message, or the next recovery that found the webhook active, which shows that
+        it was active again; None if there is neither.
     """
 
     since: datetime

@@ -123,7 +123,9 @@ async def recover(
     for replay in (messages, events):
         if instrument is not None:
             instrument(replay)
-    await client.webhooks.get(webhook_id)  # Basiq's clock is known from here on
+    webhook = await client.webhooks.get(webhook_id)  # Basiq's clock is known from here on
+    if find_status_problem(webhook, None) is None:
+        messages._seen_active = (clock or client._now)().replace(microsecond=0)
     shared = not isinstance(target, HttpTarget)
     knowledge = InboxKnowledge(known_in, id_in_keys, shared=shared, timeout=_TIMEOUT, now=clock or client._now)
     if not everything:

@@ -164,6 +164,8 @@ class Replay:
         """What the last run left in the checkpoint."""
         self._read: tuple[Stretch, ...] = ()
         """The times of which all messages or events were read, by the last run or an earlier one."""
+        self._seen_active: datetime | None = None
+        """When a recovery found the webhook active, by Basiq's clock."""
         self._acknowledged: datetime | None = None
         """A recovery's argument of this name."""
         self._all_types: bool | None = None
@@ -279,6 +281,8 @@ class Replay:
         async with self._open_checkpoint() as state:
             reach = self._reach()
             tracker = InactivityTracker(Coverage.read(state.notes, self._acknowledged), now=self._clock())
+            if self._seen_active is not None:
+                tracker.note([self._seen_active])
             await tracker.look_again(self._client, self._webhook_id)
             source = await self._open_source(state, tracker)
             engine = self._make_engine(source, state, self._where, tracker=tracker)
