@@ -42,7 +42,7 @@ def json_line(value: Any, *, ascii: bool = False) -> str:
     ``ascii`` escapes all characters outside ASCII, for a stream that cannot encode them. Raises ``TypeError`` for a
     value without a JSON form, and ``RecursionError`` for a value that is nested too deeply.
     """
-    text = json.dumps(value, default=_plain, ensure_ascii=ascii)
+    text = (_encode_ascii if ascii else _encode)(value)
     return text if text.isprintable() else _PERHAPS_UNPRINTABLE.sub(_escape_for_json, text)
 
 
@@ -68,6 +68,9 @@ def _plain(value: object) -> Any:
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
+
+_encode = json.JSONEncoder(default=_plain, ensure_ascii=False).encode
+_encode_ascii = json.JSONEncoder(default=_plain).encode
 
 PROGRAM = "basiq-async"
 _SPECIAL = re.compile(r"([\\']+)")

@@ -110,7 +110,7 @@ class Unit(Generic[T]):
     work_timeout: after this, the work is cancelled. None is for no limit.
     grace: for how long a caller waits for work that was cancelled.
     patience: for how long to wait for another worker that holds the event.
-    session: the work happens in a transaction of the inbox, whose ``InboxError`` is a failure of the storage.
+    session: the inbox, if the work happens in a transaction of it, whose ``InboxError`` is a failure of the storage.
     prepare: awaited before the claim of such a transaction, which therefore holds no connection meanwhile.
     quarantined: the event is in the quarantine, and is tried again.
     on_failure: records that the work failed, with ``call`` and ``release``. By default the claim is released.
@@ -128,7 +128,7 @@ class Unit(Generic[T]):
     work_timeout: float | None = None
     prepare: Callable[[], Awaitable[object]] | None = None
     on_failure: Callable[[Exception], Awaitable[None]] | None = None
-    session: bool = False
+    session: TransactionalInbox | None = None
     quarantined: bool = False
     renew: bool = False
     fields: Callable[[], dict[str, object]] = dict
@@ -260,13 +260,13 @@ class Unit(Generic[T]):
             waited, wait = waited + pause, min(_LONGEST_WAIT, 1.5 * wait)
 
     def _ask_for_claim(self) -> Awaitable[Claim]:
-        if self.session and isinstance(self.inbox, TransactionalInbox):
-            return self.inbox.claim_transaction(self.key, self.token, lease=self.lease, quarantined=self.quarantined)
+        if self.session is not None:
+            return self.session.claim_transaction(self.key, self.token, lease=self.lease, quarantined=self.quarantined)
         claim = self.inbox.claim_quarantined if self.quarantined else self.inbox.claim
         return claim(self.key, self.token, lease=self.lease)
 
     async def _work(self) -> T:
-        renewing = asyncio.create_task(self._renew()) if self.renew and not self.session else None
+        renewing = asyncio.create_task(self._renew()) if self.renew and self.session is None else None
         try:
             return await self._interruptible(self.work, self.work_timeout)
         finally:
@@ -327,7 +327,7 @@ class Unit(Generic[T]):
         try:
             recorded = await self.call(self.inbox.complete, self.key, self.token)
         except Exception as exc:
-            if not self.session:
+            if self.session is None:
                 # It was handled. Reporting a failure would certainly have it handled twice.
                 return Ending(Ended.HANDLED, value, exc)
             if not isinstance(exc, (InboxError, TimeoutError, RuntimeError)):
@@ -336,7 +336,7 @@ class Unit(Generic[T]):
         else:
             if recorded:
                 return Ending(Ended.HANDLED, value)
-            if not self.session:
+            if self.session is None:
                 self.logger.warning(
                     "%s was handled after its lease had run out: another worker may have handled it too",
                     self.name(),
@@ -349,7 +349,7 @@ class Unit(Generic[T]):
         return Ending(Ended.UNAVAILABLE, error=failure)
 
     async def _fail(self, failure: Exception) -> Ending[T]:
-        if self.session and isinstance(failure, InboxError):
+        if self.session is not None and isinstance(failure, InboxError):
             await self.release(_GIVE_BACK_SOON)
             return Ending(Ended.UNAVAILABLE, error=failure)
         await (self.release() if self.on_failure is None else self.on_failure(failure))

@@ -108,9 +108,10 @@ def write_lines(lines: Iterable[str]) -> None:
         _write_data(text)
 
 
-def write_json(value: Any) -> None:
-    """Write one line of JSON to standard output."""
-    _write_data(json_line(value, ascii=not takes_unicode(sys.stdout)) + "\n")
+def write_json(*values: Any) -> None:
+    """Write a line of JSON for each value to standard output."""
+    plain = not takes_unicode(sys.stdout)
+    _write_data("".join([json_line(value, ascii=plain) + "\n" for value in values]))
 
 
 def write_drawing(drawing: RenderableType) -> None:

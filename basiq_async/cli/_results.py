@@ -29,7 +29,7 @@ V = TypeVar("V", bound=attrs.AttrsInstance)
 
 def view_of(kind: type[V], shown: object, **more: Any) -> V:
     """Make a view of an object: from its attributes of the same names as the fields of ``kind``, and ``more``."""
-    return kind(**{name: more[name] if name in more else getattr(shown, name) for name in attrs.fields_dict(kind)})
+    return kind(**{name: more[name] if name in more else getattr(shown, name) for name in _fields(kind)})
 
 
 class _Absent:
@@ -69,16 +69,16 @@ class Output:
 
         kind: their attrs class, so that ``--json`` is checked without an item too.
         """
-        if self.as_json:
-            if kind is not None:
-                self._check(_fields(kind))
-            for item in items:
-                write_json(self._picked(item))
-            flush()
-            return
+        if self.as_json and kind is not None:
+            self._check(_fields(kind))
         rest = iter(items)
         while batch := list(islice(rest, _BATCH)):
-            self._draw(batch, columns)
+            if self.as_json:
+                write_json(*map(self._picked, batch))
+            else:
+                self._draw(batch, columns)
+        if self.as_json:
+            flush()
 
     def one(self, item: object, details: Iterable[tuple[str, Any]] | None = None) -> None:
         """Write a single result, in a terminal with a line for each pair of ``details``, or for each field."""
@@ -144,20 +144,28 @@ class Output:
         self._header_shown = True
 
 
-def _fields(kind: type) -> list[str]:
-    return list(attrs.fields_dict(kind)) if attrs.has(kind) else []
+_known_fields: dict[type[Any], tuple[str, ...]] = {}
+
+
+def _fields(kind: type[Any]) -> tuple[str, ...]:
+    found = _known_fields.get(kind)
+    if found is None:
+        found = _known_fields[kind] = tuple(attrs.fields_dict(kind)) if attrs.has(kind) else ()
+    return found
 
 
 def as_row(item: Any) -> Mapping[str, Any]:
     """Return a mapping as it is, and an object of an attrs class as a mapping of its fields."""
     if isinstance(item, Mapping):
         return item
-    values = {name: getattr(item, name) for name in attrs.fields_dict(type(item))}
+    values = {name: getattr(item, name) for name in _fields(type(item))}
     return {name: _as_json(value) for name, value in values.items() if value is not ABSENT}
 
 
 def _as_json(value: Any) -> Any:
-    if attrs.has(type(value)):
+    if value is None or isinstance(value, (str, int, datetime)):  # most are
+        return value
+    if _fields(type(value)):
         return as_row(value)
     if isinstance(value, (list, tuple)):
         return [_as_json(each) for each in value]

@@ -86,6 +86,7 @@ class Dispatcher:
     ) -> None:
         self._routes = routes
         self._inbox = inbox
+        self._transactions = inbox if isinstance(inbox, TransactionalInbox) else None
         self._seal = seal
         self._lease = lease
         self._quarantine_after = quarantine_after
@@ -122,7 +123,7 @@ class Dispatcher:
             self._handler_timeout,
             prepare=partial(self._prepare, attempt) if route.session and route.prepare is not None else None,
             on_failure=partial(self._record_failure, attempt),
-            session=route.session,
+            session=self._transactions if route.session else None,
             quarantined=attempt.quarantined,
             fields=attempt.fields,
         )
@@ -156,12 +157,11 @@ class Dispatcher:
             attempt.prepared = await attempt.route.prepare(attempt.delivery)
 
     async def _work(self, attempt: _Attempt) -> None:
-        route, delivery = attempt.route, attempt.delivery
-        if route.session and isinstance(self._inbox, TransactionalInbox):
+        route, delivery, unit = attempt.route, attempt.delivery, attempt.unit
+        if unit.session is not None:
             options = {} if route.prepare is None else {"prepared": attempt.prepared}
-            unit, session = attempt.unit, not route.connection
-            async with self._inbox.transaction(unit.key, unit.token, session=session) as session_or_connection:
-                await route.call(delivery, session_or_connection, **options)
+            async with unit.session.transaction(unit.key, unit.token, session=not route.connection) as session:
+                await route.call(delivery, session, **options)
         elif route.prepare is not None:
             await route.call(delivery, prepared=await route.prepare(delivery))
         else:

@@ -54,10 +54,12 @@ class Deduplicated:
         self._token = token
         self._webhook_id = webhook_id
         self._timeout = timeout
-        self._session = not isinstance(target, Target)
+        self._session = None
+        if not isinstance(target, Target) and isinstance(inbox, TransactionalInbox):
+            self._session = inbox
         self._connection = connection
         # A transaction ends with this process. Its lease is for a machine that vanishes, not for a slow handler.
-        self._lease = max(lease, LEASE) if self._session else lease
+        self._lease = max(lease, LEASE) if self._session is not None else lease
         self._units = Units()
 
     async def deliver(self, message: Message) -> str | None:
@@ -74,7 +76,7 @@ class Deduplicated:
             grace=min(self._lease, _LONGEST_END),
             patience=max(self._lease, LEASE) + 60.0,
             session=self._session,
-            renew=not self._session,
+            renew=self._session is None,
             logger=logger,
         )
         ending = await handle_once(unit, self._units)
@@ -103,7 +105,7 @@ class Deduplicated:
             found = await self._target.deliver(message)
             await self._target.flush()
             return found
-        if isinstance(self._inbox, TransactionalInbox):
-            async with self._inbox.transaction(key, token, session=not self._connection) as session:
+        if self._session is not None:
+            async with self._session.transaction(key, token, session=not self._connection) as session:
                 await self._target(message, session)
         return None
