@@ -14,6 +14,8 @@ from basiq_async import BasiqClient
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.real_time import PATIENCE
 
+from ..conftest import ENDPOINT
+
 
 @pytest.fixture
 def fake() -> FakeBasiq:
@@ -120,3 +122,35 @@ async def test_while_it_runs_links_of_deliveries_lead_to_it_and_after_that_to_th
     await fake.emit("user.created")
     assert seen[0].startswith(base_url + "/events/")
     assert seen[1].startswith("https://au-api.basiq.io/events/")
+
+
+async def test_a_state_whose_endpoint_stalls_holds_up_no_other_state() -> None:
+    first, stalled = FakeBasiq(), asyncio.Event()
+    second = first.add_state()
+    calls = 0
+
+    async def stall(headers: dict[str, str], body: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        await stalled.wait()
+        return 200
+
+    async def receive(headers: dict[str, str], body: bytes) -> int:
+        return 200
+
+    first.route(ENDPOINT, stall)
+    second.route(ENDPOINT, receive)
+    for fake in (first, second):
+        fake.add_webhook(ENDPOINT)
+    async with serve(first), asyncio.timeout(PATIENCE):
+        for _ in range(50):
+            first.emit("user.created")
+        while calls < 32:
+            await asyncio.sleep(0)
+        second.emit("user.created")
+        while not second.deliveries:
+            await asyncio.sleep(0)
+        assert calls == 32, "a state makes at most 32 deliveries at once"
+        stalled.set()
+        while len(first.deliveries) < 50:
+            await asyncio.sleep(0)
