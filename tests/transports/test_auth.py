@@ -225,3 +225,15 @@ def test_a_token_response_has_at_most_one_mib(size: int) -> None:
             await client(transport).webhooks.get("w")
 
     virtual.run(main())
+
+
+def test_those_who_wait_for_a_token_share_the_failure_of_the_one_who_fetches() -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[slow(error(401)), token()])
+        basiq = client(transport)
+        done = await asyncio.gather(*(basiq.webhooks.get("w") for _ in range(5)), return_exceptions=True)
+        assert {type(each) for each in done} == {AuthenticationError}
+        assert len(transport.token_requests) == 1
+        assert (await basiq.webhooks.get("w")).id == "w"
+
+    virtual.run(main())
