@@ -66,7 +66,7 @@ nitpick_ignore_regex = [
     ("py:.*", r".*\.(T|H|F|T_co)"),
     # Types that only stand in signatures, and that nobody has to name.
     ("py:.*", r"basiq_async\.(.*\.)?_.*"),
-    ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Watcher|FetchesEvents|Circumstances"),
+    ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Duration|EventTypeId|Stretch|JobFunction|Watcher|FetchesEvents|Circumstances"),
     ("py:.*", r"basiq_async\.(services\.events\.HasLinks|pagination\.Listing)"),
 ]
 
@@ -91,18 +91,22 @@ llms_txt_exclude = ["search", "genindex"]
 
 def _call_public_names_by_their_public_modules() -> None:
     """A class is documented where users import it from, and not where its source is."""
+    found = []
     for name in (
         "basiq_async.testing",
         "basiq_async.distributed",
+        "basiq_async.replay.protocol",
         "basiq_async.replay",
+        "basiq_async.receiver.protocol",
         "basiq_async.receiver",
         "basiq_async",
     ):
         module = import_module(name)
-        for public in module.__all__:
-            value = getattr(module, public)
-            if getattr(value, "__module__", "").startswith("basiq_async"):
-                value.__module__ = name
+        found += [(name, getattr(module, public)) for public in module.__all__]
+    # All are loaded by now: some modules read the annotations of others by the names of their own module.
+    for name, value in found:
+        if getattr(value, "__module__", "").startswith("basiq_async"):
+            value.__module__ = name
 
 
 _call_public_names_by_their_public_modules()
