@@ -66,7 +66,8 @@ nitpick_ignore_regex = [
     ("py:.*", r".*\.(T|H|F|T_co)"),
     # Types that only stand in signatures, and that nobody has to name.
     ("py:.*", r"basiq_async\.(.*\.)?_.*"),
-    ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Duration|EventTypeId|Stretch|JobFunction|Watcher|FetchesEvents|Circumstances"),
+    ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Duration|EventTypeId|Stretch|JobFunction|Watcher|FetchesEvents"),
+    ("py:.*", r"Circumstances"),
     ("py:.*", r"basiq_async\.(services\.events\.HasLinks|pagination\.Listing)"),
 ]
 

@@ -70,7 +70,7 @@ async def effects() -> AsyncIterator[Work]:
     log = os.open(SETTINGS["effects"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     wait, poison = SETTINGS.get("wait", 0.004), frozenset(SETTINGS.get("poison", ()))
     deadly = frozenset(SETTINGS.get("deadly", ()))
-    least, most, go = SETTINGS.get("least", 0.0), SETTINGS.get("most", math.inf), Path(SETTINGS["go"])
+    least, most, go = SETTINGS.get("least", 0.0), SETTINGS.get("most", math.inf), Path(SETTINGS.get("go", ""))
     rng, began = random.Random(), 0
 
     async def handler(message: Message) -> None:
