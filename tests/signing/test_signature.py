@@ -520,3 +520,17 @@ def test_every_candidate_is_compared_with_every_key_even_after_a_match(monkeypat
     headers = changed(signature=HEADERS["webhook-signature"] + " v1,x v1,y")
     verify([SECRET, OTHER_SECRET], headers=headers, body=BODY, now=NOW)
     assert len(compared) == 6
+
+
+@pytest.mark.parametrize(("size", "reason"), [(4_096, "no-match"), (4_097, "bad-signature")])
+def test_the_header_of_signatures_has_at_most_4096_characters(size: int, reason: str) -> None:
+    assert refused(changed(signature="v1,".ljust(size, "x"))).reason == reason
+
+
+def test_keys_know_whether_they_have_one_in_common() -> None:
+    one, both, another = (
+        SigningKeys.read(each, for_many=True) for each in (SECRET, [OTHER_SECRET, SECRET], OTHER_SECRET)
+    )
+    assert one.has_key_of(both)
+    assert both.has_key_of(another)
+    assert not one.has_key_of(another)

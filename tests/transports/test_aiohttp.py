@@ -349,3 +349,12 @@ async def test_where_only_the_status_counts_the_headers_of_a_success_do_not(
     async with contextlib.aclosing(StatusTransport()) as transport:
         response = await transport.send(Request("GET", server.url))
     assert (response.status, response.headers.get("retry-after")) == (status, "7" if kept else None)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_a_response_and_not_followed(
+    server: Server, transport: AiohttpTransport, status: int
+) -> None:
+    server.answer = lambda request: web.Response(status=status, headers={"Location": "/elsewhere"})
+    response = await transport.send(Request("GET", f"{server.url}/here"))
+    assert (response.status, response.headers["location"], len(server.requests)) == (status, "/elsewhere", 1)

@@ -47,3 +47,15 @@ def test_only_an_error_has_a_correlation_id_and_no_credential_is_in_it(status: i
 @pytest.mark.parametrize("body", [b"", b"[]", b"no", b'{"correlationId": 7}', b"\xff"])
 def test_an_error_without_a_readable_correlation_id_has_none(body: bytes) -> None:
     assert read_correlation_id(Response(500, {}, body), str) is None
+
+
+@pytest.mark.parametrize("size", [500, 501, 5_000])
+def test_a_text_of_an_error_is_cut_after_500_characters(size: int) -> None:
+    body = json.dumps({"correlationId": "x" * size}).encode()
+    assert read_correlation_id(Response(500, {}, body), str) == "x" * min(size, 500) + "…" * (size > 500)
+
+
+@pytest.mark.parametrize(("more", "read"), [(0, True), (1, False)])
+def test_an_error_body_is_read_up_to_a_mib(more: int, read: bool) -> None:
+    body = json.dumps({"correlationId": "abc"}).encode().ljust(2**20 + more)
+    assert read_correlation_id(Response(500, {}, body), str) == ("abc" if read else None)

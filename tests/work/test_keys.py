@@ -48,3 +48,10 @@ def test_a_key_belongs_to_the_webhook_where_that_is_known() -> None:
     assert len(set(keys)) == len(keys)
     assert all(key.isascii() and len(key) <= 400 for key in keys)
     assert inbox_key("user.created", "e1", "m1", "webhook-1") == inbox_key("user.created", "e1", "m2", "webhook-1")
+
+
+@pytest.mark.parametrize(("size", "whole"), [(400, True), (401, False)])
+def test_a_key_has_at_most_400_characters(size: int, whole: bool) -> None:
+    message_id = "x" * (size - len('message:"x"') + 1)
+    key = inbox_key(None, None, message_id)
+    assert (message_id in key, len(key) <= 400) == (whole, True)
