@@ -180,8 +180,7 @@ class _HistoryScan:
             recovered = self._recoveries.has_message(message.id, time) or await self._is_handled(*ids)
             self.recovered += recovered
             self.undelivered += not recovered
-        if not recovered:
-            self.attempts.add(message)
+        self.attempts.add(message, recovered=recovered)
 
     @property
     def _enough(self) -> datetime:
@@ -226,27 +225,29 @@ class _Attempts:
         """The times of the first failed attempts of undelivered messages, and of their eighth ones."""
         self._ends: list[datetime] = []
 
-    def add(self, message: Message) -> None:
-        """Count the attempts of one message that no recovery handled."""
+    def add(self, message: Message, *, recovered: bool = False) -> None:
+        """Count the attempts of one message. One that was recovered tells only when Basiq disabled the webhook."""
         times: list[datetime] = []
         for attempt in message.attempts:
             at = attempt.timestamp
             if at is None:
                 continue
             times.append(at)
-            if at >= self._since:
+            if at >= self._since and not recovered:
                 self._all += 1
                 self._failed += not message.delivered
                 self.by_status[attempt.status_code] += 1
             if attempt.succeeded and (self.last_success is None or at > self.last_success):
                 self.last_success = at
-        if times and not message.delivered:
+        if not times or message.delivered:
+            return
+        if len(message.attempts) >= _MOST_ATTEMPTS:
+            self._ends = self._keep_few([*self._ends, max(times)])
+        if not recovered:
             self.oldest_undelivered = min(
                 times if self.oldest_undelivered is None else [*times, self.oldest_undelivered]
             )
             self._failures = self._keep_few([*self._failures, *times])
-            if len(message.attempts) >= _MOST_ATTEMPTS:
-                self._ends = self._keep_few([*self._ends, max(times)])
 
     @property
     def failed_share(self) -> float | None:

@@ -238,6 +238,14 @@ def test_a_problem_is_its_text() -> None:
     assert f"{Problem('pending', 'it waits')}" == "it waits"
 
 
+def test_a_recovered_message_still_tells_when_the_webhook_was_disabled() -> None:
+    attempts = _Attempts(NOW)
+    tries = [attempt("Failed", timedelta(minutes=minute)) for minute in range(8, 0, -1)]
+    attempts.add(Message("m", message(1, *tries)), recovered=True)
+    assert attempts.disabled_at == NOW - timedelta(minutes=1)
+    assert (attempts.first_failure, attempts.oldest_undelivered, attempts.failed_share) == (None, None, None)
+
+
 def test_the_first_failure_after_the_last_success_is_found_among_thousands() -> None:
     attempts = _Attempts(NOW)
     for minute in range(2_100):
