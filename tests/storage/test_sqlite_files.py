@@ -16,9 +16,13 @@ from basiq_async._storage.sqlite_files import FileKind, SQLiteFile
 KIND = FileKind("shelf", 0x1234, 2, ("CREATE TABLE shelf (name TEXT)",), InboxError)
 
 
+def fill(connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT INTO shelf VALUES ('first')")
+
+
 def make(path: Path, kind: FileKind = KIND) -> None:
     file = SQLiteFile(path, kind)
-    connection = file.open(timeout=1, fill=lambda connection: connection.execute("INSERT INTO shelf VALUES ('first')"))
+    connection = file.open(timeout=1, fill=fill)
     assert connection is not None
     file.close(connection)
 
