@@ -52,7 +52,8 @@ async def client(server: RedisServer) -> AsyncGenerator[Redis]:
 
 @pytest.mark.parametrize("decoded", [False, True])
 async def test_an_inbox_in_redis_keeps_every_promise(server: RedisServer, decoded: bool) -> None:
-    await check_inbox(partial(inbox_of, server.url, decode_responses=decoded), shared=True, processes=decoded)
+    make = partial(inbox_of, server.url, decode_responses=decoded)
+    await check_inbox(make, shared=True, processes=decoded, seconds=PATIENCE)
 
 
 async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path: Path) -> None:

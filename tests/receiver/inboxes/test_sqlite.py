@@ -32,7 +32,7 @@ CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 
 async def test_the_inbox_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
-    await check_inbox(partial(SQLiteInbox, tmp_path / "inbox.db"), shared=True, processes=True)
+    await check_inbox(partial(SQLiteInbox, tmp_path / "inbox.db"), shared=True, processes=True, seconds=PATIENCE)
 
 
 async def test_it_remembers_after_it_was_closed(tmp_path: Path) -> None:
