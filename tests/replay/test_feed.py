@@ -227,6 +227,13 @@ def test_items_that_slip_away_twice_at_different_pages_are_read_before_it_says_f
         asyncio.run(check("oldest-first", "offset", "right", 3, 4, [{**run, "stop": None, "kill": None}]))
 
 
+def test_items_that_come_again_because_the_place_was_lost_do_not_show_where_the_list_grows() -> None:
+    run = {"before": [], "during": {}, "sizes": [], "stop": None, "kill": None, "record": 1}
+    plan = [run, {**run, "before": [("expire", 4)]}, {**run, "before": [("grow", 1), ("expire", 3), ("expire", 9)]}]
+    with small():
+        asyncio.run(check("newest-first", "cursor", "backwards", 3, 29, plan))
+
+
 async def check(order: str, paging: str, times: str, size: int, count: int, plan: list[dict[str, Any]]) -> None:
     lists = Lists(order, paging, size, times)
     # A list that has no order must show it, or be so short that all its ids are retained.
