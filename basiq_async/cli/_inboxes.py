@@ -196,11 +196,13 @@ async def open_checkpoints(base: str) -> AsyncIterator[tuple[Checkpoint, Checkpo
 @asynccontextmanager
 async def open_checkpoint(place: str) -> AsyncIterator[Checkpoint]:
     """Open a checkpoint: a file, or a database by its URL."""
-    from ..replay import SQLCheckpoint, SQLiteCheckpoint
-
     if "://" not in place:
+        from ..replay import SQLiteCheckpoint
+
         yield SQLiteCheckpoint(place)
         return
+    from ..replay import SQLCheckpoint  # SQLAlchemy is slow to import
+
     async with AsyncExitStack() as stack:
         yield SQLCheckpoint(open_engine(stack, place))
 
