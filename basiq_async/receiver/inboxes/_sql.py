@@ -23,7 +23,7 @@ from ._sql_transactions import State, Transactions, done_in_sqlite
 logger = logging.getLogger("basiq_async.receiver")
 
 _PRUNE_EVERY = 32
-"""After so many records, twice as many old entries are deleted: so they go faster than new ones come."""
+"""Of so many records, one has twice as many old entries deleted: so they go faster than new ones come."""
 
 
 class SQLInbox:
@@ -199,9 +199,9 @@ class SQLInbox:
             await self._transactions.commit(key, held)
         elif self._transactions.other(key) is not None or not await self._record(self._sql.complete, key, token):
             return False
-        self._records += 1
-        if self._records % _PRUNE_EVERY == 0 and not self._is_pruning():
+        if self._records % _PRUNE_EVERY == 0 and not self._is_pruning():  # with the first: processes may be short
             self._pruning = asyncio.get_running_loop().create_task(self._prune())  # no delivery waits for it
+        self._records += 1
         return True
 
     async def release(self, key: str, token: str) -> None:

@@ -170,7 +170,7 @@ async def test_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 7")
     connection.commit()
     connection.close()
-    with pytest.raises(CheckpointError, match=r"format 7.*format 1.*use the release that made it"):
+    with pytest.raises(CheckpointError, match=r"format 7.*format 2.*use the release that made it"):
         await open_and_close(path)
 
 
