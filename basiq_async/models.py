@@ -113,6 +113,42 @@ def _secret_of_digest(digest: bytes) -> Secret:
     return secret
 
 
+class _ByValue:
+    """Compares JSON values of any depth. ``==`` alone raises ``RecursionError`` for deeply nested values."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _ByValue):
+            return NotImplemented
+        try:
+            return bool(self._value == other._value)
+        except RecursionError:
+            return _equal(self._value, other._value)
+
+    __hash__ = None  # type: ignore[assignment]  # as Python marks a class that is not hashable
+
+
+def _equal(one: object, other: object) -> bool:
+    left = [(one, other)]
+    while left:
+        a, b = left.pop()
+        if isinstance(a, dict) and isinstance(b, dict):
+            if a.keys() != b.keys():
+                return False
+            left += [(a[name], b[name]) for name in a]
+        elif isinstance(a, list) and isinstance(b, list):
+            if len(a) != len(b):
+                return False
+            left += zip(a, b, strict=True)
+        elif a != b:
+            return False
+    return True
+
+
 def read_text(value: object) -> str | None:
     """Return a text field: text unchanged, null as None, any other JSON value as its JSON text."""
     if value is None or isinstance(value, str):
@@ -260,7 +296,7 @@ class Message:
     """
 
     id: str
-    raw: Mapping[str, Any] = attrs.field(hash=False, repr=False)
+    raw: Mapping[str, Any] = attrs.field(hash=False, eq=_ByValue, repr=False)
 
     @property
     def payload(self) -> Mapping[str, Any]:
@@ -349,7 +385,7 @@ class Webhook:
     description: str | None = attrs.field(default=None, metadata=_json("description"))
     secret: Secret | None = attrs.field(default=None, metadata=_json("secret", "secret"))
     links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False, metadata=_LINKS)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False, metadata=_RAW)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False, metadata=_RAW)
 
 
 EnsureAction = Literal["created", "updated", "reactivated", "unchanged"]
@@ -389,7 +425,7 @@ class EventType:
     id: str = attrs.field(metadata=_ID)
     description: str | None = attrs.field(default=None, metadata=_json("description"))
     links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False, metadata=_LINKS)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False, metadata=_RAW)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False, metadata=_RAW)
 
 
 @attrs.frozen
@@ -407,6 +443,6 @@ class Event:
     user_id: str | None = attrs.field(default=None, metadata=_json("userId"))
     created: datetime | None = attrs.field(default=None, metadata=_json("createdDate", "time"))
     data_ref: str | None = attrs.field(default=None, metadata=_json("dataRef"))
-    data: JSON = attrs.field(default=None, hash=False, repr=False, metadata=_json("data", "json"))
+    data: JSON = attrs.field(default=None, hash=False, eq=_ByValue, repr=False, metadata=_json("data", "json"))
     links: Mapping[str, str] = attrs.field(factory=dict[str, str], hash=False, metadata=_LINKS)
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, repr=False, metadata=_RAW)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False, eq=_ByValue, repr=False, metadata=_RAW)

@@ -20,7 +20,7 @@ from basiq_async.receiver import Inbox, SQLInbox, WebhookReceiver, inbox_metadat
 from basiq_async.receiver.protocol import Claim, ClaimStatus, TransactionalInbox
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
-from tests.support.databases import engine_of, in_use, inbox_of, new_table, run, scalar, url_of
+from tests.support.databases import engine_of, in_use, inbox_of, new_table, pruned, run, scalar, url_of
 from tests.support.deliveries import SECRET, payload, quarantined_delivery, signed
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
@@ -269,6 +269,7 @@ async def test_claims_with_a_session_leave_connections_to_all_other_calls(
         for number in range(most + 3):  # each that ends lets another begin
             assert (await claims[number]).status is CLAIMED
             await inbox.release(str(number), "t")
+        await pruned(inbox)
         assert in_use(engine) == 0
 
 
