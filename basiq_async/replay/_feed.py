@@ -353,7 +353,8 @@ class Feed(Generic[T]):
         self._run.extend(hashes)
         if len(self._run) > _MOST_IDS:
             del self._run[: _MOST_IDS // 2]
-        if self._in_run is not None:
+            self._in_run = None
+        elif self._in_run is not None:
             self._in_run.update(hashes)
 
     def _join(self) -> None:
