@@ -29,10 +29,10 @@ HEADLINES = {
     ),
     ("reading a history as typed messages", "svix's client"): "Models, checks and retries need not be slow.",
     ("a history to JSON lines by messages.list", "aiohttp and json by hand"): (
-        "The token, the retries and the checks cost nearly nothing."
+        "The token, the retries and the checks add a few hundredths."
     ),
     ("a history to JSON lines by a Replay with its default settings", "a loop by hand that continues after a kill"): (
-        "The checkpoint and the dead letters come at about the cost of a bare loop."
+        "The checkpoint and the dead letters add about a quarter to a bare loop."
     ),
 }
 """The README's figures, by job and peer, and what each one means. ``results.md`` has all figures."""
