@@ -474,8 +474,8 @@ async def test_one_is_enough_for_a_recovery_through_a_pool_of_five(postgres: Pos
 
 async def test_runs_that_are_cancelled_in_every_way_lose_nothing_and_keep_no_connection(engine: AsyncEngine) -> None:
     fake = FakeBasiq()
-    made = fake, fake.seed_messages(1_000)
-    checkpoint = SQLCheckpoint(engine, table=new_table(), lease=SOON)
+    made = fake, fake.seed_messages(3_000)
+    checkpoint = SQLCheckpoint(engine, table=new_table(), lease=2.0)
     tally = await storm(checkpoint, made, concurrency=16, cancellations=25, rng=random.Random(1))
     assert tally.cancellations == 25
     assert in_use(engine) == 0
