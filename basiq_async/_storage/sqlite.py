@@ -91,7 +91,7 @@ class SQLiteStore:
             self._thread = threading.Thread(target=self._worker.serve, name=name, daemon=True)
             self._thread.start()
         elif self._pid != os.getpid():
-            raise self.file.inherited()
+            raise self.file.fork_error()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._worker.calls.put(_Call(work, write, transaction, future, loop))

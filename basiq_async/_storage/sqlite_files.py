@@ -115,7 +115,7 @@ class SQLiteFile:
                 "entries may be lost: put the file back, then start again"
             )
 
-    def inherited(self) -> BasiqError:
+    def fork_error(self) -> BasiqError:
         """Return the error for a file that was open when this process forked."""
         return self.kind.failure(
             f"the {self.kind.name} {self.path!r} was open when this process forked, and SQLite cannot use a file "
@@ -169,7 +169,7 @@ class SQLiteFile:
             raise self._unopenable(problem)
         self._check_beside()
         if _registry.is_inherited(_identity(self.path)):
-            raise self.inherited()
+            raise self.fork_error()
 
     def _check_beside(self) -> None:
         # SQLite applies the journal or log beside a file, even if another user wrote it.

@@ -262,15 +262,17 @@ async def show_list(
     count = 0
     if most == 0:
         batch: list[T] = []
-        async for item in items:
-            if wanted is not None and not wanted(item):
-                continue
-            count += 1
-            batch.append(view(item))
-            if len(batch) == 200:
-                output.rows(batch, columns, kind)
-                batch.clear()
-        output.rows(batch, columns, kind)
+        try:
+            async for item in items:
+                if wanted is not None and not wanted(item):
+                    continue
+                count += 1
+                batch.append(view(item))
+                if len(batch) == 200:
+                    shown, batch = batch, []
+                    output.rows(shown, columns, kind)
+        finally:  # what was read before an error or a signal is shown too
+            output.rows(batch, columns, kind)
         if not count:
             note("nothing found")
         return

@@ -7,9 +7,14 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from basiq_async import BasiqError
+from basiq_async.cli._messages import show_list  # private: a page that fails late is not arranged from a shell
+from basiq_async.cli._results import Output  # private: show_list writes to it
 
 from ..support.command_line import PROGRAM
 from ..support.real_time import PATIENCE
@@ -83,3 +88,14 @@ def test_an_unexpected_exception_is_one_line(served: Served) -> None:
         assert done.stderr.startswith(expected)
         assert done.stderr.count("\n") == 1
         assert "\x1b" not in done.stderr
+
+
+async def test_what_was_read_before_an_error_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    async def items() -> AsyncIterator[dict[str, str]]:
+        yield {"id": "first"}
+        yield {"id": "second"}
+        raise BasiqError("the third page failed")
+
+    with pytest.raises(BasiqError, match="the third page failed"):
+        await show_list(items(), Output(None, json_only=True), 0, dict)
+    assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == ["first", "second"]
