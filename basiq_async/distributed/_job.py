@@ -75,7 +75,7 @@ class Job:
         await self._set_state("pause", reason)
 
     async def resume(self) -> None:
-        """Continue after a pause, a failure or a cancellation."""
+        """Continue after a pause, a failure or a cancellation. A pause that the target asked for lasts to its end."""
         await self._set_state("resume", "")
 
     async def cancel(self, reason: str = "") -> None:

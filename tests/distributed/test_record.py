@@ -15,6 +15,7 @@ from basiq_async import ConfigurationError
 from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     ListSpec,
+    StateChange,
     StoredDeadLetter,
     new_token,
 )
@@ -246,6 +247,19 @@ async def test_a_pause_holds_for_all_callers_and_a_shorter_one_does_not_replace_
     assert heartbeat.paused == 60.0
     await pair.pass_seconds(10)
     assert (await pair.claimed(key)).paused == 50.0
+
+
+@pytest.mark.parametrize("ended_by", ["pause", "cancel", "fail"])
+async def test_a_pause_of_the_target_is_the_same_for_all_workers_whatever_happens_to_the_job(
+    pair: Pair, ended_by: StateChange
+) -> None:
+    key = await pair.job()
+    await pair.one.pause(key, 60.0)
+    await pair.one.set_state(key, ended_by)
+    await pair.one.set_state(key, "resume")
+    heartbeat = await pair.two.heartbeat(key, "w", {}, lease=30.0)
+    assert (heartbeat.state, heartbeat.paused) == ("running", 60.0), "a worker that missed the change waits, others not"
+    assert (await pair.claimed(key)).paused == 60.0, "a segment that is claimed after the change ignores the target"
 
 
 async def test_slots_of_all_callers_are_spaced_by_the_rate_and_unused_time_gives_no_more(pair: Pair) -> None:

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Invariant: a job changes its state only as the table says. ARGV: action, reason.
+-- Invariant: a job changes its state only as the table says. A pause that the target asked for is no state: it goes on
+-- through every change, as the workers that heard of it do. ARGV: action, reason.
 local action, reason = ARGV[1], ARGV[2]
 local state = job('state')
 if not state or is_another() then
@@ -20,7 +21,7 @@ if to ~= 'running' then
   return { to }
 end
 redis.call('HSET', base, 'row', 0)
-redis.call('HDEL', base, 'paused_until', 'problem')
+redis.call('HDEL', base, 'problem')
 local found = redis.call('ZRANGE', due, 0, -1)
 for _, id in ipairs(found) do
   redis.call('HSET', segment_key(id), 'tries', 0)
