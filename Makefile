@@ -124,11 +124,11 @@ $(DOCS): $(READY) docs/requirements.txt
 docs: $(DOCS) ## the documentation, in docs/_build/html; every warning and every dangling reference is an error
 	.ci/docs $(BIN)/python
 
-generated: $(READY) ## write all that is generated: the public interface, the command line's help, tables and page, the README's figures
+generated: $(READY) ## write all that is generated: the public interface, the command line's tables and page, the README's figures
 	$(BIN)/python -m tests.support.api
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python -m benchmarks.tables
-	BASIQ_SNAPSHOTS=write $(BIN)/python -m pytest -q -p no:randomly tests/cli/test_help.py tests/cli/test_tables.py tests/docs/test_results.py
+	BASIQ_SNAPSHOTS=write $(BIN)/python -m pytest -q -p no:randomly tests/cli/test_tables.py tests/docs/test_results.py
 
 # What builds a release is in an environment of its own: nothing else can change the bytes, and the hashes say which it is.
 TOOLS := $(VENV)/dist-tools
