@@ -14,13 +14,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Self, get_args
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
-from .._lazy import missing_extra
 from .._redaction.tracebacks import UnshownText
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..models import Message
 from ..replay import MemoryCheckpoint, Plan, Replay, Where
 from ._job import Job, notify_all
+from ._record import Record
 from ._record_types import LONGEST_KEY, JobSpec, ListSpec, Source, describe
 from ._work import JobFunction
 from ._worker import Worker
@@ -78,11 +78,8 @@ class Fleet:
             raise ConfigurationError("prefix must be text without spaces and braces")
         if notify is not None and broker is not None:
             raise ConfigurationError("pass broker or notify, not both: one of them carries the notifications")
-        try:
-            from ._broker import connect, make_broker
-            from ._record import Record
-        except ImportError as exc:
-            raise missing_extra("a fleet", "distributed") from exc
+        from ._broker import connect, make_broker  # taskiq brings pydantic: only for a fleet
+
         self.lease = float(lease)
         self._record = Record(url, prefix=prefix)
         self._broker = broker if broker is not None or notify is not None else make_broker(url, prefix)

@@ -45,23 +45,21 @@ async def list_pages(
     """Yield the pages of a job's list from a cursor on."""
     webhook_id, filter = list_spec.webhook_id, list_spec.filter or None
     try:
-        events = open_events(client, filter, cursor, prefetch=0) if source == "events" else None
-        messages = client.messages.list(
-            webhook_id, filter=filter, cursor=None if events else cursor, prefetch=0, on_unreadable=placeholder_for
+        listed = (
+            open_events(client, filter, cursor, prefetch=0)
+            if source == "events"
+            else client.messages.list(
+                webhook_id, filter=filter, cursor=cursor, prefetch=0, on_unreadable=placeholder_for
+            )
         )
     except ConfigurationError as exc:
         if cursor is None:
             raise
         raise PaginationError(str(exc)) from None  # made with an earlier API key
-    if events is None:
-        async for page in messages.pages():
-            following = messages._next_page
-            yield ListedPage(cursor, page.items, following)
-            cursor = following
-        return
-    async for found in events.pages():
-        following = events._next_page
-        yield ListedPage(cursor, [message_of(event, webhook_id) for event in found.items], following)
+    async for page in listed.pages():
+        following = listed._next_page
+        messages = [each if isinstance(each, Message) else message_of(each, webhook_id) for each in page.items]
+        yield ListedPage(cursor, messages, following)
         cursor = following
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +22,22 @@ from basiq_async.replay import failed_only, limit, message_time, since
 from tests.support.fleets import crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
+
+
+def test_a_missing_library_is_an_error_that_names_the_extra() -> None:
+    code = """
+import sys
+for name in ("redis", "taskiq", "taskiq_redis"):
+    sys.modules[name] = None
+    try:
+        import basiq_async.distributed
+    except ImportError as error:
+        print(type(error).__name__, error)
+    del sys.modules[name]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    text = "basiq_async.distributed needs the extra 'distributed': pip install '/path/to/the/clone[distributed]'"
+    assert done.stdout.splitlines() == [f"MissingExtraError {text}"] * 3
 
 
 async def test_every_message_is_handled_once(redis_url: str) -> None:
