@@ -12,28 +12,33 @@ import argparse
 import ast
 import contextlib
 import itertools
-import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
-from coverage import CoverageData
+
+from tests.support.mutating import Forks, replace_code
 
 ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 ENOUGH = 0.9
 """The share of mutants that the tests of a folder must notice."""
+_FAST, _SLOW = 10.0, 60.0
+"""Seconds of tests that are tried in a fork, the fastest first, and of those that are tried in a copy of the files."""
+_LONGEST = 180.0
+_OPTIONS = (
+    *("-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+)
 _COPIED = ("basiq_async", "tests", "examples", "docs", "benchmarks", ".ci")
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -71,6 +76,10 @@ class Mutant:
     after: str
     text: str
     """The line, without its indentation."""
+    functions: tuple[tuple[str, int], ...]
+    """The names and first lines of the functions around it; empty for what runs at the import."""
+    sets: str
+    """What it sets at the import: a constant's name, or that of a function with a default."""
 
     @property
     def change(self) -> str:
@@ -89,6 +98,8 @@ class _Finder(ast.NodeVisitor):
         self.found: list[Mutant] = []
         self._path = path
         self._source = source
+        self._functions: tuple[tuple[str, int], ...] = ()
+        self._sets = ""
         self._starts = [0]
         for line in source.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
@@ -100,7 +111,7 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node, ast.expr):
             after = f"({after})"
         text = self._source[self._starts[node.lineno - 1] : self._starts[node.lineno]].decode().strip()
-        self.found.append(Mutant(self._path, node.lineno, start, end, before, after, text))
+        self.found.append(Mutant(self._path, node.lineno, start, end, before, after, text, self._functions, self._sets))
 
     def visit_Compare(self, node: ast.Compare) -> None:
         swapped = [_SWAPS[type(each)]() for each in node.ops if type(each) in _SWAPS]
@@ -154,13 +165,25 @@ class _Finder(ast.NodeVisitor):
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         """Neither is a text. Python 3.11 does not know where its parts are, either."""
 
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self._sets = ast.unparse(node.targets[0])
+        self.visit(node.value)
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self._sets = ast.unparse(node.target)
         if node.value is not None:
             self.visit(node.value)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        for each in [*node.args.defaults, *filter(None, node.args.kw_defaults), *node.body]:
+        self._sets = node.name
+        for each in [*node.args.defaults, *filter(None, node.args.kw_defaults)]:
             self.visit(each)
+        outer = self._functions
+        first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+        self._functions = (*outer, (node.name, first))
+        for statement in node.body:
+            self.visit(statement)
+        self._functions = outer
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
@@ -197,7 +220,7 @@ def equivalent() -> dict[str, str]:
 
 
 class Folder:
-    """A folder of the package, its tests, and which of them runs which line."""
+    """A folder of the package, and its tests."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -213,88 +236,80 @@ class Folder:
         every = [each for path in self._files for each in mutants_of(path) if each.change not in listed]
         return random.Random(seed).sample(every, min(size, len(every)))
 
-    def measure(self, copy: Path) -> dict[str, dict[int, list[str]]]:
-        """Run the tests of the folder once, and return the tests that run each line of each file."""
-        if _exit_code(copy, ["-p", "tests.support.lines", self.tests], 3600):
-            raise SystemExit(
-                f"the tests of {self.name} fail without any change:\n{(copy / 'output').read_text()[-3000:]}"
-            )
-        data = CoverageData(str(copy / "lines"))
-        data.read()
-        return {
-            str(Path(each).relative_to(copy)): data.contexts_by_lineno(each)
-            for each in data.measured_files()
-        }  # fmt: skip
+
+@dataclass(frozen=True)
+class Tests:
+    """What the tests of a folder run, and how long each takes."""
+
+    lines: dict[str, dict[int, list[str]]]
+    seconds: dict[str, float]
+
+    def of(self, mutant: Mutant) -> set[str]:
+        """Return the tests that run a mutant: its line, or the lines that name what it sets at the import."""
+        contexts = self.lines.get(str(ROOT / mutant.path), {})
+        if mutant.functions:
+            # A statement of several lines is known by the first of them.
+            lines = range(mutant.line, min(first for _, first in mutant.functions), -1)
+            found = next((contexts[line] for line in lines if contexts.get(line)), [])
+        else:
+            named = re.compile(rf"\b{re.escape(mutant.sets)}\b") if mutant.sets else None
+            source = (ROOT / mutant.path).read_text().splitlines()
+            found = [
+                each
+                for line, names in contexts.items()
+                if named is None or named.search(source[line - 1])
+                for each in names
+            ] or [each for names in contexts.values() for each in names]
+        return {each for each in found if each}
+
+    def fastest(self, names: Iterable[str], budget: float) -> list[str]:
+        """Return the fastest tests that together take ``budget`` seconds, at least three; a file's in a row."""
+        chosen: list[str] = []
+        for name in sorted(names, key=lambda name: self.seconds[name]):
+            budget -= self.seconds[name]
+            if budget < 0 and len(chosen) >= 3:
+                break
+            chosen.append(name)
+        files = [name.partition("::")[0] for name in chosen]
+        return sorted(chosen, key=lambda name: files.index(name.partition("::")[0]))
 
 
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["hypothesis", "aiohttp.web", "sqlalchemy.ext.asyncio", "redis.asyncio", "cattrs"])
+def is_noticed(mutant: Mutant, forks: Forks, tests: Tests, copy: Path) -> bool:
+    """Try a mutant: the fast tests in a fork, then all in a copy of the files, because they may start processes."""
+    names, path = tests.of(mutant), ROOT / mutant.path
+    source = mutant.apply(path.read_bytes())
+    if names and mutant.functions:
+        fast = tests.fastest(names, _FAST)
+        if forks.notice(fast, lambda: replace_code(path, source, mutant.functions), _LONGEST):
+            return True
+    if names and _is_noticed_in(copy, mutant, tests.fastest(names, _SLOW)):
+        return True
+    print(f"{'survived' if names else 'no test runs it'}, line {mutant.line}: {mutant.change}", flush=True)
+    return False
 
 
-def _run_in_copy(copy: Path, arguments: Sequence[str]) -> None:
-    """Run tests of a copy in this process, which was forked with imports that are not the copy's."""
-    os.setsid()
-    os.chdir(copy)
-    with open("output", "w") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    os.environ.clear()
-    os.environ.update(kept, PYTHONPATH=str(copy), BASIQ_MUTANTS_DATA=str(copy / "lines"))
-    sys.dont_write_bytecode = False
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "basiq_async")]:
-        del sys.modules[name]
-    sys.path.insert(0, str(copy))
-    options = (
-        "-q",
-        "-x",
-        "-p",
-        "no:randomly",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore::pytest.PytestAssertRewriteWarning",
-    )
-    os._exit(pytest.main([*options, *arguments]))
-
-
-def _exit_code(copy: Path, arguments: Sequence[str], limit: float) -> int | None:
-    """Return the exit code of pytest; None if it takes too long."""
-    process = _FORKED.Process(target=_run_in_copy, args=(copy, arguments))
-    process.start()
-    process.join(limit)
-    code = process.exitcode
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)
-    process.join()
-    return code
-
-
-def _copy_to(folder: Path) -> Path:
-    for name in _COPIED:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_build"))
-    for file in ROOT.glob("*.*"):
-        if file.is_file():
-            shutil.copy(file, folder)
-    return folder
-
-
-_ALL = 200
-"""With more tests than that for a line, all tests of the folder run: their names would be a long command."""
-
-
-def notices(folder: Folder, copy: Path, mutant: Mutant, tests: list[str], limit: float) -> bool:
-    """Return whether a test fails, or does not end, with the change."""
-    if not tests:
-        return False
+def _is_noticed_in(copy: Path, mutant: Mutant, names: Sequence[str]) -> bool:
     file = copy / mutant.path
     original = file.read_bytes()
     _write(file, mutant.apply(original))
+    files = sorted({name.partition("::")[0] for name in names})
+    environment = {**os.environ, "PYTHONPATH": str(copy), "BASIQ_MUTANTS_ONLY": "\n".join(names)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, "-m", "pytest", *_OPTIONS, "-p", "tests.support.mutating", *files]
     try:
-        chosen = tests if len(tests) <= _ALL else [folder.tests]
-        code = _exit_code(copy, chosen, limit)
-        # Above 2: nothing ran, because nothing can be imported, or because a name of a test is not a word of a command.
-        return code in (None, 1, 2) or (code != 0 and _exit_code(copy, [folder.tests], limit) != 0)
+        with (
+            open(copy / "output", "w") as output,
+            subprocess.Popen(
+                command, cwd=copy, env=environment, stdout=output, stderr=output, start_new_session=True
+            ) as process,
+        ):
+            try:
+                return process.wait(_LONGEST) != 0
+            except subprocess.TimeoutExpired:
+                return True
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     finally:
         _write(file, original)
 
@@ -308,43 +323,46 @@ def _write(file: Path, content: bytes) -> None:
     os.utime(file, (now := next(_times), now))
 
 
-def lines_of(mutant: Mutant) -> Iterator[int]:
-    """Yield the line of a mutant, and the lines of its file above it: a statement of several lines begins there."""
-    yield from range(mutant.line, max(0, mutant.line - 10), -1)
+def _copy_to(folder: Path) -> Path:
+    for name in _COPIED:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_build"))
+    for file in ROOT.glob("*.*"):
+        if file.is_file():
+            shutil.copy(file, folder)
+    return folder
 
 
 def run(folder: Folder, size: int, seed: int, workers: int) -> int:
     """Try a sample. Print the survivors, and return the exit code."""
+    sample = folder.sample(size, seed)
     with tempfile.TemporaryDirectory(prefix="basiq-mutants-") as name:
-        copies = [_copy_to(Path(name) / str(number)) for number in range(workers)]
-        began = time.monotonic()
-        known = folder.measure(copies[0])
-        took = time.monotonic() - began
-        sample = folder.sample(size, seed)
-        print(f"{folder.name}: {len(sample)} mutants (seed {seed}); the tests alone took {took:.0f} s", flush=True)
-        free: SimpleQueue[Path] = SimpleQueue()
-        for each in copies:
-            free.put(each)
+        results = Path(name) / "results"
+        results.touch()
 
-        def attempt(mutant: Mutant) -> bool:
-            contexts = known.get(mutant.path, {})
-            found = next((contexts[line] for line in lines_of(mutant) if contexts.get(line)), [])
-            # What runs at import has no test of its own.
-            tests = sorted({each for each in found if each}) or ([folder.tests] if found else [])
-            copy = free.get()
-            try:
-                noticed = notices(folder, copy, mutant, tests, limit=30 + 2 * took)
-            finally:
-                free.put(copy)
-            if not noticed:
-                why = "survived" if tests else "no test runs it"
-                print(f"{why}, line {mutant.line}: {mutant.change}", flush=True)
-            return noticed
+        def work(forks: Forks) -> None:
+            tests = Tests(*forks.measure())
+            took = sum(tests.seconds.values())
+            print(
+                f"\n{folder.name}: {len(sample)} mutants (seed {seed}); the tests alone took {took:.0f} s", flush=True
+            )
+            pids = []
+            for number in range(workers):
+                copy = _copy_to(Path(name) / str(number))
+                if (pid := os.fork()) == 0:
+                    with results.open("a", buffering=1) as file:
+                        for mutant in sample[number::workers]:
+                            print(int(is_noticed(mutant, forks, tests, copy)), file=file)
+                    os._exit(0)
+                pids.append(pid)
+            for pid in pids:
+                os.waitpid(pid, 0)
 
-        with ThreadPoolExecutor(workers) as pool:
-            counted = Counter(pool.map(attempt, sample))
-    share = counted[True] / max(1, len(sample))
-    print(f"{folder.name}: {counted[True]} of {len(sample)} were noticed ({share:.0%}; at least {ENOUGH:.0%} must be)")
+        code = pytest.main([*_OPTIONS, folder.tests], plugins=[Forks(Path(name), work)])
+        noticed = [line == "1" for line in results.read_text().splitlines()]
+    if len(noticed) < len(sample):
+        return int(code) or 1
+    share = sum(noticed) / max(1, len(sample))
+    print(f"{folder.name}: {sum(noticed)} of {len(sample)} were noticed ({share:.0%}; at least {ENOUGH:.0%} must be)")
     return 0 if share >= ENOUGH else 1
 
 
