@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from basiq_async.services.resources import RESOURCES, Resource
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 _ARGUMENT = re.compile(r"(\*{0,2}[a-z_][a-z0-9_]*(?:, [a-z_][a-z0-9_]*)*): (\S.*)")  # one, or several that are alike
-# Made by the client and by lists, never by a caller: the arguments are no one's business.
-_NOT_CALLED = {"Webhooks", "Messages", "EventTypes", "Events", "Paginator"}
+# Of the table of the API's resources follow what the pages of the reference have here.
+_SERVICES, _MODELS = ".. services-of-resources::", ".. models-of-resources::"
 
 
 # What the constructors that attrs writes say in place of a default.
@@ -55,6 +57,21 @@ def _converted(lines: list[str], argument: str) -> Iterator[str]:
             yield line
 
 
+def _service(resource: Resource[Any]) -> str:
+    name = resource.name
+    return f"basiq_async.services.{name}.{''.join(map(str.capitalize, name.split('_')))}"
+
+
+def with_resources(page: str) -> str:
+    """Return a page with a directive for each service and each model of the table of resources."""
+    for mark, names in (
+        (_SERVICES, map(_service, RESOURCES)),
+        (_MODELS, (f"basiq_async.{resource.model.__name__}" for resource in RESOURCES)),
+    ):
+        page = page.replace(mark, "\n\n".join(f".. autoclass:: {name}" for name in names))
+    return page
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     def on_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
         values = hasattr(obj, "__attrs_attrs__") or what in ("exception", "module")
@@ -65,7 +82,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
     ) -> tuple[str | None, str | None] | None:
         if what != "class":
             return None
-        if name.rpartition(".")[2] in _NOT_CALLED or getattr(obj, "_is_protocol", False):
+        # Services and paginators are made by the client, never by a caller: the arguments are no one's business.
+        made = name.endswith(".Paginator") or name in map(_service, RESOURCES)
+        if made or getattr(obj, "_is_protocol", False):
             return "", None
         return _DEFAULT.sub(lambda found: _default(obj, found[1]), signature or "").replace("NOTHING", "..."), returns
 
@@ -73,6 +92,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
         private = [one for one in bases if "._" in getattr(one, "__module__", "") or one is object]
         bases[:] = [one for one in bases if one not in private] or [object]
 
+    def on_source(app: Sphinx, page: str, source: list[str]) -> None:
+        source[0] = with_resources(source[0])
+
+    app.connect("source-read", on_source)
     app.connect("autodoc-process-docstring", on_docstring)
     app.connect("autodoc-process-signature", on_signature)
     app.connect("autodoc-process-bases", on_bases)

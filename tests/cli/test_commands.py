@@ -19,6 +19,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport, __version__
 from basiq_async.cli import main
 from basiq_async.cli._follow import History  # private: on the command line its polls are seconds apart
+from basiq_async.services.resources import RESOURCES, Resource
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.environment import unmeasured
 
@@ -104,12 +105,25 @@ def test_messages(run: Run, served: Served) -> None:
     assert filtered.stdout == ""
 
 
+@pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.name)
+def test_each_resource_is_listed_and_shown(resource: Resource[Any], run: Run, served: Served) -> None:
+    """The commands are named as the resource is, and their arguments are the ids in its path."""
+    parents = {"webhook_id": served.fake.add_webhook(URL), "user_id": "one"}
+    for event_type in served.fake.event_types:
+        served.fake.emit(event_type, user_id=parents["user_id"])
+    words = {"event_types": ("events", "types")}.get(resource.name, (resource.name, "list"))
+    ids = [parents[name] for name in re.findall(r"{(\w+)}", resource.path)]
+    first, *_ = shown = lines(run(*words, *ids).stdout)
+    assert all(row["id"] for row in shown)
+    if words[-1] == "list":  # an event type has no more to show
+        assert lines(run(resource.name, "get", *ids, first["id"]).stdout) == [first]
+
+
 def test_events(run: Run, served: Served) -> None:
     served.fake.add_webhook(URL)
     served.fake.emit("consent.revoked")
     (event,) = lines(run("events", "list").stdout)
     assert event["type"] == "consent.revoked"
-    assert lines(run("events", "get", event["id"]).stdout) == [event]
     assert lines(run("events", "get", event["id"], "--raw").stdout)[0]["eventType"] == "revoked"
     assert len(lines(run("events", "types").stdout)) == 15
 

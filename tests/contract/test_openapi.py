@@ -56,7 +56,7 @@ async def test_compare_looks_at_each_resource_of_the_fake() -> None:
     fake = await make_full_fake()
     compared = (await compare(fake.api_key, transport=InMemoryTransport(fake), fake=fake)).shapes["requests"]
     for resource in RESOURCES:
-        for path in (resource.path, f"{resource.path}/{{{resource.parameter}}}"):
+        for path in (resource.path, resource.one):
             assert f"GET {path}" in compared, f"compare() does not look at {path}"
 
 

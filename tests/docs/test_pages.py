@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -22,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 import basiq_async
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.replay import MemoryCheckpoint, Replay
+from basiq_async.services.resources import RESOURCES
 from basiq_async.testing import FakeBasiq
 from tests.support import api
 from tests.support.deliveries import SECRET
@@ -140,11 +142,13 @@ def test_the_links_to_files_lead_somewhere(path: Path) -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
+    extension = runpy.run_path(str(DOCS / "_ext" / "docstrings.py"))  # it names the services and models of the table
+    pages = extension["with_resources"]("".join(path.read_text() for path in (DOCS / "reference").glob("*.md")))
     documented = set(re.findall(r"\.\. auto(?:class|function|exception|data):: (?:[\w.]*\.)?(\w+)", pages))
     missing = []
     for module in api.MODULES:
         missing += [f"{module}.{name}" for name in import_module(module).__all__ if name not in documented]
+    missing += [f"services.{each.name}" for each in RESOURCES if f".services.{each.name}." not in pages]
     assert missing == ["basiq_async.__version__"]
     assert basiq_async.__version__
 

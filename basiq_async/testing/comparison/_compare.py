@@ -19,8 +19,9 @@ from ...transports.base import Transport
 from ...transports.memory import InMemoryTransport
 from ...transports.retry import Retrying
 from ..fake._fake import FakeBasiq
+from ..fake._operations import RESOURCES
 from ._shape import FieldShape, places_above
-from ._survey import EVENT, MESSAGE, MESSAGES, WEBHOOK, Seen, Survey
+from ._survey import Seen, Survey
 
 
 @attrs.frozen
@@ -112,7 +113,8 @@ async def compare(
     differences: list[Difference] = []
     for kind, seen in real.seen.items():
         differences += _differ(f"GET {kind}", seen, simulated.seen[kind])
-    skipped = tuple(f"GET {kind}" for kind in (WEBHOOK, MESSAGES, MESSAGE, EVENT) if kind not in real.seen)
+    kinds = (kind for resource in RESOURCES for kind in (resource.path, resource.one))
+    skipped = tuple(f"GET {kind}" for kind in kinds if kind not in real.seen)
     return Comparison(tuple(differences), skipped, real.requests, shapes)
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice, product
 from typing import Any
 
 import attrs
 
 from ...transports.base import Request, Response, Transport
+from ..fake._operations import EVENT_TYPES, EVENTS, MESSAGES, RESOURCES, WEBHOOKS
 from ._shape import Shape
 
 NOWHERE = "11111111-2222-4333-8444-555555555555"
 HEADERS = ("content-type", "retry-after", "www-authenticate", "location", "link", "allow")
 
-WEBHOOKS = "/notifications/webhooks"
-WEBHOOK = WEBHOOKS + "/{webhookId}"
-MESSAGES = WEBHOOK + "/messages"
-MESSAGE = MESSAGES + "/{messageId}"
-EVENTS, EVENT = "/events", "/events/{eventId}"
-TYPES, TYPE = "/events/types", "/events/types/{eventTypeId}"
 # An event's data depends on its entity and may be personal, so only its JSON type is recorded.
-_CLOSED = {EVENTS: frozenset({"$.data[].data", "$.data.data"}), EVENT: frozenset({"$.data"})}
+_CLOSED = {EVENTS.path: frozenset({"$.data[].data", "$.data.data"}), EVENTS.one: frozenset({"$.data"})}
+_QUERY = {MESSAGES.path: "?limit=2"}
+_ERRORS = {
+    f"{WEBHOOKS.one} (unknown)": f"{WEBHOOKS.path}/{NOWHERE}",
+    f"{WEBHOOKS.one} (not a UUID)": f"{WEBHOOKS.path}/not-a-uuid",
+    f"{MESSAGES.path} (unknown webhook)": f"{WEBHOOKS.path}/{NOWHERE}/messages",
+    f"{EVENT_TYPES.one} (unknown)": f"{EVENT_TYPES.path}/no.such",
+    f"{EVENTS.one} (unknown)": f"{EVENTS.path}/{'0' * 64}",
+}
+_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
 @attrs.define
@@ -60,34 +65,19 @@ class Survey:
 
     async def run(self) -> None:
         """Make every kind of request for which an item was found."""
-        await self._walk_webhooks()
-        await self._walk_events()
-        await self._walk_errors()
-
-    async def _walk_webhooks(self) -> None:
-        webhooks = await self._list(WEBHOOKS, WEBHOOKS)
-        for webhook in webhooks[: self._samples]:
-            one = f"{WEBHOOKS}/{_id(webhook)}"
-            await self._get(WEBHOOK, one)
-            for message in (await self._list(MESSAGES, f"{one}/messages?limit=2"))[: self._samples]:
-                await self._get(MESSAGE, f"{one}/messages/{_id(message)}")
-
-    async def _walk_events(self) -> None:
-        for event_type in (await self._list(TYPES, TYPES))[: self._samples]:
-            await self._get(TYPE, f"{TYPES}/{_id(event_type)}")
-        for event in (await self._list(EVENTS, EVENTS))[: self._samples]:
-            await self._get(EVENT, f"{EVENTS}/{_id(event)}")
-
-    async def _walk_errors(self) -> None:
-        for kind, path in (
-            (f"{WEBHOOK} (unknown)", f"{WEBHOOKS}/{NOWHERE}"),
-            (f"{WEBHOOK} (not a UUID)", f"{WEBHOOKS}/not-a-uuid"),
-            (f"{MESSAGES} (unknown webhook)", f"{WEBHOOKS}/{NOWHERE}/messages"),
-            (f"{TYPE} (unknown)", f"{TYPES}/no.such"),
-            (f"{EVENT} (unknown)", f"{EVENTS}/{'0' * 64}"),
-        ):
+        known: dict[str, dict[str, None]] = {}  # the ids that items had, by the names of their fields
+        for resource in RESOURCES:
+            names = re.findall(r"{(\w+)}", resource.path)
+            for ids in islice(product(*(known.get(name, ()) for name in names)), self._samples):
+                path = resource.path.format_map(dict(zip(names, ids, strict=True)))
+                for item in (await self._list(resource.path, path + _QUERY.get(resource.path, "")))[: self._samples]:
+                    await self._get(resource.one, f"{path}/{_id(item)}")
+                    for name, value in {**item, resource.parameter: _id(item)}.items():
+                        if isinstance(value, str) and _ID.fullmatch(value):
+                            known.setdefault(name, {})[value] = None
+        for kind, path in _ERRORS.items():
             await self._get(kind, path)
-        await self._get(f"{WEBHOOKS} (no token)", WEBHOOKS, transport=self._bare)
+        await self._get(f"{WEBHOOKS.path} (no token)", WEBHOOKS.path, transport=self._bare)
 
     async def _list(self, kind: str, path: str) -> list[Any]:
         """Return the items of the first pages."""
@@ -151,4 +141,4 @@ def _next(body: Any) -> str | None:
 def _id(item: Any) -> str:
     """Return an item's id if it can be used in a path, or else an empty text."""
     found = item.get("id") if isinstance(item, Mapping) else None
-    return found if isinstance(found, str) and re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""
+    return found if isinstance(found, str) and _ID.fullmatch(found) else ""

@@ -280,6 +280,11 @@ class Resource(Generic[T]):
     fields: Mapping[str, str] | None = None
     order: Literal["message_order", "event_order"] | None = None
 
+    @property
+    def one(self) -> str:
+        """The path of an item."""
+        return f"{self.path}/{{{self.parameter}}}"
+
     def find(self, call: Call) -> T:
         """Return the item that the path names. Raises ``Refusal`` for an id that is malformed or unknown."""
         id = call.params[self.parameter]
@@ -363,7 +368,7 @@ _ENTITIES: Sequence[tuple[str, str, ApiOperation]] = (
 ROUTES: dict[str, dict[str, ApiOperation]] = {}
 for _resource in RESOURCES:
     ROUTES.setdefault(_resource.path, {})["GET"] = _resource.list
-    ROUTES.setdefault(f"{_resource.path}/{{{_resource.parameter}}}", {})["GET"] = _resource.retrieve
+    ROUTES.setdefault(_resource.one, {})["GET"] = _resource.retrieve
 for _method, _path, _operation in (*_WRITES, *_ENTITIES):
     ROUTES.setdefault(_path, {})[_method] = _operation
 _LISTS = ("webhooks", "messages", "events", "types")
