@@ -67,7 +67,6 @@ nitpick_ignore_regex = [
     # Types that only stand in signatures, and that nobody has to name.
     ("py:.*", r"basiq_async\.(.*\.)?_.*"),
     ("py:.*", r"DiagnosedReceiver|Clock|TimeSource|Duration|EventTypeId|Stretch|JobFunction|Watcher|FetchesEvents"),
-    ("py:.*", r"Circumstances"),
     ("py:.*", r"basiq_async\.(services\.events\.HasLinks|pagination\.Listing)"),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from ..errors import ConfigurationError, InboxError
 from .keys import inbox_key
@@ -37,6 +38,12 @@ async def read_quarantine(
                 seen.add(delivery.key)
                 yield delivery
         after = last
+
+
+async def count_quarantined(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> int:
+    """Return how many of the webhook's deliveries are in the quarantine. See ``read_quarantine``."""
+    async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
+        return len([delivery.key async for delivery in found])
 
 
 def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:

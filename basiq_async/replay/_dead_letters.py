@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -73,12 +73,6 @@ async def export_dead(store: DeadLetterStore | None, path: str | os.PathLike[str
             with suppress(OSError):
                 os.unlink(path)
     return count
-
-
-async def find_dead(store: DeadLetterStore, ids: Iterable[str]) -> Sequence[str]:
-    """Return those of these ids that are the ids of dead letters."""
-    wanted = frozenset(ids)
-    return [dead_letter.id async for dead_letter in read_all(store) if dead_letter.id in wanted]
 
 
 def _line(dead_letter: DeadLetter) -> str:

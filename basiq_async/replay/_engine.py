@@ -1,4 +1,4 @@
-"""One run of a replay: workers take messages, hand them to the target, and have their results recorded."""
+"""One run of a replay: a reader, workers that hand messages to the target, a ledger, and one save after the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -15,30 +15,33 @@ from .._redaction.text import printable
 from .._redaction.tracebacks import hide_parameters
 from .._work.tasks import run_to_completion
 from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
-from ..errors import ReplayError, TargetError
+from ..errors import BasiqError, CheckpointError, ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
 from ._coverage import InactivityTracker
-from ._ledger import Committer, Ledger, Span
-from ._outages import Outages, describe
-from ._reader import SPAN, MessageReader
+from ._ledger import Ledger, Span
 from ._report import OnProgress, Plan, Progress, Report
-from ._sources import MessageSource
-from ._throttle import Backpressure, Limiter, RateLimiter
-from ._where import Where
-from .checkpoints._base import Commit, DeadLetter, State
+from ._sources import MessageSource, UnreadableMessage
+from ._throttle import Attempts, Limiter, RateLimiter, describe
+from ._where import Where, choose, everything
+from .checkpoints._base import Advance, Commit, DeadLetter, State
 from .targets._base import Target
 
 logger = logging.getLogger("basiq_async.replay")
 
 OnError = Literal["dead-letter", "stop", "skip"]
-R = TypeVar("R", bound=ReplayError)
+R = TypeVar("R", bound=BasiqError)
 
 _REPORT_EVERY = 0.25
+_SPAN = 500
+"""The number of messages between two cursors that can be recorded."""
 _MOST_AHEAD = 10_000
 """Maximum number of messages finished after a slow one. It bounds the memory, because their ids are kept."""
 _MOST_AT_ONCE = 1_024
 """Synchronous target: maximum number of messages before other tasks get their turn."""
+
+WorkItem: TypeAlias = tuple[Message, Span, Exception | None]
+"""A message to handle, its span, and the error if reading or selecting it failed already."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +62,7 @@ class RunSettings:
     @property
     def most_spans(self) -> int:
         """Maximum number of open spans of the history."""
-        return max(_MOST_AHEAD, 2 * self.concurrency) // SPAN
+        return max(_MOST_AHEAD, 2 * self.concurrency) // _SPAN
 
 
 class Observer(Protocol):
@@ -81,6 +84,10 @@ class Observer(Protocol):
 class Engine:
     """One run over a source of messages, starting from ``state``.
 
+    The reader puts messages into a queue, as many as may be handed out and not recorded yet. Workers take them, and
+    note in the ledger how each ended. What the ledger has is saved while no other save is under way: what finishes
+    meanwhile is in the next one, so slower saves record more messages each.
+
     save: records a commit, within ``checkpoint_timeout``.
     limiter: replaces the settings' rate if several engines share one.
     tracker: finds the periods of inactivity from the messages. What it finds is recorded.
@@ -101,45 +108,44 @@ class Engine:
         tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
     ) -> None:
-        self._source, self._tracker = source, tracker
-        ledger = Ledger(state, most=settings.most_spans) if ledger is None else ledger
-        self._target = target
-        self._ledger = ledger
-        self._state = state
-        self._settings = settings
-        self._limiter = limiter if limiter is not None or settings.rate is None else RateLimiter(settings.rate)
-        self._pressure = Backpressure(settings.concurrency)
-        self._outages = Outages(self._pressure, max_pause=settings.max_pause, on_pause=on_pause)
-        self._committer = Committer(
-            ledger,
-            save=save,
-            flush=target.flush,
-            recorded=self._release,
-            failed=self._fail,
-            timeout=settings.checkpoint_timeout,
-            is_last=lambda: self._reader.ended and ledger.idle,
-            tracker=tracker,
-        )
-        self._reader = MessageReader(
-            source,
-            ledger,
-            where=where,
+        self._source, self._where, self._tracker = source, where, tracker
+        self._flush, self._save = target.flush, save
+        self._state, self._settings = state, settings
+        self._ledger = ledger = Ledger(state, most=settings.most_spans) if ledger is None else ledger
+        self._attempts = Attempts(
+            target,
+            limiter if limiter is not None or settings.rate is None else RateLimiter(settings.rate),
             width=settings.concurrency,
-            wanted=self._committer.wake,
-            position=state.position,
-            tracker=tracker,
+            max_pause=settings.max_pause,
+            timeout=settings.target_timeout,
+            on_pause=on_pause,
         )
-        self._moved = asyncio.Event()
-        """Set when another worker may be needed, or when the reading has ended."""
-        self._handled = 0
-        self._failed = 0
-        self._commits = 0
-        self._in_a_row = 0
+        self._queue: asyncio.Queue[WorkItem | None] = asyncio.Queue()
+        """The messages to begin; None is for the end."""
+        self._reading: asyncio.Task[None] | None = None
+        self._whole = False
+        """Whether the history was read to its end."""
+        self._read = 0
+        """The number of messages of the history that this run read."""
+        self._in_span = 0
+        self._left = where.limit
+        self._room = settings.concurrency
+        self._released = asyncio.Event()
+        """Set when the reader may go on."""
+        self._started = self._idle = 0
+        """The number of workers, and of those that have no message."""
+        self._saving: asyncio.Task[None] | None = None
+        self._broken = False
+        """Whether a save failed, or its result is unknown. Then nothing more may be recorded."""
+        self._noted: str | None = None
+        self._advanced: Advance | None = None
+        self._stopped = False
+        self._begun = self._recorded = self._handled = self._failed = self._commits = self._in_a_row = 0
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
         self._samples: deque[tuple[float, int]] = deque(maxlen=int(RECENT_SECONDS / _REPORT_EVERY) + 1)
         """Times of the event loop, each with the number of messages that were handled or failed until then."""
-        self.error: Exception | None = None
+        self._error: Exception | None = None
 
     async def run(self, progress: OnProgress | None = None, plan: Plan | None = None) -> Report:
         """Hand messages to the target until the source ends or ``stop`` is called. Raises the error that ended the run.
@@ -149,151 +155,145 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._began = loop.time()
         self._samples.append((self._began, 0))
-        committing = loop.create_task(self._committer.run())
         reporting = None if progress is None else loop.create_task(self._report_progress(progress, plan))
         ended = False
         try:
-            await self._work_together()
+            if not self._stopped:
+                async with asyncio.TaskGroup() as self._group:
+                    self._reading = self._group.create_task(self._read_messages())
             ended = True
         finally:
-            await run_to_completion(lambda: self._end(committing, reporting, ended=ended))
+            await run_to_completion(lambda: self._end(reporting, ended=ended))
             if progress is not None:
                 call_hook(progress, self._progress(plan))
         report = self._report()
-        if self.error is not None:
-            if isinstance(self.error, ReplayError):
-                self.error.report = report
+        if self._error is not None:
+            if isinstance(self._error, ReplayError):
+                self._error.report = report
             else:
-                self.error.add_note(f"the replay stopped after {report.handled} messages; run it again to continue")
-            raise self.error
+                self._error.add_note(f"the replay stopped after {report.handled} messages; run it again to continue")
+            raise self._error
         return report
 
     def stop(self) -> None:
         """Begin no more messages. ``run`` returns when the messages under way are finished and recorded."""
-        self._reader.stop()
-        self._pressure.stop()
-        if self._limiter is not None:
-            self._limiter.stop()
+        self._stopped = True
+        self._attempts.stop()
+        if self._reading is not None:
+            self._reading.cancel()  # a page may take long
 
     def pause(self, seconds: float) -> None:
         """Hand no message to the target for ``seconds``, as if it had asked for a pause."""
-        self._pressure.pause(seconds)
+        self._attempts.pressure.pause(seconds)
 
-    async def _end(self, committing: asyncio.Task[None], reporting: asyncio.Task[None] | None, *, ended: bool) -> None:
+    async def _end(self, reporting: asyncio.Task[None] | None, *, ended: bool) -> None:
         """Record the finished messages that are not recorded yet, and the reader's place. Safe to repeat."""
         self.stop()
         if reporting is not None:
             reporting.cancel()
-            await asyncio.wait((reporting,))
-        self._committer.finish()
-        await asyncio.wait((committing,))
-        if not committing.cancelled() and isinstance(crash := committing.exception(), Exception):
-            self._fail(crash)
-        reader, ledger = self._reader, self._ledger
+        if others := [task for task in (reporting, self._saving) if task is not None]:
+            await asyncio.wait(others)
+        ledger = self._ledger
         try:
-            if not self._committer.broken:
-                reader.mark()
-                if reader.whole:
+            if not self._broken:
+                self._mark()
+                if self._whole:
                     ledger.forget_earlier()
                 # The messages that killed runs had under way are the first that the next runs hand out.
-                left = max(0, self._state.interrupted - (reader.handed_out if ledger.of_history else 0))
-                await self._committer.commit(ended=ended, interrupted=left)
+                left = max(0, self._state.interrupted - (self._begun if ledger.of_history else 0))
+                await self._commit(ended=ended, interrupted=left)
         finally:
-            await reader.aclose()
+            await self._source.aclose()
+
+    # --- reader ---
+
+    async def _read_messages(self) -> None:
+        """Put the messages to handle into the queue, until the source ends."""
+        source, ledger = self._source, self._ledger
+        try:
+            while self._left != 0 or not ledger.idle:
+                if self._in_span >= _SPAN and not ledger.full:
+                    self._mark()
+                    if ledger.dirty:
+                        self._save_soon()
+                if self._left == 0 or self._room == 0 or self._in_span >= _SPAN:
+                    self._released.clear()
+                    await self._released.wait()
+                elif (message := source.take()) is not None:
+                    self._hand_out(message)
+                elif not await source.advance():
+                    self._whole = source.finished
+                    break
+        except Exception as exc:
+            self._error = self._error or exc
+        finally:
+            self._queue.put_nowait(None)
+
+    def _hand_out(self, message: Message) -> None:
+        """Count a message that was read, and put it into the queue if it is to be handled."""
+        ledger = self._ledger
+        self._read += 1
+        self._in_span += 1
+        if self._tracker is not None and type(message) is not UnreadableMessage:
+            self._tracker.see(message)
+        if ledger.earlier and ledger.match(message.id):
+            self._skipped["recorded"] += 1
+            return
+        error = None
+        if self._where.predicate is not everything or type(message) is UnreadableMessage:
+            chosen, error = choose(self._where, message)
+            if not chosen:
+                self._skipped["where"] += 1
+                return
+        self._room -= 1
+        if self._left is not None:
+            self._left -= 1
+        self._queue.put_nowait((message, ledger.begin(), error))
+        self._need_worker()
+
+    def _mark(self) -> None:
+        """Begin a new span at the reader's place."""
+        self._ledger.mark(self._source.text(), self._state.position + self._read)
+        self._in_span = 0
 
     # --- workers ---
 
-    async def _work_together(self) -> None:
-        """Start workers as they are needed, twice as many each time. A target that never awaits needs only one."""
-        reader, most, started = self._reader, self._settings.concurrency, 0
-        async with asyncio.TaskGroup() as workers:
-            while started < most and not reader.ended:
-                count = min(max(1, started), most - started)
-                started += count
-                for _ in range(count):
-                    workers.create_task(self._work())
-                while True:
-                    await self._moved.wait()
-                    self._moved.clear()
-                    if reader.ended or reader.short:
-                        break
+    def _need_worker(self) -> None:
+        """Start another worker if all have a message. A target that never awaits needs only one."""
+        if not self._idle and self._started < self._settings.concurrency:
+            self._started += 1
+            self._idle += 1
+            self._group.create_task(self._work())
 
     async def _work(self) -> None:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
-        ledger = self._ledger
+        queue, ledger = self._queue, self._ledger
         try:
-            while (item := await self._reader.take()) is not None:
-                self._moved.set()
+            while (item := await queue.get()) is not None and not self._stopped:
+                self._idle -= 1
+                if not queue.empty():
+                    self._need_worker()
+                self._begun += 1
                 message, span, error = item
                 reason = None
                 if error is None:
-                    ending = await self._deliver(message)
+                    ending = await self._attempts.deliver(message)
                     if ending is None:
-                        return
+                        break
                     reason, error = ending
                 if error is None:
                     self._record_success(span, message, reason)
                 elif not self._record_failure(span, message, error):
-                    return
+                    break
+                self._idle += 1
                 if ledger.unsaved == 1:
-                    self._committer.wake()
+                    self._save_soon()
                 elif ledger.unsaved % _MOST_AT_ONCE == 0:
                     await asyncio.sleep(0)
         except Exception as exc:
             self._fail(exc)
         finally:
-            self._moved.set()
-
-    async def _deliver(self, message: Message) -> tuple[str | None, Exception | None] | None:
-        """Hand a message to the target: once, and again if the target asks for a pause, or is down.
-
-        Return the reason for which there was nothing to do, and the error; None if the run stops before the message.
-        """
-        limiter, pressure, outages = self._limiter, self._pressure, self._outages
-        tries = 0
-        while True:
-            entered = not pressure.open
-            if entered and not await pressure.enter():
-                return None
-            accepted = outages.accepted
-            try:
-                if limiter is not None and not limiter.open and not await limiter.wait():
-                    return None
-                if not pressure.open and pressure.closed:  # a pause that began meanwhile
-                    continue
-                accepted = outages.accepted
-                tries += 1
-                reason = await self._attempt(message)
-                outages.accept()
-                return reason, None
-            except asyncio.CancelledError as exc:
-                if _is_cancelled():
-                    raise
-                failure: Exception = TargetError("the handler, or a function that it called, cancelled itself")
-                failure.__cause__ = exc
-            except Exception as exc:
-                failure = exc
-            finally:
-                if entered:
-                    pressure.leave()
-            error = outages.judge(failure, message, tries, others_succeed=outages.accepted != accepted)
-            if error is not None:
-                return None, error
-            if pressure.open and not await pressure.rest(outages.next_pause):
-                return None
-
-    async def _attempt(self, message: Message) -> str | None:
-        seconds = self._settings.target_timeout
-        if seconds is None:
-            return await self._target.deliver(message)
-        limit = asyncio.timeout(seconds)
-        try:
-            async with limit:
-                return await self._target.deliver(message)
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            raise TargetTimeoutError(f"no result within {seconds:g} s") from exc
+            queue.put_nowait(None)  # for the next worker
 
     def _record_success(self, span: Span, message: Message, reason: str | None) -> None:
         self._in_a_row = 0
@@ -303,8 +303,8 @@ class Engine:
         else:
             self._skipped[reason] += 1
             self._ledger.done(span, message, counts_as="skipped")
-        if self._reader.limited:
-            self._reader.decide(counts=reason is None)
+            if self._left is not None:
+                self._left += 1  # it does not count against the limit
 
     def _record_failure(self, span: Span, message: Message, error: Exception) -> bool:
         """Treat a failed message as ``on_error`` says. Return False if the job ends."""
@@ -326,30 +326,68 @@ class Engine:
         elif self._tracker is not None:
             self._tracker.given_up += 1
         self._ledger.done(span, message, dead=dead, counts_as="failed")
-        self._reader.decide(counts=True)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
             kept = ". They are dead letters: fix the target, then retry them" if dead is not None else ""
             stop = ReplayError(f"{self._in_a_row} messages in a row failed, the last one with {text}{kept}")
             self._fail(_with_cause(stop, error))
         return True
 
-    def _release(self, count: int) -> None:
-        self._commits += 1
-        self._reader.release(count)
-        self._moved.set()
-
     def _fail(self, exc: Exception) -> None:
-        if self.error is None:
-            self.error = exc
+        self._error = self._error or exc
         self.stop()
+
+    # --- saves ---
+
+    def _save_soon(self) -> None:
+        """Save what the ledger has, unless a save is under way."""
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.create_task(self._save_all())
+
+    async def _save_all(self) -> None:
+        """Commit until nothing is left. The last commit of the run is its end's, which records the rest."""
+        reading, ledger = self._reading, self._ledger
+        while ledger.dirty and not self._broken and reading is not None and not (reading.done() and ledger.idle):
+            await self._commit()
+            await asyncio.sleep(0)  # the workers that can go on have their turn, so that one commit records them all
+
+    async def _commit(self, *, ended: bool = False, interrupted: int = 0) -> None:
+        """Commit once. A failure ends the run.
+
+        If it is cancelled before the save, the changes go back into the ledger. If it is cancelled during the save, the
+        result is unknown, so nothing more may be recorded.
+        """
+        ledger, seconds = self._ledger, self._settings.checkpoint_timeout
+        count = ledger.unsaved
+        commit = ledger.take(ended=ended, interrupted=interrupted)
+        notes = None if self._tracker is None else self._tracker.notes
+        if notes != self._noted:
+            commit = attrs.evolve(commit, notes=notes)
+        saving = False
+        try:
+            async with asyncio.timeout(seconds):
+                await self._flush()
+                saving = True
+                await self._save(commit)
+        except asyncio.CancelledError:
+            self._broken = saving
+            if not saving:
+                ledger.put_back(commit, count)
+            raise
+        except Exception as exc:
+            self._broken = True
+            self._fail(_explain(exc, saving, seconds))
+        else:
+            self._advanced = commit.advance or self._advanced
+            self._noted = notes
+            self._commits += 1
+            self._recorded += count
+            self._room += count
+            self._released.set()
 
     # --- report and progress ---
 
     def _report(self) -> Report:
-        reader, state = self._reader, self._state
-        advance = self._committer.advanced
-        if self.error is None:
-            self.error = reader.error
+        state, advance = self._state, self._advanced
         progress = self._progress(None)
         seconds = progress.duration
         return Report(
@@ -358,7 +396,7 @@ class Engine:
             repeated=min(state.interrupted, self._handled),
             cursor=state.cursor if advance is None else advance.cursor,
             position=state.position if advance is None else advance.position,
-            finished=reader.whole and self._ledger.idle and self.error is None,
+            finished=self._whole and self._ledger.idle and self._error is None,
             handled_in_all=state.handled + self._handled,
             may_repeat=self._source.repeats,
         )
@@ -373,14 +411,15 @@ class Engine:
         now = asyncio.get_running_loop().time()
         done = self._handled + self._failed
         rate = messages_per_second(self._samples, now_seconds=now, began_seconds=self._began, finished=done)
-        remaining = None if plan is None else max(0, plan.total - done - self._skipped.total())
-        pause, since = self._pressure.paused_until, self._outages.since
+        not_read = self._skipped["where"] + self._skipped["recorded"]
+        remaining = None if plan is None else max(0, plan.total - done - self._skipped.total() + not_read)
+        pause, since = self._attempts.pressure.paused_until, self._attempts.since
         return Progress(
-            read=self._reader.read - self._state.position,
+            read=self._read,
             handled=self._handled,
-            skipped=dict(self._reader.skipped + self._skipped),
+            skipped=dict(self._skipped),
             failed=self._failed,
-            in_flight=self._reader.in_flight,
+            in_flight=self._begun - self._recorded,
             duration=now - self._began,
             rate=rate,
             remaining=remaining,
@@ -393,14 +432,15 @@ class Engine:
         )
 
 
-def _is_cancelled() -> bool:
-    """Return whether somebody else has cancelled the current task."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-class TargetTimeoutError(TargetError, TimeoutError):
-    """The target took longer than ``target_timeout`` for one message."""
+def _explain(exc: Exception, saving: bool, timeout: float) -> BasiqError:
+    """Return the error of a commit."""
+    if isinstance(exc, BasiqError):
+        return exc
+    if isinstance(exc, TimeoutError):
+        kind, what = (CheckpointError, "the checkpoint") if saving else (ReplayError, "the target's flush")
+        text = f"{what} did not finish within {timeout:g} s: fix it, then run the same again to continue"
+        return _with_cause(kind(text), exc)
+    return _with_cause(ReplayError(f"the finished messages could not be recorded: {type(exc).__name__}: {exc}"), exc)
 
 
 def _with_cause(error: R, cause: BaseException) -> R:

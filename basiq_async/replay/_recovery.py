@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import aclosing
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 
 import attrs
 
 from .._arguments import Duration
 from .._work.clock import TimeSource
-from .._work.quarantine import read_quarantine
+from .._work.keys import left_key
+from .._work.limits import inbox_limit
+from .._work.quarantine import count_quarantined
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter
@@ -22,17 +24,24 @@ from ..services.diagnosis import Problem, Recovered, find_out_of_reach, find_sta
 from ._coverage import Coverage, Inactivity
 from ._dead_letters import read_all
 from ._engine import OnError
-from ._missed import DELIVERED, InboxKnowledge, MissedEvents, MissedMessages, event_of
 from ._place import Place, read_place
 from ._replay import Replay
-from ._report import OnProgress, Report
+from ._report import HandledEvents, OnProgress, Report
 from ._sources import EVENT_PREFIX
 from ._where import Predicate, Where
 from .checkpoints._base import Checkpoint, DeadLetter, ReplayJob, State, keeps_both_sources
 from .targets._base import Handler, SessionHandler, Target
+from .targets._deduplicated import HANDLED_BEFORE
 from .targets._http import HttpTarget
 
 _TIMEOUT = 5.0
+_DELIVERED = "delivered"
+"""The reason to skip a message that Basiq says it delivered before the inbox's records begin."""
+_FAILED_BEFORE = "failed-before"
+_SKEW = timedelta(minutes=5)
+"""Maximum difference between Basiq's clock and this machine's."""
+_LISTED = timedelta(days=8)
+"""If a message's first attempt is older than this, its event has left the event list."""
 
 
 async def recover(
@@ -127,9 +136,9 @@ async def recover(
     if find_status_problem(webhook, None) is None:
         messages._seen_active = (clock or client._now)().replace(microsecond=0)
     shared = not isinstance(target, HttpTarget)
-    knowledge = InboxKnowledge(known_in, id_in_keys, shared=shared, timeout=_TIMEOUT, now=clock or client._now)
+    missed = _Missed(known_in, id_in_keys, shared=shared, now=clock or client._now)
     if not everything:
-        messages._wrap = lambda inner: MissedMessages(inner, knowledge)
+        messages._wrap = lambda inner: _Skipping(inner, missed.skip_message)
     first = await messages.run(progress)
     if not first.finished:
         unfinished = ReplayError("the message history was not read to its end: run the same again to continue")
@@ -137,16 +146,91 @@ async def recover(
         raise unfinished
     # Events from now on become messages, unless the webhook is not active.
     was_active = find_status_problem(await client.webhooks.get(webhook_id), None) is None
-    failed = {event_of(Message(dead_letter.id, dead_letter.message)) async for dead_letter in read_all(messages)}
-    events._wrap = lambda inner: MissedEvents(inner, None if everything else knowledge, failed)
+    failed = {_event_of(Message(dead_letter.id, dead_letter.message)) async for dead_letter in read_all(messages)}
+    events._wrap = lambda inner: _Skipping(inner, partial(missed.skip_event, failed, everything=everything))
     second = await events.run(progress)
-    return await Circumstances(
-        client=client,
-        webhook_id=webhook_id,
-        messages=messages,
-        events=events,
-        quarantine=(known_in, id_in_keys),
-    ).assess(first, second, was_active=was_active)
+    recovery = Recovery(
+        messages=first,
+        events=second,
+        out_of_reach=(),
+        webhook=webhook,
+        was_active=was_active,
+        quarantined=0,
+        given_up=0,
+        replays=(messages, events),
+        count_quarantined=partial(count_quarantined, known_in, id_in_keys, timeout=messages._inbox_timeout),
+    )
+    await recovery._assess(first.dead, second.dead)
+    return recovery
+
+
+def _event_of(message: Message) -> tuple[str | None, str]:
+    """Return the event type and the id that identify a message's event, in both sources."""
+    return message.event_type_id, message.event_id or message.id
+
+
+class _Missed(HandledEvents):
+    """Says which messages and events a recovery skips, because they were not missed. It asks the inbox.
+
+    shared: whether the live service records its handled events in this inbox. Otherwise the inbox is the recovery's
+        own, and has no live deliveries.
+    now: returns the time.
+    """
+
+    def __init__(self, inbox: Inbox, webhook_id: str | None, *, shared: bool, now: Callable[[], datetime]) -> None:
+        super().__init__(inbox, webhook_id, _TIMEOUT)
+        self._shared = shared
+        self._now = now
+        self._since: datetime | None = None
+
+    async def skip_message(self, message: Message) -> str | None:
+        """Return the reason to skip a message: Basiq delivered it before the inbox's records begin."""
+        if not message.delivered or await self._would_know(message):
+            return None
+        if await self.has(message):
+            return HANDLED_BEFORE
+        first = message.first_attempt
+        if first is None or first.timestamp is None or first.timestamp > self._now() - _LISTED:
+            async with inbox_limit(_TIMEOUT):  # so that its event in the event list is skipped too
+                await self._inbox.complete(left_key(self._key(message)), uuid.uuid4().hex)
+        return _DELIVERED
+
+    async def skip_event(
+        self, failed: Collection[tuple[str | None, str]], message: Message, *, everything: bool
+    ) -> str | None:
+        """Return the reason to skip an event: its message was left alone, or is one of the dead letters ``failed``."""
+        if _event_of(message) in failed:  # it is not tried and kept a second time
+            return _FAILED_BEFORE
+        if everything:
+            return None
+        async with inbox_limit(_TIMEOUT):
+            return _DELIVERED if await self._inbox.seen(left_key(self._key(message))) else None
+
+    async def _would_know(self, message: Message) -> bool:
+        """Return whether the inbox would know that the live service handled a delivered message."""
+        if not self._shared:
+            return False
+        if self._since is None:
+            async with inbox_limit(_TIMEOUT):
+                self._since = await self._inbox.known_since()
+        times = [each.timestamp for each in message.attempts if each.succeeded and each.timestamp is not None]
+        return bool(times) and max(times) >= self._since + _SKEW
+
+
+class _Skipping:
+    """A target that skips the messages for which ``skip`` returns a reason."""
+
+    def __init__(self, inner: Target, skip: Callable[[Message], Awaitable[str | None]]) -> None:
+        self._inner = inner
+        self._skip = skip
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        return await self._skip(message) or await self._inner.deliver(message)
+
+    async def flush(self) -> None:
+        """See ``Target``."""
+        await self._inner.flush()
 
 
 async def recovered_by(
@@ -207,7 +291,8 @@ class Recovery:
     was_active: bool
     quarantined: int
     given_up: int
-    _circumstances: Circumstances = attrs.field(alias="circumstances", repr=False, eq=False)
+    _replays: tuple[Replay, Replay] = attrs.field(repr=False, eq=False)
+    _count_quarantined: Callable[[], Awaitable[int]] = attrs.field(repr=False, eq=False)
 
     @property
     def finished(self) -> bool:
@@ -223,7 +308,7 @@ class Recovery:
         """The number of delivered messages that this run left alone. ``everything=True`` handles them, with new
         checkpoints.
         """
-        return self.messages.skipped.get(DELIVERED, 0)
+        return self.messages.skipped.get(_DELIVERED, 0)
 
     @property
     def dead(self) -> int:
@@ -259,18 +344,18 @@ class Recovery:
         await self._assess(*[len([each async for each in read_all(one)]) for one in self._replays])
         return dropped
 
-    @property
-    def _replays(self) -> tuple[Replay, Replay]:
-        return self._circumstances.messages, self._circumstances.events
-
     async def _assess(self, dead_messages: int, dead_events: int) -> None:
-        found = await self._circumstances.assess(
-            attrs.evolve(self.messages, dead=dead_messages),
-            attrs.evolve(self.events, dead=dead_events),
-            was_active=self.was_active,
-        )
-        for field in attrs.fields(Recovery):
-            setattr(self, field.name, getattr(found, field.name))
+        """Find out what is left, with so many dead letters."""
+        messages, events = self._replays
+        webhook = await messages._client.webhooks.get(messages.job.webhook_id)
+        self.quarantined, self.webhook = await self._count_quarantined(), webhook
+        self.messages = attrs.evolve(self.messages, dead=dead_messages)
+        self.events = attrs.evolve(self.events, dead=dead_events)
+        self.given_up = messages._coverage.given_up + events._coverage.given_up
+        reach, known = self.events.reach, messages._coverage.acknowledged
+        periods = [(each.since, each.until) for each in self.messages.inactive]
+        lost = () if reach is None else find_out_of_reach(periods, events._read, reach, known)
+        self.out_of_reach = tuple(Inactivity(begin, end) for begin, end in lost)
 
     def _find_problems(self) -> Iterable[Problem]:
         status = find_status_problem(self.webhook, None)
@@ -304,38 +389,3 @@ def _add(first: Report, second: Report) -> Report:
         finished=first.finished and second.finished,
         **{name: getattr(first, name) + getattr(second, name) for name in names},
     )
-
-
-@attrs.frozen(kw_only=True)
-class Circumstances:
-    """The client, the replays and the quarantine of a recovery, by which it finds what is left."""
-
-    client: BasiqClient
-    webhook_id: str
-    messages: Replay
-    events: Replay
-    quarantine: tuple[Inbox, str | None]
-    """The inbox that holds it, and the webhook's id in its keys."""
-
-    async def assess(self, messages: Report, events: Report, *, was_active: bool) -> Recovery:
-        """Return the recovery with these reports. ``was_active``: see ``Recovery``."""
-        webhook = await self.client.webhooks.get(self.webhook_id)
-        reach, known = events.reach, self.messages._coverage.acknowledged
-        periods = [(each.since, each.until) for each in messages.inactive]
-        lost = () if reach is None else find_out_of_reach(periods, self.events._read, reach, known)
-        return Recovery(
-            messages=messages,
-            events=events,
-            out_of_reach=tuple(Inactivity(begin, end) for begin, end in lost),
-            webhook=webhook,
-            was_active=was_active,
-            quarantined=await self._count_quarantined(),
-            given_up=self.messages._coverage.given_up + self.events._coverage.given_up,
-            circumstances=self,
-        )
-
-    async def _count_quarantined(self) -> int:
-        inbox, webhook_id = self.quarantine
-        found = read_quarantine(inbox, webhook_id, timeout=self.messages._inbox_timeout)
-        async with aclosing(found):
-            return len([delivery.key async for delivery in found])

@@ -26,7 +26,7 @@ from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
 from ..services.diagnosis import Stretch
 from ._coverage import Coverage, InactivityTracker
-from ._dead_letters import DeadLetters, export_dead, find_dead
+from ._dead_letters import DeadLetters, export_dead, read_all
 from ._engine import Engine, Observer, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger, Ledger
@@ -243,8 +243,11 @@ class Replay:
                 return ()
             async with self._reading:  # a run that begins meanwhile waits for it
                 if not self._running:
-                    async with self._begin(concurrency=0):
+                    await self._open(0)
+                    try:
                         return await self._read_dead(after, limit)
+                    finally:
+                        await run_to_completion(self._close)
         return await self._read_dead(after, limit)
 
     async def export_dead(self, path: str | os.PathLike[str]) -> int:
@@ -255,7 +258,7 @@ class Replay:
         """
         if await self._peek() is None:
             return await export_dead(None, path)
-        async with self._open_checkpoint(concurrency=0):
+        async with self._own_checkpoint(0):
             return await export_dead(self, path)
 
     async def drop_dead(self, ids: Iterable[str]) -> int:
@@ -264,8 +267,9 @@ class Replay:
             raise ConfigurationError("ids must be a list of the ids of dead letters")
         if await self._peek() is None:
             return 0
-        async with self._open_checkpoint(concurrency=0):
-            found = await find_dead(self, ids)
+        async with self._own_checkpoint(0):
+            wanted = frozenset(ids)
+            found = [dead_letter.id async for dead_letter in read_all(self) if dead_letter.id in wanted]
             if found:
                 async with self._limit():
                     await self._checkpoint.save(Commit(revived=found))
@@ -276,55 +280,6 @@ class Replay:
         self._stopping = True
         if self._engine is not None:
             self._engine.stop()
-
-    async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
-        async with self._open_checkpoint() as state:
-            reach = self._reach()
-            tracker = InactivityTracker(Coverage.read(state.notes, self._acknowledged), now=self._clock())
-            if self._seen_active is not None:
-                tracker.note([self._seen_active])
-            await tracker.look_again(self._client, self._webhook_id)
-            source = await self._open_source(state, tracker)
-            engine = self._make_engine(source, state, self._where, tracker=tracker)
-            try:
-                report = await self._go(engine, progress, plan)
-            except ReplayError as exc:
-                if exc.report is not None:
-                    exc.report = attrs.evolve(exc.report, inactive=tracker.periods(), reach=reach)
-                raise
-            self._coverage, self._read = tracker.coverage(), source.read
-            return attrs.evolve(report, inactive=self._coverage.inactive, reach=reach)
-
-    async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
-        async with self._open_checkpoint() as state:
-            ledger = DeadLedger(state.dead, most=self._settings.most_spans)
-            engine = self._make_engine(DeadLetters(self, ids), state, as_where(None), ledger=ledger)
-            return await self._go(engine, progress, None)
-
-    def _make_engine(
-        self,
-        source: MessageSource,
-        state: State,
-        where: Where,
-        *,
-        ledger: Ledger | None = None,
-        tracker: InactivityTracker | None = None,
-    ) -> Engine:
-        target = as_target(
-            self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
-        )
-        if self._wrap is not None:
-            target = self._wrap(target)
-        return Engine(
-            source,
-            target=target if self._observer is None else self._observer.wrap(target),
-            save=self._checkpoint.save,  # the engine has one time limit for it and the target's flush
-            state=state,
-            where=where,
-            settings=self._settings,
-            ledger=ledger,
-            tracker=tracker,
-        )
 
     def _observe(self, observer: Observer) -> None:
         """Let an observer wrap the target of each run, and call it with the progress."""
@@ -337,13 +292,62 @@ class Replay:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    async def _go(self, engine: Engine, progress: OnProgress | None, plan: Plan | None) -> Report:
-        self._engine = engine
-        if self._observer is not None:
-            self._observer.begin()
-            progress = chain_hooks(progress, self._observer.on_progress)
+    # --- a run ---
+
+    async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
+        async with self._own_checkpoint(self._settings.concurrency) as state:
+            reach = self._reach()
+            tracker = InactivityTracker(Coverage.read(state.notes, self._acknowledged), now=self._clock())
+            if self._seen_active is not None:
+                tracker.note([self._seen_active])
+            await tracker.look_again(self._client, self._webhook_id)
+            source = await self._open_source(state, tracker)
+            ledger = Ledger(state, most=self._settings.most_spans)
+            try:
+                report = await self._hand_out(source, state, self._where, ledger, progress, plan, tracker)
+            except ReplayError as exc:
+                if exc.report is not None:
+                    exc.report = attrs.evolve(exc.report, inactive=tracker.periods(), reach=reach)
+                raise
+            self._coverage, self._read = tracker.coverage(), source.read
+            return attrs.evolve(report, inactive=self._coverage.inactive, reach=reach)
+
+    async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
+        async with self._own_checkpoint(self._settings.concurrency) as state:
+            ledger = DeadLedger(state.dead, most=self._settings.most_spans)
+            return await self._hand_out(DeadLetters(self, ids), state, as_where(None), ledger, progress)
+
+    async def _hand_out(
+        self,
+        source: MessageSource,
+        state: State,
+        where: Where,
+        ledger: Ledger,
+        progress: OnProgress | None,
+        plan: Plan | None = None,
+        tracker: InactivityTracker | None = None,
+    ) -> Report:
+        target = as_target(
+            self._target, self._inbox, state.token, webhook_id=self._webhook_id, inbox_timeout=self._inbox_timeout
+        )
+        if self._wrap is not None:
+            target = self._wrap(target)
         for listener in self._listeners:
             progress = chain_hooks(progress, listener)
+        if self._observer is not None:
+            target = self._observer.wrap(target)
+            self._observer.begin()
+            progress = chain_hooks(progress, self._observer.on_progress)
+        self._engine = engine = Engine(
+            source,
+            target=target,
+            save=self._checkpoint.save,  # the engine has one time limit for it and the target's flush
+            state=state,
+            where=where,
+            settings=self._settings,
+            ledger=ledger,
+            tracker=tracker,
+        )
         if self._stopping:
             engine.stop()
         if not isinstance(self._target, RunScoped):
@@ -370,33 +374,31 @@ class Replay:
         async with self._limit():
             return await self._checkpoint.peek(self._job)
 
+    async def _open(self, concurrency: int) -> State:
+        async with self._limit():
+            return await self._checkpoint.open(self._job, concurrency=concurrency)
+
     async def _read_dead(self, after: int, most: int) -> Sequence[DeadLetter]:
         async with self._limit():
             return await self._checkpoint.dead_letters(after=after, limit=most)
 
-    @asynccontextmanager
-    async def _begin(self, concurrency: int) -> AsyncIterator[State]:
-        async def close() -> None:
-            async with self._limit():
-                await self._checkpoint.aclose()
-
+    async def _close(self) -> None:
         async with self._limit():
-            state = await self._checkpoint.open(self._job, concurrency=concurrency)
-        try:
-            yield state
-        finally:
-            await run_to_completion(close)
+            await self._checkpoint.aclose()
 
     @asynccontextmanager
-    async def _open_checkpoint(self, concurrency: int | None = None) -> AsyncIterator[State]:
+    async def _own_checkpoint(self, concurrency: int) -> AsyncIterator[State]:
+        """Open the checkpoint, as long as nothing else of this object changes it."""
         async with self._reading:
             if self._running:
                 raise ReplayError("this replay is running already: one object does one run at a time")
             self._running, self._stopping = True, False
         try:
-            width = self._settings.concurrency if concurrency is None else concurrency
-            async with self._begin(width) as state:
+            state = await self._open(concurrency)
+            try:
                 yield state
+            finally:
+                await run_to_completion(self._close)
         finally:
             self._running = False
             self._engine = None

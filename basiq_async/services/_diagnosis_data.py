@@ -7,7 +7,6 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
@@ -17,7 +16,7 @@ from .._wire.order import BEYOND, FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.protocol import Inbox
-from .._work.quarantine import read_quarantine
+from .._work.quarantine import count_quarantined
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
@@ -289,9 +288,7 @@ class _HandledEvents:
 
     async def count_quarantined(self) -> int:
         """Return how many of the webhook's deliveries are in the quarantine."""
-        found = read_quarantine(self._inbox, self._webhook_id, timeout=_INBOX_TIMEOUT)
-        async with aclosing(found):
-            return len([delivery.key async for delivery in found])
+        return await count_quarantined(self._inbox, self._webhook_id, timeout=_INBOX_TIMEOUT)
 
 
 def _subscribed_at(webhook: Webhook) -> datetime | None:
