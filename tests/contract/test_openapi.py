@@ -88,7 +88,7 @@ def test_what_is_created_can_be_read_changed_and_deleted() -> None:
 
     Machine.run(
         settings=settings(
-            max_examples=25,
+            max_examples=12,
             stateful_step_count=8,
             deadline=None,
             derandomize=True,

@@ -20,7 +20,7 @@ from tests.support import virtual
 from tests.support.outcomes import client_of
 from tests.support.wire import KEY, SIGNING, TOKEN, WEBHOOK, Wire, error, ok
 
-pytestmark = pytest.mark.usefixtures("over_both")
+over_both = pytest.mark.usefixtures("over_both")
 
 Operation = Callable[[BasiqClient], Awaitable[Any]]
 
@@ -237,6 +237,7 @@ def test_of_fifty_callers_one_is_cancelled_at_each_of_its_awaits_and_the_others_
     virtual.run(main())
 
 
+@over_both
 @pytest.mark.parametrize("nth", range(1, 12))
 async def test_over_http_a_cancelled_call_leaves_no_connection_in_a_state_to_mislead_the_next(nth: int) -> None:
     fake = FakeBasiq(api_keys=[KEY])
@@ -247,6 +248,7 @@ async def test_over_http_a_cancelled_call_leaves_no_connection_in_a_state_to_mis
             assert (await client.webhooks.get(second)).id == second
 
 
+@over_both
 async def test_over_http_a_call_cancelled_after_each_of_many_moments() -> None:
     answer = ok(WEBHOOK)
 
@@ -267,6 +269,7 @@ async def test_over_http_a_call_cancelled_after_each_of_many_moments() -> None:
             assert (await client.webhooks.get("w1")).raw == WEBHOOK
 
 
+@over_both
 async def test_closing_the_client_cancelled_at_each_await_can_be_done_again() -> None:
     for nth in range(1, 12):
         async with Wire(error(500)) as wire, client_of(wire) as client:

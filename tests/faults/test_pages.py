@@ -156,11 +156,11 @@ async def test_empty_pages_in_the_middle_are_passed_over(prefetch: int) -> None:
         assert await stream(client, prefetch) == (["m0", "m3"], None)
 
 
-async def test_a_thousand_empty_pages_are_passed_over(prefetch: int) -> None:
-    script = [page([], f"{PATH}?next={index}") for index in range(1000)]
+async def test_two_hundred_empty_pages_are_passed_over(prefetch: int) -> None:
+    script = [page([], f"{PATH}?next={index}") for index in range(200)]
     async with Wire(*script, page(messages(0))) as wire, client_of(wire) as client:
         assert await stream(client, prefetch) == (["m0", "m1"], None)
-        assert len(wire.requests) == 1001
+        assert len(wire.requests) == 201
 
 
 async def test_an_item_that_comes_twice_is_given_twice(prefetch: int) -> None:

@@ -32,29 +32,27 @@ CALLS = {
 
 
 @pytest.mark.parametrize("location", LOCATIONS.values(), ids=LOCATIONS)
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
-async def test_a_redirect_of_any_call_is_an_error_and_nothing_reaches_the_other_side(
-    status: int, location: str
-) -> None:
+async def test_a_redirect_of_any_call_is_an_error_and_nothing_reaches_the_other_side(location: str) -> None:
     from tests.support.wire import TOKEN
 
     async with Wire(ok({})) as other, Wire() as wire, client_of(wire) as client:
         target = location.format(other=other.port, own=wire.port, token=TOKEN)
-        wire.script = [http(status, "", f"Location: {target}", "Set-Cookie: a=b")]
-        for call in CALLS.values():
+        for number, status in enumerate((301, 302, 303, 307, 308, 300)):
+            wire.script = [http(status, "", f"Location: {target}", "Set-Cookie: a=b")]
+            name, call = list(CALLS.items())[number % len(CALLS)]
             got = await outcome(call(client))
-            assert (type(got), got.status) == (APIError, status)
+            assert (type(got), got.status) == (APIError, status), name
             assert "redirect" in str(got)
-        assert len(wire.requests) == len(CALLS)
+        assert len(wire.requests) == 6
         assert other.connections == 0
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_of_the_token_call_does_not_take_the_key_along(status: int) -> None:
+async def test_a_redirect_of_the_token_call_does_not_take_the_key_along() -> None:
     async with Wire(ok({})) as other, Wire() as wire, client_of(wire) as client:
-        wire.tokens = [http(status, "", f"Location: {other.url}/token")]
-        got = await outcome(client.webhooks.get("w1"))
-        assert (type(got), got.status, got.path) == (APIError, status, "/token")
+        for status in (301, 302, 303, 307, 308):
+            wire.tokens = [http(status, "", f"Location: {other.url}/token")]
+            got = await outcome(client.webhooks.get("w1"))
+            assert (type(got), got.status, got.path) == (APIError, status, "/token")
         assert other.connections == 0
 
 

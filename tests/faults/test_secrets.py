@@ -78,11 +78,11 @@ CALLS: dict[str, Callable[[BasiqClient], Any]] = {
 
 
 @pytest.mark.parametrize("step", ECHOES.values(), ids=ECHOES)
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_an_echo_in_any_part_of_an_answer_is_not_shown(step: Step, call: Any) -> None:
+async def test_an_echo_in_any_part_of_an_answer_is_not_shown(step: Step) -> None:
     async with Wire(step) as wire, client_of(wire, retry=QUICK) as client:
-        got = await outcome(call(client))
-        assert isinstance(got, BasiqError) or got == [], got
+        for name, call in CALLS.items():
+            got = await outcome(call(client))
+            assert isinstance(got, BasiqError) or got == [], (name, got)
 
 
 @pytest.mark.parametrize("step", ECHOES.values(), ids=ECHOES)

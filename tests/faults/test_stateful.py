@@ -215,7 +215,7 @@ class ClientAndFake(RuleBasedStateMachine):
 
 TestClientAndFake = ClientAndFake.TestCase
 TestClientAndFake.settings = settings(
-    max_examples=40,
+    max_examples=20,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

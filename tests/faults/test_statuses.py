@@ -60,7 +60,7 @@ async def test_each_status_that_is_no_success_is_its_class_whatever_the_method(b
     async with wire, client_of(wire) as client:
         for status in range(block * 100, block * 100 + 100):
             wire.script = [error(status) if status != 304 else http(304)]
-            for method in CALLS:
+            for method in CALLS if status in CLASSES else [list(CALLS)[status % 3]]:
                 got = await call(client, method)
                 assert type(got) is expected_class(status), (status, method, got)
                 assert got.status == status

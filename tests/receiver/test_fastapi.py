@@ -13,7 +13,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.responses import Response
 
 from basiq_async.errors import ConfigurationError
-from basiq_async.receiver import Delivery, WebhookReceiver
+from basiq_async.receiver import WebhookReceiver
 from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
 
 
@@ -105,22 +105,6 @@ async def test_at_shutdown_the_receiver_closes_before_what_the_application_opene
     async with app.router.lifespan_context(app):
         assert "closed" not in repr(receiver)
     assert states == ["<WebhookReceiver: 0 patterns, closed>"]
-
-
-async def test_the_handler_gets_the_raw_bytes() -> None:
-    receiver = WebhookReceiver(SECRET)
-    seen: list[bytes] = []
-
-    @receiver.on("*")
-    async def handle(delivery: Delivery) -> None:
-        seen.append(delivery.body)
-
-    app = FastAPI()
-    app.include_router(receiver.fastapi_router())
-    body = b'{ "eventTypeId":"user.created" , "eventId":"\\u00e9" }'
-    async with calling(app) as client:
-        assert (await client.post("/basiq", content=body, headers=signed(body))).status_code == 204
-    assert seen == [body]
 
 
 def test_without_fastapi_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from basiq_async import ConfigurationError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
-from basiq_async.receiver.protocol import Claim, ClaimStatus
+from basiq_async.receiver.protocol import ClaimStatus
 from tests.support.deliveries import SECRET, payload, signed
 from tests.support.real_time import PATIENCE
 
@@ -102,33 +102,3 @@ def test_a_receiver_in_the_loops_of_two_threads_is_refused(caplog: pytest.LogCap
 
     asyncio.run(use_it_while_another_thread_does())
     assert asyncio.run(use()) is Result.IGNORED  # one loop after the other is all right
-
-
-@pytest.mark.parametrize("call", ["claim", "complete"])
-def test_an_inbox_that_hangs_has_a_time_limit(call: str, caplog: pytest.LogCaptureFixture) -> None:
-    class Hanging(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if call == "claim":
-                await asyncio.Event().wait()
-            return await super().claim(key, token, lease=lease)
-
-        async def complete(self, key: str, token: str) -> bool:
-            if call == "complete":
-                await asyncio.Event().wait()
-            return await super().complete(key, token)
-
-    async def main() -> tuple[int, float]:
-        receiver = WebhookReceiver(SECRET, inbox=Hanging(), inbox_timeout=3)
-
-        @receiver.on("*")
-        async def handle(delivery: Delivery) -> None:
-            pass
-
-        body = payload()
-        began = virtual.now()
-        outcome = await receiver.handle(signed(body), body)
-        return outcome.status, virtual.now() - began
-
-    # What was handled is not asked for again.
-    assert virtual.run(main()) == ({"claim": 503, "complete": 204}[call], pytest.approx(3))
-    assert "could not be" in caplog.text

@@ -80,14 +80,16 @@ def test_a_single_failure_is_told_at_once_and_nothing_follows(caplog: pytest.Log
 def test_an_inbox_that_hangs_is_an_error_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         for at in ("claim", "complete"):
-            service = Service(inbox=Away(None, at=at))
-            await post(service)
+            service = Service(inbox=Away(None, at=at), inbox_timeout=3)
+            began = virtual.now()
+            assert await post(service) is {"claim": Result.UNAVAILABLE, "complete": Result.HANDLED}[at]
+            assert virtual.now() - began == pytest.approx(3)
             await service.receiver.aclose()
 
     virtual.run(main())
     assert len(caplog.records) == 2
     for record in caplog.records:
-        assert record.getMessage().endswith("InboxError: the inbox did not respond within 5 s")
+        assert record.getMessage().endswith("InboxError: the inbox did not respond within 3 s")
 
 
 def test_an_error_of_another_kind_keeps_its_traceback_once_a_second(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,6 @@
 """Whatever comes in, one exception comes out; and what others sign, and we sign, is the same.
 
-The number of examples is BASIQ_FUZZ_EXAMPLES (``make fuzz`` sets 20,000), by default 500.
+The number of examples is BASIQ_FUZZ_EXAMPLES (``make fuzz`` sets 20,000), by default 200.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from basiq_async.receiver import sign, verify
 from tests.support.deliveries import NOW, SECRET
 
 fuzz = settings(
-    max_examples=int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "500")),
+    max_examples=int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "200")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -1,15 +1,17 @@
-"""``check``: whether an inbox can be used, and what to do where it cannot. The suite has what holds for all."""
+"""Whether an inbox can be made and used, and what to do where it cannot. The suite has what holds for all."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async import InboxError
+from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
 from tests.support.databases import engine_of, new_table, run, scalar, url_of
 from tests.support.environment import free_port
@@ -29,6 +31,52 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
+ENGINE = create_async_engine("sqlite+aiosqlite://")
+REDIS = Redis()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: MemoryInbox(max_entries=1), "max_entries"),
+        (lambda: MemoryInbox(max_quarantined=-1), "max_quarantined"),
+        (lambda: MemoryInbox(remember=timedelta(0)), "remember"),
+        (lambda: SQLiteInbox("inbox.db", remember=timedelta(0)), "remember"),
+        (lambda: SQLInbox(ENGINE, table="no; DROP"), "cannot name a table"),
+        (lambda: SQLInbox(ENGINE, table="x" * 60), "at most"),
+        (lambda: SQLInbox(ENGINE, schema='a"b'), "cannot name a table or schema"),
+        (lambda: SQLInbox(ENGINE, remember=timedelta(0)), "remember must be a finite number of seconds above 0"),
+        (lambda: SQLInbox(ENGINE, timeout=0), "timeout must be a finite number of seconds above 0"),
+        (lambda: SQLInbox("postgresql://localhost"), "AsyncEngine"),
+        (lambda: RedisInbox(REDIS, prefix=""), "prefix must be"),
+        (lambda: RedisInbox(REDIS, prefix="a{b}"), "without braces"),
+        (lambda: RedisInbox(REDIS, remember=timedelta(0)), "remember must be a finite number of seconds above 0"),
+        (lambda: RedisInbox(REDIS, timeout=-1), "timeout must be a finite number of seconds above 0"),
+        (lambda: RedisInbox("redis://localhost"), r"client of redis\.asyncio"),
+    ],
+)
+def test_arguments_that_cannot_be_right_are_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        make()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "sql"])
+async def test_a_closed_inbox_says_so_and_may_be_closed_again(kind: str, tmp_path: Path) -> None:
+    async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine:
+        inbox = SQLiteInbox(tmp_path / "inbox.db") if kind == "sqlite" else SQLInbox(engine)
+        if kind == "sqlite":
+            pending = asyncio.create_task(inbox.complete("k", "a"))
+            await asyncio.sleep(0)
+        else:
+            await inbox.claim("k", "a", lease=60)
+        await inbox.aclose()
+        await inbox.aclose()
+        assert kind == "sql" or await pending, "what was asked for before is done"
+        for call in (inbox.claim("k", "a", lease=60), inbox.seen("k")):
+            with pytest.raises(InboxError, match="closed"):
+                await call
+
+
 async def test_an_inbox_in_memory_is_always_ready() -> None:
     await MemoryInbox().check()
 
@@ -36,19 +84,6 @@ async def test_an_inbox_in_memory_is_always_ready() -> None:
 async def test_a_file_that_cannot_be_made_is_named_with_its_folder(tmp_path: Path) -> None:
     inbox = SQLiteInbox(tmp_path / "missing" / "inbox.db")
     with pytest.raises(InboxError, match=r"cannot be opened.*is there a folder .*missing"):
-        await inbox.check()
-    await inbox.aclose()
-
-
-async def test_a_file_of_another_version_is_named_with_both(tmp_path: Path) -> None:
-    path = tmp_path / "inbox.db"
-    async with SQLiteInbox(path) as inbox:
-        await inbox.check()
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version=99")
-    connection.close()
-    inbox = SQLiteInbox(path)
-    with pytest.raises(InboxError, match=r"has format 99.*use the release that made it, or pass another path"):
         await inbox.check()
     await inbox.aclose()
 

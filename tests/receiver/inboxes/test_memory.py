@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 
 import pytest
 
-from basiq_async import ConfigurationError, InboxError
+from basiq_async import InboxError
 from basiq_async.receiver import Inbox, MemoryInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
@@ -80,56 +79,6 @@ async def test_what_is_completed_again_after_it_was_forgotten_is_remembered() ->
     assert await inbox.seen("a")
 
 
-@pytest.mark.parametrize("arguments", [{"max_entries": 1}, {"remember": timedelta(0)}])
-def test_a_memory_that_remembers_nothing_is_refused(arguments: dict[str, object]) -> None:
-    with pytest.raises(ConfigurationError):
-        MemoryInbox(**arguments)
-
-
-async def test_a_clock_that_is_forty_days_ahead_for_a_minute_forgets_nothing() -> None:
-    clock = ManualClock()
-    inbox = MemoryInbox(clock=clock)
-    for number in range(3):
-        await inbox.complete(str(number), "a")
-    clock.advance(timedelta(days=40))
-    assert (await inbox.claim("0", "b", lease=60)).status is DONE, "not even while the clock is wrong"
-    await inbox.complete("while it is wrong", "a")
-    clock.advance(timedelta(days=-40))
-    await inbox.complete("again", "a")
-    for key in ("0", "1", "2", "while it is wrong", "again"):
-        assert await inbox.seen(key), key
-
-
-async def test_a_clock_that_stays_wrong_forgets_nothing_that_basiq_still_sends() -> None:
-    clock = ManualClock()
-    inbox = MemoryInbox(clock=clock)
-    await inbox.complete("k", "a")
-    clock.advance(timedelta(days=40))
-    await pass_hours(clock, inbox, 30)
-    assert await inbox.seen("k")
-    await pass_hours(clock, inbox, 36)
-    assert not await inbox.seen("k"), "it is forgotten in the end"
-
-
-async def test_a_clock_that_is_set_back_by_a_day_prolongs_no_lease() -> None:
-    clock = ManualClock()
-    inbox = MemoryInbox(clock=clock)
-    await inbox.claim("k", "dead", lease=30)
-    clock.advance(timedelta(days=-1))
-    claim = await inbox.claim("k", "b", lease=60)
-    assert (claim.status, claim.retry_after, claim.holder) == (BUSY, 30, "dead")
-    clock.advance(seconds=31)
-    assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
-
-
-async def test_leases_run_by_a_clock_that_nobody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    inbox = MemoryInbox()
-    await inbox.claim("k", "a", lease=30)
-    moment = time.time() + 3600
-    monkeypatch.setattr("basiq_async._work.clock.time.time", lambda: moment)
-    assert (await inbox.claim("k", "b", lease=60)).status is BUSY
-
-
 async def test_a_full_quarantine_is_an_error_and_keeps_what_it_has() -> None:
     inbox = MemoryInbox(max_quarantined=2)
     for key in ("a", "b"):
@@ -149,8 +98,3 @@ async def test_the_counts_of_failures_are_bounded_and_the_oldest_go_first() -> N
         assert len(inbox._failures) <= 10
     assert await inbox.fail("99", "a") == 2
     assert await inbox.fail("0", "a") == 1
-
-
-def test_a_quarantine_of_less_than_nothing_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="max_quarantined"):
-        MemoryInbox(max_quarantined=-1)
