@@ -357,7 +357,7 @@ def run(folder: Folder, size: int, seed: int, workers: int) -> int:
             for pid in pids:
                 os.waitpid(pid, 0)
 
-        code = pytest.main([*_OPTIONS, folder.tests], plugins=[Forks(Path(name), work)])
+        code = pytest.main([*_OPTIONS, "--capture=sys", folder.tests], plugins=[Forks(Path(name), work)])
         noticed = [line == "1" for line in results.read_text().splitlines()]
     if len(noticed) < len(sample):
         return int(code) or 1

@@ -24,6 +24,8 @@ from basiq_async import (
     TransportError,
 )
 from basiq_async.transports.aiohttp import StatusTransport
+from tests.support.environment import free_port
+from tests.support.real_time import PATIENCE
 
 
 class Server:
@@ -87,6 +89,18 @@ async def test_a_header_that_comes_twice_has_its_values_joined(server: Server, t
 async def test_every_status_is_an_answer(server: Server, transport: AiohttpTransport, status: int) -> None:
     server.answer = web.Response(status=status)
     assert (await transport.send(Request("GET", server.url))).status == status
+
+
+async def test_a_change_of_the_protocol_is_an_answer_without_a_body_and_the_connection_is_not_used_again(
+    server: Server, transport: AiohttpTransport
+) -> None:
+    server.answer = lambda request: web.Response(status=101, headers={"Upgrade": "other", "Connection": "upgrade"})
+    async with asyncio.timeout(PATIENCE):
+        response = await transport.send(Request("GET", server.url))
+    assert (response.status, response.body) == (101, b"")
+    server.answer = web.Response(body=b"after")
+    assert (await transport.send(Request("GET", server.url))).body == b"after"
+    assert len(server.connections) == 2, "a connection that speaks another protocol now was used again"
 
 
 async def test_a_connection_is_kept_and_used_again(server: Server, transport: AiohttpTransport) -> None:
@@ -195,6 +209,12 @@ async def test_a_refused_connection_was_not_sent(transport: AiohttpTransport) ->
     assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorError)
 
 
+async def test_an_error_names_the_path_as_it_was_to_be_sent(transport: AiohttpTransport) -> None:
+    with pytest.raises(ConnectionFailedError) as caught:
+        await transport.send(Request("GET", f"http://127.0.0.1:{free_port()}/a%7Eb%2Fc?key=k"))
+    assert caught.value.path == "/a%7Eb%2Fc"
+
+
 async def test_a_name_that_does_not_resolve_was_not_sent(transport: AiohttpTransport) -> None:
     with pytest.raises(ConnectionFailedError, match="the name does not resolve") as caught:
         await transport.send(Request("POST", "http://does-not-exist.invalid/x"))
@@ -256,8 +276,11 @@ async def test_the_deadline_of_a_request_ends_it_earlier_than_timeout(
     assert caught.value.sent
 
 
-async def test_a_request_whose_deadline_has_passed_is_not_sent(server: Server, transport: AiohttpTransport) -> None:
-    deadline = asyncio.get_running_loop().time() - 1
+@pytest.mark.parametrize("ago", [0.0, 1.0])
+async def test_a_request_whose_deadline_has_passed_is_not_sent(
+    server: Server, transport: AiohttpTransport, ago: float
+) -> None:
+    deadline = asyncio.get_running_loop().time() - ago
     with pytest.raises(RequestTimeoutError, match="the deadline passed before") as caught:
         await transport.send(Request("GET", f"{server.url}/late", deadline=deadline))
     assert not caught.value.sent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import (
@@ -15,6 +16,7 @@ from basiq_async import (
     NotFoundError,
     RateLimitError,
     Request,
+    RequestTimeoutError,
     Response,
 )
 from basiq_async._wire.urls import BaseURL
@@ -22,6 +24,7 @@ from basiq_async.transports.auth import ApiKey, Authenticated
 from tests.support import virtual
 from tests.support.scripted import API_KEY, TOKEN, Scripted, answer, client, error
 
+BASE = BaseURL.parse("https://au-api.basiq.io")
 WEBHOOK = answer({"id": "w", "url": "https://example.com"})
 
 
@@ -237,3 +240,80 @@ def test_those_who_wait_for_a_token_share_the_failure_of_the_one_who_fetches() -
         assert (await basiq.webhooks.get("w")).id == "w"
 
     virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    ("script", "sent", "tokens"),
+    [
+        ([error(401), WEBHOOK], 2, 2),
+        ([error(401), error(401), WEBHOOK], 2, 2),
+        ([error(402), WEBHOOK], 1, 1),
+        ([error(400), WEBHOOK], 1, 1),
+    ],
+    ids=["once", "twice", "402", "400"],
+)
+def test_after_a_401_the_token_is_renewed_and_the_request_sent_again_both_once(
+    script: Any, sent: int, tokens: int
+) -> None:
+    async def main() -> None:
+        transport = Scripted(*script)
+        last = script[sent - 1]
+        response = await Authenticated(transport, ApiKey("key"), BASE).send(Request("GET", BASE.url("/things")))
+        assert (response.status, response.attempts) == (last.status, sent), "the attempts are those of both requests"
+        assert [each.headers["authorization"] for each in transport.requests] == [
+            f"Bearer {TOKEN}-{number + 1}" for number in range(tokens)
+        ]
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["the refused one", "the last one"])
+def test_a_request_that_was_sent_again_after_a_401_may_have_been_carried_out_if_either_may(which: int) -> None:
+    async def main() -> None:
+        script = [error(401), WEBHOOK]
+        script[which] = attrs.evolve(script[which], repeated=True)
+        transport = Authenticated(Scripted(*script), ApiKey("key"), BASE)
+        assert (await transport.send(Request("GET", BASE.url("/things")))).repeated
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(("expires_in", "renewed_after"), [(100, 90), (600, 540), (3600, 3540)])
+def test_a_token_is_renewed_after_nine_tenths_of_a_short_life_and_a_minute_before_the_end_of_a_long_one(
+    expires_in: int, renewed_after: int
+) -> None:
+    async def main() -> None:
+        transport = Scripted(WEBHOOK, tokens=[token(expires_in=expires_in)])
+        basiq = client(transport)
+        await basiq.webhooks.get("w")
+        for passed, requests in ((renewed_after - 0.5, 1), (1.0, 2)):
+            await asyncio.sleep(passed)
+            await basiq.webhooks.get("w")
+            assert len(transport.token_requests) == requests
+
+    virtual.run(main())
+
+
+def test_a_token_is_waited_for_until_the_deadline_of_the_request_or_max_elapsed() -> None:
+    async def main() -> None:
+        transport = Authenticated(
+            Scripted(WEBHOOK, tokens=[slow(token(), 3600.0)]), ApiKey("key"), BASE, max_elapsed=20.0
+        )
+        first = asyncio.create_task(transport.send(Request("GET", BASE.url("/things"))))
+        await asyncio.sleep(1.0)
+        began = virtual.now()
+        for seconds, deadline in ((5.0, began + 5.0), (20.0, None)):
+            began = virtual.now()
+            with pytest.raises(RequestTimeoutError, match="no token was received within max_elapsed"):
+                await transport.send(Request("GET", BASE.url("/things"), deadline=deadline))
+            assert virtual.now() - began == seconds
+        first.cancel()
+        await asyncio.wait((first,))
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("prefix", ["", "Basic "])
+def test_a_key_that_no_dashboard_shows_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigurationError, match="exactly the text that Basiq's dashboard shows"):
+        ApiKey(prefix)

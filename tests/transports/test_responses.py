@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from basiq_async import Response
-from basiq_async.transports.responses import parse_date, parse_retry_after, read_correlation_id
+from basiq_async.transports.responses import error_from, parse_date, parse_retry_after, read_correlation_id
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 LATER = "Mon, 05 Jan 2026 12:01:00 GMT"
@@ -59,3 +59,49 @@ def test_a_text_of_an_error_is_cut_after_500_characters(size: int) -> None:
 def test_an_error_body_is_read_up_to_a_mib(more: int, read: bool) -> None:
     body = json.dumps({"correlationId": "abc"}).encode().ljust(2**20 + more)
     assert read_correlation_id(Response(500, {}, body), str) == ("abc" if read else None)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (199, "not a final status: it is below 200"), (200, ""), (299, ""), (300, "a redirect, which is not followed"),
+        (399, "a redirect, which is not followed"), (400, ""),
+    ],
+)  # fmt: skip
+def test_an_error_explains_a_redirect_and_what_is_no_final_status(status: int, said: str) -> None:
+    found = error_from(Response(status, {}, b""), method="GET", path="/things").args[0]
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "count"),
+    [
+        ([{"code": "a"}, {"code": "b"}], "a", 2),
+        ({"code": "a"}, "a", 1),
+        (["no", {"code": "b"}], "b", 1),
+        ("no", None, 0),
+        (None, None, 0),
+        ([], None, 0),
+    ],
+    ids=repr,
+)
+def test_the_first_entry_of_an_error_body_describes_it_and_all_are_kept(data: object, code: str, count: int) -> None:
+    body = json.dumps({"data": data}).encode()
+    found = error_from(Response(400, {}, body), method="GET", path="/things")
+    assert (found.code, len(found.errors)) == (code, count)
+
+
+@pytest.mark.parametrize(("source", "parameter"), [({"parameter": "limit"}, "limit"), ({}, None), ("limit", None)])
+def test_the_parameter_of_an_error_is_that_of_its_source(source: object, parameter: str | None) -> None:
+    body = json.dumps({"data": [{"source": source}]}).encode()
+    assert error_from(Response(400, {}, body), method="GET", path="/things").parameter == parameter
+
+
+@pytest.mark.parametrize(
+    ("date", "now", "seconds"), [(LATER, NOW, 60.0), ("Mon, 01 Jan 1990 12:00:00 GMT", None, None)]
+)
+def test_a_wait_until_a_date_is_counted_from_now(date: str, now: datetime | None, seconds: float | None) -> None:
+    response = Response(503, {"retry-after": date}, b"")
+    found = error_from(response, method="GET", path="/things", now=now).retry_after
+    assert found == seconds, "a date that has passed asks for no wait"

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import (
@@ -122,6 +123,7 @@ def test_jitter_is_over_the_whole_wait() -> None:
     ("header", "wait"),
     [
         ("7", 7.0),
+        ("30", 30.0),
         ("0", 0.0),
         ("1.5", 1.5),
         ("Wed, 01 May 2024 12:00:20 GMT", 20.0),
@@ -144,8 +146,9 @@ def test_a_retry_after_that_asks_for_nothing_leaves_the_usual_wait(header: str) 
 
 
 @pytest.mark.parametrize("header", ["31", "9" * 30, "Wed, 01 May 2024 13:00:00 GMT"])
-def test_a_retry_after_beyond_the_ceiling_is_not_waited_for(header: str) -> None:
-    outcome, sent, took = send(GET, error(429, retry_after=header), answer(), policy=RetryPolicy(max_wait=30.0))
+@pytest.mark.parametrize("policy", [RetryPolicy(max_wait=30.0), RetryPolicy()], ids=["30 s", "by default"])
+def test_a_retry_after_beyond_the_ceiling_is_not_waited_for(header: str, policy: RetryPolicy) -> None:
+    outcome, sent, took = send(GET, error(429, retry_after=header), answer(), policy=policy)
     assert (outcome.status, sent, took) == (429, 1, 0.0)
 
 
@@ -388,3 +391,59 @@ def test_an_attempt_ends_with_the_time_for_all_of_them() -> None:
         outcome, sent, took = send(GET, hangs, policy=RetryPolicy(max_retries=9, base=0, max_elapsed=limit))
         assert isinstance(outcome, RequestTimeoutError)
         assert (sent, took) == ((1, 5.0) if limit == 5.0 else (2, 40.0))
+
+
+@pytest.mark.parametrize(("deadline", "took"), [(-1.0, 0.0), (0.0, 0.0), (12.0, 12.0), (90.0, 60.0)])
+def test_the_attempts_end_with_the_deadline_of_the_request_or_max_elapsed(deadline: float, took: float) -> None:
+    async def hangs(request: Request) -> Response:
+        await asyncio.sleep(3600)
+        return answer()
+
+    async def main() -> None:
+        began = virtual.now()
+        request = attrs.evolve(GET, deadline=began + deadline)
+        policy = RetryPolicy(max_retries=9, base=0, max_elapsed=60)
+        with pytest.raises(RequestTimeoutError):
+            await Retrying(Scripted(hangs), policy, now=lambda: NOON).send(request)
+        assert virtual.now() - began == took
+
+    virtual.run(main())
+
+
+class OtherClock:
+    """A clock on which waiting takes none of the event loop's time."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def time(self) -> float:
+        return self.passed
+
+    def now(self) -> datetime:
+        return NOON
+
+    async def sleep(self, seconds: float) -> None:
+        self.passed += seconds
+
+
+def test_waits_are_on_the_clock_of_the_transport_and_its_deadline_on_the_loops() -> None:
+    async def main() -> None:
+        inner = Scripted(error(503), error(503), answer())
+        inner.waits = OtherClock()  # type: ignore[attr-defined]
+        began = virtual.now()
+        retrying = Retrying(inner, RetryPolicy(base=8), now=lambda: NOON, uniform=lambda low, high: high)
+        assert (await retrying.send(GET)).attempts == 3
+        assert (virtual.now() - began, inner.waits.passed) == (0.0, 24.0)  # type: ignore[attr-defined]
+        assert [request.deadline for request in inner.requests] == [began + 30.0] * 3
+
+    virtual.run(main())
+
+
+def test_the_log_has_the_facts_of_an_attempt_as_fields(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "basiq_async")
+    send(GET, error(503), answer())
+    first, retry, last = (vars(record) for record in caplog.records)
+    for record, facts in ((first, (503, 1)), (retry, (503, 1)), (last, (200, 2))):
+        assert (record["http_method"], record["http_path"]) == ("GET", GET.url)
+        assert (record["http_status"], record["attempt"]) == facts
+        assert not record.keys() & {"duration", "wait"}, "a number of seconds that the text shows rounded"
