@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, TypeVar, TypeVarTuple
@@ -13,7 +14,7 @@ import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
-from .limits import inbox_is_slow
+from .limits import inbox_is_slow, inbox_limit
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
 
@@ -35,7 +36,7 @@ class Ended(enum.Enum):
     """How the attempt to handle an event ended."""
 
     HANDLED = "handled"
-    """The work is done. With an ``error``, the inbox could not record that."""
+    """The work is done."""
     DONE = "done"
     """It was handled before, or is in the quarantine."""
     BUSY = "busy"
@@ -60,9 +61,32 @@ class Ending(Generic[T]):
 
 
 class Units:
-    """The units under way in this process. Wait for them before the inbox is closed."""
+    """The units under way in this process, and what they have in common. Wait for them before the inbox is closed.
 
-    def __init__(self) -> None:
+    lease: seconds for which a claim keeps other workers away. ``renew``: whether it is renewed while the work lasts.
+    call_timeout: the limit for each call of the inbox, in seconds.
+    work_timeout: after so many seconds, the work is cancelled. None is for no limit.
+    grace: for how many seconds a caller waits for work that was cancelled.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        *,
+        lease: float,
+        call_timeout: float,
+        grace: float,
+        work_timeout: float | None = None,
+        renew: bool = False,
+        logger: logging.Logger = _logger,
+    ) -> None:
+        self.inbox = inbox
+        self.lease = lease
+        self.call_timeout = call_timeout
+        self.grace = grace
+        self.work_timeout = work_timeout
+        self.renew = renew
+        self.logger = logger
         self.tasks: set[asyncio.Task[Any]] = set()
         self.by_key: dict[str, asyncio.Task[Any]] = {}
         """For each key, the task whose turn it is: the others wait for it."""
@@ -77,149 +101,207 @@ class Units:
         return len((await asyncio.wait(self.tasks, timeout=seconds))[1]) if self.tasks else 0
 
 
-async def handle_once(unit: Unit[T], units: Units) -> Ending[T]:
-    """Claim the unit's event, do the work, and record it. ``units`` owns its task.
-
-    If the caller is cancelled, the work is cancelled once, and awaited for at most ``grace`` seconds. If the work does
-    not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
-    """
-    loop = asyncio.get_running_loop()
-    unit.answer = loop.create_future()
-    unit.task = loop.create_task(unit.run(units))
-    units.tasks.add(unit.task)
-    unit.task.add_done_callback(units.tasks.discard)
-    unit.task.add_done_callback(unit.tell)
-    try:
-        return await unit.answer
-    except asyncio.CancelledError:
-        unit.cancel()
-        await wait_uncancelled(unit.task, unit.grace)
-        if not unit.task.done():
-            unit.tell_late()
-        raise
-
-
-@attrs.define(eq=False)
 class Unit(Generic[T]):
-    """One event to handle. Times are in seconds.
+    """One event to handle. A subclass does the work.
 
-    name: returns what the log calls it.
-    work: does the work. It runs in a task of its own, has one context from begin to end, and is cancelled once at most.
-    lease: for how long the claim keeps other workers away. ``renew``: whether it is renewed as long as the work lasts.
-    call_timeout: the limit for each call of the inbox.
-    work_timeout: after this, the work is cancelled. None is for no limit.
-    grace: for how long a caller waits for work that was cancelled.
-    patience: for how long to wait for another worker that holds the event.
+    patience: for how many seconds to wait for another worker that holds the event.
     session: the inbox, if the work happens in a transaction of it, whose ``InboxError`` is a failure of the storage.
-    prepare: awaited before the claim of such a transaction, which therefore holds no connection meanwhile.
     quarantined: the event is in the quarantine, and is tried again.
-    on_failure: records that the work failed, with ``call`` and ``release``. By default the claim is released.
     """
 
-    inbox: Inbox
-    key: str
-    token: str
-    name: Callable[[], str]
-    work: Callable[[], Awaitable[T]]
-    lease: float
-    call_timeout: float
-    grace: float
-    patience: float
-    work_timeout: float | None = None
-    prepare: Callable[[], Awaitable[object]] | None = None
-    on_failure: Callable[[Exception], Awaitable[None]] | None = None
-    session: TransactionalInbox | None = None
-    quarantined: bool = False
-    renew: bool = False
-    fields: Callable[[], dict[str, object]] = dict
-    """Returns fields for the log."""
-    logger: logging.Logger = _logger
-    claimed: bool = attrs.field(default=False, init=False)
-    timed_out: bool = attrs.field(default=False, init=False)
-    task: asyncio.Task[Ending[T]] = attrs.field(init=False)
-    answer: asyncio.Future[Ending[T]] = attrs.field(init=False)
-    """The caller awaits it: the result of the task, or ``LATE``."""
-    _cancelled: bool = attrs.field(default=False, init=False)
-    _open: bool = attrs.field(default=False, init=False)
-    """Whether a cancellation may reach what runs now: the work, but no call of the inbox."""
-    _limit: asyncio.Timeout | None = attrs.field(default=None, init=False)
-    _ended: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
-    """Whether the lease is no longer renewed."""
+    prepares = False
+    """Whether to await ``prepare`` before the claim of such a transaction, which holds no connection meanwhile."""
 
-    def tell(self, task: asyncio.Task[Ending[T]]) -> None:
+    def __init__(
+        self,
+        units: Units,
+        key: str,
+        token: str,
+        patience: float,
+        *,
+        session: TransactionalInbox | None = None,
+        quarantined: bool = False,
+    ) -> None:
+        self.units = units
+        self.key = key
+        self.token = token
+        self.patience = patience
+        self.session = session
+        self.quarantined = quarantined
+        self.claimed = False
+        self.timed_out = False
+        self._cancelled = False
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+        """When the time of the present call of the inbox, or of the work, is over."""
+        self._expired = False
+        self._open = False
+        """Whether a cancellation may reach what runs now: the work, but no call of the inbox."""
+        self._renewal_ended: asyncio.Event | None = None
+
+    async def prepare(self) -> None:
+        """Prepare the work."""
+
+    async def work(self) -> T:
+        """Do the work. It runs in a task of its own, has one context, and is cancelled once at most."""
+        raise NotImplementedError
+
+    async def record_failure(self, failure: Exception) -> None:
+        """Record that the work failed, with ``call`` and ``release``."""
+        await self.release()
+
+    def describe(self) -> str:
+        """Return what the log calls the event."""
+        raise NotImplementedError
+
+    def log_fields(self) -> dict[str, object]:
+        """Return fields for the log."""
+        return {}
+
+    def report(self, what: str, failure: Exception) -> None:
+        """Log what became of the event, because the inbox failed."""
+        self._warn(f"%s {what}: %s", failure)
+
+    async def handle_once(self) -> Ending[T]:
+        """Claim the event, do the work, and record it. ``units`` owns the task that does it.
+
+        If the caller is cancelled, the work is cancelled once, and awaited for at most ``grace`` seconds. If the work
+        does not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
+        """
+        self._answer: asyncio.Future[Ending[T]] = self._loop.create_future()
+        self._task = self._loop.create_task(self._run())
+        self.units.tasks.add(self._task)
+        self._task.add_done_callback(self._answer_caller)
+        try:
+            return await self._answer
+        except asyncio.CancelledError:
+            self._cancel()
+            await wait_uncancelled(self._task, self.units.grace)
+            if not self._task.done():
+                self._tell_late()
+            raise
+
+    def _answer_caller(self, task: asyncio.Task[Ending[T]]) -> None:
         """Return the task's end to the caller, unless the caller was cancelled or already has ``LATE``."""
-        if self.answer.done():
+        self.units.tasks.discard(task)
+        if self._answer.done():
             return
         if task.cancelled():
-            self.answer.cancel()
+            self._answer.cancel()
         elif (fault := task.exception()) is not None:
-            self.answer.set_exception(fault)
+            self._answer.set_exception(fault)
         else:
-            self.answer.set_result(task.result())
+            self._answer.set_result(task.result())
 
-    def cancel(self) -> None:
+    def _cancel(self) -> None:
         """Cancel the work, once. A call of the inbox that is under way comes to its end."""
         self._cancelled = True
-        self._ended.set()  # from now on the lease runs out
-        limit = self._limit
-        if self._open and limit is not None and not limit.expired() and not self.task.cancelling():
-            limit.reschedule(None)
-            self.task.cancel()
+        if self._renewal_ended is not None:  # from now on the lease runs out
+            self._renewal_ended.set()
+        if self._open and not self._expired and not self._task.cancelling():
+            self._due = math.inf
+            self._task.cancel()
 
-    def tell_late(self) -> None:
+    def _tell_late(self) -> None:
         """Log that the work was cancelled and has not ended. A caller that still waits gets ``LATE``."""
-        text = "the handler of %s was cancelled but still runs: it stays claimed until the handler ends"
-        self.logger.warning(text, self.name(), extra=self.fields())
-        if not self.answer.done():
-            self.answer.set_result(Ending(Ended.LATE))
+        self._warn("the handler of %s was cancelled but still runs: it stays claimed until the handler ends")
+        if not self._answer.done():
+            self._answer.set_result(Ending(Ended.LATE))
+
+    def _warn(self, text: str, *arguments: object) -> None:
+        self.units.logger.warning(text, self.describe(), *arguments, extra=self.log_fields())
+
+    # --- one timer, for the call or the work that runs now ---
+
+    def _limit(self, seconds: float | None) -> None:
+        """Let what runs from now on last at most so many seconds. The timer looks again if it comes too early."""
+        self._expired = False
+        if seconds is None:
+            self._due = math.inf
+            return
+        self._due = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._due:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
+
+    def _look_at_time(self) -> None:
+        self._timer = None
+        if self._loop.time() >= self._due:
+            if self._expired:
+                self._due = math.inf
+                if not self._answer.done():
+                    self._tell_late()
+            else:
+                self._expired = True
+                self._due = self._due + self.units.grace if self._open else math.inf
+                self._task.cancel()
+        self._set_timer()
+
+    def _end_limit(self) -> None:
+        """End the limit. A cancellation has had its effect; one that is not by the timer is of an event loop's end."""
+        self._due = math.inf
+        if self._task.cancelling():
+            self._cancelled = self._cancelled or self._task.cancelling() > self._expired
+            while self._task.cancelling():
+                self._task.uncancel()
+
+    # --- the task ---
 
     async def call(
         self, call: Callable[[*Arguments], Awaitable[V]], *arguments: *Arguments, seconds: float | None = None
     ) -> V:
         """Make a call of the inbox to its end, within a time limit. Raises its error; ``InboxError`` if it is slow."""
-        task, seconds = asyncio.current_task(), self.call_timeout if seconds is None else seconds
+        seconds = self.units.call_timeout if seconds is None else seconds
         for _ in range(_MOST_STARTS):
-            timeout = asyncio.timeout(seconds)
+            self._limit(seconds)
             try:
-                async with timeout:
-                    return await call(*arguments)
-            except TimeoutError as exc:
-                if not timeout.expired():
-                    raise
-                raise inbox_is_slow(seconds) from drop_tracebacks(exc)
+                return await call(*arguments)
             except asyncio.CancelledError as exc:
-                if task is None or not task.cancelling():
+                if self._expired:
+                    raise inbox_is_slow(seconds) from drop_tracebacks(exc)
+                if not self._task.cancelling():
                     raise InboxError("the inbox awaited something that was cancelled") from exc
-                self._cancelled = True  # the event loop shuts down
-                while task.cancelling():
-                    task.uncancel()
+            except TimeoutError as exc:
+                if str(exc):
+                    raise
+                raise inbox_is_slow(seconds) from drop_tracebacks(exc)  # by a limit of the inbox's own
+            finally:
+                self._end_limit()
         raise InboxError("the event loop shuts down")
 
     async def release(self, seconds: float | None = None) -> None:
         """Release the claim. If that fails, it ends with its lease."""
         try:
-            await self.call(self.inbox.release, self.key, self.token, seconds=seconds)
+            await self.call(self.units.inbox.release, self.key, self.token, seconds=seconds)
         except Exception as exc:
-            text = "%s stays claimed until its lease runs out: %s"
-            self.logger.log(
-                logging.WARNING if seconds is None else logging.DEBUG, text, self.name(), exc, extra=self.fields()
-            )
+            if seconds is None:
+                self.report("stays claimed until its lease runs out", exc)
 
-    async def run(self, units: Units) -> Ending[T]:
+    async def _run(self) -> Ending[T]:
         """Claim, work and record."""
+        by_key = self.units.by_key
         try:
-            if self.key in units.by_key:
-                await self._interruptible(lambda: self._wait_for_turn(units), None)
-            units.by_key[self.key] = self.task
-            if self.prepare is not None:
-                if not self.quarantined and await self.call(self.inbox.seen, self.key):
+            if self.key in by_key:
+                await self._interruptible(self._wait_for_turn, None)
+            by_key[self.key] = self._task
+            if self.prepares:
+                if not self.quarantined and await self.call(self.units.inbox.seen, self.key):
                     return Ending(Ended.DONE)
-                await self._interruptible(self.prepare, self.work_timeout)
-            ending = await self._claim(units)
+                await self._interruptible(self.prepare, self.units.work_timeout)
+            ending = await self._claim()
             if ending is not None:
                 return ending
             self.claimed = True
-            value = await self._work()
+            if self.units.renew and self.session is None:
+                value = await self._work_and_renew()
+            else:
+                value = await self._interruptible(self.work, self.units.work_timeout)
+            return await self._complete(value)
         except asyncio.CancelledError:
             if self.claimed:
                 await self.release()
@@ -229,18 +311,18 @@ class Unit(Generic[T]):
         except BaseException:
             await self.release()
             raise
-        else:
-            return await self._complete(value)
         finally:
-            if units.by_key.get(self.key) is self.task:
-                del units.by_key[self.key]
+            self._due = math.inf
+            self._set_timer()
+            if by_key.get(self.key) is self._task:
+                del by_key[self.key]
 
-    async def _wait_for_turn(self, units: Units) -> None:
-        while (other := units.by_key.get(self.key)) is not None:
+    async def _wait_for_turn(self) -> None:
+        while (other := self.units.by_key.get(self.key)) is not None:
             if not (await asyncio.wait((other,), timeout=self.patience))[0]:
                 return  # from here on the inbox decides: the other's lease may be longer
 
-    async def _claim(self, units: Units) -> Ending[T] | None:
+    async def _claim(self) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
         waited, wait = 0.0, _FIRST_WAIT
         while True:
@@ -253,26 +335,41 @@ class Unit(Generic[T]):
                 return None
             if claim.status is ClaimStatus.DONE:
                 return Ending(Ended.DONE)
-            if waited >= self.patience or units.hasty:
+            if waited >= self.patience or self.units.hasty:
                 return Ending(Ended.BUSY, claim=claim)
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))
             await self._interruptible(partial(asyncio.sleep, pause), None)
             waited, wait = waited + pause, min(_LONGEST_WAIT, 1.5 * wait)
 
     def _ask_for_claim(self) -> Awaitable[Claim]:
+        inbox, lease = self.units.inbox, self.units.lease
         if self.session is not None:
-            return self.session.claim_transaction(self.key, self.token, lease=self.lease, quarantined=self.quarantined)
-        claim = self.inbox.claim_quarantined if self.quarantined else self.inbox.claim
-        return claim(self.key, self.token, lease=self.lease)
+            return self.session.claim_transaction(self.key, self.token, lease=lease, quarantined=self.quarantined)
+        claim = inbox.claim_quarantined if self.quarantined else inbox.claim
+        return claim(self.key, self.token, lease=lease)
 
-    async def _work(self) -> T:
-        renewing = asyncio.create_task(self._renew()) if self.renew and self.session is None else None
+    async def _work_and_renew(self) -> T:
+        ended = self._renewal_ended = asyncio.Event()
+        renewing = self._loop.create_task(self._renew(ended))
         try:
-            return await self._interruptible(self.work, self.work_timeout)
-        finally:
-            if renewing is not None:  # a call under way has a time limit; a claim must not be renewed after its end
-                self._ended.set()
-                await wait_uncancelled(renewing)
+            return await self._interruptible(self.work, self.units.work_timeout)
+        finally:  # a call under way has a time limit; a claim must not be renewed after its end
+            ended.set()
+            await wait_uncancelled(renewing)
+
+    async def _renew(self, ended: asyncio.Event) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self.units.lease / 3):
+                    await ended.wait()
+                return
+            except TimeoutError:
+                pass
+            try:
+                async with inbox_limit(self.units.call_timeout):
+                    await self._ask_for_claim()
+            except Exception as exc:
+                self._warn("the claim on %s could not be renewed: %s", exc)
 
     async def _interruptible(self, work: Callable[[], Awaitable[V]], seconds: float | None) -> V:
         """Await ``work``, which a cancellation or its time limit may interrupt. Raises its error.
@@ -281,67 +378,43 @@ class Unit(Generic[T]):
         """
         if self._cancelled:
             raise asyncio.CancelledError
-        task = self.task
-        self._open, self._limit = True, asyncio.timeout(seconds)
-        late = None if seconds is None else task.get_loop().call_later(seconds + self.grace, self._check_late)
+        self._limit(seconds)
+        self._open = True
         try:
-            async with self._limit:
-                return await work()
+            return await work()
         except asyncio.CancelledError as exc:
-            if self._cancelled or task.cancelling():
-                self._cancelled = True
+            if self._task.cancelling() > self._expired or (self._cancelled and not self._expired):
                 raise
-            raise RuntimeError("the handler awaited something that was cancelled") from exc
+            if not self._expired:
+                raise RuntimeError("the handler awaited something that was cancelled") from exc
+            failure: BaseException = exc
         except Exception as exc:
-            if not self._limit.expired():
+            if not self._expired:
                 raise
-            self.timed_out = True
-            text = f"the handler was cancelled after {seconds:g} s"
-            raise TimeoutError(text) from drop_tracebacks(exc)
+            failure = exc
         finally:
             self._open = False
-            if late is not None:
-                late.cancel()
-            while task.cancelling():  # the cancellation has had its effect
-                task.uncancel()
-
-    def _check_late(self) -> None:
-        if not self.answer.done():
-            self.tell_late()
-
-    async def _renew(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self.lease / 3):
-                    await self._ended.wait()
-                return
-            except TimeoutError:
-                pass
-            try:
-                await self.call(self._ask_for_claim)
-            except Exception as exc:
-                self.logger.warning("the claim on %s could not be renewed: %s", self.name(), exc, extra=self.fields())
+            self._end_limit()
+        self.timed_out = True
+        raise TimeoutError(f"the handler was cancelled after {seconds:g} s") from drop_tracebacks(failure)
 
     async def _complete(self, value: T) -> Ending[T]:
         failure: Exception
         try:
-            recorded = await self.call(self.inbox.complete, self.key, self.token)
+            recorded = await self.call(self.units.inbox.complete, self.key, self.token)
         except Exception as exc:
             if self.session is None:
-                # It was handled. Reporting a failure would certainly have it handled twice.
-                return Ending(Ended.HANDLED, value, exc)
+                # It was handled. A failure would certainly have it handled twice.
+                self.report("was handled, but that could not be recorded", exc)
+                return Ending(Ended.HANDLED, value)
             if not isinstance(exc, (InboxError, TimeoutError, RuntimeError)):
-                return await self._fail(exc)  # the storage refuses what the handler wrote
+                raise  # the storage refuses what the handler wrote
             failure = exc
         else:
             if recorded:
                 return Ending(Ended.HANDLED, value)
             if self.session is None:
-                self.logger.warning(
-                    "%s was handled after its lease had run out: another worker may have handled it too",
-                    self.name(),
-                    extra=self.fields(),
-                )
+                self._warn("%s was handled after its lease had run out: another worker may have handled it too")
                 return Ending(Ended.HANDLED, value)
             failure = InboxError("the claim ended before its transaction was committed")
         # Its commit may have succeeded all the same: when the event comes again, the inbox knows.
@@ -352,5 +425,5 @@ class Unit(Generic[T]):
         if self.session is not None and isinstance(failure, InboxError):
             await self.release(_GIVE_BACK_SOON)
             return Ending(Ended.UNAVAILABLE, error=failure)
-        await (self.release() if self.on_failure is None else self.on_failure(failure))
+        await self.record_failure(failure)
         return Ending(Ended.FAILED, error=failure)

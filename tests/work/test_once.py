@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from basiq_async import InboxError
-from basiq_async._work.once import Ended, Ending, Unit, Units, handle_once
+from basiq_async._work.once import Ended, Ending, Unit, Units
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support import virtual
@@ -21,9 +21,28 @@ KEY = "event"
 Work = Callable[[], Awaitable[str]]
 
 
-def unit(inbox: MemoryInbox, work: Work, *, token: str = "a", **options: Any) -> Unit[str]:
-    settings = {"lease": LEASE, "call_timeout": 5.0, "grace": 1.0, "patience": 0.3} | options
-    return Unit(inbox, KEY, token, lambda: "an event", work, **settings)
+class Event(Unit[str]):
+    doing: Work
+    reported: list[Exception]
+
+    async def work(self) -> str:
+        return await self.doing()
+
+    def describe(self) -> str:
+        return "an event"
+
+    def report(self, what: str, failure: Exception) -> None:
+        self.reported.append(failure)
+
+
+def owner(inbox: MemoryInbox, **options: Any) -> Units:
+    return Units(inbox, **{"lease": LEASE, "call_timeout": 5.0, "grace": 1.0} | options)
+
+
+def unit(units: Units, work: Work, token: str = "a", patience: float = 0.3, session: Any = None) -> Event:
+    one = Event(units, KEY, token, patience, session=session)
+    one.doing, one.reported = work, []
+    return one
 
 
 async def work() -> str:
@@ -40,9 +59,9 @@ def on_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[
 
 @on_virtual_time
 async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
-    inbox, units = MemoryInbox(clock=virtual.clock), Units()
-    first = await handle_once(unit(inbox, work), units)
-    again = await handle_once(unit(inbox, work, token="b"), units)
+    units = owner(MemoryInbox(clock=virtual.clock))
+    first = await unit(units, work).handle_once()
+    again = await unit(units, work, "b").handle_once()
     assert (first.how, first.value, again.how) == (Ended.HANDLED, "done", Ended.DONE)
     assert len(units) == 0
 
@@ -50,10 +69,11 @@ async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
 @pytest.mark.parametrize("across", [False, True], ids=["in one process", "across processes"])
 def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
     async def main() -> None:
-        inbox, units = MemoryInbox(clock=virtual.clock), Units()
-        owners = [Units() if across else units for _ in range(20)]
+        inbox = MemoryInbox(clock=virtual.clock)
+        units = owner(inbox)
+        owners = [owner(inbox) if across else units for _ in range(20)]
         endings = await asyncio.gather(
-            *(handle_once(unit(inbox, work, token=f"t{number}"), each) for number, each in enumerate(owners))
+            *(unit(each, work, f"t{number}").handle_once() for number, each in enumerate(owners))
         )
         assert sorted(each.how.value for each in endings) == ["done"] * 19 + ["handled"]
 
@@ -62,11 +82,11 @@ def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
 
 @on_virtual_time
 async def test_a_duplicate_of_long_work_is_told_who_holds_it_and_for_how_long() -> None:
-    inbox, units = MemoryInbox(clock=virtual.clock), Units()
-    first = asyncio.create_task(handle_once(unit(inbox, lambda: asyncio.sleep(20, "done")), units))
+    units = owner(MemoryInbox(clock=virtual.clock))
+    first = asyncio.create_task(unit(units, lambda: asyncio.sleep(20, "done")).handle_once())
     await asyncio.sleep(0)
     started = virtual.now()
-    ending = await handle_once(unit(inbox, work, token="b"), units)
+    ending = await unit(units, work, "b").handle_once()
     assert ending.how is Ended.BUSY
     assert ending.claim is not None
     assert (ending.claim.holder, virtual.now() - started <= 1.0) == ("a", True)
@@ -80,17 +100,18 @@ async def test_who_waits_for_long_gets_its_turn_when_the_other_one_has_failed() 
         raise ValueError("no")
 
     inbox = MemoryInbox(clock=virtual.clock)
-    first = asyncio.create_task(handle_once(unit(inbox, fails), Units()))
+    first = asyncio.create_task(unit(owner(inbox), fails).handle_once())
     await asyncio.sleep(0)
-    second = await handle_once(unit(inbox, work, token="b", patience=60.0), Units())
+    second = await unit(owner(inbox), work, "b", patience=60.0).handle_once()
     assert ((await first).how, second.how) == (Ended.FAILED, Ended.HANDLED)
 
 
 @on_virtual_time
 async def test_units_that_are_to_end_wait_for_nobody() -> None:
-    inbox, units = MemoryInbox(clock=virtual.clock), Units()
+    inbox = MemoryInbox(clock=virtual.clock)
+    units = owner(inbox)
     await inbox.claim(KEY, "another", lease=3600)
-    waiting = asyncio.create_task(handle_once(unit(inbox, work, patience=3600.0), units))
+    waiting = asyncio.create_task(unit(units, work, patience=3600.0).handle_once())
     await asyncio.sleep(10)
     units.hasty = True
     assert await units.wait(10) == 0
@@ -100,9 +121,8 @@ async def test_units_that_are_to_end_wait_for_nobody() -> None:
 @on_virtual_time
 async def test_a_lease_is_renewed_as_long_as_the_work_lasts_and_not_longer() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
-    working = asyncio.create_task(
-        handle_once(unit(inbox, lambda: asyncio.sleep(10 * LEASE, "done"), renew=True), Units())
-    )
+    long = unit(owner(inbox, renew=True), lambda: asyncio.sleep(10 * LEASE, "done"))
+    working = asyncio.create_task(long.handle_once())
     for _ in range(18):
         await asyncio.sleep(LEASE / 2)
         assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
@@ -139,15 +159,17 @@ def test_an_inbox_that_fails_is_the_end_within_its_limit(call: str, how: Ended, 
     async def main() -> None:
         inbox = Failing(call, error)
         started = virtual.now()
-        ending = await handle_once(unit(inbox, work), Units())
+        one = unit(owner(inbox), work)
+        ending = await one.handle_once()
         assert ending.how is how
+        found = one.reported[0] if how is Ended.HANDLED else ending.error
         if error is None:
-            assert str(ending.error) == "the inbox did not respond within 5 s"
-            cause = ending.error and ending.error.__cause__
-            assert isinstance(cause, TimeoutError)
+            assert str(found) == "the inbox did not respond within 5 s"
+            cause = found.__cause__ if found else None
+            assert cause is not None
             assert cause.__traceback__ is None, "frames of the inbox are kept, and their variables"
         else:
-            assert ending.error is error
+            assert found is error
         assert virtual.now() - started <= 6.0
         if call == "claim":
             inbox.failing = ""
@@ -171,9 +193,10 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
                 cancellations += 1
         return "done"
 
-    inbox, units = MemoryInbox(clock=virtual.clock), Units()
+    inbox = MemoryInbox(clock=virtual.clock)
+    units = owner(inbox, work_timeout=2.0)
     started = virtual.now()
-    ending = await handle_once(unit(inbox, resists, work_timeout=2.0), units)
+    ending = await unit(units, resists).handle_once()
     assert (ending.how, virtual.now() - started) == (Ended.LATE, 3.0)
     assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
     assert await units.wait(60) == 0
@@ -183,11 +206,10 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
 
 @on_virtual_time
 async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
-    inbox, units = MemoryInbox(clock=virtual.clock), Units()
+    inbox = MemoryInbox(clock=virtual.clock)
+    units = owner(inbox)
     for step in range(8):
-        caller = asyncio.create_task(
-            handle_once(unit(inbox, lambda: asyncio.sleep(20, "done"), token=f"t{step}"), units)
-        )
+        caller = asyncio.create_task(unit(units, lambda: asyncio.sleep(20, "done"), f"t{step}").handle_once())
         for _ in range(step):
             await asyncio.sleep(0)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
@@ -206,14 +228,15 @@ async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
     async def fails() -> str:
         raise ValueError("no")
 
-    async def record(failure: Exception) -> None:
-        await asyncio.sleep(1)
-        recorded.append(failure)
-        await one.release()
+    class Recording(Event):
+        async def record_failure(self, failure: Exception) -> None:
+            await asyncio.sleep(1)
+            recorded.append(failure)
+            await self.release()
 
-    inbox = MemoryInbox(clock=virtual.clock)
-    one = unit(inbox, fails, on_failure=record)
-    ending: Ending[str] = await handle_once(one, Units())
+    one = Recording(owner(MemoryInbox(clock=virtual.clock)), KEY, "a", 0.3)
+    one.doing = fails
+    ending: Ending[str] = await one.handle_once()
     assert (ending.how, [ending.error]) == (Ended.FAILED, recorded)
 
 
@@ -222,9 +245,10 @@ async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
 
 @on_virtual_time
 async def test_a_caller_that_is_cancelled_ends_the_work_at_once_and_leaves_no_claim() -> None:
-    inbox, units = MemoryInbox(clock=virtual.clock), Units()
-    one = unit(inbox, lambda: asyncio.sleep(20, "done"), grace=10.0)
-    caller = asyncio.create_task(handle_once(one, units))
+    inbox = MemoryInbox(clock=virtual.clock)
+    units = owner(inbox, grace=10.0)
+    one = unit(units, lambda: asyncio.sleep(20, "done"))
+    caller = asyncio.create_task(one.handle_once())
     await asyncio.sleep(1)
     began = virtual.now()
     caller.cancel()
@@ -248,8 +272,8 @@ def test_only_work_that_still_runs_after_its_cancellation_is_told(
         return "done"
 
     async def main() -> None:
-        inbox, units = MemoryInbox(clock=virtual.clock), Units()
-        caller = asyncio.create_task(handle_once(unit(inbox, works), units))
+        units = owner(MemoryInbox(clock=virtual.clock))
+        caller = asyncio.create_task(unit(units, works).handle_once())
         await asyncio.sleep(1)
         began = virtual.now()
         caller.cancel()
@@ -274,8 +298,9 @@ async def test_a_caller_that_is_cancelled_before_the_work_begins_has_it_never_be
         begun.append("begun")
         return "done"
 
-    inbox, units = Slow(clock=virtual.clock), Units()
-    caller = asyncio.create_task(handle_once(unit(inbox, works, grace=10.0), units))
+    inbox = Slow(clock=virtual.clock)
+    units = owner(inbox, grace=10.0)
+    caller = asyncio.create_task(unit(units, works).handle_once())
     await asyncio.sleep(0.5)
     caller.cancel()
     await asyncio.wait((caller,))
@@ -285,13 +310,14 @@ async def test_a_caller_that_is_cancelled_before_the_work_begins_has_it_never_be
 
 @on_virtual_time
 async def test_a_unit_says_whether_its_time_was_over() -> None:
-    slow = unit(MemoryInbox(clock=virtual.clock), lambda: asyncio.sleep(20, "done"), work_timeout=2.0)
-    ending = await handle_once(slow, Units())
+    units = owner(MemoryInbox(clock=virtual.clock), work_timeout=2.0)
+    slow = unit(units, lambda: asyncio.sleep(20, "done"))
+    ending = await slow.handle_once()
     assert (ending.how, slow.timed_out, str(ending.error)) == (
         Ended.FAILED, True, "the handler was cancelled after 2 s",
     )  # fmt: skip
-    quick = unit(MemoryInbox(clock=virtual.clock), work, work_timeout=2.0)
-    assert ((await handle_once(quick, Units())).how, quick.timed_out) == (Ended.HANDLED, False)
+    quick = unit(units, work)
+    assert ((await quick.handle_once()).how, quick.timed_out) == (Ended.HANDLED, False)
 
 
 @on_virtual_time
@@ -303,9 +329,9 @@ async def test_a_duplicate_in_one_process_does_not_ask_the_inbox_while_the_first
             asked.append(virtual.now())
             return await super().claim(key, token, lease=lease)
 
-    inbox, units = Asked(clock=virtual.clock), Units()
+    units = owner(Asked(clock=virtual.clock))
     began = virtual.now()
-    await asyncio.gather(*(handle_once(unit(inbox, work, token=token), units) for token in "ab"))
+    await asyncio.gather(*(unit(units, work, token).handle_once() for token in "ab"))
     assert asked == pytest.approx([began, began + 0.1])
 
 
@@ -329,13 +355,15 @@ def test_an_inbox_error_of_the_work_is_the_storages_only_where_the_storage_is_it
     async def main() -> None:
         told: list[Exception] = []
 
-        async def record(failure: Exception) -> None:
-            told.append(failure)
-            await one.release()
+        class Recording(Event):
+            async def record_failure(self, failure: Exception) -> None:
+                told.append(failure)
+                await self.release()
 
         inbox = Transactional(clock=virtual.clock)
-        one = unit(inbox, fails, session=inbox if session else None, on_failure=record)
-        ending = await handle_once(one, Units())
+        one = Recording(owner(inbox), KEY, "a", 0.3, session=inbox if session else None)
+        one.doing = fails
+        ending = await one.handle_once()
         assert (ending.how, len(told)) == (how, 0 if session else 1)
         assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 from ..._redaction.text import printable
 from ..._work.keys import inbox_key
-from ..._work.once import Ended, Unit, Units, handle_once
+from ..._work.once import Ended, Unit, Units
 from ...errors import InboxError, TargetError
 from ...models import Message
 from ...receiver import Inbox
@@ -50,41 +49,25 @@ class Deduplicated:
         connection: bool = False,
     ) -> None:
         self._target = target
-        self._inbox = inbox
         self._token = token
         self._webhook_id = webhook_id
-        self._timeout = timeout
         self._session = None
         if not isinstance(target, Target) and isinstance(inbox, TransactionalInbox):
             self._session = inbox
+            # A transaction ends with this process. Its lease is for a machine that vanishes, not for a slow handler.
+            lease = max(lease, LEASE)
         self._connection = connection
-        # A transaction ends with this process. Its lease is for a machine that vanishes, not for a slow handler.
-        self._lease = max(lease, LEASE) if self._session is not None else lease
-        self._units = Units()
+        grace = min(lease, _LONGEST_END)
+        self._units = Units(inbox, lease=lease, call_timeout=timeout, grace=grace, renew=True, logger=logger)
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
-        key, token = self._key(message), f"{self._token}:{message.id}"
-        unit = Unit(
-            self._inbox,
-            key,
-            token,
-            lambda: f"message {message.id!r}",
-            partial(self._work, message, key, token),
-            self._lease,
-            self._timeout,
-            grace=min(self._lease, _LONGEST_END),
-            patience=max(self._lease, LEASE) + 60.0,
-            session=self._session,
-            renew=self._session is None,
-            logger=logger,
-        )
-        ending = await handle_once(unit, self._units)
+        key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
+        patience = max(self._units.lease, LEASE) + 60.0
+        unit = _Message(self._units, key, f"{self._token}:{message.id}", patience, session=self._session)
+        unit.message, unit.target, unit.connection = message, self._target, self._connection
+        ending = await unit.handle_once()
         if ending.how is Ended.HANDLED:
-            if ending.error is not None:
-                # The checkpoint will record it. A failure would certainly have it handled again.
-                text = "%r was handled, but that could not be recorded in the inbox: %s"
-                logger.error(text, key, printable(ending.error))
             return ending.value
         if ending.how is Ended.DONE:
             return HANDLED_BEFORE
@@ -97,15 +80,25 @@ class Deduplicated:
         if isinstance(self._target, Target):
             await self._target.flush()
 
-    def _key(self, message: Message) -> str:
-        return inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
 
-    async def _work(self, message: Message, key: str, token: str) -> str | None:
-        if isinstance(self._target, Target):
-            found = await self._target.deliver(message)
-            await self._target.flush()
+class _Message(Unit[str | None]):
+    message: Message
+    target: Target | SessionHandler
+    connection: bool
+
+    async def work(self) -> str | None:
+        if isinstance(self.target, Target):
+            found = await self.target.deliver(self.message)
+            await self.target.flush()
             return found
-        if self._session is not None:
-            async with self._session.transaction(key, token, session=not self._connection) as session:
-                await self._target(message, session)
+        if self.session is not None:
+            async with self.session.transaction(self.key, self.token, session=not self.connection) as session:
+                await self.target(self.message, session)
         return None
+
+    def describe(self) -> str:
+        return f"message {self.message.id!r}"
+
+    def report(self, what: str, failure: Exception) -> None:
+        # If it was handled, the checkpoint will record it: a failure would certainly have it handled again.
+        logger.error("%s %s in the inbox: %s", self.describe(), what, printable(failure))
