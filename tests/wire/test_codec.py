@@ -13,7 +13,7 @@ import pytest
 
 from basiq_async import DeliveryAttempt, Event, EventType, Message, ResponseDecodeError, Secret, Webhook
 from basiq_async._wire.broken_items import BrokenItem
-from basiq_async._wire.codec import Codec, Loads, Unreadable, _strict_loads, default_loads
+from basiq_async._wire.codec import Codec, Loads, Unreadable, _strict_loads, _weight, default_loads
 
 CODEC = Codec()
 WHEN = datetime(2024, 4, 17, 23, 57, 17, tzinfo=UTC)
@@ -190,6 +190,18 @@ def test_a_webhook_that_cannot_be_read_says_where_and_shows_nothing(value: Any, 
 
 
 @pytest.mark.parametrize(
+    ("value", "said"),
+    [({"url": "u"}, "$.id: is missing"), ({"id": "w", "url": "u", "secret": 7}, "$.secret")],
+    ids=["a required field", "an optional one"],
+)
+def test_only_a_required_field_is_said_to_be_missing(value: Any, said: str) -> None:
+    with pytest.raises(ResponseDecodeError) as caught:
+        read(Webhook, value)
+    assert said in str(caught.value)
+    assert ("missing" in str(caught.value)) == ("missing" in said)
+
+
+@pytest.mark.parametrize(
     ("value", "found"),
     [
         ({"entity": "consent", "eventType": "revoked"}, ("consent.revoked", "consent", "revoked")),
@@ -274,6 +286,26 @@ def test_a_body_that_is_not_json_is_a_decode_error(loads: Loads, body: bytes) ->
 @pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
 def test_a_byte_order_mark_is_skipped(loads: Loads) -> None:
     assert Codec(loads=loads).json(b'\xef\xbb\xbf{"a": "\xc3\xa9"}') == {"a": "é"}
+
+
+@pytest.mark.parametrize(
+    ("body", "weight"),
+    [
+        (b"[" * 1_000, 202_000), (b"{" * 1_000, 202_000), (b"," * 1_000, 202_000), (b"x" * 1_000, 2_000),
+        ("é".encode() * 500, 8_000), (b"\\u00e9" * 100, 4_800),
+    ],
+    ids=["lists", "objects", "values", "text", "other text", "escaped text"],
+)  # fmt: skip
+def test_a_body_weighs_what_its_values_and_texts_need_in_memory(body: bytes, weight: int) -> None:
+    assert _weight(body) == weight
+
+
+@pytest.mark.parametrize(("values", "heavy"), [(1_200_000, False), (1_300_000, True)])
+def test_a_body_that_would_need_more_than_256_mib_is_not_decoded(values: int, heavy: bool) -> None:
+    said = "would need too much memory" if heavy else "is not JSON"
+    with pytest.raises(ResponseDecodeError, match=said):
+        CODEC.read(Webhook, (b"," * values).rjust(5 * 2**20))
+    assert CODEC.read(dict[str, Any], b'{"a": "%s"}' % (b"x" * 5 * 2**20))["a"]
 
 
 def test_without_orjson_the_standard_library_reads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from basiq_async import Event, Message
-from basiq_async._wire.order import ListOrder, Order, item_time, read_newest
+from basiq_async._wire.order import BEYOND, FAR, ListOrder, Order, item_time, raw_time, raw_times, read_newest
 from basiq_async.models import DeliveryAttempt
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -108,6 +108,85 @@ def test_a_list_that_has_no_order_gets_none_by_a_few_times_in_order() -> None:
     assert found.mixed
 
 
+@pytest.mark.parametrize(
+    ("steps", "order", "sure", "shows"),
+    [
+        ([0, 0], "unknown", False, False),
+        ([1, 0], "oldest-first", False, False),
+        ([0, 1], "newest-first", False, False),
+        ([4, 1], "oldest-first", False, False),
+        ([3, 1], "unknown", False, False),
+        ([1, 4], "newest-first", False, False),
+        ([1, 3], "unknown", False, False),
+        ([31, 0], "oldest-first", False, False),
+        ([32, 0], "oldest-first", True, True),
+        ([0, 32], "newest-first", True, True),
+        ([29, 3], "oldest-first", True, True),
+        ([3, 29], "newest-first", True, True),
+        ([28, 4], "oldest-first", False, True),
+        ([36, 4], "oldest-first", True, True),
+        ([16, 16], "unknown", False, True),
+        ([16, 15], "unknown", False, False),
+    ],
+)
+def test_four_steps_in_five_show_an_order_and_nine_in_ten_of_many_make_it_sure(
+    steps: list[int], order: Order, sure: bool, shows: bool
+) -> None:
+    found = ListOrder([*steps, 9, 9])
+    assert (found.order, found.sure, found.shows) == (order, sure, shows)
+
+
+@pytest.mark.parametrize(
+    ("far", "mixed"),
+    [([0, 0], False), ([2, 2], False), ([3, 3], True), ([3, 23], True), ([23, 3], True), ([3, 24], False)],
+)
+def test_three_far_steps_each_way_show_that_there_is_no_order_unless_nearly_all_go_one_way(
+    far: list[int], mixed: bool
+) -> None:
+    assert ListOrder([50, 50, *far]).mixed == mixed
+
+
+@pytest.mark.parametrize(("more", "steps"), [(timedelta(), [1, 0, 0, 0]), (timedelta(seconds=1), [1, 0, 1, 0])])
+def test_a_step_is_far_above_a_quarter_of_an_hour(more: timedelta, steps: list[int]) -> None:
+    found = ListOrder()
+    found.see(START)
+    found.see(START + FAR + more)
+    assert found.steps == steps
+
+
+@pytest.mark.parametrize(("before", "after"), [(3_099, [3_100, 60, 30, 10]), (3_100, [1_550, 30, 15, 5])])
+def test_what_was_seen_long_ago_counts_less(before: int, after: list[int]) -> None:
+    found = ListOrder([before, 60, 30, 10])
+    for time in MINUTES[:2]:
+        found.see(time)
+    assert found.steps == after
+
+
+JUST = {"timestamp": START.isoformat()}
+LATER = {"timestamp": MINUTES[9].isoformat()}
+
+
+@pytest.mark.parametrize(
+    ("item", "time"),
+    [
+        ({"attempts": [JUST]}, START),
+        ({"attempts": [LATER, JUST, {}, 7]}, START),
+        ({"createdDate": START.isoformat()}, START),
+        ({"attempts": [{"timestamp": "2026-03-01T00:00:00"}]}, START),
+        ({"attempts": []}, None),
+        ({"attempts": [{}]}, None),
+        ({"attempts": [{"timestamp": "soon"}]}, None),
+        ({"attempts": "no", "createdDate": "soon"}, None),
+        ({}, None),
+        ("no", None),
+    ],
+    ids=repr,
+)
+def test_the_time_of_an_items_json_is_that_of_the_item(item: object, time: datetime | None) -> None:
+    assert raw_time(item) == time
+    assert raw_times([item, {"attempts": [LATER]}]) == [*([] if time is None else [time]), MINUTES[9]]
+
+
 def test_the_time_of_a_message_is_its_earliest_attempts_and_of_an_event_its_creation() -> None:
     assert item_time(message("m", MINUTES[9], MINUTES[3], None)) == MINUTES[3]
     assert item_time(message("m")) is None
@@ -157,6 +236,14 @@ async def test_a_list_that_begins_with_the_newest_is_left_soon_after_them() -> N
     assert [each.id for each in found.items] == NEWEST
     assert not found.complete
     assert 10 < found.read == len(read) < 100
+
+
+async def test_a_list_that_ends_with_the_last_item_that_had_to_be_read_is_complete() -> None:
+    left = await read_newest(stream(HISTORY[::-1]), 10)
+    most = left.read - 1
+    assert most > BEYOND
+    found = await read_newest(stream(HISTORY[: -most - 1 : -1]), 10)
+    assert (found.read, found.complete) == (most, True)
 
 
 async def test_a_list_in_no_order_is_read_whole() -> None:

@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from basiq_async import APIError, Event, PaginationError, ResponseDecodeError, TransportError
 from basiq_async._wire.broken_items import BrokenItem
-from basiq_async._wire.paging import id_at, raw_id
+from basiq_async._wire.codec import Codec
+from basiq_async._wire.cursors import CursorSeal
+from basiq_async._wire.paging import Listing, id_at, is_lost, raw_id
+from basiq_async._wire.urls import BaseURL
+from basiq_async._work.tasks import TaskOwner
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,63 @@ def test_a_long_id_is_held_as_a_digest() -> None:
     found = raw_id({"id": "x" * 201})
     assert found is not None
     assert (len(found), found[0], raw_id({"id": "x" * 200})) == (33, "#", "x" * 200)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        *((APIError(status=status, method="GET"), True) for status in (400, 404, 410)),
+        *((APIError(status=status, method="GET"), False) for status in (399, 401, 403, 409, 411, 500)),
+        (APIError(status=400, method="POST"), False),
+        (TransportError("away"), False),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_refused_page_may_mean_that_its_link_has_expired_but_a_refused_token_does_not(
+    error: Exception, lost: bool
+) -> None:
+    assert is_lost(error) == lost
+
+
+BASE = BaseURL.parse("https://au-api.basiq.io")
+FIRST = BASE.url("/events")
+SECOND = BASE.url("/events?page=2")
+
+
+def listing() -> Listing[Event]:
+    async def fetch(url: str) -> Any:
+        raise AssertionError("nothing is requested")
+
+    return Listing("events", FIRST, BASE, fetch, Codec().reader(Event), TaskOwner(), CursorSeal("a key of the tests"))
+
+
+@pytest.mark.parametrize(
+    ("link", "url", "fault"),
+    [
+        (None, None, None), ("", None, None), (SECOND, SECOND, None), ("/events?page=2", SECOND, None),
+        (7, None, ResponseDecodeError), ({}, None, ResponseDecodeError),
+        ("https://evil.example/events", None, PaginationError),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_next_link_is_the_end_of_the_list_or_a_url_of_it_or_an_error_where_it_would_be_followed(
+    link: Any, url: str | None, fault: type[Exception] | None
+) -> None:
+    found, error = listing().resolve(link, FIRST)
+    assert (found, None if error is None else type(error)) == (url, fault)
+    if isinstance(error, ResponseDecodeError):
+        assert error.location == "$.links.next"
+
+
+@pytest.mark.parametrize("length", [200, 201])
+def test_a_link_is_shown_up_to_200_characters(length: int) -> None:
+    error = listing().refuse("x" * length, "is refused")
+    assert ("…" in str(error)) == (length > 200)
+    assert error.link == "x" * length
+
+
+@pytest.mark.parametrize(
+    ("url", "of_it"), [(SECOND, True), (BASE.url("/jobs"), False), ("https://evil.example/events", False)]
+)
+def test_only_a_url_of_the_lists_own_path_is_a_page_of_it(url: str, of_it: bool) -> None:
+    assert listing().has_page(url) == of_it

@@ -145,7 +145,20 @@ def test_a_url_that_basiq_can_call_is_returned_as_it_is(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["x.example", "ftp://x.example", "https://", "https://:80", "https://x:0", "https://x:a", "https://[x", "a b", 7],
+    [
+        *(
+            "x.example",
+            "ftp://x.example",
+            "https://",
+            "https://:80",
+            "https://x:0",
+            "https://x:a",
+            "https://[x",
+            "a b",
+            7,
+        ),
+        *("https://x.example/a b", "https://x.example/\u200b", "https://x.example/\x7f", "https://x.example/\n"),
+    ],
 )
 def test_a_url_that_basiq_cannot_call_is_refused(url: Any) -> None:
     with pytest.raises(ConfigurationError, match="url must be an absolute http or https url"):
