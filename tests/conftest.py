@@ -19,6 +19,7 @@ from basiq_async import BasiqError
 from tests.support.frames import leaks
 from tests.support.real_time import PatientLoop, Waits
 from tests.support.servers import PostgresServer, shared_postgres
+from tests.support.warm import warm
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("suite", deadline=None)
@@ -82,6 +83,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if item.get_closest_marker("real_time") is None:
         assert not WAITS.found, f"no test waits in real time: {', '.join(WAITS.found)}"
     return result
+
+
+@pytest.fixture(scope="session")
+def warm_programs() -> Iterator[None]:
+    """Programs that tests of this folder start begin warm."""
+    with warm():
+        yield
 
 
 @pytest.fixture(scope="session")

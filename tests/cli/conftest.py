@@ -51,6 +51,10 @@ class Served:
             runner.run(main())
 
 
+@pytest.fixture(autouse=True, scope="session")
+def begin_warm(warm_programs: None) -> None: ...
+
+
 @pytest.fixture
 def served() -> Iterator[Served]:
     with Served() as running:

@@ -10,12 +10,11 @@ from typing import Any
 
 import attrs
 import pytest
-from typer.main import get_command
 
 from basiq_async import Diagnosis, EndpointCheck, RetryPolicy, Webhook
-from basiq_async.cli import build_app
 from basiq_async.services.diagnosis import find_status_problem
 
+from ..support.command_line import program
 from .conftest import Run, Served
 from .test_recover import (
     endpoint,  # noqa: F401  # a fixture
@@ -50,7 +49,7 @@ NO_TYPES = attrs.evolve(ILL, webhook=attrs.evolve(ILL.webhook, status="pending-a
 
 def parse(words: list[str]) -> None:
     """Have the command line read a line, without running it."""
-    command: Any = get_command(build_app())
+    command = program()
     context = command.make_context("basiq-async", [], resilient_parsing=True)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]

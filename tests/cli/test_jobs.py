@@ -15,7 +15,7 @@ from basiq_async.testing import FakeBasiq
 from tests.support.servers import redis_server
 from tests.support.terminal import Terminal
 
-from ..support.command_line import PROGRAM, Ended, run_command
+from ..support.command_line import COLD, Ended, run_command
 from ..support.real_time import PATIENCE
 
 JOBS = """
@@ -67,7 +67,7 @@ def working(folder: Path) -> Iterator[None]:
     """A worker of the fleet, until the end of the block."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     worker = subprocess.Popen(
-        [*PROGRAM, "worker"], env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, start_new_session=True
+        [*COLD, "worker"], env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
         yield

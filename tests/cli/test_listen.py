@@ -17,7 +17,7 @@ from aiohttp import web
 
 from basiq_async.cli._run import on_signals  # private: in the loop of another system, which no option chooses
 
-from ..support.command_line import PROGRAM, run_command
+from ..support.command_line import COLD, run_command
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed
 from ..support.real_time import PATIENCE
 from .test_signing import Listener, listening
@@ -31,7 +31,7 @@ async def listening_into_a_pipe() -> AsyncIterator[tuple[Listener, int]]:
     """Gives the listener and the reading end of its output, which the test closes."""
     reading, writing = os.pipe()
     process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "listen", "--port", "0",
+        *COLD, "listen", "--port", "0",
         env={**os.environ, "BASIQ_WEBHOOK_SECRET": SECRET},
         stdout=writing,
         stderr=asyncio.subprocess.PIPE,

@@ -10,7 +10,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -24,6 +23,7 @@ import pytest
 from basiq_async.receiver import verify
 from tests.support.real_time import PATIENCE
 
+from ..support.command_line import PROGRAM
 from .conftest import Run, Served, run, served
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
@@ -229,14 +229,8 @@ def start(served: Served, *arguments: str) -> subprocess.Popen[str]:
         "BASIQ_BASE_URL": served.url,
         "BASIQ_WEBHOOK_SECRET": SECRET,
     }
-    program = "import sys; from basiq_async.cli import main; sys.argv[0] = 'basiq-async'; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, "replay", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = [*PROGRAM, "replay", *arguments]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -26,9 +26,10 @@ asyncio.run(main())
 """
 
 
-def run(shell: str, folder: Path, *command: str, path: str = "") -> tuple[int, str, list[str]]:
+def run(shell: str, folder: Path, *command: str, path: Path) -> tuple[int, str, list[str]]:
+    """Run the script with the programs of a folder: its exit code, its output, and the files that it left."""
     environment = {name: value for name, value in unmeasured().items() if not name.startswith("BASIQ_")}
-    places = f"{path}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    places = os.pathsep.join([str(path), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         [shell, str(SCRIPT), *command],
         cwd=folder,
@@ -42,25 +43,24 @@ def run(shell: str, folder: Path, *command: str, path: str = "") -> tuple[int, s
 
 
 @pytest.mark.parametrize(("shell", "code"), [("sh", 0), ("bash", 7)])
-def test_it_ends_as_the_command_does_and_leaves_nothing(tmp_path: Path, shell: str, code: int) -> None:
+def test_it_ends_as_the_command_does_and_leaves_nothing(programs: Path, tmp_path: Path, shell: str, code: int) -> None:
     use = f"basiq-async webhooks list && basiq-async mock emit user.created && basiq-async mock reset && exit {code}"
-    assert run(shell, tmp_path, "sh", "-c", use)[::2] == (code, [])
+    assert run(shell, tmp_path, "sh", "-c", use, path=programs)[::2] == (code, [])
 
 
-def test_it_ends_with_1_where_the_command_misused_basiq(tmp_path: Path) -> None:
-    code, out, left = run("sh", tmp_path, sys.executable, "-c", MISUSE)
+def test_it_ends_with_1_where_the_command_misused_basiq(programs: Path, tmp_path: Path) -> None:
+    code, out, left = run("sh", tmp_path, sys.executable, "-c", MISUSE, path=programs)
     assert (code, left) == (1, [])
     assert "token-per-request" in out
 
 
-def test_where_the_mock_does_not_start_the_command_does_not_run(tmp_path: Path) -> None:
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    script = programs / "basiq-async"
-    real = Path(sys.executable).parent / "basiq-async"
+def test_where_the_mock_does_not_start_the_command_does_not_run(programs: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "programs"
+    broken.mkdir()
+    script, real = broken / "basiq-async", programs / "basiq-async"
     script.write_text(f'#!/bin/sh\n[ "$2" = wait ] && exec "{real}" "$@" --timeout 0.2\necho broken; exit 2\n')
     script.chmod(0o700)
-    code, out, left = run("sh", tmp_path, "touch", str(tmp_path / "ran"), path=f"{programs}{os.pathsep}")
+    code, out, left = run("sh", tmp_path, "touch", str(tmp_path / "ran"), path=broken)
     assert (code, left) == (1, ["programs"])
     assert "no mock was ready" in out
     assert "broken" in out

@@ -49,7 +49,7 @@ def fake() -> FakeBasiq:
 
 
 @pytest.fixture
-def page(fake: FakeBasiq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+def page(fake: FakeBasiq, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """A reader's surroundings: an empty folder, and in the place of the real API a fake with something in it."""
     monkeypatch.chdir(tmp_path)
     with served(fake) as base_url:
@@ -62,7 +62,7 @@ def page(fake: FakeBasiq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             "XDG_CONFIG_HOME": str(tmp_path / "config"),
             "COLUMNS": "100",
             "NO_COLOR": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
         }
         ports = {port: str(free_port()) for port in ("4010", "8080", "3000", "6379")}
         yield Page(tmp_path, {**unmeasured(), **settings}, ports=ports)

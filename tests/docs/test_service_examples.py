@@ -21,7 +21,7 @@ import yaml
 
 from basiq_async.testing import FakeBasiq, serve
 from examples.service_parts import Service
-from tests.support.command_line import PROGRAM
+from tests.support.command_line import run_command
 from tests.support.environment import free_port, unmeasured
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
@@ -98,16 +98,18 @@ class Workers:
                 await asyncio.sleep(0.05)
 
 
-@asynccontextmanager
-async def two_workers(framework: str, port: int, database: PostgresServer, base_url: str) -> AsyncGenerator[Workers]:
-    environment = {
-        **unmeasured(),
+def environment_of(port: int, database: PostgresServer, base_url: str) -> dict[str, str]:
+    return {
         "PORT": str(port),
         "DATABASE_URL": database.url(),
         "PUBLIC_URL": f"http://127.0.0.1:{port}/basiq",
         "BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
         "BASIQ_BASE_URL": base_url,
     }
+
+
+@asynccontextmanager
+async def two_workers(framework: str, port: int, database: PostgresServer, base_url: str) -> AsyncGenerator[Workers]:
     async with AsyncExitStack() as stack:
         processes = []
         for command in COMMANDS[framework]:
@@ -116,7 +118,7 @@ async def two_workers(framework: str, port: int, database: PostgresServer, base_
                 sys.executable,
                 *arguments,
                 cwd=EXAMPLES,
-                env=environment,
+                env={**unmeasured(), **environment_of(port, database, base_url)},
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )
@@ -204,33 +206,10 @@ async def test_a_service_of_two_workers_recovers_what_it_missed_then_handles_eac
     assert "service: recovered " in said
 
 
-async def test_the_secret_of_a_webhook_that_the_service_makes_is_stored_and_survives_a_restart(
-    database: PostgresServer,
+async def test_a_deploy_loses_nothing_and_repeats_nothing_and_a_shell_reads_the_inbox_of_the_service(
+    database: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port, fake = free_port(), FakeBasiq(cool_off=0)
-    async with serve(fake) as base_url:
-        accepted: list[str] = []
-        for start in range(1, 3):
-            async with two_workers("aiohttp", port, database, base_url) as workers:
-                await workers.until_both_run()
-                async with asyncio.timeout(PATIENCE):
-                    while len(accepted) < start:  # 503: the recovery is at work on it
-                        event = await fake.emit("account.updated")
-                        attempt = next(each for each in fake.deliveries if each.event_id == event.event_id)
-                        # 200 where the recovery that runs in the background was first.
-                        assert attempt.status in {200, 204, 503}
-                        accepted += [event.event_id] if attempt.status != 503 else []
-                    while not set(accepted) <= set(found := await changes(database, start)):
-                        await asyncio.sleep(0.05)
-                assert len(found) == len(set(found))
-                said = "".join(await workers.stop())
-                assert "Traceback" not in said, said
-
-
-async def test_a_deploy_in_the_middle_of_what_happens_loses_nothing_and_repeats_nothing(
-    database: PostgresServer,
-) -> None:
-    """Old workers and new ones share the port, then the old ones end."""
+    """Old workers and new ones share the port, and the secret that the old ones stored; then the old ones end."""
     port, fake = free_port(), FakeBasiq(cool_off=0)
     async with serve(fake) as base_url, AsyncExitStack() as stack:
         old = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
@@ -243,36 +222,19 @@ async def test_a_deploy_in_the_middle_of_what_happens_loses_nothing_and_repeats_
         happened += [fake.emit("account.updated").event_id for _ in range(20)]
         await fake.advance(minutes=6)  # Basiq sends again what met a worker that ended
         assert sorted(await changes(database, len(happened))) == sorted(happened)
+        assert 401 not in {attempt.status for attempt in fake.deliveries}, "the new workers have another secret"
         said += await new.stop()
-    assert "Traceback" not in "".join(said), said
+        assert "Traceback" not in "".join(said), said
 
-
-async def test_the_command_line_imports_the_receiver_of_the_service_and_reads_its_inbox_by_its_address(
-    database: PostgresServer,
-) -> None:
-    port, fake = free_port(), FakeBasiq(cool_off=0)
-    async with serve(fake) as base_url:
-        async with two_workers("aiohttp", port, database, base_url) as workers:
-            await workers.until_both_run()
-            event_id = (await fake.emit("account.updated")).event_id
-            assert await changes(database, 1) == [event_id]
         (webhook,) = fake.webhooks()
-        environment = {
-            **unmeasured(),
-            "DATABASE_URL": database.url(),
-            "PUBLIC_URL": webhook.url,
-            "BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
-            "BASIQ_BASE_URL": base_url,
-        }
+        for name, value in environment_of(port, database, base_url).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.syspath_prepend(str(EXAMPLES))
         for words in (
             ("quarantine", "list", "--inbox", database.url()),
             ("webhooks", "doctor", webhook.id, "--receiver", "service_parts:receiver"),
             ("reconcile", webhook.id, "--inbox", database.url()),
-            ("inbox", "get", event_id, "--webhook", webhook.id, "--inbox", database.url()),
+            ("inbox", "get", happened[0], "--webhook", webhook.id, "--inbox", database.url()),
         ):
-            process = await asyncio.create_subprocess_exec(
-                *PROGRAM, *words, cwd=EXAMPLES, env=environment, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            said = await process.communicate()
-            assert process.returncode == 0, (words, said)
+            done = await asyncio.to_thread(run_command, *words)
+            assert done.exit_code == 0, (words, done.output)

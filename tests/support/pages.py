@@ -45,6 +45,7 @@ from sybil.parsers.rest import CodeBlockParser as DocstringParser
 
 from tests.support.environment import ROOT
 from tests.support.real_time import PATIENCE
+from tests.support.warm import CLIENT
 
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml|yaml|yml))\n")
 _END = "__end_of_command__"
@@ -136,7 +137,7 @@ class Page:
 
     def run_alone(self, path: Path) -> int:
         """Run every block in a separate process, because a page may configure loggers, tracers and the like."""
-        command = [sys.executable, "-W", "error", "-m", "tests.support.pages", str(path), str(self.folder)]
+        command = [*CLIENT, "-W", "tests.support.pages:main", str(path), str(self.folder)]
         command += ["--installed"] if self.installed else []
         for pair in self.ports.items():
             command += ["--port", *pair]
@@ -276,7 +277,8 @@ def has_docstring_blocks(module: Path) -> bool:
     return any(PythonDocStringDocument.parse(str(module), DocstringParser("python")))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run a page in a folder, as this process is told by its words."""
     parser = argparse.ArgumentParser(description="Runs a page in a folder.")
     parser.add_argument("page", type=Path)
     parser.add_argument("folder", type=Path)
@@ -289,3 +291,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(folder))
     ran = Page(folder, environment, asked.installed, dict(asked.port)).run(path)
     print(f"{path.name}: blocks that do as the page says: {ran}")
+
+
+if __name__ == "__main__":
+    main()
