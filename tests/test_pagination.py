@@ -91,13 +91,11 @@ async def test_while_a_page_is_awaited_the_place_is_after_the_last_item(prefetch
 
 @pytest.mark.parametrize("prefetch", [0, 1])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 10])
-def test_every_item_comes_once_and_in_order(count: int, prefetch: int) -> None:
-    async def main() -> None:
-        history = History(count)
-        assert await ids(listing(history, prefetch=prefetch)) == expected(*range(count))
-        assert len(history.asked) == max(1, -(-count // 3))
-
-    virtual.run(main())
+@virtual.clocked
+async def test_every_item_comes_once_and_in_order(count: int, prefetch: int) -> None:
+    history = History(count)
+    assert await ids(listing(history, prefetch=prefetch)) == expected(*range(count))
+    assert len(history.asked) == max(1, -(-count // 3))
 
 
 @pytest.mark.parametrize(
@@ -113,27 +111,23 @@ def test_every_item_comes_once_and_in_order(count: int, prefetch: int) -> None:
         "?next=2",
     ],
 )
-def test_the_next_link_is_followed_byte_for_byte(link: str) -> None:
-    async def main() -> None:
-        transport = Scripted(page(items(1), link), page(items(2)))
-        assert await ids(client(transport).messages.list("w")) == expected(1, 2)
-        followed = transport.urls[1]
-        assert followed.startswith(f"{API}/")
-        assert followed.partition("?")[2] == link.partition("?")[2]
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_next_link_is_followed_byte_for_byte(link: str) -> None:
+    transport = Scripted(page(items(1), link), page(items(2)))
+    assert await ids(client(transport).messages.list("w")) == expected(1, 2)
+    followed = transport.urls[1]
+    assert followed.startswith(f"{API}/")
+    assert followed.partition("?")[2] == link.partition("?")[2]
 
 
 def listing_of(*script: Any, **options: Any) -> Paginator[Message]:
     return client(Scripted(*script)).messages.list("w", **options)
 
 
-def test_links_that_come_as_a_list_of_objects_are_followed() -> None:
-    async def main() -> None:
-        first = answer({"data": items(1), "links": [{"self": PATH}, {"next": f"{PATH}?next=1"}]})
-        assert await ids(listing_of(first, page(items(2)))) == expected(1, 2)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_links_that_come_as_a_list_of_objects_are_followed() -> None:
+    first = answer({"data": items(1), "links": [{"self": PATH}, {"next": f"{PATH}?next=1"}]})
+    assert await ids(listing_of(first, page(items(2)))) == expected(1, 2)
 
 
 async def until_error(paginator: Paginator[Message]) -> tuple[list[str], BasiqError]:
@@ -177,16 +171,14 @@ async def until_error(paginator: Paginator[Message]) -> tuple[list[str], BasiqEr
         f"{API}/a/..%2Ftoken",
     ],
 )
-def test_a_next_link_to_another_place_is_not_followed(link: str) -> None:
-    async def main() -> None:
-        transport = Scripted(page(items(1), link))
-        seen, exc = await until_error(client(transport).messages.list("w"))
-        assert seen == expected(1)
-        assert isinstance(exc, PaginationError)
-        assert exc.link == link
-        assert len(transport.requests) == 1
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_next_link_to_another_place_is_not_followed(link: str) -> None:
+    transport = Scripted(page(items(1), link))
+    seen, exc = await until_error(client(transport).messages.list("w"))
+    assert seen == expected(1)
+    assert isinstance(exc, PaginationError)
+    assert exc.link == link
+    assert len(transport.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -206,46 +198,38 @@ def test_a_next_link_to_another_place_is_not_followed(link: str) -> None:
         ("http://127.0.0.1:4010", "messages?next=1", "http://127.0.0.1:4010/notifications/webhooks/w/messages?next=1"),
     ],
 )
-def test_links_are_called_through_the_base_url(base_url: str, link: str, called: str) -> None:
-    async def main() -> None:
-        transport = Scripted(page(items(1), link), page(items(2)))
-        assert await ids(client(transport, base_url=base_url).messages.list("w")) == expected(1, 2)
-        assert transport.urls[1] == called
-
-    virtual.run(main())
+@virtual.clocked
+async def test_links_are_called_through_the_base_url(base_url: str, link: str, called: str) -> None:
+    transport = Scripted(page(items(1), link), page(items(2)))
+    assert await ids(client(transport, base_url=base_url).messages.list("w")) == expected(1, 2)
+    assert transport.urls[1] == called
 
 
-def test_a_link_to_the_page_it_is_on_may_have_a_slash_in_an_id() -> None:
-    async def main() -> None:
-        transport = Scripted(page(items(1), f"{API}/notifications/webhooks/a%2Fb/messages?next=1"), page(items(2)))
-        assert await ids(client(transport).messages.list("a/b")) == expected(1, 2)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_link_to_the_page_it_is_on_may_have_a_slash_in_an_id() -> None:
+    transport = Scripted(page(items(1), f"{API}/notifications/webhooks/a%2Fb/messages?next=1"), page(items(2)))
+    assert await ids(client(transport).messages.list("a/b")) == expected(1, 2)
 
 
-def test_the_next_page_is_asked_for_while_this_one_is_consumed() -> None:
+@virtual.clocked
+async def test_the_next_page_is_asked_for_while_this_one_is_consumed() -> None:
     async def took(prefetch: int) -> float:
         began = virtual.now()
         async for _ in listing(History(9, delay=3.0), prefetch=prefetch):
             await asyncio.sleep(1.0)
         return virtual.now() - began
 
-    async def main() -> None:
-        assert await took(1) == pytest.approx(3 + 9)
-        assert await took(0) == pytest.approx(3 * 3 + 9)
-
-    virtual.run(main())
+    assert await took(1) == pytest.approx(3 + 9)
+    assert await took(0) == pytest.approx(3 * 3 + 9)
 
 
-def test_no_more_than_one_page_is_asked_for_ahead() -> None:
-    async def main() -> None:
-        history = History(30)
-        iterator = aiter(listing(history))
-        await anext(iterator)
-        await asyncio.sleep(100)
-        assert history.asked == [0, 3]
-
-    virtual.run(main())
+@virtual.clocked
+async def test_no_more_than_one_page_is_asked_for_ahead() -> None:
+    history = History(30)
+    iterator = aiter(listing(history))
+    await anext(iterator)
+    await asyncio.sleep(100)
+    assert history.asked == [0, 3]
 
 
 async def leave_by_break(paginator: Paginator[Message]) -> None:
@@ -313,161 +297,137 @@ async def leave_pages(paginator: Paginator[Message]) -> None:
         leave_pages,
     ],
 )
-def test_leaving_early_leaves_nothing_behind(leave: Callable[[Paginator[Message]], Awaitable[None]]) -> None:
-    async def main() -> None:
-        history = History(9, delay=1.0)
-        paginator = listing(history)
-        await leave(paginator)
-        await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        gc.collect()
-
-    virtual.run(main())
+@virtual.clocked
+async def test_leaving_early_leaves_nothing_behind(leave: Callable[[Paginator[Message]], Awaitable[None]]) -> None:
+    history = History(9, delay=1.0)
+    paginator = listing(history)
+    await leave(paginator)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()
 
 
-def test_closing_the_client_ends_the_page_that_was_asked_for_ahead() -> None:
-    async def main() -> None:
-        basiq = client(Scripted(History(9, delay=1.0)))
-        iterator = aiter(basiq.messages.list("w"))
+@virtual.clocked
+async def test_closing_the_client_ends_the_page_that_was_asked_for_ahead() -> None:
+    basiq = client(Scripted(History(9, delay=1.0)))
+    iterator = aiter(basiq.messages.list("w"))
+    await anext(iterator)
+    await basiq.aclose()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert [(await anext(iterator)).id, (await anext(iterator)).id] == expected(1, 2)
+    with pytest.raises(ConnectionFailedError, match="the client is closed"):
         await anext(iterator)
-        await basiq.aclose()
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert [(await anext(iterator)).id, (await anext(iterator)).id] == expected(1, 2)
-        with pytest.raises(ConnectionFailedError, match="the client is closed"):
-            await anext(iterator)
-
-    virtual.run(main())
 
 
-def test_closing_the_client_while_a_page_is_awaited_is_an_error_and_no_cancellation() -> None:
-    async def main() -> None:
-        basiq = client(Scripted(History(9, delay=5.0)))
-        task = asyncio.create_task(ids(basiq.messages.list("w")))
-        await asyncio.sleep(7)
-        await basiq.aclose()
-        with pytest.raises(ConnectionFailedError, match="the client is closed"):
-            await task
-
-    virtual.run(main())
+@virtual.clocked
+async def test_closing_the_client_while_a_page_is_awaited_is_an_error_and_no_cancellation() -> None:
+    basiq = client(Scripted(History(9, delay=5.0)))
+    task = asyncio.create_task(ids(basiq.messages.list("w")))
+    await asyncio.sleep(7)
+    await basiq.aclose()
+    with pytest.raises(ConnectionFailedError, match="the client is closed"):
+        await task
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_the_failure_of_a_page_comes_behind_the_last_item_before_it(prefetch: int) -> None:
-    async def main() -> None:
-        script = [page(items(1, 2), f"{PATH}?next=1"), page(items(3, 4), f"{PATH}?next=2"), error(500)]
-        seen, exc = await until_error(listing_of(*script, prefetch=prefetch))
-        assert seen == expected(1, 2, 3, 4)
-        assert isinstance(exc, ServerError)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_failure_of_a_page_comes_behind_the_last_item_before_it(prefetch: int) -> None:
+    script = [page(items(1, 2), f"{PATH}?next=1"), page(items(3, 4), f"{PATH}?next=2"), error(500)]
+    seen, exc = await until_error(listing_of(*script, prefetch=prefetch))
+    assert seen == expected(1, 2, 3, 4)
+    assert isinstance(exc, ServerError)
 
 
-def test_a_failed_page_that_nobody_came_to_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        iterator = aiter(listing_of(page(items(1, 2), f"{PATH}?next=1"), error(500)))
-        await anext(iterator)
-        await asyncio.sleep(1)
-        del iterator
-        gc.collect()
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_failed_page_that_nobody_came_to_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    iterator = aiter(listing_of(page(items(1, 2), f"{PATH}?next=1"), error(500)))
+    await anext(iterator)
+    await asyncio.sleep(1)
+    del iterator
+    gc.collect()
     assert "never retrieved" not in caplog.text
 
 
-def test_an_iterator_can_go_on_after_a_failed_page() -> None:
-    async def main() -> None:
-        script = [page(items(1), f"{PATH}?next=1"), error(500), page(items(2))]
-        iterator = aiter(listing_of(*script, prefetch=0))
-        assert (await anext(iterator)).id == "m1"
-        with pytest.raises(ServerError):
-            await anext(iterator)
-        assert (await anext(iterator)).id == "m2"
-        with pytest.raises(StopAsyncIteration):
-            await anext(iterator)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_iterator_can_go_on_after_a_failed_page() -> None:
+    script = [page(items(1), f"{PATH}?next=1"), error(500), page(items(2))]
+    iterator = aiter(listing_of(*script, prefetch=0))
+    assert (await anext(iterator)).id == "m1"
+    with pytest.raises(ServerError):
+        await anext(iterator)
+    assert (await anext(iterator)).id == "m2"
+    with pytest.raises(StopAsyncIteration):
+        await anext(iterator)
 
 
-def test_an_item_that_cannot_be_read_names_its_index_and_those_before_it_come_first() -> None:
-    async def main() -> None:
-        bad = [*items(0, 1), {"id": "m2", "attempts": [{"timestamp": "x"}]}]
-        seen, exc = await until_error(listing_of(page(bad)))
-        assert seen == expected(0, 1)
-        assert isinstance(exc, ResponseDecodeError)
-        assert exc.location == "$.data[2].attempts[0].timestamp"
-        assert str(exc).startswith("$.data[2].attempts[0].timestamp: expected a date")
-        assert "GET /notifications/webhooks/w/messages" in str(exc)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_item_that_cannot_be_read_names_its_index_and_those_before_it_come_first() -> None:
+    bad = [*items(0, 1), {"id": "m2", "attempts": [{"timestamp": "x"}]}]
+    seen, exc = await until_error(listing_of(page(bad)))
+    assert seen == expected(0, 1)
+    assert isinstance(exc, ResponseDecodeError)
+    assert exc.location == "$.data[2].attempts[0].timestamp"
+    assert str(exc).startswith("$.data[2].attempts[0].timestamp: expected a date")
+    assert "GET /notifications/webhooks/w/messages" in str(exc)
 
 
 # --- cursors ---
 
 
 @given(count=st.integers(1, 12), size=st.integers(1, 5), stop=st.integers(1, 12), prefetch=st.integers(0, 1))
-def test_a_cursor_goes_on_with_exactly_the_next_item(count: int, size: int, stop: int, prefetch: int) -> None:
-    async def main() -> None:
-        stop_at = min(stop, count)
-        history = History(count, size)
-        paginator = listing(history, prefetch=prefetch)
-        seen = [message.id for message in await paginator.collect(stop_at)]
-        history.rows += items(100, 101)
-        # Another client stands for another process: nothing but the text is handed on.
-        resumed = await ids(listing(history, cursor=paginator.cursor, prefetch=prefetch))
-        assert seen + resumed == [*expected(*range(count)), "m100", "m101"]
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_goes_on_with_exactly_the_next_item(count: int, size: int, stop: int, prefetch: int) -> None:
+    stop_at = min(stop, count)
+    history = History(count, size)
+    paginator = listing(history, prefetch=prefetch)
+    seen = [message.id for message in await paginator.collect(stop_at)]
+    history.rows += items(100, 101)
+    # Another client stands for another process: nothing but the text is handed on.
+    resumed = await ids(listing(history, cursor=paginator.cursor, prefetch=prefetch))
+    assert seen + resumed == [*expected(*range(count)), "m100", "m101"]
 
 
-def test_a_cursor_finds_its_item_again_where_items_were_put_before_it() -> None:
-    async def main() -> None:
-        history = History(9)
-        paginator = listing(history)
-        await paginator.collect(2)
-        for added in (1, 4):
-            history.rows = items(*range(200, 200 + added)) + items(*range(9))
-            assert await ids(listing(history, cursor=paginator.cursor)) == expected(*range(2, 9))
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_finds_its_item_again_where_items_were_put_before_it() -> None:
+    history = History(9)
+    paginator = listing(history)
+    await paginator.collect(2)
+    for added in (1, 4):
+        history.rows = items(*range(200, 200 + added)) + items(*range(9))
+        assert await ids(listing(history, cursor=paginator.cursor)) == expected(*range(2, 9))
 
 
-def test_a_cursor_whose_item_is_gone_is_an_error_and_no_silent_restart() -> None:
-    async def main() -> None:
-        history = History(9)
-        paginator = listing(history)
-        await paginator.collect(2)
-        history.rows = items(20, 21, 22, 23)
-        resumed = listing(history, cursor=paginator.cursor)
-        with pytest.raises(PaginationError, match="no longer in the list"):
-            await resumed.collect()
-        assert resumed.cursor == paginator.cursor
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_whose_item_is_gone_is_an_error_and_no_silent_restart() -> None:
+    history = History(9)
+    paginator = listing(history)
+    await paginator.collect(2)
+    history.rows = items(20, 21, 22, 23)
+    resumed = listing(history, cursor=paginator.cursor)
+    with pytest.raises(PaginationError, match="no longer in the list"):
+        await resumed.collect()
+    assert resumed.cursor == paginator.cursor
 
 
-def test_a_page_on_which_an_item_stands_twice_is_resumed_at_the_right_one() -> None:
-    async def main() -> None:
-        history = History(0)
-        history.rows = items(1, 1, 2)
-        paginator = listing(history)
-        await paginator.collect(1)
-        assert await ids(listing(history, cursor=paginator.cursor)) == expected(1, 2)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_page_on_which_an_item_stands_twice_is_resumed_at_the_right_one() -> None:
+    history = History(0)
+    history.rows = items(1, 1, 2)
+    paginator = listing(history)
+    await paginator.collect(1)
+    assert await ids(listing(history, cursor=paginator.cursor)) == expected(1, 2)
 
 
-def test_the_cursor_is_none_before_the_first_item_and_short_after_it() -> None:
-    async def main() -> None:
-        paginator = listing(History(5))
-        assert paginator.cursor is None
-        await paginator.collect(1)
-        cursor = paginator.cursor
-        assert cursor is not None
-        assert len(cursor) < 250
-        resumed = listing(History(5), cursor=cursor)
-        assert resumed.cursor == cursor
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_cursor_is_none_before_the_first_item_and_short_after_it() -> None:
+    paginator = listing(History(5))
+    assert paginator.cursor is None
+    await paginator.collect(1)
+    cursor = paginator.cursor
+    assert cursor is not None
+    assert len(cursor) < 250
+    resumed = listing(History(5), cursor=cursor)
+    assert resumed.cursor == cursor
 
 
 def test_behind_the_last_item_of_a_page_the_cursor_asks_for_that_page_and_looks_for_the_item() -> None:
@@ -496,16 +456,14 @@ def test_a_cursor_finds_its_item_again_where_items_before_it_are_gone(stop: int,
     virtual.run(main())
 
 
-def test_a_cursor_does_not_advance_past_an_item_that_could_not_be_read() -> None:
-    async def main() -> None:
-        transport = Scripted(page([*items(0), {"no": "id"}, *items(2)]))
-        paginator = client(transport).messages.list("w")
-        await until_error(paginator)
-        seen, exc = await until_error(client(transport).messages.list("w", cursor=paginator.cursor))
-        assert seen == []
-        assert "$.data[1].id" in str(exc)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_does_not_advance_past_an_item_that_could_not_be_read() -> None:
+    transport = Scripted(page([*items(0), {"no": "id"}, *items(2)]))
+    paginator = client(transport).messages.list("w")
+    await until_error(paginator)
+    seen, exc = await until_error(client(transport).messages.list("w", cursor=paginator.cursor))
+    assert seen == []
+    assert "$.data[1].id" in str(exc)
 
 
 async def some_cursor() -> str:
@@ -520,40 +478,34 @@ async def some_cursor() -> str:
     [{"webhook_id": "other"}, {"webhook_id": "w", "filter": "message.status.eq('Failed')"}],
     ids=["another webhook", "another filter"],
 )
-def test_a_cursor_of_another_list_is_refused(options: dict[str, Any]) -> None:
-    async def main() -> None:
-        cursor = await some_cursor()
-        with pytest.raises(ConfigurationError, match="belongs to another list"):
-            client(Scripted(History(9))).messages.list(**options, cursor=cursor)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_of_another_list_is_refused(options: dict[str, Any]) -> None:
+    cursor = await some_cursor()
+    with pytest.raises(ConfigurationError, match="belongs to another list"):
+        client(Scripted(History(9))).messages.list(**options, cursor=cursor)
 
 
-def test_a_cursor_may_be_used_with_pages_of_another_size() -> None:
-    async def main() -> None:
-        assert await ids(listing(History(9), cursor=await some_cursor(), limit=10)) == expected(*range(2, 9))
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_may_be_used_with_pages_of_another_size() -> None:
+    assert await ids(listing(History(9), cursor=await some_cursor(), limit=10)) == expected(*range(2, 9))
 
 
 @given(st.data())
-def test_a_mangled_cursor_is_refused(data: st.DataObject) -> None:
-    async def main() -> None:
-        cursor = await some_cursor()
-        index = data.draw(st.integers(0, len(cursor) - 1))
-        change = data.draw(st.sampled_from(["drop", "replace", "cut"]))
-        other = data.draw(st.characters(exclude_characters=cursor[index]))
-        mangled = {
-            "drop": cursor[:index] + cursor[index + 1 :],
-            "replace": cursor[:index] + other + cursor[index + 1 :],
-            "cut": cursor[:index],
-        }[change]
-        if mangled.rstrip("=") == cursor:
-            return
-        with pytest.raises(ConfigurationError, match="cursor"):
-            listing(History(9), cursor=mangled)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_mangled_cursor_is_refused(data: st.DataObject) -> None:
+    cursor = await some_cursor()
+    index = data.draw(st.integers(0, len(cursor) - 1))
+    change = data.draw(st.sampled_from(["drop", "replace", "cut"]))
+    other = data.draw(st.characters(exclude_characters=cursor[index]))
+    mangled = {
+        "drop": cursor[:index] + cursor[index + 1 :],
+        "replace": cursor[:index] + other + cursor[index + 1 :],
+        "cut": cursor[:index],
+    }[change]
+    if mangled.rstrip("=") == cursor:
+        return
+    with pytest.raises(ConfigurationError, match="cursor"):
+        listing(History(9), cursor=mangled)
 
 
 @pytest.mark.parametrize(
@@ -601,86 +553,72 @@ def test_a_cursor_that_somebody_else_made_is_refused(data: st.DataObject) -> Non
         listing(History(9), cursor=base64.urlsafe_b64encode(again).decode().rstrip("="))
 
 
-def test_a_cursor_of_another_api_key_is_an_error_that_says_so() -> None:
-    async def main() -> None:
-        rotated = BasiqClient("a-new-key", transport=Scripted(History(9)))
-        with pytest.raises(ConfigurationError, match="another API key"):
-            rotated.messages.list("w", cursor=await some_cursor())
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_of_another_api_key_is_an_error_that_says_so() -> None:
+    rotated = BasiqClient("a-new-key", transport=Scripted(History(9)))
+    with pytest.raises(ConfigurationError, match="another API key"):
+        rotated.messages.list("w", cursor=await some_cursor())
 
 
-def test_a_cursor_shows_nothing_of_the_api_key() -> None:
-    async def main() -> None:
-        cursor = await some_cursor()
-        packed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        assert API_KEY.encode() not in packed
-        assert API_KEY not in repr(CursorSeal(API_KEY))
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_shows_nothing_of_the_api_key() -> None:
+    cursor = await some_cursor()
+    packed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    assert API_KEY.encode() not in packed
+    assert API_KEY not in repr(CursorSeal(API_KEY))
 
 
 # --- finding the place again ---
 
 
 @pytest.mark.parametrize("spoil", ["another key", "damaged", "another version"])
-def test_behind_an_id_the_list_goes_on_where_the_cursor_cannot_be_opened(spoil: str) -> None:
-    async def main() -> None:
-        history = History(9)
-        paginator = listing(history)
-        await paginator.collect(5)
-        assert paginator.cursor is not None
-        cursor = {
-            "another key": CursorSeal("old").seal(Cursor("/x", 1, "m4"), NAME),
-            "damaged": paginator.cursor[:-1],
-            "another version": "AAAA",
-        }[spoil]
-        resumed = listing(history, cursor=cursor, after=paginator.last_id)
-        assert await ids(resumed) == expected(5, 6, 7, 8)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_behind_an_id_the_list_goes_on_where_the_cursor_cannot_be_opened(spoil: str) -> None:
+    history = History(9)
+    paginator = listing(history)
+    await paginator.collect(5)
+    assert paginator.cursor is not None
+    cursor = {
+        "another key": CursorSeal("old").seal(Cursor("/x", 1, "m4"), NAME),
+        "damaged": paginator.cursor[:-1],
+        "another version": "AAAA",
+    }[spoil]
+    resumed = listing(history, cursor=cursor, after=paginator.last_id)
+    assert await ids(resumed) == expected(5, 6, 7, 8)
 
 
-def test_a_cursor_of_another_list_is_refused_with_an_id_too() -> None:
-    async def main() -> None:
-        cursor = await some_cursor()
-        with pytest.raises(ConfigurationError, match="belongs to another list"):
-            client(Scripted(History(9))).messages.list("other", cursor=cursor, after="m1")
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_of_another_list_is_refused_with_an_id_too() -> None:
+    cursor = await some_cursor()
+    with pytest.raises(ConfigurationError, match="belongs to another list"):
+        client(Scripted(History(9))).messages.list("other", cursor=cursor, after="m1")
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
 @pytest.mark.parametrize("stop", [1, 2, 3, 6, 8, 9])
-def test_a_list_can_begin_behind_an_id(stop: int, prefetch: int) -> None:
-    async def main() -> None:
-        history = History(9)
-        resumed = listing(history, after=f"m{stop - 1}", prefetch=prefetch)
-        assert resumed.last_id == f"m{stop - 1}"
-        assert await ids(resumed) == expected(*range(stop, 9))
-        again = listing(history, cursor=listing(history, after=f"m{stop - 1}").cursor)
-        assert await ids(again) == expected(*range(stop, 9))
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_list_can_begin_behind_an_id(stop: int, prefetch: int) -> None:
+    history = History(9)
+    resumed = listing(history, after=f"m{stop - 1}", prefetch=prefetch)
+    assert resumed.last_id == f"m{stop - 1}"
+    assert await ids(resumed) == expected(*range(stop, 9))
+    again = listing(history, cursor=listing(history, after=f"m{stop - 1}").cursor)
+    assert await ids(again) == expected(*range(stop, 9))
 
 
-def test_a_page_before_the_item_to_resume_after_is_empty_and_has_a_next_cursor() -> None:
-    async def main() -> None:
-        resumed = listing(History(9), after="m6", prefetch=0)
-        found = [(len(page.items), page.next_cursor) async for page in resumed.pages()]
-        assert [count for count, _ in found] == [0, 0, 2]
-        assert [cursor is None for _, cursor in found] == [False, False, True]
-        assert await ids(listing(History(9), cursor=found[0][1])) == expected(7, 8)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_page_before_the_item_to_resume_after_is_empty_and_has_a_next_cursor() -> None:
+    resumed = listing(History(9), after="m6", prefetch=0)
+    found = [(len(page.items), page.next_cursor) async for page in resumed.pages()]
+    assert [count for count, _ in found] == [0, 0, 2]
+    assert [cursor is None for _, cursor in found] == [False, False, True]
+    assert await ids(listing(History(9), cursor=found[0][1])) == expected(7, 8)
 
 
-def test_an_id_that_is_not_in_the_list_is_an_error_and_no_silent_restart() -> None:
-    async def main() -> None:
-        with pytest.raises(PaginationError, match=r"'gone'.* is no longer in the list"):
-            await listing(History(9), after="gone").collect()
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_id_that_is_not_in_the_list_is_an_error_and_no_silent_restart() -> None:
+    with pytest.raises(PaginationError, match=r"'gone'.* is no longer in the list"):
+        await listing(History(9), after="gone").collect()
 
 
 @pytest.mark.parametrize("after", ["", 5, b"m1"], ids=repr)
@@ -706,50 +644,49 @@ class Expiring(History):
 @pytest.mark.parametrize("prefetch", [0, 1])
 @pytest.mark.parametrize("stop", [3, 4, 6, 8])
 @pytest.mark.parametrize("status", [400, 404, 410])
-def test_a_cursor_whose_page_has_expired_finds_its_item_from_the_start(status: int, stop: int, prefetch: int) -> None:
-    async def main() -> None:
-        history = Expiring(9)
-        paginator = listing(history, prefetch=0)
-        await paginator.collect(stop)
-        history.expired, history.status = True, status
-        history.asked.clear()
-        resumed = listing(history, cursor=paginator.cursor, prefetch=prefetch)
-        assert await ids(resumed) == expected(*range(stop, 9))
-        assert history.asked[:2] == ([0, -1] if stop == 3 else [-1, 0])  # the page that holds the third is the first
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_whose_page_has_expired_finds_its_item_from_the_start(
+    status: int, stop: int, prefetch: int
+) -> None:
+    history = Expiring(9)
+    paginator = listing(history, prefetch=0)
+    await paginator.collect(stop)
+    history.expired, history.status = True, status
+    history.asked.clear()
+    resumed = listing(history, cursor=paginator.cursor, prefetch=prefetch)
+    assert await ids(resumed) == expected(*range(stop, 9))
+    assert history.asked[:2] == ([0, -1] if stop == 3 else [-1, 0])  # the page that holds the third is the first
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
 @pytest.mark.parametrize("pages", [False, True], ids=["items", "pages"])
 @pytest.mark.parametrize("status", [400, 404, 410])
-def test_a_link_that_expires_on_the_way_is_found_again_by_the_last_item(
+@virtual.clocked
+async def test_a_link_that_expires_on_the_way_is_found_again_by_the_last_item(
     status: int, pages: bool, prefetch: int
 ) -> None:
-    async def main() -> None:
-        history = Expiring(12)
-        history.status = status
-        paginator = listing(history, prefetch=prefetch)
-        found: list[str] = []
+    history = Expiring(12)
+    history.status = status
+    paginator = listing(history, prefetch=prefetch)
+    found: list[str] = []
 
-        async def take(items: Any) -> None:
-            found.extend(message.id for message in items)
-            if items and len(found) in (3, 9):  # twice, at different places
-                history.expired = True
+    async def take(items: Any) -> None:
+        found.extend(message.id for message in items)
+        if items and len(found) in (3, 9):  # twice, at different places
+            history.expired = True
 
-        if pages:
-            async for page_of_list in paginator.pages():
-                await take(page_of_list.items)
-        else:
-            async for message in paginator:
-                await take([message])
-        assert found == expected(*range(12))
-        assert paginator.last_id == "m11"
-
-    virtual.run(main())
+    if pages:
+        async for page_of_list in paginator.pages():
+            await take(page_of_list.items)
+    else:
+        async for message in paginator:
+            await take([message])
+    assert found == expected(*range(12))
+    assert paginator.last_id == "m11"
 
 
-def test_a_link_that_stays_refused_is_an_error_and_the_cursor_stays_at_the_last_item() -> None:
+@virtual.clocked
+async def test_a_link_that_stays_refused_is_an_error_and_the_cursor_stays_at_the_last_item() -> None:
     class Refusing(History):
         refuses = True
 
@@ -759,46 +696,38 @@ def test_a_link_that_stays_refused_is_an_error_and_the_cursor_stays_at_the_last_
                 return error(404, "resource-not-found")
             return await super().__call__(request)
 
-    async def main() -> None:
-        history = Refusing(9)
-        paginator = listing(history, prefetch=0)
-        found: list[str] = []
-        with pytest.raises(APIError):
-            async for message in paginator:
-                found.append(message.id)
-        assert found == expected(*range(6))
-        assert history.asked == [0, 3, -1, 0, 3, -1]
-        history.refuses = False
-        assert await ids(listing(history, cursor=paginator.cursor)) == expected(6, 7, 8)
-
-    virtual.run(main())
+    history = Refusing(9)
+    paginator = listing(history, prefetch=0)
+    found: list[str] = []
+    with pytest.raises(APIError):
+        async for message in paginator:
+            found.append(message.id)
+    assert found == expected(*range(6))
+    assert history.asked == [0, 3, -1, 0, 3, -1]
+    history.refuses = False
+    assert await ids(listing(history, cursor=paginator.cursor)) == expected(6, 7, 8)
 
 
-def test_a_cursor_whose_page_fails_otherwise_is_no_reason_to_walk_the_list() -> None:
-    async def main() -> None:
-        history = Expiring(9)
-        paginator = listing(history)
-        await paginator.collect(4)
-        history.expired, history.status = True, 403
-        with pytest.raises(BasiqError, match="403"):
-            await listing(history, cursor=paginator.cursor).collect()
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_whose_page_fails_otherwise_is_no_reason_to_walk_the_list() -> None:
+    history = Expiring(9)
+    paginator = listing(history)
+    await paginator.collect(4)
+    history.expired, history.status = True, 403
+    with pytest.raises(BasiqError, match="403"):
+        await listing(history, cursor=paginator.cursor).collect()
 
 
-def test_a_page_on_another_path_is_followed_and_its_cursor_keeps_the_item() -> None:
+@virtual.clocked
+async def test_a_page_on_another_path_is_followed_and_its_cursor_keeps_the_item() -> None:
     """Such a cursor could not be told from a forged one: it leads to the list's own pages, and the item in them."""
-
-    async def main() -> None:
-        transport = Scripted(page(items(1), "/somewhere/else?next=1"), page(items(2, 3)))
-        paginator = client(transport).messages.list("w", prefetch=0)
-        assert [message.id for message in await paginator.collect(2)] == expected(1, 2)
-        again = Scripted(page(items(1), "/somewhere/else?next=1"), page(items(2, 3)))
-        resumed = client(again).messages.list("w", cursor=paginator.cursor)
-        assert await ids(resumed) == expected(3)
-        assert again.urls[0] == f"{PATH}?limit=500"
-
-    virtual.run(main())
+    transport = Scripted(page(items(1), "/somewhere/else?next=1"), page(items(2, 3)))
+    paginator = client(transport).messages.list("w", prefetch=0)
+    assert [message.id for message in await paginator.collect(2)] == expected(1, 2)
+    again = Scripted(page(items(1), "/somewhere/else?next=1"), page(items(2, 3)))
+    resumed = client(again).messages.list("w", cursor=paginator.cursor)
+    assert await ids(resumed) == expected(3)
+    assert again.urls[0] == f"{PATH}?limit=500"
 
 
 # --- items that cannot be read ---
@@ -807,81 +736,70 @@ BAD = [*items(0, 1), {"id": "m2", "attempts": [{"timestamp": "x"}]}, {"no": "id"
 
 
 @pytest.mark.parametrize("pages", [False, True], ids=["items", "pages"])
-def test_an_unreadable_item_can_be_passed_knowing_what_it_was(pages: bool) -> None:
-    async def main() -> None:
-        met: list[UnreadableItem] = []
-        paginator = listing_of(page(BAD), on_unreadable=met.append)
-        found = [one async for each in paginator.pages() for one in each.items] if pages else await paginator.collect()
-        assert [message.id for message in found] == expected(0, 1, 5)
-        assert [one.raw for one in met] == BAD[2:5]
-        assert [one.id for one in met] == ["m2", None, None]
-        assert [one.error.location for one in met] == ["$.data[2].attempts[0].timestamp", "$.data[3].id", "$.data[4]"]
-        assert "GET /notifications/webhooks/w/messages" in str(met[0].error)
-        assert "m2" not in repr(met[0].raw) or "raw" not in repr(met[0])
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_unreadable_item_can_be_passed_knowing_what_it_was(pages: bool) -> None:
+    met: list[UnreadableItem] = []
+    paginator = listing_of(page(BAD), on_unreadable=met.append)
+    found = [one async for each in paginator.pages() for one in each.items] if pages else await paginator.collect()
+    assert [message.id for message in found] == expected(0, 1, 5)
+    assert [one.raw for one in met] == BAD[2:5]
+    assert [one.id for one in met] == ["m2", None, None]
+    assert [one.error.location for one in met] == ["$.data[2].attempts[0].timestamp", "$.data[3].id", "$.data[4]"]
+    assert "GET /notifications/webhooks/w/messages" in str(met[0].error)
+    assert "m2" not in repr(met[0].raw) or "raw" not in repr(met[0])
 
 
-def test_an_unreadable_item_can_be_replaced_in_its_place() -> None:
-    async def main() -> None:
-        paginator = listing_of(page(BAD), on_unreadable=lambda item: Message(item.id or "?", {}))
-        assert await ids(paginator) == ["m0", "m1", "m2", "?", "?", "m5"]
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_unreadable_item_can_be_replaced_in_its_place() -> None:
+    paginator = listing_of(page(BAD), on_unreadable=lambda item: Message(item.id or "?", {}))
+    assert await ids(paginator) == ["m0", "m1", "m2", "?", "?", "m5"]
 
 
-def test_what_is_raised_for_an_unreadable_item_ends_the_loop_in_front_of_it() -> None:
-    async def main() -> None:
-        def refuse(item: UnreadableItem) -> None:
-            raise LookupError(item.id)
+@virtual.clocked
+async def test_what_is_raised_for_an_unreadable_item_ends_the_loop_in_front_of_it() -> None:
+    def refuse(item: UnreadableItem) -> None:
+        raise LookupError(item.id)
 
-        paginator = listing_of(page(BAD), on_unreadable=refuse)
-        with pytest.raises(LookupError, match="m2"):
-            await paginator.collect()
-        assert paginator.last_id == "m1"
-
-    virtual.run(main())
+    paginator = listing_of(page(BAD), on_unreadable=refuse)
+    with pytest.raises(LookupError, match="m2"):
+        await paginator.collect()
+    assert paginator.last_id == "m1"
 
 
 @pytest.mark.parametrize("pages", [False, True], ids=["items", "pages"])
-def test_an_item_whose_reading_was_interrupted_is_read_again(pages: bool) -> None:
+@virtual.clocked
+async def test_an_item_whose_reading_was_interrupted_is_read_again(pages: bool) -> None:
     """By a Ctrl-C, say, or where memory runs out."""
+    basiq = client(Scripted(page(items(0, 1, 2))))
+    interruptions = iter([False, True, False, False, False, False])
+    reader = basiq.messages._api.codec.reader(Message)
 
-    async def main() -> None:
-        basiq = client(Scripted(page(items(0, 1, 2))))
-        interruptions = iter([False, True, False, False, False, False])
-        reader = basiq.messages._api.codec.reader(Message)
+    def read(value: Any, model: type[Message]) -> Message:
+        if next(interruptions):
+            raise MemoryError
+        return reader.hook(value, model)
 
-        def read(value: Any, model: type[Message]) -> Message:
-            if next(interruptions):
-                raise MemoryError
-            return reader.hook(value, model)
-
-        basiq.messages._api.codec._readers[Message] = Reader(Message, read)
-        paginator = basiq.messages.list("w")
-        walked = aiter(paginator.pages() if pages else paginator)
-        if not pages:
-            assert await anext(walked)
-        with pytest.raises(MemoryError):
-            await anext(walked)
-        assert paginator.last_id == (None if pages else "m0")
-        found = [one async for one in walked]
-        read_now = [message for one in found for message in getattr(one, "items", [one])]
-        assert [message.id for message in read_now] == (expected(0, 1, 2) if pages else expected(1, 2))
-
-    virtual.run(main())
+    basiq.messages._api.codec._readers[Message] = Reader(Message, read)
+    paginator = basiq.messages.list("w")
+    walked = aiter(paginator.pages() if pages else paginator)
+    if not pages:
+        assert await anext(walked)
+    with pytest.raises(MemoryError):
+        await anext(walked)
+    assert paginator.last_id == (None if pages else "m0")
+    found = [one async for one in walked]
+    read_now = [message for one in found for message in getattr(one, "items", [one])]
+    assert [message.id for message in read_now] == (expected(0, 1, 2) if pages else expected(1, 2))
 
 
-def test_a_cursor_behind_an_unreadable_item_goes_on_behind_it() -> None:
-    async def main() -> None:
-        transport = Scripted(page(BAD))
-        paginator = client(transport).messages.list("w", on_unreadable=lambda item: Message("?", {}))
-        await paginator.collect(4)
-        resumed = client(transport).messages.list("w", cursor=paginator.cursor, on_unreadable=lambda item: None)
-        assert await ids(resumed) == expected(5)
-        assert paginator.last_id == "m2"
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cursor_behind_an_unreadable_item_goes_on_behind_it() -> None:
+    transport = Scripted(page(BAD))
+    paginator = client(transport).messages.list("w", on_unreadable=lambda item: Message("?", {}))
+    await paginator.collect(4)
+    resumed = client(transport).messages.list("w", cursor=paginator.cursor, on_unreadable=lambda item: None)
+    assert await ids(resumed) == expected(5)
+    assert paginator.last_id == "m2"
 
 
 @pytest.mark.parametrize("cursor", ["", "x" * 20_000, 5, b"abc"], ids=lambda value: repr(value)[:20])
@@ -893,73 +811,60 @@ def test_what_is_no_cursor_at_all_is_refused(cursor: Any) -> None:
 # --- the other ways to read a list ---
 
 
-def test_pages_come_whole_with_a_cursor_behind_each() -> None:
-    async def main() -> None:
-        history = History(8)
-        pages = [found async for found in listing(history).pages()]
-        assert [[message.id for message in found.items] for found in pages] == [
-            expected(0, 1, 2),
-            expected(3, 4, 5),
-            expected(6, 7),
-        ]
-        assert pages[-1].next_cursor is None
-        assert await ids(listing(history, cursor=pages[0].next_cursor)) == expected(3, 4, 5, 6, 7)
-
-    virtual.run(main())
-
-
-def test_what_slips_to_a_page_that_was_read_comes_after_its_cursor() -> None:
+@virtual.clocked
+async def test_pages_come_whole_with_a_cursor_behind_each() -> None:
     history = History(8)
-
-    async def main() -> None:
-        first = await anext(aiter(listing(history, prefetch=0).pages()))
-        assert [message.id for message in first.items] == expected(0, 1, 2)
-        del history.rows[0]  # m3 is on the first page now
-        assert await ids(listing(history, cursor=first.next_cursor)) == expected(3, 4, 5, 6, 7)
-
-    virtual.run(main())
-
-
-def test_pages_go_on_in_the_middle_of_one() -> None:
-    async def main() -> None:
-        pages = [found async for found in listing(History(5), cursor=await some_cursor()).pages()]
-        assert [[message.id for message in found.items] for found in pages] == [expected(2), expected(3, 4)]
-
-    virtual.run(main())
+    pages = [found async for found in listing(history).pages()]
+    assert [[message.id for message in found.items] for found in pages] == [
+        expected(0, 1, 2),
+        expected(3, 4, 5),
+        expected(6, 7),
+    ]
+    assert pages[-1].next_cursor is None
+    assert await ids(listing(history, cursor=pages[0].next_cursor)) == expected(3, 4, 5, 6, 7)
 
 
-def test_a_page_with_an_item_that_cannot_be_read_names_its_index() -> None:
-    async def main() -> None:
-        with pytest.raises(ResponseDecodeError, match=r"\$\.data\[1\]\.id"):
-            await anext(aiter(listing_of(page([*items(0), {}])).pages()))
+@virtual.clocked
+async def test_what_slips_to_a_page_that_was_read_comes_after_its_cursor() -> None:
+    history = History(8)
+    first = await anext(aiter(listing(history, prefetch=0).pages()))
+    assert [message.id for message in first.items] == expected(0, 1, 2)
+    del history.rows[0]  # m3 is on the first page now
+    assert await ids(listing(history, cursor=first.next_cursor)) == expected(3, 4, 5, 6, 7)
 
-    virtual.run(main())
+
+@virtual.clocked
+async def test_pages_go_on_in_the_middle_of_one() -> None:
+    pages = [found async for found in listing(History(5), cursor=await some_cursor()).pages()]
+    assert [[message.id for message in found.items] for found in pages] == [expected(2), expected(3, 4)]
 
 
-def test_collect_and_first() -> None:
-    async def main() -> None:
-        history = History(8)
-        assert [message.id for message in await listing(history).collect()] == expected(*range(8))
-        assert [message.id for message in await listing(history).collect(max_items=4)] == expected(0, 1, 2, 3)
-        assert await listing(history).collect(max_items=0) == []
-        history.asked.clear()
-        first = await listing(history).first()
-        assert first is not None
-        assert first.id == "m0"
-        await asyncio.sleep(1)
-        assert history.asked == [0]
-        assert await listing(History(0)).first() is None
+@virtual.clocked
+async def test_a_page_with_an_item_that_cannot_be_read_names_its_index() -> None:
+    with pytest.raises(ResponseDecodeError, match=r"\$\.data\[1\]\.id"):
+        await anext(aiter(listing_of(page([*items(0), {}])).pages()))
 
-    virtual.run(main())
+
+@virtual.clocked
+async def test_collect_and_first() -> None:
+    history = History(8)
+    assert [message.id for message in await listing(history).collect()] == expected(*range(8))
+    assert [message.id for message in await listing(history).collect(max_items=4)] == expected(0, 1, 2, 3)
+    assert await listing(history).collect(max_items=0) == []
+    history.asked.clear()
+    first = await listing(history).first()
+    assert first is not None
+    assert first.id == "m0"
+    await asyncio.sleep(1)
+    assert history.asked == [0]
+    assert await listing(History(0)).first() is None
 
 
 @pytest.mark.parametrize("most", [-1, 1.5, True, "3"], ids=repr)
-def test_a_number_of_items_that_cannot_be_is_refused(most: Any) -> None:
-    async def main() -> None:
-        with pytest.raises(ConfigurationError, match="max_items"):
-            await listing(History(1)).collect(most)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_number_of_items_that_cannot_be_is_refused(most: Any) -> None:
+    with pytest.raises(ConfigurationError, match="max_items"):
+        await listing(History(1)).collect(most)
 
 
 @pytest.mark.parametrize("prefetch", [-1, 2, True, None, "1"], ids=repr)
@@ -968,12 +873,10 @@ def test_a_prefetch_that_cannot_be_is_refused(prefetch: Any) -> None:
         listing(History(1), prefetch=prefetch)
 
 
-def test_each_loop_begins_anew() -> None:
-    async def main() -> None:
-        paginator = listing(History(4))
-        assert await ids(paginator) == await ids(paginator) == expected(0, 1, 2, 3)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_each_loop_begins_anew() -> None:
+    paginator = listing(History(4))
+    assert await ids(paginator) == await ids(paginator) == expected(0, 1, 2, 3)
 
 
 def test_a_client_without_a_loop_can_be_made_and_its_lists_too() -> None:

@@ -59,26 +59,23 @@ def limiter_of(store: Store) -> SharedRateLimiter:
 
 
 @pytest.mark.parametrize("on_the_way", [0.0, 0.004, 0.012])
-def test_no_window_holds_more_than_the_rate_even_after_a_pause(on_the_way: float) -> None:
+@virtual.clocked
+async def test_no_window_holds_more_than_the_rate_even_after_a_pause(on_the_way: float) -> None:
     moments: list[float] = []
+    store = Store(RATE, on_the_way=on_the_way)
 
-    async def main() -> None:
-        store = Store(RATE, on_the_way=on_the_way)
+    async def use(rate: SegmentRate) -> None:
+        while await rate.wait():
+            moments.append(virtual.now())
 
-        async def use(rate: SegmentRate) -> None:
-            while await rate.wait():
-                moments.append(virtual.now())
-
-        for _ in range(2):
-            rates = [SegmentRate(limiter_of(store)) for _ in range(3)]  # as three processes, each with its own clock
-            using = [asyncio.create_task(use(rate)) for rate in rates for _ in range(16)]
-            await asyncio.sleep(2.0)
-            for rate in rates:
-                rate.stop()
-            await asyncio.gather(*using)
-            await asyncio.sleep(0.3)
-
-    virtual.run(main())
+    for _ in range(2):
+        rates = [SegmentRate(limiter_of(store)) for _ in range(3)]  # as three processes, each with its own clock
+        using = [asyncio.create_task(use(rate)) for rate in rates for _ in range(16)]
+        await asyncio.sleep(2.0)
+        for rate in rates:
+            rate.stop()
+        await asyncio.gather(*using)
+        await asyncio.sleep(0.3)
     assert len(moments) > 0.8 * 4.0 * RATE
     for window in (0.1, 0.2, 0.5, 1.0):
         assert most_within(moments, window) <= 1.15 * RATE * window + 1

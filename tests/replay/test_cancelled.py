@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from basiq_async import Message
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim
-from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint
+from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, MemoryCheckpoint, SQLiteCheckpoint
 from basiq_async.replay.protocol import Commit, ReplayJob, State
 from tests.support.cancelling import HOWS, How, Inline, InlineStore, at_every_turn, cancel_after
 from tests.support.histories import History, history
@@ -93,7 +93,7 @@ async def _cancelled_and_resumed(
     h: History, ids: list[str], checkpoint: Checkpoint, turn: int, how: How, **options: Any
 ) -> bool:
     effects = Effects(ids[5])
-    replay = Replay(h.client, h.webhook_id, effects, checkpoint=checkpoint, concurrency=CONCURRENCY, **options)
+    replay = h.replay(effects, checkpoint=checkpoint, concurrency=CONCURRENCY, **options)
     hit = await cancel_after(turn, replay.run(), how)
     report = await replay.run()
     assert report.finished
@@ -136,7 +136,7 @@ async def test_a_receiver_as_target_repeats_only_what_was_under_way(how: How, re
             async def handle(delivery: Delivery) -> None:
                 await effects(Message(delivery.id, {"id": delivery.id}))
 
-            replay = Replay(h.client, h.webhook_id, receiver, checkpoint=Slow(), concurrency=CONCURRENCY)
+            replay = h.replay(receiver, checkpoint=Slow(), concurrency=CONCURRENCY)
             hit = await cancel_after(turn, replay.run(), how)
             assert (await replay.run()).finished
             effects.check(ids, how)
@@ -162,7 +162,7 @@ async def test_an_endpoint_gets_every_message_however_a_run_is_cancelled(how: Ho
         for turn in range(3, 120, 9):
             got.clear()
             async with HttpTarget(str(server.make_url("/")), "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==") as target:
-                replay = Replay(h.client, h.webhook_id, target, checkpoint=Slow(), concurrency=CONCURRENCY)
+                replay = h.replay(target, checkpoint=Slow(), concurrency=CONCURRENCY)
                 points += await cancel_after(turn, replay.run(), how, alone=False)
                 assert (await replay.run()).finished
             assert sorted(got) == sorted(ids)
@@ -198,7 +198,7 @@ async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(
         async def attempt(turn: int) -> bool:
             path = tmp_path / f"{turn}.jsonl"
             target = JSONLinesTarget(path)
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=Slow(), concurrency=CONCURRENCY)
+            replay = h.replay(target, checkpoint=Slow(), concurrency=CONCURRENCY)
             hit = await cancel_after(turn, replay.run(), how)
             assert (await replay.run()).finished
             lines = path.read_text().splitlines()
@@ -223,9 +223,9 @@ async def test_dead_letters_that_are_tried_again_survive_a_cancellation_at_any_a
             async def refuse(message: Message) -> None:
                 raise ValueError("no")
 
-            await Replay(h.client, h.webhook_id, refuse, checkpoint=checkpoint).run()
+            await h.replay(refuse, checkpoint=checkpoint).run()
             effects = Effects(ids[5])
-            replay = Replay(h.client, h.webhook_id, effects, checkpoint=checkpoint, concurrency=CONCURRENCY)
+            replay = h.replay(effects, checkpoint=checkpoint, concurrency=CONCURRENCY)
             hit = await cancel_after(turn, replay.retry_dead(), how)
             report = await replay.retry_dead()
             effects.check(ids, how)
@@ -242,7 +242,7 @@ async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how
     async with history(150, page_size=20) as h:
         ids = await h.ids()
         effects = Effects(ids[5])
-        replay = Replay(h.client, h.webhook_id, effects, checkpoint=checkpoint, concurrency=CONCURRENCY)
+        replay = h.replay(effects, checkpoint=checkpoint, concurrency=CONCURRENCY)
         while await cancel_after(30 + cancelled % 7, replay.run(), how):
             cancelled += 1
         effects.check(ids, how, cancelled=cancelled)

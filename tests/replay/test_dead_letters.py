@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from basiq_async import CheckpointError, ConfigurationError, ReplayError
-from basiq_async.replay import DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint
+from basiq_async.replay import DeadLetter, MemoryCheckpoint, SQLiteCheckpoint
 from tests.support.histories import Recorder, Refusing, history
 
 pytestmark = pytest.mark.usefixtures("both_orders")
@@ -20,7 +20,7 @@ async def test_dead_letters_are_exported_a_line_each_and_stay(tmp_path: Path) ->
     async with history(300) as h:
         ids = await h.ids()
         target = Refusing(*ids[:270])
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+        replay = h.replay(target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
         assert await replay.export_dead(tmp_path / "none.jsonl") == 0
         assert (tmp_path / "none.jsonl").read_text() == ""
         await replay.run()
@@ -47,7 +47,7 @@ async def test_an_export_that_fails_on_the_way_leaves_no_file_behind(tmp_path: P
 
     async with history(300) as h:
         ids = await h.ids()
-        replay = Replay(h.client, h.webhook_id, Refusing(*ids[:270]), checkpoint=Failing())
+        replay = h.replay(Refusing(*ids[:270]), checkpoint=Failing())
         await replay.run()
         with pytest.raises(CheckpointError, match="the disk is away"):
             await replay.export_dead(tmp_path / "dead.jsonl")
@@ -58,7 +58,7 @@ async def test_dead_letters_are_dropped_by_id() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(10) as h:
         ids = await h.ids()
-        replay = Replay(h.client, h.webhook_id, Refusing(*ids[:4]), checkpoint=checkpoint)
+        replay = h.replay(Refusing(*ids[:4]), checkpoint=checkpoint)
         assert await replay.drop_dead([ids[0]]) == 0
         await replay.run()
         assert await replay.drop_dead([ids[0], ids[2], "unknown"]) == 2
@@ -73,7 +73,7 @@ async def test_some_dead_letters_are_tried_again_by_id() -> None:
     async with history(10) as h:
         ids = await h.ids()
         target = Refusing(*ids[:4])
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint)
+        replay = h.replay(target, checkpoint=checkpoint)
         await replay.run()
         target.refused = set()
         report = await replay.retry_dead(ids=[ids[1], "unknown"])

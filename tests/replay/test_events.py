@@ -36,10 +36,10 @@ async def test_the_event_list_has_what_an_inbox_does_not_know() -> None:
     async with history(40, page_size=15) as h:
         events = [event async for event in h.client.events.list()]
         assert len(events) == 40
-        first = Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint(), filter=None)
+        first = h.replay(receiver, filter=None)
         await first.run()
         assert sorted(got) == sorted(event.id for event in events)
-        replay = Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint(), source="events")
+        replay = h.replay(receiver, source="events")
         assert (await replay.plan()).total == 0
         report = await replay.run()
         assert (report.handled, report.skipped, report.finished) == (0, {"handled-before": 40}, True)
@@ -58,9 +58,7 @@ async def test_events_come_as_the_messages_that_they_would_have_made(with_receiv
             seen[message.event_id] = message
 
         target._behave = keep
-        replay = Replay(
-            h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), source="events", inbox=inbox, concurrency=3
-        )
+        replay = h.replay(target, source="events", inbox=inbox, concurrency=3)
         plan = await replay.plan()
         report = await replay.run()
         assert plan.total == report.handled == 20
@@ -71,7 +69,7 @@ async def test_events_come_as_the_messages_that_they_would_have_made(with_receiv
             assert message.payload == messages[event_id].payload
             assert message.event_type_id == events[event_id].type
             assert "." not in message.id
-        again = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=inbox)
+        again = h.replay(Recorder(), inbox=inbox)
         assert (await again.run()).skipped == {"handled-before": 20}
 
 
@@ -80,12 +78,12 @@ async def test_only_the_types_that_are_wanted_come() -> None:
         events = [event async for event in h.client.events.list()]
         types = sorted({event.type for event in events})
         receiver, got = a_receiver(MemoryInbox(), types[0])
-        replay = Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint(), source="events")
+        replay = h.replay(receiver, source="events")
         await replay.run()
         assert sorted(got) == sorted(event.id for event in events if event.type == types[0])
         await h.client.webhooks.update(h.webhook_id, url="https://example.com/basiq", subscribed_events=[types[1]])
         target = Recorder()
-        subscribed = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), source="events")
+        subscribed = h.replay(target, source="events")
         assert (await subscribed.run()).handled == sum(event.type == types[1] for event in events)
 
 
@@ -99,7 +97,7 @@ async def test_a_replay_of_events_is_stopped_and_continues() -> None:
                 replay.stop()
 
         target._behave = behave
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, source="events", concurrency=4)
+        replay = h.replay(target, checkpoint=checkpoint, source="events", concurrency=4)
         assert not (await replay.run()).finished
         assert (await replay.run()).handled_in_all == 100
         assert len(set(target.ids)) == 100
@@ -108,11 +106,11 @@ async def test_a_replay_of_events_is_stopped_and_continues() -> None:
 async def test_a_checkpoint_is_of_one_source() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(3) as h:
-        await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).run()
+        await h.replay(Recorder(), checkpoint=checkpoint).run()
         with pytest.raises(CheckpointError, match=r"not of events of webhook"):
-            await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, source="events").run()
+            await h.replay(Recorder(), checkpoint=checkpoint, source="events").run()
         with pytest.raises(ConfigurationError, match="source must be"):
-            Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, source="both")  # type: ignore[arg-type]
+            h.replay(Recorder(), checkpoint=checkpoint, source="both")  # type: ignore[arg-type]
 
 
 async def test_an_event_that_cannot_be_read_is_a_dead_letter_and_where_counts_by_its_creation() -> None:
@@ -146,7 +144,7 @@ async def test_events_of_a_webhook_that_is_not_there_are_an_error() -> None:
 async def test_events_are_exported_as_messages(tmp_path: Any) -> None:
     path = tmp_path / "events.jsonl"
     async with history(12) as h:
-        replay = Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint(), source="events")
+        replay = h.replay(JSONLinesTarget(path), source="events")
         assert (await replay.run()).handled == 12
     assert len(path.read_text().splitlines()) == 12
 

@@ -18,7 +18,7 @@ from basiq_async import (
     ServerError,
     TargetError,
 )
-from basiq_async.replay import DeadLetter, MemoryCheckpoint, Progress, Replay, SQLiteCheckpoint
+from basiq_async.replay import DeadLetter, MemoryCheckpoint, Progress, SQLiteCheckpoint
 from basiq_async.replay.protocol import Commit, ReplayJob
 from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, history
@@ -29,7 +29,7 @@ async def test_a_poisoned_message_becomes_a_dead_letter_and_the_job_continues() 
     async with history(300) as h:
         ids = await h.ids()
         target = Refusing(ids[3], ids[299])
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint)
+        replay = h.replay(target, checkpoint=checkpoint)
         report = await replay.run()
         assert (report.handled, report.failed, report.dead, report.finished) == (298, 2, 2, True)
         dead_letters = await replay.dead_letters()
@@ -43,7 +43,7 @@ async def test_dead_letters_are_tried_again_without_asking_basiq(tmp_path: Any) 
     async with history(700) as h:
         ids = await h.ids()
         target = Refusing(*ids[:600])
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+        replay = h.replay(target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
         assert (await replay.run()).failed == 600
         target.refused = {ids[5]}
         asked = len(h.fake.requests)
@@ -62,7 +62,7 @@ async def test_dead_letters_are_tried_again_without_asking_basiq(tmp_path: Any) 
 async def test_retrying_no_dead_letters_is_no_work_and_leaves_the_position_alone() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(20) as h:
-        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint)
+        replay = h.replay(Recorder(), checkpoint=checkpoint)
         assert await replay.dead_letters() == ()
         assert (await replay.retry_dead()).handled == 0
         report = await replay.run()
@@ -73,7 +73,7 @@ async def test_a_dead_letter_that_fails_again_has_its_new_error_and_counts_once(
     async with history(3) as h:
         ids = await h.ids()
         target = Refusing(ids[0])
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint())
+        replay = h.replay(target)
         await replay.run()
         target._error = lambda: RuntimeError("x" * 5_000)
         report = await replay.retry_dead()
@@ -87,12 +87,12 @@ async def test_a_dead_letter_that_fails_again_stays_one_whatever_on_error_says()
     checkpoint = MemoryCheckpoint()
     async with history(3) as h:
         target = Refusing(*await h.ids())
-        await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="skip").retry_dead()
+        await h.replay(target, checkpoint=checkpoint).run()
+        report = await h.replay(target, checkpoint=checkpoint, on_error="skip").retry_dead()
         assert (report.failed, report.dead) == (3, 3)
         with pytest.raises(ReplayError, match="failed, and the replay stopped before it"):
-            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop").retry_dead()
-        assert len(await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).dead_letters()) == 3
+            await h.replay(target, checkpoint=checkpoint, on_error="stop").retry_dead()
+        assert len(await h.replay(target, checkpoint=checkpoint).dead_letters()) == 3
 
 
 async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
@@ -100,7 +100,7 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
     async with history(300) as h:
         ids = await h.ids()
         target = Refusing(ids[100])
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, on_error="stop", concurrency=4)
+        replay = h.replay(target, checkpoint=checkpoint, on_error="stop", concurrency=4)
         with pytest.raises(
             ReplayError, match=rf"message .{ids[100]}. failed, and the replay stopped before it: ValueE"
         ) as caught:
@@ -117,7 +117,7 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
 async def test_skip_counts_it_and_continues() -> None:
     async with history(30) as h:
         target = Refusing(*(await h.ids())[:7])
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), on_error="skip")
+        replay = h.replay(target, on_error="skip")
         report = await replay.run()
         assert (report.handled, report.failed, report.dead, report.finished) == (23, 7, 0, True)
         assert await replay.dead_letters() == []
@@ -127,7 +127,7 @@ async def test_many_failures_in_a_row_end_the_job_with_all_of_them_kept() -> Non
     async with history(3_000) as h:
         ids = await h.ids()
         target = Refusing(*ids)
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8)
+        replay = h.replay(target, concurrency=8)
         with pytest.raises(ReplayError, match=r"1000 messages in a row failed.*dead letters: fix the target") as caught:
             await replay.run()
         assert caught.value.report is not None
@@ -143,15 +143,7 @@ async def test_the_breaker_is_adjustable_and_a_success_resets_it(limit: int | No
     async with history(12) as h:
         ids = await h.ids()
         target = Refusing(*ids[:5], *ids[6:11])
-        replay = Replay(
-            h.client,
-            h.webhook_id,
-            target,
-            checkpoint=MemoryCheckpoint(),
-            concurrency=1,
-            max_failures=limit,
-            on_error="skip",
-        )
+        replay = h.replay(target, concurrency=1, max_failures=limit, on_error="skip")
         if stops:
             with pytest.raises(ReplayError, match="5 messages in a row failed, the last one with ValueError"):
                 await replay.run()
@@ -162,7 +154,7 @@ async def test_the_breaker_is_adjustable_and_a_success_resets_it(limit: int | No
 async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_end() -> None:
     async with history(5) as h:
         target = Refusing(*(await h.ids())[:1], error=asyncio.CancelledError)
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint())
+        replay = h.replay(target)
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
         (dead_letter,) = await replay.dead_letters()
@@ -178,7 +170,7 @@ async def test_a_predicate_that_raises_makes_its_message_a_failed_one() -> None:
                 raise KeyError("oops")
             return True
 
-        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=where)
+        replay = h.replay(Recorder(), where=where)
         assert (await replay.plan()).total == 5
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
@@ -189,7 +181,7 @@ async def test_a_failure_is_logged_with_its_message_and_without_its_payload(capl
     async with history(3) as h:
         ids = await h.ids()
         with caplog.at_level(logging.DEBUG, "basiq_async.replay"):
-            await Replay(h.client, h.webhook_id, Refusing(ids[1]), checkpoint=MemoryCheckpoint()).run()
+            await h.replay(Refusing(ids[1])).run()
     assert f"message {ids[1]!r} failed: ValueError: poisoned" in caplog.text
 
 
@@ -205,7 +197,7 @@ async def test_what_an_error_says_forges_no_line_of_the_log(caplog: pytest.LogCa
                 raise down.pop()
             await refusing(message)
 
-        await Replay(h.client, h.webhook_id, behave, checkpoint=MemoryCheckpoint(), concurrency=1).run()
+        await h.replay(behave, concurrency=1).run()
     assert len(caplog.messages) >= 2
     assert all(message.isprintable() for message in caplog.messages), caplog.messages
 
@@ -216,7 +208,7 @@ async def test_a_replay_error_of_a_target_ends_the_job_at_once() -> None:
         target = Refusing(*ids, error=lambda: ReplayError("the target is gone"))
         checkpoint = MemoryCheckpoint()
         with pytest.raises(ReplayError, match="the target is gone"):
-            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+            await h.replay(target, checkpoint=checkpoint).run()
         state = await checkpoint.peek(ReplayJob(h.webhook_id))
         assert state is not None
         assert (state.position, state.dead, state.done) == (0, 0, frozenset())
@@ -230,7 +222,7 @@ async def test_a_target_that_is_not_async_is_refused_before_it_is_called() -> No
 
     async with history(50) as h:
         with pytest.raises(ConfigurationError, match="not async"):
-            Replay(h.client, h.webhook_id, handler, checkpoint=MemoryCheckpoint())
+            h.replay(handler)
     assert taken == []
 
 
@@ -255,124 +247,110 @@ def throttling(error: Any, times: list[float], allowed: Any) -> Recorder:
         lambda: ServerError(status=503, retry_after=30),
     ],
 )
-def test_retry_after_has_the_whole_job_wait_and_nothing_is_lost(error: Any) -> None:
-    async def main() -> None:
-        times: list[float] = []
-        refused = 0
-        told: list[Progress] = []
+@virtual.clocked
+async def test_retry_after_has_the_whole_job_wait_and_nothing_is_lost(error: Any) -> None:
+    times: list[float] = []
+    refused = 0
+    told: list[Progress] = []
 
-        def allowed() -> bool:
-            nonlocal refused
-            if len(times) > 50 and refused < 8:
-                refused += 1
-                return False
-            return True
+    def allowed() -> bool:
+        nonlocal refused
+        if len(times) > 50 and refused < 8:
+            refused += 1
+            return False
+        return True
 
-        async with history(200) as h:
-            target = throttling(error, times, allowed)
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8)
-            report = await replay.run(told.append)
-        assert (report.handled, report.failed) == (200, 0)
-        assert len(target.ids) == len(set(target.ids)) == 200
-        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
-        assert sum(gap > 1 for gap in gaps) == 1
-        assert max(gaps) == pytest.approx(30, abs=0.1)
-        # What comes first after the wait comes alone.
-        again = gaps.index(max(gaps)) + 1
-        assert times[again + 1] > times[again]
-        assert max(progress.paused for progress in told) > 25
-
-    virtual.run(main())
+    async with history(200) as h:
+        target = throttling(error, times, allowed)
+        replay = h.replay(target, concurrency=8)
+        report = await replay.run(told.append)
+    assert (report.handled, report.failed) == (200, 0)
+    assert len(target.ids) == len(set(target.ids)) == 200
+    gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert sum(gap > 1 for gap in gaps) == 1
+    assert max(gaps) == pytest.approx(30, abs=0.1)
+    # What comes first after the wait comes alone.
+    again = gaps.index(max(gaps)) + 1
+    assert times[again + 1] > times[again]
+    assert max(progress.paused for progress in told) > 25
 
 
-def test_a_target_that_takes_one_a_second_is_fed_one_a_second_and_gets_all() -> None:
-    async def main() -> None:
-        last = -10.0
+@virtual.clocked
+async def test_a_target_that_takes_one_a_second_is_fed_one_a_second_and_gets_all() -> None:
+    last = -10.0
 
-        async def behave(message: Message) -> None:
-            nonlocal last
-            now = virtual.now()
-            if now - last < 1:
-                raise TargetError("slow down", retry_after=1)
-            last = now
+    async def behave(message: Message) -> None:
+        nonlocal last
+        now = virtual.now()
+        if now - last < 1:
+            raise TargetError("slow down", retry_after=1)
+        last = now
 
-        async with history(60) as h:
-            target = Recorder(behave)
-            report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
-        assert (report.handled, report.failed) == (60, 0)
-        assert report.duration < 130
-
-    virtual.run(main())
+    async with history(60) as h:
+        target = Recorder(behave)
+        report = await h.replay(target).run()
+    assert (report.handled, report.failed) == (60, 0)
+    assert report.duration < 130
 
 
-def test_a_wait_beyond_max_pause_ends_the_job_in_order() -> None:
-    async def main() -> None:
-        checkpoint = MemoryCheckpoint()
-        async with history(20) as h:
-            ids = await h.ids()
-            target = Refusing(ids[10], error=lambda: TargetError("no", retry_after=7_200))
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=1)
-            with pytest.raises(ReplayError, match=r"pause of 7200 s, longer than max_pause") as caught:
-                await replay.run()
-            assert isinstance(caught.value.__cause__, TargetError)
-            target.refused = set()
-            assert (await replay.run()).handled == 10
-            assert target.taken == ids
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_wait_beyond_max_pause_ends_the_job_in_order() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(20) as h:
+        ids = await h.ids()
+        target = Refusing(ids[10], error=lambda: TargetError("no", retry_after=7_200))
+        replay = h.replay(target, checkpoint=checkpoint, concurrency=1)
+        with pytest.raises(ReplayError, match=r"pause of 7200 s, longer than max_pause") as caught:
+            await replay.run()
+        assert isinstance(caught.value.__cause__, TargetError)
+        target.refused = set()
+        assert (await replay.run()).handled == 10
+        assert target.taken == ids
 
 
 @pytest.mark.parametrize("wait", [0, 1, 5, 600])
-def test_a_target_that_only_ever_asks_for_patience_ends_the_job_after_max_pause(wait: float) -> None:
-    async def main() -> None:
-        async with history(20) as h:
-            first, *_ = ids = await h.ids()
-            target = Refusing(*ids, error=lambda: TargetError("no", retry_after=wait))
-            began = virtual.now()
-            with pytest.raises(ReplayError, match=f"asked for pauses .* before message '{first}': run the"):
-                await Replay(
-                    h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=1, max_pause=1_800
-                ).run()
-            assert 1_800 <= virtual.now() - began < 1_800 + max(wait, 6)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_target_that_only_ever_asks_for_patience_ends_the_job_after_max_pause(wait: float) -> None:
+    async with history(20) as h:
+        first, *_ = ids = await h.ids()
+        target = Refusing(*ids, error=lambda: TargetError("no", retry_after=wait))
+        began = virtual.now()
+        with pytest.raises(ReplayError, match=f"asked for pauses .* before message '{first}': run the"):
+            await h.replay(target, concurrency=1, max_pause=1_800).run()
+        assert 1_800 <= virtual.now() - began < 1_800 + max(wait, 6)
 
 
-def test_stop_does_not_wait_for_a_target_that_asked_for_patience() -> None:
-    async def main() -> None:
-        async with history(20) as h:
-            target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=600))
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=4)
-            asyncio.get_running_loop().call_later(3, replay.stop)
-            report = await replay.run()
-            assert (report.handled, report.failed, report.position) == (0, 0, 0)
-            assert report.duration == pytest.approx(3)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_stop_does_not_wait_for_a_target_that_asked_for_patience() -> None:
+    async with history(20) as h:
+        target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=600))
+        replay = h.replay(target, concurrency=4)
+        asyncio.get_running_loop().call_later(3, replay.stop)
+        report = await replay.run()
+        assert (report.handled, report.failed, report.position) == (0, 0, 0)
+        assert report.duration == pytest.approx(3)
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -1, True, "30", None])
 async def test_a_retry_after_that_is_no_time_is_an_ordinary_failure(odd: Any) -> None:
     async with history(2) as h:
         target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=odd))
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+        report = await h.replay(target).run()
         assert report.failed == 2
 
 
-def test_cancelling_during_a_pause_leaves_nothing_behind() -> None:
-    async def main() -> None:
-        async with history(20) as h:
-            target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=600))
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=4)
-            running = asyncio.create_task(replay.run())
-            await asyncio.sleep(2)
-            running.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await running
-            target.refused = set()
-            assert (await replay.run()).handled == 20
-
-    virtual.run(main())
+@virtual.clocked
+async def test_cancelling_during_a_pause_leaves_nothing_behind() -> None:
+    async with history(20) as h:
+        target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=600))
+        replay = h.replay(target, concurrency=4)
+        running = asyncio.create_task(replay.run())
+        await asyncio.sleep(2)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        target.refused = set()
+        assert (await replay.run()).handled == 20
 
 
 async def test_dead_letters_that_cannot_be_kept_end_the_job() -> None:
@@ -383,7 +361,7 @@ async def test_dead_letters_that_cannot_be_kept_end_the_job() -> None:
             await super().save(commit)
 
     async with history(5) as h:
-        replay = Replay(h.client, h.webhook_id, Refusing(*await h.ids()), checkpoint=NoRoom())
+        replay = h.replay(Refusing(*await h.ids()), checkpoint=NoRoom())
         with pytest.raises(CheckpointError, match="no room"):
             await replay.run()
         assert not await replay.dead_letters()
@@ -396,67 +374,57 @@ def test_a_dead_letter_does_not_show_its_message() -> None:
     assert "private" not in repr(dead_letter)
 
 
-def test_one_request_for_patience_does_not_slow_the_rest_of_the_job() -> None:
-    async def main() -> None:
-        async with history(400) as h:
-            ids = await h.ids()
-            asked = False
+@virtual.clocked
+async def test_one_request_for_patience_does_not_slow_the_rest_of_the_job() -> None:
+    async with history(400) as h:
+        ids = await h.ids()
+        asked = False
 
-            async def behave(message: Message) -> None:
-                nonlocal asked
-                await asyncio.sleep(0.02)
-                if message.id == ids[100] and not asked:
-                    asked = True
-                    raise TargetError("slow down", status=429, retry_after=0.1)
+        async def behave(message: Message) -> None:
+            nonlocal asked
+            await asyncio.sleep(0.02)
+            if message.id == ids[100] and not asked:
+                asked = True
+                raise TargetError("slow down", status=429, retry_after=0.1)
 
-            target = Recorder(behave)
-            report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=32).run()
-        assert report.handled == 400
-        # 400 messages, 32 at once, 20 ms each: 0.25 s; the pause, and a slow start in steps that double.
-        assert report.duration < 0.6
-        assert target.most_at_once == 32
-
-    virtual.run(main())
+        target = Recorder(behave)
+        report = await h.replay(target, concurrency=32).run()
+    assert report.handled == 400
+    # 400 messages, 32 at once, 20 ms each: 0.25 s; the pause, and a slow start in steps that double.
+    assert report.duration < 0.6
+    assert target.most_at_once == 32
 
 
 @pytest.mark.parametrize("pause", [2.0, 0.0])
-def test_a_rate_is_kept_after_a_pause(pause: float) -> None:
-    async def main() -> None:
-        times: list[float] = []
+@virtual.clocked
+async def test_a_rate_is_kept_after_a_pause(pause: float) -> None:
+    times: list[float] = []
 
-        async def behave(message: Message) -> None:
-            times.append(virtual.now())
-            await asyncio.sleep(0.2)
-            if len(times) in (30, 31):
-                raise TargetError("slow down", status=429, retry_after=pause)
+    async def behave(message: Message) -> None:
+        times.append(virtual.now())
+        await asyncio.sleep(0.2)
+        if len(times) in (30, 31):
+            raise TargetError("slow down", status=429, retry_after=pause)
 
-        async with history(150) as h:
-            report = await Replay(
-                h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), concurrency=32, rate=20
-            ).run()
-        assert report.handled == 150
-        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
-        assert min(gaps) >= 0.05 - 1e-6
-
-    virtual.run(main())
+    async with history(150) as h:
+        report = await h.replay(Recorder(behave), concurrency=32, rate=20).run()
+    assert report.handled == 150
+    gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert min(gaps) >= 0.05 - 1e-6
 
 
-def test_a_retry_after_of_nothing_again_and_again_has_the_job_wait_longer_each_time() -> None:
-    async def main() -> None:
-        times: list[float] = []
-        until = virtual.now() + 60
+@virtual.clocked
+async def test_a_retry_after_of_nothing_again_and_again_has_the_job_wait_longer_each_time() -> None:
+    times: list[float] = []
+    until = virtual.now() + 60
 
-        async def behave(message: Message) -> None:
-            times.append(virtual.now())
-            if virtual.now() < until:
-                raise TargetError("slow down", status=429, retry_after=0)
+    async def behave(message: Message) -> None:
+        times.append(virtual.now())
+        if virtual.now() < until:
+            raise TargetError("slow down", status=429, retry_after=0)
 
-        async with history(30) as h:
-            report = await Replay(
-                h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), concurrency=1
-            ).run()
-        assert (report.handled, report.failed) == (30, 0)
-        assert 60 <= report.duration < 66
-        assert len(times) < 60
-
-    virtual.run(main())
+    async with history(30) as h:
+        report = await h.replay(Recorder(behave), concurrency=1).run()
+    assert (report.handled, report.failed) == (30, 0)
+    assert 60 <= report.duration < 66
+    assert len(times) < 60

@@ -48,7 +48,7 @@ async def add(h: History, count: int = 1) -> None:
 
 
 def a_replay(h: History, target: Any, checkpoint: MemoryCheckpoint, **options: Any) -> Replay:
-    return Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, **options)
+    return h.replay(target, checkpoint=checkpoint, **options)
 
 
 async def names(h: History, source: str) -> list[str]:
@@ -419,7 +419,7 @@ async def test_several_lists_are_each_read_in_their_own_order(order: str) -> Non
             if more:
                 await add(h, more)
             for where in (limit(7), None):
-                replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, filters=filters, where=where)
+                replay = h.replay(target, checkpoint=checkpoint, filters=filters, where=where)
                 report = await replay.run()
             assert report.finished
             assert report.order == order

@@ -53,9 +53,7 @@ def test_an_outage_has_the_job_wait_and_leaves_no_dead_letter(
 
         target = Recorder(behave)
         async with history(100) as h:
-            replay = Replay(
-                h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=concurrency, rate=15
-            )
+            replay = h.replay(target, concurrency=concurrency, rate=15)
             report = await replay.run(seen.append)
             assert await replay.dead_letters() == [] or concurrency == 1
         if concurrency > 1 or "refused" in str(error()):
@@ -76,113 +74,100 @@ def test_an_outage_has_the_job_wait_and_leaves_no_dead_letter(
     assert sum("the replay continues" in each.message for each in caplog.records) == 1
 
 
-def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> None:
-    async def main() -> None:
-        checkpoint = MemoryCheckpoint()
-        async with history(20) as h:
-            ids = await h.ids()
-            target = Refusing(*ids[10:], error=lambda: ConnectionFailedError("refused", sent=False))
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4, max_pause=600)
-            with pytest.raises(ReplayError, match=r"down for 6\d\d s.* before message .*: run the same again"):
-                await replay.run()
-            assert await replay.dead_letters() == []
-            target.refused = set()
-            report = await replay.run()
-            assert (report.handled, report.finished) == (10, True)
-            assert target.taken == ids
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(20) as h:
+        ids = await h.ids()
+        target = Refusing(*ids[10:], error=lambda: ConnectionFailedError("refused", sent=False))
+        replay = h.replay(target, checkpoint=checkpoint, concurrency=4, max_pause=600)
+        with pytest.raises(ReplayError, match=r"down for 6\d\d s.* before message .*: run the same again"):
+            await replay.run()
+        assert await replay.dead_letters() == []
+        target.refused = set()
+        report = await replay.run()
+        assert (report.handled, report.finished) == (10, True)
+        assert target.taken == ids
 
 
-def test_stop_does_not_wait_for_a_target_that_is_down() -> None:
-    async def main() -> None:
-        async with history(20) as h:
-            target = Refusing(*await h.ids(), error=lambda: ConnectionFailedError("refused", sent=False))
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=4)
-            asyncio.get_running_loop().call_later(100, replay.stop)
-            report = await replay.run()
-            assert (report.handled, report.failed, report.position) == (0, 0, 0)
-            assert report.duration == pytest.approx(100)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_stop_does_not_wait_for_a_target_that_is_down() -> None:
+    async with history(20) as h:
+        target = Refusing(*await h.ids(), error=lambda: ConnectionFailedError("refused", sent=False))
+        replay = h.replay(target, concurrency=4)
+        asyncio.get_running_loop().call_later(100, replay.stop)
+        report = await replay.run()
+        assert (report.handled, report.failed, report.position) == (0, 0, 0)
+        assert report.duration == pytest.approx(100)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_one_message_that_times_out_is_a_dead_letter_and_no_outage(concurrency: int) -> None:
-    async def main() -> None:
-        async with history(40) as h:
-            ids = await h.ids()
-            tries = 0
+@virtual.clocked
+async def test_one_message_that_times_out_is_a_dead_letter_and_no_outage(concurrency: int) -> None:
+    async with history(40) as h:
+        ids = await h.ids()
+        tries = 0
 
-            async def behave(message: Message) -> None:
-                nonlocal tries
-                await asyncio.sleep(0.1)
-                if message.id == ids[7]:
-                    tries += 1
-                    raise TimeoutError
-
-            target = Recorder(behave)
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=concurrency)
-            report = await replay.run()
-            assert (report.handled, report.failed) == (39, 1)
-            assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[7]]
-            assert 3 <= tries <= 5
-            assert report.duration < 30
-
-    virtual.run(main())
-
-
-def test_the_last_message_of_a_history_that_times_out_is_a_dead_letter() -> None:
-    async def main() -> None:
-        async with history(5) as h:
-            ids = await h.ids()
-            target = Refusing(ids[4], error=TimeoutError)
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint())
-            report = await replay.run()
-            assert (report.handled, report.failed, report.finished) == (4, 1, True)
-
-    virtual.run(main())
-
-
-def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time() -> None:
-    async def main() -> None:
-        async with history(30) as h:
-            ids = await h.ids()
-
-            async def behave(message: Message) -> None:
-                if message.id == ids[3]:
-                    await asyncio.Event().wait()
-
-            target = Recorder(behave)
-            replay = Replay(
-                h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=2, target_timeout=10
-            )
-            report = await replay.run()
-            assert (report.handled, report.failed, report.finished) == (29, 1, True)
-            (dead_letter,) = await replay.dead_letters()
-            assert "no result within 10 s" in dead_letter.error
-            assert target.at_once == 0
-
-    virtual.run(main())
-
-
-def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_handled() -> None:
-    async def main() -> None:
         async def behave(message: Message) -> None:
-            try:
-                await asyncio.sleep(100)
-            except asyncio.CancelledError:
-                await asyncio.sleep(1)
+            nonlocal tries
+            await asyncio.sleep(0.1)
+            if message.id == ids[7]:
+                tries += 1
+                raise TimeoutError
 
-        async with history(3) as h:
-            replay = Replay(h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), target_timeout=10)
-            report = await replay.run()
-        assert (report.handled, report.failed) == (3, 0)
+        target = Recorder(behave)
+        replay = h.replay(target, concurrency=concurrency)
+        report = await replay.run()
+        assert (report.handled, report.failed) == (39, 1)
+        assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[7]]
+        assert 3 <= tries <= 5
+        assert report.duration < 30
 
-    virtual.run(main())
+
+@virtual.clocked
+async def test_the_last_message_of_a_history_that_times_out_is_a_dead_letter() -> None:
+    async with history(5) as h:
+        ids = await h.ids()
+        target = Refusing(ids[4], error=TimeoutError)
+        replay = h.replay(target)
+        report = await replay.run()
+        assert (report.handled, report.failed, report.finished) == (4, 1, True)
 
 
-def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do() -> None:
+@virtual.clocked
+async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time() -> None:
+    async with history(30) as h:
+        ids = await h.ids()
+
+        async def behave(message: Message) -> None:
+            if message.id == ids[3]:
+                await asyncio.Event().wait()
+
+        target = Recorder(behave)
+        replay = h.replay(target, concurrency=2, target_timeout=10)
+        report = await replay.run()
+        assert (report.handled, report.failed, report.finished) == (29, 1, True)
+        (dead_letter,) = await replay.dead_letters()
+        assert "no result within 10 s" in dead_letter.error
+        assert target.at_once == 0
+
+
+@virtual.clocked
+async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_handled() -> None:
+    async def behave(message: Message) -> None:
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1)
+
+    async with history(3) as h:
+        replay = h.replay(Recorder(behave), target_timeout=10)
+        report = await replay.run()
+    assert (report.handled, report.failed) == (3, 0)
+
+
+@virtual.clocked
+async def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do() -> None:
     class Hanging(MemoryCheckpoint):
         hangs = False
 
@@ -191,27 +176,25 @@ def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do() -> None:
                 await asyncio.Event().wait()
             await super().save(commit)
 
-    async def main() -> None:
-        checkpoint = Hanging()
-        async with history(30) as h:
+    checkpoint = Hanging()
+    async with history(30) as h:
 
-            async def behave(message: Message) -> None:
-                checkpoint.hangs = len(target.ids) > 10
+        async def behave(message: Message) -> None:
+            checkpoint.hangs = len(target.ids) > 10
 
-            target = Recorder(behave)
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4, checkpoint_timeout=5)
-            with pytest.raises(ReplayError, match="the checkpoint did not finish within 5 s: fix it"):
-                await replay.run()
-            checkpoint.hangs = False
-            target._behave = None
-            assert (await replay.run()).finished
-            assert set(target.ids) == set(await h.ids())
-
-    virtual.run(main())
+        target = Recorder(behave)
+        replay = h.replay(target, checkpoint=checkpoint, concurrency=4, checkpoint_timeout=5)
+        with pytest.raises(ReplayError, match="the checkpoint did not finish within 5 s: fix it"):
+            await replay.run()
+        checkpoint.hangs = False
+        target._behave = None
+        assert (await replay.run()).finished
+        assert set(target.ids) == set(await h.ids())
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_again(
+@virtual.clocked
+async def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_again(
     hangs: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     from basiq_async.receiver import MemoryInbox
@@ -222,17 +205,12 @@ def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_agai
                 await asyncio.Event().wait()
             raise OSError("no space left")
 
-    async def main() -> None:
-        async with history(5) as h:
-            target = Recorder()
-            replay = Replay(
-                h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=Full(clock=virtual.clock)
-            )
-            report = await replay.run()
-            assert (report.handled, report.failed) == (5, 0)
-            assert sorted(target.ids) == sorted(await h.ids())
-
-    virtual.run(main())
+    async with history(5) as h:
+        target = Recorder()
+        replay = h.replay(target, inbox=Full(clock=virtual.clock))
+        report = await replay.run()
+        assert (report.handled, report.failed) == (5, 0)
+        assert sorted(target.ids) == sorted(await h.ids())
     why = "the inbox did not respond within 5 s" if hangs else "no space left"
     assert sum(f"could not be recorded in the inbox: {why}" in each.message for each in caplog.records) == 5
 
@@ -251,9 +229,7 @@ def test_an_inbox_that_hangs_has_the_job_wait() -> None:
         nonlocal until
         until = virtual.now() + 120
         async with history(30) as h:
-            replay = Replay(
-                h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=Stopped(clock=virtual.clock)
-            )
+            replay = h.replay(Recorder(), inbox=Stopped(clock=virtual.clock))
             report = await replay.run()
         assert (report.handled, report.failed) == (30, 0)
         assert 120 <= report.duration < 260
@@ -281,22 +257,21 @@ CHECKPOINT_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
 
 
 @pytest.mark.parametrize(("call", "work"), CHECKPOINT_CALLS)
-def test_no_call_of_a_checkpoint_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:
-    async def main() -> None:
-        checkpoint = MemoryCheckpoint()
-        async with history(3) as h:
-            replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, checkpoint_timeout=5)
-            await replay.run()
-            setattr(checkpoint, call, hang)
-            with pytest.raises(CheckpointError, match="the checkpoint did not finish within 5 s: fix it"):
-                async with asyncio.timeout(60):
-                    await work(replay)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_no_call_of_a_checkpoint_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:
+    checkpoint = MemoryCheckpoint()
+    async with history(3) as h:
+        replay = h.replay(Recorder(), checkpoint=checkpoint, checkpoint_timeout=5)
+        await replay.run()
+        setattr(checkpoint, call, hang)
+        with pytest.raises(CheckpointError, match="the checkpoint did not finish within 5 s: fix it"):
+            async with asyncio.timeout(60):
+                await work(replay)
 
 
 @pytest.mark.parametrize("what", ["begin", "end"])
-def test_a_target_that_does_not_begin_or_end_its_run_is_an_error_in_time(what: str) -> None:
+@virtual.clocked
+async def test_a_target_that_does_not_begin_or_end_its_run_is_an_error_in_time(what: str) -> None:
     class Holding(Recorder):
         async def deliver(self, message: Message) -> None:
             await self(message)
@@ -312,33 +287,28 @@ def test_a_target_that_does_not_begin_or_end_its_run_is_an_error_in_time(what: s
             if what == "end":
                 await hang()
 
-    async def main() -> None:
-        async with history(3) as h:
-            replay = Replay(h.client, h.webhook_id, Holding(), checkpoint=MemoryCheckpoint(), checkpoint_timeout=5)
-            with pytest.raises(ReplayError, match=f"the target did not {what} its run within 5 s"):
-                async with asyncio.timeout(60):
-                    await replay.run()
-
-    virtual.run(main())
+    async with history(3) as h:
+        replay = h.replay(Holding(), checkpoint_timeout=5)
+        with pytest.raises(ReplayError, match=f"the target did not {what} its run within 5 s"):
+            async with asyncio.timeout(60):
+                await replay.run()
 
 
-def test_an_inbox_that_hangs_is_an_error_of_a_plan_and_of_reconcile_in_time() -> None:
+@virtual.clocked
+async def test_an_inbox_that_hangs_is_an_error_of_a_plan_and_of_reconcile_in_time() -> None:
     from basiq_async.receiver import MemoryInbox
 
     class Stopped(MemoryInbox):
         async def seen(self, key: str) -> bool:
             return bool(await hang())
 
-    async def main() -> None:
-        inbox = Stopped(clock=virtual.clock)
-        async with history(3) as h:
-            replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=inbox)
-            for look in (replay.plan(), replay.reconcile(inbox)):
-                with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
-                    async with asyncio.timeout(60):
-                        await look
-
-    virtual.run(main())
+    inbox = Stopped(clock=virtual.clock)
+    async with history(3) as h:
+        replay = h.replay(Recorder(), inbox=inbox)
+        for look in (replay.plan(), replay.reconcile(inbox)):
+            with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
+                async with asyncio.timeout(60):
+                    await look
 
 
 def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
@@ -357,7 +327,7 @@ def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
         async with history(30) as h:
             receiver = WebhookReceiver(SECRET, inbox=Away(clock=virtual.clock), clock=virtual.clock)
             receiver.on("*")(take)
-            report = await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
+            report = await h.replay(receiver).run()
         assert (report.handled, report.failed) == (30, 0)
         assert 3_000 <= report.duration < 3_010
 

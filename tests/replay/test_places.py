@@ -21,8 +21,9 @@ from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import MemoryCheckpoint, Replay, limit
 from basiq_async.replay.protocol import ReplayJob
 from basiq_async.testing import FakeBasiq
+from tests.support import virtual
 from tests.support.histories import Recorder, history
-from tests.support.scripted import error
+from tests.support.scripted import Scripted, error, page
 
 pytestmark = pytest.mark.usefixtures("both_orders")
 
@@ -112,7 +113,7 @@ async def test_a_refusal_of_the_first_page_is_no_lost_place() -> None:
     async with history(30) as h:
         h.fake.fail_next(1, status=400, path="*/messages")
         with pytest.raises(BadRequestError):
-            await Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint()).run()
+            await h.replay(Recorder()).run()
         with pytest.raises(APIError):
             await Replay(
                 h.client, "4b1e0b9e-0000-4000-8000-000000000000", Recorder(), checkpoint=MemoryCheckpoint()
@@ -142,9 +143,7 @@ async def test_a_limit_counts_what_reaches_the_handler_and_plan_and_run_agree(wi
             async def handle(delivery: Delivery) -> None:
                 got.append(delivery.id)
 
-        replay = Replay(
-            h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), where=limit(10), concurrency=4, **options
-        )
+        replay = h.replay(target, where=limit(10), concurrency=4, **options)
         assert (await replay.plan()).total == 10
         report = await replay.run()
         assert (report.handled, report.skipped["handled-before"]) == (10, 15)
@@ -155,17 +154,9 @@ async def test_a_limit_counts_what_reaches_the_handler_and_plan_and_run_agree(wi
 async def test_a_limit_that_the_inbox_uses_up_nowhere_reads_to_the_end() -> None:
     inbox = MemoryInbox()
     async with history(20) as h:
-        first = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), inbox=inbox)
+        first = h.replay(Recorder(), inbox=inbox)
         assert (await first.run()).handled == 20
-        again = Replay(
-            h.client,
-            h.webhook_id,
-            Recorder(),
-            checkpoint=MemoryCheckpoint(),
-            inbox=inbox,
-            where=limit(3),
-            concurrency=8,
-        )
+        again = h.replay(Recorder(), inbox=inbox, where=limit(3), concurrency=8)
         report = await again.run()
         assert (report.handled, report.skipped, report.finished) == (0, {"handled-before": 20}, True)
 
@@ -175,9 +166,9 @@ async def test_what_a_killed_run_left_is_bounded_though_an_orderly_run_came_betw
     async with history(50) as h:
         await checkpoint.open(ReplayJob(h.webhook_id), concurrency=20)
         await checkpoint.aclose()
-        short = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, where=limit(5)).run()
+        short = await h.replay(Recorder(), checkpoint=checkpoint, where=limit(5)).run()
         assert short.repeated == 5
-        rest = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).run()
+        rest = await h.replay(Recorder(), checkpoint=checkpoint).run()
         assert (rest.handled, rest.repeated) == (45, 15)
 
 
@@ -186,16 +177,14 @@ async def test_dead_letters_that_are_tried_again_say_nothing_about_what_a_killed
     async with history(50) as h:
         await checkpoint.open(ReplayJob(h.webhook_id), concurrency=20)
         await checkpoint.aclose()
-        await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).retry_dead()
-        assert (await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).run()).repeated == 20
+        await h.replay(Recorder(), checkpoint=checkpoint).retry_dead()
+        assert (await h.replay(Recorder(), checkpoint=checkpoint).run()).repeated == 20
 
 
 # --- one at a time ---
 
 
 async def test_pages_that_overlap_give_each_message_once_without_an_inbox_too() -> None:
-    from tests.support.scripted import Scripted, page
-
     items = [{"id": f"m{i}", "payload": {"eventTypeId": "user.created", "eventId": f"e{i}"}} for i in range(6)]
     script = Scripted(page(items[:4], f"{HISTORY}?next=2"), page(items[1:4], f"{HISTORY}?next=3"), page(items[3:]))
     target = Recorder()
@@ -205,8 +194,6 @@ async def test_pages_that_overlap_give_each_message_once_without_an_inbox_too() 
 
 
 async def test_the_same_message_twice_in_a_list_is_handled_once_and_never_twice_at_once() -> None:
-    from tests.support.scripted import Scripted, page
-
     items = [{"id": f"m{i}", "payload": {"eventTypeId": "user.created", "eventId": f"e{i}"}} for i in range(6)]
     script = Scripted(page([*items, *items[3:]]))
     running: set[str] = set()
@@ -225,31 +212,25 @@ async def test_the_same_message_twice_in_a_list_is_handled_once_and_never_twice_
 
 
 @pytest.mark.parametrize("with_receiver", [False, True])
-def test_the_same_event_in_two_messages_waits_for_its_handler_and_no_longer(with_receiver: bool) -> None:
-    from tests.support import virtual
-    from tests.support.scripted import Scripted, page
-
+@virtual.clocked
+async def test_the_same_event_in_two_messages_waits_for_its_handler_and_no_longer(with_receiver: bool) -> None:
     items = [{"id": f"m{i}", "payload": {"eventTypeId": "user.created", "eventId": "e"}} for i in range(4)]
     got: list[str] = []
+    inbox = MemoryInbox(clock=virtual.clock)
 
-    async def main() -> None:
-        inbox = MemoryInbox(clock=virtual.clock)
+    async def work(message: Any) -> None:
+        await asyncio.sleep(0.02)
+        got.append(message.id)
 
-        async def work(message: Any) -> None:
-            await asyncio.sleep(0.02)
-            got.append(message.id)
-
-        target: Any = Recorder(work)
-        options: dict[str, Any] = {"inbox": inbox}
-        if with_receiver:
-            target, options = WebhookReceiver("whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==", inbox=inbox), {}
-            target.on("*")(work)
-        async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
-            report = await Replay(client, "w1", target, checkpoint=MemoryCheckpoint(), **options).run()
-        assert (report.handled, report.skipped) == (1, {"handled-before": 3})
-        assert report.duration < 0.1
-
-    virtual.run(main())
+    target: Any = Recorder(work)
+    options: dict[str, Any] = {"inbox": inbox}
+    if with_receiver:
+        target, options = WebhookReceiver("whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==", inbox=inbox), {}
+        target.on("*")(work)
+    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
+        report = await Replay(client, "w1", target, checkpoint=MemoryCheckpoint(), **options).run()
+    assert (report.handled, report.skipped) == (1, {"handled-before": 3})
+    assert report.duration < 0.1
     assert len(got) == 1
 
 
@@ -264,7 +245,7 @@ async def test_an_entry_of_the_webhook_is_skipped_and_another_webhooks_is_not() 
         for key in keys:
             await inbox.claim(key, "t", lease=9)
             await inbox.complete(key, "t")
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox)
+        replay = h.replay(target, inbox=inbox)
         assert (await replay.plan()).total == 1
         await replay.run()
     assert target.ids == [messages[1].id]

@@ -30,7 +30,7 @@ async def enter(inbox: Inbox, message: Message, webhook_id: str) -> None:
 async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path) -> None:
     async with history(100, every=timedelta(hours=3)) as h:
         target = Recorder()
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+        replay = h.replay(target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
         plan = await replay.plan()
         messages = [each async for each in h.client.messages.list(h.webhook_id)]
         assert plan.total == 100
@@ -48,11 +48,11 @@ async def test_a_plan_is_for_what_the_checkpoint_has_left() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(30) as h:
         ids = await h.ids()
-        await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, where=limit(10)).run()
+        await h.replay(Recorder(), checkpoint=checkpoint, where=limit(10)).run()
         await checkpoint.open(ReplayJob(h.webhook_id), concurrency=1)
         await checkpoint.save(Commit(done=[ids[20]]))
         await checkpoint.aclose()
-        plan = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint).plan()
+        plan = await h.replay(Recorder(), checkpoint=checkpoint).plan()
         assert (plan.total, plan.position, plan.skipped) == (19, 10, {"recorded": 1})
 
 
@@ -71,7 +71,7 @@ async def test_a_plan_knows_what_the_inbox_knows() -> None:
         receiver = WebhookReceiver(SECRET, webhook_id=h.webhook_id, inbox=inbox)
         receiver.on("*")(handle)
         for target, given in ((handler, inbox), (receiver, None)):
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=given)
+            replay = h.replay(target, inbox=given)
             plan = await replay.plan()
             assert plan.total == 30 - known
             assert plan.skipped == ({"handled-before": known} if known else {})
@@ -93,7 +93,7 @@ async def test_reconcile_tells_what_was_delivered_and_never_handled(tmp_path: Pa
         failed = [each for each in messages if not each.delivered]
         for each in [*delivered[10:], *failed[:3]]:
             await enter(inbox, each, h.webhook_id)
-        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint())
+        replay = h.replay(Recorder())
         found = await replay.reconcile(inbox, ids=4)
         assert (found.checked, found.delivered, found.missing) == (200, len(delivered), 10)
         assert found.missing_by_type == Counter(each.event_type_id for each in delivered[:10])
@@ -102,7 +102,7 @@ async def test_reconcile_tells_what_was_delivered_and_never_handled(tmp_path: Pa
 
         # A replay with this inbox handles exactly those.
         target = Recorder()
-        await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox).run()
+        await h.replay(target, inbox=inbox).run()
         assert set(target.ids) == {each.id for each in [*delivered[:10], *failed[3:]]}
         assert (await replay.reconcile(inbox)).missing == 0
 
@@ -110,7 +110,7 @@ async def test_reconcile_tells_what_was_delivered_and_never_handled(tmp_path: Pa
 async def test_reconcile_looks_at_what_where_chooses() -> None:
     async with history(200, failed=0.2) as h:
         where: Any = failed_only() & limit(5)
-        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=where)
+        replay = h.replay(Recorder(), where=where)
         found = await replay.reconcile(MemoryInbox())
         assert (found.checked, found.delivered, found.undelivered) == (5, 0, 5)
 
@@ -127,7 +127,7 @@ async def test_a_plan_counts_the_message_that_a_run_counts_as_failed() -> None:
             return False
 
         receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id=h.webhook_id)  # without a handler for any type
-        replay = Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint(), where=where)
+        replay = h.replay(receiver, where=where)
         plan = await replay.plan()
         report = await replay.run()
     assert (report.failed, dict(report.skipped)) == (1, {"where": 9})

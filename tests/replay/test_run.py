@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("both_orders")
 async def test_every_message_of_the_history_is_handled_once() -> None:
     target = Recorder()
     async with history(1_234) as h:
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+        report = await h.replay(target).run()
         assert sorted(target.ids) == sorted(await h.ids())
     assert (report.handled, report.failed, report.skipped, report.repeated) == (1_234, 0, {}, 0)
     assert (report.position, report.finished, report.handled_in_all, report.dead) == (1_234, True, 1_234, 0)
@@ -47,14 +47,14 @@ async def test_every_message_of_the_history_is_handled_once() -> None:
 
 async def test_an_empty_history_is_done_at_once() -> None:
     async with history(0) as h:
-        report = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint()).run()
+        report = await h.replay(Recorder()).run()
     assert (report.handled, report.position, report.finished) == (0, 0, True)
 
 
 async def test_a_second_run_handles_what_came_since() -> None:
     target, checkpoint = Recorder(), MemoryCheckpoint()
     async with history(30) as h:
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint)
+        replay = h.replay(target, checkpoint=checkpoint)
         await replay.run()
         again = await replay.run()
         assert (again.handled, again.finished, again.handled_in_all) == (0, True, 30)
@@ -79,7 +79,7 @@ async def test_what_is_done_and_recorded_makes_room_for_as_many_others_though_th
 
     async with history(40) as h, asyncio.timeout(PATIENCE):
         quick = (await h.ids())[:4]
-        await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8).run()
+        await h.replay(target, concurrency=8).run()
     assert full.is_set()
 
 
@@ -102,7 +102,7 @@ async def test_no_more_than_concurrency_are_under_way_and_slow_commits_count(con
     checkpoint.save = save
     async with history(300) as h:
         target = Recorder(behave)
-        await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=concurrency).run()
+        await h.replay(target, checkpoint=checkpoint, concurrency=concurrency).run()
     assert most == concurrency
     assert unrecorded == 0
 
@@ -110,14 +110,14 @@ async def test_no_more_than_concurrency_are_under_way_and_slow_commits_count(con
 async def test_the_last_messages_and_the_end_of_the_run_are_one_write_to_the_checkpoint() -> None:
     checkpoint = Watching()
     async with history(5) as h:
-        await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, concurrency=64).run()
+        await h.replay(Recorder(), checkpoint=checkpoint, concurrency=64).run()
     assert [(commit.handled, commit.ended) for commit in checkpoint.commits] == [(5, True)]
 
 
 async def test_one_write_to_the_checkpoint_serves_several_messages() -> None:
     checkpoint = Watching()
     async with history(1_000) as h:
-        await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, concurrency=64).run()
+        await h.replay(Recorder(), checkpoint=checkpoint, concurrency=64).run()
     assert sum(commit.handled for commit in checkpoint.commits) == 1_000
     assert len(checkpoint.commits) <= 1_000 / 16 + 10
 
@@ -126,9 +126,7 @@ async def test_a_slow_target_holds_the_pages_back() -> None:
     release = asyncio.Event()
     target = Recorder(lambda message: release.wait())
     async with history(2_000, page_size=100) as h:
-        running = asyncio.create_task(
-            Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=8).run()
-        )
+        running = asyncio.create_task(h.replay(target, concurrency=8).run())
         while target.at_once < 8:
             await asyncio.sleep(0)
         for _ in range(50):
@@ -150,7 +148,7 @@ async def test_a_message_that_takes_long_lets_a_bounded_number_of_others_by() ->
                 await release.wait()
 
         target = Recorder(behave)
-        running = asyncio.create_task(Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run())
+        running = asyncio.create_task(h.replay(target, checkpoint=checkpoint).run())
         count = -1
         while count != len(target.ids) or not target.ids:
             count = len(target.ids)
@@ -180,7 +178,7 @@ async def test_stop_finishes_what_is_under_way_and_the_next_run_continues() -> N
                 replay.stop()
 
         target = Recorder(behave)
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=10)
+        replay = h.replay(target, checkpoint=checkpoint, concurrency=10)
         report = await replay.run()
         assert target.at_once == 0
         assert report.handled == len(target.ids) < 1_000
@@ -219,7 +217,7 @@ async def test_stop_before_the_first_message_handles_none() -> None:
 
     target = Recorder()
     async with history(5) as h:
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=Slow())
+        replay = h.replay(target, checkpoint=Slow())
         replay.stop()  # with nothing under way this is forgotten
         assert (await replay.run()).handled == 0
     assert target.ids == []
@@ -230,7 +228,7 @@ async def test_what_a_killed_run_left_unrecorded_is_bounded_in_the_report() -> N
     async with history(50) as h:
         await checkpoint.open(ReplayJob(h.webhook_id), concurrency=7)
         await checkpoint.aclose()
-        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint)
+        replay = h.replay(Recorder(), checkpoint=checkpoint)
         assert (await replay.run()).repeated == 7
         assert (await replay.run()).repeated == 0
 
@@ -239,15 +237,13 @@ async def test_a_resume_in_the_middle_of_a_page_skips_what_is_recorded() -> None
     checkpoint = MemoryCheckpoint()
     async with history(40) as h:
         ids = await h.ids()
-        assert (
-            await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, where=limit(5)).run()
-        ).handled == 5
+        assert (await h.replay(Recorder(), checkpoint=checkpoint, where=limit(5)).run()).handled == 5
         place = (await checkpoint.open(ReplayJob(h.webhook_id), concurrency=4)).cursor
         gone = "an-id-that-is-in-the-history-no-more"
         await checkpoint.save(Commit(advance=Advance(place, 5, [ids[7], ids[20], gone])))
         await checkpoint.aclose()
         target = Recorder()
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        report = await h.replay(target, checkpoint=checkpoint).run()
         assert sorted(target.ids) == sorted(set(ids[5:]) - {ids[7], ids[20]})
         assert (report.handled, report.skipped, report.position) == (33, {"recorded": 2}, 40)
         state = await checkpoint.peek(ReplayJob(h.webhook_id))
@@ -263,12 +259,12 @@ async def test_a_run_that_stops_keeps_what_earlier_runs_recorded_ahead_of_it() -
         await checkpoint.save(Commit(done=[ids[10], ids[400], ids[599]]))
         await checkpoint.aclose()
         target = Recorder()
-        first = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, where=limit(270)).run()
+        first = await h.replay(target, checkpoint=checkpoint, where=limit(270)).run()
         state = await checkpoint.peek(ReplayJob(h.webhook_id))
         assert state is not None
         assert (first.handled, first.position, state.done) == (270, 271, {ids[400], ids[599]})
         assert not first.finished
-        rest = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        rest = await h.replay(target, checkpoint=checkpoint).run()
         assert rest.skipped == {"recorded": 2}
         assert sorted(target.ids) == sorted(set(ids) - {ids[10], ids[400], ids[599]})
 
@@ -278,10 +274,10 @@ async def test_the_filter_belongs_to_the_job() -> None:
     async with history(200) as h:
         only = F("eventTypeId").eq("user.created")
         target = Recorder()
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, filter=only).run()
+        report = await h.replay(target, checkpoint=checkpoint, filter=only).run()
         assert 0 < report.handled < 200
         with pytest.raises(CheckpointError, match="belongs to the replay of"):
-            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+            await h.replay(target, checkpoint=checkpoint).run()
 
 
 # --- what goes wrong ---
@@ -291,7 +287,7 @@ async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded() -
     checkpoint, target = MemoryCheckpoint(), Recorder()
     async with history(40, page_size=10) as h:
         h.fake.fail_next(1, delay=0.001, path="*/messages")
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint)
+        replay = h.replay(target, checkpoint=checkpoint)
         seen = 0
 
         async def behave(message: Message) -> None:
@@ -404,7 +400,7 @@ async def test_a_checkpoint_that_fails_ends_the_job_and_nothing_is_handed_out_an
 
     checkpoint, target = Full(), Recorder()
     async with history(1_000) as h:
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=16)
+        replay = h.replay(target, checkpoint=checkpoint, concurrency=16)
         with pytest.raises(CheckpointError, match="the disk is full") as caught:
             await replay.run()
         state = await checkpoint.peek(ReplayJob(h.webhook_id))
@@ -424,7 +420,7 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any
                 await execute(checkpoint, "PRAGMA max_page_count = 1")
 
         target._behave = behave
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, concurrency=4)
+        replay = h.replay(target, checkpoint=checkpoint, concurrency=4)
         with pytest.raises(CheckpointError, match="disk is full"):
             await replay.run()
         target._behave = None
@@ -440,14 +436,14 @@ async def test_a_checkpoint_of_foreign_making_that_raises_anything_is_a_replay_e
 
     async with history(3) as h:
         with pytest.raises(ReplayError, match=r"could not be recorded: RuntimeError: the connection") as caught:
-            await Replay(h.client, h.webhook_id, Recorder(), checkpoint=Broken()).run()
+            await h.replay(Recorder(), checkpoint=Broken()).run()
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 async def test_one_replay_does_one_run_at_a_time() -> None:
     async with history(5) as h:
         release = asyncio.Event()
-        replay = Replay(h.client, h.webhook_id, Recorder(lambda _: release.wait()), checkpoint=MemoryCheckpoint())
+        replay = h.replay(Recorder(lambda _: release.wait()))
         running = asyncio.create_task(replay.run())
         await asyncio.sleep(0.001)
         with pytest.raises(ReplayError, match="running already"):
@@ -461,7 +457,7 @@ async def test_two_jobs_on_one_checkpoint_are_refused(tmp_path: Any) -> None:
         release = asyncio.Event()
 
         def job(target: Recorder) -> Replay:
-            return Replay(h.client, h.webhook_id, target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+            return h.replay(target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
 
         target = Recorder(lambda _: release.wait())
         running = asyncio.create_task(job(target).run())
@@ -479,7 +475,7 @@ async def test_a_keyboard_interrupt_in_the_target_gets_through() -> None:
     async def main() -> None:
         async with history(5) as h:
             target = Refusing(*await h.ids(), error=KeyboardInterrupt)
-            await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+            await h.replay(target).run()
 
     with pytest.raises(KeyboardInterrupt):
         await asyncio.to_thread(asyncio.run, main())
@@ -488,95 +484,85 @@ async def test_a_keyboard_interrupt_in_the_target_gets_through() -> None:
 # --- how fast ---
 
 
-def test_a_rate_is_kept_without_bursts() -> None:
-    async def main() -> None:
-        times: list[float] = []
+@virtual.clocked
+async def test_a_rate_is_kept_without_bursts() -> None:
+    times: list[float] = []
 
-        async def behave(message: Message) -> None:
-            times.append(virtual.now())
-            if len(times) == 50:
-                await asyncio.sleep(2)  # what was missed meanwhile is not made up for
+    async def behave(message: Message) -> None:
+        times.append(virtual.now())
+        if len(times) == 50:
+            await asyncio.sleep(2)  # what was missed meanwhile is not made up for
 
-        async with history(200, page_size=50) as h:
-            replay = Replay(h.client, h.webhook_id, Recorder(behave), checkpoint=MemoryCheckpoint(), rate=40)
-            report = await replay.run()
-        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
-        assert min(gaps) > 0.024
-        assert report.duration == pytest.approx(199 / 40, abs=0.2)
-
-    virtual.run(main())
+    async with history(200, page_size=50) as h:
+        replay = h.replay(Recorder(behave), rate=40)
+        report = await replay.run()
+    gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert min(gaps) > 0.024
+    assert report.duration == pytest.approx(199 / 40, abs=0.2)
 
 
 @pytest.mark.parametrize(("rate", "in_one"), [(10, 1), (10_000, 100)], ids=["slowly", "quickly"])
-def test_a_save_begins_at_once_and_records_all_that_finished_during_the_one_before(rate: int, in_one: int) -> None:
-    async def main() -> None:
-        checkpoint = Watching(delay=0.01)
-        async with history(400) as h:
-            replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, concurrency=256, rate=rate)
-            await replay.run()
-        sizes = [commit.handled for commit in checkpoint.commits if commit.handled]
-        assert in_one / 2 <= statistics.median(sizes) <= in_one * 1.5
-        assert sum(sizes) == 400
-
-    virtual.run(main())
-
-
-def test_stop_does_not_wait_for_the_rate() -> None:
-    async def main() -> None:
-        async with history(100) as h:
-            target = Recorder()
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), rate=0.001)
-            asyncio.get_running_loop().call_later(5, replay.stop)
-            report = await replay.run()
-            assert (report.handled, report.duration) == (1, pytest.approx(5))
-            assert report.position == 0 or report.position == 1
-            rest = await Replay(h.client, h.webhook_id, target, checkpoint=replay._checkpoint).run()
-            assert rest.handled == 99
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_save_begins_at_once_and_records_all_that_finished_during_the_one_before(
+    rate: int, in_one: int
+) -> None:
+    checkpoint = Watching(delay=0.01)
+    async with history(400) as h:
+        replay = h.replay(Recorder(), checkpoint=checkpoint, concurrency=256, rate=rate)
+        await replay.run()
+    sizes = [commit.handled for commit in checkpoint.commits if commit.handled]
+    assert in_one / 2 <= statistics.median(sizes) <= in_one * 1.5
+    assert sum(sizes) == 400
 
 
-def test_progress_tells_counts_rate_and_with_a_plan_what_is_left() -> None:
-    async def main() -> None:
-        told: list[Progress] = []
-        async with history(100) as h:
-            replay = Replay(
-                h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), rate=20, where=lambda m: True
-            )
-            plan = await replay.plan()
-            report = await replay.run(told.append, plan=plan)
-        assert len(told) == pytest.approx(report.duration / 0.25, abs=2)
-        middle, last = told[len(told) // 2], told[-1]
-        assert middle.rate == pytest.approx(20, rel=0.1)
-        assert middle.remaining == 100 - middle.handled
-        assert middle.eta == pytest.approx(middle.remaining / middle.rate)
-        assert middle.in_flight > 0
-        assert middle.paused == 0
-        assert (last.handled, last.read, last.failed, last.skipped, last.remaining) == (100, 100, 0, {}, 0)
-        assert last.duration == report.duration
-
-    virtual.run(main())
+@virtual.clocked
+async def test_stop_does_not_wait_for_the_rate() -> None:
+    async with history(100) as h:
+        target = Recorder()
+        replay = h.replay(target, rate=0.001)
+        asyncio.get_running_loop().call_later(5, replay.stop)
+        report = await replay.run()
+        assert (report.handled, report.duration) == (1, pytest.approx(5))
+        assert report.position == 0 or report.position == 1
+        rest = await h.replay(target, checkpoint=replay._checkpoint).run()
+        assert rest.handled == 99
 
 
-def test_progress_has_no_rate_and_no_estimate_while_the_target_stalls() -> None:
-    async def main() -> None:
-        told: list[Progress] = []
+@virtual.clocked
+async def test_progress_tells_counts_rate_and_with_a_plan_what_is_left() -> None:
+    told: list[Progress] = []
+    async with history(100) as h:
+        replay = h.replay(Recorder(), rate=20, where=lambda m: True)
+        plan = await replay.plan()
+        report = await replay.run(told.append, plan=plan)
+    assert len(told) == pytest.approx(report.duration / 0.25, abs=2)
+    middle, last = told[len(told) // 2], told[-1]
+    assert middle.rate == pytest.approx(20, rel=0.1)
+    assert middle.remaining == 100 - middle.handled
+    assert middle.eta == pytest.approx(middle.remaining / middle.rate)
+    assert middle.in_flight > 0
+    assert middle.paused == 0
+    assert (last.handled, last.read, last.failed, last.skipped, last.remaining) == (100, 100, 0, {}, 0)
+    assert last.duration == report.duration
 
-        async def stall(message: Message) -> None:
-            await asyncio.sleep(60 if message.id == ids[40] else 0.1)
 
-        async with history(100) as h:
-            ids = [message.id async for message in h.client.messages.list(h.webhook_id)]
-            replay = Replay(h.client, h.webhook_id, stall, checkpoint=MemoryCheckpoint(), concurrency=1)
-            await replay.run(told.append, plan=await replay.plan())
-        before = next(each for each in told if each.handled == 39)
-        assert (before.rate, before.eta) == (pytest.approx(10, rel=0.1), pytest.approx(6.1, rel=0.1))
-        stalled = next(each for each in told if each.duration > 20)
-        assert (stalled.handled, stalled.rate, stalled.eta) == (40, 0.0, None), "a rate or an estimate while it stalls"
-        after = next(each for each in told if each.handled >= 90)
-        assert after.rate == pytest.approx(5, rel=0.1), "the rate is not that of the last ten seconds"
+@virtual.clocked
+async def test_progress_has_no_rate_and_no_estimate_while_the_target_stalls() -> None:
+    told: list[Progress] = []
 
-    virtual.run(main())
+    async def stall(message: Message) -> None:
+        await asyncio.sleep(60 if message.id == ids[40] else 0.1)
+
+    async with history(100) as h:
+        ids = [message.id async for message in h.client.messages.list(h.webhook_id)]
+        replay = h.replay(stall, concurrency=1)
+        await replay.run(told.append, plan=await replay.plan())
+    before = next(each for each in told if each.handled == 39)
+    assert (before.rate, before.eta) == (pytest.approx(10, rel=0.1), pytest.approx(6.1, rel=0.1))
+    stalled = next(each for each in told if each.duration > 20)
+    assert (stalled.handled, stalled.rate, stalled.eta) == (40, 0.0, None), "a rate or an estimate while it stalls"
+    after = next(each for each in told if each.handled >= 90)
+    assert after.rate == pytest.approx(5, rel=0.1), "the rate is not that of the last ten seconds"
 
 
 async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_hook_does_no_harm() -> None:
@@ -587,7 +573,7 @@ async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_h
         raise RuntimeError("a hook that fails")
 
     async with history(3) as h:
-        report = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint()).run(progress)
+        report = await h.replay(Recorder()).run(progress)
     assert report.handled == 3
     assert told[-1].remaining is None
     assert told[-1].eta is None

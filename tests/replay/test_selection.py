@@ -10,7 +10,6 @@ import pytest
 from basiq_async import CheckpointError, ConfigurationError, Message
 from basiq_async.replay import (
     MemoryCheckpoint,
-    Replay,
     SQLiteCheckpoint,
     Where,
     event_types,
@@ -66,15 +65,15 @@ async def test_another_selection_than_the_recorded_one_is_refused_with_both_name
     checkpoint: Any = SQLiteCheckpoint(tmp_path / "replay.db") if on_disk else MemoryCheckpoint()
     async with history(30) as h:
         target = Recorder()
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, where=failed_only()).run()
+        report = await h.replay(target, checkpoint=checkpoint, where=failed_only()).run()
         assert report.finished
         with pytest.raises(CheckpointError, match=r"where=failed_only\(\), not of all messages.*or another checkpoint"):
-            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+            await h.replay(target, checkpoint=checkpoint).run()
         with pytest.raises(
             CheckpointError, match=r"where=failed_only\(\), not of where=tests\.replay\.test_sel.*urgent"
         ):
-            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, where=urgent).plan()
-        again = Replay(h.client, h.webhook_id, target, checkpoint=checkpoint, where=failed_only() & limit(3))
+            await h.replay(target, checkpoint=checkpoint, where=urgent).plan()
+        again = h.replay(target, checkpoint=checkpoint, where=failed_only() & limit(3))
         assert (await again.run()).finished
         assert again.job.selection == "failed_only()"
 
@@ -93,4 +92,4 @@ async def test_another_selection_than_the_recorded_one_is_refused_with_both_name
 async def test_filters_that_make_no_job_are_refused(options: dict[str, Any], text: str) -> None:
     async with history(1) as h:
         with pytest.raises(ConfigurationError, match=text):
-            Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), **options)
+            h.replay(Recorder(), **options)

@@ -7,56 +7,50 @@ import asyncio
 import pytest
 
 from basiq_async.replay._throttle import Backpressure, RateLimiter  # private: who waits cannot be told from outside
-from tests.support.virtual import now, run
+from tests.support.virtual import clocked, now
 
 
-def test_a_limiter_that_was_stopped_lets_nobody_through() -> None:
-    async def main() -> None:
-        limiter = RateLimiter(1)
-        limiter.stop()
-        assert not await limiter.wait()
-
-    run(main())
+@clocked
+async def test_a_limiter_that_was_stopped_lets_nobody_through() -> None:
+    limiter = RateLimiter(1)
+    limiter.stop()
+    assert not await limiter.wait()
 
 
-def test_a_pressure_opens_slowly_after_a_pause() -> None:
-    async def main() -> None:
-        pressure = Backpressure(4)
-        pressure.pause(10)
-        pressure.pause(5)
-        assert pressure.pauses == 1
-        began, entered = now(), []
+@clocked
+async def test_a_pressure_opens_slowly_after_a_pause() -> None:
+    pressure = Backpressure(4)
+    pressure.pause(10)
+    pressure.pause(5)
+    assert pressure.pauses == 1
+    began, entered = now(), []
 
-        async def caller() -> None:
-            assert await pressure.enter()
-            entered.append(now() - began)
-            await asyncio.sleep(1)
-            pressure.succeed()
-            pressure.leave()
+    async def caller() -> None:
+        assert await pressure.enter()
+        entered.append(now() - began)
+        await asyncio.sleep(1)
+        pressure.succeed()
+        pressure.leave()
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(6):
-                group.create_task(caller())
-        assert entered[0] == pytest.approx(10)
-        assert entered[1] == pytest.approx(11)
-        assert pressure.open
-        assert pressure.paused_until is None
-        pressure.stop()
-        assert not await pressure.enter()
-
-    run(main())
+    async with asyncio.TaskGroup() as group:
+        for _ in range(6):
+            group.create_task(caller())
+    assert entered[0] == pytest.approx(10)
+    assert entered[1] == pytest.approx(11)
+    assert pressure.open
+    assert pressure.paused_until is None
+    pressure.stop()
+    assert not await pressure.enter()
 
 
-def test_one_who_was_let_in_and_cancelled_at_once_gives_the_place_back() -> None:
-    async def main() -> None:
-        pressure = Backpressure(2)
-        pressure.pause(1)
-        first, second, third = (asyncio.create_task(pressure.enter()) for _ in range(3))
-        assert await first
-        pressure.leave()  # the second is let in
-        second.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await second
-        assert await third
-
-    run(main())
+@clocked
+async def test_one_who_was_let_in_and_cancelled_at_once_gives_the_place_back() -> None:
+    pressure = Backpressure(2)
+    pressure.pause(1)
+    first, second, third = (asyncio.create_task(pressure.enter()) for _ in range(3))
+    assert await first
+    pressure.leave()  # the second is let in
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert await third

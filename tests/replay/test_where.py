@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from basiq_async import ConfigurationError, Message
-from basiq_async.replay import MemoryCheckpoint, Replay, event_types, failed_only, limit, message_time, since, until
+from basiq_async.replay import event_types, failed_only, limit, message_time, since, until
 from basiq_async.replay.shared import UnreadableMessage, as_where, choose
 from tests.support.histories import Recorder, history
 
@@ -145,7 +145,7 @@ async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
         where = failed_only() & since(half)
         wanted = {each.id for each in messages if not each.delivered and messages.index(each) >= 1_000}
         target = Recorder()
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), where=where)
+        replay = h.replay(target, where=where)
         assert (await replay.plan()).total == len(wanted)
         report = await replay.run()
         assert set(target.ids) == wanted
@@ -155,7 +155,7 @@ async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
 
 async def test_a_history_of_which_nothing_is_chosen_is_gone_through_to_its_end() -> None:
     async with history(30_000) as h:
-        replay = Replay(h.client, h.webhook_id, Recorder(), checkpoint=MemoryCheckpoint(), where=lambda m: False)
+        replay = h.replay(Recorder(), where=lambda m: False)
         report = await replay.run()
     assert (report.handled, report.position, report.skipped, report.finished) == (0, 30_000, {"where": 30_000}, True)
 
@@ -163,7 +163,7 @@ async def test_a_history_of_which_nothing_is_chosen_is_gone_through_to_its_end()
 async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_them() -> None:
     async with history(50) as h:
         target = Recorder()
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), where=limit(20), concurrency=3)
+        replay = h.replay(target, where=limit(20), concurrency=3)
         assert (await replay.plan()).total == 20
         reports = [await replay.run() for _ in range(3)]
         assert [report.handled for report in reports] == [20, 20, 10]

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
-from basiq_async.replay import MemoryCheckpoint, SQLiteCheckpoint
+from basiq_async.replay import Checkpoint, MemoryCheckpoint, Replay, SQLiteCheckpoint
 from basiq_async.replay.protocol import Commit
 from basiq_async.testing import FakeBasiq, Quirks
 
@@ -22,6 +22,10 @@ class History:
     client: BasiqClient
     fake: FakeBasiq
     webhook_id: str
+
+    def replay(self, target: Any, *, checkpoint: Checkpoint | None = None, **options: Any) -> Replay:
+        """Return a replay of the history, by default with a new ``MemoryCheckpoint``."""
+        return Replay(self.client, self.webhook_id, target, checkpoint=checkpoint or MemoryCheckpoint(), **options)
 
     async def ids(self) -> list[str]:
         return [message.id async for message in self.client.messages.list(self.webhook_id)]

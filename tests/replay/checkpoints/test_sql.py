@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from basiq_async import CheckpointError, CheckpointInUseError, ConfigurationError
 from basiq_async._storage import sql as _sql_store
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
-from basiq_async.replay import Checkpoint, MemoryCheckpoint, Replay, SQLCheckpoint, checkpoint_metadata, recover
+from basiq_async.replay import Checkpoint, MemoryCheckpoint, SQLCheckpoint, checkpoint_metadata, recover
 from basiq_async.replay.protocol import Advance, Commit, ReplayJob
 from basiq_async.testing import FakeBasiq, check_checkpoint
 from tests.support.cancelling import storm
@@ -267,7 +267,7 @@ async def test_a_database_that_is_away_for_a_moment_does_not_end_a_run(driver: s
                 await back.wait()
                 await asyncio.to_thread(server.start)
 
-            replay = Replay(past.client, past.webhook_id, handle, checkpoint=checkpoint, concurrency=8)
+            replay = past.replay(handle, checkpoint=checkpoint, concurrency=8)
             report, _ = await asyncio.gather(replay.run(), restart())
             assert (report.finished, report.handled) == (True, 200)
             state = await checkpoint.peek(replay.job)
@@ -491,12 +491,12 @@ async def test_of_two_workers_that_recover_at_once_one_works_and_the_other_leave
     async with history(1) as past:
         # Long enough that a busy machine renews it in time; the other one waits for a part of it.
         first, second = (SQLCheckpoint(engine, table=table, lease=5) for _ in range(2))
-        work = Replay(past.client, past.webhook_id, handle, checkpoint=first)
+        work = past.replay(handle, checkpoint=first)
         other = Recorder()
         running = asyncio.create_task(work.run())
         await working.wait()
         with pytest.raises(CheckpointInUseError):
-            await Replay(past.client, past.webhook_id, other, checkpoint=second).run()
+            await past.replay(other, checkpoint=second).run()
         refused.set()
         assert (await running).handled == 1
         assert not other.ids

@@ -51,7 +51,7 @@ async def test_a_target_is_flushed_before_what_it_took_is_recorded() -> None:
             await super().save(commit)
 
     async with history(500) as h:
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=Suspicious()).run()
+        report = await h.replay(target, checkpoint=Suspicious()).run()
     assert report.handled == 500
     assert target.flushes < 200
 
@@ -64,7 +64,7 @@ async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded() -> None:
     checkpoint = MemoryCheckpoint()
     async with history(50) as h:
         with pytest.raises(ReplayError, match="could not be recorded: OSError: the volume is gone"):
-            await Replay(h.client, h.webhook_id, Failing(), checkpoint=checkpoint).run()
+            await h.replay(Failing(), checkpoint=checkpoint).run()
         state = await checkpoint.peek(ReplayJob(h.webhook_id))
     assert state is not None
     assert (state.handled, state.position, state.done) == (0, 0, frozenset())
@@ -94,7 +94,7 @@ async def test_a_receiver_handles_what_it_missed_with_its_own_handlers_and_inbox
         live = of_users[:5]
         for each in live:
             await receiver.dispatch(Delivery.from_message(each))
-        replay = Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint())
+        replay = h.replay(receiver)
         report = await replay.run()
         assert report.handled == len(of_users) - 5
         assert report.skipped == {"handled-before": 5, "no-handler": 300 - len(of_users)}
@@ -102,11 +102,13 @@ async def test_a_receiver_handles_what_it_missed_with_its_own_handlers_and_inbox
         assert got[-1].event_id == next(each.event_id for each in messages if each.id == got[-1].id)
 
         # Even with a checkpoint that knows nothing, nothing is handled twice.
-        again = await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
+        again = await h.replay(receiver).run()
         assert (again.handled, again.skipped["handled-before"]) == (0, len(of_users))
 
 
-def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_error() -> None:
+@virtual.clocked
+async def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_error() -> None:
+    # A time limit that ran out is tried again, after pauses that grow.
     receiver = WebhookReceiver(SECRET, handler_timeout=0.02)
 
     @receiver.on("user.created")
@@ -121,17 +123,12 @@ def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_error()
         {"id": f"m{i}", "payload": {"eventTypeId": t, "eventId": f"e{i}"}}
         for i, t in enumerate(["user.created", "user.updated"])
     ]
-
-    async def main() -> None:
-        async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
-            replay = Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint())
-            assert (await replay.run()).failed == 2
-            errors = {dead_letter.id: dead_letter.error for dead_letter in await replay.dead_letters()}
-        assert errors["m0"] == "LookupError: no such user"
-        assert errors["m1"].startswith("TimeoutError")
-
-    # A time limit that ran out is tried again, after pauses that grow.
-    virtual.run(main())
+    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
+        replay = Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint())
+        assert (await replay.run()).failed == 2
+        errors = {dead_letter.id: dead_letter.error for dead_letter in await replay.dead_letters()}
+    assert errors["m0"] == "LookupError: no such user"
+    assert errors["m1"].startswith("TimeoutError")
 
 
 async def test_what_a_receiver_puts_into_its_quarantine_is_no_dead_letter() -> None:
@@ -150,24 +147,22 @@ async def test_what_a_receiver_puts_into_its_quarantine_is_no_dead_letter() -> N
     assert [entry.delivery_id for entry in await receiver.quarantined()] == ["m0"]
 
 
-def test_a_delivery_that_another_worker_holds_is_waited_for() -> None:
-    async def main() -> None:
-        inbox = MemoryInbox(clock=virtual.clock)
-        receiver = WebhookReceiver(SECRET, inbox=inbox)
-        got: list[str] = []
+@virtual.clocked
+async def test_a_delivery_that_another_worker_holds_is_waited_for() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    receiver = WebhookReceiver(SECRET, inbox=inbox)
+    got: list[str] = []
 
-        @receiver.on("*")
-        async def handle(delivery: Delivery) -> None:
-            got.append(delivery.id)
+    @receiver.on("*")
+    async def handle(delivery: Delivery) -> None:
+        got.append(delivery.id)
 
-        item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
-        await inbox.claim(inbox_key("user.created", "e1", "m1"), "a-killed-worker", lease=25)
-        async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
-            report = await Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint()).run()
-        assert (report.handled, got) == (1, ["m1"])
-        assert report.duration == pytest.approx(25, abs=1.5)
-
-    virtual.run(main())
+    item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
+    await inbox.claim(inbox_key("user.created", "e1", "m1"), "a-killed-worker", lease=25)
+    async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
+        report = await Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint()).run()
+    assert (report.handled, got) == (1, ["m1"])
+    assert report.duration == pytest.approx(25, abs=1.5)
 
 
 class Holding(MemoryInbox):
@@ -177,43 +172,39 @@ class Holding(MemoryInbox):
         return Claim(ClaimStatus.BUSY, 5)
 
 
-def test_a_delivery_that_another_worker_never_finishes_is_a_failure() -> None:
-    async def main() -> None:
-        receiver = WebhookReceiver(SECRET, inbox=Holding())
-        receiver.on("*")(_nothing)
-        item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
-        async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
-            for target, inbox in ((receiver, None), (Recorder(), Holding())):
-                report = await Replay(
-                    client,
-                    "w1",
-                    target,
-                    checkpoint=MemoryCheckpoint(),
-                    inbox=inbox,
-                ).run()
-                assert report.failed == 1
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_delivery_that_another_worker_never_finishes_is_a_failure() -> None:
+    receiver = WebhookReceiver(SECRET, inbox=Holding())
+    receiver.on("*")(_nothing)
+    item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
+    async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
+        for target, inbox in ((receiver, None), (Recorder(), Holding())):
+            report = await Replay(
+                client,
+                "w1",
+                target,
+                checkpoint=MemoryCheckpoint(),
+                inbox=inbox,
+            ).run()
+            assert report.failed == 1
 
 
-def test_an_inbox_that_does_not_answer_has_the_job_wait() -> None:
-    async def main() -> None:
-        class Down(MemoryInbox):
-            until = virtual.now() + 60
+@virtual.clocked
+async def test_an_inbox_that_does_not_answer_has_the_job_wait() -> None:
+    class Down(MemoryInbox):
+        until = virtual.now() + 60
 
-            async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-                if virtual.now() < self.until:
-                    raise ConnectionError("the database restarts")
-                return await super().claim(key, token, lease=lease)
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            if virtual.now() < self.until:
+                raise ConnectionError("the database restarts")
+            return await super().claim(key, token, lease=lease)
 
-        receiver = WebhookReceiver(SECRET, inbox=Down())
-        receiver.on("*")(_nothing)
-        async with history(50) as h:
-            report = await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
-        assert (report.handled, report.failed) == (50, 0)
-        assert 60 <= report.duration < 75
-
-    virtual.run(main())
+    receiver = WebhookReceiver(SECRET, inbox=Down())
+    receiver.on("*")(_nothing)
+    async with history(50) as h:
+        report = await h.replay(receiver).run()
+    assert (report.handled, report.failed) == (50, 0)
+    assert 60 <= report.duration < 75
 
 
 async def test_a_receiver_that_is_closed_ends_the_job() -> None:
@@ -222,13 +213,13 @@ async def test_a_receiver_that_is_closed_ends_the_job() -> None:
     await receiver.aclose()
     async with history(50) as h:
         with pytest.raises(ReplayError, match="the receiver is closed"):
-            await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
+            await h.replay(receiver).run()
 
 
 async def test_a_receiver_takes_no_second_inbox() -> None:
     async with history(1) as h:
         with pytest.raises(ConfigurationError, match="has its own inbox"):
-            Replay(h.client, h.webhook_id, WebhookReceiver(SECRET), checkpoint=MemoryCheckpoint(), inbox=MemoryInbox())
+            h.replay(WebhookReceiver(SECRET), inbox=MemoryInbox())
 
 
 async def _nothing(delivery: Delivery) -> None: ...
@@ -242,12 +233,12 @@ async def test_what_the_inbox_knows_is_skipped_and_what_is_handled_is_entered() 
     async with history(40) as h:
         ids = await h.ids()
         target = Refusing(ids[7])
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox)
+        replay = h.replay(target, inbox=inbox)
         first = await replay.run()
         assert (first.handled, first.failed) == (39, 1)
         # The claim of the failed one was given back; a new checkpoint has it handled and nothing else.
         target.refused = set()
-        again = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=inbox).run()
+        again = await h.replay(target, inbox=inbox).run()
         assert (again.handled, again.skipped) == (1, {"handled-before": 39})
         assert sorted(target.taken) == sorted(ids)
 
@@ -260,7 +251,7 @@ async def test_claims_of_a_killed_run_are_taken_up_at_once_by_the_next(tmp_path:
             key = inbox_key(each.event_type_id, each.event_id, each.id)
             await inbox.claim(key, f"{state.token}:{each.id}", lease=300)
         await checkpoint.aclose()
-        report = await Replay(h.client, h.webhook_id, Recorder(), checkpoint=checkpoint, inbox=inbox).run()
+        report = await h.replay(Recorder(), checkpoint=checkpoint, inbox=inbox).run()
         assert report.handled == 20
 
 
@@ -273,7 +264,7 @@ async def test_with_an_inbox_a_target_is_flushed_before_a_message_counts_as_hand
             return await super().complete(key, token)
 
     async with history(30) as h:
-        replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), inbox=Suspicious())
+        replay = h.replay(target, inbox=Suspicious())
         assert (await replay.run()).handled == 30
 
 

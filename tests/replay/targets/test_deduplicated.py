@@ -67,85 +67,79 @@ class Committing:
 
 
 @pytest.mark.parametrize("sessions", [False, True])
-def test_a_limit_of_its_own_gives_the_claim_back_when_the_commit_has_ended(*, sessions: bool) -> None:
-    async def main() -> None:
-        service = Committing(limit=1.0, sessions=sessions)
-        working = asyncio.create_task(service.target.deliver(MESSAGE))
+@virtual.clocked
+async def test_a_limit_of_its_own_gives_the_claim_back_when_the_commit_has_ended(*, sessions: bool) -> None:
+    service = Committing(limit=1.0, sessions=sessions)
+    working = asyncio.create_task(service.target.deliver(MESSAGE))
+    await asyncio.sleep(0.5)
+    while await service.claim() is ClaimStatus.BUSY:
         await asyncio.sleep(0.5)
-        while await service.claim() is ClaimStatus.BUSY:
-            await asyncio.sleep(0.5)
-        assert service.log == ["committed"]
-        with pytest.raises(TimeoutError):
-            await working
-
-    virtual.run(main())
+    assert service.log == ["committed"]
+    with pytest.raises(TimeoutError):
+        await working
 
 
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("sessions", [False, True])
-def test_a_cancelled_message_gives_its_claim_back_when_the_commit_has_ended(times: int, *, sessions: bool) -> None:
-    async def main() -> None:
-        service = Committing(sessions=sessions)
-        working = asyncio.create_task(service.target.deliver(MESSAGE))
-        await asyncio.sleep(1.0)
-        for _ in range(times):
-            working.cancel()
-            await asyncio.sleep(0.1)
-            assert await service.claim() is ClaimStatus.BUSY
-        with pytest.raises(asyncio.CancelledError):
-            await working
-        assert service.log == ["committed"]
-        assert await service.claim() is ClaimStatus.CLAIMED
+@virtual.clocked
+async def test_a_cancelled_message_gives_its_claim_back_when_the_commit_has_ended(
+    times: int, *, sessions: bool
+) -> None:
+    service = Committing(sessions=sessions)
+    working = asyncio.create_task(service.target.deliver(MESSAGE))
+    await asyncio.sleep(1.0)
+    for _ in range(times):
+        working.cancel()
+        await asyncio.sleep(0.1)
+        assert await service.claim() is ClaimStatus.BUSY
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert service.log == ["committed"]
+    assert await service.claim() is ClaimStatus.CLAIMED
 
-    virtual.run(main())
 
-
-def test_a_target_that_never_ends_is_waited_for_a_while_and_its_claim_runs_out(
+@virtual.clocked
+async def test_a_target_that_never_ends_is_waited_for_a_while_and_its_claim_runs_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        free = asyncio.Event()
-        inbox = MemoryInbox(clock=virtual.clock)
+    free = asyncio.Event()
+    inbox = MemoryInbox(clock=virtual.clock)
 
-        async def handler(message: Message) -> None:
-            while not free.is_set():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await free.wait()
+    async def handler(message: Message) -> None:
+        while not free.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await free.wait()
 
-        working = asyncio.create_task(as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE))
-        await asyncio.sleep(1)
-        started = virtual.now()
-        working.cancel()
-        await asyncio.sleep(LEASE / 2)
-        claims = [(await inbox.claim(KEY, "live", lease=LEASE)).status]
-        with pytest.raises(asyncio.CancelledError):
-            await working
-        waited = virtual.now() - started
-        claims.append((await inbox.claim(KEY, "live", lease=LEASE)).status)
-        free.set()
-        await asyncio.sleep(1)
-        assert waited <= LEASE
-        assert claims == [ClaimStatus.BUSY, ClaimStatus.CLAIMED]
-
-    virtual.run(main())
+    working = asyncio.create_task(as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE))
+    await asyncio.sleep(1)
+    started = virtual.now()
+    working.cancel()
+    await asyncio.sleep(LEASE / 2)
+    claims = [(await inbox.claim(KEY, "live", lease=LEASE)).status]
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    waited = virtual.now() - started
+    claims.append((await inbox.claim(KEY, "live", lease=LEASE)).status)
+    free.set()
+    await asyncio.sleep(1)
+    assert waited <= LEASE
+    assert claims == [ClaimStatus.BUSY, ClaimStatus.CLAIMED]
     assert "was cancelled but still runs" in caplog.text
 
 
-def test_a_failure_that_is_no_cancellation_waits_for_nothing() -> None:
-    async def main() -> None:
-        left: list[asyncio.Task[None]] = []
+@virtual.clocked
+async def test_a_failure_that_is_no_cancellation_waits_for_nothing() -> None:
+    left: list[asyncio.Task[None]] = []
 
-        async def handler(message: Message) -> None:
-            left.append(asyncio.create_task(asyncio.sleep(COMMIT)))
-            raise ValueError("no")
+    async def handler(message: Message) -> None:
+        left.append(asyncio.create_task(asyncio.sleep(COMMIT)))
+        raise ValueError("no")
 
-        started = virtual.now()
-        with pytest.raises(ValueError, match="no"):
-            await as_target(handler, MemoryInbox(), "job").deliver(MESSAGE)
-        assert virtual.now() == started
-        await asyncio.wait(left)
-
-    virtual.run(main())
+    started = virtual.now()
+    with pytest.raises(ValueError, match="no"):
+        await as_target(handler, MemoryInbox(), "job").deliver(MESSAGE)
+    assert virtual.now() == started
+    await asyncio.wait(left)
 
 
 async def test_a_commit_of_sqlalchemys_that_waits_for_a_lock_has_ended_before_its_claim_is_given_back(

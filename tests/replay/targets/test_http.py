@@ -19,7 +19,7 @@ from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, T
 from basiq_async._wire.payloads import payload_bytes
 from basiq_async.cli._listen import Forwarder  # private: what the frames of a traceback hold
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
-from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay
+from basiq_async.replay import HttpTarget
 from tests.support.frames import leaks
 from tests.support.histories import history
 from tests.support.real_time import PATIENCE
@@ -102,7 +102,7 @@ async def test_a_history_reaches_a_receiver_over_http_and_its_inbox_takes_each_o
         ids = await h.ids()
         for _ in range(2):
             async with HttpTarget(url, SECRET) as target:
-                report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+                report = await h.replay(target).run()
                 assert (report.handled, report.failed) == (300, 0)
     assert sorted(got) == sorted(ids)
 
@@ -156,7 +156,7 @@ async def test_an_endpoint_that_throttles_gets_everything_in_the_end() -> None:
         return web.Response(status=204)
 
     async with history(100) as h, endpoint(throttling) as url, HttpTarget(url, SECRET) as target:
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+        report = await h.replay(target).run()
     assert (report.handled, report.failed) == (100, 0)
 
 
@@ -167,7 +167,7 @@ async def test_nobody_listening_is_a_transport_error_and_the_job_ends_in_front_o
         async with history(3) as h, HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=0)) as target:
             with pytest.raises(TransportError, match="no connection"):
                 await target.deliver(MESSAGE)
-            replay = Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint(), max_pause=0.01)
+            replay = h.replay(target, max_pause=0.01)
             with pytest.raises(ReplayError, match=r"the target has been down .* before message .* run the same"):
                 await replay.run()
             assert await replay.dead_letters() == []
@@ -248,7 +248,7 @@ async def test_a_target_that_is_closed_ends_the_job() -> None:
         async with HttpTarget("http://127.0.0.1:9/", SECRET) as target:
             pass
         with pytest.raises(ReplayError, match="the HttpTarget is closed"):
-            await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+            await h.replay(target).run()
 
 
 async def test_an_id_that_no_delivery_can_have_is_a_failed_message() -> None:

@@ -22,7 +22,7 @@ from tests.support.scripted import Scripted, page
 async def test_an_export_holds_every_message_as_it_came_a_line_each(tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
     async with history(1_200) as h, JSONLinesTarget(path) as target:
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=MemoryCheckpoint()).run()
+        report = await h.replay(target).run()
         messages = [each async for each in h.client.messages.list(h.webhook_id)]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert report.handled == 1_200
@@ -56,7 +56,7 @@ async def test_a_replay_into_a_file_writes_and_records_many_messages_at_once(tmp
 
     async with history(1_500) as h:
         target = JSONLinesTarget(tmp_path / "export.jsonl")
-        report = await Replay(h.client, h.webhook_id, target, checkpoint=Counting()).run()
+        report = await h.replay(target, checkpoint=Counting()).run()
     assert report.handled == 1_500
     assert len(commits) <= 8
 
@@ -79,7 +79,7 @@ async def test_an_export_that_was_killed_continues_with_nothing_missing_and_noth
         # Sixty were written, the last one half; none of it had been recorded.
         path.touch(0o600)
         path.write_bytes(b"".join(lines[:60]) + lines[60][:25])
-        report = await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+        report = await h.replay(JSONLinesTarget(path)).run()
         assert report.handled == 100
     assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == [each.id for each in messages]
 
@@ -105,7 +105,7 @@ async def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: P
     path.write_bytes(content)
     async with history(3) as h:
         with pytest.raises(ReplayError, match="has other content"):
-            await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+            await h.replay(JSONLinesTarget(path)).run()
     assert path.read_bytes() == content
 
 
@@ -114,7 +114,7 @@ async def test_a_file_that_cannot_be_written_ends_the_job_and_nothing_is_recorde
     async with history(3) as h:
         target = JSONLinesTarget(tmp_path / "nowhere" / "export.jsonl")
         with pytest.raises(ReplayError, match=r"cannot be written: No such file.*run the same again"):
-            await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+            await h.replay(target, checkpoint=checkpoint).run()
         state = await checkpoint.peek(ReplayJob(h.webhook_id))
     assert state is not None
     assert state.handled == 0
@@ -158,12 +158,12 @@ def test_a_path_that_is_no_file_is_refused(path: Any) -> None:
 async def test_a_line_that_was_torn_anywhere_is_cut_off(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "export.jsonl"
     async with history(5) as h:
-        await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+        await h.replay(JSONLinesTarget(path)).run()
         whole = path.read_bytes()
         first = whole.index(b"\n") + 1
         path.touch(0o600)
         path.write_bytes(whole[:first] + torn)
-        await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+        await h.replay(JSONLinesTarget(path)).run()
     assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
@@ -174,10 +174,10 @@ async def test_two_exports_to_one_file_are_one_too_many(tmp_path: Path) -> None:
             await first.deliver(Message("a", {"id": "a"}))
             await first.flush()
             with pytest.raises(ReplayError, match="in use by another export"):
-                await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+                await h.replay(JSONLinesTarget(path)).run()
             await first.deliver(Message("b", {"id": "b"}))
         assert path.read_text() == '{"id":"a"}\n{"id":"b"}\n'
-        await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+        await h.replay(JSONLinesTarget(path)).run()
     assert len(path.read_text().splitlines()) == 7
 
 
@@ -186,10 +186,10 @@ async def test_an_export_lets_go_of_its_file_at_the_end_of_each_run(tmp_path: Pa
     target = JSONLinesTarget(path)
     async with history(5) as h:
         checkpoint = MemoryCheckpoint()
-        await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
-        await Replay(h.client, h.webhook_id, JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
+        await h.replay(target, checkpoint=checkpoint).run()
+        await h.replay(JSONLinesTarget(path)).run()
         await h.fake.emit("user.created")
-        await Replay(h.client, h.webhook_id, target, checkpoint=checkpoint).run()
+        await h.replay(target, checkpoint=checkpoint).run()
     assert len(path.read_text().splitlines()) == 6
 
 

@@ -38,60 +38,54 @@ class Failing(MemoryInbox):
         return await super().claim(key, token, lease=lease)
 
 
-def test_an_event_that_takes_longer_than_its_lease_is_nobody_elses_meanwhile() -> None:
-    async def main() -> None:
-        inbox = Failing()
+@virtual.clocked
+async def test_an_event_that_takes_longer_than_its_lease_is_nobody_elses_meanwhile() -> None:
+    inbox = Failing()
 
-        async def handler(message: Message) -> None:
-            for _ in range(20):
-                await asyncio.sleep(LEASE / 2)
-                claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
-                assert claim.status is ClaimStatus.BUSY
-
-        await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
-        assert await inbox.seen(KEY)
-        calls = inbox.calls
-        await asyncio.sleep(10 * LEASE)
-        assert inbox.calls == calls  # a claim that has ended is not prolonged
-
-    virtual.run(main())
-
-
-@pytest.mark.parametrize("how", ["hanging", "away"])
-def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        inbox = Failing()
-
-        async def handler(message: Message) -> None:
-            setattr(inbox, how, True)
+    async def handler(message: Message) -> None:
+        for _ in range(20):
             await asyncio.sleep(LEASE / 2)
-            setattr(inbox, how, False)
-            await asyncio.sleep(2 * LEASE)
             claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
             assert claim.status is ClaimStatus.BUSY
 
-        await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
-        assert "could not be renewed" in caplog.text
+    await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
+    assert await inbox.seen(KEY)
+    calls = inbox.calls
+    await asyncio.sleep(10 * LEASE)
+    assert inbox.calls == calls  # a claim that has ended is not prolonged
 
-    virtual.run(main())
+
+@pytest.mark.parametrize("how", ["hanging", "away"])
+@virtual.clocked
+async def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    inbox = Failing()
+
+    async def handler(message: Message) -> None:
+        setattr(inbox, how, True)
+        await asyncio.sleep(LEASE / 2)
+        setattr(inbox, how, False)
+        await asyncio.sleep(2 * LEASE)
+        claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
+        assert claim.status is ClaimStatus.BUSY
+
+    await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
+    assert "could not be renewed" in caplog.text
 
 
 @pytest.mark.parametrize("hanging", [False, True])
-def test_a_cancelled_message_gives_its_claim_back_after_the_last_prolonging(*, hanging: bool) -> None:
-    async def main() -> None:
-        inbox = Failing()
-        target = as_target(sleep, inbox, "job", inbox_lease=LEASE)
-        handling = asyncio.create_task(target.deliver(MESSAGE))
-        await asyncio.sleep(1)
-        inbox.hanging = hanging
-        await asyncio.sleep(LEASE / 3)
-        for _ in range(3):
-            handling.cancel()
-            await asyncio.sleep(0)
-        with pytest.raises(asyncio.CancelledError):
-            await handling
-        inbox.hanging = False
-        claim = await inbox.claim(KEY, "another", lease=LEASE)
-        assert claim.status is ClaimStatus.CLAIMED
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_cancelled_message_gives_its_claim_back_after_the_last_prolonging(*, hanging: bool) -> None:
+    inbox = Failing()
+    target = as_target(sleep, inbox, "job", inbox_lease=LEASE)
+    handling = asyncio.create_task(target.deliver(MESSAGE))
+    await asyncio.sleep(1)
+    inbox.hanging = hanging
+    await asyncio.sleep(LEASE / 3)
+    for _ in range(3):
+        handling.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await handling
+    inbox.hanging = False
+    claim = await inbox.claim(KEY, "another", lease=LEASE)
+    assert claim.status is ClaimStatus.CLAIMED

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import ConfigurationError, Message
 from basiq_async.receiver import Delivery, MemoryInbox, SQLInbox, WebhookReceiver
-from basiq_async.replay import MemoryCheckpoint, Replay
+from basiq_async.replay import MemoryCheckpoint
 from basiq_async.replay.shared import as_target
 from tests.support.databases import engine_of, in_use, new_table
 from tests.support.deliveries import SECRET
@@ -57,7 +57,7 @@ async def write(message: Message, session: AsyncSession) -> None:
 async def test_the_effect_of_each_message_commits_with_its_entry(engine: AsyncEngine, inbox: SQLInbox) -> None:
     async with history(30) as h:
         for _ in range(2):  # the second job knows nothing of the first but the inbox
-            replay = Replay(h.client, h.webhook_id, write, checkpoint=MemoryCheckpoint(), inbox=inbox, concurrency=8)
+            replay = h.replay(write, inbox=inbox, concurrency=8)
             report = await replay.run()
             assert report.finished
         assert report.handled == 0
@@ -74,7 +74,7 @@ async def test_a_message_that_fails_has_had_no_effect_until_it_is_retried(engine
             raise ValueError("no")
 
     async with history(3) as h:
-        replay = Replay(h.client, h.webhook_id, handler, checkpoint=MemoryCheckpoint(), inbox=inbox, concurrency=1)
+        replay = h.replay(handler, inbox=inbox, concurrency=1)
         assert (await replay.run()).failed == 3
         assert not await effects(engine)
         broken = False
@@ -88,12 +88,12 @@ async def test_a_run_that_is_cancelled_again_and_again_has_each_effect_once(
     checkpoint = MemoryCheckpoint()
     async with history(60) as h:
         for number in range(60):
-            replay = Replay(h.client, h.webhook_id, write, checkpoint=checkpoint, inbox=inbox, concurrency=4)
+            replay = h.replay(write, checkpoint=checkpoint, inbox=inbox, concurrency=4)
             task = asyncio.create_task(replay.run())
             await asyncio.sleep(0.002 * (number % 10))
             task.cancel()
             await asyncio.wait({task})
-        await Replay(h.client, h.webhook_id, write, checkpoint=checkpoint, inbox=inbox, concurrency=4).run()
+        await h.replay(write, checkpoint=checkpoint, inbox=inbox, concurrency=4).run()
         assert await effects(engine) == Counter(await h.ids())
 
 
@@ -111,7 +111,7 @@ async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
 
     async with history(5) as h:
         checkpoint = MemoryCheckpoint()
-        replay = Replay(h.client, h.webhook_id, handler, checkpoint=checkpoint, inbox=inbox, concurrency=1)
+        replay = h.replay(handler, checkpoint=checkpoint, inbox=inbox, concurrency=1)
         report = await replay.run()
         assert (report.handled, report.failed) == (5, 0)
         assert await effects(engine) == Counter(await h.ids())
@@ -126,7 +126,7 @@ async def test_a_receivers_handlers_commit_with_their_entries_too(engine: AsyncE
 
     async with history(10) as h:
         for _ in range(2):
-            await Replay(h.client, h.webhook_id, receiver, checkpoint=MemoryCheckpoint(), concurrency=4).run()
+            await h.replay(receiver, concurrency=4).run()
         assert await effects(engine) == Counter(await h.ids())
 
 
@@ -134,7 +134,7 @@ async def test_a_receivers_handlers_commit_with_their_entries_too(engine: AsyncE
 async def test_a_function_with_a_session_needs_an_inbox_that_has_transactions(inbox: MemoryInbox | None) -> None:
     async with history(1) as h:
         with pytest.raises(ConfigurationError, match=r"accepts one argument, the message.*such as SQLInbox"):
-            Replay(h.client, h.webhook_id, write, checkpoint=MemoryCheckpoint(), inbox=inbox)
+            h.replay(write, inbox=inbox)
 
 
 async def test_a_handler_with_a_session_may_take_longer_than_the_lease_of_a_fleet(

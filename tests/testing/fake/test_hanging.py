@@ -54,44 +54,40 @@ async def test_handlers_that_call_the_client_while_basiq_fails_wait_side_by_side
     fake.assert_no_violations()
 
 
-def test_a_handler_that_waits_for_a_token_that_another_one_requests_gets_it() -> None:
-    async def main() -> None:
-        fake = FakeBasiq()
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-
-            async def handle(headers: dict[str, str], body: bytes) -> int:
-                await basiq.event_types.get("user.created")
-                return 200
-
-            fake.route(ENDPOINT, handle)
-            fake.add_webhook(ENDPOINT)
-            fake.fail_next(3, status=503, path="/token")
-            for _ in range(3):
-                fake.emit("user.created")
-            await fake.advance(minutes=1)
-        assert [each.ok for each in fake.deliveries] == [True] * 3
-
-    virtual.run(main())
-
-
-def test_a_handler_that_waits_for_a_later_delivery_gets_it() -> None:
-    async def main() -> None:
-        fake, second = FakeBasiq(), asyncio.Event()
+@virtual.clocked
+async def test_a_handler_that_waits_for_a_token_that_another_one_requests_gets_it() -> None:
+    fake = FakeBasiq()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
 
         async def handle(headers: dict[str, str], body: bytes) -> int:
-            if b"user.updated" in body:
-                second.set()
-            await second.wait()
+            await basiq.event_types.get("user.created")
             return 200
 
         fake.route(ENDPOINT, handle)
         fake.add_webhook(ENDPOINT)
-        fake.emit("user.created")
-        fake.emit("user.updated")
-        await fake.deliver()
-        assert [each.ok for each in fake.deliveries] == [True, True]
+        fake.fail_next(3, status=503, path="/token")
+        for _ in range(3):
+            fake.emit("user.created")
+        await fake.advance(minutes=1)
+    assert [each.ok for each in fake.deliveries] == [True] * 3
 
-    virtual.run(main())
+
+@virtual.clocked
+async def test_a_handler_that_waits_for_a_later_delivery_gets_it() -> None:
+    fake, second = FakeBasiq(), asyncio.Event()
+
+    async def handle(headers: dict[str, str], body: bytes) -> int:
+        if b"user.updated" in body:
+            second.set()
+        await second.wait()
+        return 200
+
+    fake.route(ENDPOINT, handle)
+    fake.add_webhook(ENDPOINT)
+    fake.emit("user.created")
+    fake.emit("user.updated")
+    await fake.deliver()
+    assert [each.ok for each in fake.deliveries] == [True, True]
 
 
 @pytest.mark.parametrize("served", [False, True])
@@ -159,27 +155,25 @@ async def test_a_clock_that_does_not_move_is_an_error() -> None:
         await fake.advance(seconds=1)
 
 
-def test_a_limit_of_the_one_who_waits_is_none_of_the_handlers() -> None:
-    async def main() -> None:
-        fake = FakeBasiq(cool_off=30)
-        transport = InMemoryTransport(fake)
-        async with BasiqClient(fake.api_key, transport=transport) as basiq:
+@virtual.clocked
+async def test_a_limit_of_the_one_who_waits_is_none_of_the_handlers() -> None:
+    fake = FakeBasiq(cool_off=30)
+    transport = InMemoryTransport(fake)
+    async with BasiqClient(fake.api_key, transport=transport) as basiq:
 
-            async def handle(headers: dict[str, str], body: bytes) -> int:
-                await basiq.event_types.get("user.created")
-                return 200
+        async def handle(headers: dict[str, str], body: bytes) -> int:
+            await basiq.event_types.get("user.created")
+            return 200
 
-            fake.route(ENDPOINT, handle)
-            fake.add_webhook(ENDPOINT)
-            made = await basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.deleted"])
-            fake.fail_next(delay=20, path="/events/types/*")
-            fake.emit("user.created")
-            with pytest.raises(RequestTimeoutError):
-                await basiq.webhooks.wait_until_active(made.id, timeout=5)
-            await fake.deliver()
-        assert [(each.ok, each.duration) for each in fake.deliveries] == [(True, 20)]
-
-    virtual.run(main())
+        fake.route(ENDPOINT, handle)
+        fake.add_webhook(ENDPOINT)
+        made = await basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.deleted"])
+        fake.fail_next(delay=20, path="/events/types/*")
+        fake.emit("user.created")
+        with pytest.raises(RequestTimeoutError):
+            await basiq.webhooks.wait_until_active(made.id, timeout=5)
+        await fake.deliver()
+    assert [(each.ok, each.duration) for each in fake.deliveries] == [(True, 20)]
 
 
 ACTIONS = ("fetch", "emit", "emit and wait", "deliver", "advance", "sleep", "task", "raise", "wait for all", "pause")

@@ -51,27 +51,25 @@ EVENT_TYPE, TEST_MESSAGE = "/events/types/*", "/notifications/messages/test"
     ],
     ids=["retries", "the last retry", "a Retry-After", "a Retry-After above the maximum"],
 )
-def test_retries_wait_on_the_fakes_clock(
+@virtual.clocked
+async def test_retries_wait_on_the_fakes_clock(
     fault: Any, error: type[BasiqError] | None, waits: list[float | None], statuses: list[int]
 ) -> None:
-    async def main() -> None:
-        fake, retries = FakeBasiq(), list[RetryEvent]()
-        start = fake.now()
-        fake.fail_next(path=EVENT_TYPE, **fault)
-        async with (
-            BasiqClient(fake.api_key, transport=InMemoryTransport(fake), on_retry=retries.append) as basiq,
-            in_no_time(),
-        ):
-            with nullcontext() if error is None else pytest.raises(error) as caught:
-                await basiq.event_types.get("user.created")
-        assert [record.status for record in fake.request_log] == [200, *statuses]
-        assert len(retries) == len(waits)
-        assert all(waited in (None, retry.wait) for waited, retry in zip(waits, retries, strict=True))
-        assert moved(fake, start) == pytest.approx(sum(retry.wait for retry in retries), abs=1e-4)
-        if error is RateLimitError:
-            assert caught.value.retry_after == 31
-
-    virtual.run(main())
+    fake, retries = FakeBasiq(), list[RetryEvent]()
+    start = fake.now()
+    fake.fail_next(path=EVENT_TYPE, **fault)
+    async with (
+        BasiqClient(fake.api_key, transport=InMemoryTransport(fake), on_retry=retries.append) as basiq,
+        in_no_time(),
+    ):
+        with nullcontext() if error is None else pytest.raises(error) as caught:
+            await basiq.event_types.get("user.created")
+    assert [record.status for record in fake.request_log] == [200, *statuses]
+    assert len(retries) == len(waits)
+    assert all(waited in (None, retry.wait) for waited, retry in zip(waits, retries, strict=True))
+    assert moved(fake, start) == pytest.approx(sum(retry.wait for retry in retries), abs=1e-4)
+    if error is RateLimitError:
+        assert caught.value.retry_after == 31
 
 
 @pytest.mark.parametrize(
@@ -79,122 +77,108 @@ def test_retries_wait_on_the_fakes_clock(
     [(30, 5, TEST_MESSAGE, 5, 5), (7, 30, TEST_MESSAGE, 7, 7), (30, 30, EVENT_TYPE, 100, 120)],
     ids=["the transport's", "the client's", "all attempts together"],
 )
-def test_a_time_limit_is_one_of_the_fakes_clock(
+@virtual.clocked
+async def test_a_time_limit_is_one_of_the_fakes_clock(
     client: float, transport: float, path: str, least: float, most: float
 ) -> None:
-    async def main() -> None:
-        fake = FakeBasiq()
-        fake.fail_next(9, delay=3600, path=path)
-        start = fake.now()
-        async with (
-            BasiqClient(fake.api_key, transport=InMemoryTransport(fake, timeout=transport), timeout=client) as basiq,
-            in_no_time(),
-        ):
-            with pytest.raises(RequestTimeoutError):
-                # A read is sent again, a test message is not.
-                await (basiq.event_types.get if path == EVENT_TYPE else basiq.messages.send_test)("user.created")
-        assert least - 0.001 < moved(fake, start) < most + 0.001
-
-    virtual.run(main())
+    fake = FakeBasiq()
+    fake.fail_next(9, delay=3600, path=path)
+    start = fake.now()
+    async with (
+        BasiqClient(fake.api_key, transport=InMemoryTransport(fake, timeout=transport), timeout=client) as basiq,
+        in_no_time(),
+    ):
+        with pytest.raises(RequestTimeoutError):
+            # A read is sent again, a test message is not.
+            await (basiq.event_types.get if path == EVENT_TYPE else basiq.messages.send_test)("user.created")
+    assert least - 0.001 < moved(fake, start) < most + 0.001
 
 
-def test_the_cool_off_is_waited_out_and_deliveries_are_made_meanwhile() -> None:
-    async def main() -> None:
-        fake = FakeBasiq()
-        got: list[bytes] = []
+@virtual.clocked
+async def test_the_cool_off_is_waited_out_and_deliveries_are_made_meanwhile() -> None:
+    fake = FakeBasiq()
+    got: list[bytes] = []
 
-        async def receive(headers: dict[str, str], body: bytes) -> int:
-            got.append(body)
-            return 200 if len(got) > 2 else 503
+    async def receive(headers: dict[str, str], body: bytes) -> int:
+        got.append(body)
+        return 200 if len(got) > 2 else 503
 
-        fake.route(ENDPOINT, receive)
-        fake.add_webhook(ENDPOINT)
-        start = fake.now()
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq, in_no_time():
-            made = await basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.created"])
-            fake.emit("user.created")
-            active = await basiq.webhooks.wait_until_active(made.id)
-        assert active.status == "active"
-        assert 900 <= moved(fake, start) < 930
-        assert [attempt.ok for attempt in fake.deliveries] == [False, False, True]
-
-    virtual.run(main())
+    fake.route(ENDPOINT, receive)
+    fake.add_webhook(ENDPOINT)
+    start = fake.now()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq, in_no_time():
+        made = await basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.created"])
+        fake.emit("user.created")
+        active = await basiq.webhooks.wait_until_active(made.id)
+    assert active.status == "active"
+    assert 900 <= moved(fake, start) < 930
+    assert [attempt.ok for attempt in fake.deliveries] == [False, False, True]
 
 
-def test_a_webhook_that_does_not_become_active_is_given_up_in_time() -> None:
-    async def main() -> None:
-        fake = FakeBasiq(cool_off=timedelta(days=1))
-        start = fake.now()
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq, in_no_time():
-            made = await basiq.webhooks.create(url=ENDPOINT, subscribed_events=["user.created"])
-            with pytest.raises(RequestTimeoutError, match="pending-approval"):
-                await basiq.webhooks.wait_until_active(made.id, timeout=600)
-        assert moved(fake, start) == pytest.approx(600, abs=1)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_webhook_that_does_not_become_active_is_given_up_in_time() -> None:
+    fake = FakeBasiq(cool_off=timedelta(days=1))
+    start = fake.now()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq, in_no_time():
+        made = await basiq.webhooks.create(url=ENDPOINT, subscribed_events=["user.created"])
+        with pytest.raises(RequestTimeoutError, match="pending-approval"):
+            await basiq.webhooks.wait_until_active(made.id, timeout=600)
+    assert moved(fake, start) == pytest.approx(600, abs=1)
 
 
-def test_waits_at_the_same_time_end_in_order_and_not_one_after_another() -> None:
-    async def main() -> None:
-        fake, ended = FakeBasiq(), list[tuple[float, float]]()
-        start = fake.now()
-        waits = fake.waits
-        assert waits is not None
+@virtual.clocked
+async def test_waits_at_the_same_time_end_in_order_and_not_one_after_another() -> None:
+    fake, ended = FakeBasiq(), list[tuple[float, float]]()
+    start = fake.now()
+    waits = fake.waits
+    assert waits is not None
 
-        async def wait(seconds: float) -> None:
-            await waits.sleep(seconds)
-            ended.append((seconds, moved(fake, start)))
+    async def wait(seconds: float) -> None:
+        await waits.sleep(seconds)
+        ended.append((seconds, moved(fake, start)))
 
-        async with asyncio.TaskGroup() as group:
-            for seconds in (30, 10, 20, 10.5):
-                group.create_task(wait(seconds))
-        assert ended == [(10, 10), (10.5, 10.5), (20, 20), (30, 30)]
-
-    virtual.run(main())
+    async with asyncio.TaskGroup() as group:
+        for seconds in (30, 10, 20, 10.5):
+            group.create_task(wait(seconds))
+    assert ended == [(10, 10), (10.5, 10.5), (20, 20), (30, 30)]
 
 
-def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
-    async def main() -> None:
-        fake = FakeBasiq()
-        waits = fake.waits
-        assert waits is not None
-        first = asyncio.create_task(waits.sleep(10))
-        second = asyncio.create_task(waits.sleep(20))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        first.cancel()
-        await second
-        assert first.cancelled()
-
-    virtual.run(main())
+@virtual.clocked
+async def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
+    fake = FakeBasiq()
+    waits = fake.waits
+    assert waits is not None
+    first = asyncio.create_task(waits.sleep(10))
+    second = asyncio.create_task(waits.sleep(20))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert first.cancelled()
 
 
-def test_a_test_that_moves_the_clock_ends_a_wait() -> None:
-    async def main() -> None:
-        fake = FakeBasiq()
-        start = fake.now()
-        waits = fake.waits
-        assert waits is not None
-        long = asyncio.create_task(waits.sleep(3600))
-        await asyncio.sleep(0)
+@virtual.clocked
+async def test_a_test_that_moves_the_clock_ends_a_wait() -> None:
+    fake = FakeBasiq()
+    start = fake.now()
+    waits = fake.waits
+    assert waits is not None
+    long = asyncio.create_task(waits.sleep(3600))
+    await asyncio.sleep(0)
+    await fake.advance(hours=2)
+    await long
+    assert moved(fake, start) == 7200
+
+
+@virtual.clocked
+async def test_a_token_is_renewed_when_it_expires_on_the_fakes_clock() -> None:
+    fake = FakeBasiq()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        await basiq.event_types.get("user.created")
         await fake.advance(hours=2)
-        await long
-        assert moved(fake, start) == 7200
-
-    virtual.run(main())
-
-
-def test_a_token_is_renewed_when_it_expires_on_the_fakes_clock() -> None:
-    async def main() -> None:
-        fake = FakeBasiq()
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-            await basiq.event_types.get("user.created")
-            await fake.advance(hours=2)
-            await basiq.event_types.get("user.created")
-        assert [record.status for record in fake.request_log] == [200, 200, 200, 200]
-        fake.assert_no_violations()
-
-    virtual.run(main())
+        await basiq.event_types.get("user.created")
+    assert [record.status for record in fake.request_log] == [200, 200, 200, 200]
+    fake.assert_no_violations()
 
 
 def test_a_clock_that_runs_by_itself_is_not_waited_on() -> None:
