@@ -332,8 +332,8 @@ def _copy_to(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Folder, size: int, seed: int, workers: int) -> int:
-    """Try a sample. Print the survivors, and return the exit code."""
+def run(folder: Folder, size: int, seed: int, workers: int, options: Sequence[str]) -> int:
+    """Try a sample. Print the survivors, and return the exit code. ``options`` are those of pytest."""
     sample = folder.sample(size, seed)
     with tempfile.TemporaryDirectory(prefix="basiq-mutants-") as name:
         results = Path(name) / "results"
@@ -357,7 +357,7 @@ def run(folder: Folder, size: int, seed: int, workers: int) -> int:
             for pid in pids:
                 os.waitpid(pid, 0)
 
-        code = pytest.main([*_OPTIONS, "--capture=sys", folder.tests], plugins=[Forks(Path(name), work)])
+        code = pytest.main([*_OPTIONS, "--capture=sys", folder.tests, *options], plugins=[Forks(Path(name), work)])
         noticed = [line == "1" for line in results.read_text().splitlines()]
     if len(noticed) < len(sample):
         return int(code) or 1
@@ -372,5 +372,5 @@ if __name__ == "__main__":
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
-    sys.exit(run(Folder(given.room), given.sample, given.seed, given.workers))
+    given, options = parser.parse_known_args()  # such as --ignore, for tests that only start processes
+    sys.exit(run(Folder(given.room), given.sample, given.seed, given.workers, options))
