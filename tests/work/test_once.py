@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -50,9 +54,10 @@ async def work() -> str:
     return "done"
 
 
-def on_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def run() -> None:
-        virtual.run(test())
+def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        virtual.run(test(**fixtures))
 
     return run
 
@@ -104,6 +109,78 @@ async def test_who_waits_for_long_gets_its_turn_when_the_other_one_has_failed() 
     await asyncio.sleep(0)
     second = await unit(owner(inbox), work, "b", patience=60.0).handle_once()
     assert ((await first).how, second.how) == (Ended.FAILED, Ended.HANDLED)
+
+
+class Asked(MemoryInbox):
+    """An inbox that keeps the moments at which somebody claimed."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=virtual.clock)
+        self.moments: list[float] = []
+        self.fault: Exception | None = None
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        self.moments.append(virtual.now())
+        if self.fault is not None:
+            raise self.fault
+        return await super().claim(key, token, lease=lease)
+
+
+@on_virtual_time
+async def test_who_waits_asks_after_20_ms_and_ever_later_up_to_every_5_seconds() -> None:
+    inbox = Asked()
+    await inbox.claim(KEY, "another", lease=3600)
+    assert (await unit(owner(inbox), work, patience=60.0).handle_once()).how is Ended.BUSY
+    gaps = [later - earlier for earlier, later in pairwise(inbox.moments[1:])]
+    expected = [min(5.0, 0.02 * 1.5**number) for number in range(len(gaps) - 1)]
+    assert gaps[:-1] == pytest.approx(expected, abs=1e-6), (
+        "the wait grows by half each time, and the inbox has its peace"
+    )
+    assert sum(gaps) == pytest.approx(60.0)
+
+
+@on_virtual_time
+async def test_work_that_goes_on_after_the_cancellation_of_its_caller_has_its_lease_run_out() -> None:
+    async def stubborn() -> str:
+        for _ in range(2):
+            try:
+                await asyncio.sleep(1_000)
+            except asyncio.CancelledError:
+                continue
+        return "late"
+
+    inbox = Asked()
+    units = owner(inbox, renew=True)
+    caller = asyncio.create_task(unit(units, stubborn).handle_once())
+    await asyncio.sleep(LEASE + 1)
+    renewed = len(inbox.moments)
+    assert renewed >= 3
+    caller.cancel()
+    await asyncio.wait((caller,))
+    await units.wait(2_000)
+    assert len(inbox.moments) == renewed, "a claim was renewed for work that nobody waits for"
+
+
+@on_virtual_time
+async def test_a_renewal_that_fails_is_logged_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    inbox = Asked()
+    handling = asyncio.create_task(unit(owner(inbox, renew=True), lambda: asyncio.sleep(25, "done")).handle_once())
+    await asyncio.sleep(1)
+    inbox.fault = InboxError("away")
+    assert (await handling).how is Ended.HANDLED
+    assert [record.getMessage() for record in caplog.records] == [
+        "the claim on an event could not be renewed: away"
+    ] * 2
+
+
+@on_virtual_time
+async def test_a_unit_that_has_ended_is_held_by_nobody() -> None:
+    one = unit(owner(MemoryInbox(clock=virtual.clock)), work)
+    await one.handle_once()
+    found = weakref.ref(one)
+    del one
+    gc.collect()
+    assert found() is None, "a timer of a unit that has ended keeps it in memory"
 
 
 @on_virtual_time

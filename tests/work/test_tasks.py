@@ -188,6 +188,21 @@ async def test_waiting_out_leaves_the_future_alone() -> None:
     assert await wait_uncancelled(future) is None
 
 
+@pytest.mark.parametrize("cancelled_after", [[], [1.0], [1.0, 2.0, 4.5]])
+def test_waiting_out_lasts_as_long_as_its_limit_whenever_it_is_cancelled(cancelled_after: list[float]) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(wait_uncancelled(loop.create_future(), 5.0))
+        began = virtual.now()
+        for seconds in cancelled_after:
+            loop.call_at(began + seconds, task.cancel)
+        cancellation = await task
+        assert virtual.now() - began == 5.0
+        assert (cancellation is not None) == bool(cancelled_after)
+
+    virtual.run(main())
+
+
 def test_an_owner_that_is_closed_has_cancelled_its_tasks_and_awaited_their_end() -> None:
     async def main() -> None:
         ended: list[float] = []
@@ -200,6 +215,7 @@ def test_an_owner_that_is_closed_has_cancelled_its_tasks_and_awaited_their_end()
                 ended.append(virtual.now())
 
         owner = TaskOwner()
+        assert not owner.closed
         tasks = [owner.spawn(work()) for _ in range(3)]
         began = virtual.now()
         await asyncio.sleep(0)
