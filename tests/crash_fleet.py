@@ -16,36 +16,33 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections import Counter, deque
+from contextlib import ExitStack
 from pathlib import Path
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
-
 from basiq_async.distributed import Fleet
-from basiq_async.receiver import SQLInbox
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq
-from tests.support.servers import RedisServer, postgres_server
+from tests.support.environment import ROOT
+from tests.support.killing import committed_effects, ids_of, make_tables
+from tests.support.servers import PostgresServer, RedisServer, postgres_server
 
 LEASE = 3.0
 SEGMENTS = 2
 CONCURRENCY = 16
 PLACE = "tests.support.fleet_jobs:fleet"
-ROOT = Path(__file__).parent.parent
 
 
 class FleetCrash:
     """One job, its workers and its Redis."""
 
-    def __init__(self, folder: Path, options: argparse.Namespace, rng: random.Random, database: str | None) -> None:
+    def __init__(
+        self, folder: Path, options: argparse.Namespace, rng: random.Random, database: PostgresServer | None
+    ) -> None:
         self.folder, self.messages, self.rng, self.tear = folder, options.messages, rng, options.tear
         self.effects = folder / "effects"  # with a database the attempts, of which it keeps what was committed
         self.database = database
@@ -63,8 +60,8 @@ class FleetCrash:
                     "lease": LEASE,
                     "concurrency": CONCURRENCY,
                     "wait": 0.004,
-                    "database": database,
-                    "order": rng.choice(["oldest-first", "newest-first"]),
+                    "database": None if database is None else database.url(),
+                    "order": options.order,
                 }
             ),
         }
@@ -88,8 +85,7 @@ class FleetCrash:
 
     async def run(self, events: list[str]) -> Report:
         """Submit the job, and make each event happen at its part of the way."""
-        fake = FakeBasiq(seed="fleet")
-        webhook_id = fake.seed_messages(self.messages)
+        _, webhook_id = make_history(self.messages)
         fleet = Fleet(self.redis.url, lease=LEASE)
         name = "effects" if self.database is None else "stored"
         fleet.job(name)(contextlib.nullcontext)  # type: ignore[arg-type]
@@ -142,8 +138,8 @@ class FleetCrash:
     def check(self, report: Report) -> int:
         """Hold the effects against the history; return how many were repeated."""
         attempts = Counter(line.split()[0] for line in self.effects.read_text().splitlines())
-        done = attempts if self.database is None else Counter(asyncio.run(stored(self.database)))
-        lost = set(all_ids(self.messages)) - set(done)
+        done = attempts if self.database is None else Counter(committed_effects(self.database))
+        lost = set(ids_of(make_history(self.messages))) - set(done)
         assert not lost, f"{len(lost)} messages are lost: {sorted(lost)[:3]}"
         assert report.finished
         assert report.failed == report.dead == 0
@@ -165,80 +161,37 @@ class FleetCrash:
         self.redis.close()
 
 
-def all_ids(messages: int) -> list[str]:
-    """The ids of the history that every worker sees."""
-    from basiq_async import BasiqClient, InMemoryTransport
-
-    async def read() -> list[str]:
-        fake = FakeBasiq(seed="fleet")
-        webhook_id = fake.seed_messages(messages)
-        async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
-            return [message.id async for message in client.messages.list(webhook_id)]
-
-    found: list[str] = []
-    thread = threading.Thread(target=lambda: found.extend(asyncio.run(read())))
-    thread.start()
-    thread.join()
-    return found
+def make_history(messages: int) -> tuple[FakeBasiq, str]:
+    """The history that every worker sees."""
+    fake = FakeBasiq(seed="fleet")
+    return fake, fake.seed_messages(messages)
 
 
-async def make_tables(url: str) -> None:
-    engine = create_async_engine(url)
-    async with SQLInbox(engine):
-        pass
-    async with engine.begin() as connection:
-        await connection.execute(text("CREATE TABLE effects (id TEXT NOT NULL)"))
-    await engine.dispose()
-
-
-async def stored(url: str) -> list[str]:
-    """The ids of the effects that the database has."""
-    engine = create_async_engine(url)
-    async with engine.connect() as connection:
-        found = (await connection.execute(text("SELECT id FROM effects"))).scalars().all()
-    await engine.dispose()
-    return list(found)
-
-
-def crash_fleet(options: argparse.Namespace) -> None:
+def crash_fleet(options: argparse.Namespace, rng: random.Random, folder: Path) -> str:
     """One run with one seed."""
-    if options.inbox is None:
-        _crash_fleet(options, None)
-        return
-    with postgres_server() as server:
-        asyncio.run(make_tables(server.url()))
-        _crash_fleet(options, server.url())
-
-
-def _crash_fleet(options: argparse.Namespace, database: str | None) -> None:
-    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
-    rng = random.Random(seed)
     events = ["kill"] * options.worker_kills + ["stop"] * options.stops + ["redis"] * options.redis_kills
     rng.shuffle(events)
-    folder = Path(tempfile.mkdtemp(prefix="crash-fleet-"))
-    crash = FleetCrash(folder, options, rng, database)
-    began = time.monotonic()
-    try:
+    with ExitStack() as stack:
+        database = stack.enter_context(postgres_server()) if options.inbox else None
+        if database is not None:
+            make_tables(database)
+        crash = FleetCrash(folder, options, rng, database)
+        stack.callback(crash.close)
         crash.redis.start()
         for _ in range(options.workers):
             crash.start_worker()
         report = asyncio.run(crash.run(events))
         repeats = crash.check(report)
-    finally:
-        crash.close()
-    shutil.rmtree(folder)  # after a failure it stays, with the workers' logs
-    print(
-        f"fleet: {options.messages} messages, {options.workers} workers, lease {LEASE:g} s, {crash.kills} SIGKILL, "
-        f"{crash.stops} SIGSTOP, {crash.redis_kills} kills of Redis{', each with a second torn off' * crash.tear}, "
-        f"{time.monotonic() - began:.0f} s: none lost, {report.handled} recorded, "
-        f"{repeats} {'repeated' if database is None else 'tried again, 0 in PostgreSQL twice'} (seed {seed})",
-        flush=True,
+    return (
+        f"{options.messages} messages, {options.workers} workers, lease {LEASE:g} s, {crash.kills} SIGKILL, "
+        f"{crash.stops} SIGSTOP, {crash.redis_kills} kills of Redis{', each with a second torn off' * crash.tear}: "
+        f"none lost, {report.handled} recorded, "
+        f"{repeats} {'repeated' if database is None else 'tried again, 0 in PostgreSQL twice'}"
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_fleet(group: argparse._ArgumentGroup) -> None:
     """The options of this mode."""
-    group = parser.add_argument_group("--mode fleet")
     group.add_argument("--workers", type=int, default=4)
     group.add_argument("--worker-kills", type=int, default=12)
     group.add_argument("--stops", type=int, default=6)

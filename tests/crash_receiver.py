@@ -5,53 +5,48 @@ have had its effect, in PostgreSQL exactly once:
 
     python -m tests.crash --mode receiver --scenario postgres --events 5000 --kills 200
 
-Scenarios: ``postgres``; ``restart``, with the server ended at once and started again, three times; ``replay``, with
-replays of the same history into the same inbox that are killed too; ``redis``, with effects in a file, where an event
-may have its effect twice if its process was killed between the effect and the record.
+Scenarios: ``postgres``; ``restart``, with the server ended at once and started again, three times; ``replay``, which is
+that with replays of the same history into the same inbox that are killed too; ``redis``, with effects in a file, where
+an event may have its effect twice if its process was killed between the effect and the record.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import logging
 import os
 import random
-import select
 import signal
-import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import attrs
 from aiohttp import web
 from redis.asyncio import Redis
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert
-from sqlalchemy import select as select_rows
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from basiq_async import BasiqClient, InMemoryTransport, Message, Webhook
+from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, RedisInbox, SQLInbox, WebhookReceiver
 from basiq_async.replay import Replay, SQLiteCheckpoint
 from basiq_async.testing import FakeBasiq, SystemClock, serve
 from tests.support.environment import free_port
-from tests.support.servers import PostgresServer, RedisServer, postgres_server, redis_server
+from tests.support.killing import FORK, Work, committed_effects, make_tables, start
+from tests.support.servers import PostgresServer, postgres_server, redis_server
 
 SCENARIOS = ("postgres", "restart", "replay", "redis")
 _SPEED = 1_000.0
 """Basiq gives up after eight attempts, which takes 100 seconds then: longer than the kills."""
 _PROCESSES = 2
 _MOST_PENDING = 100
-# Without a constraint: an effect that happens twice is to be seen.
-_EFFECTS = Table("effects", MetaData(), Column("n", Integer, primary_key=True), Column("event_id", String, index=True))
+_INSERT = text("INSERT INTO effects VALUES (:id)")
 
 
 @attrs.frozen
@@ -66,16 +61,19 @@ class Job:
     database: str | None
     redis: str | None
 
-    @property
-    def effects(self) -> Path:
-        return self.folder / "effects"
-
 
 # --- the processes that are killed ---
 
 
-Work = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
-"""What a process does; it calls what it is given as soon as it is ready."""
+async def serve_at(port: int, receiver: WebhookReceiver, ready: Callable[[], None]) -> None:
+    """Serve a receiver until the process is killed. Several processes can serve at one port."""
+    app = web.Application()
+    app.router.add_post("/basiq", receiver.aiohttp_handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, reuse_port=True).start()
+    ready()
+    await asyncio.Event().wait()
 
 
 async def service(job: Job, ready: Callable[[], None]) -> None:
@@ -97,10 +95,10 @@ async def service(job: Job, ready: Callable[[], None]) -> None:
 
     async def in_database(delivery: Delivery, session: AsyncSession) -> None:
         await asyncio.sleep(rng.random() * 0.003)
-        await session.execute(insert(_EFFECTS).values(event_id=delivery.event_id))
+        await session.execute(_INSERT, {"id": delivery.event_id})
         await asyncio.sleep(rng.random() * 0.003)
 
-    log = os.open(job.effects, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    log = os.open(job.folder / "effects", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
 
     async def in_file(delivery: Delivery) -> None:
         await asyncio.sleep(rng.random() * 0.003)
@@ -108,13 +106,7 @@ async def service(job: Job, ready: Callable[[], None]) -> None:
         await asyncio.sleep(rng.random() * 0.003)
 
     receiver.on("*")(in_file if job.redis is not None else in_database)
-    app = web.Application()
-    app.router.add_post("/basiq", receiver.aiohttp_handler)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", job.port, reuse_port=True).start()
-    ready()
-    await asyncio.Event().wait()
+    await serve_at(job.port, receiver, ready)
 
 
 async def replays(job: Job, ready: Callable[[], None]) -> None:
@@ -123,7 +115,7 @@ async def replays(job: Job, ready: Callable[[], None]) -> None:
     inbox = SQLInbox(engine, create_tables=False, timeout=2)
 
     async def write(message: Message, session: AsyncSession) -> None:
-        await session.execute(insert(_EFFECTS).values(event_id=message.event_id))
+        await session.execute(_INSERT, {"id": message.event_id})
 
     ready()
     number = len(list(job.folder.glob("replay-*.db"))) or 1
@@ -139,108 +131,45 @@ async def replays(job: Job, ready: Callable[[], None]) -> None:
 # --- the process that kills ---
 
 
-def supervise(works: list[Work], kills: int, longest: float, seed: int) -> Killer:
-    """Keep processes running, and kill one of them at a time, in a process that does nothing else."""
-    reading, writing = os.pipe()
-    stop_reading, stop_writing = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(writing)
-        os.close(stop_reading)
-        return Killer(kills * longest / 2, child, reading, stop_writing)
-    os.close(reading)
-    os.close(stop_writing)
-    rng, killed = random.Random(seed), list[int]()
-    running = [_start(work) for work in works]
-    while True:
-        wait = rng.random() * longest if len(killed) < kills else 0.1
-        if select.select([stop_reading], [], [], wait)[0]:
-            break
-        for slot, process in enumerate(running):
-            if os.waitpid(process.pid, os.WNOHANG)[0]:  # it must not end by itself
-                os.write(writing, json.dumps({"ended": slot}).encode())
-                os._exit(1)
-        if len(killed) < kills:
-            slot = rng.randrange(len(works))
-            process = running[slot]
-            # However slow the machine is, there is something to kill.
-            select.select([process.ready], [], [], 10)
-            time.sleep(rng.random() * 0.02)
-            process.kill()
-            killed.append(process.pid)
-            running[slot] = _start(works[slot])
-            if len(killed) == kills:
-                os.write(writing, b"\n")
-    for process in running:
-        process.kill()
-    os.write(writing, json.dumps(killed).encode())
-    os._exit(0)
+def supervise(works: list[Work], kills: int, longest: float, rng: random.Random, stop: Event, told: Connection) -> None:
+    """Keep processes running, and kill one of them at a time, in a process that does nothing else.
 
-
-@attrs.define
-class Killer:
-    """The other end of ``supervise``, which takes about ``seconds``."""
-
-    seconds: float
-    pid: int
-    reading: int
-    stop_writing: int
-
-    def is_done(self) -> bool:
-        """Whether all the kills were made."""
-        return bool(select.select([self.reading], [], [], 0)[0])
-
-    def stop(self) -> list[int]:
-        """End the processes; returns the ids of those that were killed before."""
-        os.close(self.stop_writing)
-        with os.fdopen(self.reading) as report:
-            text = report.read()
-        os.waitpid(self.pid, 0)
-        killed = json.loads(text)
-        if isinstance(killed, dict):
-            raise SystemExit(f"a process ended by itself: {text}")
-        assert isinstance(killed, list)
-        return killed
-
-
-@attrs.frozen
-class _Process:
-    pid: int
-    ready: int
-    """A pipe that can be read from as soon as it is ready."""
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        os.close(self.ready)
-
-
-def _start(work: Work) -> _Process:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(writing)
-        return _Process(child, reading)
+    Tells True when all kills were made, and at the end the ids of those that were killed.
+    """
+    killed: list[int] = []
+    running = [start(work) for work in works]
     try:
-        logging.disable(logging.CRITICAL)  # what a kill or a restart breaks is logged
-        asyncio.run(work(lambda: _say_ready(writing)))
+        while not stop.wait(rng.random() * longest if len(killed) < kills else 0.1):
+            ended = [worker.process.exitcode for worker in running if not worker.process.is_alive()]
+            if ended:
+                told.send(f"a process ended by itself, with exit code {ended[0]}")
+                break
+            if len(killed) == kills:
+                continue
+            slot = rng.randrange(len(works))
+            running[slot].ready.wait(10)  # however slow the machine is, there is something to kill
+            time.sleep(rng.random() * 0.02)
+            running[slot].kill()
+            killed.append(running[slot].process.pid or 0)
+            running[slot] = start(works[slot])
+            if len(killed) == kills:
+                told.send(True)
     finally:
-        sys.stderr.flush()
-        os._exit(1)
-
-
-def _say_ready(writing: int) -> None:
-    os.write(writing, b"\n")
+        for worker in running:
+            worker.kill()
+        told.send(killed)
 
 
 # --- the world around them ---
 
 
-async def emit(fake: FakeBasiq, job: Job, events: int, killer: Killer, server: PostgresServer | None) -> set[str]:
+async def emit(
+    fake: FakeBasiq, job: Job, options: argparse.Namespace, done: Connection, server: PostgresServer | None
+) -> set[str]:
     """Let the events happen while the processes are killed, and wait until all of them are taken; returns their ids."""
-    emitted: set[str] = set()
+    events, emitted = options.events, set[str]()
     restarts = {events // 4, events // 2, 3 * events // 4}
-    pause = killer.seconds / events
+    pause = options.kills * options.pause / 2 / events
     async with serve(fake, port=job.basiq_port):
         began = time.monotonic()
         for number in range(events):
@@ -251,52 +180,57 @@ async def emit(fake: FakeBasiq, job: Job, events: int, killer: Killer, server: P
             while fake.pending > _MOST_PENDING or time.monotonic() < began + number * pause:
                 await asyncio.sleep(0.002)
         async with asyncio.timeout(600):
-            while fake.pending or not killer.is_done():
+            while fake.pending or not done.poll():
                 await asyncio.sleep(0.05)
     return emitted
 
 
-def crash_receiver(options: argparse.Namespace) -> None:
+def crash_receiver(options: argparse.Namespace, rng: random.Random, folder: Path) -> str:
     """Run one scenario, and hold it to its promise."""
+    fake = FakeBasiq(clock=SystemClock(_SPEED), cool_off=0, delivery_timeout=5.0)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crash-receiver-")))
-        fake = FakeBasiq(clock=SystemClock(_SPEED), cool_off=0, delivery_timeout=5.0)
-        server: PostgresServer | None = None
-        redis: RedisServer | None = None
-        if options.scenario == "redis":
-            redis = stack.enter_context(redis_server(folder))
-        else:
-            server = stack.enter_context(postgres_server())
+        redis = stack.enter_context(redis_server(folder)) if options.scenario == "redis" else None
+        server = stack.enter_context(postgres_server()) if redis is None else None
+        if server is not None:
+            make_tables(server)
         port = free_port()
-        webhook = asyncio.run(_subscribe(fake, f"http://127.0.0.1:{port}/basiq"))
-        secret = webhook.secret.reveal() if webhook.secret is not None else ""
+        webhook_id = fake.add_webhook(f"http://127.0.0.1:{port}/basiq", ["user.created"])
         database, url = server.url() if server else None, redis.url if redis else None
-        job = Job(folder, port, free_port(), secret, webhook.id, database, url)
-        if database is not None:
-            asyncio.run(_make_tables(database))
+        job = Job(folder, port, free_port(), fake.secret(webhook_id), webhook_id, database, url)
         works: list[Work] = [partial(service, job)] * _PROCESSES
         if options.scenario == "replay":
             works.append(partial(replays, job))
-        seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
-        killer = supervise(works, options.kills, options.pause, seed)
-        began = time.monotonic()
+        stop, (done, told) = FORK.Event(), FORK.Pipe(duplex=False)
+        killer = FORK.Process(target=supervise, args=(works, options.kills, options.pause, rng, stop, told))
+        killer.start()
         try:
-            restarted = server if options.scenario == "restart" else None
-            events = asyncio.run(emit(fake, job, options.events, killer, restarted))
+            restarted = server if options.scenario in ("restart", "replay") else None
+            events = asyncio.run(emit(fake, job, options, done, restarted))
         finally:
-            killed = killer.stop()
-        attempts = asyncio.run(_count_attempts(fake, webhook.id))
-        found = asyncio.run(_in_database(database)) if database else _in_file(job.effects)
-        _judge(events, found, killed, exactly=database is not None)
-        lost = len(events - set(found))
-        twice = sum(len(each) > 1 for each in found.values())
-        print(
-            f"receiver, {options.scenario}: {len(events)} events in {attempts} attempts, {len(killed)} kills, "
-            f"{time.monotonic() - began:.0f} s: {lost} lost, {twice} twice (seed {seed})"
-        )
+            stop.set()
+            reports = [done.recv()]
+            while not isinstance(reports[-1], list):
+                reports.append(done.recv())
+            killer.join()
+        if reports[0] is not True:
+            raise SystemExit(str(reports[0]))
+        attempts = asyncio.run(count_attempts(fake, webhook_id))
+        if server is not None:  # nobody knows which process had an effect in the database
+            effects = [(event, 0) for event in committed_effects(server)]
+        else:
+            lines = [line.split() for line in (folder / "effects").read_text().splitlines()]
+            effects = [(event, int(pid)) for event, pid in lines]
+    twice = judge(events, effects, reports[-1], exactly=server is not None)
+    return (
+        f"{options.scenario}, {len(events)} events in {attempts} attempts, {options.kills} kills: 0 lost, {twice} twice"
+    )
 
 
-def _judge(events: set[str], found: dict[str, list[int]], killed: list[int], *, exactly: bool) -> None:
+def judge(events: set[str], effects: list[tuple[str, int]], killed: list[int], *, exactly: bool) -> int:
+    """Hold the effects against the events. Returns how many events had theirs twice."""
+    found: dict[str, list[int]] = {}
+    for event, process in effects:
+        found.setdefault(event, []).append(process)
     lost, unknown = events - set(found), set(found) - events
     assert not lost, f"{len(lost)} of {len(events)} events had no effect: {sorted(lost)[:3]}"
     assert not unknown, f"effects of events that never were: {sorted(unknown)[:3]}"
@@ -306,14 +240,10 @@ def _judge(events: set[str], found: dict[str, list[int]], killed: list[int], *, 
     for event, processes in twice.items():
         survivors = [pid for pid in processes[:-1] if pid not in killed]
         assert not survivors, f"event {event} had its effect twice, though process {survivors} was not killed"
+    return len(twice)
 
 
-async def _subscribe(fake: FakeBasiq, url: str) -> Webhook:
-    async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
-        return await client.webhooks.create(url=url, subscribed_events=["user.created"])
-
-
-async def _count_attempts(fake: FakeBasiq, webhook_id: str) -> int:
+async def count_attempts(fake: FakeBasiq, webhook_id: str) -> int:
     async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
         webhook = await client.webhooks.get(webhook_id)
         if webhook.status != "active":
@@ -321,35 +251,8 @@ async def _count_attempts(fake: FakeBasiq, webhook_id: str) -> int:
         return sum([len(message.attempts) async for message in client.messages.list(webhook_id)])
 
 
-async def _make_tables(database: str) -> None:
-    engine = create_async_engine(database)
-    async with engine.begin() as connection:
-        await connection.run_sync(_EFFECTS.metadata.create_all)
-    async with SQLInbox(engine):
-        pass
-    await engine.dispose()
-
-
-async def _in_database(database: str) -> dict[str, list[int]]:
-    """The processes that had each event's effect; of a database nobody knows which."""
-    engine = create_async_engine(database)
-    async with engine.connect() as connection:
-        rows = (await connection.execute(select_rows(_EFFECTS.c.event_id))).scalars().all()
-    await engine.dispose()
-    return {event: [0] * count for event, count in Counter(rows).items()}
-
-
-def _in_file(path: Path) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for line in path.read_text().splitlines():
-        event, pid = line.split()
-        found.setdefault(event, []).append(int(pid))
-    return found
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_receiver(group: argparse._ArgumentGroup) -> None:
     """The options of this mode."""
-    group = parser.add_argument_group("--mode receiver")
     group.add_argument("--scenario", choices=SCENARIOS, default="postgres")
     group.add_argument("--events", type=int, default=5_000)
     group.add_argument("--pause", type=float, default=0.25, help="seconds between two kills, at most")
