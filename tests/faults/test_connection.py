@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,9 +21,8 @@ from basiq_async import (
     TransportError,
     Webhook,
 )
-from tests.support.outcomes import ONCE, QUICK, TIMEOUT, client_of, outcome
+from tests.support.outcomes import ONCE, QUICK, client_of, outcome
 from tests.support.wire import (
-    TOKEN,
     WEBHOOK,
     Conn,
     Step,
@@ -56,10 +54,6 @@ def gzipped(body: bytes, *, cut: int = 0, name: str = "gzip") -> bytes:
     packed = gzip.compress(body)
     packed = packed[: len(packed) - cut]
     return http(200, packed, "Content-Type: application/json", f"Content-Encoding: {name}")
-
-
-async def _reset_at_once(conn: Conn) -> None:
-    conn.reset()
 
 
 BROKEN: dict[str, Step] = {
@@ -264,13 +258,6 @@ async def test_a_server_that_answers_before_it_reads() -> None:
         assert wire.connections <= 5
 
 
-async def test_a_refused_connection_says_so_and_nothing_was_sent() -> None:
-    async with refusing() as url, client_of(url) as client:
-        got = await outcome(client.webhooks.get("w1"))
-        assert (type(got), got.sent, got.path) == (ConnectionFailedError, False, "/token")
-        assert "127.0.0.1" in str(got)
-
-
 async def test_a_refused_connection_is_tried_again_even_for_a_post() -> None:
     retried: list[Any] = []
     async with refusing() as url, client_of(url, retry=QUICK, on_retry=retried.append) as client:
@@ -278,18 +265,20 @@ async def test_a_refused_connection_is_tried_again_even_for_a_post() -> None:
         assert (type(got), got.attempts, len(retried)) == (ConnectionFailedError, 4, 3)
 
 
-@pytest.mark.parametrize(
-    "host", ["no-such-host.invalid", "xn--a.invalid", f"{'a' * 63}.invalid", f"{'a' * 64}.invalid"]
-)
-async def test_a_name_that_does_not_resolve_is_a_failed_connection(host: str) -> None:
-    async with client_of(f"http://{host}") as client:
-        got = await outcome(client.webhooks.get("w1"), within=6.0)
-        assert type(got) in (ConnectionFailedError, RequestTimeoutError), got
-        if type(got) is ConnectionFailedError and len(host) < 70:
-            assert got.sent is False
+HOSTS = [
+    "127.1",
+    "2130706433",
+    "0x7f000001",
+    "a..b",
+    "-",
+    "_",
+    "999.999.999.999",
+    "no-such-host.invalid",
+    "xn--a.invalid",
+]
 
 
-@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "a..b", "-", "_", "999.999.999.999"])
+@pytest.mark.parametrize("host", [*HOSTS, f"{'a' * 63}.invalid", f"{'a' * 64}.invalid"])
 async def test_a_host_that_is_none_is_one_of_our_errors(host: str) -> None:
     try:
         async with client_of(f"http://{host}:9") as client:
@@ -379,23 +368,6 @@ async def test_a_server_that_never_finishes_the_tls_handshake_is_a_timeout() -> 
         await wire.quiet()
 
 
-async def test_a_full_backlog_that_never_accepts_is_a_timeout() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port = listener.getsockname()[1]
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-        try:
-            async with client_of(f"http://127.0.0.1:{port}", timeout=0.1) as client:
-                assert type(await outcome(client.webhooks.get("w1"))) is RequestTimeoutError
-        finally:
-            for filler in fillers:
-                filler.close()
-
-
 @over_both
 async def test_fifty_calls_at_a_server_that_hangs_all_time_out_together() -> None:
     async with Wire(hanging()) as wire, client_of(wire, timeout=0.1) as client:
@@ -414,28 +386,6 @@ async def test_closing_the_client_ends_calls_that_are_under_way() -> None:
         assert type(got) is ConnectionFailedError
         assert type(await outcome(client.webhooks.get("w1"))) is ConnectionFailedError
         assert len(wire.requests) == 1
-
-
-async def test_the_credentials_are_where_they_belong_and_nowhere_else() -> None:
-    async with Wire() as wire, client_of(wire) as client:
-        await client.webhooks.get("w1")
-        assert wire.token_requests[0].headers["authorization"].startswith("Basic ")
-        assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
-        assert TIMEOUT < 1
-
-
-async def test_an_answer_that_nobody_asked_for_does_not_become_the_next_one() -> None:
-    """It comes while the connection rests in the pool."""
-
-    async def says_more(conn: Conn) -> None:
-        await conn.say(ok(WEBHOOK))
-        await asyncio.sleep(0.005)
-        await conn.say(ok({**WEBHOOK, "id": "poison"}))
-
-    async with Wire(says_more, ok({**WEBHOOK, "id": "w2"})) as wire, client_of(wire, retry=QUICK) as client:
-        assert (await outcome(client.webhooks.get("w1"))).id == "w1"
-        await asyncio.sleep(0.02)
-        assert (await outcome(client.webhooks.get("w2"))).id == "w2"
 
 
 @pytest.mark.parametrize(

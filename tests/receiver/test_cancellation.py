@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, Outcome, QuarantinedDelivery, WebhookReceiver
-from basiq_async.receiver.protocol import Claim, ClaimStatus
+from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, Outcome, WebhookReceiver
+from basiq_async.receiver.protocol import ClaimStatus
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, signed
+from tests.support.inboxes import fail_in
 
 Way = Callable[[WebhookReceiver, bytes], Awaitable[object]]
 Cancel = Callable[[Awaitable[object], int], Awaitable[tuple[object, bool]]]
@@ -25,49 +27,22 @@ async def steps(count: int = 2) -> None:
         await asyncio.sleep(0)
 
 
+CALLS = ("claim", "complete", "release", "fail", "quarantine", "quarantined", "claim_quarantined")
+
+
 class SteppingInbox(MemoryInbox):
     """Each call takes steps before and after its effect, so that a cancellation can come at each of them."""
 
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        await steps()
-        claim = await super().claim(key, token, lease=lease)
-        await steps()
-        return claim
+    def __init__(self) -> None:
+        super().__init__()
+        for name in CALLS:
+            setattr(self, name, partial(self._step, getattr(self, name)))
 
-    async def complete(self, key: str, token: str) -> bool:
+    async def _step(self, call: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
         await steps()
-        done = await super().complete(key, token)
+        result = await call(*arguments, **options)
         await steps()
-        return done
-
-    async def release(self, key: str, token: str) -> None:
-        await steps()
-        await super().release(key, token)
-        await steps()
-
-    async def fail(self, key: str, token: str) -> int:
-        await steps()
-        failures = await super().fail(key, token)
-        await steps()
-        return failures
-
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        await steps()
-        stored = await super().quarantine(key, token, delivery)
-        await steps()
-        return stored
-
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
-        await steps()
-        return await super().quarantined(after=after, limit=limit)
-
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        await steps()
-        claim = await super().claim_quarantined(key, token, lease=lease)
-        await steps()
-        return claim
+        return result
 
 
 class Run:
@@ -190,6 +165,13 @@ async def by_timeout(work: Awaitable[object], step: int) -> tuple[object, bool]:
         return None, True
 
 
+in_each_way = pytest.mark.parametrize(
+    "cancel",
+    [by_asyncio(1), by_asyncio(3), by_asyncio(25), by_anyio, by_timeout],
+    ids=["once", "three times", "again and again", "an anyio scope", "a timeout"],
+)
+
+
 @pytest.mark.parametrize(
     ("way", "handler", "quarantine_after"),
     [
@@ -204,11 +186,7 @@ async def by_timeout(work: Awaitable[object], step: int) -> tuple[object, bool]:
         (by_dispatch, "fails", None),
     ],
 )
-@pytest.mark.parametrize(
-    "cancel",
-    [by_asyncio(1), by_asyncio(3), by_asyncio(25), by_anyio, by_timeout],
-    ids=["once", "three times", "again and again", "an anyio scope", "a timeout"],
-)
+@in_each_way
 def test_a_cancellation_at_any_step_leaves_a_delivery_handled_or_free(
     handler: str, quarantine_after: int | None, way: Way, cancel: Cancel
 ) -> None:
@@ -227,11 +205,7 @@ def test_a_cancellation_at_any_step_leaves_a_delivery_handled_or_free(
 
 
 @pytest.mark.parametrize("again", ["succeeds", "fails"])
-@pytest.mark.parametrize(
-    "cancel",
-    [by_asyncio(1), by_asyncio(3), by_asyncio(25), by_anyio, by_timeout],
-    ids=["once", "three times", "again and again", "an anyio scope", "a timeout"],
-)
+@in_each_way
 def test_a_cancelled_retry_leaves_a_delivery_handled_or_in_the_quarantine(again: str, cancel: Cancel) -> None:
     async def every() -> int:
         cancellations = 0
@@ -294,29 +268,8 @@ def test_a_handler_that_awaits_something_cancelled_gets_500_a_hook_and_a_log(cap
 def test_an_inbox_that_awaits_something_cancelled_is_an_inbox_that_fails(
     call: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Cancelled(MemoryInbox):
-        async def fail(self) -> None:
-            other = asyncio.get_running_loop().create_future()
-            other.cancel()
-            await other
-
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if call == "claim":
-                await self.fail()
-            return await super().claim(key, token, lease=lease)
-
-        async def complete(self, key: str, token: str) -> bool:
-            if call == "complete":
-                await self.fail()
-            return await super().complete(key, token)
-
-        async def release(self, key: str, token: str) -> None:
-            if call == "release":
-                await self.fail()
-            await super().release(key, token)
-
     async def main() -> int:
-        receiver = WebhookReceiver(SECRET, inbox=Cancelled())
+        receiver = WebhookReceiver(SECRET, inbox=fail_in(call, error=asyncio.CancelledError()))
 
         @receiver.on("*")
         async def handle(delivery: Delivery) -> None:

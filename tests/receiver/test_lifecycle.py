@@ -10,18 +10,15 @@ from basiq_async import ConfigurationError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from basiq_async.receiver.protocol import ClaimStatus
 from tests.support.deliveries import SECRET, payload, signed
+from tests.support.inboxes import fail_in
 from tests.support.real_time import PATIENCE
 
 from ..support import virtual
 
 
 def test_an_inbox_that_hangs_does_not_hold_a_cancelled_delivery_for_ever() -> None:
-    class Hanging(MemoryInbox):
-        async def release(self, key: str, token: str) -> None:
-            await asyncio.Event().wait()
-
     async def main() -> None:
-        receiver = WebhookReceiver(SECRET, inbox=Hanging())
+        receiver = WebhookReceiver(SECRET, inbox=fail_in("release"))
 
         @receiver.on("*")
         async def handle(delivery: Delivery) -> None:

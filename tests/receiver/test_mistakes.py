@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -14,8 +13,7 @@ from fastapi import Depends, FastAPI
 from pydantic import SecretStr
 
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
-from basiq_async.receiver import Delivery, WebhookReceiver, sign, verify
-from basiq_async.replay import HttpTarget
+from basiq_async.receiver import Delivery, WebhookReceiver, sign
 from basiq_async.testing import FakeBasiq
 from tests.support.deliveries import SECRET, Service, payload, signed
 
@@ -38,29 +36,6 @@ async def test_other_forms_of_bytes_are_taken_and_kept_as_bytes() -> None:
 
 
 # --- secrets ---
-
-USES: dict[str, Callable[[Any], object]] = {
-    "receiver": WebhookReceiver,
-    "target": lambda secret: HttpTarget("http://127.0.0.1/", secret),
-    "sign": lambda secret: sign(secret, "m-1", datetime.now(UTC), b"{}"),
-    "verify": lambda secret: verify(secret, headers={}, body=b"{}"),
-}
-
-
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
-@pytest.mark.parametrize(
-    ("secret", "named"),
-    [
-        (None, r"secret is None: set the environment variable.*only when a webhook is created"),
-        ([None], r"secret is None"),
-        (SECRET.encode(), r"must be a str.*it is of type bytes"),
-        ([], r"at least one of those; it is of type list"),
-        (5, r"it is of type int"),
-    ],
-)
-def test_what_is_no_secret_is_told_and_where_to_get_one(use: Callable[[Any], object], secret: Any, named: str) -> None:
-    with pytest.raises(ConfigurationError, match=named):
-        use(secret)
 
 
 async def test_a_webhook_in_place_of_its_secret_is_told() -> None:

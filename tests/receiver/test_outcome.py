@@ -8,34 +8,10 @@ import logging
 import pytest
 
 from basiq_async import InboxError
-from basiq_async.receiver import MemoryInbox, Result
-from basiq_async.receiver.protocol import Claim
+from basiq_async.receiver import Result
 from tests.support import virtual
 from tests.support.deliveries import Service, payload, signed
-
-
-class Away(MemoryInbox):
-    """Its storage is away, from ``claim`` or from ``complete`` on."""
-
-    def __init__(self, error: Exception | None, *, at: str = "claim") -> None:
-        super().__init__()
-        self._error = error
-        self._at = at
-
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        await self._fail("claim")
-        return await super().claim(key, token, lease=lease)
-
-    async def complete(self, key: str, token: str) -> bool:
-        await self._fail("complete")
-        return await super().complete(key, token)
-
-    async def _fail(self, at: str) -> None:
-        if at == self._at:
-            if self._error is None:
-                await asyncio.Event().wait()  # hangs
-            else:
-                raise self._error
+from tests.support.inboxes import fail_in
 
 
 async def post(service: Service) -> Result:
@@ -48,7 +24,7 @@ def test_an_outage_is_one_record_a_second_with_the_number_of_deliveries(
     at: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        service = Service(inbox=Away(InboxError("the database did not respond"), at=at))
+        service = Service(inbox=fail_in(at, error=InboxError("the database did not respond")))
         for _ in range(50):
             await asyncio.gather(*(post(service) for _ in range(20)))
             await asyncio.sleep(0.1)
@@ -65,7 +41,7 @@ def test_an_outage_is_one_record_a_second_with_the_number_of_deliveries(
 
 def test_a_single_failure_is_told_at_once_and_nothing_follows(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        service = Service(inbox=Away(InboxError("away")))
+        service = Service(inbox=fail_in("claim", error=InboxError("away")))
         await post(service)
         assert [record.getMessage() for record in caplog.records] == [
             "delivery 'msg_1' could not be claimed, and the response asks Basiq to send it again: InboxError: away"
@@ -80,7 +56,7 @@ def test_a_single_failure_is_told_at_once_and_nothing_follows(caplog: pytest.Log
 def test_an_inbox_that_hangs_is_an_error_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         for at in ("claim", "complete"):
-            service = Service(inbox=Away(None, at=at), inbox_timeout=3)
+            service = Service(inbox=fail_in(at), inbox_timeout=3)
             began = virtual.now()
             assert await post(service) is {"claim": Result.UNAVAILABLE, "complete": Result.HANDLED}[at]
             assert virtual.now() - began == pytest.approx(3)
@@ -94,7 +70,7 @@ def test_an_inbox_that_hangs_is_an_error_that_says_so(caplog: pytest.LogCaptureF
 
 def test_an_error_of_another_kind_keeps_its_traceback_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        service = Service(inbox=Away(KeyError("a bug")))
+        service = Service(inbox=fail_in("claim", error=KeyError("a bug")))
         for _ in range(10):
             await post(service)
         await service.receiver.aclose()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from basiq_async.receiver.protocol import inbox_key
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support import virtual
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, payload, signed
+from tests.support.inboxes import fail_in
 
 BROKEN = payload("user.broken", "e-broken")
 
@@ -158,35 +158,19 @@ async def test_a_receiver_that_closes_begins_no_further_retry() -> None:
     assert list(await service.receiver.retry_quarantined()) == []
 
 
-class Broken(MemoryInbox):
-    def __init__(self, *calls: str) -> None:
-        super().__init__()
-        self.calls = calls
-
-    async def fail(self, key: str, token: str) -> int:
-        if "fail" in self.calls:
-            raise InboxError("the disk is full")
-        return await super().fail(key, token)
-
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        if "quarantine" in self.calls:
-            raise InboxError("the disk is full")
-        return await super().quarantine(key, token, delivery)
-
-
 @pytest.mark.parametrize("call", ["fail", "quarantine"])
 async def test_an_inbox_that_cannot_set_it_aside_has_basiq_send_it_again(call: str) -> None:
-    service = Service(inbox=Broken(call), quarantine_after=1)
+    service = Service(inbox=fail_in(call, error=InboxError("the disk is full")), quarantine_after=1)
     assert await post(service) is Result.FAILED
 
 
 async def test_a_retry_that_cannot_be_stored_leaves_the_delivery_as_it_was() -> None:
-    inbox = Broken()
+    inbox = MemoryInbox()
     service = Service(inbox=inbox, quarantine_after=1)
     await post(service)
-    inbox.calls = ("quarantine",)
+    fail_in("quarantine", error=InboxError("the disk is full"), inbox=inbox)
     assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["failed"]
-    inbox.calls = ()
+    del inbox.quarantine
     assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["quarantined"]
 
 
@@ -268,25 +252,10 @@ async def test_an_error_that_cannot_be_described_is_set_aside_by_its_name() -> N
 
 @pytest.mark.parametrize("call", ["quarantined", "drop_quarantined"])
 def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: str) -> None:
-    class Hanging(MemoryInbox):
-        hangs = False
-
-        async def quarantined(
-            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-        ) -> Sequence[QuarantinedDelivery]:
-            if call == "quarantined" and self.hangs:
-                await asyncio.Event().wait()
-            return await super().quarantined(after=after, limit=limit)
-
-        async def drop_quarantined(self, key: str) -> bool:
-            await asyncio.Event().wait()
-            return True
-
     async def main() -> None:
-        inbox = Hanging()
-        service = Service(inbox=inbox, quarantine_after=1)
+        service = Service(quarantine_after=1)
         await post(service, message_id="msg_1")
-        inbox.hangs = True
+        fail_in(call, inbox=service.receiver.inbox)
         with pytest.raises(InboxError, match="did not respond within 5 s"):
             await service.receiver.drop_quarantined(["msg_1"])
 

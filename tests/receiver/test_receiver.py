@@ -9,6 +9,7 @@ import traceback
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -19,6 +20,7 @@ from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
 from tests.support.environment import PACKAGE
+from tests.support.inboxes import fail_in
 
 
 class Recorder(Service):
@@ -208,27 +210,6 @@ async def test_a_delivery_that_another_worker_holds_gets_503_with_retry_after_an
     assert not recorders[1].handled
 
 
-class FailingInbox(MemoryInbox):
-    def __init__(self, failing: str) -> None:
-        super().__init__()
-        self.failing = failing
-
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        if self.failing == "claim":
-            raise InboxError("the disk is full")
-        return await super().claim(key, token, lease=lease)
-
-    async def complete(self, key: str, token: str) -> bool:
-        if self.failing == "complete":
-            raise InboxError("the disk is full")
-        return self.failing != "lost" and await super().complete(key, token)
-
-    async def release(self, key: str, token: str) -> None:
-        if self.failing == "release":
-            raise InboxError("the disk is full")
-        await super().release(key, token)
-
-
 @pytest.mark.parametrize(
     ("failing", "event_type", "result", "logged"),
     [
@@ -241,7 +222,10 @@ class FailingInbox(MemoryInbox):
 async def test_an_inbox_that_fails_is_logged_and_hides_no_result_of_the_handler(
     failing: str, event_type: str, result: Result, logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorder = Recorder(inbox=FailingInbox(failing))
+    inbox = fail_in(failing, error=InboxError("the disk is full"))
+    if failing == "lost":
+        inbox.complete = AsyncMock(return_value=False)  # type: ignore[method-assign]
+    recorder = Recorder(inbox=inbox)
     outcome = await recorder.post(payload(event_type))
     assert outcome.result is result
     assert logged in caplog.text

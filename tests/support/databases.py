@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from basiq_async.receiver import SQLInbox
+from basiq_async.receiver.protocol import Claim
 from tests.support.servers import PostgresServer
 
 
@@ -23,6 +24,16 @@ def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
         return f"sqlite+aiosqlite:///{folder}/inbox.db"
     postgres: PostgresServer = request.getfixturevalue("postgres")
     return postgres.url(request.param)
+
+
+class ByTransaction(SQLInbox):
+    """As handlers with a session use it."""
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return await self.claim_transaction(key, token, lease=lease)
+
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        return await self.claim_transaction(key, token, lease=lease, quarantined=True)
 
 
 def new_table() -> str:

@@ -99,7 +99,10 @@ def test_the_token_is_renewed_a_margin_before_it_expires() -> None:
     virtual.run(main())
 
 
-@pytest.mark.parametrize("expires_in", [0, "soon", 1e18, 10**400], ids=repr)
+LIFETIMES = [0, -1, 1e18, 1e308, 10**400, "3600", "soon", "", None, True, [], {}, "1e999", "nan", "-inf", "9" * 5000]
+
+
+@pytest.mark.parametrize("expires_in", LIFETIMES, ids=lambda value: repr(value)[:20])
 def test_an_absurd_lifetime_is_taken_for_the_documented_hour(expires_in: Any) -> None:
     async def main() -> None:
         transport = Scripted(WEBHOOK, tokens=[token(expires_in=expires_in)])
@@ -110,17 +113,6 @@ def test_an_absurd_lifetime_is_taken_for_the_documented_hour(expires_in: Any) ->
         await asyncio.sleep(3600)
         await basiq.webhooks.get("w")
         assert len(transport.token_requests) == 2
-
-    virtual.run(main())
-
-
-def test_a_lifetime_that_is_missing_is_taken_for_the_documented_hour() -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[answer({"access_token": "t"})])
-        basiq = client(transport)
-        await basiq.webhooks.get("w")
-        await basiq.webhooks.get("w")
-        assert len(transport.token_requests) == 1
 
     virtual.run(main())
 
@@ -200,18 +192,6 @@ def test_a_token_response_of_another_status_than_2xx_is_no_token(status: int) ->
         with pytest.raises(BasiqError):
             await client(transport).webhooks.get("w")
         assert transport.requests == []
-
-    virtual.run(main())
-
-
-def test_a_token_that_an_error_repeats_is_not_shown() -> None:
-    async def main() -> None:
-        text = "a-token-that-the-server-made"
-        echo = answer({"type": "list", "data": [{"code": "x", "title": text, "detail": f"Bearer {text}"}]}, 403)
-        with pytest.raises(BasiqError) as caught:
-            await client(Scripted(echo, tokens=[token(text)])).webhooks.get("w")
-        assert text not in str(caught.value)
-        assert text not in repr(vars(caught.value))
 
     virtual.run(main())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,23 +13,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
-from tests.support.databases import engine_of, new_table, run, scalar, url_of
+from tests.support.databases import engine_of, new_table, run, scalar
 from tests.support.environment import free_port
 from tests.support.servers import PostgresServer, RedisServer, redis_server
-
-DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
-
-
-@pytest.fixture(params=DRIVERS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return url_of(request, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
 
 ENGINE = create_async_engine("sqlite+aiosqlite://")
 REDIS = Redis()

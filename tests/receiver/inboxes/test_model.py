@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
-from basiq_async.receiver.protocol import Claim, ClaimStatus
+from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing.conformance._inbox_model import (  # private: check_inbox walks few steps, this thousands
     ACTIONS,
     KEYS,
@@ -22,8 +22,8 @@ from basiq_async.testing.conformance._inbox_model import (  # private: check_inb
     follow,
 )
 from basiq_async.testing.conformance._inbox_probe import InboxProbe  # private: what the model is held against
-from tests.support.databases import engine_of, new_table
-from tests.support.servers import PostgresServer, RedisServer, redis_server
+from tests.support.databases import ByTransaction, engine_of, new_table
+from tests.support.servers import PostgresServer, RedisServer
 
 Two = Callable[[], AbstractAsyncContextManager[tuple[Inbox, Inbox]]]
 
@@ -70,12 +70,6 @@ def test_two_inboxes_on_one_file_do_what_the_model_does(tmp_path: Path, steps: l
     walk(two, steps)
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
 @given(walks())
 @settings(relaxed, max_examples=10)
 def test_two_inboxes_in_one_redis_do_what_the_model_does(redis: RedisServer, steps: list[Step]) -> None:
@@ -85,16 +79,6 @@ def test_two_inboxes_in_one_redis_do_what_the_model_does(redis: RedisServer, ste
             yield RedisInbox(one), RedisInbox(other)
 
     walk(two, steps)
-
-
-class ByTransaction(SQLInbox):
-    """As handlers with a session use it."""
-
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return await self.claim_transaction(key, token, lease=lease)
-
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        return await self.claim_transaction(key, token, lease=lease, quarantined=True)
 
 
 @pytest.mark.parametrize("kind", [SQLInbox, ByTransaction], ids=["leases", "transactions"])

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -30,12 +30,6 @@ from tests.support.servers import RedisServer, redis_server
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
 @asynccontextmanager
 async def inbox_of(url: str, **options: Any) -> AsyncGenerator[RedisInbox]:
     async with Redis.from_url(url, **options) as client:
@@ -43,16 +37,16 @@ async def inbox_of(url: str, **options: Any) -> AsyncGenerator[RedisInbox]:
 
 
 @pytest.fixture
-async def client(server: RedisServer) -> AsyncGenerator[Redis]:
-    async with Redis.from_url(server.url) as client:
+async def client(redis: RedisServer) -> AsyncGenerator[Redis]:
+    async with Redis.from_url(redis.url) as client:
         await client.flushall()
         await client.config_set("maxmemory-policy", "noeviction")
         yield client
 
 
 @pytest.mark.parametrize("decoded", [False, True])
-async def test_an_inbox_in_redis_keeps_every_promise(server: RedisServer, decoded: bool) -> None:
-    make = partial(inbox_of, server.url, decode_responses=decoded)
+async def test_an_inbox_in_redis_keeps_every_promise(redis: RedisServer, decoded: bool) -> None:
+    make = partial(inbox_of, redis.url, decode_responses=decoded)
     await check_inbox(make, shared=True, processes=decoded, seconds=PATIENCE)
 
 
@@ -68,8 +62,8 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path
         await _inbox.away(partial(inbox_of, server.url), outage)
 
 
-async def test_a_pool_without_a_free_connection_says_how_to_get_more(server: RedisServer) -> None:
-    async with inbox_of(server.url, max_connections=1) as inbox:
+async def test_a_pool_without_a_free_connection_says_how_to_get_more(redis: RedisServer) -> None:
+    async with inbox_of(redis.url, max_connections=1) as inbox:
         calls = [inbox.seen("k") for _ in range(5)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     refused = [str(outcome) for outcome in outcomes if isinstance(outcome, InboxError)]
@@ -78,33 +72,33 @@ async def test_a_pool_without_a_free_connection_says_how_to_get_more(server: Red
     assert not any("is it running" in text for text in refused)
 
 
-async def test_a_server_that_does_not_respond_is_an_error_in_time(server: RedisServer, client: Redis) -> None:
+async def test_a_server_that_does_not_respond_is_an_error_in_time(redis: RedisServer, client: Redis) -> None:
     patient, inbox = RedisInbox(client, timeout=PATIENCE), RedisInbox(client, timeout=0.05)
     await patient.claim("k", "a", lease=60)
-    server.send(signal.SIGSTOP)
+    redis.send(signal.SIGSTOP)
     try:
         for call in (inbox.complete("k", "a"), inbox.seen("k"), inbox.quarantined()):
             with pytest.raises(InboxError, match=r"did not respond within 0\.05 s"):
                 await call
     finally:
-        server.send(signal.SIGCONT)
+        redis.send(signal.SIGCONT)
     assert await patient.complete("l", "a"), "no late response goes to the next call"
 
 
 @pytest.mark.parametrize("how", HOWS)
 async def test_a_cancellation_is_never_lost_though_the_server_is_silent(
-    how: How, server: RedisServer, client: Redis
+    how: How, redis: RedisServer, client: Redis
 ) -> None:
     inbox = RedisInbox(client, timeout=PATIENCE)
     await inbox.claim("k", "a", lease=60)
-    server.send(signal.SIGSTOP)
+    redis.send(signal.SIGSTOP)
     try:
         for call in (lambda: inbox.complete("k", "a"), lambda: inbox.seen("k"), inbox.quarantined):
             for count in range(1, 24):
                 async with asyncio.timeout(4):  # the client alone would wait 5 s for the response
                     assert await cancel_after(count, call(), how)
     finally:
-        server.send(signal.SIGCONT)
+        redis.send(signal.SIGCONT)
     assert await inbox.complete("l", "a"), "no late response goes to the next call"
 
 
@@ -199,9 +193,9 @@ async def test_a_server_that_evicts_nothing_is_not_warned_about(
     assert not caplog.records
 
 
-async def test_a_user_who_may_not_ask_for_the_policy_can_use_it(server: RedisServer, client: Redis) -> None:
+async def test_a_user_who_may_not_ask_for_the_policy_can_use_it(redis: RedisServer, client: Redis) -> None:
     await client.execute_command("ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-info")
-    url = server.url.replace("//", "//plain:secret@")
+    url = redis.url.replace("//", "//plain:secret@")
     async with Redis.from_url(url) as restricted, RedisInbox(restricted) as inbox:
         assert await inbox.complete("k", "a")
 
@@ -231,8 +225,8 @@ async def test_a_delivery_that_nothing_of_ours_has_written_is_an_error(client: R
         await inbox.quarantined()
 
 
-def test_a_client_of_another_event_loop_is_an_error_of_ours(server: RedisServer) -> None:
-    client = Redis.from_url(server.url)
+def test_a_client_of_another_event_loop_is_an_error_of_ours(redis: RedisServer) -> None:
+    client = Redis.from_url(redis.url)
     inbox = RedisInbox(client)
 
     async def leave_it_open() -> None:
@@ -273,12 +267,12 @@ FORKED = """
 """
 
 
-def test_a_forked_child_refuses_its_parents_client(server: RedisServer) -> None:
-    subprocess.run([sys.executable, "-c", textwrap.dedent(FORKED), server.url], check=True, timeout=PATIENCE)
+def test_a_forked_child_refuses_its_parents_client(redis: RedisServer) -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(FORKED), redis.url], check=True, timeout=PATIENCE)
 
 
-async def test_an_error_does_not_show_the_password(server: RedisServer) -> None:
-    async with Redis.from_url(server.url, username="nobody", password="hunter2") as client:
+async def test_an_error_does_not_show_the_password(redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url, username="nobody", password="hunter2") as client:
         inbox = RedisInbox(client)
         with pytest.raises(InboxError, match="Redis failed") as caught:
             await inbox.seen("k")

@@ -13,16 +13,16 @@ from redis.asyncio import Redis
 
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, RedisInbox, Result, SQLiteInbox, WebhookReceiver
 from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
-from tests.support.servers import redis_server
+from tests.support.servers import RedisServer
 
 BROKEN = payload("user.broken", "e-broken")
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncGenerator[Redis]:
-    with redis_server(tmp_path) as server:
-        async with Redis.from_url(server.url, decode_responses=True) as client:
-            yield client
+async def client(redis: RedisServer) -> AsyncGenerator[Redis]:
+    async with Redis.from_url(redis.url, decode_responses=True) as client:
+        await client.flushall()
+        yield client
 
 
 class Mended(Service):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -25,19 +25,13 @@ from basiq_async.receiver import (
 from basiq_async.replay import MemoryCheckpoint, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of, new_table
-from tests.support.servers import PostgresServer, RedisServer, redis_server
+from tests.support.servers import PostgresServer, RedisServer
 
 ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TWO = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
 HANDLED, DUPLICATE = {Result.HANDLED}, {Result.DUPLICATE}
 
 Make = Callable[[], Inbox]
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis", "asyncpg", "psycopg", "aiosqlite"])

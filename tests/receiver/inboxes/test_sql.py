@@ -16,44 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Inbox, SQLInbox, WebhookReceiver, inbox_metadata
-from basiq_async.receiver.protocol import Claim, ClaimStatus, TransactionalInbox
+from basiq_async.receiver.protocol import ClaimStatus, TransactionalInbox
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
-from tests.support.databases import engine_of, in_use, inbox_of, new_table, pruned, run, scalar, url_of
+from tests.support.databases import ByTransaction, engine_of, in_use, inbox_of, new_table, pruned, run, scalar
 from tests.support.deliveries import SECRET, payload, quarantined_delivery, signed
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
-DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
-
-
-@pytest.fixture(params=DRIVERS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return url_of(request, tmp_path)
-
-
-@pytest.fixture
-async def engine(postgres: PostgresServer) -> AsyncGenerator[AsyncEngine]:
-    async with engine_of(postgres.url()) as engine:
-        yield engine
-        assert in_use(engine) == 0, "a connection was not given back"
-
-
-@pytest.fixture
-async def inbox(engine: AsyncEngine) -> AsyncGenerator[SQLInbox]:
-    async with SQLInbox(engine, table=new_table()) as inbox:
-        yield inbox
-
-
-class ByTransaction(SQLInbox):
-    """As handlers with a session use it."""
-
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return await self.claim_transaction(key, token, lease=lease)
-
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        return await self.claim_transaction(key, token, lease=lease, quarantined=True)
 
 
 # Each driver once, and each kind of claim; in test_model.py both kinds walk at random, and test_sql_transactions.py has

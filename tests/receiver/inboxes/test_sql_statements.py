@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,32 +18,12 @@ from basiq_async._storage import sql  # private: the time of the server
 from basiq_async.receiver import SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
-from tests.support.databases import engine_of, new_table, pruned, run, scalar, url_of
+from tests.support.databases import engine_of, new_table, pruned, run, scalar
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
 
 CLAIMED, DONE = ClaimStatus.CLAIMED, ClaimStatus.DONE
-DRIVERS = ["asyncpg", "psycopg", "aiosqlite"]
-
-
-@pytest.fixture(params=DRIVERS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return url_of(request, tmp_path)
-
-
-@pytest.fixture
-async def engine(postgres: PostgresServer) -> AsyncGenerator[AsyncEngine]:
-    async with engine_of(postgres.url()) as engine:
-        yield engine
-
-
-@pytest.fixture
-async def inbox(engine: AsyncEngine) -> AsyncGenerator[SQLInbox]:
-    async with SQLInbox(engine, table=new_table()) as inbox:
-        yield inbox
-
-
 # --- a file ---
 
 

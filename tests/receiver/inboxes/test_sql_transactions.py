@@ -234,54 +234,48 @@ async def test_a_part_may_fail_in_a_nested_transaction(service: Service) -> None
     assert await service.effects(event) == 1
 
 
-@pytest.mark.parametrize("then", ["returns", "writes", "commits"])
-async def test_a_handler_that_rolls_back_and_goes_on_is_told_so(then: str, service: Service) -> None:
-    @service.on_all
-    async def handler(delivery: Delivery, session: AsyncSession) -> None:
-        await write(delivery, session)
-        await session.rollback()
-        if then != "returns":
-            await write(delivery, session)
-        if then == "commits":
-            await session.commit()
+async def do(steps: str, delivery: Delivery, owner: AsyncSession | AsyncConnection) -> None:
+    for step in steps.split(", "):
+        if step == "write":
+            await owner.execute(insert(EFFECTS).values(event_id=delivery.event_id))
+        elif step.isupper():
+            await owner.execute(text(step))
+        else:
+            await getattr(owner, step)()
 
+
+@pytest.mark.parametrize(
+    ("steps", "of_session"),
+    [
+        ("write, rollback", True),
+        ("write, rollback, write", True),
+        ("write, rollback, write, commit", True),
+        ("write, ROLLBACK", True),
+        ("write, COMMIT", True),
+        ("write, rollback", False),
+        ("write, rollback, write", False),
+        ("commit, write", False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "session" if value else "connection",
+)
+async def test_a_handler_that_ends_the_transaction_itself_is_told_so(
+    steps: str, of_session: bool, service: Service
+) -> None:
+    async def with_session(delivery: Delivery, session: AsyncSession) -> None:
+        await do(steps, delivery, session)
+
+    async def with_connection(delivery: Delivery, *, connection: AsyncConnection) -> None:
+        await do(steps, delivery, connection)
+
+    service.receiver.on("*")(with_session if of_session else with_connection)
     event = new_id()
-    outcome = await service.post(event)
-    assert outcome.result is Result.FAILED
-    assert "commit() or rollback()" in str(outcome.error)
-    assert await service.effects(event) == 0
-
-
-@pytest.mark.parametrize("then", ["returns", "writes", "fails"])
-async def test_a_handler_that_rolls_its_connection_back_is_told_so(then: str, service: Service) -> None:
-    @service.receiver.on("*")
-    async def handler(delivery: Delivery, *, connection: AsyncConnection) -> None:
-        await write_by_connection(delivery, connection)
-        if then == "fails":
-            raise RuntimeError("commit() or rollback() was not called")
-        await connection.rollback()
-        if then == "writes":
-            await write_by_connection(delivery, connection)
-
-    event = new_id()
-    for _ in range(2):
+    committed = steps in ("write, COMMIT", "commit, write")  # which nobody can take back
+    for result in (Result.FAILED, Result.QUARANTINED)[: 1 if committed else 2]:
         outcome = await service.post(event)
-        assert outcome.result in (Result.FAILED, Result.QUARANTINED)
-        assert "commit() or rollback()" in str(outcome.error)
-        assert await service.effects(event) == 0
-
-
-async def test_what_a_handler_writes_after_its_own_commit_is_not_kept(service: Service) -> None:
-    @service.receiver.on("*")
-    async def handler(delivery: Delivery, connection: AsyncConnection) -> None:
-        await connection.commit()
-        await write_by_connection(delivery, connection)
-
-    event = new_id()
-    outcome = await service.post(event)
-    assert outcome.result is Result.FAILED
-    assert "commit() or rollback()" in str(outcome.error)
-    assert await service.effects(event) == 0
+        assert outcome.result is result
+        in_sql = steps.endswith(("ROLLBACK", "COMMIT"))
+        assert ("leave both to the inbox" if in_sql else "commit() or rollback()") in str(outcome.error)
+    assert await service.effects(event) == ("COMMIT" in steps)
 
 
 @on_postgres
@@ -365,18 +359,6 @@ async def test_a_passing_failure_that_a_handler_caught_is_503(service: Service) 
     assert (await service.post(event)).result is Result.UNAVAILABLE
     assert (await service.post(event)).result is Result.HANDLED
     assert await service.effects(event) == 1
-
-
-@pytest.mark.parametrize("statement", ["ROLLBACK", "COMMIT"])
-async def test_a_handler_that_ends_the_transaction_in_sql_is_told_so(statement: str, service: Service) -> None:
-    @service.on_all
-    async def handler(delivery: Delivery, session: AsyncSession) -> None:
-        await write(delivery, session)
-        await session.execute(text(statement))
-
-    outcome = await service.post(new_id())
-    assert outcome.result is Result.FAILED
-    assert "leave both to the inbox" in str(outcome.error)
 
 
 async def test_a_plain_handler_has_an_ordinary_inbox(service: Service) -> None:

@@ -1,0 +1,38 @@
+"""Databases and servers that the tests of inboxes share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from basiq_async.receiver import SQLInbox
+from tests.support.databases import engine_of, in_use, new_table, url_of
+from tests.support.servers import PostgresServer, RedisServer, redis_server
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return url_of(request, tmp_path)
+
+
+@pytest.fixture
+async def engine(postgres: PostgresServer) -> AsyncGenerator[AsyncEngine]:
+    async with engine_of(postgres.url()) as engine:
+        yield engine
+        assert in_use(engine) == 0, "a connection was not given back"
+
+
+@pytest.fixture
+async def inbox(engine: AsyncEngine) -> AsyncGenerator[SQLInbox]:
+    async with SQLInbox(engine, table=new_table()) as inbox:
+        yield inbox
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that all tests share: take a prefix of your own, or flush it first."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
