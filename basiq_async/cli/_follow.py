@@ -22,7 +22,7 @@ from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, T
 from ..models import Message
 from ..replay import HttpTarget, Replay, SQLiteCheckpoint, Target, Where, event_types, message_time
 from ..replay.protocol import Commit
-from ..replay.shared import TOP, WINDOW, Feed, Part, Place
+from ..replay.shared import TOP, WINDOW, Feed, Part, Place, write_text
 from ._listen import ListenOptions, watching_reader
 from ._options import check_event_types, duration, explain
 from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
@@ -106,7 +106,8 @@ class History:
             while (message := feed.take()) is not None:
                 read(message)
             known = Part(top=ids[:TOP], last=dict.fromkeys(ids))
-            self._place = Place(base=known, whole=True, steps=[0, 64, 0, 64], grows="top", page=len(ids)).write()
+            place = Place(base=known, whole=True, steps=[0, 64, 0, 64], grows="top", page=len(ids))
+            self._place = write_text(place)
         await feed.aclose()
         return found
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import heapq
-import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
 
 import attrs
 
 from .._wire.order import item_time
 from ..client import BasiqClient
-from ..errors import CheckpointError, NotFoundError, ResponseDecodeError
+from ..errors import NotFoundError, ResponseDecodeError
 from ..models import Message
 from ..services.diagnosis import LONG_AGO, Stretch
+from ._place import read_text, write_text
 
 MOST_ATTEMPTS = 8
 """After the eighth failed attempt Basiq disables the endpoint (the vendor's page on the delivery schedule)."""
@@ -58,11 +57,15 @@ class Inactivity:
 class InactivityTracker:
     """Finds the periods of inactivity from the messages of the history, in any order.
 
-    ``known`` is what earlier runs found. ``now`` tells which messages may get further attempts.
+    ``known`` is what earlier runs found. ``now`` tells which messages may get further attempts. ``acknowledged`` counts
+    if it is later than the one that is known.
     """
 
-    def __init__(self, known: Coverage | None = None, *, now: datetime | None = None) -> None:
+    def __init__(
+        self, known: Coverage | None = None, *, now: datetime | None = None, acknowledged: datetime | None = None
+    ) -> None:
         self._known = known = known or Coverage()
+        self._acknowledged = max(filter(None, (known.acknowledged, acknowledged)), default=None)
         self._over = LONG_AGO if now is None else now - _SCHEDULE - _LATE
         self._periods = list(known.inactive)
         self._under_way: list[tuple[float, str, datetime]] = []
@@ -70,7 +73,7 @@ class InactivityTracker:
         """The first and the last first attempt of the messages under way that ``under_way`` does not name."""
         self._active: dict[int, tuple[datetime, datetime]] = {}
         """The earliest and the latest first attempt in each hour."""
-        self.changed = bool(known.under_way)
+        self.changed = bool(known.under_way) or self._acknowledged != known.acknowledged
         """Whether what is found may differ from what was known."""
         self.given_up = 0
         """The number of messages of this run that failed and are not kept."""
@@ -99,13 +102,13 @@ class InactivityTracker:
         """Return what earlier runs and this one found out."""
         known = self._known
         return Coverage(
-            self.periods(), self.under_way, self.unnamed, known.given_up + self.given_up, known.acknowledged
+            self.periods(), self.under_way, self.unnamed, known.given_up + self.given_up, self._acknowledged
         )
 
     @property
     def notes(self) -> str | None:
         """The coverage as text; None if it is the same as before the run."""
-        return self.coverage().write() if self.changed or self.given_up or self._known.changed else None
+        return self.coverage().write() if self.changed or self.given_up else None
 
     def note(self, times: Sequence[datetime]) -> None:
         """Record the times of the first attempts of a page's messages: the webhook was active then."""
@@ -193,7 +196,6 @@ class Coverage:
     unnamed: the first and the last first attempt of further such messages, if there were more than are kept.
     given_up: the number of messages that failed and were not kept.
     acknowledged: what is out of reach before this moment is known to the user.
-    changed: whether this is to be recorded.
     """
 
     inactive: tuple[Inactivity, ...] = ()
@@ -201,53 +203,15 @@ class Coverage:
     unnamed: Stretch | None = None
     given_up: int = 0
     acknowledged: datetime | None = None
-    changed: bool = attrs.field(default=False, eq=False)
 
     @classmethod
-    def read(cls, text: str, acknowledged: datetime | None = None) -> Coverage:
-        """Parse the text of ``write``. ``acknowledged`` is taken if it is later. Raises ``CheckpointError``."""
-        known = cls._parse(text) if text else cls()
-        if acknowledged is None:
-            return known
-        return attrs.evolve(known, acknowledged=max(acknowledged, known.acknowledged or acknowledged), changed=True)
-
-    @classmethod
-    def _parse(cls, text: str) -> Coverage:
-        try:
-            found: dict[str, Any] = json.loads(text)
-            return cls(
-                tuple(Inactivity(_moment(since), until and _moment(until)) for since, until in found["inactive"]),
-                tuple(UnderWay(str(name), _moment(first)) for name, first in found["under_way"]),
-                found["unnamed"] and (_moment(found["unnamed"][0]), _moment(found["unnamed"][1])),
-                int(found["given_up"]),
-                found["acknowledged"] and _moment(found["acknowledged"]),
-            )
-        except (ValueError, TypeError, KeyError, RecursionError) as exc:
-            raise CheckpointError(
-                "the checkpoint is damaged: its notes cannot be read. Pass another checkpoint to begin anew, with an "
-                "inbox, so that nothing is handled twice"
-            ) from exc
+    def read(cls, text: str) -> Coverage:
+        """Parse the text of ``write``. Raises ``CheckpointError``."""
+        return read_text(text, cls, "notes") if text else cls()
 
     def write(self) -> str:
         """Return the coverage as text; if nothing was found out, the text is empty."""
-        if self == Coverage():
-            return ""
-        return json.dumps(
-            {
-                "inactive": [[each.since.isoformat(), each.until and each.until.isoformat()] for each in self.inactive],
-                "under_way": [[each.id, each.first.isoformat()] for each in self.under_way],
-                "unnamed": self.unnamed and [each.isoformat() for each in self.unnamed],
-                "given_up": self.given_up,
-                "acknowledged": self.acknowledged and self.acknowledged.isoformat(),
-            }
-        )
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError
-    return moment
+        return "" if self == Coverage() else write_text(self)
 
 
 def _show(moment: datetime) -> str:

@@ -41,8 +41,7 @@ from ..errors import APIError
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import LONG_AGO, Stretch, join_stretches
 from ._list_pages import ListedPage, ListPages
-from ._pass import RUN, Gap, Pass
-from ._place import TOP, WINDOW, Part, Place, read_place
+from ._place import RUN, TOP, WINDOW, Gap, Part, Pass, Place, read_text, write_text
 
 T = TypeVar("T")
 
@@ -87,7 +86,7 @@ class Feed(Generic[T]):
         self._on_unreadable = paginator._on_unreadable
         self._hook, self._model = listing.reader.hook, listing.reader.model
         self._start = listing.base.relative(listing.start)
-        state = self._state = Place() if text is None else read_place(text)
+        state = self._state = Place() if text is None else read_text(text, Place, "place in the list")
         self._recorded = set(state.ids())
         """The ids that were recorded when the run began."""
         self._run: array[int] = array("q")
@@ -186,8 +185,8 @@ class Feed(Generic[T]):
         read = join_stretches([*state.read, *self._read_in_pass(page)])
         now = part if page is None else self._pass.after(page.ids[: self._passed(page)])
         if part is state.base:
-            return attrs.evolve(state, base=now, above=None, read=read).write()
-        return attrs.evolve(state, above=now, read=read).write()
+            return write_text(attrs.evolve(state, base=now, read=read))
+        return write_text(attrs.evolve(state, above=now, read=read))
 
     def _passed(self, page: ListedPage) -> int:
         """Return the number of items of a page that were handed out or are known."""

@@ -1,23 +1,39 @@
-"""What is recorded of a list: where a feed resumes, which ids it knows, which times were read whole. No I/O."""
+"""Where a feed is in a list: the place that is recorded, and the pass that lengthens it. No I/O."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
+import cattrs
+from attrs.validators import max_len, min_len
 
-from .._wire.order import Order
+from .._wire.order import Order, raw_times
+from .._wire.urls import BaseURL
 from ..errors import CheckpointError
 from ..services.diagnosis import Stretch
+from ._list_pages import ListedPage
+
+T = TypeVar("T")
 
 WINDOW = 1_000
 """The number of items before a place whose ids are retained."""
 TOP = 200
 """The number of items at the top of the list whose ids are retained."""
 _VERSION = 1
+RUN = 64
+"""An item may come late by so many places, or by a page if that is shorter."""
+_LONGEST_LINK = 8_192
+_END = ""
+"""Stands for the end of the list in a gap."""
+
+Gap: TypeAlias = tuple[str, str]
+"""Two ids that followed each other on different pages. Between the requests for these pages, an item that is between
+them may have slipped to the page that was read already."""
 
 
 @attrs.define
@@ -40,10 +56,6 @@ class Part:
             last[each] = None
         return last if len(last) <= 2 * WINDOW else dict.fromkeys(list(last)[-WINDOW:])
 
-    def fields(self) -> dict[str, Any]:
-        """Return what is recorded of it."""
-        return {"top": self.top, "last": list(self.last)[-WINDOW:], "link": self.link}
-
 
 @attrs.define
 class Place:
@@ -63,7 +75,7 @@ class Place:
     whole: bool = False
     above: Part | None = None
     begin: Part | None = None
-    steps: list[int] = attrs.Factory(lambda: [0, 0, 0, 0])
+    steps: list[int] = attrs.field(factory=lambda: [0, 0, 0, 0], validator=[min_len(4), max_len(4)])
     grows: str = ""
     page: int = 1
     read: tuple[Stretch, ...] = ()
@@ -77,50 +89,49 @@ class Place:
         above = self.above or Part()
         return frozenset((*self.base.top, *self.base.last, *above.top, *above.last))
 
-    def write(self) -> str:
-        """Return the text from which ``read_place`` makes the same place."""
-        fields = {
-            "version": _VERSION,
-            "base": self.base.fields(),
-            "whole": self.whole,
-            "above": None if self.above is None else self.above.fields(),
-            "begin": None if self.begin is None else self.begin.fields(),
-            "steps": self.steps,
-            "grows": self.grows,
-            "page": self.page,
-            "read": [[begin.isoformat(), end.isoformat()] for begin, end in self.read],
-        }
-        return json.dumps(fields, separators=(",", ":"))
+
+_TEXTS = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 
 
-def read_place(text: str) -> Place:
-    """Parse the text of ``Place.write``. Raises ``CheckpointError``."""
-    try:
-        fields = json.loads(text)
-        if fields.pop("version") != _VERSION:
-            raise ValueError("another version")
-        for name in ("base", "above", "begin"):
-            fields[name] = None if fields[name] is None else _read_part(**fields[name])
-        newer, older, newer_by_far, older_by_far = map(int, fields["steps"])
-        fields["steps"] = [newer, older, newer_by_far, older_by_far]
-        fields["read"] = tuple((_moment(begin), _moment(end)) for begin, end in fields["read"])
-        return Place(**fields)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise CheckpointError(
-            "the checkpoint's place in the list cannot be read (it is damaged, or of another release): pass another "
-            "checkpoint to begin anew, with an inbox, so that nothing is handled twice"
-        ) from exc
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+def _moment(value: Any, _: object = None) -> datetime:
+    moment = datetime.fromisoformat(value)
     if moment.tzinfo is None:
         raise ValueError("no time zone")
     return moment
 
 
-def _read_part(top: list[str], last: list[str], link: str | None) -> Part:
-    return Part(list(map(str, top)), dict.fromkeys(map(str, last)), link)
+_TEXTS.register_unstructure_hook(datetime, datetime.isoformat)
+_TEXTS.register_structure_hook(datetime, _moment)
+_TEXTS.register_unstructure_hook(
+    Part, lambda part: {"top": part.top, "last": list(part.last)[-WINDOW:], "link": part.link}
+)
+_TEXTS.register_structure_hook(
+    Part, lambda value, _: Part(list(map(str, value["top"])), dict.fromkeys(map(str, value["last"])), value["link"])
+)
+
+
+def write_text(record: attrs.AttrsInstance) -> str:
+    """Return the text from which ``read_text`` makes the same object."""
+    return json.dumps({"version": _VERSION, **_TEXTS.unstructure(record)}, separators=(",", ":"))
+
+
+def read_text(text: str, kind: type[T], what: str) -> T:
+    """Parse the text of ``write_text``. Raises ``CheckpointError``, which says what of the checkpoint is damaged."""
+    try:
+        fields = json.loads(text)
+        if fields.pop("version") != _VERSION:
+            raise ValueError("another version")
+        return _TEXTS.structure(fields, kind)
+    except Exception as exc:
+        raise damaged(what) from exc
+
+
+def damaged(what: str) -> CheckpointError:
+    """Return the error of a checkpoint whose text cannot be read."""
+    return CheckpointError(
+        f"the checkpoint's {what} cannot be read (it is damaged, or of another release): pass another checkpoint to "
+        "begin anew, with an inbox, so that nothing is handled twice"
+    )
 
 
 @attrs.frozen
@@ -163,3 +174,150 @@ class PassTimes:
 
 def _go_one_way(times: Sequence[datetime]) -> bool:
     return list(times) in (sorted(times), sorted(times, reverse=True))
+
+
+class Pass:
+    """A pass that lengthens a ``part`` of the list, which is the place's base or above it.
+
+    ``gaps`` are those of earlier passes that are not closed, in the order of the list.
+    """
+
+    def __init__(self, place: Place, part: Part, base: BaseURL, *, from_start: bool, gaps: Sequence[Gap] = ()) -> None:
+        self._place = place
+        self._base = base
+        self.part = part
+        """What the pass lengthens, once the items of a page were handed out."""
+        self.from_start = from_start
+        """Whether the pass began at the start of the list, so that its first items are the part's top."""
+        if from_start:
+            part.top = []
+        self._ends: Collection[str] = ()
+        """Ids of the base, by which a pass from the top ends."""
+        if part is not place.base:
+            self._ends = {*place.base.top, *place.base.last}
+            place.above = part
+        self._below = 0
+        """How many of them the pass has met."""
+        self.grew_above = False
+        """Whether anything was handed out above the items at which the base began."""
+        self.grew = self.met = False
+        """Whether anything was handed out, and whether anything was known."""
+        self.ended = self.at_end = False
+        """Whether the pass has ended, and whether that is at the end of the list."""
+        self.pages = self._passed = 0
+        self.seen: set[int] = set()
+        """The pages that it has read."""
+        self._trail: deque[tuple[str, int]] = deque()
+        """The links of the last pages, and the number of items before each."""
+        self._first: Part | None = None
+        """The first page of the pass."""
+        self.was_fresh = False
+        """Whether the last item of the last page was handed out."""
+        self.gaps: list[Gap] = []
+        """The gaps of this pass."""
+        self._last = ""
+        """The last id of the pages so far."""
+        self._earlier = gaps
+        self._gap_after: dict[str, Gap] = {}
+        self._gap_before: dict[str, Gap] = {}
+        for gap in gaps:
+            self._gap_after[gap[0]] = self._gap_before[gap[1]] = gap
+        self._closed: set[Gap] = set()
+        self._met_gaps: dict[Gap, None] = {}
+        """Earlier gaps that were met again, and those of this pass beside an item that was handed out, in order."""
+        self.times = PassTimes()
+
+    @property
+    def _enough(self) -> int:
+        return min(RUN, self._place.page)
+
+    def meet(self, item_id: str, *, fresh: bool) -> bool:
+        """Pass a known item. Return whether the pass ends there. ``fresh``: whether its page has items to hand out."""
+        self.met = True
+        if item_id in self._ends:
+            if not self._below:
+                self.grew_above = item_id in self._place.base.top and (self.grew or fresh)
+            self._below += 1
+            self.ended = self._below >= self._enough
+        return self.ended
+
+    def enter(self, page: ListedPage) -> None:
+        """Note a page whose items to hand out are chosen, and at which item it begins, for the proof of the pass."""
+        place, ids = self._place, page.ids
+        self.pages += 1
+        self.grew = self.grew or bool(page.fresh)
+        self.seen.add(hash(page.url))
+        self._trail.append((page.url, self._passed))
+        while len(self._trail) > 1 and self._passed - self._trail[1][1] >= self._enough:
+            self._trail.popleft()
+        if self.part is not place.base:
+            return
+        if page.fresh:
+            place.whole = False
+        if self._first is None:
+            self._first = self.begin_at(page)
+        elif place.begin is None:
+            place.begin = self._first
+        if self.pages > 1 and (ids or page.next_url is None):
+            gap = self._last, ids[0] if ids else _END
+            self.gaps.append(gap)
+            if self.was_fresh or page.fresh[:1] == [0]:
+                self._met_gaps[gap] = None
+                self._closed.discard(gap)
+        if self._earlier:
+            self._close_gaps(ids, first=self.pages == 1, last=page.next_url is None)
+        if ids:
+            self._last = ids[-1]
+            self.was_fresh = page.fresh[-1:] == [len(ids) - 1]
+
+    def _close_gaps(self, ids: list[str], *, first: bool, last: bool) -> None:
+        """Close the earlier gaps of which this page shows what follows the first id, or precedes the second one."""
+        for index, each in enumerate(ids):
+            after, before = self._gap_after.get(each), self._gap_before.get(each)
+            if after is not None:
+                self._met_gaps.setdefault(after)
+                if index + 1 < len(ids) or last:
+                    self._closed.add(after)
+            if before is not None:
+                self._met_gaps.setdefault(before)
+                if index or (first and self.from_start):
+                    self._closed.add(before)
+        if first and self.from_start and self._met_gaps:
+            above = self._earlier.index(next(iter(self._met_gaps)))
+            self._closed.update(self._earlier[:above])  # they are above the first item of the list
+
+    def open_gaps(self) -> list[Gap]:
+        """Return the gaps that are open after this pass. An item that no pass handed out can only be in one of them.
+
+        If an earlier gap was not met again, nothing shows whether it is closed: then all gaps of this pass are open.
+        """
+        if any(gap not in self._closed and gap not in self._met_gaps for gap in self._earlier):
+            return self.gaps
+        return [gap for gap in self._met_gaps if gap not in self._closed]
+
+    def leave(self, page: ListedPage, *, reads_times: bool) -> None:
+        """Add a page whose items were handed out to the part."""
+        part, now = self.part, self.after(page.ids)
+        part.top, part.last, part.link = now.top, now.last, now.link
+        self._passed += len(page.ids)
+        if reads_times:
+            self.times = self.times.after(raw_times(page.items[: len(page.ids)]))
+
+    def after(self, passed: list[str]) -> Part:
+        """Return the part with more items."""
+        top = self.part.top
+        if self.from_start and len(top) < TOP:
+            top = [*top, *passed][:TOP]
+        return Part(top, self.part.passed(passed), self._link_at(self._passed + len(passed)))
+
+    def begin_at(self, page: ListedPage) -> Part:
+        """Return the beginning of a page."""
+        return Part(page.ids[:RUN], {}, self._base.relative(page.url))
+
+    def _link_at(self, count: int) -> str | None:
+        """Return the last page of the pass that begins a run of items before its ``count``-th item, or earlier."""
+        link = None
+        for url, before in self._trail:
+            if link is None or count - before >= self._enough:
+                link = self._base.relative(url)
+        return self.part.link if link is None or len(link) > _LONGEST_LINK else link

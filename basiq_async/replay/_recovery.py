@@ -24,7 +24,7 @@ from ..services.diagnosis import Problem, Recovered, find_out_of_reach, find_sta
 from ._coverage import Coverage, Inactivity
 from ._dead_letters import read_all
 from ._engine import OnError
-from ._place import Place, read_place
+from ._place import Place, read_text
 from ._replay import Replay
 from ._report import HandledEvents, OnProgress, Report
 from ._sources import EVENT_PREFIX
@@ -252,7 +252,7 @@ async def recovered_by(
 
 
 def _recorded(state: State, *, of_events: bool) -> Recovered:
-    place = Place() if state.cursor is None else read_place(state.cursor)
+    place = Place() if state.cursor is None else read_text(state.cursor, Place, "place in the list")
     coverage = Coverage.read(state.notes)
     read, ids = place.read, place.ids()
     done = frozenset(each.removeprefix(EVENT_PREFIX) for each in state.done) if of_events else state.done

@@ -297,7 +297,7 @@ class Replay:
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._own_checkpoint(self._settings.concurrency) as state:
             reach = self._reach()
-            tracker = InactivityTracker(Coverage.read(state.notes, self._acknowledged), now=self._clock())
+            tracker = InactivityTracker(Coverage.read(state.notes), now=self._clock(), acknowledged=self._acknowledged)
             if self._seen_active is not None:
                 tracker.note([self._seen_active])
             await tracker.look_again(self._client, self._webhook_id)

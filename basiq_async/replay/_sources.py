@@ -15,12 +15,13 @@ import attrs
 
 from .._wire.order import Order
 from ..client import BasiqClient
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
 from ..models import Event, Message
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import Stretch
 from ._feed import Feed
+from ._place import damaged
 from .checkpoints._base import Source
 
 REACH = timedelta(days=7)
@@ -181,10 +182,7 @@ def read_texts(text: str | None, count: int) -> Sequence[str | None]:
             return texts
     except (ValueError, RecursionError):
         pass
-    raise CheckpointError(
-        "the checkpoint's place in the lists cannot be read (it is damaged, or of another number of lists): pass "
-        "another checkpoint to begin anew, with an inbox, so that nothing is handled twice"
-    )
+    raise damaged("place in the lists")
 
 
 def read_filters(

@@ -6,7 +6,7 @@ from ._dead_letters import as_message, export_dead
 from ._engine import Engine, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger
-from ._place import TOP, WINDOW, Part, Place
+from ._place import TOP, WINDOW, Part, Place, write_text
 from ._report import HandledEvents
 from ._sources import FixedMessages, UnreadableMessage, message_of, open_events, placeholder_for
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
@@ -40,4 +40,5 @@ __all__ = [
     "message_of",
     "open_events",
     "placeholder_for",
+    "write_text",
 ]

@@ -23,7 +23,7 @@ from basiq_async._wire.urls import BaseURL
 from basiq_async._work.tasks import TaskOwner
 from basiq_async.errors import NotFoundError
 from basiq_async.pagination import Paginator
-from basiq_async.replay import _feed, _pass, _place  # private: what is retained is made small
+from basiq_async.replay import _feed, _place  # private: what is retained is made small
 from basiq_async.replay._feed import Feed  # private: its users are in this package
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -173,7 +173,6 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (_feed, _place):
             patch.setattr(module, "WINDOW", WINDOW)
-        for module in (_feed, _pass):
             patch.setattr(module, "TOP", 8)
         yield
 
