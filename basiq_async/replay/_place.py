@@ -197,7 +197,8 @@ class Pass:
             self._ends = {*place.base.top, *place.base.last}
             place.above = part
         self._below = 0
-        """How many of them the pass has met."""
+        """How many of them the pass has met since it began, or since it lost its place."""
+        self._reached = False
         self.grew_above = False
         """Whether anything was handed out above the items at which the base began."""
         self.grew = self.met = False
@@ -235,11 +236,17 @@ class Pass:
         """Pass a known item. Return whether the pass ends there. ``fresh``: whether its page has items to hand out."""
         self.met = True
         if item_id in self._ends:
-            if not self._below:
+            if not self._reached:
+                self._reached = True
                 self.grew_above = item_id in self._place.base.top and (self.grew or fresh)
             self._below += 1
             self.ended = self._below >= self._enough
         return self.ended
+
+    def search_again(self) -> None:
+        """Note that the place was lost: pages that were read, and items that were met, may come once more."""
+        self.seen.clear()
+        self._below = 0
 
     def enter(self, page: ListedPage) -> None:
         """Note a page whose items to hand out are chosen, and at which item it begins, for the proof of the pass."""
