@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from .._storage.private_files import open_new
 from .._wire.codec import Unreadable, read_message
 from ..errors import ConfigurationError, ReplayError
 from ..models import Message
-from ._sources import PlainSource, UnreadableMessage
+from ._sources import FixedMessages, UnreadableMessage
 from .checkpoints._base import DeadLetter
 
 
@@ -34,6 +34,21 @@ async def read_all(store: DeadLetterStore) -> AsyncIterator[DeadLetter]:
         for dead_letter in page:
             yield dead_letter
         after = page[-1].number
+
+
+def open_dead(store: DeadLetterStore, ids: Collection[str] | None) -> FixedMessages:
+    """Return a message source with the dead letters of a store: all of them, or those with certain ids."""
+    after = 0
+
+    async def read_page() -> Iterable[Message] | None:
+        nonlocal after
+        page = await store.dead_letters(after=after)
+        if not page:
+            return None
+        after = page[-1].number
+        return (as_message(each) for each in page if ids is None or each.id in ids)
+
+    return FixedMessages(read_page=read_page)
 
 
 def as_message(dead_letter: DeadLetter) -> Message:
@@ -89,28 +104,3 @@ def _line(dead_letter: DeadLetter) -> str:
 def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> ReplayError:
     why = exc.strerror if isinstance(exc, OSError) else "its name holds a null character"
     return ReplayError(f"the file {os.fspath(path)!r} cannot be written: {why}")
-
-
-class DeadLetters(PlainSource):
-    """A message source with the dead letters of a store: all of them, or those with certain ids."""
-
-    def __init__(self, store: DeadLetterStore, ids: Collection[str] | None = None) -> None:
-        self._store = store
-        self._ids = None if ids is None else frozenset(ids)
-        self._page: list[DeadLetter] = []
-        self._after = 0
-
-    def take(self) -> Message | None:
-        """See ``MessageSource``."""
-        while self._page:
-            dead_letter = self._page.pop()
-            if self._ids is None or dead_letter.id in self._ids:
-                return as_message(dead_letter)
-        return None
-
-    async def advance(self) -> bool:
-        """See ``MessageSource``."""
-        self._page = list(reversed(await self._store.dead_letters(after=self._after)))
-        if self._page:
-            self._after = self._page[0].number
-        return bool(self._page)

@@ -191,10 +191,10 @@ class Pass:
         """Whether the pass began at the start of the list, so that its first items are the part's top."""
         if from_start:
             part.top = []
-        self._ends: Collection[str] = ()
-        """Ids of the base, by which a pass from the top ends."""
+        self.ends: Collection[str] = ()
+        """Known ids of the base, by which a pass from the top ends."""
         if part is not place.base:
-            self._ends = {*place.base.top, *place.base.last}
+            self.ends = {*place.base.top, *place.base.last}
             place.above = part
         self._below = 0
         """How many of them the pass has met since it began, or since it lost its place."""
@@ -235,7 +235,7 @@ class Pass:
     def meet(self, item_id: str, *, fresh: bool) -> bool:
         """Pass a known item. Return whether the pass ends there. ``fresh``: whether its page has items to hand out."""
         self.met = True
-        if item_id in self._ends:
+        if item_id in self.ends:
             if not self._reached:
                 self._reached = True
                 self.grew_above = item_id in self._place.base.top and (self.grew or fresh)

@@ -26,7 +26,7 @@ from ..pagination import Paginator
 from ..receiver import Inbox, WebhookReceiver
 from ..services.diagnosis import Stretch
 from ._coverage import Coverage, InactivityTracker
-from ._dead_letters import DeadLetters, export_dead, read_all
+from ._dead_letters import export_dead, open_dead, read_all
 from ._engine import Engine, Observer, OnError, RunSettings
 from ._feed import Feed
 from ._ledger import DeadLedger, Ledger
@@ -315,7 +315,7 @@ class Replay:
     async def _retry_dead(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         async with self._own_checkpoint(self._settings.concurrency) as state:
             ledger = DeadLedger(state.dead, most=self._settings.most_spans)
-            return await self._hand_out(DeadLetters(self, ids), state, as_where(None), ledger, progress)
+            return await self._hand_out(open_dead(self, ids), state, as_where(None), ledger, progress)
 
     async def _hand_out(
         self,

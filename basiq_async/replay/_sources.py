@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -205,26 +205,22 @@ def read_filters(
     return texts
 
 
-class PlainSource:
-    """A source that is no list of Basiq's: it has no place to resume at."""
+class FixedMessages:
+    """A source that is no list of Basiq's: it has no place to resume at. ``read_page`` returns the next page, or None."""
 
     order: Order = "unknown"
     finished = True
     repeats = False
     read: tuple[Stretch, ...] = ()
 
-    def text(self) -> None:
-        """See ``MessageSource``."""
-
-    async def aclose(self) -> None:
-        """See ``MessageSource``."""
-
-
-class FixedMessages(PlainSource):
-    """A source with messages that are in memory."""
-
-    def __init__(self, messages: Iterable[Message]) -> None:
+    def __init__(
+        self,
+        messages: Iterable[Message] = (),
+        *,
+        read_page: Callable[[], Awaitable[Iterable[Message] | None]] | None = None,
+    ) -> None:
         self._messages = iter(messages)
+        self._read_page = read_page
 
     def take(self) -> Message | None:
         """See ``MessageSource``."""
@@ -232,7 +228,15 @@ class FixedMessages(PlainSource):
 
     async def advance(self) -> bool:
         """See ``MessageSource``."""
-        return False
+        page = None if self._read_page is None else await self._read_page()
+        self._messages = iter(page or ())
+        return page is not None
+
+    def text(self) -> None:
+        """See ``MessageSource``."""
+
+    async def aclose(self) -> None:
+        """See ``MessageSource``."""
 
 
 # --- events ---
