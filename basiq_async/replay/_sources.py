@@ -206,7 +206,10 @@ def read_filters(
 
 
 class FixedMessages:
-    """A source that is no list of Basiq's: it has no place to resume at. ``read_page`` returns the next page, or None."""
+    """A source that is no list of Basiq's: it has no place to resume at.
+
+    read_page: returns the messages of the next page; None at the end.
+    """
 
     order: Order = "unknown"
     finished = True
