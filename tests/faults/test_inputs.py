@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Awaitable, Callable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -318,15 +318,6 @@ def test_a_name_of_a_field_that_is_none_is_refused(name: Any) -> None:
 def test_a_value_that_no_filter_can_hold_is_refused(operator: str, value: Any) -> None:
     with pytest.raises(ConfigurationError):
         getattr(F("a"), operator)(*([value, value] if operator == "bt" else [value]))
-
-
-@pytest.mark.parametrize(
-    "value", ["", "x", "a'b", "a\\", 0, -1.5, True, date(2024, 1, 1), datetime(2024, 1, 1, tzinfo=UTC)]
-)
-def test_a_value_is_quoted(value: Any) -> None:
-    text = str(F("a").eq(value))
-    assert text.startswith("a.eq('")
-    assert text.endswith("')")
 
 
 BAD_KEYS = [

@@ -95,10 +95,10 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("link", FOREIGN.values(), ids=FOREIGN)
-async def test_a_link_to_elsewhere_is_not_followed_and_the_token_stays(link: str, prefetch: int) -> None:
+async def test_a_link_to_elsewhere_is_not_followed_and_the_token_stays(link: str) -> None:
     async with Wire() as wire, client_of(wire) as client:
         wire.script = [page(messages(0), link.replace("{port}", str(wire.port)))]
-        ids, end = await stream(client, prefetch)
+        ids, end = await stream(client)
         assert ids == ["m0", "m1"]
         assert type(end) is PaginationError, end
         assert len(str(end)) < 500
@@ -119,10 +119,10 @@ FOLLOWED = {
 
 
 @pytest.mark.parametrize(("link", "target"), FOLLOWED.values(), ids=FOLLOWED)
-async def test_a_link_of_our_own_is_followed_byte_for_byte(link: str, target: str, prefetch: int) -> None:
+async def test_a_link_of_our_own_is_followed_byte_for_byte(link: str, target: str) -> None:
     async with Wire() as wire, client_of(wire) as client:
         wire.script = [page(messages(0), link.replace("{port}", str(wire.port))), page(messages(2))]
-        ids, end = await stream(client, prefetch)
+        ids, end = await stream(client)
         assert (ids, end) == (["m0", "m1", "m2", "m3"], None)
         assert wire.requests[1].target == target
 
@@ -132,13 +132,10 @@ NO_LINK = [{}, {"next": None}, {"next": ""}, None, [], [{"next": None}], [{"next
 
 @pytest.mark.parametrize("links", NO_LINK, ids=repr)
 async def test_every_form_of_no_next_link_is_the_end(links: Any) -> None:
-    async with Wire(ok({"type": "list", "data": messages(0), "links": links})) as wire, client_of(wire) as client:
-        assert await stream(client) == (["m0", "m1"], None)
-
-
-async def test_no_links_at_all_are_the_end() -> None:
-    async with Wire(ok({"type": "list", "data": messages(0)})) as wire, client_of(wire) as client:
-        assert await stream(client) == (["m0", "m1"], None)
+    async with Wire() as wire, client_of(wire) as client:
+        for more in ({"links": links}, {}):
+            wire.script = [ok({"type": "list", "data": messages(0), **more})]
+            assert await stream(client) == (["m0", "m1"], None)
 
 
 @pytest.mark.parametrize("link", [5, 1.5, True, False, [], ["x"], {}, {"href": "/x"}], ids=repr)
@@ -245,33 +242,20 @@ async def test_leaving_early_in_every_way_leaves_nothing(prefetch: int) -> None:
         await anext(kept)
 
 
-async def test_one_iterator_shared_by_many_tasks_gives_each_item_once(prefetch: int) -> None:
+@pytest.mark.parametrize("pages", [False, True], ids=["items", "pages"])
+async def test_what_many_tasks_share_comes_once_each(pages: bool, prefetch: int) -> None:
     script = [page(messages(10 * i, 10), f"{PATH}?n={i}") for i in range(5)]
     async with Wire(*script, page(messages(50, 10))) as wire, client_of(wire, retry=QUICK) as client:
-        items = aiter(client.messages.list("w1", prefetch=prefetch))
+        paginator = client.messages.list("w1", prefetch=prefetch)
+        shared: Any = paginator.pages() if pages else aiter(paginator)
         ids: list[str] = []
 
         async def worker() -> None:
-            async for message in items:
-                ids.append(message.id)
+            async for one in shared:
+                ids.extend(message.id for message in (one.items if pages else [one]))
                 await asyncio.sleep(0)
 
         await asyncio.gather(*(worker() for _ in range(8)))
-        assert sorted(ids, key=lambda text: int(text[1:])) == [f"m{i}" for i in range(60)]
-
-
-async def test_pages_shared_by_many_tasks_come_once_each(prefetch: int) -> None:
-    script = [page(messages(10 * i, 10), f"{PATH}?n={i}") for i in range(5)]
-    async with Wire(*script, page(messages(50, 10))) as wire, client_of(wire, retry=QUICK) as client:
-        pages = client.messages.list("w1", prefetch=prefetch).pages()
-        ids: list[str] = []
-
-        async def worker() -> None:
-            async for one in pages:
-                ids.extend(message.id for message in one.items)
-                await asyncio.sleep(0)
-
-        await asyncio.gather(*(worker() for _ in range(4)))
         assert sorted(ids, key=lambda text: int(text[1:])) == [f"m{i}" for i in range(60)]
 
 

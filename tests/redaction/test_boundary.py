@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 import logging
-import pickle
 import urllib.parse
 from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, BasiqError, Event, Message, Request, Response, RetryPolicy, Webhook
+from basiq_async import BasiqClient, BasiqError, Event, Message, Response, RetryPolicy, Webhook
 from basiq_async._redaction.credentials import REDACTED
 from basiq_async.hooks import RequestEvent
-from tests.support.scripted import API_KEY, TOKEN, Scripted, answer, client, error
+from tests.support.scripted import API_KEY, TOKEN, Scripted, answer, client
 
 ECHOED = f"{TOKEN}-1"
 FORMS = {
@@ -105,22 +103,3 @@ async def test_a_correlation_id_is_cut_after_it_was_redacted(caplog: pytest.LogC
         await basiq.webhooks.get("w")
     shown = [repr(events), repr(vars(caught.value)), *(repr(vars(record)) for record in caplog.records)]
     assert all(API_KEY[:8] not in text for text in shown)
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(
-    "held",
-    [Request("GET", "https://a", {"authorization": "Bearer x"}), Response(200, {}, b"secret")],
-    ids=lambda each: type(each).__name__,
-)
-def test_a_request_and_a_response_have_no_pickle(held: object, protocol: int) -> None:
-    with pytest.raises(TypeError, match="can hold a credential, which a pickle would show"):
-        pickle.dumps(held, protocol)
-    assert copy.copy(held) is copy.deepcopy(held) is held
-
-
-async def test_an_error_of_the_api_names_no_credential_that_came_back() -> None:
-    basiq = client(Scripted(error(404, code=API_KEY)))
-    with pytest.raises(BasiqError) as caught:
-        await basiq.webhooks.get("w")
-    assert API_KEY.rstrip("=") not in f"{caught.value!r}{vars(caught.value)}"

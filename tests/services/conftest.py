@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
 
 import attrs
 import pytest
@@ -19,18 +21,12 @@ class Basiq:
     fake: FakeBasiq
 
 
-@pytest.fixture(params=["in memory", "over HTTP", "behind a proxy's prefix"])
+@pytest.fixture(params=["in memory", "over HTTP, behind a proxy's prefix"])
 async def basiq(request: pytest.FixtureRequest) -> AsyncIterator[Basiq]:
     fake = FakeBasiq()
-    retry = RetryPolicy(base=0.001)
-    if request.param == "in memory":
-        transport = InMemoryTransport(fake)
-        async with BasiqClient(fake.DEFAULT_API_KEY, transport=transport, retry=retry) as client:
-            yield Basiq(client, fake)
-        return
-    prefix = "/basiq" if "prefix" in request.param else ""
-    async with (
-        serve(fake, prefix=prefix) as base_url,
-        BasiqClient(fake.DEFAULT_API_KEY, base_url=base_url, retry=retry) as client,
-    ):
-        yield Basiq(client, fake)
+    async with AsyncExitStack() as stack:
+        options: dict[str, Any] = {"transport": InMemoryTransport(fake)}
+        if request.param != "in memory":
+            options = {"base_url": await stack.enter_async_context(serve(fake, prefix="/basiq"))}
+        client = BasiqClient(fake.DEFAULT_API_KEY, retry=RetryPolicy(base=0.001), **options)
+        yield Basiq(await stack.enter_async_context(client), fake)

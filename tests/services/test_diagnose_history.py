@@ -73,7 +73,7 @@ async def test_the_newest_messages_are_looked_at_and_a_part_is_never_well(order:
         assert found.complete is (order == "oldest-first" and found.looked_at > 3_000)
 
 
-async def test_a_part_that_is_well_does_not_show_that_the_whole_is(order: str) -> None:
+async def test_a_part_that_is_well_does_not_show_that_the_whole_is() -> None:
     async with world("newest-first", 3_000) as w:
         found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=100)
         assert (codes(found), found.healthy) == ({"partial"}, False)

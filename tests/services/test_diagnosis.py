@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +15,7 @@ from basiq_async.services._diagnosis_data import _Attempts  # private: thousands
 from basiq_async.services.diagnosis import Recovered, cool_off_left
 from tests.services.conftest import Basiq
 from tests.support.scripted import Scripted, answer, client, page
+from tests.support.served import serving
 
 NOW = datetime.now(UTC)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -180,17 +179,6 @@ async def test_what_cannot_be_read_is_counted_and_does_not_end_it() -> None:
     assert (found.unreadable, found.looked_at, codes(found)) == (2, 1, ["unreadable"])
 
 
-@asynccontextmanager
-async def endpoint(handler: Any) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_post("/basiq", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
-    await runner.cleanup()
-
-
 async def test_the_endpoint_is_asked_with_a_signed_test() -> None:
     receiver = WebhookReceiver(SECRET)
 
@@ -198,7 +186,7 @@ async def test_the_endpoint_is_asked_with_a_signed_test() -> None:
     async def handler(delivery: Delivery) -> None:
         raise AssertionError("a test is no event of Basiq's")
 
-    async with endpoint(receiver.aiohttp_handler) as url:
+    async with serving(receiver.aiohttp_handler) as url:
         found = await diagnose(test=True, url=url, receiver=receiver)
         assert found.endpoint is not None
         assert (found.endpoint.ok, found.healthy) == (True, True)
@@ -213,7 +201,7 @@ async def test_an_endpoint_that_redirects_is_not_followed() -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.Response(status=302, headers={"Location": "http://127.0.0.1:9/"})
 
-    async with endpoint(handler) as url:
+    async with serving(handler) as url:
         found = await diagnose(test=True, url=url, secret=SECRET)
         assert (found.endpoint is not None and found.endpoint.status) == 302
 

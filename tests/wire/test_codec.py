@@ -339,20 +339,12 @@ def test_what_is_no_list_is_a_decode_error(answer: Any, place: str) -> None:
     assert caught.value.location == place
 
 
+# test_broken_items.py has every fault.
 BROKEN: dict[str, tuple[bytes, str]] = {
     "a character that is cut": (b'"\xe2\x98"', "not UTF-8"),
     "a half in UTF-8": (b'"\xed\xa0\x80"', "not UTF-8"),
-    "a control character": (b'"a\nb"', "a control character in a text"),
     "NaN": (b"NaN", "NaN is not valid JSON"),
-    "minus Infinity": (b"[-Infinity]", "-Infinity is not valid JSON"),
-    "1e999": (b"1e999", "a number too large"),
-    "5,000 digits": (b"5" * 5000, "a number too large"),
     "deep lists": (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
-    "very deep objects": (b'{"a":' * 200_000 + b'"]["' + b"}" * 200_000, "nested too deeply"),
-    "a deep mixture": (
-        b'[ {"\\"a[" :[ true,-1.5e3 ,{"b": ' * 20_000 + b"{}" + b'} ] , "c" : null }, {}]' * 20_000,
-        "nested too deeply",
-    ),
 }
 
 
@@ -401,28 +393,9 @@ def test_half_a_surrogate_pair_is_escaped_in_its_item(loads: Loads) -> None:
 
 @pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
 @pytest.mark.parametrize(
-    "body",
-    [
-        list_of(b'{"id":"a"}', b'{"id":"b"'),
-        list_of(b'{"id":"a","x":"said "hi""}', b'{"id":"b"}', b'{"id":"c","x":"said "hi"}'),
-        list_of(b'{"id":"a","x":"odd"","id":"b"}', b'{"id":"b"}', b'{"id":"c","x":"odd""}'),
-        list_of(b"NaN")[:-3],
-        list_of(b"NaN") + b"x",
-        list_of(b"NaN,"),
-        list_of(b"[" * 5000 + b"}" * 5000),
-        list_of(b"[" * 5000 + b"1 2" + b"]" * 5000),
-        list_of(b"[" * 5000 + b'{"a" "b"}' + b"]" * 5000),
-        list_of(b"[" * 5000 + b'{"a":1,}' + b"]" * 5000),
-        list_of(b"[" * 5000 + b"[,1]" + b"]" * 5000),
-        list_of(b"[" * 5000),
-        b'{"data":[NaN],"links":NaN}',
-        b'{5:[NaN],"data":[NaN]}',
-        b'{"data":[NaN] "links":{}}',
-        b'{"data" [NaN]}',
-        b"[NaN]",
-    ],
+    "body", [list_of(b'{"id":"a"}', b'{"id":"b"'), list_of(b"NaN")[:-3], list_of(b"[" * 5000), b"[NaN]"]
 )
-def test_where_an_item_ends_is_never_guessed(body: bytes, loads: Loads) -> None:
+def test_a_page_with_a_fault_that_is_not_within_an_item_is_refused(body: bytes, loads: Loads) -> None:
     with pytest.raises(ResponseDecodeError, match="not JSON"):
         Codec(loads=loads).page(body)
 
