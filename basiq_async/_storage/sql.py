@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -133,7 +134,7 @@ class SQLStore:
         self.create_tables = create_tables
         self.closed = False
         self.began: datetime | None = None
-        self.writing = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._preparing = asyncio.Lock()
         self.process = OneProcess(f"the {kind.name} {tables.name}", kind.failure)
         # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
@@ -162,20 +163,13 @@ class SQLStore:
         Raises the kind's error, and ``BusyError`` if the other writer does not finish.
         """
 
-        async def twice() -> T:
+        async def begin() -> T:
             if prepare:
                 await self.prepare()
-            transaction = SQLTransaction(self, write=write)
-            try:
-                return await transaction.run(work, patient=patient)
-            except DBAPIError as exc:
-                if transaction.committing or not exc.connection_invalidated:
-                    raise
-            # The server was restarted after the pool connected, so connect anew.
-            return await SQLTransaction(self, write=write).run(work, patient=patient)
+            return await self._run(work, write=write, patient=patient)
 
         self.check_usable()
-        return await run_to_completion(lambda: self.within_limit(twice(), timeout))
+        return await run_to_completion(lambda: self.within_limit(begin(), timeout))
 
     async def within_limit(self, work: Awaitable[T], timeout: float | None = None) -> T:
         """Await ``work``. Raises the kind's error if it takes too long, and in place of a driver's error."""
@@ -193,6 +187,48 @@ class SQLStore:
         except Exception as exc:  # a driver's own error when it cannot connect
             raise self.kind.failure(self.describe(exc)) from without_values(exc)
 
+    async def _run(self, work: Work[T], *, write: bool, patient: bool) -> T:
+        again, committing = True, False
+        while True:
+            try:
+                async with self.transaction(write=write, patient=patient) as connection:
+                    result = await work(connection)
+                    if write:
+                        committing = True
+                        await connection.commit()
+                return result
+            except DBAPIError as exc:
+                if committing or not again or not exc.connection_invalidated:
+                    raise
+            again = False  # the server was restarted after the pool connected, so connect anew
+
+    @asynccontextmanager
+    async def transaction(self, *, write: bool = True, patient: bool = False) -> AsyncGenerator[AsyncConnection]:
+        """Begin a transaction. Its end rolls back what was not committed, and gives the connection back to the pool.
+
+        Raises ``BusyError`` if another worker holds SQLite's write lock; ``patient``: wait for it without a limit.
+        Raises the errors of SQLAlchemy and the driver.
+        """
+        connection, whole = self.engine.connect(), False
+        turn = self._writing if write and not self.on_postgresql else None
+        if turn is not None:  # the tasks of this process take turns to write to SQLite
+            try:
+                async with asyncio.timeout(None if patient else _QUEUE_WAIT):
+                    await turn.acquire()
+            except TimeoutError:
+                raise BusyError from None
+        try:
+            await connection.start()  # the first statement begins the transaction
+            if turn is not None:
+                await _begin_immediate(connection, patient=patient)
+            yield connection
+            whole = True
+        finally:
+            # A statement may have been interrupted. SQLite has no connection to a server that could be broken.
+            await _give_back(connection, broken=not whole and turn is None)
+            if turn is not None:
+                turn.release()
+
     async def prepare(self) -> None:
         """At the first call, create missing tables, unless ``create_tables`` is False, and check their version.
 
@@ -202,7 +238,7 @@ class SQLStore:
         if self.began is None:
             async with self._preparing:
                 if self.began is None:
-                    self.began = await SQLTransaction(self, write=True).run(self._prepare)
+                    self.began = await self._run(self._prepare, write=True, patient=True)
 
     async def now(self, connection: AsyncConnection) -> datetime:
         """Return the time of the server."""
@@ -235,7 +271,7 @@ class SQLStore:
 
     async def _prepare(self, connection: AsyncConnection) -> datetime:
         driver = (await connection.get_raw_connection()).dbapi_connection
-        # A connection to SQLite is in this mode because ``SQLTransaction`` sets it.
+        # A connection to SQLite is in this mode because ``transaction`` sets it.
         if self.on_postgresql and driver and connection.dialect.detect_autocommit_setting(driver):
             raise ConfigurationError(
                 "the engine is in AUTOCOMMIT mode, so each statement would commit alone: pass an engine without it"
@@ -275,97 +311,44 @@ class BusyError(Exception):
         return "another worker holds the database's write lock, and does not finish: try again"
 
 
-class SQLTransaction:
-    """A transaction. ``run`` does all of it; or call ``begin``, use ``connection``, ``commit``, and always ``end``.
+async def _give_back(connection: AsyncConnection, *, broken: bool) -> None:
+    """Roll back what was not committed, and return a connection to the pool; close a ``broken`` one.
 
-    ``committing``: whether the commit has begun, so that its result may be unknown.
+    Does not raise, and lasts a second at most.
     """
+    try:
+        async with asyncio.timeout(_CLOSE):
+            if connection.sync_connection is not None and not connection.closed:
+                if broken:
+                    await connection.invalidate()
+                await connection.close()
+    except Exception as exc:
+        logger.debug("a connection to the database could not be closed properly", exc_info=drop_tracebacks(exc))
 
-    def __init__(self, store: SQLStore, *, write: bool = True) -> None:
-        self.connection: AsyncConnection = store.engine.connect()
-        self.committing = False
-        self._write = write
-        # By this lock the tasks of this process take turns writing to SQLite.
-        self._writing = store.writing if write and not store.on_postgresql else None
-        self._locked = False
 
-    async def run(self, work: Work[T], *, patient: bool = True) -> T:
-        """Begin, do ``work``, commit if it writes, and end. Raises ``BusyError`` as ``begin`` does."""
-        whole = False
-        try:
-            await self.begin(patient=patient)
-            result = await work(self.connection)
-            if self._write:
-                await self.commit()
-            whole = True
-        finally:
-            await self.end(broken=not whole)
-        return result
-
-    async def begin(self, *, patient: bool = False) -> None:
-        """Begin the transaction. Raises ``BusyError`` if another worker holds SQLite's write lock.
-
-        ``patient``: wait for the lock without a limit. Raises the errors of SQLAlchemy and the driver.
-        """
-        if self._writing is None:
-            await self.connection.start()  # the first statement begins the transaction
-            return
-        try:
-            async with asyncio.timeout(None if patient else _QUEUE_WAIT):
-                await self._writing.acquire()
-        except TimeoutError:
-            raise BusyError from None
-        self._locked = True
-        await self.connection.start()
-        await self._begin_immediate(patient)
-
-    async def commit(self) -> None:
-        """Commit the transaction."""
-        self.committing = True
-        await self.connection.commit()
-
-    async def end(self, *, broken: bool) -> None:
-        """Roll back unless it was committed, and return the connection to the pool.
-
-        ``broken``: a statement may have been interrupted, so close the connection to PostgreSQL instead. Does not
-        raise, and lasts a second at most.
-        """
-        try:
-            async with asyncio.timeout(_CLOSE):
-                if self.connection.sync_connection is not None and not self.connection.closed:
-                    if broken and self._writing is None:  # SQLite has no connection to a server that could be broken
-                        await self.connection.invalidate()
-                    await self.connection.close()
-        except Exception as exc:
-            logger.debug("a connection to the database could not be closed properly", exc_info=drop_tracebacks(exc))
-        finally:
-            if self._locked and self._writing is not None:
-                self._locked = False
-                self._writing.release()
-
-    async def _begin_immediate(self, patient: bool) -> None:
-        # The driver's own transactions begin as readers, and can fail at their first write. BEGIN IMMEDIATE gets the
-        # write lock at once.
-        await self.connection.execution_options(isolation_level="AUTOCOMMIT")
-        await self.connection.begin()
-        deadline = time.monotonic() + _LOCK_WAIT
-        configured = (await self.connection.exec_driver_sql("PRAGMA busy_timeout")).scalar_one()
-        await self.connection.exec_driver_sql("PRAGMA busy_timeout=0")
-        try:
-            while True:
-                try:
-                    await self.connection.exec_driver_sql("BEGIN IMMEDIATE")
-                except DBAPIError as exc:
-                    if "locked" not in said_by(exc):
-                        raise
-                    if not patient and time.monotonic() >= deadline:
-                        raise BusyError from None
-                    await asyncio.sleep(0.005)
-                else:
-                    return
-        finally:
-            if not self.connection.invalidated:  # a cancellation in the middle of a statement invalidates it
-                await self.connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
+async def _begin_immediate(connection: AsyncConnection, *, patient: bool) -> None:
+    # The driver's own transactions begin as readers, and can fail at their first write. BEGIN IMMEDIATE gets the write
+    # lock at once.
+    await connection.execution_options(isolation_level="AUTOCOMMIT")
+    await connection.begin()
+    deadline = time.monotonic() + _LOCK_WAIT
+    configured = (await connection.exec_driver_sql("PRAGMA busy_timeout")).scalar_one()
+    await connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except DBAPIError as exc:
+                if "locked" not in said_by(exc):
+                    raise
+                if not patient and time.monotonic() >= deadline:
+                    raise BusyError from None
+                await asyncio.sleep(0.005)
+            else:
+                return
+    finally:
+        if not connection.invalidated:  # a cancellation in the middle of a statement invalidates it
+            await connection.exec_driver_sql(f"PRAGMA busy_timeout={int(configured)}")
 
 
 _NOW = sa.select(func.now())

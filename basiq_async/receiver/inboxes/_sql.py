@@ -18,7 +18,7 @@ from ..._work.protocol import Claim, QuarantinedDelivery, unpack_all
 from ..._work.tasks import run_to_completion
 from ...errors import InboxError
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
-from ._sql_transactions import State, Transactions, done_in_sqlite
+from ._sql_transactions import Transactions, done_in_sqlite
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -180,7 +180,7 @@ class SQLInbox:
         ``session.begin_nested()`` for a part that may fail; ``session.rollback()`` of the whole is an error.
         """
         self._store.check_usable()
-        return self._transactions.session(key, token) if session else self._transactions.connection(key, token)
+        return self._transactions.transaction(key, token, session=session)
 
     # --- the ends of both kinds ---
 
@@ -194,8 +194,6 @@ class SQLInbox:
         self._store.check_usable()
         held = self._transactions.mine(key, token)
         if held is not None:
-            if held.state is State.FAILED:
-                raise InboxError("the transaction of this claim failed: nothing was recorded")
             await self._transactions.commit(key, held)
         elif self._transactions.other(key) is not None or not await self._record(self._sql.complete, key, token):
             return False

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import math
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import attrs
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from ..._storage.sql import BusyError, SQLStore, SQLTransaction
+from ..._storage.sql import BusyError, SQLStore
 from ..._storage.sql_errors import brief, failed_in, is_passing, transaction_state, without_values
 from ..._work.calls import CLOSED
 from ..._work.protocol import Claim
@@ -27,24 +26,18 @@ _KEPT_FREE = 5
 """One of this number of the pool's connections is kept for short calls."""
 
 
-class State(enum.Enum):
-    """The state of a claim that is a transaction."""
-
-    BEGINNING, OPEN, ENDING, FAILED = range(4)
-
-
 @attrs.define(eq=False)
 class Held:
     """A claim that is a transaction of this process. ``retry``: the delivery is in the quarantine, and is tried again.
 
-    If its commit FAILED, it is kept until it is released, so that a second ``complete`` records nothing either.
+    Closing ``scope`` rolls back, unless it was committed. The ``connection`` is None from the commit on. If that
+    failed, the claim is kept until it is released, so that a second ``complete`` records nothing either.
     """
 
     token: str
     retry: bool
-    state: State = State.BEGINNING
-    transaction: SQLTransaction | None = None
-    has_slot: bool = False
+    scope: AsyncExitStack
+    connection: AsyncConnection | None
 
 
 class Transactions:
@@ -61,7 +54,7 @@ class Transactions:
         self._held: dict[str, Held] = {}
 
     def __len__(self) -> int:
-        return sum(held.transaction is not None for held in self._held.values())
+        return sum(held.connection is not None for held in self._held.values())
 
     async def begin(self, key: str, token: str, lease: float, *, retry: bool) -> Claim:
         """Claim the key: begin a transaction, and enter the event as handled. A cancellation waits for the end.
@@ -71,24 +64,35 @@ class Transactions:
         known = self.known(key, token, retry=retry)
         if known is not None:
             return known
-        held = self._held[key] = Held(token, retry)
+        # Breaking off in the middle of a statement would cost the pool a connection.
+        return await run_to_completion(lambda: self._store.within_limit(self._begin(key, token, lease, retry)))
 
-        async def begin() -> Claim:
-            # When its loop shuts down, this coroutine may be cancelled and started again.
-            if self._held.setdefault(key, held) is not held:
-                return BUSY
-            claim: Claim | None = None
+    async def _begin(self, key: str, token: str, lease: float, retry: bool) -> Claim:
+        await self._store.prepare()
+        if await done_in_sqlite(self._store, self._sql, key, retry=retry):
+            return DONE
+        statement = self._sql.begin_letter if retry else self._sql.begin
+        values = {"a_key": key}
+        if self._store.on_postgresql:
+            values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
+        again = True
+        while True:
             try:
-                claim = await self._store.within_limit(self._begin(key, held, lease))
-                return claim
-            finally:
-                if claim is CLAIMED:
-                    held.state = State.OPEN
-                else:
-                    await self._end(key, held, broken=claim is None)
-
-        # A cancellation waits for the end: breaking off in the middle of a statement would cost the pool a connection.
-        return await run_to_completion(begin)
+                async with AsyncExitStack() as scope:
+                    await self._slots.acquire()
+                    scope.callback(self._slots.release)
+                    connection = await scope.enter_async_context(self._store.transaction())
+                    if (await connection.execute(statement, values)).first() is None:
+                        return await self._sql.describe(connection, key, retry=retry)
+                    self._store.check_usable()  # it may have been closed meanwhile
+                    self._held[key] = Held(token, retry, scope.pop_all(), connection)
+                    return CLAIMED
+            except BusyError:
+                return BUSY
+            except DBAPIError as exc:
+                if not again or not exc.connection_invalidated:
+                    raise
+            again = False  # the server was restarted after the pool connected, so connect anew
 
     def known(self, key: str, token: str, *, retry: bool) -> Claim | None:
         """Return the claim's result if a transaction of this process has the key, else None."""
@@ -97,90 +101,33 @@ class Transactions:
             return None
         if held.retry is not retry:
             return DONE
-        if held.token == token and held.state is State.OPEN:
-            return CLAIMED
-        return attrs.evolve(BUSY, holder=held.token)
+        return CLAIMED if held.token == token else attrs.evolve(BUSY, holder=held.token)
 
     def other(self, key: str) -> Held | None:
-        """Return the claim that any transaction of this process has on the key."""
+        """Return the open claim that any transaction of this process has on the key."""
         held = self._held.get(key)
-        return None if held is None or held.state is State.FAILED else held
+        return None if held is None or held.connection is None else held
 
     def mine(self, key: str, token: str) -> Held | None:
-        """Return the claim if it is a transaction of this token, which can be ended."""
+        """Return the claim if it is a transaction of this token."""
         held = self._held.get(key)
-        if held is None or held.token != token or held.state not in (State.OPEN, State.FAILED):
-            return None
-        return held
-
-    async def _begin(self, key: str, held: Held, lease: float) -> Claim:
-        await self._store.prepare()
-        if await done_in_sqlite(self._store, self._sql, key, retry=held.retry):
-            return DONE
-        await self._slots.acquire()
-        held.has_slot = True
-        try:
-            return await self._begin_once(key, held, lease)
-        except DBAPIError as exc:
-            if held.transaction is None or not exc.connection_invalidated:
-                raise
-        # The server was restarted after the pool connected. Nothing was written yet, so connect anew.
-        await held.transaction.end(broken=True)
-        return await self._begin_once(key, held, lease)
-
-    async def _begin_once(self, key: str, held: Held, lease: float) -> Claim:
-        transaction = held.transaction = SQLTransaction(self._store)
-        try:
-            await transaction.begin()
-        except BusyError:
-            return BUSY
-        values: dict[str, object] = {"a_key": key}
-        if self._store.on_postgresql:
-            values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
-        statement = self._sql.begin_letter if held.retry else self._sql.begin
-        if (await transaction.connection.execute(statement, values)).first() is not None:
-            return CLAIMED
-        return await self._sql.describe(transaction.connection, key, retry=held.retry)
+        return held if held is not None and held.token == token else None
 
     @asynccontextmanager
-    async def session(self, key: str, token: str) -> AsyncGenerator[AsyncSession]:
-        """Return a session in the claim's transaction, which only ``commit`` ends."""
-        async with self._transaction(key, token) as (connection, check_open):
-            session: AsyncSession = self._sessions(bind=connection, join_transaction_mode="rollback_only")
-            event.listen(session.sync_session, "after_begin", check_open)
-            try:
-                yield session
-                check_open()
-                await session.commit()
-                session.sync_session.close()  # nothing is open, so there is nothing to wait for
-            finally:
-                if session.in_transaction():
-                    await run_to_completion(session.close)
+    async def transaction(self, key: str, token: str, *, session: bool) -> AsyncGenerator[Any]:
+        """Yield a session, or the connection, in the claim's transaction, which only ``commit`` ends.
 
-    @asynccontextmanager
-    async def connection(self, key: str, token: str) -> AsyncGenerator[AsyncConnection]:
-        """Return the connection of the claim's transaction, which only ``commit`` ends."""
-        async with self._transaction(key, token) as (connection, check_open):
-            event.listen(connection.sync_connection, "begin", check_open)
-            yield connection
-            check_open()
-
-    @asynccontextmanager
-    async def _transaction(self, key: str, token: str) -> AsyncGenerator[tuple[AsyncConnection, Callable[..., None]]]:
-        """Yield the connection of a claim, and a function that raises if the handler has ended its transaction.
-
-        Writes after that would commit without the inbox's entry, so no new transaction may begin.
+        Raises if the handler has ended its transaction. Writes after that would commit without the inbox's entry, so no
+        new transaction may begin.
         """
         held = self.mine(key, token)
-        if held is None or held.transaction is None:
+        if held is None or held.connection is None:
             raise InboxError("this worker has not claimed the key with claim_transaction()")
-        connection = held.transaction.connection
+        connection = held.connection
         outer = connection.get_transaction()
 
         def check_open(*_: object) -> None:
             if outer is None or not outer.is_active:
-                if self._store.closed:
-                    raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}")
                 raise ConfigurationError(
                     "the handler ended its transaction with commit() or rollback(), and so divided it from the inbox's "
                     "entry: leave that to the inbox, raise an exception to roll back, and use begin_nested() for a "
@@ -188,51 +135,60 @@ class Transactions:
                 )
 
         try:
-            yield connection, check_open
+            event.listen(connection.sync_connection, "begin", check_open)
+            if session:
+                async with self._session(connection) as opened:
+                    yield opened
+            else:
+                yield connection
+            check_open()
         except Exception as exc:
-            if self._store.closed and isinstance(exc, SQLAlchemyError):
+            if self._store.closed:
                 raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}") from without_values(exc)
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
             raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
 
+    @asynccontextmanager
+    async def _session(self, connection: AsyncConnection) -> AsyncGenerator[AsyncSession]:
+        session: AsyncSession = self._sessions(bind=connection, join_transaction_mode="rollback_only")
+        try:
+            yield session
+            await session.commit()  # only flushes
+            session.sync_session.close()  # nothing is open, so there is nothing to wait for
+        finally:
+            if session.in_transaction():
+                await run_to_completion(session.close)
+
     async def commit(self, key: str, held: Held) -> None:
         """Commit the claim's transaction, and end the claim. A cancellation waits for that."""
-        held.state = State.ENDING
+        connection, held.connection = held.connection, None
+        if connection is None:
+            raise InboxError("the transaction of this claim failed: nothing was recorded")
 
         async def commit_once() -> None:
-            transaction = held.transaction
-            try:
-                if transaction is None:
-                    raise InboxError("the claim's transaction ended before it could be committed")
-                await self._store.within_limit(_commit_whole(transaction))
-            except BaseException as exc:
-                held.state = State.FAILED
-                await self._end(key, held, broken=True)
-                if isinstance(exc, InboxError) and isinstance(exc.__cause__, IntegrityError):
-                    raise exc.__cause__ from None  # a deferred constraint refused the handler's writes
-                raise
-            await self._end(key, held)
+            async with held.scope:
+                await self._store.within_limit(_commit_whole(connection))
+            self._forget(key, held)
 
-        await run_to_completion(commit_once)
+        try:
+            await run_to_completion(commit_once)
+        except InboxError as exc:
+            if isinstance(exc.__cause__, IntegrityError):
+                raise exc.__cause__ from None  # a deferred constraint refused the handler's writes
+            raise
 
     async def roll_back(self, key: str, held: Held) -> None:
-        held.state = State.ENDING
-        await run_to_completion(lambda: self._end(key, held))
+        """Roll the claim's transaction back, and end the claim. A cancellation waits for that."""
+        self._forget(key, held)
+        await run_to_completion(held.scope.aclose)
 
     async def roll_back_all(self) -> None:
         for key, held in list(self._held.items()):
             await self.roll_back(key, held)
 
-    async def _end(self, key: str, held: Held, *, broken: bool = False) -> None:
-        """Roll back the transaction unless it was committed, and forget the claim unless it is to be remembered."""
-        transaction, held.transaction = held.transaction, None
-        if transaction is not None:
-            await transaction.end(broken=broken)
-        if held.has_slot:
-            held.has_slot = False
-            self._slots.release()
-        if held.state is not State.FAILED and self._held.get(key) is held:
+    def _forget(self, key: str, held: Held) -> None:
+        if self._held.get(key) is held:
             del self._held[key]
 
 
@@ -243,16 +199,16 @@ async def done_in_sqlite(store: SQLStore, sql: Statements, key: str, *, retry: b
     return await store.run(lambda connection: sql.describe(connection, key, retry=retry)) is DONE
 
 
-async def _commit_whole(transaction: SQLTransaction) -> None:
+async def _commit_whole(connection: AsyncConnection) -> None:
     """Commit a handler's transaction. Raises if it cannot commit, which the response to COMMIT may not say."""
-    state = await transaction_state(transaction.connection)
+    state = await transaction_state(connection)
     if state == "ended":
         raise ConfigurationError(
             "the handler ended the transaction with COMMIT or ROLLBACK in its own SQL, so that the inbox's entry is "
             "not part of it: leave both to the inbox, and use session.begin_nested() for a part that may fail"
         )
     if state == "failed":
-        failure = failed_in(transaction.connection)
+        failure = failed_in(connection)
         if failure is not None and failure.passing:
             raise InboxError(f"the database failed while the handler ran: {failure.text}")
         said = "" if failure is None else f" ({failure.text})"
@@ -260,7 +216,7 @@ async def _commit_whole(transaction: SQLTransaction) -> None:
             f"a statement of the handler failed{said}, and the handler continued, but the database rolls the whole "
             "transaction back: use session.begin_nested() for a part that may fail"
         )
-    await transaction.commit()
+    await connection.commit()
 
 
 def _most_transactions(engine: AsyncEngine) -> int:

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from basiq_async import CheckpointError, CheckpointInUseError, ConfigurationError
-from basiq_async._storage import sql as _sql_store
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.replay import Checkpoint, MemoryCheckpoint, SQLCheckpoint, checkpoint_metadata, recover
 from basiq_async.replay.protocol import Advance, Commit, ReplayJob
@@ -281,15 +280,16 @@ async def test_a_commit_whose_response_is_lost_is_recorded_once(
     checkpoint = SQLCheckpoint(engine, table=new_table())
     lost = 0
 
-    class Lossy(_sql_store.SQLTransaction):
-        async def commit(self) -> None:
-            nonlocal lost
-            await super().commit()
-            if lost < 3:
-                lost += 1
-                raise OperationalError("COMMIT", {}, Exception("server closed the connection"), None, True)
+    commits = AsyncConnection.commit
 
-    monkeypatch.setattr(_sql_store, "SQLTransaction", Lossy)
+    async def lossy(connection: AsyncConnection) -> None:
+        nonlocal lost
+        await commits(connection)
+        if lost < 3:
+            lost += 1
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection"), None, True)
+
+    monkeypatch.setattr(AsyncConnection, "commit", lossy)
     state = await checkpoint.open(JOB, concurrency=3)
     assert state.interrupted == 0
     for commit in (Commit(done=["a"], handled=2), Commit(done=["b"], handled=3, failed=1)):
