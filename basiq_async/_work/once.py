@@ -215,22 +215,27 @@ class Unit(Generic[T]):
     # --- one timer, for the call or the work that runs now ---
 
     def _limit(self, seconds: float | None) -> None:
-        """Let what runs from now on last at most so many seconds. The timer looks again if it comes too early."""
+        """Let what runs from now on last at most so many seconds. A cancellation of what ran before has had its effect.
+
+        The timer is set anew only for an earlier time; otherwise it looks again when it comes.
+        """
+        if cancelling := self._task.cancelling():
+            self._cancelled = (
+                self._cancelled or cancelling > self._expired
+            )  # not the timer's: the event loop shuts down
+            for _ in range(cancelling):
+                self._task.uncancel()
         self._expired = False
         if seconds is None:
             self._due = math.inf
             return
         self._due = self._loop.time() + seconds
         if self._timer is None or self._timer.when() > self._due:
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._due, self._look_at_time)
 
     def _look_at_time(self) -> None:
-        self._timer = None
         if self._loop.time() >= self._due:
             if self._expired:
                 self._due = math.inf
@@ -240,15 +245,7 @@ class Unit(Generic[T]):
                 self._expired = True
                 self._due = self._due + self.units.grace if self._open else math.inf
                 self._task.cancel()
-        self._set_timer()
-
-    def _end_limit(self) -> None:
-        """End the limit. A cancellation has had its effect; one that is not by the timer is of an event loop's end."""
-        self._due = math.inf
-        if self._task.cancelling():
-            self._cancelled = self._cancelled or self._task.cancelling() > self._expired
-            while self._task.cancelling():
-                self._task.uncancel()
+        self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
 
     # --- the task ---
 
@@ -270,8 +267,6 @@ class Unit(Generic[T]):
                 if str(exc):
                     raise
                 raise inbox_is_slow(seconds) from drop_tracebacks(exc)  # by a limit of the inbox's own
-            finally:
-                self._end_limit()
         raise InboxError("the event loop shuts down")
 
     async def release(self, seconds: float | None = None) -> None:
@@ -312,8 +307,8 @@ class Unit(Generic[T]):
             await self.release()
             raise
         finally:
-            self._due = math.inf
-            self._set_timer()
+            if self._timer is not None:
+                self._timer.cancel()
             if by_key.get(self.key) is self._task:
                 del by_key[self.key]
 
@@ -324,10 +319,15 @@ class Unit(Generic[T]):
 
     async def _claim(self) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
+        inbox, lease = self.units.inbox, self.units.lease
+        if self.session is not None:
+            ask = partial(self.session.claim_transaction, lease=lease, quarantined=self.quarantined)
+        else:
+            ask = partial(inbox.claim_quarantined if self.quarantined else inbox.claim, lease=lease)
         waited, wait = 0.0, _FIRST_WAIT
         while True:
             try:
-                claim = await self.call(self._ask_for_claim)
+                claim = await self.call(ask, self.key, self.token)
             except Exception as exc:
                 await self.release(_GIVE_BACK_SOON)  # the inbox may have made the claim
                 return Ending(Ended.UNAVAILABLE, error=exc)
@@ -340,13 +340,6 @@ class Unit(Generic[T]):
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))
             await self._interruptible(partial(asyncio.sleep, pause), None)
             waited, wait = waited + pause, min(_LONGEST_WAIT, 1.5 * wait)
-
-    def _ask_for_claim(self) -> Awaitable[Claim]:
-        inbox, lease = self.units.inbox, self.units.lease
-        if self.session is not None:
-            return self.session.claim_transaction(self.key, self.token, lease=lease, quarantined=self.quarantined)
-        claim = inbox.claim_quarantined if self.quarantined else inbox.claim
-        return claim(self.key, self.token, lease=lease)
 
     async def _work_and_renew(self) -> T:
         ended = self._renewal_ended = asyncio.Event()
@@ -367,7 +360,8 @@ class Unit(Generic[T]):
                 pass
             try:
                 async with inbox_limit(self.units.call_timeout):
-                    await self._ask_for_claim()
+                    claim = self.units.inbox.claim_quarantined if self.quarantined else self.units.inbox.claim
+                    await claim(self.key, self.token, lease=self.units.lease)
             except Exception as exc:
                 self._warn("the claim on %s could not be renewed: %s", exc)
 
@@ -376,9 +370,9 @@ class Unit(Generic[T]):
 
         Raises ``CancelledError`` only if this unit was cancelled.
         """
+        self._limit(seconds)
         if self._cancelled:
             raise asyncio.CancelledError
-        self._limit(seconds)
         self._open = True
         try:
             return await work()
@@ -393,8 +387,7 @@ class Unit(Generic[T]):
                 raise
             failure = exc
         finally:
-            self._open = False
-            self._end_limit()
+            self._open, self._due = False, math.inf
         self.timed_out = True
         raise TimeoutError(f"the handler was cancelled after {seconds:g} s") from drop_tracebacks(failure)
 

@@ -191,31 +191,30 @@ class _Attempt(Unit[None]):
         )
 
     def outcome_of(self, ending: Ending[None]) -> Outcome:
-        error, how = ending.error, ending.how
-        if how is Ended.HANDLED:
-            return self._outcome(Result.HANDLED)
-        if how is Ended.DONE:
-            return self._outcome(Result.DUPLICATE)
-        if how is Ended.BUSY and ending.claim is not None:
+        result, error, retry_after = Result.HANDLED, ending.error, None
+        if ending.how is Ended.HANDLED:
+            pass
+        elif ending.how is Ended.DONE:
+            result = Result.DUPLICATE
+        elif ending.how is Ended.BUSY and ending.claim is not None:
+            result, retry_after = Result.BUSY, ending.claim.retry_after
             logger.info(
                 "delivery %r is held by worker %r for at most %.0f s more: the response asks Basiq to send it again",
                 shorten(self._delivery.id),
                 ending.claim.holder,
-                ending.claim.retry_after,
+                retry_after,
                 extra=self.log_fields(),
             )
-            return self._outcome(Result.BUSY, retry_after=ending.claim.retry_after)
-        if how is Ended.FAILED:
-            return self._outcome(self._result, error, self._retry_after)
-        if how is Ended.LATE:
-            text = f"the handler was cancelled after {self._dispatcher.handler_timeout:g} s"
-            return self._outcome(Result.TIMED_OUT, TimeoutError(text))
-        what = "was not committed" if self.claimed else "could not be claimed"
-        failure = error or InboxError("the event loop shuts down")
-        self.report(f"{what}, and the response asks Basiq to send it again", failure)
-        return self._outcome(Result.UNAVAILABLE, failure, RETRY_SOON)
-
-    def _outcome(self, result: Result, error: Exception | None = None, retry_after: float | None = None) -> Outcome:
+        elif ending.how is Ended.FAILED:
+            result, retry_after = self._result, self._retry_after
+        elif ending.how is Ended.LATE:
+            result = Result.TIMED_OUT
+            error = TimeoutError(f"the handler was cancelled after {self._dispatcher.handler_timeout:g} s")
+        else:
+            result, retry_after = Result.UNAVAILABLE, RETRY_SOON
+            error = error or InboxError("the event loop shuts down")
+            what = "was not committed" if self.claimed else "could not be claimed"
+            self.report(f"{what}, and the response asks Basiq to send it again", error)
         return Outcome(result, self._delivery, None, error, retry_after, self._route.name, self._failures)
 
     async def _has_failed_too_often(self) -> bool:

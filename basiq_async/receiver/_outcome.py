@@ -177,55 +177,38 @@ class Outages:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._last = ""
-        self._error: Exception | None = None
-        self._fields: Mapping[str, object] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._last: tuple[str, Exception, Mapping[str, object]] | None = None
+        self._next_at = -math.inf
 
     def report(self, delivery_id: str, what: str, error: Exception, fields: Mapping[str, object]) -> None:
         """Log that a delivery, for example, "could not be claimed" (``what``) because of an ``error`` of the inbox."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # a later asyncio.run(), whose loop does not have the timer
-            self.flush()
-            self._loop = loop
         text = f"delivery {delivery_id!r} {what}: {describe(error)}"
-        if self._timer is None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_at and not self._counts:
+            self._next_at = now + _LOG_EVERY
             logger.error("%s", text, exc_info=_unknown(error), extra=dict(fields))
-            self._timer = loop.call_later(_LOG_EVERY, self._log_and_continue)
             return
         logger.debug("%s", text, extra=dict(fields))
         self._counts[what] += 1
-        self._last, self._error, self._fields = text, error, fields
+        self._last = text, error, fields
+        if now >= self._next_at:
+            self._next_at = now + _LOG_EVERY
+            self.flush()
 
     def flush(self) -> None:
-        """Log the failures counted so far, without waiting."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._log()
-
-    def _log_and_continue(self) -> None:
-        self._timer = None
-        if self._counts and self._loop is not None:
-            self._timer = self._loop.call_later(_LOG_EVERY, self._log_and_continue)
-            self._log()
-
-    def _log(self) -> None:
-        if not self._counts:
+        """Log the failures that were counted since the last record."""
+        if self._last is None:
             return
-        error, number = self._error, self._counts.total()
-        counted = "; ".join(f"{count} x {what!r}" for what, count in self._counts.items())
+        text, error, fields = self._last
         logger.error(
-            "the inbox failed for more deliveries (%s) within %g s; the last: %s",
-            counted,
-            _LOG_EVERY,
-            self._last,
+            "the inbox failed for more deliveries (%s); the last: %s",
+            "; ".join(f"{count} x {what!r}" for what, count in self._counts.items()),
+            text,
             exc_info=_unknown(error),
-            extra={**self._fields, "count": number},
+            extra={**fields, "count": self._counts.total()},
         )
         self._counts.clear()
-        self._error, self._fields = None, {}
+        self._last = None
 
 
 def describe(error: BaseException) -> str:
@@ -236,9 +219,9 @@ def describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _unknown(error: Exception | None) -> Exception | None:
+def _unknown(error: Exception) -> Exception | None:
     """Return the error if its traceback is worth logging: not for our own errors, and not for an OSError."""
-    return None if error is None or isinstance(error, (BasiqError, OSError)) else error
+    return None if isinstance(error, (BasiqError, OSError)) else error
 
 
 class Receives(Protocol):

@@ -149,7 +149,7 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> Claim:
-            wall, horizon = self._look(connection)
+            wall, horizon = (self._retention or self._make_retention(connection)).read()
             return self._claim(connection, _CLAIM, key, token, lease, horizon, expires=wall + lease + JUMP)
 
         return await self._store.run(work)
@@ -166,7 +166,7 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            _, horizon = self._look(connection)
+            _, horizon = (self._retention or self._make_retention(connection)).read()
             row = connection.execute(_FIND, (horizon, key)).fetchone()
             return row is not None and bool(row[0])
 
@@ -176,7 +176,7 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> float:
-            wall, _ = self._look(connection)
+            wall, _ = (self._retention or self._make_retention(connection)).read()
             began: float = connection.execute("SELECT began FROM clock").fetchone()[0]
             return max(began, wall - self._remember)
 
@@ -186,7 +186,7 @@ class SQLiteInbox:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> int:
-            wall, horizon = self._look(connection)
+            wall, horizon = (self._retention or self._make_retention(connection)).read()
             values = {"key": key, "token": token, "horizon": horizon, "expires": wall + self._remember}
             if not connection.execute(_FAIL, values).rowcount:
                 return 0
@@ -243,7 +243,7 @@ class SQLiteInbox:
         """Run a statement that ends a claim. The future's result is whether it changed the entry."""
 
         def work(connection: sqlite3.Connection) -> bool:
-            wall, horizon = self._look(connection)
+            wall, horizon = (self._retention or self._make_retention(connection)).read()
             times = {"now": self._lease_clock(), "horizon": horizon, "expires": wall + self._remember}
             changed = connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount > 0
             self._tidy(connection, wall, horizon)
@@ -275,14 +275,11 @@ class SQLiteInbox:
             connection.execute("UPDATE inbox SET ends = ? WHERE key = ?", (now + length, key))
         return Claim(ClaimStatus.BUSY, min(ends - now, length), holder)
 
-    def _look(self, connection: sqlite3.Connection) -> tuple[float, float]:
-        """Return the time of the wall clock, and the moment up to which entries are forgotten."""
-        retention = self._retention
-        if retention is None:
-            seen_at, hold_until = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
-            hold_until = -math.inf if hold_until is None else hold_until
-            retention = self._retention = RetentionClock(self._clock, seen_at=seen_at, hold_until=hold_until)
-        return retention.read()
+    def _make_retention(self, connection: sqlite3.Connection) -> RetentionClock:
+        seen_at, hold_until = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
+        hold_until = -math.inf if hold_until is None else hold_until
+        self._retention = RetentionClock(self._clock, seen_at=seen_at, hold_until=hold_until)
+        return self._retention
 
     def _tidy(self, connection: sqlite3.Connection, wall: float, horizon: float) -> None:
         """Delete the oldest entries that are expired, twice as many as came since the last time."""
