@@ -21,7 +21,7 @@ from ...transports.retry import Retrying
 from ..fake._fake import FakeBasiq
 from ..fake._operations import RESOURCES
 from ._shape import FieldShape, places_above
-from ._survey import Seen, Survey
+from ._survey import NOWHERE, Seen, Survey
 
 
 @attrs.frozen
@@ -131,10 +131,10 @@ async def make_full_fake() -> FakeBasiq:
     """Return a fake with webhooks, messages and events of every kind and status."""
     fake = FakeBasiq(page_size=2)  # every list has a next page
     first = fake.add_webhook("https://example.com/one")
+    for event_type in fake.event_types:  # the first events are about one user, who has an entity of each kind
+        fake.emit(event_type, user_id=NOWHERE)
+    await fake.advance(hours=1)  # without a receiver, so that attempts have no response
     fake.seed_messages(20, first, failed=0.5, every=timedelta(minutes=1))
-    for event_type in fake.event_types:
-        fake.emit(event_type)
-    await fake.deliver()  # without a receiver, so that attempts have no response
     fake.emit("user.created")
     fake.add_webhook("https://example.com/two", active=False)
     _, second = fake.webhooks()
