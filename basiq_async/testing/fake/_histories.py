@@ -249,15 +249,19 @@ class Log(Generic[T]):
         found = self._by_id.get(id) or self.kept.get(id.lower())
         return found or next((item for seeded in self.seeded() if (item := seeded.find(id)) is not None), None)
 
+    def count_before(self, moment: datetime, *, at: bool = False) -> int:
+        """Return the number of items that were created before a moment, or also ``at`` it."""
+        bisect = bisect_right if at else bisect_left
+        for begin, segment in zip(reversed(self._starts), reversed(self.segments), strict=True):
+            if found := bisect(segment, moment, key=lambda item: item.created):
+                return begin + found
+        return 0
+
     def scan(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
         """Yield each item and its position, from ``start`` or else from the oldest. Skip items older than ``since``."""
-        start = start or 0
-        first = max(bisect_right(self._starts, start) - 1, 0)
-        for begin, segment in zip(self._starts[first:], self.segments[first:], strict=True):
-            index = max(start - begin, 0)
-            if since is not None:
-                index = bisect_left(segment, since, lo=index, key=_created)
-            for index in range(index, len(segment)):  # noqa: B020  # continues from where it stands
+        start = max(start or 0, 0 if since is None else self.count_before(since))
+        for begin, segment in zip(self._starts, self.segments, strict=True):
+            for index in range(max(start - begin, 0), len(segment)):
                 yield begin + index, self._current(segment[index])
 
     def scan_back(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
@@ -272,7 +276,3 @@ class Log(Generic[T]):
 
     def _current(self, item: T) -> T:
         return self.kept.get(item.id, item) if self.kept else item
-
-
-def _created(item: Recorded) -> datetime:
-    return item.created

@@ -325,30 +325,39 @@ class State:
             if webhook_id is None or webhook.id == webhook_id
         )
 
-    def message_places(self) -> Mapping[int, int]:
-        """Return the number of messages of each webhook, by the webhook's serial number."""
-        return {webhook.serial: len(app.messages[webhook.id]) for app, webhook in self._store.each()}
-
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
         """Return the messages of a webhook, or of all webhooks, newest first."""
         return (message for _, message in self.scan_messages(webhook_id))
 
     def scan_messages(
-        self, webhook_id: str | None = None, before: Mapping[int, int] | None = None
+        self, webhook_id: str | None = None, start: tuple[int, int] | None = None
     ) -> Iterator[tuple[tuple[int, int], Message]]:
         """Return the messages of a webhook, or of all webhooks, newest first, each with its place.
 
-        A place is the webhook's serial number, and the message's position in the webhook's history.
+        A place is the webhook's serial number, and the number of its messages up to this one.
 
-        before: a position for each webhook, by its serial number; only messages before that position are returned.
-            Webhooks that are not in the mapping are left out.
+        start: the place of the first message. Raises ``ConfigurationError`` if no message is there.
         """
-        logs = [
-            _placed(webhook.serial, app.messages[webhook.id], None if before is None else before.get(webhook.serial, 0))
+        logs = {
+            webhook.serial: app.messages[webhook.id]
             for app, webhook in self._store.each()
             if webhook_id is None or webhook.id == webhook_id
-        ]
-        return heapq.merge(*logs, key=lambda placed: placed[1].created, reverse=True)
+        }
+        ends: dict[int, int] = {}
+        if start is not None:
+            serial, end = start
+            first = next(logs[serial].scan(end - 1), None) if serial in logs and end else None
+            if first is None:
+                raise ConfigurationError("there is no message at this place any more")
+            # Of messages of one time, those of the webhook that was added first come first.
+            ends = {
+                each: log.count_before(first[1].created, at=each > serial)
+                for each, log in logs.items()
+                if each != serial
+            }
+            ends[serial] = end
+        placed = (_placed(serial, logs[serial], ends.get(serial)) for serial in sorted(logs))
+        return heapq.merge(*placed, key=lambda placed: placed[1].created, reverse=True)
 
 
 def _check(times: int, status: int | None) -> None:
@@ -363,7 +372,6 @@ def _drop(drop: Drop | bool) -> Drop | None:
     return drop or None
 
 
-def _placed(serial: int, log: Log[Message], before: int | None) -> Iterator[tuple[tuple[int, int], Message]]:
-    if before == 0:
-        return iter(())
-    return (((serial, position), item) for position, item in log.scan_back(None if before is None else before - 1))
+def _placed(serial: int, log: Log[Message], end: int | None) -> Iterator[tuple[tuple[int, int], Message]]:
+    """Return the messages before the position ``end``, newest first, each with its place."""
+    return (((serial, position + 1), item) for position, item in log.scan_back(None if end is None else end - 1))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
 import operator
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -27,7 +26,6 @@ JsonObject = dict[str, object]
 MOST_SCANNED = 5_000
 """Maximum number of items that one call looks at, so that a search of millions of items does not block the fake."""
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
-_PLACES = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(?:\.[0-9]{1,15}-[0-9]{1,15}){0,9999}", re.ASCII)
 
 
 @attrs.frozen
@@ -181,56 +179,33 @@ def _read_number(text: str, _: object) -> int:
 
 
 def page_of(
-    items: Iterator[T],
+    items: Iterable[tuple[str, T]],
     total: int,
     limit: int,
     search: str | None,
     show: Callable[[T], S],
     texts: Callable[[T], Sequence[str]],
-    following: Callable[[T], str],
     wanted: Callable[[T], bool] = lambda item: True,
 ) -> Page[S]:
-    """Return a page of items. ``following`` returns the ``next`` value of a page that begins with an item.
+    """Return a page of items, each of which has the ``next`` of a page that begins with it.
 
     At most ``MOST_SCANNED`` items are looked at, so a page can be short or empty and still have a ``next``.
     """
     sought = (search or "").casefold()
     shown: list[S] = []
-    for looked_at, item in enumerate(items):
+    for looked_at, (place, item) in enumerate(items):
         if len(shown) == limit or looked_at == MOST_SCANNED:
-            return Page(items=tuple(shown), total=total, next=following(item))
+            return Page(items=tuple(shown), total=total, next=place)
         if wanted(item) and (not sought or any(sought in text.casefold() for text in texts(item))):
             shown.append(show(item))
     return Page(items=tuple(shown), total=total, next=None)
 
 
-def page_of_numbered(
-    items: Iterator[tuple[int, T]],
-    total: int,
-    limit: int,
-    search: str | None,
-    start: str | None,
-    show: Callable[[int, T], S],
-    texts: Callable[[T], Sequence[str]],
-) -> Page[S]:
-    """Return a page of numbered items, the highest number first, from the ``start`` that the page before returned."""
-    if start is not None:
-        if not _NUMBER.fullmatch(start):
-            raise _no_such_page()
-        items = itertools.dropwhile(lambda item: item[0] > int(start), items)
-    return page_of(
-        items, total, limit, search, lambda item: show(*item), lambda item: texts(item[1]), lambda item: str(item[0])
-    )
-
-
-def read_places(text: str | None) -> dict[int, int] | None:
-    """Parse a ``next`` of the list of messages: the position up to which each webhook's history was shown."""
+def read_next(text: str | None, numbers: int) -> list[float]:
+    """Return the numbers of a ``next``; without one, infinity. Raises ``ControlError`` if it has another form."""
     if text is None:
-        return None
-    if not _PLACES.fullmatch(text):
-        raise _no_such_page()
-    return {int(serial): int(left) for serial, _, left in (each.partition("-") for each in text.split("."))}
-
-
-def _no_such_page() -> ControlError:
-    return ControlError(400, "not-valid", "next must be the `next` of the page before")
+        return [math.inf] * numbers
+    parts = text.split("-")
+    if len(parts) != numbers or not all(map(_NUMBER.fullmatch, parts)):
+        raise ControlError(400, "not-valid", "next must be the `next` of the page before")
+    return list(map(float, parts))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..._web.access import ControlError
 from ..fake._logs import Violation
 from . import _results as results
-from ._declaration import About, Control, operation, page_of, page_of_numbered, read_places
+from ._declaration import About, Control, operation, page_of, read_next
 from ._results import Items, Page, take
 
 if TYPE_CHECKING:
@@ -33,27 +32,16 @@ async def messages(
     """The messages with their attempts, newest first."""
     fake = control.fake
     upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
-    before = read_places(next)
-    places = dict(fake.message_places() if before is None else before)
-
-    def following(item: tuple[tuple[int, int], Message]) -> str:
-        (serial, position), _ = item
-        return ".".join(f"{name}-{left}" for name, left in {**places, serial: position + 1}.items() if left)
-
-    def items() -> Iterator[tuple[tuple[int, int], Message]]:
-        for item in fake.scan_messages(webhook_id, before):
-            yield item
-            places[item[0][0]] = item[0][1]
-
+    serial, end = read_next(next, 2)
+    found = fake.scan_messages(webhook_id, None if next is None else (int(serial), int(end)))
     return page_of(
-        items(),
+        ((f"{serial}-{end}", message) for (serial, end), message in found),
         fake.count_messages(webhook_id),
         limit,
         search,
-        lambda item: _show_message(results.Message, item[1], upcoming.get(item[1].id)),
-        lambda item: (item[1].id, item[1].event.type_id, item[1].event.id, item[1].event.user_id, item[1].status),
-        following,
-        lambda item: status in (None, item[1].status),
+        lambda each: _show_message(results.Message, each, upcoming.get(each.id)),
+        lambda each: (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status),
+        lambda each: status in (None, each.status),
     )
 
 
@@ -101,13 +89,13 @@ async def event_types(control: Control) -> Items[Any]:
 async def requests(control: Control, search: Search = None, limit: Limit = 100, next: Next = None) -> Page[Any]:
     """The latest requests, newest first."""
     log = control.fake.request_log
-    return page_of_numbered(
-        ((record.number, record) for record in reversed(log)),
+    (newest,) = read_next(next, 1)
+    return page_of(
+        ((str(each.number), each) for each in reversed(log) if each.number <= newest),
         len(log),
         limit,
         search,
-        next,
-        lambda _, record: take(results.Request, record, record.request),
+        lambda record: take(results.Request, record, record.request),
         lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
     )
 
@@ -133,19 +121,24 @@ async def deliveries(
 ) -> Page[Any]:
     """The latest delivery attempts, newest first."""
     fake = control.fake
+    (newest,) = read_next(next, 1)
 
-    def show(number: int, attempt: DeliveredAttempt) -> Any:
+    def show(numbered: tuple[int, DeliveredAttempt]) -> Any:
+        number, attempt = numbered
         headers, body = results.show_headers(attempt.headers), results.show_body(attempt.body)
         return take(results.Delivery, attempt, number=number, attempt=attempt.number, headers=headers, body=body)
 
-    return page_of_numbered(
-        (each for each in fake.numbered_deliveries() if message_id in (None, each[1].message_id)),
+    return page_of(
+        (
+            (str(number), (number, each))
+            for number, each in fake.numbered_deliveries()
+            if number <= newest and message_id in (None, each.message_id)
+        ),
         len(fake.deliveries),
         limit,
         search,
-        next,
         show,
-        lambda attempt: (attempt.message_id, attempt.event_type_id, attempt.event_id, attempt.url, str(attempt.status)),
+        lambda item: (item[1].message_id, item[1].event_type_id, item[1].event_id, item[1].url, str(item[1].status)),
     )
 
 
