@@ -132,10 +132,14 @@ class Deliveries:
         cause = Cause() if current is None else current.cause
         if current is not None:
             cause.count(len(active))
-        event: Event = self._store.record_event(app, type_id, user_id, entity_id, data)
+        ids = self._store.ids
+        event = Event(ids.opaque(), type_id, user_id or ids.uuid(), entity_id or ids.uuid(), now, data)
+        app.events.append(event)
+        app.entities[event.path] = event
         attempts: list[PlannedAttempt] = []
         for webhook in active:
-            message = self._store.record_message(app, webhook, event, text)
+            message = Message(ids.uuid(), webhook.id, event, now, text)
+            app.messages[webhook.id].append(message)
             attempts.append(PlannedAttempt(now, app, webhook, message, 1, False, cause))
         return self._plan(
             event, attempts, tuple(_describe_inactive(each, now) for each in chosen if each not in active)

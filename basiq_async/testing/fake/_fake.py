@@ -18,12 +18,13 @@ from . import _snapshots as snapshots
 from ._agenda import Cause, PlannedAttempt
 from ._clock import LATEST, Clock, ManualClock, MovableClock, SystemClock, as_seconds
 from ._deliveries import Emission
-from ._histories import IdFactory
+from ._faults import take_fault
+from ._histories import IdFactory, uuid_text
 from ._logs import RequestRecord
 from ._operations import Call, find_operation
 from ._responses import Quirks, Refusal, Renderer, error_response
 from ._state import State
-from ._store import Store, make_applications, require
+from ._store import Application, Store, require
 from ._timeline import Timeline
 from .catalog import EVENT_TYPES
 
@@ -90,7 +91,11 @@ class FakeBasiq(State):
         require(0 <= cool_off <= _LONGEST_COOL_OFF, f"cool_off must be from 0 seconds to 10 years, not {cool_off!r}")
         require(not isinstance(api_keys, str), "api_keys is a sequence of keys, not one key")
         keys = [self.DEFAULT_API_KEY] if api_keys is None else api_keys
-        applications = make_applications(keys)
+        names = keys if isinstance(keys, Mapping) else {}
+        applications = {
+            key: Application(names.get(key) or uuid_text(number.to_bytes(16, "big")))
+            for number, key in enumerate(keys, 1)
+        }
         require(bool(applications), "api_keys is empty: pass at least one key for the fake to accept")
         if seed is None:
             seed = secrets.token_hex(8)
@@ -285,7 +290,7 @@ class FakeBasiq(State):
         record = RequestRecord(self._received, self.clock(), request, path)
         self._requests.append(record)
         self._violations.take_codes()
-        fault = self._faults.take(request.method, path)
+        fault = take_fault(self._faults, request.method, path)
         if fault is None:
             exchange = Exchange(self._respond(request, origin + prefix, path, query), self._latency, record)
         else:

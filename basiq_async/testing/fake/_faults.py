@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Generic, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import attrs
 
@@ -60,30 +60,15 @@ class DeliveryFault:
 F = TypeVar("F", Fault, DeliveryFault)
 
 
-class Faults(Generic[F]):
-    """The faults for what comes next. The first that matches is used."""
-
-    def __init__(self) -> None:
-        self._waiting: list[F] = []
-
-    def add(self, fault: F) -> None:
-        self._waiting.append(fault)
-
-    def waiting(self) -> tuple[F, ...]:
-        return tuple(self._waiting)
-
-    def clear(self) -> None:
-        self._waiting.clear()
-
-    def take(self, *what: str) -> F | None:
-        """Return the first fault that matches, and reduce its remaining count."""
-        for fault in self._waiting:
-            if fault.matches(*what):
-                fault.left -= 1
-                if not fault.left:
-                    self._waiting.remove(fault)
-                return fault
-        return None
+def take_fault(faults: list[F], *what: str) -> F | None:
+    """Return the first fault that matches, and reduce its remaining count."""
+    for fault in faults:
+        if fault.matches(*what):
+            fault.left -= 1
+            if not fault.left:
+                faults.remove(fault)
+            return fault
+    return None
 
 
 class Outages:
@@ -94,7 +79,7 @@ class Outages:
 
     def __init__(self) -> None:
         self.down: dict[str | None, int | None] = {}
-        self.faults: Faults[DeliveryFault] = Faults()
+        self.faults: list[DeliveryFault] = []
 
     def clear(self) -> None:
         self.down.clear()
@@ -106,4 +91,4 @@ class Outages:
             if place in self.down:
                 status = self.down[place]
                 return DeliveryFault(1, url, status, None if status is not None else "request")
-        return self.faults.take(url)
+        return take_fault(self.faults, url)

@@ -29,7 +29,7 @@ def digest(*parts: object, size: int = 16) -> bytes:
 def uuid_text(raw: bytes) -> str:
     """Return 16 bytes as the text of a version 4 UUID."""
     text = raw.hex()
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[raw[8] & 3]}{text[17:20]}-{text[20:]}"
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[raw[8] >> 4 & 3]}{text[17:20]}-{text[20:]}"
 
 
 class IdFactory:
@@ -55,9 +55,7 @@ class SeededIds:
     """Computes the identifiers of items 0, 1, 2, ... of a lazy collection, and the index from an identifier."""
 
     def __init__(self, *name: object) -> None:
-        uuid_tag = uuid_text(digest("uuid", *name))
-        self._uuid_tag = uuid_tag[:19]
-        self._hex_tag = digest("hex", *name, size=24).hex()
+        self._tag = digest("ids", *name, size=24).hex()
         self._offset = int.from_bytes(digest("offset", *name, size=7), "big")
 
     def scatter(self, index: int) -> int:
@@ -65,29 +63,19 @@ class SeededIds:
         return ((index + self._offset) * _STEP) & _MASK
 
     def uuid(self, index: int) -> str:
-        tail = f"{_VARIANT | self.scatter(index):016x}"
-        return f"{self._uuid_tag}{tail[:4]}-{tail[4:]}"
+        return uuid_text(bytes.fromhex(f"{self._tag[:16]}{_VARIANT | self.scatter(index):016x}"))
 
     def hex(self, index: int) -> str:
-        return f"{self._hex_tag}{self.scatter(index):016x}"
+        return f"{self._tag}{self.scatter(index):016x}"
 
-    def index_of_uuid(self, text: str) -> int | None:
-        text = text.lower()
-        if not text.startswith(self._uuid_tag) or len(text) != 36:
-            return None
-        return self._index(text[19:].replace("-", ""), _VARIANT)
-
-    def index_of_hex(self, text: str) -> int | None:
-        if not text.startswith(self._hex_tag) or len(text) != 64:
-            return None
-        return self._index(text[48:], 0)
-
-    def _index(self, tail: str, variant: int) -> int | None:
+    def index_of(self, id: str) -> int | None:
+        """Return the index of an identifier in one of the two forms; None for a foreign one."""
         try:
-            scattered = int(tail, 16) ^ variant
+            scattered = int(id.replace("-", "")[-16:], 16) & _MASK
         except ValueError:
             return None
-        return ((scattered * _BACK) - self._offset) & _MASK if scattered <= _MASK else None
+        index = ((scattered * _BACK) - self._offset) & _MASK
+        return index if id == self.hex(index) or id.lower() == self.uuid(index) else None
 
 
 class Recorded(Protocol):
@@ -106,19 +94,18 @@ T = TypeVar("T", bound=Recorded)
 class Seeded(Generic[T]):
     """Items that are made anew at each access, so that a long history needs no memory."""
 
+    ids: SeededIds
+
     def __len__(self) -> int:
         raise NotImplementedError
 
     def __getitem__(self, index: int, /) -> T:
         raise NotImplementedError
 
-    def index_of(self, id: str) -> int | None:
-        """Return the index that an id belongs to; None for a foreign id."""
-        raise NotImplementedError
-
     def find(self, id: str) -> T | None:
-        index = self.index_of(id)
-        return None if index is None or index >= len(self) else self[index]
+        """Return the item with an id; None for a foreign id."""
+        index = self.ids.index_of(id)
+        return None if index is None or index >= len(self) or (item := self[index]).id != id.lower() else item
 
 
 def _users(name: object) -> tuple[str, ...]:
@@ -151,14 +138,11 @@ class SeededEvents(Seeded[Event]):
         type_id, user_id = self.types[(chance >> 32) % len(self.types)], self.users[(chance >> 16) % USERS]
         return Event(self.ids.hex(index), type_id, user_id, self.ids.uuid(index), self.first + index * self.every)
 
-    def index_of(self, id: str) -> int | None:
-        return self.ids.index_of_hex(id)
-
     def find_entity(self, path: str) -> Event | None:
         """Return the event that is about the entity at ``path``; None if no event is."""
         parts = path.split("/")
         if len(parts) > 4:
-            index = self.ids.index_of_uuid(parts[4])
+            index = self.ids.index_of(parts[4])
             event = None if index is None or index >= self.count else self[index]
             return event if event is not None and event.path == path else None
         if len(parts) < 3 or parts[2] not in self.users:
@@ -190,9 +174,6 @@ class SeededMessages(Seeded[Message]):
         response, status = ("OK", 200) if ok else ("Internal Server Error", 500)
         attempt = Attempt(f"{chance:016x}", self.url, response, status, event.created, ok)
         return Message(self.ids.uuid(index), self.webhook_id, event, event.created, None, (attempt,))
-
-    def index_of(self, id: str) -> int | None:
-        return self.ids.index_of_uuid(id)
 
 
 class Log(Generic[T]):

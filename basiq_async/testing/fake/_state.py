@@ -11,11 +11,11 @@ import attrs
 
 from ...errors import ConfigurationError
 from ...transports.base import Request
-from ._clock import Clock
+from ._clock import Clock, as_seconds
 from ._deliveries import DeliveredAttempt, Deliveries, Emission
 from ._endpoints import Receiver, adapt
-from ._faults import DeliveryFault, Drop, Fault, Faults
-from ._histories import Log
+from ._faults import DeliveryFault, Drop, Fault
+from ._histories import Log, SeededEvents, SeededMessages
 from ._logs import Changes, Recent, RequestRecord, Violation, Violations, size_of
 from ._records import Message, Webhook
 from ._responses import secret_text
@@ -45,7 +45,7 @@ class State:
         self._tokens = Tokens(store, self._violations)
         self._deliveries = Deliveries(store, self._violations, self._changes, timeout=delivery_timeout)
         self._timeline = self._deliveries.timeline
-        self._faults: Faults[Fault] = Faults()
+        self._faults: list[Fault] = []
         self._requests: Recent[RequestRecord] = Recent(
             lambda record: size_of(record.request.headers, record.request.body, record.request.url)
         )
@@ -104,8 +104,16 @@ class State:
         types = tuple(event_types) if event_types is not None else webhook.events
         self._store.check_types(types)
         require(bool(types), "event_types must name at least one event type")
-        step = every if isinstance(every, timedelta) else timedelta(seconds=every)
-        self._store.seed_messages(app, webhook, n, every=step, failed=failed, types=types)
+        log, now, step = app.messages[webhook.id], self.clock(), timedelta(seconds=as_seconds(every))
+        if log.newest is not None:
+            step = min(step, (now - log.newest.created) / (n + 1))
+        try:
+            first = now - n * step
+        except OverflowError:
+            raise ConfigurationError("the history would begin before the year 1") from None
+        events = SeededEvents((self._store.seed, webhook.id, len(log)), types, first, step, n)
+        log.extend(SeededMessages(webhook.id, webhook.url, events, failed))
+        app.events.extend(events)
         self._changes.note()
         return webhook_id
 
@@ -143,7 +151,7 @@ class State:
         if retry_after is not None:
             extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
         raw = body.encode() if isinstance(body, str) else body
-        self._faults.add(Fault(times, method, path, status, extra, raw, delay, _drop(drop), loop))
+        self._faults.append(Fault(times, method, path, status, extra, raw, delay, _drop(drop), loop))
         self._changes.note()
 
     def fail_deliveries(
@@ -159,7 +167,7 @@ class State:
         """
         require((status is None) is bool(drop), "say what goes wrong with the deliveries: either status or drop")
         _check(times, status)
-        self._deliveries.outages.faults.add(DeliveryFault(times, url, status, _drop(drop)))
+        self._deliveries.outages.faults.append(DeliveryFault(times, url, status, _drop(drop)))
         self._changes.note()
 
     def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
@@ -276,12 +284,12 @@ class State:
     @property
     def faults(self) -> Sequence[Fault]:
         """The faults for the next requests."""
-        return self._faults.waiting()
+        return tuple(self._faults)
 
     @property
     def delivery_faults(self) -> Sequence[DeliveryFault]:
         """The faults for the next deliveries."""
-        return self._deliveries.outages.faults.waiting()
+        return tuple(self._deliveries.outages.faults)
 
     @property
     def violations(self) -> Sequence[Violation]:

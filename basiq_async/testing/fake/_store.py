@@ -11,7 +11,7 @@ import attrs
 
 from ...errors import ConfigurationError
 from ._clock import Clock
-from ._histories import IdFactory, Log, SeededEvents, SeededMessages, uuid_text
+from ._histories import IdFactory, Log, SeededEvents
 from ._records import Event, Message, Webhook
 from ._responses import Quirks
 
@@ -144,55 +144,3 @@ class Store:
         app.webhooks[webhook.id] = webhook
         app.messages[webhook.id] = Log()
         return webhook
-
-    def record_event(
-        self,
-        app: Application,
-        type_id: str,
-        user_id: str | None,
-        entity_id: str | None,
-        data: dict[str, object] | None,
-    ) -> Event:
-        ids = self.ids
-        event = Event(ids.opaque(), type_id, user_id or ids.uuid(), entity_id or ids.uuid(), self.clock(), data)
-        app.events.append(event)
-        app.entities[event.path] = event
-        return event
-
-    def record_message(self, app: Application, webhook: Webhook, event: Event, text: str | None = None) -> Message:
-        message = Message(self.ids.uuid(), webhook.id, event, self.clock(), text)
-        app.messages[webhook.id].append(message)
-        return message
-
-    def seed_messages(
-        self,
-        app: Application,
-        webhook: Webhook,
-        count: int,
-        *,
-        every: timedelta,
-        failed: float,
-        types: tuple[str, ...],
-    ) -> None:
-        """Give a webhook a history of ``count`` messages, of which the newest is just before now."""
-        log = app.messages[webhook.id]
-        now = self.clock()
-        if log.newest is not None:
-            every = min(every, (now - log.newest.created) / (count + 1))
-        name = (self.seed, webhook.id, len(log))
-        try:
-            first = now - count * every
-        except OverflowError:
-            raise ConfigurationError("the history would begin before the year 1") from None
-        events = SeededEvents(name, types, first, every, count)
-        log.extend(SeededMessages(webhook.id, webhook.url, events, failed))
-        app.events.extend(events)
-
-
-def make_applications(api_keys: Mapping[str, str] | Iterable[str]) -> dict[str, Application]:
-    """Return an application for each key, with its name in the mapping or else a UUID."""
-    names = api_keys if isinstance(api_keys, Mapping) else {}
-    return {
-        key: Application(names.get(key) or uuid_text(number.to_bytes(16, "big")))
-        for number, key in enumerate(api_keys, 1)
-    }

@@ -24,9 +24,9 @@ def messages_path(webhook_id: str) -> str:
 def test_a_seeded_id_leads_back_to_its_index(index: int, name: str) -> None:
     ids = SeededIds(name)
     assert UUID.fullmatch(ids.uuid(index))
-    assert ids.index_of_uuid(ids.uuid(index)) == index
-    assert ids.index_of_uuid(ids.uuid(index).upper()) == index
-    assert ids.index_of_hex(ids.hex(index)) == index
+    assert ids.index_of(ids.uuid(index)) == index
+    assert ids.index_of(ids.uuid(index).upper()) == index
+    assert ids.index_of(ids.hex(index)) == index
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,10 @@ def test_a_seeded_id_leads_back_to_its_index(index: int, name: str) -> None:
 )
 def test_an_id_that_is_not_seeded_leads_nowhere(change: Any) -> None:
     ids = SeededIds("a")
-    assert ids.index_of_uuid(change(ids.uuid(5))) is None
-    assert ids.index_of_hex(change(ids.hex(5))) is None
-    assert ids.index_of_hex(ids.hex(5)[:48] + "f" * 16) is None
+    assert ids.index_of(change(ids.uuid(5))) is None
+    assert ids.index_of(change(ids.hex(5))) is None
+    assert ids.index_of(ids.hex(5)[:48] + "f" * 16) is None
+    assert ids.index_of(SeededIds("b").hex(5)) is None
 
 
 def test_a_seeded_history_ends_as_a_list_does() -> None:
