@@ -10,14 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import attrs
 import typer
 
 from .._redaction.text import json_line
 from .._wire.hosts import show_url
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError, RequestTimeoutError
-from ._messages import MessageView, message_details, show_reading
+from ._messages import MESSAGE, message_details, show_reading
 from ._options import (
     SECRET_VARIABLE,
     EndpointSecretFile,
@@ -138,19 +137,6 @@ def _pair(line: str) -> tuple[str, str]:
 _POLL = 1.0
 
 
-@attrs.frozen(kw_only=True)
-class _Sent:
-    """A delivery that was sent from here, and its outcome."""
-
-    id: str
-    event_type_id: Any
-    event_id: Any
-    url: str
-    status: int | None
-    accepted: bool
-    error: str | None
-
-
 async def trigger(
     event_type: Annotated[
         str, typer.Argument(help="The event type, such as user.created.", autocompletion=complete_event_type)
@@ -213,7 +199,7 @@ async def trigger(
         finally:
             live(None)
             for message in arrivals.found.values():
-                output.one(MessageView.of(message), message_details(message))
+                output.one(message, MESSAGE, message_details(message))
     for message in arrivals.found.values():
         if not message.delivered:
             why = "was not accepted by the endpoint" if message.attempts else "has no attempt yet"
@@ -243,15 +229,15 @@ async def _send(output: Output, payload: dict[str, Any], to: str, message_id: st
     headers = sign(read_secrets(secret_file), message_id, datetime.now(UTC), body)
     async with Forwarder(to) as forwarder:
         done = await forwarder.post({**headers, "content-type": "application/json"}, body)
-    sent = _Sent(
-        id=message_id,
-        event_type_id=payload.get("eventTypeId"),
-        event_id=payload.get("eventId"),
-        url=show_url(to),  # its query can hold a key
-        status=None if done.error else done.status,
-        accepted=done.accepted,
-        error=done.error,
-    )
+    sent = {
+        "id": message_id,
+        "event_type_id": payload.get("eventTypeId"),
+        "event_id": payload.get("eventId"),
+        "url": show_url(to),  # its query can hold a key
+        "status": None if done.error else done.status,
+        "accepted": done.accepted,
+        "error": done.error,
+    }
     output.one(sent)
     return 0 if done.accepted else 1
 

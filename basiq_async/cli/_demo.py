@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,8 +46,6 @@ async def demo(
 
 _EVENTS = ("consent.revoked", "consent.expired", "account.updated")
 _BEFORE, _DURING, _DISABLED = 12, 20, 9
-_START = 60.0
-"""Seconds that the mock may take to start."""
 
 
 class UntrueError(BasiqError):
@@ -183,9 +179,11 @@ async def tell(messages: int) -> None:
                 true=not fake.violations,
             )
 
-    steps.chapter("A long history, from a mock in a process of its own")
-    async with _mock(messages) as ready, BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
-        streamed = await stream(basiq.messages.list(ready["webhook_id"]), messages)
+    steps.chapter("A long history")
+    fake = FakeBasiq()
+    webhook_id = fake.seed_messages(messages)
+    async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
+        streamed = await stream(basiq.messages.list(webhook_id), messages)
         steps.confirm(streamed.text, true=streamed.seen == messages == streamed.distinct)
     write("")
     took = time.perf_counter() - began
@@ -193,30 +191,6 @@ async def tell(messages: int) -> None:
     write("examples/recover_after_outage.py:")
     write("")
     write_lines(_example_file().read_text(encoding="utf-8").rstrip().splitlines())
-
-
-@asynccontextmanager
-async def _mock(messages: int) -> AsyncIterator[dict[str, str]]:
-    """Run ``basiq-async mock``, and yield the JSON object that it prints when it is ready."""
-    import asyncio
-
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from basiq_async.cli import main; main()",
-        "mock", "--port", "0", "--json", "--seed-messages", str(messages),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None  # noqa: S101  # because stdout is a pipe
-        async with asyncio.timeout(_START):
-            line = await process.stdout.readline()
-        if not line:
-            raise UntrueError("this did not come true: a mock starts in a process of its own")
-        ready: dict[str, str] = json.loads(line)
-        yield ready
-    finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        await process.communicate()
 
 
 async def read_live(basiq: BasiqClient, most: int) -> None:

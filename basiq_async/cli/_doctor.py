@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
@@ -18,7 +17,7 @@ from ._inboxes import InboxPlace, Receiver, open_checkpoints, open_inbox, open_r
 from ._options import SECRET_VARIABLE, Json, check_new_file, complete_webhook, option, read_secrets
 from ._output import live, note, session
 from ._profiles import find_settings
-from ._results import Column, Output, cell_text, view_of
+from ._results import Column, Output, Row, View, cell_text
 from ._run import make_client
 from ._runs import find_recoveries, name_checkpoint
 
@@ -27,85 +26,44 @@ if TYPE_CHECKING:
     from ..testing import Difference
 
 
-@attrs.frozen(kw_only=True)
-class ProblemView:
-    """A problem, with the command that helps as a line for a shell."""
-
-    code: str
-    text: str
-    command: str | None
-
-    @classmethod
-    def of(cls, problems: Iterable[Problem]) -> Sequence[Self]:
-        """Return the views of problems."""
-        return [
-            cls(code=each.code, text=str(each), command=shell_line(each.command) if each.command else None)
-            for each in problems
-        ]
+def problem_rows(problems: Iterable[Problem]) -> Sequence[Row]:
+    """Return problems as JSON shows them: with the command that helps as a line for a shell."""
+    return [
+        {"code": each.code, "text": each.text, "command": shell_line(each.command) if each.command else None}
+        for each in problems
+    ]
 
 
-def problem_details(problems: Iterable[ProblemView], name: str = "problem") -> Iterable[tuple[str, Any]]:
+def problem_details(problems: Iterable[Problem], name: str = "problem") -> Iterable[tuple[str, Any]]:
     """Yield the names and texts of problems, each with the command that helps."""
     for each in problems:
         yield name, each.text
         if each.command:
-            yield "what helps", each.command
+            yield "what helps", shell_line(each.command)
 
 
-@attrs.frozen(kw_only=True)
-class DiagnosisView:
-    """The state of a webhook."""
-
-    id: str
-    url: str
-    status: str | None
-    healthy: bool
-    problems: Sequence[ProblemView]
-    cool_off_left: float | None
-    failed_share: float | None
-    by_status: Mapping[str, int]
-    disabled_at: datetime | None
-    last_success: datetime | None
-    first_failure: datetime | None
-    oldest_undelivered: datetime | None
-    undelivered: int
-    never_sent: int
-    recovered: int
-    dead_letters: int
-    given_up: int
-    quarantined: int
-    out_of_reach: Sequence[Any]
-    endpoint_status: int | None
-    endpoint_error: str | None
-    looked_at: int
-    earliest: datetime | None
-    latest: datetime | None
-    complete: bool
-
-    @classmethod
-    def of(cls, found: Diagnosis) -> DiagnosisView:
-        """Return the view of a diagnosis."""
-        return view_of(
-            cls,
-            found,
-            id=found.webhook.id,
-            url=found.webhook.url,
-            problems=ProblemView.of(found.problems),
-            by_status={"none" if code is None else str(code): count for code, count in found.by_status.items()},
-            out_of_reach=[{"since": since, "until": until} for since, until in found.out_of_reach],
-            endpoint_status=found.endpoint.status if found.endpoint else None,
-            endpoint_error=found.endpoint.error if found.endpoint else None,
-        )
+_DIAGNOSIS: View[Diagnosis] = View(
+    "id url status healthy problems cool_off_left failed_share by_status disabled_at last_success first_failure "
+    "oldest_undelivered undelivered never_sent recovered dead_letters given_up quarantined out_of_reach "
+    "endpoint_status endpoint_error looked_at earliest latest complete",
+    id=lambda found: found.webhook.id,
+    url=lambda found: found.webhook.url,
+    problems=lambda found: problem_rows(found.problems),
+    by_status=lambda found: {str(code or "none"): count for code, count in found.by_status.items()},
+    out_of_reach=lambda found: [{"since": since, "until": until} for since, until in found.out_of_reach],
+    endpoint_status=lambda found: found.endpoint.status if found.endpoint else None,
+    endpoint_error=lambda found: found.endpoint.error if found.endpoint else None,
+)
 
 
-def _diagnosis_details(found: DiagnosisView) -> Iterable[tuple[str, Any]]:
-    yield "webhook", found.id
-    yield "url", found.url
+def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
+    yield "webhook", found.webhook.id
+    yield "url", found.webhook.url
     yield "status", found.status
     if found.cool_off_left:
         yield "cool-off left", f"{found.cool_off_left:.0f} s at most"
-    if found.endpoint_status is not None or found.endpoint_error is not None:
-        yield "signed test", found.endpoint_error or found.endpoint_status
+    if found.endpoint is not None:
+        yield "signed test", found.endpoint.error or found.endpoint.status
     if found.disabled_at is not None:
         yield "disabled at", found.disabled_at
     yield "last success", found.last_success
@@ -113,8 +71,10 @@ def _diagnosis_details(found: DiagnosisView) -> Iterable[tuple[str, Any]]:
         yield "first failure", found.first_failure
     if found.oldest_undelivered is not None:
         yield "undelivered since", found.oldest_undelivered
-    counts = [f"{count:,} with {code}" for code, count in found.by_status.items()]
-    yield "attempts in 24 h", ", ".join(counts).replace("with none", "without a response") or "none"
+    counts = [
+        f"{count:,} {f'with {code}' if code else 'without a response'}" for code, count in found.by_status.items()
+    ]
+    yield "attempts in 24 h", ", ".join(counts) or "none"
     if found.failed_share:
         yield "failed of late", f"{found.failed_share:.0%} of the attempts, for messages that are still undelivered"
     yield "to recover", f"{found.undelivered:,} messages, {found.never_sent:,} events without a message"
@@ -184,8 +144,8 @@ async def doctor(
                 test=test,
             )
             live(None)
-            view = DiagnosisView.of(attrs.evolve(diagnosis, receiver=receiver, checkpoint=checkpoint))
-            output.one(view, _diagnosis_details(view))
+            diagnosis = attrs.evolve(diagnosis, receiver=receiver, checkpoint=checkpoint)
+            output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
             healthy = healthy and diagnosis.healthy
     if not healthy:
         return 1
@@ -217,11 +177,12 @@ async def _recovered_by(webhook_id: str, url: str, checkpoint: str | None) -> Re
     return found
 
 
-_DIFFERENCES: Sequence[Column[Difference]] = (
-    Column("REQUEST", lambda found: found.request),
-    Column("WHERE", lambda found: found.where, flexible=16),
-    Column("REAL", lambda found: found.real, flexible=16),
-    Column("FAKE", lambda found: found.fake, flexible=16),
+_DIFFERENCE: View[Difference] = View(
+    "request where real fake",
+    Column("REQUEST", "request"),
+    Column("WHERE", "where", flexible=16),
+    Column("REAL", "real", flexible=16),
+    Column("FAKE", "fake", flexible=16),
 )
 
 
@@ -244,7 +205,7 @@ async def compare(
         check_new_file(shapes)
     settings = find_settings()
     found = await compare_with_fake(settings.api_key, base_url=settings.base_url)
-    Output(json).rows(found.differences, _DIFFERENCES)
+    Output(json).rows(found.differences, _DIFFERENCE)
     if shapes is not None:
         found.write_shapes(shapes)
         note(f"the shapes were written to {shapes!r}, without values")

@@ -7,12 +7,11 @@ import json
 import math
 import random
 import re
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -23,11 +22,11 @@ from ..models import Message
 from ..replay import HttpTarget, Replay, SQLiteCheckpoint, Target, Where, event_types, message_time
 from ..replay.protocol import Commit
 from ..replay.shared import TOP, WINDOW, Feed, Part, Place, write_text
-from ._listen import ListenOptions, watching_reader
-from ._options import check_event_types, duration, explain
-from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
-from ._results import ABSENT, Output
-from ._run import make_client, stopping, wait_patiently
+from ._listen import ListenOptions, Showing
+from ._options import check_event_types, duration, explain, read_secrets
+from ._output import OutputClosedError, OutputError, live, note
+from ._results import Row, View
+from ._run import make_client, wait_patiently
 from ._runs import ProgressLine
 
 if TYPE_CHECKING:
@@ -122,44 +121,29 @@ class History:
         return sorted(fresh, key=lambda message: message_time(message) or _LONG_AGO)
 
 
-@attrs.frozen(kw_only=True)
-class Polled:
-    """A message that ``listen --poll`` read."""
-
-    result: str
-    message_id: str
-    event_type_id: str | None
-    event_id: str | None
-    webhook_id: str | None
-    error: str | None
-    body: Any = ABSENT
+_POLLED: View[Row] = View("result message_id event_type_id event_id webhook_id error body")
 
 
-class Polling:
+class Polling(Showing):
     """Reads the new messages of one or all webhooks, and posts them to a service if ``forward_to`` names one.
 
     Each webhook is a replay job. Its checkpoint remembers which messages were handled, so that the next run begins
     with the messages that were missed. While no messages come, the time between requests grows to a minute.
     """
 
-    def __init__(self, output: Output, options: ListenOptions, secrets: Sequence[str]) -> None:
-        if options.webhook_id is None and options.checkpoint is not None:
+    def __init__(self, options: ListenOptions) -> None:
+        super().__init__(options, "accepted", "failed")
+        if options.poll is None and options.checkpoint is not None:
             raise ConfigurationError("--checkpoint is for one webhook: with --all, each webhook has its own file")
         if not math.isfinite(options.every):
             raise ConfigurationError("--every must be a finite number of seconds")
-        if session().stdout_closed and options.forward_to is None:
-            raise ConfigurationError("standard output is closed: nobody could see the messages")
-        self._output = output
-        self._options = options
-        self._secrets = secrets
+        forwards = options.forward_to is not None
+        self._secrets = read_secrets(options.secret_file, options.secret) if forwards else []
         self._back = duration(options.since, "--since") if options.since is not None else timedelta()
-        self._stop = asyncio.Event()
-        self._failure: Exception | None = None
         self._jobs: dict[str, Replay | None] = {}
         """The job of each webhook; None before the start of its first run is known."""
         self._under_way: set[str] = set()
         """The ids of messages whose delivery has begun and has not ended."""
-        self._counts = {"accepted": 0, "failed": 0}
         self._progress = ProgressLine()
 
     async def run(self) -> None:
@@ -172,7 +156,7 @@ class Polling:
             if options.forward_to is not None:
                 target = HttpTarget(options.forward_to, self._secrets, connections=_CONCURRENCY)
                 await stack.enter_async_context(target)
-            ids = [options.webhook_id] if options.webhook_id else [each.id async for each in basiq.webhooks.list()]
+            ids = [options.poll] if options.poll else [each.id async for each in basiq.webhooks.list()]
             if not ids:
                 raise ConfigurationError("there is no webhook to poll")
             self._jobs = dict.fromkeys(ids)
@@ -187,20 +171,14 @@ class Polling:
             async def poll() -> int:
                 return sum([await self._read(basiq, each, target) for each in list(self._jobs)])
 
-            stack.enter_context(stopping(self._end, busy=lambda: bool(self._under_way)))
-            stack.enter_context(watching_reader(self._reader_left))
-            await follow_up(poll, first=options.every, longest=slowest, stop=self._stop)
-        live(None)
-        if is_terminal(sys.stderr):
-            note(self._text, **self._counts)
-        if self._failure is not None:
-            raise self._failure
+            stack.enter_context(self.until_end(lambda: bool(self._under_way)))
+            await follow_up(poll, first=options.every, longest=slowest, stop=self._done)
         if failed := self._counts["failed"]:
             note(f"{failed:,} messages were not accepted; 'basiq-async messages resend' posts them again")
 
     async def _read(self, basiq: BasiqClient, webhook_id: str, target: HttpTarget | None) -> int:
         """Deliver the new messages of one webhook, and return how many there were."""
-        if self._stop.is_set():
+        if self._done.is_set():
             return 0
         try:
             job = self._jobs[webhook_id]
@@ -217,7 +195,7 @@ class Polling:
             note(f"the webhook {webhook_id} was deleted; the others are polled")
             return 0
         finally:
-            live(f"{self._text}; Ctrl-C ends")
+            live(f"{self.status}; Ctrl-C ends")
 
     async def _make_job(self, basiq: BasiqClient, webhook_id: str, target: HttpTarget | None) -> Replay:
         path = self._options.checkpoint or _default_path(webhook_id, self._options.forward_to)
@@ -258,7 +236,7 @@ class Polling:
     def begin(self, message: Message) -> None:
         """Record that the delivery of a message begins. Raises ``_NotShownError`` if the program is about to end."""
         limit, shown = self._options.limit, sum(self._counts.values())
-        if self._stop.is_set() or (limit and shown + len(self._under_way - {message.id}) >= limit):
+        if self._done.is_set() or (limit and shown + len(self._under_way - {message.id}) >= limit):
             raise _NotShownError("the program is ending: this message will be the first of the next run")
         self._under_way.add(message.id)
 
@@ -268,50 +246,31 @@ class Polling:
         self._under_way.discard(message.id)
         self._counts["failed" if error else "accepted"] += 1
         result = "failed" if error else "forwarded" if forwarding else "received"
+        row: dict[str, object] = {
+            "result": result,
+            "message_id": message.id,
+            "event_type_id": message.event_type_id,
+            "event_id": message.event_id,
+            "webhook_id": message.webhook_id,
+            "error": error,
+        }
+        if self._options.body:
+            row["body"] = dict(message.payload)
         try:
-            self._show(message, result, error)
+            self.show(row, _POLLED, result, message.event_type_id, message.id, error)
         except (OutputClosedError, OutputError) as exc:
-            self._fail(exc)
+            self.fail(exc)
         if self._options.limit and sum(self._counts.values()) >= self._options.limit:
-            self._end()
+            self.stop()
         if self._failure is not None and not forwarding:
             raise _NotShownError("nobody saw this message")
 
-    def _show(self, message: Message, result: str, error: str | None) -> None:
-        body = dict(message.payload) if self._options.body else ABSENT
-        if self._output.as_json:
-            polled = Polled(
-                result=result,
-                message_id=message.id,
-                event_type_id=message.event_type_id,
-                event_id=message.event_id,
-                webhook_id=message.webhook_id,
-                error=error,
-                body=body,
-            )
-            self._output.one(polled)
-        else:
-            write("  ".join(str(word) for word in (result, message.event_type_id, message.id, error) if word))
-            if self._options.body:
-                write_lines(json.dumps(body, indent=2).splitlines())
-        flush()
-
-    @property
-    def _text(self) -> str:
-        return f"{self._counts['accepted']:,} accepted, {self._counts['failed']:,} failed"
-
-    def _end(self) -> None:
-        self._stop.set()
+    def stop(self) -> None:
+        """See ``Showing``."""
+        super().stop()
         for job in self._jobs.values():
             if job is not None:
                 job.stop()
-
-    def _reader_left(self) -> None:
-        self._fail(OutputClosedError())
-
-    def _fail(self, exc: Exception) -> None:
-        self._failure = self._failure or exc
-        self._end()
 
 
 class _NotShownError(ReplayError):

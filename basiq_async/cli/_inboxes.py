@@ -16,7 +16,7 @@ import typer
 from ..errors import BasiqError, CheckpointError, ConfigurationError, InboxError
 from ._options import Json, Yes, option
 from ._output import note, session
-from ._results import Column, Output, view_of
+from ._results import Column, Output, View
 from ._run import confirm, make_client
 from ._runs import find_recoveries
 
@@ -56,33 +56,24 @@ async def open_receiver(place: str) -> AsyncIterator[WebhookReceiver]:
     """
     from ..receiver import WebhookReceiver
 
-    found = _load(place)
-    if callable(found) and not isinstance(found, WebhookReceiver):
-        try:
-            found = found()
-        except Exception as exc:
-            raise name_failure(place, exc) from exc
-    if isinstance(found, WebhookReceiver):
-        try:
-            yield found
-        finally:
-            await found.aclose()
-            close = getattr(found.inbox, "aclose", None)
-            if close is not None:
-                await close()
-        return
-    if not isinstance(found, AbstractAsyncContextManager):
-        raise ConfigurationError(f"{place!r} is a {type(found).__name__}, not a WebhookReceiver")
     async with AsyncExitStack() as stack:
+        found = _load(place)
         try:
-            made = await stack.enter_async_context(found)
+            if callable(found) and not isinstance(found, WebhookReceiver):
+                found = found()
+            if isinstance(found, WebhookReceiver):
+                if (close := getattr(found.inbox, "aclose", None)) is not None:
+                    stack.push_async_callback(close)
+                stack.push_async_callback(found.aclose)
+            elif isinstance(found, AbstractAsyncContextManager):
+                found = await stack.enter_async_context(found)
         except BasiqError:
             raise
         except Exception as exc:
             raise name_failure(place, exc) from exc
-        if not isinstance(made, WebhookReceiver):
-            raise ConfigurationError(f"{place!r} makes a {type(made).__name__}, not a WebhookReceiver")
-        yield made
+        if not isinstance(found, WebhookReceiver):
+            raise ConfigurationError(f"{place!r} is a {type(found).__name__}, not a WebhookReceiver")
+        yield found
 
 
 def _load(place: str) -> object:
@@ -212,57 +203,24 @@ _PAGE = 100
 _HELP = "'basiq-async quarantine list' shows its deliveries"
 
 
-@attrs.frozen(kw_only=True)
-class QuarantinedView:
-    """A delivery in the quarantine."""
-
-    delivery_id: str
-    event_type_id: str
-    event_id: str
-    error: str
-    failures: int
-    signed_at: datetime
-    quarantined_at: datetime
-    body: str
-
-    @classmethod
-    def of(cls, delivery: QuarantinedDelivery) -> QuarantinedView:
-        """Return the view of a quarantined delivery."""
-        return view_of(cls, delivery, body=delivery.body.decode(errors="replace"))
-
-
-_QUARANTINED: Sequence[Column[QuarantinedView]] = (
-    Column("DELIVERY", lambda delivery: delivery.delivery_id),
-    Column("EVENT TYPE", lambda delivery: delivery.event_type_id, flexible=16),
-    Column("SET ASIDE", lambda delivery: delivery.quarantined_at, optional=True),
-    Column("ERROR", lambda delivery: delivery.error, flexible=24),
+_QUARANTINED: View[QuarantinedDelivery] = View(
+    "delivery_id event_type_id event_id error failures signed_at quarantined_at body",
+    Column("DELIVERY", "delivery_id"),
+    Column("EVENT TYPE", "event_type_id", flexible=16),
+    Column("SET ASIDE", "quarantined_at", optional=True),
+    Column("ERROR", "error", flexible=24),
+    body=lambda delivery: delivery.body.decode(errors="replace"),
 )
-
-
-@attrs.frozen(kw_only=True)
-class RetriedView:
-    """A delivery of the quarantine that was handled again."""
-
-    delivery_id: str | None
-    result: str
-    handled: bool
-    error: str | None
-
-    @classmethod
-    def of(cls, outcome: Outcome) -> RetriedView:
-        """Return the view of an outcome. A delivery that stays in the quarantine is acknowledged, but not handled."""
-        return cls(
-            delivery_id=outcome.delivery.id if outcome.delivery else None,
-            result=str(outcome.result),
-            handled=outcome.acknowledged and str(outcome.result) != "quarantined",
-            error=None if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}",
-        )
-
-
-_RETRIED: Sequence[Column[RetriedView]] = (
-    Column("DELIVERY", lambda each: each.delivery_id),
-    Column("RESULT", lambda each: each.result),
-    Column("ERROR", lambda each: each.error or "", flexible=24),
+_RETRIED: View[Outcome] = View(
+    "delivery_id result handled error",
+    Column("DELIVERY", "delivery_id"),
+    Column("RESULT", "result"),
+    Column("ERROR", lambda each: each["error"] or "", flexible=24),
+    delivery_id=lambda outcome: outcome.delivery.id if outcome.delivery else None,
+    result=lambda outcome: str(outcome.result),
+    # A delivery that stays in the quarantine is acknowledged, but not handled.
+    handled=lambda outcome: outcome.acknowledged and outcome.result != "quarantined",
+    error=lambda outcome: f"{type(outcome.error).__name__}: {outcome.error}" if outcome.error else None,
 )
 
 
@@ -276,7 +234,7 @@ async def list_(receiver: Receiver = None, inbox: InboxPlace = None, json: Json 
     output, found = Output(json), False
     async with _open(receiver, inbox) as opened:
         async for page in _pages(opened):
-            output.rows(map(QuarantinedView.of, page), _QUARANTINED, QuarantinedView)
+            output.rows(page, _QUARANTINED)
             found = True
     if found:
         return 1
@@ -297,14 +255,14 @@ async def retry(
     if receiver is None:
         raise ConfigurationError("name the receiver whose handlers to use with --receiver")
     async with open_receiver(receiver) as opened:
-        found = [RetriedView.of(outcome) for outcome in await opened.retry_quarantined(delivery_ids or None)]
-    Output(json).rows(found, _RETRIED, RetriedView)
+        found = [_RETRIED.row(outcome) for outcome in await opened.retry_quarantined(delivery_ids or None)]
+    Output(json).rows(found, _RETRIED)
     if not found and not delivery_ids:
         note("the quarantine is empty")
-    missing = sorted(set(delivery_ids or ()) - {each.delivery_id for each in found})
+    missing = sorted(set(delivery_ids or ()) - {each["delivery_id"] for each in found})
     if missing:
         raise ConfigurationError(f"not in the quarantine: {', '.join(missing)}; {_HELP}")
-    return 0 if all(each.handled for each in found) else 1
+    return 0 if all(each["handled"] for each in found) else 1
 
 
 @quarantine_app.command()

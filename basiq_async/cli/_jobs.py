@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import attrs
 import typer
 
 from ..errors import BasiqError, CheckpointError, ConfigurationError, ConnectionFailedError, ReplayError
@@ -15,13 +14,9 @@ from ._inboxes import name_failure
 from ._options import Filter, Json, WebhookId, Yes, option
 from ._output import PrintableLog, live, note, session
 from ._replay import Source
-from ._results import Column, Output, count_details, view_of
+from ._results import Column, Output, Row, View, count_details
 from ._run import confirm
-from ._runs import (
-    drop_dead_letters,
-    export_dead_letters,
-    look_at_dead_letters,
-)
+from ._runs import drop_dead_letters, export_dead_letters, list_dead_letters
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, JobProgress
@@ -43,50 +38,27 @@ _PATIENCE = 4.0
 """Maximum seconds for a response of the fleet's Redis."""
 
 
-@attrs.frozen(kw_only=True)
-class JobView:
-    """A job with its progress."""
-
-    key: str
-    state: str
-    reason: str | None
-    problem: str | None
-    handled: int
-    failed: int
-    skipped: Mapping[str, int]
-    dead: int
-    read: int
-    lag: int
-    rate: float
-    remaining: int | None
-    eta: float | None
-    workers: int
-    worker_names: Sequence[str]
-    segments: int
-    takeovers: int
-    paused: float
-    elapsed: float
-
-    @classmethod
-    def of(cls, key: str, progress: JobProgress) -> JobView:
-        """Return the view of a job."""
-        reason, problem = progress.reason or None, progress.problem or None
-        return view_of(cls, progress, key=key, reason=reason, problem=problem, rate=round(progress.rate, 1))
-
-    def same_as(self, other: JobView) -> bool:
-        """Return whether all but the rate and the time are the same."""
-        return self == attrs.evolve(other, rate=self.rate, elapsed=self.elapsed)
-
-
-_JOBS: Sequence[Column[JobView]] = (
-    Column("KEY", lambda job: job.key),
-    Column("STATE", lambda job: job.state),
-    Column("HANDLED", lambda job: f"{job.handled:,}"),
-    Column("FAILED", lambda job: f"{job.failed:,}"),
-    Column("DEAD", lambda job: f"{job.dead:,}"),
-    Column("WORKERS", lambda job: job.workers),
-    Column("WHY", lambda job: job.reason or job.problem, flexible=16),
+_PROGRESS: View[JobProgress] = View(
+    "state reason problem handled failed skipped dead read lag rate remaining eta workers worker_names segments "
+    "takeovers paused elapsed",
+    reason=lambda job: job.reason or None,
+    problem=lambda job: job.problem or None,
+    rate=lambda job: round(job.rate, 1),
 )
+_JOB: View[Row] = View(
+    " ".join(["key", *_PROGRESS.names]),
+    Column("KEY", "key"),
+    Column("STATE", "state"),
+    Column("HANDLED", lambda job: f"{job['handled']:,}"),
+    Column("FAILED", lambda job: f"{job['failed']:,}"),
+    Column("DEAD", lambda job: f"{job['dead']:,}"),
+    Column("WORKERS", "workers"),
+    Column("WHY", lambda job: job["reason"] or job["problem"], flexible=16),
+)
+
+
+def _row(key: str, progress: JobProgress) -> dict[str, Any]:
+    return {"key": key, **_PROGRESS.row(progress)}
 
 
 @jobs_app.command("list")
@@ -94,7 +66,7 @@ async def list_(fleet: FleetPlace = None, json: Json = None) -> None:
     """List all jobs. A job stays in the list until it is forgotten."""
     async with _open_fleet(fleet) as found:
         jobs = await found.jobs()
-        Output(json).rows([JobView.of(job.key, await job.progress()) for job in jobs], _JOBS, JobView)
+        Output(json).rows([_row(job.key, await job.progress()) for job in jobs], _JOB)
     if not jobs:
         note("there are no jobs; start one with 'basiq-async jobs submit'")
 
@@ -133,16 +105,16 @@ async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
     output, shown = Output(json), None
     async with _open_job(fleet, key) as job:
         async for progress in job.watch():
-            shown = JobView.of(key, progress)
+            shown = _row(key, progress)
             if output.as_json:
                 output.one(shown)
             else:
                 live(_line(shown))
         live(None)
-        last = JobView.of(key, await job.progress())  # the last of the watch can be from before the last commit
-    if shown is None or not output.as_json or not last.same_as(shown):
-        output.one(last, count_details(last))
-    return 0 if last.state == "finished" and not last.dead else 1
+        last = _row(key, await job.progress())  # the last of the watch can be from before the last commit
+    if shown is None or not output.as_json or last != {**shown, "rate": last["rate"], "elapsed": last["elapsed"]}:
+        output.one(last, details=count_details(last))
+    return 0 if last["state"] == "finished" and not last["dead"] else 1
 
 
 Reason = Annotated[str, option("Shown by list and show.")]
@@ -177,7 +149,7 @@ async def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
 async def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
     """List the dead letters of a job. The exit code is 1 if there are any."""
     async with _open_job(fleet, key) as job:
-        return await look_at_dead_letters([job], Output(json), show=True, export=None, drop=None)
+        return 1 if await list_dead_letters([job], Output(json)) else 0
 
 
 @jobs_app.command("export-dead")
@@ -221,28 +193,28 @@ def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> Awaitable[No
 
 
 async def _show(output: Output, job: Job) -> None:
-    shown = JobView.of(job.key, await job.progress())
-    output.one(shown, count_details(shown))
+    shown = _row(job.key, await job.progress())
+    output.one(shown, details=count_details(shown))
 
 
-def _line(job: JobView) -> str:
-    parts = [f"{job.key}: {job.state}", f"{job.handled:,} handled"]
-    if job.failed:
-        parts.append(f"{job.failed:,} failed")
-    parts += [f"{job.rate:,.0f}/s", f"{job.workers} workers"]
-    if job.remaining is not None:
-        parts.append(f"{job.remaining:,} left")
-    if job.eta is not None:
-        parts.append(f"{job.eta:,.0f} s to go")
-    if job.paused:
-        parts.append(f"paused for {job.paused:.0f} s")
+def _line(job: Row) -> str:
+    parts = [f"{job['key']}: {job['state']}", f"{job['handled']:,} handled"]
+    if job["failed"]:
+        parts.append(f"{job['failed']:,} failed")
+    parts += [f"{job['rate']:,.0f}/s", f"{job['workers']} workers"]
+    if job["remaining"] is not None:
+        parts.append(f"{job['remaining']:,} left")
+    if job["eta"] is not None:
+        parts.append(f"{job['eta']:,.0f} s to go")
+    if job["paused"]:
+        parts.append(f"paused for {job['paused']:.0f} s")
     return " \u00b7 ".join(parts)
 
 
 async def _set_state(place: str | None, key: str, action: Callable[[Job], Awaitable[None]]) -> None:
     async with _open_job(place, key) as job:
         await action(job)
-        note(f"{key}: {JobView.of(key, await job.progress()).state}")
+        note(f"{key}: {(await job.progress()).state}")
 
 
 @asynccontextmanager

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import attrs
 import typer
@@ -25,37 +24,27 @@ from ._options import (
     SECRET_VARIABLE,
     Json,
     check_documented,
+    command_of,
     complete_event_type,
     complete_webhook,
     option,
     read_secrets,
 )
 from ._output import OutputClosedError, OutputError, flush, is_terminal, live, note, session, write, write_lines
-from ._results import ABSENT, Output
+from ._results import Output, Row, View
 from ._run import stopping
 
 if TYPE_CHECKING:
     import aiohttp
     from aiohttp import web
 
-    from ..receiver import Outcome
+    from ..receiver import Delivery, Outcome
 
 
 @attrs.frozen(kw_only=True)
 class ListenOptions:
-    """What to receive or to poll, and what to do with it. ``webhook_id``: None polls all webhooks."""
+    """What to receive or to poll, and what to do with it."""
 
-    forward_to: str | None
-    event: Sequence[str] | None
-    webhook_id: str | None
-    since: str | None
-    every: float
-    checkpoint: str | None
-    limit: int
-    body: bool
-
-
-async def listen(
     secret: Annotated[
         list[str] | None,
         option(
@@ -63,11 +52,11 @@ async def listen(
             "--secret",
             envvar=SECRET_VARIABLE,
         ),
-    ] = None,
-    secret_file: Annotated[Path | None, option("A file with the signing secrets, one per line.")] = None,
+    ] = attrs.field(default=None, repr=False)
+    secret_file: Annotated[Path | None, option("A file with the signing secrets, one per line.")] = None
     forward_to: Annotated[
         str | None, option("Forward each genuine delivery to this service.", "--forward-to", metavar="URL")
-    ] = None,
+    ] = None
     event: Annotated[
         list[str] | None,
         option(
@@ -76,10 +65,10 @@ async def listen(
             "--events",
             autocompletion=complete_event_type,
         ),
-    ] = None,
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free port.")] = 8080,
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    path: Annotated[str, typer.Option(help="The path that deliveries are posted to.")] = "/basiq",
+    ] = None
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free port.")] = 8080
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
+    path: Annotated[str, typer.Option(help="The path that deliveries are posted to.")] = "/basiq"
     poll: Annotated[
         str | None,
         option(
@@ -87,78 +76,122 @@ async def listen(
             metavar="WEBHOOK_ID",
             autocompletion=complete_webhook,
         ),
-    ] = None,
-    poll_all: Annotated[bool, option("Like --poll, for all webhooks.", "--poll-all", "--all")] = False,
+    ] = None
+    poll_all: Annotated[bool, option("Like --poll, for all webhooks.", "--poll-all", "--all")] = False
     since: Annotated[
         str | None, option("With --poll: the first run begins that long ago, such as 10m.", metavar="TIME")
-    ] = None,
-    every: Annotated[float, typer.Option(min=1, help="With --poll: the seconds between two requests.")] = 5.0,
+    ] = None
+    every: Annotated[float, typer.Option(min=1, help="With --poll: the seconds between two requests.")] = 5.0
     checkpoint: Annotated[
         str | None, option("With --poll: the checkpoint file. By default it is named after the webhook.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N genuine deliveries; 0 for no limit.")] = 0,
-    body: Annotated[bool, option("Also show the bodies of genuine deliveries.", "--body")] = False,
-    json: Json = None,
-) -> None:
+    ] = None
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N genuine deliveries; 0 for no limit.")] = 0
+    body: Annotated[bool, option("Also show the bodies of genuine deliveries.", "--body")] = False
+    json: Json = None
+
+
+@command_of(ListenOptions)
+async def listen(options: ListenOptions) -> None:
     """Receive deliveries, verify them, and print each one, until SIGINT or SIGTERM. Refused deliveries are printed too.
 
     With --forward-to, your service gets each genuine delivery unchanged, and Basiq gets your service's response. With
     --poll, you need no tunnel and no public address: new messages are read from Basiq's history, and with --forward-to
     posted with a new signature. Messages from the time when the program was off come first.
     """
-    options = ListenOptions(
-        forward_to=forward_to, event=event, webhook_id=poll, since=since, every=every, checkpoint=checkpoint,
-        limit=limit, body=body,
-    )  # fmt: skip
-    output = Output(json)
-    if poll is not None or poll_all:
+    if options.poll is not None or options.poll_all:
         from ._follow import Polling
 
-        if poll is not None and poll_all:
+        if options.poll is not None and options.poll_all:
             raise ConfigurationError("--poll and --all cannot be used together")
-        await Polling(output, options, read_secrets(secret_file, secret) if forward_to is not None else []).run()
+        await Polling(options).run()
         return
-    if since is not None or checkpoint is not None:
+    if options.since is not None or options.checkpoint is not None:
         raise ConfigurationError("--since and --checkpoint require --poll or --all")
-    if not path.startswith("/"):
-        raise ConfigurationError(f"--path must begin with a /, not {path!r}")
-    if not 0 <= port <= 65535:
-        raise ConfigurationError(f"--port must be from 0 to 65535, not {port}")
-    check_documented(event)
-    await Listener(output, options, read_secrets(secret_file, secret)).serve(host, port, path)
+    if not options.path.startswith("/"):
+        raise ConfigurationError(f"--path must begin with a /, not {options.path!r}")
+    if not 0 <= options.port <= 65535:
+        raise ConfigurationError(f"--port must be from 0 to 65535, not {options.port}")
+    check_documented(options.event)
+    await Listener(options).serve()
 
 
 _FORWARD_TIMEOUT = 30.0
 _BODY_TIMEOUT = 10.0
 
 
-@attrs.frozen(kw_only=True)
-class Received:
-    """A delivery that ``listen`` received."""
-
-    result: str
-    status: int
-    reason: str | None
-    delivery_id: str | None
-    event_type_id: str | None
-    event_id: str | None
-    timestamp: datetime | None
-    links: Mapping[str, str] | None
-    forwarded_status: Any = ABSENT
-    forward_error: Any = ABSENT
-    body: Any = ABSENT
+_DELIVERY: View[Delivery] = View(
+    "delivery_id event_type_id event_id timestamp links",
+    delivery_id=lambda delivery: delivery.id,
+    links=lambda delivery: dict(delivery.links),
+)
+_RECEIVED: View[Row] = View(
+    f"result status reason {' '.join(_DELIVERY.names)} forwarded_status forward_error body",
+)
 
 
-class Listener:
+class Showing:
+    """What receiving and polling share: each result is shown and counted, until the end.
+
+    The end is a signal, the limit, or a reader of the output that closes it. ``failure`` is then raised.
+    """
+
+    def __init__(self, options: ListenOptions, good: str, bad: str) -> None:
+        import asyncio
+
+        self._options = options
+        self._output = Output(options.json)
+        self._done = asyncio.Event()
+        self._failure: Exception | None = None
+        self._counts = {good: 0, bad: 0}
+        if session().stdout_closed and options.forward_to is None:
+            raise ConfigurationError("standard output is closed: nobody could see the deliveries")
+
+    @property
+    def status(self) -> str:
+        """The counts, as the status line shows them."""
+        return ", ".join(f"{count:,} {name}" for name, count in self._counts.items())
+
+    def show(self, row: Row, view: View[Row], *words: object) -> None:
+        """Show a result: as JSON, or as a line of words. Raises the errors of ``write``."""
+        if self._output.as_json:
+            self._output.one(row, view)
+            return
+        write("  ".join(str(word) for word in words if word))
+        if row.get("body") is not None:
+            write_lines(json_module.dumps(row["body"], indent=2).splitlines())
+        flush()
+
+    def stop(self) -> None:
+        """Begin the end."""
+        self._done.set()
+
+    def fail(self, exc: Exception) -> None:
+        """Begin the end, with an error."""
+        self._failure = self._failure or exc
+        self.stop()
+
+    @contextmanager
+    def until_end(self, busy: Callable[[], bool]) -> Iterator[None]:
+        """Stop at a signal, and when the reader of the output closes it; then show the counts."""
+        try:
+            with stopping(self.stop, busy=busy), watching_reader(lambda: self.fail(OutputClosedError())):
+                yield
+        finally:
+            live(None)
+            if is_terminal(sys.stderr):
+                note(self.status, **self._counts)
+        if self._failure is not None:
+            raise self._failure
+
+
+class Listener(Showing):
     """Receives and prints deliveries, and forwards them if ``forward_to`` names a service.
 
     A delivery is acknowledged only after it was printed. After the output's reader closed it, Basiq gets a 503.
     """
 
-    def __init__(self, output: Output, options: ListenOptions, secrets: Sequence[str]) -> None:
-        import asyncio
-
-        from ..receiver import Delivery, MemoryInbox, WebhookReceiver
+    def __init__(self, options: ListenOptions) -> None:
+        from ..receiver import MemoryInbox, WebhookReceiver
         from ..receiver.protocol import Claim, ClaimStatus
 
         class PassEverything(MemoryInbox):
@@ -167,8 +200,8 @@ class Listener:
             async def claim(self, key: str, token: str, *, lease: float) -> Claim:
                 return Claim(ClaimStatus.CLAIMED)
 
-        self._output = output
-        self._options = options
+        super().__init__(options, "accepted", "refused")
+        secrets = read_secrets(options.secret_file, options.secret)
         self._forwarder = None if options.forward_to is None else Forwarder(options.forward_to)
         self._receiver = WebhookReceiver(secrets, inbox=None if self._forwarder is None else PassEverything())
 
@@ -176,14 +209,13 @@ class Listener:
         async def handle(delivery: Delivery) -> None:
             """Do nothing: it is printed and forwarded when it has turned out to be genuine."""
 
-        self._done = asyncio.Event()
+        import asyncio
+
         self._idle = asyncio.Event()
         self._idle.set()
         self._shown = self._under_way = 0
-        self._failure: Exception | None = None
-        self._counts = {"accepted": 0, "refused": 0}
 
-    async def serve(self, host: str, port: int, path: str) -> None:
+    async def serve(self) -> None:
         """Serve until SIGINT or SIGTERM, until the limit is reached, or until the output's reader closes it.
 
         Deliveries under way are finished. A second signal ends the server at once.
@@ -192,8 +224,7 @@ class Listener:
 
         from .._web.serving import Address, listening
 
-        if session().stdout_closed and self._forwarder is None:
-            raise ConfigurationError("standard output is closed: nobody could see the deliveries")
+        host, port, path = self._options.host, self._options.port, self._options.path
         app = web.Application()
         try:
             app.router.add_post(path, self.handle)
@@ -206,16 +237,12 @@ class Listener:
                 address = await stack.enter_async_context(listening(app, host, port))
             except OSError as exc:
                 raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
-            stack.callback(self._tell_counts)
-            stack.enter_context(stopping(self._done.set, busy=lambda: self._under_way > 0))
-            stack.enter_context(watching_reader(self._reader_left))
+            stack.enter_context(self.until_end(lambda: self._under_way > 0))
             url = f"{Address(host, address.port)}{path}"
             note(f"listening on {url}", url=url)
-            live(f"{self._text}; Ctrl-C ends")
+            live(f"{self.status}; Ctrl-C ends")
             await self._done.wait()
             await self._idle.wait()
-        if self._failure is not None:
-            raise self._failure
 
     async def handle(self, request: web.Request) -> web.Response:
         """Respond to one request."""
@@ -245,7 +272,7 @@ class Listener:
                 )
             self._print(outcome, forwarded, response.status)
         except (OutputClosedError, OutputError) as exc:
-            self._fail(exc)
+            self.fail(exc)
             return unavailable
         finally:
             self._under_way -= 1
@@ -254,53 +281,23 @@ class Listener:
         if outcome.result != "rejected":  # a forged request must not end the program
             self._shown += 1
             if self._shown == limit:
-                self._done.set()
+                self.stop()
         return response
 
     def _print(self, outcome: Outcome, forwarded: Forwarded | None, status: int) -> None:
         self._counts["accepted" if 200 <= status <= 299 else "refused"] += 1
         delivery = outcome.delivery
         result = "not-accepted" if forwarded is not None and not forwarded.accepted else str(outcome.result)
-        body = ABSENT if not self._options.body else dict(delivery.raw) if delivery else None
-        if self._output.as_json:
-            received = Received(
-                result=result,
-                status=status,
-                reason=outcome.reason,
-                delivery_id=delivery.id if delivery else None,
-                event_type_id=delivery.event_type_id if delivery else None,
-                event_id=delivery.event_id if delivery else None,
-                timestamp=delivery.timestamp if delivery else None,
-                links=dict(delivery.links) if delivery else None,
-                forwarded_status=ABSENT if forwarded is None else None if forwarded.error else forwarded.status,
-                forward_error=ABSENT if forwarded is None else forwarded.error,
-                body=body,
-            )
-            self._output.one(received)
-        else:
-            named = () if delivery is None else (delivery.event_type_id, delivery.id)
-            words = [f"{status} {result}", outcome.reason, *named, forwarded and f"-> {forwarded.text}"]
-            write("  ".join(str(word) for word in words if word))
-            if self._options.body and delivery is not None:
-                write_lines(json_module.dumps(body, indent=2).splitlines())
-        flush()
-        live(f"{self._text}; Ctrl-C ends")
-
-    @property
-    def _text(self) -> str:
-        return f"{self._counts['accepted']:,} accepted, {self._counts['refused']:,} refused"
-
-    def _tell_counts(self) -> None:
-        live(None)
-        if is_terminal(sys.stderr):
-            note(self._text, **self._counts)
-
-    def _reader_left(self) -> None:
-        self._fail(OutputClosedError())
-
-    def _fail(self, exc: Exception) -> None:
-        self._failure = self._failure or exc
-        self._done.set()
+        row = {"result": result, "status": status, "reason": outcome.reason}
+        row |= _DELIVERY.row(delivery) if delivery else dict.fromkeys(_DELIVERY.names)
+        if forwarded is not None:
+            row["forwarded_status"] = None if forwarded.error else forwarded.status
+            row["forward_error"] = forwarded.error
+        if self._options.body:
+            row["body"] = dict(delivery.raw) if delivery else None
+        named = () if delivery is None else (delivery.event_type_id, delivery.id)
+        self.show(row, _RECEIVED, f"{status} {result}", outcome.reason, *named, forwarded and f"-> {forwarded.text}")
+        live(f"{self.status}; Ctrl-C ends")
 
 
 @contextmanager

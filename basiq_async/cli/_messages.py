@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from datetime import UTC
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import attrs
 import typer
 
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
@@ -28,7 +27,7 @@ from ._options import (
     selection,
 )
 from ._output import live, note
-from ._results import Column, Output, cell_text, view_of
+from ._results import Column, Output, Row, View, cell_text
 from ._run import make_client
 
 if TYPE_CHECKING:
@@ -38,58 +37,40 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _IN_A_TERMINAL = 50
+_BATCH = 200
 
 messages_app = typer.Typer(help="The history of a webhook.", no_args_is_help=True)
 
 
-@attrs.frozen(kw_only=True)
-class AttemptView:
-    """An attempt to deliver a message."""
-
-    timestamp: datetime | None
-    status: str | None
-    status_code: int | None
-    url: str | None
-    response: str | None
-
-
-@attrs.frozen(kw_only=True)
-class MessageView:
-    """A message with its attempts, oldest first."""
-
-    id: str
-    event_type_id: str | None
-    event_id: str | None
-    webhook_id: str | None
-    delivered: bool
-    last_status_code: int | None
-    last_attempt: datetime | None
-    attempts: Sequence[AttemptView]
-
-    @classmethod
-    def of(cls, message: Message) -> Self:
-        """Return the view of a message."""
-        last = message.last_attempt
-        return view_of(
-            cls,
-            message,
-            last_status_code=last.status_code if last else None,
-            last_attempt=last.timestamp if last else None,
-            attempts=[view_of(AttemptView, each) for each in message.attempts_by_time],
-        )
+def _attempts(message: Message) -> list[Row]:
+    return [
+        {
+            "timestamp": each.timestamp,
+            "status": each.status,
+            "status_code": each.status_code,
+            "url": each.url,
+            "response": each.response,
+        }
+        for each in message.attempts_by_time
+    ]
 
 
-def _short_time(moment: datetime | None) -> str:
+def _short_time(message: Row) -> str:
+    moment = message["last_attempt"]
     return "-" if moment is None else f"{moment.astimezone(UTC):%m-%d %H:%M:%S}"
 
 
-_MESSAGES: Sequence[Column[MessageView]] = (
-    Column("ID", lambda message: message.id),
-    Column("EVENT TYPE", lambda message: message.event_type_id, flexible=16),
-    Column("CODE", lambda message: message.last_status_code),
-    Column("LAST (UTC)", lambda message: _short_time(message.last_attempt)),
-    Column("DELIVERED", lambda message: message.delivered, optional=True),
-    Column("EVENT", lambda message: message.event_id, optional=True),
+MESSAGE: View[Message] = View(
+    "id event_type_id event_id webhook_id delivered last_status_code last_attempt attempts",
+    Column("ID", "id"),
+    Column("EVENT TYPE", "event_type_id", flexible=16),
+    Column("CODE", "last_status_code"),
+    Column("LAST (UTC)", _short_time),
+    Column("DELIVERED", "delivered", optional=True),
+    Column("EVENT", "event_id", optional=True),
+    last_status_code=lambda message: last.status_code if (last := message.last_attempt) else None,
+    last_attempt=lambda message: last.timestamp if (last := message.last_attempt) else None,
+    attempts=_attempts,
 )
 
 
@@ -130,18 +111,19 @@ async def list_(
 
     A terminal shows the newest messages, newest first. A pipe gets all messages, in Basiq's order.
     """
-    output = Output(json, json_only=raw)
     async with make_client() as basiq:
-        where = await _selection(basiq, since=since, until=until, failed=failed, event=event)
+        where = await choose(basiq, since=since, until=until, failed=failed, event=event)
         messages = aiter(basiq.messages.list(webhook_id, filter=filter))
-        if raw:
-            await show_list(messages, output, limit, lambda message: message.raw, wanted=where)
-        else:
-            await show_list(messages, output, limit, MessageView.of, _MESSAGES, MessageView, wanted=where)
+        await show_list(messages, Output(json, raw), MESSAGE, limit, wanted=where)
 
 
-async def _selection(
-    basiq: BasiqClient, *, since: str | None, until: str | None = None, failed: bool, event: Sequence[str] | None
+async def choose(
+    basiq: BasiqClient,
+    *,
+    since: str | None,
+    until: str | None = None,
+    failed: bool = False,
+    event: Sequence[str] | None,
 ) -> Where | None:
     """Return the filter for the options, with times such as ``2d`` counted back by Basiq's clock."""
     await check_event_types(basiq, event)
@@ -160,7 +142,7 @@ async def get(
     """Show one message with all its attempts."""
     async with make_client() as basiq:
         message = await basiq.messages.get(webhook_id, message_id)
-    Output(json, json_only=raw).one(message.raw if raw else MessageView.of(message), message_details(message))
+    Output(json, raw).one(message, MESSAGE, message_details(message))
 
 
 @messages_app.command()
@@ -179,11 +161,11 @@ async def tail(
 
     output = Output(json)
     async with make_client() as basiq:
-        where = await _selection(basiq, since=since, failed=failed, event=event)
+        where = await choose(basiq, since=since, failed=failed, event=event)
         history = History(basiq, webhook_id, filter)
         found = await history.begin(limit or None, wanted=where, on_read=show_reading)
         live(None)
-        output.rows(map(MessageView.of, found.items), _MESSAGES, MessageView)
+        output.rows(found.items, MESSAGE)
         if not found.items:
             note("nothing found")
         if not follow:
@@ -191,28 +173,19 @@ async def tail(
 
         async def show_new() -> int:
             fresh = await history.poll()
-            output.rows([MessageView.of(each) for each in fresh if where is None or where(each)], _MESSAGES)
+            output.rows([each for each in fresh if where is None or where(each)], MESSAGE)
             return len(fresh)
 
         note("waiting for new messages; Ctrl-C ends")
         await follow_up(show_new)
 
 
-@attrs.frozen(kw_only=True)
-class _Resent:
-    """A message that was posted again, and whether the endpoint accepted it."""
-
-    id: str
-    event_type_id: str | None
-    accepted: bool
-    error: str | None
-
-
-_RESENT: Sequence[Column[_Resent]] = (
-    Column("ID", lambda sent: sent.id),
-    Column("ACCEPTED", lambda sent: sent.accepted),
-    Column("EVENT TYPE", lambda sent: sent.event_type_id, optional=True),
-    Column("ERROR", lambda sent: sent.error or "", flexible=24),
+_RESENT: View[Row] = View(
+    "id event_type_id accepted error",
+    Column("ID", "id"),
+    Column("ACCEPTED", "accepted"),
+    Column("EVENT TYPE", "event_type_id", optional=True),
+    Column("ERROR", lambda sent: sent["error"] or "", flexible=24),
 )
 
 
@@ -240,20 +213,18 @@ async def resend(
                 await target.deliver(message)
             except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:
                 error, code = str(exc), 1  # the other messages are still posted
-            kind = message.event_type_id
-            output.rows([_Resent(id=message.id, event_type_id=kind, accepted=error is None, error=error)], _RESENT)
+            sent = {"id": message.id, "event_type_id": message.event_type_id, "accepted": error is None, "error": error}
+            output.rows([sent], _RESENT)
     return code
 
 
 async def show_list(
-    items: AsyncIterator[Any],
+    items: AsyncIterator[T],
     output: Output,
+    view: View[T],
     limit: int | None,
-    view: Callable[[Any], T],
-    columns: Sequence[Column[T]] = (),
-    kind: type[T] | None = None,
     *,
-    wanted: Callable[[Any], bool] | None = None,
+    wanted: Callable[[T], bool] | None = None,
 ) -> None:
     """Show a list in constant memory: all items in a pipe, the newest items in a terminal."""
     from .._wire.order import read_newest
@@ -264,15 +235,14 @@ async def show_list(
         batch: list[T] = []
         try:
             async for item in items:
-                if wanted is not None and not wanted(item):
-                    continue
-                count += 1
-                batch.append(view(item))
-                if len(batch) == 200:
+                if wanted is None or wanted(item):
+                    count += 1
+                    batch.append(item)
+                if len(batch) == _BATCH:
                     shown, batch = batch, []
-                    output.rows(shown, columns, kind)
+                    output.rows(shown, view)
         finally:  # what was read before an error or a signal is shown too
-            output.rows(batch, columns, kind)
+            output.rows(batch, view)
         if not count:
             note("nothing found")
         return
@@ -284,7 +254,7 @@ async def show_list(
 
     found = await read_newest(items, most, wanted=wanted, on_read=read)
     live(None)
-    output.rows(map(view, found.items), columns, kind)
+    output.rows(found.items, view)
     if not found.items:
         note("nothing found")
     elif not output.as_json and (not found.complete or (wanted is None and found.read > most)):

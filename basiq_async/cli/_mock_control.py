@@ -8,7 +8,8 @@ from __future__ import annotations
 import json as json_module
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -20,19 +21,27 @@ from ..errors import BasiqError, ConfigurationError
 from ._deliveries import read_json_object
 from ._options import Json, complete_event_type, duration, option
 from ._output import note, write
-from ._results import Column, Output
+from ._results import Column, Output, Row, View
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
 _TIMEOUT = 60.0
 _LONG_TIMEOUT = 600.0
 _MOST = 64 * 2**20
 _CAPITAL = re.compile("[A-Z]")
+_SMALL = re.compile("_([a-z])")
 _PAGE = 1_000
-_OBJECT = "JSON|@FILE"
-Row = Mapping[str, Any]
 
 mock_app = typer.Typer(invoke_without_command=True)
 _endpoint = typer.Typer(help="Start and end an outage of an endpoint.", no_args_is_help=True)
+
+
+def _object(parameter: typer.CallbackParam, value: str | None) -> Any:
+    return None if value is None else read_json_object(value, f"--{parameter.name}")
+
+
+def _json_option(help: str) -> Any:
+    return option(help, metavar="JSON|@FILE", callback=_object)
+
 
 Text = str | None
 Number = int | None
@@ -43,39 +52,62 @@ EndpointURL = Annotated[Text, typer.Argument(metavar="URL", help="The endpoint's
 LogLimit = Annotated[int, typer.Option(min=0, metavar="N", help="Show the newest N; 0 for all.")]
 Search = Annotated[Text, option("Only items that contain this text, in any case.")]
 
-
-def _column(title: str, name: str, flexible: int = 0, *, optional: bool = False) -> Column[Row]:
-    return Column(title, lambda row: row.get(name), flexible, optional)
-
-
-_REQUESTS: Sequence[Column[Row]] = (
-    _column("NUMBER", "number"),
-    _column("STATUS", "status"),
+_REQUESTS: View[Row] = View(
+    "",
+    Column("NUMBER", "number"),
+    Column("STATUS", "status"),
     Column("REQUEST", lambda row: f"{row.get('method')} {row.get('path')}", flexible=16),
-    _column("AT", "at", optional=True),
-    _column("VIOLATIONS", "violations"),
+    Column("AT", "at", optional=True),
+    Column("VIOLATIONS", "violations"),
 )
-_DELIVERIES: Sequence[Column[Row]] = (
-    _column("MESSAGE", "message_id"),
-    _column("STATUS", "status"),
-    _column("EVENT TYPE", "event_type_id"),
-    _column("ATTEMPT", "attempt"),
-    _column("AT", "at", optional=True),
-    _column("URL", "url", 16),
+_DELIVERIES: View[Row] = View(
+    "",
+    Column("MESSAGE", "message_id"),
+    Column("STATUS", "status"),
+    Column("EVENT TYPE", "event_type_id"),
+    Column("ATTEMPT", "attempt"),
+    Column("AT", "at", optional=True),
+    Column("URL", "url", 16),
 )
-_STATES: Sequence[Column[Row]] = (
-    _column("NAME", "name", 16),
-    _column("WEBHOOKS", "webhooks"),
-    _column("MESSAGES", "messages"),
-    _column("DELIVERIES", "deliveries"),
-    _column("VIOLATIONS", "violations"),
-    _column("NOW", "now", optional=True),
+_STATES: View[Row] = View(
+    "",
+    Column("NAME", "name", 16),
+    Column("WEBHOOKS", "webhooks"),
+    Column("MESSAGES", "messages"),
+    Column("DELIVERIES", "deliveries"),
+    Column("VIOLATIONS", "violations"),
+    Column("NOW", "now", optional=True),
 )
-_VIOLATIONS: Sequence[Column[Row]] = (
-    _column("CODE", "code"),
-    _column("AT", "at", optional=True),
-    _column("DETAIL", "detail", 32),
+_VIOLATIONS: View[Row] = View(
+    "",
+    Column("CODE", "code"),
+    Column("AT", "at", optional=True),
+    Column("DETAIL", "detail", 32),
 )
+
+
+def _operation(
+    method: str, path: str, name: str | None = None, *, app: typer.Typer = mock_app, **fixed: object
+) -> Callable[[Callable[..., None]], object]:
+    """Make a command of a function without a body: it calls an operation, and shows the fields of the response.
+
+    The parameters of the function are the inputs of the operation: the part of the path in braces, or a value. A value
+    of None or False is not sent. ``fixed`` are values that no option changes.
+    """
+
+    def make(declared: Callable[..., None]) -> object:
+        @app.command(name)
+        @wraps(declared)
+        async def command(json: str | None, **given: Any) -> None:
+            inputs = {each: given.pop(each) for each in re.findall(r"{(\w+)}", path)}
+            place = path.format(**{each: quote(value, safe="") for each, value in inputs.items()})
+            values = {_SMALL.sub(lambda found: found[1].upper(), each): value for each, value in given.items()}
+            sent = {each: value for each, value in values.items() if value is not False}
+            Output(json).one(await call(method, place, {**sent, **fixed}))
+
+        return command
+
+    return make
 
 
 @mock_app.command()
@@ -86,39 +118,37 @@ async def advance(
     json: Json = None,
 ) -> None:
     """Move the mock's clock forward, and make every delivery that is due meanwhile."""
-    if by == "next":
-        await _show("POST", "/next", {}, json, timeout=_LONG_TIMEOUT)
-    else:
-        values = {"seconds": duration(by, "the time").total_seconds()}
-        await _show("POST", "/advance", values, json, timeout=_LONG_TIMEOUT)
+    values = {} if by == "next" else {"seconds": duration(by, "the time").total_seconds()}
+    path = "/next" if by == "next" else "/advance"
+    Output(json).one(await call("POST", path, values, timeout=_LONG_TIMEOUT))
 
 
-@mock_app.command()
-async def emit(
-    event_type: Annotated[
-        str, typer.Argument(help="The event type, such as consent.revoked.", autocompletion=complete_event_type)
+@_operation("POST", "/emit")
+def emit(
+    event_type_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="event_type",
+            help="The event type, such as consent.revoked.",
+            autocompletion=complete_event_type,
+        ),
     ],
     user_id: Annotated[Text, option("The user that the event is about; by default a new one.")] = None,
     entity_id: Annotated[Text, option("The entity that the event is about; by default a new one.")] = None,
-    data: Annotated[
-        Text, option("The event's data; by default the type, id and link of the entity.", metavar=_OBJECT)
-    ] = None,
+    data: Annotated[Text, _json_option("The event's data; by default the type, id and link of the entity.")] = None,
     wait: Annotated[bool, option("Respond after the first attempt of each message.", "--wait")] = False,
     json: Json = None,
 ) -> None:
     """Emit an event, with a message for each active webhook that is subscribed to it."""
-    values = {"eventTypeId": event_type, "userId": user_id, "entityId": entity_id, "data": _object(data, "--data")}
-    await _show("POST", "/emit", {**values, "wait": wait or None}, json)
 
 
-@mock_app.command()
-async def redeliver(message_id: Annotated[str, typer.Argument(help="The message's id.")], json: Json = None) -> None:
+@_operation("POST", "/messages/{message_id}/redeliver", wait=True)
+def redeliver(message_id: Annotated[str, typer.Argument(help="The message's id.")], json: Json = None) -> None:
     """Deliver a message once more, now."""
-    await _show("POST", f"/messages/{quote(message_id, safe='')}/redeliver", {"wait": True}, json)
 
 
-@mock_app.command()
-async def fail(
+@_operation("POST", "/fail")
+def fail(
     times: Times = None,
     status: Status = None,
     method: Annotated[Text, option("Only requests with this method.")] = None,
@@ -128,7 +158,7 @@ async def fail(
     ] = None,
     retry_after: Annotated[Number, option("Seconds for the Retry-After header.", min=0, metavar="N")] = None,
     body: Annotated[Text, option("Respond with this body, unchanged.")] = None,
-    headers: Annotated[Text, option("More headers of the response.", metavar=_OBJECT)] = None,
+    headers: Annotated[Text, _json_option("More headers of the response.")] = None,
     delay: Annotated[float | None, option("Respond after this many seconds.", min=0, max=3600, metavar="N")] = None,
     drop: Annotated[
         Drop | None, option("Break the connection before the request is carried out, or before the response is sent.")
@@ -137,42 +167,36 @@ async def fail(
     json: Json = None,
 ) -> None:
     """Make the next requests fail."""
-    values = {
-        "times": times, "status": status, "method": method, "path": path, "retryAfter": retry_after, "body": body,
-        "headers": _object(headers, "--headers"), "delay": delay, "drop": drop, "loop": loop or None,
-    }  # fmt: skip
-    await _show("POST", "/fail", values, json)
 
 
-@mock_app.command("fail-deliveries")
-async def fail_deliveries(
+@_operation("POST", "/deliveries/fail", "fail-deliveries")
+def fail_deliveries(
     times: Times = None,
     status: Status = None,
     drop: Annotated[
         Drop | None,
         option("request: the endpoint is not reached. response: it handles the delivery, and its response is lost."),
     ] = None,
-    to: Annotated[Text, option("Only deliveries to this url, with \\* for any text.")] = None,
+    url: Annotated[Text, option("Only deliveries to this url, with \\* for any text.", "--to")] = None,
     json: Json = None,
 ) -> None:
     """Make the next deliveries fail. With --status, this status is recorded without calling the endpoint."""
-    await _show("POST", "/deliveries/fail", {"times": times, "status": status, "drop": drop, "url": to}, json)
 
 
-@mock_app.command("expire-tokens")
-async def expire_tokens(json: Json = None) -> None:
+@_operation("POST", "/expire-tokens", "expire-tokens")
+def expire_tokens(json: Json = None) -> None:
     """Let all tokens that were issued expire now."""
-    await _show("POST", "/expire-tokens", {}, json)
 
 
-@mock_app.command()
-async def seed(
+@_operation("POST", "/seed")
+def seed(
     messages: Annotated[int, typer.Argument(metavar="N", min=0, max=100_000_000, help="The number of messages.")],
     webhook_id: Annotated[Text, option("The webhook; by default the first one, which is added if none exists.")] = None,
-    event_type: Annotated[
+    event_types: Annotated[
         list[str] | None,
         option(
-            "An event type of the messages; may be repeated. By default the types that the webhook is subscribed to."
+            "An event type of the messages; may be repeated. By default the types that the webhook is subscribed to.",
+            "--event-type",
         ),
     ] = None,
     every: Annotated[
@@ -185,25 +209,21 @@ async def seed(
     json: Json = None,
 ) -> None:
     """Give a webhook a history of messages."""
-    values = {"messages": messages, "webhookId": webhook_id, "eventTypes": event_type, "every": every}
-    await _show("POST", "/seed", {**values, "failed": failed}, json)
 
 
-@mock_app.command()
-async def reset(
+@_operation("POST", "/reset")
+def reset(
     log: Annotated[
         bool, option("Forget only recorded requests, deliveries and violations, and the faults.", "--log")
     ] = False,
     json: Json = None,
 ) -> None:
     """Remove everything in the state with the key BASIQ_API_KEY, except the key and the time."""
-    await _show("POST", "/reset", {"log": log or None}, json)
 
 
-@mock_app.command()
-async def state(json: Json = None) -> None:
+@_operation("GET", "/state")
+def state(json: Json = None) -> None:
     """Show the time, the next attempt, the faults, and the number of webhooks, messages and requests."""
-    await _show("GET", "/state", {}, json)
 
 
 @mock_app.command()
@@ -230,10 +250,9 @@ async def states(json: Json = None) -> None:
     Output(json).rows(found.get("items") or [], _STATES)
 
 
-@mock_app.command("remove-state")
-async def remove_state(json: Json = None) -> None:
+@_operation("POST", "/states/remove", "remove-state")
+def remove_state(json: Json = None) -> None:
     """Remove the state with the key BASIQ_API_KEY, and everything in it."""
-    await _show("POST", "/states/remove", {}, json)
 
 
 @mock_app.command()
@@ -257,41 +276,26 @@ async def secret(webhook_id: Annotated[str, typer.Argument(help="The webhook's i
         write(str(found.get("secret")))
 
 
-@_endpoint.command()
-async def down(url: EndpointURL = None, status: Status = None, json: Json = None) -> None:
+@_operation("POST", "/endpoint/down", app=_endpoint)
+def down(url: EndpointURL = None, status: Status = None, json: Json = None) -> None:
     """Let all deliveries to an endpoint fail, without calling it. Without --status, the connection fails."""
-    await _show("POST", "/endpoint/down", {"url": url, "status": status}, json)
 
 
-@_endpoint.command()
-async def up(url: EndpointURL = None, json: Json = None) -> None:
+@_operation("POST", "/endpoint/up", app=_endpoint)
+def up(url: EndpointURL = None, json: Json = None) -> None:
     """End the outage of an endpoint."""
-    await _show("POST", "/endpoint/up", {"url": url}, json)
 
 
 mock_app.add_typer(_endpoint, name="endpoint")
 
 
-def _object(given: str | None, name: str) -> Mapping[str, Any] | None:
-    return None if given is None else read_json_object(given, name)
-
-
-async def _show(
-    method: str, path: str, values: Mapping[str, Any], json: str | None, *, timeout: float | None = None
-) -> None:
-    """Call an operation, and show its response."""
-    Output(json).one(await call(method, path, values, timeout=timeout or _TIMEOUT))
-
-
-async def _show_pages(
-    path: str, values: Mapping[str, Any], limit: int, output: Output, columns: Sequence[Column[Row]]
-) -> None:
+async def _show_pages(path: str, values: Mapping[str, Any], limit: int, output: Output, view: View[Row]) -> None:
     left, following = limit, None
     while True:
         size = min(left, _PAGE) if limit else _PAGE
         page = await call("GET", path, {**values, "limit": size, "next": following})
         items = page.get("items") or []
-        output.rows(items, columns)
+        output.rows(items, view)
         if not items and following is None:
             note("nothing found")
         left -= len(items)

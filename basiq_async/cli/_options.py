@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 import re
@@ -9,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
-from functools import reduce
+from functools import reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
+import attrs
 import typer
 
 from .._arguments import EVENT_TYPES
@@ -27,12 +29,42 @@ if TYPE_CHECKING:
     from ..models import Webhook
     from ..replay import Where
 
+Options = TypeVar("Options", bound=attrs.AttrsInstance)
+R = TypeVar("R")
 SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, not a secret
 
 
 def option(help: str, *names: str, **more: Any) -> Any:
     """Return an option without a default that help could show, or a flag."""
     return typer.Option(*names, help=help, show_default=False, **more)
+
+
+def command_of(kind: type[Options]) -> Callable[[Callable[[Options], R]], Callable[..., R]]:
+    """Make a command of a function that receives an object of an attrs class: each field is an option of the command.
+
+    The fields of the class itself come before those of its base class.
+    """
+
+    def make(run: Callable[[Options], R]) -> Callable[..., R]:
+        @wraps(run)
+        def command(**given: Any) -> R:
+            return run(kind(**given))
+
+        hints = get_type_hints(kind, include_extras=True)
+        parameters = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is attrs.NOTHING else field.default,
+                annotation=hints[field.name],
+            )
+            for field in sorted(attrs.fields(kind), key=lambda field: field.inherited)
+        ]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        vars(command)["__signature__"] = inspect.Signature(parameters)
+        return command
+
+    return make
 
 
 # --- completion ---
@@ -167,7 +199,9 @@ def selection(
     limit: int | None = None,
 ) -> Where | None:
     """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
-    from .. import replay
+    if not (since or until or failed or event or limit):
+        return None
+    from .. import replay  # only here, because it is slow to import
 
     chosen: list[Where] = []
     if since is not None:
@@ -180,7 +214,7 @@ def selection(
         chosen.append(replay.event_types(*event))
     if limit:
         chosen.append(replay.limit(limit))
-    return reduce(operator.and_, chosen) if chosen else None
+    return reduce(operator.and_, chosen)
 
 
 async def moment_at_basiq(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from logging import Formatter, LogRecord, StreamHandler
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .._redaction.text import json_line, printable
@@ -116,7 +117,10 @@ def write_json(*values: Any) -> None:
 
 def write_drawing(drawing: RenderableType) -> None:
     """Write what rich draws, such as a table, to standard output. Its text must be printable."""
+    from rich.console import ConsoleDimensions
+
     console = _console(sys.stdout)
+    console.size = ConsoleDimensions(*get_terminal_size((80, 24)))  # rich takes a dumb terminal to be 80 wide
     with console.capture() as drawn:
         console.print(drawing)
     _write_data("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))

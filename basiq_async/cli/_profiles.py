@@ -10,7 +10,7 @@ import json as json_module
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from ._options import Json, Yes, option
 from ._output import is_terminal, note, session
-from ._results import Column, Output
+from ._results import Column, Output, Row, View
 from ._run import confirm, make_client
 
 DEFAULT = "default"
@@ -39,15 +39,6 @@ class Settings:
     base_url: str
     source: str
     profile: str | None = None
-
-
-@attrs.frozen(kw_only=True)
-class Profile:
-    """A stored API key, without the key itself."""
-
-    profile: str
-    base_url: str
-    key_in: str
 
 
 def find_settings() -> Settings:
@@ -177,22 +168,11 @@ def _keyring() -> Any:
 # --- the commands ---
 
 
-@attrs.frozen(kw_only=True)
-class _Who:
-    """Where the API key in use comes from, without the key itself."""
-
-    profile: str | None
-    source: str
-    base_url: str
-    key_digest: str
-    webhooks: int
-    profiles: Sequence[str]
-
-
-_PROFILES: Sequence[Column[Profile]] = (
-    Column("PROFILE", lambda each: each.profile),
-    Column("KEY IN", lambda each: each.key_in),
-    Column("BASE URL", lambda each: each.base_url, flexible=16),
+_PROFILE: View[Row] = View(
+    "profile base_url key_in",
+    Column("PROFILE", "profile"),
+    Column("KEY IN", "key_in"),
+    Column("BASE URL", "base_url", flexible=16),
 )
 
 
@@ -221,7 +201,7 @@ def login(
                 await basiq.event_types.list().first()
         place = store(name, key, url)
         note(f"the API key of profile {name!r} was stored in the {place}")
-        Output(json).one(Profile(profile=name, key_in=place, base_url=url))
+        Output(json).one({"profile": name, "base_url": url, "key_in": place})
 
     return work()
 
@@ -242,24 +222,24 @@ async def whoami(json: Json = None) -> None:
     async with make_client(found) as basiq:
         webhooks = len(await basiq.webhooks.list().collect())
     digest = hashlib.sha256((found.api_key or "").encode(errors="replace")).hexdigest()[:12]
-    who = _Who(
-        profile=found.profile,
-        source=found.source,
-        base_url=found.base_url,
-        key_digest=f"sha256:{digest}",
-        webhooks=webhooks,
-        profiles=names(),
-    )
+    who = {
+        "profile": found.profile,
+        "source": found.source,
+        "base_url": found.base_url,
+        "key_digest": f"sha256:{digest}",
+        "webhooks": webhooks,
+        "profiles": names(),
+    }
     Output(json).one(who)
 
 
 def profiles(json: Json = None) -> None:
     """List the profiles: their names, base URLs, and where their keys are stored. No key is shown."""
     found = [
-        Profile(profile=name, base_url=str(entry.get("base_url") or VENDOR_URL), key_in=str(entry.get("key_in")))
+        {"profile": name, "base_url": str(entry.get("base_url") or VENDOR_URL), "key_in": str(entry.get("key_in"))}
         for name, entry in sorted(_entries().items())
     ]
-    Output(json).rows(found, _PROFILES, Profile)
+    Output(json).rows(found, _PROFILE)
     if not found:
         note("there are no profiles; make one with 'basiq-async login'")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,18 +13,17 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, ReplayError
-from ._doctor import ProblemView, problem_details
+from ._doctor import problem_details, problem_rows
 from ._inboxes import InboxPlace, Receiver, open_checkpoints, open_inbox, open_inbox_of, open_receiver
 from ._options import (
-    EndpointSecretFile,
     EventPattern,
     Filter,
     Json,
     Since,
     Until,
     WebhookId,
-    Yes,
     check_event_types,
+    command_of,
     moment_at_basiq,
     option,
     program_line,
@@ -32,21 +31,9 @@ from ._options import (
     selection,
 )
 from ._output import live, note, session
-from ._replay import Concurrency, MaxPause, Rate
-from ._results import Output, as_row, count_details, view_of
-from ._run import confirm, make_client, stopping
-from ._runs import (
-    DropDead,
-    Evidence,
-    ExportDead,
-    ListDead,
-    ProgressLine,
-    RetryDead,
-    RunOptions,
-    look_at_dead_letters,
-    name_checkpoint,
-    report_row,
-)
+from ._results import Output, Row, View, as_row, count_details
+from ._run import make_client
+from ._runs import Evidence, ProgressLine, RunOptions, To, look_at_dead_letters, name_checkpoint, report_row
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -60,43 +47,70 @@ class RecoverOptions(RunOptions):
 
     command: ClassVar[str] = "recover"
 
-    receiver: str | None = None
-    inbox: str | None = None
-    everything: bool = False
-    all_types: bool = False
-    acknowledged: str | None = None
-    report: str | None = None
+    to: To = None
+    receiver: Receiver = None
+    inbox: Annotated[
+        str | None,
+        option(
+            "With --to: the place that remembers what was posted, so that nothing is posted twice; such as "
+            "postgresql+asyncpg://... By default a file beside the checkpoints.",
+            metavar="URL|FILE",
+        ),
+    ] = None
+    everything: Annotated[
+        bool,
+        option(
+            "Include messages that Basiq delivered before the inbox was in use; with --to, all messages.",
+            "--everything",
+        ),
+    ] = False
+    all_types: Annotated[
+        bool, option("Include events of types that the webhook is not subscribed to.", "--all-types")
+    ] = False
+    acknowledged: Annotated[
+        str | None,
+        option("Accept that events before this time are out of reach: such as 9d ago, or a date.", metavar="WHEN"),
+    ] = None
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Maximum messages under way at once. Default: 32.")] = (
+        None
+    )
+    checkpoint: Annotated[
+        str | None,
+        option(
+            "The beginning of the names of the checkpoint files, or the URL of a database. By default files that "
+            "are named after the job."
+        ),
+    ] = None
+    report: Annotated[
+        str | None,
+        option(
+            "Append evidence to this file, as JSON lines: the webhook, the target, the id of each message, and "
+            "the result.",
+            metavar="FILE",
+        ),
+    ] = None
 
     @property
     def shown_target(self) -> str | None:
         """The target, without the query of its URL."""
         return self.receiver if self.to is None else show_url(self.to)
 
+    @property
+    def place(self) -> str:
+        """See ``RunOptions``."""
+        name = name_checkpoint("recover", self.webhook_id, self.to or self.receiver or "", self.selected)
+        return self.checkpoint or name
 
-@attrs.frozen(kw_only=True)
-class RecoveryView:
-    """The result of a recovery. After a stop or an error, only the messages may have been read."""
 
-    finished: bool
-    messages: Any
-    events: Any = None
-    out_of_reach: Sequence[Any] = ()
-    status: str | None = None
-    quarantined: int | None = None
-    left_alone: int | None = None
-    problems: Sequence[ProblemView] = ()
-
-    @classmethod
-    def of(cls, found: Recovery) -> RecoveryView:
-        """Return the view of a recovery."""
-        return view_of(
-            cls,
-            found,
-            messages=report_row(found.messages),
-            events=report_row(found.events),
-            status=found.webhook.status,
-            problems=ProblemView.of(found.problems),
-        )
+_RECOVERY: View[Recovery] = View(
+    "finished messages events out_of_reach status quarantined left_alone problems",
+    messages=lambda found: report_row(found.messages),
+    events=lambda found: report_row(found.events),
+    out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
+    status=lambda found: found.webhook.status,
+    problems=lambda found: problem_rows(found.problems),
+)
+_NOTHING_READ: Row = {**dict.fromkeys(_RECOVERY.names), "finished": False, "out_of_reach": [], "problems": []}
 
 
 def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
@@ -108,7 +122,7 @@ def _recovery_details(found: Recovery) -> Iterable[tuple[str, Any]]:
             f"{found.left_alone:,} that Basiq delivered; to include them, pass --everything with a new --checkpoint",
         )
     yield "finished", found.finished
-    yield from problem_details(ProblemView.of(found.problems), "left")
+    yield from problem_details(found.problems, "left")
 
 
 def _report_details(source: str, report: Report) -> Iterable[tuple[str, Any]]:
@@ -119,61 +133,8 @@ def _report_details(source: str, report: Report) -> Iterable[tuple[str, Any]]:
         yield f"{source} failed", f"{report.failed:,}, {report.dead:,} kept"
 
 
-def recover(
-    webhook_id: WebhookId,
-    to: Annotated[str | None, option("The endpoint to post to.", metavar="URL")] = None,
-    receiver: Receiver = None,
-    inbox: Annotated[
-        str | None,
-        option(
-            "With --to: the place that remembers what was posted, so that nothing is posted twice; such as "
-            "postgresql+asyncpg://... By default a file beside the checkpoints.",
-            metavar="URL|FILE",
-        ),
-    ] = None,
-    everything: Annotated[
-        bool,
-        option(
-            "Include messages that Basiq delivered before the inbox was in use; with --to, all messages.",
-            "--everything",
-        ),
-    ] = False,
-    all_types: Annotated[
-        bool, option("Include events of types that the webhook is not subscribed to.", "--all-types")
-    ] = False,
-    acknowledged: Annotated[
-        str | None,
-        option("Accept that events before this time are out of reach: such as 9d ago, or a date.", metavar="WHEN"),
-    ] = None,
-    since: Since = None,
-    until: Until = None,
-    event: EventPattern = None,
-    rate: Rate = None,
-    concurrency: Concurrency = None,
-    max_pause: MaxPause = 3_600.0,
-    checkpoint: Annotated[
-        str | None,
-        option(
-            "The beginning of the names of the checkpoint files, or the URL of a database. By default files that "
-            "are named after the job."
-        ),
-    ] = None,
-    retry_dead: RetryDead = False,
-    list_dead: ListDead = False,
-    export_dead: ExportDead = None,
-    drop_dead: DropDead = None,
-    report: Annotated[
-        str | None,
-        option(
-            "Append evidence to this file, as JSON lines: the webhook, the target, the id of each message, and "
-            "the result.",
-            metavar="FILE",
-        ),
-    ] = None,
-    secret_file: EndpointSecretFile = None,
-    yes: Yes = False,
-    json: Json = None,
-) -> Awaitable[int]:
+@command_of(RecoverOptions)
+def recover(options: RecoverOptions) -> Awaitable[int]:
     """Deliver everything that a service missed: first from the message history, then from the events of 7 days.
 
     An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. Messages
@@ -182,56 +143,35 @@ def recover(
     or SIGTERM, the messages under way are finished. The exit code is 1 if something is left or out of reach, and 3 if
     Basiq, the inbox or the checkpoint gave no usable response.
     """
+    session().verdict = True
+    options.confirm_drop()
+    if not options.looks and (options.to is None) == (options.receiver is None):
+        raise ConfigurationError("name the target with either --to or --receiver")
+    if options.inbox is not None and options.to is None:
+        raise ConfigurationError("--inbox is for --to: a receiver has an inbox of its own")
+    return _look_or_recover(options)
+
+
+async def _look_or_recover(options: RecoverOptions) -> int:
     from ..replay import JSONLinesTarget, Replay
 
-    session().verdict = True
-    options = RecoverOptions(
-        webhook_id=webhook_id, to=to, receiver=receiver, inbox=inbox, everything=everything, all_types=all_types,
-        acknowledged=acknowledged, since=since, until=until, event=event, rate=rate, concurrency=concurrency,
-        max_pause=max_pause, checkpoint=checkpoint or "", report=report, secret_file=secret_file,
-        json=json is not None,
-    )  # fmt: skip
-    if not checkpoint:
-        options = attrs.evolve(
-            options, checkpoint=name_checkpoint("recover", webhook_id, to or receiver or "", options.selected)
-        )
-    if drop_dead:
-        confirm(f"Drop {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
-    looking = list_dead or export_dead is not None or bool(drop_dead)
-    if not looking and (to is None) == (receiver is None):
-        raise ConfigurationError("name the target with either --to or --receiver")
-    if inbox is not None and to is None:
-        raise ConfigurationError("--inbox is for --to: a receiver has an inbox of its own")
-
-    async def work() -> int:
-        async with make_client() as basiq, open_checkpoints(options.checkpoint) as (messages, events):
-            await check_event_types(basiq, event)
-            if not looking:
-                return await _recover(basiq, options, messages, events, Output(json), retry_dead=retry_dead)
-            idle, where = JSONLinesTarget(os.devnull), options.where()
-            both = [
-                Replay(basiq, webhook_id, idle, checkpoint=messages, where=where),
-                Replay(basiq, webhook_id, idle, checkpoint=events, source="events", where=where),
-            ]
-            return await look_at_dead_letters(both, Output(json), show=list_dead, export=export_dead, drop=drop_dead)
-
-    return work()
+    async with make_client() as basiq, open_checkpoints(options.place) as (messages, events):
+        await check_event_types(basiq, options.event)
+        if not options.looks:
+            return await _recover(basiq, options, messages, events)
+        idle, where = JSONLinesTarget(os.devnull), options.where()
+        both = [
+            Replay(basiq, options.webhook_id, idle, checkpoint=messages, where=where),
+            Replay(basiq, options.webhook_id, idle, checkpoint=events, source="events", where=where),
+        ]
+        return await look_at_dead_letters(both, options)
 
 
-async def _recover(
-    basiq: BasiqClient,
-    options: RecoverOptions,
-    messages: Checkpoint,
-    events: Checkpoint,
-    output: Output,
-    *,
-    retry_dead: bool,
-) -> int:
+async def _recover(basiq: BasiqClient, options: RecoverOptions, messages: Checkpoint, events: Checkpoint) -> int:
     """Run a recovery to its end, show its report, and return the exit code."""
-    import asyncio
-
     from ..replay import recover as deliver_missed
 
+    output = Output(options.json)
     replays: list[Replay] = []
     async with AsyncExitStack() as stack:
         evidence = stack.enter_context(Evidence(options.report))
@@ -246,7 +186,7 @@ async def _recover(
             for each in replays:
                 each.stop()
 
-        stopped = stack.enter_context(stopping(stop))
+        stopped = stack.enter_context(options.stopping(stop))
         try:
             found = await deliver_missed(
                 basiq,
@@ -265,28 +205,20 @@ async def _recover(
                 progress=ProgressLine(),
                 instrument=watch,
             )
-            if retry_dead and not stopped:
+            if options.retry_dead and not stopped:
                 await found.retry_dead(ProgressLine())
-        except asyncio.CancelledError:
-            if stopped:
-                live(None)
-                options.show_line()
-            raise
         except ReplayError as exc:
             live(None)
             if exc.report is not None:
-                view = RecoveryView(finished=False, messages=report_row(exc.report))
-                evidence.write("ended", finished=False, messages=view.messages)
-                output.one(view, [*_report_details("messages", exc.report), ("finished", False)])
+                row = {**_NOTHING_READ, "messages": report_row(exc.report)}  # the events were not read
+                evidence.write("ended", finished=False, messages=row["messages"])
+                output.one(row, details=[*_report_details("messages", exc.report), ("finished", False)])
                 options.show_line()
             if stopped:
                 return 128 + stopped[0]
             raise
-        finally:
-            live(None)
-        view = RecoveryView.of(found)
-        evidence.write("ended", **as_row(view))
-    output.one(view, _recovery_details(found))
+        evidence.write("ended", **_RECOVERY.row(found))
+    output.one(found, _RECOVERY, _recovery_details(found))
     if stopped:
         options.show_line()
         return 128 + stopped[0]
@@ -314,7 +246,7 @@ async def _open_target(options: RecoverOptions) -> AsyncIterator[tuple[Target | 
         target = HttpTarget(options.to, read_secrets(options.secret_file), connections=options.connections)
         # An event that became a message is in both sources. The inbox prevents that it is posted twice.
         if options.inbox is None:
-            inbox: Inbox = await stack.enter_async_context(SQLiteInbox(f"{options.checkpoint}-inbox.db"))
+            inbox: Inbox = await stack.enter_async_context(SQLiteInbox(f"{options.place}-inbox.db"))
         else:
             inbox = await stack.enter_async_context(open_inbox(options.inbox, of_recovery=True))
         yield await stack.enter_async_context(target), inbox
@@ -351,7 +283,7 @@ async def reconcile(
         )
         async with open_inbox_of(inbox, receiver) as opened:
             found = await job.reconcile(opened, ids=ids)
-    Output(json).one(found, count_details(found))
+    Output(json).one(found, details=count_details(found))
     if found.missing or found.undelivered:
         note("'basiq-async replay' or 'basiq-async recover' delivers the missing messages")
         return 1

@@ -13,30 +13,14 @@ import typer
 
 from ..errors import ConfigurationError, ReplayError
 from ._inboxes import open_checkpoint
-from ._options import (
-    EndpointSecretFile,
-    EventPattern,
-    Filter,
-    Json,
-    Since,
-    Until,
-    WebhookId,
-    Yes,
-    check_event_types,
-    check_new_file,
-    option,
-    read_secrets,
-)
+from ._options import Filter, check_event_types, check_new_file, command_of, option, read_secrets
 from ._output import is_terminal, live, note, session
 from ._results import Output, cell_text
-from ._run import confirm, make_client, on_signals, stopping
+from ._run import make_client, on_signals
 from ._runs import (
-    DropDead,
-    ExportDead,
-    ListDead,
     ProgressLine,
-    RetryDead,
     RunOptions,
+    To,
     has_dead_letters,
     look_at_dead_letters,
     name_checkpoint,
@@ -46,20 +30,10 @@ from ._runs import (
 )
 
 if TYPE_CHECKING:
-    from ..client import BasiqClient
     from ..replay import Checkpoint, Plan, Replay, Report, Target
 
 
-OnError = Literal["dead-letter", "stop", "skip"]
 Source = Literal["messages", "events"]
-Rate = Annotated[float | None, option("Maximum messages per second.")]
-Concurrency = Annotated[int | None, typer.Option(min=1, help="Maximum messages under way at once. Default: 32.")]
-_ConcurrencyOrFile = Annotated[
-    int | None, typer.Option(min=1, help="Maximum messages under way at once. Default: 32, and 1,024 for --to-jsonl.")
-]
-MaxPause = Annotated[
-    float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
-]
 
 
 @attrs.frozen(kw_only=True)
@@ -68,40 +42,24 @@ class ReplayOptions(RunOptions):
 
     command: ClassVar[str] = "replay"
 
-    to_jsonl: str | None = None
-    source: Source = "messages"
-    failed: bool = attrs.field(default=False, metadata={"option": "failed-only"})
-    filter: str | None = None
-    limit: int = 0
-    on_error: OnError = "dead-letter"
-    max_failures: int = 1_000
-
-    @property
-    def selected(self) -> Mapping[str, Any]:
-        """See ``RunOptions``."""
-        return {**super().selected, "failed": self.failed, "filter": self.filter, "limit": self.limit}
-
-
-def replay(
-    webhook_id: WebhookId,
-    to: Annotated[str | None, option("The endpoint to post to. Deliveries are signed as Basiq signs them.")] = None,
-    to_jsonl: Annotated[str | None, option("The file to append to, one message per line.")] = None,
-    source: Annotated[
-        Source, typer.Option(help="messages: the history; events: all events of the last 7 days.")
-    ] = "messages",
-    since: Since = None,
-    until: Until = None,
-    failed: Annotated[bool, option("Only messages without a successful attempt.", "--failed-only", "--failed")] = False,
-    event: EventPattern = None,
-    filter: Filter = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="At most N messages in this run; 0 for all.")] = 0,
-    dry_run: Annotated[bool, option("Count the messages, and deliver none.", "--dry-run")] = False,
+    to: To = None
+    to_jsonl: Annotated[str | None, option("The file to append to, one message per line.")] = None
+    source: Annotated[Source, typer.Option(help="messages: the history; events: all events of the last 7 days.")] = (
+        "messages"
+    )
+    failed_only: Annotated[bool, option("Only messages without a successful attempt.", "--failed-only", "--failed")] = (
+        False
+    )
+    filter: Filter = None
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="At most N messages in this run; 0 for all.")] = 0
+    dry_run: Annotated[bool, option("Count the messages, and deliver none.", "--dry-run")] = False
     plan: Annotated[
         bool, option("In a terminal: count first, for a progress bar and the time left.", "--plan/--no-plan")
-    ] = True,
-    rate: Rate = None,
-    concurrency: _ConcurrencyOrFile = None,
-    max_pause: MaxPause = 3_600.0,
+    ] = True
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum messages under way at once. Default: 32, and 1,024 for --to-jsonl."),
+    ] = None
     checkpoint: Annotated[
         str | None,
         option(
@@ -109,24 +67,33 @@ def replay(
             "is named after the job.",
             metavar="URL|FILE",
         ),
-    ] = None,
-    retry_dead: RetryDead = False,
-    list_dead: ListDead = False,
-    export_dead: ExportDead = None,
-    drop_dead: DropDead = None,
+    ] = None
     on_error: Annotated[
-        OnError, typer.Option(help="What to do with a message that fails: dead-letter keeps it.")
-    ] = "dead-letter",
+        Literal["dead-letter", "stop", "skip"],
+        typer.Option(help="What to do with a message that fails: dead-letter keeps it."),
+    ] = "dead-letter"
     max_failures: Annotated[
         int, typer.Option(min=0, metavar="N", help="Stop after N failures in a row; 0 for never.")
-    ] = 1_000,
-    ui: Annotated[
-        bool, option("Serve a page with the progress, and the failed messages to retry or drop.", "--ui")
-    ] = False,
-    secret_file: EndpointSecretFile = None,
-    yes: Yes = False,
-    json: Json = None,
-) -> Awaitable[int]:
+    ] = 1_000
+    ui: Annotated[bool, option("Serve a page with the progress, and the failed messages to retry or drop.", "--ui")] = (
+        False
+    )
+
+    @property
+    def selected(self) -> Mapping[str, Any]:
+        """See ``RunOptions``."""
+        return {**super().selected, "failed": self.failed_only, "filter": self.filter, "limit": self.limit}
+
+    @property
+    def place(self) -> str:
+        """See ``RunOptions``."""
+        selected = self.selected if self.source == "messages" else {**self.selected, "source": self.source}
+        name = name_checkpoint("replay", self.webhook_id, self.to or self.to_jsonl or "", selected)
+        return self.checkpoint or f"{name}.db"
+
+
+@command_of(ReplayOptions)
+def replay(options: ReplayOptions) -> Awaitable[int]:
     """Post a webhook's history to an endpoint again, or write it to a file.
 
     After a stop or a kill, run the same line again to resume. After SIGINT or SIGTERM, the messages under way are
@@ -134,62 +101,46 @@ def replay(
     any are left.
     """
     session().verdict = True
-    options = ReplayOptions(
-        webhook_id=webhook_id, to=to, to_jsonl=to_jsonl, source=source, since=since, until=until, failed=failed,
-        event=event, filter=filter, limit=limit, rate=rate, concurrency=concurrency, max_pause=max_pause,
-        checkpoint=checkpoint or "", on_error=on_error, max_failures=max_failures, secret_file=secret_file,
-        json=json is not None,
-    )  # fmt: skip
-    if not checkpoint:
-        selected = options.selected if source == "messages" else {**options.selected, "source": source}
-        name = name_checkpoint("replay", webhook_id, to or to_jsonl or "", selected)
-        options = attrs.evolve(options, checkpoint=f"{name}.db")
-    if drop_dead:
-        confirm(f"Drop {len(set(drop_dead)):,} of the messages that failed for good?", yes=yes)
-    looking = list_dead or export_dead is not None or bool(drop_dead)
-
-    async def work() -> int:
-        async with AsyncExitStack() as stack:
-            basiq = await stack.enter_async_context(make_client())
-            await check_event_types(basiq, event)
-            if (to is None) == (to_jsonl is None) and not ((dry_run or looking) and to is None):
-                raise ConfigurationError("name the target with either --to or --to-jsonl")
-            target = await stack.enter_async_context(_open_target(options, idle=dry_run or looking))
-            place = await stack.enter_async_context(open_checkpoint(options.checkpoint))
-            job = _make_job(basiq, options, target, place)
-            output = Output(json)
-            if looking:
-                if list_dead and not await has_dead_letters([job]) and await tell_of_recoveries(webhook_id):
-                    return 1
-                return await look_at_dead_letters([job], output, show=list_dead, export=export_dead, drop=drop_dead)
-            if dry_run:
-                found = await job.plan()
-                output.one(report_row(found), report_details(found))
-                return 0
-            if to_jsonl is not None:
-                check_new_file(to_jsonl, begun=await place.peek(job.job) is not None)
-            return await _run_job(job, place, options, output, retry_dead=retry_dead, plan=plan, ui=ui)
-
-    return work()
+    options.confirm_drop()
+    return _replay(options)
 
 
-def _make_job(basiq: BasiqClient, options: ReplayOptions, target: Target, checkpoint: Checkpoint) -> Replay:
+async def _replay(options: ReplayOptions) -> int:
     from ..replay import Replay
 
-    return Replay(
-        basiq,
-        options.webhook_id,
-        target,
-        checkpoint=checkpoint,
-        source=options.source,
-        filter=options.filter,
-        where=options.where(),
-        concurrency=options.concurrency,
-        rate=options.rate,
-        on_error=options.on_error,
-        max_failures=options.max_failures or None,
-        max_pause=options.max_pause,
-    )
+    async with AsyncExitStack() as stack:
+        basiq = await stack.enter_async_context(make_client())
+        await check_event_types(basiq, options.event)
+        idle = options.dry_run or options.looks
+        if (options.to is None) == (options.to_jsonl is None) and not (idle and options.to is None):
+            raise ConfigurationError("name the target with either --to or --to-jsonl")
+        target = await stack.enter_async_context(_open_target(options, idle=idle))
+        place = await stack.enter_async_context(open_checkpoint(options.place))
+        job = Replay(
+            basiq,
+            options.webhook_id,
+            target,
+            checkpoint=place,
+            source=options.source,
+            filter=options.filter,
+            where=options.where(),
+            concurrency=options.concurrency,
+            rate=options.rate,
+            on_error=options.on_error,
+            max_failures=options.max_failures or None,
+            max_pause=options.max_pause,
+        )
+        if options.looks:
+            if options.list_dead and not await has_dead_letters([job]) and await tell_of_recoveries(options.webhook_id):
+                return 1
+            return await look_at_dead_letters([job], options)
+        if options.dry_run:
+            found = await job.plan()
+            Output(options.json).one(report_row(found), details=report_details(found))
+            return 0
+        if options.to_jsonl is not None:
+            check_new_file(options.to_jsonl, begun=await place.peek(job.job) is not None)
+        return await _run_job(job, place, options)
 
 
 @asynccontextmanager
@@ -205,55 +156,40 @@ async def _open_target(options: ReplayOptions, *, idle: bool) -> AsyncIterator[T
         yield target
 
 
-async def _run_job(
-    job: Replay,
-    checkpoint: Checkpoint,
-    options: ReplayOptions,
-    output: Output,
-    *,
-    retry_dead: bool,
-    plan: bool,
-    ui: bool,
-) -> int:
+async def _run_job(job: Replay, checkpoint: Checkpoint, options: ReplayOptions) -> int:
     """Run a job to its end, show its report, and return the exit code.
 
-    After the first signal, the messages under way are finished. If messages failed, the page of ``ui`` stays until a
+    After the first signal, the messages under way are finished. If messages failed, the page of ``--ui`` stays until a
     signal, so that they can be retried and dropped there. The report includes that work.
     """
     import asyncio
 
     from ..replay import serve_page
 
-    flags = ("--retry-dead",) if retry_dead else ()
-    counted = await _make_plan(job) if plan and not retry_dead else None
+    output = Output(options.json)
+    flags = ("--retry-dead",) if options.retry_dead else ()
+    counted = await _make_plan(job) if options.plan and not options.retry_dead else None
     async with AsyncExitStack() as page:
-        url = await page.enter_async_context(serve_page(job)) if ui else None
+        url = await page.enter_async_context(serve_page(job)) if options.ui else None
         if url is not None:
             note(f"the page is at {url}", url=url)
-        with stopping(job.stop) as stopped:
-            try:
-                report = await (job.retry_dead(ProgressLine()) if retry_dead else job.run(ProgressLine(), plan=counted))
-            except asyncio.CancelledError:
-                if stopped:
-                    live(None)
-                    options.show_line(*flags)
-                raise
-            except ReplayError as exc:
-                live(None)
-                if exc.report is not None:
-                    output.one(report_row(exc.report), report_details(exc.report))
-                    options.show_line(*flags)
-                raise
-            finally:
-                live(None)
+        try:
+            with options.stopping(job.stop, *flags) as stopped:
+                progress = ProgressLine()
+                report = await (job.retry_dead(progress) if options.retry_dead else job.run(progress, plan=counted))
+        except ReplayError as exc:
+            if exc.report is not None:
+                output.one(report_row(exc.report), details=report_details(exc.report))
+                options.show_line(*flags)
+            raise
         if url is not None and report.dead and not stopped:
             note(f"messages failed: retry or drop them at {url}; Ctrl-C ends", url=url)
             stop = asyncio.Event()
             with on_signals(lambda _: stop.set()):
                 await stop.wait()
-    if ui:
+    if options.ui:
         report = await _count_again(job, checkpoint, report)
-    output.one(report_row(report), report_details(report))
+    output.one(report_row(report), details=report_details(report))
     if stopped:
         options.show_line(*flags)
         return 128 + stopped[0]

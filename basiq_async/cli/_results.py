@@ -1,7 +1,7 @@
 """Show results. For every command, a terminal gets text, and a pipe gets JSON lines.
 
-The JSON has the fields of the attrs class that is shown. rich draws a table where it fits the terminal: first, optional
-columns are left out, and if that is not enough, each item is shown in lines of its own. An id is never cut.
+A ``View`` names the fields of the JSON. rich draws a table where it fits the terminal: first, optional columns are left
+out, and if that is not enough, each item is shown in lines of its own. An id is never cut.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -20,34 +21,50 @@ from ..errors import ConfigurationError
 from ._output import Styled, flush, is_terminal, note, takes_unicode, write, write_drawing, write_json, write_lines
 
 T = TypeVar("T")
+Row = Mapping[str, Any]
 _BATCH = 200
 _GAP = 2
 
 
-V = TypeVar("V", bound=attrs.AttrsInstance)
-
-
-def view_of(kind: type[V], shown: object, **more: Any) -> V:
-    """Make a view of an object: from its attributes of the same names as the fields of ``kind``, and ``more``."""
-    return kind(**{name: more[name] if name in more else getattr(shown, name) for name in _fields(kind)})
-
-
-class _Absent:
-    """The type of ``ABSENT``."""
-
-
-ABSENT = _Absent()
-"""The value of a field that an object does not have: JSON leaves the field out."""
-
-
 @dataclass(frozen=True)
-class Column(Generic[T]):
-    """One column. A ``flexible`` column may be cut to so many characters, an ``optional`` one may be left out."""
+class Column:
+    """One column: the field of a row, or a function of the row.
+
+    A ``flexible`` column may be cut to so many characters, an ``optional`` one may be left out.
+    """
 
     title: str
-    cell: Callable[[T], object]
+    cell: str | Callable[[Row], object]
     flexible: int = 0
     optional: bool = False
+
+    def text(self, row: Row) -> str:
+        """Return the text of the cell."""
+        return printable(cell_text(row.get(self.cell) if isinstance(self.cell, str) else self.cell(row)))
+
+
+class View(Generic[T]):
+    """What is shown of an object: the fields of its JSON, and the columns of a table, of which the first holds the id.
+
+    names: the names of the fields, separated by spaces. A field is the attribute of that name, or it is computed by the
+        function of that name. Without names, the rows are mappings, and are shown whole.
+    """
+
+    def __init__(self, names: str, *columns: Column, **computed: Callable[[T], Any]) -> None:
+        self.names = tuple(names.split())
+        self.columns = columns
+        self._fields: list[tuple[str, Callable[[Any], Any]]] = [
+            (name, computed.get(name) or attrgetter(name)) for name in self.names
+        ]
+
+    def row(self, item: T | Row) -> Row:
+        """Return the fields of an object. A dictionary is a row already."""
+        if isinstance(item, dict):
+            return item
+        return {name: read(item) for name, read in self._fields}
+
+
+ROWS: View[Row] = View("")
 
 
 @dataclass
@@ -56,87 +73,86 @@ class Output:
 
     json: str | None = None
     """The value of ``--json``: None if it was not given, else field names separated by commas; empty for all."""
-    json_only: bool = False
+    raw: bool = False
+    """Show the API's own JSON in place of the views."""
     _header_shown: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._names = [name for name in (self.json or "").split(",") if name]
 
     @property
     def as_json(self) -> bool:
         """Whether results are JSON lines."""
-        return self.json is not None or self.json_only or not is_terminal(sys.stdout)
+        return self.json is not None or self.raw or not is_terminal(sys.stdout)
 
-    def rows(self, items: Iterable[T], columns: Sequence[Column[T]] = (), kind: type[T] | None = None) -> None:
-        """Write any number of results, in constant memory. The first column holds the id.
-
-        kind: their attrs class, so that ``--json`` is checked without an item too.
-        """
-        if self.as_json and kind is not None:
-            self._check(_fields(kind))
+    def rows(self, items: Iterable[T | Row], view: View[T]) -> None:
+        """Write any number of results, in constant memory. The fields of ``--json`` are checked without one too."""
+        if not self.raw:
+            self._check(view.names)
         rest = iter(items)
         while batch := list(islice(rest, _BATCH)):
+            rows = [self._row(item, view) for item in batch]
             if self.as_json:
-                write_json(*map(self._picked, batch))
+                write_json(*rows)
             else:
-                self._draw(batch, columns)
+                self._draw(rows, view.columns)
         if self.as_json:
             flush()
 
-    def one(self, item: object, details: Iterable[tuple[str, Any]] | None = None) -> None:
+    def one(self, item: Any, view: View[Any] = ROWS, details: Iterable[tuple[str, Any]] | None = None) -> None:
         """Write a single result, in a terminal with a line for each pair of ``details``, or for each field."""
+        row = self._row(item, view)
         if self.as_json:
-            write_json(self._picked(item))
+            write_json(row)
             flush()
         else:
-            show_details(as_row(item).items() if details is None else details)
+            show_details(row.items() if details is None else details)
 
-    def _picked(self, item: object) -> Mapping[str, Any]:
-        row = as_row(item)
+    def _row(self, item: Any, view: View[Any]) -> Row:
+        row = item.raw if self.raw else view.row(item) if view.names else as_row(item)
         if not self._names:
             return row
-        self._check(_fields(type(item)) or list(row))
+        self._check(tuple(row) if self.raw else view.names or tuple(row))
         return {name: row.get(name) for name in self._names}
 
     def _check(self, known: Sequence[str]) -> None:
         for name in self._names:
-            if name not in known:
+            if known and name not in known:
                 raise ConfigurationError(f"--json has no field {name!r} here; the fields are {', '.join(known)}")
 
-    @property
-    def _names(self) -> list[str]:
-        return [name for name in (self.json or "").split(",") if name]
-
-    def _draw(self, items: Sequence[T], columns: Sequence[Column[T]]) -> None:
-        """Draw a table, or the items one by one if its required columns do not fit."""
+    def _draw(self, rows: Sequence[Row], columns: Sequence[Column]) -> None:
+        """Draw a table, or the rows one by one if its required columns do not fit."""
         from rich.cells import cell_len
         from rich.table import Table
         from rich.text import Text
 
         width = terminal_width()
-        cells = {column: [printable(cell_text(column.cell(item))) for item in items] for column in columns}
+        cells = {column: [column.text(row) for row in rows] for column in columns}
         kept = list(columns)
 
-        def longest(column: Column[T]) -> int:
+        def longest(column: Column) -> int:
             # A longer cell does not fit in any case, so only its beginning is measured.
             return max(cell_len(column.title), *(cell_len(text[: width + 1]) for text in cells[column]))
 
-        def least(column: Column[T]) -> int:
+        def least(column: Column) -> int:
             return min(longest(column), column.flexible) if column.flexible else longest(column)
 
         while sum(map(least, kept)) + _GAP * (len(kept) - 1) > width:
             optional = [column for column in kept if column.optional]
             if not optional:
-                for row in zip(*(cells[column] for column in columns), strict=True):
-                    rest = [text for text in row[1:] if text not in ("", "-")]
+                for first, *others in zip(*cells.values(), strict=True):
+                    rest = [text for text in others if text not in ("", "-")]
                     whole = "  ".join(rest)
-                    write_lines([row[0], *(f"  {line}" for line in ([whole] if len(whole) <= width - 2 else rest))])
+                    write_lines([first, *(f"  {line}" for line in ([whole] if len(whole) <= width - 2 else rest))])
                 return
             kept.remove(optional[-1])
         table = Table(box=None, show_header=not self._header_shown, padding=(0, _GAP, 0, 0), pad_edge=False)
         overflow: Any = "ellipsis" if takes_unicode(sys.stdout) else "crop"
         for column in kept:
             table.add_column(column.title, no_wrap=not column.flexible, min_width=least(column))
-        for row in zip(*(cells[column] for column in kept), strict=True):
+        for texts in zip(*(cells[column] for column in kept), strict=True):
             # Cut before rich measures it: a cell is never wider than the terminal.
-            table.add_row(*(Text(text[: width + 1], no_wrap=True, overflow=overflow) for text in row))
+            table.add_row(*(Text(text[: width + 1], no_wrap=True, overflow=overflow) for text in texts))
         write_drawing(table)
         left_out = [column.title for column in columns if column not in kept]
         if left_out and not self._header_shown:
@@ -144,31 +160,12 @@ class Output:
         self._header_shown = True
 
 
-_known_fields: dict[type[Any], tuple[str, ...]] = {}
-
-
-def _fields(kind: type[Any]) -> tuple[str, ...]:
-    found = _known_fields.get(kind)
-    if found is None:
-        found = _known_fields[kind] = tuple(attrs.fields_dict(kind)) if attrs.has(kind) else ()
-    return found
-
-
-def as_row(item: Any) -> Mapping[str, Any]:
+def as_row(item: Any) -> Row:
     """Return a mapping as it is, and an object of an attrs class as a mapping of its fields."""
-    if isinstance(item, Mapping):
-        return item
-    values = {name: getattr(item, name) for name in _fields(type(item))}
-    return {name: _as_json(value) for name, value in values.items() if value is not ABSENT}
+    return item if isinstance(item, Mapping) else attrs.asdict(item, value_serializer=_name_keys)
 
 
-def _as_json(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, datetime)):  # most are
-        return value
-    if _fields(type(value)):
-        return as_row(value)
-    if isinstance(value, (list, tuple)):
-        return [_as_json(each) for each in value]
+def _name_keys(_: object, __: object, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name if isinstance(name, str) else str(name or "unknown"): each for name, each in value.items()}
     return value

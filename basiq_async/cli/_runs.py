@@ -8,20 +8,34 @@ import math
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, TextIO
 
 import attrs
+import typer
 
 from .._redaction.text import json_line
 from .._storage.private_files import open_new
 from .._wire.hosts import show_url
 from ..errors import CheckpointError, ConfigurationError
-from ._options import explain, option, program_line, selection
+from ._options import (
+    EndpointSecretFile,
+    EventPattern,
+    Json,
+    Since,
+    Until,
+    WebhookId,
+    Yes,
+    explain,
+    option,
+    program_line,
+    selection,
+)
 from ._output import OutputError, live, note, session
-from ._results import Column, Output, as_row, cell_text, count_details, view_of
+from ._results import Column, Output, View, as_row, cell_text, count_details
+from ._run import confirm, stopping
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,23 +44,46 @@ if TYPE_CHECKING:
     from ..replay import DeadLetter, Plan, Progress, Replay, Report, Target, Where
 
 
+To = Annotated[str | None, option("The endpoint to post to. Deliveries are signed as Basiq signs them.", metavar="URL")]
+_FOR_ONE_RUN = frozenset(
+    {"webhook_id", "dry_run", "plan", "retry_dead", "list_dead", "export_dead", "drop_dead", "ui", "yes"}
+)
+"""The options that are not part of the line that continues a run."""
+
+
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a run. An option that has its default value is not part of the line that continues the run."""
+    """The options of a replay and of a recovery."""
 
     command: ClassVar[str]
 
-    webhook_id: str
-    to: str | None = None
-    since: str | None = None
-    until: str | None = None
-    event: Sequence[str] | None = None
-    rate: float | None = None
+    webhook_id: WebhookId
+    to: To = None
+    since: Since = None
+    until: Until = None
+    event: EventPattern = None
+    rate: Annotated[float | None, option("Maximum messages per second.")] = None
     concurrency: int | None = None
-    max_pause: float = 3_600.0
-    checkpoint: str
-    secret_file: Path | None = None
-    json: bool = False
+    max_pause: Annotated[
+        float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
+    ] = 3_600.0
+    checkpoint: str | None = None
+    retry_dead: Annotated[bool, option("Deliver the messages that failed in earlier runs again.", "--retry-dead")] = (
+        False
+    )
+    list_dead: Annotated[bool, option("Show the messages that failed in earlier runs.", "--list-dead")] = False
+    export_dead: Annotated[
+        str | None, option("Write the messages that failed to a new file, one per line.", metavar="FILE")
+    ] = None
+    drop_dead: Annotated[list[str] | None, option("Drop a message that failed; may be repeated.", metavar="ID")] = None
+    secret_file: EndpointSecretFile = None
+    yes: Yes = False
+    json: Json = None
+
+    @property
+    def place(self) -> str:
+        """The checkpoint. A run has one that is named after the job if no option names one."""
+        return self.checkpoint or ""
 
     @property
     def connections(self) -> int:
@@ -54,26 +91,53 @@ class RunOptions:
         return self.concurrency or 32
 
     @property
+    def looks(self) -> bool:
+        """Whether the command only looks at dead letters, and delivers nothing."""
+        return self.list_dead or self.export_dead is not None or bool(self.drop_dead)
+
+    @property
     def selected(self) -> Mapping[str, Any]:
         """The options that select messages. With the webhook and the target, they name the checkpoint."""
         return {"since": self.since, "until": self.until, "event": self.event}
+
+    def confirm_drop(self) -> None:
+        """Ask before messages are dropped."""
+        if self.drop_dead:
+            confirm(f"Drop {len(set(self.drop_dead)):,} of the messages that failed for good?", yes=self.yes)
 
     def where(self) -> Where | None:
         """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
         return selection(**{name: value for name, value in self.selected.items() if name != "filter"})
 
     def line(self, *flags: str) -> str:
-        """Return the line that continues the run, with further flags, quoted for a shell."""
-        options = {
-            "--" + field.metadata.get("option", field.name.replace("_", "-")): _shown(value)
+        """Return the line that continues the run, with further flags. An option that has its default is left out."""
+        options: dict[str, object] = {
+            "--" + field.name.replace("_", "-"): _shown(value)
             for field in attrs.fields(type(self))
-            if field.name != "webhook_id" and (value := getattr(self, field.name)) != field.default
+            if field.name not in _FOR_ONE_RUN and (value := getattr(self, field.name)) != field.default
         }
-        return program_line(self.command, self.webhook_id, options={**options, **dict.fromkeys(flags, True)})
+        options |= {"--checkpoint": _shown(self.place), "--json": self.json is not None, **dict.fromkeys(flags, True)}
+        return program_line(self.command, self.webhook_id, options=options)
+
+    @contextmanager
+    def stopping(self, stop: Callable[[], None], *flags: str) -> Iterator[list[int]]:
+        """As the function ``stopping``; a run that a second signal ends shows the line that continues it."""
+        import asyncio
+
+        with stopping(stop) as stopped:
+            try:
+                yield stopped
+            except asyncio.CancelledError:
+                if stopped:
+                    live(None)
+                    self.show_line(*flags)
+                raise
+            finally:
+                live(None)
 
     def show_line(self, *flags: str, introduction: str = "to continue:") -> None:
         """Show the line that continues the run on standard error."""
-        if any(_shown(value) != value for value in (getattr(self, name) for name in attrs.fields_dict(type(self)))):
+        if any(_shown(value) != value for value in (self.place, *attrs.asdict(self, recurse=False).values())):
             introduction = f"{introduction.removesuffix(':')} (put back what is not shown of its URL):"
         if session().json:
             note(introduction, command=self.line(*flags))
@@ -255,36 +319,20 @@ class _Watched:
 
 _PAGE = 250
 
-RetryDead = Annotated[bool, option("Deliver the messages that failed in earlier runs again.", "--retry-dead")]
-ListDead = Annotated[bool, option("Show the messages that failed in earlier runs.", "--list-dead")]
-ExportDead = Annotated[
-    str | None, option("Write the messages that failed to a new file, one per line.", metavar="FILE")
-]
-DropDead = Annotated[list[str] | None, option("Drop a message that failed; may be repeated.", metavar="ID")]
+
+def _read_type(dead: DeadLetter) -> str | None:
+    from ..models import Message
+
+    return Message(dead.id, dead.message).event_type_id
 
 
-@attrs.frozen(kw_only=True)
-class DeadLetterView:
-    """A message that failed and is kept."""
-
-    id: str
-    error: str
-    failed_at: datetime
-    event_type_id: str | None
-
-    @classmethod
-    def of(cls, dead_letter: DeadLetter) -> DeadLetterView:
-        """Return the view of a dead letter."""
-        from ..models import Message
-
-        return view_of(cls, dead_letter, event_type_id=Message(dead_letter.id, dead_letter.message).event_type_id)
-
-
-_DEAD_LETTERS: Sequence[Column[DeadLetterView]] = (
-    Column("ID", lambda dead: dead.id),
-    Column("FAILED AT", lambda dead: dead.failed_at),
-    Column("ERROR", lambda dead: dead.error, flexible=20),
-    Column("EVENT TYPE", lambda dead: dead.event_type_id, optional=True),
+_DEAD_LETTER: View[DeadLetter] = View(
+    "id error failed_at event_type_id",
+    Column("ID", "id"),
+    Column("FAILED AT", "failed_at"),
+    Column("ERROR", "error", flexible=20),
+    Column("EVENT TYPE", "event_type_id", optional=True),
+    event_type_id=_read_type,
 )
 
 
@@ -300,30 +348,29 @@ class HasDeadLetters(Protocol):
         ...
 
 
-async def look_at_dead_letters(
-    jobs: Sequence[HasDeadLetters], output: Output, *, show: bool, export: str | None, drop: Sequence[str] | None
-) -> int:
+async def look_at_dead_letters(jobs: Sequence[HasDeadLetters], options: RunOptions) -> int:
     """Show, export and drop dead letters as the options say. Return 1 if they were shown or dropped and some are left.
 
     An export that succeeded returns 0.
     """
-    if show:
-        await list_dead_letters(jobs, output)
-    if export is not None:
-        await export_dead_letters(jobs, export)
-    if drop:
-        await drop_dead_letters(jobs, drop)
-    return 1 if (show or drop) and await has_dead_letters(jobs) else 0
+    if options.list_dead:
+        await list_dead_letters(jobs, Output(options.json))
+    if options.export_dead is not None:
+        await export_dead_letters(jobs, options.export_dead)
+    if options.drop_dead:
+        await drop_dead_letters(jobs, options.drop_dead)
+    return 1 if (options.list_dead or options.drop_dead) and await has_dead_letters(jobs) else 0
 
 
-async def list_dead_letters(jobs: Sequence[HasDeadLetters], output: Output) -> None:
-    """List the dead letters, or write a note that there are none."""
+async def list_dead_letters(jobs: Sequence[HasDeadLetters], output: Output) -> int:
+    """List the dead letters, or write a note that there are none. Return their number."""
     count = 0
     async for page in _pages(jobs):
-        output.rows(map(DeadLetterView.of, page), _DEAD_LETTERS, DeadLetterView)
+        output.rows(page, _DEAD_LETTER)
         count += len(page)
     if not count:
         note("there are no dead letters")
+    return count
 
 
 async def export_dead_letters(jobs: Sequence[HasDeadLetters], path: str) -> None:

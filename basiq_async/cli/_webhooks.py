@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated
 
-import attrs
 import typer
 
 from ..errors import ConfigurationError
@@ -24,11 +23,11 @@ from ._options import (
     program_line,
 )
 from ._output import is_terminal, live, note, write
-from ._results import ABSENT, Column, Output, view_of
+from ._results import Column, Output, Row, View
 from ._run import confirm, make_client
 
 if TYPE_CHECKING:
-    from ..models import Webhook
+    from ..models import EnsuredWebhook, Webhook
 
 webhooks_app = typer.Typer(help="Subscriptions: list, create, change, check, delete.", no_args_is_help=True)
 
@@ -46,36 +45,20 @@ SecretFile = Annotated[
 ]
 
 
-@attrs.frozen(kw_only=True)
-class WebhookView:
-    """A webhook, without its secret. ``action`` says what ``ensure`` did."""
-
-    id: str
-    url: str
-    status: str | None
-    subscribed_events: Sequence[str]
-    name: str | None
-    description: str | None
-    action: Any = ABSENT
-
-    @classmethod
-    def of(cls, webhook: Webhook) -> Self:
-        """Return the view of a webhook."""
-        return view_of(cls, webhook, action=getattr(webhook, "action", None) or ABSENT)
-
-
-def _events_cell(webhook: WebhookView) -> str:
-    events = webhook.subscribed_events
+def _events_cell(webhook: Row) -> str:
+    events = webhook["subscribed_events"]
     return ", ".join(events) if len(events) <= 2 else f"{len(events)} types"
 
 
-_WEBHOOKS: Sequence[Column[WebhookView]] = (
-    Column("ID", lambda webhook: webhook.id),
-    Column("STATUS", lambda webhook: webhook.status),
-    Column("URL", lambda webhook: webhook.url, flexible=16),
+_WEBHOOK: View[Webhook] = View(
+    "id url status subscribed_events name description",
+    Column("ID", "id"),
+    Column("STATUS", "status"),
+    Column("URL", "url", flexible=16),
     Column("EVENTS", _events_cell, flexible=16, optional=True),
-    Column("NAME", lambda webhook: webhook.name or "", flexible=16, optional=True),
+    Column("NAME", lambda webhook: webhook["name"] or "", flexible=16, optional=True),
 )
+_ENSURED: View[EnsuredWebhook] = View(" ".join([*_WEBHOOK.names, "action"]))
 
 
 @webhooks_app.command("list")
@@ -83,7 +66,7 @@ async def list_(json: Json = None) -> None:
     """Show all webhooks."""
     async with make_client() as basiq:
         found = await basiq.webhooks.list().collect()
-    Output(json).rows(map(WebhookView.of, found), _WEBHOOKS, WebhookView)
+    Output(json).rows(found, _WEBHOOK)
     if not found:
         note("there are no webhooks; create one with 'basiq-async webhooks create'")
 
@@ -92,7 +75,7 @@ async def list_(json: Json = None) -> None:
 async def get(webhook_id: WebhookId, json: Json = None) -> None:
     """Show one webhook."""
     async with make_client() as basiq:
-        Output(json).one(WebhookView.of(await basiq.webhooks.get(webhook_id)))
+        Output(json).one(await basiq.webhooks.get(webhook_id), _WEBHOOK)
 
 
 @webhooks_app.command()
@@ -110,7 +93,7 @@ async def create(
             types = await expand_event_types(basiq, event)
             made = await basiq.webhooks.create(url=url, subscribed_events=types, name=name, description=description)
             keep(made)
-    Output(json).one(WebhookView.of(made))
+    Output(json).one(made, _WEBHOOK)
     _tell_secret(made, secret_file)
 
 
@@ -140,7 +123,7 @@ async def ensure(
                 remove_event_types=remove_event_types,
             )
             keep(found)
-    Output(json).one(WebhookView.of(found))
+    Output(json).one(found, _ENSURED)
     if found.kept_event_types:
         note(
             f"the webhook stays subscribed to {', '.join(found.kept_event_types)}; to remove them, pass "
@@ -186,7 +169,7 @@ async def update(
                 description=description if description is not None else current.description,
             )
             keep(changed)
-    Output(json).one(WebhookView.of(changed))
+    Output(json).one(changed, _WEBHOOK)
     if secret_file is not None:
         _tell_secret(changed, secret_file)
 
@@ -198,7 +181,7 @@ async def reactivate(webhook_id: WebhookId, secret_file: SecretFile = None, json
         async with make_client() as basiq:
             found = await basiq.webhooks.reactivate(webhook_id)
             keep(found)
-    Output(json).one(WebhookView.of(found))
+    Output(json).one(found, _WEBHOOK)
     if secret_file is not None:
         _tell_secret(found, secret_file)
 
@@ -261,7 +244,7 @@ async def wait(
     """Wait until a webhook is active."""
     async with make_client() as basiq, _countdown(timeout):
         found = await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
-    Output(json).one(WebhookView.of(found))
+    Output(json).one(found, _WEBHOOK)
 
 
 def _tell_secret(webhook: Webhook, file: Path | None) -> None:

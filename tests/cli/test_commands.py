@@ -228,7 +228,7 @@ def test_json_has_fields_after_an_equals_sign(run: Run, served: Served) -> None:
     wrong = run("webhooks", "list", "--json=id,colour")
     assert wrong.exit_code == 2
     assert json.loads(wrong.stderr)["error"]["message"].endswith(
-        "the fields are id, url, status, subscribed_events, name, description, action"
+        "the fields are id, url, status, subscribed_events, name, description"
     )
 
 

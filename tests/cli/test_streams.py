@@ -13,7 +13,7 @@ import pytest
 
 from basiq_async import BasiqError
 from basiq_async.cli._messages import show_list  # private: a page that fails late is not arranged from a shell
-from basiq_async.cli._results import Output  # private: show_list writes to it
+from basiq_async.cli._results import ROWS, Output  # private: show_list writes to it
 
 from ..support.command_line import COLD
 from ..support.real_time import PATIENCE
@@ -85,5 +85,5 @@ async def test_what_was_read_before_an_error_is_shown(capsys: pytest.CaptureFixt
         raise BasiqError("the third page failed")
 
     with pytest.raises(BasiqError, match="the third page failed"):
-        await show_list(items(), Output(None, json_only=True), 0, dict)
+        await show_list(items(), Output(json=""), ROWS, None)
     assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == ["first", "second"]
