@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import logging
 import os
 import ssl
 import subprocess
@@ -31,7 +30,7 @@ from basiq_async import (
     Webhook,
 )
 from tests.support.outcomes import ONCE, QUICK, client_of, outcome
-from tests.support.wire import KEY, TOKEN, WEBHOOK, Wire, http, ok, page
+from tests.support.wire import KEY, TOKEN, WEBHOOK, Wire, ok, page
 
 
 async def test_no_cookie_is_kept() -> None:
@@ -201,17 +200,6 @@ async def test_a_transport_whose_send_is_not_async() -> None:
 
     async with BasiqClient(KEY, transport=Sync(), retry=ONCE) as client:
         assert type(await outcome(client.webhooks.get("w1"))) is TransportError
-
-
-@pytest.mark.parametrize("hook", ["on_request", "on_retry"])
-async def test_a_hook_that_fails_does_not_undo_the_work(hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(event: Any) -> None:
-        raise ZeroDivisionError
-
-    async with Wire(http(503), ok(WEBHOOK)) as wire, client_of(wire, retry=QUICK, **{hook: fail}) as client:
-        with caplog.at_level(logging.ERROR, logger="basiq_async"):
-            assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
-    assert "hook" in caplog.text
 
 
 PROGRAM = """

@@ -350,15 +350,6 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: Any) -> No
     assert not isinstance(key, str) or len(key) < 4 or key not in text
 
 
-def test_a_key_of_the_environment_is_looked_over_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BASIQ_API_KEY", "a b")
-    with pytest.raises(ConfigurationError):
-        BasiqClient()
-    monkeypatch.delenv("BASIQ_API_KEY")
-    with pytest.raises(ConfigurationError, match="BASIQ_API_KEY"):
-        BasiqClient()
-
-
 OPTIONS: dict[str, list[Any]] = {
     "base_url": ["", "x", "/x", "ftp://x", "http://", "http://a b", "http://user:pass@x", "http://x?y", "http://x#y", "http://x\n", "http://x\\y",
                  "http://x:0", "http://x:65536", "http://x:99999", "http://x:abc", "http://é", "http://[::1", 5, b"http://x", "javascript:x", "http://\ud800", "//x"],

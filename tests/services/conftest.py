@@ -9,8 +9,11 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
+from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy, Webhook
 from basiq_async.testing import FakeBasiq, serve
+
+URL = "https://example.com/basiq"
+EVENTS = ["consent.revoked", "account.updated"]
 
 
 @attrs.frozen
@@ -30,3 +33,18 @@ async def basiq(request: pytest.FixtureRequest) -> AsyncIterator[Basiq]:
             options = {"base_url": await stack.enter_async_context(serve(fake, prefix="/basiq"))}
         client = BasiqClient(fake.DEFAULT_API_KEY, retry=RetryPolicy(base=0.001), **options)
         yield Basiq(await stack.enter_async_context(client), fake)
+
+
+async def create(basiq: Basiq, url: str = URL) -> Webhook:
+    return await basiq.client.webhooks.create(url=url, subscribed_events=EVENTS, name="n", description="d")
+
+
+async def active(basiq: Basiq, url: str = URL) -> Webhook:
+    webhook = await create(basiq, url)
+    basiq.fake.route(url, accept)
+    await basiq.fake.advance(minutes=15)
+    return webhook
+
+
+async def accept(headers: object, body: bytes) -> int:
+    return 204

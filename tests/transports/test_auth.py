@@ -10,7 +10,6 @@ import pytest
 
 from basiq_async import (
     AuthenticationError,
-    BasiqClient,
     BasiqError,
     ConfigurationError,
     NotFoundError,
@@ -169,18 +168,6 @@ def test_the_token_goes_to_no_other_place_than_the_base_url() -> None:
         await transport.send(Request("GET", "https://proxy.example/basiq/events"))
         await transport.aclose()
         assert inner.closed == 0
-
-    virtual.run(main())
-
-
-def test_the_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BASIQ_API_KEY", "from-the-environment")
-
-    async def main() -> None:
-        transport = Scripted(WEBHOOK)
-        async with BasiqClient(transport=transport) as basiq:
-            await basiq.webhooks.get("w")
-        assert transport.token_requests[0].headers["authorization"] == "Basic from-the-environment"
 
     virtual.run(main())
 

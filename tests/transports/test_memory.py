@@ -7,7 +7,15 @@ from datetime import timedelta
 
 import pytest
 
-from basiq_async import ConnectionFailedError, InMemoryTransport, Request, RequestTimeoutError
+from basiq_async import (
+    BasiqClient,
+    ConnectionFailedError,
+    Event,
+    InMemoryTransport,
+    NotFoundError,
+    Request,
+    RequestTimeoutError,
+)
 from basiq_async.testing import FakeBasiq, SystemClock
 from tests.support import virtual
 
@@ -81,3 +89,12 @@ def test_what_is_closed_sends_nothing_and_a_dropped_connection_is_an_error() -> 
         assert (caught.value.sent, len(fake.requests)) == (False, asked)
 
     virtual.run(main())
+
+
+async def test_the_default_fake_of_the_in_memory_transport_is_its_own() -> None:
+    first, second = InMemoryTransport(), InMemoryTransport()
+    assert first.fake is not second.fake
+    async with BasiqClient(first.fake.DEFAULT_API_KEY, transport=first) as basiq:
+        with pytest.raises(NotFoundError):
+            await basiq.events.get("nothing")
+    assert isinstance(Event("e"), Event)

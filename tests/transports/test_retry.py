@@ -19,7 +19,6 @@ from basiq_async import (
     ServerError,
     TransportError,
 )
-from basiq_async.hooks import RequestEvent, RetryEvent
 from basiq_async.transports.retry import Retrying
 from tests.support import virtual
 from tests.support.scripted import Scripted, answer, client, error
@@ -248,30 +247,6 @@ def test_cancellation_during_a_wait_is_immediate() -> None:
     virtual.run(main())
 
 
-def test_hooks_are_told_of_every_attempt_and_wait() -> None:
-    requests: list[RequestEvent] = []
-    retries: list[RetryEvent] = []
-
-    async def main() -> None:
-        transport = Scripted(error(503), BROKEN, answer({"id": "w", "url": "https://a"}), delay=0.25)
-        basiq = client(transport, retry=RetryPolicy(), on_request=requests.append, on_retry=retries.append)
-        await basiq.webhooks.get("w")
-
-    virtual.run(main())
-    path = "/notifications/webhooks/w"
-    assert [(e.method, e.path, e.attempt, e.status, e.error) for e in requests] == [
-        ("POST", "/token", 1, 200, None),
-        ("GET", path, 1, 503, None),
-        ("GET", path, 2, None, "ConnectionFailedError"),
-        ("GET", path, 3, 200, None),
-    ]
-    assert [e.duration for e in requests[1:]] == pytest.approx([0.25, 0.25, 0.25])
-    assert [(e.path, e.attempt, e.status, e.error) for e in retries] == [
-        (path, 1, 503, None),
-        (path, 2, None, "ConnectionFailedError"),
-    ]
-
-
 def test_a_closed_client_begins_no_further_attempt() -> None:
     async def main() -> None:
         inner = Scripted(error(503))
@@ -297,28 +272,6 @@ def test_a_response_that_needs_no_retry_is_not_shown_to_the_caller_who_gives_up(
     seen: list[Response] = []
     outcome, _, _ = send(GET, answer(), gives_up=lambda response: bool(seen.append(response)))
     assert (outcome.status, seen) == (200, [])
-
-
-def test_hooks_are_told_the_correlation_id_and_the_template_of_the_url() -> None:
-    async def main() -> None:
-        requests: list[RequestEvent] = []
-        retries: list[RetryEvent] = []
-        transport = Scripted(error(500), answer({"id": "e"}))
-        basiq = client(transport, retry=RetryPolicy(max_retries=1), on_request=requests.append, on_retry=retries.append)
-        await basiq.events.get("e")
-        ours = [event for event in requests if event.path != "/token"]
-        assert [(event.url_template, event.attempt, event.status) for event in ours] == [
-            ("/events/{event_id}", 1, 500),
-            ("/events/{event_id}", 2, 200),
-        ]
-        assert ours[0].correlation_id is not None
-        assert ours[1].correlation_id is None
-        assert [(event.url_template, event.correlation_id) for event in retries] == [
-            ("/events/{event_id}", ours[0].correlation_id)
-        ]
-        assert [event.url_template for event in requests if event.path == "/token"] == ["/token"]
-
-    virtual.run(main())
 
 
 def test_a_policy_of_zeros_is_no_retry_and_no_wait_but_no_time_at_all_is_refused() -> None:

@@ -9,9 +9,19 @@ import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
 from basiq_async.testing import FakeBasiq, Quirks
-from tests.services import test_services
+from tests.services import test_messages
 from tests.services.conftest import Basiq
-from tests.services.test_services import *  # noqa: F403  # the same tests, on other fakes
+
+# The same tests, on other fakes.
+from tests.services.test_api import (
+    test_a_token_that_expired_is_renewed,  # noqa: F401
+    test_passing_failures_are_retried,  # noqa: F401
+    test_the_client_misuses_nothing,  # noqa: F401
+)
+from tests.services.test_event_types import *  # noqa: F403
+from tests.services.test_events import test_events_and_the_way_to_them_from_a_thin_payload  # noqa: F401
+from tests.services.test_messages import *  # noqa: F403
+from tests.services.test_webhooks import *  # noqa: F403
 
 
 def _name(quirks: Quirks) -> str:
@@ -40,7 +50,7 @@ async def basiq(request: pytest.FixtureRequest) -> AsyncIterator[Basiq]:
 
 async def test_a_test_message_is_delivered_and_is_in_the_history(basiq: Basiq) -> None:
     if basiq.fake.quirks.attempts == "objects":
-        await test_services.test_a_test_message_is_delivered_and_is_in_the_history(basiq)
+        await test_messages.test_a_test_message_is_delivered_and_is_in_the_history(basiq)
         return
     # Attempts that are ids alone do not say how they went.
     webhook_id = basiq.fake.seed_messages(3)

@@ -1,43 +1,22 @@
-"""Every operation, as a user calls it."""
+"""Webhooks: create, change, delete, ensure, and wait for them."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
 
 from basiq_async import (
     BadRequestError,
     ConflictError,
-    F,
     NotFoundError,
-    RateLimitError,
     RequestTimeoutError,
-    ServerError,
     Webhook,
 )
+from tests.support import virtual
+from tests.support.scripted import Scripted, answer, client
 
-from .conftest import Basiq
-
-URL = "https://example.com/basiq"
-EVENTS = ["consent.revoked", "account.updated"]
-NOWHERE = "00000000-0000-4000-8000-000000000000"
-
-
-async def create(basiq: Basiq, url: str = URL) -> Webhook:
-    return await basiq.client.webhooks.create(url=url, subscribed_events=EVENTS, name="n", description="d")
-
-
-async def active(basiq: Basiq, url: str = URL) -> Webhook:
-    webhook = await create(basiq, url)
-    basiq.fake.route(url, accept)
-    await basiq.fake.advance(minutes=15)
-    return webhook
-
-
-async def accept(headers: object, body: bytes) -> int:
-    return 204
+from .conftest import EVENTS, URL, Basiq, create
 
 
 async def test_creating_a_webhook_gives_its_secret_this_once(basiq: Basiq) -> None:
@@ -216,131 +195,13 @@ async def test_waiting_for_a_webhook_that_stays_pending_times_out(basiq: Basiq) 
         await basiq.client.webhooks.wait_until_active(made.id, timeout=0)
 
 
-async def test_a_test_message_is_delivered_and_is_in_the_history(basiq: Basiq) -> None:
-    webhook = await active(basiq)
-    await basiq.client.messages.send_test("consent.revoked", text="hello")
-    await basiq.fake.deliver()
-    messages = await basiq.client.messages.list(webhook.id).collect()
-    assert [message.event_type_id for message in messages] == ["consent.revoked"]
-    assert messages[0].delivered
-    assert messages[0].webhook_id == webhook.id
-    again = await basiq.client.messages.get(webhook.id, messages[0].id)
-    assert again == messages[0]
+def test_waiting_until_active_is_patient() -> None:
+    async def main() -> None:
+        transport = Scripted(answer({"id": "w", "url": "u", "status": "pending-approval"}))
+        began = virtual.now()
+        with pytest.raises(TimeoutError, match="after 1020 s"):
+            await client(transport).webhooks.wait_until_active("w")
+        assert virtual.now() - began == pytest.approx(1020)
+        assert len(transport.requests) < 50
 
-
-async def test_a_test_message_in_the_form_of_the_guide(basiq: Basiq) -> None:
-    webhook = await active(basiq)
-    await basiq.client.messages.send_test_to(URL, ["consent.revoked", "account.updated"])
-    await basiq.fake.deliver()
-    sent = [message.event_type_id async for message in basiq.client.messages.list(webhook.id)]
-    assert sorted(filter(None, sent)) == ["account.updated", "consent.revoked"]
-
-
-async def test_a_test_message_is_sent_in_the_form_of_the_reference(basiq: Basiq) -> None:
-    await active(basiq)
-    await basiq.client.messages.send_test("consent.revoked", text="hello")
-    body = basiq.fake.requests[-1].body
-    assert body is not None
-    assert json.loads(body) == {"eventTypeId": "consent.revoked", "Text": "hello"}
-    await basiq.client.messages.send_test("consent.revoked")
-    body = basiq.fake.requests[-1].body
-    assert body is not None
-    assert json.loads(body) == {"eventTypeId": "consent.revoked"}
-
-
-async def test_a_test_message_without_a_webhook_is_a_bad_request(basiq: Basiq) -> None:
-    with pytest.raises(BadRequestError, match="400 no-webhooks-found"):
-        await basiq.client.messages.send_test("consent.revoked")
-
-
-async def test_streaming_a_history_of_several_pages(basiq: Basiq) -> None:
-    webhook_id = basiq.fake.seed_messages(1234)
-    seen = [message.id async for message in basiq.client.messages.list(webhook_id)]
-    assert (len(seen), len(set(seen))) == (1234, 1234)
-    listed = [request.url for request in basiq.fake.requests if "/messages" in request.url]
-    assert len(listed) == 3
-    assert listed[0].endswith("/messages?limit=500")
-    assert sum(request.url.endswith("/token") for request in basiq.fake.requests) == 1
-
-
-async def test_going_on_in_the_middle_of_a_history(basiq: Basiq) -> None:
-    webhook_id = basiq.fake.seed_messages(250)
-    everything = [message.id async for message in basiq.client.messages.list(webhook_id, limit=100)]
-    first = basiq.client.messages.list(webhook_id, limit=100)
-    begun = [message.id for message in await first.collect(max_items=137)]
-    rest = [message.id async for message in basiq.client.messages.list(webhook_id, limit=100, cursor=first.cursor)]
-    assert begun + rest == everything
-
-
-async def test_filtering_a_history(basiq: Basiq) -> None:
-    webhook_id = basiq.fake.seed_messages(60, event_types=["user.created", "user.deleted"])
-    wanted = F("message.eventTypeId").eq("user.created")
-    found = await basiq.client.messages.list(webhook_id, filter=wanted, limit=7).collect()
-    assert found
-    assert {message.event_type_id for message in found} == {"user.created"}
-    plain = await basiq.client.messages.list(webhook_id, filter=str(wanted)).collect()
-    assert [message.id for message in plain] == [message.id for message in found]
-
-
-async def test_a_message_that_is_not_there(basiq: Basiq) -> None:
-    webhook = await create(basiq)
-    with pytest.raises(NotFoundError) as caught:
-        await basiq.client.messages.get(webhook.id, NOWHERE)
-    text = str(caught.value)
-    assert text.startswith("404 resource-not-found: ")
-    assert f"(GET /notifications/webhooks/{webhook.id}/messages/{NOWHERE}, correlation id " in text
-
-
-async def test_event_types(basiq: Basiq) -> None:
-    kinds = await basiq.client.event_types.list().collect()
-    assert len(kinds) == 15
-    kind = await basiq.client.event_types.get("consent.revoked")
-    assert kind.id == "consent.revoked"
-    assert kind.description
-    with pytest.raises(NotFoundError):
-        await basiq.client.event_types.get("no.such")
-
-
-async def test_events_and_the_way_to_them_from_a_thin_payload(basiq: Basiq) -> None:
-    webhook = await active(basiq)
-    await basiq.fake.emit("consent.revoked", user_id="11111111-1111-4111-8111-111111111111")
-    (message,) = await basiq.client.messages.list(webhook.id).collect()
-    event = await basiq.client.events.fetch(message)
-    assert (event.type, event.id) == ("consent.revoked", message.event_id)
-    assert await basiq.client.events.get(event.id) == event
-    listed = await basiq.client.events.list(filter=F("event.entity").eq("consent")).collect()
-    assert [found.id for found in listed] == [event.id]
-    with pytest.raises(NotFoundError):
-        await basiq.client.events.get("no-such-event")
-
-
-async def test_passing_failures_are_retried(basiq: Basiq) -> None:
-    webhook = await create(basiq)
-    basiq.fake.fail_next(2, status=503)
-    assert (await basiq.client.webhooks.get(webhook.id)).id == webhook.id
-    basiq.fake.fail_next(2, drop=True)
-    assert (await basiq.client.webhooks.get(webhook.id)).id == webhook.id
-    basiq.fake.fail_next(1, status=429, retry_after=0, method="POST")
-    await basiq.client.webhooks.update(webhook.id, url=URL)
-    basiq.fake.fail_next(1, status=503, method="POST")
-    with pytest.raises(ServerError, match="503 service-unavailable"):
-        await basiq.client.webhooks.update(webhook.id, url=URL)
-    basiq.fake.fail_next(1, status=429, retry_after=900)
-    with pytest.raises(RateLimitError) as caught:
-        await basiq.client.webhooks.get(webhook.id)
-    assert caught.value.retry_after == 900
-
-
-async def test_a_token_that_expired_is_renewed(basiq: Basiq) -> None:
-    webhook = await create(basiq)
-    basiq.fake.expire_tokens()
-    results = await asyncio.gather(*(basiq.client.webhooks.get(webhook.id) for _ in range(20)))
-    assert len(results) == 20
-    assert sum(request.url.endswith("/token") for request in basiq.fake.requests) == 2
-
-
-async def test_the_client_misuses_nothing(basiq: Basiq) -> None:
-    webhook_id = basiq.fake.seed_messages(1200)
-    await basiq.client.messages.list(webhook_id).collect()
-    await basiq.client.event_types.list().collect()
-    assert list(basiq.fake.violations) == []
+    virtual.run(main())
