@@ -34,7 +34,8 @@ ENOUGH = 0.9
 """The share of mutants that the tests of a folder must notice."""
 _FAST, _SLOW = 10.0, 60.0
 """Seconds of tests that are tried in a fork, the fastest first, and of those that are tried in a copy of the files."""
-_LONGEST = 180.0
+_LATE = 30.0
+"""A run of tests is over after so many seconds and ten times what it takes without a change: it does not end."""
 _OPTIONS = (
     *("-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
@@ -273,6 +274,10 @@ class Tests:
         files = [name.partition("::")[0] for name in chosen]
         return sorted(chosen, key=lambda name: files.index(name.partition("::")[0]))
 
+    def limit(self, names: Sequence[str]) -> float:
+        """Return the seconds after which these tests do not end any more."""
+        return _LATE + 10 * sum(self.seconds[name] for name in names)
+
 
 def is_noticed(mutant: Mutant, forks: Forks, tests: Tests, copy: Path) -> bool:
     """Try a mutant: the fast tests in a fork, then all in a copy of the files, because they may start processes."""
@@ -280,15 +285,16 @@ def is_noticed(mutant: Mutant, forks: Forks, tests: Tests, copy: Path) -> bool:
     source = mutant.apply(path.read_bytes())
     if names and mutant.functions:
         fast = tests.fastest(names, _FAST)
-        if forks.notice(fast, lambda: replace_code(path, source, mutant.functions), _LONGEST):
+        if forks.notice(fast, lambda: replace_code(path, source, mutant.functions), tests.limit(fast)):
             return True
-    if names and _is_noticed_in(copy, mutant, tests.fastest(names, _SLOW)):
+    slow = tests.fastest(names, _SLOW)
+    if names and _is_noticed_in(copy, mutant, slow, tests.limit(slow)):
         return True
     print(f"{'survived' if names else 'no test runs it'}, line {mutant.line}: {mutant.change}", flush=True)
     return False
 
 
-def _is_noticed_in(copy: Path, mutant: Mutant, names: Sequence[str]) -> bool:
+def _is_noticed_in(copy: Path, mutant: Mutant, names: Sequence[str], limit: float) -> bool:
     file = copy / mutant.path
     original = file.read_bytes()
     _write(file, mutant.apply(original))
@@ -304,7 +310,7 @@ def _is_noticed_in(copy: Path, mutant: Mutant, names: Sequence[str]) -> bool:
             ) as process,
         ):
             try:
-                return process.wait(_LONGEST) != 0
+                return process.wait(limit) != 0
             except subprocess.TimeoutExpired:
                 return True
             finally:
