@@ -48,6 +48,7 @@ async def test_a_page_of_dead_letters_that_is_taken_over_holds_none_of_the_next_
         for worker in fleet.workers:
             worker.stop()
         await job.retry_dead()
+        assert fleet.notifications[-1] == ("job", "d1.0"), "no worker is told of the dead letters to retry"
         # The first owner of the page read it, recorded the page after it, handled the first dead letters, and died.
         dead_letters = await job.dead_letters()
         page: dict[str, Any] = {"count": "250", "last": str(dead_letters[-1].number), "quota": "250"}

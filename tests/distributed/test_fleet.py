@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from basiq_async import ConfigurationError, F, Message, ReplayError, TargetError
 from basiq_async.distributed import Fleet, Work, Worker
 from basiq_async.errors import InboxError
-from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import failed_only, limit, message_time, since
 from tests.support.fleets import crew
 from tests.support.histories import Recorder, Refusing
@@ -403,6 +403,7 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
             {"webhook_id": " "},
             {"key": "with {braces}"},
             {"key": ""},
+            {"key": "k" * 201},
             {"rate": 0},
             {"rate": True},
             {"filters": []},
@@ -414,9 +415,15 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
         ):
             with pytest.raises(ConfigurationError):
                 await fleet.submit(**wrong)
-    for wrong in ({"lease": 0}, {"lease": True}, {"prefix": "a b"}, {"prefix": ""}):
+        with pytest.raises(ConfigurationError, match="there is no job function 'another'"):
+            await fleet.fleet.plan("another", fleet.webhook_id)
+        longest = await fleet.submit(key="k" * 200)
+        assert [job.key for job in await fleet.fleet.jobs()] == [longest.key]
+    for wrong in ({"lease": 0}, {"lease": 0.9}, {"lease": 3_601}, {"lease": True}, {"prefix": "a b"}, {"prefix": ""}):
         with pytest.raises(ConfigurationError):
             Fleet(redis_url, **wrong)
+    for lease in (1, 3_600):
+        assert Fleet(redis_url, lease=lease).lease == lease
     with pytest.raises(ConfigurationError, match="url must be that of a Redis server"):
         Fleet("http://127.0.0.1")
 
@@ -518,6 +525,19 @@ async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs
                 "a message was skipped without a reason"
             )
         assert sorted(recorder.ids) == sorted(ids)
+
+
+async def test_messages_that_a_receiver_has_no_handler_for_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
+    receiver, handled = WebhookReceiver("whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), list[str]()
+    async with crew(redis_url, receiver, messages=0, page_size=10, where=limit(4)) as fleet:
+        for number in range(20):
+            fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
+
+        @receiver.on("user.created")
+        async def handle(delivery: Delivery) -> None:
+            handled.append(delivery.event_type_id)
+
+        assert (await fleet.run()).handled == len(handled) == 4
 
 
 async def test_an_inbox_that_is_away_while_a_limited_job_reads_has_the_job_wait(redis_url: str) -> None:
