@@ -129,7 +129,7 @@ async def test_half_a_surrogate_pair_in_an_id_is_a_decode_error(decoder: str) ->
         assert type(await outcome(client.webhooks.get("w1"))) is ResponseDecodeError
 
 
-@pytest.mark.parametrize("depth", [100, 200, 400, 600, 800, 900, 950, 980, 1000, 1020, 5000, 9000])
+@pytest.mark.parametrize("depth", [100, 600, 900, 950, 980, 1000, 1020, 9000])
 @pytest.mark.parametrize("kind", ["list", "object"])
 async def test_depth_just_below_what_decoders_take_does_no_harm_later(decoder: str, depth: int, kind: str) -> None:
     nested = deep(depth) if kind == "list" else '{"a":' * depth + "1" + "}" * depth

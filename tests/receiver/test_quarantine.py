@@ -203,21 +203,19 @@ def test_an_inbox_that_is_none_is_refused() -> None:
 
 
 async def test_one_poison_event_does_not_have_the_endpoint_disabled() -> None:
-    fake = FakeBasiq(api_keys=["a2V5OnNlY3JldA=="])
-    async with BasiqClient("a2V5OnNlY3JldA==", transport=InMemoryTransport(fake)) as client:
-        webhook = await client.webhooks.create(url="https://example.org/basiq", subscribed_events=["user.created"])
-        assert webhook.secret is not None
-        receiver = WebhookReceiver(webhook.secret, quarantine_after=5)
+    fake = FakeBasiq()
+    webhook_id = fake.add_webhook("https://example.org/basiq")
+    receiver = WebhookReceiver(fake.secret(webhook_id), quarantine_after=5)
 
-        @receiver.on("user.created")
-        async def handle(delivery: Delivery) -> None:
-            raise RuntimeError("never")
+    @receiver.on("user.created")
+    async def handle(delivery: Delivery) -> None:
+        raise RuntimeError("never")
 
-        fake.route("https://example.org/basiq", receiver)
-        await fake.advance(hours=1)
-        await fake.emit("user.created", user_id="u-1")
-        await fake.advance(hours=40)
-        assert (await client.webhooks.get(webhook.id)).status == "active"
+    fake.route("https://example.org/basiq", receiver)
+    await fake.emit("user.created", user_id="u-1")
+    await fake.advance(hours=40)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
+        assert (await client.webhooks.get(webhook_id)).status == "active"
     assert [attempt.status for attempt in fake.deliveries] == [500] * 4 + [200]
     [entry] = await receiver.quarantined()
     assert entry.failures == 5

@@ -390,46 +390,35 @@ def test_a_message_that_was_never_tried_has_the_time_that_is_given() -> None:
 
 
 async def test_the_full_event_is_one_call_away() -> None:
-    fake = FakeBasiq(api_keys=["a2V5OnNlY3JldA=="])
-    deliveries: list[Delivery] = []
-    async with BasiqClient("a2V5OnNlY3JldA==", transport=InMemoryTransport(fake)) as client:
-        webhook = await client.webhooks.create(url="https://example.org/basiq", subscribed_events=["user.created"])
-        assert webhook.secret is not None
-        receiver = WebhookReceiver(webhook.secret)
+    fake, deliveries = FakeBasiq(), list[Delivery]()
+    receiver = WebhookReceiver(fake.secret(fake.add_webhook("https://example.org/basiq")))
 
-        @receiver.on("user.created")
-        async def handle(delivery: Delivery) -> None:
-            deliveries.append(delivery)
+    @receiver.on("user.created")
+    async def handle(delivery: Delivery) -> None:
+        deliveries.append(delivery)
 
-        fake.route("https://example.org/basiq", receiver)
-        await fake.advance(hours=1)
-        await fake.emit("user.created", user_id="u-1")
+    fake.route("https://example.org/basiq", receiver)
+    await fake.emit("user.created", user_id="u-1")
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
         event = await deliveries[0].event(client)
-    assert event.id == deliveries[0].event_id
-    assert event.type == "user.created"
+    assert (event.id, event.type) == (deliveries[0].event_id, "user.created")
     assert fake.deliveries[0].status == 204
 
 
-async def test_an_answer_that_basiq_repeats_after_a_failure_is_handled_once(caplog: pytest.LogCaptureFixture) -> None:
-    fake = FakeBasiq(api_keys=["a2V5OnNlY3JldA=="])
-    tries: list[str] = []
-    async with BasiqClient("a2V5OnNlY3JldA==", transport=InMemoryTransport(fake)) as client:
-        webhook = await client.webhooks.create(url="https://example.org/basiq", subscribed_events=["user.created"])
-        assert webhook.secret is not None
-        receiver = WebhookReceiver(webhook.secret)
+async def test_an_answer_that_basiq_repeats_after_a_failure_is_handled_once() -> None:
+    fake, tries = FakeBasiq(), list[str]()
+    receiver = WebhookReceiver(fake.secret(fake.add_webhook("https://example.org/basiq")))
 
-        @receiver.on("user.created")
-        async def handle(delivery: Delivery) -> None:
-            tries.append(delivery.id)
-            if len(tries) < 3:
-                raise RuntimeError("not yet")
+    @receiver.on("user.created")
+    async def handle(delivery: Delivery) -> None:
+        tries.append(delivery.id)
+        if len(tries) < 3:
+            raise RuntimeError("not yet")
 
-        fake.route("https://example.org/basiq", receiver)
-        await fake.advance(hours=1)
-        await fake.emit("user.created", user_id="u-1")
-        await fake.advance(hours=30)
-    assert len(tries) == 3
-    assert len(set(tries)) == 1
+    fake.route("https://example.org/basiq", receiver)
+    await fake.emit("user.created", user_id="u-1")
+    await fake.advance(hours=30)
+    assert (len(tries), len(set(tries))) == (3, 1)
     assert [attempt.status for attempt in fake.deliveries] == [500, 500, 204]
 
 

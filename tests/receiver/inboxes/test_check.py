@@ -165,6 +165,7 @@ async def test_a_server_that_does_not_tell_its_settings_is_ready_all_the_same(ri
         await admin.execute_command("ACL", "SETUSER", "app", "on", "nopass", "~*", *rights.split())
         async with Redis.from_url(redis.url.replace("redis://", "redis://app:x@")) as client:
             await RedisInbox(client).check()
+            assert await RedisInbox(client, prefix=rights).complete("k", "a")
 
 
 async def test_a_server_without_the_command_info_is_no_outage(tmp_path: Path) -> None:
