@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 
@@ -145,7 +145,7 @@ class _Loop(Generic[T]):
         self._looked_for = start.after if start is not None and start.offset == ANYWHERE else None
         """The last item that was searched for from the start of the list: a second search would not find it either."""
         self._prefetch = prefetch
-        self._ahead: asyncio.Task[ListPage] | None = None
+        self._ahead: asyncio.Task[Callable[[], ListPage]] | None = None
         self._seen: set[int] = set()
         self._error: BasiqError | None = None
         self._lock = asyncio.Lock()
@@ -174,7 +174,7 @@ class _Loop(Generic[T]):
         ahead, self._ahead = self._ahead, None
         page: ListPage | None = None
         try:
-            page = await (listing.fetch(url) if ahead is None else result_of(ahead))
+            page = (await (listing.fetch(url) if ahead is None else result_of(ahead)))()
         except BasiqError as exc:
             if not self._can_search(exc, url):
                 if listing.redact(url) != url:
@@ -184,14 +184,14 @@ class _Loop(Generic[T]):
                 raise
         if page is None:
             url = self._begin_again()
-            page = await listing.fetch(url)
+            page = (await listing.fetch(url))()
         self._seen.add(hash(url))
         self._pages += 1
         place.url, place.items, place.left = url, page.items, iter(page.items)
         place.next_url = None if page.next_link is None else self._resolve(page.next_link, url)
         place.seek()
         if place.next_url is not None and self._prefetch:
-            self._ahead = listing.owner.spawn(_fetch(listing.fetch, place.next_url))
+            self._ahead = listing.owner.spawn(listing.fetch(place.next_url))
             # A consumer that never awaits would not let the request start before the end of this page.
             await asyncio.sleep(0)
         return True
@@ -238,7 +238,7 @@ class _Loop(Generic[T]):
         raw = item.text if isinstance(item, BrokenItem) else item
         return self._on_unreadable(UnreadableItem(raw, failure, id_at(items, index)))
 
-    def _cancel(self) -> asyncio.Task[ListPage] | None:
+    def _cancel(self) -> asyncio.Task[Any] | None:
         """Cancel the request for the page ahead. Return its task, or None."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and not ahead.done() and not ahead.get_loop().is_closed():
@@ -253,10 +253,6 @@ class _Loop(Generic[T]):
 
     def __del__(self) -> None:
         self._cancel()
-
-
-async def _fetch(fetch: Callable[[str], Awaitable[ListPage]], url: str) -> ListPage:
-    return await fetch(url)
 
 
 class _Items(_Loop[T]):

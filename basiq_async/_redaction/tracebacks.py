@@ -33,15 +33,20 @@ def hide_arguments(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except BasiqError as exc:
-            failure = exc.with_traceback(None)
+            failure = remove_frames(exc)
         del args, kwargs
-        failure.__cause__ = failure.__context__ = None
         try:
             raise failure
         finally:
             del failure  # a frame that holds its own error is freed late
 
     return call
+
+
+def remove_frames(exc: E) -> E:
+    """Remove from an error its traceback, and what led to it. Return the error."""
+    exc.__cause__ = exc.__context__ = None
+    return exc.with_traceback(None)
 
 
 class UnshownText(str):

@@ -17,8 +17,8 @@ from typing import cast
 
 from .._arguments import Duration, check_seconds
 from .._redaction.credentials import Unpicklable
-from .._redaction.tracebacks import hide_arguments
-from ..errors import ConfigurationError, SignatureVerificationError
+from .._redaction.tracebacks import hide_arguments, remove_frames
+from ..errors import BasiqError, ConfigurationError, SignatureVerificationError
 from .seal import Seal
 from .secrets import SecretLike, UndecodableSecretError, read_keys
 
@@ -60,7 +60,6 @@ def sign(secret: SecretLike, message_id: str, timestamp: datetime, body: bytes) 
     return SigningKeys.read(secret).headers(message_id, timestamp, body)
 
 
-@hide_arguments
 def verify(
     secret: SecretLike,
     *,
@@ -80,6 +79,19 @@ def verify(
     Raises ``ConfigurationError`` for a mistake of the caller: a secret that is empty or missing, a naive ``now``, a
     negative ``tolerance``, or a ``body`` that is not bytes.
     """
+    try:
+        return _verify(secret, headers, body, tolerance, now)
+    except BasiqError as exc:
+        failure = remove_frames(exc)
+    # As ``hide_arguments`` does, whose own call is a tenth of the time of a verification.
+    del secret, headers, body
+    try:
+        raise failure
+    finally:
+        del failure
+
+
+def _verify(secret: SecretLike, headers: Headers, body: bytes, tolerance: Duration, now: datetime | None) -> None:
     try:
         keys = read_keys(secret)
     except UndecodableSecretError as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeGuard, TypeVar
 
 import attrs
@@ -38,7 +38,11 @@ class Listing(Generic[T]):
     name: str
     start: str
     base: BaseURL
-    fetch: Callable[[str], Awaitable[ListPage]]
+    fetch: Callable[[str], Coroutine[Any, Any, Callable[[], ListPage]]]
+    """Requests a page. Returns a function that decodes it, to call when its items are needed.
+
+    Two decoded pages at a time are slower than one: they do not fit into a processor's cache.
+    """
     reader: Reader[T]
     owner: TaskOwner
     seal: CursorSeal
