@@ -108,34 +108,5 @@ _LAZY = {
     "RetryPolicy": "transports.retry",
     "UnreadableItem": "pagination",
 }
-_ELSEWHERE = {
-    "receiver": (
-        "Delivery", "DeliveryEvent", "Inbox", "MemoryInbox", "Outcome", "QuarantinedDelivery", "RedisInbox", "Result",
-        "SQLInbox", "SQLiteInbox", "UnknownEventTypeWarning", "WebhookReceiver", "inbox_metadata", "sign", "verify",
-    ),
-    "receiver.protocol": (
-        "Claim", "ClaimStatus", "TransactionalInbox", "inbox_key",
-    ),
-    "replay": (
-        "Checkpoint", "DeadLetter", "HttpTarget", "Inactivity", "JSONLinesTarget", "MemoryCheckpoint", "Plan",
-        "Progress", "Reconciliation", "Recovery", "Replay", "Report", "SQLCheckpoint", "SQLiteCheckpoint", "Target",
-        "Where", "checkpoint_metadata", "event_types", "failed_only", "limit", "message_time", "recover",
-        "recovered_by", "serve_page", "since", "until",
-    ),
-    "replay.protocol": (
-        "Advance", "Commit", "ReplayJob", "State",
-    ),
-    "testing": (
-        "BrokenPromisesError", "Comparison", "DeliveredAttempt", "Difference", "Emission", "FakeBasiq",
-        "ManualClock", "Quirks", "SystemClock", "Violation", "check_checkpoint", "check_inbox",
-        "check_transport", "compare", "serve",
-    ),
-    "distributed": (
-        "Fleet", "Job", "JobProgress", "JobState", "Work", "Worker",
-    ),
-    "otel": (
-        "instrument",
-    ),
-}  # fmt: skip
 
-__getattr__, __dir__ = lazy_names(__name__, _LAZY, elsewhere=_ELSEWHERE)
+__getattr__, __dir__ = lazy_names(__name__, _LAZY)

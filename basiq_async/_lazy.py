@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
 
 from .errors import MissingExtraError
+
+_PUBLIC = ("", ".receiver", ".receiver.protocol", ".replay", ".replay.protocol", ".testing", ".distributed", ".otel")
+"""The modules that users import from, in which a name is searched for that they sought in another one."""
 
 
 def lazy_names(
@@ -14,15 +19,14 @@ def lazy_names(
     homes: Mapping[str, str],
     *,
     extras: Mapping[str, str] | None = None,
-    elsewhere: Mapping[str, Iterable[str]] | None = None,
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return the ``__getattr__`` and ``__dir__`` of a package that loads some names of its ``__all__`` on first access.
 
     homes: maps each such name to the module below the package that defines it.
     extras: maps each optional dependency to the extra that installs it. Without the dependency, access to a name that
         needs it raises ``MissingExtraError``.
-    elsewhere: maps a module, such as ``receiver.protocol``, to names that users may look for in the package. Access to
-        one raises ``ImportError``, which says where it is.
+
+    Access to a name that another public module has raises ``ImportError``, which says where it is.
 
     Type checkers do not see this ``__getattr__``. The package therefore imports the names under ``TYPE_CHECKING`` too,
     so that a misspelt name is an error.
@@ -30,7 +34,7 @@ def lazy_names(
 
     def load(name: str) -> object:
         if name not in homes:
-            raise _unknown(package, name, elsewhere or {})
+            raise _unknown(package, name)
         try:
             value: object = getattr(import_module(f"{package}.{homes[name]}"), name)
         except ModuleNotFoundError as exc:
@@ -54,9 +58,12 @@ def missing_extra(what: str, extra: str) -> MissingExtraError:
     return MissingExtraError(f"{what} needs the extra {extra!r}: pip install '/path/to/the/clone[{extra}]'")
 
 
-def _unknown(package: str, name: str, elsewhere: Mapping[str, Iterable[str]]) -> Exception:
-    for module, names in elsewhere.items():
-        if name in names:
-            home = f"{package.partition('.')[0]}.{module}".rstrip(".")
-            return ImportError(f"{name} is in {home}: from {home} import {name}")
+def _unknown(package: str, name: str) -> Exception:
+    root = package.partition(".")[0]
+    # Python asks for a module of the package too, before it imports the module.
+    is_sought = not name.startswith("_") and find_spec(f"{package}.{name}") is None
+    for home in [root + module for module in _PUBLIC if is_sought and root + module != package]:
+        with suppress(ImportError):  # its extra is not installed
+            if name in import_module(home).__all__:
+                return ImportError(f"{name} is in {home}: from {home} import {name}")
     return AttributeError(f"module {package!r} has no attribute {name!r}")

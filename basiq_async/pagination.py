@@ -229,11 +229,16 @@ class _Loop(Generic[T]):
             url, self._error = None, self._listing.refuse(link, "loops: it leads to a page that was read before")
         return url
 
-    def _replace(self, index: int, failure: ResponseDecodeError) -> T | None:
-        """Return what ``on_unreadable`` returns for an item. Without it, raise the failure."""
-        if self._on_unreadable is None:
-            raise failure
+    def _read_odd(self, index: int) -> T | None:
+        """Read an item that may be unreadable: return what ``on_unreadable`` returns for it, or raise the failure."""
         items = self._place.items
+        try:
+            return self._hook(items[index], self._model)
+        except Unreadable as exc:
+            failure = self._listing.explain(exc, index)
+        if self._on_unreadable is None:
+            del items  # error reports show local variables, and an item can hold a secret
+            raise failure
         item = items[index]
         raw = item.text if isinstance(item, BrokenItem) else item
         return self._on_unreadable(UnreadableItem(raw, failure, id_at(items, index)))
@@ -274,7 +279,6 @@ class _Items(_Loop[T]):
                 offset = place.offset = place.offset - 1
                 if not isinstance(exc, Unreadable):
                     raise
-                failure = self._listing.explain(exc, offset)
             else:
                 pages = self._pages
                 async with self._lock:
@@ -282,7 +286,7 @@ class _Items(_Loop[T]):
                     if self._pages == pages and not await self._advance():
                         raise StopAsyncIteration
                 continue
-            replacement = self._replace(offset, failure)
+            replacement = self._read_odd(offset)
             place.offset = offset + 1
             if replacement is not None:
                 return replacement
@@ -304,25 +308,12 @@ class _Pages(_Loop[T]):
             try:
                 items = [hook(item, model) for item in (place.items[offset:] if offset else place.items)]
             except Unreadable:
-                items = self._read_one_by_one(offset)
+                read = map(self._read_odd, range(offset, len(place.items)))
+                items = [item for item in read if item is not None]
             place.offset = len(place.items)
             more = place.next_url is not None or place.sought is not None
             after = place.cursor(listing.base) or place.next_page(listing.base) if more else None
             return Page(items, None if after is None else listing.encode(after))
-
-    def _read_one_by_one(self, offset: int) -> list[T]:
-        """Return the items of a page on which at least one cannot be read."""
-        items: list[T] = []
-        for index in range(offset, len(self._place.items)):
-            try:
-                items.append(self._hook(self._place.items[index], self._model))
-                continue
-            except Unreadable as exc:
-                failure = self._listing.explain(exc, index)
-            replacement = self._replace(index, failure)
-            if replacement is not None:
-                items.append(replacement)
-        return items
 
 
 class Paginator(Generic[T]):

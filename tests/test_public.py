@@ -73,11 +73,6 @@ def test_a_name_for_implementers_and_an_error_have_one_home(package: str, name: 
     assert hasattr(import_module(home), name)
 
 
-def test_every_name_that_is_said_to_be_elsewhere_is_there() -> None:
-    for home, names in basiq_async._ELSEWHERE.items():
-        assert set(names) <= set(import_module(f"basiq_async.{home}").__all__)
-
-
 def test_the_contract_is_there() -> None:
     names = [
         "BasiqClient",

@@ -45,6 +45,4 @@ _LAZY = {
     "inbox_metadata": "inboxes._sql_statements",
 }
 
-_ELSEWHERE = {"receiver.protocol": ("Claim", "ClaimStatus", "TransactionalInbox", "inbox_key")}
-
-__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"redis": "redis", "sqlalchemy": "sql"}, elsewhere=_ELSEWHERE)
+__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"redis": "redis", "sqlalchemy": "sql"})

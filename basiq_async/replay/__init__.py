@@ -60,9 +60,4 @@ _LAZY = {
     "serve_page": "_page",
 }
 
-_ELSEWHERE = {
-    "": ("CheckpointError", "CheckpointInUseError", "ReplayError", "TargetError"),
-    "replay.protocol": ("Advance", "Commit", "ReplayJob", "State"),
-}
-
-__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"sqlalchemy": "sql"}, elsewhere=_ELSEWHERE)
+__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"sqlalchemy": "sql"})

@@ -6,7 +6,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
@@ -43,6 +43,7 @@ _MOST_EVENTS = 100_000
 _SOON = timedelta(minutes=1)
 """The time that Basiq may need to make a message of an event."""
 _MOST_ATTEMPTS = 8
+_Sign = Callable[[str, datetime, bytes], Mapping[str, str]]
 _KEPT = 1_000
 
 
@@ -61,16 +62,23 @@ async def diagnose(
     if max_items is not None:
         check_whole("max_items", max_items, least=1, or_else="or None for all")
     try:
-        signer = _Signer(receiver, secret)
+        sign = _find_signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
     offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
-    handled = None if inbox is None else _HandledEvents(inbox, webhook_id)
+    owner: str | None = webhook_id
     if inbox is None and receiver is not None:
-        handled = _HandledEvents(receiver.inbox, receiver.webhook_id)
-    scan = _HistoryScan(api, webhook, handled, recovered or Recovered(), now)
+        inbox, owner = receiver.inbox, receiver.webhook_id
+
+    async def is_handled(event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
+        if inbox is None:
+            return False
+        async with asyncio.timeout(_INBOX_TIMEOUT):
+            return await inbox.seen(inbox_key(event_type_id, event_id, message_id, owner))
+
+    scan = _HistoryScan(api, webhook, is_handled, recovered or Recovered(), now)
     await scan.read(max_items)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
@@ -90,12 +98,12 @@ async def diagnose(
         oldest_undelivered=scan.attempts.oldest_undelivered,
         out_of_reach=() if recovered is None else recovered.out_of_reach(now),
         given_up=0 if recovered is None else recovered.given_up,
-        endpoint=await signer.test(webhook.url, datetime.now(UTC)) if test and signer.can_sign else None,
+        endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
         undelivered=scan.undelivered,
         never_sent=scan.never_sent,
         recovered=scan.recovered,
         dead_letters=0 if recovered is None else recovered.dead_letters,
-        quarantined=0 if scan.handled is None else await scan.handled.count_quarantined(),
+        quarantined=0 if inbox is None else await count_quarantined(inbox, owner, timeout=_INBOX_TIMEOUT),
         unreadable=scan.unreadable,
         looked_at=scan.looked_at,
         earliest=scan.earliest,
@@ -109,11 +117,17 @@ class _HistoryScan:
     """Reads the events of the last 7 days, then the messages, so that the messages of all these events are listed."""
 
     def __init__(
-        self, api: Api, webhook: Webhook, handled: _HandledEvents | None, recovered: Recovered, now: datetime
+        self,
+        api: Api,
+        webhook: Webhook,
+        is_handled: Callable[[str | None, str | None, str | None], Awaitable[bool]],
+        recovered: Recovered,
+        now: datetime,
     ) -> None:
         self._api = api
         self._webhook = webhook
-        self.handled = handled
+        self._is_handled = is_handled
+        """Called with the ids of an event type, event and message: whether the inbox has handled or quarantined it."""
         self._recoveries = recovered
         self._now = now
         self._without_message: dict[tuple[str | None, str | None], datetime | None] = {}
@@ -204,9 +218,6 @@ class _HistoryScan:
         partial = self._stopped or not self.complete
         return partial and created is not None and self.earliest is not None and created < self.earliest + FAR
 
-    async def _is_handled(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
-        return self.handled is not None and await self.handled.has(event_type_id, event_id, message_id)
-
     def _skip(self, item: UnreadableItem) -> None:
         self.unreadable += 1
 
@@ -274,23 +285,6 @@ class _Attempts:
         return times if len(times) <= _KEPT else [*times[: _KEPT // 2], *times[-_KEPT // 2 :]]
 
 
-class _HandledEvents:
-    """Looks up in an inbox which events of a webhook were handled. It writes nothing."""
-
-    def __init__(self, inbox: Inbox, webhook_id: str | None) -> None:
-        self._inbox = inbox
-        self._webhook_id = webhook_id
-
-    async def has(self, event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
-        """Whether the inbox recorded an event as handled or quarantined it."""
-        async with asyncio.timeout(_INBOX_TIMEOUT):
-            return await self._inbox.seen(inbox_key(event_type_id, event_id, message_id, self._webhook_id))
-
-    async def count_quarantined(self) -> int:
-        """Return how many of the webhook's deliveries are in the quarantine."""
-        return await count_quarantined(self._inbox, self._webhook_id, timeout=_INBOX_TIMEOUT)
-
-
 def _subscribed_at(webhook: Webhook) -> datetime | None:
     """Return when a webhook was created or last changed; None if its JSON, beyond the reference, does not say so."""
     try:
@@ -299,44 +293,31 @@ def _subscribed_at(webhook: Webhook) -> datetime | None:
         return None
 
 
-class _Signer:
-    """Posts a signed test to an endpoint."""
+@hide_arguments
+def _find_signer(
+    receiver: DiagnosedReceiver | None, secret: str | Secret | Sequence[str | Secret] | None
+) -> _Sign | None:
+    """Return the function that signs a test delivery; None without a secret."""
+    if receiver is not None and not isinstance(receiver, DiagnosedReceiver):
+        raise ConfigurationError("receiver must be a WebhookReceiver, or None")
+    if secret is not None:
+        return SigningKeys.read(secret).headers
+    return None if receiver is None else receiver.sign
 
-    @hide_arguments
-    def __init__(
-        self, receiver: DiagnosedReceiver | None, secret: str | Secret | Sequence[str | Secret] | None
-    ) -> None:
-        self._sign: Callable[[str, datetime, bytes], Mapping[str, str]] | None = None
-        if receiver is not None:
-            if not isinstance(receiver, DiagnosedReceiver):
-                raise ConfigurationError("receiver must be a WebhookReceiver, or None")
-            self._sign = receiver.sign
-        if secret is not None:
-            self._sign = SigningKeys.read(secret).headers
 
-    @property
-    def can_sign(self) -> bool:
-        return self._sign is not None
+async def _test(sign: _Sign, url: str) -> EndpointCheck:
+    """Post one signed test delivery, with one attempt. Redirects are not followed."""
+    from ..transports.aiohttp import StatusTransport
 
-    async def test(self, url: str, now: datetime) -> EndpointCheck:
-        """Post one test delivery, with one attempt. Redirects are not followed."""
-        from ..transports.aiohttp import StatusTransport
-
-        try:
-            absolute_url(url)
-        except ConfigurationError as exc:
-            return EndpointCheck(None, str(exc))
-        transport = StatusTransport(timeout=_TIMEOUT)
-        try:
-            response = await transport.send(Request("POST", url, *self._sign_test(now)))
-        except BasiqError as exc:
-            return EndpointCheck(None, str(exc))
-        finally:
-            await transport.aclose()
-        return EndpointCheck(response.status)
-
-    def _sign_test(self, now: datetime) -> tuple[Mapping[str, str], bytes]:
-        assert self._sign is not None  # noqa: S101  # callers check can_sign first
-        body = json.dumps({"eventTypeId": _TEST_TYPE, "eventId": str(uuid.uuid4())}).encode()
-        headers = self._sign(f"test_{uuid.uuid4().hex}", now, body)
-        return {**headers, "content-type": "application/json"}, body
+    body = json.dumps({"eventTypeId": _TEST_TYPE, "eventId": str(uuid.uuid4())}).encode()
+    transport = StatusTransport(timeout=_TIMEOUT)
+    try:
+        moment, kind = datetime.now(UTC), {"content-type": "application/json"}
+        # No local variable holds the headers: error reports show local variables.
+        request = Request("POST", absolute_url(url), {**sign(f"test_{uuid.uuid4().hex}", moment, body), **kind}, body)
+        response = await transport.send(request)
+    except BasiqError as exc:
+        return EndpointCheck(None, str(exc))
+    finally:
+        await transport.aclose()
+    return EndpointCheck(response.status)

@@ -138,7 +138,12 @@ class Authenticated:
         A failure is raised for all of them. If the request that renews is cancelled, the next one renews.
         """
         ended_before = self._renewals_ended
-        await self._take_turn(deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._renewal.acquire()
+        except TimeoutError:
+            said = "no token was received within max_elapsed"
+            raise RequestTimeoutError(said, method="POST", path="/token") from None
         try:
             if self._token is not None and self._token is not stale:
                 return self._token
@@ -157,15 +162,6 @@ class Authenticated:
             return token
         finally:
             self._renewal.release()
-
-    async def _take_turn(self, deadline: float | None) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._renewal.acquire()
-        except TimeoutError:
-            raise RequestTimeoutError(
-                "no token was received within max_elapsed", method="POST", path="/token"
-            ) from None
 
     async def _fetch(self, deadline: float | None) -> _AccessToken:
         url = self._base.url("/token")
