@@ -8,7 +8,6 @@ import queue
 import sqlite3
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -68,9 +67,13 @@ class SQLiteStore:
         self.file = SQLiteFile(path, kind)
         self.path = self.file.path
         self.closed = False
-        self._worker = _Worker(self.file, busy_timeout, exclusive, create, fill)
+        self._open = partial(self.file.open, timeout=busy_timeout, exclusive=exclusive, create=create, fill=fill)
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._ended: Future[None] = Future()
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._connection: sqlite3.Connection | None = None
+        self._check_at = 0.0
 
     def __repr__(self) -> str:
         return f"<{self.file.kind.name} {self.path!r}{', closed' if self.closed else ''}>"
@@ -85,16 +88,15 @@ class SQLiteStore:
             raise self.file.kind.failure(f"the {self.file.kind.name} {self.path!r} {self.file.kind.closed}")
         if self._thread is None:
             self._pid = os.getpid()
-            # A daemon, so that a program ends even if it does not close the file, or if the disk hangs. Its target does
-            # not refer to this object, whose deletion ends the thread.
+            # A daemon, so that a program ends even if it does not close the file, or if the disk hangs.
             name = f"basiq-async {self.file.kind.name}"
-            self._thread = threading.Thread(target=self._worker.serve, name=name, daemon=True)
+            self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
             self._thread.start()
         elif self._pid != os.getpid():
             raise self.file.fork_error()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._worker.calls.put(_Call(work, write, transaction, future, loop))
+        self._calls.put(_Call(work, write, transaction, future, loop))
         return future
 
     async def aclose(self, timeout: float | None = None) -> None:
@@ -106,54 +108,37 @@ class SQLiteStore:
         thread, self._thread = self._thread, None
         if thread is None or self._pid != os.getpid():  # the parent process's file must not be closed here
             return
-        self._worker.calls.put(None)
-        await asyncio.wait((asyncio.wrap_future(self._worker.ended),), timeout=timeout)
-        if self._worker.ended.done():
+        self._calls.put(None)
+        await asyncio.wait((asyncio.wrap_future(self._ended),), timeout=timeout)
+        if self._ended.done():
             thread.join()
 
-    def __del__(self) -> None:
-        if getattr(self, "_thread", None) is not None and self._pid == os.getpid():
-            self._worker.calls.put(None)
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=1)
+    # --- in the thread ---
 
-
-class _Worker:
-    """What the thread of a store uses: the queue of calls, and the connection."""
-
-    def __init__(
-        self, file: SQLiteFile, busy_timeout: float, exclusive: bool, create: bool, fill: Work[None] | None
-    ) -> None:
-        self.calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self.ended: Future[None] = Future()
-        self._file = file
-        self._open = partial(file.open, timeout=busy_timeout, exclusive=exclusive, create=create, fill=fill)
-        self._connection: sqlite3.Connection | None = None
-        self._check_at = 0.0
-
-    def serve(self) -> None:
+    def _serve(self) -> None:
         """Run the queued calls in batches until None comes; then close the connection."""
         try:
             while self._serve_batch():
                 pass
             if self._connection is not None:
-                self._file.close(self._connection)
+                self.file.close(self._connection)
         finally:
-            self.ended.set_result(None)
+            self._ended.set_result(None)
 
     def _serve_batch(self) -> bool:
         """Wait for a call, and run it with all others that are queued. Return False if None came."""
         calls: list[_Call] = []
-        call = self.calls.get()
+        call = self._calls.get()
         while call is not None:
             calls.append(call)
-            if len(calls) == _MOST_IN_A_BATCH or self.calls.empty():  # nobody else takes calls from the queue
+            if len(calls) == _MOST_IN_A_BATCH or self._calls.empty():  # nobody else takes calls from the queue
                 break
-            call = self.calls.get()
+            call = self._calls.get()
         if calls:
             try:
                 self._commit(calls)
             except BaseException as exc:
-                failure = self._file.translate(exc)
+                failure = self.file.translate(exc)
                 for each in calls:
                     each.result = failure
             answers: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
@@ -187,7 +172,7 @@ class _Worker:
             raise
         now = time.monotonic()
         if now >= self._check_at:
-            self._file.check_in_place()
+            self.file.check_in_place()
             self._check_at = now + _CHECK_EVERY
 
 

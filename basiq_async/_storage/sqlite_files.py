@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,11 +74,10 @@ class SQLiteFile:
         connection may be used in any thread, and begins no transaction by itself. Close it with ``close``.
         """
         try:
-            with _registry.lock:  # another thread may be creating it
-                if create:  # not by SQLite, so that the file is private from the first moment
-                    create_private(self.path)
-                elif not os.path.lexists(self.path):
-                    return None
+            if create:  # not by SQLite, so that the file is private from the first moment
+                create_private(self.path)
+            elif not os.path.lexists(self.path):
+                return None
             connection, blank = self._connect(timeout, exclusive)
             try:
                 if blank and not create:
@@ -98,7 +96,7 @@ class SQLiteFile:
     def close(self, connection: sqlite3.Connection) -> None:
         """Close a connection that ``open`` returned."""
         connection.close()
-        _registry.remove(connection)
+        _open.pop(id(connection), None)
 
     def check_in_place(self) -> None:
         """Raise the kind's error if the file was deleted or replaced since it was opened.
@@ -147,7 +145,7 @@ class SQLiteFile:
         connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:
             self._seen = _identity(self.path)
-            _registry.add(connection, self._seen)
+            _open[id(connection)] = self._seen, os.getpid(), connection
             if exclusive:
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("BEGIN")  # read one consistent state, while another process may be creating the tables
@@ -168,7 +166,7 @@ class SQLiteFile:
         if problem := check_private(self.path, mode=False):
             raise self._unopenable(problem)
         self._check_beside()
-        if _registry.is_inherited(_identity(self.path)):
+        if _is_inherited(_identity(self.path)):
             raise self.fork_error()
 
     def _check_beside(self) -> None:
@@ -264,34 +262,16 @@ _WHAT_TO_DO = {
 }
 
 
-class _Registry:
-    """Records which process opened each connection: a forked child inherits connections that it must not use.
+_open: dict[int, tuple[_Identity, int, sqlite3.Connection]] = {}
+"""Each open connection by its id, with the identity of its file, and the process that opened it.
 
-    It also keeps the connections alive, so that garbage collection in a child does not close an inherited one.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self._open: dict[int, tuple[_Identity, int, sqlite3.Connection]] = {}
-
-    def add(self, connection: sqlite3.Connection, identity: _Identity) -> None:
-        with self.lock:
-            self._open[id(connection)] = (identity, os.getpid(), connection)
-
-    def remove(self, connection: sqlite3.Connection) -> None:
-        with self.lock:
-            self._open.pop(id(connection), None)
-
-    def is_inherited(self, identity: _Identity) -> bool:
-        with self.lock:
-            return any(found == identity and pid != os.getpid() for found, pid, _ in self._open.values())
+A forked child inherits connections that it must not use. They are kept alive here, so that garbage collection in the
+child does not close them.
+"""
 
 
-_registry = _Registry()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_registry.lock.acquire, after_in_parent=_registry.lock.release, after_in_child=_registry.lock.release
-    )
+def _is_inherited(identity: _Identity) -> bool:
+    return any(found == identity and pid != os.getpid() for found, pid, _ in list(_open.values()))
 
 
 def _identity(path: str) -> _Identity:

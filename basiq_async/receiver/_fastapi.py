@@ -11,17 +11,11 @@ from starlette.requests import ClientDisconnect
 
 from ._bodies import ends_connection, read_content_length
 from ._outcome import Outcome, Receives
+from ._results import RESULTS
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Handled before"},
-    204: {"description": "Handled, or of a type without a handler"},
-    400: {"description": "Genuine, but not a JSON object"},
-    401: {"description": "Not genuine, or not fresh"},
-    408: {"description": "The body did not arrive in time"},
-    413: {"description": "The body is too large"},
-    415: {"description": "The body is compressed"},
-    500: {"description": "The handler failed"},
-    503: {"description": "Try again after Retry-After seconds"},
+    status: {"description": "; ".join(each.what.replace("`", "") for each in RESULTS.values() if each.status == status)}
+    for status in sorted({each.status for each in RESULTS.values()})
 }
 
 _TEXT = {"type": "string"}

@@ -32,34 +32,30 @@ class Quarantine:
         """Awaited after quarantined deliveries were retried or dropped."""
 
     async def deliveries(
-        self, *, after: QuarantinedDelivery | None = None, ids: Collection[str] | None = None
+        self,
+        *,
+        after: QuarantinedDelivery | None = None,
+        ids: Collection[str] | None = None,
+        limit: int | None = None,
     ) -> AsyncGenerator[QuarantinedDelivery]:
         """Yield each quarantined delivery once, oldest first: those with the delivery ids ``ids``, or all."""
+        yielded = 0
         found = read_quarantine(self._inbox, self._webhook_id, timeout=self._timeout, after=after)
         async with aclosing(found):
             async for delivery in found:
                 if ids is None or delivery.delivery_id in ids:
                     yield delivery
+                    yielded += 1
+                    if yielded == limit:
+                        return
 
     async def first(self, limit: int, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
-        found: list[QuarantinedDelivery] = []
-        async with aclosing(self.deliveries(after=after)) as deliveries:
-            async for delivery in deliveries:
-                found.append(delivery)
-                if len(found) == limit:
-                    break
-        return found
+        return [delivery async for delivery in self.deliveries(after=after, limit=limit)]
 
     async def count(self, most: int) -> int:
         """Return the number of quarantined deliveries, counted up to ``most``."""
-        count = 0
-        async with aclosing(self.deliveries()) as deliveries:
-            async for _ in deliveries:
-                count += 1
-                if count == most:
-                    break
-        return count
+        return len([delivery.key async for delivery in self.deliveries(limit=most)])
 
     async def tell_changed(self) -> None:
         """Await ``changed``, if it is set, after deliveries were retried or dropped."""

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import textwrap
-import threading
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -217,17 +216,6 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
 
     asyncio.run(use())
     assert (path.read_bytes() if path.is_file() else b"") == before
-
-
-def test_an_inbox_that_is_never_closed_warns(tmp_path: Path) -> None:
-    inbox = SQLiteInbox(tmp_path / "inbox.db")
-    asyncio.run(inbox.complete("k", "a"))
-    (thread,) = (each for each in threading.enumerate() if each.name == "basiq-async inbox")
-    with pytest.warns(ResourceWarning, match="was not closed"):
-        inbox._store.__del__()
-    inbox._store._thread = None
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
 
 
 def test_one_inbox_serves_one_event_loop_after_another(tmp_path: Path) -> None:
