@@ -45,16 +45,13 @@ def test_the_base_url_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPa
         BasiqClient(API_KEY, transport=Scripted())
 
 
-def test_the_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+@virtual.clocked
+async def test_the_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASIQ_API_KEY", "from-the-environment")
-
-    async def main() -> None:
-        transport = Scripted(answer({"id": "w", "url": "https://example.com"}))
-        async with BasiqClient(transport=transport) as basiq:
-            await basiq.webhooks.get("w")
-        assert transport.token_requests[0].headers["authorization"] == "Basic from-the-environment"
-
-    virtual.run(main())
+    transport = Scripted(answer({"id": "w", "url": "https://example.com"}))
+    async with BasiqClient(transport=transport) as basiq:
+        await basiq.webhooks.get("w")
+    assert transport.token_requests[0].headers["authorization"] == "Basic from-the-environment"
 
 
 def test_a_key_of_the_environment_is_looked_over_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,18 +19,15 @@ from tests.support.scripted import Scripted, answer, client, error
 from tests.support.wire import WEBHOOK, Wire, http, ok
 
 
-def test_hooks_are_told_of_every_attempt_and_wait() -> None:
+@virtual.clocked
+async def test_hooks_are_told_of_every_attempt_and_wait() -> None:
     requests: list[RequestEvent] = []
     retries: list[RetryEvent] = []
-
-    async def main() -> None:
-        transport = Scripted(
-            error(503), ConnectionFailedError("broken"), answer({"id": "w", "url": "https://a"}), delay=0.25
-        )
-        basiq = client(transport, retry=RetryPolicy(), on_request=requests.append, on_retry=retries.append)
-        await basiq.webhooks.get("w")
-
-    virtual.run(main())
+    transport = Scripted(
+        error(503), ConnectionFailedError("broken"), answer({"id": "w", "url": "https://a"}), delay=0.25
+    )
+    basiq = client(transport, retry=RetryPolicy(), on_request=requests.append, on_retry=retries.append)
+    await basiq.webhooks.get("w")
     path = "/notifications/webhooks/w"
     assert [(e.method, e.path, e.attempt, e.status, e.error) for e in requests] == [
         ("POST", "/token", 1, 200, None),
@@ -45,26 +42,24 @@ def test_hooks_are_told_of_every_attempt_and_wait() -> None:
     ]
 
 
-def test_hooks_are_told_the_correlation_id_and_the_template_of_the_url() -> None:
-    async def main() -> None:
-        requests: list[RequestEvent] = []
-        retries: list[RetryEvent] = []
-        transport = Scripted(error(500), answer({"id": "e"}))
-        basiq = client(transport, retry=RetryPolicy(max_retries=1), on_request=requests.append, on_retry=retries.append)
-        await basiq.events.get("e")
-        ours = [event for event in requests if event.path != "/token"]
-        assert [(event.url_template, event.attempt, event.status) for event in ours] == [
-            ("/events/{event_id}", 1, 500),
-            ("/events/{event_id}", 2, 200),
-        ]
-        assert ours[0].correlation_id is not None
-        assert ours[1].correlation_id is None
-        assert [(event.url_template, event.correlation_id) for event in retries] == [
-            ("/events/{event_id}", ours[0].correlation_id)
-        ]
-        assert [event.url_template for event in requests if event.path == "/token"] == ["/token"]
-
-    virtual.run(main())
+@virtual.clocked
+async def test_hooks_are_told_the_correlation_id_and_the_template_of_the_url() -> None:
+    requests: list[RequestEvent] = []
+    retries: list[RetryEvent] = []
+    transport = Scripted(error(500), answer({"id": "e"}))
+    basiq = client(transport, retry=RetryPolicy(max_retries=1), on_request=requests.append, on_retry=retries.append)
+    await basiq.events.get("e")
+    ours = [event for event in requests if event.path != "/token"]
+    assert [(event.url_template, event.attempt, event.status) for event in ours] == [
+        ("/events/{event_id}", 1, 500),
+        ("/events/{event_id}", 2, 200),
+    ]
+    assert ours[0].correlation_id is not None
+    assert ours[1].correlation_id is None
+    assert [(event.url_template, event.correlation_id) for event in retries] == [
+        ("/events/{event_id}", ours[0].correlation_id)
+    ]
+    assert [event.url_template for event in requests if event.path == "/token"] == ["/token"]
 
 
 @pytest.mark.parametrize("hook", ["on_request", "on_retry"])

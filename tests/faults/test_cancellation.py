@@ -166,75 +166,69 @@ def test_an_operation_cancelled_at_each_of_its_awaits(operation: Operation, trou
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_an_iteration_cancelled_at_each_of_its_awaits_continues_with_the_very_next_item(prefetch: int) -> None:
-    async def main() -> None:
-        for nth in range(1, 60):
-            client = BasiqClient(KEY, transport=Slow())
-            paginator = client.messages.list("w1", prefetch=prefetch)
-            items = aiter(paginator)
-            ids: list[str] = []
+@virtual.clocked
+async def test_an_iteration_cancelled_at_each_of_its_awaits_continues_with_the_very_next_item(prefetch: int) -> None:
+    for nth in range(1, 60):
+        client = BasiqClient(KEY, transport=Slow())
+        paginator = client.messages.list("w1", prefetch=prefetch)
+        items = aiter(paginator)
+        ids: list[str] = []
 
-            async def run(ids: list[str] = ids, items: Any = items) -> None:
-                async for message in items:
-                    ids.append(message.id)
+        async def run(ids: list[str] = ids, items: Any = items) -> None:
+            async for message in items:
+                ids.append(message.id)
 
-            reached, _ = await cancel_at(nth, run())
-            cursor = paginator.cursor
-            before = list(ids)
-            await run()
-            expected = [f"m{number}-{index}" for number in range(4) for index in range(2)]
-            assert ids == expected, nth
-            resumed = [m.id async for m in client.messages.list("w1", prefetch=prefetch, cursor=cursor)]
-            assert before + resumed == expected, nth
-            await client.aclose()
-            if not reached:
-                return
-        raise AssertionError("it never came to its end")
-
-    virtual.run(main())
+        reached, _ = await cancel_at(nth, run())
+        cursor = paginator.cursor
+        before = list(ids)
+        await run()
+        expected = [f"m{number}-{index}" for number in range(4) for index in range(2)]
+        assert ids == expected, nth
+        resumed = [m.id async for m in client.messages.list("w1", prefetch=prefetch, cursor=cursor)]
+        assert before + resumed == expected, nth
+        await client.aclose()
+        if not reached:
+            return
+    raise AssertionError("it never came to its end")
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_pages_cancelled_at_each_of_their_awaits_skip_none(prefetch: int) -> None:
-    async def main() -> None:
-        for nth in range(1, 60):
-            client = BasiqClient(KEY, transport=Slow())
-            pages = client.messages.list("w1", prefetch=prefetch).pages()
-            ids: list[str] = []
+@virtual.clocked
+async def test_pages_cancelled_at_each_of_their_awaits_skip_none(prefetch: int) -> None:
+    for nth in range(1, 60):
+        client = BasiqClient(KEY, transport=Slow())
+        pages = client.messages.list("w1", prefetch=prefetch).pages()
+        ids: list[str] = []
 
-            async def run(ids: list[str] = ids, pages: Any = pages) -> None:
-                async for page in pages:
-                    ids.extend(message.id for message in page.items)
+        async def run(ids: list[str] = ids, pages: Any = pages) -> None:
+            async for page in pages:
+                ids.extend(message.id for message in page.items)
 
-            reached, _ = await cancel_at(nth, run())
-            await run()
-            assert ids == [f"m{number}-{index}" for number in range(4) for index in range(2)], nth
-            await client.aclose()
-            if not reached:
-                return
-
-    virtual.run(main())
+        reached, _ = await cancel_at(nth, run())
+        await run()
+        assert ids == [f"m{number}-{index}" for number in range(4) for index in range(2)], nth
+        await client.aclose()
+        if not reached:
+            return
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 25, 49])
-def test_of_fifty_callers_one_is_cancelled_at_each_of_its_awaits_and_the_others_get_their_answers(
+@virtual.clocked
+async def test_of_fifty_callers_one_is_cancelled_at_each_of_its_awaits_and_the_others_get_their_answers(
     cancelled: int,
 ) -> None:
-    async def main() -> None:
-        for nth in range(1, 40):
-            transport = Slow()
-            client = BasiqClient(KEY, transport=transport)
-            work = [client.webhooks.get("w1") for _ in range(50)]
-            mine = asyncio.create_task(cancel_at(nth, work.pop(cancelled)))
-            others = [asyncio.create_task(one) for one in work]
-            reached, _ = await mine
-            assert {(await one).id for one in others} == {"w1"}
-            assert transport.under_way == 0
-            await client.aclose()
-            if not reached:
-                return
-
-    virtual.run(main())
+    for nth in range(1, 40):
+        transport = Slow()
+        client = BasiqClient(KEY, transport=transport)
+        work = [client.webhooks.get("w1") for _ in range(50)]
+        mine = asyncio.create_task(cancel_at(nth, work.pop(cancelled)))
+        others = [asyncio.create_task(one) for one in work]
+        reached, _ = await mine
+        assert {(await one).id for one in others} == {"w1"}
+        assert transport.under_way == 0
+        await client.aclose()
+        if not reached:
+            return
 
 
 @over_both

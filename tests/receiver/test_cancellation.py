@@ -252,15 +252,15 @@ def test_a_cancelled_aclose_can_be_called_again_and_loses_nothing(times: int) ->
     virtual.run(every())
 
 
-def test_a_handler_that_awaits_something_cancelled_gets_500_a_hook_and_a_log(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        run = Run("awaits something cancelled")
-        outcome: Any = await by_handle(run.receiver, run.body)
-        assert (outcome.status, [event.result for event in run.events]) == (500, ["failed"])
-        assert isinstance(outcome.error.__cause__, asyncio.CancelledError)
-        await run.check(outcome, False)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_handler_that_awaits_something_cancelled_gets_500_a_hook_and_a_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = Run("awaits something cancelled")
+    outcome: Any = await by_handle(run.receiver, run.body)
+    assert (outcome.status, [event.result for event in run.events]) == (500, ["failed"])
+    assert isinstance(outcome.error.__cause__, asyncio.CancelledError)
+    await run.check(outcome, False)
     assert "awaited something that was cancelled" in caplog.text
 
 

@@ -72,181 +72,165 @@ def resisting(log: list[str], *, fails: bool) -> Handler:
     return handler
 
 
-def test_basiq_is_told_in_time_and_the_claim_is_kept_until_the_handler_has_ended() -> None:
-    async def main() -> None:
-        log: list[str] = []
-        service = Service(resisting(log, fails=True), quarantine_after=2)
-        started = virtual.now()
-        first = await service.post()
-        assert first.status == 500
-        assert virtual.now() - started <= LIMIT + 1.0
-        while (again := await service.post()).result is Result.BUSY:
-            await asyncio.sleep(1.0)
-            assert log.count("began") == 1
-        assert log[:3] == ["began", "ended", "began"], "another one began before the first had ended"
-        assert again.status == 500
-        await service.receiver.aclose()
-        assert log.count("ended") == 2, "closing waits for it"
-        assert [each.failures for each in await service.receiver.quarantined()] == [2], "both failures were counted"
-
-    virtual.run(main())
+@virtual.clocked
+async def test_basiq_is_told_in_time_and_the_claim_is_kept_until_the_handler_has_ended() -> None:
+    log: list[str] = []
+    service = Service(resisting(log, fails=True), quarantine_after=2)
+    started = virtual.now()
+    first = await service.post()
+    assert first.status == 500
+    assert virtual.now() - started <= LIMIT + 1.0
+    while (again := await service.post()).result is Result.BUSY:
+        await asyncio.sleep(1.0)
+        assert log.count("began") == 1
+    assert log[:3] == ["began", "ended", "began"], "another one began before the first had ended"
+    assert again.status == 500
+    await service.receiver.aclose()
+    assert log.count("ended") == 2, "closing waits for it"
+    assert [each.failures for each in await service.receiver.quarantined()] == [2], "both failures were counted"
 
 
-def test_a_handler_that_goes_on_and_succeeds_has_handled_the_event() -> None:
-    async def main() -> None:
-        log: list[str] = []
-        service = Service(resisting(log, fails=False))
-        assert (await service.post()).result is Result.TIMED_OUT
-        await service.until_idle()
-        assert (await service.post()).result is Result.DUPLICATE
-        assert log == ["began", "ended"]
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_handler_that_goes_on_and_succeeds_has_handled_the_event() -> None:
+    log: list[str] = []
+    service = Service(resisting(log, fails=False))
+    assert (await service.post()).result is Result.TIMED_OUT
+    await service.until_idle()
+    assert (await service.post()).result is Result.DUPLICATE
+    assert log == ["began", "ended"]
 
 
-def test_a_handler_that_ends_within_a_moment_is_awaited() -> None:
-    async def main() -> None:
-        async def handler(delivery: Delivery) -> None:
-            try:
-                await asyncio.sleep(1000)
-            finally:
-                await asyncio.sleep(0.5)
+@virtual.clocked
+async def test_a_handler_that_ends_within_a_moment_is_awaited() -> None:
+    async def handler(delivery: Delivery) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(0.5)
 
-        service = Service(handler, quarantine_after=5)
-        done = await service.post()
-        assert (done.result, done.attempt) == (Result.TIMED_OUT, 1)
-        assert service.is_idle()
-
-    virtual.run(main())
+    service = Service(handler, quarantine_after=5)
+    done = await service.post()
+    assert (done.result, done.attempt) == (Result.TIMED_OUT, 1)
+    assert service.is_idle()
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_server_that_cancels_a_delivery_gives_it_to_nobody_while_its_handler_runs(times: int) -> None:
-    async def main() -> None:
-        log: list[str] = []
-        service = Service(resisting(log, fails=True))
-        task = asyncio.create_task(service.post())
-        await asyncio.sleep(1.0)
-        for _ in range(times):
-            task.cancel()
-            await asyncio.sleep(0)
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert (await service.post()).result is Result.BUSY
-        await service.until_idle()
-        assert log == ["began", "ended"], "it was cancelled more than once"
-        await service.post()
-        assert log.count("began") == 2
-        await service.receiver.aclose()
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_server_that_cancels_a_delivery_gives_it_to_nobody_while_its_handler_runs(times: int) -> None:
+    log: list[str] = []
+    service = Service(resisting(log, fails=True))
+    task = asyncio.create_task(service.post())
+    await asyncio.sleep(1.0)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await service.post()).result is Result.BUSY
+    await service.until_idle()
+    assert log == ["began", "ended"], "it was cancelled more than once"
+    await service.post()
+    assert log.count("began") == 2
+    await service.receiver.aclose()
 
 
-def test_a_handler_that_never_ends_keeps_its_claim_for_a_lease_at_the_most(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        free = asyncio.Event()
+@virtual.clocked
+async def test_a_handler_that_never_ends_keeps_its_claim_for_a_lease_at_the_most(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    free = asyncio.Event()
 
-        async def handler(delivery: Delivery) -> None:
-            while not free.is_set():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await free.wait()
+    async def handler(delivery: Delivery) -> None:
+        while not free.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await free.wait()
 
-        service = Service(handler, lease=20.0)
-        await service.post()
-        started = virtual.now()
-        await service.receiver.aclose()
-        waited = virtual.now() - started
-        free.set()
-        await asyncio.sleep(1)
-        assert waited <= 20.0
-
-    virtual.run(main())
+    service = Service(handler, lease=20.0)
+    await service.post()
+    started = virtual.now()
+    await service.receiver.aclose()
+    waited = virtual.now() - started
+    free.set()
+    await asyncio.sleep(1)
+    assert waited <= 20.0
     assert "its lease has run out" in caplog.text
 
 
-def test_what_a_handler_started_itself_and_left_running_is_not_waited_for() -> None:
-    async def main() -> None:
-        log: list[str] = []
+@virtual.clocked
+async def test_what_a_handler_started_itself_and_left_running_is_not_waited_for() -> None:
+    log: list[str] = []
 
-        async def handler(delivery: Delivery) -> None:
-            await asyncio.shield(left.setdefault(delivery.id, asyncio.create_task(finish(log, fails=False))))
+    async def handler(delivery: Delivery) -> None:
+        await asyncio.shield(left.setdefault(delivery.id, asyncio.create_task(finish(log, fails=False))))
 
-        left: dict[str, asyncio.Task[None]] = {}
-        service = Service(handler)
-        started = virtual.now()
-        assert (await service.post()).result is Result.TIMED_OUT
-        assert virtual.now() - started == LIMIT
-        assert service.is_idle()
-        assert log == []
-        await asyncio.wait(left.values())
-
-    virtual.run(main())
+    left: dict[str, asyncio.Task[None]] = {}
+    service = Service(handler)
+    started = virtual.now()
+    assert (await service.post()).result is Result.TIMED_OUT
+    assert virtual.now() - started == LIMIT
+    assert service.is_idle()
+    assert log == []
+    await asyncio.wait(left.values())
 
 
-def test_a_handler_has_one_task_and_one_context_from_begin_to_end() -> None:
+@virtual.clocked
+async def test_a_handler_has_one_task_and_one_context_from_begin_to_end() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     seen: list[object] = []
 
-    async def main() -> None:
-        async def handler(delivery: Delivery) -> None:
-            token = variable.set("set")
+    async def handler(delivery: Delivery) -> None:
+        token = variable.set("set")
+        seen.append(asyncio.current_task())
+        try:
+            async with asyncio.timeout(1000):  # belongs to the task that entered it
+                await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            async with asyncio.timeout(1):
+                await asyncio.sleep(0.5)
+            raise
+        finally:
             seen.append(asyncio.current_task())
-            try:
-                async with asyncio.timeout(1000):  # belongs to the task that entered it
-                    await asyncio.sleep(1000)
-            except asyncio.CancelledError:
-                async with asyncio.timeout(1):
-                    await asyncio.sleep(0.5)
-                raise
-            finally:
-                seen.append(asyncio.current_task())
-                variable.reset(token)  # fails in another context
+            variable.reset(token)  # fails in another context
 
-        assert (await Service(handler).post()).result is Result.TIMED_OUT
-
-    virtual.run(main())
+    assert (await Service(handler).post()).result is Result.TIMED_OUT
     assert seen[0] is seen[1] is not None
 
 
-def test_a_thousand_handlers_whose_time_ends_at_once_are_a_thousand_tasks() -> None:
+@virtual.clocked
+async def test_a_thousand_handlers_whose_time_ends_at_once_are_a_thousand_tasks() -> None:
     most = 0
 
-    async def main() -> None:
-        async def handler(delivery: Delivery) -> None:
-            nonlocal most
-            try:
-                await asyncio.sleep(1000)
-            finally:
-                most = max(most, len(asyncio.all_tasks()))
-                await asyncio.sleep(0.1)
+    async def handler(delivery: Delivery) -> None:
+        nonlocal most
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            most = max(most, len(asyncio.all_tasks()))
+            await asyncio.sleep(0.1)
 
-        service = Service(handler)
-        bodies = [payload(event_id=f"e-{number}") for number in range(1000)]
-        outcomes = await asyncio.gather(*(service.receiver.handle(signed(body), body) for body in bodies))
-        assert {outcome.result for outcome in outcomes} == {Result.TIMED_OUT}
-
-    virtual.run(main())
+    service = Service(handler)
+    bodies = [payload(event_id=f"e-{number}") for number in range(1000)]
+    outcomes = await asyncio.gather(*(service.receiver.handle(signed(body), body) for body in bodies))
+    assert {outcome.result for outcome in outcomes} == {Result.TIMED_OUT}
     assert most <= 2 * 1000 + 1, "each delivery has the task of its server, and one for its handler"
 
 
-def test_a_handler_that_leaves_nothing_behind_is_waited_for_no_longer_than_it_takes() -> None:
-    async def main() -> None:
-        async def background() -> None:
-            await asyncio.sleep(100)
+@virtual.clocked
+async def test_a_handler_that_leaves_nothing_behind_is_waited_for_no_longer_than_it_takes() -> None:
+    async def background() -> None:
+        await asyncio.sleep(100)
 
-        others = [asyncio.create_task(background()) for _ in range(3)]  # not the handler's
-        for failure in (TimeoutError(), ValueError("no")):
+    others = [asyncio.create_task(background()) for _ in range(3)]  # not the handler's
+    for failure in (TimeoutError(), ValueError("no")):
 
-            async def handler(delivery: Delivery, failure: Exception = failure) -> None:
-                raise failure
+        async def handler(delivery: Delivery, failure: Exception = failure) -> None:
+            raise failure
 
-            service = Service(handler)
-            started = virtual.now()
-            assert (await service.post()).result is Result.FAILED
-            assert virtual.now() == started
-        await asyncio.wait(others)
-
-    virtual.run(main())
+        service = Service(handler)
+        started = virtual.now()
+        assert (await service.post()).result is Result.FAILED
+        assert virtual.now() == started
+    await asyncio.wait(others)
 
 
 async def test_a_commit_of_sqlalchemys_that_waits_for_a_lock_has_ended_before_another_begins(

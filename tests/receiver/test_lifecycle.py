@@ -16,26 +16,24 @@ from tests.support.real_time import PATIENCE
 from ..support import virtual
 
 
-def test_an_inbox_that_hangs_does_not_hold_a_cancelled_delivery_for_ever() -> None:
-    async def main() -> None:
-        receiver = WebhookReceiver(SECRET, inbox=fail_in("release"))
+@virtual.clocked
+async def test_an_inbox_that_hangs_does_not_hold_a_cancelled_delivery_for_ever() -> None:
+    receiver = WebhookReceiver(SECRET, inbox=fail_in("release"))
 
-        @receiver.on("*")
-        async def handle(delivery: Delivery) -> None:
-            await asyncio.sleep(3600)
+    @receiver.on("*")
+    async def handle(delivery: Delivery) -> None:
+        await asyncio.sleep(3600)
 
-        body = payload()
-        task = asyncio.create_task(receiver.handle(signed(body), body))
-        await asyncio.sleep(1)
-        began = virtual.now()
-        task.cancel()
-        await asyncio.wait({task})
-        assert task.cancelled()
-        assert virtual.now() - began == pytest.approx(1.0), "the claim is given back without the caller"
-        await receiver.aclose()
-        assert virtual.now() - began == pytest.approx(5.0)
-
-    virtual.run(main())
+    body = payload()
+    task = asyncio.create_task(receiver.handle(signed(body), body))
+    await asyncio.sleep(1)
+    began = virtual.now()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert virtual.now() - began == pytest.approx(1.0), "the claim is given back without the caller"
+    await receiver.aclose()
+    assert virtual.now() - began == pytest.approx(5.0)
 
 
 async def test_whatever_a_handler_raises_the_claim_is_given_back() -> None:

@@ -121,33 +121,31 @@ async def test_a_delivery_in_the_quarantine_is_prepared_and_handled_when_it_is_r
     assert not await receiver.quarantined()
 
 
-def test_the_read_of_a_thin_event_holds_no_transaction() -> None:
-    async def main() -> None:
-        most = running = 0
+@virtual.clocked
+async def test_the_read_of_a_thin_event_holds_no_transaction() -> None:
+    most = running = 0
 
-        class Counting(Transactional):
-            @asynccontextmanager
-            async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[object]:
-                nonlocal most, running
-                running += 1
-                most = max(most, running)
-                yield SESSION
-                running -= 1
+    class Counting(Transactional):
+        @asynccontextmanager
+        async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[object]:
+            nonlocal most, running
+            running += 1
+            most = max(most, running)
+            yield SESSION
+            running -= 1
 
-        receiver = WebhookReceiver(SECRET, inbox=Counting())
+    receiver = WebhookReceiver(SECRET, inbox=Counting())
 
-        async def slowly(delivery: Delivery) -> str:
-            await asyncio.sleep(0.3)
-            return ""
+    async def slowly(delivery: Delivery) -> str:
+        await asyncio.sleep(0.3)
+        return ""
 
-        @receiver.on("*", prepare=slowly)
-        async def handle(delivery: Delivery, session: object, prepared: str) -> None: ...
+    @receiver.on("*", prepare=slowly)
+    async def handle(delivery: Delivery, session: object, prepared: str) -> None: ...
 
-        started = virtual.now()
-        await asyncio.gather(*(post(receiver, payload(event_id=f"e-{number}")) for number in range(200)))
-        assert (most, virtual.now() - started < 1.0) == (1, True)
-
-    virtual.run(main())
+    started = virtual.now()
+    await asyncio.gather(*(post(receiver, payload(event_id=f"e-{number}")) for number in range(200)))
+    assert (most, virtual.now() - started < 1.0) == (1, True)
 
 
 async def test_a_replay_prepares_as_the_receiver_does() -> None:
@@ -170,22 +168,20 @@ async def test_a_replay_prepares_as_the_receiver_does() -> None:
     assert all(event_id == prepared for event_id, prepared in got)
 
 
-def test_a_prepare_that_takes_too_long_is_cancelled() -> None:
-    async def main() -> None:
-        receiver = WebhookReceiver(SECRET, inbox=Transactional(), handler_timeout=2.0)
+@virtual.clocked
+async def test_a_prepare_that_takes_too_long_is_cancelled() -> None:
+    receiver = WebhookReceiver(SECRET, inbox=Transactional(), handler_timeout=2.0)
 
-        async def hangs(delivery: Delivery) -> None:
-            await asyncio.sleep(3600)
+    async def hangs(delivery: Delivery) -> None:
+        await asyncio.sleep(3600)
 
-        @receiver.on("*", prepare=hangs)
-        async def handle(delivery: Delivery, session: object, prepared: None) -> None:
-            raise AssertionError("it was called all the same")
+    @receiver.on("*", prepare=hangs)
+    async def handle(delivery: Delivery, session: object, prepared: None) -> None:
+        raise AssertionError("it was called all the same")
 
-        started = virtual.now()
-        assert (await post(receiver)).result is Result.TIMED_OUT
-        assert virtual.now() - started == 2.0
-
-    virtual.run(main())
+    started = virtual.now()
+    assert (await post(receiver)).result is Result.TIMED_OUT
+    assert virtual.now() - started == 2.0
 
 
 async def plain(delivery: Delivery) -> None: ...

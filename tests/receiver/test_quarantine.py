@@ -249,15 +249,13 @@ async def test_an_error_that_cannot_be_described_is_set_aside_by_its_name() -> N
 
 
 @pytest.mark.parametrize("call", ["quarantined", "drop_quarantined"])
-def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: str) -> None:
-    async def main() -> None:
-        service = Service(quarantine_after=1)
-        await post(service, message_id="msg_1")
-        fail_in(call, inbox=service.receiver.inbox)
-        with pytest.raises(InboxError, match="did not respond within 5 s"):
-            await service.receiver.drop_quarantined(["msg_1"])
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: str) -> None:
+    service = Service(quarantine_after=1)
+    await post(service, message_id="msg_1")
+    fail_in(call, inbox=service.receiver.inbox)
+    with pytest.raises(InboxError, match="did not respond within 5 s"):
+        await service.receiver.drop_quarantined(["msg_1"])
 
 
 async def test_a_delivery_whose_body_cannot_be_read_is_handled_by_its_ids() -> None:

@@ -51,42 +51,36 @@ async def test_the_client_misuses_nothing(basiq: Basiq) -> None:
     assert list(basiq.fake.violations) == []
 
 
-def test_an_answer_that_cannot_be_read_says_which_request_it_was_to() -> None:
-    async def main() -> None:
-        basiq = client(Scripted(answer({"no": "id"})))
-        for call in (basiq.events.get("e"), basiq.event_types.get("e"), basiq.messages.get("w", "m")):
-            with pytest.raises(Exception, match=r"^\$\.id: .*\(GET /"):
-                await call
-        with pytest.raises(Exception, match=r"^\$: the response's body is empty \(GET /users/u\)"):
-            await client(Scripted(answer())).events.fetch_entity(Source(eventEntity="/users/u"))
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_answer_that_cannot_be_read_says_which_request_it_was_to() -> None:
+    basiq = client(Scripted(answer({"no": "id"})))
+    for call in (basiq.events.get("e"), basiq.event_types.get("e"), basiq.messages.get("w", "m")):
+        with pytest.raises(Exception, match=r"^\$\.id: .*\(GET /"):
+            await call
+    with pytest.raises(Exception, match=r"^\$: the response's body is empty \(GET /users/u\)"):
+        await client(Scripted(answer())).events.fetch_entity(Source(eventEntity="/users/u"))
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
-def test_a_page_of_a_proxy_does_not_pass_for_an_empty_answer(status: int) -> None:
-    async def main() -> None:
-        basiq = client(Scripted(Response(status, {}, b"<html>Sign in to the network</html>")))
-        for call in (basiq.webhooks.delete("w"), basiq.messages.send_test("user.created")):
-            with pytest.raises(ResponseDecodeError, match="is not JSON"):
-                await call
-        for body in (b"", b" ", b"{}"):
-            basiq = client(Scripted(Response(status, {}, body)))
-            await basiq.webhooks.delete("w")
-            await basiq.messages.send_test("user.created")
-        await client(Scripted(Response(204, {}, b"<html>"))).webhooks.delete("w")
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_page_of_a_proxy_does_not_pass_for_an_empty_answer(status: int) -> None:
+    basiq = client(Scripted(Response(status, {}, b"<html>Sign in to the network</html>")))
+    for call in (basiq.webhooks.delete("w"), basiq.messages.send_test("user.created")):
+        with pytest.raises(ResponseDecodeError, match="is not JSON"):
+            await call
+    for body in (b"", b" ", b"{}"):
+        basiq = client(Scripted(Response(status, {}, body)))
+        await basiq.webhooks.delete("w")
+        await basiq.messages.send_test("user.created")
+    await client(Scripted(Response(204, {}, b"<html>"))).webhooks.delete("w")
 
 
-def test_a_closed_client_says_so() -> None:
-    async def main() -> None:
-        transport = Scripted(EVENT)
-        async with client(transport) as basiq:
-            await basiq.events.get("e")
-        with pytest.raises(Exception, match=r"the client is closed \(GET /events/e\)"):
-            await basiq.events.get("e")
-        await basiq.aclose()
-        assert transport.closed == 0
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_closed_client_says_so() -> None:
+    transport = Scripted(EVENT)
+    async with client(transport) as basiq:
+        await basiq.events.get("e")
+    with pytest.raises(Exception, match=r"the client is closed \(GET /events/e\)"):
+        await basiq.events.get("e")
+    await basiq.aclose()
+    assert transport.closed == 0

@@ -28,52 +28,44 @@ class Source:
 EVENT = answer({"id": "e", "entity": "consent", "eventType": "revoked"})
 
 
-def test_an_event_is_fetched_by_its_link_or_else_by_its_id() -> None:
-    async def main() -> None:
-        transport = Scripted(EVENT)
-        basiq = client(transport, base_url="https://proxy.example/basiq")
-        await basiq.events.fetch(Source("e", event="https://au-api.basiq.io/events/e?x='1'"))
-        await basiq.events.fetch(Source("e/1"))
-        payload = {"eventId": "e", "links": {"event": "https://au-api.basiq.io/events/inner"}}
-        await basiq.events.fetch(Message("m", {"payload": payload, "links": {"event": "https://x.example"}}))
-        assert transport.urls == [
-            "https://proxy.example/basiq/events/e?x='1'",
-            "https://proxy.example/basiq/events/e%2F1",
-            "https://proxy.example/basiq/events/inner",
-        ]
-        with pytest.raises(ConfigurationError, match="neither a link 'event' nor an event id"):
-            await basiq.events.fetch(Source())
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_event_is_fetched_by_its_link_or_else_by_its_id() -> None:
+    transport = Scripted(EVENT)
+    basiq = client(transport, base_url="https://proxy.example/basiq")
+    await basiq.events.fetch(Source("e", event="https://au-api.basiq.io/events/e?x='1'"))
+    await basiq.events.fetch(Source("e/1"))
+    payload = {"eventId": "e", "links": {"event": "https://au-api.basiq.io/events/inner"}}
+    await basiq.events.fetch(Message("m", {"payload": payload, "links": {"event": "https://x.example"}}))
+    assert transport.urls == [
+        "https://proxy.example/basiq/events/e?x='1'",
+        "https://proxy.example/basiq/events/e%2F1",
+        "https://proxy.example/basiq/events/inner",
+    ]
+    with pytest.raises(ConfigurationError, match="neither a link 'event' nor an event id"):
+        await basiq.events.fetch(Source())
 
 
-def test_an_entity_is_fetched_as_json() -> None:
-    async def main() -> None:
-        transport = Scripted(answer({"any": ["thing"]}))
-        basiq = client(transport)
-        assert await basiq.events.fetch_entity(Source(eventEntity="https://au-api.basiq.io/users/u")) == {
-            "any": ["thing"]
-        }
-        assert transport.urls == ["https://au-api.basiq.io/users/u"]
-        with pytest.raises(ConfigurationError, match="no link 'eventEntity'"):
-            await basiq.events.fetch_entity(Source("e"))
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_entity_is_fetched_as_json() -> None:
+    transport = Scripted(answer({"any": ["thing"]}))
+    basiq = client(transport)
+    assert await basiq.events.fetch_entity(Source(eventEntity="https://au-api.basiq.io/users/u")) == {"any": ["thing"]}
+    assert transport.urls == ["https://au-api.basiq.io/users/u"]
+    with pytest.raises(ConfigurationError, match="no link 'eventEntity'"):
+        await basiq.events.fetch_entity(Source("e"))
 
 
-def test_the_entity_of_an_event_is_fetched_by_its_reference_to_the_data() -> None:
-    async def main() -> None:
-        transport = Scripted(answer([1, {"a": None}]))
-        basiq = client(transport)
-        event = Event("e", data_ref="https://au-api.basiq.io/users/u/accounts", links={"eventEntity": "/other"})
-        assert await basiq.events.fetch_entity(event) == [1, {"a": None}]
-        await basiq.events.fetch_entity(Event("e", links={"eventEntity": "/other"}))
-        assert transport.urls == ["https://au-api.basiq.io/users/u/accounts", "https://au-api.basiq.io/other"]
-        for wrong in (Event("e"), Event("e", data_ref="https://evil.example/x")):
-            with pytest.raises(ConfigurationError, match="eventEntity"):
-                await basiq.events.fetch_entity(wrong)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_entity_of_an_event_is_fetched_by_its_reference_to_the_data() -> None:
+    transport = Scripted(answer([1, {"a": None}]))
+    basiq = client(transport)
+    event = Event("e", data_ref="https://au-api.basiq.io/users/u/accounts", links={"eventEntity": "/other"})
+    assert await basiq.events.fetch_entity(event) == [1, {"a": None}]
+    await basiq.events.fetch_entity(Event("e", links={"eventEntity": "/other"}))
+    assert transport.urls == ["https://au-api.basiq.io/users/u/accounts", "https://au-api.basiq.io/other"]
+    for wrong in (Event("e"), Event("e", data_ref="https://evil.example/x")):
+        with pytest.raises(ConfigurationError, match="eventEntity"):
+            await basiq.events.fetch_entity(wrong)
 
 
 async def test_events_and_the_way_to_them_from_a_thin_payload(basiq: Basiq) -> None:

@@ -39,174 +39,150 @@ def slow(response: Response, seconds: float = 1.0) -> Any:
     return give
 
 
-def test_the_key_goes_verbatim_and_the_token_request_is_as_documented() -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK)
-        await client(transport).webhooks.get("w")
-        (request,) = transport.token_requests
-        assert (request.method, request.url) == ("POST", "https://au-api.basiq.io/token")
-        assert request.headers["authorization"] == f"Basic {API_KEY}"
-        assert request.headers["basiq-version"] == "3.0"
-        assert request.headers["content-type"] == "application/x-www-form-urlencoded"
-        assert request.body == b"scope=SERVER_ACCESS"
-        assert transport.requests[0].headers["authorization"] == f"Bearer {TOKEN}-1"
-        assert "basiq-version" not in transport.requests[0].headers
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_key_goes_verbatim_and_the_token_request_is_as_documented() -> None:
+    transport = Scripted(WEBHOOK)
+    await client(transport).webhooks.get("w")
+    (request,) = transport.token_requests
+    assert (request.method, request.url) == ("POST", "https://au-api.basiq.io/token")
+    assert request.headers["authorization"] == f"Basic {API_KEY}"
+    assert request.headers["basiq-version"] == "3.0"
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert request.body == b"scope=SERVER_ACCESS"
+    assert transport.requests[0].headers["authorization"] == f"Bearer {TOKEN}-1"
+    assert "basiq-version" not in transport.requests[0].headers
 
 
-def test_a_caller_that_is_cancelled_while_it_waits_disturbs_nobody() -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[slow(token())])
-        basiq = client(transport)
-        tasks = [asyncio.create_task(basiq.webhooks.get("w")) for _ in range(5)]
-        await asyncio.sleep(0.5)
-        tasks[3].cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(result).__name__ for result in results] == ["Webhook"] * 3 + ["CancelledError", "Webhook"]
-        assert len(transport.token_requests) == 1
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_caller_that_is_cancelled_while_it_waits_disturbs_nobody() -> None:
+    transport = Scripted(WEBHOOK, tokens=[slow(token())])
+    basiq = client(transport)
+    tasks = [asyncio.create_task(basiq.webhooks.get("w")) for _ in range(5)]
+    await asyncio.sleep(0.5)
+    tasks[3].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result).__name__ for result in results] == ["Webhook"] * 3 + ["CancelledError", "Webhook"]
+    assert len(transport.token_requests) == 1
 
 
-def test_when_the_one_who_fetches_is_cancelled_another_takes_over() -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[slow(token())])
-        basiq = client(transport)
-        tasks = [asyncio.create_task(basiq.webhooks.get("w")) for _ in range(5)]
-        await asyncio.sleep(0.5)
-        tasks[0].cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(result).__name__ for result in results] == ["CancelledError"] + ["Webhook"] * 4
-        assert len(transport.token_requests) == 2
-
-    virtual.run(main())
+@virtual.clocked
+async def test_when_the_one_who_fetches_is_cancelled_another_takes_over() -> None:
+    transport = Scripted(WEBHOOK, tokens=[slow(token())])
+    basiq = client(transport)
+    tasks = [asyncio.create_task(basiq.webhooks.get("w")) for _ in range(5)]
+    await asyncio.sleep(0.5)
+    tasks[0].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result).__name__ for result in results] == ["CancelledError"] + ["Webhook"] * 4
+    assert len(transport.token_requests) == 2
 
 
-def test_the_token_is_renewed_a_margin_before_it_expires() -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[token(expires_in=1000)])
-        basiq = client(transport)
-        await basiq.webhooks.get("w")
-        await asyncio.sleep(939)
-        await basiq.webhooks.get("w")
-        assert len(transport.token_requests) == 1
-        await asyncio.sleep(2)
-        await basiq.webhooks.get("w")
-        assert len(transport.token_requests) == 2
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_token_is_renewed_a_margin_before_it_expires() -> None:
+    transport = Scripted(WEBHOOK, tokens=[token(expires_in=1000)])
+    basiq = client(transport)
+    await basiq.webhooks.get("w")
+    await asyncio.sleep(939)
+    await basiq.webhooks.get("w")
+    assert len(transport.token_requests) == 1
+    await asyncio.sleep(2)
+    await basiq.webhooks.get("w")
+    assert len(transport.token_requests) == 2
 
 
 LIFETIMES = [0, -1, 1e18, 1e308, 10**400, "3600", "soon", "", None, True, [], {}, "1e999", "nan", "-inf", "9" * 5000]
 
 
 @pytest.mark.parametrize("expires_in", LIFETIMES, ids=lambda value: repr(value)[:20])
-def test_an_absurd_lifetime_is_taken_for_the_documented_hour(expires_in: Any) -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[token(expires_in=expires_in)])
-        basiq = client(transport)
-        for _ in range(3):
-            await basiq.webhooks.get("w")
-        assert len(transport.token_requests) == 1
-        await asyncio.sleep(3600)
+@virtual.clocked
+async def test_an_absurd_lifetime_is_taken_for_the_documented_hour(expires_in: Any) -> None:
+    transport = Scripted(WEBHOOK, tokens=[token(expires_in=expires_in)])
+    basiq = client(transport)
+    for _ in range(3):
         await basiq.webhooks.get("w")
-        assert len(transport.token_requests) == 2
-
-    virtual.run(main())
+    assert len(transport.token_requests) == 1
+    await asyncio.sleep(3600)
+    await basiq.webhooks.get("w")
+    assert len(transport.token_requests) == 2
 
 
 @pytest.mark.parametrize("status", [400, 401])
-def test_a_key_that_is_refused_says_so(status: int) -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[error(status, "parameter-not-valid")])
-        with pytest.raises(AuthenticationError, match="the API key was not accepted") as caught:
-            await client(transport).webhooks.get("w")
-        found = caught.value
-        assert (found.status, found.code, found.path) == (status, "parameter-not-valid", "/token")
-        assert found.correlation_id == "corr-1"
-        assert "A detail." in str(found)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_key_that_is_refused_says_so(status: int) -> None:
+    transport = Scripted(WEBHOOK, tokens=[error(status, "parameter-not-valid")])
+    with pytest.raises(AuthenticationError, match="the API key was not accepted") as caught:
+        await client(transport).webhooks.get("w")
+    found = caught.value
+    assert (found.status, found.code, found.path) == (status, "parameter-not-valid", "/token")
+    assert found.correlation_id == "corr-1"
+    assert "A detail." in str(found)
 
 
-def test_a_token_request_that_is_limited_says_for_how_long() -> None:
-    async def main() -> None:
-        with pytest.raises(RateLimitError) as caught:
-            await client(Scripted(WEBHOOK, tokens=[error(429, retry_after="60")])).webhooks.get("w")
-        assert caught.value.retry_after == 60
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_token_request_that_is_limited_says_for_how_long() -> None:
+    with pytest.raises(RateLimitError) as caught:
+        await client(Scripted(WEBHOOK, tokens=[error(429, retry_after="60")])).webhooks.get("w")
+    assert caught.value.retry_after == 60
 
 
-def test_a_404_from_the_token_endpoint_says_that_there_is_no_basiq_at_this_url() -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[Response(404, {}, b"<html>nginx</html>")])
-        with pytest.raises(NotFoundError, match="there is no Basiq API at this URL; check base_url") as caught:
-            await client(transport).webhooks.get("w")
-        assert "key" not in str(caught.value)
-        assert caught.value.path == "/token"
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_404_from_the_token_endpoint_says_that_there_is_no_basiq_at_this_url() -> None:
+    transport = Scripted(WEBHOOK, tokens=[Response(404, {}, b"<html>nginx</html>")])
+    with pytest.raises(NotFoundError, match="there is no Basiq API at this URL; check base_url") as caught:
+        await client(transport).webhooks.get("w")
+    assert "key" not in str(caught.value)
+    assert caught.value.path == "/token"
 
 
-def test_the_token_goes_to_no_other_place_than_the_base_url() -> None:
-    async def main() -> None:
-        inner = Scripted(WEBHOOK)
-        transport = Authenticated(inner, ApiKey("key"), BaseURL.parse("https://proxy.example/basiq"))
-        for url in (
-            "https://evil.example/basiq/events",
-            "http://proxy.example/basiq/events",
-            "https://proxy.example:444/basiq/events",
-            "https://proxy.example/basiqs/events",
-            "https://proxy.example.evil/basiq/events",
-            "https://proxy.example/other",
-        ):
-            with pytest.raises(ConfigurationError, match="outside of base_url"):
-                await transport.send(Request("GET", url))
-        assert inner.requests == inner.token_requests == []
-        await transport.send(Request("GET", "https://proxy.example/basiq/events"))
-        await transport.aclose()
-        assert inner.closed == 0
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_token_goes_to_no_other_place_than_the_base_url() -> None:
+    inner = Scripted(WEBHOOK)
+    transport = Authenticated(inner, ApiKey("key"), BaseURL.parse("https://proxy.example/basiq"))
+    for url in (
+        "https://evil.example/basiq/events",
+        "http://proxy.example/basiq/events",
+        "https://proxy.example:444/basiq/events",
+        "https://proxy.example/basiqs/events",
+        "https://proxy.example.evil/basiq/events",
+        "https://proxy.example/other",
+    ):
+        with pytest.raises(ConfigurationError, match="outside of base_url"):
+            await transport.send(Request("GET", url))
+    assert inner.requests == inner.token_requests == []
+    await transport.send(Request("GET", "https://proxy.example/basiq/events"))
+    await transport.aclose()
+    assert inner.closed == 0
 
 
 @pytest.mark.parametrize("status", [199, 300, 304])
-def test_a_token_response_of_another_status_than_2xx_is_no_token(status: int) -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[answer({"access_token": TOKEN, "expires_in": 3600}, status)])
-        with pytest.raises(BasiqError):
-            await client(transport).webhooks.get("w")
-        assert transport.requests == []
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_token_response_of_another_status_than_2xx_is_no_token(status: int) -> None:
+    transport = Scripted(WEBHOOK, tokens=[answer({"access_token": TOKEN, "expires_in": 3600}, status)])
+    with pytest.raises(BasiqError):
+        await client(transport).webhooks.get("w")
+    assert transport.requests == []
 
 
 @pytest.mark.parametrize("size", [2**20, 2**20 + 1])
-def test_a_token_response_has_at_most_one_mib(size: int) -> None:
-    async def main() -> None:
-        found = token()
-        transport = Scripted(WEBHOOK, tokens=[Response(200, found.headers, found.body.ljust(size))])
-        if size > 2**20:
-            with pytest.raises(BasiqError, match="expected a token"):
-                await client(transport).webhooks.get("w")
-        else:
+@virtual.clocked
+async def test_a_token_response_has_at_most_one_mib(size: int) -> None:
+    found = token()
+    transport = Scripted(WEBHOOK, tokens=[Response(200, found.headers, found.body.ljust(size))])
+    if size > 2**20:
+        with pytest.raises(BasiqError, match="expected a token"):
             await client(transport).webhooks.get("w")
+    else:
+        await client(transport).webhooks.get("w")
 
-    virtual.run(main())
 
-
-def test_those_who_wait_for_a_token_share_the_failure_of_the_one_who_fetches() -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[slow(error(401)), token()])
-        basiq = client(transport)
-        done = await asyncio.gather(*(basiq.webhooks.get("w") for _ in range(5)), return_exceptions=True)
-        assert {type(each) for each in done} == {AuthenticationError}
-        assert len(transport.token_requests) == 1
-        assert (await basiq.webhooks.get("w")).id == "w"
-
-    virtual.run(main())
+@virtual.clocked
+async def test_those_who_wait_for_a_token_share_the_failure_of_the_one_who_fetches() -> None:
+    transport = Scripted(WEBHOOK, tokens=[slow(error(401)), token()])
+    basiq = client(transport)
+    done = await asyncio.gather(*(basiq.webhooks.get("w") for _ in range(5)), return_exceptions=True)
+    assert {type(each) for each in done} == {AuthenticationError}
+    assert len(transport.token_requests) == 1
+    assert (await basiq.webhooks.get("w")).id == "w"
 
 
 @pytest.mark.parametrize(
@@ -219,65 +195,55 @@ def test_those_who_wait_for_a_token_share_the_failure_of_the_one_who_fetches() -
     ],
     ids=["once", "twice", "402", "400"],
 )
-def test_after_a_401_the_token_is_renewed_and_the_request_sent_again_both_once(
+@virtual.clocked
+async def test_after_a_401_the_token_is_renewed_and_the_request_sent_again_both_once(
     script: Any, sent: int, tokens: int
 ) -> None:
-    async def main() -> None:
-        transport = Scripted(*script)
-        last = script[sent - 1]
-        response = await Authenticated(transport, ApiKey("key"), BASE).send(Request("GET", BASE.url("/things")))
-        assert (response.status, response.attempts) == (last.status, sent), "the attempts are those of both requests"
-        assert [each.headers["authorization"] for each in transport.requests] == [
-            f"Bearer {TOKEN}-{number + 1}" for number in range(tokens)
-        ]
-
-    virtual.run(main())
+    transport = Scripted(*script)
+    last = script[sent - 1]
+    response = await Authenticated(transport, ApiKey("key"), BASE).send(Request("GET", BASE.url("/things")))
+    assert (response.status, response.attempts) == (last.status, sent), "the attempts are those of both requests"
+    assert [each.headers["authorization"] for each in transport.requests] == [
+        f"Bearer {TOKEN}-{number + 1}" for number in range(tokens)
+    ]
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["the refused one", "the last one"])
-def test_a_request_that_was_sent_again_after_a_401_may_have_been_carried_out_if_either_may(which: int) -> None:
-    async def main() -> None:
-        script = [error(401), WEBHOOK]
-        script[which] = attrs.evolve(script[which], repeated=True)
-        transport = Authenticated(Scripted(*script), ApiKey("key"), BASE)
-        assert (await transport.send(Request("GET", BASE.url("/things")))).repeated
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_request_that_was_sent_again_after_a_401_may_have_been_carried_out_if_either_may(which: int) -> None:
+    script = [error(401), WEBHOOK]
+    script[which] = attrs.evolve(script[which], repeated=True)
+    transport = Authenticated(Scripted(*script), ApiKey("key"), BASE)
+    assert (await transport.send(Request("GET", BASE.url("/things")))).repeated
 
 
 @pytest.mark.parametrize(("expires_in", "renewed_after"), [(100, 90), (600, 540), (3600, 3540)])
-def test_a_token_is_renewed_after_nine_tenths_of_a_short_life_and_a_minute_before_the_end_of_a_long_one(
+@virtual.clocked
+async def test_a_token_is_renewed_after_nine_tenths_of_a_short_life_and_a_minute_before_the_end_of_a_long_one(
     expires_in: int, renewed_after: int
 ) -> None:
-    async def main() -> None:
-        transport = Scripted(WEBHOOK, tokens=[token(expires_in=expires_in)])
-        basiq = client(transport)
+    transport = Scripted(WEBHOOK, tokens=[token(expires_in=expires_in)])
+    basiq = client(transport)
+    await basiq.webhooks.get("w")
+    for passed, requests in ((renewed_after - 0.5, 1), (1.0, 2)):
+        await asyncio.sleep(passed)
         await basiq.webhooks.get("w")
-        for passed, requests in ((renewed_after - 0.5, 1), (1.0, 2)):
-            await asyncio.sleep(passed)
-            await basiq.webhooks.get("w")
-            assert len(transport.token_requests) == requests
-
-    virtual.run(main())
+        assert len(transport.token_requests) == requests
 
 
-def test_a_token_is_waited_for_until_the_deadline_of_the_request_or_max_elapsed() -> None:
-    async def main() -> None:
-        transport = Authenticated(
-            Scripted(WEBHOOK, tokens=[slow(token(), 3600.0)]), ApiKey("key"), BASE, max_elapsed=20.0
-        )
-        first = asyncio.create_task(transport.send(Request("GET", BASE.url("/things"))))
-        await asyncio.sleep(1.0)
+@virtual.clocked
+async def test_a_token_is_waited_for_until_the_deadline_of_the_request_or_max_elapsed() -> None:
+    transport = Authenticated(Scripted(WEBHOOK, tokens=[slow(token(), 3600.0)]), ApiKey("key"), BASE, max_elapsed=20.0)
+    first = asyncio.create_task(transport.send(Request("GET", BASE.url("/things"))))
+    await asyncio.sleep(1.0)
+    began = virtual.now()
+    for seconds, deadline in ((5.0, began + 5.0), (20.0, None)):
         began = virtual.now()
-        for seconds, deadline in ((5.0, began + 5.0), (20.0, None)):
-            began = virtual.now()
-            with pytest.raises(RequestTimeoutError, match="no token was received within max_elapsed"):
-                await transport.send(Request("GET", BASE.url("/things"), deadline=deadline))
-            assert virtual.now() - began == seconds
-        first.cancel()
-        await asyncio.wait((first,))
-
-    virtual.run(main())
+        with pytest.raises(RequestTimeoutError, match="no token was received within max_elapsed"):
+            await transport.send(Request("GET", BASE.url("/things"), deadline=deadline))
+        assert virtual.now() - began == seconds
+    first.cancel()
+    await asyncio.wait((first,))
 
 
 @pytest.mark.parametrize("prefix", ["", "Basic "])

@@ -46,49 +46,43 @@ def made(delay: float = 0.0) -> FakeBasiq:
         (5.0, 30.0, 6.0, None),
     ],
 )
-def test_a_delay_counts_against_the_earlier_of_both_limits(
+@virtual.clocked
+async def test_a_delay_counts_against_the_earlier_of_both_limits(
     delay: float, timeout: float, within: float | None, took: float | None
 ) -> None:
-    async def main() -> None:
-        transport = InMemoryTransport(made(delay), timeout=timedelta(seconds=timeout))
-        began = virtual.now()
-        if took is None:
-            assert await send(transport, within=within) == 401  # no token
-            assert virtual.now() - began == delay
-            return
-        with pytest.raises(RequestTimeoutError, match=f"no response within {took:g} s"):
-            await send(transport, within=within)
-        assert virtual.now() - began == took
-
-    virtual.run(main())
+    transport = InMemoryTransport(made(delay), timeout=timedelta(seconds=timeout))
+    began = virtual.now()
+    if took is None:
+        assert await send(transport, within=within) == 401  # no token
+        assert virtual.now() - began == delay
+        return
+    with pytest.raises(RequestTimeoutError, match=f"no response within {took:g} s"):
+        await send(transport, within=within)
+    assert virtual.now() - began == took
 
 
 @pytest.mark.parametrize("within", [0.0, -1.0])
-def test_after_its_deadline_nothing_is_sent(within: float) -> None:
-    async def main() -> None:
-        fake = made()
-        with pytest.raises(RequestTimeoutError, match="before the request was sent") as caught:
-            await send(InMemoryTransport(fake), within=within)
-        assert (caught.value.sent, list(fake.requests)) == (False, [])
-
-    virtual.run(main())
+@virtual.clocked
+async def test_after_its_deadline_nothing_is_sent(within: float) -> None:
+    fake = made()
+    with pytest.raises(RequestTimeoutError, match="before the request was sent") as caught:
+        await send(InMemoryTransport(fake), within=within)
+    assert (caught.value.sent, list(fake.requests)) == (False, [])
 
 
-def test_what_is_closed_sends_nothing_and_a_dropped_connection_is_an_error() -> None:
-    async def main() -> None:
-        fake = made()
-        fake.fail_next(1, path="*", drop=True)
-        transport = InMemoryTransport(fake)
-        with pytest.raises(ConnectionFailedError, match="was dropped"):
-            await send(transport)
-        await transport.aclose()
-        await transport.aclose()
-        asked = len(fake.requests)
-        with pytest.raises(ConnectionFailedError, match="is closed") as caught:
-            await send(transport)
-        assert (caught.value.sent, len(fake.requests)) == (False, asked)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_what_is_closed_sends_nothing_and_a_dropped_connection_is_an_error() -> None:
+    fake = made()
+    fake.fail_next(1, path="*", drop=True)
+    transport = InMemoryTransport(fake)
+    with pytest.raises(ConnectionFailedError, match="was dropped"):
+        await send(transport)
+    await transport.aclose()
+    await transport.aclose()
+    asked = len(fake.requests)
+    with pytest.raises(ConnectionFailedError, match="is closed") as caught:
+        await send(transport)
+    assert (caught.value.sent, len(fake.requests)) == (False, asked)
 
 
 async def test_the_default_fake_of_the_in_memory_transport_is_its_own() -> None:

@@ -151,15 +151,13 @@ def test_a_retry_after_beyond_the_ceiling_is_not_waited_for(header: str, policy:
     assert (outcome.status, sent, took) == (429, 1, 0.0)
 
 
-def test_the_error_carries_the_retry_after_that_was_not_waited_for() -> None:
-    async def main() -> None:
-        transport = Scripted(error(503, retry_after="3600"))
-        with pytest.raises(ServerError) as caught:
-            await client(transport, retry=RetryPolicy()).webhooks.get("w")
-        assert caught.value.retry_after == 3600
-        assert "retry after 3600 s" in str(caught.value)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_error_carries_the_retry_after_that_was_not_waited_for() -> None:
+    transport = Scripted(error(503, retry_after="3600"))
+    with pytest.raises(ServerError) as caught:
+        await client(transport, retry=RetryPolicy()).webhooks.get("w")
+    assert caught.value.retry_after == 3600
+    assert "retry after 3600 s" in str(caught.value)
 
 
 def test_max_elapsed_covers_the_waits() -> None:
@@ -192,21 +190,19 @@ def test_each_attempt_has_its_timeout() -> None:
     assert took == pytest.approx(4.0)
 
 
-def test_a_timeout_of_the_caller_is_not_taken_for_one_of_the_request() -> None:
+@virtual.clocked
+async def test_a_timeout_of_the_caller_is_not_taken_for_one_of_the_request() -> None:
     async def slow(request: Request) -> Response:
         await asyncio.sleep(3600)
         raise AssertionError
 
-    async def main() -> None:
-        inner = Scripted(slow)
-        began = virtual.now()
-        with pytest.raises(TimeoutError) as caught:
-            async with asyncio.timeout(1):
-                await Retrying(inner).send(GET)
-        assert not isinstance(caught.value, RequestTimeoutError)
-        assert (virtual.now() - began, len(inner.requests)) == (1.0, 1)
-
-    virtual.run(main())
+    inner = Scripted(slow)
+    began = virtual.now()
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(1):
+            await Retrying(inner).send(GET)
+    assert not isinstance(caught.value, RequestTimeoutError)
+    assert (virtual.now() - began, len(inner.requests)) == (1.0, 1)
 
 
 def test_the_last_error_tells_how_many_attempts_there_were() -> None:
@@ -215,14 +211,12 @@ def test_the_last_error_tells_how_many_attempts_there_were() -> None:
     assert str(outcome) == "broken (GET /things) after 5 attempts"
 
 
-def test_an_answer_that_came_after_retries_tells_so_in_the_error() -> None:
-    async def main() -> None:
-        transport = Scripted(error(503), error(503), error(404, "resource-not-found"))
-        with pytest.raises(Exception, match="after 3 attempts") as caught:
-            await client(transport, retry=RetryPolicy()).webhooks.get("w")
-        assert caught.value.attempts == 3
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_answer_that_came_after_retries_tells_so_in_the_error() -> None:
+    transport = Scripted(error(503), error(503), error(404, "resource-not-found"))
+    with pytest.raises(Exception, match="after 3 attempts") as caught:
+        await client(transport, retry=RetryPolicy()).webhooks.get("w")
+    assert caught.value.attempts == 3
 
 
 def test_no_error_shows_the_machinery_of_the_retries() -> None:
@@ -232,32 +226,28 @@ def test_no_error_shows_the_machinery_of_the_retries() -> None:
     assert "_Failed" not in "".join(traceback.format_exception(outcome))
 
 
-def test_cancellation_during_a_wait_is_immediate() -> None:
-    async def main() -> None:
-        inner = Scripted(error(503))
-        task = asyncio.create_task(Retrying(inner, RetryPolicy(base=30.0), uniform=lambda low, high: high).send(GET))
-        await asyncio.sleep(1)
-        began = virtual.now()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert virtual.now() == began
-        assert len(inner.requests) == 1
-
-    virtual.run(main())
+@virtual.clocked
+async def test_cancellation_during_a_wait_is_immediate() -> None:
+    inner = Scripted(error(503))
+    task = asyncio.create_task(Retrying(inner, RetryPolicy(base=30.0), uniform=lambda low, high: high).send(GET))
+    await asyncio.sleep(1)
+    began = virtual.now()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert virtual.now() == began
+    assert len(inner.requests) == 1
 
 
-def test_a_closed_client_begins_no_further_attempt() -> None:
-    async def main() -> None:
-        inner = Scripted(error(503))
-        retrying = Retrying(inner, RetryPolicy(base=1.0), uniform=lambda low, high: high)
-        task = asyncio.create_task(retrying.send(GET))
-        await asyncio.sleep(0.5)
-        await retrying.aclose()
-        assert (await task).status == 503
-        assert len(inner.requests) == 2
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_closed_client_begins_no_further_attempt() -> None:
+    inner = Scripted(error(503))
+    retrying = Retrying(inner, RetryPolicy(base=1.0), uniform=lambda low, high: high)
+    task = asyncio.create_task(retrying.send(GET))
+    await asyncio.sleep(0.5)
+    await retrying.aclose()
+    assert (await task).status == 503
+    assert len(inner.requests) == 2
 
 
 def test_a_response_that_the_caller_gives_up_on_is_not_sent_again() -> None:
@@ -331,20 +321,18 @@ def test_an_attempt_ends_with_the_time_for_all_of_them() -> None:
 
 
 @pytest.mark.parametrize(("deadline", "took"), [(-1.0, 0.0), (0.0, 0.0), (12.0, 12.0), (90.0, 60.0)])
-def test_the_attempts_end_with_the_deadline_of_the_request_or_max_elapsed(deadline: float, took: float) -> None:
+@virtual.clocked
+async def test_the_attempts_end_with_the_deadline_of_the_request_or_max_elapsed(deadline: float, took: float) -> None:
     async def hangs(request: Request) -> Response:
         await asyncio.sleep(3600)
         return answer()
 
-    async def main() -> None:
-        began = virtual.now()
-        request = attrs.evolve(GET, deadline=began + deadline)
-        policy = RetryPolicy(max_retries=9, base=0, max_elapsed=60)
-        with pytest.raises(RequestTimeoutError):
-            await Retrying(Scripted(hangs), policy, now=lambda: NOON).send(request)
-        assert virtual.now() - began == took
-
-    virtual.run(main())
+    began = virtual.now()
+    request = attrs.evolve(GET, deadline=began + deadline)
+    policy = RetryPolicy(max_retries=9, base=0, max_elapsed=60)
+    with pytest.raises(RequestTimeoutError):
+        await Retrying(Scripted(hangs), policy, now=lambda: NOON).send(request)
+    assert virtual.now() - began == took
 
 
 class OtherClock:
@@ -363,17 +351,15 @@ class OtherClock:
         self.passed += seconds
 
 
-def test_waits_are_on_the_clock_of_the_transport_and_its_deadline_on_the_loops() -> None:
-    async def main() -> None:
-        inner = Scripted(error(503), error(503), answer())
-        inner.waits = OtherClock()  # type: ignore[attr-defined]
-        began = virtual.now()
-        retrying = Retrying(inner, RetryPolicy(base=8), now=lambda: NOON, uniform=lambda low, high: high)
-        assert (await retrying.send(GET)).attempts == 3
-        assert (virtual.now() - began, inner.waits.passed) == (0.0, 24.0)  # type: ignore[attr-defined]
-        assert [request.deadline for request in inner.requests] == [began + 30.0] * 3
-
-    virtual.run(main())
+@virtual.clocked
+async def test_waits_are_on_the_clock_of_the_transport_and_its_deadline_on_the_loops() -> None:
+    inner = Scripted(error(503), error(503), answer())
+    inner.waits = OtherClock()  # type: ignore[attr-defined]
+    began = virtual.now()
+    retrying = Retrying(inner, RetryPolicy(base=8), now=lambda: NOON, uniform=lambda low, high: high)
+    assert (await retrying.send(GET)).attempts == 3
+    assert (virtual.now() - began, inner.waits.passed) == (0.0, 24.0)  # type: ignore[attr-defined]
+    assert [request.deadline for request in inner.requests] == [began + 30.0] * 3
 
 
 def test_the_log_has_the_facts_of_an_attempt_as_fields(caplog: pytest.LogCaptureFixture) -> None:

@@ -34,15 +34,13 @@ def test_a_time_source_is_read_in_seconds_since_1970() -> None:
     assert in_seconds(times)() == lease_clock(times)() == 1_000_000.0
 
 
-def test_the_clock_of_the_event_loop_is_the_usual_one() -> None:
-    async def main() -> None:
-        clock = LoopClock()
-        began = clock.time()
-        await clock.sleep(3)
-        assert clock.time() - began == 3
-        assert abs((datetime.now(UTC) - clock.now()).total_seconds()) < 60
-
-    virtual.run(main())
+@virtual.clocked
+async def test_the_clock_of_the_event_loop_is_the_usual_one() -> None:
+    clock = LoopClock()
+    began = clock.time()
+    await clock.sleep(3)
+    assert clock.time() - began == 3
+    assert abs((datetime.now(UTC) - clock.now()).total_seconds()) < 60
     assert clock_of(object()) is None
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -54,15 +53,7 @@ async def work() -> str:
     return "done"
 
 
-def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def run(**fixtures: Any) -> None:
-        virtual.run(test(**fixtures))
-
-    return run
-
-
-@on_virtual_time
+@virtual.clocked
 async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
     units = owner(MemoryInbox(clock=virtual.clock))
     first = await unit(units, work).handle_once()
@@ -72,20 +63,18 @@ async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
 
 
 @pytest.mark.parametrize("across", [False, True], ids=["in one process", "across processes"])
-def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
-    async def main() -> None:
-        inbox = MemoryInbox(clock=virtual.clock)
-        units = owner(inbox)
-        owners = [owner(inbox) if across else units for _ in range(20)]
-        endings = await asyncio.gather(
-            *(unit(each, work, f"t{number}").handle_once() for number, each in enumerate(owners))
-        )
-        assert sorted(each.how.value for each in endings) == ["done"] * 19 + ["handled"]
-
-    virtual.run(main())
+@virtual.clocked
+async def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    units = owner(inbox)
+    owners = [owner(inbox) if across else units for _ in range(20)]
+    endings = await asyncio.gather(
+        *(unit(each, work, f"t{number}").handle_once() for number, each in enumerate(owners))
+    )
+    assert sorted(each.how.value for each in endings) == ["done"] * 19 + ["handled"]
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_duplicate_of_long_work_is_told_who_holds_it_and_for_how_long() -> None:
     units = owner(MemoryInbox(clock=virtual.clock))
     first = asyncio.create_task(unit(units, lambda: asyncio.sleep(20, "done")).handle_once())
@@ -98,7 +87,7 @@ async def test_a_duplicate_of_long_work_is_told_who_holds_it_and_for_how_long() 
     await first
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_who_waits_for_long_gets_its_turn_when_the_other_one_has_failed() -> None:
     async def fails() -> str:
         await asyncio.sleep(20)
@@ -126,7 +115,7 @@ class Asked(MemoryInbox):
         return await super().claim(key, token, lease=lease)
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_who_waits_asks_after_20_ms_and_ever_later_up_to_every_5_seconds() -> None:
     inbox = Asked()
     await inbox.claim(KEY, "another", lease=3600)
@@ -139,7 +128,7 @@ async def test_who_waits_asks_after_20_ms_and_ever_later_up_to_every_5_seconds()
     assert sum(gaps) == pytest.approx(60.0)
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_work_that_goes_on_after_the_cancellation_of_its_caller_has_its_lease_run_out() -> None:
     async def stubborn() -> str:
         for _ in range(2):
@@ -161,7 +150,7 @@ async def test_work_that_goes_on_after_the_cancellation_of_its_caller_has_its_le
     assert len(inbox.moments) == renewed, "a claim was renewed for work that nobody waits for"
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_renewal_that_fails_is_logged_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     inbox = Asked()
     handling = asyncio.create_task(unit(owner(inbox, renew=True), lambda: asyncio.sleep(25, "done")).handle_once())
@@ -173,7 +162,7 @@ async def test_a_renewal_that_fails_is_logged_and_tried_again(caplog: pytest.Log
     ] * 2
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_unit_that_has_ended_is_held_by_nobody() -> None:
     one = unit(owner(MemoryInbox(clock=virtual.clock)), work)
     await one.handle_once()
@@ -183,7 +172,7 @@ async def test_a_unit_that_has_ended_is_held_by_nobody() -> None:
     assert found() is None, "a timer of a unit that has ended keeps it in memory"
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_units_that_are_to_end_wait_for_nobody() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     units = owner(inbox)
@@ -195,7 +184,7 @@ async def test_units_that_are_to_end_wait_for_nobody() -> None:
     assert (await waiting).how is Ended.BUSY
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_lease_is_renewed_as_long_as_the_work_lasts_and_not_longer() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     long = unit(owner(inbox, renew=True), lambda: asyncio.sleep(10 * LEASE, "done"))
@@ -232,31 +221,29 @@ class Failing(MemoryInbox):
     "error", [None, InboxError("away"), TimeoutError("its own")], ids=["hangs", "raises", "has a limit of its own"]
 )
 @pytest.mark.parametrize(("call", "how"), [("claim", Ended.UNAVAILABLE), ("complete", Ended.HANDLED)])
-def test_an_inbox_that_fails_is_the_end_within_its_limit(call: str, how: Ended, error: Exception | None) -> None:
-    async def main() -> None:
-        inbox = Failing(call, error)
-        started = virtual.now()
-        one = unit(owner(inbox), work)
-        ending = await one.handle_once()
-        assert ending.how is how
-        found = one.reported[0] if how is Ended.HANDLED else ending.error
-        if error is None:
-            assert str(found) == "the inbox did not respond within 5 s"
-            cause = found.__cause__ if found else None
-            assert cause is not None
-            assert cause.__traceback__ is None, "frames of the inbox are kept, and their variables"
-        else:
-            assert found is error
-        assert virtual.now() - started <= 6.0
-        if call == "claim":
-            inbox.failing = ""
-            claim = await inbox.claim(KEY, "other", lease=1)
-            assert claim.status is ClaimStatus.CLAIMED, "the claim that the inbox made all the same was left behind"
-
-    virtual.run(main())
+@virtual.clocked
+async def test_an_inbox_that_fails_is_the_end_within_its_limit(call: str, how: Ended, error: Exception | None) -> None:
+    inbox = Failing(call, error)
+    started = virtual.now()
+    one = unit(owner(inbox), work)
+    ending = await one.handle_once()
+    assert ending.how is how
+    found = one.reported[0] if how is Ended.HANDLED else ending.error
+    if error is None:
+        assert str(found) == "the inbox did not respond within 5 s"
+        cause = found.__cause__ if found else None
+        assert cause is not None
+        assert cause.__traceback__ is None, "frames of the inbox are kept, and their variables"
+    else:
+        assert found is error
+    assert virtual.now() - started <= 6.0
+    if call == "claim":
+        inbox.failing = ""
+        claim = await inbox.claim(KEY, "other", lease=1)
+        assert claim.status is ClaimStatus.CLAIMED, "the claim that the inbox made all the same was left behind"
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it_ends() -> None:
     cancellations = 0
 
@@ -281,7 +268,7 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
     assert await inbox.seen(KEY), "it ended well after all"
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     units = owner(inbox)
@@ -298,7 +285,7 @@ async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
         await inbox.release(KEY, "other")
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
     recorded: list[Exception] = []
 
@@ -320,7 +307,7 @@ async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
 # --- a caller that is cancelled ---
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_caller_that_is_cancelled_ends_the_work_at_once_and_leaves_no_claim() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     units = owner(inbox, grace=10.0)
@@ -336,7 +323,8 @@ async def test_a_caller_that_is_cancelled_ends_the_work_at_once_and_leaves_no_cl
 
 
 @pytest.mark.parametrize(("resists", "told"), [(False, 0), (True, 1)])
-def test_only_work_that_still_runs_after_its_cancellation_is_told(
+@virtual.clocked
+async def test_only_work_that_still_runs_after_its_cancellation_is_told(
     *, resists: bool, told: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def works() -> str:
@@ -348,21 +336,18 @@ def test_only_work_that_still_runs_after_its_cancellation_is_told(
             await asyncio.sleep(5)
         return "done"
 
-    async def main() -> None:
-        units = owner(MemoryInbox(clock=virtual.clock))
-        caller = asyncio.create_task(unit(units, works).handle_once())
-        await asyncio.sleep(1)
-        began = virtual.now()
-        caller.cancel()
-        await asyncio.wait((caller,))
-        assert virtual.now() - began == (1.0 if resists else 0.0), "the caller waits for its grace alone"
-        assert await units.wait(60) == 0
-
-    virtual.run(main())
+    units = owner(MemoryInbox(clock=virtual.clock))
+    caller = asyncio.create_task(unit(units, works).handle_once())
+    await asyncio.sleep(1)
+    began = virtual.now()
+    caller.cancel()
+    await asyncio.wait((caller,))
+    assert virtual.now() - began == (1.0 if resists else 0.0), "the caller waits for its grace alone"
+    assert await units.wait(60) == 0
     assert ["still runs" in record.getMessage() for record in caplog.records] == [True] * told
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_caller_that_is_cancelled_before_the_work_begins_has_it_never_begin() -> None:
     class Slow(MemoryInbox):
         async def claim(self, key: str, token: str, *, lease: float) -> Claim:
@@ -385,7 +370,7 @@ async def test_a_caller_that_is_cancelled_before_the_work_begins_has_it_never_be
     assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_unit_says_whether_its_time_was_over() -> None:
     units = owner(MemoryInbox(clock=virtual.clock), work_timeout=2.0)
     slow = unit(units, lambda: asyncio.sleep(20, "done"))
@@ -397,7 +382,7 @@ async def test_a_unit_says_whether_its_time_was_over() -> None:
     assert ((await quick.handle_once()).how, quick.timed_out) == (Ended.HANDLED, False)
 
 
-@on_virtual_time
+@virtual.clocked
 async def test_a_duplicate_in_one_process_does_not_ask_the_inbox_while_the_first_one_is_at_work() -> None:
     asked: list[float] = []
 
@@ -423,25 +408,23 @@ class Transactional(MemoryInbox):
 
 
 @pytest.mark.parametrize(("session", "how"), [(False, Ended.FAILED), (True, Ended.UNAVAILABLE)])
-def test_an_inbox_error_of_the_work_is_the_storages_only_where_the_storage_is_its_session(
+@virtual.clocked
+async def test_an_inbox_error_of_the_work_is_the_storages_only_where_the_storage_is_its_session(
     session: bool, how: Ended
 ) -> None:
     async def fails() -> str:
         raise InboxError("of another inbox, which the handler uses")
 
-    async def main() -> None:
-        told: list[Exception] = []
+    told: list[Exception] = []
 
-        class Recording(Event):
-            async def record_failure(self, failure: Exception) -> None:
-                told.append(failure)
-                await self.release()
+    class Recording(Event):
+        async def record_failure(self, failure: Exception) -> None:
+            told.append(failure)
+            await self.release()
 
-        inbox = Transactional(clock=virtual.clock)
-        one = Recording(owner(inbox), KEY, "a", 0.3, session=inbox if session else None)
-        one.doing = fails
-        ending = await one.handle_once()
-        assert (ending.how, len(told)) == (how, 0 if session else 1)
-        assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
-
-    virtual.run(main())
+    inbox = Transactional(clock=virtual.clock)
+    one = Recording(owner(inbox), KEY, "a", 0.3, session=inbox if session else None)
+    one.doing = fails
+    ending = await one.handle_once()
+    assert (ending.how, len(told)) == (how, 0 if session else 1)
+    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED

@@ -61,7 +61,8 @@ async def test_pages_that_do_not_advance_are_an_error_and_no_loop() -> None:
         await read(Pages([delivery(5)], [delivery(5)]))
 
 
-def test_a_page_has_a_time_limit() -> None:
+@virtual.clocked
+async def test_a_page_has_a_time_limit() -> None:
     class Hangs(MemoryInbox):
         async def quarantined(
             self, *, after: QuarantinedDelivery | None = None, limit: int = 100
@@ -69,10 +70,7 @@ def test_a_page_has_a_time_limit() -> None:
             await asyncio.Event().wait()
             return []
 
-    async def main() -> None:
-        began = virtual.now()
-        with pytest.raises(InboxError, match="did not respond within 5 s"):
-            await read(Hangs())
-        assert virtual.now() - began == 5
-
-    virtual.run(main())
+    began = virtual.now()
+    with pytest.raises(InboxError, match="did not respond within 5 s"):
+        await read(Hangs())
+    assert virtual.now() - began == 5

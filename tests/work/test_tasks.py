@@ -63,19 +63,17 @@ WAYS = [_by_timeout, _by_wait_for, _by_task_group, _again_and_again, _by_scope, 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_work_is_seen_through_once_whatever_cancels_the_one_who_waits(way: Waiting) -> None:
+@virtual.clocked
+async def test_work_is_seen_through_once_whatever_cancels_the_one_who_waits(way: Waiting) -> None:
     ended: list[float] = []
 
     async def work() -> None:
         await asyncio.sleep(5)
         ended.append(virtual.now())
 
-    async def main() -> None:
-        began = virtual.now()
-        await way(work)
-        assert ended == [began + 5]
-
-    virtual.run(main())
+    began = virtual.now()
+    await way(work)
+    assert ended == [began + 5]
 
 
 async def test_a_scope_of_anyio_does_not_keep_the_processor_busy_meanwhile() -> None:
@@ -189,42 +187,38 @@ async def test_waiting_out_leaves_the_future_alone() -> None:
 
 
 @pytest.mark.parametrize("cancelled_after", [[], [1.0], [1.0, 2.0, 4.5]])
-def test_waiting_out_lasts_as_long_as_its_limit_whenever_it_is_cancelled(cancelled_after: list[float]) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.create_task(wait_uncancelled(loop.create_future(), 5.0))
-        began = virtual.now()
-        for seconds in cancelled_after:
-            loop.call_at(began + seconds, task.cancel)
-        cancellation = await task
-        assert virtual.now() - began == 5.0
-        assert (cancellation is not None) == bool(cancelled_after)
-
-    virtual.run(main())
+@virtual.clocked
+async def test_waiting_out_lasts_as_long_as_its_limit_whenever_it_is_cancelled(cancelled_after: list[float]) -> None:
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(wait_uncancelled(loop.create_future(), 5.0))
+    began = virtual.now()
+    for seconds in cancelled_after:
+        loop.call_at(began + seconds, task.cancel)
+    cancellation = await task
+    assert virtual.now() - began == 5.0
+    assert (cancellation is not None) == bool(cancelled_after)
 
 
-def test_an_owner_that_is_closed_has_cancelled_its_tasks_and_awaited_their_end() -> None:
-    async def main() -> None:
-        ended: list[float] = []
+@virtual.clocked
+async def test_an_owner_that_is_closed_has_cancelled_its_tasks_and_awaited_their_end() -> None:
+    ended: list[float] = []
 
-        async def work() -> None:
-            try:
-                await asyncio.sleep(100)
-            finally:
-                await asyncio.sleep(1)
-                ended.append(virtual.now())
+    async def work() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(1)
+            ended.append(virtual.now())
 
-        owner = TaskOwner()
-        assert not owner.closed
-        tasks = [owner.spawn(work()) for _ in range(3)]
-        began = virtual.now()
-        await asyncio.sleep(0)
-        await owner.aclose()
-        assert ended == [began + 1] * 3
-        assert all(task.cancelled() for task in tasks)
-        assert owner.closed
-
-    virtual.run(main())
+    owner = TaskOwner()
+    assert not owner.closed
+    tasks = [owner.spawn(work()) for _ in range(3)]
+    began = virtual.now()
+    await asyncio.sleep(0)
+    await owner.aclose()
+    assert ended == [began + 1] * 3
+    assert all(task.cancelled() for task in tasks)
+    assert owner.closed
 
 
 async def test_a_task_that_was_cancelled_once_is_being_cancelled_until_it_has_dealt_with_it() -> None:
