@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -106,11 +106,8 @@ class _CheckpointPromises:
         """An advance moves the cursor, and its ids replace all earlier done ids."""
         advance = Advance("cursor-1", 250, ["c"])
         _, state = await self._saved(Commit(done=["a", "b"]), Commit(advance=advance), Commit(done=["d"]))
-        hold(
-            (state.cursor, state.position) == ("cursor-1", 250),
-            f"the cursor and position were {state.cursor}, {state.position}",
-        )
-        hold(state.done == {"c", "d"}, f"the done ids were {set(state.done)}")
+        found = (state.cursor, state.position, set(state.done))
+        hold(found == ("cursor-1", 250, {"c", "d"}), f"the cursor, position and done ids were {found}")
 
     @_promise
     async def counts(self) -> None:
@@ -120,10 +117,8 @@ class _CheckpointPromises:
         )
         await self._run(name, Commit(handled=10))
         state = await self._look(name)
-        hold(
-            (state.handled, state.failed) == (16, 2),
-            f"the counts were {state.handled} handled and {state.failed} failed",
-        )
+        found = (state.handled, state.failed)
+        hold(found == (16, 2), f"the counts of handled and failed were {found}, not (16, 2)")
 
     @_promise
     async def counts_the_interrupted(self) -> None:
@@ -132,9 +127,7 @@ class _CheckpointPromises:
         hold(state.interrupted == 4, f"after one run with a concurrency of 4, interrupted was {state.interrupted}")
         await self._run(name)
         state = await self._look(name)
-        hold(
-            state.interrupted == 9, f"after runs with a concurrency of 4, 1 and 4, interrupted was {state.interrupted}"
-        )
+        hold(state.interrupted == 9, f"after runs with concurrency 4, 1 and 4, interrupted was {state.interrupted}")
 
     @_promise
     async def forgets_the_interrupted(self) -> None:
@@ -171,15 +164,10 @@ class _CheckpointPromises:
         first, second = self._make(name), self._make(name)
         await first.open(_JOB, concurrency=1)
         try:
-            try:
-                await second.open(_JOB, concurrency=1)
-            except CheckpointInUseError:
-                pass
-            else:
-                await second.aclose()
-                raise AssertionError("two runs had the checkpoint open at once")
+            await _refused(second.open(_JOB, concurrency=1), "a second open()", CheckpointInUseError)
             await first.save(Commit(done=["a"]))
         finally:
+            await second.aclose()
             await first.aclose()
         state = await self._look(name)
         hold(state.done == {"a"}, f"the first run's commit was lost: {state}")
@@ -189,13 +177,8 @@ class _CheckpointPromises:
         """The checkpoint is free after a run failed to open it, and after a run closed it."""
         name, _ = await self._saved()
         other = self._make(name)
-        try:
-            await other.open(ReplayJob("webhook-2"), concurrency=1)
-        except CheckpointError:
-            await other.aclose()
-        else:
-            await other.aclose()
-            raise AssertionError("open() accepted another job")
+        await _refused(other.open(ReplayJob("webhook-2"), concurrency=1), "open() for another job")
+        await other.aclose()
         await self._look(name)
 
     @_promise
@@ -203,15 +186,10 @@ class _CheckpointPromises:
         """For another webhook or filter, open() and peek() raise a CheckpointError and change nothing."""
         name, _ = await self._saved(Commit(done=["a"]))
         for job in (ReplayJob("webhook-2", _JOB.filter), ReplayJob(_JOB.webhook_id)):
-            for attempt in ("open", "peek"):
-                checkpoint = self._make(name)
-                try:
-                    await (checkpoint.open(job, concurrency=1) if attempt == "open" else checkpoint.peek(job))
-                except CheckpointError:
-                    continue
-                finally:
-                    await checkpoint.aclose()
-                raise AssertionError(f"{attempt}() accepted {job}")
+            checkpoint = self._make(name)
+            await _refused(checkpoint.open(job, concurrency=1), f"open() for {job}")
+            await checkpoint.aclose()
+            await _refused(self._make(name).peek(job), f"peek() for {job}")
         state = await self._look(name)
         hold(state.done == {"a"}, f"open() returned {state}")
 
@@ -264,10 +242,8 @@ class _CheckpointPromises:
         name, state = await self._saved(Commit(advance=Advance("c'ü\n", 1, [_ODD]), dead=[dead_letter]))
         hold(state.done == {_ODD} and state.cursor == "c'ü\n", f"open() returned {state!a}")
         found = await self._dead_letters(name)
-        hold(
-            found == [dead_letter] and found[0].message == dead_letter.message,
-            f"dead_letters() returned {found!a}",
-        )
+        kept = found == [dead_letter] and found[0].message == dead_letter.message
+        hold(kept, f"dead_letters() returned {found!a}")
         await self._run(name, Commit(revived=[_ODD]))
         hold(not await self._dead_letters(name), "a revived dead letter was not removed")
 
@@ -275,14 +251,10 @@ class _CheckpointPromises:
     async def saves_while_open_only(self) -> None:
         """A save before open or after close raises a CheckpointError."""
         checkpoint = self._make(uuid.uuid4().hex)
-        for state in ("before open", "after close"):
-            try:
-                await checkpoint.save(Commit(done=["a"]))
-            except CheckpointError:
-                await checkpoint.open(_JOB, concurrency=1)
-                await checkpoint.aclose()
-                continue
-            raise AssertionError(f"save() {state} raised nothing")
+        await _refused(checkpoint.save(Commit(done=["a"])), "save() before open()")
+        await checkpoint.open(_JOB, concurrency=1)
+        await checkpoint.aclose()
+        await _refused(checkpoint.save(Commit(done=["a"])), "save() after aclose()")
 
     @_promise
     async def closes_twice(self) -> None:
@@ -296,6 +268,15 @@ class _CheckpointPromises:
         await checkpoint.aclose()
         state = await self._look(name)
         hold(state.done == {"0", "1", "2", "3", "4"}, f"open() returned {state}")
+
+
+async def _refused(call: Awaitable[object], what: str, kind: type[CheckpointError] = CheckpointError) -> None:
+    """Check that a call raises an error of this kind."""
+    try:
+        await call
+    except kind:
+        return
+    raise AssertionError(f"{what} raised no {kind.__name__}")
 
 
 def _dead_letter(id: str, error: str = "ValueError: no") -> DeadLetter:

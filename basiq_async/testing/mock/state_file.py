@@ -60,14 +60,9 @@ def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:
 
 
 def load_api_key(path: str | os.PathLike[str]) -> str | None:
-    """Return the first API key in a state file; None if it does not exist. Raises ``ConfigurationError``."""
-    snapshot = _read(path)
-    if snapshot is None:
-        return None
-    applications = snapshot.get("applications")
-    if not isinstance(applications, dict) or not applications:
-        raise ConfigurationError(f"the state file {os.fspath(path)} holds no state of a fake")
-    return str(next(iter(applications)))
+    """Return the first API key in a state file; None without one. Raises ``ConfigurationError``."""
+    applications = (_read(path) or {}).get("applications")
+    return str(next(iter(applications))) if isinstance(applications, dict) and applications else None
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, object] | None:

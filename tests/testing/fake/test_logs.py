@@ -1,0 +1,56 @@
+"""What the fake remembers of requests, deliveries and misuse: the latest, or the first, and never without end."""
+
+from __future__ import annotations
+
+from basiq_async import Request
+from basiq_async.testing import FakeBasiq
+from basiq_async.testing.fake._logs import Recent  # private: a log of 64 MiB takes long to fill
+
+from ..conftest import BASE, Caller
+
+
+def test_a_log_drops_its_oldest_items_above_a_number() -> None:
+    log: Recent[int] = Recent(lambda item: 1, most=3)
+    for item in range(5):
+        log.append(item)
+    assert (list(log), log.dropped) == ([2, 3, 4], 2)
+
+
+def test_a_log_drops_its_oldest_items_above_a_size_but_keeps_the_newest_whatever_its_size() -> None:
+    log: Recent[int] = Recent(lambda item: item, most_bytes=10)
+    for item in (4, 5, 6):
+        log.append(item)
+    assert (list(log), log.bytes) == ([6], 6)
+    log.append(100)
+    assert (list(log), log.bytes) == ([100], 100)
+
+
+def test_the_numbers_of_a_log_go_on_when_items_are_dropped_or_forgotten() -> None:
+    log: Recent[str] = Recent(len, most=2)
+    for item in "abc":
+        log.append(item)
+    assert list(log.numbered()) == [(3, "c"), (2, "b")]
+    log.clear()
+    log.append("d")
+    assert (list(log.numbered()), log.bytes) == ([(4, "d")], 1)
+
+
+def test_the_first_thousand_violations_are_kept_and_a_later_request_still_has_its_own(fake: FakeBasiq) -> None:
+    caller = Caller(fake)
+    for _ in range(1_001):
+        caller.send("GET", "/events?limit=501")
+    assert {each.code for each in fake.violations} == {"limit"}
+    assert len(fake.violations) == 1_000
+    assert fake.request_log[-1].violations == ("limit",)
+
+
+def test_each_change_is_told_until_its_watcher_stops(fake: FakeBasiq) -> None:
+    seen: list[int] = []
+    stop = fake.watch(lambda: seen.append(fake.revision))
+    fake.handle(Request("GET", BASE + "/events"))
+    fake.add_webhook()
+    stop()
+    stop()
+    fake.reset()
+    assert seen == [1, 2]
+    assert fake.revision > 2

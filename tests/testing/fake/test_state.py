@@ -1,0 +1,65 @@
+"""The reports about what is in a fake, over all applications and webhooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from basiq_async.errors import ConfigurationError
+from basiq_async.testing import FakeBasiq
+
+from ..conftest import ENDPOINT
+
+KEYS = {"one": "first", "two": "second"}
+
+
+async def make_histories() -> tuple[FakeBasiq, Sequence[str]]:
+    """Three webhooks of two applications: seeded messages, messages of one time, and messages in between."""
+    fake = FakeBasiq(api_keys=KEYS)
+    ids = [fake.add_webhook(f"{ENDPOINT}/{number}", api_key=key) for number, key in enumerate(("one", "two", "one"))]
+    fake.seed_messages(5, ids[1], api_key="two")
+    fake.seed_messages(3, ids[2], every=1.5)
+    for _ in range(3):
+        await fake.advance(seconds=1)
+        fake.emit("user.created")
+        fake.emit("user.created", api_key="two")
+    return fake, ids
+
+
+async def test_messages_of_all_webhooks_are_newest_first_and_webhooks_are_in_the_order_of_their_creation() -> None:
+    fake, ids = await make_histories()
+    assert [webhook.id for webhook in fake.webhooks()] == ids
+    times = [message.created for message in fake.messages()]
+    assert (len(times), times) == (fake.count_messages(), sorted(times, reverse=True))
+    assert [fake.count_messages(each) for each in ids] == [3, 8, 6]
+    assert {message.webhook_id for message in fake.messages(ids[1])} == {ids[1]}
+
+
+@pytest.mark.parametrize("of_one", [False, True])
+async def test_a_scan_goes_on_from_any_place(of_one: bool) -> None:
+    fake, ids = await make_histories()
+    webhook_id = ids[1] if of_one else None
+    everything = list(fake.scan_messages(webhook_id))
+    for number, (place, _) in enumerate(everything):
+        assert list(fake.scan_messages(webhook_id, place)) == everything[number:], f"from {place}"
+    await fake.advance(seconds=1)
+    fake.emit("user.created", api_key="two")
+    assert list(fake.scan_messages(webhook_id, everything[0][0])) == everything, "what is newer was shown again"
+
+
+@pytest.mark.parametrize("place", [(1, 0), (1, 4), (9, 1)])
+async def test_a_scan_does_not_go_on_where_no_message_is(place: tuple[int, int]) -> None:
+    fake, _ = await make_histories()
+    with pytest.raises(ConfigurationError, match="no message at this place"):
+        fake.scan_messages(None, place)
+
+
+def test_an_endpoint_that_comes_back_leaves_the_others_down(fake: FakeBasiq) -> None:
+    for url in (f"{ENDPOINT}/1", f"{ENDPOINT}/2"):
+        fake.endpoint_down(url, status=503)
+    fake.endpoint_down()
+    fake.endpoint_up(f"{ENDPOINT}/1")
+    assert dict(fake.endpoints_down) == {f"{ENDPOINT}/2": 503, None: None}
+    fake.endpoint_up()
+    assert not fake.endpoints_down
