@@ -251,8 +251,6 @@ class FakeBasiq(State):
             self.clock.move_to(saved.now)
         self._store.ids.made, self._store.serial = saved.ids, saved.serial
         self._store.applications.update(saved.applications)
-        for app in saved.applications.values():
-            self._tokens.restore(app)
         for each in saved.upcoming:
             found = self._store.find_message(each.message_id)
             if found is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
 
-VERSION = 2
+VERSION = 3
 Json = dict[str, Any]
 
 

@@ -26,7 +26,6 @@ def require(kept: bool, otherwise: str) -> None:
 class IssuedToken:
     """An access token, and the number of its uses. ``once``: issued to a program that ends after one command."""
 
-    text: str = attrs.field(repr=False)
     scope: str
     expires: datetime
     used: int = 0
@@ -41,7 +40,7 @@ class Application:
     webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
     messages: dict[str, Log[Message]] = attrs.field(factory=dict[str, Log[Message]])
     events: Log[Event] = attrs.field(factory=Log[Event])
-    tokens: list[IssuedToken] = attrs.field(factory=list[IssuedToken])
+    tokens: dict[str, IssuedToken] = attrs.field(factory=dict[str, IssuedToken], repr=False)
     disabled: bool = False
     entities: dict[str, Event] = attrs.field(
         default=attrs.Factory(lambda self: {event.path: event for event in self.events.stored()}, takes_self=True),

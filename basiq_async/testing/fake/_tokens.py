@@ -27,7 +27,6 @@ class Tokens:
     def __init__(self, store: Store, violations: Violations) -> None:
         self._store = store
         self._violations = violations
-        self._issued: dict[str, tuple[Application, IssuedToken]] = {}
 
     def issue(self, request: Request, now: datetime) -> Response:
         """Return the response to a token call. Raises ``Refusal``."""
@@ -50,12 +49,11 @@ class Tokens:
             raise Refusal("forbidden-access", "The account is disabled.")
         once = _COMMAND in request.headers.get("user-agent", "")
         self._watch(app, now, once=once)
-        token = IssuedToken("fake." + secrets.token_urlsafe(30), scope, now + LIFETIME, once=once)
-        app.tokens.append(token)
-        self._issued[token.text] = (app, token)
+        text = "fake." + secrets.token_urlsafe(30)
+        app.tokens[text] = IssuedToken(scope, now + LIFETIME, once=once)
         return json_response(
             {
-                "access_token": token.text,
+                "access_token": text,
                 "token_type": "Bearer",
                 "expires_in": int(LIFETIME.total_seconds()),
             }
@@ -64,12 +62,12 @@ class Tokens:
     def admit(self, request: Request, now: datetime) -> Application:
         """Return the application of a request's token. Raises ``Refusal`` if the token does not allow the request."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
-        found = self._issued.get(text) if scheme.lower() == "bearer" else None
-        if found is None:
+        app = self._owner(text) if scheme.lower() == "bearer" else None
+        if app is None:
             if text in self._store.applications:
                 self._violations.add("key-on-operation", "the API key is accepted by /token only: send a token")
             raise Refusal("unauthorized-access", "The access token is missing or is not valid.")
-        app, token = found
+        token = app.tokens[text]
         token.used += 1
         if now >= token.expires:
             raise Refusal("unauthorized-access", "The access token has expired.")
@@ -79,22 +77,21 @@ class Tokens:
 
     def is_known(self, text: str) -> bool:
         """Return whether ``text`` is a token that was issued here."""
-        return text in self._issued
+        return self._owner(text) is not None
 
     def expire_all(self) -> None:
         """Let all tokens that were issued expire now."""
-        for _, token in self._issued.values():
-            token.expires = min(token.expires, self._store.clock())
-
-    def restore(self, app: Application) -> None:
-        """Accept the tokens of a restored application."""
-        self._issued.update((token.text, (app, token)) for token in app.tokens)
+        for app in self._store.applications.values():
+            for token in app.tokens.values():
+                token.expires = min(token.expires, self._store.clock())
 
     def forget(self) -> None:
         """Revoke all tokens that were issued."""
-        self._issued.clear()
         for app in self._store.applications.values():
             app.tokens.clear()
+
+    def _owner(self, text: str) -> Application | None:
+        return next((app for app in self._store.applications.values() if text in app.tokens), None)
 
     def _account(self, header: str) -> Application:
         scheme, _, key = header.partition(" ")
@@ -107,11 +104,10 @@ class Tokens:
         raise Refusal("parameter-not-valid", "The API key in the header is missing or is not valid.", "Authorization")
 
     def _watch(self, app: Application, now: datetime, *, once: bool) -> None:
-        recent = [token for token in app.tokens if token.expires - LIFETIME > now - RATE_WINDOW]
-        app.tokens = [token for token in app.tokens if token.expires > now or token in recent[-2:]]
-        for token in [token for _, token in self._issued.values() if token.expires + LIFETIME < now]:
-            del self._issued[token.text]
-        alive = [token for token in app.tokens if token.expires > now and not token.once]
+        # An expired token is remembered for a while: the response to its use says that it has expired.
+        app.tokens = {text: token for text, token in app.tokens.items() if token.expires + LIFETIME >= now}
+        recent = [token for token in app.tokens.values() if token.expires - LIFETIME > now - RATE_WINDOW]
+        alive = [token for token in app.tokens.values() if token.expires > now and not token.once]
         # A client that renews its token has two for a while.
         if not once and len(alive) >= 2 and all(token.used <= 1 for token in alive[-2:]):
             self._violations.add(
