@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 
-from ..._work.protocol import ClaimStatus, Inbox, QuarantinedDelivery
+from ..._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery
 from ..fake._clock import ManualClock
 from ._runner import Promises, hold
 
@@ -49,12 +49,24 @@ class InboxProbe:
         self.clock = clock
 
     async def claim_a(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
-        claim = await self.inbox.claim(self.key, self.a, lease=lease)
-        hold(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
+        _expect(await self.inbox.claim(self.key, self.a, lease=lease), expected, what)
 
     async def claim_b(self, expected: ClaimStatus, what: str, *, lease: float = LONG) -> None:
-        claim = await self.other.claim(self.key, self.b, lease=lease)
-        hold(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
+        _expect(await self.other.claim(self.key, self.b, lease=lease), expected, what)
+
+    async def retry_a(self, expected: ClaimStatus, what: str) -> None:
+        _expect(await self.inbox.claim_quarantined(self.key, self.a, lease=LONG), expected, what)
+
+    async def retry_b(self, expected: ClaimStatus, what: str) -> None:
+        _expect(await self.other.claim_quarantined(self.key, self.b, lease=LONG), expected, what)
+
+    async def fail_a(self, expected: int, what: str) -> None:
+        failures = await self.inbox.fail(self.key, self.a)
+        hold(failures == expected, f"{what} was counted as {failures}, not {expected}")
+
+    async def fail_b(self, expected: int, what: str) -> None:
+        failures = await self.other.fail(self.key, self.b)
+        hold(failures == expected, f"{what} was counted as {failures}, not {expected}")
 
     async def seen(self, expected: bool, what: str) -> None:
         for inbox in (self.inbox, self.other):
@@ -83,6 +95,12 @@ class InboxProbe:
 
     def now(self) -> datetime:
         return datetime.now(UTC) if self.clock is None else self.clock()
+
+
+def _expect(claim: Claim, expected: ClaimStatus, what: str) -> None:
+    hold(claim.status is expected, f"{what} was {claim.status.name}, not {expected.name}")
+    if expected is BUSY:
+        hold(0 < claim.retry_after <= LONG, f"{what} had retry_after {claim.retry_after}, with a lease of {LONG:g} s")
 
 
 always: Promises[InboxProbe] = Promises()

@@ -40,9 +40,7 @@ async def checked(probe: InboxProbe) -> None:
 async def free(probe: InboxProbe) -> None:
     """A free key can be claimed, and then another worker's claim is BUSY"""
     await probe.claim_a(CLAIMED, "the first claim of a key")
-    claim = await probe.other.claim(probe.key, probe.b, lease=LONG)
-    hold(claim.status is BUSY, f"the claim of a second worker was {claim.status.name}, not BUSY")
-    hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
+    await probe.claim_b(BUSY, "the claim of a second worker")
 
 
 @always
@@ -238,21 +236,17 @@ async def failed(probe: InboxProbe) -> None:
     """fail() releases the claim and counts the failure, until the key is completed"""
     for number in (1, 2):
         await probe.claim_a(CLAIMED, "a claim")
-        failures = await probe.inbox.fail(probe.key, probe.a)
-        hold(failures == number, f"the failure number {number} was counted as {failures}")
+        await probe.fail_a(number, f"the failure number {number}")
         await probe.seen(False, "after a failure")
     await probe.claim_b(CLAIMED, "another worker's claim after a failure")
-    failures = await probe.other.fail(probe.key, probe.b)
-    hold(failures == 3, f"another worker's failure was counted as {failures}, not 3")
+    await probe.fail_b(3, "another worker's failure")
     await probe.claim_a(CLAIMED, "a claim after three failures")
     await probe.inbox.release(probe.key, probe.a)
     await probe.claim_a(CLAIMED, "a claim after a release")
-    failures = await probe.inbox.fail(probe.key, probe.a)
-    hold(failures == 4, f"after a release, the fourth failure was counted as {failures}")
+    await probe.fail_a(4, "after a release, the fourth failure")
     await probe.claim_a(CLAIMED, "a claim after four failures")
     hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() after failures was not True")
-    failures = await probe.inbox.fail(probe.key, probe.a)
-    hold(failures == 0, f"a failure of a completed key was counted as {failures}, not 0")
+    await probe.fail_a(0, "a failure of a completed key")
     await probe.claim_b(DONE, "a claim after a failure of a completed key")
 
 
@@ -262,11 +256,9 @@ async def failed_late(probe: InboxProbe) -> None:
     await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
     await probe.wait(SHORT * 1.2)
     await probe.claim_b(CLAIMED, "another worker's claim after the lease expired")
-    failures = await probe.inbox.fail(probe.key, probe.a)
-    hold(failures == 1, f"the late worker's failure was counted as {failures}, not 1")
+    await probe.fail_a(1, "the late worker's failure")
     await probe.claim_a(BUSY, "a claim after the late worker's failure")
-    failures = await probe.other.fail(probe.key, probe.b)
-    hold(failures == 2, f"the failure of the worker that took over was counted as {failures}, not 2")
+    await probe.fail_b(2, "the failure of the worker that took over")
 
 
 @always
@@ -280,8 +272,7 @@ async def quarantined(probe: InboxProbe) -> None:
     again = await probe.inbox.quarantine(probe.key, probe.a, make_delivery(probe.key, failures=9))
     hold(again is False, "a second quarantine() was not False")
     hold(await probe.inbox.complete(probe.key, probe.a) is False, "complete() in the quarantine was not False")
-    failures = await probe.other.fail(probe.key, probe.b)
-    hold(failures == 0, f"a failure of a key in the quarantine was counted as {failures}, not 0")
+    await probe.fail_b(0, "a failure of a key in the quarantine")
     hold(await probe.deliveries() == [delivery], "a worker that does not hold the key changed the quarantined delivery")
 
 
@@ -301,18 +292,11 @@ async def quarantined_by_another(probe: InboxProbe) -> None:
 @always
 async def retried(probe: InboxProbe) -> None:
     """One worker at a time can claim a quarantined key for a retry, and complete() removes it from the quarantine"""
-    claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
-    hold(
-        claim.status is DONE,
-        f"claim_quarantined() of a key that is not in the quarantine was {claim.status.name}, not DONE",
-    )
+    await probe.retry_a(DONE, "claim_quarantined() of a key that is not in the quarantine")
     await probe.claim_a(CLAIMED, "the first claim")
     delivery = await probe.quarantine_a()
-    claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
-    hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
-    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
-    hold(claim.status is BUSY, f"another's claim_quarantined() was {claim.status.name}, not BUSY")
-    hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
+    await probe.retry_a(CLAIMED, "claim_quarantined()")
+    await probe.retry_b(BUSY, "another's claim_quarantined()")
     await probe.claim_b(DONE, "a claim during a retry")
     hold(await probe.deliveries() == [delivery], "the quarantined delivery was gone before complete()")
     hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
@@ -328,17 +312,14 @@ async def retry_given_back(probe: InboxProbe) -> None:
     await probe.claim_a(CLAIMED, "the first claim")
     delivery = await probe.quarantine_a()
     for end in ("release", "fail"):
-        claim = await probe.inbox.claim_quarantined(probe.key, probe.a, lease=LONG)
-        hold(claim.status is CLAIMED, f"claim_quarantined() was {claim.status.name}, not CLAIMED")
+        await probe.retry_a(CLAIMED, "claim_quarantined()")
         if end == "release":
             await probe.inbox.release(probe.key, probe.a)
         else:
-            failures = await probe.inbox.fail(probe.key, probe.a)
-            hold(failures == 4, f"after 3 failures, the failure of a retry was counted as {failures}, not 4")
+            await probe.fail_a(4, "after 3 failures, the failure of a retry")
         hold(await probe.deliveries() == [delivery], f"the quarantine was empty after a retry that ended by {end}")
         await probe.claim_b(DONE, f"a claim after a retry that ended by {end}")
-    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
-    hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
+    await probe.retry_b(CLAIMED, "another's retry after that")
     newer = attrs.evolve(delivery, failures=5, error="ValueError: again")
     hold(await probe.other.quarantine(probe.key, probe.b, newer) is True, "quarantine() after a retry was not True")
     hold(await probe.deliveries() == [newer], "the new quarantined delivery did not replace the old one")
@@ -353,8 +334,7 @@ async def retry_abandoned(probe: InboxProbe) -> None:
     await probe.wait(SHORT * 1.2)
     hold(await probe.deliveries() == [delivery], "after the lease had expired, the quarantined delivery was gone")
     await probe.claim_b(DONE, "a claim after that")
-    claim = await probe.other.claim_quarantined(probe.key, probe.b, lease=LONG)
-    hold(claim.status is CLAIMED, f"another's retry after that was {claim.status.name}, not CLAIMED")
+    await probe.retry_b(CLAIMED, "another's retry after that")
 
 
 @always

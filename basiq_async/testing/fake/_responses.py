@@ -126,10 +126,6 @@ def json_response(body: object, status: int = 200) -> Response:
     return Response(status, JSON_HEADERS, as_json(body))
 
 
-def empty(status: int) -> Response:
-    return Response(status, {}, b"")
-
-
 def error_response(refusal: Refusal, correlation_id: str) -> Response:
     """Return the response for a refusal."""
     status, title = _ERRORS.get(refusal.code, (400, refusal.code))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from basiq_async.testing.comparison._shape import Shape, describe_link  # private: compare() needs two APIs to show it
+from basiq_async.testing.comparison._shape import Shape, describe_link  # private: two APIs would have to show it
 
 BASE = "https://api.example/v3"
 
