@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async.testing import FakeBasiq, serve
+from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async.receiver import verify
+from basiq_async.testing import FakeBasiq, ManualClock, serve
 
 from ..support.command_line import Ended, run_command
 from ..support.real_time import PATIENCE
 
 Run = Callable[..., Ended]
+SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
 
 class Served:
@@ -51,6 +57,49 @@ class Served:
             runner.run(main())
 
 
+class Endpoint:
+    """A server in a thread, which keeps what it is posted and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.status = 204
+        self.secret = SECRET
+        self.release = threading.Event()
+        self.release.set()
+        self.asked = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                outer.asked.set()
+                outer.release.wait(PATIENCE)
+                verify(outer.secret, headers=dict(self.headers.items()), body=body)
+                outer.ids.append(self.headers["webhook-id"])
+                self.send_response(outer.status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/basiq"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Endpoint:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def begin_warm(warm_programs: None) -> None: ...
 
@@ -68,3 +117,49 @@ def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("BASIQ_BASE_URL", served.url)
 
     return run_command
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """A service, whose secret the environment has, in a folder where a run leaves its files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+def recently_served() -> Iterator[Served]:
+    """On a clock that is near enough to now for the event list of 7 days."""
+    with Served(FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=4)))) as running:
+        yield running
+
+
+@pytest.fixture
+def webhook_id(served: Served) -> str:
+    """A webhook with 3 delivered messages, 4 failed ones, and 5 events that happened while it was disabled."""
+    fake = served.fake
+    status = 204
+
+    async def receive(headers: object, body: bytes) -> int:
+        return status
+
+    async def outage(fake: FakeBasiq, url: str) -> None:
+        nonlocal status
+        for _ in range(3):
+            await fake.emit("user.created")
+        status = 500
+        for _ in range(4):
+            await fake.emit("consent.revoked")
+        await fake.advance(days=2)
+        for _ in range(5):
+            await fake.emit("consent.revoked")
+        status = 204
+        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+            await basiq.webhooks.reactivate(found)
+
+    url = "https://service.example/basiq"
+    fake.route(url, receive)
+    found = fake.add_webhook(url, ("consent.revoked", "user.created"))
+    served.run(outage(fake, url))
+    return found

@@ -35,35 +35,31 @@ on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no
 URL = "https://example.com/basiq"
 
 
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
-
-
 def create(run: Run, *more: str) -> dict[str, Any]:
     result = run("webhooks", "create", "--url", URL, "--event", "user.created", "--name", "n", *more)
     assert result.exit_code == 0, result.output
-    return lines(result.stdout)[0]
+    return result.rows[0]
 
 
 def test_the_life_of_a_webhook(run: Run, served: Served) -> None:
     made = create(run)
     assert (made["url"], made["status"], made["subscribed_events"]) == (URL, "pending-approval", ["user.created"])
-    assert lines(run("webhooks", "list").stdout) == [made]
-    assert lines(run("webhooks", "get", made["id"]).stdout) == [made]
-    changed = lines(run("webhooks", "update", made["id"], "--url", URL, "--event", "user.deleted").stdout)[0]
+    assert run("webhooks", "list").rows == [made]
+    assert run("webhooks", "get", made["id"]).rows == [made]
+    changed = run("webhooks", "update", made["id"], "--url", URL, "--event", "user.deleted").rows[0]
     assert changed["subscribed_events"] == ["user.deleted"]
-    same = lines(run("webhooks", "ensure", "--url", URL, "--event", "user.deleted").stdout)[0]
+    same = run("webhooks", "ensure", "--url", URL, "--event", "user.deleted").rows[0]
     assert same == {**changed, "action": "unchanged"}
     timed_out = run("webhooks", "wait", made["id"], "--timeout", "0")
     assert timed_out.exit_code == 1
     assert "RequestTimeoutError" in timed_out.stderr
-    assert lines(run("webhooks", "delete", made["id"], "--yes").stdout) == [{"id": made["id"], "deleted": True}]
-    assert lines(run("webhooks", "list").stdout) == []
+    assert run("webhooks", "delete", made["id"], "--yes").rows == [{"id": made["id"], "deleted": True}]
+    assert run("webhooks", "list").rows == []
 
 
 def test_waiting_for_a_webhook_that_is_active(run: Run, served: Served) -> None:
     webhook_id = served.fake.add_webhook(URL)
-    assert lines(run("webhooks", "wait", webhook_id).stdout)[0]["status"] == "active"
+    assert run("webhooks", "wait", webhook_id).rows[0]["status"] == "active"
 
 
 def test_the_secret_goes_to_a_new_file_and_nowhere_else(run: Run, served: Served, tmp_path: Path) -> None:
@@ -87,18 +83,18 @@ def test_the_secret_goes_to_a_new_file_and_nowhere_else(run: Run, served: Served
 
 def test_messages(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(603, failed=0.5)
-    some = lines(run("messages", "list", webhook_id, "--limit", "3").stdout)
+    some = run("messages", "list", webhook_id, "--limit", "3").rows
     assert len(some) == 3
     assert list(some[0]) == [
         "id", "event_type_id", "event_id", "webhook_id", "delivered", "last_status_code", "last_attempt", "attempts",
     ]  # fmt: skip
-    everything = lines(run("messages", "list", webhook_id, "--limit", "0", "--json").stdout)
+    everything = run("messages", "list", webhook_id, "--limit", "0", "--json").rows
     assert len({row["id"] for row in everything}) == 603
-    raw = lines(run("messages", "list", webhook_id, "--limit", "1", "--raw").stdout)
+    raw = run("messages", "list", webhook_id, "--limit", "1", "--raw").rows
     assert raw[0]["payload"]["eventTypeId"]
-    one = lines(run("messages", "get", webhook_id, some[0]["id"]).stdout)
+    one = run("messages", "get", webhook_id, some[0]["id"]).rows
     assert one == [some[0]]
-    assert lines(run("messages", "get", webhook_id, some[0]["id"], "--raw").stdout) == raw
+    assert run("messages", "get", webhook_id, some[0]["id"], "--raw").rows == raw
     wrong = run("messages", "list", webhook_id, "--limit", "-1")
     assert wrong.exit_code == 2
     filtered = run("messages", "list", webhook_id, "--filter", "message.eventId.eq('none')")
@@ -115,18 +111,18 @@ def test_each_resource_is_listed_and_shown(resource: Resource[Any], run: Run, se
     ids = [parents[name] for name in re.findall(r"{(\w+)}", resource.path)]
     done = run(*words, *ids)
     assert done.stdout, f"basiq-async {' '.join(words)} shows nothing: {done.stderr}"
-    first = lines(done.stdout)[0]
+    first = done.rows[0]
     if words[-1] == "list":  # an event type has no more to show
-        assert lines(run(resource.name, "get", *ids, first["id"]).stdout) == [first]
+        assert run(resource.name, "get", *ids, first["id"]).rows == [first]
 
 
 def test_events(run: Run, served: Served) -> None:
     served.fake.add_webhook(URL)
     served.fake.emit("consent.revoked")
-    (event,) = lines(run("events", "list").stdout)
+    (event,) = run("events", "list").rows
     assert event["type"] == "consent.revoked"
-    assert lines(run("events", "get", event["id"], "--raw").stdout)[0]["eventType"] == "revoked"
-    assert len(lines(run("events", "types").stdout)) == 15
+    assert run("events", "get", event["id"], "--raw").rows[0]["eventType"] == "revoked"
+    assert len(run("events", "types").rows) == 15
 
 
 def test_an_error_is_one_line_on_stderr_and_exit_code_1(run: Run) -> None:
@@ -179,7 +175,7 @@ def test_a_secret_file_that_cannot_be_made_leaves_no_webhook(run: Run, served: S
         refused = run("webhooks", "create", "--url", URL, "--event", "user.created", "--secret-file", str(file))
         assert refused.exit_code == 2
         assert refused.stderr.count("\n") == 1
-    assert lines(run("webhooks", "list").stdout) == []
+    assert run("webhooks", "list").rows == []
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -194,7 +190,7 @@ def test_a_secret_file_is_removed_where_nothing_was_created(run: Run, tmp_path: 
 
 def test_update_changes_only_what_is_named_and_keeps_the_rest(run: Run, served: Served) -> None:
     made = create(run, "--description", "d")
-    changed = lines(run("webhooks", "update", made["id"], "--name", "other").stdout)[0]
+    changed = run("webhooks", "update", made["id"], "--name", "other").rows[0]
     assert changed == {**made, "name": "other"}
     nothing = run("webhooks", "update", made["id"])
     assert (nothing.exit_code, "pass at least one of --url" in nothing.stderr) == (2, True)
@@ -204,7 +200,7 @@ def test_the_secret_of_a_webhook_is_shown_again(run: Run, served: Served, tmp_pa
     made = create(run)
     secret = served.fake.secret(made["id"])
     assert run("webhooks", "secret", made["id"]).stdout == secret + "\n"
-    assert lines(run("webhooks", "secret", made["id"], "--json").stdout) == [{"id": made["id"], "secret": secret}]
+    assert run("webhooks", "secret", made["id"], "--json").rows == [{"id": made["id"], "secret": secret}]
     file = tmp_path / "secret"
     written = run("webhooks", "secret", made["id"], "--secret-file", str(file))
     assert (written.exit_code, written.stdout, file.read_text()) == (0, "", secret + "\n")
@@ -214,7 +210,7 @@ def test_the_secret_of_a_webhook_is_shown_again(run: Run, served: Served, tmp_pa
 def test_where_the_secret_goes_is_said(run: Run, tmp_path: Path) -> None:
     arguments = ("--url", URL, "--event", "user.created")
     made = run("webhooks", "create", *arguments)
-    assert f"get it with: basiq-async webhooks secret {json.loads(made.stdout)['id']} " in made.stderr
+    assert f"get it with: basiq-async webhooks secret {made.row['id']} " in made.stderr
     unchanged = run("webhooks", "ensure", *arguments, "--secret-file", str(tmp_path / "secret"))
     assert "nothing changed" in unchanged.stderr
     assert not (tmp_path / "secret").exists()
@@ -222,9 +218,9 @@ def test_where_the_secret_goes_is_said(run: Run, tmp_path: Path) -> None:
 
 def test_json_has_fields_after_an_equals_sign(run: Run, served: Served) -> None:
     webhook_id = served.fake.add_webhook(URL)
-    assert lines(run("webhooks", "list", "--json=id,status").stdout) == [{"id": webhook_id, "status": "active"}]
-    assert lines(run("webhooks", "list", "--json=url").stdout) == [{"url": URL}]
-    assert lines(run("webhooks", "get", "--json", webhook_id).stdout)[0]["id"] == webhook_id
+    assert run("webhooks", "list", "--json=id,status").rows == [{"id": webhook_id, "status": "active"}]
+    assert run("webhooks", "list", "--json=url").rows == [{"url": URL}]
+    assert run("webhooks", "get", "--json", webhook_id).rows[0]["id"] == webhook_id
     wrong = run("webhooks", "list", "--json=id,colour")
     assert wrong.exit_code == 2
     assert json.loads(wrong.stderr)["error"]["message"].endswith(
@@ -255,13 +251,13 @@ def test_with_json_an_error_is_json_on_standard_error(
 
 def test_a_limit_gives_the_newest_first(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(600)
-    everything = lines(run("messages", "list", webhook_id).stdout)
-    newest = lines(run("messages", "list", webhook_id, "--limit", "3").stdout)
+    everything = run("messages", "list", webhook_id).rows
+    newest = run("messages", "list", webhook_id, "--limit", "3").rows
     assert newest == everything[:-4:-1]
-    assert lines(run("messages", "tail", webhook_id, "--limit", "3").stdout) == newest
-    failed = lines(run("messages", "list", webhook_id, "--failed").stdout)
+    assert run("messages", "tail", webhook_id, "--limit", "3").rows == newest
+    failed = run("messages", "list", webhook_id, "--failed").rows
     assert failed == []
-    some = lines(run("messages", "list", webhook_id, "--event", "consent.*", "--since", "2026-01-01").stdout)
+    some = run("messages", "list", webhook_id, "--event", "consent.*", "--since", "2026-01-01").rows
     assert {row["event_type_id"].partition(".")[0] for row in some} == {"consent"}
 
 
@@ -270,10 +266,10 @@ def test_the_newest_of_a_list_that_begins_with_them_cost_a_page(
     command: str, run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     webhook_id = served.fake.seed_messages(1_600)
-    everything = lines(run("messages", "list", webhook_id).stdout)
+    everything = run("messages", "list", webhook_id).rows
     served.fake.quirks = Quirks(message_order="newest-first")
     asked = len(served.fake.requests)
-    newest = lines(run("messages", command, webhook_id, "--limit", "3").stdout)
+    newest = run("messages", command, webhook_id, "--limit", "3").rows
     assert newest == everything[:-4:-1]
     pages = [request for request in served.fake.requests[asked:] if "/messages" in request.url]
     assert len(pages) <= 2  # the second was asked for ahead
@@ -329,7 +325,7 @@ def test_followed_messages_appear_once_each_as_they_come_until_a_signal(
         done = run("messages", "tail", webhook_id, "--follow", "--limit", "3", "--event", "consent.*")
         following.result()
     assert done.exit_code == code, done.output
-    rows = lines(done.stdout)
+    rows = done.rows
     assert [row["event_type_id"] for row in rows[3:]] == ["consent.revoked", "consent.expired"]
     assert len({row["id"] for row in rows}) == 5
     assert {row["event_type_id"].partition(".")[0] for row in rows[:3]} == {"consent"}
@@ -364,20 +360,20 @@ def test_every_field_that_a_command_shows_can_be_named_after_json(run: Run, serv
     served.fake.emit("user.created")
     assert run("mock", "advance", "1s").exit_code == 0  # which delivers it
     command = [webhook_id if word == "W" else word for word in words.split()]
-    shown = lines(run(*command, "--json").stdout)[0]
+    shown = run(*command, "--json").rows[0]
     for name, value in shown.items():
         done = run(*command, f"--json={name}")
         assert done.exit_code == 0, done.output
-        assert list(lines(done.stdout)[0]) == [name]
+        assert list(done.rows[0]) == [name]
         if name == "id":
-            assert lines(done.stdout)[0] == {name: value}
+            assert done.rows[0] == {name: value}
 
 
 def test_a_word_after_json_is_an_argument(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(1)
-    assert lines(run("webhooks", "get", "--json", webhook_id).stdout)[0]["id"] == webhook_id
+    assert run("webhooks", "get", "--json", webhook_id).rows[0]["id"] == webhook_id
     done = run("mock", "emit", "--json", "user.created")
-    assert list(lines(done.stdout)[0]) == ["event_id", "message_ids"]
+    assert list(done.rows[0]) == ["event_id", "message_ids"]
     assert run("webhooks", "get", webhook_id, "--json=url,nonsense").exit_code == 2
 
 
@@ -390,7 +386,7 @@ def test_events_are_selected_by_time_and_type(run: Run, served: Served) -> None:
     def ids(*options: str) -> list[str]:
         done = run("events", "list", *options)
         assert done.exit_code == 0, done.output
-        return [row["id"] for row in lines(done.stdout)]
+        return [row["id"] for row in done.rows]
 
     assert ids("--event", "consent.*") == [first]
     assert ids("--since", "1h") == [second]  # by the clock of the API, which stands in another year than this machine's
@@ -402,8 +398,8 @@ def test_events_are_selected_by_time_and_type(run: Run, served: Served) -> None:
 def test_a_length_of_time_counts_by_the_clock_of_the_api(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(20)
     served.run(served.fake.advance(hours=2))
-    assert len(lines(run("messages", "list", webhook_id, "--since", "9d").stdout)) == 20
-    assert lines(run("messages", "list", webhook_id, "--since", "1h").stdout) == []
+    assert len(run("messages", "list", webhook_id, "--since", "9d").rows) == 20
+    assert run("messages", "list", webhook_id, "--since", "1h").rows == []
 
 
 def test_a_limit_of_time_is_for_every_call(run: Run, served: Served) -> None:

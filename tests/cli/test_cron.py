@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,8 +14,7 @@ import pytest
 
 from basiq_async.testing import FakeBasiq, ManualClock
 
-from .conftest import Run, Served
-from .test_replay import Endpoint
+from .conftest import Endpoint, Run, Served
 
 STEP = timedelta(minutes=float(os.environ.get("BASIQ_CRON_MINUTES", "0")))
 WEEK = timedelta(days=7)
@@ -69,7 +67,7 @@ def test_each_verdict_of_a_week_is_true(
             accepted += [] if down else service.ids[before:]
             looked = run("webhooks", "doctor", webhook_id)
             wrong = is_wrong()
-            problems = [each["code"] for each in json.loads(looked.stdout)["problems"]]
+            problems = [each["code"] for each in looked.row["problems"]]
             assert looked.exit_code == wrong, (passed, wrong, problems)
             assert recovered.exit_code == wrong, (passed, wrong, recovered.stderr)
             verdicts.append(wrong)

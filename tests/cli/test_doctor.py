@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,7 @@ from basiq_async import Diagnosis, EndpointCheck, RetryPolicy, Webhook
 from basiq_async.services.diagnosis import find_status_problem
 
 from ..support.command_line import program
-from .conftest import Run, Served
-from .test_recover import (
-    endpoint,  # noqa: F401  # a fixture
-    served,  # noqa: F401  # a fixture
-    webhook_id,  # noqa: F401  # a fixture
-)
-from .test_replay import SECRET, Endpoint
+from .conftest import SECRET, Endpoint, Run, Served
 
 ID = "w-1"
 ILL = Diagnosis(
@@ -54,6 +47,11 @@ def parse(words: list[str]) -> None:
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     command.make_context("basiq-async", list(words), parent=context)
+
+
+@pytest.fixture
+def served(recently_served: Served) -> Served:
+    return recently_served
 
 
 @pytest.fixture(autouse=True)
@@ -91,15 +89,12 @@ def test_an_id_that_looks_like_an_option_stays_an_argument() -> None:
 
 
 def test_it_finds_no_problem_after_a_recovery_delivered_the_missing_messages(
-    run: Run,
-    served: Served,  # noqa: F811  # the fixture
-    endpoint: Endpoint,  # noqa: F811  # the fixture
-    webhook_id: str,  # noqa: F811  # the fixture
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
 ) -> None:
     def doctor(*options: str, code: int) -> dict[str, Any]:
         done = run("webhooks", "doctor", webhook_id, *options)
         assert done.exit_code == code, done.output
-        found: dict[str, Any] = json.loads(done.stdout)
+        found: dict[str, Any] = done.row
         return found
 
     served.run(served.fake.advance(minutes=5))  # an event of just now gets its message in a moment
@@ -114,10 +109,7 @@ def test_it_finds_no_problem_after_a_recovery_delivered_the_missing_messages(
     assert (after["healthy"], after["recovered"], after["complete"]) == (True, 9, True)
 
 
-def test_a_webhook_is_reactivated_and_nothing_else_changes(
-    run: Run,
-    served: Served,  # noqa: F811  # the fixture
-) -> None:
+def test_a_webhook_is_reactivated_and_nothing_else_changes(run: Run, served: Served) -> None:
     url = "https://service.example/basiq"
     found = served.fake.add_webhook(url, ["user.created", "consent.revoked"])
 
@@ -127,8 +119,8 @@ def test_a_webhook_is_reactivated_and_nothing_else_changes(
         await served.fake.advance(days=2)
 
     served.run(outage())
-    assert json.loads(run("webhooks", "get", found).stdout)["status"] == "disabled"
-    done = json.loads(run("webhooks", "reactivate", found).stdout)
+    assert run("webhooks", "get", found).row["status"] == "disabled"
+    done = run("webhooks", "reactivate", found).row
     assert (done["status"], done["url"], set(done["subscribed_events"])) == (
         "active",
         url,
@@ -138,14 +130,11 @@ def test_a_webhook_is_reactivated_and_nothing_else_changes(
     assert "stays subscribed to consent.revoked" in kept.stderr
     less = run("webhooks", "ensure", "--url", url, "--event", "user.created", "--remove-event-types")
     assert "no longer subscribed to consent.revoked" in less.stderr
-    assert json.loads(less.stdout)["subscribed_events"] == ["user.created"]
+    assert less.row["subscribed_events"] == ["user.created"]
 
 
 def test_it_posts_nothing_unless_it_is_asked_to(
-    run: Run,
-    served: Served,  # noqa: F811  # the fixture
-    endpoint: Endpoint,  # noqa: F811  # the fixture
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served.fake.add_webhook(endpoint.url, ["user.created"])
     Path("a_tested_service.py").write_text(
@@ -157,19 +146,15 @@ def test_it_posts_nothing_unless_it_is_asked_to(
     monkeypatch.syspath_prepend(".")
     for options in ((), ("--receiver", "a_tested_service:receiver")):
         done = run("webhooks", "doctor", *options)
-        assert (done.exit_code, json.loads(done.stdout)["endpoint_status"]) == (0, None), done.output
+        assert (done.exit_code, done.row["endpoint_status"]) == (0, None), done.output
     assert endpoint.ids == []
     for options in ((), ("--receiver", "a_tested_service:receiver")):
         done = run("webhooks", "doctor", *options, "--test")
-        assert (done.exit_code, json.loads(done.stdout)["endpoint_status"]) == (0, 204), done.output
+        assert (done.exit_code, done.row["endpoint_status"]) == (0, 204), done.output
     assert len(endpoint.ids) == 2
 
 
-def test_what_could_not_be_looked_at_is_no_verdict(
-    run: Run,
-    served: Served,  # noqa: F811  # the fixture
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_could_not_be_looked_at_is_no_verdict(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
     monkeypatch.setattr("basiq_async.transports.retry.RetryPolicy", partial(RetryPolicy, base=0.001))
     found = served.fake.add_webhook("https://service.example/basiq")
@@ -182,11 +167,7 @@ def test_what_could_not_be_looked_at_is_no_verdict(
 
 
 @pytest.mark.parametrize("inbox", ["redis://127.0.0.1:9/0", "postgresql+asyncpg://user:geheim@127.0.0.1:9/none"])
-def test_an_inbox_that_is_away_is_no_verdict(
-    run: Run,
-    served: Served,  # noqa: F811  # the fixture
-    inbox: str,
-) -> None:
+def test_an_inbox_that_is_away_is_no_verdict(run: Run, served: Served, inbox: str) -> None:
     found = served.fake.add_webhook("https://service.example/basiq")
     for command in (
         ("webhooks", "doctor"), ("reconcile", found), ("quarantine", "list"),
@@ -197,10 +178,7 @@ def test_an_inbox_that_is_away_is_no_verdict(
         assert "geheim" not in done.output
 
 
-def test_it_says_when_it_began_and_what_the_endpoint_answered(
-    run: Run,
-    served: Served,  # noqa: F811  # the fixture
-) -> None:
+def test_it_says_when_it_began_and_what_the_endpoint_answered(run: Run, served: Served) -> None:
     url = "https://service.example/basiq"
     served.fake.add_webhook(url, ["user.created"])
 
@@ -212,7 +190,7 @@ def test_it_says_when_it_began_and_what_the_endpoint_answered(
     served.run(outage())
     done = run("webhooks", "doctor", "--json")
     assert done.exit_code == 1, done.output
-    found = json.loads(done.stdout)
+    found = done.row
     assert found["by_status"] == {"503": 1}  # the last of eight attempts was within a day
     assert found["oldest_undelivered"] <= found["first_failure"] < found["disabled_at"]
     assert found["last_success"] is None
@@ -222,12 +200,9 @@ def test_it_says_when_it_began_and_what_the_endpoint_answered(
 
 
 def test_what_any_recovery_in_this_folder_delivered_is_no_problem(
-    run: Run,
-    served: Served,  # noqa: F811  # the fixture
-    endpoint: Endpoint,  # noqa: F811  # the fixture
-    webhook_id: str,  # noqa: F811  # the fixture
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
 ) -> None:
     assert run("webhooks", "doctor").exit_code == 1
     assert run("recover", webhook_id, "--to", endpoint.url).exit_code == 0
     done = run("webhooks", "doctor")
-    assert (done.exit_code, json.loads(done.stdout)["undelivered"]) == (0, 0), done.output
+    assert (done.exit_code, done.row["undelivered"]) == (0, 0), done.output

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -19,8 +18,7 @@ import pytest
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 from tests.support.environment import ROOT
 
-from .conftest import Run, Served
-from .test_replay import SECRET, Endpoint
+from .conftest import SECRET, Endpoint, Run, Served
 
 COUNT = int(os.environ.get("BASIQ_DRILL", "600"))
 PAGE = ROOT / "docs" / "howto" / "recover.md"
@@ -66,13 +64,13 @@ def test_the_incident_of_the_page(run: Run, served: Served, tmp_path: Path, monk
 
         before = run(*look)
         assert before.exit_code == 1, before.output
-        problems = {each["code"]: each["command"] for each in json.loads(before.stdout)["problems"]}
+        problems = {each["code"]: each["command"] for each in before.row["problems"]}
         assert shlex.split(problems["disabled"])[1:] == reactivate
         assert shlex.split(problems["undelivered"])[1:] == recover
         assert run(*reactivate).exit_code == 0
         done = run(*recover)
         assert done.exit_code == 0, done.output
-        found: dict[str, Any] = json.loads(done.stdout)
+        found: dict[str, Any] = done.row
         after = run(*again)
         assert after.exit_code == 0, after.output
 
@@ -91,4 +89,4 @@ def test_the_incident_of_the_page(run: Run, served: Served, tmp_path: Path, monk
 
 
 def rows(run: Run, *arguments: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in run(*arguments, "--json").stdout.splitlines()]
+    return run(*arguments, "--json").rows

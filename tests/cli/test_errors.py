@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Run, Served
-from .test_replay import SECRET
+from .conftest import SECRET, Run, Served
 
 PYTHON = re.compile(
     r"\b[a-z]+(_[a-z]+)+\b"  # subscribed_events

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,12 @@ import pytest
 from basiq_async.testing import FakeBasiq, Quirks
 
 from ..support.command_line import run_command
-from .conftest import Run, Served
-from .test_replay import SECRET, Endpoint
+from .conftest import SECRET, Endpoint, Run, Served
 
 if sys.platform != "win32":
     from ..support.terminal import Terminal
 
 on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-
-
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def environment(served: Served) -> dict[str, str]:
@@ -43,7 +37,7 @@ def test_waiting_tells_by_its_exit_code_whether_the_delivery_was_accepted(
         endpoint.secret = served.fake.secret(webhook_id)
         served.fake.seed_messages(700, webhook_id, event_types=["user.created"])
         done = run("trigger", "user.created", "--wait")
-        (message,) = lines(done.stdout)
+        (message,) = done.rows
         assert (done.exit_code, message["delivered"]) == ((0, True) if status == 204 else (1, False)), done.output
         assert message["id"] in endpoint.ids if status == 204 else "was not accepted" in done.stderr
 
@@ -57,7 +51,7 @@ def test_waiting_ends_with_1_while_the_delivery_is_under_way(run: Run, served: S
         finally:
             endpoint.release.set()
     assert done.exit_code == 1, done.output
-    assert lines(done.stdout)[0]["attempts"] == []
+    assert done.rows[0]["attempts"] == []
     assert "has no attempt yet" in done.stderr
 
 
@@ -68,8 +62,8 @@ def test_waiting_is_for_every_webhook(run: Run, served: Served) -> None:
         served.fake.add_webhook("https://example.com/other", ["consent.revoked"])
         done = run("trigger", "user.created", "--wait")
     assert done.exit_code == 1, done.output
-    assert {row["webhook_id"]: row["delivered"] for row in lines(done.stdout)}[bad] is False
-    assert len(lines(done.stdout)) == 2
+    assert {row["webhook_id"]: row["delivered"] for row in done.rows}[bad] is False
+    assert len(done.rows) == 2
 
 
 def using(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -131,7 +125,7 @@ def test_a_type_that_basiq_has_and_this_version_does_not_know_is_accepted(
         run = using(newer, monkeypatch)
         made = run("webhooks", "create", "--url", "https://example.com/x", "--event", "user.verified")
         assert made.exit_code == 0, made.output
-        webhook_id = json.loads(made.stdout)["id"]
+        webhook_id = made.row["id"]
         assert run("messages", "list", webhook_id, "--event", "user.verified").exit_code == 0
 
 
@@ -140,7 +134,7 @@ def test_a_beginning_subscribes_to_all_of_its_types(run: Run, served: Served) ->
         "webhooks", "create", "--url", "https://example.com/x", "--event", "consent.*", "--event", "consent.revoked"
     )
     assert done.exit_code == 0, done.output
-    types = json.loads(done.stdout)["subscribed_events"]
+    types = done.row["subscribed_events"]
     assert sorted(types) == [f"consent.{each}" for each in
                              ("created", "expired", "reminder", "revoked", "updated", "warning")]  # fmt: skip
 
@@ -153,7 +147,7 @@ def test_updating_with_a_secret_file_alone_writes_the_secret(run: Run, served: S
     done = run("webhooks", "update", webhook_id, "--secret-file", str(tmp_path / "secret"))
     assert done.exit_code == 0, done.output
     assert (tmp_path / "secret").read_text() == served.fake.secret(webhook_id) + "\n"
-    assert json.loads(done.stdout)["subscribed_events"] == ["user.created"]
+    assert done.row["subscribed_events"] == ["user.created"]
 
 
 # --- what cannot be undone ---

@@ -80,12 +80,12 @@ def working(folder: Path) -> Iterator[None]:
 def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
     assert run("list").stdout == ""
     submit(run)
-    (row,) = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
+    (row,) = run("list", "--json").rows
     assert (row["key"], row["state"], row["handled"]) == ("november", "waiting", 0)
     paused = run("pause", "november", "--reason", "for the night")
     assert paused.exit_code == 0
     assert "november: paused" in paused.stderr
-    shown = json.loads(run("show", "november", "--json=key,state,reason").stdout)
+    shown = run("show", "november", "--json=key,state,reason").row
     assert shown == {"key": "november", "state": "paused", "reason": "for the night"}
     assert "november: waiting" in run("resume", "november").stderr
     assert "november: cancelled" in run("cancel", "november").stderr
@@ -99,7 +99,7 @@ def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_
     submit(run)
     with working(tmp_path):
         assert run("watch", "november").exit_code == 1
-    dead = [json.loads(line) for line in run("dead", "november", "--json").stdout.splitlines()]
+    dead = run("dead", "november", "--json").rows
     assert dead
     assert all("poisoned" in dead_letter["error"] for dead_letter in dead)
     assert run("dead", "november").exit_code == 1
@@ -171,7 +171,7 @@ def test_a_job_is_submitted_by_the_place_of_its_function(run: Run, monkeypatch: 
         monkeypatch.setenv("BASIQ_FLEET", fleet) if fleet else monkeypatch.delenv("BASIQ_FLEET")
         done = run("submit", f"{module}:refill", "w-1", "--key", "december", "--rate", "5")
         assert done.exit_code == 0, done.output
-        assert json.loads(done.stdout)["key"] == "december"
+        assert done.row["key"] == "december"
     for wrong in (f"{module}:handler", f"{module}:none", "nothing:refill", "refill"):
         assert run("submit", wrong, "w-1", "--key", "january").exit_code == 2
 

@@ -75,14 +75,14 @@ def authorization(served: Served) -> str:
 def row(run: Run, *arguments: str, code: int = 0) -> dict[str, Any]:
     done = run("mock", *arguments)
     assert done.exit_code == code, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = done.row
     return found
 
 
 def rows(run: Run, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     done = run("mock", *arguments)
     assert done.exit_code == code, done.output
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done.rows
 
 
 def test_what_python_can_arrange_a_shell_can(run: Run, served: Served, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_field_of_each_kind_is_given_as_an_option(run: Run, served: Served) ->
     webhook_id = fake.add_webhook("https://unreachable.example/basiq")
     types = ("--event-type", "consent.revoked", "--event-type", "user.created")
     row(run, "seed", "40", "--webhook-id", webhook_id, *types, "--every", "60", "--failed", "1")
-    messages = [json.loads(line) for line in run("messages", "list", webhook_id).stdout.splitlines()]
+    messages = run("messages", "list", webhook_id).rows
     assert {each["event_type_id"] for each in messages} == {"consent.revoked", "user.created"}
     assert not any(each["delivered"] for each in messages)
     first, second, *_ = sorted(datetime.fromisoformat(each["last_attempt"]) for each in messages)
@@ -319,7 +319,7 @@ def test_states_are_added_shown_used_and_removed(run: Run, served: Served, monke
     assert run("webhooks", "create", "--url", NOBODY, "--event", "user.created").exit_code == 0
     assert (row(run, "state")["name"], row(run, "state")["seed"]) == ("payments", "s")
     assert [(each["name"], each["webhooks"]) for each in rows(run, "states")] == [("first", 0), ("payments", 1)]
-    other = json.loads(run("mock", "add-state", "--json").stdout)
+    other = run("mock", "add-state", "--json").row
     row(run, "remove-state")
     assert list(served.fake.states) == [other["api_key"]]
     done = run("mock", "state")

@@ -48,7 +48,7 @@ def rows(run: Run, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
     sys.modules.pop("a_service", None)  # each command is a process of its own outside of the tests
     done = run(*arguments)
     assert done.exit_code == code, done.output
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done.rows
 
 
 def set_aside(*ids: str) -> None:
@@ -144,7 +144,7 @@ def test_the_doctor_says_that_all_is_well(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(10)
     done = run("webhooks", "doctor", webhook_id, "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    found = done.row
     assert (found["id"], found["healthy"], found["problems"]) == (webhook_id, True, [])
     assert json.loads(done.stderr) == {"note": "no problems found"}
 

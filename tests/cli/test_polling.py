@@ -99,7 +99,7 @@ async def poll(*options: str) -> tuple[list[dict[str, Any]], str]:
     """Poll until it ends by itself: what it showed, and what it told."""
     done = await asyncio.to_thread(run_command, "listen", *options)
     assert done.exit_code == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+    return done.rows, done.stderr
 
 
 async def begun() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 import sys
 import types
@@ -36,19 +35,19 @@ def login(served: Served, *arguments: str, key: str | None = None) -> Any:
 def test_a_profile_is_named_before_the_command(run: Run, served: Served, home: Path) -> None:
     done = run_command("--profile", "uat", "login", "--base-url", served.url, stdin=f"{served.fake.DEFAULT_API_KEY}\n")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == {"profile": "uat", "key_in": "file", "base_url": served.url}
+    assert done.row == {"profile": "uat", "key_in": "file", "base_url": served.url}
     file = home / "profiles.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     for arguments in (("--profile", "uat", "events", "types"), ("--profile=uat", "events", "types")):
         assert run(*arguments).exit_code == 0
     shown = run("--profile", "uat", "whoami")
-    assert json.loads(shown.stdout)["source"] == "profile uat (file)"
+    assert shown.row["source"] == "profile uat (file)"
     assert served.fake.DEFAULT_API_KEY not in done.output + shown.output
     missing = run("webhooks", "list")
     assert missing.exit_code == 2
     assert "basiq-async login" in missing.stderr
-    assert json.loads(run("--profile", "uat", "logout", "--yes").stdout)["removed"]
+    assert run("--profile", "uat", "logout", "--yes").row["removed"]
     assert run("--profile", "uat", "whoami").exit_code == 2
     assert run("--profile", "uat", "logout").exit_code == 2
 
@@ -58,7 +57,7 @@ def test_the_variable_names_a_profile_and_the_default_one_needs_no_name(
     run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert login(served).exit_code == 0
-    assert json.loads(run("whoami").stdout)["profile"] == "default"
+    assert run("whoami").row["profile"] == "default"
     monkeypatch.setenv("BASIQ_PROFILE", "other")
     refused = run("whoami")
     assert refused.exit_code == 2
@@ -67,8 +66,8 @@ def test_the_variable_names_a_profile_and_the_default_one_needs_no_name(
 
 def test_the_keys_of_the_environment_come_before_the_default_profile(run: Run, served: Served) -> None:
     login(served)
-    assert json.loads(run("whoami").stdout)["source"] == "BASIQ_API_KEY"
-    assert json.loads(run("--profile", "default", "whoami").stdout)["profile"] == "default"
+    assert run("whoami").row["source"] == "BASIQ_API_KEY"
+    assert run("--profile", "default", "whoami").row["profile"] == "default"
 
 
 @pytest.mark.usefixtures("without_key")
@@ -120,10 +119,10 @@ def test_where_there_is_a_keyring_the_key_is_there_and_not_in_the_file(
     monkeypatch.setitem(sys.modules, "keyring", ring)
     monkeypatch.setitem(sys.modules, "keyring.backends", backends)
     monkeypatch.delenv("BASIQ_NO_KEYRING")
-    assert json.loads(login(served).stdout)["key_in"] == "keyring"
+    assert login(served).row["key_in"] == "keyring"
     assert stored == {("basiq-async", "default"): served.fake.DEFAULT_API_KEY}
     assert served.fake.DEFAULT_API_KEY not in (home / "profiles.json").read_text()
-    assert json.loads(run("whoami").stdout)["source"] == "profile default (keyring)"
+    assert run("whoami").row["source"] == "profile default (keyring)"
     stored.clear()
     lost = run("whoami")
     assert (lost.exit_code, "log in again" in lost.stderr) == (2, True)
@@ -143,7 +142,7 @@ def test_the_profiles_are_listed_without_their_keys(tmp_path: Path, monkeypatch:
     for name in ("uat", "live"):
         assert run_command("--profile", name, "login", "--no-check", stdin="a2V5OmtleQ==\n").exit_code == 0
     done = run_command("profiles")
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+    assert done.rows == [
         {"profile": name, "base_url": "https://au-api.basiq.io", "key_in": "file"} for name in ("live", "uat")
     ]
     assert "a2V5" not in done.output

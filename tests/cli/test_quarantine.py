@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def entry(run: Run, event_id: str, *more: str, code: int) -> dict[str, Any]:
     done = run("inbox", "get", event_id, "--inbox", "inbox.db", "--webhook", "w1", *more)
     assert done.exit_code == code, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = done.row
     return found
 
 
@@ -73,7 +72,7 @@ def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_pat
     before = datetime.now(UTC).replace(microsecond=0)
     asyncio.run(handle_one())
     done = run("inbox", "get", "e-1", "--inbox", url, "--webhook", "w1", "--event", "consent.revoked")
-    found = json.loads(done.stdout)
+    found = done.row
     assert (done.exit_code, found["state"]) == (0, "handled"), done.output
     assert before <= datetime.fromisoformat(found["since"]) <= datetime.now(UTC) + timedelta(seconds=1)
 
@@ -87,11 +86,11 @@ def test_without_its_type_basiq_is_asked_for_an_event(run: Run, served: Served) 
 
 def test_the_quarantine_of_an_inbox_is_listed_and_emptied_without_its_receiver(run: Run) -> None:
     listed = run("quarantine", "list", "--inbox", "inbox.db")
-    assert (listed.exit_code, json.loads(listed.stdout)["delivery_id"]) == (1, "m-e-bad")
+    assert (listed.exit_code, listed.row["delivery_id"]) == (1, "m-e-bad")
     assert run("quarantine", "list", "--inbox", "none.db").exit_code == 2
     assert run("quarantine", "list").exit_code == 2
     retried = run("quarantine", "retry")
     assert (retried.exit_code, "--receiver" in retried.stderr) == (2, True)
     dropped = run("quarantine", "drop", "m-e-bad", "--inbox", "inbox.db", "--yes")
-    assert json.loads(dropped.stdout) == {"dropped": 1}
+    assert dropped.row == {"dropped": 1}
     assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 0

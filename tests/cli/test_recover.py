@@ -6,74 +6,28 @@ import json
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
-from basiq_async.testing import FakeBasiq, ManualClock
+from basiq_async import RetryPolicy
 from tests.support.real_time import PATIENCE
 
 from ..support.command_line import PROGRAM
-from .conftest import Run, Served
-from .test_replay import SECRET, Endpoint
-
-EVENTS = ("consent.revoked", "user.created")
+from .conftest import Endpoint, Run, Served
 
 
 @pytest.fixture
-def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-    with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    """On a clock that is near enough to now for the event list of 7 days."""
-    with Served(FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=4)))) as running:
-        yield running
-
-
-@pytest.fixture
-def webhook_id(served: Served) -> str:
-    """A webhook with 3 delivered messages, 4 failed ones, and 5 events that happened while it was disabled."""
-    fake = served.fake
-    status = 204
-
-    async def receive(headers: object, body: bytes) -> int:
-        return status
-
-    async def outage(fake: FakeBasiq, url: str) -> None:
-        nonlocal status
-        for _ in range(3):
-            await fake.emit("user.created")
-        status = 500
-        for _ in range(4):
-            await fake.emit("consent.revoked")
-        await fake.advance(days=2)
-        for _ in range(5):
-            await fake.emit("consent.revoked")
-        status = 204
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-            await basiq.webhooks.reactivate(found)
-
-    url = "https://service.example/basiq"
-    fake.route(url, receive)
-    found = fake.add_webhook(url, EVENTS)
-    served.run(outage(fake, url))
-    return found
+def served(recently_served: Served) -> Served:
+    return recently_served
 
 
 def recovered(run: Run, *arguments: str, code: int = 0) -> dict[str, Any]:
     done = run("recover", *arguments)
     assert done.exit_code == code, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = done.row
     return found
 
 
@@ -105,7 +59,7 @@ def test_what_is_not_accepted_is_kept_and_the_line_that_tries_again_is_shown(
     done = run("recover", webhook_id, "--to", endpoint.url)
     assert done.exit_code == 1
     (line,) = [line.split() for line in done.stderr.splitlines() if line.startswith("  basiq-async recover")]
-    found = json.loads(done.stdout)
+    found = done.row
     assert found["events"]["skipped"] == {"failed-before": 4, "delivered": 3}
     assert [each["code"] for each in found["problems"]] == ["dead-letters"]
     endpoint.status = 204
@@ -126,7 +80,7 @@ def test_dead_letters_of_both_sources_are_listed_exported_and_dropped(
     endpoint.status = 400
     assert run(*line).exit_code == 1
     listed = run(*line, "--list-dead")
-    dead_letters = [json.loads(each) for each in listed.stdout.splitlines()]
+    dead_letters = listed.rows
     assert (listed.exit_code, len(dead_letters)) == (1, 9)
     assert {each["event_type_id"] for each in dead_letters} == {"consent.revoked"}
     exported = run(*line, "--export-dead", "dead.jsonl")
@@ -203,4 +157,4 @@ def test_it_stops_when_the_target_is_down_for_too_long(
     assert done.exit_code == 1, done.output
     assert "the target does not respond" in done.stderr
     assert "to continue:" in done.stderr
-    assert json.loads(done.stdout)["finished"] is False
+    assert done.row["finished"] is False

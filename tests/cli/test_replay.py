@@ -1,7 +1,5 @@
 """``basiq-async replay``, as a user runs it: over real HTTP, resumed by the same line, stopped by signals."""
 
-# ruff: noqa: F401, F811  # fixtures of the other tests of commands
-
 from __future__ import annotations
 
 import json
@@ -13,76 +11,21 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async.receiver import verify
 from tests.support.real_time import PATIENCE
 
 from ..support.command_line import PROGRAM
-from .conftest import Run, Served, run, served
-
-SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
-
-
-class Endpoint:
-    """A server in a thread, which keeps what it is posted and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.status = 204
-        self.secret = SECRET
-        self.release = threading.Event()
-        self.release.set()
-        self.asked = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                outer.asked.set()
-                outer.release.wait(PATIENCE)
-                verify(outer.secret, headers=dict(self.headers.items()), body=body)
-                outer.ids.append(self.headers["webhook-id"])
-                self.send_response(outer.status)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/basiq"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self) -> Endpoint:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.release.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    with Endpoint() as running:
-        yield running
+from .conftest import SECRET, Endpoint, Run, Served
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-    return tmp_path
 
 
 def only_line(text: str) -> dict[str, Any]:
@@ -95,10 +38,10 @@ def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, serv
     webhook_id = served.fake.seed_messages(120)
     first = run("replay", webhook_id, "--to", endpoint.url)
     assert first.exit_code == 0, first.output
-    report = only_line(first.stdout)
+    report = first.row
     assert (report["handled"], report["failed"], report["finished"], report["skipped"]) == (120, 0, True, {})
     assert len(set(endpoint.ids)) == len(endpoint.ids) == 120
-    again = only_line(run("replay", webhook_id, "--to", endpoint.url).stdout)
+    again = run("replay", webhook_id, "--to", endpoint.url).row
     assert (again["handled"], again["handled_in_all"]) == (0, 120)
     assert SECRET not in first.output
     (checkpoint,) = Path().glob("*.db")
@@ -107,9 +50,9 @@ def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, serv
 
 def test_an_export_and_a_posting_of_one_webhook_are_two_jobs(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(20)
-    assert only_line(run("replay", webhook_id, "--to-jsonl", "out.jsonl").stdout)["handled"] == 20
+    assert run("replay", webhook_id, "--to-jsonl", "out.jsonl").row["handled"] == 20
     assert len(Path("out.jsonl").read_text().splitlines()) == 20
-    assert only_line(run("replay", webhook_id, "--to", endpoint.url).stdout)["handled"] == 20
+    assert run("replay", webhook_id, "--to", endpoint.url).row["handled"] == 20
 
 
 def test_an_export_does_not_mix_into_a_file_of_another(run: Run, served: Served) -> None:
@@ -126,7 +69,7 @@ def test_a_dry_run_counts_and_leaves_nothing(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(50, failed=0.5)
     done = run("replay", webhook_id, "--dry-run", "--failed-only")
     assert done.exit_code == 0, done.output
-    plan = only_line(done.stdout)
+    plan = done.row
     assert 0 < plan["total"] < 50
     assert plan["total"] + plan["skipped"]["where"] == 50
     assert sum(plan["by_day"].values()) == sum(plan["by_type"].values()) == plan["total"]
@@ -136,13 +79,13 @@ def test_a_dry_run_counts_and_leaves_nothing(run: Run, served: Served) -> None:
 
 def test_what_to_replay_can_be_chosen(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(200)
-    some = only_line(run("replay", webhook_id, "--dry-run", "--event", "user.*", "--event", "consent.created").stdout)
+    some = run("replay", webhook_id, "--dry-run", "--event", "user.*", "--event", "consent.created").row
     assert set(some["by_type"]) == {"user.created", "user.updated", "user.deleted", "consent.created"}
     # The fake's clock stands in January 2026, far away from now.
-    assert only_line(run("replay", webhook_id, "--dry-run", "--since", "1d").stdout)["total"] == 0
-    assert only_line(run("replay", webhook_id, "--dry-run", "--until", "1d").stdout)["total"] == 200
-    assert only_line(run("replay", webhook_id, "--dry-run", "--since", "2026-01-01").stdout)["total"] == 200
-    assert only_line(run("replay", webhook_id, "--dry-run", "--limit", "7").stdout)["total"] == 7
+    assert run("replay", webhook_id, "--dry-run", "--since", "1d").row["total"] == 0
+    assert run("replay", webhook_id, "--dry-run", "--until", "1d").row["total"] == 200
+    assert run("replay", webhook_id, "--dry-run", "--since", "2026-01-01").row["total"] == 200
+    assert run("replay", webhook_id, "--dry-run", "--limit", "7").row["total"] == 7
 
 
 def test_failures_end_with_one_and_the_line_that_tries_them_again(run: Run, served: Served, endpoint: Endpoint) -> None:
@@ -150,7 +93,7 @@ def test_failures_end_with_one_and_the_line_that_tries_them_again(run: Run, serv
     endpoint.status = 400
     failed = run("replay", webhook_id, "--to", endpoint.url, "--rate", "500", "--event", "*")
     assert failed.exit_code == 1
-    assert only_line(failed.stdout)["failed"] == 5
+    assert failed.row["failed"] == 5
     line = next(line for line in failed.stderr.splitlines() if line.startswith("  basiq-async"))
     words = shlex.split(line)
     assert words[-1] == "--retry-dead"
@@ -158,7 +101,7 @@ def test_failures_end_with_one_and_the_line_that_tries_them_again(run: Run, serv
     endpoint.status = 204
     again = run(*words[1:])
     assert again.exit_code == 0, again.output
-    assert (only_line(again.stdout)["handled"], only_line(again.stdout)["dead"]) == (5, 0)
+    assert (again.row["handled"], again.row["dead"]) == (5, 0)
 
 
 def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served, endpoint: Endpoint) -> None:
@@ -166,7 +109,7 @@ def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served,
     endpoint.status = 400
     stopped = run("replay", webhook_id, "--to", endpoint.url, "--on-error", "stop", "--concurrency", "2")
     assert stopped.exit_code == 1
-    assert only_line(stopped.stdout)["finished"] is False
+    assert stopped.row["finished"] is False
     assert "the replay stopped before it: TargetError: the target responded with 400" in stopped.stderr
     assert "to continue:" in stopped.stderr
     broken = run("replay", webhook_id, "--to", endpoint.url, "--max-failures", "3")
@@ -291,10 +234,10 @@ def test_a_dead_letter_keeps_the_exit_code_at_1_until_it_is_handled(
     endpoint.status = 400
     assert run("replay", webhook_id, "--to", endpoint.url).exit_code == 1
     again = run("replay", webhook_id, "--to", endpoint.url)
-    assert (again.exit_code, only_line(again.stdout)["failed"]) == (1, 0)
+    assert (again.exit_code, again.row["failed"]) == (1, 0)
     listed = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
     assert listed.exit_code == 1
-    dead_letters = [json.loads(line) for line in listed.stdout.splitlines()]
+    dead_letters = listed.rows
     assert {dead_letter["error"] for dead_letter in dead_letters} == {dead_letters[0]["error"]}
     assert "400" in dead_letters[0]["error"]
     exported = run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl")
@@ -412,8 +355,8 @@ def test_what_the_page_began_is_recorded_before_the_command_ends(served: Served,
 
 def test_another_selection_is_another_job_by_default(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(40)
-    some = only_line(run("replay", webhook_id, "--to", endpoint.url, "--event", "user.*").stdout)
-    rest = only_line(run("replay", webhook_id, "--to", endpoint.url).stdout)
+    some = run("replay", webhook_id, "--to", endpoint.url, "--event", "user.*").row
+    rest = run("replay", webhook_id, "--to", endpoint.url).row
     assert 0 < some["handled"] < rest["handled"] == 40
 
 
@@ -422,11 +365,11 @@ def test_its_checkpoint_can_be_in_a_database(run: Run, served: Served, endpoint:
     line = ("replay", webhook_id, "--to", endpoint.url, "--checkpoint", "sqlite+aiosqlite:///checkpoints.db")
     endpoint.status = 400
     refused = run(*line)
-    assert (refused.exit_code, only_line(refused.stdout)["dead"]) == (1, 5), refused.output
+    assert (refused.exit_code, refused.row["dead"]) == (1, 5), refused.output
     assert "--checkpoint sqlite+aiosqlite:///checkpoints.db" in refused.stderr, "the line that continues names it"
     endpoint.status = 204
     assert run(*line, "--retry-dead").exit_code == 0
-    assert only_line(run(*line).stdout)["handled"] == 0
+    assert run(*line).row["handled"] == 0
     assert [file.name for file in Path().iterdir()] == ["checkpoints.db"]
 
 

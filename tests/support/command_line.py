@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -34,6 +35,17 @@ class Ended:
     @property
     def output(self) -> str:
         return self.stdout + self.stderr
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The JSON lines of standard output."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The only JSON line of standard output."""
+        (row,) = self.rows
+        return row
 
 
 class _Stream(io.TextIOWrapper):
