@@ -42,10 +42,13 @@ def running(command: list[str], environment: dict[str, str], log: Path) -> Itera
         process.wait()
 
 
-def kill_all(pid: int) -> None:
-    """As docker does with a container: every process in it."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+def kill_all(session: int) -> None:
+    """As docker does with a container: every process in it. A worker's processes are in groups of their own."""
+    listed = subprocess.run(["ps", "-eo", "pid=,sess="], capture_output=True, text=True, check=True).stdout
+    for pid, its_session in (map(int, line.split()) for line in listed.splitlines()):
+        if its_session == session:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def until(condition: Any) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.environment import ROOT, unmeasured
 from tests.support.real_time import PATIENCE
+from tests.support.warm import CLIENT
 
 BALANCE = "98765.43"
 RECIPES = {
@@ -86,7 +86,7 @@ def recipe(page: str, heading: str) -> str:
 def output_of(name: str, block: str, folder: Path) -> str:
     program = BEFORE.get(name, "") + block + AFTER.get(name, PLAIN) + SERVICE
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, env={**unmeasured(), "PYTHONPATH": str(ROOT)},
+        [*CLIENT, "tests.support.warm:run_text", program], cwd=folder, env={**unmeasured(), "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -124,7 +124,7 @@ async def test_skip_counts_it_and_continues() -> None:
 
 
 async def test_many_failures_in_a_row_end_the_job_with_all_of_them_kept() -> None:
-    async with history(3_000) as h:
+    async with history(1_200) as h:
         ids = await h.ids()
         target = Refusing(*ids)
         replay = h.replay(target, concurrency=8)

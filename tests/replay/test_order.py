@@ -59,7 +59,7 @@ async def names(h: History, source: str) -> list[str]:
 
 @FORMS
 @SOURCES
-@pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 6, 23])
+@pytest.mark.parametrize("count", [0, 1, 5, 23])
 async def test_each_run_handles_what_came_since_the_last_once(quirks: Quirks, source: Any, count: int) -> None:
     checkpoint, target = MemoryCheckpoint(), Recorder()
     async with a_history(count, quirks) as h:
@@ -93,7 +93,7 @@ async def test_what_arrives_while_the_list_is_read_is_part_of_the_run(quirks: Qu
 
 
 @FORMS
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(8))
 async def test_nothing_is_lost_or_repeated_however_often_a_run_stops(quirks: Quirks, seed: int) -> None:
     chance = random.Random(seed)
     checkpoint = MemoryCheckpoint()
@@ -117,7 +117,7 @@ async def test_nothing_is_lost_or_repeated_however_often_a_run_stops(quirks: Qui
 
 
 @FORMS
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(6))
 async def test_a_killed_run_continues_downwards_and_then_reads_what_arrived(quirks: Quirks, seed: int) -> None:
     chance = random.Random(seed)
     checkpoint = MemoryCheckpoint()

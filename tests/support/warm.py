@@ -161,6 +161,11 @@ class _Parent:
             _end(code)
 
 
+def run_text() -> None:
+    """Run the program that is the first word, as ``python -c`` does."""
+    exec(compile(sys.argv[1], "<string>", "exec", dont_inherit=True), {"__name__": "__main__"})
+
+
 def _give_streams(numbers: list[int], fds: list[int]) -> None:
     """Have standard streams as Python makes them, where the client has them."""
     for number in range(3):

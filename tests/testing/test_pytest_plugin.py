@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.real_time import PATIENCE
+from tests.support.warm import CLIENT
 
+pytestmark = pytest.mark.usefixtures("warm_programs")
+PYTEST = (*CLIENT, "pytest:console_main")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pytest_suite"
 
 BODY = """
@@ -46,7 +48,7 @@ class TestAnyio:
 def run(folder: Path, *options: str, **files: str) -> str:
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *QUICK, *options, str(folder)]
+    command = [*PYTEST, "-q", "-W", "error", *QUICK, *options, str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
     return done.stdout + done.stderr
 
@@ -107,7 +109,7 @@ def test_other(fake_basiq):
 
 
 def test_the_example_of_a_services_own_suite_passes() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", *QUICK, str(EXAMPLE)]
+    command = [*PYTEST, "-q", *QUICK, str(EXAMPLE)]
     done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert "5 passed" in done.stdout, done.stdout + done.stderr
 

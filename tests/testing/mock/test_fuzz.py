@@ -27,7 +27,7 @@ def test_any_input_is_carried_out_or_refused(operation: Any) -> None:
     with served(fake) as base_url:
 
         @given(case=operation.as_strategy())
-        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         def try_it(case: schemathesis.Case) -> None:
             if isinstance(case.body, dict):
                 for name in set(FAR) & set(case.body):
