@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from ..support.command_line import Ended, run_command
-from ..support.snapshots import assert_matches
 from ..support.wire import KEY, Wire, ok, page
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -81,6 +81,16 @@ async def show(response: bytes, *words: str, columns: int = 80) -> Ended:
         env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url, "COLUMNS": str(columns), "NO_COLOR": "1"}
         # In a thread, since a command runs its own event loop. A dumb terminal has no status line.
         return await asyncio.to_thread(run_command, *words, env={**env, "TERM": "dumb"}, terminal=True)
+
+
+def assert_matches(text: str, file: Path) -> None:
+    """Check that a text equals its snapshot. Spaces at the ends of lines are ignored."""
+    found = "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"
+    if os.environ.get("BASIQ_SNAPSHOTS") == "write":
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(found, encoding="utf-8")
+    expected = file.read_text(encoding="utf-8") if file.exists() else ""
+    assert found == expected, f"{file} is not what is shown now: `make generated` writes it anew"
 
 
 @pytest.mark.parametrize("columns", [80, 40])

@@ -16,17 +16,14 @@ import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async._storage import sqlite  # private: the thread of a store
-from basiq_async.replay import Checkpoint, Replay, Report
+from basiq_async.replay import Checkpoint, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.real_time import PATIENCE
 
 How = Literal["once", "twice", "repeatedly", "anyio", "timeout", "everything"]
 """``everything`` cancels all tasks at once, as a loop does that shuts down."""
 HOWS: tuple[How, ...] = get_args(How)
-Work = Coroutine[Any, Any, Report]
 Moment = Callable[[], Awaitable[None]]
-
-_MOST_TURNS = 100_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +35,12 @@ async def turns(count: int) -> None:
 
 
 async def cancel_after(count: int, work: Coroutine[Any, Any, object], how: How, *, alone: bool = True) -> bool:
-    """Cancel ``work`` after ``count`` turns of the loop, and wait for its end. Return False if it had ended before.
+    """Cancel ``work`` after ``count`` turns of the loop: see ``cancel_at``."""
+    return await cancel_at(lambda: turns(count), work, how, alone=alone)
+
+
+async def cancel_at(moment: Moment, work: Coroutine[Any, Any, object], how: How, *, alone: bool = True) -> bool:
+    """Cancel ``work`` when ``moment`` has passed, and wait for its end. Return False if it had ended before.
 
     Any error of the work, except the cancellation, is raised. A task that is left over fails the test. With
     ``alone=False``, for a server with tasks of its own, only the work's task is cancelled, and left-over tasks pass.
@@ -51,7 +53,7 @@ async def cancel_after(count: int, work: Coroutine[Any, Any, object], how: How, 
     elif how == "timeout":
         main = _in_time(limit, work)
     task = asyncio.get_running_loop().create_task(main)
-    await turns(count)
+    await moment()
     hit = not task.done()
     if hit and how == "anyio":
         scope.cancel()
@@ -65,14 +67,11 @@ async def cancel_after(count: int, work: Coroutine[Any, Any, object], how: How, 
         if how == "twice":
             await turns(1)
             task.cancel()
-    for _ in range(_MOST_TURNS):
-        if task.done():
-            break
-        if how == "repeatedly" and hit:
+    async with asyncio.timeout(PATIENCE):
+        while how == "repeatedly" and not task.done():
             task.cancel()
-        await turns(1)
-    else:
-        raise AssertionError("the work does not end")
+            await turns(1)
+        await asyncio.wait((task,))
     if not task.cancelled():
         task.result()
     left = asyncio.all_tasks() - before
@@ -193,17 +192,17 @@ async def storm(
         while tally.cancellations < cancellations:
             before = effects.total()
             begun.clear()
-            way = rng.choice(WAYS)
+            how = rng.choice(HOWS)
             delay = rng.random() * 0.006 if rng.random() < 0.9 else None
-            if not await way(replay.run(), lambda delay=delay: _moment(begun, delay, rng)):
+            if not await cancel_at(lambda delay=delay: _moment(begun, delay, rng), replay.run(), how):
                 raise SystemExit(
                     f"the job was done after {tally.cancellations} cancellations: more messages are needed"
                 )
             tally.cancellations += 1
             tally.hits += effects.total() > before
-            tally.by_way[way.__name__.strip("_")] += 1
+            tally.by_way[how] += 1
             # A loop that shuts down also cuts off the save that is under way: it is not known whether it was recorded.
-            allowance += concurrency if way is _everything else 0
+            allowance += concurrency if how == "everything" else 0
         report = await replay.run()
         dead: set[str] = set()
         after = 0
@@ -223,114 +222,10 @@ async def storm(
 async def _moment(begun: asyncio.Event, delay: float | None, rng: random.Random) -> None:
     """Wait for a random moment: with a ``delay``, after the first effect; else in the first turns of the run."""
     if delay is None:
-        for _ in range(rng.randrange(40)):
+        for _ in range(rng.randrange(1, 40)):
             await asyncio.sleep(0)
         return
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
             await begun.wait()
     await asyncio.sleep(delay)
-
-
-async def _ended(task: asyncio.Task[Report]) -> bool:
-    with suppress(asyncio.CancelledError):
-        await asyncio.wait((task,))
-    return task.cancelled()
-
-
-async def _once(work: Work, moment: Moment) -> bool:
-    task = asyncio.create_task(work)
-    await moment()
-    task.cancel()
-    return await _ended(task)
-
-
-async def _twice(work: Work, moment: Moment) -> bool:
-    task = asyncio.create_task(work)
-    await moment()
-    task.cancel()
-    await asyncio.sleep(0)
-    task.cancel()
-    return await _ended(task)
-
-
-async def _repeatedly(work: Work, moment: Moment) -> bool:
-    task = asyncio.create_task(work)
-    await moment()
-    while not task.done():
-        task.cancel()
-        await asyncio.sleep(0)
-    return task.cancelled()
-
-
-async def _timeout(work: Work, moment: Moment) -> bool:
-    limit = asyncio.timeout(None)
-
-    async def limited() -> None:
-        async with limit:
-            await work
-
-    task = asyncio.create_task(limited())
-    await asyncio.sleep(0)  # only a limit that has been entered can be moved
-    await moment()
-    limit.reschedule(asyncio.get_running_loop().time() - 1)
-    try:
-        await task
-    except TimeoutError:
-        return True
-    return False
-
-
-async def _task_group(work: Work, moment: Moment) -> bool:
-    async def fail() -> None:
-        await moment()
-        raise LookupError
-
-    task: asyncio.Task[Report] | None = None
-    with suppress(ExceptionGroup):
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(work)
-            group.create_task(fail())
-    return task is not None and task.cancelled()
-
-
-async def _scope(work: Work, moment: Moment) -> bool:
-    with anyio.CancelScope() as scope:
-        canceller = asyncio.create_task(_cancel_scope(scope, moment))
-        try:
-            await work
-        finally:
-            canceller.cancel()
-    return scope.cancelled_caught
-
-
-async def _anyio_group(work: Work, moment: Moment) -> bool:
-    ended = False
-
-    async def run() -> None:
-        nonlocal ended
-        await work
-        ended = True
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(run)
-        await moment()
-        group.cancel_scope.cancel()
-    return not ended
-
-
-async def _cancel_scope(scope: anyio.CancelScope, moment: Moment) -> None:
-    await moment()
-    scope.cancel()
-
-
-async def _everything(work: Work, moment: Moment) -> bool:
-    before = asyncio.all_tasks()
-    task = asyncio.create_task(work)
-    await moment()
-    for each in asyncio.all_tasks() - before:
-        each.cancel()
-    return await _ended(task)
-
-
-WAYS = (_once, _twice, _repeatedly, _timeout, _task_group, _scope, _anyio_group, _everything)
