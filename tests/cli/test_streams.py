@@ -39,7 +39,7 @@ def test_a_reader_that_leaves_early_is_not_a_failure(served: Served) -> None:
     webhook_id = served.fake.seed_messages(5_000)
     done = shell(served, f"basiq-async messages list {webhook_id} | head -1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.row["id"]
+    assert json.loads(done.stdout)["id"]
 
 
 def test_without_a_standard_output_the_work_is_done_and_nothing_breaks(served: Served) -> None:
