@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 
+from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
 from .conftest import Run, Served
 
@@ -58,16 +58,16 @@ def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_pat
     url = f"sqlite+aiosqlite:///{tmp_path}/sql.db"
 
     async def handle_one() -> None:
-        engine = create_async_engine(url)
-        inbox = SQLInbox(engine, create_tables=True)
-        async with WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox) as receiver:
+        async with (
+            inbox_of(url, "basiq_inbox") as inbox,
+            WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox) as receiver,
+        ):
 
             @receiver.on("*")
             async def handle(delivery: Delivery) -> None: ...
 
             body = payload("consent.revoked", "e-1")
             await receiver.handle(signed(body), body)
-        await engine.dispose()
 
     before = datetime.now(UTC).replace(microsecond=0)
     asyncio.run(handle_one())
