@@ -13,7 +13,7 @@ import pytest
 from basiq_async import cli
 from basiq_async.receiver import sign
 from tests.faults.test_secrets import BOTH, error_with, escaped
-from tests.support.wire import KEY, MARK, MESSAGE, SIGNING, TOKEN, WEBHOOK, Wire, error, http, ok, page
+from tests.support.wire import KEY, MARK, SIGNING, TOKEN, WEBHOOK, Wire, error, http, ok
 
 from ..support.command_line import Ended, run_command
 
@@ -138,16 +138,6 @@ async def test_a_bad_identifier_is_a_wrong_setting(id_: str) -> None:
 def test_a_bad_setting_is_one_line(env: dict[str, Any]) -> None:
     result = run_command("webhooks", "list", env={"BASIQ_API_KEY": KEY, **env})
     assert_one_error(result, 2)
-
-
-async def test_what_the_server_says_cannot_steer_a_terminal() -> None:
-    evil = "\x1b]0;title\x07\x1b[2J\u202e\r\n"
-    async with Wire(page([{**MESSAGE, "id": f"m{evil}", "payload": {"eventTypeId": evil}}])) as wire:
-        result = await invoke(wire.url, "messages", "list", "w1")
-        assert result.exit_code == 0
-        assert "\x1b" not in result.output
-        assert "\x07" not in result.output
-        assert json.loads(result.output.splitlines()[0])
 
 
 BODY = b'{"eventTypeId":"user.created","eventId":"e1","links":{}}'

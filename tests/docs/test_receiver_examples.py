@@ -54,16 +54,11 @@ class Service:
 
 
 @asynccontextmanager
-async def running(example: str, tmp_path: Path, *, workers: int = 0, **environment: str) -> AsyncGenerator[Service]:
+async def running(example: str, tmp_path: Path, **environment: str) -> AsyncGenerator[Service]:
     port = free_port()
-    command = [str(ROOT / "examples" / example)]
-    if workers:
-        app = f"{example.removesuffix('.py')}:make_app"
-        command = ["-m", "uvicorn", "--factory", app, "--app-dir", str(ROOT / "examples")]
-        command += ["--workers", str(workers), "--port", str(port), "--log-level", "error"]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *command,
+        str(ROOT / "examples" / example),
         cwd=tmp_path,
         env={
             **unmeasured(),
@@ -124,20 +119,6 @@ async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framewo
         assert await service.stop() in {0, -signal.SIGTERM}
         assert service.process.stderr is not None
         assert "Traceback" not in (await service.process.stderr.read()).decode()
-
-
-async def test_several_workers_of_one_service_handle_each_event_once(tmp_path: Path) -> None:
-    async with running("receive_fastapi.py", tmp_path, workers=2) as service:
-        bodies = [payload("account.updated", f"e-{number}") for number in range(20)]
-        statuses = [await service.post(bodies[0], signed(bodies[0]))]
-        statuses += await asyncio.gather(*(service.post(body, signed(body)) for body in bodies * 3))
-        assert set(statuses) <= {200, 204, 503}
-        assert statuses.count(204) == 20
-        assert service.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            handled = [(await service.process.stdout.readline()).decode().strip() for _ in bodies]
-        await service.stop()
-    assert sorted(handled) == sorted(f"account.updated e-{number}" for number in range(20))
 
 
 async def test_the_hooks_feed_opentelemetry() -> None:

@@ -68,13 +68,6 @@ def test_an_error_of_a_subclass_of_a_users_leads_to_that_of_its_base() -> None:
     assert MissingConsentError(status=404).help_url.endswith("#notfounderror")
 
 
-def test_every_result_of_a_receiver_is_explained() -> None:
-    from basiq_async.receiver import Result
-
-    table = TEXT.partition("## Statuses of the receiver")[2].partition("\n## ")[0]
-    assert {result.value for result in Result} <= set(re.findall(r"`([a-z-]+)`", table))
-
-
 INSTALLS_BY_NAME = re.compile(r"(?:pip|uv|pipx) (?:install|add) [^\n]*?(?<![\w/.-])basiq[-_]async(?!\S* @)(?!-\d)")
 
 

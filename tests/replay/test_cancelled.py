@@ -104,27 +104,21 @@ async def _cancelled_and_resumed(
 
 
 @pytest.mark.parametrize("how", HOWS)
-async def test_a_run_that_is_cancelled_at_any_await_loses_and_repeats_nothing(how: How, record_property: Any) -> None:
+async def test_a_run_that_is_cancelled_at_any_await_loses_and_repeats_nothing(how: How) -> None:
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
-        points = await at_every_turn(lambda turn: _cancelled_and_resumed(h, ids, Slow(), turn, how))
-    record_property("points", points)
+        await at_every_turn(lambda turn: _cancelled_and_resumed(h, ids, Slow(), turn, how))
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_with_an_inbox_a_run_that_is_cancelled_at_any_await_repeats_only_what_was_under_way(
-    how: How, record_property: Any
-) -> None:
+async def test_with_an_inbox_a_run_that_is_cancelled_at_any_await_repeats_only_what_was_under_way(how: How) -> None:
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
-        points = await at_every_turn(
-            lambda turn: _cancelled_and_resumed(h, ids, Slow(), turn, how, inbox=SlowInbox()), step=2
-        )
-    record_property("points", points)
+        await at_every_turn(lambda turn: _cancelled_and_resumed(h, ids, Slow(), turn, how, inbox=SlowInbox()), step=2)
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_a_receiver_as_target_repeats_only_what_was_under_way(how: How, record_property: Any) -> None:
+async def test_a_receiver_as_target_repeats_only_what_was_under_way(how: How) -> None:
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
 
@@ -142,12 +136,11 @@ async def test_a_receiver_as_target_repeats_only_what_was_under_way(how: How, re
             effects.check(ids, how)
             return hit
 
-        points = await at_every_turn(attempt, step=3)
-    record_property("points", points)
+        await at_every_turn(attempt, step=3)
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_an_endpoint_gets_every_message_however_a_run_is_cancelled(how: How, record_property: Any) -> None:
+async def test_an_endpoint_gets_every_message_however_a_run_is_cancelled(how: How) -> None:
     got: Counter[str] = Counter()
 
     async def take(request: web.Request) -> web.Response:
@@ -168,12 +161,11 @@ async def test_an_endpoint_gets_every_message_however_a_run_is_cancelled(how: Ho
             assert sorted(got) == sorted(ids)
             assert got.total() <= len(ids) + CONCURRENCY
     assert points > 5
-    record_property("points", points)
 
 
 @pytest.mark.parametrize("how", MAIN)
 async def test_an_sqlite_checkpoint_survives_a_cancellation_at_any_await(
-    how: How, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
+    how: How, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("basiq_async.replay.checkpoints._sqlite.SQLiteStore", InlineStore)
     async with history(MESSAGES, page_size=6) as h:
@@ -183,14 +175,11 @@ async def test_an_sqlite_checkpoint_survives_a_cancellation_at_any_await(
             checkpoint = SQLiteCheckpoint(tmp_path / f"{turn}.db")
             return await _cancelled_and_resumed(h, ids, checkpoint, turn, how)
 
-        points = await at_every_turn(attempt, step=5, enough=5)
-    record_property("points", points)
+        await at_every_turn(attempt, step=5, enough=5)
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(
-    how: How, tmp_path: Path, record_property: Any
-) -> None:
+async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(how: How, tmp_path: Path) -> None:
     asyncio.get_running_loop().set_default_executor(Inline(1))
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
@@ -205,15 +194,12 @@ async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(
             assert len(lines) == len(set(lines)) == MESSAGES, f"after {turn} turns: {len(lines)} lines"
             return hit
 
-        points = await at_every_turn(attempt, step=3)
+        await at_every_turn(attempt, step=3)
     assert len(ids) == MESSAGES
-    record_property("points", points)
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_dead_letters_that_are_tried_again_survive_a_cancellation_at_any_await(
-    how: How, record_property: Any
-) -> None:
+async def test_dead_letters_that_are_tried_again_survive_a_cancellation_at_any_await(how: How) -> None:
     async with history(8) as h:
         ids = await h.ids()
 
@@ -232,8 +218,7 @@ async def test_dead_letters_that_are_tried_again_survive_a_cancellation_at_any_a
             assert (report.dead, [dead_letter.id for dead_letter in await replay.dead_letters()]) == (1, [ids[5]])
             return hit
 
-        points = await at_every_turn(attempt, step=2, enough=10)
-    record_property("points", points)
+        await at_every_turn(attempt, step=2, enough=10)
 
 
 @pytest.mark.parametrize("how", MAIN)

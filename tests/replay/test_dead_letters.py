@@ -11,7 +11,7 @@ import pytest
 
 from basiq_async import CheckpointError, ConfigurationError, ReplayError
 from basiq_async.replay import DeadLetter, MemoryCheckpoint, SQLiteCheckpoint
-from tests.support.histories import Recorder, Refusing, history
+from tests.support.histories import Refusing, history
 
 pytestmark = pytest.mark.usefixtures("both_orders")
 
@@ -79,4 +79,3 @@ async def test_some_dead_letters_are_tried_again_by_id() -> None:
         report = await replay.retry_dead(ids=[ids[1], "unknown"])
         assert (report.handled, report.dead) == (1, 3)
         assert {dead_letter.id for dead_letter in await replay.dead_letters()} == {ids[0], ids[2], ids[3]}
-        assert isinstance(Recorder(), Recorder)

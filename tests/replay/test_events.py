@@ -45,8 +45,7 @@ async def test_the_event_list_has_what_an_inbox_does_not_know() -> None:
         assert (report.handled, report.skipped, report.finished) == (0, {"handled-before": 40}, True)
 
 
-@pytest.mark.parametrize("with_receiver", [True, False])
-async def test_events_come_as_the_messages_that_they_would_have_made(with_receiver: bool) -> None:
+async def test_events_come_as_the_messages_that_they_would_have_made() -> None:
     inbox = MemoryInbox()
     async with history(20, page_size=7) as h:
         events = {event.id: event async for event in h.client.events.list()}

@@ -18,10 +18,10 @@ from basiq_async.cli import build_app, main
 
 from .warm import CLIENT
 
-PROGRAM = (*CLIENT, "basiq_async.cli:main")
-"""The words that run it in a process of its own, which begins warm."""
 COLD = (sys.executable, "-c", "from basiq_async.cli import main; main()")
-"""The same for a process that Python starts."""
+"""The words that run it in a process of its own."""
+PROGRAM = COLD if sys.platform == "win32" else (*CLIENT, "basiq_async.cli:main")
+"""The same in a process that begins warm."""
 
 
 @dataclass(frozen=True)
