@@ -26,11 +26,10 @@ from ..errors import (
 from ._deliveries import sign, trigger, verify
 from ._demo import demo
 from ._doctor import compare
-from ._events import events_app
+from ._history import events_app, messages_app
 from ._inboxes import inbox_app, quarantine_app
 from ._jobs import jobs_app, worker
 from ._listen import listen
-from ._messages import messages_app
 from ._mock import mock_app
 from ._options import complete_profile, completion, option, prepare_completion
 from ._output import (

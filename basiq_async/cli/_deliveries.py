@@ -16,7 +16,7 @@ from .._redaction.text import json_line
 from .._wire.hosts import show_url
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError, RequestTimeoutError
-from ._messages import MESSAGE, message_details, show_reading
+from ._history import MESSAGE, message_details, show_reading
 from ._options import (
     SECRET_VARIABLE,
     EndpointSecretFile,

@@ -7,16 +7,14 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-import attrs
 import typer
 
 from ..errors import BasiqError, CheckpointError, ConfigurationError, InboxError
 from ._options import Json, Yes, option
 from ._output import note, session
-from ._results import Column, Output, View
+from ._results import Column, Output, Row, View
 from ._run import confirm, make_client
 from ._runs import find_recoveries
 
@@ -315,18 +313,6 @@ async def _pages(opened: WebhookReceiver | Inbox) -> AsyncIterator[Sequence[Quar
 inbox_app = typer.Typer(help="What the inbox of a service knows about an event.", no_args_is_help=True)
 
 
-@attrs.frozen(kw_only=True)
-class EntryView:
-    """What is known about an event: whether its handler succeeded, since when that is known, and if not, why."""
-
-    event_id: str
-    event_type_id: str
-    webhook_id: str | None
-    state: Literal["handled", "quarantined", "dead", "unknown"]
-    since: datetime | None = None
-    error: str | None = None
-
-
 @inbox_app.command()
 async def get(
     event_id: Annotated[str, typer.Argument(help="The event's id.")],
@@ -352,25 +338,27 @@ async def get(
     async with open_inbox_of(inbox, receiver) as found:
         entry = await _find(found, event_id, event, webhook)
     Output(json).one(entry)
-    return 0 if entry.state == "handled" else 1
+    return 0 if entry["state"] == "handled" else 1
 
 
-async def _find(inbox: Inbox, event_id: str, kind: str, webhook_id: str | None) -> EntryView:
+async def _find(inbox: Inbox, event_id: str, kind: str, webhook_id: str | None) -> Row:
+    """Return what is known: whether the handler succeeded, since when that is known, and if not, why."""
     from ..receiver.protocol import inbox_key
 
-    view = EntryView(event_id=event_id, event_type_id=kind, webhook_id=webhook_id, state="unknown")
+    ids = {"event_id": event_id, "event_type_id": kind, "webhook_id": webhook_id}
     keys = [inbox_key(kind, event_id, None, each) for each in dict.fromkeys((webhook_id, None))]
     async for page in _pages(inbox):
         for delivery in page:
             if delivery.key in keys:
-                return attrs.evolve(view, state="quarantined", since=delivery.quarantined_at, error=delivery.error)
+                return {**ids, "state": "quarantined", "since": delivery.quarantined_at, "error": delivery.error}
     if webhook_id is not None and (dead := await _find_dead(webhook_id, event_id)) is not None:
-        return attrs.evolve(view, state="dead", since=dead.failed_at, error=dead.error)
+        return {**ids, "state": "dead", "since": dead.failed_at, "error": dead.error}
     for key in keys:
         if await inbox.seen(key):
             handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
-            return attrs.evolve(view, state="handled", since=None if handled_at is None else await handled_at(key))
-    return view
+            since = None if handled_at is None else await handled_at(key)
+            return {**ids, "state": "handled", "since": since, "error": None}
+    return {**ids, "state": "unknown", "since": None, "error": None}
 
 
 async def _find_dead(webhook_id: str, event_id: str) -> DeadLetter | None:

@@ -10,7 +10,7 @@ import os
 import secrets
 import sys
 from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from .._redaction.text import shell_line
 from ..errors import ConfigurationError
 from ._mock_control import TOKEN, MockError, Place, call
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
-from ._options import Json, option
+from ._options import Json, command_of, option
 from ._output import flush, is_terminal, live, note, write, write_note
 from ._results import Output
 from ._run import on_signals
@@ -124,108 +124,113 @@ def _read_ready(file: Path) -> dict[str, Any]:
     return found
 
 
-@mock_app.callback()
-def mock(
-    context: typer.Context,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for any free port.")] = 4010,
-    api_key: Annotated[str | None, option("The API key that it accepts. By default it makes a new one.")] = None,
+@attrs.frozen(kw_only=True)
+class MockOptions:
+    """The options of a mock."""
+
+    context: typer.Context
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for any free port.")] = 4010
+    api_key: Annotated[str | None, option("The API key that it accepts. By default it makes a new one.")] = attrs.field(
+        default=None, repr=False
+    )
     seed_messages: Annotated[
         int, typer.Option(min=0, metavar="N", help="Begin with a webhook that has a history of N messages.")
-    ] = 0,
+    ] = 0
     failed: Annotated[
         float, typer.Option(min=0, max=1, help="The share of these messages that were not delivered, 0 to 1.")
-    ] = 0.0,
-    seed: Annotated[str | None, option("Make ids and secrets from this seed; the same seed repeats them.")] = None,
-    event_type: Annotated[list[str] | None, option("Add an event type to Basiq's; may be repeated.")] = None,
+    ] = 0.0
+    seed: Annotated[str | None, option("Make ids and secrets from this seed; the same seed repeats them.")] = None
+    event_type: Annotated[list[str] | None, option("Add an event type to Basiq's; may be repeated.")] = None
     quirk: Annotated[
         list[str] | None, option("Use another documented form of responses; may be repeated.", metavar="NAME=FORM")
-    ] = None,
-    latency: Annotated[float, typer.Option(min=0, help="The seconds that every response takes.")] = 0.0,
-    speed: Annotated[float, typer.Option(help="How many times faster than real time its clock runs.")] = 1.0,
-    cool_off: Annotated[float, typer.Option(min=0, help="The seconds until a new webhook is active.")] = 900.0,
+    ] = None
+    latency: Annotated[float, typer.Option(min=0, help="The seconds that every response takes.")] = 0.0
+    speed: Annotated[float, typer.Option(help="How many times faster than real time its clock runs.")] = 1.0
+    cool_off: Annotated[float, typer.Option(min=0, help="The seconds until a new webhook is active.")] = 900.0
     state_file: Annotated[
         str | None, option("Keep the mock's state and API key in this file.", "--state", metavar="FILE")
-    ] = None,
+    ] = None
     ready_file: Annotated[
         Path | None, option("Write the URL and API key to this file once it is ready.", metavar="FILE")
-    ] = None,
+    ] = None
     deliver_to: Annotated[
         list[str] | None,
         option("Deliver to this host; may be repeated. By default only to this machine.", metavar="HOST"),
-    ] = None,
-    deliver_anywhere: Annotated[
-        bool, option("Deliver to endpoints on other machines too.", "--deliver-anywhere")
-    ] = False,
+    ] = None
+    deliver_anywhere: Annotated[bool, option("Deliver to endpoints on other machines too.", "--deliver-anywhere")] = (
+        False
+    )
     allow_host: Annotated[
         list[str] | None, option("Allow this name in the Host header too; may be repeated.", metavar="NAME")
-    ] = None,
-    json: Json = None,
-) -> Awaitable[None] | None:
+    ] = None
+    json: Json = None
+
+
+@mock_app.callback()
+@command_of(MockOptions)
+def mock(options: MockOptions) -> Awaitable[None] | None:
     """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The commands below control a mock that runs.
 
     When the mock is ready, it prints a line for a shell that exports BASIQ_BASE_URL and BASIQ_API_KEY, or one JSON
     object with --json. A terminal shows each request and each delivery.
     """
-    if context.invoked_subcommand is not None:
-        return None
-    from ..testing import FakeBasiq, SystemClock, serve
+    return None if options.context.invoked_subcommand is not None else _serve(options)
+
+
+def _make_fake(options: MockOptions) -> FakeBasiq:
+    from ..testing import FakeBasiq, SystemClock
     from ..testing.mock.state_file import load_api_key
 
-    if api_key == "":
+    if options.api_key == "":
         raise ConfigurationError("--api-key is empty; omit it to have a new key at every start")
     try:
-        clock = SystemClock(speed)
+        clock = SystemClock(options.speed)
     except ValueError as exc:
         raise ConfigurationError(f"--speed: {exc}") from exc
-    key = api_key or (state_file and load_api_key(state_file)) or FakeBasiq.make_api_key()
+    kept = load_api_key(options.state_file) if options.state_file else None
     try:
-        fake = FakeBasiq(
+        return FakeBasiq(
             clock=clock,
-            api_keys=[key],
-            seed=seed,
-            cool_off=cool_off,
-            latency=latency,
-            quirks=_quirks(quirk or ()),
-            event_types=dict.fromkeys(event_type or (), "an event type of this mock"),
+            api_keys=[options.api_key or kept or FakeBasiq.make_api_key()],
+            seed=options.seed,
+            cool_off=options.cool_off,
+            latency=options.latency,
+            quirks=_quirks(options.quirk or ()),
+            event_types=dict.fromkeys(options.event_type or (), "an event type of this mock"),
         )
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from exc
-    webhook_id = fake.seed_messages(seed_messages, failed=failed) if seed_messages else None
-    token = os.environ.get(TOKEN) or secrets.token_urlsafe(16)
-    serving = serve(
-        fake,
-        host,
-        port,
-        control_token=token,
-        deliver_to=deliver_to,
-        deliver_anywhere=deliver_anywhere,
-        allowed_hosts=allow_host or (),
-        state_file=state_file,
-    )
-    return _serve(serving, f"{host}:{port}", Output(json), fake, webhook_id, token, ready_file)
 
 
-async def _serve(
-    serving: AbstractAsyncContextManager[str],
-    address: str,
-    output: Output,
-    fake: FakeBasiq,
-    webhook_id: str | None,
-    token: str,
-    ready_file: Path | None,
-) -> None:
+async def _serve(options: MockOptions) -> None:
     """Serve until a signal. The ready file exists only while the mock serves."""
     import asyncio
 
+    from ..testing import serve
     from ..testing.mock.state_file import write_private
 
-    stop = asyncio.Event()
-    with on_signals(lambda _: stop.set()), _removing(ready_file):
+    fake = _make_fake(options)
+    seeded = options.seed_messages
+    webhook_id = fake.seed_messages(seeded, failed=options.failed) if seeded else None
+    token = os.environ.get(TOKEN) or secrets.token_urlsafe(16)
+    serving = serve(
+        fake,
+        options.host,
+        options.port,
+        control_token=token,
+        deliver_to=options.deliver_to,
+        deliver_anywhere=options.deliver_anywhere,
+        allowed_hosts=options.allow_host or (),
+        state_file=options.state_file,
+    )
+    output, stop = Output(options.json), asyncio.Event()
+    with on_signals(lambda _: stop.set()), _removing(options.ready_file):
         async with AsyncExitStack() as stack:
             try:
                 base_url = await stack.enter_async_context(serving)
             except OSError as exc:
+                address = f"{options.host}:{options.port}"
                 raise ConfigurationError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
             page = f"{base_url}/_fake/~{quote(token, safe='')}/"
             ready = {
@@ -236,8 +241,8 @@ async def _serve(
                 "page": page,
                 "control_token": token,
             }
-            if ready_file is not None:
-                write_private(ready_file, json_module.dumps(ready).encode(), "ready file")
+            if options.ready_file is not None:
+                write_private(options.ready_file, json_module.dumps(ready).encode(), "ready file")
             if output.json is not None:
                 output.one(ready)
             else:

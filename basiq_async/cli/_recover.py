@@ -91,11 +91,6 @@ class RecoverOptions(RunOptions):
     ] = None
 
     @property
-    def shown_target(self) -> str | None:
-        """The target, without the query of its URL."""
-        return self.receiver if self.to is None else show_url(self.to)
-
-    @property
     def place(self) -> str:
         """See ``RunOptions``."""
         name = name_checkpoint("recover", self.webhook_id, self.to or self.receiver or "", self.selected)
@@ -176,7 +171,8 @@ async def _recover(basiq: BasiqClient, options: RecoverOptions, messages: Checkp
     async with AsyncExitStack() as stack:
         evidence = stack.enter_context(Evidence(options.report))
         target, inbox = await stack.enter_async_context(_open_target(options))
-        evidence.write("began", webhook=options.webhook_id, target=options.shown_target)
+        shown = options.receiver if options.to is None else show_url(options.to)  # a query can hold a key
+        evidence.write("began", webhook=options.webhook_id, target=shown)
 
         def watch(replay: Replay) -> None:
             replays.append(replay)
@@ -243,7 +239,7 @@ async def _open_target(options: RecoverOptions) -> AsyncIterator[tuple[Target | 
         if options.to is None:
             yield await stack.enter_async_context(open_receiver(options.receiver or "")), None
             return
-        target = HttpTarget(options.to, read_secrets(options.secret_file), connections=options.connections)
+        target = HttpTarget(options.to, read_secrets(options.secret_file), connections=options.concurrency or 32)
         # An event that became a message is in both sources. The inbox prevents that it is posted twice.
         if options.inbox is None:
             inbox: Inbox = await stack.enter_async_context(SQLiteInbox(f"{options.place}-inbox.db"))

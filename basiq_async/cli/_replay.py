@@ -152,7 +152,7 @@ async def _open_target(options: ReplayOptions, *, idle: bool) -> AsyncIterator[T
         yield JSONLinesTarget(options.to_jsonl or os.devnull)
         return
     secrets = read_secrets(options.secret_file)
-    async with HttpTarget(options.to, secrets, connections=options.connections) as target:
+    async with HttpTarget(options.to, secrets, connections=options.concurrency or 32) as target:
         yield target
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TextIO
 
 import attrs
 import typer
@@ -40,8 +40,11 @@ from ._run import confirm, stopping
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from ..distributed import Job
     from ..models import Message
     from ..replay import DeadLetter, Plan, Progress, Replay, Report, Target, Where
+
+    HasDeadLetters = Replay | Job
 
 
 To = Annotated[str | None, option("The endpoint to post to. Deliveries are signed as Basiq signs them.", metavar="URL")]
@@ -84,11 +87,6 @@ class RunOptions:
     def place(self) -> str:
         """The checkpoint. A run has one that is named after the job if no option names one."""
         return self.checkpoint or ""
-
-    @property
-    def connections(self) -> int:
-        """The number of connections to an endpoint."""
-        return self.concurrency or 32
 
     @property
     def looks(self) -> bool:
@@ -334,18 +332,6 @@ _DEAD_LETTER: View[DeadLetter] = View(
     Column("EVENT TYPE", "event_type_id", optional=True),
     event_type_id=_read_type,
 )
-
-
-class HasDeadLetters(Protocol):
-    """A replay, or a job of a fleet."""
-
-    async def dead_letters(self, *, after: int = 0, limit: int = 250) -> Sequence[DeadLetter]:
-        """Return a page of dead letters."""
-        ...
-
-    async def drop_dead(self, ids: Sequence[str]) -> int:
-        """Remove the dead letters with these ids, and return how many."""
-        ...
 
 
 async def look_at_dead_letters(jobs: Sequence[HasDeadLetters], options: RunOptions) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from basiq_async import BasiqError
-from basiq_async.cli._messages import show_list  # private: a page that fails late is not arranged from a shell
+from basiq_async.cli._history import show_list  # private: a page that fails late is not arranged from a shell
 from basiq_async.cli._results import ROWS, Output  # private: show_list writes to it
 
 from ..support.command_line import COLD

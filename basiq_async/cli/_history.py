@@ -1,4 +1,4 @@
-"""``basiq-async messages …``."""
+"""``basiq-async messages …`` and ``basiq-async events …``: what Basiq has recorded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from .._redaction.text import json_line
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
 from ._options import (
     EndpointSecretFile,
@@ -32,7 +33,7 @@ from ._run import make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Message
+    from ..models import Event, EventType, Message
     from ..replay import Where
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ _IN_A_TERMINAL = 50
 _BATCH = 200
 
 messages_app = typer.Typer(help="The history of a webhook.", no_args_is_help=True)
+events_app = typer.Typer(help="The events of the last 7 days, and the event types.", no_args_is_help=True)
 
 
 def _attempts(message: Message) -> list[Row]:
@@ -266,3 +268,73 @@ def show_reading(count: int) -> None:
     """Show how many items of a list were read, every 500 items."""
     if count % 500 == 0:
         live(f"reading, {count:,} so far")
+
+
+# --- events ---
+
+
+_EVENT: View[Event] = View(
+    "id type user_id created data_ref",
+    Column("ID", "id"),
+    Column("TYPE", "type", flexible=12),
+    Column("CREATED", "created", optional=True),
+    Column("USER", "user_id", optional=True),
+)
+_EVENT_TYPE: View[EventType] = View(
+    "id description", Column("ID", "id"), Column("DESCRIPTION", "description", flexible=16)
+)
+
+
+def _event_details(event: Event) -> Iterable[tuple[str, Any]]:
+    """Yield the names and values of an event, with its data."""
+    yield from ((name.replace("_", " "), value) for name, value in _EVENT.row(event).items())
+    if event.data is not None:
+        yield "data", json_line(event.data)
+
+
+@events_app.command("list")
+async def list_events(
+    since: Since = None,
+    until: Until = None,
+    event: EventPattern = None,
+    filter: Filter = None,
+    limit: Limit = None,
+    raw: Raw = False,
+    json: Json = None,
+) -> None:
+    """Show the events of the last 7 days.
+
+    A terminal shows the newest events, newest first. A pipe gets all events, in Basiq's order.
+    """
+    from ..replay.shared import message_of
+
+    async with make_client() as basiq:
+        where = await choose(basiq, since=since, until=until, event=event)
+
+        def wanted(found: Event) -> bool:
+            return where is None or where(message_of(found, ""))
+
+        events = aiter(basiq.events.list(filter=filter))
+        await show_list(events, Output(json, raw), _EVENT, limit, wanted=None if where is None else wanted)
+
+
+@events_app.command("get")
+async def get_event(
+    event_id: Annotated[str, typer.Argument(help="The event's id.")],
+    raw: Raw = False,
+    json: Json = None,
+) -> None:
+    """Show one event."""
+    async with make_client() as basiq:
+        event = await basiq.events.get(event_id)
+    Output(json, raw).one(event, _EVENT, _event_details(event))
+
+
+@events_app.command()
+async def types(json: Json = None) -> None:
+    """Show the event types that a webhook can subscribe to."""
+    async with make_client() as basiq:
+        found = await basiq.event_types.list().collect()
+    Output(json).rows(found, _EVENT_TYPE)
+    if not found:
+        note("there are no event types")
