@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -72,32 +72,27 @@ Environment: BASIQ_API_KEY, BASIQ_BASE_URL, BASIQ_PROFILE, BASIQ_WEBHOOK_SECRET,
 BASIQ_DEBUG=1 shows tracebacks and logs.
 """
 
-_WORK, _HISTORY, _LOCAL, _SETTINGS = "Webhooks", "History", "Local development", "Settings"
-_FLEET = "Many machines"
-_COMMANDS: tuple[tuple[str, str, typer.Typer | Callable[..., Any]], ...] = (
-    (_WORK, "webhooks", webhooks_app),
-    (_WORK, "messages", messages_app),
-    (_WORK, "events", events_app),
-    (_HISTORY, "replay", replay),
-    (_HISTORY, "recover", recover),
-    (_HISTORY, "reconcile", reconcile),
-    (_HISTORY, "quarantine", quarantine_app),
-    (_HISTORY, "inbox", inbox_app),
-    (_FLEET, "worker", worker),
-    (_FLEET, "jobs", jobs_app),
-    (_LOCAL, "listen", listen),
-    (_LOCAL, "trigger", trigger),
-    (_LOCAL, "mock", mock_app),
-    (_LOCAL, "sign", sign),
-    (_LOCAL, "verify", verify),
-    (_LOCAL, "compare", compare),
-    (_LOCAL, "demo", demo),
-    (_SETTINGS, "login", login),
-    (_SETTINGS, "logout", logout),
-    (_SETTINGS, "whoami", whoami),
-    (_SETTINGS, "profiles", profiles),
-    (_SETTINGS, "completion", completion),
-)
+_COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
+    "Webhooks": {"webhooks": webhooks_app, "messages": messages_app, "events": events_app},
+    "History": {
+        "replay": replay,
+        "recover": recover,
+        "reconcile": reconcile,
+        "quarantine": quarantine_app,
+        "inbox": inbox_app,
+    },
+    "Many machines": {"worker": worker, "jobs": jobs_app},
+    "Local development": {
+        "listen": listen,
+        "trigger": trigger,
+        "mock": mock_app,
+        "sign": sign,
+        "verify": verify,
+        "compare": compare,
+        "demo": demo,
+    },
+    "Settings": {"login": login, "logout": logout, "whoami": whoami, "profiles": profiles, "completion": completion},
+}
 
 
 def build() -> typer.Typer:
@@ -113,11 +108,12 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     made.callback()(_root)
-    for panel, name, command in _COMMANDS:
-        if isinstance(command, typer.Typer):
-            made.add_typer(command, name=name, rich_help_panel=panel)
-        else:
-            made.command(name, rich_help_panel=panel)(command)
+    for panel, commands in _COMMANDS.items():
+        for name, command in commands.items():
+            if isinstance(command, typer.Typer):
+                made.add_typer(command, name=name, rich_help_panel=panel)
+            else:
+                made.command(name, rich_help_panel=panel)(command)
     return made
 
 

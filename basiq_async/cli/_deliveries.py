@@ -21,8 +21,8 @@ from ._options import (
     SECRET_VARIABLE,
     EndpointSecretFile,
     Json,
-    check_documented,
     check_event_types,
+    check_known,
     complete_event_type,
     explain,
     option,
@@ -166,7 +166,7 @@ async def trigger(
     if to is not None:
         if text is not None or url is not None or wait:
             raise ConfigurationError("--text, --url and --wait are for Basiq's test messages: omit them with --to")
-        check_documented([event_type], """; for another type, replace it with --data '{"eventTypeId": "..."}'""")
+        check_known([event_type], advice="""; for another type, replace it with --data '{"eventTypeId": "..."}'""")
         payload = _payload(event_type, user_id, entity_id, data)
         return await _send(output, payload, to, message_id or str(uuid.uuid4()), secret_file)
     if user_id is not None or entity_id is not None or data is not None or message_id is not None:

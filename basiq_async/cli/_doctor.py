@@ -76,7 +76,7 @@ def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     ]
     yield "attempts in 24 h", ", ".join(counts) or "none"
     if found.failed_share:
-        yield "failed of late", f"{found.failed_share:.0%} of the attempts, for messages that are still undelivered"
+        yield "failed recently", f"{found.failed_share:.0%} of the attempts, for messages that are still undelivered"
     yield "to recover", f"{found.undelivered:,} messages, {found.never_sent:,} events without a message"
     if found.recovered:
         yield "recovered", f"{found.recovered:,} messages and events that had not been delivered"

@@ -30,8 +30,8 @@ WEBHOOK_VARIABLE = "BASIQ_WEBHOOK_ID"
 Receiver = Annotated[
     str | None,
     option(
-        "A WebhookReceiver, or a function that makes it or an async context manager of it; such as "
-        "service.hooks:receiver.",
+        "The place of a WebhookReceiver, such as service.hooks:receiver; or of a function that returns one, or an "
+        "async context manager of one.",
         "--receiver",
         metavar="MODULE:RECEIVER",
     ),

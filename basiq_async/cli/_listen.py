@@ -23,7 +23,7 @@ from ..errors import ConfigurationError
 from ._options import (
     SECRET_VARIABLE,
     Json,
-    check_documented,
+    check_known,
     command_of,
     complete_event_type,
     complete_webhook,
@@ -96,7 +96,7 @@ async def listen(options: ListenOptions) -> None:
 
     With --forward-to, your service gets each genuine delivery unchanged, and Basiq gets your service's response. With
     --poll, you need no tunnel and no public address: new messages are read from Basiq's history, and with --forward-to
-    posted with a new signature. Messages from the time when the program was off come first.
+    posted with a new signature. Messages that came while the program was off are shown first.
     """
     if options.poll is not None or options.poll_all:
         from ._follow import Polling
@@ -111,7 +111,7 @@ async def listen(options: ListenOptions) -> None:
         raise ConfigurationError(f"--path must begin with a /, not {options.path!r}")
     if not 0 <= options.port <= 65535:
         raise ConfigurationError(f"--port must be from 0 to 65535, not {options.port}")
-    check_documented(options.event)
+    check_known(options.event)
     await Listener(options).serve()
 
 

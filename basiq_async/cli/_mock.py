@@ -143,7 +143,7 @@ class MockOptions:
     seed: Annotated[str | None, option("Make ids and secrets from this seed; the same seed repeats them.")] = None
     event_type: Annotated[list[str] | None, option("Add an event type to Basiq's; may be repeated.")] = None
     quirk: Annotated[
-        list[str] | None, option("Use another documented form of responses; may be repeated.", metavar="NAME=FORM")
+        list[str] | None, option("Respond in another documented form; may be repeated.", metavar="NAME=FORM")
     ] = None
     latency: Annotated[float, typer.Option(min=0, help="The seconds that every response takes.")] = 0.0
     speed: Annotated[float, typer.Option(help="How many times faster than real time its clock runs.")] = 1.0

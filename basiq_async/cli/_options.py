@@ -156,7 +156,7 @@ Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq a
 Since = Annotated[
     str | None,
     option(
-        "Only what was first sent, or happened, at this time or later: a date, or 2d or 90m ago.",
+        "Only messages first sent, or events that happened, at this time or later: a date, or how long ago (2d, 90m).",
         "--since",
         metavar="TIME",
     ),
@@ -164,7 +164,9 @@ Since = Annotated[
 Until = Annotated[
     str | None,
     option(
-        "Only what was first sent, or happened, before this time, written as for --since.", "--until", metavar="TIME"
+        "Only messages first sent, or events that happened, before this time, written as for --since.",
+        "--until",
+        metavar="TIME",
     ),
 ]
 Failed = Annotated[bool, option("Only messages without a successful attempt.", "--failed")]
@@ -260,42 +262,34 @@ async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[s
     if set(given) <= set(EVENT_TYPES):
         return list(given)
     known = [each.id async for each in basiq.event_types.list()]
-    _require_known(given, known)
-    found = [name for each in given for name in (_matching(each, known) if each.endswith("*") else [each])]
-    return list(dict.fromkeys(found))
+    check_known(given, known)
+    return list(dict.fromkeys(name for each in given for name in _matching(each, known)))
 
 
 async def check_event_types(basiq: BasiqClient, given: Sequence[str] | None) -> None:
     """Raise ``ConfigurationError`` for a name that is not an event type, and for a pattern that matches none."""
-    if not all(_is_known(each, EVENT_TYPES) for each in given or ()):
-        _require_known(given or (), [*EVENT_TYPES, *[each.id async for each in basiq.event_types.list()]])
+    if not all(_matching(each, EVENT_TYPES) for each in given or ()):
+        check_known(given, [*EVENT_TYPES, *[each.id async for each in basiq.event_types.list()]])
 
 
-def check_documented(given: Iterable[str] | None, advice: str = "") -> None:
-    """Check event types as ``check_event_types`` does, but only against the documented ones, without a request."""
-    _require_known(given or (), EVENT_TYPES, advice)
-
-
-def _matching(pattern: str, known: Iterable[str]) -> list[str]:
-    return [name for name in known if name.startswith(pattern[:-1])]
-
-
-def _is_known(given: str, known: Iterable[str]) -> bool:
-    if given.endswith("*"):
-        return (given == "*" or given.endswith(".*")) and bool(_matching(given, known))
-    return given in known
-
-
-def _require_known(given: Iterable[str], known: Iterable[str], advice: str = "") -> None:
+def check_known(given: Iterable[str] | None, known: Iterable[str] = EVENT_TYPES, advice: str = "") -> None:
+    """Check event types as ``check_event_types`` does, by default against the documented ones, without a request."""
     wrong: list[str] = []
-    for each in given:
-        if not _is_known(each, known):
+    for each in given or ():
+        if not _matching(each, known):
             pattern = each.endswith("*")
             similar = ["*", *(f"{name.partition('.')[0]}.*" for name in known)] if pattern else known
             nearest = "".join(f" (did you mean {name!r}?)" for name in get_close_matches(each, list(similar), n=1))
             wrong.append(f"{each!r} {'matches no' if pattern else 'is not an'} event type{nearest}")
     if wrong:
         raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists all types{advice}")
+
+
+def _matching(given: str, known: Iterable[str]) -> list[str]:
+    """Return the event types that a name, or a pattern such as ``consent.*``, stands for."""
+    if given == "*" or given.endswith(".*"):
+        return [name for name in known if name.startswith(given[:-1])]
+    return [name for name in known if name == given]
 
 
 # --- lines for a shell ---

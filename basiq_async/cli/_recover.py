@@ -69,7 +69,7 @@ class RecoverOptions(RunOptions):
     ] = False
     acknowledged: Annotated[
         str | None,
-        option("Accept that events before this time are out of reach: such as 9d ago, or a date.", metavar="WHEN"),
+        option("Accept that events before this time are out of reach: a date, or how long ago (9d).", metavar="WHEN"),
     ] = None
     concurrency: Annotated[int | None, typer.Option(min=1, help="Maximum messages under way at once. Default: 32.")] = (
         None
@@ -77,8 +77,8 @@ class RecoverOptions(RunOptions):
     checkpoint: Annotated[
         str | None,
         option(
-            "The beginning of the names of the checkpoint files, or the URL of a database. By default files that "
-            "are named after the job."
+            "How the names of the checkpoint files begin, or the URL of a database. By default the files are named "
+            "after the job."
         ),
     ] = None
     report: Annotated[

@@ -63,8 +63,8 @@ class ReplayOptions(RunOptions):
     checkpoint: Annotated[
         str | None,
         option(
-            "The checkpoint: a file, or the URL of a database such as postgresql+asyncpg://... By default a file that "
-            "is named after the job.",
+            "The checkpoint: a file, or the URL of a database such as postgresql+asyncpg://... By default the "
+            "file is named after the job.",
             metavar="URL|FILE",
         ),
     ] = None

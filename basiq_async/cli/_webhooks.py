@@ -111,7 +111,7 @@ async def ensure(
 ) -> None:
     """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
 
-    Event types of the webhook that are not named stay, unless --remove-event-types is given.
+    Event types that are not named stay subscribed, unless --remove-event-types is given.
     """
     with new_secret_file(secret_file) as keep:
         async with make_client() as basiq:
