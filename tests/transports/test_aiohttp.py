@@ -189,6 +189,15 @@ async def test_a_refused_connection_was_not_sent(transport: AiohttpTransport) ->
     assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorError)
 
 
+async def test_a_proxy_of_the_environment_is_not_used(
+    server: Server, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    assert (await transport.send(Request("GET", server.url))).body == b"ok"
+
+
 async def test_an_error_names_the_path_as_it_was_to_be_sent(transport: AiohttpTransport) -> None:
     with pytest.raises(ConnectionFailedError) as caught:
         await transport.send(Request("GET", f"http://127.0.0.1:{free_port()}/a%7Eb%2Fc?key=k"))

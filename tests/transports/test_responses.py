@@ -11,13 +11,13 @@ from basiq_async import Response
 from basiq_async.transports.responses import error_from, parse_date, parse_retry_after, read_correlation_id
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
-LATER = "Mon, 05 Jan 2026 12:01:00 GMT"
+AT_ONCE, LATER = "Mon, 05 Jan 2026 12:00:00 GMT", "Mon, 05 Jan 2026 12:01:00 GMT"
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("0", 0.0), ("7", 7.0), ("1.5", 1.5), (" 7 ", 7.0), (LATER, 60.0), (f"7, {LATER}", 60.0), ("90, 7", 90.0),
+        ("0", 0.0), ("7", 7.0), ("1.5", 1.5), (" 7 ", 7.0), (LATER, 60.0), (AT_ONCE, 0.0), (f"7, {LATER}", 60.0), ("90, 7", 90.0),
         ("Mon, 05 Jan 2026 12:01:00", 60.0), ("Mon, 05 Jan 2026 11:59:00 GMT", None), ("-7", None), ("", None),
         (None, None), ("soon", None), ("soon, 7", 7.0), ("inf", None), ("nan", None), ("1e3", None), ("\u0667", None),
     ],
@@ -79,6 +79,8 @@ def test_an_error_explains_a_redirect_and_what_is_no_final_status(status: int, s
     [
         ([{"code": "a"}, {"code": "b"}], "a", 2),
         ({"code": "a"}, "a", 1),
+        ({"code": ""}, None, 1),
+        ({"code": 7}, None, 1),
         (["no", {"code": "b"}], "b", 1),
         ("no", None, 0),
         (None, None, 0),

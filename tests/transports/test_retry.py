@@ -264,6 +264,20 @@ def test_a_response_that_needs_no_retry_is_not_shown_to_the_caller_who_gives_up(
     assert (outcome.status, seen) == (200, [])
 
 
+def test_a_number_of_retries_is_whole() -> None:
+    with pytest.raises(ConfigurationError, match="max_retries"):
+        RetryPolicy(max_retries=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["an error of this package", "any other"])
+def test_the_cause_of_a_failure_is_that_of_the_transports_error_or_the_error_itself(ours: bool) -> None:
+    cause = OSError("reset by peer")
+    error = ConnectionFailedError("broken") if ours else ValueError("of a transport")
+    error.__cause__ = cause
+    outcome, _, _ = send(POST, error)
+    assert type(outcome.__cause__) is (OSError if ours else ValueError)
+
+
 def test_a_policy_of_zeros_is_no_retry_and_no_wait_but_no_time_at_all_is_refused() -> None:
     assert RetryPolicy(max_retries=0, base=0, max_wait=0).max_retries == 0
     with pytest.raises(ConfigurationError, match="max_elapsed must be above 0"):

@@ -54,6 +54,15 @@ async def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
         assert len(remembered) >= min(number + 1, 5)
 
 
+async def test_a_lease_ends_at_its_last_moment_for_whoever_claims_or_records() -> None:
+    clock = ManualClock()
+    inbox = MemoryInbox(clock=clock)
+    for token in ("a", "b"):
+        assert (await inbox.claim("k", token, lease=60)).status is CLAIMED, "the lease of the former owner has ended"
+        clock.advance(timedelta(seconds=60))
+    assert await inbox.complete("k", "a"), "nobody holds the event, and nobody has handled it"
+
+
 async def test_claims_of_dead_workers_are_dropped_from_memory() -> None:
     clock = ManualClock()
     inbox = MemoryInbox(clock=clock)
