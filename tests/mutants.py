@@ -246,7 +246,7 @@ class Tests:
     seconds: dict[str, float]
 
     def of(self, mutant: Mutant) -> set[str]:
-        """Return the tests that run a mutant: its line, or the lines that name what it sets at the import."""
+        """Return the tests that run a mutant; for one at the import, those of its module and of lines with its name."""
         contexts = self.lines.get(str(ROOT / mutant.path), {})
         if mutant.functions:
             # A statement of several lines is known by the first of them.
@@ -260,7 +260,10 @@ class Tests:
                 for line, names in contexts.items()
                 if named is None or named.search(source[line - 1])
                 for each in names
-            ] or list(self.seconds)
+            ]
+            own = f"/test_{Path(mutant.path).stem.lstrip('_')}.py::"
+            found += [name for name in self.seconds if own in f"/{name}"]
+            found = found or list(self.seconds)
         return {each for each in found if each}
 
     def fastest(self, names: Iterable[str], budget: float) -> list[str]:

@@ -71,6 +71,11 @@ async def test_after_its_deadline_nothing_is_sent(within: float) -> None:
 
 
 @virtual.clocked
+async def test_up_to_its_deadline_a_request_is_sent() -> None:
+    assert await send(InMemoryTransport(made()), within=0.5) == 401  # no token
+
+
+@virtual.clocked
 async def test_what_is_closed_sends_nothing_and_a_dropped_connection_is_an_error() -> None:
     fake = made()
     fake.fail_next(1, path="*", drop=True)

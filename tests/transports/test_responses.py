@@ -17,7 +17,8 @@ AT_ONCE, LATER = "Mon, 05 Jan 2026 12:00:00 GMT", "Mon, 05 Jan 2026 12:01:00 GMT
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("0", 0.0), ("7", 7.0), ("1.5", 1.5), (" 7 ", 7.0), (LATER, 60.0), (AT_ONCE, 0.0), (f"7, {LATER}", 60.0), ("90, 7", 90.0),
+        ("0", 0.0), ("7", 7.0), ("1.5", 1.5), (" 7 ", 7.0), (LATER, 60.0), (AT_ONCE, 0.0),
+        (f"7, {LATER}", 60.0), ("90, 7", 90.0),
         ("Mon, 05 Jan 2026 12:01:00", 60.0), ("Mon, 05 Jan 2026 11:59:00 GMT", None), ("-7", None), ("", None),
         (None, None), ("soon", None), ("soon, 7", 7.0), ("inf", None), ("nan", None), ("1e3", None), ("\u0667", None),
     ],

@@ -19,6 +19,7 @@ from basiq_async import (
     ServerError,
     TransportError,
 )
+from basiq_async.hooks import RequestEvent, RetryEvent
 from basiq_async.transports.retry import Retrying
 from tests.support import virtual
 from tests.support.scripted import Scripted, answer, client, error
@@ -62,7 +63,7 @@ def test_reads_and_deletes_are_sent_again_where_there_was_no_answer(request_: Re
     assert (outcome.status, sent) == (200, 2)
 
 
-@pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 403, 404, 409, 422])
+@pytest.mark.parametrize("status", [200, 204, 301, 400, 401, 403, 404, 409, 422, 499, 600])
 def test_other_statuses_are_final(status: int) -> None:
     outcome, sent, took = send(GET, answer(status=status))
     assert (outcome.status, outcome.attempts, sent, took) == (status, 1, 1, 0.0)
@@ -384,3 +385,22 @@ def test_the_log_has_the_facts_of_an_attempt_as_fields(caplog: pytest.LogCapture
         assert (record["http_method"], record["http_path"]) == ("GET", GET.url)
         assert (record["http_status"], record["attempt"]) == facts
         assert not record.keys() & {"duration", "wait"}, "a number of seconds that the text shows rounded"
+
+
+def test_hooks_are_told_of_each_attempt_and_each_wait() -> None:
+    async def slowly(request: Request) -> Response:
+        await asyncio.sleep(2)
+        return error(503, retry_after="7")
+
+    attempts: list[RequestEvent] = []
+    waits: list[RetryEvent] = []
+    send(GET, REFUSED, slowly, answer(), on_request=attempts.append, on_retry=waits.append)
+    assert [(each.attempt, each.status, each.error, each.duration) for each in attempts] == [
+        (1, None, "ConnectionFailedError", 0.0),
+        (2, 503, None, 2.0),
+        (3, 200, None, 0.0),
+    ]
+    assert [(each.attempt, each.status, each.error, each.wait) for each in waits] == [
+        (1, None, "ConnectionFailedError", 0.5),
+        (2, 503, None, 7.0),
+    ]
