@@ -163,6 +163,30 @@ async def test_a_renewal_that_fails_is_logged_and_tried_again(caplog: pytest.Log
 
 
 @virtual.clocked
+async def test_the_claim_of_work_that_failed_is_released_at_once() -> None:
+    async def fails() -> str:
+        raise ValueError("no")
+
+    inbox = MemoryInbox(clock=virtual.clock)
+    assert (await unit(owner(inbox), fails).handle_once()).how is Ended.FAILED
+    assert (await inbox.claim(KEY, "another", lease=LEASE)).status is ClaimStatus.CLAIMED
+
+
+@virtual.clocked
+async def test_work_that_outlasts_its_lease_is_told_if_another_worker_has_handled_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    slow = asyncio.create_task(unit(owner(inbox), lambda: asyncio.sleep(2 * LEASE, "done")).handle_once())
+    await asyncio.sleep(LEASE + 1)
+    assert (await unit(owner(inbox), work, "b").handle_once()).how is Ended.HANDLED
+    assert (await slow).how is Ended.HANDLED
+    assert [record.getMessage() for record in caplog.records] == [
+        "an event was handled after its lease had run out: another worker may have handled it too"
+    ]
+
+
+@virtual.clocked
 async def test_a_unit_that_has_ended_is_held_by_nobody() -> None:
     one = unit(owner(MemoryInbox(clock=virtual.clock)), work)
     await one.handle_once()

@@ -7,6 +7,7 @@ import pytest
 
 from basiq_async import InboxError
 from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support.deliveries import quarantined_delivery
 
 
@@ -47,3 +48,9 @@ def test_any_other_text_is_refused_with_an_inbox_error(text: str | bytes) -> Non
     with pytest.raises(InboxError, match="the quarantine holds data that no inbox has written") as caught:
         QuarantinedDelivery.unpack(text)
     assert caught.traceback[-1].frame.f_locals.get("text") is None, "the frame of the error holds the text"
+
+
+def test_a_claim_that_is_not_busy_asks_for_no_wait_and_a_seal_is_not_shown() -> None:
+    claim = Claim(ClaimStatus.CLAIMED)
+    assert (claim.retry_after, claim.holder) == (0.0, None)
+    assert "sealed" not in repr(ODD)

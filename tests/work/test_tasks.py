@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 
@@ -197,6 +198,26 @@ async def test_waiting_out_lasts_as_long_as_its_limit_whenever_it_is_cancelled(c
     cancellation = await task
     assert virtual.now() - began == 5.0
     assert (cancellation is not None) == bool(cancelled_after)
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["failed", "cancelled"])
+def test_a_task_whose_owner_awaits_it_is_no_fault_of_the_event_loop(cancelled: bool) -> None:
+    async def work() -> None:
+        await asyncio.sleep(1)
+        raise ValueError("known to the owner")
+
+    async def main() -> None:
+        faults: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+        owner = TaskOwner()
+        owner.spawn(work())
+        await asyncio.sleep(0 if cancelled else 2)
+        await owner.aclose()
+        await asyncio.sleep(1)
+        gc.collect()
+        assert faults == []
+
+    virtual.run(main())
 
 
 @virtual.clocked

@@ -12,6 +12,7 @@ from basiq_async._work.throughput import messages_per_second, seconds_left
     [
         ([], 5.0, 0, 0.0),
         ([(0.0, 0)], 0.0, 0, 0.0),
+        ([(0.0, 0)], 0.5, 100, 200.0),
         ([(0.0, 0)], 2.0, 100, 50.0),
         ([(0.0, 0), (5.0, 500)], 10.0, 1_000, 100.0),
         ([(0.0, 0), (5.0, 500), (15.0, 600)], 20.0, 700, 10.0),
@@ -21,6 +22,7 @@ from basiq_async._work.throughput import messages_per_second, seconds_left
     ids=[
         "no sample",
         "no time",
+        "half a second",
         "since the begin",
         "ten seconds",
         "the last ten seconds",
