@@ -235,11 +235,12 @@ class Feed(Generic[T]):
                     state.learn("end")
             elif place == "top" and not one_page and (self._began_at_start or not self._grows("oldest-first", "end")):
                 page = await self._requests.fetch(start)
-                for _ in range(_MOST_PASSES):
+                for again in range(_MOST_PASSES):
                     first = page.ids[:1]
                     yield Part(), page
                     self._join()
-                    if self._pass.grew_above and state.begin is None:
+                    # What a further pass finds above known items may have slipped away from the one before.
+                    if self._pass.grew_above and state.begin is None and not again:
                         state.learn("top")
                     if self._pass.pages == 1:
                         break

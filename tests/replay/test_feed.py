@@ -283,6 +283,14 @@ def test_known_items_that_are_met_again_because_a_link_expired_do_not_end_a_pass
         asyncio.run(check("newest-first", "cursor", "right", 3, 19, plan))
 
 
+def test_items_that_slipped_away_from_a_first_pass_do_not_show_where_the_list_grows() -> None:
+    first = {**RUN, "before": [("grow", 8)], "during": {0: [("grow", 3)]}, "kill": 9, "dies": False}
+    during = {0: [("expire", 6)], 1: [("grow", 2)], 3: [("grow", 1), ("expire", 2)]}
+    second = {**RUN, "before": [("grow", 2)], "during": during, "sizes": [0, 0, 1]}
+    with small():
+        asyncio.run(check("oldest-first", "offset", "backwards", 4, 19, [first, second]))
+
+
 async def check(order: str, paging: str, times: str, size: int, count: int, plan: list[dict[str, Any]]) -> None:
     lists = Lists(order, paging, size, times)
     # A list that has no order must show it, or be so short that all its ids are retained.
