@@ -27,7 +27,7 @@ from basiq_async.models import read_datetime, read_links, read_text
 from basiq_async.receiver._routes import Routes  # private: the search alone is measured
 from basiq_async.transports.responses import error_from, parse_date, parse_retry_after, read_correlation_id
 
-LARGE = int(os.environ.get("BASIQ_FUZZ_ROUNDS", "25")) >= 1000
+LARGE = int(os.environ.get("BASIQ_FUZZ_ROUNDS", "15")) >= 1000
 SIZE = 2**20 if LARGE else 2**17
 """The size of an input, in bytes. An error's body is read up to 1 MiB; a page of 500 long messages is of that size."""
 SECONDS = 1.0

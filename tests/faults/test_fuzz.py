@@ -22,7 +22,7 @@ from basiq_async._wire.cursors import Cursor, CursorSeal
 from tests.support.outcomes import QUICK, client_of, outcome
 from tests.support.wire import KEY, WEBHOOK, Conn, Wire, http, ok
 
-ROUNDS = int(os.environ.get("BASIQ_FUZZ_ROUNDS", "25"))
+ROUNDS = int(os.environ.get("BASIQ_FUZZ_ROUNDS", "15"))
 BODY = json.dumps(WEBHOOK).encode()
 SEEDS = {
     "length": ok(WEBHOOK),

@@ -197,7 +197,7 @@ async def test_a_handler_has_one_task_and_one_context_from_begin_to_end() -> Non
 
 
 @virtual.clocked
-async def test_a_thousand_handlers_whose_time_ends_at_once_are_a_thousand_tasks() -> None:
+async def test_two_hundred_handlers_whose_time_ends_at_once_are_two_hundred_tasks() -> None:
     most = 0
 
     async def handler(delivery: Delivery) -> None:
@@ -209,10 +209,10 @@ async def test_a_thousand_handlers_whose_time_ends_at_once_are_a_thousand_tasks(
             await asyncio.sleep(0.1)
 
     service = Service(handler)
-    bodies = [payload(event_id=f"e-{number}") for number in range(1000)]
+    bodies = [payload(event_id=f"e-{number}") for number in range(200)]
     outcomes = await asyncio.gather(*(service.receiver.handle(signed(body), body) for body in bodies))
     assert {outcome.result for outcome in outcomes} == {Result.TIMED_OUT}
-    assert most <= 2 * 1000 + 1, "each delivery has the task of its server, and one for its handler"
+    assert most <= 2 * 200 + 1, "each delivery has the task of its server, and one for its handler"
 
 
 @virtual.clocked

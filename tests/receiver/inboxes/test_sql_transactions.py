@@ -49,6 +49,10 @@ on_postgres = pytest.mark.parametrize("engine", ["asyncpg", "psycopg"], indirect
 """SQLite has no such failures."""
 
 
+on_one = pytest.mark.parametrize("engine", ["aiosqlite"], indirect=True)
+"""What is tested does not reach the driver."""
+
+
 @pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
     if request.param == "aiosqlite":
@@ -118,6 +122,7 @@ async def test_a_handler_that_fails_has_had_no_effect(service: Service) -> None:
     assert await service.effects(event) == 1
 
 
+@on_one
 async def test_what_fails_too_often_is_set_aside_and_can_be_retried(service: Service) -> None:
     healed = False
 
@@ -184,6 +189,7 @@ async def test_a_cancellation_at_any_moment_leaves_both_or_neither(service: Serv
     assert 0 in outcomes
 
 
+@on_one
 async def test_pending_objects_of_a_session_of_ones_own_are_written(engine: AsyncEngine) -> None:
     class Base(DeclarativeBase):
         pass
@@ -361,6 +367,7 @@ async def test_a_passing_failure_that_a_handler_caught_is_503(service: Service) 
     assert await service.effects(event) == 1
 
 
+@on_one
 async def test_a_plain_handler_has_an_ordinary_inbox(service: Service) -> None:
     handled: list[str] = []
 
@@ -457,6 +464,7 @@ async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(service: Ser
     assert (await inbox.claim("k", "b", lease=60)).status.value == "claimed"
 
 
+@on_one
 async def test_there_is_no_session_without_a_claim(service: Service) -> None:
     await service.inbox.claim_transaction("k", "a", lease=60)
     for key, token in (("k", "b"), ("l", "a")):
@@ -500,6 +508,7 @@ async def test_sixty_handlers_at_once_that_open_sessions_of_their_own_share_a_sm
             assert [await service.effects(event) for event in events] == [1] * 60
 
 
+@on_one
 async def test_an_inbox_that_is_closed_under_a_handler_is_named_and_not_the_handler(service: Service) -> None:
     async def close(delivery: Delivery, session: AsyncSession) -> None:
         await service.inbox.aclose()
