@@ -9,7 +9,7 @@ import pytest
 from basiq_async import ConfigurationError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from basiq_async.receiver.protocol import ClaimStatus
-from tests.support.deliveries import SECRET, payload, signed
+from tests.support.deliveries import SECRET, payload, post
 from tests.support.inboxes import fail_in
 from tests.support.real_time import PATIENCE
 
@@ -24,8 +24,7 @@ async def test_an_inbox_that_hangs_does_not_hold_a_cancelled_delivery_for_ever()
     async def handle(delivery: Delivery) -> None:
         await asyncio.sleep(3600)
 
-    body = payload()
-    task = asyncio.create_task(receiver.handle(signed(body), body))
+    task = asyncio.create_task(post(receiver))
     await asyncio.sleep(1)
     began = virtual.now()
     task.cancel()
@@ -49,8 +48,8 @@ async def test_whatever_a_handler_raises_the_claim_is_given_back() -> None:
 
     body = payload("user.created", "e-stop")
     with pytest.raises(Stop):
-        await receiver.handle(signed(body), body)
-    delivery = (await WebhookReceiver(SECRET).handle(signed(body), body)).delivery
+        await post(receiver, body)
+    delivery = (await post(WebhookReceiver(SECRET), body)).delivery
     assert delivery is not None
     assert (await inbox.claim(delivery.key, "other", lease=1)).status is ClaimStatus.CLAIMED
     async with asyncio.timeout(PATIENCE):
@@ -67,11 +66,11 @@ async def test_shutting_down_finishes_what_was_begun_and_takes_no_more() -> None
             begun.set()
             await go_on.wait()
 
-        handling = group.create_task(receiver.handle(signed(body), body))
+        handling = group.create_task(post(receiver, body))
         await begun.wait()
         closing = group.create_task(receiver.aclose())
         await asyncio.sleep(0)
-        refused = await receiver.handle(signed(later), later)
+        refused = await post(receiver, later)
         assert (refused.result, refused.status, refused.headers) == (Result.CLOSED, 503, {"Retry-After": "5"})
         assert not closing.done()
         go_on.set()
@@ -85,10 +84,9 @@ async def test_shutting_down_finishes_what_was_begun_and_takes_no_more() -> None
 
 def test_a_receiver_in_the_loops_of_two_threads_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     receiver = WebhookReceiver(SECRET)
-    body = payload()
 
     async def use() -> Result:
-        return (await receiver.handle(signed(body), body)).result
+        return (await post(receiver)).result
 
     async def use_it_while_another_thread_does() -> None:
         await use()

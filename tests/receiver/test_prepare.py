@@ -18,7 +18,7 @@ from basiq_async.replay import MemoryCheckpoint, Replay
 from basiq_async.replay.shared import as_target
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.deliveries import SECRET, payload, signed
+from tests.support.deliveries import SECRET, payload, post
 
 SESSION = object()
 
@@ -37,11 +37,6 @@ class Transactional(MemoryInbox):
     @asynccontextmanager
     async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[object]:
         yield SESSION
-
-
-async def post(receiver: WebhookReceiver, body: bytes | None = None) -> Any:
-    body = payload() if body is None else body
-    return await receiver.handle(signed(body), body)
 
 
 async def fetch(delivery: Delivery) -> str:

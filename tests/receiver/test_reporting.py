@@ -18,7 +18,7 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.integrations.asyncio import AsyncioIntegration
 from sentry_sdk.transport import Transport
 
-from tests.support.deliveries import Service, payload, signed
+from tests.support.deliveries import Service, payload, post, signed
 
 FIELDS = {
     "delivery_id": "msg_1",
@@ -44,8 +44,7 @@ def handler(stream: io.StringIO) -> Iterator[logging.Handler]:
 
 
 async def fail_once() -> None:
-    body = payload("user.broken", "e-1")
-    assert (await Service().receiver.handle(signed(body), body)).status == 500
+    assert (await post(Service().receiver, payload("user.broken", "e-1"))).status == 500
 
 
 async def test_a_json_formatter_shows_the_fields(handler: logging.Handler, stream: io.StringIO) -> None:

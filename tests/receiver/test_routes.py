@@ -11,7 +11,7 @@ import pytest
 from basiq_async import ConfigurationError
 from basiq_async._arguments import EVENT_TYPES
 from basiq_async.receiver import Delivery, Result, UnknownEventTypeWarning, WebhookReceiver
-from tests.support.deliveries import SECRET, payload, signed
+from tests.support.deliveries import SECRET, payload, post
 
 
 async def handler(delivery: Delivery) -> None:
@@ -33,8 +33,7 @@ def receiver_of(*patterns: str) -> WebhookReceiver:
 
 async def handler_for(receiver: WebhookReceiver, event_type: str) -> str | None:
     """The name of the handler that a delivery of this type went to; None where it went to none."""
-    body = payload(event_type)
-    outcome = await receiver.handle(signed(body), body)
+    outcome = await post(receiver, payload(event_type))
     assert outcome.result is (Result.IGNORED if outcome.handler is None else Result.HANDLED)
     return outcome.handler
 

@@ -22,7 +22,7 @@ from basiq_async.replay import MemoryCheckpoint, recover
 from basiq_async.replay.protocol import ReplayJob
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of
-from tests.support.deliveries import SECRET, payload, signed
+from tests.support.deliveries import SECRET, payload, post
 
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
@@ -81,20 +81,19 @@ async def test_who_enters_it_while_it_is_open_leaves_it_open() -> None:
     async with receiver:
         async with receiver:
             pass
-        assert (await receiver.handle(signed(body), body)).result is Result.IGNORED
-    assert (await receiver.handle(signed(later), later)).result is Result.CLOSED
+        assert (await post(receiver, body)).result is Result.IGNORED
+    assert (await post(receiver, later)).result is Result.CLOSED
 
 
 async def test_a_lifespan_that_enters_the_receiver_of_a_fastapi_router_closes_it() -> None:
     receiver = WebhookReceiver(SECRET)
-    body = payload()
     results: list[Result] = []
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with receiver:
             yield
-            results.append((await receiver.handle(signed(body), body)).result)
+            results.append((await post(receiver)).result)
 
     app = FastAPI(lifespan=lifespan)
     app.include_router(receiver.fastapi_router())
@@ -106,13 +105,12 @@ async def test_a_lifespan_that_enters_the_receiver_of_a_fastapi_router_closes_it
 
 async def test_a_cleanup_context_that_enters_the_receiver_of_an_aiohttp_application_closes_it() -> None:
     receiver = WebhookReceiver(SECRET)
-    body = payload()
     results: list[Result] = []
 
     async def resources(app: web.Application) -> AsyncGenerator[None]:
         async with receiver:
             yield
-            results.append((await receiver.handle(signed(body), body)).result)
+            results.append((await post(receiver)).result)
 
     app = web.Application()
     app.cleanup_ctx.append(resources)
@@ -160,9 +158,8 @@ async def test_an_end_in_the_middle_of_a_recovery_is_in_order() -> None:
 async def test_a_delivery_to_a_closed_receiver_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     receiver = WebhookReceiver(SECRET)
     await receiver.aclose()
-    body = payload()
     for _ in range(3):
-        assert (await receiver.handle(signed(body), body)).status == 503
+        assert (await post(receiver)).status == 503
     (told,) = said(caplog)
     assert "this receiver is closed" in told
     assert "make a new one" in told
@@ -218,8 +215,7 @@ async def test_an_inbox_that_is_closed_before_its_receiver_says_the_order(
 
             async with inbox:
                 pass
-            body = payload()
-            outcome = await receiver.handle(signed(body), body)
+            outcome = await post(receiver)
         with pytest.raises(InboxError, match="closed"):
             async with inbox:
                 pass
@@ -237,8 +233,7 @@ async def test_an_inbox_that_is_closed_while_a_handler_runs_is_not_called_a_roll
                 await inbox.aclose()
                 await session.execute(text("select 1"))
 
-            body = payload()
-            outcome = await receiver.handle(signed(body), body)
+            outcome = await post(receiver)
     assert outcome.status == 503
     assert "closed" in str(outcome.error)
     assert "rolled" not in str(outcome.error)

@@ -7,7 +7,15 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, QuarantinedDelivery, WebhookReceiver, sign
+from basiq_async.receiver import (
+    Delivery,
+    DeliveryEvent,
+    MemoryInbox,
+    Outcome,
+    QuarantinedDelivery,
+    WebhookReceiver,
+    sign,
+)
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
@@ -38,6 +46,12 @@ def signed(
     body: bytes, *, secret: str = SECRET, message_id: str = "msg_1", at: datetime | None = None
 ) -> dict[str, str]:
     return sign(secret, message_id, at or datetime.now(UTC), body)
+
+
+async def post(receiver: WebhookReceiver, body: bytes | None = None, **options: Any) -> Outcome:
+    """Deliver a body, or a new one, to a receiver."""
+    body = payload() if body is None else body
+    return await receiver.handle(signed(body, **options), body)
 
 
 def quarantined_delivery(key: str, *, failures: int = 3, at: datetime = NOW) -> QuarantinedDelivery:

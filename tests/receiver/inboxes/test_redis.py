@@ -23,7 +23,7 @@ from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
 from tests.support.cancelling import HOWS, How, cancel_after
-from tests.support.deliveries import SECRET, payload, quarantined_delivery, signed
+from tests.support.deliveries import SECRET, post, quarantined_delivery
 from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer, redis_server
 
@@ -200,8 +200,7 @@ async def test_a_full_server_is_an_error_and_the_receiver_responds_with_503(clie
         async def handle(delivery: object) -> None:
             raise AssertionError("handled without a claim")
 
-        body = payload()
-        outcome = await receiver.handle(signed(body), body)
+        outcome = await post(receiver)
     finally:
         await client.config_set("maxmemory", 0)
     assert outcome.status == 503

@@ -20,7 +20,7 @@ from basiq_async.receiver.protocol import ClaimStatus, TransactionalInbox
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
 from tests.support.databases import ByTransaction, engine_of, in_use, inbox_of, new_table, pruned, run, scalar
-from tests.support.deliveries import SECRET, payload, quarantined_delivery, signed
+from tests.support.deliveries import SECRET, post, quarantined_delivery
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
 
@@ -376,5 +376,4 @@ async def test_a_receiver_whose_database_is_away_responds_with_503(tmp_path: Pat
         async def handle(delivery: object) -> None:
             raise AssertionError("handled without a claim")
 
-        body = payload()
-        assert (await receiver.handle(signed(body), body)).status == 503
+        assert (await post(receiver)).status == 503
