@@ -452,3 +452,103 @@ async def test_an_inbox_error_of_the_work_is_the_storages_only_where_the_storage
     ending = await one.handle_once()
     assert (ending.how, len(told)) == (how, 0 if session else 1)
     assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+
+
+@virtual.clocked
+async def test_a_transaction_that_ended_before_its_commit_is_the_storages_failure_and_holds_no_claim() -> None:
+    class Lost(Transactional):
+        async def complete(self, key: str, token: str) -> bool:
+            return False
+
+    inbox = Lost(clock=virtual.clock)
+    ending = await unit(owner(inbox), work, session=inbox).handle_once()
+    assert (ending.how, type(ending.error)) == (Ended.UNAVAILABLE, InboxError)
+    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+
+
+@virtual.clocked
+async def test_the_claim_of_a_transaction_is_not_renewed() -> None:
+    class Counted(Transactional):
+        claims = 0
+
+        async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+            self.claims += 1
+            return await super().claim_transaction(key, token, lease=lease, quarantined=quarantined)
+
+    inbox = Counted(clock=virtual.clock)
+    units = owner(inbox, renew=True)
+    ending = await unit(units, lambda: asyncio.sleep(LEASE - 1, "done"), session=inbox).handle_once()
+    assert (ending.how, inbox.claims) == (Ended.HANDLED, 1)
+
+
+@pytest.mark.parametrize("quarantined", [False, True])
+@virtual.clocked
+async def test_nothing_is_prepared_for_an_event_that_was_handled_unless_it_is_in_the_quarantine(
+    quarantined: bool,
+) -> None:
+    class Preparing(Event):
+        prepares = True
+        prepared = 0
+
+        async def prepare(self) -> None:
+            self.prepared += 1
+
+    inbox = Transactional(clock=virtual.clock)
+    await inbox.claim(KEY, "former", lease=LEASE)
+    await inbox.complete(KEY, "former")
+    one = Preparing(owner(inbox), KEY, "a", 0.3, session=inbox, quarantined=quarantined)
+    one.doing, one.reported = work, []
+    assert (await one.handle_once()).how is Ended.DONE
+    assert one.prepared == quarantined
+
+
+@virtual.clocked
+async def test_a_renewal_under_way_comes_to_its_end_before_the_work_is_recorded() -> None:
+    steps: list[str] = []
+
+    class Slow(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            if steps:
+                await asyncio.sleep(1)
+            steps.append("claim")
+            return await super().claim(key, token, lease=lease)
+
+        async def complete(self, key: str, token: str) -> bool:
+            steps.append("complete")
+            return await super().complete(key, token)
+
+    units = owner(Slow(clock=virtual.clock), renew=True)
+    ending = await unit(units, lambda: asyncio.sleep(LEASE / 3 + 0.5, "done")).handle_once()
+    assert (ending.how, steps) == (Ended.HANDLED, ["claim", "claim", "complete"])
+
+
+class Fatal(BaseException):
+    """Ends a program, as SystemExit does, but no event loop."""
+
+
+@virtual.clocked
+async def test_what_ends_the_program_leaves_no_claim() -> None:
+    async def ends() -> str:
+        raise Fatal
+
+    inbox = MemoryInbox(clock=virtual.clock)
+    with pytest.raises(Fatal):
+        await unit(owner(inbox), ends).handle_once()
+    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+
+
+@virtual.clocked
+async def test_work_that_raises_after_its_time_is_over_is_late_once_and_its_unit_ends() -> None:
+    async def fails() -> str:
+        try:
+            return await asyncio.sleep(100, "done")
+        except asyncio.CancelledError:
+            raise ValueError("of the cleaning up") from None
+
+    inbox = MemoryInbox(clock=virtual.clock)
+    one = unit(owner(inbox, work_timeout=5.0), fails)
+    began = virtual.now()
+    ending = await one.handle_once()
+    assert (ending.how, type(ending.error), one.timed_out) == (Ended.FAILED, TimeoutError, True)
+    assert virtual.now() - began == 5.0
+    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED

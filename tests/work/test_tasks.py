@@ -11,7 +11,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 import anyio
 import pytest
 
-from basiq_async._work.tasks import TaskOwner, cancelling, run_cancel_once, run_to_completion, wait_uncancelled
+from basiq_async import ConnectionFailedError
+from basiq_async._work.tasks import (
+    TaskOwner,
+    cancelling,
+    result_of,
+    run_cancel_once,
+    run_to_completion,
+    wait_uncancelled,
+)
 from tests.support import virtual
 
 Waiting = Callable[[Callable[[], Coroutine[object, object, None]]], Awaitable[None]]
@@ -259,3 +267,23 @@ async def test_a_task_that_was_cancelled_once_is_being_cancelled_until_it_has_de
     task.cancel()
     await task
     assert found == [False, True, False]
+
+
+@virtual.clocked
+async def test_a_result_that_several_wait_for_is_an_error_of_a_closed_client_or_the_callers_own_cancellation() -> None:
+    owner = TaskOwner()
+    shared = owner.spawn(asyncio.sleep(10, "found"))
+    first, second = (asyncio.create_task(result_of(shared)) for _ in range(2))
+    await asyncio.sleep(1)
+    await owner.aclose()
+    for waiting in (first, second):
+        with pytest.raises(ConnectionFailedError, match="the client is closed") as caught:
+            await waiting
+        assert not caught.value.sent
+    shared = asyncio.create_task(asyncio.sleep(10, "found"))
+    waiting = asyncio.create_task(result_of(shared))
+    await asyncio.sleep(1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await result_of(asyncio.create_task(asyncio.sleep(0, "found"))) == "found"

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -150,6 +151,17 @@ for name in ("SQLInbox", "inbox_metadata", "RedisInbox"):
         "inbox_metadata needs the extra 'sql': pip install '/path/to/the/clone[sql]'",
         "RedisInbox needs the extra 'redis': pip install '/path/to/the/clone[redis]'",
     ]
+
+
+async def test_an_inbox_says_when_an_event_was_handled(engine: AsyncEngine) -> None:
+    async with SQLInbox(engine, table=new_table()) as inbox:
+        assert await inbox.handled_at("k") is None
+        await inbox.claim("k", "a", lease=60)
+        assert await inbox.handled_at("k") is None, "a claim alone does not count"
+        await inbox.complete("k", "a")
+        moment = await inbox.handled_at("k")
+        assert moment is not None
+        assert abs(datetime.now(UTC) - moment) < timedelta(hours=1)
 
 
 # --- what goes wrong ---

@@ -15,7 +15,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from basiq_async._storage import sql  # private: the time of the server
-from basiq_async.receiver import SQLInbox, SQLiteInbox
+from basiq_async.receiver import SQLInbox, SQLiteInbox, inbox_metadata
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
 from tests.support.databases import engine_of, new_table, pruned, run, scalar
@@ -24,6 +24,18 @@ from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
 
 CLAIMED, DONE = ClaimStatus.CLAIMED, ClaimStatus.DONE
+
+
+def test_only_what_an_entry_may_lack_can_be_null() -> None:
+    columns = {str(column): column.nullable for table in inbox_metadata("t").sorted_tables for column in table.columns}
+    assert {name for name, nullable in columns.items() if not nullable} >= {
+        "t.key",
+        "t_failures.key",
+        "t_failures.failures",
+        "t_failures.failed_at",
+    }
+
+
 # --- a file ---
 
 
