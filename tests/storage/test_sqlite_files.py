@@ -15,6 +15,7 @@ import pytest
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async._storage.sqlite_files import FileKind, SQLiteFile
+from tests.support.real_time import PATIENCE
 
 KIND = FileKind("shelf", 0x1234, 2, ("CREATE TABLE shelf (name TEXT)",), InboxError)
 BESIDE = ["-journal", "-wal", "-shm"]
@@ -26,7 +27,7 @@ def fill(connection: sqlite3.Connection) -> None:
 
 def make(path: Path, kind: FileKind = KIND) -> None:
     file = SQLiteFile(path, kind)
-    connection = file.open(timeout=1, fill=fill)
+    connection = file.open(timeout=PATIENCE, fill=fill)
     assert connection is not None
     file.close(connection)
 
@@ -164,11 +165,11 @@ def test_a_folder_that_others_may_write_to_is_no_reason_to_refuse(tmp_path: Path
 
 def answer_journal_mode(monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> None:
     """Let the statements that turn the journal on end with each of these, and then as usual."""
-    left = [*answers]
+    left = iter(answers)
 
     class Answering(sqlite3.Connection):
         def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-            answer = left.pop() if "journal_mode" in sql and left else None
+            answer = next(left, None) if "journal_mode" in sql else None
             if isinstance(answer, Exception):
                 raise answer
             return super().execute(sql if answer is None else f"SELECT '{answer}'", *parameters)
