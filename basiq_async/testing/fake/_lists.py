@@ -9,9 +9,8 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TypeVar
-
-import attrs
 
 from ._histories import digest
 from ._responses import Refusal
@@ -114,50 +113,45 @@ def _moment(text: str) -> datetime:
         raise FilterError(f"not a date: {text[:40]!r}") from None
 
 
-@attrs.frozen
-class Window:
-    """The part of a list that a request asks for: at most ``limit`` items from ``start`` that match ``filter``.
+def page_of(
+    scope: str,
+    query: Mapping[str, str],
+    page_size: int,
+    items: Callable[[int | None], Iterable[tuple[int, T]]],
+    fields: Mapping[str, str] | None,
+    *,
+    by_offset: bool,
+) -> tuple[list[T], str | None]:
+    """Return the items of the page that a query asks for, and a cursor if more items are left.
 
-    Without ``start``, it begins at the beginning of the list.
+    At most ``MOST_SCANNED`` items are looked at. If few of them match, the page is short or empty and has a cursor.
+
+    scope: names the list. A cursor of another list is refused.
+    items: returns the items from a position on, each with its position; for None, from the beginning.
+    fields: the fields that can be filtered; None if the list ignores a filter.
+    by_offset: whether a cursor names a number of matching items to skip, and not the position of the next item.
     """
-
-    scope: str
-    start: int | None
-    limit: int
-    filter: str | None
-
-    @classmethod
-    def of(cls, scope: str, query: dict[str, str], page_size: int) -> Window:
-        """Return the window that a query asks for.
-
-        ``scope`` names the list. A cursor of another list is refused.
-        """
-        cursor = query.get("next")
-        start, limit, expression = (None, page_size, None) if cursor is None else _read(scope, cursor)
-        if "limit" in query:
-            limit = min(_limit(query["limit"]), page_size)
-        return cls(scope, start, limit, query.get("filter", expression))
-
-    def cursor(self, position: int) -> str:
-        """Return a cursor for the items from ``position`` on."""
-        state = json.dumps([position, self.limit, self.filter], separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(_seal(self.scope, state) + state).decode().rstrip("=")
-
-    def take(self, items: Iterable[tuple[int, T]], matches: Callable[[T], bool] | None) -> tuple[list[T], str | None]:
-        """Return the items of the window, and a cursor if more items are left.
-
-        At most ``MOST_SCANNED`` items are looked at. If few of them match, the page is short or empty and has a cursor.
-        """
-        taken: list[T] = []
-        for looked_at, (position, item) in enumerate(items):
-            if looked_at == MOST_SCANNED:
-                return taken, self.cursor(position)
-            if matches is not None and not matches(item):
-                continue
-            if len(taken) == self.limit:
-                return taken, self.cursor(position)
+    start, limit, expression = _read(scope, query["next"]) if "next" in query else (None, page_size, None)
+    limit = min(_limit(query["limit"]) if "limit" in query else limit, page_size)
+    expression = query.get("filter", expression)
+    matches: Check = lambda item: True  # noqa: E731  # the same name for a filter
+    if fields is not None and expression is not None:
+        try:
+            matches = compile_filter(expression, fields)
+        except FilterError as error:
+            raise Refusal("parameter-not-valid", f"The filter is not valid: {error}.", "filter") from None
+    found = items(start)
+    if by_offset:
+        found = islice(enumerate(item for _, item in items(None) if matches(item)), start, None)
+    taken: list[T] = []
+    for looked_at, (position, item) in enumerate(found):
+        matching = by_offset or matches(item)
+        if looked_at == MOST_SCANNED or (matching and len(taken) == limit):
+            state = json.dumps([position, limit, expression], separators=(",", ":")).encode()
+            return taken, base64.urlsafe_b64encode(_seal(scope, state) + state).decode().rstrip("=")
+        if matching:
             taken.append(item)
-        return taken, None
+    return taken, None
 
 
 def _seal(scope: str, state: bytes) -> bytes:

@@ -17,7 +17,7 @@ import attrs
 from ...transports.base import Request, Response
 from ._deliveries import Deliveries
 from ._histories import UUID, Log, Recorded
-from ._lists import MAX_LIMIT, FilterError, Window, compile_filter
+from ._lists import MAX_LIMIT, page_of
 from ._logs import Violations
 from ._records import Event, Message, Webhook
 from ._responses import Json, Refusal, Renderer, json_response
@@ -93,18 +93,7 @@ def _listing(
     by_offset = call.render.quirks.paging == "offset"
     # A cursor of another list, order or kind is refused.
     scope = f"{call.app.name} {self_path.removeprefix(call.render.base)} {newest_first} {by_offset}"
-    window = Window.of(scope, query, call.store.page_size)
-    matches = None
-    if fields is not None and window.filter is not None:
-        try:
-            matches = compile_filter(window.filter, fields)
-        except FilterError as error:
-            raise Refusal("parameter-not-valid", f"The filter is not valid: {error}.", "filter") from None
-    if by_offset:
-        found = (item for _, item in items(None) if matches is None or matches(item))
-        taken, cursor = window.take(islice(enumerate(found), window.start, None), None)
-    else:
-        taken, cursor = window.take(items(window.start), matches)
+    taken, cursor = page_of(scope, query, call.store.page_size, items, fields, by_offset=by_offset)
     links = {"self": self_path}
     if cursor is not None:
         links["next"] = f"{self_path}?next={cursor}"
