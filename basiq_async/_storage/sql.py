@@ -155,18 +155,22 @@ class SQLStore:
         patient: bool = True,
         timeout: float | None = None,
         prepare: bool = True,
+        recorded: Callable[[], None] = lambda: None,
     ) -> T:
         """Do ``work`` in a transaction, within the time limit. A cancellation waits for its end.
 
         write: commit. A write to SQLite waits for another writer: up to the time limit if ``patient``, else briefly.
         timeout: seconds, in place of the store's. prepare: create missing tables first.
+        recorded: called when it has succeeded, even if the caller was cancelled.
         Raises the kind's error, and ``BusyError`` if the other writer does not finish.
         """
 
         async def begin() -> T:
             if prepare:
                 await self.prepare()
-            return await self._run(work, write=write, patient=patient)
+            result = await self._run(work, write=write, patient=patient)
+            recorded()
+            return result
 
         self.check_usable()
         return await run_to_completion(lambda: self.within_limit(begin(), timeout))

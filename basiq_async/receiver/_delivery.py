@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Protocol
 
 import attrs
@@ -91,11 +90,6 @@ class UnreadableBodyError(ValueError):
     """The body is not a JSON object. The error's text says why, and shows nothing of the body."""
 
 
-@lru_cache(maxsize=64)  # deliveries that arrive together were mostly signed in the same few seconds
-def _moment(sent: int) -> datetime:
-    return datetime.fromtimestamp(sent, UTC)
-
-
 def read_delivery(message_id: str, sent: int, body: bytes, webhook_id: str | None = None) -> Delivery:
     """Parse a verified body. ``sent`` is in seconds since 1970. Raises ``UnreadableBodyError``."""
     try:
@@ -113,7 +107,7 @@ def read_delivery(message_id: str, sent: int, body: bytes, webhook_id: str | Non
             read_links(raw.get("links")),
             body,
             raw,
-            _moment(sent),
+            datetime.fromtimestamp(sent, UTC),
             webhook_id,
         )
     except UnreadableBodyError:

@@ -84,9 +84,6 @@ class Route:
     prepare: Prepare | None = None
 
 
-_MOST_REMEMBERED, _LONGEST_REMEMBERED = 256, 200
-
-
 class UnknownEventTypeWarning(UserWarning):
     """A handler was registered for an event type that Basiq does not document: it is misspelled or new."""
 
@@ -102,7 +99,6 @@ class Routes:
         """``sessions``: whether the inbox has a session for handlers with a second parameter."""
         self._sessions = sessions
         self._routes: dict[str, Route] = {}
-        self._found: dict[str, Route | None] = {}
         self._most_words = 0
         """The number of words of the longest beginning: a type of many words is not looked through word by word."""
 
@@ -128,22 +124,9 @@ class Routes:
                 raise ConfigurationError(f"{pattern!r} has a handler already, and only one of the two could run")
         self._routes.update(dict.fromkeys(patterns, _route(handler, prepare, sessions=self._sessions)))
         self._most_words = max(pattern.count(".") for pattern in self._routes)
-        self._found.clear()
 
     def find(self, event_type_id: str) -> Route | None:
         """Return the most specific handler: the exact type, else the longest beginning, else ``*``, else None."""
-        try:
-            return self._found[event_type_id]
-        except KeyError:
-            pass
-        if len(event_type_id) > _LONGEST_REMEMBERED:
-            return self._match(event_type_id)
-        if len(self._found) >= _MOST_REMEMBERED:
-            self._found.clear()
-        route = self._found[event_type_id] = self._match(event_type_id)
-        return route
-
-    def _match(self, event_type_id: str) -> Route | None:
         if (exact := self._routes.get(event_type_id)) is not None:
             return exact
         words = event_type_id.split(".", self._most_words)[:-1]

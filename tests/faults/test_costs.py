@@ -129,7 +129,6 @@ def test_an_event_type_of_many_words(piece: str) -> None:
     routes = Routes()
     routes.add(("consent.*", "a.b.c.*", "*"), handle)
     within(lambda: [routes.find(much(piece) + str(number)) for number in range(20)])
-    assert sum(len(each) for each in routes._found) < 10_000, "a long event type was remembered"
 
 
 VALUES = {"digits": "1", "days": "Mon, ", "points": "1:", "brackets": "(", "commas": ","}

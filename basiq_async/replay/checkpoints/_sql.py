@@ -305,14 +305,11 @@ class SQLCheckpoint(_Closing):
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + self._store.timeout, _FIRST_PAUSE
 
-        async def once() -> T:
-            result = await self._store.run(work, write=True, timeout=until - loop.time(), prepare=prepare)
-            recorded()
-            return result
-
         while True:
             try:
-                return await run_to_completion(once)
+                return await self._store.run(
+                    work, write=True, timeout=until - loop.time(), prepare=prepare, recorded=recorded
+                )
             except (CheckpointError, BusyError) as exc:
                 cause = exc.__cause__ or exc
                 if not isinstance(cause, BusyError) and not is_away(cause):
