@@ -336,3 +336,23 @@ def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
 
     until = 0.0
     virtual.run(main())
+
+
+@virtual.clocked
+async def test_a_message_that_times_out_after_an_outage_has_ended_is_a_dead_letter_too() -> None:
+    async with history(20) as h:
+        ids = await h.ids()
+        refused = 0
+
+        async def behave(message: Message) -> None:
+            nonlocal refused
+            refused += 1
+            if refused <= 3:
+                raise ConnectionRefusedError("nobody is there")
+            if message.id == ids[12]:
+                raise TimeoutError
+
+        replay = h.replay(Recorder(behave), concurrency=1)
+        report = await replay.run()
+        assert (report.handled, report.failed) == (19, 1), "the messages of an earlier outage count in a later one"
+        assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[12]]

@@ -251,6 +251,13 @@ def test_models_are_frozen_and_slotted(model: type[Any]) -> None:
     assert repr(value).startswith(model.__name__ + "(")
 
 
+@pytest.mark.parametrize("name", ["secret", "Secret", "SECRET"])
+def test_a_secret_is_shown_by_no_part_of_its_webhook(name: str) -> None:
+    webhook = read(Webhook, {"id": "w", "url": "u", name: "top-secret"})
+    assert "top-secret" not in repr((webhook, dict(webhook.raw)))
+    assert (webhook.secret is not None) == (name == "secret")
+
+
 def test_a_secret_compares_without_showing() -> None:
     secret = Secret("whsec_x")
     assert secret == Secret("whsec_x")

@@ -92,8 +92,9 @@ def test_messages_that_overtake_each_other_by_seconds_do_not_make_it_mixed() -> 
     assert found.order != "newest-first"
 
 
-def test_a_list_that_turns_round_has_its_new_order() -> None:
-    steps = [40, 0, 40, 0]
+@pytest.mark.parametrize("far", [[40, 0], [2, 40]])
+def test_a_list_that_turns_round_has_its_new_order(far: list[int]) -> None:
+    steps = [40, 0, *far]
     found = ListOrder(steps)
     for time in MINUTES[:6][::-1]:
         found.see(time)

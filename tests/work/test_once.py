@@ -552,3 +552,71 @@ async def test_work_that_raises_after_its_time_is_over_is_late_once_and_its_unit
     assert (ending.how, type(ending.error), one.timed_out) == (Ended.FAILED, TimeoutError, True)
     assert virtual.now() - began == 5.0
     assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (ValueError("a column refuses it"), Ended.FAILED),
+        (InboxError("away"), Ended.UNAVAILABLE),
+        (RuntimeError("the loop ends"), Ended.UNAVAILABLE),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+@virtual.clocked
+async def test_a_commit_that_the_storage_refuses_is_the_works_failure_and_one_that_it_cannot_do_is_its_own(
+    error: Exception, how: Ended
+) -> None:
+    class Refusing(Transactional):
+        async def complete(self, key: str, token: str) -> bool:
+            raise error
+
+    inbox = Refusing(clock=virtual.clock)
+    ending = await unit(owner(inbox), work, session=inbox).handle_once()
+    assert (ending.how, ending.error) == (how, error)
+    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+
+
+@virtual.clocked
+async def test_a_caller_that_is_cancelled_after_the_time_of_the_work_is_over_has_it_fail_all_the_same() -> None:
+    told: list[Exception] = []
+
+    class Recording(Event):
+        async def record_failure(self, failure: Exception) -> None:
+            told.append(failure)
+            await self.release()
+
+    async def slowly() -> str:
+        try:
+            return await asyncio.sleep(100, "done")
+        finally:
+            await asyncio.sleep(0.5)
+
+    one = Recording(owner(MemoryInbox(clock=virtual.clock), work_timeout=5.0), KEY, "a", 0.3)
+    one.doing = slowly
+    caller = asyncio.create_task(one.handle_once())
+    await asyncio.sleep(5.2)
+    caller.cancel()
+    await asyncio.wait((caller,))
+    assert [type(each) for each in told] == [TimeoutError], "a failure that was not recorded is never set aside"
+
+
+@virtual.clocked
+async def test_what_became_of_an_event_is_logged_where_a_unit_does_not_say_it_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Plain(Unit[str]):
+        async def work(self) -> str:
+            return "done"
+
+        def describe(self) -> str:
+            return "an event"
+
+    class Full(MemoryInbox):
+        async def complete(self, key: str, token: str) -> bool:
+            raise InboxError("away")
+
+    assert (await Plain(owner(Full(clock=virtual.clock)), KEY, "a", 0.3).handle_once()).how is Ended.HANDLED
+    assert [record.getMessage() for record in caplog.records] == [
+        "an event was handled, but that could not be recorded: away"
+    ]
