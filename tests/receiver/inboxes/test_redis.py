@@ -119,7 +119,7 @@ async def test_in_a_cluster_all_keys_of_an_inbox_are_in_one_slot(tmp_path: Path)
                 async def make() -> AsyncGenerator[Inbox]:
                     yield RedisInbox(cluster)
 
-                await check_inbox(make)
+                await check_inbox(make, seconds=PATIENCE)
             keys = await node.keys()
             slots = {await node.execute_command("CLUSTER", "KEYSLOT", key) for key in keys}
     assert len(keys) > 10

@@ -51,7 +51,7 @@ async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox], m
             await session.execute(text(f"INSERT INTO {table}_rows VALUES (:row)"), {"row": count})
             return int(count)
 
-        await check_inbox(make, shared=True, leases=kind is SQLInbox, write=write)
+        await check_inbox(make, shared=True, leases=kind is SQLInbox, write=write, seconds=PATIENCE)
         assert in_use(engine) == 0, "a connection was not given back"
 
 

@@ -51,7 +51,7 @@ async def engine(postgres: PostgresServer) -> AsyncGenerator[AsyncEngine]:
 async def test_it_keeps_every_promise(url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine:
-        await check_checkpoint(lambda name: SQLCheckpoint(engine, name, table=table, lease=2 * SOON))
+        await check_checkpoint(lambda name: SQLCheckpoint(engine, name, table=table, lease=2 * SOON), seconds=PATIENCE)
         assert in_use(engine) == 0, "a connection was not given back"
 
 

@@ -24,7 +24,7 @@ JOB = ReplayJob("w1")
 
 
 async def test_the_sqlite_checkpoint_keeps_its_promises(tmp_path: Path) -> None:
-    await check_checkpoint(lambda name: SQLiteCheckpoint(tmp_path / name))
+    await check_checkpoint(lambda name: SQLiteCheckpoint(tmp_path / name), seconds=PATIENCE)
 
 
 # --- the file ---
