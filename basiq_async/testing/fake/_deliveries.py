@@ -14,7 +14,7 @@ from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
 from ._agenda import Agenda, Cause, PlannedAttempt
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
-from ._faults import Outages
+from ._faults import DeliveryFault, take_fault
 from ._logs import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Quirks, Renderer, as_json, signed_headers
@@ -105,7 +105,9 @@ class Deliveries:
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
         self._outlets: list[Outlet] = []
         self.routes: dict[str, Endpoint] = {}
-        self.outages = Outages()
+        self.down: dict[str | None, int | None] = {}
+        """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
+        self.faults: list[DeliveryFault] = []
         self.attempts: Recent[DeliveredAttempt] = Recent(lambda item: size_of(item.headers, item.body, item.response))
 
     def emit(
@@ -270,7 +272,8 @@ class Deliveries:
             webhook.disabled = True
 
     async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> tuple[int | None, str]:
-        fault = self.outages.take(url)
+        down = [self.down[place] for place in (url, None) if place in self.down]
+        fault = DeliveryFault(1, url, down[0], "request") if down else take_fault(self.faults, url)
         if fault is not None and fault.status is not None:
             return fault.status, phrase(fault.status)
         if fault is not None and fault.drop == "request":

@@ -1,4 +1,4 @@
-"""Faults of requests and deliveries, and endpoints that are down."""
+"""Faults of requests and deliveries."""
 
 from __future__ import annotations
 
@@ -69,26 +69,3 @@ def take_fault(faults: list[F], *what: str) -> F | None:
                 faults.remove(fault)
             return fault
     return None
-
-
-class Outages:
-    """The endpoints that are down, and the faults for coming deliveries.
-
-    ``down`` has their urls (None: all), with the status of their responses (None: no response).
-    """
-
-    def __init__(self) -> None:
-        self.down: dict[str | None, int | None] = {}
-        self.faults: list[DeliveryFault] = []
-
-    def clear(self) -> None:
-        self.down.clear()
-        self.faults.clear()
-
-    def take(self, url: str) -> DeliveryFault | None:
-        """Return the fault for a delivery: of an outage, or else the first that matches, whose count is reduced."""
-        for place in (url, None):
-            if place in self.down:
-                status = self.down[place]
-                return DeliveryFault(1, url, status, None if status is not None else "request")
-        return take_fault(self.faults, url)

@@ -167,7 +167,7 @@ class State:
         """
         require((status is None) is bool(drop), "say what goes wrong with the deliveries: either status or drop")
         _check(times, status)
-        self._deliveries.outages.faults.append(DeliveryFault(times, url, status, _drop(drop)))
+        self._deliveries.faults.append(DeliveryFault(times, url, status, _drop(drop)))
         self._changes.note()
 
     def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
@@ -176,14 +176,14 @@ class State:
         url: the url of the endpoint's webhook; None for every endpoint.
         status: the status of the response; None if the connection fails.
         """
-        self._deliveries.outages.down[url] = status
+        self._deliveries.down[url] = status
         self._changes.note()
 
     def endpoint_up(self, url: str | None = None) -> None:
         """End the outage of an endpoint; without a url, every outage."""
         if url is None:
-            self._deliveries.outages.down.clear()
-        self._deliveries.outages.down.pop(url, None)
+            self._deliveries.down.clear()
+        self._deliveries.down.pop(url, None)
         self._changes.note()
 
     def redeliver(self, message_id: str) -> Emission:
@@ -223,7 +223,8 @@ class State:
         self._deliveries.attempts.clear()
         self._violations.clear()
         self._faults.clear()
-        self._deliveries.outages.clear()
+        self._deliveries.down.clear()
+        self._deliveries.faults.clear()
         self._changes.note()
 
     def reset(self) -> None:
@@ -279,7 +280,7 @@ class State:
     @property
     def endpoints_down(self) -> Mapping[str | None, int | None]:
         """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
-        return dict(self._deliveries.outages.down)
+        return dict(self._deliveries.down)
 
     @property
     def faults(self) -> Sequence[Fault]:
@@ -289,7 +290,7 @@ class State:
     @property
     def delivery_faults(self) -> Sequence[DeliveryFault]:
         """The faults for the next deliveries."""
-        return tuple(self._deliveries.outages.faults)
+        return tuple(self._deliveries.faults)
 
     @property
     def violations(self) -> Sequence[Violation]:

@@ -63,3 +63,12 @@ def test_an_endpoint_that_comes_back_leaves_the_others_down(fake: FakeBasiq) -> 
     assert dict(fake.endpoints_down) == {f"{ENDPOINT}/2": 503, None: None}
     fake.endpoint_up()
     assert not fake.endpoints_down
+
+
+async def test_an_endpoint_that_is_down_with_a_status_of_its_own_keeps_it_while_all_are_down(fake: FakeBasiq) -> None:
+    fake.add_webhook(ENDPOINT)
+    fake.add_webhook(f"{ENDPOINT}/2")
+    fake.endpoint_down()
+    fake.endpoint_down(ENDPOINT, status=503)
+    await fake.emit("user.created")
+    assert {each.url: each.status for each in fake.deliveries} == {ENDPOINT: 503, f"{ENDPOINT}/2": None}
