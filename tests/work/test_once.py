@@ -620,3 +620,42 @@ async def test_what_became_of_an_event_is_logged_where_a_unit_does_not_say_it_it
     assert [record.getMessage() for record in caplog.records] == [
         "an event was handled, but that could not be recorded: away"
     ]
+
+
+@pytest.mark.parametrize("call", ["claim", "complete"])
+@virtual.clocked
+async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancelled(call: str) -> None:
+    steps: list[str] = []
+
+    class Slow(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            await self._take_a_second("claim")
+            return await super().claim(key, token, lease=lease)
+
+        async def complete(self, key: str, token: str) -> bool:
+            await self._take_a_second("complete")
+            return await super().complete(key, token)
+
+        async def _take_a_second(self, what: str) -> None:
+            await asyncio.sleep(0.5)
+            if what == call:
+                caller.cancel()
+            await asyncio.sleep(0.5)
+            steps.append(what)
+
+    inbox = Slow(clock=virtual.clock)
+    caller = asyncio.create_task(unit(owner(inbox), work).handle_once())
+    await asyncio.wait((caller,))
+    await asyncio.sleep(2)
+    assert steps == (["claim"] if call == "claim" else ["claim", "complete"])
+    assert await inbox.seen(KEY) == (call == "complete"), "what was handled is recorded, and nothing else"
+
+
+@virtual.clocked
+async def test_an_inbox_that_cancels_itself_has_failed() -> None:
+    class Odd(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            raise asyncio.CancelledError
+
+    ending = await unit(owner(Odd(clock=virtual.clock)), work).handle_once()
+    assert (ending.how, type(ending.error)) == (Ended.UNAVAILABLE, InboxError)

@@ -24,6 +24,7 @@ ODD = attrs.evolve(
 
 def test_a_seal_neither_shows_nor_makes_another_delivery() -> None:
     assert "sealed" not in repr(ODD)
+    assert repr(ODD.body) not in repr(ODD)
     assert attrs.evolve(ODD, seal=None) == ODD
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 
 import anyio
@@ -287,3 +288,32 @@ async def test_a_result_that_several_wait_for_is_an_error_of_a_closed_client_or_
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert await result_of(asyncio.create_task(asyncio.sleep(0, "found"))) == "found"
+
+
+@virtual.clocked
+async def test_an_owner_forgets_a_task_that_has_ended() -> None:
+    owner = TaskOwner()
+    task = weakref.ref(owner.spawn(asyncio.sleep(1)))
+    await asyncio.sleep(2)
+    gc.collect()
+    assert task() is None, "an owner grows with the number of its tasks"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@virtual.clocked
+async def test_an_error_of_work_that_was_seen_through_is_no_fault_of_the_event_loop(fails: bool) -> None:
+    async def work() -> None:
+        await asyncio.sleep(1)
+        if fails:
+            raise ValueError("logged by the work")
+
+    faults: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+    task = asyncio.create_task(run_to_completion(work))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    del task
+    gc.collect()
+    assert faults == []
