@@ -45,8 +45,19 @@ def read_keys(secret: SecretLike) -> tuple[bytes, ...]:
     Spaces around a secret, a missing ``whsec_``, missing or excess padding, and the URL-safe alphabet are accepted.
     """
     if isinstance(secret, str):
-        if (plain := _read_plain(secret)) is not None:
-            return (plain,)
+        # Nearly every secret has the form that Basiq returns, and needs no more checks than these: it is too long for a
+        # placeholder; neither its characters nor its bytes are all the same, and no zeros are at its end.
+        try:
+            key = a2b_base64(secret.removeprefix(_PREFIX), strict_mode=True)
+        except ValueError:
+            key = b""
+        if (
+            len(secret) > _LONGEST_PLAIN_PLACEHOLDER
+            and len(key) >= _SHORTEST_KEY
+            and secret[-1] != secret[-2]
+            and key[0] != key[-1] != 0
+        ):
+            return (key,)
         return (_read_key(secret),)
     if isinstance(secret, (Secret, SecretText)):
         secrets: Sequence[str | Secret | SecretText] = (secret,)
@@ -55,17 +66,6 @@ def read_keys(secret: SecretLike) -> tuple[bytes, ...]:
     else:
         raise _refuse(secret)
     return tuple([_read_key(each) for each in secrets])
-
-
-def _read_plain(secret: str) -> bytes | None:
-    """Return the key of a secret in the form that Basiq returns; None for any other text, which needs more checks."""
-    try:
-        key = a2b_base64(secret.removeprefix(_PREFIX), strict_mode=True)
-    except ValueError:
-        return None
-    # Too long for a placeholder; neither its characters nor its bytes are all the same, and no zeros are at its end.
-    plain = len(secret) > _LONGEST_PLAIN_PLACEHOLDER and secret[-1] != secret[-2] and key[0] != key[-1] != 0
-    return key if plain and len(key) >= _SHORTEST_KEY else None
 
 
 def _read_key(secret: object) -> bytes:
