@@ -613,3 +613,14 @@ def test_timedeltas_are_not_rates() -> None:
             checkpoint=MemoryCheckpoint(),
             rate=timedelta(seconds=1),
         )
+
+
+@virtual.clocked
+async def test_no_more_messages_than_concurrency_are_under_way_at_once() -> None:
+    async def behave(message: Message) -> None:
+        await asyncio.sleep(0.1)
+
+    target = Recorder(behave)
+    async with history(40) as h:
+        report = await h.replay(target, concurrency=3).run()
+    assert (report.handled, target.most_at_once) == (40, 3)
