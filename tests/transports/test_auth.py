@@ -218,10 +218,10 @@ async def test_a_request_that_was_sent_again_after_a_401_may_have_been_carried_o
     assert (await transport.send(Request("GET", BASE.url("/things")))).repeated
 
 
-@pytest.mark.parametrize(("expires_in", "renewed_after"), [(100, 90), (600, 540), (3600, 3540)])
+@pytest.mark.parametrize(("expires_in", "renewed_after"), [(1, 0.9), (100, 90), (600, 540), (3600, 3540)])
 @virtual.clocked
 async def test_a_token_is_renewed_after_nine_tenths_of_a_short_life_and_a_minute_before_the_end_of_a_long_one(
-    expires_in: int, renewed_after: int
+    expires_in: int, renewed_after: float
 ) -> None:
     transport = Scripted(WEBHOOK, tokens=[token(expires_in=expires_in)])
     basiq = client(transport)

@@ -265,9 +265,15 @@ def test_a_response_that_needs_no_retry_is_not_shown_to_the_caller_who_gives_up(
     assert (outcome.status, seen) == (200, [])
 
 
+def test_by_default_a_request_is_sent_five_times_within_two_minutes() -> None:
+    assert RetryPolicy() == RetryPolicy(max_retries=4, base=0.5, max_wait=30.0, max_elapsed=120.0)
+
+
 def test_a_number_of_retries_is_whole() -> None:
     with pytest.raises(ConfigurationError, match="max_retries"):
         RetryPolicy(max_retries=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        RetryPolicy(3)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["an error of this package", "any other"])
@@ -277,6 +283,7 @@ def test_the_cause_of_a_failure_is_that_of_the_transports_error_or_the_error_its
     error.__cause__ = cause
     outcome, _, _ = send(POST, error)
     assert type(outcome.__cause__) is (OSError if ours else ValueError)
+    assert outcome.__suppress_context__, "a cause that was left out shows as the context"
 
 
 def test_a_policy_of_zeros_is_no_retry_and_no_wait_but_no_time_at_all_is_refused() -> None:
