@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Connection, ExceptionContext
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, StatementError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from .._redaction.tracebacks import chain_of, drop_tracebacks
+from .._redaction.tracebacks import drop_tracebacks, hide_parameters
 from ..errors import InboxError
 
 
@@ -79,10 +79,7 @@ def without_values(exc: BaseException) -> BaseException:
 
     Return the error.
     """
-    for one in chain_of(exc):
-        if isinstance(one, StatementError):
-            one.hide_parameters = True
-    return drop_tracebacks(exc)
+    return drop_tracebacks(hide_parameters(exc))
 
 
 def sqlstate(exc: BaseException) -> str:
