@@ -625,6 +625,7 @@ async def test_what_became_of_an_event_is_logged_where_a_unit_does_not_say_it_it
 @pytest.mark.parametrize("call", ["claim", "complete"])
 @virtual.clocked
 async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancelled(call: str) -> None:
+    begun: list[str] = []
     steps: list[str] = []
 
     class Slow(MemoryInbox):
@@ -637,6 +638,7 @@ async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancell
             return await super().complete(key, token)
 
         async def _take_a_second(self, what: str) -> None:
+            begun.append(what)
             await asyncio.sleep(0.5)
             if what == call:
                 caller.cancel()
@@ -647,7 +649,7 @@ async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancell
     caller = asyncio.create_task(unit(owner(inbox), work).handle_once())
     await asyncio.wait((caller,))
     await asyncio.sleep(2)
-    assert steps == (["claim"] if call == "claim" else ["claim", "complete"])
+    assert begun == steps == (["claim"] if call == "claim" else ["claim", "complete"])
     assert await inbox.seen(KEY) == (call == "complete"), "what was handled is recorded, and nothing else"
 
 
