@@ -313,7 +313,7 @@ class Feed(Generic[T]):
             self._refused += 1
             if not is_lost(exc) or self._refused > _MOST_REFUSED:
                 raise
-        self._pass.search_again()
+        self._pass.seen.clear()
         return await self._find(self._pass.part, lost=True)
 
     def _enter(self, page: ListedPage) -> None:

@@ -196,9 +196,8 @@ class Pass:
         if part is not place.base:
             self.ends = {*place.base.top, *place.base.last}
             place.above = part
-        self._below = 0
-        """How many of them the pass has met since it began, or since it lost its place."""
-        self._reached = False
+        self._below: set[str] = set()
+        """Those of them that the pass has met. Pages that shift show an item twice."""
         self.grew_above = False
         """Whether anything was handed out above the items at which the base began."""
         self.grew = self.met = False
@@ -236,17 +235,11 @@ class Pass:
         """Pass a known item. Return whether the pass ends there. ``fresh``: whether its page has items to hand out."""
         self.met = True
         if item_id in self.ends:
-            if not self._reached:
-                self._reached = True
+            if not self._below:
                 self.grew_above = item_id in self._place.base.top and (self.grew or fresh)
-            self._below += 1
-            self.ended = self._below >= self._enough
+            self._below.add(item_id)
+            self.ended = len(self._below) >= self._enough
         return self.ended
-
-    def search_again(self) -> None:
-        """Note that the place was lost: pages that were read, and items that were met, may come once more."""
-        self.seen.clear()
-        self._below = 0
 
     def enter(self, page: ListedPage) -> None:
         """Note a page whose items to hand out are chosen, and at which item it begins, for the proof of the pass."""

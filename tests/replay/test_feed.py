@@ -283,6 +283,21 @@ def test_known_items_that_are_met_again_because_a_link_expired_do_not_end_a_pass
         asyncio.run(check("newest-first", "cursor", "right", 3, 19, plan))
 
 
+def test_known_items_that_are_met_twice_because_pages_shift_do_not_end_a_pass() -> None:
+    grow = {**RUN, "before": [("grow", 3)], "during": {0: [("grow", 4)], 1: [("grow", 2)]}}
+    killed = {**RUN, "before": [("grow", 3)], "during": {0: [("grow", 2)]}, "sizes": [0], "kill": 4, "dies": False}
+    late = {**RUN, "before": [("expire", 1), ("late", 2)], "during": {0: [("grow", 1)], 1: [("grow", 1)]}}
+    plan = [
+        {**RUN, "before": [("grow", 7)], "kill": 0, "dies": False},
+        grow,
+        {**RUN, "during": {0: [("grow", 1)]}, "kill": 0, "dies": False},
+        killed,
+        late,
+    ]
+    with small():
+        asyncio.run(check("newest-first", "offset", "right", 3, 0, plan))
+
+
 def test_items_that_slipped_away_from_a_first_pass_do_not_show_where_the_list_grows() -> None:
     first = {**RUN, "before": [("grow", 8)], "during": {0: [("grow", 3)]}, "kill": 9, "dies": False}
     during = {0: [("expire", 6)], 1: [("grow", 2)], 3: [("grow", 1), ("expire", 2)]}
