@@ -230,8 +230,8 @@ class Feed(Generic[T]):
                     yield state.base, await self._requests.fetch(start)
                 self._gaps = self._pass.gaps if proven else []
                 one_page = self._pass.pages == 1 and at_start
-                # Where the place was lost, items that came again are no growth.
-                if was_whole and self._pass.was_fresh and self._pass.met and not self.repeats:
+                # What comes after anything else may come again, because it is not retained.
+                if was_whole and self._pass.was_fresh and self._pass.met_end:
                     state.learn("end")
             elif place == "top" and not one_page and (self._began_at_start or not self._grows("oldest-first", "end")):
                 page = await self._requests.fetch(start)

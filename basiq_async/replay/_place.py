@@ -199,7 +199,10 @@ class Pass:
         self._below: set[str] = set()
         """Those of them that the pass has met. Pages that shift show an item twice."""
         self.grew_above = False
-        """Whether anything was handed out above the items at which the base began."""
+        """Whether anything was handed out above the item at which the base began, and nothing else that is known."""
+        self._former_end = next(reversed(part.last), None)
+        self.met_end = False
+        """Whether the item at which the part ended was met."""
         self.grew = self.met = False
         """Whether anything was handed out, and whether anything was known."""
         self.ended = self.at_end = False
@@ -234,9 +237,10 @@ class Pass:
     def meet(self, item_id: str, *, fresh: bool) -> bool:
         """Pass a known item. Return whether the pass ends there. ``fresh``: whether its page has items to hand out."""
         self.met = True
+        self.met_end = self.met_end or item_id == self._former_end
         if item_id in self.ends:
             if not self._below:
-                self.grew_above = item_id in self._place.base.top and (self.grew or fresh)
+                self.grew_above = [item_id] == self._place.base.top[:1] and (self.grew or fresh)
             self._below.add(item_id)
             self.ended = len(self._below) >= self._enough
         return self.ended

@@ -298,6 +298,25 @@ def test_known_items_that_are_met_twice_because_pages_shift_do_not_end_a_pass() 
         asyncio.run(check("newest-first", "offset", "right", 3, 0, plan))
 
 
+def test_items_that_come_again_after_known_ones_do_not_show_that_a_list_grows_at_its_end() -> None:
+    # All that is retained of the end of the list expires.
+    plan = [
+        {**RUN, "before": [("grow", 5)], "during": {0: [("grow", 2)]}},
+        {
+            **RUN,
+            "before": [("grow", 1)],
+            "during": {0: [("grow", 2), ("refuse", 0)], 1: [("grow", 6)]},
+            "sizes": [0] * 4,
+        },
+        {**RUN, "before": [("expire", 1)], "during": {0: [("grow", 1)]}, "stop": 1, "kill": 0, "dies": False},
+        {**RUN, "before": [("expire", 1), ("grow", 1)], "during": {0: [("expire", 9), ("grow", 1)], 1: [("grow", 1)]}},
+        {**RUN, "during": {0: [("grow", 1)], 1: [("grow", 1), ("expire", 5)]}},
+    ]
+    plan[3].update(sizes=[0] * 4, stop=1)
+    with small():
+        asyncio.run(check("newest-first", "cursor", "backwards", 3, 11, plan))
+
+
 def test_items_that_slipped_away_from_a_first_pass_do_not_show_where_the_list_grows() -> None:
     first = {**RUN, "before": [("grow", 8)], "during": {0: [("grow", 3)]}, "kill": 9, "dies": False}
     during = {0: [("expire", 6)], 1: [("grow", 2)], 3: [("grow", 1), ("expire", 2)]}
