@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import attrs
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
@@ -134,8 +134,17 @@ class Transactions:
                     "part that may fail"
                 )
 
+        def refuse_commit(sync_connection: Connection) -> None:
+            """Roll back in place of a COMMIT of the handler: SQLAlchemy takes the transaction as ended either way."""
+            sync_connection.connection.rollback()
+            raise ConfigurationError(
+                "the handler called commit(), which would divide its writes from the inbox's entry; all were rolled "
+                "back: leave commit() and rollback() to the inbox, and use begin_nested() for a part that may fail"
+            )
+
         try:
             event.listen(connection.sync_connection, "begin", check_open)
+            event.listen(connection.sync_connection, "commit", refuse_commit)
             if session:
                 async with self._session(connection) as opened:
                     yield opened
@@ -148,6 +157,8 @@ class Transactions:
             if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
                 raise
             raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
+        finally:
+            event.remove(connection.sync_connection, "commit", refuse_commit)
 
     @asynccontextmanager
     async def _session(self, connection: AsyncConnection) -> AsyncGenerator[AsyncSession]:
