@@ -109,7 +109,7 @@ class Api:
         url, template = endpoint
         request = Request(method, url, _JSON_ACCEPTED, url_template=template)
         if body is not None:
-            request = Request(method, url, _JSON_SENT, _encode(body), url_template=template)
+            request = Request(method, url, _JSON_SENT, encode(body), url_template=template)
         response = await self.transport.send(request)
         dated = response.headers.get("date")
         if dated is not None:
@@ -182,7 +182,8 @@ class Api:
         return self.redactor.known(self.base.path_of(endpoint.url))
 
 
-def _encode(body: Mapping[str, Any]) -> bytes:
+def encode(body: Mapping[str, Any]) -> bytes:
+    """Return a body as JSON. Raises ``ConfigurationError`` for text that UTF-8 cannot hold."""
     try:
         return json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -16,7 +16,7 @@ from .._work.clock import LoopClock, clock_of
 from ..errors import ConflictError, RequestTimeoutError
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
-from .api import Api, Endpoint
+from .api import Api, Endpoint, encode
 from .diagnosis import is_inactive
 from .resources import WEBHOOKS
 
@@ -80,6 +80,7 @@ class Webhooks:
         ``removed_event_types``.
         """
         body = _body(url, subscribed_events, name, description)
+        encode(body)  # text that cannot be sent is refused before the first request
         done: EnsuredWebhook | None = None
         for left in reversed(range(_RACES)):
             existing = await self._find(url) if done is None else await self.get(done.id)

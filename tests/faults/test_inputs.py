@@ -145,8 +145,7 @@ ARGUMENTS: dict[str, tuple[str, Call, list[Any]]] = {
         "subscribed_events", lambda c, v: c.webhooks.create(url="https://x.com", subscribed_events=v), EVENTS,
     ),
     "ensure, events": (
-        "subscribed_events", lambda c, v: c.webhooks.ensure(url="https://x.com", subscribed_events=v),
-        EVENTS[:-1],  # it looks for the webhook before it makes the body
+        "subscribed_events", lambda c, v: c.webhooks.ensure(url="https://x.com", subscribed_events=v), EVENTS,
     ),
     "update, events": (
         "subscribed_events", lambda c, v: c.webhooks.update("w1", url="https://x.com", subscribed_events=v),
