@@ -56,6 +56,7 @@ def _class(name: str, value: type) -> Iterator[str]:
     yield f"class {name}({bases})" if bases else f"class {name}"
     if "__init__" in vars(value) or hasattr(value, "__attrs_attrs__"):
         yield f"    def __init__{_signature(value.__init__)}"
+    shown = [getattr(module, each) for module in map(import_module, MODULES) for each in module.__all__]
     # What attrs makes of a field is in the class only where it has slots.
     members: dict[str, tuple[type, object]] = {
         field.name: (owner, field)
@@ -68,12 +69,11 @@ def _class(name: str, value: type) -> Iterator[str]:
         for owner in reversed(value.__mro__)
         if owner.__module__.startswith("basiq_async")
         for member in vars(owner)
-        if not member.startswith("_")
-        or member in ("__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__")
+        if not member.startswith("_") or member in SPECIAL
     }
     for member in sorted(members):
         owner, held = members[member]
-        if owner is value or owner.__name__.startswith("_"):
+        if owner is value or owner not in shown:
             yield f"    {_member(member, held)}"
 
 
