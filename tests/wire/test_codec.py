@@ -290,6 +290,28 @@ def test_a_body_that_is_not_json_is_a_decode_error(loads: Loads, body: bytes) ->
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"a": x}', "at offset 6"),
+        (b"\xff", "at offset 0"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b"[NaN]", "a value that JSON does not allow"),
+    ],
+)
+def test_a_body_that_is_not_json_is_said_to_be_so_with_the_place_or_the_reason(body: bytes, said: str) -> None:
+    with pytest.raises(ResponseDecodeError) as caught:
+        Codec(loads=_strict_loads).json(body)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("half", [r"\ud800", r"\uD800", r"\udc00", r"\uDC00"])
+def test_the_standard_librarys_decoder_is_as_strict_as_orjson_about_halves_of_pairs(half: str) -> None:
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        _strict_loads(f'["{half}"]'.encode())
+    assert _strict_loads(rb'["\ud83d\ude00", "\u00e9", "\n"]') == ["\U0001f600", "é", "\n"]
+
+
 @pytest.mark.parametrize("loads", [_strict_loads, default_loads()], ids=["json", "default"])
 def test_a_byte_order_mark_is_skipped(loads: Loads) -> None:
     assert Codec(loads=loads).json(b'\xef\xbb\xbf{"a": "\xc3\xa9"}') == {"a": "é"}

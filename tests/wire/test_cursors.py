@@ -66,6 +66,12 @@ def test_every_byte_counts() -> None:
                 assert fault_of(sealed)[0].startswith("cursor "), (index, right_sum)
 
 
+@pytest.mark.parametrize("odd", ["!", " ", "\n", "*", "é"])
+def test_a_character_that_no_cursor_has_is_not_read_over(odd: str) -> None:
+    text = SEAL.seal(PLACE, LIST)
+    assert fault_of(text[:10] + odd + text[10:])[0].startswith("cursor ")
+
+
 @pytest.mark.parametrize("text", [None, 7, b"abc", "x" * (2**18 + 1)], ids=lambda text: repr(text)[:10])
 def test_what_cannot_be_a_cursor_is_told_what_one_is(text: Any) -> None:
     assert fault_of(text) == ("cursor must be the text of a paginator's .cursor", False)

@@ -95,6 +95,8 @@ def test_a_next_link_is_the_end_of_the_list_or_a_url_of_it_or_an_error_where_it_
 def test_a_link_is_shown_up_to_200_characters(length: int) -> None:
     error = listing().refuse("x" * length, "is refused")
     assert ("…" in str(error)) == (length > 200)
+    assert "x" * 200 in str(error)
+    assert "x" * 201 not in str(error)
     assert error.link == "x" * length
 
 
