@@ -124,7 +124,7 @@ class InlineStore(sqlite.SQLiteStore):
 
         def do() -> T:
             try:
-                self._worker._commit([call])
+                self._commit([call])
             except BaseException as exc:
                 raise self.file.translate(exc) from None
             result: T = call.result
@@ -133,8 +133,8 @@ class InlineStore(sqlite.SQLiteStore):
         return asyncio.wrap_future(Inline(1).submit(do))
 
     async def aclose(self, timeout: float | None = None) -> None:
-        if self._worker._connection is not None:
-            self.file.close(self._worker._connection)
+        if self._connection is not None:
+            self.file.close(self._connection)
         await asyncio.sleep(0)
 
 
