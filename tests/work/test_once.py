@@ -661,3 +661,24 @@ async def test_an_inbox_that_cancels_itself_has_failed() -> None:
 
     ending = await unit(owner(Odd(clock=virtual.clock)), work).handle_once()
     assert (ending.how, type(ending.error)) == (Ended.UNAVAILABLE, InboxError)
+
+
+@pytest.mark.parametrize(("call", "reported"), [("work", 1), ("claim", 0)])
+@virtual.clocked
+async def test_a_claim_that_stays_is_reported_unless_it_may_not_have_been_made(call: str, reported: int) -> None:
+    class Away(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            if call == "claim":
+                raise InboxError("away")
+            return await super().claim(key, token, lease=lease)
+
+        async def release(self, key: str, token: str) -> None:
+            raise InboxError("away")
+
+    async def fails() -> str:
+        raise ValueError("no")
+
+    one = unit(owner(Away(clock=virtual.clock)), fails)
+    ending = await one.handle_once()
+    assert ending.how is (Ended.FAILED if call == "work" else Ended.UNAVAILABLE)
+    assert [type(each) for each in one.reported] == [InboxError] * reported

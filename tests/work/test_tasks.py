@@ -317,3 +317,32 @@ async def test_an_error_of_work_that_was_seen_through_is_no_fault_of_the_event_l
     del task
     gc.collect()
     assert faults == []
+
+
+@virtual.clocked
+async def test_a_caller_that_was_cancelled_is_cancelled_whatever_becomes_of_the_work_that_runs_apart() -> None:
+    starts: list[asyncio.Task[object]] = []
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        starts.append(task)
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(1)
+
+    caller = asyncio.create_task(run_cancel_once(work()))
+    await asyncio.sleep(1)
+    caller.cancel()
+    await asyncio.wait((caller,))
+    assert caller.cancelled()
+
+    starts.clear()
+    caller = asyncio.create_task(run_to_completion(work))
+    await asyncio.sleep(1)
+    caller.cancel()
+    await asyncio.sleep(1)
+    starts[0].cancel()  # as an event loop does that shuts down
+    await asyncio.wait((caller,))
+    assert (caller.cancelled(), len(starts), starts[-1].cancelled()) == (True, 2, False)

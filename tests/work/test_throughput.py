@@ -36,6 +36,10 @@ def test_a_rate_is_of_the_last_ten_seconds(
     assert messages_per_second(samples, now_seconds=now, began_seconds=0.0, finished=finished) == pytest.approx(rate)
 
 
+def test_a_rate_is_of_the_time_since_the_work_began_whenever_that_was() -> None:
+    assert messages_per_second([(100.0, 0)], now_seconds=102.0, began_seconds=100.0, finished=100) == 50.0
+
+
 @pytest.mark.parametrize(
     ("remaining", "rate", "seconds"),
     [(None, 5.0, None), (100, 0.0, None), (0, 0.0, 0.0), (100, 5.0, 20.0), (5, 0.5, 10.0), (1, 1.0, 1.0)],
