@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import pytest
 from redis.asyncio import Redis
 
 from basiq_async import InMemoryTransport, Message, ReplayError, Request, Response
-from basiq_async.distributed._record_types import LeaseLostError  # private: an error of the record alone
-from basiq_async.distributed._segment import Lease, LeasedTarget, clock  # private: a lease ends between two saves
+from basiq_async.distributed._record_types import Heartbeat, LeaseLostError  # private: what a record says
+from basiq_async.distributed._segment import (  # private: a lease ends between two saves
+    ActiveJob,
+    Lease,
+    LeasedTarget,
+    clock,
+)
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim
 from basiq_async.replay.shared import as_target
@@ -40,6 +45,34 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
     assert recorder.ids == ["m1"]
+
+
+class Noted:
+    """A segment that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def pause(self, seconds: float) -> None:
+        self.told.append(seconds)
+
+    def stop(self) -> None:
+        self.told.append("stop")
+
+
+def test_a_pause_of_the_target_reaches_each_segment_of_a_process_and_the_other_processes_once() -> None:
+    spread: list[float] = []
+    first, second = Noted(), Noted()
+    segments: Any = {"a": first, "b": second}
+    unused: Any = None
+    job = ActiveJob(unused, unused, spread.append, segments)
+    for seconds in (60.0, 60.0, 5.0, 90.0):  # each segment is refused, and the target asks of each
+        job.pause(seconds)
+    assert first.told == second.told == spread == [60.0, 90.0]
+    job.apply(Heartbeat("running", 30.0))
+    job.apply(Heartbeat("running"))
+    job.apply(Heartbeat("paused", 30.0))
+    assert first.told == second.told == [60.0, 90.0, 30.0, "stop"]
 
 
 async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended(redis_url: str) -> None:
