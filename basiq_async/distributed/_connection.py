@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError, ResponseError
 
 from .._redaction.tracebacks import drop_tracebacks
 from .._work.tasks import run_cancel_once
@@ -50,7 +50,15 @@ class Connection:
 
         A Redis Cluster is refused: one script changes keys that a cluster may keep on different nodes.
         """
-        info: dict[str, Any] = await self.call(lambda redis: redis.info("everything"))
+        try:
+            info: dict[str, Any] = await self.call(lambda redis: redis.info("everything"))
+        except RecordUnavailableError as exc:
+            if not isinstance(exc.__cause__, ResponseError):
+                raise
+            return (
+                f"Redis does not report its settings ({exc.__cause__}): make sure that it is not a cluster, and has "
+                "maxmemory-policy noeviction and appendonly yes",
+            )
         if info.get("cluster_enabled"):
             raise ConfigurationError(
                 "this Redis is a node of a Redis Cluster, which a fleet cannot use: its record has to be on one "
