@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from basiq_async.receiver import SQLInbox
 from basiq_async.receiver.protocol import Claim
@@ -42,9 +43,12 @@ def new_table() -> str:
 
 @asynccontextmanager
 async def engine_of(url: str, **options: Any) -> AsyncGenerator[AsyncEngine]:
+    """Yield an engine. When it ends, every connection must be back in its pool: a lost one warns in some later test."""
     engine = create_async_engine(url, **options)
     try:
         yield engine
+        if isinstance(engine.pool, QueuePool):
+            assert not engine.pool.checkedout(), f"connections that nobody gave back: {engine.pool.status()}"
     finally:
         await engine.dispose()
 
