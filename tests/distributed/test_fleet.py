@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis.asyncio import Redis
+from taskiq import InMemoryBroker
 
 from basiq_async import ConfigurationError, F, Message, ReplayError, TargetError
 from basiq_async.distributed import Fleet, Work, Worker
+from basiq_async.distributed._fleet import _on_signals, _sum  # private: only worker processes set them
 from basiq_async.errors import InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import failed_only, limit, message_time, since
+from basiq_async.replay import Plan, failed_only, limit, message_time, since
 from tests.support.fleets import crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
@@ -83,6 +86,9 @@ async def test_a_predicate_that_raises_makes_its_message_a_dead_letter(redis_url
         (dead_letter,) = await job.dead_letters()
         assert dead_letter.id == first
         assert "KeyError" in dead_letter.error
+        assert (await job.retry_dead()).dead == 1
+        report = await job.wait(timeout=PATIENCE)
+        assert (report.handled, report.dead) == (60, 0), "a retry asked the predicate again"
 
 
 @pytest.mark.parametrize("most", [1, 10, 25, 59])
@@ -364,6 +370,63 @@ async def test_a_plan_of_several_lists_counts_what_the_jobs_limit_allows(redis_u
         plan = await fleet.fleet.plan("work", webhooks)
         report = await fleet.run(webhook_id=webhooks)
         assert plan.total == report.handled == min(most, 120)
+
+
+def test_a_plan_of_several_lists_is_the_sum_of_theirs_from_the_first_message_to_the_last() -> None:
+    early, late = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC)
+    one = Plan(2, {"a": 2}, {early.date(): 1, None: 1}, {"where": 1}, early, early, 0, 0)
+    two = Plan(3, {"a": 1, "b": 2}, {late.date(): 3}, {"where": 2}, late, late, 0, 0)
+    none = Plan(0, {}, {}, {}, None, None, 0, 0)
+    by_day = {early.date(): 1, late.date(): 3, None: 1}
+    assert _sum([none, two, one]) == Plan(5, {"a": 3, "b": 2}, by_day, {"where": 3}, early, late, 0, 0)
+    assert _sum([none, none]) == none
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_the_worker_and_then_reaches_the_brokers_own_handler(number: signal.Signals) -> None:
+    received: list[int] = []
+    stopped = asyncio.Event()
+    earlier = signal.signal(number, lambda received_number, frame: received.append(received_number))
+    other = signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM
+    ignored = signal.signal(other, signal.SIG_IGN)
+    try:
+        _on_signals(stopped.set)
+        signal.raise_signal(number)
+        async with asyncio.timeout(PATIENCE):
+            await stopped.wait()
+        assert received == [number], "the handler that was there before was not called"
+        assert signal.getsignal(other) is signal.SIG_IGN, "a signal that was ignored is none any more"
+    finally:
+        signal.signal(number, earlier)
+        signal.signal(other, ignored)
+
+
+async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it_started(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", lambda stop: None)
+    recorder = Recorder()
+    broker = InMemoryBroker()
+    broker.is_worker_process = True
+    async with crew(redis_url, recorder, workers=0) as made:
+        fleet = Fleet(redis_url, lease=1.0, broker=broker)
+
+        @fleet.job("work")
+        @asynccontextmanager
+        async def function() -> AsyncIterator[Work]:
+            yield Work(made.client, recorder)
+
+        task = broker.find_task("basiq_async.distributed:process_segment")
+        assert task is not None
+        await task.original_func("job", "0.0")  # before the worker is started, a notification does no harm
+        await broker.startup()
+        try:
+            job = await fleet.submit("work", made.webhook_id, key="job")
+            for index in range(6):
+                await task.original_func("job", f"0.{index}")
+            assert (await job.progress()).handled == 60
+        finally:
+            await broker.shutdown()
 
 
 async def test_jobs_are_listed_and_forgotten(redis_url: str) -> None:

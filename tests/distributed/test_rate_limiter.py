@@ -81,6 +81,30 @@ async def test_no_window_holds_more_than_the_rate_even_after_a_pause(on_the_way:
         assert most_within(moments, window) <= 1.15 * RATE * window + 1
 
 
+@pytest.mark.parametrize(("on_the_way", "wide"), [(0.0, 0.015), (0.004, 0.011), (0.012, 0.003), (1.0, 0.002)])
+@virtual.clocked
+async def test_a_slot_is_used_fifteen_milliseconds_late_at_the_most_and_for_two_at_the_least(
+    on_the_way: float, wide: float
+) -> None:
+    """How long a request was on the way is not known of the store's clock, so it is taken off."""
+    limiter = limiter_of(Store(RATE, on_the_way=on_the_way))
+    await limiter._draw()
+    ((begin, end),) = limiter._slots
+    assert end - begin == pytest.approx(wide, abs=1e-6)
+
+
+@virtual.clocked
+async def test_one_request_draws_for_all_that_wait_each_time() -> None:
+    store = Store(10_000.0)
+    limiter, requests = limiter_of(store), []
+    for _ in range(3):
+        before = store.drawn
+        await asyncio.gather(*[limiter.wait() for _ in range(20)])
+        requests.append(store.drawn - before)
+        limiter._slots.clear()
+    assert requests == [20, 20, 20], "more or fewer than one slot for each that waits"
+
+
 async def test_a_job_holds_its_rate_over_all_workers(redis_url: str) -> None:
     moments: list[float] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any, Literal
 
 import attrs
@@ -45,6 +46,11 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
     assert recorder.ids == ["m1"]
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has this clock")
+def test_a_lease_also_counts_the_time_that_the_machine_is_suspended() -> None:
+    assert getattr(clock, "args", None) == (time.CLOCK_BOOTTIME,), "a suspended worker would hold its lease for longer"
 
 
 class Noted:

@@ -8,6 +8,7 @@ import logging
 import pytest
 from redis.asyncio import Redis
 
+from basiq_async.distributed._record_types import LONGEST_KEY  # private: the limit of a key
 from basiq_async.errors import CheckpointError
 from tests.support.fleets import crew
 from tests.support.histories import Recorder
@@ -32,6 +33,15 @@ async def test_a_notification_that_is_none_is_ignored_in_one_short_line(
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "a notification that is not one of a fleet is ignored"
     ]
+
+
+async def test_a_notification_with_the_longest_key_is_one(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, messages=10, workers=0) as fleet:
+        job = await fleet.submit(key="k" * LONGEST_KEY)
+        (worker,) = await fleet.start(1, segments=0)
+        await worker.process_segment(job.key, "0.0")
+        assert (await job.progress()).handled == 10
 
 
 async def test_a_segment_or_a_job_that_another_program_wrote_is_left_out_and_logged_nowhere(

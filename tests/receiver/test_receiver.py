@@ -21,6 +21,7 @@ from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, new_id, payload, signed
 from tests.support.environment import PACKAGE
 from tests.support.inboxes import fail_in
+from tests.support.real_time import PATIENCE
 
 
 class Recorder(Service):
@@ -439,6 +440,25 @@ async def test_claims_carry_the_lease_that_was_set_or_one_longer_than_the_handle
     assert leases[-1] == 12
     with pytest.raises(ConfigurationError, match="longer than handler_timeout"):
         WebhookReceiver(SECRET, lease=10)
+
+
+async def test_two_bodies_of_the_largest_size_may_arrive_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.receiver._receiver._BODIES", 0)
+    size = 100_000
+    receiver = WebhookReceiver(SECRET, max_body_size=size)
+    both = asyncio.Barrier(2)
+
+    async def arrive(body: bytes) -> AsyncGenerator[bytes]:
+        yield body[: size // 2]
+        yield body[size // 2 :]
+        await both.wait()
+
+    bodies = [payload(name="x" * (size - len(payload(name="")))) for _ in range(2)]
+    assert {len(body) for body in bodies} == {size}
+    async with asyncio.timeout(PATIENCE):
+        read = [receiver._read_stream(signed(body), arrive(body), size, None) for body in bodies]
+        found = await asyncio.gather(*read)
+    assert [isinstance(each, Delivery) for each in found] == [True, True], "a genuine delivery was refused"
 
 
 async def test_a_type_without_a_handler_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:

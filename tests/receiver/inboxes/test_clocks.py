@@ -73,6 +73,17 @@ async def test_a_clock_that_is_set_back_by_a_day_prolongs_no_lease(inbox: Inbox,
     assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
 
 
+async def test_a_claim_for_days_is_kept_while_old_entries_are_dropped(inbox: Inbox, clock: ManualClock) -> None:
+    await inbox.claim("k", "a", lease=3 * 86_400)
+    for _ in range(5):
+        await inbox.complete("another", "b")
+        claim = await inbox.claim("k", "b", lease=60)
+        assert (claim.status, claim.holder) == (BUSY, "a"), "a claim was dropped before its lease ended"
+        clock.advance(timedelta(hours=14))
+    clock.advance(timedelta(hours=3))
+    assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED, "the claim outlived its lease"
+
+
 async def test_a_claim_outlives_a_wall_clock_that_is_set_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SQLiteInbox(tmp_path / "inbox.db") as in_file:
         inboxes: list[Inbox] = [in_file, MemoryInbox()]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from datetime import timedelta
 
 import pytest
@@ -52,6 +53,14 @@ async def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
         remembered = [each for each in range(number + 1) if await inbox.seen(str(each))]
         assert remembered == list(range(number + 1))[-len(remembered) :], "the latest ones"
         assert len(remembered) >= min(number + 1, 5)
+
+
+def test_it_holds_as_much_as_the_docs_say_unless_it_is_told_otherwise() -> None:
+    options = inspect.signature(MemoryInbox).parameters
+    assert {name: options[name].default for name in ("max_entries", "max_quarantined")} == {
+        "max_entries": 200_000,
+        "max_quarantined": 1_000,
+    }
 
 
 async def test_a_lease_ends_at_its_last_moment_for_whoever_claims_or_records() -> None:

@@ -141,6 +141,9 @@ async def test_everything_but_the_quarantine_and_the_time_of_the_beginning_ends_
     assert 86_400_000 < left["{p}:retry:bad"] <= 86_410_000, "a day more than its lease: who held it may still complete"
     assert 99_000 < left["{p}:inbox:done"] <= 100_000
     assert 99_000 < left["{p}:failures:failed"] <= 100_000
+    await RedisInbox(client, prefix="default").complete("done", "a")
+    thirty_days = 30 * 86_400_000
+    assert thirty_days - 60_000 < await client.pttl("{default}:inbox:done") <= thirty_days, "the documented default"
 
 
 async def test_what_an_earlier_version_stored_is_refused_with_the_remedy(client: Redis) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import NullPool
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Outcome, Result, SQLInbox, WebhookReceiver
+from basiq_async.receiver.inboxes._sql_transactions import _most_transactions  # private: a pool without a limit
 from tests.support.databases import engine_of, in_use, new_table, run
 from tests.support.deliveries import SECRET, new_id, payload, signed
 from tests.support.real_time import PATIENCE
@@ -472,7 +474,26 @@ async def test_there_is_no_session_without_a_claim(service: Service) -> None:
         with pytest.raises(InboxError, match="has not claimed the key with claim_transaction"):
             async with service.inbox.transaction(key, token):
                 pass
+    assert ", 1 transactions>" in repr(service.inbox)
     await service.inbox.release("k", "a")
+    assert ", 0 transactions>" in repr(service.inbox)
+
+
+@pytest.mark.parametrize(
+    ("options", "limited"),
+    [
+        ({"poolclass": NullPool}, False),
+        ({"pool_size": 0}, False),
+        ({"pool_size": 5, "max_overflow": -1}, False),
+        ({"pool_size": 5, "max_overflow": 0}, True),
+    ],
+    ids=str,
+)
+async def test_handlers_with_a_session_are_only_limited_by_a_pool_that_has_a_limit(
+    options: dict[str, Any], limited: bool
+) -> None:
+    engine = create_async_engine("postgresql+asyncpg://nowhere.invalid/", **options)  # makes no connection
+    assert (_most_transactions(engine) < 10_000) is limited
 
 
 def test_a_handler_with_a_session_needs_an_inbox_that_has_transactions() -> None:
