@@ -23,7 +23,7 @@ def git(*arguments: str) -> str:
 
 
 def version() -> str:
-    from basiq_async._version import __version__
+    from basiq_async import __version__
 
     return __version__
 
@@ -53,7 +53,7 @@ def tag(name: str | None) -> Iterator[str]:
     if name is None:
         return
     if name != f"v{version()}":
-        yield f"git: the tag {name} does not fit the version {version()} of basiq_async/_version.py"
+        yield f"git: the tag {name} does not fit the version {version()} of basiq_async/__init__.py"
     commit = git("rev-list", "-n", "1", name)
     if commit and commit != git("rev-parse", "HEAD"):
         yield f"git: the tag {name} is at {commit[:12]}, which is not what is checked out"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._lazy import lazy_names
-from ._version import __version__
 from .errors import (
     APIError,
     AuthenticationError,
@@ -34,6 +33,8 @@ from .filters import F, Filter
 from .hooks import RequestEvent, RetryEvent
 from .models import DeliveryAttempt, EnsuredWebhook, Event, EventType, Message, Secret, Webhook
 from .transports.base import Request, Response, Transport
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .client import BasiqClient

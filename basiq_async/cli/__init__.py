@@ -13,7 +13,7 @@ def main() -> None:
     """Run the command line, and end the process with its exit code; ``basiq-async --help`` lists the codes."""
     if sys.argv[1:] == ["--version"]:
         # Handled before slow imports, because scripts ask for the version.
-        from .._version import __version__
+        from .. import __version__
 
         try:
             print(f"basiq-async {__version__}", flush=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .._version import __version__
+from .. import __version__
 from ..errors import (
     AuthenticationError,
     BasiqError,

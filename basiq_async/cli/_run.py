@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from .._version import __version__
+from .. import __version__
 from ..errors import ConfigurationError
 from ._output import DEBUG, PrintableLog, is_terminal, live, note, prompt, session
 

@@ -10,7 +10,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import Meter, MeterProvider
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, Tracer, TracerProvider
 
-from .._version import __version__
+from .. import __version__
 
 _NAME = "basiq_async"
 _SCHEMA = "https://opentelemetry.io/schemas/1.34.0"

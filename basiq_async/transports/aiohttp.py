@@ -10,10 +10,10 @@ from weakref import WeakSet
 import aiohttp
 from yarl import URL
 
+from .. import __version__
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of
-from .._version import __version__
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from .base import Request, Response, credential_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import attrs
 
+from ... import __version__
 from ..._arguments import Duration, check_seconds
-from ..._version import __version__
 from ..._wire.urls import VENDOR_URL, BaseURL
 from ...errors import ConfigurationError
 from ...transports.auth import ApiKey, Authenticated

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 from aiohttp import web
 
-from ..._version import __version__
+from ... import __version__
 from ..._web.access import IN_PATH, TOKEN_HEADER, ControlError
 from ..._web.serving import read_json, respond
 from ...errors import BasiqError

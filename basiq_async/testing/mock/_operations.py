@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ..._version import __version__
+from ... import __version__
 from ..._web.access import ControlError
 from ..fake._clock import ManualClock, SystemClock
 from . import _results as results
