@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import attrs
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport
@@ -14,7 +15,7 @@ from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelive
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support import virtual
-from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, payload, signed
+from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, payload, quarantined_delivery, signed
 from tests.support.inboxes import fail_in
 
 BROKEN = payload("user.broken", "e-broken")
@@ -28,6 +29,16 @@ async def test_without_it_a_delivery_that_always_fails_is_asked_for_again_and_ag
     service = Service()
     assert [await post(service) for _ in range(8)] == [Result.FAILED] * 8
     assert list(await service.receiver.quarantined()) == []
+
+
+async def test_a_page_of_a_receivers_quarantine_has_a_hundred_deliveries() -> None:
+    inbox = MemoryInbox()
+    for number in range(102):
+        key = inbox_key("user.created", f"e-{number}", f"msg_{number}")
+        delivery = attrs.evolve(quarantined_delivery(key), delivery_id=f"msg_{number}", event_id=f"e-{number}")
+        await inbox.quarantine(key, "a", delivery)
+    receiver = WebhookReceiver(SECRET, inbox=inbox)
+    assert [len(await receiver.quarantined()), len(await receiver.quarantined(limit=101))] == [100, 101]
 
 
 async def test_after_so_many_failures_it_is_set_aside_acknowledged_and_reported(

@@ -23,6 +23,7 @@ from basiq_async.replay.protocol import ReplayJob
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of
 from tests.support.deliveries import SECRET, payload, post
+from tests.support.inboxes import fail_in
 
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
@@ -73,6 +74,19 @@ async def test_an_application_that_is_started_twice_is_told_so(kind: str) -> Non
     (failed,) = await start_and_end(app)
     assert failed["type"] == "lifespan.startup.failed"
     assert "A TestClient that is entered twice starts them twice" in failed["message"]
+
+
+async def test_a_start_that_failed_is_no_start_and_the_inbox_is_looked_at_again() -> None:
+    inbox = fail_in("check", error=ConfigurationError("another version stored this"))
+    receiver = WebhookReceiver(SECRET, inbox=inbox)
+    for _ in range(3):
+        with pytest.raises(ConfigurationError, match="another version"):
+            async with receiver:
+                pass
+    del inbox.check
+    async with receiver:
+        assert (await post(receiver)).result is Result.IGNORED
+    assert (await post(receiver)).result is Result.CLOSED, "its only user has left it"
 
 
 async def test_who_enters_it_while_it_is_open_leaves_it_open() -> None:

@@ -69,7 +69,9 @@ async def test_a_clock_that_is_set_back_by_a_day_prolongs_no_lease(inbox: Inbox,
     clock.advance(timedelta(days=-1))
     claim = await inbox.claim("k", "b", lease=60)
     assert (claim.status, claim.retry_after, claim.holder) == (BUSY, 30, "dead")
-    clock.advance(seconds=31)
+    clock.advance(seconds=29)
+    assert (await inbox.claim("k", "c", lease=60)).status is BUSY, "who asks for the claim shortens its lease"
+    clock.advance(seconds=2)
     assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
 
 

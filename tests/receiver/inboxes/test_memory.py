@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from basiq_async import InboxError
+from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Inbox, MemoryInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
-from tests.support.deliveries import quarantined_delivery
+from tests.support.deliveries import NOW, quarantined_delivery
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
@@ -44,6 +44,16 @@ async def test_the_memory_is_longer_than_basiqs_retries_and_then_ends() -> None:
     assert len(inbox) == 1, "what is too old is dropped"
 
 
+async def test_an_event_is_forgotten_after_two_days_to_the_second() -> None:
+    clock = ManualClock(NOW)
+    inbox = MemoryInbox(clock=clock)
+    await inbox.complete("k", "a")
+    await pass_hours(clock, inbox, 48 - 1 / 3_600)
+    assert await inbox.seen("k")
+    clock.advance(seconds=1)
+    assert not await inbox.seen("k")
+
+
 async def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
     inbox = MemoryInbox(max_entries=10)
     for number in range(100):
@@ -53,6 +63,13 @@ async def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
         remembered = [each for each in range(number + 1) if await inbox.seen(str(each))]
         assert remembered == list(range(number + 1))[-len(remembered) :], "the latest ones"
         assert len(remembered) >= min(number + 1, 5)
+
+
+async def test_a_quarantine_may_hold_none() -> None:
+    with pytest.raises(InboxError, match="quarantine"):
+        await MemoryInbox(max_quarantined=0).quarantine("k", "a", quarantined_delivery("k"))
+    with pytest.raises(ConfigurationError, match="max_quarantined must not be negative"):
+        MemoryInbox(max_quarantined=-1)
 
 
 def test_it_holds_as_much_as_the_docs_say_unless_it_is_told_otherwise() -> None:

@@ -25,6 +25,7 @@ from basiq_async.receiver import (
 from basiq_async.replay import MemoryCheckpoint, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of, new_table
+from tests.support.deliveries import quarantined_delivery
 from tests.support.servers import PostgresServer, RedisServer
 
 ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -65,6 +66,16 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
             table = new_table()
             engine = await stack.enter_async_context(engine_of(url))
             yield lambda: SQLInbox(engine, table=table)
+
+
+async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told_otherwise(make: Make) -> None:
+    inbox = make()
+    await inbox.check()
+    wanted = [f"key-{number:03}" for number in range(102)]
+    for key in wanted:
+        assert await inbox.quarantine(key, "a", quarantined_delivery(key))
+    assert [each.key for each in await inbox.quarantined()] == wanted[:100]
+    assert [each.key for each in await inbox.quarantined(limit=101)] == wanted[:101]
 
 
 class World:
