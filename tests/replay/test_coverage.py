@@ -60,6 +60,21 @@ def test_messages_whose_attempts_have_not_ended_are_looked_at_again_the_oldest_f
 
 
 @pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        (timedelta(hours=28, minutes=35, seconds=4), True),
+        (timedelta(hours=28, minutes=35, seconds=5), False),
+        (timedelta(hours=29), False),
+    ],
+)
+def test_a_message_may_get_attempts_for_an_hour_more_than_the_schedule_takes(age: timedelta, expected: bool) -> None:
+    tracker = InactivityTracker(now=at(0) + age)
+    look(tracker, tried(0))
+    assert bool(tracker.under_way) is expected, "Basiq's last attempt is 27:35:05 after the first, or an hour later"
+    assert tracker.changed is expected
+
+
+@pytest.mark.parametrize(
     ("periods", "covered", "lost"),
     [
         ([(0, 5)], [], [(0, 5)]),
@@ -95,6 +110,22 @@ def test_a_thousand_periods_are_held_as_few_and_none_of_their_time_is_forgotten(
     for number in range(1_000):
         begin, end = at(number * 100 + 7), at(number * 100 + 50)
         assert any(each.since <= begin and (each.until is None or end <= each.until) for each in periods)
+
+
+@pytest.mark.parametrize(
+    ("known", "acknowledged", "changed"),
+    [
+        (Coverage(), None, False),
+        (Coverage(), at(1), True),
+        (Coverage(acknowledged=at(2)), at(1), False),
+        (Coverage(under_way=(UnderWay("m", at(0)),)), None, True),
+    ],
+)
+def test_it_is_recorded_again_where_it_may_differ_from_what_was_known(
+    known: Coverage, acknowledged: datetime | None, changed: bool
+) -> None:
+    tracker = InactivityTracker(known, acknowledged=acknowledged)
+    assert tracker.changed is (tracker.notes is not None) is changed, "what a run learned is kept for the next one"
 
 
 def test_a_message_that_is_seen_again_after_a_kill_makes_no_second_period() -> None:

@@ -78,3 +78,6 @@ def test_a_dead_letter_that_succeeds_is_removed_and_one_that_fails_again_replace
     commit = ledger.take()
     assert (list(commit.revived), list(commit.dead), list(commit.done)) == (["a"], [again], ["a", "b"])
     assert ledger.dead == 2
+    assert (commit.failed, commit.advance) == (0, None), "retried ones neither fail anew nor move the place in the list"
+    ledger.put_back(commit, 2)
+    assert list(ledger.take().revived) == ["a"], "one that succeeded is removed by the next commit"

@@ -134,8 +134,11 @@ async def test_the_last_message_of_a_history_that_times_out_is_a_dead_letter() -
         assert (report.handled, report.failed, report.finished) == (4, 1, True)
 
 
+@pytest.mark.parametrize(("options", "limit"), [({"target_timeout": 10}, 10), ({}, 300)])
 @virtual.clocked
-async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time() -> None:
+async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(
+    options: dict[str, Any], limit: int
+) -> None:
     async with history(30) as h:
         ids = await h.ids()
 
@@ -144,11 +147,11 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time() 
                 await asyncio.Event().wait()
 
         target = Recorder(behave)
-        replay = h.replay(target, concurrency=2, target_timeout=10)
+        replay = h.replay(target, concurrency=2, **options)
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (29, 1, True)
         (dead_letter,) = await replay.dead_letters()
-        assert "no result within 10 s" in dead_letter.error
+        assert f"no result within {limit} s" in dead_letter.error
         assert target.at_once == 0
 
 
@@ -166,8 +169,9 @@ async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_handled(
     assert (report.handled, report.failed) == (3, 0)
 
 
+@pytest.mark.parametrize(("options", "limit"), [({"checkpoint_timeout": 5}, 5), ({}, 60)])
 @virtual.clocked
-async def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do() -> None:
+async def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do(options: dict[str, Any], limit: int) -> None:
     class Hanging(MemoryCheckpoint):
         hangs = False
 
@@ -183,8 +187,8 @@ async def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do() -> None:
             checkpoint.hangs = len(target.ids) > 10
 
         target = Recorder(behave)
-        replay = h.replay(target, checkpoint=checkpoint, concurrency=4, checkpoint_timeout=5)
-        with pytest.raises(ReplayError, match="the checkpoint did not finish within 5 s: fix it"):
+        replay = h.replay(target, checkpoint=checkpoint, concurrency=4, **options)
+        with pytest.raises(ReplayError, match=f"the checkpoint did not finish within {limit} s: fix it"):
             await replay.run()
         checkpoint.hangs = False
         target._behave = None

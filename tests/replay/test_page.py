@@ -19,7 +19,7 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.errors import ConfigurationError
 from basiq_async.replay import DeadLetter, MemoryCheckpoint, Replay, SQLiteCheckpoint, serve_page
-from basiq_async.replay._page import draw  # private: its points are drawn, and written nowhere else
+from basiq_async.replay._page import ReplayFeed, draw  # private: what open pages are told, and what they draw
 from basiq_async.testing import FakeBasiq
 from tests.support.real_time import PATIENCE
 
@@ -121,6 +121,32 @@ async def test_while_it_runs_nothing_is_retried_or_dropped() -> None:
         await get(session, url, "dead-letter?id=none", expect=404)
 
 
+async def test_each_change_calls_who_watches_until_they_stop() -> None:
+    async with replaying() as (replay, target):
+        feed, seen = ReplayFeed(replay), list[int]()
+        stop_watching = feed.watch(lambda: seen.append(feed.revision))
+        replay._listen(feed.hear)
+        await replay.run()
+        assert len(seen) == feed.revision > 0, "the progress of a run is shown"
+        dead = await feed.dead_letters()
+        before = len(seen)
+        assert await feed.drop([dead[0].id]) == 1
+        assert len(seen) == before + 1, "what was dropped leaves every open page"
+        target.mended = True
+        feed.retry([dead[1].id])
+        before = len(seen)
+        async with asyncio.timeout(PATIENCE):
+            while feed._tasks:
+                await asyncio.sleep(0)
+        assert len(seen) > before, "the result of a retry is shown"
+        assert feed.wrong is None
+        stop_watching()
+        stop_watching()
+        before = len(seen)
+        feed.note()
+        assert len(seen) == before, "who stopped watching is not called any more"
+
+
 @pytest.mark.parametrize("headers", [{"Host": "attacker.example"}, {"Origin": "https://attacker.example"}], ids=str)
 async def test_another_site_is_refused(headers: dict[str, str]) -> None:
     async with replaying() as (replay, _), serve_page(replay) as url, aiohttp.ClientSession() as session:
@@ -170,6 +196,20 @@ async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.Mon
         with pytest.raises(ConfigurationError, match=r"needs the extra .ui."):
             async with serve_page(replay):
                 pass
+
+
+async def test_it_shows_the_first_dead_letters_where_there_are_many() -> None:
+    class Failing(Replay):
+        async def dead_letters(self, *, after: int = 0, limit: int = 100) -> Sequence[DeadLetter]:
+            return [DeadLetter(f"m{n}", "e", datetime.now(UTC), {"id": f"m{n}"}, n) for n in range(1, 1 + limit)]
+
+    async with (
+        replaying(kind=Failing) as (replay, _),
+        serve_page(replay) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        assert len((await get(session, url, "dead-letters"))["items"]) == 200, "the page has a largest size"
+        assert "among the first 200" in str(await get(session, url, "dead-letter?id=m201", expect=404))
 
 
 def test_a_rate_is_drawn_from_the_first_moment_to_the_last() -> None:

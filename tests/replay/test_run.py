@@ -340,6 +340,13 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter_with_its_json_and_
         assert (again.failed, again.dead) == (1, 1)
 
 
+async def test_a_message_without_an_id_is_the_same_one_whatever_the_order_of_its_names() -> None:
+    script = Scripted(page([{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}]))
+    async with BasiqClient("a2V5", transport=script) as client:
+        report = await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).run()
+    assert (report.failed, report.dead) == (2, 2), "what is listed twice is one dead letter"
+
+
 @pytest.mark.parametrize("loads", ["orjson", "json"])
 async def test_a_text_cut_anywhere_costs_its_own_message_at_most(loads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if loads == "json":

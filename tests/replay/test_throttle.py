@@ -44,6 +44,27 @@ async def test_a_pressure_opens_slowly_after_a_pause() -> None:
 
 
 @clocked
+async def test_a_pause_ends_at_its_end_and_a_success_lets_one_more_in() -> None:
+    pressure = Backpressure(4)
+    pressure.pause(2)
+    assert (pressure.closed, pressure.paused_until) == (True, now() + 2)
+    await asyncio.sleep(2)
+    assert (pressure.closed, pressure.paused_until) == (False, None), "a pause is over when its seconds are"
+    pressure.pause(1)
+    assert pressure.pauses == 2, "a pause that begins when the one before is over is another one"
+    pressure.succeed()
+    waiting = [asyncio.create_task(pressure.enter()) for _ in range(3)]
+    await asyncio.sleep(1)
+    await asyncio.sleep(1)
+    assert [each.done() for each in waiting] == [True, False, False], "a success during a pause opens nothing"
+    pressure.succeed()
+    await asyncio.sleep(1)
+    assert [each.done() for each in waiting] == [True, True, False], "each success after it lets in one more"
+    pressure.stop()
+    assert not await waiting[2]
+
+
+@clocked
 async def test_one_who_was_let_in_and_cancelled_at_once_gives_the_place_back() -> None:
     pressure = Backpressure(2)
     pressure.pause(1)

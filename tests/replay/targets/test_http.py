@@ -20,6 +20,7 @@ from basiq_async._wire.payloads import payload_bytes
 from basiq_async.cli._listen import Forwarder  # private: what the frames of a traceback hold
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver, verify
 from basiq_async.replay import HttpTarget
+from tests.support import virtual
 from tests.support.frames import leaks
 from tests.support.histories import history
 from tests.support.real_time import PATIENCE
@@ -185,6 +186,22 @@ async def test_an_endpoint_that_does_not_answer_is_a_timeout() -> None:
             with pytest.raises(TransportError, match="no complete response"):
                 await target.deliver(MESSAGE)
         release.set()
+
+
+@pytest.mark.parametrize(("options", "seconds"), [({}, 30.0), ({"timeout": 7}, 7.0)])
+@virtual.clocked
+async def test_an_attempt_ends_after_its_timeout_which_is_thirty_seconds_by_default(
+    options: dict[str, Any], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", hang)
+    began = virtual.now()
+    async with HttpTarget("http://127.0.0.1:9/", SECRET, retry=RetryPolicy(max_retries=0), **options) as target:
+        with pytest.raises(TransportError, match="no complete response"):
+            await target.deliver(MESSAGE)
+    assert virtual.now() - began == seconds, f"an endpoint has {seconds:g} s for each attempt"
 
 
 async def test_a_success_whose_body_does_not_come_is_posted_once_and_at_once() -> None:
