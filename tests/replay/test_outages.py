@@ -150,6 +150,7 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(
         replay = h.replay(target, concurrency=2, **options)
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (29, 1, True)
+        assert report.rate == pytest.approx(30 / report.duration), "a failed message counts for the rate"
         (dead_letter,) = await replay.dead_letters()
         assert f"no result within {limit} s" in dead_letter.error
         assert target.at_once == 0

@@ -17,10 +17,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from basiq_async import CheckpointError, CheckpointInUseError, ConfigurationError
+from basiq_async._storage.sql import BusyError  # private: what a call meets is chosen here
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.replay import Checkpoint, MemoryCheckpoint, SQLCheckpoint, checkpoint_metadata, recover
 from basiq_async.replay.protocol import Advance, Commit, ReplayJob
 from basiq_async.testing import FakeBasiq, check_checkpoint
+from tests.support import virtual
 from tests.support.cancelling import storm
 from tests.support.databases import engine_of, in_use, new_table, run, scalar
 from tests.support.histories import Recorder, history
@@ -318,6 +320,27 @@ async def test_a_database_that_stays_away_is_told_and_nothing_more_is_recorded()
             await checkpoint.aclose()
             assert (await checkpoint.open(JOB, concurrency=1)).cursor == "c"
             await checkpoint.aclose()
+
+
+@pytest.mark.parametrize(("options", "limit"), [({}, 20), ({"timeout": 5}, 5)])
+@virtual.clocked
+async def test_a_call_is_tried_again_for_as_long_as_its_time_limit(
+    options: dict[str, Any], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = SQLCheckpoint(create_async_engine("sqlite+aiosqlite://"), **options)
+    began, tries = virtual.now(), list[float]()
+
+    async def busy(*_: object, timeout: float, **__: object) -> None:
+        tries.append(virtual.now() - began + timeout)
+        raise BusyError
+
+    monkeypatch.setattr(checkpoint._store, "run", busy)
+    with pytest.raises(CheckpointError, match=f"away for {limit} s"):
+        async with asyncio.timeout(60):
+            await checkpoint.peek(JOB)
+    assert limit - 1 <= virtual.now() - began <= limit, "it is given up when its time is over"
+    assert tries == [pytest.approx(limit)] * len(tries), "every attempt has what is left of the time"
+    assert limit < len(tries) < limit + 10, "the pauses grow to a second"
 
 
 async def test_a_pool_without_a_free_connection_is_told_in_time(postgres: PostgresServer) -> None:
