@@ -343,6 +343,20 @@ async def test_a_call_is_tried_again_for_as_long_as_its_time_limit(
     assert limit < len(tries) < limit + 10, "the pauses grow to a second"
 
 
+async def test_where_no_table_can_be_created_the_open_says_so_and_nothing_is_left_to_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def forbidden(*_: object) -> None:
+        raise CheckpointError("permission denied for schema public")
+
+    async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/checkpoint.db") as engine:
+        checkpoint = SQLCheckpoint(engine)
+        monkeypatch.setattr(checkpoint._store, "_prepare", forbidden)
+        with pytest.raises(CheckpointError, match="permission denied"):
+            await checkpoint.open(JOB, concurrency=1)
+    assert "could not be released" not in caplog.text, "a run that was never recorded keeps nobody waiting"
+
+
 async def test_a_pool_without_a_free_connection_is_told_in_time(postgres: PostgresServer) -> None:
     async with engine_of(postgres.url(), pool_size=1, max_overflow=0) as engine:
         checkpoint = SQLCheckpoint(engine, table=new_table(), timeout=0.2)
