@@ -12,6 +12,26 @@ def test_each_result_has_a_row() -> None:
     assert set(RESULTS) == set(Result)
 
 
+def test_each_result_has_the_documented_status() -> None:
+    assert {result.value: Outcome(result).status for result in Result} == {
+        "handled": 204,
+        "ignored": 204,
+        "duplicate": 200,
+        "quarantined": 200,
+        "unreadable": 400,
+        "rejected": 401,
+        "aborted": 408,
+        "too-large": 413,
+        "compressed": 415,
+        "failed": 500,
+        "timed-out": 500,
+        "busy": 503,
+        "unavailable": 503,
+        "overloaded": 503,
+        "closed": 503,
+    }
+
+
 @pytest.mark.parametrize("result", Result)
 def test_an_outcome_has_the_status_of_its_row(result: Result) -> None:
     outcome = Outcome(result)

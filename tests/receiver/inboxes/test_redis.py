@@ -146,6 +146,11 @@ async def test_everything_but_the_quarantine_and_the_time_of_the_beginning_ends_
     assert thirty_days - 60_000 < await client.pttl("{default}:inbox:done") <= thirty_days, "the documented default"
 
 
+async def test_a_check_writes_so_that_a_server_that_may_only_be_read_is_noticed(client: Redis) -> None:
+    await RedisInbox(client, prefix="p").check()
+    assert 0 < await client.pttl("{p}:check") <= 1_000
+
+
 async def test_what_an_earlier_version_stored_is_refused_with_the_remedy(client: Redis) -> None:
     await client.set("{p}:pinned:began", "2026-01-01T00:00:00+00:00")  # as that version did
     inbox = RedisInbox(client, prefix="p")

@@ -432,6 +432,19 @@ async def test_a_failure_of_the_database_is_503_and_not_counted(service: Service
 
 
 @on_postgres
+async def test_a_pool_whose_connection_the_server_has_ended_costs_no_delivery(service: Service) -> None:
+    service.on_all(write)
+    event = new_id()
+    await service.inbox.check()
+    async with service.engine.connect() as idle:
+        pid = await idle.scalar(text("SELECT pg_backend_pid()"))
+    async with engine_of(service.engine.url.render_as_string(hide_password=False)) as another:
+        await run(another, f"SELECT pg_terminate_backend({pid}, 5000)")
+    assert (await service.post(event)).result is Result.HANDLED, "the first claim after a restart fails"
+    assert await service.effects(event) == 1
+
+
+@on_postgres
 async def test_a_connection_lost_before_the_commit_is_503_and_has_had_no_effect(service: Service) -> None:
     broken = [True]
 
