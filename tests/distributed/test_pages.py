@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import timedelta
 
@@ -160,7 +161,12 @@ async def test_whatever_a_list_does_between_two_requests_what_stays_is_read(
             listed.change(kinds[kind][found[0] % len(kinds[kind])], found[1])
 
     listed.before_request = change
-    read = await read_all(listed)
+    try:
+        read = await read_all(listed)
+    except CheckpointError as exc:  # no message is skipped: the job ends in front of the place, and says so
+        (place,) = re.findall(r"the place after message '(\w+)' cannot be found again", str(exc))
+        assert place not in listed.ids, "a message that is listed was not found"
+        return
     lost = throughout.intersection(listed.ids).difference(read)
     assert not lost, f"listed throughout the job and never read: {sorted(lost)}"
 

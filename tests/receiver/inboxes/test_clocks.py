@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,16 @@ CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 Inbox = MemoryInbox | SQLiteInbox
 
 
+class SetClock(ManualClock):
+    """A clock that can be set back as well."""
+
+    def move_to(self, moment: datetime) -> None:
+        self._now = moment
+
+
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock(NOW)
+    return SetClock(NOW)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
