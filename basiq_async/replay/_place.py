@@ -226,6 +226,10 @@ class Pass:
         for gap in gaps:
             self._gap_after[gap[0]] = self._gap_before[gap[1]] = gap
         self._closed: set[Gap] = set()
+        self._inside: set[Gap] = set()
+        """Earlier gaps whose first id was met, and whose second one was not: items between them may have slipped away."""
+        self._begins_unseen = False
+        """Whether the second id of an earlier gap was met on a further page, and its first one was not."""
         self._met_gaps: dict[Gap, None] = {}
         """Earlier gaps that were met again, and those of this pass beside an item that was handed out, in order."""
         self.times = PassTimes()
@@ -265,7 +269,7 @@ class Pass:
         if self.pages > 1 and (ids or page.next_url is None):
             gap = self._last, ids[0] if ids else _END
             self.gaps.append(gap)
-            if self.was_fresh or page.fresh[:1] == [0]:
+            if self.was_fresh or page.fresh[:1] == [0] or self._inside:
                 self._met_gaps[gap] = None
                 self._closed.discard(gap)
         if self._earlier:
@@ -279,10 +283,13 @@ class Pass:
         for index, each in enumerate(ids):
             after, before = self._gap_after.get(each), self._gap_before.get(each)
             if after is not None:
+                self._inside.add(after)
                 self._met_gaps.setdefault(after)
                 if index + 1 < len(ids) or last:
                     self._closed.add(after)
             if before is not None:
+                self._begins_unseen = self._begins_unseen or (before not in self._inside and bool(self.gaps))
+                self._inside.discard(before)
                 self._met_gaps.setdefault(before)
                 if index or (first and self.from_start):
                     self._closed.add(before)
@@ -293,9 +300,10 @@ class Pass:
     def open_gaps(self) -> list[Gap]:
         """Return the gaps that are open after this pass. An item that no pass handed out can only be in one of them.
 
-        If an earlier gap was not met again, nothing shows whether it is closed: then all gaps of this pass are open.
+        If an earlier gap was not met again, or not where it begins, nothing shows whether it is closed: then all gaps
+        of this pass are open.
         """
-        if any(gap not in self._closed and gap not in self._met_gaps for gap in self._earlier):
+        if self._begins_unseen or any(gap not in self._closed and gap not in self._met_gaps for gap in self._earlier):
             return self.gaps
         return [gap for gap in self._met_gaps if gap not in self._closed]
 

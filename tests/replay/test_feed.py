@@ -325,6 +325,17 @@ def test_items_that_slipped_away_from_a_first_pass_do_not_show_where_the_list_gr
         asyncio.run(check("oldest-first", "offset", "backwards", 4, 19, [first, second]))
 
 
+def test_a_page_that_ends_between_known_items_of_a_gap_is_read_again() -> None:
+    # What slipped away follows items that an earlier run read: it slips away again after the last one of these.
+    plan = [
+        {**RUN, "before": [("grow", 1)], "during": {0: [("late", 1)], 1: [("expire", 6)]}, "sizes": [0], "stop": 11},
+        {**RUN, "before": [("grow", 1), ("expire", 1)], "during": {3: [("late", 1), ("expire", 6)]}, "sizes": [1]},
+    ]
+    plan[1]["during"] |= {0: [("grow", 1), ("late", 1)], 9: [("expire", 2)]}
+    with small():
+        asyncio.run(check("oldest-first", "offset", "right", 3, 15, plan))
+
+
 async def check(order: str, paging: str, times: str, size: int, count: int, plan: list[dict[str, Any]]) -> None:
     lists = Lists(order, paging, size, times)
     # A list that has no order must show it, or be so short that all its ids are retained.
