@@ -227,7 +227,7 @@ class Pass:
             self._gap_after[gap[0]] = self._gap_before[gap[1]] = gap
         self._closed: set[Gap] = set()
         self._inside: set[Gap] = set()
-        """Earlier gaps whose first id was met, and whose second one was not: items between them may have slipped away."""
+        """Earlier gaps whose first id was met, and whose second one was not. Items between may have slipped away."""
         self._begins_unseen = False
         """Whether the second id of an earlier gap was met on a further page, and its first one was not."""
         self._met_gaps: dict[Gap, None] = {}
