@@ -25,6 +25,8 @@ from basiq_async.errors import NotFoundError
 from basiq_async.pagination import Paginator
 from basiq_async.replay import _feed, _place  # private: what is retained is made small
 from basiq_async.replay._feed import Feed  # private: its users are in this package
+from basiq_async.replay._list_pages import ListedPage
+from basiq_async.replay._place import Pass, Place
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 BASE = BaseURL.parse("https://au-api.basiq.io")
@@ -334,6 +336,31 @@ def test_a_page_that_ends_between_known_items_of_a_gap_is_read_again() -> None:
     plan[1]["during"] |= {0: [("grow", 1), ("late", 1)], 9: [("expire", 2)]}
     with small():
         asyncio.run(check("oldest-first", "offset", "right", 3, 15, plan))
+
+
+@pytest.mark.parametrize(
+    ("fresh", "open_gaps"),
+    [
+        ([[], []], []),
+        ([[], [0, 1]], [("b", "c")]),
+        ([[], [1]], []),
+        ([[1], []], [("b", "c")]),
+        ([[0], []], []),
+        ([[0, 1], [0, 1]], [("b", "c")]),
+    ],
+)
+def test_between_two_pages_a_gap_is_open_where_an_item_beside_it_was_handed_out(
+    fresh: list[list[int]], open_gaps: list[tuple[str, str]]
+) -> None:
+    place = Place()
+    now = Pass(place, place.base, BASE, from_start=True)
+    for number, (ids, indexes) in enumerate(zip(("ab", "cd"), fresh, strict=True)):
+        page = ListedPage(f"{START}?next={number}", [{"id": each} for each in ids], None if number else "more", None)
+        page.fresh = indexes
+        now.enter(page)
+        now.leave(page, reads_times=False)
+    assert now.gaps == [("b", "c")], "each gap between two pages of a pass is known"
+    assert now.open_gaps() == open_gaps, "an item that slipped away is beside one that was handed out"
 
 
 async def check(order: str, paging: str, times: str, size: int, count: int, plan: list[dict[str, Any]]) -> None:
