@@ -338,6 +338,13 @@ def test_a_page_that_ends_between_known_items_of_a_gap_is_read_again() -> None:
         asyncio.run(check("oldest-first", "offset", "right", 3, 15, plan))
 
 
+@pytest.mark.parametrize("paging", ["cursor", "seek", "offset"])
+def test_what_comes_before_the_place_in_a_list_without_an_order_is_read(paging: str) -> None:
+    plan = [{**RUN, "stop": 12}, {**RUN, "before": [("grow", 6)]}, {**RUN, "before": [("grow", 6)], "stop": 3}]
+    with small():
+        asyncio.run(check("none", paging, "right", 3, 20, plan))
+
+
 @pytest.mark.parametrize(
     ("fresh", "open_gaps"),
     [
