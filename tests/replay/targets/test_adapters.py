@@ -70,6 +70,56 @@ async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded() -> None:
     assert (state.handled, state.position, state.done) == (0, 0, frozenset())
 
 
+async def test_what_a_target_took_is_recorded_though_its_flush_is_cancelled_with_all_else() -> None:
+    flushing = asyncio.Event()
+
+    class Held(Buffering):
+        async def flush(self) -> None:
+            if not flushing.is_set():
+                flushing.set()
+                await asyncio.Event().wait()
+            await super().flush()
+
+    target, checkpoint = Held(), MemoryCheckpoint()
+    async with history(20) as h:
+        run = asyncio.create_task(h.replay(target, checkpoint=checkpoint).run())
+        await flushing.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # as the end of asyncio.run does
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
+        assert state is not None
+        assert state.handled == len(target.buffer) > 0, "each message that was handled is recorded"
+        report = await h.replay(target, checkpoint=checkpoint).run()
+        assert (state.handled + report.handled, report.finished) == (20, True)
+
+
+async def test_after_a_save_that_is_cancelled_with_all_else_nothing_more_is_recorded() -> None:
+    saving = asyncio.Event()
+
+    class Slow(Watching):
+        async def save(self, commit: Commit) -> None:
+            await super().save(commit)
+            if not saving.is_set():
+                saving.set()
+                await asyncio.Event().wait()
+
+    target, checkpoint = Buffering(), Slow()
+    async with history(20) as h:
+        run = asyncio.create_task(h.replay(target, checkpoint=checkpoint).run())
+        await saving.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # as the end of asyncio.run does
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert len(checkpoint.commits) == 1, "nobody knows whether the save succeeded: the next run finds it out"
+        await h.replay(target, checkpoint=checkpoint).run()
+        state = await checkpoint.peek(ReplayJob(h.webhook_id))
+        assert state is not None
+        assert state.handled == 20, "no message is counted twice"
+
+
 async def test_what_a_target_has_no_use_for_is_skipped_for_its_reason() -> None:
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, {"id": "b"}, {"id": "c"}]))) as client:
         report = await Replay(client, "w1", Buffering(), checkpoint=MemoryCheckpoint()).run()
