@@ -485,6 +485,9 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
             Fleet(redis_url, **wrong)
     for lease in (1, 3_600):
         assert Fleet(redis_url, lease=lease).lease == lease
+    for lease in (0.5, 3_601):
+        with pytest.raises(ConfigurationError, match="lease must be a number of seconds from 1 to 3600"):
+            Fleet(redis_url, lease=lease)
     with pytest.raises(ConfigurationError, match="url must be that of a Redis server"):
         Fleet("http://127.0.0.1")
 

@@ -100,9 +100,10 @@ async def test_one_request_draws_for_all_that_wait_each_time() -> None:
     limiter = limiter_of(store)
     for _ in range(3):
         limiter._slots.clear()
-        before = store.requests
+        requests, drawn = store.requests, store.drawn
         await asyncio.gather(*[limiter.wait() for _ in range(20)])
-        assert store.requests - before <= 2, "those that wait draw one after the other"
+        assert store.requests - requests <= 2, "those that wait draw one after the other"
+        assert store.drawn - drawn == 20, "more slots are drawn than there are callers, and are wasted"
 
 
 async def test_a_job_holds_its_rate_over_all_workers(redis_url: str) -> None:
