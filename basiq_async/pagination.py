@@ -145,7 +145,7 @@ class _Loop(Generic[T]):
         self._looked_for = start.after if start is not None and start.offset == ANYWHERE else None
         """The last item that was searched for from the start of the list: a second search would not find it either."""
         self._prefetch = prefetch
-        self._ahead: asyncio.Task[Callable[[], ListPage]] | None = None
+        self._ahead: asyncio.Task[ListPage] | None = None
         self._seen: set[int] = set()
         self._error: BasiqError | None = None
         self._lock = asyncio.Lock()
@@ -174,7 +174,7 @@ class _Loop(Generic[T]):
         ahead, self._ahead = self._ahead, None
         page: ListPage | None = None
         try:
-            page = (await (listing.fetch(url) if ahead is None else result_of(ahead)))()
+            page = await (listing.fetch(url) if ahead is None else result_of(ahead))
         except BasiqError as exc:
             if not self._can_search(exc, url):
                 if listing.redact(url) != url:
@@ -184,7 +184,7 @@ class _Loop(Generic[T]):
                 raise
         if page is None:
             url = self._begin_again()
-            page = (await listing.fetch(url))()
+            page = await listing.fetch(url)
         self._seen.add(hash(url))
         self._pages += 1
         place.url, place.items, place.left = url, page.items, iter(page.items)

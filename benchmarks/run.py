@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -105,8 +106,13 @@ def _merged(known: list[Figure], new: list[Figure]) -> list[Figure]:
 
 
 def main() -> int:
-    quick = "--quick" in sys.argv
-    only = [name for name in sys.argv[1:] if not name.startswith("-")]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="all by default")
+    parser.add_argument("--quick", action="store_true", help="in under a minute, held against the committed figures")
+    options = parser.parse_args()
+    quick, only = options.quick, options.programs
+    if unknown := set(only) - set(programs(quick=quick)):
+        parser.error(f"no program of the name {', '.join(sorted(unknown))}")
     machine = _machine()  # before: the benchmarks are a load themselves
     figures = measure(quick=quick, only=only)
     if quick:

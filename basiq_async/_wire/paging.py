@@ -38,11 +38,7 @@ class Listing(Generic[T]):
     name: str
     start: str
     base: BaseURL
-    fetch: Callable[[str], Coroutine[Any, Any, Callable[[], ListPage]]]
-    """Requests a page. Returns a function that decodes it, to call when its items are needed.
-
-    Two decoded pages at a time are slower than one: they do not fit into a processor's cache.
-    """
+    fetch: Callable[[str], Coroutine[Any, Any, ListPage]]
     reader: Reader[T]
     owner: TaskOwner
     seal: CursorSeal

@@ -44,7 +44,7 @@ class ListPages(Generic[T]):
         self._now = now
         self.began: datetime | None = None
         """When the first page was requested, by the API's clock; None without ``now``."""
-        self._ahead: tuple[str, asyncio.Task[Callable[[], ListPage]]] | None = None
+        self._ahead: tuple[str, asyncio.Task[ListPage]] | None = None
 
     async def find(self, link: str | None, ids: Collection[str] | None = None) -> ListedPage | None:
         """Return the page of a link; None if Basiq refuses it, or if the page has none of the ids."""
@@ -92,10 +92,10 @@ class ListPages(Generic[T]):
         ahead = self._ahead
         if ahead is not None and ahead[0] == url:
             self._ahead = None
-            found = (await result_of(ahead[1]))()
+            found = await result_of(ahead[1])
         else:
             self.forget_ahead()
-            found = (await self._listing.fetch(url))()
+            found = await self._listing.fetch(url)
         if self._now is not None and self.began is None:
             took = timedelta(seconds=asyncio.get_running_loop().time() - asked)
             self.began = (self._now() - took).replace(microsecond=0)

@@ -146,9 +146,9 @@ class Api:
         if query:
             start += ("&" if "?" in start else "?") + urlencode(query, quote_via=quote, safe="")
 
-        async def fetch(url: str) -> Callable[[], ListPage]:
+        async def fetch(url: str) -> ListPage:
             page = Endpoint(url, endpoint.template)
-            return partial(self._read, await self.request("GET", page), "GET", page, self.codec.page)
+            return self._read(await self.request("GET", page), "GET", page, self.codec.page)
 
         listing = Listing(
             name=json.dumps([endpoint.url.removeprefix(self.base.root), text]),

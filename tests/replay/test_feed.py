@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -115,11 +115,7 @@ class Lists:
         if self.listed:
             del self.listed[place % len(self.listed)]
 
-    async def fetch(self, url: str) -> Callable[[], ListPage]:
-        page = self._page(url)
-        return lambda: page
-
-    def _page(self, url: str) -> ListPage:
+    async def fetch(self, url: str) -> ListPage:
         self.before_request()
         self.requests += 1
         place, _, generation = url.partition("?next=")[2].partition("&")
