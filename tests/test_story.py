@@ -109,8 +109,8 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
             for day in range(25):
                 story.emit(each, poison=day in (4, 11))
                 if day % 8 == 3:  # killed while deliveries come in; they come again
-                    delivering = asyncio.ensure_future(fake.advance(seconds=1))
-                    while not any(attempt.at == fake.now() for attempt in fake.deliveries[-each:]):
+                    begun, delivering = fake.now(), asyncio.ensure_future(fake.advance(seconds=1))
+                    while not delivering.done() and not any(made.at >= begun for made in fake.deliveries[-each:]):
                         await asyncio.sleep(0)
                     await service.kill()
                     await delivering
