@@ -111,7 +111,7 @@ def test_a_long_text_is_cut(size: int, cut: bool) -> None:
     ids=lambda body: body[:16],
 )  # fmt: skip
 def test_a_fault_that_is_not_within_an_item_is_refused_as_a_whole(body: str) -> None:
-    with pytest.raises(ValueError, match=r"not JSON|Expecting|delimiter"):
+    with pytest.raises(ValueError, match=r"not JSON|Expecting|delimiter|trailing comma"):
         mend_list(body.encode())
 
 
