@@ -291,8 +291,8 @@ class Recovery:
     was_active: bool
     quarantined: int
     given_up: int
-    _replays: tuple[Replay, Replay] = attrs.field(repr=False, eq=False)
-    _count_quarantined: Callable[[], Awaitable[int]] = attrs.field(repr=False, eq=False)
+    _replays: tuple[Replay, Replay] = attrs.field(repr=False, eq=False, alias="replays")
+    _count_quarantined: Callable[[], Awaitable[int]] = attrs.field(repr=False, eq=False, alias="count_quarantined")
 
     @property
     def finished(self) -> bool:
