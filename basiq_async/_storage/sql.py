@@ -228,10 +228,12 @@ class SQLStore:
             yield connection
             whole = True
         finally:
-            # A statement may have been interrupted. SQLite has no connection to a server that could be broken.
-            await _give_back(connection, broken=not whole and turn is None)
-            if turn is not None:
-                turn.release()
+            try:
+                # A statement may have been interrupted. SQLite has no connection to a server that could be broken.
+                await _give_back(connection, broken=not whole and turn is None)
+            finally:
+                if turn is not None:
+                    turn.release()
 
     async def prepare(self) -> None:
         """At the first call, create missing tables, unless ``create_tables`` is False, and check their version.

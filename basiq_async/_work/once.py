@@ -6,6 +6,7 @@ import asyncio
 import enum
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, TypeVar, TypeVarTuple
@@ -101,7 +102,7 @@ class Units:
         return len((await asyncio.wait(self.tasks, timeout=seconds))[1]) if self.tasks else 0
 
 
-class Unit(Generic[T]):
+class Unit(ABC, Generic[T]):
     """One event to handle. A subclass does the work.
 
     patience: for how many seconds to wait for another worker that holds the event.
@@ -143,17 +144,17 @@ class Unit(Generic[T]):
     async def prepare(self) -> None:
         """Prepare the work."""
 
+    @abstractmethod
     async def work(self) -> T:
         """Do the work. It runs in a task of its own, has one context, and is cancelled once at most."""
-        raise NotImplementedError
 
     async def record_failure(self, failure: Exception) -> None:
         """Record that the work failed, with ``call`` and ``release``."""
         await self.release()
 
+    @abstractmethod
     def describe(self) -> str:
         """Return what the log calls the event."""
-        raise NotImplementedError
 
     def log_fields(self) -> dict[str, object]:
         """Return fields for the log."""
@@ -220,9 +221,8 @@ class Unit(Generic[T]):
         The timer is set anew only for an earlier time; otherwise it looks again when it comes.
         """
         if cancelling := self._task.cancelling():
-            self._cancelled = (
-                self._cancelled or cancelling > self._expired
-            )  # not the timer's: the event loop shuts down
+            if cancelling > self._expired:  # not only the timer's: the event loop shuts down
+                self._cancelled = True
             for _ in range(cancelling):
                 self._task.uncancel()
         self._expired = False

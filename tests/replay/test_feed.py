@@ -375,16 +375,7 @@ async def check(order: str, paging: str, times: str, size: int, count: int, plan
         lists.grow()
     handed: set[str] = set()
     text: str | None = None
-    last: dict[str, Any] = {
-        "before": [],
-        "during": {},
-        "sizes": [],
-        "stop": None,
-        "kill": None,
-        "dies": True,
-        "record": 1,
-    }
-    for run in [*plan, last]:
+    for run in [*plan, RUN]:
         for each in run["before"]:
             change(lists, each, running=False)
         lists.sizes = iter(run["sizes"])

@@ -58,6 +58,24 @@ async def test_only_a_write_is_committed_and_only_if_all_of_it_succeeds(store: S
     assert await store.run(count) == 1
 
 
+async def test_a_call_whose_time_ends_while_its_connection_is_given_back_leaves_the_turn_to_others(
+    store: SQLStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = AsyncConnection.close
+
+    async def hang(self: AsyncConnection) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await close(self)
+
+    await store.run(put("a"), write=True)
+    with monkeypatch.context() as patch, pytest.raises(InboxError, match="did not respond"):
+        patch.setattr(AsyncConnection, "close", hang)
+        await store.run(put("b"), write=True, timeout=0.02)
+    await store.run(put("c"), write=True, patient=False)
+
+
 async def test_a_call_that_takes_too_long_is_an_error_that_says_so(store: SQLStore) -> None:
     async def hang(connection: AsyncConnection) -> None:
         await asyncio.Event().wait()

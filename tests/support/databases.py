@@ -48,7 +48,7 @@ async def engine_of(url: str, **options: Any) -> AsyncGenerator[AsyncEngine]:
     try:
         yield engine
         if isinstance(engine.pool, QueuePool):
-            assert not engine.pool.checkedout(), f"connections that nobody gave back: {engine.pool.status()}"
+            assert not in_use(engine), f"connections that nobody gave back: {engine.pool.status()}"
     finally:
         await engine.dispose()
 

@@ -47,14 +47,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def engine(postgres: PostgresServer) -> AsyncGenerator[AsyncEngine]:
     async with engine_of(postgres.url()) as engine:
         yield engine
-        assert in_use(engine) == 0, "a connection was not given back"
 
 
 async def test_it_keeps_every_promise(url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine:
         await check_checkpoint(lambda name: SQLCheckpoint(engine, name, table=table, lease=2 * SOON), seconds=PATIENCE)
-        assert in_use(engine) == 0, "a connection was not given back"
 
 
 def test_it_is_a_checkpoint() -> None:
