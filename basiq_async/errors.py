@@ -21,8 +21,8 @@
     ├── SignatureVerificationError     a delivery that cannot be trusted
     ├── InboxError                     an inbox could not say, or not record, what was handled
     └── ReplayError                    a replay job that cannot start or go on
-        ├── CheckpointError            its checkpoint is full, damaged, or another job's
-        │   └── CheckpointInUseError   another run has it open
+        ├── JobInUseError              another run of the job is alive
+        ├── RecordError                its record of what was handled is full, damaged, or another one
         └── TargetError                its target did not accept a message
 
 No error holds a credential, in its text or in its attributes.
@@ -39,17 +39,17 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BasiqError",
-    "CheckpointError",
-    "CheckpointInUseError",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
     "InboxError",
+    "JobInUseError",
     "MissingExtraError",
     "NotFoundError",
     "PaginationError",
     "PermissionDeniedError",
     "RateLimitError",
+    "RecordError",
     "ReplayError",
     "RequestTimeoutError",
     "ResponseDecodeError",
@@ -258,12 +258,12 @@ class ReplayError(BasiqError):
     report: Any = None  # this module imports nothing of the project, so that every module can import it
 
 
-class CheckpointError(ReplayError):
-    """A checkpoint is in use, full or damaged, or belongs to another job. Nothing in it was overwritten."""
+class JobInUseError(ReplayError):
+    """Another run of the job is alive. That run does the work, so this one can end."""
 
 
-class CheckpointInUseError(CheckpointError):
-    """Another run of the job has the checkpoint open. That run does the work, so this one can end."""
+class RecordError(ReplayError):
+    """The record of what a job has handled cannot be read or written, or belongs elsewhere. It was left as it is."""
 
 
 class TargetError(ReplayError):

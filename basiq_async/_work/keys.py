@@ -38,5 +38,11 @@ def left_key(event_key: str) -> str:
     return key if len(key) <= _LONGEST_KEY else _digest(key)
 
 
+def run_key(name: str) -> str:
+    """Return the key by which one run at a time claims a job of this name."""
+    key = f"run:{_quoted(name)}"
+    return key if len(key) <= _LONGEST_KEY else _digest(key)
+
+
 def _digest(key: str) -> str:
     return "sha256:" + hashlib.sha256(key.encode()).hexdigest()

@@ -1,11 +1,15 @@
-"""Read the quarantine of one webhook: the one place that asks an inbox for its pages."""
+"""Read, export and drop the entries of one webhook in the quarantine: the one place that asks an inbox for its pages."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from contextlib import aclosing, suppress
 
-from ..errors import ConfigurationError, InboxError
+from .._storage.private_files import open_new
+from ..errors import ConfigurationError, InboxError, ReplayError
 from .keys import inbox_key
 from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery
@@ -44,6 +48,102 @@ async def count_quarantined(inbox: Inbox, webhook_id: str | None, *, timeout: fl
     """Return how many of the webhook's deliveries are in the quarantine. See ``read_quarantine``."""
     async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
         return len([delivery.key async for delivery in found])
+
+
+async def first_quarantined(
+    inbox: Inbox, webhook_id: str | None, limit: int, *, timeout: float, after: QuarantinedDelivery | None = None
+) -> Sequence[QuarantinedDelivery]:
+    """Return the webhook's oldest ``limit`` entries, or the next ones after ``after``. See ``read_quarantine``."""
+    entries: list[QuarantinedDelivery] = []
+    async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout, after=after)) as found:
+        async for entry in found:
+            entries.append(entry)
+            if len(entries) == limit:
+                break
+    return entries
+
+
+async def read_pages(
+    inbox: Inbox, webhook_id: str | None, *, timeout: float, ids: Collection[str] | None = None
+) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
+    """Yield the webhook's entries, or those with these ids, some at once. See ``read_quarantine``."""
+    page: list[QuarantinedDelivery] = []
+    async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
+        async for entry in found:
+            if ids is None or entry.delivery_id in ids:
+                page.append(entry)
+            if len(page) == _PAGE:
+                yield page
+                page = []
+    if page:
+        yield page
+
+
+async def drop_quarantined(inbox: Inbox, webhook_id: str | None, ids: Collection[str], *, timeout: float) -> int:
+    """Remove the webhook's entries with these ids; they count as handled. Return the number removed."""
+    dropped = 0
+    keys = [entry.key async for page in read_pages(inbox, webhook_id, timeout=timeout, ids=ids) for entry in page]
+    for key in keys:
+        async with inbox_limit(timeout):
+            dropped += await inbox.drop_quarantined(key)
+    return dropped
+
+
+async def export_quarantined(
+    inbox: Inbox | None, webhook_id: str | None, path: str | os.PathLike[str], *, timeout: float
+) -> int:
+    """Write the webhook's entries to a new file, a line of JSON each, and return their number. None has none.
+
+    If an error interrupts the writing, the file is removed. Raises ``ConfigurationError`` if the file exists, and
+    ``ReplayError`` if it cannot be written.
+    """
+    count, whole = 0, False
+    try:
+        descriptor = open_new(path)
+    except FileExistsError:
+        raise ConfigurationError(f"the file {os.fspath(path)!r} exists already: pass another path") from None
+    except (OSError, ValueError) as exc:
+        raise _unwritable(path, exc) from exc
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            if inbox is not None:
+                async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
+                    async for entry in found:
+                        file.write(_line(entry))
+                        count += 1
+            file.flush()
+            await asyncio.to_thread(os.fsync, descriptor)
+        whole = True
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
+    finally:
+        if not whole:
+            with suppress(OSError):
+                os.unlink(path)
+    return count
+
+
+def _line(entry: QuarantinedDelivery) -> str:
+    try:
+        body = json.loads(entry.body)
+    except (ValueError, RecursionError):
+        body = entry.body.decode("utf-8", "replace")
+    fields = {
+        "id": entry.delivery_id,
+        "kind": entry.kind,
+        "eventTypeId": entry.event_type_id,
+        "eventId": entry.event_id,
+        "error": entry.error,
+        "failures": entry.failures,
+        "quarantinedAt": entry.quarantined_at.isoformat(),
+        "body": body,
+    }
+    return json.dumps(fields, separators=(",", ":")) + "\n"
+
+
+def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> ReplayError:
+    why = exc.strerror if isinstance(exc, OSError) else "its name holds a null character"
+    return ReplayError(f"the file {os.fspath(path)!r} cannot be written: {why}")
 
 
 def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
