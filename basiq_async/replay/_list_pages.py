@@ -14,6 +14,7 @@ from .._wire.codec import ListPage
 from .._wire.paging import Listing, is_lost, raw_id
 from .._work.tasks import result_of
 from ..errors import APIError, BasiqError
+from ._hint import short_id
 
 T = TypeVar("T")
 
@@ -21,16 +22,23 @@ T = TypeVar("T")
 class ListedPage:
     """A page of the list. ``fresh`` are the indexes of the items to hand out."""
 
-    __slots__ = ("error", "fresh", "ids", "items", "next_url", "url")
+    __slots__ = ("error", "failed", "fresh", "ids", "items", "next_url", "url")
 
     def __init__(self, url: str, items: list[Any], next_url: str | None, error: BasiqError | None) -> None:
         self.url = url
         self.items = items
-        self.ids = [raw_id(item) or _made_up_id(item) for item in items]
+        self.ids = [short_id(raw_id(item) or _made_up_id(item)) for item in items]
         self.next_url = next_url
         self.error = error
         """The fault of the next link, raised after the page's items."""
+        self.failed = False
+        """Whether an item cannot be read. Then ``error`` is its failure."""
         self.fresh: list[int] = []
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the list ends with this page."""
+        return self.next_url is None and self.error is None
 
 
 class ListPages(Generic[T]):
