@@ -108,7 +108,9 @@ class Reading(Generic[T]):
 
     ``convert`` makes of each item of the list what is handed out, or None for one that is not selected. ``now`` returns
     the time by the API's clock, as soon as a response was read. ``note_page`` is called with the items of each page, as
-    Basiq sent them, that this run has not read before.
+    Basiq sent them, that this run has not read before. ``passed`` are the keys of another list, whose items are not
+    handed out. ``is_enough`` is called with the items of each page and the order of the list: the list ends for this
+    reading after a page for which it returns True.
 
     The memory grows by 20 bytes an item. After an error or a cancellation a reading is over: another one, made from its
     last ``hint()``, goes on.
@@ -125,6 +127,8 @@ class Reading(Generic[T]):
         convert: Callable[[Any], T | None] | None = None,
         now: Callable[[], datetime] | None = None,
         note_page: Callable[[Sequence[Any]], object] | None = None,
+        passed: Ids | None = None,
+        is_enough: Callable[[Sequence[Any], Order], bool] | None = None,
     ) -> None:
         listing = self._listing = paginator._listing
         self._on_unreadable = paginator._on_unreadable
@@ -137,7 +141,8 @@ class Reading(Generic[T]):
         self._pages = ListPages(listing, now or _now)
         self._order = ListOrder(None if found is None else found.steps)
         self._longest = 1 if found is None else found.page
-        self._passed = Ids()
+        self._passed = Ids() if passed is None else passed
+        self._is_enough = is_enough
         self._refused = 0
         self._steps: deque[_Step] = deque()
         self._noted: Hint | None = None
@@ -355,6 +360,8 @@ class Reading(Generic[T]):
         late = min(_LATE, self._longest)
         if page.next_url is not None and (hash(page.next_url) in now.seen or page.next_url == page.url):
             page.error = self._listing.refuse(page.next_url, "loops: it leads to a page that was read before")
+            page.next_url = None
+        if self._is_enough is not None and self._is_enough(page.items, self._order.order if self._order.sure else "unknown"):
             page.next_url = None
         now.enter(page, late)
         if now.until is None:

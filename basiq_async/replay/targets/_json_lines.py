@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self
 import attrs
 
 from ..._storage.private_files import open_private, replace_private
-from ..._work.ids import Ids, digest
+from ..._work.ids import Ids, digest_of as digest
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError, JobInUseError, RecordError
 from ...models import Message
