@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._lazy import lazy_names
+from .._work.protocol import Record
 from ._coverage import Inactivity
 from ._recovery import Recovery, recover, recovered_by
 from ._replay import Replay
@@ -32,6 +33,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Reconciliation",
+    "Record",
     "Recovery",
     "Replay",
     "Report",

@@ -204,7 +204,7 @@ class _Missed(HandledEvents):
         if everything:
             return None
         async with inbox_limit(_TIMEOUT):
-            return _DELIVERED if await self._inbox.seen(left_key(self._key(message))) else None
+            return _DELIVERED if await self._inbox.known([left_key(self._key(message))]) else None
 
     async def _would_know(self, message: Message) -> bool:
         """Return whether the inbox would know that the live service handled a delivered message."""

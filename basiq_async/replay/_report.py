@@ -256,7 +256,7 @@ class HandledEvents:
     async def has(self, message: Message) -> bool:
         """Return whether the inbox recorded the message's event as handled."""
         async with inbox_limit(self._timeout):
-            return await self._inbox.seen(self._key(message))
+            return bool(await self._inbox.known([self._key(message)]))
 
     def _key(self, message: Message) -> str:
         return inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
