@@ -76,7 +76,7 @@ async def diagnose(
         if inbox is None:
             return False
         async with asyncio.timeout(_INBOX_TIMEOUT):
-            return await inbox.seen(inbox_key(event_type_id, event_id, message_id, owner))
+            return bool(await inbox.known([inbox_key(event_type_id, event_id, message_id, owner)]))
 
     scan = _HistoryScan(api, webhook, is_handled, recovered or Recovered(), now)
     await scan.read(max_items)
