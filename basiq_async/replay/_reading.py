@@ -361,7 +361,9 @@ class Reading(Generic[T]):
         if page.next_url is not None and (hash(page.next_url) in now.seen or page.next_url == page.url):
             page.error = self._listing.refuse(page.next_url, "loops: it leads to a page that was read before")
             page.next_url = None
-        if self._is_enough is not None and self._is_enough(page.items, self._order.order if self._order.sure else "unknown"):
+        if self._is_enough is not None and self._is_enough(
+            page.items, self._order.order if self._order.sure else "unknown"
+        ):
             page.next_url = None
         now.enter(page, late)
         if now.until is None:

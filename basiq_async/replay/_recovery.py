@@ -176,7 +176,9 @@ class RecoveryRun:
         """Read what earlier recoveries found out, and note what is known before anything is handed out."""
         async with inbox_limit(_CALL):
             known = Coverage.read(await self._inbox.note(coverage_note(self._webhook_id)))
-        acknowledged = max((each for each in (known.acknowledged, self._acknowledged) if each is not None), default=None)
+        acknowledged = max(
+            (each for each in (known.acknowledged, self._acknowledged) if each is not None), default=None
+        )
         seen = known.seen_inactive or (None if active else now)
         coverage = attrs.evolve(known, acknowledged=acknowledged, seen_inactive=seen)
         if coverage != known:

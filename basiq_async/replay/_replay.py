@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, get_args
 
-
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._signing.seal import Seal
 from .._work.limits import inbox_limit, limit
@@ -43,7 +42,7 @@ from ._sources import (
     read_hints,
 )
 from ._where import Predicate, Where, as_where
-from .targets._adapters import AnyTarget, Handling, find_handling
+from .targets._adapters import AnyTarget, find_handling
 from .targets._base import BulkTarget, RunScoped, Target
 from .targets._shared import PATIENCE
 
