@@ -154,22 +154,19 @@ class RecoveryRun:
                 events = self._read_events(webhook, messages.began or began, passed)
                 second = await replay._hand_out(events, claim, progress)
             webhook = await client.webhooks.get(self._webhook_id)
-            ended = second is not None and second.finished
-            if ended and replay._where.predicate is everything:
-                coverage = attrs.evolve(
-                    coverage, read_up_to=began - SETTLE, seen_inactive=None if was_active else began
-                )
-                await self._note(coverage)
             inactive_now = None if find_status_problem(webhook, None) is None else began
+            lost = coverage.out_of_reach(activity.periods(coverage.seen_inactive, inactive_now), client._now())
+            if second is not None and second.finished and not lost and replay._where.predicate is everything:
+                await self._note(
+                    attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=None if was_active else began)
+                )
             return Recovery(
                 messages=first,
                 events=second,
                 left_alone=self._left_alone,
                 recent=0 if was_active else self._recent,
                 quarantined=await count_quarantined(self._inbox, replay._handling.webhook_id, timeout=_CALL),
-                out_of_reach=coverage.out_of_reach(
-                    activity.periods(coverage.seen_inactive, inactive_now), client._now()
-                ),
+                out_of_reach=lost,
                 webhook=webhook,
                 was_active=was_active,
             )
