@@ -9,8 +9,8 @@ import math
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Self, TypeVar, cast
 
 import attrs
@@ -205,9 +205,7 @@ class RedisInbox:
             while (wanted := limit - len(deliveries)) > 0:
                 places = [
                     _text(each)
-                    for each in await self._client.zrangebylex(
-                        self._at("quarantine"), place, "+", start=0, num=wanted
-                    )
+                    for each in await self._client.zrangebylex(self._at("quarantine"), place, "+", start=0, num=wanted)
                 ]
                 for each, text in zip(places, await self._read_letters(places), strict=True):
                     if text is not None:  # otherwise it was removed meanwhile, and the page gets another one

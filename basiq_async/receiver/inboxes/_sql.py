@@ -240,7 +240,9 @@ class SQLInbox:
             mine = (await connection.execute(self._sql.release, {"a_key": key, "a_token": token})).first() is not None
             row = await self._sql.find(connection, key)
             done = row is not None and row.handled_at is not None
-            retried = done and row is not None and row.letter is not None and (mine or (held is not None and held.retry))
+            retried = (
+                done and row is not None and row.letter is not None and (mine or (held is not None and held.retry))
+            )
             if done and not retried:
                 return 0
             before = unpack_entry(row.letter, key=key, at=_EVER).failures if row is not None and retried else 0
@@ -288,7 +290,6 @@ class SQLInbox:
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-
 
         async def work(connection: AsyncConnection) -> datetime:
             row = (await connection.execute(self._sql.since)).one()
