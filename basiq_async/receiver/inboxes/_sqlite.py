@@ -27,8 +27,8 @@ _KIND = FileKind(
     version=5,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
-        # monotonic one. ``letter`` is a quarantined delivery as JSON, and ``at`` is the time when it was set aside. It is
-        # ``handled`` only if it was acknowledged, and then its failures are ``tried``.
+        # monotonic one. ``letter`` is a quarantined delivery as JSON, and ``at`` is the time when it was set aside. The
+        # key is ``handled`` only if that was acknowledged, and its failures are then ``tried``.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
         "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, tried INTEGER NOT NULL DEFAULT 0, "
         "letter TEXT) WITHOUT ROWID",

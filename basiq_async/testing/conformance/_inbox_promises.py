@@ -176,9 +176,7 @@ async def cancelled_anywhere(probe: InboxProbe) -> None:
         await probe.inbox.claim(key, a, lease=LONG)
         await _cancel(probe.inbox.complete(key, a), wait)
         await probe.inbox.complete(key, a)
-        hold(
-            key in await probe.other.known([key]), "after a cancelled complete() and another one, the key was not known"
-        )
+        hold(key in await probe.other.known([key]), "after a cancelled and another complete(), the key was not known")
 
         key += "-failed"
         await probe.inbox.claim(key, a, lease=LONG)
