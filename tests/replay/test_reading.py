@@ -205,7 +205,7 @@ class Choices:
     def change(self) -> tuple[str, int]:
         kind = self.one_of("grow", "late", "expire", "vanish", "refuse")
         return kind, self.number(
-            *{"grow": (1, 6), "late": (1, 2), "expire": (1, 9), "vanish": (0, 40)}.get(kind, (0, 0))
+            *{"grow": (1, 12), "late": (1, 2), "expire": (1, 9), "vanish": (0, 40)}.get(kind, (0, 0))
         )
 
     def changes(self, least: int, most: int) -> list[tuple[str, int]]:
@@ -214,26 +214,26 @@ class Choices:
     def run(self) -> dict[str, Any]:
         return {
             "before": self.changes(0, 3),
-            "during": {self.number(0, 12): self.changes(1, 2) for _ in range(self.number(0, 4))},
+            "during": {self.number(0, 24): self.changes(1, 2) for _ in range(self.number(0, 4))},
             "sizes": [self.number(0, 3) for _ in range(self.number(0, 4))],
-            "stop": self.perhaps(1, 15),
-            "kill": self.perhaps(0, 12),
+            "stop": self.perhaps(1, 30) if self.number(0, 1) else None,
+            "kill": self.perhaps(0, 20),
             "dies": bool(self.number(0, 1)),
             "finish": self.number(1, 9),
             "hold": self.perhaps(1, 9) if self.number(0, 2) == 2 else None,
-            "hint": self.one_of(*["kept"] * 7, "lost", "old", "foreign", "damaged"),
-            "record": self.one_of(*["kept"] * 12, "restored", "lost"),
-            "selects": self.number(0, 3) // 3,
+            "hint": self.one_of(*["kept"] * 16, "lost", "old", "foreign", "damaged"),
+            "record": self.one_of(*["kept"] * 30, "restored", "lost"),
+            "selects": self.number(0, 7) // 7,
         }
 
     def example(self) -> dict[str, Any]:
         return {
             "order": self.one_of("oldest-first", "newest-first", "none"),
             "paging": self.one_of("cursor", "seek", "offset"),
-            "times": self.one_of("right", "equal", "wrong", "backwards", "missing", "some"),
+            "times": self.one_of(*["right"] * 4, "equal", "wrong", "backwards", "missing", "some"),
             "size": self.number(3, 5),
-            "count": self.number(0, 60),
-            "doubles": self.number(0, 4) == 4,
+            "count": self.number(0, 99),
+            "doubles": self.number(0, 7) == 7,
             "plan": [self.run() for _ in range(self.number(1, 6))],
         }
 
