@@ -11,7 +11,7 @@ import attrs
 
 from .._arguments import Duration
 from .._wire.order import FAR, Order, raw_times
-from .._work.ids import Ids
+from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
 from .._work.protocol import Inbox
@@ -218,11 +218,13 @@ class RecoveryRun:
     async def _read_messages(self, back_to: datetime | None, activity: Activity, passed: Ids) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
         since = await self._find_recording_since()
+        key_of, known = self._keys(message_key)
 
         def choose(message: Message) -> Message | None:
             if self._also_delivered or isinstance(message, UnreadableMessage) or not is_left_alone(message, since):
                 return message
             self._left_alone += 1
+            passed.extend([digest_of(key_of(message.raw))])  # its event is left alone too
             return None
 
         def is_enough(items: Sequence[Any], order: Order) -> bool:
@@ -232,7 +234,6 @@ class RecoveryRun:
             return bool(times) and max(times) < back_to - FAR
 
         listing = self._client.messages.list(self._webhook_id, on_unreadable=placeholder_for)
-        key_of, known = self._keys(message_key)
         return Reading(
             listing,
             known=known,
