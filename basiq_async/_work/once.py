@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import attrs
 
@@ -171,9 +171,7 @@ class Unit(ABC, Generic[T]):
         does not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
         """
         self._answer: asyncio.Future[Ending[T]] = self._loop.create_future()
-        self._task = self._loop.create_task(self._run())
-        self.units.tasks.add(self._task)
-        self._task.add_done_callback(self._answer_caller)
+        self._loop.create_task(self._run())
         try:
             return await self._answer
         except asyncio.CancelledError:
@@ -279,6 +277,10 @@ class Unit(ABC, Generic[T]):
 
     async def _run(self) -> Ending[T]:
         """Claim, work and record."""
+        # Here, because an eager task runs before ``create_task`` has returned it.
+        self._task = cast("asyncio.Task[Ending[T]]", asyncio.current_task())
+        self.units.tasks.add(self._task)
+        self._task.add_done_callback(self._answer_caller)
         by_key = self.units.by_key
         try:
             if self.key in by_key:

@@ -7,7 +7,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -122,7 +122,7 @@ class Engine:
         )
         self._queue: asyncio.Queue[WorkItem | None] = asyncio.Queue()
         """The messages to begin; None is for the end."""
-        self._reading: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[Any] | None = None
         self._whole = False
         """Whether the history was read to its end."""
         self._read = 0
@@ -160,7 +160,7 @@ class Engine:
         try:
             if not self._stopped:
                 async with asyncio.TaskGroup() as self._group:
-                    self._reading = self._group.create_task(self._read_messages())
+                    self._group.create_task(self._read_messages())
             ended = True
         finally:
             await run_to_completion(lambda: self._end(reporting, ended=ended))
@@ -210,6 +210,7 @@ class Engine:
     async def _read_messages(self) -> None:
         """Put the messages to handle into the queue, until the source ends."""
         source, ledger = self._source, self._ledger
+        self._reading = asyncio.current_task()  # here, because an eager task runs before ``create_task`` returns it
         try:
             while self._left != 0 or not ledger.idle:
                 if self._in_span >= _SPAN and not ledger.full:
