@@ -15,6 +15,7 @@ import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
+from .failures import leaves
 from .limits import inbox_is_slow, inbox_limit
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
@@ -417,7 +418,7 @@ class Unit(ABC, Generic[T]):
         return Ending(Ended.UNAVAILABLE, error=failure)
 
     async def _fail(self, failure: Exception) -> Ending[T]:
-        if self.session is not None and isinstance(failure, InboxError):
+        if self.session is not None and all(isinstance(each, InboxError) for each in leaves(failure)):
             await self.release(_GIVE_BACK_SOON)
             return Ending(Ended.UNAVAILABLE, error=failure)
         await self.record_failure(failure)

@@ -15,11 +15,12 @@ import attrs
 from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
 from .._work.calls import HOST
+from .._work.failures import failure_text, find_retry_after
 from .._work.once import Ended, Ending, Unit, Units
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outcome import RETRY_SOON, Outages, Outcome, describe, find_retry_after, is_of_the_event, log_fields, shorten
+from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
 
@@ -239,7 +240,7 @@ class _Attempt(Unit[None]):
             event_id=delivery.event_id,
             body=delivery.body,
             signed_at=delivery.timestamp,
-            error=_describe(failure),
+            error=failure_text(failure, longest=_LONGEST_ERROR),
             failures=self._failures or 0,
             quarantined_at=datetime.fromtimestamp(self._dispatcher.clock(), UTC),
         )
@@ -262,8 +263,3 @@ class _Attempt(Unit[None]):
 
     def report(self, what: str, failure: Exception) -> None:
         self._dispatcher.outages.report(shorten(self._delivery.id), what, failure, self.log_fields(failure))
-
-
-def _describe(error: Exception) -> str:
-    text = describe(error)
-    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"

@@ -13,6 +13,7 @@ import attrs
 
 from .._redaction.text import printable
 from .._redaction.tracebacks import hide_parameters
+from .._work.failures import failure_text
 from .._work.tasks import run_to_completion
 from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
 from ..errors import BasiqError, CheckpointError, ReplayError, TargetError
@@ -22,7 +23,7 @@ from ._coverage import InactivityTracker
 from ._ledger import Ledger, Span
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageSource, UnreadableMessage
-from ._throttle import Attempts, Limiter, RateLimiter, describe
+from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
 from ._where import Where, choose, everything
 from .checkpoints._base import Advance, Commit, DeadLetter, State
 from .targets._base import Target
@@ -313,7 +314,7 @@ class Engine:
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
             self._fail(error)
             return False
-        text = describe(hide_parameters(error))
+        text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
         logger.warning("message %r failed: %s", message.id, printable(text))
         self._failed += 1
         self._in_a_row += 1
