@@ -15,11 +15,12 @@ import attrs
 from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
 from .._work.calls import HOST
+from .._work.failures import failure_text, find_retry_after
 from .._work.once import Ended, Ending, Unit, Units
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outcome import RETRY_SOON, Outages, Outcome, describe, find_retry_after, is_of_the_event, log_fields, shorten
+from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
 
@@ -234,7 +235,7 @@ class _Attempt(Unit[None]):
         return self._failures is not None and self._failures >= quarantine_after
 
     async def _set_aside(self, failure: Exception) -> bool:
-        delivery, error, failures = self._delivery, _describe(failure), self._failures or 0
+        delivery, error, failures = self._delivery, failure_text(failure, longest=_LONGEST_ERROR), self._failures or 0
         now = datetime.fromtimestamp(self._dispatcher.clock(), UTC)
         if self._retried is not None:
             quarantined = attrs.evolve(self._retried, error=error, failures=failures, quarantined_at=now)
@@ -269,8 +270,3 @@ class _Attempt(Unit[None]):
 
     def report(self, what: str, failure: Exception) -> None:
         self._dispatcher.outages.report(shorten(self._delivery.id), what, failure, self.log_fields(failure))
-
-
-def _describe(error: Exception) -> str:
-    text = describe(error)
-    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
