@@ -43,6 +43,11 @@ def check_seconds(name: str, value: Duration, *, from_zero: bool = False) -> flo
     return (check_from_zero if from_zero else check_positive)(name, as_seconds(value), "of seconds")
 
 
+def check_remember(value: Duration | None) -> float:
+    """Return for how many seconds to remember something: infinity for None, which is for ever."""
+    return math.inf if value is None else check_seconds("remember", value)
+
+
 def check_whole(name: str, value: object, *, least: int = 0, most: int | None = None, or_else: str = "") -> int:
     """Return an int from ``least`` to ``most``. ``or_else`` ends the error message, such as ``or None for all``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):

@@ -252,7 +252,7 @@ class SQLStore:
 
     async def now(self, connection: AsyncConnection) -> datetime:
         """Return the time of the server."""
-        return _aware((await connection.execute(_NOW)).scalar_one())
+        return as_aware((await connection.execute(_NOW)).scalar_one())
 
     async def look(self, connection: AsyncConnection) -> None:
         """Read the columns of all tables. Raises the kind's error if the database is read-only."""
@@ -297,7 +297,7 @@ class SQLStore:
             rows = (await connection.execute(sa.select(version))).all()
         if [row.version for row in rows] != [self.kind.version]:
             raise self.kind.failure(self._another_version())
-        return _aware(rows[0].began)
+        return as_aware(rows[0].began)
 
     def _create_tables(self, connection: Connection) -> None:
         found = sa.inspect(connection)
@@ -369,5 +369,6 @@ def _describe_read_only(said: str) -> str:
     return f"the database is read-only: {said}. Connect the engine to a server that can write, such as the primary"
 
 
-def _aware(moment: datetime) -> datetime:
+def as_aware(moment: datetime) -> datetime:
+    """Return a moment that the database returned with its time zone, which is UTC: SQLite keeps none."""
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -39,7 +39,7 @@ class Ended(enum.Enum):
     HANDLED = "handled"
     """The work is done."""
     DONE = "done"
-    """It was handled before, or is in the quarantine."""
+    """It was handled before, or is in the quarantine and was acknowledged."""
     BUSY = "busy"
     """Another worker holds it."""
     FAILED = "failed"
@@ -285,8 +285,8 @@ class Unit(ABC, Generic[T]):
                 await self._interruptible(self._wait_for_turn, None)
             by_key[self.key] = self._task
             if self.prepares:
-                if not self.quarantined and await self.call(self.units.inbox.seen, self.key):
-                    return Ending(Ended.DONE)
+                if not self.quarantined and (ending := await self._find_ended()) is not None:
+                    return ending
                 await self._interruptible(self.prepare, self.units.work_timeout)
             ending = await self._claim()
             if ending is not None:
@@ -316,6 +316,18 @@ class Unit(ABC, Generic[T]):
         while (other := self.units.by_key.get(self.key)) is not None:
             if not (await asyncio.wait((other,), timeout=self.patience))[0]:
                 return  # from here on the inbox decides: the other's lease may be longer
+
+    async def _find_ended(self) -> Ending[T] | None:
+        """Return the end of an attempt that has nothing to prepare, because the event was handled before; else None.
+
+        A claim tells it from an event that a job set aside, which the inbox knows too.
+        """
+        if not await self.call(self.units.inbox.known, (self.key,)):
+            return None
+        ending = await self._claim()
+        if ending is None:
+            await self.release()
+        return ending
 
     async def _claim(self) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""

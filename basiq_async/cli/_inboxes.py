@@ -376,7 +376,7 @@ async def _find(inbox: Inbox, event_id: str, kind: str, webhook_id: str | None) 
     if webhook_id is not None and (dead := await _find_dead(webhook_id, event_id)) is not None:
         return {**ids, "state": "dead", "since": dead.failed_at, "error": dead.error}
     for key in keys:
-        if await inbox.seen(key):
+        if await inbox.known([key]):
             handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
             since = None if handled_at is None else await handled_at(key)
             return {**ids, "state": "handled", "since": since, "error": None}

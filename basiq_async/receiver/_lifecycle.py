@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from .._signing.signature import SigningKeys
 from .._work.limits import inbox_limit
+from .._work.owners import note_webhook
 from .._work.protocol import Inbox
 from ..errors import ConfigurationError, InboxError
 from .inboxes._memory import MemoryInbox
@@ -21,11 +24,15 @@ _KEYS: WeakKeyDictionary[MemoryInbox, SigningKeys] = WeakKeyDictionary()
 class Lifecycle:
     """Counts how often a receiver was entered with ``async with``, and knows its event loop, and whether it is closed.
 
-    inbox_timeout: seconds for the check of the inbox at the start.
+    inbox_timeout: seconds for each call of the inbox at the start. clock: seconds since 1970.
     """
 
-    def __init__(self, inbox: Inbox, inbox_timeout: float) -> None:
+    def __init__(
+        self, inbox: Inbox, inbox_timeout: float, *, webhook_id: str | None, clock: Callable[[], float]
+    ) -> None:
         self._inbox = inbox
+        self._webhook_id = webhook_id
+        self._clock = clock
         self._timeout = inbox_timeout
         self._entered = 0
         self._told = False
@@ -78,6 +85,9 @@ class Lifecycle:
         try:
             async with inbox_limit(self._timeout):
                 await self._inbox.check()
+            if self._webhook_id is not None:
+                now = datetime.fromtimestamp(self._clock(), UTC)
+                await note_webhook(self._inbox, self._webhook_id, live=now, timeout=self._timeout)
         except ConfigurationError:
             raise
         except Exception as exc:

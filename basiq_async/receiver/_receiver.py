@@ -143,7 +143,7 @@ class WebhookReceiver:
         self._around: Around | None = None
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
-        seal = keys.make_seal("basiq quarantine")
+        seal = self._seal = keys.make_seal("basiq quarantine")
         self._dispatcher = Dispatcher(
             self._routes,
             self._inbox,
@@ -156,7 +156,7 @@ class WebhookReceiver:
         )
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
         self._asgi = ASGIApp(self)
-        self._lifecycle = Lifecycle(self._inbox, inbox_timeout)
+        self._lifecycle = Lifecycle(self._inbox, inbox_timeout, webhook_id=webhook_id, clock=self._clock)
 
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"
@@ -321,15 +321,17 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
 
         async def handle(delivery: QuarantinedDelivery) -> Outcome | None:
-            if self._lifecycle.closed:
-                return None
-            started = time.perf_counter()
-            done = self._quarantine.refuse(delivery) or await self._dispatch(
-                self._quarantine.delivery_of(delivery), failures=delivery.failures
-            )
-            return self._report(done, started)
+            return None if self._lifecycle.closed else await self._retry(delivery)
 
         return await self._quarantine.retry(ids, handle)
+
+    async def _retry(self, delivery: QuarantinedDelivery) -> Outcome:
+        """Hand a quarantined delivery to its handler again, unless its seal does not match."""
+        started = time.perf_counter()
+        done = self._quarantine.refuse(delivery) or await self._dispatch(
+            self._quarantine.delivery_of(delivery), failures=delivery.failures
+        )
+        return self._report(done, started)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.

@@ -43,7 +43,7 @@ class BulkEngine(Engine):
 
     async def _accept(self, batch: MessageBatch) -> int:
         """Hand the messages of a page to the target. Return the number that it accepted."""
-        target = self._attempts.target
+        target = self._target
         add: Callable[[Sequence[Message]], None] | None = getattr(target, "add", None)
         if add is not None and self._left is None and self._settings.rate is None:
             chosen = batch.items if self._where.predicate is everything else self._select(batch)
@@ -100,5 +100,3 @@ class BulkEngine(Engine):
 
     def _record_soon(self) -> None:
         """Nothing waits: ``_write`` records."""
-
-

@@ -131,7 +131,7 @@ class Engine:
         wait_for_others: Callable[[], None] = lambda: None,
     ) -> None:
         self._source, self._where, self._recorder = source, where, recorder
-        self._settings = settings
+        self._settings, self._target = settings, target
         self._attempts = Attempts(
             target,
             limiter if limiter is not None or settings.rate is None else RateLimiter(settings.rate),
@@ -255,7 +255,7 @@ class Engine:
                 self._put(message, batch, None)
             while self._open:
                 await self._wait_for_room()
-            for message, batch in self._busy:
+            for _, batch in self._busy:
                 batch.hold()
                 self._skipped[BUSY] += 1
         except Exception as exc:

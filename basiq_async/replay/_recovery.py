@@ -13,6 +13,7 @@ from .._arguments import Duration
 from .._wire.order import FAR, Order, raw_times
 from .._work.ids import Ids
 from .._work.limits import inbox_limit
+from .._work.owners import read_webhooks
 from .._work.protocol import Inbox
 from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
@@ -88,6 +89,12 @@ def recover(
             "recover needs an inbox, because most events were messages too: pass the live service's inbox for a "
             "function, and an inbox of its own for an HttpTarget"
         )
+    receiver = replay._handling.receiver
+    if receiver is not None and receiver.webhook_id not in (None, webhook_id):
+        raise ConfigurationError(
+            f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell what was "
+            "handled of the other"
+        )
     return RecoveryRun(
         replay, also_delivered=everything, all_types=all_types, acknowledged=acknowledged, formerly=formerly
     )
@@ -134,6 +141,7 @@ class RecoveryRun:
         replay, client = self._replay, self._client
         async with replay._one_run() as claim:
             self._left_alone = self._recent = 0
+            await self._check_owner()
             webhook = await client.webhooks.get(self._webhook_id)
             began = client._now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
@@ -172,11 +180,23 @@ class RecoveryRun:
         assert inbox is not None
         return inbox
 
+    async def _check_owner(self) -> None:
+        """Raise ``ConfigurationError`` if the inbox has live deliveries, and none of this webhook."""
+        webhooks = await read_webhooks(self._inbox, timeout=_CALL)
+        live = [each for each, since in webhooks.items() if since is not None]
+        if live and self._webhook_id not in live and self._replay._handling.kind == "shared":
+            raise ConfigurationError(
+                f"the inbox has the deliveries of the webhook {', '.join(map(repr, live))}, not of "
+                f"{self._webhook_id!r}: it cannot tell what was handled of the other"
+            )
+
     async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
         """Read what earlier recoveries found out, and note what is known before anything is handed out."""
         async with inbox_limit(_CALL):
             known = Coverage.read(await self._inbox.note(coverage_note(self._webhook_id)))
-        acknowledged = max((each for each in (known.acknowledged, self._acknowledged) if each is not None), default=None)
+        acknowledged = max(
+            (each for each in (known.acknowledged, self._acknowledged) if each is not None), default=None
+        )
         seen = known.seen_inactive or (None if active else now)
         coverage = attrs.evolve(known, acknowledged=acknowledged, seen_inactive=seen)
         if coverage != known:
@@ -187,14 +207,20 @@ class RecoveryRun:
         async with inbox_limit(_CALL):
             await self._inbox.set_note(coverage_note(self._webhook_id), coverage.write())
 
+    async def _find_recording_since(self) -> datetime | None:
+        """Return since when the inbox has recorded every live delivery; None for one without live deliveries."""
+        live = (await read_webhooks(self._inbox, timeout=_CALL)).get(self._webhook_id)
+        if live is None and self._replay._handling.kind != "shared":
+            return None
+        async with inbox_limit(_CALL):
+            since = await self._inbox.known_since()
+        return since if live is None else max(since, live)
+
     # --- what is read ---
 
     async def _read_messages(self, back_to: datetime | None, activity: Activity, passed: Ids) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
-        handling, since = self._replay._handling, None
-        if handling.kind == "shared":
-            async with inbox_limit(_CALL):
-                since = await self._inbox.known_since()
+        since = await self._find_recording_since()
 
         def choose(message: Message) -> Message | None:
             if self._also_delivered or isinstance(message, UnreadableMessage) or not is_left_alone(message, since):

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, get_args
 
-
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._signing.seal import Seal
 from .._work.limits import inbox_limit, limit
+from .._work.owners import note_webhook
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import count_quarantined, drop_quarantined, export_quarantined, first_quarantined, read_pages
 from .._work.tasks import run_cancel_once, run_to_completion
@@ -43,7 +43,7 @@ from ._sources import (
     read_hints,
 )
 from ._where import Predicate, Where, as_where
-from .targets._adapters import AnyTarget, Handling, find_handling
+from .targets._adapters import AnyTarget, find_handling
 from .targets._base import BulkTarget, RunScoped, Target
 from .targets._shared import PATIENCE
 
@@ -311,6 +311,8 @@ class Replay:
                         run_to_completion, partial(self._limit_target, handling.value.end_run, "end")
                     )
                     await self._limit_target(handling.value.begin_run, "begin")
+                if handling.inbox is not None:
+                    await note_webhook(handling.inbox, self._webhook_id, live=None, timeout=_CALL)
                 yield claim
         finally:
             self._running = False
@@ -350,6 +352,7 @@ class Replay:
     ) -> Reading[Message]:
         handling = self._handling
         listing: Any
+        key_of: Callable[[Any], str]
         if self._source == "events":
             listing = open_events(self._client, filter)
             convert = convert_events(

@@ -22,7 +22,7 @@ from .resources import WEBHOOKS
 
 if TYPE_CHECKING:
     from .._work.protocol import Inbox
-    from .diagnosis import DiagnosedReceiver, Diagnosis, Recovered
+    from .diagnosis import DiagnosedReceiver, Diagnosis
 
 logger = logging.getLogger("basiq_async.webhooks")
 
@@ -198,7 +198,6 @@ class Webhooks:
         receiver: DiagnosedReceiver | None = None,
         inbox: Inbox | None = None,
         secret: str | Secret | Sequence[str | Secret] | None = None,
-        recovered: Recovered | None = None,
         max_items: int | None = 2_000,
         test: bool = False,
     ) -> Diagnosis:
@@ -208,15 +207,16 @@ class Webhooks:
         for all) of its messages and of the events of the last 7 days. A list that begins with the oldest item is read
         to its end. If some were not read, the result has the problem ``partial``.
 
-        A message or event that was recovered is not a problem. The ``inbox`` (by default the receiver's) says which
-        deliveries were handled. ``recovered`` says which messages and events ``recover`` handled:
-        ``replay.recovered_by`` reads it from the checkpoints. Messages and events that it covers need not be read.
+        The ``inbox`` (by default the receiver's) says which messages and events were handled, live or by a recovery:
+        these are no problem. It keeps what recoveries found out, so that what they cover need not be read. If a
+        receiver of the webhook has used the inbox, messages that Basiq delivered and the inbox lacks are a problem.
 
         With ``test`` and a ``receiver`` or a ``secret``, a signed delivery of the event type ``basiq-async.test`` is
         posted to the webhook's url from this machine; a handler for ``*`` gets it. Otherwise nothing is posted. With a
         ``receiver``, the event types are also compared with its handlers. Nothing is changed at Basiq.
 
-        Raises the errors of requests to the API, and ``InboxError``. A problem of the webhook or of its endpoint is not
+        Raises ``ConfigurationError`` for a receiver or an inbox of another webhook, the errors of requests to the API,
+        and ``InboxError``. A problem of the webhook or of its endpoint is not
         raised: it is part of the result.
         """
         from ._diagnosis_data import diagnose
@@ -227,7 +227,6 @@ class Webhooks:
             receiver=receiver,
             secret=secret,
             inbox=inbox,
-            recovered=recovered,
             max_items=max_items,
             test=test,
         )

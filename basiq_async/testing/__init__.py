@@ -8,7 +8,6 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .comparison._compare import Comparison, Difference, compare
-    from .conformance._checkpoint import check_checkpoint
     from .conformance._inbox import check_inbox
     from .conformance._runner import BrokenPromisesError
     from .conformance._transport import check_transport
@@ -30,7 +29,6 @@ __all__ = [
     "Quirks",
     "SystemClock",
     "Violation",
-    "check_checkpoint",
     "check_inbox",
     "check_transport",
     "compare",
@@ -49,7 +47,6 @@ _LAZY = {
     "Quirks": "fake._responses",
     "SystemClock": "fake._clock",
     "Violation": "fake._logs",
-    "check_checkpoint": "conformance._checkpoint",
     "check_inbox": "conformance._inbox",
     "check_transport": "conformance._transport",
     "compare": "comparison._compare",

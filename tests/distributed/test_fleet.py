@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -608,11 +608,11 @@ async def test_an_inbox_that_is_away_while_a_limited_job_reads_has_the_job_wait(
     class Away(MemoryInbox):
         calls = 0
 
-        async def seen(self, key: str) -> bool:
+        async def known(self, keys: Sequence[str]) -> Collection[str]:
             self.calls += 1
             if self.calls <= 3:
                 raise InboxError("the database is away")
-            return await super().seen(key)
+            return await super().known(keys)
 
     recorder = Recorder()
     async with crew(redis_url, recorder, where=limit(25), inbox=Away()) as fleet:

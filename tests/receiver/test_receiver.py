@@ -74,7 +74,7 @@ async def test_a_type_that_nobody_asked_for_is_acknowledged_and_not_recorded() -
     outcome = await recorder.post(body)
     assert (outcome.result, outcome.status) == (Result.IGNORED, 204)
     assert outcome.delivery is not None
-    assert not await recorder.receiver.inbox.seen(outcome.delivery.key)
+    assert not await recorder.receiver.inbox.known([outcome.delivery.key])
     recorder.receiver.on("hologram.*")(recorder.handle)
     assert (await recorder.post(body)).result is Result.HANDLED
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -304,8 +304,9 @@ async def test_an_inbox_that_hangs_is_an_error_of_a_plan_and_of_reconcile_in_tim
     from basiq_async.receiver import MemoryInbox
 
     class Stopped(MemoryInbox):
-        async def seen(self, key: str) -> bool:
-            return bool(await hang())
+        async def known(self, keys: Sequence[str]) -> Collection[str]:
+            await hang()
+            return ()
 
     inbox = Stopped(clock=virtual.clock)
     async with history(3) as h:

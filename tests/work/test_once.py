@@ -289,7 +289,7 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
     assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
     assert await units.wait(60) == 0
     assert cancellations == 1
-    assert await inbox.seen(KEY), "it ended well after all"
+    assert await inbox.known([KEY]), "it ended well after all"
 
 
 @virtual.clocked
@@ -650,7 +650,7 @@ async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancell
     await asyncio.wait((caller,))
     await asyncio.sleep(2)
     assert begun == steps == (["claim"] if call == "claim" else ["claim", "complete"])
-    assert await inbox.seen(KEY) == (call == "complete"), "what was handled is recorded, and nothing else"
+    assert bool(await inbox.known([KEY])) == (call == "complete"), "what was handled is recorded, and nothing else"
 
 
 @virtual.clocked

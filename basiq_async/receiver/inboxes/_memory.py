@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Self
 
 import attrs
 
-from ..._arguments import Duration, check_seconds
+from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
+from ..._work.keys import in_parts
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
 from ...errors import ConfigurationError, InboxError
 
@@ -33,11 +35,11 @@ class _Lease:
 class MemoryInbox:
     """An inbox in the memory of one process. Its entries are lost when the process ends.
 
-    An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min). When
-    there are more than ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine holds
-    ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time as an aware
-    datetime. For a service
-    with several processes, or one that must remember across restarts, use ``SQLiteInbox``.
+    An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min); None is
+    for ever. When there are more than ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine
+    holds ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time as an
+    aware datetime. For a service with several processes, or one that must remember across restarts, use
+    ``SQLiteInbox``.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class MemoryInbox:
         *,
         max_entries: int = 200_000,
         max_quarantined: int = 1_000,
-        remember: Duration = 2 * 86_400.0,
+        remember: Duration | None = 2 * 86_400.0,
         clock: TimeSource | None = None,
     ) -> None:
         if max_entries < 2:
@@ -54,15 +56,16 @@ class MemoryInbox:
             raise ConfigurationError("max_quarantined must not be negative")
         self._max_entries = max_entries
         self._max_quarantined = max_quarantined
-        self._remember = check_seconds("remember", remember)
+        self._remember = check_remember(remember)
         self._retention = RetentionClock(clock)
         self._lease_clock = lease_clock(clock)
         self._done: OrderedDict[str, float] = OrderedDict()
-        """For each handled key, the time when it may be forgotten; the oldest first."""
+        """For each handled key, the time when it was handled; the oldest first."""
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._quarantined: dict[str, QuarantinedDelivery] = {}
+        self._notes: dict[str, str] = {}
         self._known_since, _ = self._retention.read()
 
     async def __aenter__(self) -> Self:
@@ -80,16 +83,17 @@ class MemoryInbox:
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        return _DONE if self._is_recorded(key) else self._take(key, token, lease)
+        return _DONE if self._is_done(key) else self._take(key, token, lease)
 
-    async def complete(self, key: str, token: str) -> bool:
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
         """See ``Inbox``."""
-        if not self._may_record(key, token):
-            return False
-        self._record(key)
-        self._quarantined.pop(key, None)
-        self._failures.pop(key, None)
-        return True
+        keys = [key] if isinstance(key, str) else list(chain.from_iterable(in_parts(key)))
+        mine = [key for key in keys if self._may_record(key, token, even_if_acknowledged=True)]
+        for each in mine:
+            self._quarantined.pop(each, None)
+            self._failures.pop(each, None)
+            self._record(each)
+        return len(mine) == len(keys)
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""
@@ -97,9 +101,17 @@ class MemoryInbox:
         if held is not None and held.token == token:
             del self._claims[key]
 
-    async def seen(self, key: str) -> bool:
-        """See ``Inbox``."""
-        return self._is_recorded(key)
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """See ``Record``."""
+        return {key for key in keys if key in self._quarantined or self._is_done(key)}
+
+    async def note(self, name: str) -> str | None:
+        """See ``Record``."""
+        return self._notes.get(name)
+
+    async def set_note(self, name: str, text: str) -> None:
+        """See ``Record``."""
+        self._notes[name] = text
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
@@ -112,9 +124,13 @@ class MemoryInbox:
         mine = held is not None and held.token == token
         if mine:
             del self._claims[key]
-        if (delivery is not None and not mine) or (delivery is None and self._is_recorded(key)):
-            return 0
-        failures = 1 + max(self._failures.pop(key, 0), 0 if delivery is None else delivery.failures)
+        failures = self._failures.get(key, 0)
+        if self._is_done(key):
+            if delivery is None or not mine:
+                return 0
+            failures = max(failures, delivery.failures)
+        failures += 1
+        self._failures.pop(key, None)
         self._failures[key] = failures
         if len(self._failures) > self._max_entries // 2:
             self._failures.popitem(last=False)
@@ -129,7 +145,8 @@ class MemoryInbox:
                 f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, raise "
                 "max_quarantined, or use SQLiteInbox, SQLInbox or RedisInbox"
             )
-        self._record(key)
+        self._claims.pop(key, None)
+        self._done.pop(key, None)
         self._quarantined[key] = attrs.evolve(delivery, seal=None)  # no other program writes here
         return True
 
@@ -165,28 +182,31 @@ class MemoryInbox:
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
         return _CLAIMED
 
-    def _may_record(self, key: str, token: str) -> bool:
+    def _may_record(self, key: str, token: str, *, even_if_acknowledged: bool = False) -> bool:
         held = self._claims.get(key)
         if held is not None and held.token == token:  # while it is claimed, no other worker has recorded it
             return True
         if held is not None and held.remaining(self._lease_clock()) > 0:
             return False
-        return not self._is_recorded(key)
+        return (even_if_acknowledged and key in self._quarantined) or not self._is_done(key)
 
-    def _is_recorded(self, key: str) -> bool:
+    def _is_done(self, key: str) -> bool:
+        """Return whether the key was handled, or is in the quarantine and was acknowledged."""
         _, horizon = self._retention.read()
-        expires = self._done.get(key)
-        return key in self._quarantined or (expires is not None and expires > horizon)
+        delivery, handled = self._quarantined.get(key), self._done.get(key)
+        if delivery is not None:
+            return delivery.acknowledged
+        return handled is not None and handled + self._remember > horizon
 
     def _record(self, key: str) -> None:
         """Record a key as handled, end its claim, and forget what is too old or too much."""
         now, horizon = self._retention.read()
         self._claims.pop(key, None)
-        self._done[key] = now + self._remember
+        self._done[key] = now
         self._done.move_to_end(key)
-        while len(self._done) > self._max_entries or next(iter(self._done.values())) <= horizon:
-            _, expires = self._done.popitem(last=False)
-            self._known_since = max(self._known_since, expires - self._remember)
+        while len(self._done) > self._max_entries or next(iter(self._done.values())) + self._remember <= horizon:
+            _, handled = self._done.popitem(last=False)
+            self._known_since = max(self._known_since, handled)
 
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)

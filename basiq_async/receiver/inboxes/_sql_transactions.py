@@ -61,7 +61,7 @@ class Transactions:
 
         PostgreSQL ends the transaction when its connection was idle for ``lease`` seconds.
         """
-        known = self.known(key, token, retry=retry)
+        known = await self.known(key, token, retry=retry)
         if known is not None:
             return known
         # Breaking off in the middle of a statement would cost the pool a connection.
@@ -94,13 +94,15 @@ class Transactions:
                     raise
             again = False  # the server was restarted after the pool connected, so connect anew
 
-    def known(self, key: str, token: str, *, retry: bool) -> Claim | None:
+    async def known(self, key: str, token: str, *, retry: bool) -> Claim | None:
         """Return the claim's result if a transaction of this process has the key, else None."""
         held = self.other(key)
         if held is None:
             return None
-        if held.retry is not retry:
-            return DONE
+        if held.retry is not retry:  # what is committed says whether this kind of claim can be made at all
+            committed = await self._store.run(lambda connection: self._sql.describe(connection, key, retry=retry))
+            if committed is DONE:
+                return DONE
         return CLAIMED if held.token == token else attrs.evolve(BUSY, holder=held.token)
 
     def other(self, key: str) -> Held | None:

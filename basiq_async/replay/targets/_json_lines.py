@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self
 import attrs
 
 from ..._storage.private_files import open_private, replace_private
-from ..._work.ids import Ids, digest
+from ..._work.ids import Ids, digest_of
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError, JobInUseError, RecordError
 from ...models import Message
@@ -96,7 +96,7 @@ class JSONLinesTarget:
     def add(self, messages: Sequence[Message]) -> None:
         """Accept many messages at once: their lines are written with the next ``flush``."""
         self._lines += [_make_line(message.raw) for message in messages]
-        self._unwritten += [digest(plain_id(message.raw)) for message in messages]
+        self._unwritten += [digest_of(plain_id(message.raw)) for message in messages]
 
     async def flush(self) -> None:
         """See ``BulkTarget``: the lines are on the disk when it returns."""
@@ -110,7 +110,7 @@ class JSONLinesTarget:
             if self._ids is None:
                 await self._in_thread(self._look)
             assert self._ids is not None
-            found = self._ids.known([digest(key) for key in keys])
+            found = self._ids.known([digest_of(key) for key in keys])
         return [key for key, known in zip(keys, found, strict=True) if known]
 
     async def note(self, name: str) -> str | None:
@@ -212,7 +212,8 @@ class JSONLinesTarget:
     def _write_lines(self) -> None:
         self._begin()
         file = self._file
-        assert file is not None and self._ids is not None
+        assert file is not None
+        assert self._ids is not None
         if self._size > os.fstat(file.fileno()).st_size:
             raise RecordError(f"the file {self._path!r} became shorter meanwhile: another program writes to it")
         count = len(self._lines)
@@ -263,7 +264,7 @@ class JSONLinesTarget:
             digests: list[bytes] = []
             for line in lines:
                 found = _FIRST_ID.match(line)
-                last = digest(found[1].decode("utf-8", "surrogatepass") if found else self._parse_id(line))
+                last = digest_of(found[1].decode("utf-8", "surrogatepass") if found else self._parse_id(line))
                 digests.append(last)
                 size += len(line) + 1
                 if note is not None and size == note.size:

@@ -65,9 +65,7 @@ class Shared:
         """See ``Target``. Returns ``BUSY`` if another worker holds the message."""
         key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
         token = f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}"
-        unit = _Message(
-            self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined
-        )
+        unit = _Message(self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined)
         unit.message, unit.target, unit.connection = message, self._target, self._connection
         ending = await unit.handle_once()
         if ending.how is Ended.HANDLED:

@@ -113,7 +113,10 @@ async def away(make_inbox: MakeInbox, outage: Outage) -> None:
                 "check": inbox.check(),
                 "claim": inbox.claim(f"{new}-claim", "token", lease=LONG),
                 "complete": inbox.complete(f"{new}-complete", "token"),
-                "seen": inbox.seen(f"{new}-seen"),
+                "known": inbox.known([f"{new}-known"]),
+                "note": inbox.note("name"),
+                "set_note": inbox.set_note("name", "text"),
+                "complete of many": inbox.complete([f"{new}-1", f"{new}-2"], "token"),
                 "known_since": inbox.known_since(),
                 "fail": inbox.fail(f"{new}-fail", "token"),
                 "quarantine": inbox.quarantine(f"{new}-quarantine", "token", make_delivery(f"{new}-quarantine")),
@@ -185,7 +188,7 @@ async def killed(make_inbox: MakeInbox, seconds: float) -> None:
     async with made(make_inbox) as inbox:
         probe = InboxProbe(inbox, inbox, None)
         probe.key = f"{name}-completed"
-        await probe.seen(True, "for a key that a process had completed before it was killed")
+        await probe.known(True, "for a key that a process had completed before it was killed")
         await probe.claim_a(DONE, "a claim of a key that a process had completed before it was killed")
         probe.key = f"{name}-quarantined"
         deliveries = [delivery.key for delivery in await probe.deliveries()]

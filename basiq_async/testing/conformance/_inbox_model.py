@@ -19,13 +19,16 @@ ACTIONS = (
     "release",
     "fail",
     "quarantine",
+    "set aside",
+    "complete both",
     "drop_quarantined",
-    "seen",
+    "known",
     "quarantined",
     "die",
     "die in a retry",
 )
-"""The actions of a worker on a key. The last two are claims with a short lease, which is left to expire."""
+"""The actions of a worker on a key. To "set aside" is a quarantine that was not acknowledged. The last two are claims with
+a short lease, which is left to expire."""
 _MORTAL = ("die", "die in a retry")
 WORKERS = 3
 KEYS = 2
@@ -40,7 +43,11 @@ Step = tuple[str, int, int]
 
 @attrs.define
 class _Key:
-    """The expected state of one key. ``alive`` is False if the holder's lease has run out."""
+    """The expected state of one key.
+
+    ``done``: it was handled, or ``delivery`` is in the quarantine and was acknowledged. ``alive`` is False if the
+    holder's lease has run out.
+    """
 
     name: str
     done: bool = False
@@ -57,13 +64,21 @@ class _Key:
         self.holder, self.alive = token, alive
         return CLAIMED
 
-    def record(self, token: str, delivery: QuarantinedDelivery | None) -> bool:
-        if self.holder != token and (self.done or (self.holder is not None and self.alive)):
+    def complete(self, token: str) -> bool:
+        handled = self.done and self.delivery is None
+        if self.holder != token and (handled or self._is_held()):
             return False
-        self.done, self.delivery, self.holder = True, delivery, None
-        if delivery is None:
-            self.failures = 0
+        self.done, self.delivery, self.holder, self.failures = True, None, None, 0
         return True
+
+    def set_aside(self, token: str, delivery: QuarantinedDelivery) -> bool:
+        if self.holder != token and (self.done or self._is_held()):
+            return False
+        self.done, self.delivery, self.holder = delivery.acknowledged, delivery, None
+        return True
+
+    def _is_held(self) -> bool:
+        return self.holder is not None and self.alive
 
     def release(self, token: str) -> bool:
         mine = self.holder == token
@@ -75,13 +90,13 @@ class _Key:
         mine = self.release(token)
         if self.done and not (mine and self.delivery is not None):
             return 0
-        self.failures = 1 + max(self.failures, 0 if self.delivery is None else self.delivery.failures)
+        self.failures = 1 + max(self.failures, self.delivery.failures if self.done and self.delivery else 0)
         return self.failures
 
     def drop(self) -> bool:
         if self.delivery is None:
             return False
-        self.delivery, self.holder, self.failures = None, None, 0
+        self.done, self.delivery, self.holder, self.failures = True, None, None, 0
         return True
 
 
@@ -122,20 +137,25 @@ async def _step(
             claim = await inbox.claim_quarantined(name, token, lease=LONG if action == "claim_quarantined" else SHORT)
             return await _claimed(probe, claim, key, token, action)
         case "complete":
-            return await inbox.complete(name, token), key.record(token, None)
+            return await inbox.complete(name, token), key.complete(token)
+        case "complete both":
+            recorded = await inbox.complete([each.name for each in keys], token)
+            return recorded, all([each.complete(token) for each in keys])
         case "release":
             await inbox.release(name, token)
             key.release(token)
             return None, None
         case "fail":
             return await inbox.fail(name, token), key.fail(token)
-        case "quarantine":
+        case "quarantine" | "set aside":
             delivery = make_delivery(name, failures=1 + number % 3, at=_START + timedelta(seconds=number))
-            return await inbox.quarantine(name, token, delivery), key.record(token, delivery)
+            delivery = attrs.evolve(delivery, acknowledged=action == "quarantine")
+            return await inbox.quarantine(name, token, delivery), key.set_aside(token, delivery)
         case "drop_quarantined":
             return await inbox.drop_quarantined(name), key.drop()
-        case "seen":
-            return await inbox.seen(name), key.done
+        case "known":
+            known = {each.name for each in keys if each.done or each.delivery is not None}
+            return set(await inbox.known([each.name for each in keys])), known
         case _:
             found = [delivery for delivery in await probe.deliveries() if delivery.key in {each.name for each in keys}]
             quarantined = [each.delivery for each in keys if each.delivery is not None]

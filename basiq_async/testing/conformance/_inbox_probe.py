@@ -68,9 +68,10 @@ class InboxProbe:
         failures = await self.other.fail(self.key, self.b)
         hold(failures == expected, f"{what} was counted as {failures}, not {expected}")
 
-    async def seen(self, expected: bool, what: str) -> None:
+    async def known(self, expected: bool, what: str) -> None:
         for inbox in (self.inbox, self.other):
-            hold(await inbox.seen(self.key) is expected, f"seen() was {not expected} {what}")
+            found = await inbox.known([self.key])
+            hold(set(found) == ({self.key} if expected else set()), f"known() was {found} {what}")
 
     async def quarantine_a(self, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
         delivery = make_delivery(self.key, failures=failures, at=at)

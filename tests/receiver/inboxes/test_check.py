@@ -58,7 +58,7 @@ async def test_a_closed_inbox_says_so_and_may_be_closed_again(kind: str, tmp_pat
         await inbox.aclose()
         await inbox.aclose()
         assert kind == "sql" or await pending, "what was asked for before is done"
-        for call in (inbox.claim("k", "a", lease=60), inbox.seen("k")):
+        for call in (inbox.claim("k", "a", lease=60), inbox.known(["k"])):
             with pytest.raises(InboxError, match="closed"):
                 await call
 

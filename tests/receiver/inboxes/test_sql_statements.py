@@ -49,7 +49,7 @@ async def test_a_file_deletes_twice_as_many_old_entries_as_it_records_new_ones(
             await inbox.claim(str(number), "dead", lease=1)
         for _ in range(4):
             clock.advance(timedelta(hours=12))
-            await inbox.seen("any")
+            await inbox.known(["any"])
         left = []
         for number in range(9):
             assert await inbox.complete(f"new-{number}", "a")
@@ -58,7 +58,7 @@ async def test_a_file_deletes_twice_as_many_old_entries_as_it_records_new_ones(
         for _ in range(6):
             await inbox.release("new-0", "a")
         assert await inbox._store.run(count_entries) == 9
-        assert await inbox.seen("new-0")
+        assert await inbox.known(["new-0"])
 
 
 def count_entries(connection: sqlite3.Connection) -> int:
@@ -105,9 +105,9 @@ async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str) -> None
             assert await inbox.complete(f"new-{left}", "a")
             await pruned(inbox)
             assert await scalar(engine, f"SELECT count(*) FROM {table}") == max(left, 1 + 4)
-        assert await inbox.seen("new-7")
-        assert await inbox.seen("old-quarantined")
-        assert not await inbox.seen("old-1")
+        assert await inbox.known(["new-7"])
+        assert await inbox.known(["old-quarantined"])
+        assert not await inbox.known(["old-1"])
         assert await inbox.fail("new-failure", "a") == 2
         assert await inbox.fail("old-failure", "a") == 1
 
@@ -131,7 +131,7 @@ async def test_one_clock_that_is_ahead_forgets_nothing(
         monkeypatch.setattr(sql, "_NOW", text("SELECT now() + interval '40 days'"))
     await inbox.complete("l", "a")
     await pruned(inbox)
-    assert await inbox.seen("k")
+    assert await inbox.known(["k"])
 
 
 @pytest.mark.usefixtures("due")
@@ -203,7 +203,7 @@ async def each_call(inbox: Any) -> None:
     await inbox.claim("k", "a", lease=60)
     await inbox.claim("k", "b", lease=60)
     await inbox.complete("k", "a")
-    await inbox.seen("k")
+    await inbox.known(["k"])
     await inbox.claim("l", "a", lease=60)
     await inbox.fail("l", "a")
     await inbox.release("l", "a")

@@ -99,7 +99,7 @@ async def test_before_the_handler_has_returned_nothing_can_be_seen(service: Serv
         await write(delivery, session)
         await session.commit()  # writes what is pending, and commits nothing
         assert await service.effects(event) == 0
-        assert not await service.inbox.seen(delivery.key)
+        assert not await service.inbox.known([delivery.key])
 
     assert (await service.post(event)).result is Result.HANDLED
     assert await service.effects(event) == 1
@@ -475,7 +475,7 @@ async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(service: Ser
     for _ in range(2):
         with pytest.raises(InboxError):
             await inbox.complete("k", "a")
-    assert not await inbox.seen("k")
+    assert not await inbox.known(["k"])
     assert (await inbox.claim("k", "b", lease=60)).status.value == "claimed"
 
 

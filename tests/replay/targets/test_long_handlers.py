@@ -49,7 +49,7 @@ async def test_an_event_that_takes_longer_than_its_lease_is_nobody_elses_meanwhi
             assert claim.status is ClaimStatus.BUSY
 
     await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
-    assert await inbox.seen(KEY)
+    assert await inbox.known([KEY])
     calls = inbox.calls
     await asyncio.sleep(10 * LEASE)
     assert inbox.calls == calls  # a claim that has ended is not prolonged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
@@ -76,8 +76,8 @@ class CompletesTwice(Broken):
 
 
 class SeesClaims(Broken):
-    async def seen(self, key: str) -> bool:
-        return bool(self._claims) or await super().seen(key)
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        return self._claims.keys() & set(keys) or await super().known(keys)
 
 
 class NeverReleases(Broken):

@@ -1,0 +1,49 @@
+-- Begins each script about keys. KEYS: the quarantine's order, the inbox's own facts, then for each key its entry,
+-- letter, retry and failures.
+-- The entry is 'done' or 'held:TOKEN'. What is in the quarantine has a letter and no entry; retry is who has claimed it:
+-- 'END:TOKEN', with the end of the lease in ms. It is kept for longer, so that a late worker can end its claim.
+local order, meta = KEYS[1], KEYS[2]
+local entry, letter, retry, failures = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Returns the holder of a letter, and what remains of its lease in ms.
+local function holder_of(retry)
+  local ends, holder = string.match(redis.call('GET', retry) or '', '^(%d+):(.*)$')
+  return holder, ends and tonumber(ends) - now() or 0
+end
+
+local function is_acknowledged(letter)
+  return redis.call('HGET', letter, 'acknowledged') ~= '0'
+end
+
+local function claim_letter(token, lease, kept)
+  local holder, remaining = holder_of(retry)
+  if holder and holder ~= token and remaining > 0 then
+    return {'busy', holder, remaining}
+  end
+  redis.call('SET', retry, string.format('%.0f:', now() + lease) .. token, 'PX', lease + kept)
+  return {'claimed', '', 0}
+end
+
+-- Sets a value for some ms; 0 is for ever.
+local function set(key, value, ms)
+  if ms == '0' then
+    redis.call('SET', key, value)
+  else
+    redis.call('SET', key, value, 'PX', ms)
+  end
+end
+
+-- Records a key as handled, for some ms, and notes until when entries were kept for so long.
+local function record(entry, ms)
+  set(entry, 'done', ms)
+  local kept, time = 'kept:' .. ms, now()
+  if ms ~= '0' and tonumber(redis.call('HGET', meta, kept) or '0') < time then
+    redis.call('HSET', meta, kept, string.format('%.0f', time + 60000))
+  end
+end
+
