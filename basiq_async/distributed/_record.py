@@ -344,6 +344,8 @@ def _read_entry(id: str, number: int, text: str | None) -> JobEntry:
     """Read an entry of the quarantine. Of what no worker wrote, return one that has no seal, and so is refused."""
     try:
         entry = JobEntry.unpack(text or "")
+        if not isinstance(entry, JobEntry) or type(entry.webhook_id) is not str:
+            raise TypeError
         return attrs.evolve(entry, delivery_id=id, number=number, seal=entry.seal or "")
     except (InboxError, TypeError):
         return JobEntry(

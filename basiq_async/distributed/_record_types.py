@@ -11,8 +11,8 @@ from typing import Literal
 import attrs
 
 from .._redaction.text import printable
-from .._work.throughput import seconds_left
 from .._work.protocol import QuarantinedDelivery
+from .._work.throughput import seconds_left
 from ..errors import BasiqError, RecordError, ReplayError
 from ..models import Message
 

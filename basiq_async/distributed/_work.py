@@ -7,14 +7,17 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import get_args
 
+import attrs
+
 from .._arguments import Duration, check_seconds, check_whole
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..receiver import Inbox
-from ..replay import Where
+from ..replay import Record, Target, Where
 from ..replay.shared import AnyTarget, OnError, Predicate, RunSettings, as_where, find_handling
 
-
+_CALL = 5.0
+"""Limit, in seconds, of a call of an inbox."""
 _RECORDING = 300.0
 """Limit, in seconds, of one recording: the fleet's store is asked for a minute each time."""
 
@@ -62,6 +65,23 @@ class Work:
             max_pause=check_seconds("max_pause", max_pause),
             record_timeout=_RECORDING,
         )
+
+    @property
+    def own_target(self) -> object:
+        """The target, if no inbox records what it handled; else None."""
+        return self.handling.value if self.handling.inbox is None else None
+
+    @property
+    def needs_inbox(self) -> bool:
+        """Whether a ``Replay`` with this target needs an inbox, and this work has none."""
+        return self.own_target is not None and not isinstance(self.own_target, Record)
+
+    def open_target(self, webhook_id: str, *, lease: float) -> Target:
+        """Return the target for messages of a webhook. Its claims in an inbox last ``lease`` seconds."""
+        handling = self.handling
+        if handling.receiver is None:
+            handling = attrs.evolve(handling, webhook_id=webhook_id)
+        return handling.open(timeout=_CALL, lease=lease)
 
 
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]
