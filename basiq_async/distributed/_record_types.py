@@ -79,7 +79,7 @@ class SegmentClaim:
     cursor: where its page begins.
     before: where the page that holds the last message before it begins; None at the start of the list.
     after: the ids of the last messages before the page, at most ``EDGE``; empty for the first page.
-    edge: the ids of the last messages of the page, behind which the next segment begins; empty until that is recorded.
+    edge: the ids of the last messages of the page, behind which the next segment begins; empty until it was read.
     upto: for a segment of the quarantine, the number of the last entry to retry.
     done: the ids of the messages that are recorded as finished.
     rate: the rate of the job.

@@ -11,11 +11,11 @@ renew(id, lease)
 if known then
   return { 'ok', '' }
 end
+redis.call('HSET', s, 'edge', ARGV[8])
 if not more then
   redis.call('HINCRBY', base, 'lists_left', -1)
   return { 'ok', '' }
 end
-redis.call('HSET', s, 'edge', ARGV[8])
 local list_name, index = string.match(id, '^(.*)%.(%d+)$')
 local following = add_segment(list_name, whole(index + 1), ARGV[6], now + lease)
 redis.call('HSET', segment_key(following), 'before', ARGV[7], 'after', ARGV[8])
