@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 
 from .._storage.private_files import open_new
 from ..errors import ConfigurationError, InboxError, ReplayError
-from .keys import inbox_key
+from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery
 
@@ -38,7 +38,7 @@ async def read_quarantine(
             )
         for delivery in page:
             # A delivery that failed again has moved to the end.
-            if delivery.key not in seen and delivery.key == _own_key(delivery, webhook_id):
+            if delivery.key not in seen and _is_own(delivery, webhook_id):
                 seen.add(delivery.key)
                 yield delivery
         after = last
@@ -156,8 +156,11 @@ def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
     return delivery.quarantined_at.timestamp(), delivery.key
 
 
-def _own_key(delivery: QuarantinedDelivery, webhook_id: str | None) -> str:
+def _is_own(delivery: QuarantinedDelivery, webhook_id: str | None) -> bool:
+    if delivery.kind == "unreadable":  # its ids may not be those of its key
+        return may_be_of(delivery.key, webhook_id)
     try:
-        return inbox_key(delivery.event_type_id, delivery.event_id, delivery.delivery_id, webhook_id)
+        ids = delivery.event_type_id, delivery.event_id, delivery.delivery_id
+        return delivery.key == inbox_key(*ids, webhook_id)
     except ConfigurationError:  # it has no ids: another program wrote it
-        return ""
+        return False
