@@ -92,7 +92,13 @@ async def drop_quarantined(inbox: Inbox, webhook_id: str | None, ids: Collection
 async def export_quarantined(
     inbox: Inbox | None, webhook_id: str | None, path: str | os.PathLike[str], *, timeout: float
 ) -> int:
-    """Write the webhook's entries to a new file, a line of JSON each, and return their number. None has none.
+    """Write the webhook's entries to a new file. See ``export_entries``. None has none."""
+    entries = None if inbox is None else read_quarantine(inbox, webhook_id, timeout=timeout)
+    return await export_entries(entries, path)
+
+
+async def export_entries(entries: AsyncGenerator[QuarantinedDelivery] | None, path: str | os.PathLike[str]) -> int:
+    """Write entries of the quarantine to a new file, a line of JSON each, and return their number.
 
     If an error interrupts the writing, the file is removed. Raises ``ConfigurationError`` if the file exists, and
     ``ReplayError`` if it cannot be written.
@@ -106,8 +112,8 @@ async def export_quarantined(
         raise _unwritable(path, exc) from exc
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            if inbox is not None:
-                async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
+            if entries is not None:
+                async with aclosing(entries) as found:
                     async for entry in found:
                         file.write(_line(entry))
                         count += 1
