@@ -40,8 +40,8 @@ class Connection:
         del url  # error reporters show local variables, and it may hold a password
         if client is None:
             raise ConfigurationError(
-                "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS. A '/', '@', '?' or "
-                "'#' in its password must be percent-encoded"
+                "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS. A '/', '@', "
+                "'?' or '#' in its password must be percent-encoded"
             )
         self._redis = client
         self._patience = patience
