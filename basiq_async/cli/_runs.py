@@ -17,7 +17,7 @@ import attrs
 import typer
 
 from .._redaction.text import json_line
-from .._storage.private_files import open_new
+from .._storage.private_files import open_new, open_private
 from .._wire.hosts import show_place
 from ..errors import CheckpointError, ConfigurationError
 from ._options import (
@@ -258,7 +258,7 @@ class Evidence:
         if file is None:
             return
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = open_private(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         except (OSError, ValueError) as exc:
             raise ConfigurationError(f"--report {file!r} cannot be written: {explain(exc)}") from None
         self._file = os.fdopen(descriptor, "a", encoding="ascii")
