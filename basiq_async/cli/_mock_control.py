@@ -359,8 +359,8 @@ async def call(
     place: the mock and its state; by default those that the environment names. The key itself is not sent: below the
         host of a base url, another service may answer.
 
-    Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400, or to a mock on
-    another machine without its token.
+    Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400, or to a mock
+    on another machine without its token.
     """
     import aiohttp
 
