@@ -12,6 +12,7 @@ import attrs
 import typer
 
 from .._redaction.text import shell_line
+from .._wire.hosts import show_url
 from ..errors import CheckpointError, ConfigurationError
 from ._inboxes import InboxPlace, Receiver, open_checkpoints, open_inbox, open_receiver
 from ._options import SECRET_VARIABLE, Json, check_new_file, complete_webhook, option, read_secrets
@@ -47,7 +48,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     "oldest_undelivered undelivered never_sent recovered dead_letters given_up quarantined out_of_reach "
     "endpoint_status endpoint_error looked_at earliest latest complete",
     id=lambda found: found.webhook.id,
-    url=lambda found: found.webhook.url,
+    url=lambda found: show_url(found.webhook.url),
     problems=lambda found: problem_rows(found.problems),
     by_status=lambda found: {str(code or "none"): count for code, count in found.by_status.items()},
     out_of_reach=lambda found: [{"since": since, "until": until} for since, until in found.out_of_reach],
@@ -58,7 +59,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
 
 def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     yield "webhook", found.webhook.id
-    yield "url", found.webhook.url
+    yield "url", show_url(found.webhook.url)
     yield "status", found.status
     if found.cool_off_left:
         yield "cool-off left", f"{found.cool_off_left:.0f} s at most"

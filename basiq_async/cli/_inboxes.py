@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._wire.hosts import is_readable_url, show_place, show_url, show_urls_in
 from ..errors import BasiqError, CheckpointError, ConfigurationError, InboxError
 from ._options import Json, Yes, option
 from ._output import note, session
@@ -98,7 +100,18 @@ def name_failure(place: str, exc: Exception) -> BasiqError:
     """Return the error for a user's module that raised, or whose storage is away."""
     is_away = isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] in _STORES
     kind = InboxError if is_away else ConfigurationError
-    return kind(f"{place!r} cannot be used: {type(exc).__name__}: {str(exc)[:500]}")
+    return kind(f"{place!r} cannot be used: {type(exc).__name__}: {_said(exc)[:500]}")
+
+
+def _said(exc: Exception) -> str:
+    """Return the text of an error without the passwords of URLs."""
+    frames = [frame for frame, _ in walk_tb(exc.__traceback__)]
+    if frames and frames[-1].f_globals.get("__name__") == "urllib.parse":  # it quotes pieces of what it cannot parse
+        return "a URL cannot be parsed"
+    return show_urls_in(str(exc))
+
+
+_ENCODE = "a '/', '@', '?', '#' or ':' in its user or password must be percent-encoded"
 
 
 @asynccontextmanager
@@ -122,8 +135,10 @@ async def open_inbox(place: str, *, of_recovery: bool = False) -> AsyncIterator[
             engine = open_engine(stack, place)
             inbox = SQLInbox(engine, table=f"{name}_inbox", create_tables=of_recovery)
         else:
-            if not of_recovery and not os.path.isfile(place):  # noqa: ASYNC240  # once, before the work begins
-                raise ConfigurationError(f"the inbox file {place!r} does not exist")
+            shown = show_place(place)
+            is_file = os.path.isfile(place)  # noqa: ASYNC240  # once, before the work begins
+            if not is_file and (not of_recovery or shown != place):
+                raise ConfigurationError(f"the inbox file {shown!r} does not exist")
             inbox = await stack.enter_async_context(SQLiteInbox(place))
         if not of_recovery:
             await inbox.check()
@@ -133,10 +148,14 @@ async def open_inbox(place: str, *, of_recovery: bool = False) -> AsyncIterator[
 async def _open_redis(stack: AsyncExitStack, place: str, prefix: str) -> Inbox:
     try:
         from redis.asyncio import Redis
-
-        client = Redis.from_url(place)
-    except (ImportError, ValueError) as exc:
-        raise ConfigurationError(f"the inbox in Redis cannot be opened: {type(exc).__name__}: {exc}") from None
+    except ImportError as exc:
+        raise ConfigurationError(f"an inbox in Redis needs the extra 'redis': {exc}") from None
+    try:
+        client = Redis.from_url(place) if is_readable_url(place) else None
+    except (ValueError, TypeError):  # the error's text can hold the password
+        client = None
+    if client is None:
+        raise ConfigurationError(f"the URL {show_url(place)!r} of Redis cannot be used: {_ENCODE}")
     from ..receiver import RedisInbox
 
     stack.push_async_callback(client.aclose)
@@ -146,14 +165,17 @@ async def _open_redis(stack: AsyncExitStack, place: str, prefix: str) -> Inbox:
 def open_engine(stack: AsyncExitStack, url: str) -> AsyncEngine:
     """Make SQLAlchemy's engine for a URL. Raises ``ConfigurationError`` if the URL or its driver cannot be used."""
     try:
-        from sqlalchemy.exc import ArgumentError
+        from sqlalchemy.exc import SQLAlchemyError
         from sqlalchemy.ext.asyncio import create_async_engine
     except ImportError as exc:
         raise ConfigurationError(f"a database needs the extra 'sql': {exc}") from None
+    if not is_readable_url(url):
+        raise ConfigurationError(f"the URL {show_url(url)!r} of the database cannot be used: {_ENCODE}")
     try:
         engine = create_async_engine(url)
-    except (ArgumentError, ImportError) as exc:  # the error's text can hold the password
-        raise ConfigurationError(f"the URL of the database cannot be used: {type(exc).__name__}") from None
+    except (SQLAlchemyError, ImportError, ValueError, TypeError) as exc:  # the error's text can hold the password
+        why = f"{type(exc).__name__}; {_ENCODE}"
+        raise ConfigurationError(f"the URL {show_url(url)!r} of the database cannot be used: {why}") from None
     stack.push_async_callback(engine.dispose)
     return engine
 

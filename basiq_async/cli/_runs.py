@@ -17,8 +17,8 @@ import attrs
 import typer
 
 from .._redaction.text import json_line
-from .._storage.private_files import open_new
-from .._wire.hosts import show_url
+from .._storage.private_files import open_new, open_private
+from .._wire.hosts import show_place
 from ..errors import CheckpointError, ConfigurationError
 from ._options import (
     EndpointSecretFile,
@@ -110,11 +110,15 @@ class RunOptions:
     def line(self, *flags: str) -> str:
         """Return the line that continues the run, with further flags. An option that has its default is left out."""
         options: dict[str, object] = {
-            "--" + field.name.replace("_", "-"): _shown(value)
+            "--" + field.name.replace("_", "-"): _shown(field.name, value)
             for field in attrs.fields(type(self))
             if field.name not in _FOR_ONE_RUN and (value := getattr(self, field.name)) != field.default
         }
-        options |= {"--checkpoint": _shown(self.place), "--json": self.json is not None, **dict.fromkeys(flags, True)}
+        options |= {
+            "--checkpoint": _shown("checkpoint", self.place),
+            "--json": self.json is not None,
+            **dict.fromkeys(flags, True),
+        }
         return program_line(self.command, self.webhook_id, options=options)
 
     @contextmanager
@@ -135,7 +139,8 @@ class RunOptions:
 
     def show_line(self, *flags: str, introduction: str = "to continue:") -> None:
         """Show the line that continues the run on standard error."""
-        if any(_shown(value) != value for value in (self.place, *attrs.asdict(self, recurse=False).values())):
+        options = {**attrs.asdict(self, recurse=False), "checkpoint": self.place}
+        if any(_shown(name, value) != value for name, value in options.items()):
             introduction = f"{introduction.removesuffix(':')} (put back what is not shown of its URL):"
         if session().json:
             note(introduction, command=self.line(*flags))
@@ -144,9 +149,9 @@ class RunOptions:
             note("  " + self.line(*flags))
 
 
-def _shown(value: object) -> object:
+def _shown(name: str, value: object) -> object:
     """Return a value of an option. A query or a password in a URL, which can be a key, is not shown."""
-    return show_url(value) if isinstance(value, str) and "://" in value else value
+    return show_place(value) if isinstance(value, str) and name in ("to", "checkpoint", "inbox") else value
 
 
 def name_checkpoint(kind: str, webhook_id: str, target: str, selected: Mapping[str, Any]) -> str:
@@ -253,7 +258,7 @@ class Evidence:
         if file is None:
             return
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = open_private(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         except (OSError, ValueError) as exc:
             raise ConfigurationError(f"--report {file!r} cannot be written: {explain(exc)}") from None
         self._file = os.fdopen(descriptor, "a", encoding="ascii")

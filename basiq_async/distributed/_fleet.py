@@ -21,7 +21,7 @@ from ..models import Message
 from ..replay import MemoryCheckpoint, Plan, Replay, Where
 from ._job import Job, notify_all
 from ._record import Record
-from ._record_types import LONGEST_KEY, JobSpec, ListSpec, Source, describe
+from ._record_types import LONGEST_KEY, LONGEST_NAME, JobSpec, ListSpec, Source, describe
 from ._work import JobFunction
 from ._worker import Worker
 
@@ -105,8 +105,8 @@ class Fleet:
 
     def job(self, name: str) -> Callable[[JobFunction], JobFunction]:
         """Register a job function: an async context manager that yields a ``Work``, opened once in each process."""
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigurationError("a job function needs a name")
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME:
+            raise ConfigurationError(f"a job function needs a name of at most {LONGEST_NAME} characters")
         if name in self._functions:
             raise ConfigurationError(f"the fleet has a job function {name!r} already")
 

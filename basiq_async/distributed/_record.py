@@ -17,6 +17,7 @@ from ._connection import Connection
 from ._record_types import (
     EDGE,
     LONGEST_KEY,
+    LONGEST_NAME,
     SEGMENT_NAME,
     ClaimRefusal,
     Heartbeat,
@@ -32,6 +33,7 @@ from ._record_types import (
     Source,
     StateChange,
     StoredDeadLetter,
+    shorten,
 )
 
 T = TypeVar("T")
@@ -83,8 +85,8 @@ class Record:
             return list(found[1:])
         if found[0] == "other":
             raise ReplayError(
-                f"the job {spec.key!r} is {found[1]}, and not {_selection(spec)}: submit it under another key, "
-                "or with the same arguments to continue it"
+                f"the job {spec.key!r} is {shorten(found[1])}, and not {_selection(spec)}: submit it under another "
+                "key, or with the same arguments to continue it"
             )
         return None
 
@@ -123,7 +125,7 @@ class Record:
         arguments = (segment, token, _ms(lease), worker, width, _MOST_TRIES, selection)
         found = await self._run("claim", key, *arguments, job=job)
         if found[0] != "ok":
-            return ClaimRefusal(*found)
+            return ClaimRefusal(found[0], shorten(found[1]) if len(found) > 1 else "")
         with _damage(key):
             cursor, count, last, quota, upto, before, after = found[1]
             rate, paused = found[2]
@@ -228,8 +230,8 @@ class Record:
             names = found[3]
             return JobProgress(
                 state=cast(JobState, "waiting" if state == "running" and not names else state),
-                reason=fields.get("reason", ""),
-                problem=fields.get("problem", ""),
+                reason=shorten(fields.get("reason", "")),
+                problem=shorten(fields.get("problem", "")),
                 read=counts["read"],
                 handled=counts["handled"],
                 failed=counts["failed"],
@@ -243,7 +245,7 @@ class Record:
                 ),
                 elapsed=(ended - int(fields["began"])) / 1000,
                 remaining=None if total is None else max(0, total - finished),
-                worker_names=names,
+                worker_names=[shorten(each) for each in names],
                 segments=segments,
                 held=held,
                 takeovers=int(fields.get("takeovers") or 0),
@@ -316,6 +318,8 @@ def _selection(spec: JobSpec) -> str:
 
 
 def _spec(key: str, fields: Mapping[str, str]) -> JobSpec:
+    if len(fields["name"]) > LONGEST_NAME:
+        raise ValueError("the name of the job function is too long")
     return JobSpec(
         key=key,
         name=fields["name"],

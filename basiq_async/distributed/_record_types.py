@@ -21,6 +21,17 @@ LONGEST_KEY = 200
 SEGMENT_NAME = re.compile(r"d?[0-9]{1,9}\.[0-9]{1,15}")
 """A list's number, or "d" and that of a retry of dead letters, and the page's number."""
 
+LONGEST_NAME = 200
+"""The longest name of a job function, in characters."""
+
+
+def is_notification(key: object, segment: object) -> bool:
+    """Whether what a broker carried is the key of a job and the name of a segment: it may carry what others wrote."""
+    if not isinstance(key, str) or not isinstance(segment, str):
+        return False
+    return 0 < len(key) <= LONGEST_KEY and SEGMENT_NAME.fullmatch(segment) is not None
+
+
 EDGE = 20
 """How many ids before a page are recorded: the place is found again as long as one of them is listed."""
 
@@ -239,5 +250,9 @@ def describe(error: Exception) -> str:
 
     Its text may come from Basiq, from Redis, or from a message.
     """
-    text = str(error) if isinstance(error, BasiqError) else f"{type(error).__name__}: {error}"
-    return printable(text if len(text) <= 1_000 else text[:1_000] + "…")
+    return printable(shorten(str(error) if isinstance(error, BasiqError) else f"{type(error).__name__}: {error}"))
+
+
+def shorten(text: str) -> str:
+    """Return a text of limited length: Redis may hold what others wrote."""
+    return text if len(text) <= 1_000 else text[:1_000] + "…"

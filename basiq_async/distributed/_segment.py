@@ -41,6 +41,7 @@ from ._record_types import (
     SegmentPage,
     StoredDeadLetter,
     new_token,
+    shorten,
 )
 from ._work import Work
 
@@ -209,11 +210,11 @@ class Segment:
             else:
                 refused.append(dead_letter.id)
                 logger.error(
-                    "the dead letter %r of the job %r is refused: it %s", dead_letter.id, self._spec.key, fault
+                    "the dead letter %r of the job %r is refused: it %s", shorten(dead_letter.id), self._spec.key, fault
                 )
         problem = (
-            f"{len(refused)} dead letters are kept, and not tried again, {refused[0]!r} among them: their seal does "
-            "not match. Another program wrote to Redis, or the API key has changed since they failed"
+            f"{len(refused)} dead letters are kept, and not tried again, {shorten(refused[0])!r} among them: their "
+            "seal does not match. Another program wrote to Redis, or the API key has changed since they failed"
             if refused
             else ""
         )

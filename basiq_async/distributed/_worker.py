@@ -25,14 +25,13 @@ from ..errors import (
 from ._rate_limiter import SharedRateLimiter
 from ._record import Record
 from ._record_types import (
-    LONGEST_KEY,
-    SEGMENT_NAME,
     ClaimRefusal,
     JobSpec,
     LeaseLostError,
     RecordUnavailableError,
     SegmentClaim,
     describe,
+    is_notification,
 )
 from ._segment import ActiveJob, Lease, Segment, clock
 from ._work import JobFunction, Work, WorkCache
@@ -100,7 +99,7 @@ class Worker:
         """
         if self._stopping:
             return
-        if len(key) > LONGEST_KEY or not SEGMENT_NAME.fullmatch(segment):  # a broker may carry what others wrote
+        if not is_notification(key, segment):
             logger.warning("a notification that is not one of a fleet is ignored")
             return
         try:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import attrs
 
 from .._redaction.text import PROGRAM
+from .._wire.hosts import show_place, show_url
 from .._work.protocol import Inbox
 from ..models import EventTypeId, Webhook
 from .coverage import Inactivity
@@ -218,8 +219,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if status is not None:
         yield status
     again = partial(_line, "webhooks doctor", webhook.id)
-    target = ("--to", webhook.url) if found.receiver is None else ("--receiver", found.receiver)
-    kept = () if found.inbox is None or found.receiver is not None else ("--inbox", found.inbox)
+    target = ("--to", show_url(webhook.url)) if found.receiver is None else ("--receiver", found.receiver)
+    kept = () if found.inbox is None or found.receiver is not None else ("--inbox", show_place(found.inbox))
     recover = partial(_line, "recover", webhook.id, *target, *kept)
     if found.endpoint is not None and not found.endpoint.ok:
         yield _endpoint_problem(found.endpoint, again("--test"))
