@@ -6,10 +6,10 @@ import inspect
 import operator
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from functools import reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import attrs
 import typer
 
-from .._arguments import EVENT_TYPES
+from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, describe_unknown, match_event_types
 from .._redaction.text import PROGRAM, command_line, shell_line
 from .._redaction.tracebacks import hide_arguments
 from .._storage.private_files import open_new
@@ -213,7 +213,9 @@ def selection(
     if failed:
         chosen.append(replay.failed_only())
     if event:
-        chosen.append(replay.event_types(*event))
+        with warnings.catch_warnings():  # Basiq's own list has them
+            warnings.simplefilter("ignore", UnknownEventTypeWarning)
+            chosen.append(replay.event_types(*event))
     if limit:
         chosen.append(replay.limit(limit))
     return reduce(operator.and_, chosen)
@@ -263,33 +265,20 @@ async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[s
         return list(given)
     known = [each.id async for each in basiq.event_types.list()]
     check_known(given, known)
-    return list(dict.fromkeys(name for each in given for name in _matching(each, known)))
+    return list(dict.fromkeys(name for each in given for name in match_event_types(each, known)))
 
 
 async def check_event_types(basiq: BasiqClient, given: Sequence[str] | None) -> None:
     """Raise ``ConfigurationError`` for a name that is not an event type, and for a pattern that matches none."""
-    if not all(_matching(each, EVENT_TYPES) for each in given or ()):
+    if not all(match_event_types(each) for each in given or ()):
         check_known(given, [*EVENT_TYPES, *[each.id async for each in basiq.event_types.list()]])
 
 
-def check_known(given: Iterable[str] | None, known: Iterable[str] = EVENT_TYPES, advice: str = "") -> None:
+def check_known(given: Iterable[str] | None, known: Sequence[str] = EVENT_TYPES, advice: str = "") -> None:
     """Check event types as ``check_event_types`` does, by default against the documented ones, without a request."""
-    wrong: list[str] = []
-    for each in given or ():
-        if not _matching(each, known):
-            pattern = each.endswith("*")
-            similar = ["*", *(f"{name.partition('.')[0]}.*" for name in known)] if pattern else known
-            nearest = "".join(f" (did you mean {name!r}?)" for name in get_close_matches(each, list(similar), n=1))
-            wrong.append(f"{each!r} {'matches no' if pattern else 'is not an'} event type{nearest}")
+    wrong = describe_unknown(given or (), known)
     if wrong:
         raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists all types{advice}")
-
-
-def _matching(given: str, known: Iterable[str]) -> list[str]:
-    """Return the event types that a name, or a pattern such as ``consent.*``, stands for."""
-    if given == "*" or given.endswith(".*"):
-        return [name for name in known if name.startswith(given[:-1])]
-    return [name for name in known if name == given]
 
 
 # --- lines for a shell ---

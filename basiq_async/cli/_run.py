@@ -45,7 +45,8 @@ async def make_client(
     found = find_settings() if settings is None else settings
     limit = session().timeout
     timeout = limit or 30.0
-    transport = AiohttpTransport(user_agent=f"basiq-async/{__version__} (command line)", timeout=timeout)
+    agent = f"basiq-async/{__version__} (command line)"
+    transport = AiohttpTransport(user_agent=agent, timeout=timeout, proxy="environment")
     try:
         async with BasiqClient(
             found.api_key,
