@@ -21,8 +21,11 @@ from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, describe_unknown,
 from .._redaction.text import PROGRAM, command_line, shell_line
 from .._redaction.tracebacks import hide_arguments
 from .._storage.private_files import open_new
+from .._wire.hosts import show_url
 from ..errors import BasiqError, ConfigurationError
 from ._output import session, write_lines
+from ._run import make_client
+from ._settings import names
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -111,8 +114,6 @@ def complete_event_type(incomplete: str) -> list[str]:
 
 def complete_profile(incomplete: str) -> list[str]:
     """Complete the name of a profile."""
-    from ._profiles import names
-
     with suppress(ConfigurationError):
         return [name for name in names() if name.startswith(incomplete) and _PROFILE.fullmatch(name)]
     return []
@@ -126,7 +127,6 @@ def complete_webhook(incomplete: str) -> list[str]:
     import asyncio
 
     from ..transports.retry import RetryPolicy
-    from ._run import make_client
 
     async def find() -> list[str]:
         async with asyncio.timeout(_PATIENCE), make_client(retry=RetryPolicy(max_retries=0)) as basiq:
@@ -189,27 +189,33 @@ EndpointSecretFile = Annotated[
 # --- times ---
 
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
+_WHOLE_SECOND = timedelta(seconds=1)
+"""Basiq's clock is read from a header, which has whole seconds."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def selection(
+async def read_selection(
+    basiq: BasiqClient,
     *,
-    since: str | datetime | None = None,
-    until: str | datetime | None = None,
+    since: str | None = None,
+    until: str | None = None,
     failed: bool = False,
     event: Sequence[str] | None = None,
-    limit: int | None = None,
+    limit: int = 0,
 ) -> Where | None:
     """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
-    if not (since or until or failed or event or limit):
+    await check_event_types(basiq, event)
+    first = await read_moment(basiq, since, "--since")
+    end = await read_moment(basiq, until, "--until")
+    if not (first or end or failed or event or limit):
         return None
     from .. import replay  # only here, because it is slow to import
 
     chosen: list[Where] = []
-    if since is not None:
-        chosen.append(replay.since(moment(since, "--since")))
-    if until is not None:
-        chosen.append(replay.until(moment(until, "--until")))
+    if first is not None:
+        chosen.append(replay.since(first))
+    if end is not None:
+        chosen.append(replay.until(end))
     if failed:
         chosen.append(replay.failed_only())
     if event:
@@ -221,19 +227,26 @@ def selection(
     return reduce(operator.and_, chosen)
 
 
-async def moment_at_basiq(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:
-    """Parse a date, or a duration, which is counted back by Basiq's clock: it costs one request."""
-    found = None if text is None else moment(text, name)
-    if isinstance(found, timedelta):
-        await basiq.event_types.list().first()
-        return basiq._now() - found
-    return found
+async def read_moment(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:
+    """Parse a date, or a length of time that is counted back from now. Now is by Basiq's clock: it costs one request.
+
+    Raises ``ConfigurationError``, also for a moment in the future.
+    """
+    if text is None:
+        return None
+    found = _parse_moment(text, name)
+    await basiq.event_types.list().first()
+    now = basiq._now()
+    try:
+        moment = now - found if isinstance(found, timedelta) else found
+    except OverflowError:
+        raise ConfigurationError(f"{name} is too long ago: {text!r}") from None
+    if moment > now + _WHOLE_SECOND:
+        raise ConfigurationError(f"{name} is in the future: by Basiq's clock it is {now:%Y-%m-%d %H:%M:%S} UTC")
+    return moment
 
 
-def moment(text: str | datetime, name: str) -> datetime | timedelta:
-    """Parse a duration, which is counted back from now, or a date. Raises ``ConfigurationError``."""
-    if isinstance(text, datetime):
-        return text
+def _parse_moment(text: str, name: str) -> datetime | timedelta:
     try:
         if _DURATION.fullmatch(text):
             return duration(text, name)
@@ -285,10 +298,23 @@ def check_known(given: Iterable[str] | None, known: Sequence[str] = EVENT_TYPES,
 
 
 def program_line(command: str, *arguments: str, options: Mapping[str, object] | None = None) -> str:
-    """Return a line for a shell that runs a command of this program, with the profile of this invocation."""
-    line = command_line(command, *arguments, options=options)
+    """Return a line for a shell that runs a command of this program, with the profile or base URL of this one."""
+    return command_line(command, *arguments, options=options).replace(PROGRAM, shell_line(_this_program()), 1)
+
+
+def help_line(words: Sequence[str]) -> str:
+    """Return a command that helps with a problem as a line for a shell, with the profile or base URL of this one."""
+    return shell_line([*_this_program(), *words[1:]])
+
+
+def _this_program() -> list[str]:
     profile = session().profile
-    return line if profile is None else line.replace(PROGRAM, shell_line([PROGRAM, "--profile", profile]), 1)
+    if profile is None and not os.environ.get("BASIQ_API_KEY"):
+        profile = os.environ.get("BASIQ_PROFILE")
+    if profile:
+        return [PROGRAM, "--profile", profile]
+    base_url = session().base_url or os.environ.get("BASIQ_BASE_URL")
+    return [PROGRAM, "--base-url", show_url(base_url)] if base_url else [PROGRAM]
 
 
 # --- files and secrets ---
