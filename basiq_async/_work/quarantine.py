@@ -14,6 +14,8 @@ from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery
 
+ANY_WEBHOOK = "*"
+"""In place of the id of a webhook: the entries of all."""
 _PAGE = 100
 
 
@@ -22,7 +24,7 @@ async def read_quarantine(
 ) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
 
-    ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
+    The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
     pages do not advance: other programs may write to its storage.
     """
     seen: set[str] = set()
@@ -38,7 +40,8 @@ async def read_quarantine(
             )
         for delivery in page:
             # A delivery that failed again has moved to the end.
-            if delivery.key not in seen and _is_own(delivery, webhook_id):
+            own = webhook_id == ANY_WEBHOOK or _is_own(delivery, webhook_id)
+            if own and delivery.key not in seen:
                 seen.add(delivery.key)
                 yield delivery
         after = last

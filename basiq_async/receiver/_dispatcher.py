@@ -8,12 +8,14 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
+from types import CoroutineType
 from typing import TypeVar
 
 import attrs
 
 from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
+from .._work.blocking import watch
 from .._work.calls import HOST
 from .._work.failures import failure_text, find_retry_after
 from .._work.once import Ended, Ending, Unit, Units
@@ -32,6 +34,7 @@ PATIENCE = 0.3
 _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
 T = TypeVar("T")
+V = TypeVar("V")
 
 _MOMENT = 1.0
 """Seconds to wait for a cancelled handler to end, before Basiq gets its response."""
@@ -68,6 +71,7 @@ class Dispatcher:
         self.handler_timeout = handler_timeout
         self.inbox_timeout = inbox_timeout
         self._unhandled: dict[str, int] = {}
+        self._blocking: set[str] = set()
         self._units = Units(inbox, lease=lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=handler_timeout)
         self.outages = Outages()
 
@@ -109,6 +113,19 @@ class Dispatcher:
     def unhandled(self) -> dict[str, int]:
         """The number of deliveries received of each event type that has no handler."""
         return dict(self._unhandled)
+
+    def note_block(self, handler: str, seconds: float, fields: dict[str, object]) -> None:
+        """Log, once for each handler, that it kept the event loop busy."""
+        if handler in self._blocking:
+            return
+        self._blocking.add(handler)
+        logger.warning(
+            "the handler %s blocked the event loop for %.1f s: no other delivery, time limit or probe of this process "
+            "could proceed; await what it waits for, or call it with asyncio.to_thread",
+            handler,
+            seconds,
+            extra=fields,
+        )
 
     def _count_unhandled(self, delivery: Delivery) -> None:
         event_type_id = shorten(delivery.event_type_id)
@@ -160,17 +177,23 @@ class _Attempt(Unit[None]):
 
     async def prepare(self) -> None:
         if self._route.prepare is not None:
-            self._options["prepared"] = await self._route.prepare(self._delivery)
+            self._options["prepared"] = await self._watched(self._route.prepare(self._delivery))
 
     async def work(self) -> None:
         route = self._route
         if self.session is not None:
             async with self.session.transaction(self.key, self.token, session=not route.connection) as session:
-                await route.call(self._delivery, session, **self._options)
+                await self._watched(route.call(self._delivery, session, **self._options))
             return
         if route.prepare is not None:
             await self.prepare()
-        await route.call(self._delivery, **self._options)
+        await self._watched(route.call(self._delivery, **self._options))
+
+    def _watched(self, call: Awaitable[V]) -> Awaitable[V]:
+        return watch(call, self._note_block) if isinstance(call, CoroutineType) else call
+
+    def _note_block(self, seconds: float) -> None:
+        self._dispatcher.note_block(self._route.name, seconds, self.log_fields())
 
     async def record_failure(self, failure: Exception) -> None:
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
 
-from .._arguments import Duration, EventTypePattern, check_seconds, check_whole
+from .._arguments import Duration, EventTypePattern, check_seconds, check_whole, warn_of_unknown_types
 from .._redaction.tracebacks import hide_arguments
 from .._signing.secrets import SecretLike
 from .._signing.signature import (
@@ -36,7 +36,7 @@ from ._lifecycle import Lifecycle, check_inbox
 from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of
 from ._quarantine import Quarantine
 from ._results import Result
-from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns, warn_of_unknown_types
+from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
