@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._engine import Engine, Finished, OnError, RunSettings
 from ._keys import event_key, message_key
+from ._reading import Reading
 from ._records import key_of, make_entry, message_of_entry
 from ._sources import FixedMessages, Source, UnreadableMessage, message_of, open_events, placeholder_for
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
@@ -23,6 +24,7 @@ __all__ = [
     "Handling",
     "OnError",
     "Predicate",
+    "Reading",
     "RunSettings",
     "SessionHandler",
     "Source",
