@@ -19,6 +19,7 @@ from ._run import wait_patiently
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..models import Message
+    from ..pagination import Paginator
 
 _FIRST_WAIT, _LONGEST_WAIT = 2.0, 30.0
 _GROWTH = 1.5
@@ -55,8 +56,7 @@ class History:
     """The messages of a webhook: ``begin`` reads the newest, then each ``poll`` returns those that came since."""
 
     def __init__(self, basiq: BasiqClient, webhook_id: str, filter: str | None = None) -> None:
-        self._now = basiq._now
-        self._list = lambda: basiq.messages.list(webhook_id, filter=filter, prefetch=0)
+        self._basiq, self._webhook_id, self._filter = basiq, webhook_id, filter
         self._ids = Ids()
         self._since: datetime | None = None
         """Messages from before are old, also those that were not read; None if all were read."""
@@ -83,6 +83,9 @@ class History:
             self._since = min((time for each in found.items if (time := item_time(each)) is not None), default=None)
         return found
 
+    def _list(self) -> Paginator[Message]:
+        return self._basiq.messages.list(self._webhook_id, filter=self._filter, prefetch=0)
+
     async def poll(self) -> Sequence[Message]:
         """Return the messages that came since the last call, oldest first."""
         reading: Reading[Message] = Reading(
@@ -92,7 +95,7 @@ class History:
             hint=self._hint,
             selection="follow",
             is_enough=self._is_enough,
-            now=self._now,
+            now=self._basiq._now,
         )
         fresh: list[Message] = []
         try:

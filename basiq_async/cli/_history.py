@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -30,7 +30,6 @@ from ._results import Column, Output, Row, View, cell_text
 from ._run import make_client
 
 if TYPE_CHECKING:
-    from ..client import BasiqClient
     from ..models import Event, EventType, Message
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""``basiq-async listen --poll``: new messages of the history, shown and handed to a service, without a public address."""
+"""``basiq-async listen --poll``: new messages of the history, shown and posted, without a public address."""
 
 from __future__ import annotations
 
@@ -95,9 +95,7 @@ class Polling(Showing):
         if failed := self._counts["failed"]:
             note(f"{failed:,} messages were not accepted; 'basiq-async messages resend' posts them again")
 
-    async def _read(
-        self, basiq: BasiqClient, webhook_id: str, target: HttpTarget | None, stack: AsyncExitStack
-    ) -> int:
+    async def _read(self, basiq: BasiqClient, webhook_id: str, target: HttpTarget | None, stack: AsyncExitStack) -> int:
         """Deliver the new messages of one webhook, and return how many there were."""
         if self._done.is_set():
             return 0
