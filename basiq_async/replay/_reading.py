@@ -373,10 +373,10 @@ class Reading(Generic[T]):
         unread = [index for index, passed in enumerate(self._passed.known(digests)) if not passed]
         first = {keys[index]: index for index in reversed(unread)}
         asked = sorted(first, key=first.__getitem__)
+        self._passed.extend(digests[first[each]] for each in asked)  # at once: another list may share them
         known: set[str] = set()
         for place in range(0, len(asked), _MOST_KEYS):
             known.update(await self._ask(asked[place : place + _MOST_KEYS]))
-        self._passed.extend(digests[first[each]] for each in asked)
         fresh = [first[each] for each in asked if each not in known]
         self.read_count += len(unread)
         self.known_count += len(unread) - len(fresh)
