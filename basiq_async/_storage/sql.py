@@ -126,6 +126,10 @@ class SQLStore:
             raise ConfigurationError(
                 f"the {kind.name} works with PostgreSQL and SQLite, not with {engine.dialect.name}"
             )
+        if "@" in (engine.url.host or ""):  # the driver's errors name the host
+            raise ConfigurationError(
+                f"the {kind.name} cannot use the engine's url: a '@' in its password must be percent-encoded, as %40"
+            )
         self.engine = engine
         self.tables = tables
         self.kind = kind

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .._storage.private_files import publish_private
+from .._storage.private_files import publish_private, read_private
 from .._wire.order import NewestItems, read_newest
 from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, TransportError
 from ..models import Message
@@ -327,10 +327,12 @@ class Start:
         """Return the start that is kept beside a checkpoint; None if there is none yet."""
         file = Path(path + ".start")
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(read_private(str(file)))
             return cls(datetime.fromisoformat(found["time"]), frozenset(map(str, found["ids"])))
         except FileNotFoundError:
             return None
+        except PermissionError as exc:
+            raise ConfigurationError(f"{str(file)!r} cannot be used: {explain(exc)}") from None
         except (OSError, ValueError, RecursionError, TypeError, KeyError):
             raise ConfigurationError(f"{str(file)!r} cannot be read: to start again, remove it and {path!r}") from None
 

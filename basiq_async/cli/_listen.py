@@ -7,11 +7,11 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import attrs
 import typer
@@ -116,7 +116,6 @@ async def listen(options: ListenOptions) -> None:
 
 
 _FORWARD_TIMEOUT = 30.0
-_BODY_TIMEOUT = 10.0
 
 
 _DELIVERY: View[Delivery] = View(
@@ -234,7 +233,7 @@ class Listener(Showing):
             if self._forwarder is not None:
                 await stack.enter_async_context(self._forwarder)
             try:
-                address = await stack.enter_async_context(listening(app, host, port))
+                address = await stack.enter_async_context(listening(app, host, port, **_PLAIN))
             except OSError as exc:
                 raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
             stack.enter_context(self.until_end(lambda: self._under_way > 0))
@@ -245,44 +244,59 @@ class Listener(Showing):
             await self._idle.wait()
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Respond to one request."""
-        import asyncio
-
+        """Respond to one request. Its body is read only if its headers are those of a fresh delivery."""
         from aiohttp import web
+        from multidict import CIMultiDict
 
-        try:
-            async with asyncio.timeout(_BODY_TIMEOUT):
-                content = await request.read()
-        except TimeoutError:
-            return web.Response(status=408)
-        unavailable = web.Response(status=503, headers={"Retry-After": "5"})
-        limit = self._options.limit
-        if self._done.is_set() or (limit and self._shown + self._under_way >= limit):
-            return unavailable
-        self._under_way += 1
-        self._idle.clear()
+        counted = False
+
+        async def chunks() -> AsyncGenerator[bytes]:
+            nonlocal counted
+            async for chunk in _read_body(request):
+                yield chunk
+            counted = self._count()
+            if not counted:
+                raise _FullError
+
         forwarded: Forwarded | None = None
+        unavailable = web.Response(status=503, headers={"Retry-After": "5"})
         try:
-            outcome = await self._receiver.handle(request.headers, content)
+            outcome = await self._receiver.handle_stream(
+                request.headers,
+                chunks(),
+                content_length=request.content_length,
+                content_encoding=",".join(request.headers.getall("Content-Encoding", ())) or None,
+            )
             response = web.Response(status=outcome.status, headers=outcome.headers)
             if self._forwarder is not None and outcome.result == "handled" and outcome.delivery is not None:
                 forwarded = await self._forwarder.post(request.headers, outcome.delivery.body)
                 response = web.Response(
-                    status=forwarded.status, body=forwarded.body or None, headers=dict(forwarded.headers)
+                    status=forwarded.status, body=forwarded.body or None, headers=CIMultiDict(forwarded.headers)
                 )
             self._print(outcome, forwarded, response.status)
+        except _FullError:
+            return unavailable
         except (OutputClosedError, OutputError) as exc:
             self.fail(exc)
             return unavailable
         finally:
-            self._under_way -= 1
+            self._under_way -= counted
             if not self._under_way:
                 self._idle.set()
-        if outcome.result != "rejected":  # a forged request must not end the program
+        if counted and outcome.result != "rejected":  # a forged request must not end the program
             self._shown += 1
-            if self._shown == limit:
+            if self._shown == self._options.limit:
                 self.stop()
         return response
+
+    def _count(self) -> bool:
+        """Count a delivery that has arrived as under way. Return False if the program ends or the limit is reached."""
+        limit = self._options.limit
+        if self._done.is_set() or (limit and self._shown + self._under_way >= limit):
+            return False
+        self._under_way += 1
+        self._idle.clear()
+        return True
 
     def _print(self, outcome: Outcome, forwarded: Forwarded | None, status: int) -> None:
         self._counts["accepted" if 200 <= status <= 299 else "refused"] += 1
@@ -298,6 +312,25 @@ class Listener(Showing):
         named = () if delivery is None else (delivery.event_type_id, delivery.id)
         self.show(row, _RECEIVED, f"{status} {result}", outcome.reason, *named, forwarded and f"-> {forwarded.text}")
         live(f"{self.status}; Ctrl-C ends")
+
+
+class _FullError(Exception):
+    """A delivery arrived that is not to be handled any more."""
+
+
+_PLAIN: Mapping[str, Any] = {"auto_decompress": False, "lingering_time": 0.0}
+"""The options of the server: nothing is decompressed, and the rest of a body that was refused is not read."""
+
+
+async def _read_body(request: web.Request) -> AsyncGenerator[bytes]:
+    """Yield the body as it arrives. Raises ``ConnectionError`` if it breaks off."""
+    import aiohttp
+
+    try:
+        async for chunk in request.content.iter_any():
+            yield chunk
+    except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as exc:
+        raise ConnectionError("the body broke off") from exc
 
 
 @contextmanager
@@ -335,14 +368,22 @@ def _pipe_of_stdout() -> int | None:
         return None
 
 
-_MOST_RETURNED = 65_536
-_RETURNED = ("Content-Type", "Retry-After")
-_PASSED_ON = ("content-type", "user-agent", "webhook-")
+_MOST_RETURNED = 1_048_576
+_OF_THE_CONNECTION = frozenset(
+    {"connection", "keep-alive", "proxy-authenticate", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+_OF_THE_BODY = frozenset({"content-type", "content-encoding", "content-length"})
+_PASSED_ON = ("accept", "content-type", "user-agent", "webhook-")
+_OF_AIOHTTP = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+"""Headers that aiohttp adds to a request by itself: a service could compress what Basiq did not ask for."""
 
 
 @dataclass(frozen=True)
 class Forwarded:
-    """A service's response to a delivery, or the error if there is none."""
+    """A service's response to a delivery, or the error if there is none.
+
+    A body of more than 1 MiB is left out, with the headers that describe it.
+    """
 
     status: int
     duration: float
@@ -380,9 +421,18 @@ class Forwarder:
         began = time.perf_counter()
         try:
             async with self._session.post(self._url, data=body, headers=passed_on, allow_redirects=False) as response:
-                content = await response.content.read(_MOST_RETURNED)
-                returned = [(name, response.headers[name]) for name in _RETURNED if name in response.headers]
-                return Forwarded(response.status, time.perf_counter() - began, None, content, returned)
+                content = bytearray()
+                async for chunk in response.content.iter_any():
+                    content += chunk
+                    if len(content) > _MOST_RETURNED:
+                        break
+                named = response.headers.get("Connection", "").lower().replace(" ", "").split(",")
+                left_out = {"content-length", *_OF_THE_CONNECTION, *named}
+                if len(content) > _MOST_RETURNED:
+                    content.clear()
+                    left_out |= _OF_THE_BODY
+                returned = [each for each in response.headers.items() if each[0].lower() not in left_out]
+                return Forwarded(response.status, time.perf_counter() - began, None, bytes(content), returned)
         except TimeoutError:
             return Forwarded(504, time.perf_counter() - began, f"no response within {_FORWARD_TIMEOUT:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as exc:
@@ -396,6 +446,7 @@ class Forwarder:
             timeout=aiohttp.ClientTimeout(total=_FORWARD_TIMEOUT),
             trust_env=False,
             auto_decompress=False,
+            skip_auto_headers=_OF_AIOHTTP,
         )
         return self
 

@@ -19,6 +19,7 @@ import attrs
 import typer
 
 from .._redaction.text import shell_line
+from .._wire.hosts import show_url
 from ..errors import ConfigurationError
 from ._mock_control import TOKEN, MockError, Place, call
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
@@ -315,7 +316,9 @@ class _Log:
         for number, attempt in reversed(fresh):
             self.deliveries = number
             status = attempt.status or "no response"
-            write_note(f"{fake.now():%H:%M:%S}  {self._label}-> {attempt.url}  {attempt.event_type_id}  {status}")
+            write_note(
+                f"{fake.now():%H:%M:%S}  {self._label}-> {show_url(attempt.url)}  {attempt.event_type_id}  {status}"
+            )
 
 
 def _quirks(given: Sequence[str]) -> Any:

@@ -8,18 +8,21 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
+from types import CoroutineType
 from typing import TypeVar
 
 import attrs
 
 from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
+from .._work.blocking import watch
 from .._work.calls import HOST
+from .._work.failures import failure_text, find_retry_after
 from .._work.once import Ended, Ending, Unit, Units
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outcome import RETRY_SOON, Outages, Outcome, describe, find_retry_after, is_of_the_event, log_fields, shorten
+from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
 
@@ -31,6 +34,7 @@ PATIENCE = 0.3
 _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
 T = TypeVar("T")
+V = TypeVar("V")
 
 _MOMENT = 1.0
 """Seconds to wait for a cancelled handler to end, before Basiq gets its response."""
@@ -67,22 +71,24 @@ class Dispatcher:
         self.handler_timeout = handler_timeout
         self.inbox_timeout = inbox_timeout
         self._unhandled: dict[str, int] = {}
+        self._blocking: set[str] = set()
         self._units = Units(inbox, lease=lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=handler_timeout)
         self.outages = Outages()
 
-    async def dispatch(self, delivery: Delivery, *, failures: int | None = None, patience: float = PATIENCE) -> Outcome:
+    async def dispatch(
+        self, delivery: Delivery, *, retried: QuarantinedDelivery | None = None, patience: float = PATIENCE
+    ) -> Outcome:
         """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
-        ``failures`` is given for a quarantined delivery: the number of its failures so far. If it fails again, it
-        stays in the quarantine. ``patience`` is in seconds.
+        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``patience`` is in seconds.
         """
         route = self._routes.find(delivery.event_type_id)
         if route is None:
-            if failures is None:
+            if retried is None:
                 self._count_unhandled(delivery)
             return Outcome(Result.IGNORED, delivery)
         session = self._transactions if route.session else None
-        attempt = _Attempt(self._units, delivery, route, failures, patience, session, self)
+        attempt = _Attempt(self._units, delivery, route, retried, patience, session, self)
         return attempt.outcome_of(await attempt.handle_once())
 
     @property
@@ -108,6 +114,19 @@ class Dispatcher:
         """The number of deliveries received of each event type that has no handler."""
         return dict(self._unhandled)
 
+    def note_block(self, handler: str, seconds: float, fields: dict[str, object]) -> None:
+        """Log, once for each handler, that it kept the event loop busy."""
+        if handler in self._blocking:
+            return
+        self._blocking.add(handler)
+        logger.warning(
+            "the handler %s blocked the event loop for %.1f s: no other delivery, time limit or probe of this process "
+            "could proceed; await what it waits for, or call it with asyncio.to_thread",
+            handler,
+            seconds,
+            extra=fields,
+        )
+
     def _count_unhandled(self, delivery: Delivery) -> None:
         event_type_id = shorten(delivery.event_type_id)
         seen = self._unhandled.get(event_type_id, 0)
@@ -124,25 +143,27 @@ class Dispatcher:
 
 
 class _Attempt(Unit[None]):
-    """A delivery and its handler. ``failures`` is the number of its failures, or None if they are not counted."""
+    """A delivery and its handler. ``retried`` is its entry, if it is in the quarantine and is tried again."""
 
     def __init__(
         self,
         units: Units,
         delivery: Delivery,
         route: Route,
-        failures: int | None,
+        retried: QuarantinedDelivery | None,
         patience: float,
         session: TransactionalInbox | None,
         dispatcher: Dispatcher,
     ) -> None:
         # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
         token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
-        super().__init__(units, delivery.key, token, patience, session=session, quarantined=failures is not None)
+        super().__init__(units, delivery.key, token, patience, session=session, quarantined=retried is not None)
         self.prepares = session is not None and route.prepare is not None
         self._delivery = delivery
         self._route = route
-        self._failures = failures
+        self._retried = retried
+        self._failures = None if retried is None else retried.failures
+        """The number of its failures, or None if they are not counted."""
         self._dispatcher = dispatcher
         self._options: dict[str, object] = {}
         self._result = Result.FAILED
@@ -156,17 +177,23 @@ class _Attempt(Unit[None]):
 
     async def prepare(self) -> None:
         if self._route.prepare is not None:
-            self._options["prepared"] = await self._route.prepare(self._delivery)
+            self._options["prepared"] = await self._watched(self._route.prepare(self._delivery))
 
     async def work(self) -> None:
         route = self._route
         if self.session is not None:
             async with self.session.transaction(self.key, self.token, session=not route.connection) as session:
-                await route.call(self._delivery, session, **self._options)
+                await self._watched(route.call(self._delivery, session, **self._options))
             return
         if route.prepare is not None:
             await self.prepare()
-        await route.call(self._delivery, **self._options)
+        await self._watched(route.call(self._delivery, **self._options))
+
+    def _watched(self, call: Awaitable[V]) -> Awaitable[V]:
+        return watch(call, self._note_block) if isinstance(call, CoroutineType) else call
+
+    def _note_block(self, seconds: float) -> None:
+        self._dispatcher.note_block(self._route.name, seconds, self.log_fields())
 
     async def record_failure(self, failure: Exception) -> None:
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
@@ -231,18 +258,22 @@ class _Attempt(Unit[None]):
         return self._failures is not None and self._failures >= quarantine_after
 
     async def _set_aside(self, failure: Exception) -> bool:
-        delivery = self._delivery
-        quarantined = QuarantinedDelivery(
-            key=self.key,
-            delivery_id=delivery.id,
-            event_type_id=delivery.event_type_id,
-            event_id=delivery.event_id,
-            body=delivery.body,
-            signed_at=delivery.timestamp,
-            error=_describe(failure),
-            failures=self._failures or 0,
-            quarantined_at=datetime.fromtimestamp(self._dispatcher.clock(), UTC),
-        )
+        delivery, error, failures = self._delivery, failure_text(failure, longest=_LONGEST_ERROR), self._failures or 0
+        now = datetime.fromtimestamp(self._dispatcher.clock(), UTC)
+        if self._retried is not None:
+            quarantined = attrs.evolve(self._retried, error=error, failures=failures, quarantined_at=now)
+        else:
+            quarantined = QuarantinedDelivery(
+                key=self.key,
+                delivery_id=delivery.id,
+                event_type_id=delivery.event_type_id,
+                event_id=delivery.event_id,
+                body=delivery.body,
+                signed_at=delivery.timestamp,
+                error=error,
+                failures=failures,
+                quarantined_at=now,
+            )
         quarantined = attrs.evolve(quarantined, seal=self._dispatcher.seal.seal(*quarantined.sealed_parts()))
         stored = await self._last_call(
             partial(self.units.inbox.quarantine, self.key, self.token, quarantined),
@@ -262,8 +293,3 @@ class _Attempt(Unit[None]):
 
     def report(self, what: str, failure: Exception) -> None:
         self._dispatcher.outages.report(shorten(self._delivery.id), what, failure, self.log_fields(failure))
-
-
-def _describe(error: Exception) -> str:
-    text = describe(error)
-    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
-from .._arguments import accepts, has_parameter, is_async, nearest_pattern, with_session
+from .._arguments import accepts, has_parameter, is_async, with_session
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 
@@ -84,10 +83,6 @@ class Route:
     prepare: Prepare | None = None
 
 
-class UnknownEventTypeWarning(UserWarning):
-    """A handler was registered for an event type that Basiq does not document: it is misspelled or new."""
-
-
 class Routes:
     """Handlers by pattern. A delivery goes to the handler with the most specific pattern that matches.
 
@@ -143,16 +138,6 @@ def check_patterns(patterns: tuple[str, ...]) -> None:
         raise ConfigurationError('on() needs at least one event type, such as on("user.created") or on("*")')
     for pattern in patterns:
         _check_pattern(pattern)
-
-
-def warn_of_unknown_types(patterns: tuple[str, ...], *, stacklevel: int) -> None:
-    """Warn of each pattern that matches no documented event type."""
-    for pattern in patterns:
-        nearest = nearest_pattern(pattern)
-        if nearest is not None:
-            guess = f"; did you mean {nearest!r}?" if nearest else ""
-            text = f"{pattern!r} is not an event type that Basiq documents{guess}"
-            warnings.warn(text, UnknownEventTypeWarning, stacklevel=stacklevel)
 
 
 def _check_pattern(pattern: str) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import attrs
 
 from .._redaction.text import PROGRAM
+from .._wire.hosts import show_place, show_url
 from .._work.protocol import Inbox
 from ..models import EventTypeId, Webhook
 from .coverage import Inactivity
@@ -218,8 +219,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if status is not None:
         yield status
     again = partial(_line, "webhooks doctor", webhook.id)
-    target = ("--to", webhook.url) if found.receiver is None else ("--receiver", found.receiver)
-    kept = () if found.inbox is None or found.receiver is not None else ("--inbox", found.inbox)
+    target = ("--to", show_url(webhook.url)) if found.receiver is None else ("--receiver", found.receiver)
+    kept = () if found.inbox is None or found.receiver is not None else ("--inbox", show_place(found.inbox))
     recover = partial(_line, "recover", webhook.id, *target, *kept)
     if found.endpoint is not None and not found.endpoint.ok:
         yield _endpoint_problem(found.endpoint, again("--test"))
@@ -250,15 +251,20 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             recover(),
         )
     for period in found.out_of_reach:
-        end = f"{period.until:%Y-%m-%dT%H:%M:%SZ}" if period.until is not None else ""
-        yield Problem("out-of-reach", period.describe_loss(), recover("--acknowledged", end) if end else recover())
+        known = () if period.until is None else ("--acknowledged", period.until.astimezone(UTC).isoformat())
+        yield Problem("out-of-reach", period.describe_loss(), recover(*known))
     if found.quarantined:
-        place = ("--receiver", found.receiver) if found.receiver else ("--inbox", found.inbox) if found.inbox else ()
+        if found.receiver is not None:
+            line = _line("quarantine retry", "", "--receiver", found.receiver)
+        elif found.inbox is not None:  # it may be the service's, whose receiver must be named to try again
+            line = _line("quarantine list", "", *kept, "--webhook", webhook.id)
+        else:
+            line = _line("quarantine retry", "", *target, "--webhook", webhook.id)
         yield Problem(
             "quarantined",
             f"{found.quarantined:,} messages or deliveries failed, and are in the quarantine of the inbox: mend their "
             "handler, then retry them",
-            _line("quarantine retry", "", *place) if place else (),
+            line,
         )
     if found.unreadable:
         yield Problem(

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Set
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC
 from email.utils import format_datetime
 from functools import partial
 
@@ -133,7 +132,7 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
         raise asyncio.CancelledError
     response = exchange.response
     # The date is that of the fake's clock, which may be ahead of the machine's: the client compares dates with it.
-    dated = {"Date": format_datetime(state.clock().astimezone(UTC), usegmt=True), **response.headers}
+    dated = {"Date": format_datetime(state.now(), usegmt=True), **response.headers}
     return web.Response(status=response.status, headers=dated, body=response.body)
 
 

@@ -111,7 +111,7 @@ async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
 
 
 def test_its_metadata_has_its_tables_for_alembic() -> None:
-    tables = {"app.seen", "app.seen_failures", "app.seen_version"}
+    tables = {"app.seen", "app.seen_failures", "app.seen_notes", "app.seen_version"}
     assert set(inbox_metadata("seen", "app").tables) == tables
 
 
@@ -367,7 +367,10 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(
         await inbox.quarantine(key, "a", quarantined_delivery(key))
     await run(engine, f"UPDATE {inbox.metadata.sorted_tables[0].name} SET letter = '{{' WHERE key = 'k'")
     found = await inbox.quarantined()
-    assert [(entry.key, entry.kind, entry.seal) for entry in found] == [("k", "unreadable", ""), ("l", "delivery", None)]
+    assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
+        ("k", "unreadable", ""),
+        ("l", "delivery", None),
+    ]
     await inbox.claim_quarantined("k", "a", lease=60)
     assert await inbox.fail("k", "a") == 1
     assert await inbox.drop_quarantined("k")
