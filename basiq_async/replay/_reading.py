@@ -420,8 +420,9 @@ class Reading(Generic[T]):
         items: list[T] = []
         handed: dict[str, int] = {}
         left_out: list[int] = []
-        for index in fresh:
-            if keys[index] in handed:
+        again = self._passed.known([digest_of(keys[index]) for index in fresh])
+        for index, passed in zip(fresh, again, strict=True):
+            if passed or keys[index] in handed:  # another list that is read at once may have handed it out meanwhile
                 continue
             try:
                 item = self._hook(page.items[index], self._model)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._signing.seal import Seal
+from .._work.ids import Ids
 from .._work.limits import inbox_limit, limit
 from .._work.owners import note_webhook
 from .._work.protocol import Inbox, QuarantinedDelivery
@@ -340,15 +341,21 @@ class Replay:
             async with inbox_limit(_CALL):
                 found = await record.note(name)
         hints = read_hints(found, len(self._filters)) if len(self._filters) > 1 else [found]
+        handed_out = Ids()  # what several filters select is handed out once
         readings = [
-            self._read_list(filter, text, selection if steady else None, wanted)
+            self._read_list(filter, text, selection if steady else None, wanted, handed_out)
             for filter, text in zip(self._filters, hints, strict=True)
         ]
         source: MessageSource = readings[0] if len(readings) == 1 else Lists(readings)
         return source, partial(record.set_note, name) if hint and steady else None
 
     def _read_list(
-        self, filter: str | None, hint: str | None, selection: str | None, wanted: frozenset[str] | None
+        self,
+        filter: str | None,
+        hint: str | None,
+        selection: str | None,
+        wanted: frozenset[str] | None,
+        handed_out: Ids,
     ) -> Reading[Message]:
         handling = self._handling
         listing: Any
@@ -373,6 +380,7 @@ class Replay:
             selection=selection,
             convert=convert,
             now=self._client._now,
+            passed=handed_out,
         )
 
     async def _known(self, keys: Sequence[str]) -> Any:

@@ -213,7 +213,7 @@ def read_filters(filter: str | Filter | Sequence[str | Filter] | None, source: S
 
     Raises ``ConfigurationError``.
     """
-    if filter is None or isinstance(filter, (str, Filter)):
+    if not isinstance(filter, Sequence) or isinstance(filter, str):
         return [filter_text(filter)]
     texts = [filter_text(each) or "" for each in filter]
     if not texts or not all(texts):
