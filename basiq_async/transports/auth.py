@@ -19,6 +19,7 @@ import attrs
 
 from .._redaction.credentials import Redactor, SecretText, Unpicklable
 from .._redaction.tracebacks import hide_arguments
+from .._signing.secrets import is_quoted
 from .._wire.urls import BaseURL
 from .._work.clock import clock_of
 from ..errors import (
@@ -52,6 +53,8 @@ class ApiKey(Unpicklable):
             text = os.environ.get("BASIQ_API_KEY")
             if text is None:
                 raise ConfigurationError("no API key: pass api_key, or set the environment variable BASIQ_API_KEY")
+        if isinstance(text, str) and is_quoted(text):
+            raise ConfigurationError("the API key is in quotes: remove them, where it is set")
         if not isinstance(text, str) or not _TOKEN.fullmatch(text):
             raise ConfigurationError(
                 "the API key must be exactly the text that Basiq's dashboard shows: not empty, ASCII, without "
