@@ -271,6 +271,7 @@ class Engine:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
         queue, ledger = self._queue, self._ledger
         try:
+            await asyncio.sleep(0)  # an eager task would run in the middle of ``_hand_out``, and start others in itself
             while (item := await queue.get()) is not None and not self._stopped:
                 self._idle -= 1
                 if not queue.empty():
@@ -347,6 +348,7 @@ class Engine:
 
     async def _save_all(self) -> None:
         """Commit until nothing is left. The last commit of the run is its end's, which records the rest."""
+        await asyncio.sleep(0)  # an eager task would run in the middle of ``_save_soon``
         reading, ledger = self._reading, self._ledger
         while ledger.dirty and not self._broken and reading is not None and not (reading.done() and ledger.idle):
             await self._commit()
