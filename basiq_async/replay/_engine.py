@@ -299,6 +299,7 @@ class Engine:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
         queue, settled = self._queue, 0
         try:
+            await asyncio.sleep(0)  # an eager task would run in the middle of ``_hand_out``, and start others in itself
             while (item := await queue.get()) is not None and not self._stopped:
                 self._idle -= 1
                 if not queue.empty():
@@ -406,6 +407,7 @@ class Engine:
 
     async def _record_all(self) -> None:
         """Record until nothing is left. The last recording of the run is its end's, which has the rest."""
+        await asyncio.sleep(0)  # an eager task would run in the middle of ``_record_soon``
         while self._done and not self._broken and not self._stopped:
             await self._record()
             await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
