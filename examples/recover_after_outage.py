@@ -47,9 +47,7 @@ async def main(url: str) -> None:
 
         found = await catch_up(basiq, receiver, url, Path())
     print("a secret that Basiq returned is in ./webhook-secret: store it where the service reads it")
-    print(
-        f"{found.messages.handled} messages and {found.events.handled if found.events else 0} events without a message were handled"
-    )
+    print(f"{found.handled} messages, and events without a message, were handled")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,13 @@ def run_key(name: str) -> str:
     return key if len(key) <= _LONGEST_KEY else _digest(key)
 
 
+def may_be_of(key: str, webhook_id: str | None) -> bool:
+    """Return whether a key can be of this webhook, or of a receiver without an id. A digest can be of any."""
+    if webhook_id and key.startswith("webhook:"):
+        return key.startswith(f"webhook:{_quoted(webhook_id)}:")
+    return key.startswith("sha256:") or (not webhook_id and not key.startswith("webhook:"))
+
+
 def in_parts(keys: Iterable[str]) -> Iterator[list[str]]:
     """Yield the different keys in parts of at most 500, in order: two calls that meet cannot wait for each other."""
     different = sorted(set(keys))

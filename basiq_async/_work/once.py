@@ -9,12 +9,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
+from .failures import leaves
 from .limits import inbox_is_slow, inbox_limit
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
@@ -171,9 +172,7 @@ class Unit(ABC, Generic[T]):
         does not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
         """
         self._answer: asyncio.Future[Ending[T]] = self._loop.create_future()
-        self._task = self._loop.create_task(self._run())
-        self.units.tasks.add(self._task)
-        self._task.add_done_callback(self._answer_caller)
+        self._loop.create_task(self._run())
         try:
             return await self._answer
         except asyncio.CancelledError:
@@ -279,6 +278,10 @@ class Unit(ABC, Generic[T]):
 
     async def _run(self) -> Ending[T]:
         """Claim, work and record."""
+        # Here, because an eager task runs before ``create_task`` has returned it.
+        self._task = cast("asyncio.Task[Ending[T]]", asyncio.current_task())
+        self.units.tasks.add(self._task)
+        self._task.add_done_callback(self._answer_caller)
         by_key = self.units.by_key
         try:
             if self.key in by_key:
@@ -427,7 +430,7 @@ class Unit(ABC, Generic[T]):
         return Ending(Ended.UNAVAILABLE, error=failure)
 
     async def _fail(self, failure: Exception) -> Ending[T]:
-        if self.session is not None and isinstance(failure, InboxError):
+        if self.session is not None and all(isinstance(each, InboxError) for each in leaves(failure)):
             await self.release(_GIVE_BACK_SOON)
             return Ending(Ended.UNAVAILABLE, error=failure)
         await self.record_failure(failure)

@@ -258,7 +258,8 @@ def unpack_entry(text: str | bytes, *, key: str, at: datetime, trusted: bool = T
         entry = QuarantinedDelivery.unpack(text)
     except InboxError as exc:
         body = text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogatepass")
-        return QuarantinedDelivery(key, "", "", "", body, at, str(exc), 0, at, kind="unreadable", seal="")
+        # With its key for an id, a person can drop it.
+        return QuarantinedDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", seal="")
     # The key and time of its place, so that the next page always begins after it.
     return attrs.evolve(entry, key=key, quarantined_at=at, seal=None if trusted else entry.seal or "")
 

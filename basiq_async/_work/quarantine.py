@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 
 from .._storage.private_files import open_new
 from ..errors import ConfigurationError, InboxError, ReplayError
-from .keys import inbox_key
+from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery
 
@@ -40,7 +40,7 @@ async def read_quarantine(
             )
         for delivery in page:
             # A delivery that failed again has moved to the end.
-            own = webhook_id == ANY_WEBHOOK or delivery.key == _own_key(delivery, webhook_id)
+            own = webhook_id == ANY_WEBHOOK or _is_own(delivery, webhook_id)
             if own and delivery.key not in seen:
                 seen.add(delivery.key)
                 yield delivery
@@ -95,7 +95,13 @@ async def drop_quarantined(inbox: Inbox, webhook_id: str | None, ids: Collection
 async def export_quarantined(
     inbox: Inbox | None, webhook_id: str | None, path: str | os.PathLike[str], *, timeout: float
 ) -> int:
-    """Write the webhook's entries to a new file, a line of JSON each, and return their number. None has none.
+    """Write the webhook's entries to a new file. See ``export_entries``. None has none."""
+    entries = None if inbox is None else read_quarantine(inbox, webhook_id, timeout=timeout)
+    return await export_entries(entries, path)
+
+
+async def export_entries(entries: AsyncGenerator[QuarantinedDelivery] | None, path: str | os.PathLike[str]) -> int:
+    """Write entries of the quarantine to a new file, a line of JSON each, and return their number.
 
     If an error interrupts the writing, the file is removed. Raises ``ConfigurationError`` if the file exists, and
     ``ReplayError`` if it cannot be written.
@@ -109,8 +115,8 @@ async def export_quarantined(
         raise _unwritable(path, exc) from exc
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            if inbox is not None:
-                async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
+            if entries is not None:
+                async with aclosing(entries) as found:
                     async for entry in found:
                         file.write(_line(entry))
                         count += 1
@@ -153,8 +159,11 @@ def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
     return delivery.quarantined_at.timestamp(), delivery.key
 
 
-def _own_key(delivery: QuarantinedDelivery, webhook_id: str | None) -> str:
+def _is_own(delivery: QuarantinedDelivery, webhook_id: str | None) -> bool:
+    if delivery.kind == "unreadable":  # its ids may not be those of its key
+        return may_be_of(delivery.key, webhook_id)
     try:
-        return inbox_key(delivery.event_type_id, delivery.event_id, delivery.delivery_id, webhook_id)
+        ids = delivery.event_type_id, delivery.event_id, delivery.delivery_id
+        return delivery.key == inbox_key(*ids, webhook_id)
     except ConfigurationError:  # it has no ids: another program wrote it
-        return ""
+        return False

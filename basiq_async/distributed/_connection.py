@@ -23,8 +23,8 @@ T = TypeVar("T")
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again: the first one was lost."""
 _SCRIPTS = (
-    *("claim", "create", "dead_letters", "drop_dead", "finish", "forget", "heartbeat", "pause", "progress"),
-    *("rate_slots", "reclaim_expired", "record_page", "release", "revive", "save", "set_state"),
+    *("claim", "create", "drop_quarantined", "finish", "forget", "heartbeat", "pause", "progress", "quarantined"),
+    *("rate_slots", "reclaim_expired", "record_page", "release", "retry_quarantined", "save", "set_state", "take"),
 )
 
 

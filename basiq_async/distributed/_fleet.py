@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Self, get_args
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.tracebacks import UnshownText
+from .._work.tasks import cancelling
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..models import Message
-from ..replay import MemoryCheckpoint, Plan, Replay, Where
+from ..receiver import MemoryInbox
+from ..replay import Plan, Replay, Where
 from ._job import Job, notify_all
 from ._record import Record
 from ._record_types import LONGEST_KEY, LONGEST_NAME, JobSpec, ListSpec, Source, describe
@@ -131,7 +133,7 @@ class Fleet:
         source: Source = "messages",
         rate: float | None = None,
         plan: Plan | None = None,
-        max_dead: int = 100_000,
+        max_quarantined: int = 100_000,
     ) -> Job:
         """Submit a job, or continue the job with this ``key``.
 
@@ -142,7 +144,8 @@ class Fleet:
         source: "events" reads the event list of the last 7 days in place of the messages, as ``Replay`` does.
         rate: maximum messages a second, over all workers. For a known key, it replaces the job's rate.
         plan: the result of ``plan()``. Progress then also reports the remaining messages.
-        max_dead: the number of dead letters at which the job is paused. Each occupies about 1.3 KB in Redis.
+        max_quarantined: the number of messages in the job's quarantine at which the job is paused. Each occupies about
+            1.8 KB in Redis.
 
         With a known key, a failed or cancelled job is resumed, and a paused job stays paused. Raises ``ReplayError`` if
         the job of this key has another job function, other lists or another source.
@@ -161,7 +164,7 @@ class Fleet:
             rate=None if rate is None else check_positive("rate", rate, "of messages a second"),
             submitted_at=datetime.now(UTC),
             lease=self.lease,
-            most_dead=check_whole("max_dead", max_dead, least=1),
+            most_quarantined=check_whole("max_quarantined", max_quarantined, least=1),
             total=None if plan is None else plan.total,
         )
         first = await self._record.create(spec)
@@ -210,11 +213,10 @@ class Fleet:
                     work.client,
                     list_spec.webhook_id,
                     work.target,
-                    checkpoint=MemoryCheckpoint(),
+                    inbox=MemoryInbox() if work.needs_inbox else work.inbox,
                     source=source,
                     filter=list_spec.filter or None,
                     where=overlaps.watch(list_spec, work.where, left),
-                    inbox=work.inbox,
                 )
                 plan = await replay.plan()
                 plans.append(plan)
@@ -277,8 +279,22 @@ class Fleet:
             await self._worker.process_segment(key, segment)
 
     async def _start(self, state: TaskiqState) -> None:
-        self._worker = await self._running.enter_async_context(self.worker())
-        _on_signals(self._worker.stop)
+        async def open_worker() -> None:
+            self._worker = await self._running.enter_async_context(self.worker())
+
+        def stop() -> None:
+            opening.cancel()  # Redis may be away for as long as the record is patient
+            if self._worker is not None:
+                self._worker.stop()
+
+        opening = asyncio.create_task(open_worker())
+        _on_signals(stop)
+        try:
+            await opening
+        except asyncio.CancelledError:
+            if cancelling():
+                raise
+            logger.warning("the worker was stopped before it had started")
 
     async def _stop(self, state: TaskiqState) -> None:
         await self._running.aclose()
@@ -356,6 +372,4 @@ def _sum(plans: Sequence[Plan]) -> Plan:
         skipped=dict(sum((Counter(plan.skipped) for plan in plans), Counter())),
         first=min((plan.first for plan in plans if plan.first is not None), default=None),
         last=max((plan.last for plan in plans if plan.last is not None), default=None),
-        position=0,
-        dead=0,
     )

@@ -15,13 +15,14 @@ from typing import Any
 from .._redaction.text import printable
 from .._work.tasks import TaskOwner, run_to_completion
 from ..errors import (
-    CheckpointError,
     InboxError,
     RateLimitError,
+    RecordError,
     ReplayError,
     ServerError,
     TransportError,
 )
+from ._lease import Lease, clock
 from ._rate_limiter import SharedRateLimiter
 from ._record import Record
 from ._record_types import (
@@ -33,7 +34,7 @@ from ._record_types import (
     describe,
     is_notification,
 )
-from ._segment import ActiveJob, Lease, Segment, clock
+from ._segment import ActiveJob, Segment
 from ._work import JobFunction, Work, WorkCache
 
 logger = logging.getLogger("basiq_async.distributed")
@@ -65,7 +66,7 @@ class Worker:
         self._lease = lease
         self._specs: dict[str, JobSpec | None] = {}
         """The jobs by their keys; None for one whose job function this worker does not have."""
-        self._works = WorkCache()
+        self._works = WorkCache(self._fail_jobs_of)
         self._active: dict[str, ActiveJob] = {}
         """The active jobs by their ids: a forgotten key may belong to another job by now."""
         self._owner = TaskOwner()
@@ -121,28 +122,12 @@ class Worker:
             return
         lease = Lease(self._lease)
         asked_at = clock()
-        claim = await self._record.claim(
-            key,
-            segment,
-            lease.token,
-            lease=self._lease,
-            worker=self.name,
-            width=work.settings.concurrency,
-            selection=work.where.description,
-            job=spec.id,
-        )
+        claim = await self._record.claim(key, segment, lease.token, lease=self._lease, worker=self.name, job=spec.id)
         if isinstance(claim, ClaimRefusal):
             if claim.reason in ("another", "gone"):
                 self._specs.pop(key, None)
             if claim.reason == "another":  # the job was forgotten, and another was submitted under its key
                 await self._process(key, segment)
-            elif claim.reason == "selection":
-                chosen, known = work.where.description or "all messages", claim.detail or "all messages"
-                await self._fail(
-                    spec,
-                    f"the worker {self.name} selects {chosen}, and the first worker of the job selected {known}: start "
-                    "all workers with the same code and resume the job, or submit it under another key",
-                )
             return
         lease.prolong(asked_at)
         await self._run(spec, segment, lease, claim, work)
@@ -166,8 +151,10 @@ class Worker:
         finished = False
         try:
             finished = await segment.run()
+            if not finished and not segment.stopping:
+                problem, delay = f"other workers hold messages of segment {name}, and did not end", _DELAY
         except LeaseLostError as exc:
-            logger.warning("segment %s of the job %r goes to another worker: %s", name, key, describe(exc))
+            logger.warning("this worker leaves segment %s of the job %r: %s", name, key, describe(exc))
             return
         except Exception as exc:
             problem = describe(exc)
@@ -191,8 +178,18 @@ class Worker:
     async def _fail(self, spec: JobSpec, reason: str) -> None:
         try:
             await self._record.set_state(spec.key, "fail", reason, job=spec.id)
-        except CheckpointError as exc:
+        except RecordError as exc:
             logger.error("the job %r could not be stopped: %s", spec.key, describe(exc))
+
+    def _fail_jobs_of(self, name: str, error: Exception) -> None:
+        """Stop the jobs of a job function that has ended by itself."""
+        logger.error("the job function %r ended while it was needed: %s", name, describe(error))
+        for active in self._active.values():
+            if active.spec.name == name:
+                for segment in active.segments.values():
+                    segment.stop()
+                reason = f"the job function {name!r} ended while it was needed: {describe(error)}"
+                self._owner.spawn(self._fail(active.spec, reason))
 
     async def _spec(self, key: str) -> JobSpec | None:
         """Return the job of a key, if this worker has its job function."""
@@ -220,7 +217,7 @@ class Worker:
         while True:
             try:
                 await step()
-            except CheckpointError as exc:
+            except RecordError as exc:
                 logger.warning("%s", describe(exc))
             except Exception:
                 logger.exception("a background task of the worker failed, and is tried again")
@@ -262,7 +259,7 @@ def _damage_to_one_job() -> Iterator[None]:
     """Log an error of one job, so that the others are looked after. An outage of Redis is raised: it is for all."""
     try:
         yield
-    except CheckpointError as exc:
+    except RecordError as exc:
         if isinstance(exc, RecordUnavailableError) and exc.__cause__ is None:
             raise
         logger.warning("%s", describe(exc))
@@ -270,7 +267,4 @@ def _damage_to_one_job() -> Iterator[None]:
 
 def _passing(exc: Exception) -> bool:
     """Whether the error is temporary: Basiq, the network, the inbox or the record is away for a while."""
-    if isinstance(exc, (TransportError, RateLimitError, ServerError, InboxError)):
-        return True
-    # A save that took too long has a cause. An error in a page has none, and is permanent.
-    return isinstance(exc, RecordUnavailableError) or (isinstance(exc, CheckpointError) and exc.__cause__ is not None)
+    return isinstance(exc, (TransportError, RateLimitError, ServerError, InboxError, RecordUnavailableError))

@@ -17,11 +17,12 @@ from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
 from .._work.blocking import watch
 from .._work.calls import HOST
+from .._work.failures import failure_text, find_retry_after
 from .._work.once import Ended, Ending, Unit, Units
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
 from ._delivery import Delivery
-from ._outcome import RETRY_SOON, Outages, Outcome, describe, find_retry_after, is_of_the_event, log_fields, shorten
+from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
 
@@ -74,19 +75,20 @@ class Dispatcher:
         self._units = Units(inbox, lease=lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=handler_timeout)
         self.outages = Outages()
 
-    async def dispatch(self, delivery: Delivery, *, failures: int | None = None, patience: float = PATIENCE) -> Outcome:
+    async def dispatch(
+        self, delivery: Delivery, *, retried: QuarantinedDelivery | None = None, patience: float = PATIENCE
+    ) -> Outcome:
         """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
-        ``failures`` is given for a quarantined delivery: the number of its failures so far. If it fails again, it
-        stays in the quarantine. ``patience`` is in seconds.
+        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``patience`` is in seconds.
         """
         route = self._routes.find(delivery.event_type_id)
         if route is None:
-            if failures is None:
+            if retried is None:
                 self._count_unhandled(delivery)
             return Outcome(Result.IGNORED, delivery)
         session = self._transactions if route.session else None
-        attempt = _Attempt(self._units, delivery, route, failures, patience, session, self)
+        attempt = _Attempt(self._units, delivery, route, retried, patience, session, self)
         return attempt.outcome_of(await attempt.handle_once())
 
     @property
@@ -141,25 +143,27 @@ class Dispatcher:
 
 
 class _Attempt(Unit[None]):
-    """A delivery and its handler. ``failures`` is the number of its failures, or None if they are not counted."""
+    """A delivery and its handler. ``retried`` is its entry, if it is in the quarantine and is tried again."""
 
     def __init__(
         self,
         units: Units,
         delivery: Delivery,
         route: Route,
-        failures: int | None,
+        retried: QuarantinedDelivery | None,
         patience: float,
         session: TransactionalInbox | None,
         dispatcher: Dispatcher,
     ) -> None:
         # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
         token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
-        super().__init__(units, delivery.key, token, patience, session=session, quarantined=failures is not None)
+        super().__init__(units, delivery.key, token, patience, session=session, quarantined=retried is not None)
         self.prepares = session is not None and route.prepare is not None
         self._delivery = delivery
         self._route = route
-        self._failures = failures
+        self._retried = retried
+        self._failures = None if retried is None else retried.failures
+        """The number of its failures, or None if they are not counted."""
         self._dispatcher = dispatcher
         self._options: dict[str, object] = {}
         self._result = Result.FAILED
@@ -254,18 +258,22 @@ class _Attempt(Unit[None]):
         return self._failures is not None and self._failures >= quarantine_after
 
     async def _set_aside(self, failure: Exception) -> bool:
-        delivery = self._delivery
-        quarantined = QuarantinedDelivery(
-            key=self.key,
-            delivery_id=delivery.id,
-            event_type_id=delivery.event_type_id,
-            event_id=delivery.event_id,
-            body=delivery.body,
-            signed_at=delivery.timestamp,
-            error=_describe(failure),
-            failures=self._failures or 0,
-            quarantined_at=datetime.fromtimestamp(self._dispatcher.clock(), UTC),
-        )
+        delivery, error, failures = self._delivery, failure_text(failure, longest=_LONGEST_ERROR), self._failures or 0
+        now = datetime.fromtimestamp(self._dispatcher.clock(), UTC)
+        if self._retried is not None:
+            quarantined = attrs.evolve(self._retried, error=error, failures=failures, quarantined_at=now)
+        else:
+            quarantined = QuarantinedDelivery(
+                key=self.key,
+                delivery_id=delivery.id,
+                event_type_id=delivery.event_type_id,
+                event_id=delivery.event_id,
+                body=delivery.body,
+                signed_at=delivery.timestamp,
+                error=error,
+                failures=failures,
+                quarantined_at=now,
+            )
         quarantined = attrs.evolve(quarantined, seal=self._dispatcher.seal.seal(*quarantined.sealed_parts()))
         stored = await self._last_call(
             partial(self.units.inbox.quarantine, self.key, self.token, quarantined),
@@ -285,8 +293,3 @@ class _Attempt(Unit[None]):
 
     def report(self, what: str, failure: Exception) -> None:
         self._dispatcher.outages.report(shorten(self._delivery.id), what, failure, self.log_fields(failure))
-
-
-def _describe(error: Exception) -> str:
-    text = describe(error)
-    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from .._signing.signature import SigningKeys
 from .._work.limits import inbox_limit
 from .._work.owners import note_webhook
-from .._work.protocol import Inbox
+from .._work.protocol import Inbox, Record
 from ..errors import ConfigurationError, InboxError
 from .inboxes._memory import MemoryInbox
 
@@ -107,7 +107,7 @@ def check_inbox(inbox: Inbox, keys: SigningKeys, webhook_id: str | None) -> None
             f"inbox is the class {inbox.__name__}: pass an instance, such as {inbox.__name__}(...)"
         )
     if not isinstance(inbox, Inbox):
-        methods = [name for name in vars(Inbox) if not name.startswith("_")]
+        methods = [name for name in (*vars(Inbox), *vars(Record)) if not name.startswith("_")]
         missing = ", ".join(name for name in methods if not callable(getattr(inbox, name, None)))
         raise ConfigurationError(
             f"inbox must have the methods of the Inbox protocol; {type(inbox).__name__} lacks {missing}"

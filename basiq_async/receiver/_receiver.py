@@ -313,10 +313,13 @@ class WebhookReceiver:
     async def retry_quarantined(self, ids: Iterable[str] | None = None) -> Sequence[Outcome]:
         """Hand quarantined deliveries to their handlers again, one after the other, oldest first.
 
-        ``ids`` are delivery ids; None is for all. A delivery leaves the quarantine when it is handled, and stays when
-        its handler fails. A delivery in Redis that no receiver with these secrets stored is not handled: it stays too,
-        and its result is ``rejected``. Returns the outcome of each. Raises ``InboxError``, or the error of an inbox
-        from elsewhere.
+        ``ids`` are delivery ids; None is for all. A delivery leaves the quarantine when it is handled, and for no other
+        reason. It stays if its handler fails (``quarantined``), if its type has no handler (``ignored``), if another
+        worker holds it (``busy``), if it still cannot be read (``unreadable``), and if it is in Redis and no receiver
+        with these secrets stored it (``rejected``). ``duplicate`` is one that was handled meanwhile. What a job set
+        aside is handed to the handlers in the same way.
+
+        Returns the outcome of each. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
         self._lifecycle.join_loop()
 
@@ -325,13 +328,22 @@ class WebhookReceiver:
 
         return await self._quarantine.retry(ids, handle)
 
-    async def _retry(self, delivery: QuarantinedDelivery) -> Outcome:
+    async def _retry(self, quarantined: QuarantinedDelivery) -> Outcome:
         """Hand a quarantined delivery to its handler again, unless its seal does not match."""
         started = time.perf_counter()
-        done = self._quarantine.refuse(delivery) or await self._dispatch(
-            self._quarantine.delivery_of(delivery), failures=delivery.failures
-        )
+        done = self._quarantine.refuse(quarantined) or await self._dispatch_again(quarantined)
         return self._report(done, started)
+
+    async def _dispatch_again(self, quarantined: QuarantinedDelivery) -> Outcome:
+        delivery = self._quarantine.read(quarantined)
+        if isinstance(delivery, Outcome):
+            return delivery
+        if delivery.key == quarantined.key:
+            return await self._dispatch(delivery, retried=quarantined)
+        done = await self._dispatch(delivery)
+        if done.result in (Result.HANDLED, Result.DUPLICATE):
+            await self._quarantine.end(quarantined)
+        return done
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.
@@ -385,9 +397,9 @@ class WebhookReceiver:
             await self.aclose()
 
     def _dispatch(
-        self, delivery: Delivery, *, failures: int | None = None, patience: float = PATIENCE
+        self, delivery: Delivery, *, retried: QuarantinedDelivery | None = None, patience: float = PATIENCE
     ) -> Coroutine[Any, Any, Outcome]:
-        work = self._dispatcher.dispatch(delivery, failures=failures, patience=patience)
+        work = self._dispatcher.dispatch(delivery, retried=retried, patience=patience)
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:

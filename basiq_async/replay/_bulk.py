@@ -21,6 +21,8 @@ class BulkEngine(Engine):
     """
 
     async def _read_messages(self) -> None:
+        """Hand the messages of each page to the target, and have it write them from time to time."""
+        self._reading = asyncio.current_task()
         try:
             unwritten: list[tuple[MessageBatch, int]] = []
             count = 0

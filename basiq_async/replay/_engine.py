@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
 
 from .._redaction.text import printable
 from .._redaction.tracebacks import hide_parameters
+from .._work.failures import failure_text
 from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
@@ -20,7 +21,7 @@ from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import MessageBatch, MessageSource
-from ._throttle import Attempts, Limiter, RateLimiter, describe
+from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
 from ._where import Where, choose
 from .targets._base import BUSY, HANDLED_BEFORE, Target
 
@@ -145,7 +146,7 @@ class Engine:
         self._hint_due = 0.0
         self._queue: asyncio.Queue[tuple[Message, MessageBatch, Exception | None] | None] = asyncio.Queue()
         """The messages to begin, each with the error if it could not be read or selected; None is for the end."""
-        self._reading: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[Any] | None = None
         self._whole = False
         """Whether the source was read to its end."""
         self._left = where.limit
@@ -185,7 +186,7 @@ class Engine:
         try:
             if not self._stopped:
                 async with asyncio.TaskGroup() as self._group:
-                    self._reading = self._group.create_task(self._read_messages())
+                    self._group.create_task(self._read_messages())
         finally:
             await run_to_completion(lambda: self._end(reporting))
             if progress is not None:
@@ -230,6 +231,7 @@ class Engine:
 
     async def _read_messages(self) -> None:
         """Put the messages to handle into the queue, until the source ends."""
+        self._reading = asyncio.current_task()  # here, because an eager task runs before ``create_task`` returns it
         try:
             while self._left != 0 or self._open:
                 if self._left == 0:
@@ -348,7 +350,7 @@ class Engine:
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
             self._fail(error)
             return False
-        text = describe(hide_parameters(error))
+        text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
         logger.warning("message %r failed: %s", message.id, printable(text))
         self._failed += 1
         self._in_a_row += 1

@@ -142,6 +142,9 @@ class Reading(Generic[T]):
         self._order = ListOrder(None if found is None else found.steps)
         self._longest = 1 if found is None else found.page
         self._passed = Ids() if passed is None else passed
+        """The keys that the record knew or that were handed out."""
+        self._left_out = Ids()
+        """The ids of items that were not selected. Another item with the same key can be."""
         self._is_enough = is_enough
         self._refused = 0
         self._steps: deque[_Step] = deque()
@@ -369,23 +372,21 @@ class Reading(Generic[T]):
         if now.until is None:
             self._request_ahead(page)
         keys = list(map(self._key_of, page.items))
-        digests = list(map(digest_of, keys))
-        unread = [index for index, passed in enumerate(self._passed.known(digests)) if not passed]
-        first = {keys[index]: index for index in reversed(unread)}
-        asked = sorted(first, key=first.__getitem__)
+        unread = self._find_unread(page, keys)
+        asked = list(dict.fromkeys(keys[index] for index in unread))
         known: set[str] = set()
         for place in range(0, len(asked), _MOST_KEYS):
             known.update(await self._ask(asked[place : place + _MOST_KEYS]))
-        self._passed.extend(digests[first[each]] for each in asked)
-        fresh = [first[each] for each in asked if each not in known]
-        self.read_count += len(unread)
-        self.known_count += len(unread) - len(fresh)
+        fresh = [index for index in unread if keys[index] not in known]
         if self._note_page is not None and unread:
             self._note_page([page.items[index] for index in unread])
         shown = unread if self._former is None else fresh
         for index in shown[:: max(1, len(shown) // _SAMPLES)]:
             self._order.see(raw_time(page.items[index]))
+        self._passed.extend(digest_of(each) for each in known)
         batch = self._make_batch(page, fresh, keys)
+        self.read_count += len(unread)
+        self.known_count += sum(keys[index] in known for index in unread)
         now.meet(page, late, self._order, frozenset(batch.indexes))
         if now.until is not None and not now.joined:
             self._request_ahead(page)
@@ -405,11 +406,23 @@ class Reading(Generic[T]):
         if page.next_url is not None:
             self._pages.request_ahead(page.next_url)
 
+    def _find_unread(self, page: ListedPage, keys: Sequence[str]) -> list[int]:
+        """Return the indexes of the items that this run has not passed."""
+        passed = self._passed.known(list(map(digest_of, keys)))
+        unread = [index for index, each in enumerate(passed) if not each]
+        if unread and len(self._left_out):
+            left_out = self._left_out.known([digest_of(page.ids[index]) for index in unread])
+            unread = [index for index, each in zip(unread, left_out, strict=True) if not each]
+        return unread
+
     def _make_batch(self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str]) -> Batch[T]:
         """Read the items of a page that the record does not know. A failure is raised after the items before it."""
         items: list[T] = []
-        indexes: list[int] = []
+        handed: dict[str, int] = {}
+        left_out: list[int] = []
         for index in fresh:
+            if keys[index] in handed:
+                continue
             try:
                 item = self._hook(page.items[index], self._model)
             except Unreadable as exc:
@@ -423,10 +436,14 @@ class Reading(Generic[T]):
                 )
             if item is not None and self._convert is not None:
                 item = self._convert(item)
-            if item is not None:
+            if item is None:
+                left_out.append(index)
+            else:
                 items.append(item)
-                indexes.append(index)
-        return Batch(items, [keys[index] for index in indexes], indexes)
+                handed[keys[index]] = index
+        self._passed.extend(map(digest_of, handed))
+        self._left_out.extend({digest_of(page.ids[index]) for index in left_out})
+        return Batch(items, list(handed), list(handed.values()))
 
 
 def _now() -> datetime:

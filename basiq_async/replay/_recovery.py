@@ -11,7 +11,7 @@ import attrs
 
 from .._arguments import Duration
 from .._wire.order import FAR, Order, raw_times
-from .._work.ids import Ids
+from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
 from .._work.protocol import Inbox
@@ -154,22 +154,19 @@ class RecoveryRun:
                 events = self._read_events(webhook, messages.began or began, passed)
                 second = await replay._hand_out(events, claim, progress)
             webhook = await client.webhooks.get(self._webhook_id)
-            ended = second is not None and second.finished
-            if ended and replay._where.predicate is everything:
-                coverage = attrs.evolve(
-                    coverage, read_up_to=began - SETTLE, seen_inactive=None if was_active else began
-                )
-                await self._note(coverage)
             inactive_now = None if find_status_problem(webhook, None) is None else began
+            lost = coverage.out_of_reach(activity.periods(coverage.seen_inactive, inactive_now), client._now())
+            if second is not None and second.finished and not lost and replay._where.predicate is everything:
+                await self._note(
+                    attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=None if was_active else began)
+                )
             return Recovery(
                 messages=first,
                 events=second,
                 left_alone=self._left_alone,
                 recent=0 if was_active else self._recent,
                 quarantined=await count_quarantined(self._inbox, replay._handling.webhook_id, timeout=_CALL),
-                out_of_reach=coverage.out_of_reach(
-                    activity.periods(coverage.seen_inactive, inactive_now), client._now()
-                ),
+                out_of_reach=lost,
                 webhook=webhook,
                 was_active=was_active,
             )
@@ -221,11 +218,13 @@ class RecoveryRun:
     async def _read_messages(self, back_to: datetime | None, activity: Activity, passed: Ids) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
         since = await self._find_recording_since()
+        key_of, known = self._keys(message_key)
 
         def choose(message: Message) -> Message | None:
             if self._also_delivered or isinstance(message, UnreadableMessage) or not is_left_alone(message, since):
                 return message
             self._left_alone += 1
+            passed.extend([digest_of(key_of(message.raw))])  # its event is left alone too
             return None
 
         def is_enough(items: Sequence[Any], order: Order) -> bool:
@@ -235,7 +234,6 @@ class RecoveryRun:
             return bool(times) and max(times) < back_to - FAR
 
         listing = self._client.messages.list(self._webhook_id, on_unreadable=placeholder_for)
-        key_of, known = self._keys(message_key)
         return Reading(
             listing,
             known=known,

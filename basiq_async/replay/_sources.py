@@ -18,7 +18,7 @@ from .._wire.order import Order
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
-from ..models import Event, Message
+from ..models import Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
 
 Source = Literal["messages", "events"]
@@ -93,11 +93,8 @@ def plain_id(raw: Mapping[str, Any]) -> str:
 
     ``raw`` is the message as Basiq sent it, or its placeholder's.
     """
-    found = raw.get("id")
-    if isinstance(found, str):
+    if found := read_text(raw.get("id")):
         return found
-    if found is not None:
-        return json.dumps(found)
     text = json.dumps(raw, sort_keys=True)
     return "without-id-" + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
@@ -116,7 +113,8 @@ class UnreadableMessage(Message):
 def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
     """Return the placeholder for a message that cannot be read."""
     raw = as_object(item.raw)
-    return UnreadableMessage(item.id or plain_id(raw), raw, item.error)
+    not_json = item.raw is not raw and item.id
+    return UnreadableMessage(not_json or plain_id(raw), raw, item.error)
 
 
 def as_object(raw: Any) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from .._redaction.text import printable
+from .._work.failures import failure_text, find_retry_after, leaves
 from .._work.tasks import cancelling
 from ..errors import ConnectionFailedError, InboxError, ReplayError, TargetError, TransportError
 from ..models import Message
@@ -29,7 +29,8 @@ _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
-_LONGEST_ERROR = 1_000
+LONGEST_ERROR = 1_000
+"""Characters of an error that are shown and kept."""
 
 
 class Limiter(Protocol):
@@ -267,8 +268,8 @@ class Attempts:
         A ``ReplayError`` other than the message's own ends the run. ``tries`` is the number of attempts so far.
         ``others_succeed`` says whether the target accepted another message since the last one began.
         """
-        wait = _requested_wait(error)
-        if wait is not None:
+        wait = find_retry_after(error)
+        if wait is not None and _classify(error) is not None:
             return self._apply_retry_after(error, message, wait)
         if not self._is_outage(error, message.id, tries, others_succeed=others_succeed):
             return error
@@ -310,7 +311,7 @@ class Attempts:
         self._failures += 1
         if len(self._messages) < 2:
             self._messages.add(message.id)
-        lasted, text = now - self.since, describe(exc)
+        lasted, text = now - self.since, failure_text(exc, longest=LONGEST_ERROR)
         if lasted >= self._max_pause:
             how = f"the target has been down for {lasted:.0f} s, the last attempt with {text}"
             return _ending(f"{how}; {_stopped_before(message)}", exc)
@@ -329,12 +330,6 @@ class Attempts:
             self._on_pause(wait)
 
 
-def describe(error: Exception) -> str:
-    """Return an error as a text of limited length."""
-    text = f"{type(error).__name__}: {error}"
-    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
-
-
 def _ending(text: str, cause: Exception) -> ReplayError:
     error = ReplayError(text)
     error.__cause__ = cause
@@ -345,8 +340,16 @@ def _stopped_before(message: Message) -> str:
     return f"the replay stopped before message {message.id!r}: run the same again to continue there"
 
 
-def _classify(error: Exception) -> str | None:
-    """Return "certain", "possible", or None for an error that does not suggest an outage."""
+def _classify(error: BaseException) -> str | None:
+    """Return "certain", "possible", or None for an error that does not suggest an outage.
+
+    None of a group's errors may be of another kind.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        kinds = {_classify(leaf) for leaf in leaves(error)}
+        return None if None in kinds else "certain" if "certain" in kinds else "possible"
+    if find_retry_after(error) is not None:
+        return "possible"
     if isinstance(error, ConnectionFailedError):
         return "certain" if error.sent is False else "possible"
     if isinstance(error, ConnectionRefusedError):
@@ -354,14 +357,6 @@ def _classify(error: Exception) -> str | None:
     if isinstance(error, (TransportError, ConnectionError, TimeoutError, InboxError)):
         return "possible"
     return "possible" if getattr(error, "status", None) in _GATEWAY_DOWN else None
-
-
-def _requested_wait(error: Exception) -> float | None:
-    """Return the seconds in the error's ``retry_after``; None if it has none or no valid number."""
-    wait = getattr(error, "retry_after", None)
-    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not math.isfinite(wait) or wait < 0:
-        return None
-    return float(wait)
 
 
 class TargetTimeoutError(TargetError, TimeoutError):

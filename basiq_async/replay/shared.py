@@ -5,8 +5,8 @@ from __future__ import annotations
 from ._engine import Engine, Finished, OnError, RunSettings
 from ._keys import event_key, message_key
 from ._reading import Reading
-from ._records import key_of, make_entry, message_of_entry
-from ._sources import FixedMessages, Source, UnreadableMessage, message_of, open_events, placeholder_for
+from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
+from ._sources import FixedMessages, Source, UnreadableMessage, message_of, open_events, placeholder_for, plain_id
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
 from .targets._adapters import AnyTarget, Handling, find_handling
 from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget, Handler, SessionHandler
@@ -24,7 +24,9 @@ __all__ = [
     "Handling",
     "OnError",
     "Predicate",
+    "QuarantinedMessage",
     "Reading",
+    "RetryTarget",
     "RunSettings",
     "SessionHandler",
     "Source",
@@ -41,4 +43,5 @@ __all__ = [
     "message_of_entry",
     "open_events",
     "placeholder_for",
+    "plain_id",
 ]

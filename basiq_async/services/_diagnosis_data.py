@@ -198,7 +198,6 @@ class _HistoryScan:
 
     async def _read_events(self, most: int | None) -> None:
         wanted, order = frozenset(self._webhook.subscribed_events), ListOrder()
-        covered = self._known.coverage.read_up_to
         events: Paginator[Event] = self._api.listing(Event, self._api.at(EVENTS.path), on_unreadable=self._skip)
         async for event in events:
             self.looked_at += 1
@@ -207,11 +206,16 @@ class _HistoryScan:
             order.see(event.created)
             newest_first = order.sure and order.order == "newest-first"
             enough = most is not None and len(self._without_message) >= most and newest_first
-            if enough and event.created is not None and covered is not None and event.created < covered - FAR:
-                return
+            if enough and self._is_covered(event.created):
+                return  # all older ones were recovered too
             if enough or len(self._without_message) >= _MOST_EVENTS:
                 self.complete = False
                 return
+
+    def _is_covered(self, created: datetime | None) -> bool:
+        """Return whether a recovery has read all events of that time."""
+        covered = self._known.coverage.read_up_to
+        return created is not None and covered is not None and created < covered - FAR
 
     async def _read_messages(self, most: int | None) -> None:
         endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
@@ -252,13 +256,16 @@ class _HistoryScan:
     @property
     def _enough(self) -> datetime:
         """Messages before this time need not be read: they were recovered, and are too old for ``failed_share``."""
-        back_to = self._known.coverage.read_back_to(self._now)
-        return datetime.min.replace(tzinfo=UTC) if back_to is None else back_to - FAR * 4
+        covered = self._known.coverage.read_up_to
+        if covered is None:
+            return datetime.min.replace(tzinfo=UTC)
+        return min(covered, self._now - LATELY) - FAR * 4
 
     def _judge_event(self, created: datetime | None, *, known: bool) -> None:
         """Count an event that has no message."""
         if is_recent(created, self._now) and not is_inactive(self._webhook):
             return  # its message may still come
+        known = known or self._is_covered(created)
         if self._is_before_look(created):  # it may have a message that was not read
             self.complete = self.complete and known
         else:

@@ -138,10 +138,12 @@ class Coverage:
 
     def out_of_reach(self, periods: Iterable[Inactivity], now: datetime) -> tuple[Inactivity, ...]:
         """Return the parts of periods whose events no recovery has read, and which are no longer in the event list."""
-        reach = now - LISTED
+        reach, active_at = now - LISTED, self.read_up_to if self.seen_inactive is None else None
         begin = max((each for each in (self.read_up_to, self.acknowledged) if each is not None), default=None)
         lost: list[Inactivity] = []
         for period in periods:
+            if active_at is not None and period.since <= active_at:
+                continue  # it had ended when a recovery found the webhook active
             since = period.since if begin is None else max(begin, period.since)
             until = reach if period.until is None else min(reach, period.until)
             if since < until:

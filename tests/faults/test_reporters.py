@@ -26,7 +26,6 @@ from basiq_async.receiver import (
     QuarantinedDelivery,
     RedisInbox,
     SQLInbox,
-    SQLiteInbox,
     WebhookReceiver,
     sign,
     verify,
@@ -115,25 +114,9 @@ async def sql_delivery_that_is_refused() -> None:
         await inbox.quarantine("k", "a", QUARANTINED)
 
 
-async def sql_delivery_that_is_unreadable() -> None:
-    async with sql_inbox() as (inbox, engine):
-        await inbox.quarantine("k", "a", QUARANTINED)
-        await run(engine, "UPDATE basiq_inbox SET letter = letter || '}'")
-        await inbox.quarantined()
-
-
 async def delivery_without_redis() -> None:
     async with Redis.from_url(f"redis://:{MARK}@127.0.0.1:1/0", retry=None) as client:
         await RedisInbox(client).quarantine("k", "a", QUARANTINED)
-
-
-async def delivery_of_a_damaged_file() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        async with SQLiteInbox(f"{folder}/inbox.db") as inbox:
-            await inbox.quarantine("k", "a", QUARANTINED)
-            with closing(sqlite3.connect(f"{folder}/inbox.db", isolation_level=None)) as connection:
-                connection.execute("UPDATE inbox SET letter = letter || '}'")
-            await inbox.quarantined()
 
 
 async def dead_letter_of_a_damaged_file() -> None:
@@ -186,9 +169,7 @@ PATHS: dict[str, Callable[[], Awaitable[None]]] = {
     "a SQL inbox without a server, asyncpg": lambda: sql_inbox_without_a_server("asyncpg"),
     "a SQL inbox without a server, psycopg": lambda: sql_inbox_without_a_server("psycopg"),
     "a quarantined delivery that the database refuses": sql_delivery_that_is_refused,
-    "a quarantined delivery that is none, in a database": sql_delivery_that_is_unreadable,
     "a quarantined delivery for a Redis that is away": delivery_without_redis,
-    "a quarantined delivery that is none, in a file": delivery_of_a_damaged_file,
     "a dead letter that is none": dead_letter_of_a_damaged_file,
 }
 

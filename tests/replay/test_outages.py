@@ -362,3 +362,34 @@ async def test_a_message_that_times_out_after_an_outage_has_ended_is_a_dead_lett
         report = await replay.run()
         assert (report.handled, report.failed) == (19, 1), "the messages of an earlier outage count in a later one"
         assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[12]]
+
+
+def together(*errors: Exception) -> ExceptionGroup[Exception]:
+    return ExceptionGroup("unhandled errors in a TaskGroup", errors)
+
+
+@pytest.mark.parametrize(
+    ("error", "duration", "failed"),
+    [
+        (together(ConnectionRefusedError("refused"), TimeoutError()), 120, 0),
+        (together(TargetError("no", status=502), together(ConnectionError("broken"))), 120, 0),
+        (together(TargetError("slow down", retry_after=5), TargetError("no", retry_after=200)), 200, 0),
+        (together(TargetError("slow down", retry_after=200), TimeoutError()), 200, 0),
+        (together(ConnectionRefusedError("refused"), ValueError("no")), 0, 20),
+        (together(TargetError("slow down", retry_after=200), ValueError("no")), 0, 20),
+    ],
+)
+@virtual.clocked
+async def test_failures_of_a_task_group_are_an_outage_if_all_of_them_are(
+    error: Exception, duration: float, failed: int
+) -> None:
+    began = virtual.now()
+
+    async def behave(message: Message) -> None:
+        if virtual.now() - began < 120:
+            raise error
+
+    async with history(20) as h:
+        report = await h.replay(Recorder(behave), concurrency=4).run()
+    assert (report.handled, report.failed) == (20 - failed, failed)
+    assert duration <= report.duration < duration + 60

@@ -12,7 +12,9 @@ from aiohttp import web
 from basiq_async import ConfigurationError, Diagnosis, Message, NotFoundError, Problem, Webhook
 from basiq_async.receiver import Delivery, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
-from basiq_async.services.diagnosis import Recovered, cool_off_left
+from basiq_async.receiver import MemoryInbox
+from basiq_async.services.coverage import Coverage, coverage_note  # private: what a recovery notes
+from basiq_async.services.diagnosis import cool_off_left
 from tests.services.conftest import Basiq
 from tests.support.scripted import Scripted, answer, client, page
 from tests.support.served import serving
@@ -154,18 +156,19 @@ async def test_a_webhook_whose_failures_were_all_retried_well_is_healthy() -> No
     assert (found.failed_share, found.by_status) == (0.0, {None: 10})
 
 
-async def test_what_was_given_up_and_what_is_out_of_reach_stay_problems_until_they_are_acknowledged() -> None:
+async def test_what_is_out_of_reach_stays_a_problem_until_it_is_acknowledged() -> None:
     now = datetime.now(UTC)
-    lost = (now - timedelta(days=20), now - timedelta(days=18))
-    known = Recovered(given_up=2, inactive=(lost, (now - timedelta(days=1), None)))
-    found = await diagnose(recovered=known)
-    assert codes(found) == ["given-up", "out-of-reach"]
-    assert found.out_of_reach == (lost,)
-    assert "--acknowledged" in found.problems[1].command
-    acknowledged = attrs.evolve(known, given_up=0, acknowledged=now - timedelta(days=18))
-    assert (await diagnose(recovered=acknowledged)).healthy
-    read = Recovered(events=((now - timedelta(days=30), now),))
-    assert codes(await diagnose(recovered=known | read)) == ["given-up"]
+    tries = [attempt("Failed", timedelta(days=20, hours=each)) for each in range(8)]
+    messages = [message(1, attempt("Success", timedelta(days=18))), message(2, *tries)]
+    inbox = MemoryInbox()
+    found = await diagnose(messages=messages, inbox=inbox)
+    assert "out-of-reach" in codes(found)
+    assert [(now - each.since).days for each in found.out_of_reach] == [20]
+    problem = next(each for each in found.problems if each.code == "out-of-reach")
+    assert "--acknowledged" in problem.command
+    coverage = Coverage(acknowledged=now - timedelta(days=18))
+    await inbox.set_note(coverage_note("w"), coverage.write())
+    assert "out-of-reach" not in codes(await diagnose(messages=messages, inbox=inbox))
 
 
 async def test_events_that_never_became_messages_are_counted() -> None:

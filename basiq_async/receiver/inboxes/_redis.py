@@ -9,8 +9,8 @@ import math
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Self, TypeVar, cast
 
 import attrs
@@ -299,7 +299,7 @@ class RedisInbox:
             self._checked = True
 
     async def _begin(self) -> dict[str, str]:
-        """Note when the inbox was first used, and return its facts. Raises ``InboxError`` for those of another layout."""
+        """Note when the inbox was first used, and return its facts. Raises ``InboxError`` for another layout."""
         meta = self._at("meta")
         former = await self._client.exists(self._at("began"), self._at("pinned:began"))
         if not former:

@@ -239,13 +239,11 @@ class SQLInbox:
         async def work(connection: AsyncConnection) -> int:
             mine = (await connection.execute(self._sql.release, {"a_key": key, "a_token": token})).first() is not None
             row = await self._sql.find(connection, key)
-            done = row is not None and row.handled_at is not None
-            retried = (
-                done and row is not None and row.letter is not None and (mine or (held is not None and held.retry))
-            )
-            if done and not retried:
-                return 0
-            before = unpack_entry(row.letter, key=key, at=_EVER).failures if row is not None and retried else 0
+            before = 0
+            if row is not None and row.handled_at is not None:
+                if row.letter is None or not (mine or (held is not None and held.retry)):
+                    return 0
+                before = unpack_entry(row.letter, key=key, at=_EVER).failures
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
             failures: int = counted.scalar_one()
             return failures
@@ -366,7 +364,7 @@ class SQLInbox:
         return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
 
     async def _prune(self) -> None:
-        """Delete entries that are older than ``remember``: twice as many rows of each table as came since the last time."""
+        """Delete what is older than ``remember``: of each table twice as many rows as came since the last time."""
         limit, self._unpruned = 2 * self._unpruned, 0
 
         async def work(connection: AsyncConnection) -> None:

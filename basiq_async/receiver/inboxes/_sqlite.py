@@ -27,8 +27,8 @@ _KIND = FileKind(
     version=5,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
-        # monotonic one. ``letter`` is a quarantined delivery as JSON, and ``at`` is the time when it was set aside: it is
-        # ``handled`` only if it was acknowledged, and then its failures are ``tried``.
+        # monotonic one. ``letter`` is a quarantined delivery as JSON, and ``at`` is the time when it was set aside. The
+        # key is ``handled`` only if that was acknowledged, and its failures are then ``tried``.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
         "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, tried INTEGER NOT NULL DEFAULT 0, "
         "letter TEXT) WITHOUT ROWID",
@@ -70,6 +70,7 @@ def _sql(statement: str) -> str:
     return statement
 
 
+_ONE = "VALUES (:key, 1, 0, :expires)"
 # The row of a claim is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
 _CLAIM = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, token, lease, ends)
@@ -81,13 +82,12 @@ _CLAIM_QUARANTINED = _sql("""
 UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease
 WHERE key = :key AND at IS NOT NULL AND {free}
 """)
-_COMPLETED = """ON CONFLICT (key) DO UPDATE
-SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_letter} WHERE {may_complete}"""
-_COMPLETE = _sql(f"INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 1, 0, :expires) {_COMPLETED}")
-_COMPLETE_ALL = _sql(f"""
+_COMPLETE_ALL = _sql("""
 INSERT INTO inbox (key, handled, failures, expires) SELECT value, 1, 0, :expires FROM json_each(:key) WHERE true
-{_COMPLETED}
+ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_letter}
+WHERE {may_complete}
 """)
+_COMPLETE = _COMPLETE_ALL.replace("SELECT value, 1, 0, :expires FROM json_each(:key) WHERE true", _ONE)
 # A quarantined key is forgotten only when it is handled or dropped.
 _QUARANTINE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, at, tried, letter)
@@ -219,7 +219,7 @@ class SQLiteInbox:
         def work(connection: sqlite3.Connection) -> float:
             wall, _ = (self._retention or self._make_retention(connection)).read()
             began, forgotten = connection.execute(_SINCE, (wall,)).fetchone()
-            return max(began, wall - self._remember, began if forgotten is None else forgotten)
+            return max(map(float, (began, wall - self._remember, began if forgotten is None else forgotten)))
 
         return datetime.fromtimestamp(await self._store.run(work, write=False), UTC)
 
@@ -239,7 +239,7 @@ class SQLiteInbox:
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        values = {
+        values: dict[str, Any] = {
             "at": delivery.quarantined_at.timestamp(),
             "acknowledged": delivery.acknowledged,
             "tried": delivery.failures if delivery.acknowledged else 0,

@@ -111,9 +111,17 @@ class Handling:
 
 
 def find_handling(
-    value: AnyTarget, inbox: Inbox | None, exclusive: bool | None, *, webhook_id: str | None = None
+    value: AnyTarget,
+    inbox: Inbox | None,
+    exclusive: bool | None,
+    *,
+    webhook_id: str | None = None,
+    is_recorded: bool = False,
 ) -> Handling:
-    """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``."""
+    """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``.
+
+    ``is_recorded``: the caller has a record, and needs no inbox. Then the kind of a target without one is "own".
+    """
     if inbox is not None and not isinstance(inbox, Inbox):
         raise ConfigurationError("inbox must be an inbox, such as SQLiteInbox(path)")
     if isinstance(value, WebhookReceiver):
@@ -127,6 +135,8 @@ def find_handling(
         handler = value
     else:
         handler = _read_function(value, inbox)
+    if inbox is None and is_recorded and isinstance(handler, Target):
+        return Handling("own", handler, None, None)
     if inbox is None:
         raise ConfigurationError(
             "the replay needs an inbox, which records what was handled: the inbox of the live service, so that both "

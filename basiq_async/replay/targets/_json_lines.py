@@ -35,7 +35,7 @@ _CHUNK = 2**20
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 _BEGINNING = b'{"'
 """The beginning of each line."""
-_FIRST_ID = re.compile(rb'\{(?:"type":"[^"\\]*",)?"id":"([^"\\]*)"[,}]')
+_FIRST_ID = re.compile(rb'\{(?:"type":"[^"\\]*",)?"id":"([^"\\]+)"[,}]')
 """The id of a line that begins as Basiq's messages do. Any other line is parsed."""
 _PAST_THE_END = 2**40
 """The byte to lock on Windows. No file is that long: other programs could not read a locked part of the file."""

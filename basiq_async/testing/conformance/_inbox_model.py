@@ -27,8 +27,8 @@ ACTIONS = (
     "die",
     "die in a retry",
 )
-"""The actions of a worker on a key. To "set aside" is a quarantine that was not acknowledged. The last two are claims with
-a short lease, which is left to expire."""
+"""The actions of a worker on a key. To "set aside" is a quarantine that was not acknowledged. The last two are claims
+with a short lease, which is left to expire."""
 _MORTAL = ("die", "die in a retry")
 WORKERS = 3
 KEYS = 2
@@ -140,7 +140,8 @@ async def _step(
             return await inbox.complete(name, token), key.complete(token)
         case "complete both":
             recorded = await inbox.complete([each.name for each in keys], token)
-            return recorded, all([each.complete(token) for each in keys])
+            expected = [each.complete(token) for each in keys]
+            return recorded, all(expected)
         case "release":
             await inbox.release(name, token)
             key.release(token)

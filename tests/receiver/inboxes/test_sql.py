@@ -111,7 +111,7 @@ async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
 
 
 def test_its_metadata_has_its_tables_for_alembic() -> None:
-    tables = {"app.seen", "app.seen_failures", "app.seen_version"}
+    tables = {"app.seen", "app.seen_failures", "app.seen_notes", "app.seen_version"}
     assert set(inbox_metadata("seen", "app").tables) == tables
 
 

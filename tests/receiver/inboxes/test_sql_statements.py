@@ -101,6 +101,7 @@ async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str) -> None
             engine, f"UPDATE {table} SET handled_at = '{old}'", f"UPDATE {table}_failures SET failed_at = '{old}'"
         )
         await inbox.fail("new-failure", "a")
+        inbox._unpruned = 0  # private: those that came while it was pruning
         for left in (8 - 1, 8 - 2, 8 - 3, 8 - 4):  # two of seven go with each, and a new one comes
             assert await inbox.complete(f"new-{left}", "a")
             await pruned(inbox)
@@ -204,6 +205,11 @@ async def each_call(inbox: Any) -> None:
     await inbox.claim("k", "b", lease=60)
     await inbox.complete("k", "a")
     await inbox.known(["k"])
+    await inbox.known([str(number) for number in range(500)])
+    await inbox.complete([str(number) for number in range(500)], "a")
+    await inbox.set_note("name", "text")
+    await inbox.note("name")
+    await inbox.known_since()
     await inbox.claim("l", "a", lease=60)
     await inbox.fail("l", "a")
     await inbox.release("l", "a")
@@ -236,8 +242,10 @@ async def test_no_statement_of_a_file_reads_a_whole_table(tmp_path: Path, monkey
                 plans[statement] = [row[3] for row in rows]
     assert sum("inbox" in statement for statement in plans) >= 10
     assert sum("DELETE FROM inbox" in statement for statement in plans) > 1
-    scans = {statement: plan for statement, plan in plans.items() if any("SCAN" in step for step in plan)}
-    assert all("clock" in statement for statement in scans), scans  # which has one row
+    scans = {statement: [step for step in plan if "SCAN" in step] for statement, plan in plans.items()}
+    found = {step for steps in scans.values() for step in steps}
+    # The clock has one row, and what was kept has one for each duration that was ever chosen.
+    assert found <= {"SCAN clock", "SCAN kept", "SCAN json_each VIRTUAL TABLE INDEX 1:"}, scans
 
 
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
@@ -247,7 +255,7 @@ async def test_no_statement_of_a_database_reads_a_whole_table(url: str) -> None:
         found: dict[str, Any] = {}
 
         def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-            if table in statement:
+            if table in statement and f"FROM {table}_version" not in statement:  # which has one row
                 found[statement] = parameters
 
         event.listen(engine.sync_engine, "before_cursor_execute", note)
@@ -265,7 +273,7 @@ async def test_no_statement_of_a_database_reads_a_whole_table(url: str) -> None:
 
 def reads_all(step: str) -> bool:
     """A page of the quarantine is read in the order of an index, from its beginning."""
-    scan = step.startswith("SCAN") and step != "SCAN CONSTANT ROW"
+    scan = step.startswith("SCAN") and not step.startswith(("SCAN CONSTANT ROW", "SCAN given VIRTUAL TABLE"))
     return "Seq Scan" in step or (scan and "USING INDEX" not in step)
 
 

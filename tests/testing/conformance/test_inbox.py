@@ -73,7 +73,7 @@ class WritesWhenClosed(SQLiteInbox):
 
 
 async def test_an_inbox_that_loses_in_a_kill_what_it_recorded_is_told_so(tmp_path: Path) -> None:
-    said = r"seen\(\) was False for a key that a process had completed before it was killed"
+    said = r"known\(\) was set\(\) for a key that a process had completed before it was killed"
     with pytest.raises(AssertionError, match=said):
         await suite.killed(partial(WritesWhenClosed, tmp_path / "inbox.db"), PATIENCE)
 
