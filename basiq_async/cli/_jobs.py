@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BasiqError, CheckpointError, ConfigurationError, ConnectionFailedError, ReplayError
+from ..errors import BasiqError, RecordError, ConfigurationError, ConnectionFailedError, ReplayError
 from ._inboxes import name_failure
 from ._options import Filter, Json, WebhookId, Yes, option
 from ._output import PrintableLog, live, note, session
@@ -222,7 +222,7 @@ async def _open_job(place: str | None, key: str) -> AsyncIterator[Job]:
     async with _open_fleet(place) as fleet:
         try:
             job = await fleet.get(key)
-        except CheckpointError:
+        except RecordError:
             raise
         except ReplayError:
             raise ReplayError(f"there is no job {key!r}; 'basiq-async jobs list' shows all jobs") from None
