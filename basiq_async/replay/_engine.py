@@ -20,7 +20,7 @@ from ..errors import BasiqError, ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
-from ._sources import MessageBatch, MessageSource
+from ._sources import MessageBatch, MessageSource, Source
 from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
 from ._where import Where, choose
 from .targets._base import BUSY, HANDLED_BEFORE, Target
@@ -94,8 +94,8 @@ class Observer(Protocol):
         """Return a target that wraps this one."""
         ...
 
-    def begin(self) -> None:
-        """Called when a run begins."""
+    def begin(self, source: Source) -> None:
+        """Called when a run begins, with the list that it reads."""
         ...
 
     def on_progress(self, progress: Progress) -> None:
