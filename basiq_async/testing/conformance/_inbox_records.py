@@ -27,7 +27,7 @@ _NOTE = 64 * 1024
 
 @always
 async def known(probe: InboxProbe) -> None:
-    """known() has what was handled or set aside, of 0, 1 and 10,000 keys, and not what was claimed, released or failed"""
+    """known() has what was handled or set aside, of 0, 1 and 10,000 keys, but not what was claimed or released"""
     for what in ("that nobody knows", "that is only claimed", "that was released", "that failed"):
         if what == "that is only claimed":
             await probe.claim_a(CLAIMED, "a claim after known()")
