@@ -12,7 +12,7 @@ import typer
 from ..errors import BasiqError, RecordError, ConfigurationError, ConnectionFailedError, ReplayError
 from ._inboxes import name_failure
 from ._options import Filter, Json, WebhookId, Yes, option
-from ._output import PrintableLog, live, note, session
+from ._output import live, note, session, show_logs
 from ._replay import Source
 from ._results import Column, Output, Row, View, count_details
 from ._run import confirm
@@ -275,7 +275,9 @@ def worker(
     fleet: FleetPlace = None,
     processes: Annotated[int, typer.Option(min=1, help="How many worker processes to run.")] = 1,
     segments: Annotated[int, typer.Option(min=1, help="How many pages a process works on at once.")] = 2,
-    log_level: Annotated[str, typer.Option(help="The lowest level that is logged.")] = "INFO",
+    log_level: Annotated[
+        str, typer.Option(help="The lowest level that is logged; DEBUG is for this package alone.")
+    ] = "INFO",
 ) -> None:
     """Work on the jobs of a fleet until SIGTERM or Ctrl-C.
 
@@ -286,7 +288,6 @@ def worker(
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
-    log = PrintableLog("%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
-    logging.basicConfig(level=level, handlers=[log])
+    show_logs(level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s", others=logging.INFO)
     with _naming_errors(_check_place(fleet)):
         run_workers(_check_place(fleet), processes=processes, segments=segments)
