@@ -17,6 +17,7 @@ import attrs
 
 from .._storage.private_files import publish_private
 from .._wire.order import NewestItems, read_newest
+from .._work.limits import wait_for_event
 from ..errors import APIError, ConfigurationError, NotFoundError, ReplayError, TransportError
 from ..models import Message
 from ..replay import HttpTarget, Replay, SQLiteCheckpoint, Target, Where, event_types, message_time
@@ -60,9 +61,7 @@ async def follow_up(
             wait = first if await poll() else min(longest, wait * _GROWTH)
         except (APIError, TransportError) as exc:
             wait = wait_patiently(exc, wait, longest)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):
-                await stop.wait()
+        await wait_for_event(stop, wait * random.uniform(0.9, 1.0))
 
 
 class History:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections import Counter
@@ -15,6 +14,7 @@ from .._signing.signature import SigningKeys
 from .._wire.order import BEYOND, FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
+from .._work.limits import inbox_limit
 from .._work.protocol import Inbox
 from .._work.quarantine import count_quarantined
 from ..errors import BasiqError, ConfigurationError
@@ -75,7 +75,7 @@ async def diagnose(
     async def is_handled(event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
         if inbox is None:
             return False
-        async with asyncio.timeout(_INBOX_TIMEOUT):
+        async with inbox_limit(_INBOX_TIMEOUT):
             return await inbox.seen(inbox_key(event_type_id, event_id, message_id, owner))
 
     scan = _HistoryScan(api, webhook, is_handled, recovered or Recovered(), now)
