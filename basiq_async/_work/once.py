@@ -16,7 +16,7 @@ import attrs
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
 from .failures import leaves
-from .limits import inbox_is_slow, inbox_limit
+from .limits import inbox_is_slow, inbox_limit, wait_for_event
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
 
@@ -371,12 +371,8 @@ class Unit(ABC, Generic[T]):
 
     async def _renew(self, ended: asyncio.Event) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self.units.lease / 3):
-                    await ended.wait()
+            if await wait_for_event(ended, self.units.lease / 3):
                 return
-            except TimeoutError:
-                pass
             try:
                 async with inbox_limit(self.units.call_timeout):
                     claim = self.units.inbox.claim_quarantined if self.quarantined else self.units.inbox.claim

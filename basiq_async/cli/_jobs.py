@@ -231,19 +231,15 @@ async def _open_job(place: str | None, key: str) -> AsyncIterator[Job]:
 
 @asynccontextmanager
 async def _open_fleet(place: str | None, fleet: Fleet | None = None) -> AsyncIterator[Fleet]:
-    import asyncio
+    from .._work.limits import limit
 
     session().verdict = True
     opened = fleet or _find(_check_place(place))
     async with AsyncExitStack() as stack:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await stack.enter_async_context(opened)
-                await opened.jobs()
-        except TimeoutError:
-            raise ConnectionFailedError(
-                f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
-            ) from None
+        slow = f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
+        async with limit(_PATIENCE, ConnectionFailedError(slow)):
+            await stack.enter_async_context(opened)
+            await opened.jobs()
         yield opened
 
 
