@@ -34,8 +34,6 @@ _NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "down"})
 """What a progress has beyond a report."""
 
 
-
-
 @attrs.frozen(kw_only=True)
 class RunOptions:
     """The options of a replay and of a recovery."""

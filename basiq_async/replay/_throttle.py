@@ -159,7 +159,7 @@ class Attempts:
     A refused connection is certainly an outage. A timeout, a broken connection, and a 502, 503 or 504 can also be the
     fault of one message: they are if the target accepts other messages meanwhile.
 
-    timeout: the limit, in seconds, for one attempt; None for a target that never waits.
+    timeout: the limit, in seconds, for one attempt.
     on_pause: called with the length of each pause, in seconds.
     """
 
@@ -170,13 +170,13 @@ class Attempts:
         *,
         width: int,
         max_pause: float,
-        timeout: float | None,
+        timeout: float,
         on_pause: Callable[[float], None] | None = None,
     ) -> None:
         self._target = target
         self._limiter = limiter
         self._max_pause = max_pause
-        self._timeout = timeout
+        self.timeout = timeout
         self._on_pause = on_pause
         self.pressure = Backpressure(width)
         self._accepted = 0
@@ -235,16 +235,14 @@ class Attempts:
                 return None
 
     async def _attempt(self, message: Message) -> str | None:
-        if self._timeout is None:
-            return await self._target.deliver(message)
-        limit = asyncio.timeout(self._timeout)
+        limit = asyncio.timeout(self.timeout)
         try:
             async with limit:
                 return await self._target.deliver(message)
         except TimeoutError as exc:
             if not limit.expired():
                 raise
-            raise TargetTimeoutError(f"no result within {self._timeout:g} s") from exc
+            raise TargetTimeoutError(f"no result within {self.timeout:g} s") from exc
 
     @property
     def _next_pause(self) -> float:
