@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BasiqError, RecordError, ConfigurationError, ConnectionFailedError, ReplayError
+from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RecordError, ReplayError
 from ._inboxes import name_failure
 from ._options import Filter, Json, WebhookId, Yes, option
 from ._output import live, note, session, show_logs

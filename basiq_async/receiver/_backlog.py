@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import random
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 

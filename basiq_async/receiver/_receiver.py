@@ -28,8 +28,8 @@ from .._work.clock import TimeSource, in_seconds
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
-from ._backlog import Backlog, Limits, Ticket, check_deferrable
 from ._asgi import ASGIApp, check_path, make_fastapi_router
+from ._backlog import Backlog, Limits, Ticket, check_deferrable
 from ._bodies import read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import PATIENCE, Dispatcher

@@ -155,7 +155,7 @@ class Attempts:
     A refused connection is certainly an outage. A timeout, a broken connection, and a 502, 503 or 504 can also be the
     fault of one message: if the target accepts other messages meanwhile, the message fails at its third attempt.
 
-    timeout: the limit, in seconds, for one attempt; None for a target that never waits.
+    timeout: the limit, in seconds, for one attempt.
     on_pause: called with the length of each pause, in seconds.
     """
 
@@ -166,13 +166,13 @@ class Attempts:
         *,
         width: int,
         max_pause: float,
-        timeout: float | None,
+        timeout: float,
         on_pause: Callable[[float], None] | None = None,
     ) -> None:
         self._target = target
         self._limiter = limiter
         self._max_pause = max_pause
-        self._timeout = timeout
+        self.timeout = timeout
         self._on_pause = on_pause
         self.pressure = Pressure(width)
         self._accepted = 0
@@ -231,13 +231,11 @@ class Attempts:
                 return None
 
     async def _attempt(self, message: Message) -> str | None:
-        if self._timeout is None:
-            return await self._target.deliver(message)
-        async with limit(self._timeout, self._overdue):
+        async with limit(self.timeout, self._overdue):
             return await self._target.deliver(message)
 
     def _overdue(self) -> TargetTimeoutError:
-        return TargetTimeoutError(f"no result within {self._timeout:g} s")
+        return TargetTimeoutError(f"no result within {self.timeout:g} s")
 
     def _accept(self) -> None:
         """Count a message that the target accepted. That ends an outage."""

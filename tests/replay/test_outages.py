@@ -161,8 +161,9 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(li
         assert target.at_once == 0
 
 
+@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 @virtual.clocked
-async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_handled() -> None:
+async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_called_again(exclusive: bool) -> None:
     async def behave(message: Message) -> None:
         try:
             await asyncio.sleep(100)
@@ -170,9 +171,11 @@ async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_handled(
             await asyncio.sleep(1)
 
     async with history(3) as h:
-        replay = timed(h.replay(Recorder(behave)), target_timeout=10)
+        target = Recorder(behave)
+        replay = timed(h.replay(target, exclusive=exclusive), target_timeout=10)
         report = await replay.run()
-    assert (report.handled, report.failed) == (3, 0)
+        assert (report.failed, report.finished) == (0, True)
+        assert sorted(target.ids) == sorted(await h.ids())
 
 
 @virtual.clocked
@@ -315,6 +318,8 @@ async def test_a_note_that_cannot_be_written_costs_requests_and_nothing_else() -
     inbox = MemoryInbox()
     async with history(3) as h:
         replay = h.replay(Recorder(), inbox=inbox)
+        assert (await replay.run()).finished
+        await h.fake.emit("user.created")
         setattr(inbox, "set_note", hang)
         assert (await replay.run()).finished
         assert (await replay.run()).finished
