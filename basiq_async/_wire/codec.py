@@ -282,12 +282,19 @@ def _hidden(name: str, part: Any) -> Any:
     return (Secret(part) if part else None) if name.lower() == "secret" and isinstance(part, str) else part
 
 
+def event_type_of(value: dict[str, Any]) -> str:
+    """Return the type of an event in its dotted form, from those of its three fields that it has; else an empty one."""
+    dotted = read_text(value.get("eventTypeId"))
+    if dotted:
+        return dotted
+    entity, kind = read_text(value.get("entity")), read_text(value.get("eventType"))
+    return f"{entity}.{kind}" if entity and kind and "." not in kind else kind or ""
+
+
 def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
     """Return the object with ``type`` in its dotted form, made from those of its three fields that it has."""
     entity, kind = read_text(value.get("entity")), read_text(value.get("eventType"))
-    dotted = read_text(value.get("eventTypeId"))
-    if not dotted:
-        dotted = f"{entity}.{kind}" if entity and kind and "." not in kind else kind or ""
+    dotted = event_type_of(value)
     left, dot, right = dotted.partition(".")
     if dot:
         entity, kind = entity or left, kind or right

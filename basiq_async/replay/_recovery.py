@@ -24,10 +24,10 @@ from ..services.diagnosis import Problem, Recovered, find_out_of_reach, find_sta
 from ._coverage import Coverage, Inactivity
 from ._dead_letters import read_all
 from ._engine import OnError
+from ._keys import EVENT_PREFIX
 from ._place import Place, read_text
 from ._replay import Replay
 from ._report import HandledEvents, OnProgress, Report
-from ._sources import EVENT_PREFIX
 from ._where import Predicate, Where
 from .checkpoints._base import Checkpoint, DeadLetter, ReplayJob, State, keeps_both_sources
 from .targets._base import Handler, SessionHandler, Target

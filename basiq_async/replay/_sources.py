@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -21,13 +19,12 @@ from ..models import Event, Message
 from ..pagination import Paginator, UnreadableItem
 from ..services.diagnosis import Stretch
 from ._feed import Feed
+from ._keys import event_message_id, item_id, made_up_id
 from ._place import damaged
 from .checkpoints._base import Source
 
 REACH = timedelta(days=7)
 """The age of the oldest events in the event list (the vendor's reference)."""
-EVENT_PREFIX = "event-"
-_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
 class MessageSource(Protocol):
@@ -89,7 +86,7 @@ class UnreadableMessage(Message):
 def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
     """Return the placeholder for a message that cannot be read."""
     raw = item.raw if isinstance(item.raw, dict) else {"raw": item.raw}
-    name = item.id or "unreadable-" + hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:16]
+    name = item_id(item.raw) if isinstance(item.raw, dict) else item.id or made_up_id(raw)
     return UnreadableMessage(name, raw, item.error)
 
 
@@ -262,7 +259,7 @@ def message_of(event: Event, webhook_id: str) -> Message:
         "eventId": event.id,
         "links": {name: link for name, link in links.items() if link},
     }
-    name = _message_id(event.id)
+    name = event_message_id(event.id)
     raw = {"id": name, "webhookId": webhook_id, "payload": payload, "attempts": []}
     return EventMessage(name, raw, event.created)
 
@@ -289,10 +286,4 @@ class _UnreadableEvent(Event):
 
 def _placeholder_for(item: UnreadableItem) -> Event:
     message = placeholder_for(item)
-    return _UnreadableEvent(message.id, message=attrs.evolve(message, id=_message_id(message.id)))
-
-
-def _message_id(event_id: str) -> str:
-    """Return an id that a delivery can have, and whose prefix tells that it comes from an event."""
-    plain = event_id if _PLAIN.fullmatch(event_id) else hashlib.sha256(event_id.encode(errors="replace")).hexdigest()
-    return EVENT_PREFIX + plain
+    return _UnreadableEvent(message.id, message=attrs.evolve(message, id=event_message_id(message.id)))
