@@ -11,7 +11,7 @@ import attrs
 
 from .._wire.order import ListOrder, raw_time
 from .._wire.urls import BaseURL
-from ._hint import FIRST, UNPROVABLE, Part
+from ._hint import FIRST, MOST_LINKS, UNPROVABLE, Part
 from ._list_pages import ListedPage
 
 Border: TypeAlias = tuple[str | None, str | None]
@@ -49,7 +49,8 @@ class Borders:
 class Pass:
     """A pass over the pages of the list, from a page on.
 
-    part: what it lengthens, None at the start of the list. notes: whether what it has read can be noted.
+    part: what it lengthens; None at the start of the list. above: the part's links above the page.
+    notes: whether what it has read can be noted.
     until: the part at whose first items it ends, in a list that shows an order; None for the end of the list.
     borders: those of an earlier pass, which this one may close.
     """
@@ -60,12 +61,15 @@ class Pass:
         part: Part | None = None,
         until: Part | None = None,
         *,
+        above: Sequence[str] = (),
         notes: bool = True,
         borders: Sequence[Border] = (),
     ) -> None:
         self.part = part
         self.until = until
         self.notes = notes
+        self._above = above
+        """The links of the part that are above the first page of the pass."""
         self.former = Borders(borders)
         self._below = frozenset(until.first) if until is not None else frozenset()
         self.begin(url, from_start=part is None)
@@ -75,11 +79,13 @@ class Pass:
         self.url = url
         self.from_start = from_start
         if from_start:
-            self.part = None
+            self.part, self._above = None, ()
         self.connected = from_start
         """Whether the pass began above where its part ended, by as many places as an item may come late."""
         self.first_ids: list[str] = []
         """The ids of the first page."""
+        self.is_astray = False
+        """Whether it is not, and has met items that were not read before: it began below where its part ended."""
         self.pages = 0
         self.seen: set[int] = set()
         """The pages that were read."""
@@ -91,6 +97,8 @@ class Pass:
         self._passed = 0
         self._trail: deque[tuple[str, int]] = deque()
         """The links of the last pages, and the number of items before each."""
+        self._ladder: dict[int, tuple[int, str]] = {}
+        """For each power of two, the last page whose number in the pass it divides, and no higher one: its link."""
 
     def enter(self, page: ListedPage, late: int) -> None:
         """Note a page. ``late``: the number of places by which an item may come late."""
@@ -107,6 +115,7 @@ class Pass:
         if ids:
             self._last = ids[-1]
         self.at_end = page.is_last
+        self._ladder[self.pages & -self.pages] = self.pages, page.url
         self._trail.append((page.url, self._passed))
         while len(self._trail) > 1 and self._passed - self._trail[1][1] >= late:
             self._trail.popleft()
@@ -144,7 +153,13 @@ class Pass:
         if witness is None and self.pages > 1:
             witness = next(iter(first), UNPROVABLE)
         link = next((url for url, before in reversed(self._trail) if self._passed - before >= late), self._trail[0][0])
+        above = [url for _, url in sorted(self._ladder.values(), reverse=True) if url != page.url]
+        links = [*map(base.relative, (link, *above)), *self._above]
         self.part = attrs.evolve(
-            part, first=first, last=[*part.last, *page.ids][-FIRST:], link=base.relative(link), witness=witness
+            part,
+            first=first,
+            last=[*part.last, *page.ids][-FIRST:],
+            links=list(dict.fromkeys(links))[:MOST_LINKS],
+            witness=witness,
         )
         return self.part
