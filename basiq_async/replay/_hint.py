@@ -32,7 +32,8 @@ class Part:
 
     first, last: the ids (see ``short_id``) of its first and of its last items, in the order of the list.
     links: the page that shows the last ids, with a few items before them; then pages above it, ever farther away, for
-    when what was last expires, or numbered pages move by more than one.
+    when what was last expires, or numbered pages move by more than one. With each are some ids of the page, none if an
+    item may come late beside them.
     oldest: the time of its first item, if that has one.
     since: when the reading began that began at its first item, by the API's clock.
     complete: whether it has reached the end of the list.
@@ -43,7 +44,7 @@ class Part:
     since: datetime
     first: list[str] = attrs.Factory(list)
     last: list[str] = attrs.Factory(list)
-    links: list[str] = attrs.Factory(list)
+    links: list[tuple[str, list[str]]] = attrs.Factory(list)
     oldest: datetime | None = None
     complete: bool = False
     witness: str | None = None

@@ -231,7 +231,7 @@ class Reading(Generic[T]):
             return
         parts = [part for part in (former.base, former.above) if part is not None]
         keys = {*former.first_keys, *former.last_keys}
-        if not all(listing.has_page(listing.base.url(link)) for part in parts for link in part.links) or (
+        if not all(listing.has_page(listing.base.url(link)) for part in parts for link, _ in part.links) or (
             keys and not keys.issubset(await self._ask(list(keys)))
         ):
             self._former = None
@@ -303,7 +303,7 @@ class Reading(Generic[T]):
 
     def _each_tail(self, part: Part, until: Part | None) -> Iterator[Pass]:
         """Yield the passes that may lengthen a part, until one of them is connected with it."""
-        for place, link in enumerate(part.links):
+        for place, (link, _) in enumerate(part.links):
             url = self._listing.base.url(link)
             yield Pass(url, None if url == self._listing.start else part, until, above=part.links[place + 1 :])
 
