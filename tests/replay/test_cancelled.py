@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from basiq_async.replay.protocol import Commit, ReplayJob, State
 
 from basiq_async import Message
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim
 from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, MemoryCheckpoint, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit, ReplayJob, State
 from tests.support.cancelling import HOWS, How, Inline, InlineStore, at_every_turn, cancel_after
 from tests.support.histories import History, history
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from basiq_async.replay.protocol import Commit, ReplayJob
 
 from basiq_async import Message
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import MemoryCheckpoint, Replay, SQLiteCheckpoint, failed_only, limit, message_time
-from basiq_async.replay.protocol import Commit, ReplayJob
 from tests.support.histories import Recorder, history
 
 pytestmark = pytest.mark.usefixtures("both_orders")

@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from basiq_async.replay.protocol import Commit, ReplayJob
 
 from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError, TargetError
 from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
 from basiq_async.replay import MemoryCheckpoint, Replay, SQLiteCheckpoint, Target
-from basiq_async.replay.protocol import Commit, ReplayJob
 from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, Watching, history
 from tests.support.scripted import Scripted, page
