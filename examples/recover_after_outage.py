@@ -47,7 +47,7 @@ async def main(url: str) -> None:
 
         found = await catch_up(basiq, receiver, url, Path())
     print("a secret that Basiq returned is in ./webhook-secret: store it where the service reads it")
-    print(f"{found.handled} messages and events were handled")
+    print(f"{found.handled} messages, and events without a message, were handled")
     for problem in found.problems:
         print("left:", problem)
 

@@ -162,7 +162,7 @@ async def _diagnose(
     named: str | None,
     **options: Any,
 ) -> Diagnosis:
-    """Diagnose one webhook. Without an inbox, the file of what was posted to the webhook's URL says what was handled."""
+    """Diagnose one webhook. Without an inbox, the file of what was posted to its URL says what was handled."""
     async with AsyncExitStack() as stack:
         if receiver is None and inbox is None:
             file = record_file(webhook_id, (await basiq.webhooks.get(webhook_id)).url)

@@ -16,7 +16,6 @@ from ._results import Column, Output, Row, View
 from ._run import confirm, make_client
 from ._settings import DEFAULT, Settings, entries, find_settings, names, remove, store
 
-
 _PROFILE: View[Row] = View(
     "profile base_url key_in",
     Column("PROFILE", "profile"),

@@ -126,7 +126,7 @@ async def retry(
             client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if to is None else None)
             basiq = await stack.enter_async_context(client)
             target, record = await open_target(
-                stack, webhook or "", to=to, receiver=receiver, inbox=inbox, secret_file=secret_file
+                stack, webhook, to=to, receiver=receiver, inbox=inbox, secret_file=secret_file
             )
             return await _retry(basiq, target, record, webhook, wanted, watch)
 

@@ -119,7 +119,7 @@ def check_places(options: Any, targets: Mapping[str, str | None]) -> None:
 
 async def open_target(
     stack: AsyncExitStack,
-    webhook_id: str,
+    webhook_id: str | None,
     *,
     to: str | None,
     receiver: str | None,
@@ -133,7 +133,7 @@ async def open_target(
     if to is None:
         return await stack.enter_async_context(open_receiver(receiver or "", webhook_id)), None
     target = HttpTarget(to, read_secrets(secret_file), connections=concurrency)
-    record = await stack.enter_async_context(open_inbox(inbox or record_file(webhook_id, to), make=True))
+    record = await stack.enter_async_context(open_inbox(inbox or record_file(webhook_id or "", to), make=True))
     return await stack.enter_async_context(target), record
 
 

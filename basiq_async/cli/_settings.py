@@ -59,8 +59,9 @@ def find_settings() -> Settings:
         line = shell_line([PROGRAM, "--profile", name, "login"])
         raise ConfigurationError(f"there is no profile {name!r}; make it with: {line}")
     if (chosen is None or asked) and base_url is not None and base_url.rstrip("/") != found.base_url.rstrip("/"):
+        where = "BASIQ_BASE_URL" if asked is None else "--base-url"
         raise ConfigurationError(
-            f"{'BASIQ_BASE_URL' if asked is None else '--base-url'} differs from {found.base_url}, which the key of profile {name!r} is for: "
+            f"{where} differs from {found.base_url}, which the key of profile {name!r} is for: "
             "set BASIQ_API_KEY too, pass --profile, or leave the URL out"
         )
     return found

@@ -20,7 +20,7 @@ from ..errors import BasiqError, ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
-from ._sources import MessageBatch, MessageSource
+from ._sources import MessageBatch, MessageSource, Source
 from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
 from ._where import Where, choose
 from .targets._base import BUSY, HANDLED_BEFORE, Target
@@ -96,8 +96,8 @@ class Observer(Protocol):
         """Return a target that wraps this one."""
         ...
 
-    def begin(self) -> None:
-        """Called when a run begins."""
+    def begin(self, source: Source) -> None:
+        """Called when a run begins, with the list that it reads."""
         ...
 
     def on_progress(self, progress: Progress) -> None:
@@ -301,6 +301,7 @@ class Engine:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
         queue, settled = self._queue, 0
         try:
+            await asyncio.sleep(0)  # an eager task would run in the middle of ``_hand_out``, and start others in itself
             while (item := await queue.get()) is not None and not self._stopped:
                 self._idle -= 1
                 if not queue.empty():
@@ -408,6 +409,7 @@ class Engine:
 
     async def _record_all(self) -> None:
         """Record until nothing is left. The last recording of the run is its end's, which has the rest."""
+        await asyncio.sleep(0)  # an eager task would run in the middle of ``_record_soon``
         while self._done and not self._broken and not self._stopped:
             await self._record()
             await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all

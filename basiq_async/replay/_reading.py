@@ -282,7 +282,8 @@ class Reading(Generic[T]):
                 continue
             url = each.url
             for _ in range(_MOST_PASSES):
-                again = Pass(url, each.part if url != start else None, each.until, notes=False, borders=left)
+                until = None if each.at_end else each.until
+                again = Pass(url, each.part if url != start else None, until, notes=False, borders=left)
                 yield again
                 left = again.former.left
                 # A page that moved upwards may begin below what was missed.

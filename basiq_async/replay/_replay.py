@@ -236,6 +236,7 @@ class Replay:
         progress: OnProgress | None,
         plan: Plan | None = None,
         *,
+        kind: Source | None = None,
         retries: bool = False,
         note_hint: Callable[[str], Any] | None = None,
     ) -> Report:
@@ -250,7 +251,7 @@ class Replay:
             progress = chain_hooks(progress, listener)
         if self._observer is not None:
             target = self._observer.wrap(target)
-            self._observer.begin()
+            self._observer.begin(kind or self._source)
             progress = chain_hooks(progress, self._observer.on_progress)
 
         def wait_for_others() -> float:
