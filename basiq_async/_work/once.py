@@ -174,7 +174,9 @@ class Unit(ABC, Generic[T]):
         does not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
         """
         self._answer: asyncio.Future[Ending[T]] = self._loop.create_future()
-        self._loop.create_task(self._run())
+        self._task = self._loop.create_task(self._run())
+        self.units.tasks.add(self._task)
+        self._task.add_done_callback(self._answer_caller)
         try:
             return await self._answer
         except asyncio.CancelledError:
@@ -280,10 +282,8 @@ class Unit(ABC, Generic[T]):
 
     async def _run(self) -> Ending[T]:
         """Claim, work and record."""
-        # Here, because an eager task runs before ``create_task`` has returned it.
+        # Here too, because an eager task runs before ``create_task`` has returned it.
         self._task = cast("asyncio.Task[Ending[T]]", asyncio.current_task())
-        self.units.tasks.add(self._task)
-        self._task.add_done_callback(self._answer_caller)
         by_key = self.units.by_key
         try:
             if self.key in by_key:
