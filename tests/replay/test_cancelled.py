@@ -236,7 +236,7 @@ async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how
         ids = await h.ids()
         effects = Effects(ids[5])
         replay = h.replay(effects, inbox=inbox, concurrency=CONCURRENCY, exclusive=exclusive)
-        while await cancel_after(40 + cancelled % 7, replay.run(), how):
+        while await cancel_after((40 if exclusive else 100) + cancelled % 7, replay.run(), how):
             cancelled += 1
         effects.check(ids, how, cancelled=cancelled)
         assert cancelled > 4

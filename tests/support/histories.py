@@ -101,6 +101,25 @@ class Watching(MemoryInbox):
         return await super().quarantine(key, token, delivery)
 
 
+class Collecting:
+    """A bulk target without a record: what it got has its effect after a flush."""
+
+    def __init__(self) -> None:
+        self.buffer: list[str] = []
+        self.kept: list[str] = []
+        self.flushes = 0
+
+    async def deliver(self, message: Message) -> str | None:
+        self.buffer.append(message.id)
+        return None
+
+    async def flush(self) -> None:
+        await asyncio.sleep(0)
+        self.flushes += 1
+        self.kept += self.buffer
+        self.buffer.clear()
+
+
 class Table:
     """A target whose table is its own record: messages are collected, and have a row each after a flush."""
 
