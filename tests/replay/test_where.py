@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from basiq_async import ConfigurationError, Message
-from basiq_async.receiver import UnknownEventTypeWarning
-from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver import MemoryInbox, UnknownEventTypeWarning
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import event_types, failed_only, limit, message_time, since, until
 from basiq_async.replay.shared import UnreadableMessage, as_where, choose

@@ -11,7 +11,8 @@ import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
 from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, WebhookReceiver
-from basiq_async.replay import BulkTarget, Record, Replay
+from basiq_async.replay import BulkTarget, Record, Replay, Target
+from basiq_async.replay.shared import find_handling
 from basiq_async.testing import FakeBasiq, Quirks
 
 
@@ -149,6 +150,11 @@ class Table:
 
     async def set_note(self, name: str, text: str) -> None:
         self.notes[name] = text
+
+
+def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target:
+    """Return the target of a function that shares an inbox with others."""
+    return find_handling(function, inbox, None).open(lease=lease)
 
 
 async def set_aside(replay: Replay) -> dict[str, QuarantinedDelivery]:
