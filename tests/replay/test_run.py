@@ -390,7 +390,7 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any
 
         async def pragma(text: str) -> None:
             store = inbox._store
-            await store.run(lambda connection: connection.execute(f"PRAGMA {text}"), transaction=False)
+            await store.run(lambda connection: connection.execute(f"PRAGMA {text}"))
 
         target._behave = behave
         replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=4)
