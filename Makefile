@@ -34,9 +34,10 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 2) // 2
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 TESTS ?= tests
+LOOP ?= patient
 
-test: $(READY) ## the whole test suite in random order; TESTS=tests/receiver for a part, WORKERS=0 for one process
-	$(BIN)/python $(PYTEST) $(TESTS)
+test: $(READY) ## the whole test suite in random order; TESTS=tests/receiver for a part, WORKERS=0 for one process, LOOP=eager or uvloop
+	$(BIN)/python $(PYTEST) --loop $(LOOP) $(TESTS)
 
 coverage: $(READY) ## the same, and whether it runs 95 % of the code; measuring takes half as long again
 	$(BIN)/coverage erase

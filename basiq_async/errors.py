@@ -61,18 +61,34 @@ __all__ = [
 ]
 
 
-SITE = "https://basiq-async.readthedocs.io/en/stable/"
-"""Where the documentation is."""
+def _find_help(heading: str) -> str:
+    """Return the page and the heading; the address, if ``Documentation`` was in ``project.urls`` at the build.
+
+    Without that there is no address: a host that nobody of the project owns could be claimed by anybody.
+    """
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        urls = metadata("basiq-async").get_all("Project-URL") or []
+    except PackageNotFoundError:  # the code runs without being installed
+        urls = []
+    for label, _, url in (each.partition(", ") for each in urls):
+        if label == "Documentation":
+            return f"{url.rstrip('/')}/troubleshooting.html#{heading}"
+    return f"docs/troubleshooting.md#{heading}"
 
 
 class BasiqError(Exception):
     """The base class of every error of this package. All can be pickled and copied, and keep their attributes."""
 
     @property
-    def help_url(self) -> str:
-        """The URL of the section in the documentation that explains this error and its remedy."""
+    def help(self) -> str:
+        """The page and the heading in the documentation that explain this error and its remedy.
+
+        That is ``docs/troubleshooting.md#notfounderror``, or the whole address if the package was built with one.
+        """
         known = next(cls for cls in type(self).__mro__ if cls.__module__ == __name__)
-        return f"{SITE}troubleshooting.html#{known.__name__.lower()}"
+        return _find_help(known.__name__.lower())
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the class with the positional arguments only: it loses or lacks the keyword arguments.
@@ -241,8 +257,8 @@ class SignatureVerificationError(BasiqError):
         self.reason = reason
 
     @property
-    def help_url(self) -> str:
-        return f"{SITE}troubleshooting.html#{self.reason}"
+    def help(self) -> str:
+        return _find_help(self.reason)
 
 
 class InboxError(BasiqError):

@@ -206,12 +206,6 @@ async def test_links_are_called_through_the_base_url(base_url: str, link: str, c
 
 
 @virtual.clocked
-async def test_a_link_to_the_page_it_is_on_may_have_a_slash_in_an_id() -> None:
-    transport = Scripted(page(items(1), f"{API}/notifications/webhooks/a%2Fb/messages?next=1"), page(items(2)))
-    assert await ids(client(transport).messages.list("a/b")) == expected(1, 2)
-
-
-@virtual.clocked
 async def test_the_next_page_is_asked_for_while_this_one_is_consumed() -> None:
     async def took(prefetch: int) -> float:
         began = virtual.now()
@@ -882,3 +876,9 @@ async def test_each_loop_begins_anew() -> None:
 def test_a_client_without_a_loop_can_be_made_and_its_lists_too() -> None:
     basiq = BasiqClient(API_KEY, transport=Scripted(History(1)))
     assert isinstance(basiq.messages.list("w"), Paginator)
+
+
+@pytest.mark.parametrize("use", [iter, list, lambda pages: next(iter(pages))])
+async def test_a_for_over_a_list_says_async_for(basiq_client: BasiqClient, use: Any) -> None:
+    with pytest.raises(ConfigurationError, match="`async for`"):
+        use(basiq_client.event_types.list())

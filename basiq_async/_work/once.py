@@ -9,13 +9,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
-from .limits import inbox_is_slow, inbox_limit
+from .failures import leaves
+from .limits import inbox_is_slow, inbox_limit, wait_for_event
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
 
@@ -112,6 +113,8 @@ class Unit(ABC, Generic[T]):
 
     prepares = False
     """Whether to await ``prepare`` before the claim of such a transaction, which holds no connection meanwhile."""
+    leased = False
+    """Whether the event is claimed already, by a lease of this token."""
 
     def __init__(
         self,
@@ -171,9 +174,7 @@ class Unit(ABC, Generic[T]):
         does not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
         """
         self._answer: asyncio.Future[Ending[T]] = self._loop.create_future()
-        self._task = self._loop.create_task(self._run())
-        self.units.tasks.add(self._task)
-        self._task.add_done_callback(self._answer_caller)
+        self._loop.create_task(self._run())
         try:
             return await self._answer
         except asyncio.CancelledError:
@@ -279,13 +280,17 @@ class Unit(ABC, Generic[T]):
 
     async def _run(self) -> Ending[T]:
         """Claim, work and record."""
+        # Here, because an eager task runs before ``create_task`` has returned it.
+        self._task = cast("asyncio.Task[Ending[T]]", asyncio.current_task())
+        self.units.tasks.add(self._task)
+        self._task.add_done_callback(self._answer_caller)
         by_key = self.units.by_key
         try:
             if self.key in by_key:
                 await self._interruptible(self._wait_for_turn, None)
             by_key[self.key] = self._task
             if self.prepares:
-                if not self.quarantined and (ending := await self._find_ended()) is not None:
+                if not (self.quarantined or self.leased) and (ending := await self._find_ended()) is not None:
                     return ending
                 await self._interruptible(self.prepare, self.units.work_timeout)
             ending = await self._claim()
@@ -298,7 +303,7 @@ class Unit(ABC, Generic[T]):
                 value = await self._interruptible(self.work, self.units.work_timeout)
             return await self._complete(value)
         except asyncio.CancelledError:
-            if self.claimed:
+            if self.claimed or self.leased:
                 await self.release()
             return Ending(Ended.CANCELLED)
         except Exception as exc:
@@ -332,6 +337,8 @@ class Unit(ABC, Generic[T]):
     async def _claim(self) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
         inbox, lease = self.units.inbox, self.units.lease
+        if self.leased and self.session is None:
+            return None
         if self.session is not None:
             ask = partial(self.session.claim_transaction, lease=lease, quarantined=self.quarantined)
         else:
@@ -364,12 +371,8 @@ class Unit(ABC, Generic[T]):
 
     async def _renew(self, ended: asyncio.Event) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self.units.lease / 3):
-                    await ended.wait()
+            if await wait_for_event(ended, self.units.lease / 3):
                 return
-            except TimeoutError:
-                pass
             try:
                 async with inbox_limit(self.units.call_timeout):
                     claim = self.units.inbox.claim_quarantined if self.quarantined else self.units.inbox.claim
@@ -427,7 +430,7 @@ class Unit(ABC, Generic[T]):
         return Ending(Ended.UNAVAILABLE, error=failure)
 
     async def _fail(self, failure: Exception) -> Ending[T]:
-        if self.session is not None and isinstance(failure, InboxError):
+        if self.session is not None and all(isinstance(each, InboxError) for each in leaves(failure)):
             await self.release(_GIVE_BACK_SOON)
             return Ending(Ended.UNAVAILABLE, error=failure)
         await self.record_failure(failure)

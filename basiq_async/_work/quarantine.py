@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, suppress
 
 from .._storage.private_files import open_new
@@ -14,6 +14,8 @@ from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery
 
+ANY_WEBHOOK = "*"
+"""In place of the id of a webhook: the entries of all."""
 _PAGE = 100
 
 
@@ -22,7 +24,7 @@ async def read_quarantine(
 ) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
 
-    ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
+    The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
     pages do not advance: other programs may write to its storage.
     """
     seen: set[str] = set()
@@ -38,7 +40,8 @@ async def read_quarantine(
             )
         for delivery in page:
             # A delivery that failed again has moved to the end.
-            if delivery.key not in seen and _is_own(delivery, webhook_id):
+            own = webhook_id == ANY_WEBHOOK or _is_own(delivery, webhook_id)
+            if own and delivery.key not in seen:
                 seen.add(delivery.key)
                 yield delivery
         after = last
@@ -65,7 +68,7 @@ async def first_quarantined(
 
 async def read_pages(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, ids: Collection[str] | None = None
-) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
+) -> AsyncGenerator[Sequence[QuarantinedDelivery]]:
     """Yield the webhook's entries, or those with these ids, some at once. See ``read_quarantine``."""
     page: list[QuarantinedDelivery] = []
     async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:

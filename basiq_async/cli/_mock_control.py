@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 import typer
 
+from .._redaction.credentials import fingerprint
+from .._wire.hosts import is_this_machine
 from .._wire.urls import BaseURL
 from ..errors import BasiqError, ConfigurationError
 from ._deliveries import read_json_object
@@ -354,9 +356,11 @@ async def call(
 ) -> dict[str, Any]:
     """Call an operation of a mock, and return its response. Values of None are not sent.
 
-    place: the mock and its state; by default those that the environment names.
+    place: the mock and its state; by default those that the environment names. The key itself is not sent: below the
+        host of a base url, another service may answer.
 
-    Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400.
+    Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400, or to a mock
+    on another machine without its token.
     """
     import aiohttp
 
@@ -364,9 +368,14 @@ async def call(
     origin = BaseURL.parse(place.base_url).origin
     given = {name: value for name, value in (values or {}).items() if value is not None}
     target = f"{origin}/_fake{path}" + (f"?{urlencode(given)}" if method == "GET" and given else "")
-    headers = {"Authorization": f"Basic {place.api_key}"}
+    headers = {"X-Fake-State": fingerprint(place.api_key)}
     if token := os.environ.get(TOKEN):
         headers["X-Fake-Token"] = token
+    elif not is_this_machine(urlsplit(origin).hostname or ""):
+        raise ConfigurationError(
+            f"{origin} is another machine: set {TOKEN} to the control token of the mock there. If it is no mock, set "
+            "BASIQ_BASE_URL to that of your mock"
+        )
     try:
         async with (
             aiohttp.ClientSession(

@@ -17,15 +17,16 @@ from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
 from .._work.calls import HOST
 from .._work.clock import TimeSource
+from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
 from .._work.protocol import ClaimStatus, Inbox, QuarantinedDelivery
 from ..errors import SignatureVerificationError
 from ..models import Message
-from ..receiver import WebhookReceiver
+from ..receiver import Result, WebhookReceiver
 from ._engine import Finished
-from ._keys import event_key, ids_of, message_key
+from ._keys import ids_of, ids_of_event
 from ._run_claim import LEASE, RunClaim
-from ._sources import EventMessage, UnreadableMessage, as_object
+from ._sources import EVENT_PREFIX, EventMessage, UnreadableMessage, as_object
 from .targets._adapters import interpret
 from .targets._base import BulkTarget, Target
 
@@ -119,9 +120,14 @@ class InboxRecord:
 
 def key_of(message: Message, webhook_id: str | None) -> str:
     """Return the key of a message in an inbox, also of one that cannot be read."""
-    if isinstance(message, UnreadableMessage) and message.of_event:
-        return event_key(message.raw, webhook_id=webhook_id)
-    return message_key(message.raw, webhook_id=webhook_id)
+    return inbox_key(*_ids_of(message), webhook_id)
+
+
+def _ids_of(message: Message) -> tuple[str | None, str | None, str]:
+    if isinstance(message, UnreadableMessage):
+        event_type_id, event_id, _ = (ids_of_event if message.of_event else ids_of)(message.raw)
+        return event_type_id, event_id, message.id
+    return ids_of(message.raw)
 
 
 def make_entry(message: Message, key: str, error: str, *, now: datetime) -> QuarantinedDelivery:
@@ -134,7 +140,7 @@ def make_entry(message: Message, key: str, error: str, *, now: datetime) -> Quar
         kind = "event" if isinstance(message, EventMessage) else "message"
         first = message.first_attempt
         signed_at = (first and first.timestamp) or now
-    event_type_id, event_id, _ = ids_of(message.raw)
+    event_type_id, event_id, _ = _ids_of(message)
     return QuarantinedDelivery(
         key=key,
         delivery_id=message.id,
@@ -165,7 +171,9 @@ def message_of_entry(entry: QuarantinedDelivery) -> QuarantinedMessage:
         raw = as_object(json.loads(entry.body))
         if entry.kind == "delivery":
             raw = {"id": entry.delivery_id, "payload": raw, "attempts": []}
-        read_message({**raw, "id": entry.delivery_id})
+        if entry.kind == "unreadable" and entry.delivery_id.startswith(EVENT_PREFIX):
+            raise Unreadable("is an event that could not be read")
+        read_message(raw)
     except (Unreadable, ValueError, RecursionError) as exc:
         fault = exc
     return QuarantinedMessage(entry.delivery_id, raw, entry=entry, fault=fault)
@@ -181,11 +189,16 @@ class RetryTarget:
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Returns "refused" for a message whose seal does not match."""
-        assert isinstance(message, QuarantinedMessage)
+        if not isinstance(message, QuarantinedMessage):
+            raise TypeError("only messages of the quarantine are tried again")
         entry = message.entry
         if self._receiver is not None:
             outcome = await self._receiver._retry(entry)
-            return "refused" if isinstance(outcome.error, SignatureVerificationError) else interpret(outcome)
+            if isinstance(outcome.error, SignatureVerificationError):
+                return "refused"
+            if outcome.result is Result.QUARANTINED and outcome.error is not None:
+                raise outcome.error  # it stays
+            return interpret(outcome)
         fault = None if entry.seal is None else self._seal.find_fault(entry.seal, *entry.sealed_parts())
         if fault is not None:
             logger.error("the quarantined message %s is refused: it %s", printable(repr(message.id)), fault)

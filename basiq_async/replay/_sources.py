@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ from .._wire.order import Order
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
-from ..models import Event, Message
+from ..models import Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
 
 Source = Literal["messages", "events"]
@@ -36,8 +36,8 @@ class MessageBatch(Protocol):
         """The messages, at least one."""
         ...
 
-    def finish(self, count: int = 1) -> None:
-        """Note that as many of them are done: recorded, or not selected."""
+    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
+        """Note that as many of them are done, and whether the record knows them. Others were not selected."""
         ...
 
     def hold(self) -> None:
@@ -93,11 +93,8 @@ def plain_id(raw: Mapping[str, Any]) -> str:
 
     ``raw`` is the message as Basiq sent it, or its placeholder's.
     """
-    found = raw.get("id")
-    if isinstance(found, str):
+    if found := read_text(raw.get("id")):
         return found
-    if found is not None:
-        return json.dumps(found)
     text = json.dumps(raw, sort_keys=True)
     return "without-id-" + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
@@ -116,7 +113,8 @@ class UnreadableMessage(Message):
 def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
     """Return the placeholder for a message that cannot be read."""
     raw = as_object(item.raw)
-    return UnreadableMessage(item.id or plain_id(raw), raw, item.error)
+    not_json = item.raw is not raw and item.id
+    return UnreadableMessage(not_json or plain_id(raw), raw, item.error)
 
 
 def as_object(raw: Any) -> dict[str, Any]:
@@ -215,7 +213,7 @@ def read_filters(filter: str | Filter | Sequence[str | Filter] | None, source: S
 
     Raises ``ConfigurationError``.
     """
-    if filter is None or isinstance(filter, (str, Filter)):
+    if not isinstance(filter, Sequence) or isinstance(filter, str):
         return [filter_text(filter)]
     texts = [filter_text(each) or "" for each in filter]
     if not texts or not all(texts):
@@ -233,7 +231,7 @@ class FixedBatch:
     def __init__(self, items: Sequence[Message]) -> None:
         self.items = items
 
-    def finish(self, count: int = 1) -> None:
+    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
         """See ``MessageBatch``."""
 
     def hold(self) -> None:
@@ -247,7 +245,7 @@ class FixedMessages:
     finished = True
     known_count = 0
 
-    def __init__(self, pages: AsyncIterator[Sequence[Message]]) -> None:
+    def __init__(self, pages: AsyncGenerator[Sequence[Message]]) -> None:
         self._pages = pages
         self.read_count = 0
 
@@ -264,6 +262,7 @@ class FixedMessages:
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""
+        await self._pages.aclose()
 
 
 # --- events ---

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from .._arguments import check_event_type_ids
+from .._arguments import check_event_type_ids, warn_of_unknown_types
 from .._wire.order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
@@ -142,6 +142,8 @@ def failed_only() -> Where:
 def event_types(*ids: str) -> Where:
     """Select messages of these types: exact, such as ``consent.revoked``, or a beginning, such as ``consent.*``.
 
+    Warns (``UnknownEventTypeWarning``) of a type that Basiq does not document: it is misspelled or new.
+
     Raises ``ConfigurationError``.
     """
     wanted = check_event_type_ids("event_types", ids)
@@ -149,6 +151,7 @@ def event_types(*ids: str) -> Where:
         "*" in entry[:-1] or (entry.endswith("*") and entry != "*" and not entry.endswith(".*")) for entry in wanted
     ):
         raise ConfigurationError("event_types accepts exact types, a beginning that ends in '.*', or '*'")
+    warn_of_unknown_types(wanted, stacklevel=3)
     exact = frozenset(wanted)
     beginnings = tuple(entry[:-1] for entry in wanted if entry.endswith("*"))
     return Where(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._engine import Engine, Finished, OnError, RunSettings
 from ._keys import event_key, message_key
+from ._reading import Reading
 from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
 from ._sources import FixedMessages, Source, UnreadableMessage, message_of, open_events, placeholder_for, plain_id
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
@@ -24,6 +25,7 @@ __all__ = [
     "OnError",
     "Predicate",
     "QuarantinedMessage",
+    "Reading",
     "RetryTarget",
     "RunSettings",
     "SessionHandler",

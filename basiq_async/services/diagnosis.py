@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
@@ -251,15 +251,20 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             recover(),
         )
     for period in found.out_of_reach:
-        end = f"{period.until:%Y-%m-%dT%H:%M:%SZ}" if period.until is not None else ""
-        yield Problem("out-of-reach", period.describe_loss(), recover("--acknowledged", end) if end else recover())
+        known = () if period.until is None else ("--acknowledged", period.until.astimezone(UTC).isoformat())
+        yield Problem("out-of-reach", period.describe_loss(), recover(*known))
     if found.quarantined:
-        place = ("--receiver", found.receiver) if found.receiver else ("--inbox", found.inbox) if found.inbox else ()
+        if found.receiver is not None:
+            line = _line("quarantine retry", "", "--receiver", found.receiver)
+        elif found.inbox is not None:  # it may be the service's, whose receiver must be named to try again
+            line = _line("quarantine list", "", *kept, "--webhook", webhook.id)
+        else:
+            line = _line("quarantine retry", "", *target, "--webhook", webhook.id)
         yield Problem(
             "quarantined",
             f"{found.quarantined:,} messages or deliveries failed, and are in the quarantine of the inbox: mend their "
             "handler, then retry them",
-            _line("quarantine retry", "", *place) if place else (),
+            line,
         )
     if found.unreadable:
         yield Problem(

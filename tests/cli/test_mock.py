@@ -7,7 +7,9 @@ import json
 import shlex
 import signal
 import stat
+import threading
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +326,56 @@ def test_states_are_added_shown_used_and_removed(run: Run, served: Served, monke
     assert list(served.fake.states) == [other["api_key"]]
     done = run("mock", "state")
     assert (done.exit_code, done.stdout) == (1, "")
+
+
+class Company:
+    """Another service of the host where a base url has a path: it keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests.append(f"{self.path}\n{self.headers}")
+                self.send_error(404)
+
+            do_POST = do_GET
+
+            def log_message(self, *arguments: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Company:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize("arguments", [("advance", "15m"), ("emit", "user.created"), ("state",), ("add-state",)])
+def test_no_command_sends_the_key_to_another_service_of_the_host(
+    run: Run, served: Served, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = served.fake.api_key
+    with Company() as company:
+        monkeypatch.setenv("BASIQ_BASE_URL", f"http://127.0.0.1:{company.server.server_port}/basiq")
+        assert run("mock", *arguments).exit_code == 1
+        assert run("mock", "wait", "--timeout", "0.1").exit_code != 0
+        assert len(company.requests) >= 2
+        assert not any(key in each or "Authorization" in each for each in company.requests)
+        run("--timeout", "1", "webhooks", "list")  # as a client does, which asks for a token below the base url
+        assert [each.partition("\n")[0] for each in company.requests if key in each] == ["/basiq/token"]
+
+
+def test_a_mock_on_another_machine_needs_its_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIQ_BASE_URL", "https://no-mock.invalid/basiq")
+    done = run("mock", "advance", "15m")
+    assert (done.exit_code, "set BASIQ_MOCK_TOKEN" in done.stderr) == (2, True)
+    monkeypatch.setenv("BASIQ_MOCK_TOKEN", "t0ken")
+    done = run("mock", "advance", "15m")
+    assert (done.exit_code, "no mock responds" in done.stderr) == (1, True)

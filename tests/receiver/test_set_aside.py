@@ -200,11 +200,14 @@ async def test_a_handler_with_a_session_takes_what_a_job_set_aside(tmp_path: Pat
         async def prepare(delivery: Delivery) -> None:
             prepared.append(delivery.event_id)
 
-        async def handle(delivery: Delivery, session: object, prepared: object = None) -> None:
+        async def handle(delivery: Delivery, session: object) -> None:
             if fails:
                 raise RuntimeError("broken")
 
-        receiver.on("*", **({"prepare": prepare} if prepares else {}))(handle)
+        async def handle_prepared(delivery: Delivery, session: object, prepared: None) -> None:
+            await handle(delivery, session)
+
+        receiver.on("*", prepare=prepare)(handle_prepared) if prepares else receiver.on("*")(handle)
         await inbox.quarantine(KEY, "job", set_aside())
         assert (await post(receiver, BODY)).result is Result.FAILED
         assert await inbox.quarantined() == [set_aside()]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from basiq_async import ConfigurationError, Message
+from basiq_async.receiver import UnknownEventTypeWarning
 from basiq_async.replay import event_types, failed_only, limit, message_time, since, until
 from basiq_async.replay.shared import UnreadableMessage, as_where, choose
 from tests.support.histories import Recorder, history
@@ -169,3 +170,13 @@ async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_t
         assert [report.handled for report in reports] == [20, 20, 10]
         assert [report.finished for report in reports] == [False, False, True]
         assert target.ids == await h.ids()
+
+
+@pytest.mark.parametrize(("wrong", "nearest"), [("consent.revokd", "consent.revoked"), ("consents.*", "consent.*")])
+def test_a_type_that_is_misspelt_warns_at_its_line_and_names_the_nearest(wrong: str, nearest: str) -> None:
+    with pytest.warns(UnknownEventTypeWarning) as caught:
+        event_types("user.created", wrong)
+    (warning,) = caught
+    assert repr(wrong) in str(warning.message)
+    assert f"did you mean {nearest!r}?" in str(warning.message)
+    assert warning.filename == __file__

@@ -62,6 +62,23 @@ async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
     assert len(units) == 0
 
 
+@virtual.clocked
+async def test_work_is_under_way_from_its_first_step() -> None:
+    units = owner(MemoryInbox(clock=virtual.clock))
+    found: list[int] = []
+
+    async def looks() -> str:
+        found.append(len(units))
+        closing.append(asyncio.create_task(units.wait(60)))
+        await asyncio.sleep(1)
+        assert not closing[0].done(), "the inbox would be closed while the work still runs"
+        return "done"
+
+    closing: list[asyncio.Task[int]] = []
+    assert (await unit(units, looks).handle_once()).how is Ended.HANDLED
+    assert (found, await closing[0]) == ([1], 0)
+
+
 @pytest.mark.parametrize("across", [False, True], ids=["in one process", "across processes"])
 @virtual.clocked
 async def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.pool import QueuePool
 from ..._storage.sql import BusyError, SQLStore
 from ..._storage.sql_errors import brief, failed_in, is_passing, transaction_state, without_values
 from ..._work.calls import CLOSED
+from ..._work.failures import leaves
 from ..._work.protocol import Claim
 from ..._work.tasks import run_to_completion
 from ...errors import BasiqError, ConfigurationError, InboxError
@@ -156,9 +157,11 @@ class Transactions:
         except Exception as exc:
             if self._store.closed:
                 raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}") from without_values(exc)
-            if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
+            found = leaves(exc)
+            of_the_handler = any(isinstance(each, BasiqError) for each in found)
+            if of_the_handler or not (connection.invalidated or all(map(is_passing, found))):
                 raise
-            raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
+            raise InboxError(f"the database failed while the handler ran: {brief(found[0])}") from without_values(exc)
         finally:
             event.remove(connection.sync_connection, "commit", refuse_commit)
 

@@ -13,7 +13,8 @@ import attrs
 from aiohttp import web
 
 from ... import __version__
-from ..._web.access import IN_PATH, TOKEN_HEADER, ControlError
+from ..._redaction.credentials import fingerprint
+from ..._web.access import IN_PATH, TOKEN_HEADER, ControlError, read_token
 from ..._web.serving import read_json, respond
 from ...errors import BasiqError
 from . import _operations  # noqa: F401  # registers them
@@ -21,6 +22,7 @@ from ._declaration import OPERATIONS, Control, JsonObject, Operation
 from ._results import Error, as_json, camel, several
 
 ROOT = "/_fake"
+STATE_HEADER = "X-Fake-State"
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
 """An OpenAPI document of Basiq's API as the fake implements it."""
 _HOW = "send its API key, in the header Authorization: Basic KEY"
@@ -69,21 +71,22 @@ def _handler(control: Control, operation: Operation) -> Handler:
 def _find_state(control: Control, request: web.Request) -> Control:
     """Return the control of the state to which a call's API key belongs. Raises ``ControlError`` for an unknown key.
 
-    A POST must have a key, because another mock may use the same port by now.
+    A POST must name a key, because another mock may use the same port by now. The commands send only its fingerprint,
+    because another program may listen there.
     """
-    header = request.headers.get("Authorization")
-    if header is None:
-        named = TOKEN_HEADER in request.headers or request.match_info.get("token")
-        if request.method == "POST" and not named:
+    header, named = request.headers.get("Authorization"), request.headers.get(STATE_HEADER)
+    if header is None and named is None:
+        if request.method == "POST" and read_token(request) is None:
             raise ControlError(401, "key-missing", f"name the mock that this call is for: {_HOW}")
         return control
-    scheme, _, key = header.partition(" ")
-    found = control.first.find_state(header) if scheme.lower() == "basic" else None
-    if found is None:
-        raise ControlError(
-            403, "another-mock", f"this mock does not have that API key, so the call is for another mock: {_HOW}"
-        )
-    return Control(found, control.base_url, control.first, key)
+    scheme, _, key = (header or "").partition(" ")
+    for state in (control.first, *control.first.states.values()):
+        for each in state._store.applications:
+            if (scheme.lower() == "basic" and each == key) if named is None else fingerprint(each) == named:
+                return Control(state, control.base_url, control.first, each)
+    raise ControlError(
+        403, "another-mock", f"this mock does not have that API key, so the call is for another mock: {_HOW}"
+    )
 
 
 def describe() -> Json:
@@ -99,10 +102,11 @@ def describe() -> Json:
             "version": __version__,
             "description": "Set up and inspect a fake Basiq that is served over HTTP. All bodies are JSON. "
             "The header Authorization: Basic KEY names the mock, and the state, that a call is for. KEY is the state's "
-            "API key, without further encoding. Every POST needs it. A GET without it is for the first state.",
+            "API key, without further encoding. Every POST needs it, or the header X-Fake-State with the key's "
+            "fingerprint. A GET without both is for the first state.",
         },
         "paths": paths,
-        "security": [{"apiKey": []}, {"token": []}],
+        "security": [{"apiKey": []}, {"fingerprint": []}, {"token": []}],
         "components": {
             "schemas": schemas,
             "securitySchemes": {
@@ -111,6 +115,12 @@ def describe() -> Json:
                     "in": "header",
                     "name": "Authorization",
                     "description": "Basic, a space, and the API key of the state that the call is for.",
+                },
+                "fingerprint": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": STATE_HEADER,
+                    "description": "The SHA-256 of 'basiq-async:' and the API key, in hexadecimal digits.",
                 },
                 "token": {
                     "type": "apiKey",

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Set
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC
 from email.utils import format_datetime
 from functools import partial
 
@@ -18,6 +17,7 @@ from aiohttp import web
 
 from ..._web.access import IN_PATH, ControlError, Guard
 from ..._web.serving import listening, make_app, read_body
+from ..._work.limits import wait_for_event
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
@@ -133,7 +133,7 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
         raise asyncio.CancelledError
     response = exchange.response
     # The date is that of the fake's clock, which may be ahead of the machine's: the client compares dates with it.
-    dated = {"Date": format_datetime(state.clock().astimezone(UTC), usegmt=True), **response.headers}
+    dated = {"Date": format_datetime(state.now(), usegmt=True), **response.headers}
     return web.Response(status=response.status, headers=dated, body=response.body)
 
 
@@ -197,11 +197,7 @@ async def _dispatch(
                     # Also if the task was cancelled before it began:
                     task.add_done_callback(partial(_end, deliveries, planned.begun))
             waits = [seconds for each in served if (seconds := _wait(each)) is not None]
-            try:
-                async with asyncio.timeout(min(waits, default=None)):
-                    await news.wait()
-            except TimeoutError:
-                pass
+            await wait_for_event(news, min(waits, default=None))
 
 
 def _end(deliveries: Deliveries, begun: int, _: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -15,6 +16,7 @@ from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
 from ..fake._fake import FakeBasiq
 
+logger = logging.getLogger("basiq_async.testing")
 SOONEST, LATEST = 0.1, 1.0
 """The shortest and the longest delay of a save, in seconds. It is ten times as long as the last save took."""
 
@@ -37,13 +39,19 @@ async def keeping_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> AsyncG
 
 
 async def _save_changes(fake: FakeBasiq, file: Path) -> None:
-    saved, wait = _revisions(fake), SOONEST
+    saved, wait, failed = _revisions(fake), SOONEST, False
     while True:
         await asyncio.sleep(wait)
         if (found := _revisions(fake)) != saved:
-            saved, began = found, time.perf_counter()
-            save_state(fake, file)
-            wait = min(max(10 * (time.perf_counter() - began), SOONEST), LATEST)
+            began = time.perf_counter()
+            try:
+                save_state(fake, file)
+                saved, failed = found, False
+                wait = min(max(10 * (time.perf_counter() - began), SOONEST), LATEST)
+            except ConfigurationError as error:  # such as a full disk: try again, until it works
+                if not failed:
+                    logger.error("%s; it is tried again every second", error)
+                failed, wait = True, LATEST
 
 
 def _revisions(fake: FakeBasiq) -> list[tuple[FakeBasiq, int]]:
