@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._work.keys import inbox_key
-from .._work.limits import inbox_limit
-from .._work.owners import read_webhooks
-from .._work.quarantine import ANY_WEBHOOK, drop_quarantined, export_quarantined, read_quarantine
 from ..errors import ConfigurationError
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, To, check_owner, open_inbox, open_receiver, record_file
@@ -149,6 +146,7 @@ _LEFT = ("handled", "handled-before")
 async def _retry(
     basiq: Any, target: Any, record: Inbox | None, webhook_id: str | None, ids: frozenset[str], watch: Watch
 ) -> Report:
+    from .._work.owners import read_webhooks
     from ..replay import Replay
 
     owner = getattr(target, "webhook_id", None) or webhook_id or "none"
@@ -207,6 +205,8 @@ def drop(
     confirm(f"Remove {len(wanted):,} entries of the quarantine for good?", yes=yes)
 
     async def work() -> None:
+        from .._work.quarantine import drop_quarantined
+
         async with _open(receiver, inbox, to, webhook) as (opened, owner):
             dropped = await drop_quarantined(opened, owner, wanted, timeout=INBOX_TIMEOUT)
         Output(json).one({"dropped": dropped})
@@ -225,6 +225,8 @@ async def export(
     webhook: Webhook = None,
 ) -> None:
     """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine."""
+    from .._work.quarantine import export_quarantined
+
     async with _open(receiver, inbox, to, webhook) as (opened, owner):
         count = await export_quarantined(opened, owner, file, timeout=INBOX_TIMEOUT)
     note(f"{count:,} entries written to {file!r}")
@@ -242,6 +244,8 @@ async def _open(
     receiver: str | None, inbox: str | None, to: str | None, webhook_id: str | None
 ) -> AsyncIterator[tuple[Inbox, str | None]]:
     """Open the inbox that the options name. Also yield the webhook whose entries are meant: by default all of it."""
+    from .._work.quarantine import ANY_WEBHOOK
+
     if (receiver is None) == (inbox is None and to is None):
         raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
     if receiver is not None:
@@ -258,6 +262,8 @@ _PAGE = 100
 
 
 async def _pages(inbox: Inbox, owner: str | None) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
+    from .._work.quarantine import read_quarantine
+
     page: list[QuarantinedDelivery] = []
     async with aclosing(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)) as entries:
         async for entry in entries:
@@ -311,6 +317,9 @@ async def get(
 
 async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
     """Return what is known: whether the handler succeeded, since when that is known, and if not, why."""
+    from .._work.limits import inbox_limit
+    from .._work.quarantine import read_quarantine
+
     ids = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0]}
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
     async with inbox_limit(INBOX_TIMEOUT):

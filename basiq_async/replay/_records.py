@@ -22,7 +22,7 @@ from .._work.limits import inbox_limit
 from .._work.protocol import ClaimStatus, Inbox, QuarantinedDelivery
 from ..errors import SignatureVerificationError
 from ..models import Message
-from ..receiver import WebhookReceiver
+from ..receiver import Result, WebhookReceiver
 from ._engine import Finished
 from ._keys import ids_of, ids_of_event
 from ._run_claim import LEASE, RunClaim
@@ -194,7 +194,11 @@ class RetryTarget:
         entry = message.entry
         if self._receiver is not None:
             outcome = await self._receiver._retry(entry)
-            return "refused" if isinstance(outcome.error, SignatureVerificationError) else interpret(outcome)
+            if isinstance(outcome.error, SignatureVerificationError):
+                return "refused"
+            if outcome.result is Result.QUARANTINED and outcome.error is not None:
+                raise outcome.error  # it failed again, and stays
+            return interpret(outcome)
         fault = None if entry.seal is None else self._seal.find_fault(entry.seal, *entry.sealed_parts())
         if fault is not None:
             logger.error("the quarantined message %s is refused: it %s", printable(repr(message.id)), fault)

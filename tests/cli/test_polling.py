@@ -105,7 +105,7 @@ async def poll(*options: str) -> tuple[list[dict[str, Any]], str]:
 async def begun() -> None:
     """Wait until it is recorded from which message on messages are new."""
     async with asyncio.timeout(PATIENCE):
-        while not list(Path().glob("*.start")):
+        while not list(Path().glob("basiq-listen-*.db")):
             await asyncio.sleep(0.01)
 
 
@@ -183,7 +183,7 @@ async def test_since_counts_by_the_clock_of_the_api_and_not_of_this_machine(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--poll-all", "--checkpoint", "x"), "--checkpoint is for one webhook"),
+        (("--poll-all", "--inbox", "x"), "--inbox is for one webhook"),
         (("--poll", "w", "--since", "2026-01-05T12:00:00"), "--since must be"),
         (("--poll", "w", "--every", "inf"), "finite"),
         (("--poll", "w", "--poll-all"), "cannot be used together"),
@@ -208,7 +208,7 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(f
     assert "not accepted" not in poller.told
     async with serving() as service:
         same = next(Path().glob("*.db")).name
-        there = ("--poll", webhook_id, "--forward-to", service.url, "--checkpoint", same)
+        there = ("--poll", webhook_id, "--forward-to", service.url, "--inbox", same)
         rows, _ = await poll(*there, "--limit", "3")
         assert len(service.requests) == 3
     assert [row["result"] for row in rows] == ["forwarded"] * 3

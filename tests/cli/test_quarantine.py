@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver.protocol import ClaimStatus
 
 from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
-from .conftest import Run, Served
+from .conftest import Endpoint, Run, Served
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +41,23 @@ def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 await receiver.handle(signed(body, message_id=f"m-{event_id}"), body)
 
     asyncio.run(main())
+
+
+def make_service(body: str, *, on: str = "*") -> str:
+    """Write the module of a service whose handler does this, and return the place of its receiver."""
+    name = f"a_service_{next(_NUMBERS)}"
+    Path(f"{name}.py").write_text(
+        "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
+        "def receiver():\n"
+        f"    made = WebhookReceiver({SECRET!r}, webhook_id='w1', inbox=SQLiteInbox('inbox.db'), quarantine_after=1)\n"
+        f"    @made.on({on!r})\n"
+        f"    async def handle(delivery): {body or '...'}\n"
+        "    return made\n"
+    )
+    return f"{name}:receiver"
+
+
+_NUMBERS = itertools.count()
 
 
 def entry(run: Run, event_id: str, *more: str, code: int) -> dict[str, Any]:
@@ -84,13 +105,86 @@ def test_without_its_type_basiq_is_asked_for_an_event(run: Run, served: Served) 
     assert (found["event_type_id"], found["state"]) == ("consent.revoked", "unknown")
 
 
-def test_the_quarantine_of_an_inbox_is_listed_and_emptied_without_its_receiver(run: Run) -> None:
-    listed = run("quarantine", "list", "--inbox", "inbox.db")
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_receiver_needs_no_webhook_and_no_key_to_try_again(
+    run: Run, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_service("" if not broken else "raise RuntimeError('broken again')")
+    listed = run("inbox", "get", "e-bad", "--receiver", place, "--event", "consent.revoked")
+    assert (listed.row["state"], listed.row["webhook_id"]) == ("quarantined", "w1")
+    monkeypatch.delenv("BASIQ_API_KEY")
+    done = run("quarantine", "retry", "--receiver", place)
+    assert (done.exit_code, done.row["result"]) == ((1, "failed") if broken else (0, "handled")), done.output
+    assert "broken again" in (done.row["error"] or "") if broken else done.row["error"] is None
+    assert run("quarantine", "list", "--receiver", place).exit_code == (1 if broken else 0)
+    known = run("inbox", "get", "e-bad", "--receiver", place, "--event", "consent.revoked")
+    assert known.row["state"] == ("quarantined" if broken else "handled")
+
+
+def test_what_stays_has_a_word(run: Run) -> None:
+    """A type has no handler any more, then another program changes the entry."""
+    place = make_service("", on="user.created")
+    assert run("quarantine", "retry", "--receiver", place).row["result"] == "no-handler"
+
+    async def change() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            (entry,) = await inbox.quarantined()
+            claim = await inbox.claim_quarantined(entry.key, "t", lease=30.0)
+            assert claim.status is ClaimStatus.CLAIMED
+            await inbox.quarantine(entry.key, "t", attrs.evolve(entry, error="it was never like that", body=b"{}"))
+
+    asyncio.run(change())
+    place = make_service("")
+    done = run("quarantine", "retry", "m-e-bad", "--receiver", place)
+    assert (done.exit_code, done.row["result"]) == (1, "refused"), done.output
+    assert run("quarantine", "retry", "none", "--receiver", place).exit_code == 2
+
+
+def test_the_quarantine_of_an_inbox_is_listed_shown_exported_and_emptied_without_its_receiver(run: Run) -> None:
+    at = ("--inbox", "inbox.db")
+    listed = run("quarantine", "list", *at)
     assert (listed.exit_code, listed.row["delivery_id"]) == (1, "m-e-bad")
+    assert run("quarantine", "list", *at, "--webhook", "w2").exit_code == 0
+    shown = run("quarantine", "show", "m-e-bad", *at)
+    assert (shown.exit_code, json.loads(shown.row["body"])["eventId"]) == (0, "e-bad")
+    assert run("quarantine", "show", "m-none", *at).exit_code == 2
+    assert run("quarantine", "export", "failed.jsonl", *at).exit_code == 0
+    row = json.loads(Path("failed.jsonl").read_text())
+    assert (row["id"], row["body"]["eventId"]) == ("m-e-bad", "e-bad")
+    assert Path("failed.jsonl").stat().st_mode & 0o777 == 0o600
+    assert run("quarantine", "export", "failed.jsonl", *at).exit_code == 2
     assert run("quarantine", "list", "--inbox", "none.db").exit_code == 2
     assert run("quarantine", "list").exit_code == 2
-    retried = run("quarantine", "retry")
-    assert (retried.exit_code, "--receiver" in retried.stderr) == (2, True)
-    dropped = run("quarantine", "drop", "m-e-bad", "--inbox", "inbox.db", "--yes")
+    retried = run("quarantine", "retry", *at)
+    assert (retried.exit_code, "--receiver or --to" in retried.stderr) == (2, True)
+    refused = run("quarantine", "drop", "m-e-bad", *at)
+    assert (refused.exit_code, "pass --yes" in refused.stderr) == (2, True)
+    dropped = run("quarantine", "drop", "m-e-bad", *at, "--yes")
     assert dropped.row == {"dropped": 1}
-    assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 0
+    assert run("quarantine", "drop", "m-e-bad", *at, "--yes").exit_code == 2
+    assert run("quarantine", "list", *at).exit_code == 0
+
+
+def test_what_was_posted_is_named_by_the_target_and_the_webhook(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    endpoint.status = 400
+    assert run("replay", webhook_id, "--to", endpoint.url).exit_code == 1
+    at = ("--to", endpoint.url, "--webhook", webhook_id)
+    first, *rest = run("quarantine", "list", *at).rows
+    assert (first["kind"], first["acknowledged"], "400" in first["error"]) == ("message", False, True)
+    assert json.loads(first["body"])["id"] == first["delivery_id"]
+    assert run("quarantine", "drop", first["delivery_id"], *at, "--yes").exit_code == 0
+    failed = run("quarantine", "retry", *at)
+    assert (failed.exit_code, [row["result"] for row in failed.rows]) == (1, ["failed"] * 2)
+    endpoint.status = 204
+    some = run("quarantine", "retry", rest[0]["delivery_id"], *at)
+    assert (some.exit_code, some.row["result"]) == (0, "handled")
+    assert run("quarantine", "list", *at).row["delivery_id"] == rest[1]["delivery_id"]
+
+
+def test_the_inbox_of_a_service_is_not_emptied_by_posting_to_the_service(run: Run, endpoint: Endpoint) -> None:
+    """The service takes what is in its own quarantine for handled, and would accept it without handling it."""
+    at = ("--to", endpoint.url, "--webhook", "w1", "--inbox", "inbox.db")
+    refused = run("quarantine", "retry", *at)
+    assert (refused.exit_code, "name its --receiver" in refused.stderr, endpoint.ids) == (2, True, [])
+    assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 1
