@@ -274,20 +274,6 @@ async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(fake: Fa
             assert await poller.end(signal.SIGINT) == (130, [])
 
 
-async def test_a_first_run_that_was_killed_leaves_no_file_that_stops_the_next(
-    fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    webhook_id = fake.seed_messages(0)
-    fake.emit("user.created")
-    with monkeypatch.context() as killed:
-        killed.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-        done = await asyncio.to_thread(run_command, "listen", "--poll", webhook_id, "--since", "1h")
-    assert done.exit_code != 0
-    assert list(Path().iterdir()) == []
-    rows, _ = await poll("--poll", webhook_id, "--since", "1h", "--limit", "1")
-    assert len(rows) == 1
-
-
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
 async def test_without_a_time_it_begins_after_the_newest_message_by_the_clock_of_the_api(
     order: Any, monkeypatch: pytest.MonkeyPatch
