@@ -379,7 +379,10 @@ class Paginator(Generic[T]):
         reached = self._place.last_id if self._place is not None else None
         return self._start.after if reached is None and self._start is not None else reached
 
-    if not TYPE_CHECKING:  # a type checker refuses the await itself
+    if not TYPE_CHECKING:  # a type checker refuses them itself
+
+        def __iter__(self) -> NoReturn:
+            raise ConfigurationError("a list is read with `async for`, not with `for`; or await its collect()")
 
         def __await__(self) -> NoReturn:
             raise ConfigurationError("a list is not awaited: use async for, or await its collect() or first()")

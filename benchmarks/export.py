@@ -21,7 +21,7 @@ import aiohttp
 import httpx
 
 from basiq_async import BasiqClient
-from basiq_async.replay import JSONLinesTarget, Replay, SQLiteCheckpoint
+from basiq_async.replay import JSONLinesTarget, Replay
 from benchmarks import _contestants as by
 from benchmarks._harness import Figure, best_slices, figure, microseconds, ratios, run_program, server
 from benchmarks._server import PAGE, WEBHOOK
@@ -57,8 +57,7 @@ async def by_list(basiq: BasiqClient, path: Path) -> int:
 
 async def by_replay(basiq: BasiqClient, folder: Path) -> int:
     path = folder / str(uuid4())
-    checkpoint = SQLiteCheckpoint(path.with_suffix(".db"))
-    return (await Replay(basiq, WEBHOOK, JSONLinesTarget(path), checkpoint=checkpoint).run()).handled
+    return (await Replay(basiq, WEBHOOK, JSONLinesTarget(path)).run()).handled
 
 
 async def by_hand_with_resume(session: aiohttp.ClientSession, url: str, folder: Path) -> int:
@@ -165,12 +164,12 @@ def programs(runs: int, pages: int = _PROGRAM_PAGES) -> list[Figure]:
     with server(pages) as url, tempfile.TemporaryDirectory() as folder:
         environment = {"BASIQ_API_KEY": by.KEY, "BASIQ_BASE_URL": url, "HOME": folder, **_QUIET}
         cli = ["-c", "from basiq_async.cli import main; main()"]
-        replay = [*cli, "replay", WEBHOOK, "--yes", "--to-jsonl"]
+        replay = [*cli, "replay", WEBHOOK, "--yes", "--file"]
         ways: dict[str, Callable[[str], list[str]]] = {
             "list": lambda to: ["-c", _LISTING, url, to],
             "list by command": lambda to: [*cli, "messages", "list", WEBHOOK, "--json="],
             "replay": lambda to: ["-c", _REPLAYING, url, to],
-            "replay by command": lambda to: [*replay, f"{to}/out.jsonl", "--checkpoint", f"{to}/checkpoint.db"],
+            "replay by command": lambda to: [*replay, f"{to}/out.jsonl"],
             "dlt": lambda to: ["-c", _DLT, url, to],
         }
         for number in range(runs):
@@ -189,7 +188,7 @@ def programs(runs: int, pages: int = _PROGRAM_PAGES) -> list[Figure]:
         )
         for name, command, loop in (
             ("list", "messages list --json", "messages.list"),
-            ("replay", "replay --to-jsonl", "Replay"),
+            ("replay", "replay --file", "Replay"),
         )
     ]
     job = f"{_LIST}, a program for {count:,} messages"

@@ -39,13 +39,12 @@ async def _stream(url: str) -> int:
 
 
 async def _replay(url: str) -> int:
-    from basiq_async.replay import JSONLinesTarget, Replay, SQLiteCheckpoint
+    from basiq_async.replay import JSONLinesTarget, Replay
     from benchmarks import _contestants as by
 
     with tempfile.TemporaryDirectory() as folder:
-        target, checkpoint = JSONLinesTarget(f"{folder}/out"), SQLiteCheckpoint(f"{folder}/checkpoint")
         async with by.client(url) as basiq:
-            return (await Replay(basiq, by.WEBHOOK, target, checkpoint=checkpoint).run()).handled
+            return (await Replay(basiq, by.WEBHOOK, JSONLinesTarget(f"{folder}/out")).run()).handled
 
 
 async def _list(url: str) -> int:

@@ -32,7 +32,7 @@ HEADLINES = {
         "The token, the retries and the checks add a few hundredths."
     ),
     ("a history to JSON lines by a Replay with its default settings", "a loop by hand that continues after a kill"): (
-        "The checkpoint and the dead letters add about a third to a bare loop."
+        "The file is the record: it is read once, and written once."
     ),
 }
 """The README's figures, by job and peer, and what each one means. ``results.md`` has all figures."""

@@ -48,6 +48,8 @@ async def main(url: str) -> None:
         found = await catch_up(basiq, receiver, url, Path())
     print("a secret that Basiq returned is in ./webhook-secret: store it where the service reads it")
     print(f"{found.handled} messages, and events without a message, were handled")
+    for problem in found.problems:
+        print("left:", problem)
 
 
 if __name__ == "__main__":

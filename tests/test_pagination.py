@@ -876,3 +876,9 @@ async def test_each_loop_begins_anew() -> None:
 def test_a_client_without_a_loop_can_be_made_and_its_lists_too() -> None:
     basiq = BasiqClient(API_KEY, transport=Scripted(History(1)))
     assert isinstance(basiq.messages.list("w"), Paginator)
+
+
+@pytest.mark.parametrize("use", [iter, list, lambda pages: next(iter(pages))])
+async def test_a_for_over_a_list_says_async_for(basiq_client: BasiqClient, use: Any) -> None:
+    with pytest.raises(ConfigurationError, match="`async for`"):
+        use(basiq_client.event_types.list())

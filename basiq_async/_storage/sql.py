@@ -21,6 +21,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .._redaction.tracebacks import UnshownText, drop_tracebacks
 from .._work.calls import OneProcess
+from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from ..errors import BasiqError, ConfigurationError
 from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
@@ -220,11 +221,8 @@ class SQLStore:
         connection, whole = self.engine.connect(), False
         turn = self._writing if write and not self.on_postgresql else None
         if turn is not None:  # the tasks of this process take turns to write to SQLite
-            try:
-                async with asyncio.timeout(None if patient else _QUEUE_WAIT):
-                    await turn.acquire()
-            except TimeoutError:
-                raise BusyError from None
+            async with limit(None if patient else _QUEUE_WAIT, BusyError):
+                await turn.acquire()
         try:
             await connection.start()  # the first statement begins the transaction
             if turn is not None:

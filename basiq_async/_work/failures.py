@@ -10,7 +10,7 @@ import math
 from itertools import islice
 
 from .._redaction.tracebacks import chain_of
-from ..errors import APIError
+from ..errors import APIError, InboxError, TransportError
 
 _MOST_CAUSES = 100
 _MOST_SHOWN = 3
@@ -34,6 +34,13 @@ def find_retry_after(error: BaseException) -> float | None:
     waits = [getattr(leaf, "retry_after", None) for leaf in leaves(error)]
     numbers = [float(wait) for wait in waits if isinstance(wait, (int, float)) and not isinstance(wait, bool)]
     return max((wait for wait in numbers if 0 <= wait < math.inf), default=None)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether a service is away: each leaf is an error of a connection, of a time limit, or of an inbox."""
+    away = (TransportError, ConnectionError, TimeoutError, InboxError)
+    # SQLAlchemy's errors say so of a lost connection.
+    return all(isinstance(leaf, away) or getattr(leaf, "connection_invalidated", False) for leaf in leaves(error))
 
 
 def correlation_id(error: BaseException | None) -> str | None:

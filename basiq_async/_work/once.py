@@ -16,7 +16,7 @@ import attrs
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
 from .failures import leaves
-from .limits import inbox_is_slow, inbox_limit
+from .limits import inbox_is_slow, inbox_limit, wait_for_event
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
 
@@ -113,6 +113,8 @@ class Unit(ABC, Generic[T]):
 
     prepares = False
     """Whether to await ``prepare`` before the claim of such a transaction, which holds no connection meanwhile."""
+    leased = False
+    """Whether the event is claimed already, by a lease of this token."""
 
     def __init__(
         self,
@@ -288,7 +290,7 @@ class Unit(ABC, Generic[T]):
                 await self._interruptible(self._wait_for_turn, None)
             by_key[self.key] = self._task
             if self.prepares:
-                if not self.quarantined and (ending := await self._find_ended()) is not None:
+                if not (self.quarantined or self.leased) and (ending := await self._find_ended()) is not None:
                     return ending
                 await self._interruptible(self.prepare, self.units.work_timeout)
             ending = await self._claim()
@@ -301,7 +303,7 @@ class Unit(ABC, Generic[T]):
                 value = await self._interruptible(self.work, self.units.work_timeout)
             return await self._complete(value)
         except asyncio.CancelledError:
-            if self.claimed:
+            if self.claimed or self.leased:
                 await self.release()
             return Ending(Ended.CANCELLED)
         except Exception as exc:
@@ -335,6 +337,8 @@ class Unit(ABC, Generic[T]):
     async def _claim(self) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
         inbox, lease = self.units.inbox, self.units.lease
+        if self.leased and self.session is None:
+            return None
         if self.session is not None:
             ask = partial(self.session.claim_transaction, lease=lease, quarantined=self.quarantined)
         else:
@@ -367,12 +371,8 @@ class Unit(ABC, Generic[T]):
 
     async def _renew(self, ended: asyncio.Event) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self.units.lease / 3):
-                    await ended.wait()
+            if await wait_for_event(ended, self.units.lease / 3):
                 return
-            except TimeoutError:
-                pass
             try:
                 async with inbox_limit(self.units.call_timeout):
                     claim = self.units.inbox.claim_quarantined if self.quarantined else self.units.inbox.claim

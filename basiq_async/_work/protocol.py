@@ -184,6 +184,9 @@ class QuarantinedDelivery:
     or something unreadable. ``acknowledged``: whether Basiq was told that it need not send the event again. It is False
     for what a job set aside: Basiq's next attempt may handle it.
 
+    A ``WaitingInbox`` keeps deliveries that wait in the same form: ``quarantined_at`` is then the time when it was
+    stored, and ``error`` and ``failures`` are those of its attempts so far.
+
     ``seal`` is the receiver's signature over the delivery. An inbox whose storage other programs may write to keeps the
     seal, and returns an empty one if there is none. It is None from an inbox whose storage is trusted.
     """
@@ -262,6 +265,64 @@ def unpack_entry(text: str | bytes, *, key: str, at: datetime, trusted: bool = T
         return QuarantinedDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", seal="")
     # The key and time of its place, so that the next page always begins after it.
     return attrs.evolve(entry, key=key, quarantined_at=at, seal=None if trusted else entry.seal or "")
+
+
+@attrs.frozen(kw_only=True)
+class Waiting:
+    """What waits in an inbox to be handled: deliveries that were acknowledged.
+
+    ``count`` is their number, ``fresh`` the number of those that never failed, ``size`` the bytes that they take, and
+    ``age`` the seconds since the oldest was stored, or None if nothing waits.
+    """
+
+    count: int = 0
+    fresh: int = 0
+    size: int = 0
+    age: float | None = None
+
+
+@runtime_checkable
+class WaitingInbox(Inbox, Protocol):
+    """An inbox that also keeps deliveries to be handled after their acknowledgement.
+
+    A key that waits is known, and is not handled: ``claim`` returns CLAIMED for it, and ``complete`` ends its wait. It
+    is kept until it is handled or set aside, however long that takes.
+    """
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """Store a delivery durably under its key, due at once. Its ``quarantined_at`` is the time when it came.
+
+        Returns False if the key was handled, waits already, or is in the quarantine and was acknowledged. What a job
+        set aside waits now. Another worker's claim stays, and if it completes, the wait ends too. Raises ``InboxError``
+        while another worker handles the key in a transaction.
+        """
+        ...
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """Claim at most ``limit`` due deliveries of a webhook that no other token holds, the longest due first."""
+        ...
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """End this token's claim on a key that waits. It is due again after ``seconds``, as ``delivery`` if given.
+
+        A transaction of the token is rolled back. Returns False, and changes nothing, if the token does not hold the
+        key, or if it does not wait.
+        """
+        ...
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """Return what waits of a webhook."""
+        ...
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """Return at most ``limit`` deliveries that wait, of all webhooks, in the order of ``quarantined``."""
+        ...
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, suppress
 
 from .._storage.private_files import open_new
@@ -68,7 +68,7 @@ async def first_quarantined(
 
 async def read_pages(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, ids: Collection[str] | None = None
-) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
+) -> AsyncGenerator[Sequence[QuarantinedDelivery]]:
     """Yield the webhook's entries, or those with these ids, some at once. See ``read_quarantine``."""
     page: list[QuarantinedDelivery] = []
     async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from .. import __version__
 from ..errors import BasiqError, ConfigurationError
@@ -16,6 +17,7 @@ from ._deliveries import sign, trigger, verify
 from ._demo import demo
 from ._doctor import compare
 from ._exit_codes import MEANINGS, WRONG, exit_code
+from ._help import cut_no_names
 from ._history import events_app, messages_app
 from ._jobs import jobs_app, worker
 from ._listen import listen
@@ -138,7 +140,11 @@ def run(given: Sequence[str]) -> int:
     with new_session(json=any(word.startswith("--json=") for word in words)):
         try:
             try:
-                found = build()(args=[*words, *given[end:]], prog_name="basiq-async", standalone_mode=False)
+                command: Any = build()
+                if isinstance(command, typer.Typer):
+                    command = get_command(command)
+                cut_no_names(command)
+                found = command(args=[*words, *given[end:]], prog_name="basiq-async", standalone_mode=False)
                 if inspect.iscoroutine(found):  # of a command that is an async function
                     found = run_until_signal(found)
                 code = found if isinstance(found, int) else 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .._wire.order import FAR, NewestItems, Order, item_time, raw_time, raw_times, read_newest
 from .._wire.paging import raw_id
 from .._work.ids import Ids, digest_of
+from .._work.limits import wait_for_event
 from ..errors import APIError, TransportError
 from ..replay.shared import Reading
 from ._run import wait_patiently
@@ -47,9 +47,7 @@ async def follow_up(
             wait = first if await poll() else min(longest, wait * _GROWTH)
         except (APIError, TransportError) as exc:
             wait = wait_patiently(exc, wait, longest)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):
-                await stop.wait()
+        await wait_for_event(stop, wait * random.uniform(0.9, 1.0))
 
 
 class History:

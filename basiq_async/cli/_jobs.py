@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, ReplayError
+from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RecordError, ReplayError
 from ._inboxes import name_failure
 from ._options import Filter, Json, WebhookId, Yes, option
-from ._output import PrintableLog, live, note
+from ._output import live, note, session, show_logs
 from ._replay import Source
 from ._results import Column, Output, Row, View, count_details
 from ._run import confirm
+from ._runs import drop_dead_letters, export_dead_letters, list_dead_letters
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, JobProgress
@@ -144,6 +145,41 @@ async def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
         note(f"{(await job.retry_dead()).dead:,} dead letters will be tried again; see 'basiq-async jobs watch'")
 
 
+@jobs_app.command("dead")
+async def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
+    """List the dead letters of a job. The exit code is 1 if there are any."""
+    async with _open_job(fleet, key) as job:
+        return 1 if await list_dead_letters([job], Output(json)) else 0
+
+
+@jobs_app.command("export-dead")
+async def export_dead(
+    key: Key,
+    file: Annotated[str, typer.Argument(help="The new file, with one line of JSON per message.")],
+    fleet: FleetPlace = None,
+) -> None:
+    """Write the dead letters of a job to a file that only its owner can read. The job keeps them."""
+    async with _open_job(fleet, key) as job:
+        await export_dead_letters([job], file)
+
+
+@jobs_app.command("drop-dead")
+def drop_dead(
+    key: Key,
+    ids: Annotated[list[str], typer.Argument(help="The ids of dead letters.")],
+    fleet: FleetPlace = None,
+    yes: Yes = False,
+) -> Awaitable[None]:
+    """Remove dead letters of a job for good. Asks first."""
+    confirm(f"Remove {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
+
+    async def work() -> None:
+        async with _open_job(fleet, key) as job:
+            await drop_dead_letters([job], ids)
+
+    return work()
+
+
 @jobs_app.command()
 def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> Awaitable[None]:
     """Remove a job that has ended, with its counts and dead letters. Asks first."""
@@ -186,6 +222,8 @@ async def _open_job(place: str | None, key: str) -> AsyncIterator[Job]:
     async with _open_fleet(place) as fleet:
         try:
             job = await fleet.get(key)
+        except RecordError:
+            raise
         except ReplayError:
             raise ReplayError(f"there is no job {key!r}; 'basiq-async jobs list' shows all jobs") from None
         yield job
@@ -193,18 +231,15 @@ async def _open_job(place: str | None, key: str) -> AsyncIterator[Job]:
 
 @asynccontextmanager
 async def _open_fleet(place: str | None, fleet: Fleet | None = None) -> AsyncIterator[Fleet]:
-    import asyncio
+    from .._work.limits import limit
 
+    session().verdict = True
     opened = fleet or _find(_check_place(place))
     async with AsyncExitStack() as stack:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await stack.enter_async_context(opened)
-                await opened.jobs()
-        except TimeoutError:
-            raise ConnectionFailedError(
-                f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
-            ) from None
+        slow = f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
+        async with limit(_PATIENCE, ConnectionFailedError(slow)):
+            await stack.enter_async_context(opened)
+            await opened.jobs()
         yield opened
 
 
@@ -236,7 +271,9 @@ def worker(
     fleet: FleetPlace = None,
     processes: Annotated[int, typer.Option(min=1, help="How many worker processes to run.")] = 1,
     segments: Annotated[int, typer.Option(min=1, help="How many pages a process works on at once.")] = 2,
-    log_level: Annotated[str, typer.Option(help="The lowest level that is logged.")] = "INFO",
+    log_level: Annotated[
+        str, typer.Option(help="The lowest level that is logged; DEBUG is for this package alone.")
+    ] = "INFO",
 ) -> None:
     """Work on the jobs of a fleet until SIGTERM or Ctrl-C.
 
@@ -247,7 +284,6 @@ def worker(
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
-    log = PrintableLog("%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
-    logging.basicConfig(level=level, handlers=[log])
+    show_logs(level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s", others=logging.INFO)
     with _naming_errors(_check_place(fleet)):
         run_workers(_check_place(fleet), processes=processes, segments=segments)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from logging import Formatter, LogRecord, StreamHandler
+from logging import Formatter, LogRecord, StreamHandler, basicConfig, getLogger
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -213,6 +213,15 @@ class PrintableLog(StreamHandler[TextIO]):
                 write_note(f"    {line}")
         except Exception:
             self.handleError(record)
+
+
+def show_logs(level: int, form: str, *, others: int) -> None:
+    """Show log records of this package from ``level`` on, and of other libraries from the level ``others`` on.
+
+    At DEBUG, some drivers of databases print the values of statements, and so whole deliveries.
+    """
+    basicConfig(level=max(level, others), handlers=[PrintableLog(form)])
+    getLogger("basiq_async").setLevel(level)
 
 
 def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:

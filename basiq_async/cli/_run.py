@@ -15,7 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import ConfigurationError
-from ._output import DEBUG, PrintableLog, is_terminal, live, note, prompt, session
+from ._output import DEBUG, is_terminal, live, note, prompt, session, show_logs
 from ._settings import Settings, find_settings
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _quiet_logs() -> None:
     The commands report these events themselves. aiohttp's server logs a traceback for each request that is not HTTP.
     """
     if os.environ.get(DEBUG):
-        logging.basicConfig(level=logging.DEBUG, handlers=[PrintableLog("%(levelname)s %(name)s: %(message)s")])
+        show_logs(logging.DEBUG, "%(levelname)s %(name)s: %(message)s", others=logging.WARNING)
         return
     for name in ("basiq_async", "aiohttp.server"):
         logger = logging.getLogger(name)

@@ -72,19 +72,16 @@ async def read_page(pages: Pages, claim: SegmentClaim) -> SegmentPage:
     """
     step, page = claim, await _read_step(pages, claim)
     found = {message.id: message for message in page.messages}
-    while claim.edge and found.keys().isdisjoint(claim.edge):
-        if page.next_cursor is None:
-            found = {}  # all that it had is gone
-            break
-        if len(found) > _MOST_ARRIVED:
-            raise _lost(claim.edge)
+    while claim.edge and claim.edge[-1] not in found and page.next_cursor is not None and len(found) < _MOST_ARRIVED:
         after = [*claim.after, *found][-EDGE:]
         step = attrs.evolve(step, before=page.cursor, cursor=page.next_cursor, after=after)
         page = await _read_step(pages, step)
         found |= {message.id: message for message in page.messages if message.id not in found}
     ids = list(found)
     while claim.edge and ids and ids[-1] not in claim.edge:
-        ids.pop()
+        ids.pop()  # of the next segment
+    if claim.edge and not ids and page.next_cursor is not None:
+        raise _lost(claim.edge)
     return SegmentPage(
         messages=[found[id] for id in ids],
         cursor=page.cursor,

@@ -32,17 +32,6 @@ def is_notification(key: object, segment: object) -> bool:
     return 0 < len(key) <= LONGEST_KEY and SEGMENT_NAME.fullmatch(segment) is not None
 
 
-LONGEST_NAME = 200
-"""The longest name of a job function, in characters."""
-
-
-def is_notification(key: object, segment: object) -> bool:
-    """Whether what a broker carried is the key of a job and the name of a segment: it may carry what others wrote."""
-    if not isinstance(key, str) or not isinstance(segment, str):
-        return False
-    return 0 < len(key) <= LONGEST_KEY and SEGMENT_NAME.fullmatch(segment) is not None
-
-
 EDGE = 20
 """How many ids before a page are recorded: the place is found again as long as one of them is listed."""
 

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from ..models import Message
 from ..receiver import Delivery, DeliveryEvent, Outcome, Result
 from ..replay import Progress, Target
+from ..replay._sources import Source
 from ._providers import Bounded, Telemetry, clean, first_deliveries
 
 logger = logging.getLogger("basiq_async.otel")
@@ -101,22 +102,20 @@ class ReceiverTelemetry:
 class ReplayTelemetry:
     """Records the runs of one replay. Its metrics are recorded from the progress, four times a second.
 
-    ``source`` distinguishes the two replays of a recovery: one of messages, one of events.
+    Their attribute ``basiq.source`` distinguishes the two lists of a recovery: messages, and events.
     """
 
-    def __init__(self, telemetry: Telemetry, source: str) -> None:
-        self._attributes = {"basiq.source": source}
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._attributes: dict[str, str] = {}
         self.telemetry = telemetry
         self._types = Bounded()
         meter = telemetry.meter
         self._messages = meter.create_counter("basiq.replay.messages", description="Messages, by outcome.")
-        self._commits = meter.create_counter("basiq.replay.commits", description="Commits of the checkpoint.")
         self._pauses = meter.create_counter("basiq.replay.pauses", description="Pauses, by cause.")
         self._rate = meter.create_gauge("basiq.replay.rate", unit="{message}/s", description="Messages a second.")
         self._lag = meter.create_gauge(
             "basiq.replay.lag", unit="s", description="Age of the message that the replay has reached."
         )
-        self._dead = meter.create_gauge("basiq.replay.dead_letters", description="Dead letters in the checkpoint.")
         self._in_flight = meter.create_gauge("basiq.replay.in_flight", description="Messages handed out.")
         self._last: Progress | None = None
         self._message: Message | None = None
@@ -125,8 +124,9 @@ class ReplayTelemetry:
         """Return the target, wrapped so that each message has a span."""
         return _TracedTarget(target, self)
 
-    def begin(self) -> None:
-        """Start recording a run. Its counts start at 0."""
+    def begin(self, source: Source) -> None:
+        """Start recording a run over one list. Its counts start at 0."""
+        self._attributes = {"basiq.source": source}
         self._last = self._message = None
 
     def reach(self, message: Message) -> None:
@@ -140,14 +140,10 @@ class ReplayTelemetry:
             more = count - (0 if last is None else _outcomes(last)[outcome])
             if more > 0:
                 self._messages.add(more, {**self._attributes, "basiq.outcome": outcome})
-        commits = progress.commits - (0 if last is None else last.commits)
-        if commits > 0:
-            self._commits.add(commits, self._attributes)
         if progress.paused > 0 and (last is None or last.paused <= 0):
             cause = "outage" if progress.down > 0 else "requested"
             self._pauses.add(1, {**self._attributes, "basiq.cause": cause})
         self._rate.set(progress.rate, self._attributes)
-        self._dead.set(progress.dead, self._attributes)
         self._in_flight.set(progress.in_flight, self._attributes)
         age = _age(self._message)
         if age is not None:
@@ -179,9 +175,6 @@ class _TracedTarget:
             skipped = await self._inner.deliver(message)
             span.set_attribute("basiq.outcome", "handled" if skipped is None else "skipped")
             return skipped
-
-    async def flush(self) -> None:
-        await self._inner.flush()
 
 
 def _identify(item: Delivery | Message) -> dict[str, str]:

@@ -17,10 +17,11 @@ from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
 from .._work.blocking import watch
 from .._work.calls import HOST
-from .._work.failures import failure_text, find_retry_after
+from .._work.failures import failure_text, find_retry_after, is_outage
 from .._work.once import Ended, Ending, Unit, Units
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
+from ._backlog import Ticket
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
@@ -47,6 +48,7 @@ class Dispatcher:
 
     seal: signs the deliveries that go into the quarantine.
     handler_timeout, inbox_timeout, lease: in seconds. ``inbox_timeout`` limits each call of the inbox.
+    deferred_timeout, deferred_lease: those of deferred deliveries.
     quarantine_after: failures of a delivery after which it is set aside; None for never.
     clock: seconds since 1970.
     """
@@ -60,6 +62,8 @@ class Dispatcher:
         handler_timeout: float,
         inbox_timeout: float,
         lease: float,
+        deferred_timeout: float,
+        deferred_lease: float,
         quarantine_after: int | None,
         clock: Callable[[], float],
     ) -> None:
@@ -73,33 +77,45 @@ class Dispatcher:
         self._unhandled: dict[str, int] = {}
         self._blocking: set[str] = set()
         self._units = Units(inbox, lease=lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=handler_timeout)
+        self._deferred = Units(
+            inbox, lease=deferred_lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=deferred_timeout
+        )
         self.outages = Outages()
 
     async def dispatch(
-        self, delivery: Delivery, *, retried: QuarantinedDelivery | None = None, patience: float = PATIENCE
+        self,
+        delivery: Delivery,
+        *,
+        retried: QuarantinedDelivery | None = None,
+        ticket: Ticket | None = None,
+        patience: float = PATIENCE,
     ) -> Outcome:
         """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
-        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``patience`` is in seconds.
+        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``ticket``: it was deferred, and this
+        process has it. ``patience`` is in seconds.
         """
         route = self._routes.find(delivery.event_type_id)
         if route is None:
-            if retried is None:
+            if retried is None and ticket is None:
                 self._count_unhandled(delivery)
             return Outcome(Result.IGNORED, delivery)
         session = self._transactions if route.session else None
-        attempt = _Attempt(self._units, delivery, route, retried, patience, session, self)
+        units = self._units if ticket is None else self._deferred
+        attempt = _Attempt(units, delivery, route, retried, patience, session, self, ticket)
         return attempt.outcome_of(await attempt.handle_once())
 
     @property
     def in_flight(self) -> int:
         """The number of deliveries that are being handled."""
-        return len(self._units)
+        return len(self._units) + len(self._deferred)
 
     async def drain(self) -> None:
         """Wait until no delivery is being handled. A handler that never ends is waited for until its lease ends."""
-        self._units.hasty = True
-        left = await self._units.wait(max(self._units.lease, self.handler_timeout + 2 * self.inbox_timeout))
+        left = 0
+        for units, limit in ((self._units, self.handler_timeout), (self._deferred, 0.0)):
+            units.hasty = True
+            left += await units.wait(max(units.lease, limit + 2 * self.inbox_timeout))
         if left:
             logger.error(
                 "the handler of a delivery (of %d in all) was cancelled but still runs, and its lease has run out: "
@@ -154,15 +170,19 @@ class _Attempt(Unit[None]):
         patience: float,
         session: TransactionalInbox | None,
         dispatcher: Dispatcher,
+        ticket: Ticket | None = None,
     ) -> None:
         # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
-        token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
+        token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}" if ticket is None else ticket.token
         super().__init__(units, delivery.key, token, patience, session=session, quarantined=retried is not None)
         self.prepares = session is not None and route.prepare is not None
         self._delivery = delivery
         self._route = route
         self._retried = retried
-        self._failures = None if retried is None else retried.failures
+        self._ticket = ticket
+        self.leased = ticket is not None
+        entry = retried if ticket is None else ticket.entry
+        self._failures = None if entry is None else entry.failures
         """The number of its failures, or None if they are not counted."""
         self._dispatcher = dispatcher
         self._options: dict[str, object] = {}
@@ -199,20 +219,25 @@ class _Attempt(Unit[None]):
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
         hide_parameters(failure)
         self._result = Result.TIMED_OUT if self.timed_out else Result.FAILED
-        if not is_of_the_event(failure):
+        again = ""
+        if not is_of_the_event(failure) or self._is_of_an_outage(failure):
             await self.release()
+            again = "; deferred work pauses, because another event would fail as well" if self._ticket else ""
+            self._result = Result.UNAVAILABLE if self._ticket else self._result
             self._retry_after = find_retry_after(failure)
             if self._retry_after is not None:
                 self._result = Result.UNAVAILABLE
+        elif (wait := await self._wait_again(failure)) is not None:
+            again = f", {self._failures} times so far; it is tried again in {wait:.0f} s"
         elif await self._has_failed_too_often() and await self._set_aside(failure):
             self._result = Result.QUARANTINED
         logger.error(
             "the handler of delivery %r %s%s",
             shorten(self._delivery.id),
-            f"was cancelled after {self._dispatcher.handler_timeout:g} s" if self.timed_out else "failed",
+            f"was cancelled after {self.units.work_timeout:g} s" if self.timed_out else "failed",
             f", {self._failures} times so far; the delivery is in the quarantine: see receiver.quarantined()"
             if self._result is Result.QUARANTINED
-            else "",
+            else again,
             exc_info=None if self.timed_out else failure,
             extra=self.log_fields(failure),
         )
@@ -236,13 +261,36 @@ class _Attempt(Unit[None]):
             result, retry_after = self._result, self._retry_after
         elif ending.how is Ended.LATE:
             result = Result.TIMED_OUT
-            error = TimeoutError(f"the handler was cancelled after {self._dispatcher.handler_timeout:g} s")
+            error = TimeoutError(f"the handler was cancelled after {self.units.work_timeout:g} s")
         else:
             result, retry_after = Result.UNAVAILABLE, RETRY_SOON
             error = error or InboxError("the event loop shuts down")
             what = "was not committed" if self.claimed else "could not be claimed"
-            self.report(f"{what}, and the response asks Basiq to send it again", error)
+            then = "the response asks Basiq to send it again" if self._ticket is None else "it is tried again"
+            self.report(f"{what}, and {then}", error)
         return Outcome(result, self._delivery, None, error, retry_after, self._route.name, self._failures)
+
+    async def release(self, seconds: float | None = None) -> None:
+        """Release the claim. What was deferred is due at once."""
+        if self._ticket is None:
+            await super().release(seconds)
+            return
+        await self._last_call(partial(self._ticket.put_off, 0.0, None), "stays claimed until its lease runs out")
+
+    def _is_of_an_outage(self, failure: Exception) -> bool:
+        return self._ticket is not None and not self.timed_out and is_outage(failure) and self._ticket.excuse()
+
+    async def _wait_again(self, failure: Exception) -> float | None:
+        """Put a deferred delivery off after a failure. Return the seconds, or None if this was its last attempt."""
+        ticket = self._ticket
+        if ticket is None or ticket.entry.failures + 1 >= ticket.attempts:
+            return None
+        self._failures = ticket.entry.failures + 1
+        wait = ticket.seconds_to_wait(self._failures)
+        error = failure_text(failure, longest=_LONGEST_ERROR)
+        changed = attrs.evolve(ticket.entry, error=error, failures=self._failures)
+        await self._last_call(partial(ticket.put_off, wait, changed), "stays claimed until its lease runs out")
+        return wait
 
     async def _has_failed_too_often(self) -> bool:
         """Release the claim, and count the failure. A delivery in the quarantine stays there, and claimed."""
@@ -260,8 +308,9 @@ class _Attempt(Unit[None]):
     async def _set_aside(self, failure: Exception) -> bool:
         delivery, error, failures = self._delivery, failure_text(failure, longest=_LONGEST_ERROR), self._failures or 0
         now = datetime.fromtimestamp(self._dispatcher.clock(), UTC)
-        if self._retried is not None:
-            quarantined = attrs.evolve(self._retried, error=error, failures=failures, quarantined_at=now)
+        entry = self._retried if self._ticket is None else self._ticket.entry
+        if entry is not None:
+            quarantined = attrs.evolve(entry, error=error, failures=failures, quarantined_at=now)
         else:
             quarantined = QuarantinedDelivery(
                 key=self.key,

@@ -48,8 +48,8 @@ class Lifecycle:
             )
         self.loop = loop
 
-    async def enter(self) -> None:
-        """Count one entry. Log an error if the inbox cannot be used.
+    async def enter(self) -> bool:
+        """Count one entry, and return whether it is the first. Log an error if the inbox cannot be used.
 
         Raises ``ConfigurationError`` if the receiver was closed.
         """
@@ -65,6 +65,7 @@ class Lifecycle:
             except BaseException:
                 self._entered -= 1
                 raise
+        return self._entered == 1
 
     def leave(self) -> bool:
         """Count one exit. Return whether it was the last."""

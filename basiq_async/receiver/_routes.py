@@ -81,6 +81,7 @@ class Route:
     session: bool = False
     connection: bool = False
     prepare: Prepare | None = None
+    deferred: bool = False
 
 
 class Routes:
@@ -106,9 +107,14 @@ class Routes:
         return tuple(self._routes)
 
     def add(
-        self, patterns: tuple[str, ...], handler: Callable[..., Awaitable[object]], prepare: Prepare | None = None
+        self,
+        patterns: tuple[str, ...],
+        handler: Callable[..., Awaitable[object]],
+        prepare: Prepare | None = None,
+        *,
+        deferred: bool = False,
     ) -> None:
-        """Register a handler for patterns.
+        """Register a handler for patterns. ``deferred``: it works after the response.
 
         Raises ``ConfigurationError`` for an invalid pattern or handler, and for a second handler of a pattern.
         """
@@ -117,7 +123,8 @@ class Routes:
             known = self._routes.get(pattern)
             if known is not None and known.function is not handler:
                 raise ConfigurationError(f"{pattern!r} has a handler already, and only one of the two could run")
-        self._routes.update(dict.fromkeys(patterns, _route(handler, prepare, sessions=self._sessions)))
+        route = attrs.evolve(_route(handler, prepare, sessions=self._sessions), deferred=deferred)
+        self._routes.update(dict.fromkeys(patterns, route))
         self._most_words = max(pattern.count(".") for pattern in self._routes)
 
     def find(self, event_type_id: str) -> Route | None:

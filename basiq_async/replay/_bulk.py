@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from typing import Any
 
 from ..models import Message
 from ._engine import Engine
-from ._sources import MessageBatch
+from ._sources import MessageBatch, UnreadableMessage
 from ._where import choose, everything
 
 _MOST_UNWRITTEN = 4_096
@@ -17,88 +18,103 @@ _MOST_UNWRITTEN = 4_096
 class BulkEngine(Engine):
     """A run whose messages are accepted one after the other, and written together.
 
-    A target with a method ``add`` accepts a page at once.
+    A target with a method ``add`` accepts a page at once. One that ``accepts_unreadable`` gets the messages that cannot
+    be read, too.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._add = getattr(self._target, "add", None)
+        self._accepts_unreadable = getattr(self._target, "accepts_unreadable", False)
+        self._at_once = self._add is not None and self._left is None and self._settings.rate is None
+        self._unwritten: Counter[MessageBatch] = Counter()
+        """The number of messages of each page that were accepted, and are not written yet."""
 
     async def _read_messages(self) -> None:
         """Hand the messages of each page to the target, and have it write them from time to time."""
-        self._reading = asyncio.current_task()
         try:
-            unwritten: list[tuple[MessageBatch, int]] = []
-            count = 0
             while not self._stopped and self._left != 0:
-                batch = await self._source.advance()
+                batch = await self._next_page()
                 if batch is None:
                     self._whole = self._source.finished
                     break
-                accepted = await self._accept(batch)
-                unwritten.append((batch, accepted))
-                count += accepted
-                self._room = self._settings.concurrency - count
-                if count >= _MOST_UNWRITTEN or self._now() >= self._hint_due:
-                    await self._write(unwritten)
-                    count = 0
-            await self._write(unwritten)
+                await self._accept(batch)
         except Exception as exc:
-            self._whole = False
             self._fail(exc)
 
-    async def _accept(self, batch: MessageBatch) -> int:
-        """Hand the messages of a page to the target. Return the number that it accepted."""
-        target = self._target
-        add: Callable[[Sequence[Message]], None] | None = getattr(target, "add", None)
-        if add is not None and self._left is None and self._settings.rate is None:
-            chosen = batch.items if self._where.predicate is everything else self._select(batch)
-            add(chosen)
-            self._handled += len(chosen)
-            await asyncio.sleep(0)
-            return len(chosen)
-        accepted = 0
+    async def _next_page(self) -> MessageBatch | None:
+        self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
+        try:
+            return await self._source.advance()
+        finally:
+            self._reading = None
+
+    async def _accept(self, batch: MessageBatch) -> None:
+        """Hand the messages of a page to the target."""
+        collected: list[Message] = []
         for message in batch.items:
             if self._stopped or self._left == 0:
                 break
-            wanted, error = choose(self._where, message)
-            if not wanted:
-                self._skipped["where"] += 1
-                batch.finish()
-                continue
-            if error is None or add is not None:
-                ending = await self._attempts.deliver(message)
-                if ending is None:
-                    break
-                reason, error = ending
-                if error is None:
-                    accepted += 1
-                    self._in_a_row = 0
-                    if reason is not None:
-                        self._skipped[reason] += 1
-                        continue
-                    self._handled += 1
-                    if self._left is not None:
-                        self._left -= 1
+            if self._where.predicate is not everything or isinstance(message, UnreadableMessage):
+                wanted, error = choose(self._where, message)
+                if not wanted:
+                    self._skipped["where"] += 1
+                    batch.finish(recorded=False)
                     continue
-            self._open += 1
-            if not self._record_failure(message, batch, error):
+                if error is not None and not (self._accepts_unreadable and isinstance(message, UnreadableMessage)):
+                    if not self._fail_with(message, batch, error):
+                        break
+                    continue
+            if self._at_once:
+                collected.append(message)
+            elif not await self._deliver(message, batch):
                 break
-        return accepted
+        if collected:
+            self._add(collected)
+            self._note_accepted(batch, len(collected))
+            await asyncio.sleep(0)
+            await self._write_if_due()
 
-    def _select(self, batch: MessageBatch) -> list[Message]:
-        chosen = [message for message in batch.items if choose(self._where, message)[0]]
-        left = len(batch.items) - len(chosen)
-        if left:
-            self._skipped["where"] += left
-            batch.finish(left)
-        return chosen
+    async def _deliver(self, message: Message, batch: MessageBatch) -> bool:
+        """Hand one message to the target. Return False if the run ends."""
+        ending = await self._attempts.deliver(message)
+        if ending is None:
+            return False
+        reason, error = ending
+        if error is not None:
+            return self._fail_with(message, batch, error)
+        if reason is not None:
+            self._skipped[reason] += 1
+            batch.finish(recorded=False)
+        else:
+            self._left = None if self._left is None else self._left - 1
+            self._note_accepted(batch, 1)
+        await self._write_if_due()
+        return True
 
-    async def _write(self, unwritten: list[tuple[MessageBatch, int]]) -> None:
-        """Write what the target has accepted, and note how far that is."""
-        await self._recorder.record(())
-        for batch, count in unwritten:
-            batch.finish(count)
-        unwritten.clear()
-        self._room = self._settings.concurrency
-        if self._now() >= self._hint_due:
+    def _note_accepted(self, batch: MessageBatch, count: int) -> None:
+        self._handled += count
+        self._in_a_row = 0
+        self._room -= count
+        self._unwritten[batch] += count
+
+    def _fail_with(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
+        self._open += 1
+        self._room -= 1
+        return self._record_failure(message, batch, error)
+
+    async def _write_if_due(self) -> None:
+        if self._unwritten.total() >= _MOST_UNWRITTEN or self._now() >= self._hint_due:
+            await self._record_rest()
             await self._note()
 
+    async def _record_rest(self) -> None:
+        """Write what the target has accepted."""
+        if self._unwritten and await self._make_durable(()):
+            for batch, count in self._unwritten.items():
+                batch.finish(count)
+            self._room += self._unwritten.total()
+            self._unwritten.clear()
+
     def _record_soon(self) -> None:
-        """Nothing waits: ``_write`` records."""
+        """Nothing waits: ``_record_rest`` records."""

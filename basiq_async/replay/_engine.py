@@ -20,7 +20,7 @@ from ..errors import BasiqError, ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
-from ._sources import MessageBatch, MessageSource
+from ._sources import MessageBatch, MessageSource, Source
 from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
 from ._where import Where, choose
 from .targets._base import BUSY, HANDLED_BEFORE, Target
@@ -33,6 +33,8 @@ R = TypeVar("R", bound=BasiqError)
 _REPORT_EVERY = 0.25
 _NOTE_EVERY = 5.0
 """Seconds between two hints."""
+_RECORDED = (None, HANDLED_BEFORE)
+"""The reasons, if any, for which nothing was done with a message that the record knows."""
 _MOST_AT_ONCE = 1_024
 """A target that never waits: the number of messages before other tasks get their turn."""
 
@@ -94,8 +96,8 @@ class Observer(Protocol):
         """Return a target that wraps this one."""
         ...
 
-    def begin(self) -> None:
-        """Called when a run begins."""
+    def begin(self, source: Source) -> None:
+        """Called when a run begins, with the list that it reads."""
         ...
 
     def on_progress(self, progress: Progress) -> None:
@@ -116,6 +118,8 @@ class Engine:
     limiter: replaces the settings' rate if several engines share one.
     on_pause: called with the length of each pause that the target causes.
     note_hint: keeps a hint of the source for the next run.
+    wait_for_others: called at the end, before the messages are handed out again that other workers held. Returns the
+        seconds for which the target waits for those workers then.
     """
 
     def __init__(
@@ -129,7 +133,7 @@ class Engine:
         limiter: Limiter | None = None,
         on_pause: Callable[[float], None] | None = None,
         note_hint: Callable[[str], Awaitable[None]] | None = None,
-        wait_for_others: Callable[[], None] = lambda: None,
+        wait_for_others: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._source, self._where, self._recorder = source, where, recorder
         self._settings, self._target = settings, target
@@ -160,7 +164,7 @@ class Engine:
         self._done: list[Finished] = []
         self._row: list[Finished] = []
         """The last failures in a row."""
-        self._busy: list[tuple[Message, MessageBatch]] = []
+        self._busy: deque[tuple[Message, MessageBatch]] = deque()
         """Messages that another worker holds. They are handed out again at the end."""
         self._recording: asyncio.Task[None] | None = None
         self._broken = False
@@ -219,10 +223,11 @@ class Engine:
         if others := [task for task in (reporting, self._recording) if task is not None]:
             await asyncio.wait(others)
         try:
+            while self._busy:
+                self._busy.popleft()[1].hold()
+                self._skipped[BUSY] += 1
             if not self._broken:
-                self._settle_row()
-                if self._done:
-                    await self._record()
+                await self._record_rest()
                 await self._note()
         finally:
             await self._source.aclose()
@@ -233,37 +238,34 @@ class Engine:
         """Put the messages to handle into the queue, until the source ends."""
         self._reading = asyncio.current_task()  # here, because an eager task runs before ``create_task`` returns it
         try:
-            while self._left != 0 or self._open:
-                if self._left == 0:
-                    await self._wait_for_room()
-                    continue
+            while await self._may_hand_out():
                 batch = await self._source.advance()
                 if batch is None:
                     self._whole = self._source.finished
                     break
                 for message in batch.items:
-                    while self._room <= 0 or (self._left == 0 and self._open):
-                        await self._wait_for_room()
-                    if self._left == 0:
+                    if (self._room <= 0 or self._left == 0) and not await self._may_hand_out():
                         return
                     self._hand_out(message, batch)
             while self._open:
                 await self._wait_for_room()
-            self._wait_for_others()
-            busy, self._busy = self._busy, []
-            for message, batch in busy:
-                while self._room <= 0:
-                    await self._wait_for_room()
-                self._put(message, batch, None)
+            self._attempts.timeout += self._wait_for_others() or 0.0
+            for _ in range(len(self._busy)):
+                if not await self._may_hand_out():
+                    return
+                self._put(*self._busy.popleft(), None)
             while self._open:
                 await self._wait_for_room()
-            for _, batch in self._busy:
-                batch.hold()
-                self._skipped[BUSY] += 1
         except Exception as exc:
             self._error = self._error or exc
         finally:
             self._queue.put_nowait(None)
+
+    async def _may_hand_out(self) -> bool:
+        """Wait until a message may be handed out. Return False if the run has its limit of messages."""
+        while self._room <= 0 or (self._left == 0 and self._open):
+            await self._wait_for_room()
+        return self._left != 0
 
     async def _wait_for_room(self) -> None:
         self._released.clear()
@@ -274,7 +276,7 @@ class Engine:
         chosen, error = choose(self._where, message)
         if not chosen:
             self._skipped["where"] += 1
-            batch.finish()
+            batch.finish(recorded=False)
         else:
             self._put(message, batch, error)
 
@@ -299,6 +301,7 @@ class Engine:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
         queue, settled = self._queue, 0
         try:
+            await asyncio.sleep(0)  # an eager task would run in the middle of ``_hand_out``, and start others in itself
             while (item := await queue.get()) is not None and not self._stopped:
                 self._idle -= 1
                 if not queue.empty():
@@ -340,7 +343,7 @@ class Engine:
         if self._recorder.in_batches:
             self._done.append(Finished(message, batch, reason))
         else:
-            batch.finish()
+            batch.finish(recorded=reason in _RECORDED)
             self._release(1)
         self._record_soon()
 
@@ -406,15 +409,34 @@ class Engine:
 
     async def _record_all(self) -> None:
         """Record until nothing is left. The last recording of the run is its end's, which has the rest."""
+        await asyncio.sleep(0)  # an eager task would run in the middle of ``_record_soon``
         while self._done and not self._broken and not self._stopped:
             await self._record()
             await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
         if self._now() >= self._hint_due and not self._broken:
             await self._note()
 
+    async def _record_rest(self) -> None:
+        """Record what is finished and not recorded yet, at the end of the run."""
+        self._settle_row()
+        if self._done:
+            await self._record()
+
     async def _record(self) -> None:
         """Record once. A failure ends the run. If it is cancelled, the next one has the same messages."""
         done, self._done = self._done, []
+        try:
+            recorded = await self._make_durable(done)
+        except asyncio.CancelledError:
+            self._done[:0] = done
+            raise
+        if recorded:
+            for each in done:
+                each.batch.finish(recorded=each.reason in _RECORDED)
+            self._release(sum(each.error is None for each in done))  # one that failed made room at once
+
+    async def _make_durable(self, done: Sequence[Finished]) -> bool:
+        """Have messages recorded. Return False if that failed: then the run ends."""
         seconds = self._settings.record_timeout
         slow = ReplayError(
             f"the finished messages could not be recorded within {seconds:g} s: fix the record, then run the same again"
@@ -422,16 +444,11 @@ class Engine:
         try:
             async with limit(seconds, slow):
                 await self._recorder.record(done)
-        except asyncio.CancelledError:
-            self._done[:0] = done
-            raise
         except Exception as exc:
             self._broken = True
             self._fail(exc if isinstance(exc, BasiqError) else _not_recorded(exc))
-            return
-        for each in done:
-            each.batch.finish()
-        self._release(sum(each.error is None for each in done))  # one that failed made room at once
+            return False
+        return True
 
     async def _note(self) -> None:
         """Keep the source's hint for the next run. Without it, the next run makes more requests."""
@@ -474,7 +491,8 @@ class Engine:
         skipped = self._skipped.copy()
         if self._source.known_count:
             skipped[HANDLED_BEFORE] += self._source.known_count
-        remaining = None if plan is None else max(0, plan.total - done - self._skipped.total() + self._skipped["where"])
+        passed = self._skipped.total() - self._skipped["where"] - self._skipped["no-handler"]
+        remaining = None if plan is None else max(0, plan.total - done - passed)
         pause, since = self._attempts.pressure.paused_until, self._attempts.since
         return Progress(
             read=self._source.read_count,

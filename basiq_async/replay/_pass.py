@@ -1,4 +1,4 @@
-"""A pass of a reading over the pages of a list: what it has read, where it ends, and what it may have missed. No I/O."""
+"""A pass of a reading over the pages of a list: what it has read, where it ends, what it may have missed. No I/O."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Pass:
         if from_start:
             self.part = None
         self.connected = from_start
-        """Whether the pass began where its part ended, or above."""
+        """Whether the pass began above where its part ended, by as many places as an item may come late."""
         self.first_ids: list[str] = []
         """The ids of the first page."""
         self.pages = 0
@@ -112,7 +112,8 @@ class Pass:
             self._trail.popleft()
         self._passed += len(ids)
         if not self.connected and self.part is not None:
-            self.connected = not set(self.part.last).isdisjoint(ids)
+            last = self.part.last
+            self.connected = not set(last[: max(1, len(last) - late + 1)]).isdisjoint(ids)
 
     def meet(self, page: ListedPage, late: int, order: ListOrder, fresh: Collection[int]) -> None:
         """Find out whether the pass ends with a page, whose ``fresh`` items were not read before.

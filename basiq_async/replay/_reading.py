@@ -282,7 +282,8 @@ class Reading(Generic[T]):
                 continue
             url = each.url
             for _ in range(_MOST_PASSES):
-                again = Pass(url, each.part if url != start else None, each.until, notes=False, borders=left)
+                until = None if each.at_end else each.until
+                again = Pass(url, each.part if url != start else None, until, notes=False, borders=left)
                 yield again
                 left = again.former.left
                 # A page that moved upwards may begin below what was missed.
@@ -420,8 +421,9 @@ class Reading(Generic[T]):
         items: list[T] = []
         handed: dict[str, int] = {}
         left_out: list[int] = []
-        for index in fresh:
-            if keys[index] in handed:
+        again = self._passed.known([digest_of(keys[index]) for index in fresh])
+        for index, passed in zip(fresh, again, strict=True):
+            if passed or keys[index] in handed:  # another list that is read at once may have handed it out meanwhile
                 continue
             try:
                 item = self._hook(page.items[index], self._model)

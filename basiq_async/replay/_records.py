@@ -197,7 +197,7 @@ class RetryTarget:
             if isinstance(outcome.error, SignatureVerificationError):
                 return "refused"
             if outcome.result is Result.QUARANTINED and outcome.error is not None:
-                raise outcome.error  # it failed again, and stays
+                raise outcome.error  # it stays
             return interpret(outcome)
         fault = None if entry.seal is None else self._seal.find_fault(entry.seal, *entry.sealed_parts())
         if fault is not None:

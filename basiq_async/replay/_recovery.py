@@ -152,7 +152,7 @@ class RecoveryRun:
             second = None
             if first.finished:
                 events = self._read_events(webhook, messages.began or began, passed)
-                second = await replay._hand_out(events, claim, progress)
+                second = await replay._hand_out(events, claim, progress, kind="events")
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
             lost = coverage.out_of_reach(activity.periods(coverage.seen_inactive, inactive_now), client._now())

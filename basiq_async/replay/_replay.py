@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._signing.seal import Seal
+from .._work.ids import Ids
 from .._work.limits import inbox_limit, limit
 from .._work.owners import note_webhook
 from .._work.protocol import Inbox, QuarantinedDelivery
@@ -235,6 +236,7 @@ class Replay:
         progress: OnProgress | None,
         plan: Plan | None = None,
         *,
+        kind: Source | None = None,
         retries: bool = False,
         note_hint: Callable[[str], Any] | None = None,
     ) -> Report:
@@ -249,12 +251,13 @@ class Replay:
             progress = chain_hooks(progress, listener)
         if self._observer is not None:
             target = self._observer.wrap(target)
-            self._observer.begin()
+            self._observer.begin(kind or self._source)
             progress = chain_hooks(progress, self._observer.on_progress)
 
-        def wait_for_others() -> None:
+        def wait_for_others() -> float:
             if hasattr(opened, "patience"):
                 opened.patience = PATIENCE
+            return PATIENCE
 
         make = BulkEngine if handling.kind == "own" else Engine
         self._engine = engine = make(
@@ -273,8 +276,7 @@ class Replay:
     def _make_recorder(self, target: Target, claim: RunClaim | None, *, retries: bool) -> Recorder:
         handling = self._handling
         if handling.inbox is None:
-            assert isinstance(target, BulkTarget)
-            return OwnRecord(target)
+            return OwnRecord(cast(BulkTarget, target))
         if retries and handling.receiver is not None:
             return NoRecord()
         return InboxRecord(
@@ -337,18 +339,24 @@ class Replay:
         record = self._handling.record
         found = None
         if hint and steady:
-            async with inbox_limit(_CALL):
+            async with self._limit_record():
                 found = await record.note(name)
         hints = read_hints(found, len(self._filters)) if len(self._filters) > 1 else [found]
+        handed_out = Ids()  # what several filters select is handed out once
         readings = [
-            self._read_list(filter, text, selection if steady else None, wanted)
+            self._read_list(filter, text, selection if steady else None, wanted, handed_out)
             for filter, text in zip(self._filters, hints, strict=True)
         ]
         source: MessageSource = readings[0] if len(readings) == 1 else Lists(readings)
         return source, partial(record.set_note, name) if hint and steady else None
 
     def _read_list(
-        self, filter: str | None, hint: str | None, selection: str | None, wanted: frozenset[str] | None
+        self,
+        filter: str | None,
+        hint: str | None,
+        selection: str | None,
+        wanted: frozenset[str] | None,
+        handed_out: Ids,
     ) -> Reading[Message]:
         handling = self._handling
         listing: Any
@@ -373,11 +381,19 @@ class Replay:
             selection=selection,
             convert=convert,
             now=self._client._now,
+            passed=handed_out,
         )
 
     async def _known(self, keys: Sequence[str]) -> Any:
-        async with inbox_limit(_CALL):
+        async with self._limit_record():
             return await self._handling.record.known(keys)
+
+    def _limit_record(self) -> AbstractAsyncContextManager[None]:
+        """Limit a call of the record: one that is no inbox may have to read all that it has."""
+        if self._handling.inbox is not None:
+            return inbox_limit(_CALL)
+        seconds = self._settings.record_timeout
+        return limit(seconds, ReplayError(f"the target's record did not respond within {seconds:g} s"))
 
     async def _wanted_types(self) -> frozenset[str] | None:
         """Return the event types to take from the event list; None for those that the receiver has handlers for."""
@@ -395,9 +411,10 @@ def _event_id(item: Any) -> str:
     return message_id_of(plain_id(as_object(item)))
 
 
-async def _as_messages(pages: AsyncIterator[Sequence[QuarantinedDelivery]]) -> AsyncIterator[Sequence[Message]]:
-    async for page in pages:
-        yield [message_of_entry(each) for each in page]
+async def _as_messages(pages: AsyncGenerator[Sequence[QuarantinedDelivery]]) -> AsyncGenerator[Sequence[Message]]:
+    async with aclosing(pages):
+        async for page in pages:
+            yield [message_of_entry(each) for each in page]
 
 
 def _check_ids(ids: Iterable[str]) -> frozenset[str]:

@@ -16,7 +16,7 @@ from .._work.keys import run_key
 from .._work.limits import inbox_limit
 from .._work.protocol import Claim, ClaimStatus, Inbox
 from .._work.tasks import run_to_completion
-from ..errors import InboxError, JobInUseError, ReplayError
+from ..errors import JobInUseError, ReplayError
 from ..models import Message
 from .targets._base import Target
 
@@ -57,11 +57,13 @@ class RunClaim:
                 )
             async with inbox_limit(_CALL):
                 await self._inbox.release(self._key, found.holder or "")
+        async with inbox_limit(_CALL):
+            await self._inbox.set_note(self._key, self.token)
         self._renewing = asyncio.get_running_loop().create_task(self._renew())
 
     async def check(self) -> None:
         """Raise ``ReplayError`` if another run may have taken the job over."""
-        if _clock() >= self._until and await self._claim() is not None:
+        if _clock() >= self._until and (await self._claim() is not None or not await self._was_last()):
             self._until = float("-inf")
             raise ReplayError(
                 "another run has taken the job over, because this one was stopped for longer than its lease: it "
@@ -82,22 +84,28 @@ class RunClaim:
             return None
         return found
 
+    async def _was_last(self) -> bool:
+        """Return whether no other run has taken the job since: it may have ended meanwhile."""
+        async with inbox_limit(_CALL):
+            return await self._inbox.note(self._key) == self.token
+
     async def _renew(self) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LEASE / 3):
                     await self._ending.wait()
                     return
-            with suppress(InboxError, OSError):  # ``check`` tries again, and raises
-                await self._claim()
+            with suppress(Exception):  # ``check`` tries again, and raises
+                if _clock() < self._until:  # what lapsed is for ``check`` to judge
+                    await self._claim()
 
     async def _release(self) -> None:
         self._ending.set()
         if self._renewing is not None:
             await asyncio.wait((self._renewing,))
-            with suppress(Exception):  # its lease runs out
-                async with inbox_limit(_CALL):
-                    await self._inbox.release(self._key, self.token)
+        with suppress(Exception):  # its lease runs out
+            async with inbox_limit(_CALL):
+                await self._inbox.release(self._key, self.token)
 
 
 class ClaimedTarget:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
@@ -36,8 +36,8 @@ class MessageBatch(Protocol):
         """The messages, at least one."""
         ...
 
-    def finish(self, count: int = 1) -> None:
-        """Note that as many of them are done: recorded, or not selected."""
+    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
+        """Note that as many of them are done, and whether the record knows them. Others were not selected."""
         ...
 
     def hold(self) -> None:
@@ -213,7 +213,7 @@ def read_filters(filter: str | Filter | Sequence[str | Filter] | None, source: S
 
     Raises ``ConfigurationError``.
     """
-    if filter is None or isinstance(filter, (str, Filter)):
+    if not isinstance(filter, Sequence) or isinstance(filter, str):
         return [filter_text(filter)]
     texts = [filter_text(each) or "" for each in filter]
     if not texts or not all(texts):
@@ -231,7 +231,7 @@ class FixedBatch:
     def __init__(self, items: Sequence[Message]) -> None:
         self.items = items
 
-    def finish(self, count: int = 1) -> None:
+    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
         """See ``MessageBatch``."""
 
     def hold(self) -> None:
@@ -245,7 +245,7 @@ class FixedMessages:
     finished = True
     known_count = 0
 
-    def __init__(self, pages: AsyncIterator[Sequence[Message]]) -> None:
+    def __init__(self, pages: AsyncGenerator[Sequence[Message]]) -> None:
         self._pages = pages
         self.read_count = 0
 
@@ -262,6 +262,7 @@ class FixedMessages:
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""
+        await self._pages.aclose()
 
 
 # --- events ---

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from .._arguments import Duration, check_event_type_ids, check_seconds, describe
 from .._redaction.text import printable
 from .._wire.urls import absolute_url
 from .._work.clock import LoopClock, clock_of
+from .._work.limits import limit
 from ..errors import BadRequestError, ConflictError, RequestTimeoutError
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
@@ -168,24 +168,22 @@ class Webhooks:
         waits = clock_of(self._api.transport) or LoopClock()
         deadline = waits.time() + timeout
         wait = _FIRST_POLL
-        limit = asyncio.timeout(timeout + _LAST_REQUEST if timeout else None)
         seen = "in an unknown status"
-        try:
-            async with limit:
-                while True:
-                    webhook = await self.get(webhook_id)
-                    if (webhook.status or "").lower() == "active":
-                        return webhook
-                    seen = f"still {webhook.status!r}"
-                    left = deadline - waits.time()
-                    if left <= 0:
-                        break
-                    await waits.sleep(min(left, wait * random.uniform(0.8, 1.0)))
-                    wait = min(_LONGEST_POLL, wait * 1.5)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        raise RequestTimeoutError(f"the webhook is {seen} after {timeout:g} s")
+
+        def not_active() -> RequestTimeoutError:
+            return RequestTimeoutError(f"the webhook is {seen} after {timeout:g} s")
+
+        async with limit(timeout + _LAST_REQUEST if timeout else None, not_active):
+            while True:
+                webhook = await self.get(webhook_id)
+                if (webhook.status or "").lower() == "active":
+                    return webhook
+                seen = f"still {webhook.status!r}"
+                left = deadline - waits.time()
+                if left <= 0:
+                    raise not_active()
+                await waits.sleep(min(left, wait * random.uniform(0.8, 1.0)))
+                wait = min(_LONGEST_POLL, wait * 1.5)
 
     async def diagnose(
         self,

@@ -70,6 +70,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.bodies: list[bytes] = []
         self.status = 204
         self.secret = SECRET
         self.on_post: Callable[[], object] = lambda: None
@@ -89,6 +90,7 @@ class Endpoint:
                 outer.release.wait(PATIENCE)
                 verify(outer.secret, headers=dict(self.headers.items()), body=body)
                 outer.ids.append(self.headers["webhook-id"])
+                outer.bodies.append(body)
                 self.send_response(outer.status)
                 self.send_header("content-length", "0")
                 self.end_headers()

@@ -225,18 +225,18 @@ async def test_a_segment_that_kills_every_worker_stops_the_job_which_names_it(tm
         await works.check(BOUND * deaths)
 
 
-async def test_a_message_that_raises_each_time_is_one_dead_letter_and_the_rest_is_handled(tmp_path: Path) -> None:
+async def test_a_message_that_raises_each_time_is_set_aside_and_the_rest_is_handled(tmp_path: Path) -> None:
     async with plant(tmp_path, messages=200) as works:
         poison = works.ids[25]
         first = works.start(poison=[poison])
         works.start(poison=[poison])
         report = await works.job.wait(timeout=PATIENCE)
-        assert (report.handled, report.failed, report.dead, report.finished) == (199, 1, 1, True)
+        assert (report.handled, report.failed, report.finished) == (199, 1, True)
         assert sorted({*works.effects(), poison}) == sorted(works.ids)
-        assert (await works.job.retry_dead()).dead == 1
+        await works.job.retry_quarantined()
         assert (await works.job.wait(timeout=PATIENCE)).handled == 199
-        (dead_letter,) = await works.job.dead_letters()
-        assert (dead_letter.id, dead_letter.error) == (poison, "ValueError: poisoned")
+        (entry,) = await works.job.quarantined()
+        assert (entry.delivery_id, entry.error) == (poison, "ValueError: poisoned")
         first.kill()
 
 

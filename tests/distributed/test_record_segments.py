@@ -282,6 +282,7 @@ async def test_an_entry_that_is_dropped_while_it_is_tried_again_does_not_come_ba
     await pair.save(key, token, *set_aside("a", "b", error="again"), segment=retry)
     (left,) = await pair.two.quarantined(key)
     assert (left.delivery_id, left.error) == ("b", "again")
+    assert (await pair.status(key)).quarantined == 1
 
 
 async def finish_with_a_quarantine(pair: Pair, key: str, *ids: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async.distributed._record_types import LONGEST_KEY  # private: the limit of a key
-from basiq_async.errors import CheckpointError
+from basiq_async.errors import RecordError
 from tests.support.fleets import crew
 from tests.support.histories import Recorder
 from tests.support.real_time import PATIENCE
@@ -102,7 +102,7 @@ async def test_a_job_that_another_program_damaged_holds_up_no_other(
         fleet.lost = lambda number: 1
         await fleet.start(1)
         assert (await job.wait(timeout=PATIENCE)).handled == 60
-        with pytest.raises(CheckpointError, match="another program changed the job 'a damaged job' in Redis"):
+        with pytest.raises(RecordError, match="another program changed the job 'a damaged job' in Redis"):
             await fleet.fleet.get(damaged.key)
     assert "another program changed the job 'a damaged job'" in caplog.text
     assert all(len(record.getMessage()) < 2_000 for record in caplog.records)

@@ -183,7 +183,9 @@ async def test_with_a_limit_it_is_not_finished_since_the_history_was_not_read_to
     assert (codes(found), found.events, found.handled) == (["unread", "unread"], None, 2)
 
 
-async def test_events_of_the_last_two_minutes_are_left_to_the_next_recovery_and_keep_this_one_open(world: World) -> None:
+async def test_events_of_the_last_two_minutes_are_left_to_the_next_recovery_and_keep_this_one_open(
+    world: World,
+) -> None:
     await world.disable()
     await world.emit(2)
     receiver = world.receiver()

@@ -103,7 +103,7 @@ async def test_no_more_than_concurrency_are_under_way_and_slow_records_count(con
     async with history(300) as h:
         target = Recorder(behave)
         await h.replay(target, inbox=inbox, concurrency=concurrency, exclusive=exclusive).run()
-    assert most == concurrency
+    assert 0.8 * concurrency < most <= concurrency
     assert sum(map(len, inbox.completed)) == begun == 300
 
 
@@ -447,14 +447,15 @@ async def test_one_replay_does_one_run_at_a_time() -> None:
         assert (await running).handled == 5
 
 
-async def test_a_keyboard_interrupt_in_the_target_gets_through() -> None:
+@both_kinds
+def test_a_keyboard_interrupt_in_the_target_gets_through(exclusive: bool) -> None:
     async def main() -> None:
         async with history(5) as h:
-            target = Refusing(*await h.ids(), error=KeyboardInterrupt)
-            await h.replay(target).run()
+            target = Refusing((await h.ids())[2], error=KeyboardInterrupt)
+            await h.replay(target, exclusive=exclusive).run()
 
     with pytest.raises(KeyboardInterrupt):
-        await asyncio.to_thread(asyncio.run, main())
+        asyncio.run(main())
 
 
 # --- how fast ---

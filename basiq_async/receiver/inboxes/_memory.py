@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Self
@@ -13,7 +13,7 @@ import attrs
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
 from ..._work.keys import in_parts
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting
 from ...errors import ConfigurationError, InboxError
 
 _CLAIMS_TO_SWEEP = 1024
@@ -32,6 +32,14 @@ class _Lease:
         return self.ends - now
 
 
+@attrs.define
+class _Wait:
+    delivery: QuarantinedDelivery
+    webhook_id: str | None
+    stored: float
+    due: float
+
+
 class MemoryInbox:
     """An inbox in the memory of one process. Its entries are lost when the process ends.
 
@@ -41,6 +49,8 @@ class MemoryInbox:
     aware datetime. For a service with several processes, or one that must remember across restarts, use
     ``SQLiteInbox``.
     """
+
+    may_lose = "its entries are lost when the process ends"
 
     def __init__(
         self,
@@ -65,6 +75,7 @@ class MemoryInbox:
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._quarantined: dict[str, QuarantinedDelivery] = {}
+        self._waiting: dict[str, _Wait] = {}
         self._notes: dict[str, str] = {}
         self._known_since, _ = self._retention.read()
 
@@ -91,6 +102,7 @@ class MemoryInbox:
         mine = [key for key in keys if self._may_record(key, token, even_if_acknowledged=True)]
         for each in mine:
             self._quarantined.pop(each, None)
+            self._waiting.pop(each, None)
             self._failures.pop(each, None)
             self._record(each)
         return len(mine) == len(keys)
@@ -103,7 +115,7 @@ class MemoryInbox:
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
-        return {key for key in keys if key in self._quarantined or self._is_done(key)}
+        return {key for key in keys if key in self._quarantined or key in self._waiting or self._is_done(key)}
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
@@ -146,6 +158,7 @@ class MemoryInbox:
                 "max_quarantined, or use SQLiteInbox, SQLInbox or RedisInbox"
             )
         self._claims.pop(key, None)
+        self._waiting.pop(key, None)
         self._done.pop(key, None)
         self._quarantined[key] = attrs.evolve(delivery, seal=None)  # no other program writes here
         return True
@@ -154,10 +167,7 @@ class MemoryInbox:
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        deliveries = sorted(self._quarantined.values(), key=_order)
-        if after is not None:
-            deliveries = [delivery for delivery in deliveries if _order(delivery) > _order(after)]
-        return deliveries[:limit]
+        return _page(self._quarantined.values(), after, limit)
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -170,6 +180,61 @@ class MemoryInbox:
         self._failures.pop(key, None)
         self._record(key)
         return True
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """See ``WaitingInbox``."""
+        key = delivery.key
+        if key in self._waiting or self._is_done(key):
+            return False
+        self._quarantined.pop(key, None)
+        now, _ = self._retention.read()
+        self._waiting[key] = _Wait(delivery, webhook_id, now, now)
+        return True
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+        now, _ = self._retention.read()
+        found: list[QuarantinedDelivery] = []
+        for key, wait in sorted(self._waiting.items(), key=lambda item: item[1].due):
+            if len(found) == limit or wait.due > now:
+                break
+            held = self._claims.get(key)
+            free = held is None or held.remaining(self._lease_clock()) <= 0
+            if wait.webhook_id == webhook_id and free and self._take(key, token, lease) is _CLAIMED:
+                found.append(wait.delivery)
+        return found
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """See ``WaitingInbox``."""
+        held, wait = self._claims.get(key), self._waiting.get(key)
+        if held is None or held.token != token or wait is None:
+            return False
+        del self._claims[key]
+        now, _ = self._retention.read()
+        wait.due = now + seconds
+        wait.delivery = wait.delivery if delivery is None else delivery
+        return True
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """See ``WaitingInbox``."""
+        found = [wait for wait in self._waiting.values() if wait.webhook_id == webhook_id]
+        now, _ = self._retention.read()
+        return Waiting(
+            count=len(found),
+            fresh=sum(not wait.delivery.failures for wait in found),
+            size=sum(len(wait.delivery.body) for wait in found),
+            age=max((now - wait.stored for wait in found), default=None),
+        )
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+        return _page((wait.delivery for wait in self._waiting.values()), after, limit)
 
     def _take(self, key: str, token: str, lease: float) -> Claim:
         now = self._lease_clock()
@@ -211,6 +276,15 @@ class MemoryInbox:
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
 _DONE = Claim(ClaimStatus.DONE)
+
+
+def _page(
+    deliveries: Iterable[QuarantinedDelivery], after: QuarantinedDelivery | None, limit: int
+) -> list[QuarantinedDelivery]:
+    found = sorted(deliveries, key=_order)
+    if after is not None:
+        found = [delivery for delivery in found if _order(delivery) > _order(after)]
+    return found[:limit]
 
 
 def _order(delivery: QuarantinedDelivery) -> tuple[float, str]:

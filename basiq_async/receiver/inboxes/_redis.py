@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import math
@@ -31,6 +30,7 @@ from ..._arguments import Duration, check_remember, check_seconds
 from ..._redaction.tracebacks import UnshownText, drop_tracebacks
 from ..._work.calls import OneProcess
 from ..._work.keys import in_parts
+from ..._work.limits import limit
 from ..._work.notes import read_note, write_note
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_entry
 from ..._work.tasks import run_cancel_once
@@ -282,10 +282,8 @@ class RedisInbox:
             work.close()
             raise
         try:
-            async with asyncio.timeout(self._timeout):
+            async with limit(self._timeout, lambda: InboxError(f"Redis did not respond within {self._timeout:g} s")):
                 return await run_cancel_once(work, again=_LOST_AFTER)
-        except TimeoutError as exc:
-            raise InboxError(f"Redis did not respond within {self._timeout:g} s") from drop_tracebacks(exc)
         except InboxError:
             raise
         except Exception as exc:  # a RedisError, an OSError, or a RuntimeError if another event loop has the client

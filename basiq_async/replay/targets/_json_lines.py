@@ -20,7 +20,7 @@ from ..._work.ids import Ids, digest_of
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError, JobInUseError, RecordError
 from ...models import Message
-from .._sources import plain_id
+from .._sources import UnreadableMessage, plain_id
 
 _quick_dumps: Callable[[Any], bytes] | None = None
 with suppress(ImportError):
@@ -95,8 +95,12 @@ class JSONLinesTarget:
 
     def add(self, messages: Sequence[Message]) -> None:
         """Accept many messages at once: their lines are written with the next ``flush``."""
-        self._lines += [_make_line(message.raw) for message in messages]
-        self._unwritten += [digest_of(plain_id(message.raw)) for message in messages]
+        for message in messages:
+            raw = message.raw
+            if isinstance(message, UnreadableMessage) and message.of_event:
+                raw = {"id": message.id, "raw": raw}  # by this id the record knows it
+            self._lines.append(_make_line(raw))
+            self._unwritten.append(digest_of(plain_id(raw)))
 
     async def flush(self) -> None:
         """See ``BulkTarget``: the lines are on the disk when it returns."""
@@ -141,7 +145,7 @@ class JSONLinesTarget:
 
     async def _close(self) -> None:
         async with self._using:
-            if self._file is not None:
+            if self._file is not None or self._lines:
                 try:
                     if self._lines:
                         await self._in_thread(self._write_lines)

@@ -12,6 +12,7 @@ import attrs
 
 from ... import __version__
 from ..._arguments import Duration, check_seconds
+from ..._redaction.tracebacks import drop_tracebacks
 from ..._wire.urls import VENDOR_URL, BaseURL
 from ...errors import ConfigurationError
 from ...transports.auth import ApiKey, Authenticated
@@ -65,7 +66,9 @@ class Comparison:
         try:
             Path(path).write_text(json.dumps(self.shapes, indent=2, sort_keys=True) + "\n")
         except OSError as error:
-            raise ConfigurationError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
+            raise ConfigurationError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from drop_tracebacks(
+                error
+            )
 
 
 async def compare(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
-from . import _inbox_model, _inbox_promises  # noqa: F401  # they register promises
+from . import _inbox_model, _inbox_promises, _inbox_records  # noqa: F401  # they register promises
 from ._inbox_memory import known_since_opened
 from ._inbox_probe import (
     CLAIMED,
@@ -193,20 +193,25 @@ async def killed(make_inbox: MakeInbox, seconds: float) -> None:
         probe.key = f"{name}-quarantined"
         deliveries = [delivery.key for delivery in await probe.deliveries()]
         hold(deliveries == [probe.key], "what a process had put into the quarantine before it was killed was not there")
+        many = [f"{name}-many-{number}" for number in range(3)]
+        hold(len(await inbox.known(many)) == 3, "what a process completed at once before it was killed was not there")
+        hold(await inbox.note(name) == "text", "the note of a process that was killed was not there")
         failures = await inbox.fail(f"{name}-failed", probe.a)
         hold(failures == 2, f"the failure after one of a process that was killed was counted as {failures}, not 2")
 
 
 def _record_and_die(make_inbox: MakeInbox, key: str, seconds: float) -> None:
-    """Record with three inboxes, in a separate process, and be killed before they are closed."""
+    """Record with five inboxes, in a separate process, and be killed before they are closed."""
 
     async def run() -> None:
         async with asyncio.timeout(seconds), AsyncExitStack() as stack:
-            first, second, third = [await stack.enter_async_context(made(make_inbox)) for _ in range(3)]
+            first, second, third, fourth, fifth = [await stack.enter_async_context(made(make_inbox)) for _ in range(5)]
             await first.fail(f"{key}-failed", "token")
             await second.quarantine(f"{key}-quarantined", "token", make_delivery(f"{key}-quarantined"))
             await third.claim(f"{key}-completed", "token", lease=LONG)
             await third.complete(f"{key}-completed", "token")
+            await fourth.complete([f"{key}-many-{number}" for number in range(3)], "token")
+            await fifth.set_note(key, "text")
             os.kill(os.getpid(), signal.SIGKILL)
 
     asyncio.run(run())

@@ -149,8 +149,8 @@ async def _step(
         case "fail":
             return await inbox.fail(name, token), key.fail(token)
         case "quarantine" | "set aside":
-            delivery = make_delivery(name, failures=1 + number % 3, at=_START + timedelta(seconds=number))
-            delivery = attrs.evolve(delivery, acknowledged=action == "quarantine")
+            at = _START + timedelta(seconds=number)
+            delivery = make_delivery(name, failures=1 + number % 3, at=at, acknowledged=action == "quarantine")
             return await inbox.quarantine(name, token, delivery), key.set_aside(token, delivery)
         case "drop_quarantined":
             return await inbox.drop_quarantined(name), key.drop()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import get_args
 
 import attrs
 
-from ..._work.protocol import ClaimStatus, Inbox
+from ..._work.protocol import ClaimStatus, Inbox, Kind
 from ._inbox_probe import (
     BUSY,
     CLAIMED,
@@ -19,7 +18,9 @@ from ._inbox_probe import (
     SHORT,
     InboxProbe,
     always,
+    cancel_after,
     make_delivery,
+    waits,
     with_leases,
     without_leases,
 )
@@ -73,16 +74,6 @@ async def completed(probe: InboxProbe) -> None:
     hold(await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False")
     hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
     await probe.known(True, "for a completed key")
-
-
-@always
-async def known(probe: InboxProbe) -> None:
-    """known() has a handled key, not one that was only claimed or released"""
-    await probe.known(False, "for a key that nobody knows")
-    await probe.claim_a(CLAIMED, "a claim after known()")
-    await probe.known(False, "for a key that is only claimed")
-    await probe.inbox.release(probe.key, probe.a)
-    await probe.known(False, "for a key that was released")
 
 
 @always
@@ -171,21 +162,21 @@ async def cancelled(probe: InboxProbe) -> None:
 @always
 async def cancelled_anywhere(probe: InboxProbe) -> None:
     """A cancelled call was carried out completely or not at all, wherever it was cancelled"""
-    for number, wait in enumerate(_WAITS):
+    for number, wait in enumerate(waits):
         key, a, b = f"{probe.key}-{number}", f"{probe.a}-{number}", f"{probe.b}-{number}"
         await probe.inbox.claim(key, a, lease=LONG)
-        await _cancel(probe.inbox.complete(key, a), wait)
+        await cancel_after(wait, probe.inbox.complete(key, a))
         await probe.inbox.complete(key, a)
         hold(key in await probe.other.known([key]), "after a cancelled and another complete(), the key was not known")
 
         key += "-failed"
         await probe.inbox.claim(key, a, lease=LONG)
-        await _cancel(probe.inbox.fail(key, a), wait)
+        await cancel_after(wait, probe.inbox.fail(key, a))
         await probe.inbox.release(key, a)
         claim = await probe.other.claim(key, b, lease=LONG)
         hold(claim.status is CLAIMED, f"after a cancelled fail() and release(), a claim was {claim.status.name}")
 
-        await _cancel(probe.other.quarantine(key, b, make_delivery(key)), wait)
+        await cancel_after(wait, probe.other.quarantine(key, b, make_delivery(key)))
         await probe.other.release(key, b)
         known, deliveries = await probe.inbox.known([key]), [one for one in await probe.deliveries() if one.key == key]
         hold(
@@ -194,29 +185,14 @@ async def cancelled_anywhere(probe: InboxProbe) -> None:
         )
         if not deliveries:
             await probe.other.quarantine(key, b, make_delivery(key))
-        await _cancel(probe.inbox.claim_quarantined(key, a, lease=LONG), wait)
+        await cancel_after(wait, probe.inbox.claim_quarantined(key, a, lease=LONG))
         await probe.inbox.release(key, a)
         claim = await probe.other.claim_quarantined(key, b, lease=LONG)
         hold(claim.status is CLAIMED, f"after a cancelled claim_quarantined(), another was {claim.status.name}")
         await probe.other.release(key, b)
-        await _cancel(probe.inbox.drop_quarantined(key), wait)
+        await cancel_after(wait, probe.inbox.drop_quarantined(key))
         await probe.inbox.drop_quarantined(key)
         hold(key in await probe.other.known([key]), "after a cancelled drop_quarantined(), the key was not known")
-
-
-_WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
-"""The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
-
-
-async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
-    task = asyncio.create_task(call)
-    if wait >= 1:
-        for _ in range(int(wait)):
-            await asyncio.sleep(0)
-    else:
-        await asyncio.sleep(wait)
-    task.cancel()
-    await asyncio.wait({task})
 
 
 @without_leases
@@ -375,7 +351,10 @@ async def paged(probe: InboxProbe) -> None:
 async def odd_deliveries(probe: InboxProbe) -> None:
     """A quarantined delivery may contain any bytes and any text"""
     await probe.claim_a(CLAIMED, "the first claim")
-    delivery = attrs.evolve(make_delivery(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
-    await probe.inbox.quarantine(probe.key, probe.a, delivery)
-    found = await probe.deliveries()
-    hold(found == [delivery], f"the quarantine had {found!a}")
+    odd = attrs.evolve(make_delivery(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
+    for kind in get_args(Kind):
+        for delivery in (attrs.evolve(odd, kind=kind, acknowledged=acknowledged) for acknowledged in (False, True)):
+            await probe.inbox.quarantine(probe.key, probe.a, delivery)
+            found = await probe.deliveries()
+            hold(found == [delivery], f"the quarantine had {found!a}, not {delivery!a}")
+            await probe.retry_a(CLAIMED, "claim_quarantined() of an odd delivery")

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from ..._web.access import IN_PATH, ControlError, Guard
 from ..._web.serving import listening, make_app, read_body
+from ..._work.limits import wait_for_event
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
@@ -196,11 +197,7 @@ async def _dispatch(
                     # Also if the task was cancelled before it began:
                     task.add_done_callback(partial(_end, deliveries, planned.begun))
             waits = [seconds for each in served if (seconds := _wait(each)) is not None]
-            try:
-                async with asyncio.timeout(min(waits, default=None)):
-                    await news.wait()
-            except TimeoutError:
-                pass
+            await wait_for_event(news, min(waits, default=None))
 
 
 def _end(deliveries: Deliveries, begun: int, _: asyncio.Task[None]) -> None:

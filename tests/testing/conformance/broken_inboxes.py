@@ -41,8 +41,8 @@ class CutsKeys(Broken):
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         return await super().claim(key[:255], token, lease=lease)
 
-    async def complete(self, key: str, token: str) -> bool:
-        return await super().complete(key[:255], token)
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        return await super().complete(key[:255] if isinstance(key, str) else key, token)
 
 
 class IgnoresCase(Broken):
@@ -64,15 +64,107 @@ class KeepsTheFirstLease(Broken):
 
 
 class Forgets(Broken):
-    async def complete(self, key: str, token: str) -> bool:
-        await self.release(key, token)
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        for each in [key] if isinstance(key, str) else key:
+            await self.release(each, token)
         return True
 
 
 class CompletesTwice(Broken):
-    async def complete(self, key: str, token: str) -> bool:
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
         await super().complete(key, token)
         return True
+
+
+class KnowsTheFirstOfMany(Broken):
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        return await super().known(keys[:500])
+
+
+class KnowsNotWhatAJobSetAside(Broken):
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        return {key for key in await super().known(keys) if self._is_done(key)}
+
+
+class NotesAreShort(Broken):
+    async def set_note(self, name: str, text: str) -> None:
+        await super().set_note(name, text[:65_535])
+
+
+class NotesStay(Broken):
+    async def set_note(self, name: str, text: str) -> None:
+        self._notes.setdefault(name, text)
+
+
+class CompletesAllOrNone(Broken):
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        keys = [key] if isinstance(key, str) else key
+        if not all(self._may_record(each, token, even_if_acknowledged=True) for each in keys):
+            return False
+        return await super().complete(key, token)
+
+
+class CompletesOneAfterTheOther(Broken):
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        if isinstance(key, str):
+            return await super().complete(key, token)
+        recorded = []
+        for each in set(key):
+            recorded.append(await super().complete(each, token))
+            await asyncio.sleep(0)
+        return all(recorded)
+
+
+class CompletesWhatOthersHold(Broken):
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        if not isinstance(key, str):
+            for each in key:
+                self._claims.pop(each, None)
+        return await super().complete(key, token)
+
+
+class WhatAJobSetAsideIsDone(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        return Claim(ClaimStatus.DONE) if key in self._quarantined else await super().claim(key, token, lease=lease)
+
+
+class AnAttemptTakesOutWhatAJobSetAside(Broken):
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        claim = await super().claim(key, token, lease=lease)
+        if claim.status is CLAIMED:
+            self._quarantined.pop(key, None)
+        return claim
+
+
+class AFailedAttemptCountsTheJobsFailures(Broken):
+    async def fail(self, key: str, token: str) -> int:
+        delivery = self._quarantined.get(key)
+        return await super().fail(key, token) + (0 if delivery is None or delivery.acknowledged else delivery.failures)
+
+
+class RetriesDuringAnAttempt(Broken):
+    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
+        delivery = self._quarantined.get(key)
+        if delivery is not None and not delivery.acknowledged:
+            self._claims.pop(key, None)
+        return await super().claim_quarantined(key, token, lease=lease)
+
+
+class WhatAJobSetAsideStaysAsItIs(Broken):
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+        before = self._quarantined.get(key)
+        if before is not None and not before.acknowledged:
+            return False
+        return await super().quarantine(key, token, delivery)
+
+
+class ALateWorkerLeavesTheQuarantine(Broken):
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        delivery = self._quarantined.get(key) if isinstance(key, str) else None
+        recorded = await super().complete(key, token)
+        if delivery is not None and not delivery.acknowledged:
+            self._quarantined[delivery.key] = delivery
+        return recorded
 
 
 class SeesClaims(Broken):
@@ -102,13 +194,13 @@ class EndlessLease(Broken):
 
 
 class CompletesForAnybody(Broken):
-    async def complete(self, key: str, token: str) -> bool:
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
         self._claims.clear()
         return await super().complete(key, token)
 
 
 class TooLateIsTooLate(Broken):
-    async def complete(self, key: str, token: str) -> bool:
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
         held = any(held.token == token and held.ends > self._lease_clock() for held in self._claims.values())
         return held and await super().complete(key, token)
 
@@ -239,11 +331,11 @@ class ForgetsTheOldestOfAFew(Broken):
 class ForgetsWithTheLease(Broken):
     """As ``SET key done KEEPTTL`` does in Redis."""
 
-    async def complete(self, key: str, token: str) -> bool:
-        held = self._claims.get(key)
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        held = self._claims.get(key) if isinstance(key, str) else None
         recorded = await super().complete(key, token)
-        if recorded and held is not None:
-            self._done[key] = self._retention.read()[0] + held.ends - self._lease_clock()
+        if recorded and held is not None and isinstance(key, str):
+            self._done[key] += held.ends - self._lease_clock() - self._remember
         return recorded
 
 

@@ -1,0 +1,352 @@
+"""Deferred deliveries: store them, so that Basiq gets its response, and work them off afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import random
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import attrs
+
+from .._signing.seal import Seal
+from .._work.calls import HOST
+from .._work.failures import failure_text
+from .._work.limits import inbox_limit
+from .._work.protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
+from .._work.tasks import TaskOwner, wait_uncancelled
+from ..errors import ConfigurationError
+from ._delivery import Delivery, UnreadableBodyError, read_delivery
+from ._outcome import RETRY_SOON, Outages, Outcome, log_fields, shorten
+from ._results import Result
+
+logger = logging.getLogger("basiq_async.receiver")
+
+_WAITS = (5.0, 30.0, 300.0, 1_800.0, 7_200.0)
+"""Seconds after the first failure, the second, and so on; the last one for all others."""
+_JITTER = 0.1
+_LOOK_EVERY = 1.0
+"""Seconds between two looks for what is due, and between two counts of what waits."""
+_LINGER = 0.005
+"""Seconds for more handlers to end, so that one statement claims for all of them."""
+_RETRY_FULL = 60.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_MOST_EXCUSES = 3
+"""An event that met so many outages, while others were handled, fails itself."""
+_NOTE = "deferred"
+"""The note of an inbox that a receiver with deferred handlers has used: what it stored must be worked off."""
+
+
+@attrs.define
+class Ticket:
+    """A deferred delivery that this process has claimed by ``token``: its ``entry`` in the inbox.
+
+    ``put_off`` ends the claim, and has the delivery tried again after so many seconds. ``excuse`` returns whether a
+    failure that looks like an outage is one: not if others were handled meanwhile.
+    """
+
+    entry: QuarantinedDelivery
+    token: str
+    attempts: int
+    put_off: Callable[[float, QuarantinedDelivery | None], Awaitable[object]]
+    excuse: Callable[[], bool]
+
+    def seconds_to_wait(self, failures: int) -> float:
+        """Return the seconds until the next attempt, after so many failures."""
+        wait = _WAITS[min(failures, len(_WAITS)) - 1]
+        return wait * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """The settings of deferred work: see ``WebhookReceiver``."""
+
+    attempts: int
+    concurrency: int
+    max_waiting: int
+    max_waiting_bytes: int
+
+
+class Backlog:
+    """The deferred deliveries of one receiver.
+
+    ``handle`` hands a delivery to its handler. ``handles`` returns whether its type has one. ``lease`` and
+    ``inbox_timeout`` are in seconds, and ``clock`` returns the seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        seal: Seal,
+        handle: Callable[[Delivery, Ticket], Awaitable[Outcome]],
+        handles: Callable[[str], bool],
+        limits: Limits,
+        *,
+        webhook_id: str | None,
+        lease: float,
+        inbox_timeout: float,
+        clock: Callable[[], float],
+        outages: Outages,
+    ) -> None:
+        self._inbox = inbox if isinstance(inbox, WaitingInbox) else None
+        self._seal = seal
+        self._handle = handle
+        self._handles = handles
+        self._limits = limits
+        self._webhook_id = webhook_id
+        self._lease = lease
+        self._timeout = inbox_timeout
+        self._clock = clock
+        self._outages = outages
+        self.used = False
+        """Whether a handler is deferred."""
+        self._counted = Waiting()
+        self._count_at = -math.inf
+        self._tasks = TaskOwner()
+        self._worker: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+        self._stopping = False
+        self._more = False
+        self._entered = False
+        self._told = False
+        self._handled = 0
+        self._excuses: dict[str, tuple[int, int]] = {}
+        """For each event, how many outages it met, and how many others had been handled at the first."""
+        self._pause_until = -math.inf
+        self._pause = 0.0
+
+    # --- what comes ---
+
+    async def store(self, delivery: Delivery) -> Outcome:
+        """Store a delivery to be handled later. Return the response: 202, or 503 if that is not certain."""
+        inbox = self._open()
+        try:
+            async with inbox_limit(self._timeout):
+                if await self._is_full(inbox):
+                    return Outcome(Result.FULL, delivery, retry_after=_RETRY_FULL)
+                stored = await inbox.store(self._seal_again(self._entry_of(delivery)), webhook_id=self._webhook_id)
+        except Exception as exc:
+            self._outages.report(
+                shorten(delivery.id),
+                "could not be stored, and the response asks Basiq to send it again",
+                exc,
+                log_fields(delivery, error=exc),
+            )
+            return Outcome(Result.UNAVAILABLE, delivery, error=exc, retry_after=RETRY_SOON)
+        if not stored:
+            return Outcome(Result.DUPLICATE, delivery)
+        if self._entered:
+            self._start(inbox)  # its first deferred handler may be younger than its start
+        elif not self._told:
+            self._told = True
+            logger.warning(
+                "a delivery was deferred, and this process does not work it off: enter the receiver (`async with "
+                "receiver`, setup, a lifespan), unless another process calls receiver.work()"
+            )
+        self._news.set()
+        return Outcome(Result.DEFERRED, delivery)
+
+    async def waiting(self) -> Waiting:
+        """Return what waits now."""
+        async with inbox_limit(self._timeout):
+            return await self._open().waiting(self._webhook_id)
+
+    def can_wait(self) -> bool:
+        """Return whether the inbox has the methods for deliveries that wait."""
+        return self._inbox is not None
+
+    def _open(self) -> WaitingInbox:
+        if self._inbox is None:
+            raise ConfigurationError("this inbox keeps no deliveries that wait: see WaitingInbox")
+        return self._inbox
+
+    async def _is_full(self, inbox: WaitingInbox) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now >= self._count_at:
+            self._count_at = now + _LOOK_EVERY  # before the call: others that come meanwhile use the count before
+            self._counted = await inbox.waiting(self._webhook_id)
+        limits = self._limits
+        return self._counted.fresh >= limits.max_waiting or self._counted.size >= limits.max_waiting_bytes
+
+    def _entry_of(self, delivery: Delivery) -> QuarantinedDelivery:
+        return QuarantinedDelivery(
+            key=delivery.key,
+            delivery_id=delivery.id,
+            event_type_id=delivery.event_type_id,
+            event_id=delivery.event_id,
+            body=delivery.body,
+            signed_at=delivery.timestamp,
+            error="",
+            failures=0,
+            quarantined_at=self._now(),
+        )
+
+    def _seal_again(self, entry: QuarantinedDelivery) -> QuarantinedDelivery:
+        return attrs.evolve(entry, seal=self._seal.seal(*entry.sealed_parts()))
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    # --- the work ---
+
+    async def begin(self, *, certainly: bool = False) -> None:
+        """Begin to work off what waits, if a handler is deferred, was deferred, or ``certainly``."""
+        self._entered = True
+        if self._inbox is None or self._worker is not None:
+            return
+        try:
+            async with inbox_limit(self._timeout):
+                if self.used:
+                    await self._inbox.set_note(self._note_name, "1")
+                elif not certainly and await self._inbox.note(self._note_name) is None:
+                    return
+        except Exception as exc:  # then it looks for what waits, rather than leave it
+            logger.warning("the inbox does not say whether deliveries were deferred: %s", failure_text(exc))
+        self._start(self._inbox)
+
+    def _start(self, inbox: WaitingInbox) -> None:
+        if self._worker is None and not self._stopping:
+            self._worker = self._tasks.spawn(self._work(inbox))
+
+    @property
+    def _note_name(self) -> str:
+        return f"{_NOTE} {self._webhook_id or ''}"
+
+    async def join(self) -> None:
+        """Wait until the work has ended, by ``stop``."""
+        if self._worker is not None:
+            await asyncio.wait((self._worker,))
+
+    async def stop(self, seconds: float) -> None:
+        """Begin no more. Wait so many seconds for what runs; then it is cancelled, and waits in the inbox."""
+        self._stopping = True
+        self._news.set()
+        if self._worker is not None:
+            await wait_uncancelled(self._worker)
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+        await self._tasks.aclose()
+
+    async def _work(self, inbox: WaitingInbox) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        while not self._stopping:
+            self._news.clear()
+            room = self._limits.concurrency - len(self._running)
+            found = 0
+            if room and loop.time() >= self._pause_until:
+                found = await self._claim(inbox, room)
+            self._more = found == room
+            if not (found and self._more and room < self._limits.concurrency):
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait for a new delivery, for room if more is due, or for a second."""
+        try:
+            async with asyncio.timeout(_LOOK_EVERY):
+                await self._news.wait()
+        except TimeoutError:
+            return
+        if not self._stopping:
+            await asyncio.sleep(_LINGER)
+
+    async def _claim(self, inbox: WaitingInbox, room: int) -> int:
+        # One token for all: together with the key it names one claim.
+        token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
+        try:
+            async with inbox_limit(self._timeout):
+                entries = await inbox.claim_due(self._webhook_id, token, limit=room, lease=self._lease)
+        except Exception as exc:
+            self._outages.report("", "that wait could not be read from the inbox", exc, {})
+            self._take_a_pause(None)
+            return 0
+        for entry in entries:
+            task = self._tasks.spawn(self._handle_one(inbox, entry, token))
+            self._running.add(task)
+            task.add_done_callback(self._end_one)
+        return len(entries)
+
+    def _end_one(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._more:
+            self._news.set()
+
+    async def _handle_one(self, inbox: WaitingInbox, entry: QuarantinedDelivery, token: str) -> None:
+        await asyncio.sleep(0)  # an eager task would run in the middle of ``_claim``
+
+        def put_off(seconds: float, changed: QuarantinedDelivery | None) -> Awaitable[bool]:
+            sealed = None if changed is None else self._seal_again(changed)
+            return inbox.put_off(entry.key, token, seconds=seconds, delivery=sealed)
+
+        delivery = self._read(entry)
+        if isinstance(delivery, str):
+            await self._set_aside(inbox, entry, token, delivery)
+            return
+        ticket = Ticket(entry, token, self._limits.attempts, put_off, lambda: self._excuse(entry.key))
+        done = await self._handle(delivery, ticket)
+        if done.result is Result.UNAVAILABLE:
+            self._take_a_pause(done.retry_after)
+            return
+        self._pause = 0.0
+        self._excuses.pop(entry.key, None)
+        self._handled += done.result is Result.HANDLED
+
+    def _excuse(self, key: str) -> bool:
+        met, handled = self._excuses.get(key, (0, self._handled))
+        if len(self._excuses) < self._limits.concurrency * 16:
+            self._excuses[key] = met + 1, handled
+        return met + 1 < _MOST_EXCUSES or handled == self._handled
+
+    def _read(self, entry: QuarantinedDelivery) -> Delivery | str:
+        """Return an entry as a delivery, or why it cannot be handled."""
+        fault = None if entry.seal is None else self._seal.find_fault(entry.seal, *entry.sealed_parts())
+        if fault is not None:
+            return f"what was stored {fault}: another program wrote it, or the secret was replaced meanwhile"
+        try:
+            delivery = read_delivery(entry.delivery_id, int(entry.signed_at.timestamp()), entry.body, self._webhook_id)
+        except UnreadableBodyError as exc:
+            return str(exc)
+        if not self._handles(delivery.event_type_id):
+            return f"no handler is registered for event type {shorten(delivery.event_type_id)!r} any more"
+        return delivery
+
+    async def _set_aside(self, inbox: WaitingInbox, entry: QuarantinedDelivery, token: str, why: str) -> None:
+        """Move a delivery that cannot be handled to the quarantine. Its seal stays, for a receiver that knows it."""
+        logger.error(
+            "delivery %r was deferred and cannot be handled: %s; it is in the quarantine",
+            shorten(entry.delivery_id),
+            why,
+        )
+        changed = attrs.evolve(entry, error=why, acknowledged=True, quarantined_at=self._now())
+        try:
+            async with inbox_limit(self._timeout):
+                await inbox.quarantine(entry.key, token, changed)
+        except Exception as exc:
+            self._outages.report(shorten(entry.delivery_id), "could not be put into the quarantine", exc, {})
+
+    def _take_a_pause(self, seconds: float | None) -> None:
+        """Claim nothing for so many seconds; without a number, for twice the time of the last pause."""
+        if seconds is None:
+            self._pause = min(max(2 * self._pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+            seconds = self._pause * random.uniform(1 - _JITTER, 1 + _JITTER)
+        self._pause_until = max(self._pause_until, asyncio.get_running_loop().time() + seconds)
+
+
+def check_deferrable(inbox: Inbox, *, accept_loss: bool) -> None:
+    """Raise ``ConfigurationError`` for an inbox that cannot keep what was acknowledged."""
+    may_lose: str | None = getattr(inbox, "may_lose", None)
+    name = type(inbox).__name__
+    if not isinstance(inbox, WaitingInbox):
+        raise ConfigurationError(
+            f"deferred handlers need an inbox with the methods of WaitingInbox, such as SQLiteInbox or SQLInbox; {name} "
+            "has not"
+        )
+    if may_lose is not None and not accept_loss:
+        raise ConfigurationError(
+            f"deferred handlers with a {name} would lose deliveries that Basiq believes to be handled: {may_lose}. Use "
+            "SQLInbox or SQLiteInbox, or pass accept_loss=True, as in a test"
+        )
