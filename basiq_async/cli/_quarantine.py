@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,15 +62,32 @@ async def list_(
     Name the inbox with --receiver or --inbox, or with --to and --webhook if it records what was posted. The exit code
     is 1 if there is anything, and 3 if the inbox gave no usable response.
     """
-    output, count = Output(json), 0
-    async with _open(receiver, inbox, to, webhook) as (opened, owner):
-        async for page in _pages(opened, owner):
+    async with _open(receiver, inbox, to, webhook) as entries:
+        return await show_entries(entries, Output(json))
+
+
+async def show_entries(entries: AsyncIterator[QuarantinedDelivery], output: Output) -> int:
+    """Show what is in a quarantine, and return the exit code: 1 if there is anything."""
+    page: list[QuarantinedDelivery] = []
+    count = 0
+    async for entry in entries:
+        page.append(entry)
+        count += 1
+        if len(page) == _PAGE:
             output.rows(page, _ENTRY)
-            count += len(page)
+            page = []
+    output.rows(page, _ENTRY)
     if count:
         return WRONG
     note("the quarantine is empty")
     return DONE
+
+
+def tell_dropped(count: int, ids: Iterable[str]) -> None:
+    """Say how many entries were removed. Raises ``ConfigurationError`` if others were not there."""
+    note(f"{count:,} entries removed")
+    if missing := len(set(ids)) - count:
+        raise ConfigurationError(f"{missing:,} of these are not in the quarantine; {_HELP}")
 
 
 @quarantine_app.command()
@@ -83,12 +100,11 @@ async def show(
     json: Json = None,
 ) -> None:
     """Show one entry of the quarantine, with what failed as Basiq sent it."""
-    async with _open(receiver, inbox, to, webhook) as (opened, owner):
-        async for page in _pages(opened, owner):
-            for entry in page:
-                if entry.delivery_id == id:
-                    Output(json).one(entry, _ENTRY)
-                    return
+    async with _open(receiver, inbox, to, webhook) as entries:
+        async for entry in entries:
+            if entry.delivery_id == id:
+                Output(json).one(entry, _ENTRY)
+                return
     raise _not_there([id])
 
 
@@ -207,11 +223,10 @@ def drop(
     async def work() -> None:
         from .._work.quarantine import drop_quarantined
 
-        async with _open(receiver, inbox, to, webhook) as (opened, owner):
+        async with _open_inbox(receiver, inbox, to, webhook) as (opened, owner):
             dropped = await drop_quarantined(opened, owner, wanted, timeout=INBOX_TIMEOUT)
         Output(json).one({"dropped": dropped})
-        if dropped < len(wanted):
-            raise ConfigurationError(f"{len(wanted) - dropped} of these are not in the quarantine; {_HELP}")
+        tell_dropped(dropped, wanted)
 
     return work()
 
@@ -225,10 +240,10 @@ async def export(
     webhook: Webhook = None,
 ) -> None:
     """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine."""
-    from .._work.quarantine import export_quarantined
+    from .._work.quarantine import export_entries
 
-    async with _open(receiver, inbox, to, webhook) as (opened, owner):
-        count = await export_quarantined(opened, owner, file, timeout=INBOX_TIMEOUT)
+    async with _open(receiver, inbox, to, webhook) as entries:
+        count = await export_entries(entries, file)
     note(f"{count:,} entries written to {file!r}")
 
 
@@ -239,8 +254,25 @@ def _not_there(ids: Iterable[str]) -> ConfigurationError:
     return ConfigurationError(f"not in the quarantine: {', '.join(sorted(ids))}; {_HELP}")
 
 
+_PAGE = 100
+
+
 @asynccontextmanager
 async def _open(
+    receiver: str | None, inbox: str | None, to: str | None, webhook_id: str | None
+) -> AsyncIterator[AsyncGenerator[QuarantinedDelivery]]:
+    """Open the inbox that the options name, and yield what is in its quarantine."""
+    from .._work.quarantine import read_quarantine
+
+    async with (
+        _open_inbox(receiver, inbox, to, webhook_id) as (opened, owner),
+        aclosing(read_quarantine(opened, owner, timeout=INBOX_TIMEOUT)) as entries,
+    ):
+        yield entries
+
+
+@asynccontextmanager
+async def _open_inbox(
     receiver: str | None, inbox: str | None, to: str | None, webhook_id: str | None
 ) -> AsyncIterator[tuple[Inbox, str | None]]:
     """Open the inbox that the options name. Also yield the webhook whose entries are meant: by default all of it."""
@@ -256,23 +288,6 @@ async def _open(
         raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
     async with open_inbox(inbox or record_file(webhook_id or "", to or "")) as found:
         yield found, webhook_id or ANY_WEBHOOK
-
-
-_PAGE = 100
-
-
-async def _pages(inbox: Inbox, owner: str | None) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
-    from .._work.quarantine import read_quarantine
-
-    page: list[QuarantinedDelivery] = []
-    async with aclosing(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)) as entries:
-        async for entry in entries:
-            page.append(entry)
-            if len(page) == _PAGE:
-                yield page
-                page = []
-    if page:
-        yield page
 
 
 # --- what an inbox knows of an event ---
