@@ -50,7 +50,7 @@ async def listen(options: ListenOptions) -> None:
 
 
 _FORWARD_TIMEOUT = 30.0
-_SHOW_EVERY = 30.0
+_SHOW_EVERY = 10.0
 
 
 _DELIVERY: View[Delivery] = View(

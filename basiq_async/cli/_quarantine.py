@@ -308,9 +308,9 @@ async def get(
 ) -> int:
     """Show whether an event was handled, is in the quarantine, or is unknown to the inbox.
 
-    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. A receiver's
-    webhook need not be named. When the event was handled is shown for an inbox in a SQL database. The other inboxes do
-    not keep that time.
+    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
+    webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
+    inboxes do not keep that time.
     """
     if (receiver is None) == (inbox is None):
         raise ConfigurationError("name the inbox with either --inbox or --receiver")
@@ -324,10 +324,22 @@ async def get(
             found, owners = opened.inbox, [opened.webhook_id]
         else:
             found = await stack.enter_async_context(open_inbox(inbox or ""))
-            owners = list(dict.fromkeys((webhook, None)))
+            owners = await _find_owners(found, webhook)
         entry = await _find(found, event_id, event, owners)
     Output(json).one(entry)
     return DONE if entry["state"] == "handled" else WRONG
+
+
+async def _find_owners(inbox: Inbox, webhook_id: str | None) -> list[str | None]:
+    """Return the webhooks to look for: the one that is named, or else all of the inbox; and events of none."""
+    from .._work.owners import read_webhooks
+
+    known = await read_webhooks(inbox, timeout=INBOX_TIMEOUT)
+    if webhook_id is None:
+        return [*known, None]
+    if known and webhook_id not in known:
+        raise ConfigurationError(f"the inbox is of the webhook {', '.join(map(repr, known))}, not of {webhook_id!r}")
+    return [webhook_id, None]
 
 
 async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
@@ -335,11 +347,12 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
     from .._work.limits import inbox_limit
     from .._work.quarantine import read_quarantine
 
-    ids = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0]}
+    ids: dict[str, Any] = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0]}
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
     async with inbox_limit(INBOX_TIMEOUT):
         known = await inbox.known([*keys])
     for key in known:
+        ids["webhook_id"] = keys[key]
         async with aclosing(read_quarantine(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
             async for entry in entries:
                 if entry.key == key:

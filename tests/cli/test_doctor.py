@@ -187,6 +187,17 @@ def test_a_webhook_that_is_deleted_meanwhile_keeps_no_other_from_being_judged(ru
     assert (gone.exit_code, "no webhook is left" in gone.stderr) == (1, True), gone.output
 
 
+def test_each_webhook_is_judged_by_its_own_inbox(run: Run, served: Served, endpoint: Endpoint, webhook_id: str) -> None:
+    other = served.fake.add_webhook("https://other.example/basiq", ["user.created"])
+    assert run("recover", webhook_id, "--to", endpoint.url, "--inbox", "mine.db").exit_code == 0
+    done = run("webhooks", "doctor", "--inbox", "mine.db")
+    assert [row["recovered"] for row in done.rows] == [9, 0], done.output
+    assert f"no inbox of the webhook {other} is known" in done.stderr
+    assert webhook_id not in done.stderr
+    refused = run("webhooks", "doctor", other, "--inbox", "mine.db")
+    assert (refused.exit_code, "the inbox is of the webhook" in refused.stderr) == (2, True), refused.output
+
+
 def test_a_webhook_is_reactivated_and_nothing_else_changes(run: Run, served: Served) -> None:
     url = "https://service.example/basiq"
     found = served.fake.add_webhook(url, ["user.created", "consent.revoked"])

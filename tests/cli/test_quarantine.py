@@ -71,6 +71,10 @@ def test_what_the_inbox_knows_of_an_event_is_its_state_and_the_exit_code(run: Ru
     bad = entry(run, "e-bad", *kind, code=1)
     assert (bad["state"], "broken" in bad["error"], bool(bad["since"])) == ("quarantined", True, True)
     assert entry(run, "e-other", *kind, code=1)["state"] == "unknown"
+    unnamed = run("inbox", "get", "e-good", "--inbox", "inbox.db", *kind)
+    assert (unnamed.exit_code, unnamed.row["webhook_id"]) == (0, "w1")
+    refused = run("inbox", "get", "e-good", "--inbox", "inbox.db", "--webhook", "w2", *kind)
+    assert (refused.exit_code, "the inbox is of the webhook 'w1'" in refused.stderr) == (2, True)
 
 
 def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_path: Path) -> None:

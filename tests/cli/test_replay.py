@@ -77,7 +77,7 @@ def test_a_receiver_is_its_own_target(run: Run, served: Served, monkeypatch: pyt
         refused = run(*command, *place)
         assert (refused.exit_code, refused.stdout) == (2, ""), refused.output
         assert "is the receiver of the webhook" in refused.stderr
-    event = served.fake.messages(webhook_id)[0].event
+    event = next(iter(served.fake.messages(webhook_id))).event
     asked = ("inbox", "get", event.id, *place, "--event", event.type)
     assert run(*asked).row["state"] == "handled"
     assert run(*asked, "--webhook", other).exit_code == 2
