@@ -63,7 +63,7 @@ class Polling(Showing):
         self._under_way: set[str] = set()
         """The ids of messages whose delivery has begun and has not ended."""
         self._watch = Watch()
-        self._watch.begin()
+        self._watch.begin("messages")
 
     async def run(self) -> None:
         """Poll until SIGINT or SIGTERM, until the limit is reached, or until the output's reader closes it."""

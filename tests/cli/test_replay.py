@@ -77,8 +77,8 @@ def test_a_receiver_is_its_own_target(run: Run, served: Served, monkeypatch: pyt
         refused = run(*command, *place)
         assert (refused.exit_code, refused.stdout) == (2, ""), refused.output
         assert "is the receiver of the webhook" in refused.stderr
-    event = next(iter(served.fake.messages(webhook_id))).event
-    asked = ("inbox", "get", event.id, *place, "--event", event.type)
+    first = run("messages", "list", webhook_id).rows[0]
+    asked = ("inbox", "get", first["event_id"], *place, "--event", first["event_type_id"])
     assert run(*asked).row["state"] == "handled"
     assert run(*asked, "--webhook", other).exit_code == 2
 

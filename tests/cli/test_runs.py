@@ -29,7 +29,7 @@ def told(
         monkeypatch.setattr(f"basiq_async.cli.{module}.time.monotonic", lambda: now[0])
     with new_session(json=False):
         watch = Watch()
-        watch.begin()
+        watch.begin("messages")
         for now[0], progress in steps:
             watch.on_progress(progress)
     return capsys.readouterr().err.splitlines()
