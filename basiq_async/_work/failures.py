@@ -10,7 +10,7 @@ import math
 from itertools import islice
 
 from .._redaction.tracebacks import chain_of
-from ..errors import APIError, InboxError, TransportError
+from ..errors import APIError, InboxError, ServerError, TransportError
 
 _MOST_CAUSES = 100
 _MOST_SHOWN = 3
@@ -37,8 +37,8 @@ def find_retry_after(error: BaseException) -> float | None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether a service is away: each leaf is an error of a connection, of a time limit, or of an inbox."""
-    away = (TransportError, ConnectionError, TimeoutError, InboxError)
+    """Return whether a service is away: each leaf is an error of a connection, a server, a time limit or an inbox."""
+    away = (TransportError, ServerError, ConnectionError, TimeoutError, InboxError)
     # SQLAlchemy's errors say so of a lost connection.
     return all(isinstance(leaf, away) or getattr(leaf, "connection_invalidated", False) for leaf in leaves(error))
 

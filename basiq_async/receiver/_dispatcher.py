@@ -220,7 +220,7 @@ class _Attempt(Unit[None]):
         hide_parameters(failure)
         self._result = Result.TIMED_OUT if self.timed_out else Result.FAILED
         again = ""
-        if not is_of_the_event(failure) or self._is_of_an_outage(failure):
+        if self._is_excused(failure):
             await self.release()
             again = "; deferred work pauses, because another event would fail as well" if self._ticket else ""
             self._result = Result.UNAVAILABLE if self._ticket else self._result
@@ -277,8 +277,11 @@ class _Attempt(Unit[None]):
             return
         await self._last_call(partial(self._ticket.put_off, 0.0, None), "stays claimed until its lease runs out")
 
-    def _is_of_an_outage(self, failure: Exception) -> bool:
-        return self._ticket is not None and not self.timed_out and is_outage(failure) and self._ticket.excuse()
+    def _is_excused(self, failure: Exception) -> bool:
+        """Return whether another event would have failed as well."""
+        if self._ticket is not None and not self.timed_out and is_outage(failure):
+            return self._ticket.excuse()
+        return not is_of_the_event(failure)
 
     async def _wait_again(self, failure: Exception) -> float | None:
         """Put a deferred delivery off after a failure. Return the seconds, or None if this was its last attempt."""

@@ -17,7 +17,7 @@ from tests.support.inboxes import fail_in
 def make(handle: Any = None, *, inbox: MemoryInbox | None = None, **options: Any) -> Service:
     """Return a service whose handler of ``*`` is deferred, all on the virtual clock."""
     options = {"accept_loss": True, "deferred": True, "clock": virtual.clock, **options}
-    service = Service(inbox=inbox or MemoryInbox(clock=virtual.clock), **options)
+    service = Service(inbox=MemoryInbox(clock=virtual.clock) if inbox is None else inbox, **options)
     if handle is not None:
         service.receiver.on("transactions.updated")(handle)
     return service
@@ -301,10 +301,12 @@ async def test_the_bytes_that_wait_are_limited_and_other_types_never_refused() -
 
 @virtual.clocked
 async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
-    service = make()
-    fail_in(service.receiver.inbox, "store", InboxError("the disk is full"))
-    done = await post(service)
+    inbox = fail_in("store", error=InboxError("the disk is full"), inbox=MemoryInbox(clock=virtual.clock))
+    done = await post(make(inbox=inbox))
     assert (done.result, done.status) == (Result.UNAVAILABLE, 503)
+    inbox = fail_in("store", inbox=MemoryInbox(clock=virtual.clock))
+    done = await post(make(inbox=inbox))
+    assert (done.status, str(done.error)) == (503, "the inbox did not respond within 5 s")
 
 
 @virtual.clocked
