@@ -126,7 +126,6 @@ async def doctor(
         opened = None if receiver is None else await stack.enter_async_context(open_receiver(receiver, webhook_id))
         known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
         owners = {} if known is None else await read_webhooks(known, timeout=INBOX_TIMEOUT)
-        secrets = read_secrets(secret_file) if test and (opened is None or secret_file is not None) else None
         ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
         if not ids:
             raise ConfigurationError("there is no webhook; create one with 'basiq-async webhooks create'")
@@ -134,8 +133,9 @@ async def doctor(
             live(f"checking webhook {each}")
             own = opened if opened is None or opened.webhook_id in (None, each) else None
             its = known if webhook_id is not None or not owners or each in owners else None
+            secret = read_secrets(secret_file) if test and (own is None or secret_file is not None) else None
             try:
-                found = await _diagnose(basiq, each, own, its, max_items=limit or None, secret=secrets, test=test)
+                found = await _diagnose(basiq, each, own, its, max_items=limit or None, secret=secret, test=test)
             except NotFoundError:
                 if webhook_id is not None:
                     raise
