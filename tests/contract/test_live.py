@@ -17,7 +17,8 @@ import yaml
 
 import basiq_async.testing
 from basiq_async import BasiqClient, NotFoundError, RequestEvent
-from basiq_async.testing import compare
+
+from .comparison import compare
 
 LIVE = bool(os.environ.get("BASIQ_API_KEY")) and os.environ.get("BASIQ_LIVE") == "1"
 pytestmark = pytest.mark.skipif(not LIVE, reason="the real API is called by `make live` alone, with BASIQ_API_KEY set")
