@@ -1,6 +1,6 @@
 """``basiq-async mock``: the fake Basiq over HTTP, for programs in any language.
 
-``mock wait`` waits until a mock is ready. ``mock add-state`` gives a script a state of its own in a mock that runs.
+``mock wait`` waits until a mock is ready.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import typer
 from .._redaction.text import shell_line
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError
-from ._mock_control import TOKEN, MockError, Place, call
+from ._mock_control import TOKEN, MockError, Place, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
 from ._options import Json, command_of, option
 from ._output import flush, is_terminal, live, note, write, write_note
@@ -61,32 +61,6 @@ async def wait(
         write(export_line(found["base_url"], found["api_key"]))
 
 
-@mock_app.command("add-state")
-async def add_state(
-    name: Annotated[str | None, option("The state's name, for people.")] = None,
-    seed: Annotated[str | None, option("Make the ids from this seed; the same seed repeats them.")] = None,
-    still: Annotated[bool, option("Give it a clock that stands still until moved.", "--still")] = False,
-    json: Json = None,
-) -> None:
-    """Add an empty state to a mock, then print a line for a shell that exports its URL and API key.
-
-    The state has its own API key, clock and ids.
-    """
-    base_url = Place.find().base_url
-    made = await call("POST", "/states", {"name": name, "seed": seed, "still": still or None})
-    row = {
-        "base_url": base_url,
-        "api_key": str(made.get("api_key")),
-        "name": made.get("name"),
-        "seed": made.get("seed"),
-    }
-    if json is not None:
-        Output(json).one(row)
-    else:
-        write(export_line(base_url, str(row["api_key"])))
-        note(f"the state {row['name']} was added; its ids are made from the seed {row['seed']}")
-
-
 def export_line(base_url: str, api_key: str) -> str:
     """Return a line for a shell that exports the URL and API key of a mock."""
     return shell_line(["export", f"BASIQ_BASE_URL={base_url}", f"BASIQ_API_KEY={api_key}"])
@@ -100,7 +74,7 @@ async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
     while True:
         try:
             ready = attrs.asdict(place) if place is not None else _read_ready(ready_file or Path())
-            await call("GET", "/health", place=Place(ready["base_url"], ready["api_key"]), timeout=_HEALTH_TIMEOUT)
+            await call_mock("GET", "/health", place=Place(ready["base_url"], ready["api_key"]), timeout=_HEALTH_TIMEOUT)
         except MockError as exc:
             if ready_file is None and exc.code == "another-mock":
                 raise
@@ -171,7 +145,7 @@ class MockOptions:
 @mock_app.callback()
 @command_of(MockOptions)
 def mock(options: MockOptions) -> Awaitable[None] | None:
-    """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The commands below control a mock that runs.
+    """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The command 'mock call' controls a mock that runs.
 
     When the mock is ready, it prints a line for a shell that exports BASIQ_BASE_URL and BASIQ_API_KEY, or one JSON
     object with --json. A terminal shows each request and each delivery.

@@ -249,7 +249,7 @@ class Fail:
     body: Annotated[str | None, About("Respond with this body, unchanged.")] = None
     headers: Annotated[JsonObject | None, About("More headers of the response.")] = None
     delay: Annotated[float, About("Respond after this many seconds.", 0, 3600)] = 0
-    drop: Annotated[Drop | None, About("Drop the connection before the request is carried out, or after.")] = None
+    drop: Annotated[Drop | None, About("request: it is not carried out. response: its response is lost.")] = None
     loop: Annotated[bool, About("Let a list's next link lead to the same page.")] = False
 
     async def run(self, control: Control) -> None:
@@ -265,7 +265,7 @@ class FailDeliveries:
 
     times: Times = 1
     status: Annotated[int | None, About("Record this status without calling the endpoint.", 100, 999)] = None
-    drop: Annotated[Drop | None, About("Lose the request, or the response after the endpoint handled it.")] = None
+    drop: Annotated[Drop | None, About("request: the endpoint is not reached. response: its response is lost.")] = None
     url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None
 
     async def run(self, control: Control) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import attrs
 from aiohttp import web
 
-from ..._redaction.text import ShellText, command_line, shell_line
+from ..._redaction.text import ShellText, shell_line
 from ..._web.page import LivePage, show_clock
 from ._history import HIDDEN
 from ._operation import OPERATIONS, Control
@@ -65,7 +65,11 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
         "state": state,
         "all_down": None in down,
         "webhooks": [
-            {**webhook, "down": webhook["url"] in down or None in down, "lines": line_for_webhook(webhook, root)}
+            {
+                **webhook,
+                "down": webhook["url"] in down or None in down,
+                "line": line_for_post(root, "webhooks", webhook["id"], "secret"),
+            }
             for webhook in webhooks["items"]
         ],
         "messages": [
@@ -92,14 +96,14 @@ async def show_message(control: Control, message_id: str) -> Context:
     return {
         "message": message,
         "attempts": [{**each, "delivery": by_attempt.get(each["number"])} for each in message["attempts"]],
-        "lines": line_for_message(message, _root(control)),
+        "line": line_for_post(_root(control), "messages", message_id, "redeliver"),
     }
 
 
 async def show_request(control: Control, number: str) -> Context:
     """Return the content for one request."""
     request = await _call(control, "request", number=number)
-    return {"request": request, "lines": line_for_request(request)}
+    return {"request": request, "line": line_for_request(request)}
 
 
 async def _call(control: Control, name: str, **given: object) -> Context:
@@ -193,18 +197,9 @@ def describe(seconds: float) -> str:
 _LEFT_OUT = frozenset({"host", "content-length", "accept-encoding", "connection", "user-agent", "accept"})
 _BASIC = ShellText('"Authorization: Basic $BASIQ_API_KEY"')
 _BEARER = ShellText('"Authorization: Bearer $BASIQ_TOKEN"')
-_POST = ("curl", "-X", "POST", "-H", _BASIC)
 
 
-@attrs.frozen
-class Lines:
-    """A curl command, and the command of this package that does the same, if one exists."""
-
-    curl: str
-    command: str | None = None
-
-
-def line_for_request(request: Mapping[str, Any]) -> Lines:
+def line_for_request(request: Mapping[str, Any]) -> str:
     """Return a curl command that repeats a request, without its credential."""
     # Without --globoff, curl reads brackets and braces in a URL as a list of URLs.
     parts: list[str | ShellText] = ["curl", "--globoff", "-X", request["method"], request["url"]]
@@ -215,20 +210,10 @@ def line_for_request(request: Mapping[str, Any]) -> Lines:
             parts += ["-H", f"{name}: {value}"]
     if request["body"]:
         parts += ["--data-raw", request["body"]]
-    return Lines(shell_line(parts))
+    return shell_line(parts)
 
 
-def line_for_message(message: Mapping[str, Any], root: str) -> Lines:
-    """Return the commands that deliver a message once more."""
-    return Lines(
-        shell_line([*_POST, f"{root}/messages/{quote(message['id'], safe='', errors='replace')}/redeliver"]),
-        command_line("mock redeliver", message["id"]),
-    )
-
-
-def line_for_webhook(webhook: Mapping[str, Any], root: str) -> Lines:
-    """Return the commands that show a webhook's secret."""
-    return Lines(
-        shell_line([*_POST, f"{root}/webhooks/{quote(webhook['id'], safe='', errors='replace')}/secret"]),
-        command_line("mock secret", webhook["id"]),
-    )
+def line_for_post(url: str, *places: str) -> str:
+    """Return a curl command that calls an operation of the control API: the path below ``url``."""
+    path = "/".join(quote(each, safe="", errors="replace") for each in places)
+    return shell_line(["curl", "-X", "POST", "-H", _BASIC, f"{url}/{path}"])
