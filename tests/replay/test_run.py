@@ -29,7 +29,7 @@ from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox
 from basiq_async.replay import Progress, Replay, failed_only, limit
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.histories import Gated, Recorder, Refusing, Table, Watching, history, set_aside
+from tests.support.histories import Gated, Recorder, Refusing, Watching, history, set_aside
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
