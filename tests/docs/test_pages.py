@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import basiq_async
 from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import Replay
 from basiq_async.services.resources import RESOURCES
 from basiq_async.testing import FakeBasiq
