@@ -93,6 +93,7 @@ async def diagnose(
         recovered=scan.recovered,
         quarantined=await known.count_quarantined(),
         unreadable=scan.unreadable,
+        clock_lead=api.clock_lead(),
         looked_at=scan.looked_at,
         earliest=scan.earliest,
         latest=scan.latest,
