@@ -35,7 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, RedisInbox, SQLInbox, WebhookReceiver
-from basiq_async.replay import Replay, SQLiteCheckpoint
+from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq, SystemClock, serve
 from tests.support.environment import free_port
 from tests.support.killing import FORK, Work, committed_effects, make_tables, start
@@ -110,7 +110,7 @@ async def service(job: Job, ready: Callable[[], None]) -> None:
 
 
 async def replays(job: Job, ready: Callable[[], None]) -> None:
-    """The process that replays: one job after another, each from the beginning unless it was killed."""
+    """The process that replays: one run after another over the same history."""
     engine = create_async_engine(job.database or "", pool_size=20)
     inbox = SQLInbox(engine, create_tables=False, timeout=2)
 
@@ -118,13 +118,9 @@ async def replays(job: Job, ready: Callable[[], None]) -> None:
         await session.execute(_INSERT, {"id": message.event_id})
 
     ready()
-    number = len(list(job.folder.glob("replay-*.db"))) or 1
     async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, base_url=f"http://127.0.0.1:{job.basiq_port}") as client:
         while True:
-            checkpoint = SQLiteCheckpoint(job.folder / f"replay-{number:06}.db")
-            replay = Replay(client, job.webhook_id, write, checkpoint=checkpoint, inbox=inbox, concurrency=8)
-            await replay.run()
-            number += 1
+            await Replay(client, job.webhook_id, write, inbox=inbox, concurrency=8).run()
             await asyncio.sleep(0.05)
 
 

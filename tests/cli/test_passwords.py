@@ -43,7 +43,7 @@ def served(recently_served: Served) -> Served:
 def test_no_command_shows_the_password_of_an_inbox(run: Run, served: Served, url: str) -> None:
     found = served.fake.add_webhook("https://user:geheim@service.example/basiq?code=4711")
     for command in (
-        ("webhooks", "doctor"), ("reconcile", found), ("quarantine", "list"),
+        ("webhooks", "doctor"), ("quarantine", "list"),
         ("inbox", "get", "e-1", "--event", "user.created", "--webhook", found),
     ):  # fmt: skip
         done = run("--timeout", "0.5", *command, "--inbox", url)
@@ -54,14 +54,14 @@ def test_no_command_shows_the_password_of_an_inbox(run: Run, served: Served, url
 def test_the_lines_that_help_show_no_password() -> None:
     webhook = Webhook("w1", "https://user:geheim@service.example/basiq?code=4711", "disabled")
     database = "postgresql+asyncpg://user:geheim@db/basiq"
-    found = Diagnosis(webhook, "disabled", None, undelivered=1, never_sent=1, checkpoint=database)
+    found = Diagnosis(webhook, "disabled", None, undelivered=1, never_sent=1, inbox=database)
     lines = [" ".join(problem.command) for problem in found.problems]
     assert any("https://service.example/basiq?…" in line for line in lines)
     assert [each for each in NEVER if each in repr(found.problems)] == []
 
 
 def test_a_receiver_whose_module_raises_shows_no_password(run: Run) -> None:
-    Path("a_service.py").write_text(
+    Path("a_service_with_urls.py").write_text(
         "from redis.asyncio import Redis\n"
         "def number(): Redis.from_url('redis://:geheim/4711@127.0.0.1')\n"
         "def text(): raise RuntimeError('cannot reach redis://:geheim@127.0.0.1/0 or host')\n"
@@ -69,7 +69,7 @@ def test_a_receiver_whose_module_raises_shows_no_password(run: Run) -> None:
     with pytest.raises(ValueError, match="geheim"):  # so an error of another library can quote it
         Redis.from_url("redis://:geheim/4711@127.0.0.1")
     for place, told in (("number", "a URL cannot be parsed"), ("text", "cannot reach redis://127.0.0.1/0 or host")):
-        done = run("quarantine", "list", "--receiver", f"a_service:{place}")
+        done = run("quarantine", "list", "--receiver", f"a_service_with_urls:{place}")
         assert told in done.output
         assert [each for each in NEVER if each in done.output] == []
 

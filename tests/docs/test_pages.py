@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import basiq_async
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.replay import MemoryCheckpoint, Replay
+from basiq_async.receiver import MemoryInbox
+from basiq_async.replay import Replay
 from basiq_async.services.resources import RESOURCES
 from basiq_async.testing import FakeBasiq
 from tests.support import api
@@ -123,7 +124,7 @@ async def _known_to_readers(fake: FakeBasiq, folder: Path) -> AsyncIterator[Mapp
             "engine": engine,
             "handler": _handler,
             "redis": redis,
-            "replay": Replay(basiq, webhook_id, _handler, checkpoint=MemoryCheckpoint()),
+            "replay": Replay(basiq, webhook_id, _handler, inbox=MemoryInbox()),
             "secret": SECRET,
             "webhook_id": webhook_id,
         }

@@ -233,7 +233,6 @@ async def test_a_deploy_loses_nothing_and_repeats_nothing_and_a_shell_reads_the_
         for words in (
             ("quarantine", "list", "--inbox", database.url()),
             ("webhooks", "doctor", webhook.id, "--receiver", "service_parts:receiver"),
-            ("reconcile", webhook.id, "--inbox", database.url()),
             ("inbox", "get", happened[0], "--webhook", webhook.id, "--inbox", database.url()),
         ):
             done = await asyncio.to_thread(run_command, *words)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import tempfile
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,8 +29,7 @@ from basiq_async.receiver import (
     sign,
     verify,
 )
-from basiq_async.replay import DeadLetter, HttpTarget, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit, ReplayJob
+from basiq_async.replay import HttpTarget
 from tests.support.databases import engine_of, run
 from tests.support.frames import FORMS, leaks
 from tests.support.outcomes import ONCE, client_of
@@ -119,21 +117,6 @@ async def delivery_without_redis() -> None:
         await RedisInbox(client).quarantine("k", "a", QUARANTINED)
 
 
-async def dead_letter_of_a_damaged_file() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = SQLiteCheckpoint(f"{folder}/replay.db")
-        await checkpoint.open(ReplayJob("w1"), concurrency=0)
-        await checkpoint.save(Commit(dead=[DeadLetter("m", "no", NOW, {"x": MARK})]))
-        await checkpoint.aclose()
-        with closing(sqlite3.connect(f"{folder}/replay.db", isolation_level=None)) as connection:
-            connection.execute("UPDATE dead SET letter = letter || '}'")
-        await checkpoint.open(ReplayJob("w1"), concurrency=0)
-        try:
-            await checkpoint.dead_letters()
-        finally:
-            await checkpoint.aclose()
-
-
 async def delivery_in_another_thread() -> None:
     receiver = WebhookReceiver(SIGNING)
     await receiver.handle({}, b"")
@@ -170,7 +153,6 @@ PATHS: dict[str, Callable[[], Awaitable[None]]] = {
     "a SQL inbox without a server, psycopg": lambda: sql_inbox_without_a_server("psycopg"),
     "a quarantined delivery that the database refuses": sql_delivery_that_is_refused,
     "a quarantined delivery for a Redis that is away": delivery_without_redis,
-    "a dead letter that is none": dead_letter_of_a_damaged_file,
 }
 
 

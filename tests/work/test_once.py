@@ -320,6 +320,7 @@ async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
         for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
             task.cancel()
         await asyncio.wait((caller,))
+        assert caller.cancelled(), f"after a cancellation at step {step}"
         assert await units.wait(10) == 0
         claim = await inbox.claim(KEY, "other", lease=1)
         assert claim.status is ClaimStatus.CLAIMED, f"after a cancellation at step {step}"

@@ -14,7 +14,6 @@ from functools import partial
 
 import attrs
 
-from ..._work.limits import wait_for_event
 from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
 from ._agenda import Agenda, PlannedAttempt
@@ -247,4 +246,8 @@ class Timeline:
 
     async def _changed(self, *, within: float | None = None) -> bool:
         """Wait for a change. Return False if none comes ``within`` so many real seconds."""
-        return await wait_for_event(self._news, within)
+        try:
+            async with asyncio.timeout(within):
+                return await self._news.wait()
+        except TimeoutError:
+            return False
