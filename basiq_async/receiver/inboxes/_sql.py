@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Literal, Self, overload
 
 from sqlalchemy import Executable, MetaData
@@ -17,7 +19,7 @@ from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import Claim, QuarantinedDelivery, unpack_entry
+from ..._work.protocol import Claim, QuarantinedDelivery, Waiting, unpack_entry
 from ..._work.tasks import run_to_completion
 from ...errors import InboxError
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
@@ -26,6 +28,10 @@ from ._sql_transactions import Transactions, done_in_sqlite
 logger = logging.getLogger("basiq_async.receiver")
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_WHEN_DUE = attrgetter("due", "key")
+_ASK_AGAIN = 0.3
+"""Seconds for which to ask again, while another statement or transaction has the key."""
+_ASK_EVERY = 0.02
 _PRUNE_EVERY = 32
 """Of so many records, one has twice as many old entries deleted: so they go faster than new ones come."""
 
@@ -222,12 +228,12 @@ class SQLInbox:
         return all(recorded)
 
     async def release(self, key: str, token: str) -> None:
-        """See ``Inbox``: if the claim is a transaction, rolls it back."""
+        """See ``Inbox``: if the claim is a transaction, rolls it back, and ends the lease that it was made upon."""
         self._store.check_usable()
         held = self._transactions.mine(key, token)
         if held is not None:
             await self._transactions.roll_back(key, held)
-        elif self._transactions.other(key) is None:
+        if self._transactions.other(key) is None:
             await self._record(self._sql.release, key, token)
 
     async def fail(self, key: str, token: str) -> int:
@@ -241,7 +247,7 @@ class SQLInbox:
             row = await self._sql.find(connection, key)
             before = 0
             if row is not None and row.handled_at is not None:
-                if row.letter is None or not (mine or (held is not None and held.retry)):
+                if row.quarantined_at is None or not (mine or (held is not None and held.retry)):
                     return 0
                 before = unpack_entry(row.letter, key=key, at=_EVER).failures
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
@@ -333,13 +339,102 @@ class SQLInbox:
             if (await connection.execute(self._sql.drop, {"a_key": key})).first() is not None:
                 return True
             row = await self._sql.find(connection, key)
-            if row is not None and row.letter is not None:
+            if row is not None and row.quarantined_at is not None:
                 raise InboxError(
                     "the delivery is being retried by a handler, and cannot be dropped until that has ended"
                 )
             return False
 
         return await self._store.run(work, write=True)
+
+    # --- what waits ---
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
+        values = {"a_key": delivery.key, "a_webhook": webhook_id or "", **_facts(delivery)}
+
+        async def work(connection: AsyncConnection) -> bool | None:
+            if (await connection.execute(self._sql.store, values)).first() is not None:
+                return True
+            return await look(connection)
+
+        async def look(connection: AsyncConnection) -> bool | None:
+            row = await self._sql.find(connection, delivery.key)
+            return None if row is None or (row.handled_at is None and row.due is None) else False
+
+        # SQLite's writer may be a handler: a duplicate does not wait for it.
+        if not self._store.on_postgresql and await self._store.run(look) is False:
+            return False
+        deadline = time.monotonic() + _ASK_AGAIN
+        while (stored := await self._store.run(work, write=True)) is None:
+            if time.monotonic() >= deadline:
+                raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
+            await asyncio.sleep(_ASK_EVERY)
+        return stored
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``. The lease runs by the server's clock."""
+        webhook = {"a_webhook": webhook_id or ""}
+
+        async def find(connection: AsyncConnection) -> bool:
+            return (await connection.execute(self._sql.find_due, webhook)).first() is not None
+
+        async def work(connection: AsyncConnection) -> Sequence[Any]:
+            values = {**webhook, "a_token": token, "a_lease": lease, "a_limit": limit}
+            return (await connection.execute(self._sql.claim_due, values)).all()
+
+        if not self._store.on_postgresql and not await self._store.run(find):
+            return []  # without SQLite's lock for writers
+        try:
+            rows = await self._store.run(work, write=True, patient=False)
+        except BusyError:
+            return []
+        return _read(sorted(rows, key=_WHEN_DUE))
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """See ``WaitingInbox``."""
+        self._store.check_usable()
+        held = self._transactions.mine(key, token)
+        if held is not None:
+            row = await self._store.run(lambda connection: self._sql.find(connection, key))
+            if row is None or row.due is None:
+                return False
+            await self._transactions.roll_back(key, held)
+        elif self._transactions.other(key) is not None:
+            return False
+        values = {"a_seconds": seconds, "a_held": held is not None}
+        if delivery is None:
+            return await self._record(self._sql.put_off, key, token, **values)
+        return await self._record(self._sql.put_off_changed, key, token, **values, **_facts(delivery))
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """See ``WaitingInbox``."""
+
+        async def work(connection: AsyncConnection) -> Waiting:
+            row = (await connection.execute(self._sql.waiting, {"a_webhook": webhook_id or ""})).one()
+            if not row.number:
+                return Waiting()
+            age = max(0.0, row.now - as_aware(row.oldest).timestamp())
+            return Waiting(count=row.number, fresh=int(row.fresh), size=int(row.size), age=age)
+
+        return await self._store.run(work)
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+
+        async def work(connection: AsyncConnection) -> Sequence[QuarantinedDelivery]:
+            if after is None:
+                return _read(await connection.execute(self._sql.list_waiting, {"a_limit": limit}))
+            place = {"a_limit": limit, "a_moment": after.quarantined_at, "a_key": after.key}
+            return _read(await connection.execute(self._sql.list_waiting_after, place))
+
+        return await self._store.run(work)
 
     # --- what is old ---
 
@@ -384,3 +479,19 @@ class SQLInbox:
         except Exception:
             if not self._store.closed:
                 logger.warning("old entries of the inbox %s could not be deleted", self._tables.name, exc_info=True)
+
+
+def _facts(delivery: QuarantinedDelivery) -> dict[str, object]:
+    """Return the parameters of a delivery that waits."""
+    letter = delivery.pack(seal=True)
+    return {
+        "a_moment": delivery.quarantined_at,
+        "a_attempts": delivery.failures,
+        "a_size": len(letter),
+        "a_letter": letter,
+    }
+
+
+def _read(rows: Iterable[Any]) -> list[QuarantinedDelivery]:
+    """Return the entries of rows that wait, with their seals."""
+    return [unpack_entry(row.letter, key=row.key, at=as_aware(row.stored_at), trusted=False) for row in rows]

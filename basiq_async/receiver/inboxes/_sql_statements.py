@@ -6,6 +6,8 @@ An event is one row. It is claimed in one of two ways, which are independent:
 - A handler with a session has a *transaction*, which enters the event as handled, and commits when the handler has
   succeeded. So it takes the statements that a hand-written ``INSERT ... ON CONFLICT`` takes, and no other.
 
+An event that waits has a letter too, and is not handled: when it is due, and what is counted, stand beside the letter.
+
 Nobody sees the row of a transaction that has not committed, and an ``INSERT`` of the same key would wait for its end,
 with a connection. So each statement that may meet one has one condition more, the *gate*: an advisory lock of the key,
 which lasts as long as its transaction, and which a statement tries and never waits for.
@@ -33,7 +35,8 @@ DONE = Claim(ClaimStatus.DONE)
 BUSY = Claim(ClaimStatus.BUSY, 1.0)
 """Another worker has the key by a transaction, whose end is unknown: try again after a second."""
 
-_KIND = StoreKind("inbox", 2, InboxError, CLOSED)
+_KEPT = "quarantined_at IS NULL AND due IS NULL"
+_KIND = StoreKind("inbox", 3, InboxError, CLOSED)
 
 
 class Tables(StoreTables):
@@ -56,9 +59,19 @@ class Tables(StoreTables):
             # What is in the quarantine has a letter, and is handled only if it was acknowledged.
             sa.Column("quarantined_at", sa.DateTime(timezone=True)),
             sa.Column("letter", sa.Text),
+            # What waits has a letter too: when it is due, in seconds since 1970, for which webhook ('' for none), when
+            # it was stored, how often it failed, and the bytes of its letter.
+            sa.Column("due", sa.Double),
+            sa.Column("webhook_id", sa.Text),
+            sa.Column("stored_at", sa.DateTime(timezone=True)),
+            sa.Column("attempts", sa.Integer),
+            sa.Column("size", sa.Integer),
             sa.Index(f"{table}_order", "handled_at", **_where("quarantined_at IS NULL")),
-            sa.Index(f"{table}_claims", "lease_ends", **_where("handled_at IS NULL AND quarantined_at IS NULL")),
+            sa.Index(f"{table}_claims", "lease_ends", **_where(f"handled_at IS NULL AND {_KEPT}")),
             sa.Index(f"{table}_quarantine_order", "quarantined_at", "key", **_where("quarantined_at IS NOT NULL")),
+            # With all that is counted, so that a count reads no letters.
+            sa.Index(f"{table}_due", "webhook_id", "due", "attempts", "size", "stored_at", **_where("due IS NOT NULL")),
+            sa.Index(f"{table}_waiting", "stored_at", "key", **_where("due IS NOT NULL")),
         )
         self.failures = sa.Table(
             f"{table}_failures",
@@ -106,6 +119,7 @@ class Statements:
         letter_text = sa.type_coerce(events.c.letter, LetterType)
         here = events.c.key == _KEY
         now = func.now()
+        time_of_day = sa.cast(func.extract("epoch", now), sa.Double) if self.on_postgresql else server_seconds(dialect)
         clock: sa.ColumnElement[float] = sa.bindparam("a_now", callable_=time.monotonic, type_=sa.Double)
         live = sa.and_(
             events.c.lease_ends > clock, events.c.lease_ends - events.c.lease <= clock
@@ -124,7 +138,14 @@ class Statements:
         unclaimed = sa.or_(events.c.token.is_(None), sa.not_(live))
         free = sa.or_(unclaimed, events.c.token == _TOKEN)
         no_claim = {name: sa.cast(sa.null(), events.c[name].type) for name in ("token", "lease", "lease_ends")}
-        no_letter = {name: sa.cast(sa.null(), events.c[name].type) for name in ("quarantined_at", "letter")}
+        no_wait = {
+            name: sa.cast(sa.null(), events.c[name].type)
+            for name in ("due", "webhook_id", "stored_at", "attempts", "size")
+        }
+        no_letter = {
+            **{name: sa.cast(sa.null(), events.c[name].type) for name in ("quarantined_at", "letter")},
+            **no_wait,
+        }
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
         handled = {"handled_at": now, **no_claim}
         moment = sa.bindparam("a_moment", type_=events.c.quarantined_at.type)
@@ -155,9 +176,10 @@ class Statements:
 
         in_quarantine = events.c.quarantined_at.is_not(None)
         not_handled = events.c.handled_at.is_(None)
+        waits = events.c.due.is_not(None)
         self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free))
         self.lease_letter = change(claimed, in_quarantine, free, gate(_KEY))
-        self.begin = enter({**handled, **no_letter}, gate(_KEY), sa.and_(not_handled, unclaimed)).returning(*ends)
+        self.begin = enter({**handled, **no_letter}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
         self.begin_letter = change({**handled, **no_letter}, in_quarantine, unclaimed, gate(_KEY)).returning(*ends)
         not_done = sa.or_(not_handled, in_quarantine)
         completes = sa.or_(events.c.token == _TOKEN, sa.and_(not_done, unclaimed))
@@ -165,6 +187,7 @@ class Statements:
         retried = sa.and_(sa.bindparam("a_retry", type_=sa.Boolean), in_quarantine, unclaimed)
         letter = {
             **handled,
+            **no_wait,
             "handled_at": sa.case((sa.bindparam("a_acknowledged", type_=sa.Boolean), now)),
             "quarantined_at": moment,
             "letter": sa.bindparam("a_letter", type_=LetterType),
@@ -176,10 +199,17 @@ class Statements:
         self.drop = change({**handled, **no_letter}, in_quarantine, gate(_KEY))
 
         self.known = sa.select(events.c.key).where(
-            events.c.key.in_(sa.select(some)), sa.or_(in_quarantine, events.c.handled_at.is_not(None))
+            events.c.key.in_(sa.select(some)), sa.or_(in_quarantine, waits, events.c.handled_at.is_not(None))
         )
         remaining = sa.case((live, events.c.lease_ends - clock), else_=0.0).label("remaining")
-        self.row = sa.select(events.c.handled_at, letter_text.label("letter"), events.c.token, remaining).where(here)
+        self.row = sa.select(
+            events.c.handled_at,
+            events.c.quarantined_at,
+            events.c.due,
+            letter_text.label("letter"),
+            events.c.token,
+            remaining,
+        ).where(here)
         count = sa.bindparam("a_count", type_=sa.Integer)
         more = sa.case((failures.c.failures > count, failures.c.failures), else_=count) + 1
         first = insert(failures).values(key=_KEY, failures=count + 1, failed_at=now)
@@ -190,6 +220,47 @@ class Statements:
         letters = sa.select(letter_text.label("letter"), events.c.key, events.c.quarantined_at)
         self.letters = letters.where(in_quarantine).order_by(*order).limit(_LIMIT)
         self.letters_after = self.letters.where(sa.tuple_(*order) > sa.tuple_(moment, _KEY))
+
+        webhook = events.c.webhook_id == sa.bindparam("a_webhook", type_=sa.Text)
+        text = sa.bindparam("a_letter", type_=LetterType)
+        facts = {
+            "stored_at": moment,
+            "attempts": sa.bindparam("a_attempts", type_=sa.Integer),
+            "size": sa.bindparam("a_size", type_=sa.Integer),
+            "letter": text,
+        }
+        self.store = enter(
+            {**no_letter, **facts, "due": time_of_day, "webhook_id": sa.bindparam("a_webhook", type_=sa.Text)},
+            gate(_KEY),
+            sa.and_(not_handled, events.c.due.is_(None)),
+        )
+        is_due = sa.select(events.c.key).where(webhook, events.c.due <= time_of_day, unclaimed).order_by(events.c.due)
+        self.find_due = is_due.limit(1)
+        # In a WITH: a planner may run a subquery of IN more than once, and each time lock other rows.
+        found_due = is_due.limit(_LIMIT)
+        ready = (found_due.with_for_update(skip_locked=True) if self.on_postgresql else found_due).cte("ready")
+        waiting = (letter_text.label("letter"), events.c.key, events.c.stored_at)
+        self.claim_due = (
+            sa.update(events)
+            .where(events.c.key.in_(sa.select(ready.c.key)))
+            .values(claimed)
+            .returning(*waiting, events.c.due)
+        )
+        later = {"due": time_of_day + sa.bindparam("a_seconds", type_=sa.Double), **no_claim}
+        mine_here = sa.or_(events.c.token == _TOKEN, sa.and_(sa.bindparam("a_held", type_=sa.Boolean), unclaimed))
+        self.put_off = change(later, mine_here, waits, sa.or_(live, gate(_KEY)))
+        self.put_off_changed = change({**later, **facts}, mine_here, waits, sa.or_(live, gate(_KEY)))
+        fresh = func.sum(sa.case((events.c.attempts == 0, 1), else_=0))
+        self.waiting = sa.select(
+            func.count().label("number"),
+            fresh.label("fresh"),
+            func.sum(events.c.size).label("size"),
+            func.min(events.c.stored_at).label("oldest"),
+            time_of_day.label("now"),
+        ).where(webhook, waits)
+        in_turn = (events.c.stored_at, events.c.key)
+        self.list_waiting = sa.select(*waiting).where(waits).order_by(*in_turn).limit(_LIMIT)
+        self.list_waiting_after = self.list_waiting.where(sa.tuple_(*in_turn) > sa.tuple_(moment, _KEY))
 
         self.note = sa.select(notes.c.text).where(notes.c.name == _NAME)
         new_note = insert(notes).values(name=_NAME, text=sa.bindparam("a_text", type_=sa.Text))
@@ -206,7 +277,9 @@ class Statements:
         )
         kept = events.c.quarantined_at.is_(None)
         old = sa.select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
-        abandoned = sa.select(events.c.key).where(not_handled, kept, events.c.lease_ends < clock - _ABANDONED)
+        abandoned = sa.select(events.c.key).where(
+            not_handled, kept, events.c.due.is_(None), events.c.lease_ends < clock - _ABANDONED
+        )
         stale = sa.select(failures.c.key).where(failures.c.failed_at < moment)
 
         def delete(table: sa.Table, found: Any) -> Any:
@@ -224,7 +297,7 @@ class Statements:
         return {"a_keys": list(keys) if self.on_postgresql else json.dumps(keys)}
 
     async def find(self, connection: AsyncConnection, key: str) -> sa.Row[Any] | None:
-        """Return the key's ``handled_at``, ``letter`` and ``token``, and the seconds ``remaining`` of its lease."""
+        """Return the key's columns that tell its state, and the seconds ``remaining`` of its lease."""
         found: Any = await connection.execute(self.row, {"a_key": key})
         row: sa.Row[Any] | None = found.first()
         return row
@@ -232,7 +305,7 @@ class Statements:
     async def describe(self, connection: AsyncConnection, key: str, *, retry: bool) -> Claim:
         """Return the claim's result for a key that cannot be claimed: DONE, or BUSY with ``retry_after``."""
         row = await self.find(connection, key)
-        if (row is None or row.letter is None) if retry else (row is not None and row.handled_at is not None):
+        if (row is None or row.quarantined_at is None) if retry else (row is not None and row.handled_at is not None):
             return DONE
         if row is not None and row.token is not None and row.remaining > 0:
             return Claim(ClaimStatus.BUSY, row.remaining, row.token)

@@ -73,7 +73,7 @@ class Transactions:
         if await done_in_sqlite(self._store, self._sql, key, retry=retry):
             return DONE
         statement = self._sql.begin_letter if retry else self._sql.begin
-        values = {"a_key": key}
+        values = {"a_key": key} if retry else {"a_key": key, "a_token": token}
         if self._store.on_postgresql:
             values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
         again = True

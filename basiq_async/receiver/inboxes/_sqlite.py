@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
@@ -18,22 +18,26 @@ from ..._work.calls import CLOSED
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_entry
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
 from ...errors import InboxError
 
 _KIND = FileKind(
     name="inbox",
     application_id=0x42515349,
-    version=5,
+    version=6,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
         # monotonic one. ``letter`` is a quarantined delivery as JSON, and ``at`` is the time when it was set aside. The
-        # key is ``handled`` only if that was acknowledged, and its failures are then ``tried``.
+        # key is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What waits has a letter
+        # too, and is not handled: ``due`` is by the wall clock, and ``stored``, ``attempts`` (those that failed) and
+        # ``size`` stand beside the letter, so that nobody has to read it to count.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
         "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, tried INTEGER NOT NULL DEFAULT 0, "
-        "letter TEXT) WITHOUT ROWID",
+        "due REAL, webhook TEXT, stored REAL, attempts INTEGER, size INTEGER, letter TEXT) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
         "CREATE INDEX inbox_quarantine ON inbox (at, key) WHERE at IS NOT NULL",
+        "CREATE INDEX inbox_due ON inbox (webhook, due, attempts, size, stored) WHERE due IS NOT NULL",
+        "CREATE INDEX inbox_waiting ON inbox (stored, key) WHERE due IS NOT NULL",
         # When the file was made, and the state of the clock of retention.
         "CREATE TABLE clock (began REAL NOT NULL, seen_at REAL, hold_until REAL)",
         # For how long entries were kept that were recorded up to a moment.
@@ -63,7 +67,8 @@ def _sql(statement: str) -> str:
         "open": "(NOT handled OR expires <= :horizon)",
         "counted": "CASE WHEN expires <= :horizon THEN 0 ELSE failures END",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
-        "no_letter": "at = NULL, tried = 0, letter = NULL",
+        "no_letter": "at = NULL, tried = 0, letter = NULL, {no_wait}",
+        "no_wait": "due = NULL, webhook = NULL, stored = NULL, attempts = NULL, size = NULL",
     }
     for name, part in parts.items():
         statement = statement.replace("{" + name + "}", part)
@@ -93,7 +98,7 @@ _QUARANTINE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, at, tried, letter)
 VALUES (:key, :acknowledged, 0, 1e18, :at, :tried, :letter)
 ON CONFLICT (key) DO UPDATE SET handled = excluded.handled, failures = {counted}, expires = excluded.expires,
-{no_claim}, at = excluded.at, tried = excluded.tried, letter = excluded.letter WHERE {may_set_aside}
+{no_claim}, {no_wait}, at = excluded.at, tried = excluded.tried, letter = excluded.letter WHERE {may_set_aside}
 """)
 _RELEASE = _sql("UPDATE inbox SET {no_claim} WHERE key = :key AND token = :token")
 _FAIL = _sql("""
@@ -105,9 +110,38 @@ _DROP = _sql("""
 UPDATE inbox SET handled = 1, failures = 0, expires = :expires, {no_claim}, {no_letter}
 WHERE key = :key AND at IS NOT NULL
 """)
+_STORE = _sql("""
+INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, attempts, size, letter)
+VALUES (:key, 0, 0, 1e18, :wall, :webhook, :stored, :attempts, :size, :letter)
+ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = excluded.expires, at = NULL, tried = 0,
+due = excluded.due, webhook = excluded.webhook, stored = excluded.stored, attempts = excluded.attempts,
+size = excluded.size, letter = excluded.letter WHERE {open} AND due IS NULL
+""")
+# A lease that begins later than now is one of before a restart, which sets the clock of leases back.
+_DUE = """
+SELECT letter, key, stored FROM inbox
+WHERE webhook = :webhook AND due <= :wall AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)
+ORDER BY due LIMIT :limit
+"""
+_CLAIM_DUE = """
+UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease WHERE key IN (SELECT value FROM json_each(:key))
+"""
+_PUT_OFF = _sql("""
+UPDATE inbox SET due = :wall + :seconds, {no_claim}, stored = coalesce(:stored, stored),
+attempts = coalesce(:attempts, attempts), size = coalesce(:size, size), letter = coalesce(:letter, letter)
+WHERE key = :key AND token = :token AND due IS NOT NULL
+""")
+_WAITING = """
+SELECT count(*), coalesce(sum(attempts = 0), 0), coalesce(sum(size), 0), min(stored) FROM inbox
+WHERE webhook = ? AND due IS NOT NULL
+"""
+_LIST_WAITING = """
+SELECT letter, key, stored FROM inbox WHERE due IS NOT NULL AND (stored, key) > (?, ?) ORDER BY stored, key LIMIT ?
+"""
 _FIND = "SELECT handled AND expires > ?, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = ?"
 _KNOWN = """
-SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(?)) AND (at IS NOT NULL OR (handled AND expires > ?))
+SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(?))
+AND (at IS NOT NULL OR due IS NOT NULL OR (handled AND expires > ?))
 """
 _LETTERS = "SELECT letter, key, at FROM inbox WHERE at IS NOT NULL AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?"
 _KEPT = """
@@ -251,15 +285,7 @@ class SQLiteInbox:
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        place = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
-
-        def work(connection: sqlite3.Connection) -> list[QuarantinedDelivery]:
-            return [
-                unpack_entry(letter, key=key, at=datetime.fromtimestamp(at, UTC))
-                for letter, key, at in connection.execute(_LETTERS, (*place, limit))
-            ]
-
-        return await self._store.run(work, write=False)
+        return await self._page(_LETTERS, after, limit, trusted=True)
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -272,6 +298,56 @@ class SQLiteInbox:
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
         return bool(await self._record(_DROP, key, ""))
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """See ``WaitingInbox``."""
+        values = {**_columns(delivery), "webhook": webhook_id or ""}
+        return bool(await self._record(_STORE, delivery.key, "", **values))
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+
+        def find(limit: int, connection: sqlite3.Connection) -> list[Any]:
+            wall, _ = (self._retention or self._make_retention(connection)).read()
+            values = {"webhook": webhook_id or "", "wall": wall, "now": self._lease_clock(), "limit": limit}
+            return connection.execute(_DUE, values).fetchall()
+
+        def take(connection: sqlite3.Connection) -> list[QuarantinedDelivery]:
+            found = find(limit, connection)
+            keys = json.dumps([key for _, key, _ in found])
+            values = {"key": keys, "token": token, "lease": lease, "now": self._lease_clock()}
+            connection.execute(_CLAIM_DUE, values)
+            return _read(found, trusted=False)
+
+        # A worker that finds nothing every second must not take the lock of the writers every second.
+        if not await self._store.run(partial(find, 1), write=False):
+            return []
+        return await self._store.run(take)
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """See ``WaitingInbox``."""
+        return bool(await self._record(_PUT_OFF, key, token, seconds=seconds, **_columns(delivery)))
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """See ``WaitingInbox``."""
+
+        def work(connection: sqlite3.Connection) -> Waiting:
+            wall, _ = (self._retention or self._make_retention(connection)).read()
+            count, fresh, size, oldest = connection.execute(_WAITING, (webhook_id or "",)).fetchone()
+            age = None if oldest is None else max(0.0, wall - oldest)
+            return Waiting(count=count, fresh=fresh, size=size, age=age)
+
+        return await self._store.run(work, write=False)
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+        return await self._page(_LIST_WAITING, after, limit, trusted=False)
 
     async def aclose(self) -> None:
         """Finish the calls that are queued already, and close the file. May be called twice."""
@@ -288,12 +364,22 @@ class SQLiteInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    async def _page(
+        self, statement: str, after: QuarantinedDelivery | None, limit: int, *, trusted: bool
+    ) -> Sequence[QuarantinedDelivery]:
+        place = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
+
+        def work(connection: sqlite3.Connection) -> list[QuarantinedDelivery]:
+            return _read(connection.execute(statement, (*place, limit)), trusted=trusted)
+
+        return await self._store.run(work, write=False)
+
     def _record(self, statement: str, key: str, token: str, *, count: int = 1, **values: Any) -> Awaitable[int]:
         """Run a statement that ends a claim, or ``count`` of them. Its result is the number of entries it changed."""
 
         def work(connection: sqlite3.Connection) -> int:
             wall, horizon = (self._retention or self._make_retention(connection)).read()
-            times = {"now": self._lease_clock(), "horizon": horizon, "expires": wall + self._remember}
+            times = {"now": self._lease_clock(), "wall": wall, "horizon": horizon, "expires": wall + self._remember}
             changed = connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount
             self._tidy(connection, wall, horizon, count)
             return changed
@@ -346,6 +432,22 @@ class SQLiteInbox:
 
 def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO clock VALUES (?, NULL, NULL)", (clock(),))
+
+
+def _columns(delivery: QuarantinedDelivery | None) -> dict[str, Any]:
+    """Return the columns of a delivery that waits."""
+    if delivery is None:
+        return dict.fromkeys(("stored", "attempts", "size", "letter"))
+    letter = delivery.pack(seal=True)
+    stored = delivery.quarantined_at.timestamp()
+    return {"stored": stored, "attempts": delivery.failures, "size": len(letter), "letter": letter}
+
+
+def _read(rows: Iterable[Sequence[Any]], *, trusted: bool) -> list[QuarantinedDelivery]:
+    """Return the entries of rows with a letter, its key and its time. What is not ``trusted`` keeps its seal."""
+    return [
+        unpack_entry(letter, key=key, at=datetime.fromtimestamp(at, UTC), trusted=trusted) for letter, key, at in rows
+    ]
 
 
 _NONE = (False, False, 0, None, 0.0, 0.0)
