@@ -1,4 +1,4 @@
-"""Read, export and drop the entries of one webhook in the quarantine: the one place that asks an inbox for its pages."""
+"""Read, export and drop the entries of one webhook in the quarantine: only this asks an inbox for its pages."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def read_quarantine(
 ) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
 
-    The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
-    pages do not advance: other programs may write to its storage.
+    The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and
+    ``InboxError`` for an inbox whose pages do not advance: other programs may write to its storage.
     """
     seen: set[str] = set()
     while True:

@@ -52,11 +52,11 @@ that lasts tells there every 30 s how far it is.
 
 | Exit code | Meaning |
 |---|---|
-%s
+{}
 
 Environment: BASIQ_API_KEY, BASIQ_BASE_URL, BASIQ_PROFILE, BASIQ_WEBHOOK_SECRET, BASIQ_WEBHOOK_ID, NO_COLOR;
 BASIQ_DEBUG=1 shows tracebacks and logs.
-""" % "\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items())
+""".format("\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()))
 
 _COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
     "Webhooks": {"webhooks": webhooks_app, "messages": messages_app, "events": events_app},

@@ -14,7 +14,7 @@ import typer
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
 from ._exit_codes import DONE, NO_ANSWER, WRONG
-from ._inboxes import InboxPlace, Receiver, open_inbox, open_receiver, record_file
+from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
 from ._options import SECRET_VARIABLE, Json, check_new_file, complete_webhook, help_line, option, read_secrets
 from ._output import live, note
 from ._results import Column, Output, Row, View, as_row, cell_text
@@ -117,23 +117,25 @@ async def doctor(
     to recover. The exit code is 1 if a webhook has a problem, and 3 if Basiq or the inbox gave no usable response.
     Changes nothing at Basiq, and posts nothing without --test.
     """
+    from .._work.owners import read_webhooks
+
     output, healthy, seen = Output(json), True, 0
     if receiver is not None and inbox is not None:
         raise ConfigurationError("name the inbox with either --inbox or --receiver")
     async with make_client() as basiq, AsyncExitStack() as stack:
         opened = None if receiver is None else await stack.enter_async_context(open_receiver(receiver, webhook_id))
         known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
-        secrets = read_secrets(secret_file) if test and (opened is None or secret_file is not None) else None
+        owners = {} if known is None else await read_webhooks(known, timeout=INBOX_TIMEOUT)
         ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
         if not ids:
             raise ConfigurationError("there is no webhook; create one with 'basiq-async webhooks create'")
         for each in ids:
             live(f"checking webhook {each}")
             own = opened if opened is None or opened.webhook_id in (None, each) else None
+            its = known if webhook_id is not None or not owners or each in owners else None
+            secret = read_secrets(secret_file) if test and (own is None or secret_file is not None) else None
             try:
-                diagnosis = await _diagnose(
-                    basiq, each, own, known, max_items=limit or None, secret=secrets, test=test, named=inbox
-                )
+                found = await _diagnose(basiq, each, own, its, max_items=limit or None, secret=secret, test=test)
             except NotFoundError:
                 if webhook_id is not None:
                     raise
@@ -141,7 +143,9 @@ async def doctor(
                 continue
             finally:
                 live(None)
-            diagnosis = attrs.evolve(diagnosis, receiver=None if own is None else receiver)
+            diagnosis = attrs.evolve(
+                found, receiver=None if own is None else receiver, inbox=None if its is None else inbox
+            )
             output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
             healthy, seen = healthy and diagnosis.healthy, seen + 1
     if not seen:
@@ -158,8 +162,6 @@ async def _diagnose(
     webhook_id: str,
     receiver: WebhookReceiver | None,
     inbox: Inbox | None,
-    *,
-    named: str | None,
     **options: Any,
 ) -> Diagnosis:
     """Diagnose one webhook. Without an inbox, the file of what was posted to its URL says what was handled."""
@@ -170,8 +172,7 @@ async def _diagnose(
                 inbox = await stack.enter_async_context(open_inbox(file))
             else:
                 note(f"no inbox of the webhook {webhook_id} is known, so all that was not delivered counts as missed")
-        found = await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
-        return attrs.evolve(found, inbox=named)
+        return await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
 
 
 _DIFFERENCE: View[Difference] = View(

@@ -17,6 +17,7 @@ from ..errors import (
     PaginationError,
     RecordError,
     ReplayError,
+    RequestTimeoutError,
     ResponseDecodeError,
     SignatureVerificationError,
     TransportError,
@@ -59,6 +60,8 @@ _CODES: Mapping[type[BaseException], int] = {
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code for an error. An error status of the login is no answer, whatever the status is."""
+    if isinstance(error, RequestTimeoutError) and error.method is None:  # what was waited for did not come
+        return WRONG
     if isinstance(error, APIError) and (error.path or "").endswith("/token"):
         return NO_ANSWER
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), WRONG)

@@ -13,7 +13,6 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated
 
 from .._wire.hosts import is_readable_url, show_place, show_url, show_urls_in
-from .._work.limits import inbox_limit
 from ..errors import BasiqError, ConfigurationError, InboxError
 from ._options import option
 
@@ -131,6 +130,7 @@ async def open_inbox(place: str, *, make: bool = False) -> AsyncIterator[Inbox]:
 
     Raises ``ConfigurationError`` for a file that does not exist, and ``InboxError`` if the inbox cannot be used.
     """
+    from .._work.limits import inbox_limit
     from ..receiver import SQLiteInbox
 
     async with AsyncExitStack() as stack:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -51,7 +50,7 @@ async def listen(options: ListenOptions) -> None:
 
 
 _FORWARD_TIMEOUT = 30.0
-_SHOW_EVERY = 30.0
+_SHOW_EVERY = 10.0
 
 
 _DELIVERY: View[Delivery] = View(
@@ -89,6 +88,8 @@ class Listener(Showing):
         async def handle(delivery: Delivery) -> None:
             """Do nothing: it is printed and forwarded when it has turned out to be genuine."""
 
+        import asyncio
+
         self._idle = asyncio.Event()
         self._idle.set()
         self._shown = self._under_way = 0
@@ -98,6 +99,8 @@ class Listener(Showing):
 
         Deliveries under way are finished. A second signal ends the server at once.
         """
+        import asyncio
+
         from aiohttp import web
 
         from .._web.serving import Address, listening

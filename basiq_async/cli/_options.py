@@ -335,13 +335,13 @@ def read_file(path: str | Path, what: str) -> str:
         raise ConfigurationError(f"{what} {str(path)!r} cannot be read: {explain(exc)}") from None
 
 
-def check_new_file(path: str, *, begun: bool = False) -> None:
+def check_new_file(path: str) -> None:
     """Raise ``ConfigurationError`` if a file exists or its folder does not. Called before the first request.
 
-    ``begun`` says that an earlier run wrote the file. An empty file is as good as none.
+    An empty file is as good as none.
     """
-    if not begun and os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
-        raise ConfigurationError(f"{path!r} exists, and this export did not write it: pass another file, or remove it")
+    if os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
+        raise ConfigurationError(f"{path!r} exists: pass another file, or remove it")
     if not Path(path).parent.is_dir():
         raise ConfigurationError(f"{path!r} cannot be written: its folder does not exist")
 

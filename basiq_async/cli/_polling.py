@@ -18,7 +18,8 @@ from .._work.quarantine import read_quarantine
 from ..errors import ConfigurationError, NotFoundError, ReplayError
 from ..models import Message
 from ..receiver import SQLiteInbox
-from ..replay import HttpTarget, Replay, Target, Where, event_types, message_time
+from ..replay import HttpTarget, Replay, Target, event_types, message_time, since
+from ..replay.shared import message_key
 from ._follow import follow_up
 from ._inboxes import INBOX_TIMEOUT, record_file
 from ._options import check_event_types, duration, read_secrets
@@ -36,6 +37,8 @@ _SLOWEST = 60.0
 _CONCURRENCY = 8
 _LONGEST_OUTAGE = 365 * 86_400.0
 """The longest outage of the service that the program waits for, in seconds: a year, so that it does not give up."""
+_START = "listen start"
+"""The note of the time of the first run's start: later runs must not skip the messages that were missed."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -63,7 +66,7 @@ class Polling(Showing):
         self._under_way: set[str] = set()
         """The ids of messages whose delivery has begun and has not ended."""
         self._watch = Watch()
-        self._watch.begin()
+        self._watch.begin("messages")
 
     async def run(self) -> None:
         """Poll until SIGINT or SIGTERM, until the limit is reached, or until the output's reader closes it."""
@@ -127,19 +130,21 @@ class Polling(Showing):
         start, inbox = None, SQLiteInbox(path, remember=None)
         if os.path.lexists(path):  # noqa: ASYNC240  # once, before the work begins
             await stack.enter_async_context(inbox)
-            start = Start.read(await inbox.note(_START))
+            start = await inbox.note(_START)
         if start is None:  # a run that ends before it is known leaves no file
-            start = await self._find_start(basiq, webhook_id)
+            start, keys = await self._find_start(basiq, webhook_id)
             await stack.enter_async_context(inbox)
-            async with inbox_limit(INBOX_TIMEOUT):
-                await inbox.set_note(_START, start.write())
+            async with inbox_limit(2 * INBOX_TIMEOUT):
+                await inbox.complete(keys, "the start")
+                await inbox.set_note(_START, start)
+        where = since(datetime.fromisoformat(start))
         replay = Replay(
             basiq,
             webhook_id,
             _Shown(target, self),
             inbox=inbox,
             exclusive=True,
-            where=start.select(options.event),
+            where=where & event_types(*options.event) if options.event else where,
             concurrency=_CONCURRENCY,
             max_failures=None,
             max_pause=_LONGEST_OUTAGE,
@@ -156,25 +161,28 @@ class Polling(Showing):
             with suppress(_NotShownError):
                 self.finish(Message(entry.delivery_id, json.loads(entry.body)), entry.error)
 
-    async def _find_start(self, basiq: BasiqClient, webhook_id: str) -> Start:
-        """Return the start of the first run: after the newest message, or ``--since`` ago by the API's clock."""
+    async def _find_start(self, basiq: BasiqClient, webhook_id: str) -> tuple[str, Sequence[str]]:
+        """Return when the messages that are new begin, and the keys of those of that moment that are not new.
+
+        That is after the newest message, or ``--since`` ago by the API's clock.
+        """
         live(f"finding the newest message of {webhook_id}")
-        times: dict[str, datetime] = {}
+        keys: list[str] = []
         latest = _LONG_AGO
 
         def see(message: Message) -> None:
-            nonlocal latest, times
+            nonlocal latest, keys
             time = message_time(message) or _LONG_AGO
             if time > latest:
-                latest, times = time, {}
+                latest, keys = time, []
             if time == latest:
-                times[message.id] = time
+                keys.append(message_key(message.raw, webhook_id=webhook_id))
 
         await read_newest(aiter(basiq.messages.list(webhook_id)), 1, on_read=see)
         if self._back:
             # By the API's clock, as the times of its messages are. These have whole seconds.
-            return Start((basiq._now() - self._back).replace(microsecond=0))
-        return Start(latest, frozenset(times))
+            return (basiq._now() - self._back).replace(microsecond=0).isoformat(), []
+        return latest.isoformat(), keys
 
     def begin(self, message: Message) -> None:
         """Record that the delivery of a message begins. Raises ``_NotShownError`` if the program is about to end."""
@@ -242,39 +250,3 @@ class _Shown:
         found = await self._inner.deliver(message) if self._inner is not None else None
         self._polling.finish(message)
         return found
-
-
-_START = "listen start"
-
-
-@attrs.frozen
-class Start:
-    """The start of the first run. Messages before ``time``, and the messages ``ids`` at ``time``, are not new.
-
-    It is a note in the inbox, because later runs must not skip the messages that were missed.
-    """
-
-    time: datetime
-    ids: frozenset[str] = frozenset()
-
-    @classmethod
-    def read(cls, text: str | None) -> Start | None:
-        """Return the start that was noted; None if there is none yet."""
-        if text is None:
-            return None
-        found = json.loads(text)
-        return cls(datetime.fromisoformat(found["time"]), frozenset(found["ids"]))
-
-    def write(self) -> str:
-        """Return the start as text."""
-        return json.dumps({"time": self.time.isoformat(), "ids": sorted(self.ids)})
-
-    def select(self, types: Sequence[str] | None) -> Where:
-        """Return the filter for the messages that came later, and have one of the event types."""
-
-        def since_first_start(message: Message) -> bool:
-            time = message_time(message)
-            return time is None or time > self.time or (time == self.time and message.id not in self.ids)
-
-        where = Where(since_first_start, description=f"after the start {self.time.isoformat()}", steady=True)
-        return where & event_types(*types) if types else where

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .._work.keys import inbox_key
-from .._work.limits import inbox_limit
-from .._work.owners import read_webhooks
-from .._work.quarantine import ANY_WEBHOOK, drop_quarantined, export_quarantined, read_quarantine
 from ..errors import ConfigurationError
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, To, check_owner, open_inbox, open_receiver, record_file
@@ -65,15 +62,32 @@ async def list_(
     Name the inbox with --receiver or --inbox, or with --to and --webhook if it records what was posted. The exit code
     is 1 if there is anything, and 3 if the inbox gave no usable response.
     """
-    output, count = Output(json), 0
-    async with _open(receiver, inbox, to, webhook) as (opened, owner):
-        async for page in _pages(opened, owner):
+    async with _open(receiver, inbox, to, webhook) as entries:
+        return await show_entries(entries, Output(json))
+
+
+async def show_entries(entries: AsyncIterator[QuarantinedDelivery], output: Output) -> int:
+    """Show what is in a quarantine, and return the exit code: 1 if there is anything."""
+    page: list[QuarantinedDelivery] = []
+    count = 0
+    async for entry in entries:
+        page.append(entry)
+        count += 1
+        if len(page) == _PAGE:
             output.rows(page, _ENTRY)
-            count += len(page)
+            page = []
+    output.rows(page, _ENTRY)
     if count:
         return WRONG
     note("the quarantine is empty")
     return DONE
+
+
+def tell_dropped(count: int, ids: Iterable[str]) -> None:
+    """Say how many entries were removed. Raises ``ConfigurationError`` if others were not there."""
+    note(f"{count:,} entries removed")
+    if missing := len(set(ids)) - count:
+        raise ConfigurationError(f"{missing:,} of these are not in the quarantine; {_HELP}")
 
 
 @quarantine_app.command()
@@ -86,12 +100,11 @@ async def show(
     json: Json = None,
 ) -> None:
     """Show one entry of the quarantine, with what failed as Basiq sent it."""
-    async with _open(receiver, inbox, to, webhook) as (opened, owner):
-        async for page in _pages(opened, owner):
-            for entry in page:
-                if entry.delivery_id == id:
-                    Output(json).one(entry, _ENTRY)
-                    return
+    async with _open(receiver, inbox, to, webhook) as entries:
+        async for entry in entries:
+            if entry.delivery_id == id:
+                Output(json).one(entry, _ENTRY)
+                return
     raise _not_there([id])
 
 
@@ -149,6 +162,7 @@ _LEFT = ("handled", "handled-before")
 async def _retry(
     basiq: Any, target: Any, record: Inbox | None, webhook_id: str | None, ids: frozenset[str], watch: Watch
 ) -> Report:
+    from .._work.owners import read_webhooks
     from ..replay import Replay
 
     owner = getattr(target, "webhook_id", None) or webhook_id or "none"
@@ -207,11 +221,12 @@ def drop(
     confirm(f"Remove {len(wanted):,} entries of the quarantine for good?", yes=yes)
 
     async def work() -> None:
-        async with _open(receiver, inbox, to, webhook) as (opened, owner):
+        from .._work.quarantine import drop_quarantined
+
+        async with _open_inbox(receiver, inbox, to, webhook) as (opened, owner):
             dropped = await drop_quarantined(opened, owner, wanted, timeout=INBOX_TIMEOUT)
         Output(json).one({"dropped": dropped})
-        if dropped < len(wanted):
-            raise ConfigurationError(f"{len(wanted) - dropped} of these are not in the quarantine; {_HELP}")
+        tell_dropped(dropped, wanted)
 
     return work()
 
@@ -225,8 +240,10 @@ async def export(
     webhook: Webhook = None,
 ) -> None:
     """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine."""
-    async with _open(receiver, inbox, to, webhook) as (opened, owner):
-        count = await export_quarantined(opened, owner, file, timeout=INBOX_TIMEOUT)
+    from .._work.quarantine import export_entries
+
+    async with _open(receiver, inbox, to, webhook) as entries:
+        count = await export_entries(entries, file)
     note(f"{count:,} entries written to {file!r}")
 
 
@@ -237,11 +254,30 @@ def _not_there(ids: Iterable[str]) -> ConfigurationError:
     return ConfigurationError(f"not in the quarantine: {', '.join(sorted(ids))}; {_HELP}")
 
 
+_PAGE = 100
+
+
 @asynccontextmanager
 async def _open(
     receiver: str | None, inbox: str | None, to: str | None, webhook_id: str | None
+) -> AsyncIterator[AsyncGenerator[QuarantinedDelivery]]:
+    """Open the inbox that the options name, and yield what is in its quarantine."""
+    from .._work.quarantine import read_quarantine
+
+    async with (
+        _open_inbox(receiver, inbox, to, webhook_id) as (opened, owner),
+        aclosing(read_quarantine(opened, owner, timeout=INBOX_TIMEOUT)) as entries,
+    ):
+        yield entries
+
+
+@asynccontextmanager
+async def _open_inbox(
+    receiver: str | None, inbox: str | None, to: str | None, webhook_id: str | None
 ) -> AsyncIterator[tuple[Inbox, str | None]]:
     """Open the inbox that the options name. Also yield the webhook whose entries are meant: by default all of it."""
+    from .._work.quarantine import ANY_WEBHOOK
+
     if (receiver is None) == (inbox is None and to is None):
         raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
     if receiver is not None:
@@ -252,21 +288,6 @@ async def _open(
         raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
     async with open_inbox(inbox or record_file(webhook_id or "", to or "")) as found:
         yield found, webhook_id or ANY_WEBHOOK
-
-
-_PAGE = 100
-
-
-async def _pages(inbox: Inbox, owner: str | None) -> AsyncIterator[Sequence[QuarantinedDelivery]]:
-    page: list[QuarantinedDelivery] = []
-    async with aclosing(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)) as entries:
-        async for entry in entries:
-            page.append(entry)
-            if len(page) == _PAGE:
-                yield page
-                page = []
-    if page:
-        yield page
 
 
 # --- what an inbox knows of an event ---
@@ -287,9 +308,9 @@ async def get(
 ) -> int:
     """Show whether an event was handled, is in the quarantine, or is unknown to the inbox.
 
-    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. A receiver's
-    webhook need not be named. When the event was handled is shown for an inbox in a SQL database. The other inboxes do
-    not keep that time.
+    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
+    webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
+    inboxes do not keep that time.
     """
     if (receiver is None) == (inbox is None):
         raise ConfigurationError("name the inbox with either --inbox or --receiver")
@@ -303,19 +324,35 @@ async def get(
             found, owners = opened.inbox, [opened.webhook_id]
         else:
             found = await stack.enter_async_context(open_inbox(inbox or ""))
-            owners = list(dict.fromkeys((webhook, None)))
+            owners = await _find_owners(found, webhook)
         entry = await _find(found, event_id, event, owners)
     Output(json).one(entry)
     return DONE if entry["state"] == "handled" else WRONG
 
 
+async def _find_owners(inbox: Inbox, webhook_id: str | None) -> list[str | None]:
+    """Return the webhooks to look for: the one that is named, or else all of the inbox; and events of none."""
+    from .._work.owners import read_webhooks
+
+    known = await read_webhooks(inbox, timeout=INBOX_TIMEOUT)
+    if webhook_id is None:
+        return [*known, None]
+    if known and webhook_id not in known:
+        raise ConfigurationError(f"the inbox is of the webhook {', '.join(map(repr, known))}, not of {webhook_id!r}")
+    return [webhook_id, None]
+
+
 async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
     """Return what is known: whether the handler succeeded, since when that is known, and if not, why."""
-    ids = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0]}
+    from .._work.limits import inbox_limit
+    from .._work.quarantine import read_quarantine
+
+    ids: dict[str, Any] = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0]}
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
     async with inbox_limit(INBOX_TIMEOUT):
         known = await inbox.known([*keys])
     for key in known:
+        ids["webhook_id"] = keys[key]
         async with aclosing(read_quarantine(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
             async for entry in entries:
                 if entry.key == key:

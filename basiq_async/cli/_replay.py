@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import attrs
 import typer
 
-from .._work.quarantine import count_quarantined
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
 from ._options import EventPattern, Failed, Since, Until, command_of, option, read_selection
@@ -112,6 +110,7 @@ async def replay(options: ReplayOptions) -> int:
 
 async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -> tuple[Report, int] | Plan:
     """Run the replay, or count what it would do. Return its report, and the number of messages in the quarantine."""
+    from .._work.quarantine import count_quarantined
     from ..replay import Replay
 
     basiq = await stack.enter_async_context(make_client())
@@ -140,7 +139,7 @@ async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -
     )
     if options.dry_run:
         return await job.plan()
-    report = await _run(stack, job, options, watch)
+    report = await _run(job, options, watch)
     record = getattr(target, "inbox", inbox)
     owner = getattr(target, "webhook_id", options.webhook_id)
     return report, 0 if record is None else await count_quarantined(record, owner, timeout=INBOX_TIMEOUT)
@@ -175,25 +174,28 @@ async def _count(message: object) -> None:
     """Do nothing: a plan counts."""
 
 
-async def _run(stack: AsyncExitStack, job: Replay, options: ReplayOptions, watch: Watch) -> Report:
+async def _run(job: Replay, options: ReplayOptions, watch: Watch) -> Report:
     """Run the job. If messages failed, the page of ``--ui`` stays until a signal: they can be tried again there."""
+    import asyncio
+
     from ..replay import serve_page
 
     counted = await _make_plan(job) if options.plan else None
-    url = await stack.enter_async_context(serve_page(job)) if options.ui else None
-    if url is not None:
-        note(f"the page is at {url}", url=url)
-    watch.follow(job)
-    report = await job.run(plan=counted)
-    if url is not None and report.failed and report.finished:
-        note(f"messages failed: retry or drop them at {url}; Ctrl-C ends", url=url)
-        live(None)
-        stop = asyncio.Event()
-        with on_signals(lambda _: stop.set()):
-            await stop.wait()
-        handled = sum(each.handled for each in watch.lists)
-        report = attrs.evolve(report, handled=handled, failed=max(0, report.failed - (handled - report.handled)))
-    return report
+    async with AsyncExitStack() as page:
+        url = await page.enter_async_context(serve_page(job)) if options.ui else None
+        if url is not None:
+            note(f"the page is at {url}", url=url)
+        watch.follow(job)
+        report = await job.run(plan=counted)
+        if url is not None and report.failed and report.finished:
+            live(None)
+            note(f"messages failed: retry or drop them at {url}; Ctrl-C ends", url=url)
+            stop = asyncio.Event()
+            with on_signals(lambda _: stop.set()):
+                await stop.wait()
+    # What began on the page has ended now, and is recorded.
+    handled = sum(each.handled for each in watch.lists)
+    return attrs.evolve(report, handled=handled, failed=max(0, report.failed - (handled - report.handled)))
 
 
 async def _make_plan(job: Replay) -> Plan | None:

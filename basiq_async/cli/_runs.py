@@ -215,8 +215,8 @@ class Watch:
         """Write each message that the target accepts into the evidence."""
         return target if self._evidence is None else _Witnessed(target, self._evidence, len(self.lists))
 
-    def begin(self) -> None:
-        """The run begins to read a list."""
+    def begin(self, source: str) -> None:
+        """Begin with a list that is read: first the messages, then the events."""
         from ..replay import Progress
 
         self.lists.append(Progress())

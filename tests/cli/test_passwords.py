@@ -43,7 +43,7 @@ def served(recently_served: Served) -> Served:
 def test_no_command_shows_the_password_of_an_inbox(run: Run, served: Served, url: str) -> None:
     found = served.fake.add_webhook("https://user:geheim@service.example/basiq?code=4711")
     for command in (
-        ("webhooks", "doctor"), ("reconcile", found), ("quarantine", "list"),
+        ("webhooks", "doctor"), ("quarantine", "list"),
         ("inbox", "get", "e-1", "--event", "user.created", "--webhook", found),
     ):  # fmt: skip
         done = run("--timeout", "0.5", *command, "--inbox", url)
@@ -54,7 +54,7 @@ def test_no_command_shows_the_password_of_an_inbox(run: Run, served: Served, url
 def test_the_lines_that_help_show_no_password() -> None:
     webhook = Webhook("w1", "https://user:geheim@service.example/basiq?code=4711", "disabled")
     database = "postgresql+asyncpg://user:geheim@db/basiq"
-    found = Diagnosis(webhook, "disabled", None, undelivered=1, never_sent=1, checkpoint=database)
+    found = Diagnosis(webhook, "disabled", None, undelivered=1, never_sent=1, inbox=database)
     lines = [" ".join(problem.command) for problem in found.problems]
     assert any("https://service.example/basiq?…" in line for line in lines)
     assert [each for each in NEVER if each in repr(found.problems)] == []

@@ -58,18 +58,3 @@ def test_a_report_is_written_to_a_private_file_alone(
     Path("evidence").unlink()
     assert run("recover", webhook_id, "--to", endpoint.url, "--report", "evidence").exit_code == 0
     assert Path("evidence").stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize(("put", "why"), list(HOSTILE.values())[:2], ids=list(HOSTILE)[:2])
-def test_the_start_of_a_poll_is_read_from_a_private_file_alone(
-    run: Run, served: Served, endpoint: Endpoint, put: Callable[[Path], None], why: str
-) -> None:
-    webhook_id = served.fake.seed_messages(3)
-    line = ("listen", "--poll", webhook_id, "--forward-to", endpoint.url, "--since", "14d", "--limit", "1")
-    for _ in range(2):
-        assert run(*line).exit_code == 0
-    (start,) = Path().glob("*.start")
-    put(start)
-    done = run(*line)
-    assert (done.exit_code, len(endpoint.ids)) == (2, 2), done.output
-    assert why in done.stderr
