@@ -31,13 +31,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, get_args
 
+from basiq_async.replay.protocol import ReplayJob, State
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, Inbox, SQLInbox, WebhookReceiver
 from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, Replay, SQLCheckpoint, SQLiteCheckpoint
-from basiq_async.replay.protocol import ReplayJob, State
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.cancelling import storm
 from tests.support.databases import engine_of

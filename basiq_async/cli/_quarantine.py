@@ -330,6 +330,20 @@ async def get(
     return DONE if entry["state"] == "handled" else WRONG
 
 
+@inbox_app.command()
+async def check(receiver: Receiver = None, inbox: InboxPlace = None, json: Json = None) -> None:
+    """Check that an inbox can be used. Show since when it knows what was handled, and of which webhooks."""
+    from .._work.limits import inbox_limit
+    from .._work.owners import read_webhooks
+
+    async with _open_inbox(receiver, inbox, None, None) as (opened, _):
+        async with inbox_limit(INBOX_TIMEOUT):
+            await opened.check()
+            since = await opened.known_since()
+        owners = await read_webhooks(opened, timeout=INBOX_TIMEOUT)
+    Output(json).one({"known_since": since, "webhooks": list(owners)})
+
+
 async def _find_owners(inbox: Inbox, webhook_id: str | None) -> list[str | None]:
     """Return the webhooks to look for: the one that is named, or else all of the inbox; and events of none."""
     from .._work.owners import read_webhooks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 
 import attrs
@@ -207,5 +207,5 @@ class Segment:
             return {keys[key] for key in await target.known(list(keys))}
 
 
-async def _one_page(messages: Sequence[Message]) -> AsyncIterator[Sequence[Message]]:
+async def _one_page(messages: Sequence[Message]) -> AsyncGenerator[Sequence[Message]]:
     yield messages

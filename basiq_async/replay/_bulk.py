@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..models import Message
@@ -24,9 +25,10 @@ class BulkEngine(Engine):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._add = getattr(self._target, "add", None)
+        self._add: Callable[[Sequence[Message]], None] | None = getattr(self._target, "add", None)
         self._accepts_unreadable = getattr(self._target, "accepts_unreadable", False)
-        self._at_once = self._add is not None and self._left is None and self._settings.rate is None
+        if self._left is not None or self._settings.rate is not None:
+            self._add = None
         self._unwritten: Counter[MessageBatch] = Counter()
         """The number of messages of each page that were accepted, and are not written yet."""
 
@@ -65,11 +67,11 @@ class BulkEngine(Engine):
                     if not self._fail_with(message, batch, error):
                         break
                     continue
-            if self._at_once:
+            if self._add is not None:
                 collected.append(message)
             elif not await self._deliver(message, batch):
                 break
-        if collected:
+        if self._add is not None and collected:
             self._add(collected)
             self._note_accepted(batch, len(collected))
             await asyncio.sleep(0)

@@ -17,6 +17,7 @@ FIRST = 128
 """The number of ids at the beginning and at the end of a part that are kept."""
 MOST_TEXT = 65_536
 """Maximum length of a hint's text."""
+MOST_LINKS = 20
 UNPROVABLE = ""
 """A witness that no list shows."""
 _LONGEST_ID = 48
@@ -30,7 +31,9 @@ class Part:
     """A part of the list that was read without a gap, and whose items are done.
 
     first, last: the ids (see ``short_id``) of its first and of its last items, in the order of the list.
-    link: the page that shows the last ids, with a few items before them.
+    links: the page that shows the last ids, with a few items before them; then pages above it, ever farther away, for
+    when what was last expires, or numbered pages move by more than one. With each are some ids of the page, none if an
+    item may come late beside them.
     oldest: the time of its first item, if that has one.
     since: when the reading began that began at its first item, by the API's clock.
     complete: whether it has reached the end of the list.
@@ -41,7 +44,7 @@ class Part:
     since: datetime
     first: list[str] = attrs.Factory(list)
     last: list[str] = attrs.Factory(list)
-    link: str = ""
+    links: list[tuple[str, list[str]]] = attrs.Factory(list)
     oldest: datetime | None = None
     complete: bool = False
     witness: str | None = None
@@ -97,9 +100,15 @@ _TEXTS.register_structure_hook(datetime, _read_moment)
 
 def write_hint(hint: Hint, selection: str) -> str | None:
     """Return the text of a hint, in ASCII; None if it is too long. ``selection`` names the list, and what it is for."""
-    body = json.dumps(_TEXTS.unstructure(hint), separators=(",", ":"))
-    text = f"{_VERSION} {_check(body, selection)} {body}"
-    return text if len(text) <= MOST_TEXT else None
+    fields = _TEXTS.unstructure(hint)
+    for most in (MOST_LINKS, 1):
+        for part in filter(None, (fields["base"], fields["above"])):
+            part["links"] = part["links"][:most]
+        body = json.dumps(fields, separators=(",", ":"))
+        text = f"{_VERSION} {_check(body, selection)} {body}"
+        if len(text) <= MOST_TEXT:
+            return text
+    return None
 
 
 def read_hint(text: str | None, selection: str) -> Hint | None:

@@ -12,12 +12,12 @@ from ..models import read_text
 from ._sources import as_object, message_id_of, plain_id
 
 
-def message_key(raw: Any, *, webhook_id: str | None) -> str:
+def message_key(raw: Any, webhook_id: str | None) -> str:
     """Return the inbox key of a message."""
     return inbox_key(*ids_of(raw), webhook_id)
 
 
-def event_key(raw: Any, *, webhook_id: str | None) -> str:
+def event_key(raw: Any, webhook_id: str | None) -> str:
     """Return the inbox key of an event: that of the message which it would have made."""
     return inbox_key(*ids_of_event(raw), webhook_id)
 

@@ -11,9 +11,11 @@ import attrs
 
 from .._wire.order import ListOrder, raw_time
 from .._wire.urls import BaseURL
-from ._hint import FIRST, UNPROVABLE, Part
+from ._hint import FIRST, MOST_LINKS, UNPROVABLE, Part
 from ._list_pages import ListedPage
 
+_MARKS = 4
+"""The number of ids of a page that are kept with its link."""
 Border: TypeAlias = tuple[str | None, str | None]
 """The last id of a page, and the first id of the next one. None stands for the beginning or the end of the list."""
 
@@ -49,7 +51,8 @@ class Borders:
 class Pass:
     """A pass over the pages of the list, from a page on.
 
-    part: what it lengthens, None at the start of the list. notes: whether what it has read can be noted.
+    part: what it lengthens; None at the start of the list. above: the part's links above the page.
+    notes: whether what it has read can be noted.
     until: the part at whose first items it ends, in a list that shows an order; None for the end of the list.
     borders: those of an earlier pass, which this one may close.
     """
@@ -60,12 +63,15 @@ class Pass:
         part: Part | None = None,
         until: Part | None = None,
         *,
+        above: Sequence[tuple[str, list[str]]] = (),
         notes: bool = True,
         borders: Sequence[Border] = (),
     ) -> None:
         self.part = part
         self.until = until
         self.notes = notes
+        self._above = above
+        """The links of the part that are above the first page of the pass."""
         self.former = Borders(borders)
         self._below = frozenset(until.first) if until is not None else frozenset()
         self.begin(url, from_start=part is None)
@@ -75,11 +81,13 @@ class Pass:
         self.url = url
         self.from_start = from_start
         if from_start:
-            self.part = None
+            self.part, self._above = None, ()
         self.connected = from_start
         """Whether the pass began above where its part ended, by as many places as an item may come late."""
         self.first_ids: list[str] = []
         """The ids of the first page."""
+        self.is_astray = False
+        """Whether it is not, and has met items that were not read before: it began below where its part ended."""
         self.pages = 0
         self.seen: set[int] = set()
         """The pages that were read."""
@@ -91,6 +99,13 @@ class Pass:
         self._passed = 0
         self._trail: deque[tuple[str, int]] = deque()
         """The links of the last pages, and the number of items before each."""
+        self._ladder: dict[int, tuple[int, str, list[str], int]] = {}
+        """For each power of two, the last page whose number in the pass it divides, and no higher one: its number, its
+        link, some of its ids, and the number of items until its end."""
+        self._lately: list[str] = []
+        """The ids before those that the pass will read, then those that it has read."""
+        self._marks: frozenset[str] = frozenset()
+        """Ids of the part, above which the pass may begin."""
 
     def enter(self, page: ListedPage, late: int) -> None:
         """Note a page. ``late``: the number of places by which an item may come late."""
@@ -111,9 +126,15 @@ class Pass:
         while len(self._trail) > 1 and self._passed - self._trail[1][1] >= late:
             self._trail.popleft()
         self._passed += len(ids)
-        if not self.connected and self.part is not None:
+        some = list(ids[:: len(ids) // _MARKS + 1])
+        self._ladder[self.pages & -self.pages] = self.pages, page.url, some, self._passed
+        if self.part is not None and self.pages == 1:
             last = self.part.last
-            self.connected = not set(last[: max(1, len(last) - late + 1)]).isdisjoint(ids)
+            met = next((place for place, each in enumerate(last) if each in ids), 0)
+            self._lately = last[:met]
+            self._marks = frozenset(last[: max(1, len(last) - late + 1)]).union(*(each for _, each in self.part.links))
+        self._lately = [*self._lately, *ids][-FIRST:]
+        self.connected = self.connected or not self._marks.isdisjoint(ids)
 
     def meet(self, page: ListedPage, late: int, order: ListOrder, fresh: Collection[int]) -> None:
         """Find out whether the pass ends with a page, whose ``fresh`` items were not read before.
@@ -144,7 +165,15 @@ class Pass:
         if witness is None and self.pages > 1:
             witness = next(iter(first), UNPROVABLE)
         link = next((url for url, before in reversed(self._trail) if self._passed - before >= late), self._trail[0][0])
+        links = [(base.relative(link), list[str]())]
+        for _, url, some, end in sorted(self._ladder.values(), reverse=True):
+            if url not in (link, page.url):
+                links.append((base.relative(url), some if self._passed - end >= late else []))
         self.part = attrs.evolve(
-            part, first=first, last=[*part.last, *page.ids][-FIRST:], link=base.relative(link), witness=witness
+            part,
+            first=first,
+            last=self._lately,
+            links=[*links, *self._above][:MOST_LINKS],
+            witness=witness,
         )
         return self.part

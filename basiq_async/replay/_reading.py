@@ -18,7 +18,7 @@ the *middle* of the list at that moment.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -236,7 +236,7 @@ class Reading(Generic[T]):
             return
         parts = [part for part in (former.base, former.above) if part is not None]
         keys = {*former.first_keys, *former.last_keys}
-        if not all(listing.has_page(listing.base.url(part.link)) for part in parts) or (
+        if not all(listing.has_page(listing.base.url(link)) for part in parts for link, _ in part.links) or (
             keys and not keys.issubset(await self._ask(list(keys)))
         ):
             self._former = None
@@ -250,14 +250,18 @@ class Reading(Generic[T]):
         tails: list[Pass] = []
         if former is not None:
             self._base = former.base
-            if former.above is not None:
-                tails.append(self._begin_tail(former.above, former.base))
-                yield tails[0]
-                self._settle(tails[0])
-            if self._base is not None and not self._base_is_read(tails):
-                tails.append(self._begin_tail(self._base))
-                yield tails[-1]
-                self._settle(tails[-1])
+            for until in (former.base, None):
+                part = self._base if until is None else former.above
+                if part is None or any(tail.at_end for tail in tails):
+                    continue
+                for tail in self._each_tail(part, until):
+                    yield tail
+                    if tail.connected:
+                        tails.append(tail)
+                        self._settle(tail)
+                        break
+                else:
+                    self._base = None if until is None else self._base
         top = next((tail for tail in tails if tail.from_start and tail.at_end), None)
         stays = False
         if top is None:
@@ -302,18 +306,15 @@ class Reading(Generic[T]):
             self._base = attrs.evolve(self._base, witness=None)
             self._add_step(self._make_hint(self._base), None, (), from_start=False)
 
-    def _begin_tail(self, part: Part, until: Part | None = None) -> Pass:
-        url = self._listing.base.url(part.link)
-        return Pass(url, None if url == self._listing.start else part, until)
-
-    def _base_is_read(self, tails: Sequence[Pass]) -> bool:
-        return any(tail.at_end and tail.connected for tail in tails)
+    def _each_tail(self, part: Part, until: Part | None) -> Iterator[Pass]:
+        """Yield the passes that may lengthen a part, until one of them is connected with it."""
+        for place, (link, _) in enumerate(part.links):
+            url = self._listing.base.url(link)
+            yield Pass(url, None if url == self._listing.start else part, until, above=part.links[place + 1 :])
 
     def _settle(self, now: Pass) -> None:
         """Make one part of what a pass has read and of the base that it has reached."""
-        if not now.connected:
-            self._base = self._base if now.until is not None else None
-        elif now.at_end and now.part is not None:
+        if now.at_end and now.part is not None:
             self._base = attrs.evolve(now.part, complete=True)
         elif now.part is not None and self._base is not None:
             self._base = self._base.below(now.part)
@@ -335,7 +336,7 @@ class Reading(Generic[T]):
         if page is not None:
             if page.error is not None:
                 raise page.error
-            if page.next_url is None or now.joined:
+            if page.next_url is None or now.joined or now.is_astray:
                 return None
             url = page.next_url
         self._page = None
@@ -343,6 +344,8 @@ class Reading(Generic[T]):
             try:
                 page = await self._pages.fetch(url)
             except APIError as exc:
+                if is_lost(exc) and not now.from_start and not now.pages:
+                    return None
                 self._refused += 1
                 if not is_lost(exc) or url == self._listing.start or self._refused > _MOST_REFUSED:
                     raise
@@ -370,7 +373,8 @@ class Reading(Generic[T]):
         ):
             page.next_url = None
         now.enter(page, late)
-        if now.until is None:
+        goes_on = now.until is None and now.connected
+        if goes_on:
             self._request_ahead(page)
         keys = list(map(self._key_of, page.items))
         unread = self._find_unread(page, keys)
@@ -389,7 +393,8 @@ class Reading(Generic[T]):
         self.read_count += len(unread)
         self.known_count += sum(keys[index] in known for index in unread)
         now.meet(page, late, self._order, frozenset(batch.indexes))
-        if now.until is not None and not now.joined:
+        now.is_astray = not now.connected and bool(batch.items)
+        if not (goes_on or now.joined or now.is_astray):
             self._request_ahead(page)
         part = None if page.failed else now.lengthen(page, late, self._pages.began or _now(), self._listing.base)
         if part is None:

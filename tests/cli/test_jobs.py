@@ -95,23 +95,24 @@ def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
     assert (gone.exit_code, "'basiq-async jobs list' shows all jobs" in gone.stderr) == (1, True)
 
 
-def test_what_failed_is_listed_exported_tried_again_and_dropped(run: Run, tmp_path: Path) -> None:
+def test_a_quarantine_is_listed_exported_tried_again_and_dropped(run: Run, tmp_path: Path) -> None:
     submit(run)
     with working(tmp_path):
         assert run("watch", "november").exit_code == 1
-    dead = run("quarantine", "november", "--json").rows
-    assert dead
-    assert all("poisoned" in entry["error"] for entry in dead)
+    entries = run("quarantine", "november", "--json").rows
+    assert entries
+    assert all("poisoned" in entry["error"] and not entry["acknowledged"] for entry in entries)
     assert run("quarantine", "november").exit_code == 1
-    assert run("export", "november", str(tmp_path / "dead.jsonl")).exit_code == 0
-    rows = [json.loads(line) for line in (tmp_path / "dead.jsonl").read_text().splitlines()]
+    assert run("export", "november", str(tmp_path / "failed.jsonl")).exit_code == 0
+    rows = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text().splitlines()]
     exported = [row["id"] for row in rows]
-    assert [(row["id"], row["error"]) for row in rows] == [(entry["delivery_id"], entry["error"]) for entry in dead]
-    assert all(row["body"]["payload"] and row["quarantinedAt"] for row in rows)
-    assert run("export", "november", str(tmp_path / "dead.jsonl")).exit_code == 2
+    assert [(row["id"], row["error"]) for row in rows] == [(each["delivery_id"], each["error"]) for each in entries]
+    assert all(row["kind"] == "message" and row["body"]["payload"] for row in rows)
+    assert run("export", "november", str(tmp_path / "failed.jsonl")).exit_code == 2
     assert "will be tried again" in run("retry", "november").stderr
     with working(tmp_path):
         assert run("watch", "november").exit_code == 1
+    assert run("show", "november", "--json").row["quarantined"] == len(entries)
     assert run("drop", "november", "nobody", "--yes").exit_code == 2
     assert run("drop", "november", "--yes", *exported).exit_code == 0
     assert run("quarantine", "november").exit_code == 0

@@ -259,6 +259,8 @@ async def answered(url: str, headers: dict[str, str], *lines: str, length: int =
         return await reader.readline()
     finally:
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 @pytest.mark.parametrize(
@@ -285,6 +287,7 @@ async def test_a_body_is_read_only_for_fresh_headers_and_never_decompressed(
         else:  # as it would be for all others, were their bodies read
             assert not done
             asking.cancel()
+            await asyncio.wait([asking])
         assert await listener.post(BODY, signed(BODY, message_id="msg_2")) == 204
 
 
@@ -299,7 +302,7 @@ async def test_a_body_that_never_comes_does_not_count_for_the_limit() -> None:
 
 async def forwarded(answer: bytes) -> tuple[int, list[tuple[str, str]], bytes, bytes]:
     """Have a delivery forwarded to a service with this raw answer. Return what Basiq gets, and what the service got."""
-    asked = bytearray()
+    asked, over = bytearray(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.extend(await reader.readuntil(b"\r\n\r\n"))
@@ -309,6 +312,9 @@ async def forwarded(answer: bytes) -> tuple[int, list[tuple[str, str]], bytes, b
                 await writer.drain()
                 await asyncio.sleep(0.01)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        over.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
@@ -318,7 +324,9 @@ async def forwarded(answer: bytes) -> tuple[int, list[tuple[str, str]], bytes, b
         aiohttp.ClientSession(auto_decompress=False) as session,
         session.post(listener.url, data=BODY, headers=signed(BODY), skip_auto_headers=["Accept-Encoding"]) as found,
     ):
-        return found.status, list(found.headers.items()), await found.read(), bytes(asked)
+        body = await found.read()
+        await over.wait()
+        return found.status, list(found.headers.items()), body, bytes(asked)
 
 
 async def test_the_services_response_comes_back_unchanged() -> None:

@@ -61,7 +61,7 @@ def test_the_lines_that_help_show_no_password() -> None:
 
 
 def test_a_receiver_whose_module_raises_shows_no_password(run: Run) -> None:
-    Path("a_service.py").write_text(
+    Path("a_service_with_urls.py").write_text(
         "from redis.asyncio import Redis\n"
         "def number(): Redis.from_url('redis://:geheim/4711@127.0.0.1')\n"
         "def text(): raise RuntimeError('cannot reach redis://:geheim@127.0.0.1/0 or host')\n"
@@ -69,7 +69,7 @@ def test_a_receiver_whose_module_raises_shows_no_password(run: Run) -> None:
     with pytest.raises(ValueError, match="geheim"):  # so an error of another library can quote it
         Redis.from_url("redis://:geheim/4711@127.0.0.1")
     for place, told in (("number", "a URL cannot be parsed"), ("text", "cannot reach redis://127.0.0.1/0 or host")):
-        done = run("quarantine", "list", "--receiver", f"a_service:{place}")
+        done = run("quarantine", "list", "--receiver", f"a_service_with_urls:{place}")
         assert told in done.output
         assert [each for each in NEVER if each in done.output] == []
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Endpoint, Run, Served
+from .conftest import SECRET, Endpoint, Run, Served
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", Endpoint().secret)
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
 
 
 @pytest.fixture

@@ -138,6 +138,16 @@ async def test_a_signal_has_a_worker_record_what_is_under_way_and_end(tmp_path: 
         await works.check(0)
 
 
+async def test_a_worker_that_starts_while_redis_is_away_ends_at_a_signal(tmp_path: Path) -> None:
+    async with plant(tmp_path, messages=1) as works:
+        works.redis.kill()
+        worker = works.start()
+        await works.until_logged("starts, with the job functions")
+        worker.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await works.exit_of(worker)
+
+
 async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
     async with plant(tmp_path, least=30.0) as works:
         first = works.start(begun=str(tmp_path / "begun"))

@@ -14,7 +14,7 @@ from basiq_async.distributed._record_types import (  # private: what a record ex
     ListSpec,
     new_token,
 )
-from tests.support.records import Pair, make_entry, make_page, outcomes, set_aside
+from tests.support.records import Pair, make_entry, outcomes, set_aside
 
 
 async def test_a_segment_with_an_owner_cannot_be_claimed_by_another(pair: Pair) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import basiq_async
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver import MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Replay
 from basiq_async.services.resources import RESOURCES
 from basiq_async.testing import FakeBasiq
@@ -109,6 +109,7 @@ async def _known_to_readers(fake: FakeBasiq, folder: Path) -> AsyncIterator[Mapp
     async with (
         TestServer(endpoint) as server,
         BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq,
+        SQLiteInbox(folder / "service.db") as inbox,
     ):
         webhook_id = fake.add_webhook("https://example.com/other")
         packages = [import_module(module) for module in api.MODULES]
@@ -122,7 +123,10 @@ async def _known_to_readers(fake: FakeBasiq, folder: Path) -> AsyncIterator[Mapp
             "asynccontextmanager": asynccontextmanager,
             "basiq": basiq,
             "engine": engine,
+            "handle": _handler,
             "handler": _handler,
+            "inbox": inbox,
+            "receiver": WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox),
             "redis": redis,
             "replay": Replay(basiq, webhook_id, _handler, inbox=MemoryInbox()),
             "secret": SECRET,

@@ -13,6 +13,8 @@ from typing import Any
 
 import attrs
 import pytest
+from basiq_async.replay._feed import Feed  # private: its users are in this package
+from basiq_async.replay._place import Pass, Place  # private: which gaps it leaves is asked here
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
@@ -24,9 +26,7 @@ from basiq_async._work.tasks import TaskOwner
 from basiq_async.errors import NotFoundError
 from basiq_async.pagination import Paginator
 from basiq_async.replay import _feed, _place  # private: what is retained is made small
-from basiq_async.replay._feed import Feed  # private: its users are in this package
 from basiq_async.replay._list_pages import ListedPage  # private: a page is made here
-from basiq_async.replay._place import Pass, Place  # private: which gaps it leaves is asked here
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 BASE = BaseURL.parse("https://au-api.basiq.io")

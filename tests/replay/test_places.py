@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from basiq_async.replay.protocol import ReplayJob
 
 from basiq_async import (
     APIError,
@@ -19,7 +20,6 @@ from basiq_async import (
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import MemoryCheckpoint, Replay, limit
-from basiq_async.replay.protocol import ReplayJob
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.histories import Recorder, history

@@ -29,7 +29,7 @@ from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox
 from basiq_async.replay import Progress, Replay, failed_only, limit
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.histories import Gated, Recorder, Refusing, Table, Watching, history, set_aside
+from tests.support.histories import Gated, Recorder, Refusing, Watching, history, set_aside
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
@@ -390,7 +390,7 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any
 
         async def pragma(text: str) -> None:
             store = inbox._store
-            await store.run(lambda connection: connection.execute(f"PRAGMA {text}"), transaction=False)
+            await store.run(lambda connection: connection.execute(f"PRAGMA {text}"))
 
         target._behave = behave
         replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=4)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import attrs
 import pytest
 from aiohttp import web
 
 from basiq_async import ConfigurationError, Diagnosis, Message, NotFoundError, Problem, Webhook
-from basiq_async.receiver import Delivery, UnknownEventTypeWarning, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
-from basiq_async.receiver import MemoryInbox
 from basiq_async.services.coverage import Coverage, coverage_note  # private: what a recovery notes
 from basiq_async.services.diagnosis import cool_off_left
 from tests.services.conftest import Basiq

@@ -11,7 +11,8 @@ import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
 from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, WebhookReceiver
-from basiq_async.replay import BulkTarget, Record, Replay
+from basiq_async.replay import BulkTarget, Record, Replay, Target
+from basiq_async.replay.shared import find_handling
 from basiq_async.testing import FakeBasiq, Quirks
 
 
@@ -101,6 +102,25 @@ class Watching(MemoryInbox):
         return await super().quarantine(key, token, delivery)
 
 
+class Collecting:
+    """A bulk target without a record: what it got has its effect after a flush."""
+
+    def __init__(self) -> None:
+        self.buffer: list[str] = []
+        self.kept: list[str] = []
+        self.flushes = 0
+
+    async def deliver(self, message: Message) -> str | None:
+        self.buffer.append(message.id)
+        return None
+
+    async def flush(self) -> None:
+        await asyncio.sleep(0)
+        self.flushes += 1
+        self.kept += self.buffer
+        self.buffer.clear()
+
+
 class Table:
     """A target whose table is its own record: messages are collected, and have a row each after a flush."""
 
@@ -130,6 +150,11 @@ class Table:
 
     async def set_note(self, name: str, text: str) -> None:
         self.notes[name] = text
+
+
+def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target:
+    """Return the target of a function that shares an inbox with others."""
+    return find_handling(function, inbox, None).open(lease=lease)
 
 
 async def set_aside(replay: Replay) -> dict[str, QuarantinedDelivery]:

@@ -75,9 +75,7 @@ class Handling:
     @property
     def record(self) -> Record:
         """The record."""
-        record = self.value if self.inbox is None else self.inbox
-        assert isinstance(record, Record)
-        return record
+        return cast(Record, self.value) if self.inbox is None else self.inbox
 
     @property
     def receiver(self) -> WebhookReceiver | None:
@@ -97,8 +95,7 @@ class Handling:
         if isinstance(self.value, WebhookReceiver):
             return ReceiverTarget(self.value)
         if self.inbox is None or (self.kind == "exclusive" and not quarantined):
-            assert isinstance(self.value, Target)
-            return self.value
+            return cast(Target, self.value)
         return Shared(
             self.value,
             self.inbox,
@@ -130,11 +127,7 @@ def find_handling(
         if inbox is not None:
             raise ConfigurationError(f"a {type(value).__name__} is its own record: pass no inbox")
         return Handling("own", value, None, None)
-    handler: Target | SessionHandler
-    if isinstance(value, Target):
-        handler = value
-    else:
-        handler = _read_function(value, inbox)
+    handler = value if isinstance(value, Target) else _read_function(value, inbox)
     if inbox is None and is_recorded and isinstance(handler, Target):
         return Handling("own", handler, None, None)
     if inbox is None:

@@ -1,4 +1,4 @@
-"""Export messages to a file of JSON lines, which is its own record: a message whose line is there is not written again."""
+"""Export messages to a file of JSON lines, which is its own record: no message has two lines."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class JSONLinesTarget:
     cannot be read are written as they came. Only the owner can read a new file. During a run the file is locked:
     another export to it raises ``JobInUseError``.
 
-    A file beside it, whose name ends with ``.note``, keeps where the last run ended. If the file itself is missing then,
-    or is another one, for example because it was rotated, the run is refused with ``RecordError``, so that the whole
-    history is not exported again by accident. ``anew`` begins a new file in that case.
+    A file beside it, whose name ends with ``.note``, keeps where the last run ended. If the file itself is missing
+    then, or is another one, for example because it was rotated, the run is refused with ``RecordError``, so that the
+    whole history is not exported again by accident. ``anew`` begins a new file in that case.
 
     A file with other content, and a failure of the disk, raise ``RecordError``, which ends the job.
     """
@@ -113,8 +113,8 @@ class JSONLinesTarget:
         async with self._using:
             if self._ids is None:
                 await self._in_thread(self._look)
-            assert self._ids is not None
-            found = self._ids.known([digest_of(key) for key in keys])
+            ids = self._ids or Ids()
+            found = ids.known([digest_of(key) for key in keys])
         return [key for key, known in zip(keys, found, strict=True) if known]
 
     async def note(self, name: str) -> str | None:
@@ -161,7 +161,7 @@ class JSONLinesTarget:
     ) -> None:
         await self.aclose()
 
-    async def _in_thread(self, work: Callable[[], None]) -> None:
+    async def _in_thread(self, work: Callable[[], object]) -> None:
         """Do ``work`` in a thread. A cancellation waits for its end, because a thread cannot be cancelled."""
         working = asyncio.ensure_future(asyncio.to_thread(work))
         cancelled = await wait_uncancelled(working)
@@ -192,15 +192,16 @@ class JSONLinesTarget:
 
     # --- in a thread ---
 
-    def _begin(self) -> None:
-        if self._file is not None:
-            return
+    def _begin(self) -> tuple[BinaryIO, Ids]:
+        if self._file is not None and self._ids is not None:
+            return self._file, self._ids
         note = self._read_note()
         file = self._file = self._open()
-        self._read_ids(file, note)
+        ids = self._read_ids(file, note)
         file.truncate(self._size)  # remove a half-written line
         if note is None:
             self._write_note()
+        return file, ids
 
     def _look(self) -> None:
         """Read the ids without a lock, and change nothing."""
@@ -214,10 +215,7 @@ class JSONLinesTarget:
             self._read_ids(file, note)
 
     def _write_lines(self) -> None:
-        self._begin()
-        file = self._file
-        assert file is not None
-        assert self._ids is not None
+        file, ids = self._begin()
         if self._size > os.fstat(file.fileno()).st_size:
             raise RecordError(f"the file {self._path!r} became shorter meanwhile: another program writes to it")
         count = len(self._lines)
@@ -228,7 +226,7 @@ class JSONLinesTarget:
         os.fsync(file.fileno())
         self._check_in_place(file)
         self._size = file.tell()
-        self._ids.extend(self._unwritten[:count])
+        ids.extend(self._unwritten[:count])
         self._last = self._unwritten[count - 1]
         del self._lines[:count], self._unwritten[:count]
 
@@ -260,7 +258,7 @@ class JSONLinesTarget:
             raise
         return file
 
-    def _read_ids(self, file: BinaryIO, note: _Note | None) -> None:
+    def _read_ids(self, file: BinaryIO, note: _Note | None) -> Ids:
         """Read the ids of all lines. Raises ``RecordError`` for other content, and for another file than the note's."""
         ids, size, last = Ids(), 0, b""
         noted = note is None or not note.size
@@ -284,6 +282,7 @@ class JSONLinesTarget:
                 "one (anew=True)"
             )
         self._ids, self._size, self._last = ids, size, last
+        return ids
 
     def _parse_id(self, line: bytes) -> str:
         try:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from basiq_async.replay.protocol import Commit, ReplayJob
 
 from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError
 from basiq_async.replay import JSONLinesTarget, MemoryCheckpoint, Replay
-from basiq_async.replay.protocol import Commit, ReplayJob
 from tests.support.histories import history
 from tests.support.scripted import Scripted, page
 

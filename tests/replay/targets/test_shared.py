@@ -15,9 +15,9 @@ from basiq_async import Message
 from basiq_async.receiver import MemoryInbox, SQLInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
 from basiq_async.replay import Target
-from basiq_async.replay.shared import as_target
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, run
+from tests.support.histories import shared_target
 from tests.support.servers import PostgresServer
 
 MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
@@ -44,9 +44,7 @@ class Committing:
         self.inbox = Transactional(clock=virtual.clock)
         self.limit = limit
         self.log: list[str] = []
-        self.target: Target = as_target(
-            self.with_session if sessions else self.handle, self.inbox, "job", inbox_lease=LEASE
-        )
+        self.target: Target = shared_target(self.with_session if sessions else self.handle, self.inbox, lease=LEASE)
 
     async def commit(self) -> None:
         await asyncio.sleep(COMMIT)
@@ -110,7 +108,7 @@ async def test_a_target_that_never_ends_is_waited_for_a_while_and_its_claim_runs
             with contextlib.suppress(asyncio.CancelledError):
                 await free.wait()
 
-    working = asyncio.create_task(as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE))
+    working = asyncio.create_task(shared_target(handler, inbox, lease=LEASE).deliver(MESSAGE))
     await asyncio.sleep(1)
     started = virtual.now()
     working.cancel()
@@ -137,7 +135,7 @@ async def test_a_failure_that_is_no_cancellation_waits_for_nothing() -> None:
 
     started = virtual.now()
     with pytest.raises(ValueError, match="no"):
-        await as_target(handler, MemoryInbox(), "job").deliver(MESSAGE)
+        await shared_target(handler, MemoryInbox()).deliver(MESSAGE)
     assert virtual.now() == started
     await asyncio.wait(left)
 
@@ -155,7 +153,7 @@ async def test_a_commit_of_sqlalchemys_that_waits_for_a_lock_has_ended_before_it
 
         async with engine.connect() as other:
             await other.execute(text("INSERT INTO overdue VALUES (1)"))
-            working = asyncio.create_task(as_target(handler, inbox, "job").deliver(MESSAGE))
+            working = asyncio.create_task(shared_target(handler, inbox).deliver(MESSAGE))
             while not await waiting_for_a_lock(engine):
                 await asyncio.sleep(0.01)
             working.cancel()

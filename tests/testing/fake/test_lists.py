@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from basiq_async import F
 from basiq_async.testing import FakeBasiq, Quirks
 
-# private: thousands of filters, without a list
-from basiq_async.testing.fake._lists import FilterError, attributes, compile_filter
+from basiq_async.testing.fake._lists import (  # private: thousands of filters, without a list
+    FilterError,
+    attributes,
+    compile_filter,
+)
 
 from ..conftest import Caller
 
