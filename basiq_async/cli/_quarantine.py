@@ -66,9 +66,7 @@ async def list_(
         return await show_entries(entries, Output(json))
 
 
-async def show_entries(
-    entries: AsyncIterator[QuarantinedDelivery], output: Output, nothing: str = "the quarantine is empty"
-) -> int:
+async def show_entries(entries: AsyncIterator[QuarantinedDelivery], output: Output) -> int:
     """Show what is in a quarantine, and return the exit code: 1 if there is anything."""
     page: list[QuarantinedDelivery] = []
     count = 0
@@ -81,7 +79,7 @@ async def show_entries(
     output.rows(page, _ENTRY)
     if count:
         return WRONG
-    note(nothing)
+    note("the quarantine is empty")
     return DONE
 
 
@@ -308,7 +306,7 @@ async def get(
     ] = None,
     json: Json = None,
 ) -> int:
-    """Show whether an event was handled, is in the quarantine, waits for its handler, or is unknown to the inbox.
+    """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
     The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
     webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
@@ -332,13 +330,6 @@ async def get(
     return DONE if entry["state"] == "handled" else WRONG
 
 
-@inbox_app.command("list")
-async def list_waiting(receiver: Receiver = None, inbox: InboxPlace = None, json: Json = None) -> None:
-    """Show the deliveries that wait: they were acknowledged, and their deferred handler has not ended."""
-    async with _open_inbox(receiver, inbox, None, None) as (opened, _):
-        await show_entries(_list_waiting(opened), Output(json), "nothing waits")
-
-
 @inbox_app.command()
 async def check(receiver: Receiver = None, inbox: InboxPlace = None, json: Json = None) -> None:
     """Check that an inbox can be used. Show since when it knows what was handled, and of which webhooks."""
@@ -351,21 +342,6 @@ async def check(receiver: Receiver = None, inbox: InboxPlace = None, json: Json 
             since = await opened.known_since()
         owners = await read_webhooks(opened, timeout=INBOX_TIMEOUT)
     Output(json).one({"known_since": since, "webhooks": list(owners)})
-
-
-async def _list_waiting(inbox: Inbox) -> AsyncIterator[QuarantinedDelivery]:
-    """Yield the deliveries that wait, if the inbox is one that keeps such."""
-    from .._work.limits import inbox_limit
-    from .._work.protocol import WaitingInbox
-
-    last: QuarantinedDelivery | None = None
-    while isinstance(inbox, WaitingInbox):
-        async with inbox_limit(INBOX_TIMEOUT):
-            page = await inbox.list_waiting(after=last, limit=_PAGE)
-        if not page:
-            return
-        for last in page:
-            yield last
 
 
 async def _find_owners(inbox: Inbox, webhook_id: str | None) -> list[str | None]:
@@ -383,7 +359,7 @@ async def _find_owners(inbox: Inbox, webhook_id: str | None) -> list[str | None]
 async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
     """Return what is known: whether the handler succeeded, since when that is known, and if not, why."""
     from .._work.limits import inbox_limit
-    from .._work.quarantine import read_quarantine
+    from .._work.quarantine import read_quarantine, read_waiting
 
     ids: dict[str, Any] = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0]}
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
@@ -391,15 +367,14 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
         known = await inbox.known([*keys])
     for key in known:
         ids["webhook_id"] = keys[key]
-        async with aclosing(read_quarantine(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
-            async for entry in entries:
-                if entry.key == key:
-                    return {**ids, "state": "quarantined", "since": entry.quarantined_at, "error": entry.error}
-        async for waiting in _list_waiting(inbox):
-            if waiting.key == key:
-                return {**ids, "state": "waiting", "since": waiting.quarantined_at, "error": None}
+        for state, read in (("waiting", read_waiting), ("quarantined", read_quarantine)):
+            async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
+                async for entry in entries:
+                    if entry.key == key:
+                        found = {"since": entry.quarantined_at, "error": entry.error or None}
+                        return {**ids, "state": state, **found, "failures": entry.failures}
         handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
         async with inbox_limit(INBOX_TIMEOUT):
             since = None if handled_at is None else await handled_at(key)
-        return {**ids, "state": "handled", "since": since, "error": None}
-    return {**ids, "state": "unknown", "since": None, "error": None}
+        return {**ids, "state": "handled", "since": since, "error": None, "failures": None}
+    return {**ids, "state": "unknown", "since": None, "error": None, "failures": None}

@@ -14,14 +14,14 @@ from .._wire.order import FAR, Order, raw_times
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
-from .._work.protocol import Inbox
-from .._work.quarantine import count_quarantined
+from .._work.protocol import Inbox, Waiting
+from .._work.quarantine import count_quarantined, count_waiting
 from .._work.tasks import run_cancel_once
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..models import Message, Webhook
 from ..services.coverage import SETTLE, Activity, Coverage, Inactivity, coverage_note, is_left_alone, is_recent
-from ..services.diagnosis import Problem, find_clock_problem, find_status_problem
+from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
 from ._engine import Observer
 from ._keys import event_key, message_key
 from ._reading import Reading
@@ -169,6 +169,7 @@ class RecoveryRun:
                 left_alone=self._left_alone,
                 recent=0 if surely_active else self._recent,
                 quarantined=await count_quarantined(self._inbox, replay._handling.webhook_id, timeout=_CALL),
+                waiting=await count_waiting(self._inbox, replay._handling.webhook_id, timeout=_CALL),
                 out_of_reach=lost,
                 webhook=webhook,
                 was_active=was_active,
@@ -311,6 +312,7 @@ class Recovery:
     recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
         recovery has them.
     quarantined: the number of the webhook's entries in the quarantine of the inbox.
+    waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not handed out.
     out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
         read them. These events cannot be recovered from Basiq.
     webhook: the webhook, read after the recovery.
@@ -324,6 +326,7 @@ class Recovery:
     left_alone: int
     recent: int
     quarantined: int
+    waiting: Waiting
     out_of_reach: tuple[Inactivity, ...]
     webhook: Webhook
     was_active: bool
@@ -369,5 +372,7 @@ class Recovery:
                 f"{self.quarantined:,} messages or deliveries failed, and are in the quarantine: fix their handler, "
                 "then retry them",
             )
+        if self.waiting.count:
+            yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:
             yield Problem("out-of-reach", period.describe_loss())

@@ -11,7 +11,7 @@ import attrs
 
 from .._redaction.text import PROGRAM
 from .._wire.hosts import show_place, show_url
-from .._work.protocol import Inbox
+from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook
 from .coverage import Inactivity
 
@@ -22,6 +22,8 @@ COOL_OFF = 900.0
 _MANY_FAILURES = 0.1
 _TOLERANCE = 300.0
 """Seconds by which a receiver's clock may differ from Basiq's: by default it refuses other deliveries."""
+_LONG_WAIT = 300.0
+"""Seconds after which a deferred delivery that still waits is a problem."""
 _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
@@ -42,6 +44,7 @@ ProblemCode = Literal[
     "partial",
     "unrecorded",
     "quarantined",
+    "waiting",
     "out-of-reach",
     "unread",
 ]
@@ -129,6 +132,7 @@ class Diagnosis:
     unrecorded: how many messages Basiq delivered, and the inbox would know, but lacks.
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
     quarantined: how many deliveries are in the quarantine of the inbox.
+    waiting: the deferred deliveries that wait in the inbox to be handled. They are a problem after 5 minutes.
     unreadable: how many messages and events could not be read.
     clock_lead: by how many seconds this machine's clock is ahead of Basiq's; negative if it is behind.
     looked_at: how many messages and events were read.
@@ -158,6 +162,7 @@ class Diagnosis:
     unrecorded: int = 0
     recovered: int = 0
     quarantined: int = 0
+    waiting: Waiting = attrs.field(factory=Waiting)
     unreadable: int = 0
     clock_lead: float = 0.0
     looked_at: int = 0
@@ -223,6 +228,22 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
     return None
 
 
+def describe_waiting(waiting: Waiting) -> str:
+    """Return the problem with deferred deliveries that wait, with the remedy."""
+    failed = waiting.count - waiting.fresh
+    return (
+        f"{waiting.count:,} deferred deliveries wait to be handled, the oldest for {_age(waiting.age or 0)}, and "
+        f"{failed:,} of them have failed: let a process work them off, and look at its log"
+    )
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
     if argument.startswith("-"):  # so that it is not read as an option
         return (PROGRAM, *command.split(), *options, "--", argument)
@@ -285,6 +306,11 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             "handler, then retry them",
             line,
         )
+    if (found.waiting.age or 0) > _LONG_WAIT:
+        line = _line("inbox list", "", "--waiting", *kept, "--webhook", webhook.id) if kept else ()
+        if found.receiver is not None:
+            line = _line("work", "", "--receiver", found.receiver)
+        yield Problem("waiting", describe_waiting(found.waiting), line)
     if found.unreadable:
         yield Problem(
             "unreadable",
