@@ -14,7 +14,7 @@ from ..replay import Target
 from ..replay.shared import BUSY, HANDLED_BEFORE, BulkTarget, Finished, QuarantinedMessage, key_of, make_entry
 from ._lease import Lease, clock
 from ._record import Record
-from ._record_types import Heartbeat, JobEntry, JobSpec, LeaseLostError, Outcome
+from ._record_types import Heartbeat, JobEntry, JobSpec, LeaseLostError, ListSpec, Outcome
 from ._work import Work
 
 _TICKET = 0.05
@@ -24,19 +24,23 @@ _MOST_TICKETS = 100
 
 @attrs.frozen(eq=False)
 class HeldSegment:
-    """A segment that this process has claimed, of the list of ``webhook_id``."""
+    """A segment that this process has claimed."""
 
     record: Record
     spec: JobSpec
     name: str
     lease: Lease
     work: Work
-    webhook_id: str
 
     @property
     def is_retry(self) -> bool:
         """Whether it retries entries of the quarantine, in place of messages from Basiq."""
         return self.name.startswith("q")
+
+    @property
+    def list(self) -> ListSpec:
+        """The list of which it is a page; the first one for the quarantine."""
+        return self.spec.lists[0 if self.is_retry else int(self.name.partition(".")[0])]
 
     @property
     def owner(self) -> tuple[str, str, str]:
@@ -51,7 +55,7 @@ class HeldSegment:
     def webhook_of(self, message: Message) -> str:
         """Return the webhook's id of a message."""
         entry = message.entry if isinstance(message, QuarantinedMessage) else None
-        return entry.webhook_id if isinstance(entry, JobEntry) else self.webhook_id
+        return entry.webhook_id if isinstance(entry, JobEntry) else self.list.webhook_id
 
 
 class LeasedTarget:
@@ -163,8 +167,8 @@ class SegmentRecorder:
             failures = message.entry.failures + 1
             entry = attrs.evolve(message.entry, error=error, failures=failures, quarantined_at=now)
         else:
-            webhook_id = held.work.handling.webhook_id or held.webhook_id
-            made = make_entry(message, key_of(message, webhook_id), error, now=now)
-            fields = attrs.asdict(made, recurse=False)
-            entry = JobEntry(**fields, job=held.entry_job, webhook_id=held.webhook_id)
+            webhook_id = held.list.webhook_id
+            key = key_of(message, held.work.handling.webhook_id or webhook_id)
+            fields = attrs.asdict(make_entry(message, key, error, now=now), recurse=False)
+            entry = JobEntry(**fields, job=held.entry_job, webhook_id=webhook_id)
         return attrs.evolve(entry, seal=self._seal.seal(*entry.sealed_parts()))

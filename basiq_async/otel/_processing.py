@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from ..models import Message
 from ..receiver import Delivery, DeliveryEvent, Outcome, Result
 from ..replay import Progress, Target
-from ..replay._sources import Source
+from ..replay.shared import Source
 from ._providers import Bounded, Telemetry, clean, first_deliveries
 
 logger = logging.getLogger("basiq_async.otel")
