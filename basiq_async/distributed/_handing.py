@@ -86,9 +86,9 @@ class LeasedTarget:
         if self._limit is not None and not await self._take_ticket(message.id, self._limit):
             return BUSY
         webhook_id = held.webhook_of(message)
-        target = self._targets.get(webhook_id)
-        if target is None:
-            target = self._targets[webhook_id] = held.work.open_target(webhook_id, lease=held.lease.seconds)
+        if webhook_id not in self._targets:
+            self._targets[webhook_id] = held.work.open_target(webhook_id, lease=held.lease.seconds)
+        target = self._targets[webhook_id]
         if hasattr(target, "patience"):
             target.patience = self.patience
         reason: str | None = await target.deliver(message)
