@@ -94,7 +94,6 @@ def _call_public_names_by_their_public_modules() -> None:
     for name in (
         "basiq_async.testing",
         "basiq_async.distributed",
-        "basiq_async.replay.protocol",
         "basiq_async.replay",
         "basiq_async.receiver.protocol",
         "basiq_async.receiver",

@@ -63,7 +63,6 @@ def test_a_name_that_is_elsewhere_is_an_import_error_that_says_where(name: str, 
     ("package", "name", "home"),
     [
         ("receiver", "Claim", "basiq_async.receiver.protocol"),
-        ("replay", "Commit", "basiq_async.replay.protocol"),
         ("replay", "RecordError", "basiq_async"),
     ],
 )

@@ -1,25 +1,35 @@
-"""Read, export and drop the entries of one webhook in the quarantine: only this asks an inbox for its pages."""
+"""Read, export and drop the entries of one webhook in the quarantine, and read those that wait.
+
+Only this asks an inbox for its pages.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
 from contextlib import aclosing, suppress
+from typing import Protocol
 
 from .._storage.private_files import open_new
 from ..errors import ConfigurationError, InboxError, ReplayError
 from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
-from .protocol import Inbox, QuarantinedDelivery
+from .protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
 
 ANY_WEBHOOK = "*"
 """In place of the id of a webhook: the entries of all."""
 _PAGE = 100
 
 
-async def read_quarantine(
+class _ReadPage(Protocol):
+    def __call__(
+        self, *, after: QuarantinedDelivery | None, limit: int
+    ) -> Awaitable[Sequence[QuarantinedDelivery]]: ...
+
+
+def read_quarantine(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
 ) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
@@ -27,10 +37,32 @@ async def read_quarantine(
     The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and
     ``InboxError`` for an inbox whose pages do not advance: other programs may write to its storage.
     """
+    return _read(inbox.quarantined, webhook_id, timeout, after)
+
+
+async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> AsyncGenerator[QuarantinedDelivery]:
+    """Yield each delivery of one webhook that waits to be handled, oldest first. See ``read_quarantine``."""
+    if isinstance(inbox, WaitingInbox):
+        async with aclosing(_read(inbox.list_waiting, webhook_id, timeout, None)) as found:
+            async for entry in found:
+                yield entry
+
+
+async def count_waiting(inbox: Inbox | None, webhook_id: str | None, *, timeout: float) -> Waiting:
+    """Return what waits of one webhook to be handled. An inbox that keeps no such deliveries has none."""
+    if not isinstance(inbox, WaitingInbox):
+        return Waiting()
+    async with inbox_limit(timeout):
+        return await inbox.waiting(webhook_id)
+
+
+async def _read(
+    read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
+) -> AsyncGenerator[QuarantinedDelivery]:
     seen: set[str] = set()
     while True:
         async with inbox_limit(timeout):
-            page = await inbox.quarantined(after=after, limit=_PAGE)
+            page = await read_page(after=after, limit=_PAGE)
         if not page:
             return
         last = max(page, key=_place)

@@ -15,7 +15,6 @@ from .. import __version__
 from ..errors import BasiqError, ConfigurationError
 from ._deliveries import sign, trigger, verify
 from ._demo import demo
-from ._doctor import compare
 from ._exit_codes import MEANINGS, WRONG, exit_code
 from ._help import cut_no_names
 from ._history import events_app, messages_app
@@ -44,6 +43,7 @@ from ._recover import recover
 from ._replay import replay
 from ._run import run_until_signal
 from ._webhooks import webhooks_app
+from ._work import work
 
 _EPILOG = """\
 A terminal gets text, and a pipe gets JSON lines. `--json` prints JSON lines in a terminal too, and `--json=id,status`
@@ -66,6 +66,7 @@ _COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
         "quarantine": quarantine_app,
         "inbox": inbox_app,
     },
+    "Deferred handlers": {"work": work},
     "Many machines": {"worker": worker, "jobs": jobs_app},
     "Local development": {
         "listen": listen,
@@ -73,7 +74,6 @@ _COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
         "mock": mock_app,
         "sign": sign,
         "verify": verify,
-        "compare": compare,
         "demo": demo,
     },
     "Settings": {"login": login, "logout": logout, "whoami": whoami, "profiles": profiles, "completion": completion},

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from ..models import Message
 from ..receiver import Delivery, DeliveryEvent, Outcome, Result
 from ..replay import Progress, Target
-from ..replay._sources import Source
+from ..replay.shared import Source
 from ._providers import Bounded, Telemetry, clean, first_deliveries
 
 logger = logging.getLogger("basiq_async.otel")
@@ -166,6 +166,7 @@ class _TracedTarget:
     def __init__(self, inner: Target, replay: ReplayTelemetry) -> None:
         self._inner = inner
         self._replay = replay
+        self.accepts_unreadable = getattr(inner, "accepts_unreadable", False)
 
     async def deliver(self, message: Message) -> str | None:
         self._replay.reach(message)

@@ -8,6 +8,7 @@ import math
 import os
 import random
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import attrs
@@ -36,6 +37,8 @@ _RETRY_FULL = 60.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _MOST_EXCUSES = 3
 """An event that met so many outages, while others were handled, fails itself."""
+may_work: ContextVar[bool] = ContextVar("basiq_async_may_work", default=True)
+"""Whether entering a receiver begins to work off what waits. The command line sets it to False."""
 _NOTE = "deferred"
 """The note of an inbox that a receiver with deferred handlers has used: what it stored must be worked off."""
 
@@ -222,14 +225,19 @@ class Backlog:
             await asyncio.wait((self._worker,))
 
     async def stop(self, seconds: float) -> None:
-        """Begin no more. Wait so many seconds for what runs; then it is cancelled, and waits in the inbox."""
+        """Begin no more. Wait so many seconds for what runs; then it is cancelled, and waits in the inbox.
+
+        If this call is cancelled, what runs is cancelled at once.
+        """
         self._stopping = True
         self._news.set()
-        if self._worker is not None:
-            await wait_uncancelled(self._worker)
-        if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
-        await self._tasks.aclose()
+        try:
+            if self._worker is not None and (cancelled := await wait_uncancelled(self._worker)) is not None:
+                raise cancelled
+            if self._running:
+                await asyncio.wait(self._running, timeout=seconds)
+        finally:
+            await self._tasks.aclose()
 
     async def _work(self, inbox: WaitingInbox) -> None:
         loop = asyncio.get_running_loop()
@@ -342,8 +350,8 @@ def check_deferrable(inbox: Inbox, *, accept_loss: bool) -> None:
     name = type(inbox).__name__
     if not isinstance(inbox, WaitingInbox):
         raise ConfigurationError(
-            f"deferred handlers need an inbox with the methods of WaitingInbox, such as SQLiteInbox or SQLInbox; {name} "
-            "has not"
+            "deferred handlers need an inbox with the methods of WaitingInbox, such as SQLiteInbox or SQLInbox; "
+            f"{name} has not"
         )
     if may_lose is not None and not accept_loss:
         raise ConfigurationError(

@@ -9,13 +9,22 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, as
 from functools import partial
 from typing import Any, cast, get_args
 
+import attrs
+
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._signing.seal import Seal
 from .._work.ids import Ids
 from .._work.limits import inbox_limit, limit
 from .._work.owners import note_webhook
 from .._work.protocol import Inbox, QuarantinedDelivery
-from .._work.quarantine import count_quarantined, drop_quarantined, export_quarantined, first_quarantined, read_pages
+from .._work.quarantine import (
+    count_quarantined,
+    count_waiting,
+    drop_quarantined,
+    export_quarantined,
+    first_quarantined,
+    read_pages,
+)
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
@@ -168,8 +177,10 @@ class Replay:
         left = 0
         if inbox is not None:
             left = await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
+        waiting = await count_waiting(inbox, self._handling.webhook_id, timeout=_CALL)
         source, _ = await self._open_source(hint=False)
-        return await make_plan(source, self._where, handles=self._handling.handles, quarantined=left)
+        plan = await make_plan(source, self._where, handles=self._handling.handles)
+        return attrs.evolve(plan, quarantined=left, waiting=waiting.count)
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100

@@ -16,8 +16,8 @@ from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
-from .._work.protocol import Inbox
-from .._work.quarantine import count_quarantined
+from .._work.protocol import Inbox, Waiting
+from .._work.quarantine import count_quarantined, count_waiting
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
@@ -92,7 +92,9 @@ async def diagnose(
         unrecorded=scan.unrecorded,
         recovered=scan.recovered,
         quarantined=await known.count_quarantined(),
+        waiting=await known.count_waiting(),
         unreadable=scan.unreadable,
+        clock_lead=api.clock_lead(),
         looked_at=scan.looked_at,
         earliest=scan.earliest,
         latest=scan.latest,
@@ -156,6 +158,10 @@ class _KnownEvents:
         if self._inbox is None:
             return 0
         return await count_quarantined(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
+
+    async def count_waiting(self) -> Waiting:
+        """Return what waits of the webhook to be handled."""
+        return await count_waiting(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
 
 
 class _HistoryScan:

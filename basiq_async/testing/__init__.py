@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .comparison._compare import Comparison, Difference, compare
     from .conformance._inbox import check_inbox
     from .conformance._runner import BrokenPromisesError
     from .conformance._transport import check_transport
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokenPromisesError",
-    "Comparison",
     "DeliveredAttempt",
-    "Difference",
     "Emission",
     "FakeBasiq",
     "ManualClock",
@@ -31,16 +28,13 @@ __all__ = [
     "Violation",
     "check_inbox",
     "check_transport",
-    "compare",
     "serve",
 ]
 
 # Names are imported on first use: the fake must not import aiohttp, which only the server needs.
 _LAZY = {
     "BrokenPromisesError": "conformance._runner",
-    "Comparison": "comparison._compare",
     "DeliveredAttempt": "fake._deliveries",
-    "Difference": "comparison._compare",
     "Emission": "fake._deliveries",
     "FakeBasiq": "fake._fake",
     "ManualClock": "fake._clock",
@@ -49,7 +43,6 @@ _LAZY = {
     "Violation": "fake._logs",
     "check_inbox": "conformance._inbox",
     "check_transport": "conformance._transport",
-    "compare": "comparison._compare",
     "serve": "mock._server",
 }
 

@@ -12,10 +12,12 @@ import pytest
 
 from basiq_async import AuthenticationError, InMemoryTransport, Request, Response
 from basiq_async.errors import ConfigurationError
-from basiq_async.testing import Comparison, FakeBasiq, Quirks, compare
+from basiq_async.testing import FakeBasiq, Quirks
 from basiq_async.testing.fake._operations import EVENT_TYPES, RESOURCES  # private: the table of what is compared
 
-FOLDER = Path(os.environ.get("BASIQ_SPEC_DIR") or Path(__file__).parents[4] / "shared" / "spec")
+from .comparison import Comparison, compare
+
+FOLDER = Path(os.environ.get("BASIQ_SPEC_DIR") or Path(__file__).parents[3] / "shared" / "spec")
 
 
 async def compared(**options: Any) -> Comparison:

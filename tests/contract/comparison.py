@@ -1,4 +1,4 @@
-"""``compare``: find differences between the real API and the fake."""
+"""Find differences between the real API and the fake, request by request. Only shapes are compared, no values."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 
 import attrs
 
-from ... import __version__
-from ..._arguments import Duration, check_seconds
-from ..._redaction.tracebacks import drop_tracebacks
-from ..._wire.urls import VENDOR_URL, BaseURL
-from ...errors import ConfigurationError
-from ...transports.auth import ApiKey, Authenticated
-from ...transports.base import Transport
-from ...transports.memory import InMemoryTransport
-from ...transports.retry import Retrying
-from ..fake._fake import FakeBasiq
-from ..fake._operations import RESOURCES
-from ._shape import FieldShape, places_above
-from ._survey import NOWHERE, Seen, Survey
+from basiq_async import __version__
+from basiq_async._arguments import Duration, check_seconds
+from basiq_async._redaction.tracebacks import drop_tracebacks
+from basiq_async._wire.urls import VENDOR_URL, BaseURL
+from basiq_async.errors import ConfigurationError
+from basiq_async.testing import FakeBasiq
+from basiq_async.testing.fake._operations import RESOURCES  # private: the table of what is compared
+from basiq_async.transports.auth import ApiKey, Authenticated
+from basiq_async.transports.base import Transport
+from basiq_async.transports.memory import InMemoryTransport
+from basiq_async.transports.retry import Retrying
+
+from .shape import FieldShape, places_above
+from .survey import NOWHERE, Seen, Survey
 
 
 @attrs.frozen
@@ -96,7 +97,7 @@ async def compare(
     base = BaseURL.parse(base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL)
     owned: Transport | None = None
     if transport is None:
-        from ...transports.aiohttp import AiohttpTransport
+        from basiq_async.transports.aiohttp import AiohttpTransport
 
         transport = owned = AiohttpTransport(timeout=timeout)
     try:
