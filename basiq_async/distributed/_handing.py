@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import attrs
 
 from ..errors import RecordError
 from ..models import Message
-from ..replay import Target
 from ..replay.shared import BUSY, HANDLED_BEFORE, BulkTarget, Finished, QuarantinedMessage, key_of, make_entry
 from ._lease import Lease, clock
 from ._record import Record
@@ -69,7 +69,7 @@ class LeasedTarget:
         self._held = held
         self._known = known
         self._limit = limit
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, Any] = {}
         self.tickets: set[str] = set()
         """The messages that have a ticket."""
         self.patience = 0.0
@@ -86,12 +86,13 @@ class LeasedTarget:
         if self._limit is not None and not await self._take_ticket(message.id, self._limit):
             return BUSY
         webhook_id = held.webhook_of(message)
-        target = self._targets.get(webhook_id)
-        if target is None:
-            target = self._targets[webhook_id] = held.work.open_target(webhook_id, lease=held.lease.seconds)
+        if webhook_id not in self._targets:
+            self._targets[webhook_id] = held.work.open_target(webhook_id, lease=held.lease.seconds)
+        target = self._targets[webhook_id]
         if hasattr(target, "patience"):
             target.patience = self.patience
-        return await target.deliver(message)
+        reason: str | None = await target.deliver(message)
+        return reason
 
     async def _take_ticket(self, id: str, limit: int) -> bool:
         for _ in range(_MOST_TICKETS):

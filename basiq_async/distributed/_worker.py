@@ -74,9 +74,10 @@ class Worker:
 
     async def start(self) -> None:
         """Start the background tasks, which renew leases and notify of abandoned segments."""
-        logger.info("worker %s starts, with the job functions %s", self.name, sorted(self._functions))
+        logger.info("worker %s starts", self.name)
         for warning in await self._record.check():
             logger.warning("%s", warning)
+        logger.info("worker %s runs jobs of the job functions %s", self.name, sorted(self._functions))
         self._owner.spawn(self._repeat(self._heal, min(_LONGEST_HEAL, self._lease / 6)))
         self._owner.spawn(self._repeat(self._heartbeat, min(_HEARTBEAT, self._lease / 6)))
 
