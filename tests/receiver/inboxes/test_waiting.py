@@ -123,19 +123,22 @@ async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkey
 
 async def test_a_worker_that_finds_nothing_does_not_take_the_lock_of_sqlites_writers(tmp_path: Path) -> None:
     path = tmp_path / "inbox.db"
-    async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine:
-        async with SQLInbox(engine) as sql, SQLiteInbox(path, busy_timeout=0) as inbox:
-            for each, file in ((inbox, path), (sql, tmp_path / "sql.db")):
-                assert await due(each, "a") == []
-                with closing(sqlite3.connect(file, isolation_level=None)) as writer:
-                    writer.execute("BEGIN IMMEDIATE")
-                    async with asyncio.timeout(0.15):
-                        assert await due(each, "a") == []
-            await store(sql, "k")
-            with closing(sqlite3.connect(tmp_path / "sql.db", isolation_level=None)) as writer:
+    async with (
+        engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine,
+        SQLInbox(engine) as sql,
+        SQLiteInbox(path, busy_timeout=0) as inbox,
+    ):
+        for each, file in ((inbox, path), (sql, tmp_path / "sql.db")):
+            assert await due(each, "a") == []
+            with closing(sqlite3.connect(file, isolation_level=None)) as writer:
                 writer.execute("BEGIN IMMEDIATE")
-                assert await due(sql, "a") == [], "the writer may be its handler"
-            assert await due(sql, "a") == ["k"]
+                async with asyncio.timeout(0.15):
+                    assert await due(each, "a") == []
+        await store(sql, "k")
+        with closing(sqlite3.connect(tmp_path / "sql.db", isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            assert await due(sql, "a") == [], "the writer may be its handler"
+        assert await due(sql, "a") == ["k"]
 
 
 # --- sharing ---
