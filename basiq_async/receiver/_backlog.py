@@ -119,7 +119,8 @@ class Backlog:
         self._more = False
         self._entered = False
         self._told = False
-        self._handled = 0
+        self._handled = self._ended = 0
+        """How many were handled, and how many attempts ended otherwise than by an outage."""
         self._excuses: dict[str, tuple[int, int]] = {}
         """For each event, how many outages it met, and how many others had been handled at the first."""
         self._pause_until = -math.inf
@@ -247,6 +248,14 @@ class Backlog:
         finally:
             await self._tasks.aclose()
 
+    async def work_once(self) -> bool:
+        """Handle what is due now, without a pause, and what runs. Return whether an attempt ended. For a test."""
+        ended = self._ended
+        await self._claim(self._open(), self._limits.concurrency)
+        if self._running:
+            await asyncio.wait(set(self._running))
+        return self._ended > ended
+
     async def _work(self, inbox: WaitingInbox) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
@@ -311,6 +320,7 @@ class Backlog:
         delivery = self._read(entry)
         if isinstance(delivery, str):
             await self._set_aside(inbox, entry, token, delivery)
+            self._ended += 1
             return
         ticket = Ticket(entry, token, self._limits.attempts, put_off, lambda: self._excuse(entry.key))
         done = await self._handle(delivery, ticket)
@@ -320,6 +330,7 @@ class Backlog:
         self._pause = 0.0
         self._excuses.pop(entry.key, None)
         self._handled += done.result is Result.HANDLED
+        self._ended += 1
 
     def _excuse(self, key: str) -> bool:
         met, handled = self._excuses.get(key, (0, self._handled))

@@ -82,8 +82,8 @@ class DeliveryEvent:
     ``status``.
     ``age`` is the time from the signature to the response, or to the end of that attempt. ``handler`` is the handler's
     qualified name. ``attempt`` is the number of failures so far, if the receiver has ``quarantine_after``, or if it was
-    deferred. ``correlation_id`` is that of the API error which the handler raised. An unknown value is None: for example the
-    ids and the type of a delivery that was not verified.
+    deferred. ``correlation_id`` is that of the API error which the handler raised. An unknown value is None, such as
+    the ids and the type of a delivery that was not verified.
     """
 
     result: Result

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ._deferred import handle_waiting
     from .comparison._compare import Comparison, Difference, compare
     from .conformance._inbox import check_inbox
     from .conformance._runner import BrokenPromisesError
@@ -32,6 +33,7 @@ __all__ = [
     "check_inbox",
     "check_transport",
     "compare",
+    "handle_waiting",
     "serve",
 ]
 
@@ -50,6 +52,7 @@ _LAZY = {
     "check_inbox": "conformance._inbox",
     "check_transport": "conformance._transport",
     "compare": "comparison._compare",
+    "handle_waiting": "_deferred",
     "serve": "mock._server",
 }
 
