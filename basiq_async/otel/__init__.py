@@ -97,3 +97,4 @@ def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> Non
     receiver._observe(recorder.around)
     receiver._add_hook(recorder.on_delivery)
     receiver._quarantine.changed = recorder.measure_quarantine
+    receiver._backlog.on_count = recorder.on_count

@@ -486,7 +486,7 @@ class WebhookReceiver:
 
     async def _handle_deferred(self, delivery: Delivery, ticket: Ticket) -> Outcome:
         started = time.perf_counter()
-        return self._report(await self._dispatch(delivery, ticket=ticket), started)
+        return self._report(await self._dispatch(delivery, ticket=ticket), started, deferred=True)
 
     def _dispatch(
         self,
@@ -546,9 +546,10 @@ class WebhookReceiver:
         self._lifecycle.tell_closed()
         return Outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
 
-    def _report(self, done: Outcome, started: float) -> Outcome:
+    def _report(self, done: Outcome, started: float, *, deferred: bool = False) -> Outcome:
         if self._on_delivery is not None:
-            call_hook(self._on_delivery, event_of(done, time.perf_counter() - started, self._clock()))
+            event = event_of(done, time.perf_counter() - started, self._clock(), deferred=deferred)
+            call_hook(self._on_delivery, event)
         return done
 
 

@@ -135,6 +135,7 @@ async def _known_to_readers(fake: FakeBasiq, folder: Path) -> AsyncIterator[Mapp
             "asynccontextmanager": asynccontextmanager,
             "basiq": basiq,
             "engine": engine,
+            "fake": fake,
             "handle": _handler,
             "handler": _handler,
             "inbox": inbox,
