@@ -221,6 +221,13 @@ async def each_call(inbox: Any) -> None:
     await inbox.quarantine("n", "a", quarantined_delivery("n"))
     await inbox.quarantined(limit=1, after=(await inbox.quarantined(limit=1))[0])
     await inbox.drop_quarantined("n")
+    for number in range(3):
+        await inbox.store(quarantined_delivery(f"w-{number}"), webhook_id="w")
+    await inbox.claim_due("w", "a", limit=2, lease=60)
+    await inbox.put_off("w-0", "a", seconds=0)
+    await inbox.put_off("w-1", "a", seconds=0, delivery=quarantined_delivery("w-1"))
+    await inbox.waiting("w")
+    await inbox.list_waiting(limit=1, after=(await inbox.list_waiting(limit=1))[0])
     if isinstance(inbox, SQLInbox):
         await inbox._prune()
 
