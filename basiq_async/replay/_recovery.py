@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -178,9 +178,7 @@ class RecoveryRun:
 
     @property
     def _inbox(self) -> Inbox:
-        inbox = self._replay._handling.inbox
-        assert inbox is not None
-        return inbox
+        return cast(Inbox, self._replay._handling.inbox)  # ``recover`` refuses a target without one
 
     async def _check_owner(self) -> None:
         """Raise ``ConfigurationError`` if the inbox has live deliveries, and none of this webhook."""
@@ -278,7 +276,7 @@ class RecoveryRun:
         )
 
     def _keys(self, make: Callable[..., str]) -> tuple[Callable[[Any], str], Callable[[Sequence[str]], Any]]:
-        """Return the function of an item's key, and the one that asks the inbox, also for keys of the former webhook."""
+        """Return the function of an item's key, and the one that asks the inbox, which also knows the former keys."""
         key_of = partial(make, webhook_id=self._replay._handling.webhook_id)
         if self._formerly is None:
             return key_of, self._replay._known
