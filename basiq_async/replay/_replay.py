@@ -55,7 +55,7 @@ from ._sources import (
 )
 from ._where import Predicate, Where, as_where
 from .targets._adapters import AnyTarget, find_handling
-from .targets._base import BulkTarget, RunScoped, Target
+from .targets._base import BulkTarget, Patient, RunScoped, Target
 from .targets._shared import PATIENCE
 
 _CALL = 5.0
@@ -268,7 +268,7 @@ class Replay:
             progress = chain_hooks(progress, self._observer.on_progress)
 
         def wait_for_others() -> float:
-            if hasattr(opened, "patience"):
+            if isinstance(opened, Patient):
                 opened.patience = PATIENCE
             return PATIENCE
 

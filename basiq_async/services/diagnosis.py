@@ -207,8 +207,8 @@ def find_clock_problem(lead: float) -> Problem | None:
         return None
     return Problem(
         "clock",
-        f"this machine's clock is {abs(lead):,.0f} s {'ahead of' if lead > 0 else 'behind'} Basiq's, so that a receiver "
-        "here refuses each delivery, and a signature from here is refused: set the clock, for example by NTP",
+        f"this machine's clock is {abs(lead):,.0f} s {'ahead of' if lead > 0 else 'behind'} Basiq's, so that a "
+        "receiver here refuses each delivery, and a signature from here is refused: set the clock, for example by NTP",
     )
 
 
@@ -286,8 +286,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.unrecorded:
         yield Problem(
             "unrecorded",
-            f"{found.unrecorded:,} messages were delivered, as Basiq says, but not to a receiver with this inbox, which "
-            "does not know them: recover them",
+            f"{found.unrecorded:,} messages were delivered, as Basiq says, but not to a receiver with this inbox, "
+            "which does not know them: recover them",
             recover(),
         )
     for period in found.out_of_reach:

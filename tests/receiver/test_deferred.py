@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from basiq_async.receiver import Delivery, MemoryInbox, Outcome, QuarantinedDeli
 from tests.support import virtual
 from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
 from tests.support.inboxes import fail_in
-import itertools
 
 
 def make(handle: Any = None, *, inbox: MemoryInbox | None = None, **options: Any) -> Service:
