@@ -21,7 +21,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
@@ -35,7 +35,7 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async import BasiqClient, InboxError, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, RedisInbox, SQLInbox, WebhookReceiver
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq, SystemClock, serve
@@ -137,7 +137,8 @@ async def replays(job: Job, ready: Callable[[], None]) -> None:
     ready()
     async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, base_url=f"http://127.0.0.1:{job.basiq_port}") as client:
         while True:
-            await Replay(client, job.webhook_id, write, inbox=inbox, concurrency=8).run()
+            with suppress(InboxError):  # the server restarts
+                await Replay(client, job.webhook_id, write, inbox=inbox, concurrency=8).run()
             await asyncio.sleep(0.05)
 
 

@@ -1,19 +1,15 @@
-"""Read, export and drop the entries of one webhook in the quarantine, and read those that wait.
+"""Read and drop the entries of one webhook in the quarantine, and read those that wait.
 
 Only this asks an inbox for its pages.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Protocol
 
-from .._storage.private_files import open_new
-from ..errors import ConfigurationError, InboxError, ReplayError
+from ..errors import ConfigurationError, InboxError
 from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
@@ -122,69 +118,6 @@ async def drop_quarantined(inbox: Inbox, webhook_id: str | None, ids: Collection
         async with inbox_limit(timeout):
             dropped += await inbox.drop_quarantined(key)
     return dropped
-
-
-async def export_quarantined(
-    inbox: Inbox | None, webhook_id: str | None, path: str | os.PathLike[str], *, timeout: float
-) -> int:
-    """Write the webhook's entries to a new file. See ``export_entries``. None has none."""
-    entries = None if inbox is None else read_quarantine(inbox, webhook_id, timeout=timeout)
-    return await export_entries(entries, path)
-
-
-async def export_entries(entries: AsyncGenerator[QuarantinedDelivery] | None, path: str | os.PathLike[str]) -> int:
-    """Write entries of the quarantine to a new file, a line of JSON each, and return their number.
-
-    If an error interrupts the writing, the file is removed. Raises ``ConfigurationError`` if the file exists, and
-    ``ReplayError`` if it cannot be written.
-    """
-    count, whole = 0, False
-    try:
-        descriptor = open_new(path)
-    except FileExistsError:
-        raise ConfigurationError(f"the file {os.fspath(path)!r} exists already: pass another path") from None
-    except (OSError, ValueError) as exc:
-        raise _unwritable(path, exc) from exc
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            if entries is not None:
-                async with aclosing(entries) as found:
-                    async for entry in found:
-                        file.write(_line(entry))
-                        count += 1
-            file.flush()
-            await asyncio.to_thread(os.fsync, descriptor)
-        whole = True
-    except OSError as exc:
-        raise _unwritable(path, exc) from exc
-    finally:
-        if not whole:
-            with suppress(OSError):
-                os.unlink(path)
-    return count
-
-
-def _line(entry: QuarantinedDelivery) -> str:
-    try:
-        body = json.loads(entry.body)
-    except (ValueError, RecursionError):
-        body = entry.body.decode("utf-8", "replace")
-    fields = {
-        "id": entry.delivery_id,
-        "kind": entry.kind,
-        "eventTypeId": entry.event_type_id,
-        "eventId": entry.event_id,
-        "error": entry.error,
-        "failures": entry.failures,
-        "quarantinedAt": entry.quarantined_at.isoformat(),
-        "body": body,
-    }
-    return json.dumps(fields, separators=(",", ":")) + "\n"
-
-
-def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> ReplayError:
-    why = exc.strerror if isinstance(exc, OSError) else "its name holds a null character"
-    return ReplayError(f"the file {os.fspath(path)!r} cannot be written: {why}")
 
 
 def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:

@@ -15,7 +15,6 @@ from .. import __version__
 from ..errors import BasiqError, ConfigurationError
 from ._deliveries import sign, trigger, verify
 from ._demo import demo
-from ._doctor import compare
 from ._exit_codes import MEANINGS, WRONG, exit_code
 from ._help import cut_no_names
 from ._history import events_app, messages_app
@@ -75,7 +74,6 @@ _COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
         "mock": mock_app,
         "sign": sign,
         "verify": verify,
-        "compare": compare,
         "demo": demo,
     },
     "Settings": {"login": login, "logout": logout, "whoami": whoami, "profiles": profiles, "completion": completion},

@@ -1,4 +1,4 @@
-"""Commands that check the real API: ``basiq-async webhooks doctor`` and ``basiq-async compare``."""
+"""``basiq-async webhooks doctor``: find what is wrong with webhooks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
-from ._exit_codes import DONE, NO_ANSWER, WRONG
+from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
-from ._options import SECRET_VARIABLE, Json, check_new_file, complete_webhook, help_line, option, read_secrets
+from ._options import SECRET_VARIABLE, Json, complete_webhook, help_line, option, read_secrets
 from ._output import live, note
-from ._results import Column, Output, Row, View, as_row, cell_text
+from ._results import Output, Row, View, as_row, cell_text
 from ._run import make_client
-from ._settings import find_settings
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox, WebhookReceiver
     from ..services.diagnosis import Diagnosis, Problem
-    from ..testing import Difference
 
 
 def problem_rows(problems: Iterable[Problem]) -> Sequence[Row]:
@@ -177,45 +175,3 @@ async def _diagnose(
             else:
                 note(f"no inbox of the webhook {webhook_id} is known, so all that was not delivered counts as missed")
         return await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
-
-
-_DIFFERENCE: View[Difference] = View(
-    "request where real fake",
-    Column("REQUEST", "request"),
-    Column("WHERE", "where", flexible=16),
-    Column("REAL", "real", flexible=16),
-    Column("FAKE", "fake", flexible=16),
-)
-
-
-async def compare(
-    shapes: Annotated[
-        str | None, option("Write the shapes, without values, to this new file, for a bug report.", metavar="FILE")
-    ] = None,
-    json: Json = None,
-) -> int:
-    """Compare each response of the real API with the fake's response to the same request.
-
-    The exit code is 1 if any differ, and 3 if Basiq gave no usable response. Needs an API key, and sends about 30 GET
-    requests and one token request. Compares shapes and not values: status, relevant headers, fields, types, forms of
-    links, and paging.
-    """
-    from ..testing import compare as compare_with_fake
-
-    if shapes is not None:
-        check_new_file(shapes)
-    settings = find_settings()
-    found = await compare_with_fake(settings.api_key, base_url=settings.base_url)
-    Output(json).rows(found.differences, _DIFFERENCE)
-    if shapes is not None:
-        found.write_shapes(shapes)
-        note(f"the shapes were written to {shapes!r}, without values")
-    if found.skipped:
-        note(f"not compared, because the account has no data for them: {', '.join(found.skipped)}")
-    if any(each.where == "status" and each.real.startswith("5") for each in found.differences):
-        note("Basiq answered with errors of its own, so this says nothing about the fake")
-        return NO_ANSWER
-    if found.differences:
-        return WRONG
-    note(f"no differences in {found.requests} requests")
-    return DONE

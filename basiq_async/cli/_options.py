@@ -335,17 +335,6 @@ def read_file(path: str | Path, what: str) -> str:
         raise ConfigurationError(f"{what} {str(path)!r} cannot be read: {explain(exc)}") from None
 
 
-def check_new_file(path: str) -> None:
-    """Raise ``ConfigurationError`` if a file exists or its folder does not. Called before the first request.
-
-    An empty file is as good as none.
-    """
-    if os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
-        raise ConfigurationError(f"{path!r} exists: pass another file, or remove it")
-    if not Path(path).parent.is_dir():
-        raise ConfigurationError(f"{path!r} cannot be written: its folder does not exist")
-
-
 @contextmanager
 def new_secret_file(path: Path | None) -> Iterator[Callable[[Webhook], None]]:
     """Create a file that only its owner can read, and yield a function that writes the secret of a webhook to it.

@@ -240,7 +240,7 @@ async def export(
     webhook: Webhook = None,
 ) -> None:
     """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine."""
-    from .._work.quarantine import export_entries
+    from .._storage.exports import export_entries
 
     async with _open(receiver, inbox, to, webhook) as entries:
         count = await export_entries(entries, file)

@@ -94,6 +94,7 @@ async def diagnose(
         quarantined=await known.count_quarantined(),
         waiting=await known.count_waiting(),
         unreadable=scan.unreadable,
+        clock_lead=api.clock_lead(),
         looked_at=scan.looked_at,
         earliest=scan.earliest,
         latest=scan.latest,
@@ -113,8 +114,8 @@ class _KnownEvents:
             self._inbox = receiver.inbox
             if receiver.webhook_id not in (None, webhook_id):
                 raise ConfigurationError(
-                    f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell what "
-                    "was handled of the other"
+                    f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell "
+                    "what was handled of the other"
                 )
         self.coverage = Coverage()
         self.recording_since: datetime | None = None
@@ -133,8 +134,8 @@ class _KnownEvents:
         webhooks = await read_webhooks(inbox, timeout=_INBOX_TIMEOUT)
         if webhooks and self._webhook_id not in webhooks and not self._is_live:
             raise ConfigurationError(
-                f"the inbox is of the webhook {', '.join(map(repr, webhooks))}, not of {self._webhook_id!r}: it cannot tell "
-                "what was handled of the other"
+                f"the inbox is of the webhook {', '.join(map(repr, webhooks))}, not of {self._webhook_id!r}: it "
+                "cannot tell what was handled of the other"
             )
         live = webhooks.get(self._webhook_id)
         async with inbox_limit(_INBOX_TIMEOUT):

@@ -8,7 +8,6 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from ._deferred import handle_waiting
-    from .comparison._compare import Comparison, Difference, compare
     from .conformance._inbox import check_inbox
     from .conformance._runner import BrokenPromisesError
     from .conformance._transport import check_transport
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokenPromisesError",
-    "Comparison",
     "DeliveredAttempt",
-    "Difference",
     "Emission",
     "FakeBasiq",
     "ManualClock",
@@ -32,7 +29,6 @@ __all__ = [
     "Violation",
     "check_inbox",
     "check_transport",
-    "compare",
     "handle_waiting",
     "serve",
 ]
@@ -40,9 +36,7 @@ __all__ = [
 # Names are imported on first use: the fake must not import aiohttp, which only the server needs.
 _LAZY = {
     "BrokenPromisesError": "conformance._runner",
-    "Comparison": "comparison._compare",
     "DeliveredAttempt": "fake._deliveries",
-    "Difference": "comparison._compare",
     "Emission": "fake._deliveries",
     "FakeBasiq": "fake._fake",
     "ManualClock": "fake._clock",
@@ -51,7 +45,6 @@ _LAZY = {
     "Violation": "fake._logs",
     "check_inbox": "conformance._inbox",
     "check_transport": "conformance._transport",
-    "compare": "comparison._compare",
     "handle_waiting": "_deferred",
     "serve": "mock._server",
 }

@@ -47,7 +47,7 @@ async def handle_waiting(
         if advanced >= limit:
             raise TimeoutError(
                 f"{count:,} deferred deliveries still wait after {limit:,.0f} s by the clock of the fake. Does the "
-                "inbox have this clock, as in MemoryInbox(clock=fake.clock)? Does the handler find Basiq away?"
+                "inbox have this clock, as in MemoryInbox(clock=fake.clock)? Is Basiq away at each attempt?"
             )
         step = min(step, limit - advanced)
         await fake.advance(step)

@@ -91,7 +91,6 @@ WRONG = [
     ("mock", "--quirk", "x"),
     ("mock", "--state", "no/such/file"),
     ("completion", "csh"),
-    ("compare", "--shapes", "no/such/file"),
     ("nothing",),
 ]
 

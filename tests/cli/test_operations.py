@@ -1,4 +1,4 @@
-"""``quarantine``, ``doctor`` and ``compare``: what is left, named in a list that a person can act on."""
+"""``quarantine`` and ``doctor``: what is left, named in a list that a person can act on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
-from basiq_async.testing import Quirks
 
 from ..support.deliveries import SECRET, payload, signed
 from .conftest import Run, Served
@@ -102,24 +101,6 @@ def test_a_place_without_a_receiver_is_one_line(run: Run, place: str, told: str)
     assert (done.exit_code, done.stdout) == (2, "")
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_comparing_prints_what_differs_and_ends_with_1(run: Run, served: Served) -> None:
-    served.fake.seed_messages(20)
-    same = run("compare")
-    assert (same.exit_code, same.stdout) == (0, ""), same.output
-    served.fake.quirks = Quirks(status_code="string", type_case="title")
-    different = rows(run, "compare", "--shapes", "shapes.json", code=1)
-    assert {"request", "where", "real", "fake"} == set(different[0])
-    assert any("responseStatusCode" in row["where"] for row in different)
-    assert served.fake.api_key not in Path("shapes.json").read_text()
-    methods = {(request.method, request.url.endswith("/token")) for request in served.fake.requests}
-    assert methods == {("GET", False), ("POST", True)}
-    asked = len(served.fake.requests)
-    for file, why in (("shapes.json", "exists"), ("no/shapes.json", "its folder does not exist")):
-        refused = run("compare", "--shapes", file)
-        assert (refused.exit_code, why in refused.stderr) == (2, True)
-    assert len(served.fake.requests) == asked  # before anything is asked
 
 
 def test_the_doctor_says_that_all_is_well(run: Run, served: Served) -> None:

@@ -153,10 +153,6 @@ def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(
     assert len(set(handled())) == len(handled()) == 40
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the end of what is out of reach moves with the time, so it is never acknowledged",
-)
 def test_what_is_out_of_reach_is_told_until_it_is_acknowledged(run: Run, served: Served, endpoint: Endpoint) -> None:
     fake = served.fake
     webhook_id = fake.add_webhook(endpoint.url, TYPES)

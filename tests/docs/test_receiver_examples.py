@@ -119,6 +119,9 @@ async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framewo
         assert await service.stop() in {0, -signal.SIGTERM}
         assert service.process.stderr is not None
         assert "Traceback" not in (await service.process.stderr.read()).decode()
+        async with running(f"receive_{framework}.py", tmp_path, BASIQ_BASE_URL=base_url) as again:
+            assert await again.post(body, signed(body)) == 200, "the second start knows what the first one handled"
+            assert await again.stop() in {0, -signal.SIGTERM}
 
 
 async def test_a_deferred_handler_reads_transactions_after_the_response_and_another_process_takes_over(

@@ -376,7 +376,7 @@ async def test_an_http_target_gets_nothing_that_basiq_delivered_however_long_its
     await world.emit(3)
     missed = await world.emit(2, status=500)
     async with HttpTarget("http://127.0.0.1:9/x", SECRET) as target:
-        with pytest.raises(ConfigurationError, match="an inbox of its own for an HttpTarget|needs an inbox"):
+        with pytest.raises(ConfigurationError, match=r"an inbox of its own for an HttpTarget|needs an inbox"):
             await world.recover(target)
         found = await world.recover(target, inbox=inbox)
     assert (sorted(world.got), found.left_alone) == (sorted(missed), 3)

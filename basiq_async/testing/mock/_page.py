@@ -15,11 +15,9 @@ from aiohttp import web
 
 from ..._redaction.text import ShellText, command_line, shell_line
 from ..._web.page import LivePage, show_clock
-from . import _history as history
-from . import _operations as control_api
-from ._control import ROOT
-from ._declaration import Control
-from ._results import HIDDEN, as_json
+from ._history import HIDDEN
+from ._operation import OPERATIONS, Control
+from .control_api import ROOT
 
 
 def add_page(app: web.Application, control: Control) -> None:
@@ -55,12 +53,11 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
     """Return the content of the page. ``query`` has the search and the numbers of rows."""
     search = query.get("search", "")[:200]
     message_rows, request_rows = _rows(query, "messages"), _rows(query, "requests")
-    webhooks: Any = as_json(await control_api.webhooks(control))
-    messages: Any = as_json(await history.messages(control, search=search, limit=message_rows))
-    requests: Any = as_json(await history.requests(control, search, request_rows))
-    violations: Any = as_json(await history.violations(control))
-    event_types: Any = as_json(await history.event_types(control))
-    state: Any = as_json(await control_api.state(control))
+    webhooks = await _call(control, "webhooks")
+    messages = await _call(control, "messages", search=search, limit=message_rows)
+    requests = await _call(control, "requests", search=search, limit=request_rows)
+    violations = await _call(control, "violations")
+    state = await _call(control, "state")
     urls = {webhook["id"]: webhook["url"] for webhook in webhooks["items"]}
     root = _root(control)
     down = {place["url"] for place in state["endpointsDown"]}
@@ -81,7 +78,7 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
         "more_requests": requests["next"] is not None and request_rows < MOST_ROWS,
         "request_rows": request_rows,
         "violations": list(reversed(violations["items"])),
-        "event_types": event_types["items"],
+        "event_types": list(control.fake.event_types),
         "ticks": list(ticks()),
         "search": search,
     }
@@ -89,8 +86,8 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
 
 async def show_message(control: Control, message_id: str) -> Context:
     """Return the content for one message, with its deliveries."""
-    message: Any = as_json(await history.message(control, message_id))
-    deliveries: Any = as_json(await history.deliveries(control, message_id, limit=50))
+    message = await _call(control, "message", messageId=message_id)
+    deliveries = await _call(control, "deliveries", messageId=message_id, limit=50)
     by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
     return {
         "message": message,
@@ -101,8 +98,12 @@ async def show_message(control: Control, message_id: str) -> Context:
 
 async def show_request(control: Control, number: str) -> Context:
     """Return the content for one request."""
-    request: Any = as_json(await history.request(control, number))
+    request = await _call(control, "request", number=number)
     return {"request": request, "lines": line_for_request(request)}
+
+
+async def _call(control: Control, name: str, **given: object) -> Context:
+    return await OPERATIONS[name].call(control, given)
 
 
 def _root(control: Control) -> str:

@@ -26,8 +26,9 @@ from ..fake._clock import ManualClock, SystemClock
 from ..fake._deliveries import Deliveries, Outlet
 from ..fake._endpoints import Endpoint, over_http
 from ..fake._fake import FakeBasiq
-from ._control import ROOT, routes
-from ._declaration import Control
+from ._operation import Control
+from ._routes import routes
+from .control_api import ROOT
 from .state_file import keeping_state
 
 logger = logging.getLogger("basiq_async.testing")

@@ -279,8 +279,10 @@ async def test_no_statement_of_a_database_reads_a_whole_table(url: str) -> None:
 
 
 def reads_all(step: str) -> bool:
-    """A page of the quarantine is read in the order of an index, from its beginning."""
-    scan = step.startswith("SCAN") and not step.startswith(("SCAN CONSTANT ROW", "SCAN given VIRTUAL TABLE"))
+    """A page of the quarantine is read in the order of an index, from its beginning; ``ready`` are the few to claim."""
+    scan = step.startswith("SCAN") and not step.startswith(
+        ("SCAN CONSTANT ROW", "SCAN given VIRTUAL TABLE", "SCAN ready")
+    )
     return "Seq Scan" in step or (scan and "USING INDEX" not in step)
 
 

@@ -10,9 +10,16 @@ from typing import Any
 
 import attrs
 
-from ...transports.base import Request, Response, Transport
-from ..fake._operations import EVENT_TYPES, EVENTS, MESSAGES, RESOURCES, WEBHOOKS
-from ._shape import Shape
+from basiq_async.testing.fake._operations import (  # private: the table of what is compared
+    EVENT_TYPES,
+    EVENTS,
+    MESSAGES,
+    RESOURCES,
+    WEBHOOKS,
+)
+from basiq_async.transports.base import Request, Response, Transport
+
+from .shape import Shape
 
 NOWHERE = "11111111-2222-4333-8444-555555555555"
 HEADERS = ("content-type", "retry-after", "www-authenticate", "location", "link", "allow")

@@ -1,28 +1,27 @@
-"""``compare``: find differences between the real API and the fake."""
+"""Find differences between the real API and the fake, request by request. Only shapes are compared, no values."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import aclosing
 from datetime import timedelta
-from pathlib import Path
 
 import attrs
 
-from ... import __version__
-from ..._arguments import Duration, check_seconds
-from ..._redaction.tracebacks import drop_tracebacks
-from ..._wire.urls import VENDOR_URL, BaseURL
-from ...errors import ConfigurationError
-from ...transports.auth import ApiKey, Authenticated
-from ...transports.base import Transport
-from ...transports.memory import InMemoryTransport
-from ...transports.retry import Retrying
-from ..fake._fake import FakeBasiq
-from ..fake._operations import RESOURCES
-from ._shape import FieldShape, places_above
-from ._survey import NOWHERE, Seen, Survey
+from basiq_async import __version__
+from basiq_async._wire.urls import VENDOR_URL, BaseURL
+from basiq_async.testing import FakeBasiq
+from basiq_async.testing.fake._operations import RESOURCES  # private: the table of what is compared
+from basiq_async.transports.aiohttp import AiohttpTransport
+from basiq_async.transports.auth import ApiKey, Authenticated
+from basiq_async.transports.base import Transport
+from basiq_async.transports.memory import InMemoryTransport
+from basiq_async.transports.retry import Retrying
+
+from .shape import FieldShape, places_above
+from .survey import NOWHERE, Seen, Survey
+
+TIMEOUT = 30.0
 
 
 @attrs.frozen
@@ -61,23 +60,13 @@ class Comparison:
             lines = "".join(f"\n- {difference}" for difference in self.differences)
             raise AssertionError(f"The real API differs from the fake in {len(self.differences)} places:{lines}")
 
-    def write_shapes(self, path: str | os.PathLike[str]) -> None:
-        """Write ``shapes`` to a file as JSON. Raises ``ConfigurationError`` if it cannot be written."""
-        try:
-            Path(path).write_text(json.dumps(self.shapes, indent=2, sort_keys=True) + "\n")
-        except OSError as error:
-            raise ConfigurationError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from drop_tracebacks(
-                error
-            )
-
 
 async def compare(
     api_key: str | None = None,
     *,
-    base_url: str | None = None,
+    base_url: str = VENDOR_URL,
     transport: Transport | None = None,
     fake: FakeBasiq | None = None,
-    timeout: Duration = 30.0,
 ) -> Comparison:
     """Compare each response of the real API with the fake's for the same request.
 
@@ -85,29 +74,22 @@ async def compare(
     are compared. Apart from the token call, only GETs are sent: about 30 for an application with webhooks, messages
     and events. Nothing is created or changed.
 
-    api_key, base_url: as for ``BasiqClient``.
+    api_key: as for ``BasiqClient``.
     transport: the transport to the real API; by default over the network.
     fake: the fake to compare with; by default a ``FakeBasiq`` with webhooks, messages and events of every kind.
 
     Raises the client's errors, such as ``AuthenticationError`` and ``TransportError``.
     """
-    timeout = check_seconds("timeout", timeout)
-    key = ApiKey(api_key)
-    base = BaseURL.parse(base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL)
-    owned: Transport | None = None
+    key, base = ApiKey(api_key), BaseURL.parse(base_url)
     if transport is None:
-        from ...transports.aiohttp import AiohttpTransport
-
-        transport = owned = AiohttpTransport(timeout=timeout)
-    try:
-        real = await _survey(transport, key, base, timeout, samples=3, pages=2)
-    finally:
-        if owned is not None:
-            await owned.aclose()
+        async with aclosing(AiohttpTransport(timeout=TIMEOUT)) as network:
+            real = await _survey(network, key, base, samples=3, pages=2)
+    else:
+        real = await _survey(transport, key, base, samples=3, pages=2)
     fake = fake or await make_full_fake()
     # Read everything that the fake has, to know all forms of its responses.
     simulated = await _survey(
-        InMemoryTransport(fake), ApiKey(fake.api_key), BaseURL.parse(VENDOR_URL), timeout, samples=50, pages=50
+        InMemoryTransport(fake), ApiKey(fake.api_key), BaseURL.parse(VENDOR_URL), samples=50, pages=50
     )
     shapes = {
         "library": __version__,
@@ -121,10 +103,8 @@ async def compare(
     return Comparison(tuple(differences), skipped, real.requests, shapes)
 
 
-async def _survey(
-    transport: Transport, key: ApiKey, base: BaseURL, timeout: float, *, samples: int, pages: int
-) -> Survey:
-    bare = Retrying(transport, timeout=timeout)
+async def _survey(transport: Transport, key: ApiKey, base: BaseURL, *, samples: int, pages: int) -> Survey:
+    bare = Retrying(transport, timeout=TIMEOUT)
     survey = Survey(Authenticated(bare, key, base), bare, base.url(""), samples=samples, pages=pages)
     await survey.run()
     return survey
