@@ -107,7 +107,7 @@ crash: $(READY) ## replays and services that are killed again and again, and can
 	for mode in exclusive shared export sql; do \
 	  $(BIN)/python -m tests.crash --mode $$mode --messages 10000 --concurrency 16 --kills 200 || exit 1; done
 	$(BIN)/python -m tests.crash --mode cancel --messages 10000 --cancellations 500
-	for scenario in postgres restart replay redis; do \
+	for scenario in postgres restart replay deferred redis; do \
 	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done
 	$(BIN)/python -m tests.crash --mode fleet --messages 40000
 	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --tear
