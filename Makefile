@@ -104,10 +104,10 @@ cron: $(READY) ## a week of recoveries and doctors at steps of ten minutes, with
 	BASIQ_CRON_MINUTES=10 $(BIN)/python -m pytest -q -s -p no:randomly tests/cli/test_cron.py
 
 crash: $(READY) ## replays and services that are killed again and again, and cancelled: none lost, and no more repeated than promised
-	$(BIN)/python -m tests.crash --messages 10000 --concurrency 16 --kills 200
-	$(BIN)/python -m tests.crash --mode sql --messages 10000 --concurrency 16 --kills 200
+	for mode in exclusive shared export sql; do \
+	  $(BIN)/python -m tests.crash --mode $$mode --messages 10000 --concurrency 16 --kills 200 || exit 1; done
 	$(BIN)/python -m tests.crash --mode cancel --messages 10000 --cancellations 500
-	for scenario in postgres restart replay redis; do \
+	for scenario in postgres restart replay deferred redis; do \
 	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done
 	$(BIN)/python -m tests.crash --mode fleet --messages 40000
 	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --tear

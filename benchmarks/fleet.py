@@ -63,7 +63,7 @@ async def warmed(fleet: Fleet, count: int) -> None:
     deadline = time.monotonic() + 60
     for number in range(1_000):
         job = await fleet.submit(
-            "bench", WEBHOOK, key=f"warm-up {number}", filters=[f"none {each}" for each in range(8 * count)]
+            "bench", WEBHOOK, key=f"warm-up {number}", filter=[f"none {each}" for each in range(8 * count)]
         )
         await job.wait(timeout=60)
         if (await job.progress()).workers == count:

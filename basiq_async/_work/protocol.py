@@ -287,6 +287,8 @@ class WaitingInbox(Inbox, Protocol):
 
     A key that waits is known, and is not handled: ``claim`` returns CLAIMED for it, and ``complete`` ends its wait. It
     is kept until it is handled or set aside, however long that takes.
+
+    An inbox whose storage may lose what it has confirmed says why in a text ``may_lose``; a receiver then refuses it.
     """
 
     async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
@@ -301,7 +303,7 @@ class WaitingInbox(Inbox, Protocol):
     async def claim_due(
         self, webhook_id: str | None, token: str, *, limit: int, lease: float
     ) -> Sequence[QuarantinedDelivery]:
-        """Claim at most ``limit`` due deliveries of a webhook that no other token holds, the longest due first."""
+        """Claim at most ``limit`` due deliveries of a webhook that no token holds, the longest due first."""
         ...
 
     async def put_off(

@@ -1,25 +1,31 @@
-"""Read, export and drop the entries of one webhook in the quarantine: only this asks an inbox for its pages."""
+"""Read and drop the entries of one webhook in the quarantine, and read those that wait.
+
+Only this asks an inbox for its pages.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
+from contextlib import aclosing
+from typing import Protocol
 
-from .._storage.private_files import open_new
-from ..errors import ConfigurationError, InboxError, ReplayError
+from ..errors import ConfigurationError, InboxError
 from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
-from .protocol import Inbox, QuarantinedDelivery
+from .protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
 
 ANY_WEBHOOK = "*"
 """In place of the id of a webhook: the entries of all."""
 _PAGE = 100
 
 
-async def read_quarantine(
+class _ReadPage(Protocol):
+    def __call__(
+        self, *, after: QuarantinedDelivery | None, limit: int
+    ) -> Awaitable[Sequence[QuarantinedDelivery]]: ...
+
+
+def read_quarantine(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
 ) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
@@ -27,10 +33,32 @@ async def read_quarantine(
     The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and
     ``InboxError`` for an inbox whose pages do not advance: other programs may write to its storage.
     """
+    return _read(inbox.quarantined, webhook_id, timeout, after)
+
+
+async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> AsyncGenerator[QuarantinedDelivery]:
+    """Yield each delivery of one webhook that waits to be handled, oldest first. See ``read_quarantine``."""
+    if isinstance(inbox, WaitingInbox):
+        async with aclosing(_read(inbox.list_waiting, webhook_id, timeout, None)) as found:
+            async for entry in found:
+                yield entry
+
+
+async def count_waiting(inbox: Inbox | None, webhook_id: str | None, *, timeout: float) -> Waiting:
+    """Return what waits of one webhook to be handled. An inbox that keeps no such deliveries has none."""
+    if not isinstance(inbox, WaitingInbox):
+        return Waiting()
+    async with inbox_limit(timeout):
+        return await inbox.waiting(webhook_id)
+
+
+async def _read(
+    read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
+) -> AsyncGenerator[QuarantinedDelivery]:
     seen: set[str] = set()
     while True:
         async with inbox_limit(timeout):
-            page = await inbox.quarantined(after=after, limit=_PAGE)
+            page = await read_page(after=after, limit=_PAGE)
         if not page:
             return
         last = max(page, key=_place)
@@ -90,69 +118,6 @@ async def drop_quarantined(inbox: Inbox, webhook_id: str | None, ids: Collection
         async with inbox_limit(timeout):
             dropped += await inbox.drop_quarantined(key)
     return dropped
-
-
-async def export_quarantined(
-    inbox: Inbox | None, webhook_id: str | None, path: str | os.PathLike[str], *, timeout: float
-) -> int:
-    """Write the webhook's entries to a new file. See ``export_entries``. None has none."""
-    entries = None if inbox is None else read_quarantine(inbox, webhook_id, timeout=timeout)
-    return await export_entries(entries, path)
-
-
-async def export_entries(entries: AsyncGenerator[QuarantinedDelivery] | None, path: str | os.PathLike[str]) -> int:
-    """Write entries of the quarantine to a new file, a line of JSON each, and return their number.
-
-    If an error interrupts the writing, the file is removed. Raises ``ConfigurationError`` if the file exists, and
-    ``ReplayError`` if it cannot be written.
-    """
-    count, whole = 0, False
-    try:
-        descriptor = open_new(path)
-    except FileExistsError:
-        raise ConfigurationError(f"the file {os.fspath(path)!r} exists already: pass another path") from None
-    except (OSError, ValueError) as exc:
-        raise _unwritable(path, exc) from exc
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            if entries is not None:
-                async with aclosing(entries) as found:
-                    async for entry in found:
-                        file.write(_line(entry))
-                        count += 1
-            file.flush()
-            await asyncio.to_thread(os.fsync, descriptor)
-        whole = True
-    except OSError as exc:
-        raise _unwritable(path, exc) from exc
-    finally:
-        if not whole:
-            with suppress(OSError):
-                os.unlink(path)
-    return count
-
-
-def _line(entry: QuarantinedDelivery) -> str:
-    try:
-        body = json.loads(entry.body)
-    except (ValueError, RecursionError):
-        body = entry.body.decode("utf-8", "replace")
-    fields = {
-        "id": entry.delivery_id,
-        "kind": entry.kind,
-        "eventTypeId": entry.event_type_id,
-        "eventId": entry.event_id,
-        "error": entry.error,
-        "failures": entry.failures,
-        "quarantinedAt": entry.quarantined_at.isoformat(),
-        "body": body,
-    }
-    return json.dumps(fields, separators=(",", ":")) + "\n"
-
-
-def _unwritable(path: str | os.PathLike[str], exc: OSError | ValueError) -> ReplayError:
-    why = exc.strerror if isinstance(exc, OSError) else "its name holds a null character"
-    return ReplayError(f"the file {os.fspath(path)!r} cannot be written: {why}")
 
 
 def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:

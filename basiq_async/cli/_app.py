@@ -43,6 +43,7 @@ from ._recover import recover
 from ._replay import replay
 from ._run import run_until_signal
 from ._webhooks import webhooks_app
+from ._work import work
 
 _EPILOG = """\
 A terminal gets text, and a pipe gets JSON lines. `--json` prints JSON lines in a terminal too, and `--json=id,status`
@@ -65,6 +66,7 @@ _COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
         "quarantine": quarantine_app,
         "inbox": inbox_app,
     },
+    "Deferred handlers": {"work": work},
     "Many machines": {"worker": worker, "jobs": jobs_app},
     "Local development": {
         "listen": listen,

@@ -44,12 +44,14 @@ def problem_details(problems: Iterable[Problem], name: str = "problem") -> Itera
 
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status disabled_at last_success first_failure "
-    "oldest_undelivered undelivered never_sent unrecorded recovered quarantined out_of_reach "
+    "oldest_undelivered undelivered never_sent unrecorded recovered quarantined waiting waiting_age out_of_reach "
     "endpoint_status endpoint_error looked_at earliest latest complete",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: problem_rows(found.problems),
     by_status=lambda found: {str(code or "none"): count for code, count in found.by_status.items()},
+    waiting=lambda found: found.waiting.count,
+    waiting_age=lambda found: found.waiting.age,
     out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
     endpoint_status=lambda found: found.endpoint.status if found.endpoint else None,
     endpoint_error=lambda found: found.endpoint.error if found.endpoint else None,
@@ -80,6 +82,8 @@ def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     yield "to recover", f"{found.undelivered:,} messages, {found.never_sent:,} events without a message"
     if found.unrecorded:
         yield "not recorded", f"{found.unrecorded:,} messages that Basiq delivered, and the inbox lacks"
+    if found.waiting.count:
+        yield "waiting", f"{found.waiting.count:,} deferred deliveries, the oldest for {found.waiting.age or 0:.0f} s"
     if found.recovered:
         yield "recovered", f"{found.recovered:,} messages and events that had not been delivered"
     yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"

@@ -50,11 +50,15 @@ InboxPlace = Annotated[
 async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncIterator[WebhookReceiver]:
     """Import a receiver from a module of the current folder or of the environment, and close it at the end.
 
+    The user's own code may enter it, which does not begin to work off what waits in its inbox.
+
     Raises ``ConfigurationError`` if the module or variable does not exist or raises, or does not hold a receiver; and
     for a receiver of another webhook than ``webhook_id``.
     """
     from ..receiver import WebhookReceiver
+    from ..receiver._backlog import may_work
 
+    may_work.set(False)
     async with AsyncExitStack() as stack:
         found = _load(place)
         try:

@@ -240,7 +240,7 @@ async def export(
     webhook: Webhook = None,
 ) -> None:
     """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine."""
-    from .._work.quarantine import export_entries
+    from .._storage.exports import export_entries
 
     async with _open(receiver, inbox, to, webhook) as entries:
         count = await export_entries(entries, file)
@@ -306,7 +306,7 @@ async def get(
     ] = None,
     json: Json = None,
 ) -> int:
-    """Show whether an event was handled, is in the quarantine, or is unknown to the inbox.
+    """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
     The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
     webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
@@ -330,6 +330,20 @@ async def get(
     return DONE if entry["state"] == "handled" else WRONG
 
 
+@inbox_app.command()
+async def check(receiver: Receiver = None, inbox: InboxPlace = None, json: Json = None) -> None:
+    """Check that an inbox can be used. Show since when it knows what was handled, and of which webhooks."""
+    from .._work.limits import inbox_limit
+    from .._work.owners import read_webhooks
+
+    async with _open_inbox(receiver, inbox, None, None) as (opened, _):
+        async with inbox_limit(INBOX_TIMEOUT):
+            await opened.check()
+            since = await opened.known_since()
+        owners = await read_webhooks(opened, timeout=INBOX_TIMEOUT)
+    Output(json).one({"known_since": since, "webhooks": list(owners)})
+
+
 async def _find_owners(inbox: Inbox, webhook_id: str | None) -> list[str | None]:
     """Return the webhooks to look for: the one that is named, or else all of the inbox; and events of none."""
     from .._work.owners import read_webhooks
@@ -345,7 +359,7 @@ async def _find_owners(inbox: Inbox, webhook_id: str | None) -> list[str | None]
 async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
     """Return what is known: whether the handler succeeded, since when that is known, and if not, why."""
     from .._work.limits import inbox_limit
-    from .._work.quarantine import read_quarantine
+    from .._work.quarantine import read_quarantine, read_waiting
 
     ids: dict[str, Any] = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0]}
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
@@ -353,12 +367,14 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
         known = await inbox.known([*keys])
     for key in known:
         ids["webhook_id"] = keys[key]
-        async with aclosing(read_quarantine(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
-            async for entry in entries:
-                if entry.key == key:
-                    return {**ids, "state": "quarantined", "since": entry.quarantined_at, "error": entry.error}
+        for state, read in (("waiting", read_waiting), ("quarantined", read_quarantine)):
+            async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
+                async for entry in entries:
+                    if entry.key == key:
+                        found = {"since": entry.quarantined_at, "error": entry.error or None}
+                        return {**ids, "state": state, **found, "failures": entry.failures}
         handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
         async with inbox_limit(INBOX_TIMEOUT):
             since = None if handled_at is None else await handled_at(key)
-        return {**ids, "state": "handled", "since": since, "error": None}
-    return {**ids, "state": "unknown", "since": None, "error": None}
+        return {**ids, "state": "handled", "since": since, "error": None, "failures": None}
+    return {**ids, "state": "unknown", "since": None, "error": None, "failures": None}

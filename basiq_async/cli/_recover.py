@@ -52,11 +52,13 @@ class RecoverOptions(RunOptions):
 
 
 _RECOVERY: View[Recovery] = View(
-    "finished messages events out_of_reach status quarantined left_alone recent problems",
+    "finished messages events out_of_reach status quarantined waiting waiting_age left_alone recent problems",
     messages=lambda found: report_row(found.messages),
     events=lambda found: None if found.events is None else report_row(found.events),
     out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
     status=lambda found: found.webhook.status,
+    waiting=lambda found: found.waiting.count,
+    waiting_age=lambda found: found.waiting.age,
     problems=lambda found: problem_rows(found.problems),
 )
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import attrs
 
 from ..errors import RecordError
 from ..models import Message
-from ..replay import Target
 from ..replay.shared import BUSY, HANDLED_BEFORE, BulkTarget, Finished, QuarantinedMessage, key_of, make_entry
 from ._lease import Lease, clock
 from ._record import Record
-from ._record_types import Heartbeat, JobEntry, JobSpec, LeaseLostError, Outcome
+from ._record_types import Heartbeat, JobEntry, JobSpec, LeaseLostError, ListSpec, Outcome
 from ._work import Work
 
 _TICKET = 0.05
@@ -24,19 +24,23 @@ _MOST_TICKETS = 100
 
 @attrs.frozen(eq=False)
 class HeldSegment:
-    """A segment that this process has claimed, of the list of ``webhook_id``."""
+    """A segment that this process has claimed."""
 
     record: Record
     spec: JobSpec
     name: str
     lease: Lease
     work: Work
-    webhook_id: str
 
     @property
     def is_retry(self) -> bool:
         """Whether it retries entries of the quarantine, in place of messages from Basiq."""
         return self.name.startswith("q")
+
+    @property
+    def list(self) -> ListSpec:
+        """The list of which it is a page; the first one for the quarantine."""
+        return self.spec.lists[0 if self.is_retry else int(self.name.partition(".")[0])]
 
     @property
     def owner(self) -> tuple[str, str, str]:
@@ -51,7 +55,7 @@ class HeldSegment:
     def webhook_of(self, message: Message) -> str:
         """Return the webhook's id of a message."""
         entry = message.entry if isinstance(message, QuarantinedMessage) else None
-        return entry.webhook_id if isinstance(entry, JobEntry) else self.webhook_id
+        return entry.webhook_id if isinstance(entry, JobEntry) else self.list.webhook_id
 
 
 class LeasedTarget:
@@ -65,7 +69,7 @@ class LeasedTarget:
         self._held = held
         self._known = known
         self._limit = limit
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, Any] = {}
         self.tickets: set[str] = set()
         """The messages that have a ticket."""
         self.patience = 0.0
@@ -82,12 +86,13 @@ class LeasedTarget:
         if self._limit is not None and not await self._take_ticket(message.id, self._limit):
             return BUSY
         webhook_id = held.webhook_of(message)
-        target = self._targets.get(webhook_id)
-        if target is None:
-            target = self._targets[webhook_id] = held.work.open_target(webhook_id, lease=held.lease.seconds)
+        if webhook_id not in self._targets:
+            self._targets[webhook_id] = held.work.open_target(webhook_id, lease=held.lease.seconds)
+        target = self._targets[webhook_id]
         if hasattr(target, "patience"):
             target.patience = self.patience
-        return await target.deliver(message)
+        reason: str | None = await target.deliver(message)
+        return reason
 
     async def _take_ticket(self, id: str, limit: int) -> bool:
         for _ in range(_MOST_TICKETS):
@@ -163,8 +168,8 @@ class SegmentRecorder:
             failures = message.entry.failures + 1
             entry = attrs.evolve(message.entry, error=error, failures=failures, quarantined_at=now)
         else:
-            webhook_id = held.work.handling.webhook_id or held.webhook_id
-            made = make_entry(message, key_of(message, webhook_id), error, now=now)
-            fields = attrs.asdict(made, recurse=False)
-            entry = JobEntry(**fields, job=held.entry_job, webhook_id=held.webhook_id)
+            webhook_id = held.list.webhook_id
+            key = key_of(message, held.work.handling.webhook_id or webhook_id)
+            fields = attrs.asdict(make_entry(message, key, error, now=now), recurse=False)
+            entry = JobEntry(**fields, job=held.entry_job, webhook_id=webhook_id)
         return attrs.evolve(entry, seal=self._seal.seal(*entry.sealed_parts()))

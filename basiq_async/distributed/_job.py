@@ -7,8 +7,8 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from .._arguments import Duration, check_seconds, check_whole
+from .._storage.exports import export_entries
 from .._work.protocol import QuarantinedDelivery
-from .._work.quarantine import export_entries
 from ..errors import ConfigurationError, ReplayError
 from ..replay import Report
 from ._record import Record

@@ -19,7 +19,6 @@ from ._record_types import (
     LONGEST_KEY,
     LONGEST_NAME,
     SEGMENT_NAME,
-    ClaimRefusal,
     Heartbeat,
     JobEntry,
     JobProgress,
@@ -29,6 +28,7 @@ from ._record_types import (
     ListSpec,
     Outcome,
     RateSlots,
+    Refusal,
     SegmentClaim,
     SegmentPage,
     Source,
@@ -104,14 +104,14 @@ class Record:
 
     async def claim(
         self, key: str, segment: str, token: str, *, lease: float, worker: str, job: str = ""
-    ) -> SegmentClaim | ClaimRefusal:
+    ) -> SegmentClaim | Refusal:
         """Claim a segment that has no owner, or whose owner's lease has run out.
 
         If a segment was claimed 20 times without a release or a saved message, the job fails.
         """
         found = await self._run("claim", key, segment, token, _ms(lease), worker, _MOST_TRIES, job=job)
         if found[0] != "ok":
-            return ClaimRefusal(found[0], shorten(found[1]) if len(found) > 1 else "")
+            return cast(Refusal, found[0])
         with _damage(key):
             cursor, before, after, edge, upto = found[1]
             rate, paused = found[2]

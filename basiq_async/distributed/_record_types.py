@@ -96,18 +96,9 @@ class SegmentClaim:
     paused: float
 
 
-@attrs.frozen
-class ClaimRefusal:
-    """The reason why a segment could not be claimed.
-
-    gone: the segment is finished, or was rolled back.
-    held: another worker owns it.
-    stopped: the job is not running; ``detail`` is its state.
-    another: the key belongs to another job by now.
-    """
-
-    reason: Literal["gone", "held", "stopped", "another"]
-    detail: str = ""
+Refusal = Literal["gone", "held", "stopped", "another"]
+"""Why a segment could not be claimed: it is finished, or was rolled back; another worker owns it; the job does not run;
+the key belongs to another job by now."""
 
 
 @attrs.frozen(kw_only=True)

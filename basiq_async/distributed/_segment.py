@@ -11,15 +11,13 @@ from .._work.limits import limit
 from ..errors import ReplayError
 from ..models import Message
 from ..replay import Record as KnownRecord
-from ..replay import Target, Where
+from ..replay import Target
 from ..replay.shared import SUBMITTED, Engine, FixedMessages, RetryTarget, as_where, message_of_entry, plain_id
 from ._handing import HeldSegment, LeasedTarget, SegmentRecorder
-from ._lease import Lease, clock
+from ._lease import clock
 from ._pages import list_pages, read_page
 from ._rate_limiter import SegmentRate, SharedRateLimiter
-from ._record import Record
-from ._record_types import Heartbeat, JobSpec, ListSpec, SegmentClaim, SegmentPage
-from ._work import Work
+from ._record_types import Heartbeat, JobSpec, SegmentClaim, SegmentPage
 
 _KNOWN = 60.0
 """Limit, in seconds, of one question to a target that is its own record."""
@@ -69,24 +67,12 @@ class Segment:
     """
 
     def __init__(
-        self,
-        record: Record,
-        job: ActiveJob,
-        name: str,
-        lease: Lease,
-        claim: SegmentClaim,
-        work: Work,
-        notify: Callable[[str, str], Awaitable[object]],
+        self, held: HeldSegment, job: ActiveJob, claim: SegmentClaim, notify: Callable[[str, str], Awaitable[object]]
     ) -> None:
-        self.name = name
-        self.lease = lease
+        self.name, self.lease = held.name, held.lease
         self.stopping = False
-        self._record = record
-        self._job = job
-        self._spec = job.spec
-        self._claim = claim
-        self._work = work
-        self._notify = notify
+        self._held, self._job, self._claim, self._notify = held, job, claim, notify
+        self._record, self._work = held.record, held.work
         self._engine: Engine | None = None
         self._target: LeasedTarget | None = None
 
@@ -108,40 +94,31 @@ class Segment:
 
         Raises ``LeaseLostError`` if another worker owns the segment by now, and any error of reading or handling.
         """
-        spec = self._spec
-        if self._is_retry:
+        held, spec = self._held, self._held.spec
+        if held.is_retry:
             page = await self._read_quarantine()
         else:
-            page = await read_page(partial(list_pages, self._work.client, spec.source, self._list), self._claim)
+            page = await read_page(partial(list_pages, self._work.client, spec.source, held.list), self._claim)
         await self._record_page(page)
         done = set(self._claim.done)
         left = [message for message in page.messages if message.id not in done]
         if left and not await self._hand_out(left):
             return False
-        while not await self._record.finish(spec.key, self.name, self.lease.token):
+        while not await self._record.finish(*held.owner):
             await self._record_page(page)  # the store lost it
         return True
 
     async def _record_page(self, page: SegmentPage) -> None:
-        asked_at, owner = clock(), (self._spec.key, self.name, self.lease.token)
+        asked_at = clock()
         read = len({*self._claim.done, *(message.id for message in page.messages)})
-        following = await self._record.record_page(*owner, page, read=read, lease=self.lease.seconds)
+        following = await self._record.record_page(*self._held.owner, page, read=read, lease=self.lease.seconds)
         self.lease.prolong(asked_at)
         if following is not None:
-            await self._notify(self._spec.key, following)
-
-    @property
-    def _is_retry(self) -> bool:
-        return self.name.startswith("q")
-
-    @property
-    def _list(self) -> ListSpec:
-        """The list of which this segment is a page."""
-        return self._spec.lists[0 if self._is_retry else int(self.name.partition(".")[0])]
+            await self._notify(self._held.spec.key, following)
 
     async def _read_quarantine(self) -> SegmentPage:
         claim, upto = self._claim, self._claim.upto or 0
-        found = await self._record.quarantined(self._spec.key, after=int(claim.cursor or 0), limit=_PAGE)
+        found = await self._record.quarantined(self._held.spec.key, after=int(claim.cursor or 0), limit=_PAGE)
         # The page ends as it did for a former owner, even if entries are gone: the next segment has the rest.
         last = int(claim.edge[-1]) if claim.edge else min(found[-1].number if found else upto, upto)
         job = self._held.entry_job
@@ -153,24 +130,23 @@ class Segment:
 
     # --- handling ---
 
-    @property
-    def _held(self) -> HeldSegment:
-        return HeldSegment(self._record, self._spec, self.name, self.lease, self._work, self._list.webhook_id)
-
     async def _hand_out(self, messages: Sequence[Message]) -> bool:
         """Hand out what is selected, and record it. Return whether nothing is left."""
-        work, held = self._work, self._held
-        most = None if self._is_retry else work.where.limit
+        held, work, most = self._held, self._work, None
+        SUBMITTED.set(held.spec.submitted_at)
+        where = as_where(None)
+        if not held.is_retry:
+            where, most = await work.select(held.spec.source, held.list.webhook_id), work.where.limit
         self._target = leased = LeasedTarget(held, await self._known(messages), most)
         leased.stopping = self.stopping
         target: Target = leased
-        if self._is_retry:
+        if held.is_retry:
             target = RetryTarget(target, work.client._seal("basiq fleet"), None)
         self._engine = engine = Engine(
             FixedMessages(_one_page(messages)),
             target=target,
             recorder=SegmentRecorder(held, len(self._claim.done), leased.tickets, self._job.apply),
-            where=await self._where(),
+            where=where,
             settings=attrs.evolve(work.settings, concurrency=min(work.settings.concurrency, len(messages))),
             limiter=SegmentRate(self._job.limiter),
             on_pause=self._job.pause,
@@ -181,21 +157,6 @@ class Segment:
         if self._claim.paused:
             engine.pause(self._claim.paused)
         return (await engine.run()).finished
-
-    async def _where(self) -> Where:
-        """Return what selects the messages. The event list has the types of all webhooks."""
-        SUBMITTED.set(self._spec.submitted_at)
-        work = self._work
-        if self._is_retry:
-            return as_where(None)
-        where = Where(work.where.predicate)
-        if self._spec.source == "messages":
-            return where
-        handles = work.handling.handles
-        if handles is None:
-            webhook = await work.client.webhooks.get(self._list.webhook_id)
-            handles = frozenset(webhook.subscribed_events).__contains__
-        return Where(lambda message: handles(message.event_type_id or "")) & where
 
     async def _known(self, messages: Sequence[Message]) -> Collection[str]:
         """Return the ids of the messages that a target has which is its own record."""

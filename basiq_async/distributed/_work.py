@@ -13,8 +13,8 @@ from .._arguments import Duration, check_seconds, check_whole
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..receiver import Inbox
-from ..replay import Record, Target, Where
-from ..replay.shared import AnyTarget, OnError, Predicate, RunSettings, as_where, find_handling
+from ..replay import Target, Where
+from ..replay.shared import AnyTarget, OnError, Predicate, RunSettings, Source, as_where, find_handling
 
 _CALL = 5.0
 """Limit, in seconds, of a call of an inbox."""
@@ -71,10 +71,16 @@ class Work:
         """The target, if no inbox records what it handled; else None."""
         return self.handling.value if self.handling.inbox is None else None
 
-    @property
-    def needs_inbox(self) -> bool:
-        """Whether a ``Replay`` with this target needs an inbox, and this work has none."""
-        return self.own_target is not None and not isinstance(self.own_target, Record)
+    async def select(self, source: Source, webhook_id: str) -> Where:
+        """Return what selects the messages of a list. The event list has the types of all webhooks."""
+        where = Where(self.where.predicate)
+        if source == "messages":
+            return where
+        handles = self.handling.handles
+        if handles is None:
+            webhook = await self.client.webhooks.get(webhook_id)
+            handles = frozenset(webhook.subscribed_events).__contains__
+        return Where(lambda message: handles(message.event_type_id or "")) & where
 
     def open_target(self, webhook_id: str, *, lease: float) -> Target:
         """Return the target for messages of a webhook. Its claims in an inbox last ``lease`` seconds."""

@@ -22,11 +22,11 @@ from ..errors import (
     ServerError,
     TransportError,
 )
+from ._handing import HeldSegment
 from ._lease import Lease, clock
 from ._rate_limiter import SharedRateLimiter
 from ._record import Record
 from ._record_types import (
-    ClaimRefusal,
     JobSpec,
     LeaseLostError,
     RecordUnavailableError,
@@ -35,7 +35,7 @@ from ._record_types import (
     is_notification,
 )
 from ._segment import ActiveJob, Segment
-from ._work import JobFunction, Work, WorkCache
+from ._work import JobFunction, WorkCache
 
 logger = logging.getLogger("basiq_async.distributed")
 
@@ -74,9 +74,10 @@ class Worker:
 
     async def start(self) -> None:
         """Start the background tasks, which renew leases and notify of abandoned segments."""
-        logger.info("worker %s starts, with the job functions %s", self.name, sorted(self._functions))
+        logger.info("worker %s starts", self.name)
         for warning in await self._record.check():
             logger.warning("%s", warning)
+        logger.info("worker %s runs jobs of the job functions %s", self.name, sorted(self._functions))
         self._owner.spawn(self._repeat(self._heal, min(_LONGEST_HEAL, self._lease / 6)))
         self._owner.spawn(self._repeat(self._heartbeat, min(_HEARTBEAT, self._lease / 6)))
 
@@ -123,18 +124,19 @@ class Worker:
         lease = Lease(self._lease)
         asked_at = clock()
         claim = await self._record.claim(key, segment, lease.token, lease=self._lease, worker=self.name, job=spec.id)
-        if isinstance(claim, ClaimRefusal):
-            if claim.reason in ("another", "gone"):
+        if not isinstance(claim, SegmentClaim):
+            if claim in ("another", "gone"):
                 self._specs.pop(key, None)
-            if claim.reason == "another":  # the job was forgotten, and another was submitted under its key
+            if claim == "another":  # the job was forgotten, and another was submitted under its key
                 await self._process(key, segment)
             return
         lease.prolong(asked_at)
-        await self._run(spec, segment, lease, claim, work)
+        await self._run(HeldSegment(self._record, spec, segment, lease, work), claim)
 
     # --- one segment ---
 
-    async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: SegmentClaim, work: Work) -> None:
+    async def _run(self, held: HeldSegment, claim: SegmentClaim) -> None:
+        spec, name, lease = held.spec, held.name, held.lease
         key = spec.key
         job = self._active.get(spec.id)
         if job is None:
@@ -144,7 +146,7 @@ class Worker:
                 lambda seconds: self._owner.spawn(self._record.pause(key, seconds, job=spec.id)),
             )
         job.limiter.set_rate(claim.rate)
-        segment = job.segments[lease.token] = Segment(self._record, job, name, lease, claim, work, self._notify)
+        segment = job.segments[lease.token] = Segment(held, job, claim, self._notify)
         if self._stopping:
             segment.stop()
         problem, delay = "", 0.0
@@ -167,13 +169,13 @@ class Worker:
         finally:
             del job.segments[lease.token]
             if not finished:
-                await run_to_completion(functools.partial(self._let_go, key, name, lease, delay, problem))
+                await run_to_completion(functools.partial(self._let_go, held, delay, problem))
 
-    async def _let_go(self, key: str, segment: str, lease: Lease, delay: float, problem: str) -> None:
+    async def _let_go(self, held: HeldSegment, delay: float, problem: str) -> None:
         try:
-            await self._record.release(key, segment, lease.token, delay=delay, problem=problem)
+            await self._record.release(*held.owner, delay=delay, problem=problem)
         except ReplayError as exc:  # its lease runs out anyway
-            logger.info("segment %s of the job %r could not be released: %s", segment, key, describe(exc))
+            logger.info("segment %s of the job %r could not be released: %s", held.name, held.spec.key, describe(exc))
 
     async def _fail(self, spec: JobSpec, reason: str) -> None:
         try:

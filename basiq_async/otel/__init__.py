@@ -42,15 +42,15 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Record traces and metrics of clients, receivers, replays and recoveries. Call it once for each, before it is used.
+    """Record traces and metrics of clients, receivers, replays and recoveries. Call it once for each, before its use.
 
     Without a provider, the global one is used. Configure the SDK first: without one, nothing is instrumented, which is
     logged at the level INFO. The spans:
 
     - A client has a span for each call, with a child span for each attempt.
     - A receiver has a consumer span for each delivery. The handler runs inside it.
-    - A replay or recovery has a span for each message. It links to the span of the message's first delivery, if this process
-      received it.
+    - A replay or recovery has a span for each message. It links to the span of the message's first delivery, if this
+      process received it.
 
     Hooks that were passed to a constructor are still called. Raises ``ConfigurationError`` for an object of another
     kind, and for an object that is instrumented already. Nothing is instrumented then.
@@ -97,3 +97,4 @@ def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> Non
     receiver._observe(recorder.around)
     receiver._add_hook(recorder.on_delivery)
     receiver._quarantine.changed = recorder.measure_quarantine
+    receiver._backlog.on_count = recorder.on_count

@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ..models import Message
 from ..receiver import Delivery, DeliveryEvent, Outcome, Result
+from ..receiver.protocol import Waiting
 from ..replay import Progress, Target
 from ..replay.shared import Source
 from ._providers import Bounded, Telemetry, clean, first_deliveries
@@ -44,6 +45,12 @@ class ReceiverTelemetry:
         self._quarantined = telemetry.meter.create_gauge(
             "basiq.receiver.quarantined", description="Deliveries in the quarantine, at most 1,000."
         )
+        self._waiting = telemetry.meter.create_gauge(
+            "basiq.receiver.waiting", description="Deferred deliveries that wait to be handled."
+        )
+        self._waiting_age = telemetry.meter.create_gauge(
+            "basiq.receiver.waiting.age", unit="s", description="Age of the oldest delivery that waits; 0 without one."
+        )
         self._telemetry = telemetry
         self._types = Bounded()
         self._reasons = Bounded()
@@ -55,8 +62,11 @@ class ReceiverTelemetry:
         )
 
     def on_delivery(self, event: DeliveryEvent) -> None:
-        """Record a delivery after the response to it, whether its signature was valid or not."""
-        attributes = {**_SYSTEM, "basiq.result": event.result.value}
+        """Record a delivery after the response to it, whether its signature was valid or not; and each deferred try."""
+        result: dict[str, str | bool] = {"basiq.result": event.result.value}
+        if event.deferred:
+            result["basiq.deferred"] = True
+        attributes = {**_SYSTEM, **result}
         if event.event_type_id is not None:
             attributes["basiq.event_type"] = self._types.name(event.event_type_id)
         if event.reason is not None:
@@ -65,7 +75,12 @@ class ReceiverTelemetry:
             attributes["error.type"] = event.result.value
         self._duration.record(event.duration, attributes)
         if event.age is not None:
-            self._age.record(max(event.age, 0.0), {"basiq.result": event.result.value})
+            self._age.record(max(event.age, 0.0), result)
+
+    def on_count(self, waiting: Waiting) -> None:
+        """Record what waits to be handled."""
+        self._waiting.set(waiting.count)
+        self._waiting_age.set(waiting.age or 0.0)
 
     async def measure_quarantine(self) -> None:
         """Record how many deliveries are in the quarantine. If the inbox fails, record nothing."""
@@ -166,6 +181,7 @@ class _TracedTarget:
     def __init__(self, inner: Target, replay: ReplayTelemetry) -> None:
         self._inner = inner
         self._replay = replay
+        self.accepts_unreadable = getattr(inner, "accepts_unreadable", False)
 
     async def deliver(self, message: Message) -> str | None:
         self._replay.reach(message)

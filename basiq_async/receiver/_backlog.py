@@ -8,6 +8,7 @@ import math
 import os
 import random
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import attrs
@@ -30,12 +31,15 @@ _WAITS = (5.0, 30.0, 300.0, 1_800.0, 7_200.0)
 _JITTER = 0.1
 _LOOK_EVERY = 1.0
 """Seconds between two looks for what is due, and between two counts of what waits."""
+_MEASURE_EVERY = 60.0
 _LINGER = 0.005
 """Seconds for more handlers to end, so that one statement claims for all of them."""
 _RETRY_FULL = 60.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _MOST_EXCUSES = 3
 """An event that met so many outages, while others were handled, fails itself."""
+may_work: ContextVar[bool] = ContextVar("basiq_async_may_work", default=True)
+"""Whether entering a receiver begins to work off what waits. The command line sets it to False."""
 _NOTE = "deferred"
 """The note of an inbox that a receiver with deferred handlers has used: what it stored must be worked off."""
 
@@ -103,8 +107,10 @@ class Backlog:
         self._outages = outages
         self.used = False
         """Whether a handler is deferred."""
+        self.on_count: Callable[[Waiting], None] | None = None
+        """Called each time that is counted what waits: as deliveries come, and each minute."""
         self._counted = Waiting()
-        self._count_at = -math.inf
+        self._count_at = self._measure_at = -math.inf
         self._tasks = TaskOwner()
         self._worker: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -113,7 +119,8 @@ class Backlog:
         self._more = False
         self._entered = False
         self._told = False
-        self._handled = 0
+        self._handled = self._ended = 0
+        """How many were handled, and how many attempts ended otherwise than by an outage."""
         self._excuses: dict[str, tuple[int, int]] = {}
         """For each event, how many outages it met, and how many others had been handled at the first."""
         self._pause_until = -math.inf
@@ -168,9 +175,14 @@ class Backlog:
         now = asyncio.get_running_loop().time()
         if now >= self._count_at:
             self._count_at = now + _LOOK_EVERY  # before the call: others that come meanwhile use the count before
-            self._counted = await inbox.waiting(self._webhook_id)
+            await self._count(inbox)
         limits = self._limits
         return self._counted.fresh >= limits.max_waiting or self._counted.size >= limits.max_waiting_bytes
+
+    async def _count(self, inbox: WaitingInbox) -> None:
+        self._counted = await inbox.waiting(self._webhook_id)
+        if self.on_count is not None:
+            self.on_count(self._counted)
 
     def _entry_of(self, delivery: Delivery) -> QuarantinedDelivery:
         return QuarantinedDelivery(
@@ -222,20 +234,35 @@ class Backlog:
             await asyncio.wait((self._worker,))
 
     async def stop(self, seconds: float) -> None:
-        """Begin no more. Wait so many seconds for what runs; then it is cancelled, and waits in the inbox."""
+        """Begin no more. Wait so many seconds for what runs; then it is cancelled, and waits in the inbox.
+
+        If this call is cancelled, what runs is cancelled at once.
+        """
         self._stopping = True
         self._news.set()
-        if self._worker is not None:
-            await wait_uncancelled(self._worker)
+        try:
+            if self._worker is not None and (cancelled := await wait_uncancelled(self._worker)) is not None:
+                raise cancelled
+            if self._running:
+                await asyncio.wait(self._running, timeout=seconds)
+        finally:
+            await self._tasks.aclose()
+
+    async def work_once(self) -> bool:
+        """Handle what is due now, without a pause, and what runs. Return whether an attempt ended. For a test."""
+        ended = self._ended
+        await self._claim(self._open(), self._limits.concurrency)
         if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
-        await self._tasks.aclose()
+            await asyncio.wait(set(self._running))
+        return self._ended > ended
 
     async def _work(self, inbox: WaitingInbox) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
         while not self._stopping:
             self._news.clear()
+            if self.on_count is not None and loop.time() >= self._measure_at:
+                await self._measure(inbox)
             room = self._limits.concurrency - len(self._running)
             found = 0
             if room and loop.time() >= self._pause_until:
@@ -243,6 +270,14 @@ class Backlog:
             self._more = found == room
             if not (found and self._more and room < self._limits.concurrency):
                 await self._wait()
+
+    async def _measure(self, inbox: WaitingInbox) -> None:
+        self._measure_at = asyncio.get_running_loop().time() + _MEASURE_EVERY
+        try:
+            async with inbox_limit(self._timeout):
+                await self._count(inbox)
+        except Exception as exc:
+            logger.debug("what waits could not be counted: %s", failure_text(exc))
 
     async def _wait(self) -> None:
         """Wait for a new delivery, for room if more is due, or for a second."""
@@ -285,6 +320,7 @@ class Backlog:
         delivery = self._read(entry)
         if isinstance(delivery, str):
             await self._set_aside(inbox, entry, token, delivery)
+            self._ended += 1
             return
         ticket = Ticket(entry, token, self._limits.attempts, put_off, lambda: self._excuse(entry.key))
         done = await self._handle(delivery, ticket)
@@ -294,6 +330,7 @@ class Backlog:
         self._pause = 0.0
         self._excuses.pop(entry.key, None)
         self._handled += done.result is Result.HANDLED
+        self._ended += 1
 
     def _excuse(self, key: str) -> bool:
         met, handled = self._excuses.get(key, (0, self._handled))
@@ -342,8 +379,8 @@ def check_deferrable(inbox: Inbox, *, accept_loss: bool) -> None:
     name = type(inbox).__name__
     if not isinstance(inbox, WaitingInbox):
         raise ConfigurationError(
-            f"deferred handlers need an inbox with the methods of WaitingInbox, such as SQLiteInbox or SQLInbox; {name} "
-            "has not"
+            "deferred handlers need an inbox with the methods of WaitingInbox, such as SQLiteInbox or SQLInbox; "
+            f"{name} has not"
         )
     if may_lose is not None and not accept_loss:
         raise ConfigurationError(

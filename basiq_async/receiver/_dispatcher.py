@@ -92,8 +92,8 @@ class Dispatcher:
     ) -> Outcome:
         """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
-        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``ticket``: it was deferred, and this
-        process has it. ``patience`` is in seconds.
+        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``ticket``: it was deferred, and
+        this process has it. ``patience`` is in seconds.
         """
         route = self._routes.find(delivery.event_type_id)
         if route is None:

@@ -78,10 +78,12 @@ class Outcome:
 class DeliveryEvent:
     """The argument of a receiver's ``on_delivery``, one for each delivery; ``duration`` and ``age`` are in seconds.
 
-    ``age`` is the time from the signature to the response. ``handler`` is the handler's qualified name.
-    ``attempt`` is the number of failures so far, if the receiver has ``quarantine_after``.
-    ``correlation_id`` is that of the API error which the handler raised. An unknown value is None: for example the
-    ids and the type of a delivery that was not verified.
+    ``deferred``: whether it is an attempt of a deferred handler, after the response: there is no response with its
+    ``status``.
+    ``age`` is the time from the signature to the response, or to the end of that attempt. ``handler`` is the handler's
+    qualified name. ``attempt`` is the number of failures so far, if the receiver has ``quarantine_after``, or if it was
+    deferred. ``correlation_id`` is that of the API error which the handler raised. An unknown value is None, such as
+    the ids and the type of a delivery that was not verified.
     """
 
     result: Result
@@ -95,12 +97,13 @@ class DeliveryEvent:
     attempt: int | None = None
     correlation_id: str | None = None
     age: float | None = None
+    deferred: bool = False
 
 
 OnDelivery = Callable[[DeliveryEvent], None]
 
 
-def event_of(done: Outcome, duration: float, now: float) -> DeliveryEvent:
+def event_of(done: Outcome, duration: float, now: float, *, deferred: bool = False) -> DeliveryEvent:
     """Return the argument of ``on_delivery`` for an outcome. ``now`` is in seconds since 1970."""
     delivery = done.delivery
     return DeliveryEvent(
@@ -115,6 +118,7 @@ def event_of(done: Outcome, duration: float, now: float) -> DeliveryEvent:
         attempt=done.attempt,
         correlation_id=correlation_id(done.error),
         age=None if delivery is None else now - delivery.timestamp.timestamp(),
+        deferred=deferred,
     )
 
 

@@ -29,7 +29,7 @@ from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox, Wai
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
-from ._backlog import Backlog, Limits, Ticket, check_deferrable
+from ._backlog import Backlog, Limits, Ticket, check_deferrable, may_work
 from ._bodies import read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import PATIENCE, Dispatcher
@@ -197,8 +197,6 @@ class WebhookReceiver:
         )
         if deferred:
             check_deferrable(self._inbox, accept_loss=accept_loss)
-        self._works = True
-        """Whether entering the receiver begins to work off what waits."""
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
         self._asgi = ASGIApp(self)
         self._lifecycle = Lifecycle(self._inbox, inbox_timeout, webhook_id=webhook_id, clock=self._clock)
@@ -461,16 +459,16 @@ class WebhookReceiver:
     async def aclose(self) -> None:
         """Refuse new deliveries (503 with Retry-After), and wait until the deliveries under way have ended.
 
-        Deferred handlers that run have ``handler_timeout`` seconds to end; what they do not end waits in the inbox. This
-        lasts at most twice ``handler_timeout`` plus the time limits of the inbox. If a handler does not end when it is
-        cancelled, or left a task running, it lasts at most ``lease`` seconds more.
+        Deferred handlers that run have ``handler_timeout`` seconds to end; what they do not end waits in the inbox.
+        This lasts at most twice ``handler_timeout`` plus the time limits of the inbox. If a handler does not end when
+        it is cancelled, or left a task running, it lasts at most ``lease`` seconds more.
         """
         self._lifecycle.closed = True
         await self._backlog.stop(self._dispatcher.handler_timeout)
         await self._dispatcher.drain()
 
     async def __aenter__(self) -> Self:
-        if await self._lifecycle.enter() and self._works:
+        if await self._lifecycle.enter() and may_work.get():
             await self._backlog.begin()
         return self
 
@@ -488,7 +486,7 @@ class WebhookReceiver:
 
     async def _handle_deferred(self, delivery: Delivery, ticket: Ticket) -> Outcome:
         started = time.perf_counter()
-        return self._report(await self._dispatch(delivery, ticket=ticket), started)
+        return self._report(await self._dispatch(delivery, ticket=ticket), started, deferred=True)
 
     def _dispatch(
         self,
@@ -548,9 +546,10 @@ class WebhookReceiver:
         self._lifecycle.tell_closed()
         return Outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
 
-    def _report(self, done: Outcome, started: float) -> Outcome:
+    def _report(self, done: Outcome, started: float, *, deferred: bool = False) -> Outcome:
         if self._on_delivery is not None:
-            call_hook(self._on_delivery, event_of(done, time.perf_counter() - started, self._clock()))
+            event = event_of(done, time.perf_counter() - started, self._clock(), deferred=deferred)
+            call_hook(self._on_delivery, event)
         return done
 
 

@@ -70,7 +70,9 @@ RESULTS: Mapping[Result, Meaning] = {
         "quarantined",
         "the delivery is kept for `retry_quarantined`",
     ),
-    Result.DEFERRED: Meaning(202, "it was stored, and is handled after the response"),
+    Result.DEFERRED: Meaning(
+        202, "it was stored, and is handled after the response", "skipped", "deferred", "`receiver.waiting()` counts it"
+    ),
     Result.UNREADABLE: Meaning(400, "it is genuine, but not a JSON object"),
     Result.REJECTED: Meaning(
         401, "it is forged, stale, or has no signature", advice="see [above](#refused-deliveries)"

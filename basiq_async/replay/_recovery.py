@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -14,14 +14,14 @@ from .._wire.order import FAR, Order, raw_times
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
-from .._work.protocol import Inbox
-from .._work.quarantine import count_quarantined
+from .._work.protocol import Inbox, Waiting
+from .._work.quarantine import count_quarantined, count_waiting
 from .._work.tasks import run_cancel_once
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..models import Message, Webhook
 from ..services.coverage import SETTLE, Activity, Coverage, Inactivity, coverage_note, is_left_alone, is_recent
-from ..services.diagnosis import Problem, find_status_problem
+from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
 from ._engine import Observer
 from ._keys import event_key, message_key
 from ._reading import Reading
@@ -155,27 +155,30 @@ class RecoveryRun:
                 second = await replay._hand_out(events, claim, progress, kind="events")
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
-            lost = coverage.out_of_reach(activity.periods(coverage.seen_inactive, inactive_now), client._now())
-            if second is not None and second.finished and not lost and replay._where.predicate is everything:
-                await self._note(
-                    attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=None if was_active else began)
-                )
+            periods = activity.periods(coverage.seen_inactive, inactive_now)
+            lost = coverage.out_of_reach(periods, client._now())
+            if second is not None and second.finished and replay._where.predicate is everything:
+                seen = None if was_active else began
+                await self._note(attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=seen, lost=lost))
+            surely_active = was_active and all(
+                each.until is not None and each.until < began - SETTLE for each in periods
+            )
             return Recovery(
                 messages=first,
                 events=second,
                 left_alone=self._left_alone,
-                recent=0 if was_active else self._recent,
+                recent=0 if surely_active else self._recent,
                 quarantined=await count_quarantined(self._inbox, replay._handling.webhook_id, timeout=_CALL),
+                waiting=await count_waiting(self._inbox, replay._handling.webhook_id, timeout=_CALL),
                 out_of_reach=lost,
                 webhook=webhook,
                 was_active=was_active,
+                clock_lead=client._api.clock_lead(),
             )
 
     @property
     def _inbox(self) -> Inbox:
-        inbox = self._replay._handling.inbox
-        assert inbox is not None
-        return inbox
+        return cast(Inbox, self._replay._handling.inbox)  # ``recover`` refuses a target without one
 
     async def _check_owner(self) -> None:
         """Raise ``ConfigurationError`` if the inbox has live deliveries, and none of this webhook."""
@@ -273,7 +276,7 @@ class RecoveryRun:
         )
 
     def _keys(self, make: Callable[..., str]) -> tuple[Callable[[Any], str], Callable[[Sequence[str]], Any]]:
-        """Return the function of an item's key, and the one that asks the inbox, also for keys of the former webhook."""
+        """Return the function of an item's key, and the one that asks the inbox, which also knows the former keys."""
         key_of = partial(make, webhook_id=self._replay._handling.webhook_id)
         if self._formerly is None:
             return key_of, self._replay._known
@@ -304,13 +307,16 @@ class Recovery:
         ``handled`` counts events that never were a message.
     left_alone: the number of messages that Basiq delivered, and that the inbox need not know. ``everything=True``
         hands them out.
-    recent: the number of events of the last two minutes, if the webhook was not active then: the next recovery has
-        them.
+    recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
+        recovery has them.
     quarantined: the number of the webhook's entries in the quarantine of the inbox.
+    waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not handed out.
     out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
         read them. These events cannot be recovered from Basiq.
     webhook: the webhook, read after the recovery.
     was_active: whether the webhook was active before the messages were read, so that new events became messages.
+    clock_lead: by how many seconds this machine's clock is ahead of Basiq's. If something is left, ``problems`` names a
+        clock that is wrong by more than 5 minutes first.
     """
 
     messages: Report
@@ -318,9 +324,11 @@ class Recovery:
     left_alone: int
     recent: int
     quarantined: int
+    waiting: Waiting
     out_of_reach: tuple[Inactivity, ...]
     webhook: Webhook
     was_active: bool
+    clock_lead: float = 0.0
 
     @property
     def finished(self) -> bool:
@@ -338,6 +346,11 @@ class Recovery:
         return tuple(self._find_problems())
 
     def _find_problems(self) -> Iterable[Problem]:
+        left = list(self._find_what_is_left())
+        clock = find_clock_problem(self.clock_lead)
+        return [clock, *left] if left and clock is not None else left
+
+    def _find_what_is_left(self) -> Iterable[Problem]:
         status = find_status_problem(self.webhook, None)
         if status is not None:
             yield status
@@ -357,5 +370,7 @@ class Recovery:
                 f"{self.quarantined:,} messages or deliveries failed, and are in the quarantine: fix their handler, "
                 "then retry them",
             )
+        if self.waiting.count:
+            yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:
             yield Problem("out-of-reach", period.describe_loss())

@@ -9,13 +9,23 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, as
 from functools import partial
 from typing import Any, cast, get_args
 
+import attrs
+
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._signing.seal import Seal
+from .._storage.exports import export_entries
 from .._work.ids import Ids
 from .._work.limits import inbox_limit, limit
 from .._work.owners import note_webhook
 from .._work.protocol import Inbox, QuarantinedDelivery
-from .._work.quarantine import count_quarantined, drop_quarantined, export_quarantined, first_quarantined, read_pages
+from .._work.quarantine import (
+    count_quarantined,
+    count_waiting,
+    drop_quarantined,
+    first_quarantined,
+    read_pages,
+    read_quarantine,
+)
 from .._work.tasks import run_cancel_once, run_to_completion
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
@@ -45,7 +55,7 @@ from ._sources import (
 )
 from ._where import Predicate, Where, as_where
 from .targets._adapters import AnyTarget, find_handling
-from .targets._base import BulkTarget, RunScoped, Target
+from .targets._base import BulkTarget, Patient, RunScoped, Target
 from .targets._shared import PATIENCE
 
 _CALL = 5.0
@@ -168,8 +178,10 @@ class Replay:
         left = 0
         if inbox is not None:
             left = await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
+        waiting = await count_waiting(inbox, self._handling.webhook_id, timeout=_CALL)
         source, _ = await self._open_source(hint=False)
-        return await make_plan(source, self._where, handles=self._handling.handles, quarantined=left)
+        plan = await make_plan(source, self._where, handles=self._handling.handles)
+        return attrs.evolve(plan, quarantined=left, waiting=waiting.count)
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
@@ -194,7 +206,8 @@ class Replay:
         They stay in the quarantine. Only the file's owner can read it. Raises ``ConfigurationError`` if the file
         exists, and ``ReplayError`` if it cannot be written.
         """
-        return await export_quarantined(self._handling.inbox, self._handling.webhook_id, path, timeout=_CALL)
+        inbox, webhook_id = self._handling.inbox, self._handling.webhook_id
+        return await export_entries(None if inbox is None else read_quarantine(inbox, webhook_id, timeout=_CALL), path)
 
     def stop(self) -> None:
         """Let the present run begin no more messages. It returns when the messages under way are recorded."""
@@ -255,7 +268,7 @@ class Replay:
             progress = chain_hooks(progress, self._observer.on_progress)
 
         def wait_for_others() -> float:
-            if hasattr(opened, "patience"):
+            if isinstance(opened, Patient):
                 opened.patience = PATIENCE
             return PATIENCE
 

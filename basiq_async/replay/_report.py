@@ -76,6 +76,7 @@ class Plan:
     skipped: the number of messages that would be skipped, by reason (see ``Report``).
     first, last: the time of the earliest and of the latest message; None if no message has a time.
     quarantined: the number of entries of the webhook in the quarantine, for ``retry_quarantined``.
+    waiting: the number of deferred deliveries of the webhook that wait to be handled: a run leaves them to it.
     order: see ``Report``.
     """
 
@@ -86,12 +87,11 @@ class Plan:
     first: datetime | None
     last: datetime | None
     quarantined: int = 0
+    waiting: int = 0
     order: Order = "unknown"
 
 
-async def make_plan(
-    source: MessageSource, where: Where, *, handles: Callable[[str], bool] | None = None, quarantined: int = 0
-) -> Plan:
+async def make_plan(source: MessageSource, where: Where, *, handles: Callable[[str], bool] | None = None) -> Plan:
     """Read the source, and count its messages for a ``Plan``."""
     by_type: Counter[str] = Counter()
     by_day: Counter[date | None] = Counter()
@@ -121,4 +121,4 @@ async def make_plan(
         await run_to_completion(source.aclose)
     if source.known_count:
         skipped[HANDLED_BEFORE] += source.known_count
-    return Plan(total, dict(by_type), dict(by_day), dict(skipped), first, last, quarantined, source.order)
+    return Plan(total, dict(by_type), dict(by_day), dict(skipped), first, last, order=source.order)

@@ -6,7 +6,17 @@ from ._engine import Engine, Finished, OnError, RunSettings
 from ._keys import event_key, message_key
 from ._reading import Reading
 from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
-from ._sources import FixedMessages, Source, UnreadableMessage, message_of, open_events, placeholder_for, plain_id
+from ._report import make_plan
+from ._sources import (
+    FixedMessages,
+    Source,
+    UnreadableMessage,
+    message_of,
+    open_events,
+    placeholder_for,
+    plain_id,
+    read_filters,
+)
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
 from .targets._adapters import AnyTarget, Handling, find_handling
 from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget, Handler, SessionHandler
@@ -38,10 +48,12 @@ __all__ = [
     "find_handling",
     "key_of",
     "make_entry",
+    "make_plan",
     "message_key",
     "message_of",
     "message_of_entry",
     "open_events",
     "placeholder_for",
     "plain_id",
+    "read_filters",
 ]

@@ -16,8 +16,8 @@ from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
-from .._work.protocol import Inbox
-from .._work.quarantine import count_quarantined
+from .._work.protocol import Inbox, Waiting
+from .._work.quarantine import count_quarantined, count_waiting
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
@@ -92,7 +92,9 @@ async def diagnose(
         unrecorded=scan.unrecorded,
         recovered=scan.recovered,
         quarantined=await known.count_quarantined(),
+        waiting=await known.count_waiting(),
         unreadable=scan.unreadable,
+        clock_lead=api.clock_lead(),
         looked_at=scan.looked_at,
         earliest=scan.earliest,
         latest=scan.latest,
@@ -112,8 +114,8 @@ class _KnownEvents:
             self._inbox = receiver.inbox
             if receiver.webhook_id not in (None, webhook_id):
                 raise ConfigurationError(
-                    f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell what "
-                    "was handled of the other"
+                    f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell "
+                    "what was handled of the other"
                 )
         self.coverage = Coverage()
         self.recording_since: datetime | None = None
@@ -132,8 +134,8 @@ class _KnownEvents:
         webhooks = await read_webhooks(inbox, timeout=_INBOX_TIMEOUT)
         if webhooks and self._webhook_id not in webhooks and not self._is_live:
             raise ConfigurationError(
-                f"the inbox is of the webhook {', '.join(map(repr, webhooks))}, not of {self._webhook_id!r}: it cannot tell "
-                "what was handled of the other"
+                f"the inbox is of the webhook {', '.join(map(repr, webhooks))}, not of {self._webhook_id!r}: it "
+                "cannot tell what was handled of the other"
             )
         live = webhooks.get(self._webhook_id)
         async with inbox_limit(_INBOX_TIMEOUT):
@@ -156,6 +158,10 @@ class _KnownEvents:
         if self._inbox is None:
             return 0
         return await count_quarantined(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
+
+    async def count_waiting(self) -> Waiting:
+        """Return what waits of the webhook to be handled."""
+        return await count_waiting(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
 
 
 class _HistoryScan:

@@ -9,6 +9,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -104,28 +105,32 @@ class Coverage:
     read_up_to: all that happened before was read from both lists, and was handled or set aside.
     seen_inactive: when a recovery found the webhook not active, since which it did not read up to a later moment.
     acknowledged: what is out of reach before this moment is known to the user.
+    lost: what was out of reach when it was read up to then, until it is acknowledged.
     """
 
     read_up_to: datetime | None = None
     seen_inactive: datetime | None = None
     acknowledged: datetime | None = None
+    lost: tuple[Inactivity, ...] = ()
 
     @classmethod
     def read(cls, text: str | None) -> Coverage:
         """Parse the text of ``write``. Any other text is as good as none: then more is said to be out of reach."""
         try:
-            fields = json.loads(text or "{}")
-            moments = {name: datetime.fromisoformat(value) for name, value in dict(fields).items() if value}
-            if any(each.tzinfo is None for each in moments.values()):
+            fields = dict(json.loads(text or "{}"))
+            lost = [[datetime.fromisoformat(each) for each in pair] for pair in fields.pop("lost", ())]
+            moments = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
+            if any(each.tzinfo is None for each in chain(moments.values(), *lost)):
                 return cls()
-            return cls(**moments)
+            return cls(**moments, lost=tuple(Inactivity(since, until) for since, until in lost))
         except (ValueError, TypeError, AttributeError, RecursionError):
             return cls()
 
     def write(self) -> str:
         """Return the coverage as text."""
-        moments = attrs.asdict(self, recurse=False)
-        return json.dumps({name: each and each.isoformat() for name, each in moments.items()})
+        moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged")}
+        lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
+        return json.dumps({**{name: each and each.isoformat() for name, each in moments.items()}, "lost": lost})
 
     def read_back_to(self, now: datetime) -> datetime | None:
         """Return the time of the oldest messages to read; None for all, because no recovery has read them before.
@@ -140,7 +145,7 @@ class Coverage:
         """Return the parts of periods whose events no recovery has read, and which are no longer in the event list."""
         reach, active_at = now - LISTED, self.read_up_to if self.seen_inactive is None else None
         begin = max((each for each in (self.read_up_to, self.acknowledged) if each is not None), default=None)
-        lost: list[Inactivity] = []
+        lost = [each for each in self.lost if self.acknowledged is None or (each.until or now) > self.acknowledged]
         for period in periods:
             if active_at is not None and period.since <= active_at:
                 continue  # it had ended when a recovery found the webhook active

@@ -11,7 +11,7 @@ import attrs
 
 from .._redaction.text import PROGRAM
 from .._wire.hosts import show_place, show_url
-from .._work.protocol import Inbox
+from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook
 from .coverage import Inactivity
 
@@ -20,9 +20,14 @@ __all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode"]
 COOL_OFF = 900.0
 """The longest time between subscribing and the first delivery, in seconds: 15 minutes (the vendor's guide)."""
 _MANY_FAILURES = 0.1
+_TOLERANCE = 300.0
+"""Seconds by which a receiver's clock may differ from Basiq's: by default it refuses other deliveries."""
+_LONG_WAIT = 300.0
+"""Seconds after which a deferred delivery that still waits is a problem."""
 _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
+    "clock",
     "disabled",
     "pending",
     "no-event-types",
@@ -39,6 +44,7 @@ ProblemCode = Literal[
     "partial",
     "unrecorded",
     "quarantined",
+    "waiting",
     "out-of-reach",
     "unread",
 ]
@@ -126,7 +132,9 @@ class Diagnosis:
     unrecorded: how many messages Basiq delivered, and the inbox would know, but lacks.
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
     quarantined: how many deliveries are in the quarantine of the inbox.
+    waiting: the deferred deliveries that wait in the inbox to be handled. They are a problem after 5 minutes.
     unreadable: how many messages and events could not be read.
+    clock_lead: by how many seconds this machine's clock is ahead of Basiq's; negative if it is behind.
     looked_at: how many messages and events were read.
     earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
@@ -154,7 +162,9 @@ class Diagnosis:
     unrecorded: int = 0
     recovered: int = 0
     quarantined: int = 0
+    waiting: Waiting = attrs.field(factory=Waiting)
     unreadable: int = 0
+    clock_lead: float = 0.0
     looked_at: int = 0
     earliest: datetime | None = None
     latest: datetime | None = None
@@ -191,6 +201,17 @@ def cool_off_left(webhook: Webhook, subscribed_at: datetime | None, now: datetim
     return min(max(COOL_OFF - (now - subscribed_at).total_seconds(), 0.0), COOL_OFF)
 
 
+def find_clock_problem(lead: float) -> Problem | None:
+    """Return the problem with this machine's clock, or None. ``lead``: seconds by which it is ahead of Basiq's."""
+    if abs(lead) <= _TOLERANCE:
+        return None
+    return Problem(
+        "clock",
+        f"this machine's clock is {abs(lead):,.0f} s {'ahead of' if lead > 0 else 'behind'} Basiq's, so that a "
+        "receiver here refuses each delivery, and a signature from here is refused: set the clock, for example by NTP",
+    )
+
+
 def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:
     """Return the problem with the status of a webhook, or None."""
     if is_inactive(webhook):
@@ -207,6 +228,22 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
     return None
 
 
+def describe_waiting(waiting: Waiting) -> str:
+    """Return the problem with deferred deliveries that wait, with the remedy."""
+    failed = waiting.count - waiting.fresh
+    return (
+        f"{waiting.count:,} deferred deliveries wait to be handled, the oldest for {_age(waiting.age or 0)}, and "
+        f"{failed:,} of them have failed: let a process work them off, and look at its log"
+    )
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
     if argument.startswith("-"):  # so that it is not read as an option
         return (PROGRAM, *command.split(), *options, "--", argument)
@@ -215,6 +252,9 @@ def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
 
 def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     webhook = found.webhook
+    clock = find_clock_problem(found.clock_lead)
+    if clock is not None:
+        yield clock
     status = find_status_problem(webhook, found.cool_off_left)
     if status is not None:
         yield status
@@ -223,7 +263,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     kept = () if found.inbox is None or found.receiver is not None else ("--inbox", show_place(found.inbox))
     recover = partial(_line, "recover", webhook.id, *target, *kept)
     if found.endpoint is not None and not found.endpoint.ok:
-        yield _endpoint_problem(found.endpoint, again("--test"))
+        yield _endpoint_problem(found.endpoint, again("--test"), clock=clock)
     if not webhook.subscribed_events:
         yield Problem("no-event-types", "the webhook is not subscribed to any event type", _line("events types"))
     yield from _type_problems(found)
@@ -246,8 +286,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.unrecorded:
         yield Problem(
             "unrecorded",
-            f"{found.unrecorded:,} messages were delivered, as Basiq says, but not to a receiver with this inbox, which "
-            "does not know them: recover them",
+            f"{found.unrecorded:,} messages were delivered, as Basiq says, but not to a receiver with this inbox, "
+            "which does not know them: recover them",
             recover(),
         )
     for period in found.out_of_reach:
@@ -266,6 +306,11 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             "handler, then retry them",
             line,
         )
+    if (found.waiting.age or 0) > _LONG_WAIT:
+        line = _line("inbox list", "", "--waiting", *kept, "--webhook", webhook.id) if kept else ()
+        if found.receiver is not None:
+            line = _line("work", "", "--receiver", found.receiver)
+        yield Problem("waiting", describe_waiting(found.waiting), line)
     if found.unreadable:
         yield Problem(
             "unreadable",
@@ -280,10 +325,11 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         )
 
 
-def _endpoint_problem(endpoint: EndpointCheck, again: tuple[str, ...]) -> Problem:
+def _endpoint_problem(endpoint: EndpointCheck, again: tuple[str, ...], *, clock: Problem | None) -> Problem:
     if endpoint.status is None:
         return Problem("endpoint-unreachable", f"the webhook's url cannot be reached: {endpoint.error}", again)
-    hint = ": is the receiver's secret this webhook's?" if endpoint.status in (401, 403) else ""
+    hint = "is the receiver's secret this webhook's?" if clock is None else "set the clock of this machine first"
+    hint = f": {hint}" if endpoint.status in (401, 403) else ""
     return Problem("endpoint-refuses", f"the webhook's url responded {endpoint.status} to a signed test{hint}", again)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ._deferred import handle_waiting
     from .conformance._inbox import check_inbox
     from .conformance._runner import BrokenPromisesError
     from .conformance._transport import check_transport
@@ -28,6 +29,7 @@ __all__ = [
     "Violation",
     "check_inbox",
     "check_transport",
+    "handle_waiting",
     "serve",
 ]
 
@@ -43,6 +45,7 @@ _LAZY = {
     "Violation": "fake._logs",
     "check_inbox": "conformance._inbox",
     "check_transport": "conformance._transport",
+    "handle_waiting": "_deferred",
     "serve": "mock._server",
 }
 

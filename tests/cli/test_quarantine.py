@@ -77,6 +77,15 @@ def test_what_the_inbox_knows_of_an_event_is_its_state_and_the_exit_code(run: Ru
     assert (refused.exit_code, "the inbox is of the webhook 'w1'" in refused.stderr) == (2, True)
 
 
+def test_an_inbox_is_checked_and_shows_what_waits(run: Run) -> None:
+    at = ("--inbox", "inbox.db")
+    found = run("inbox", "check", *at)
+    assert (found.exit_code, found.row["webhooks"], bool(found.row["known_since"])) == (0, ["w1"], True), found.output
+    assert run("inbox", "check", "--inbox", "none.db").exit_code == 2
+    nothing = run("inbox", "list", "--waiting", *at)
+    assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "nothing waits\n"), nothing.output
+
+
 def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/sql.db"
 

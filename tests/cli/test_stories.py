@@ -19,7 +19,7 @@ from basiq_async.testing import FakeBasiq, ManualClock
 
 from ..support.command_line import PROGRAM
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, Endpoint, Run, Served
+from .conftest import SECRET, Endpoint, Run, Served, help_lines
 
 _NUMBERS = itertools.count()
 TYPES = ["consent.revoked"]
@@ -151,3 +151,31 @@ def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(
         told = [each.communicate(timeout=PATIENCE) for each in (first, second)]
         assert (first.returncode, second.returncode) == (0, 0), told
     assert len(set(handled())) == len(handled()) == 40
+
+
+def test_what_is_out_of_reach_is_told_until_it_is_acknowledged(run: Run, served: Served, endpoint: Endpoint) -> None:
+    fake = served.fake
+    webhook_id = fake.add_webhook(endpoint.url, TYPES)
+    endpoint.secret = SECRET
+
+    async def away() -> None:
+        fake.endpoint_down(endpoint.url)
+        await emit(fake, 1)
+        await fake.advance(days=2)
+        await emit(fake, 1)  # it makes no message, and leaves the event list
+        await fake.advance(days=10)
+        fake.endpoint_up(endpoint.url)
+
+    served.run(away())
+    assert run("webhooks", "reactivate", webhook_id).exit_code == 0
+    line = ("recover", webhook_id, "--to", endpoint.url)
+    first = run(*line)
+    assert (first.exit_code, [each["code"] for each in first.row["problems"]]) == (1, ["out-of-reach"]), first.output
+    assert run(*line).exit_code == 1
+    assert "--acknowledged" in help_for(run, "out-of-reach", webhook_id)
+    (words,) = help_lines(run(*line).stderr)
+    served.run(fake.advance(minutes=1))  # a person reads the line
+    done = run(*words)
+    assert (done.exit_code, done.row["out_of_reach"]) == (0, []), done.output
+    assert run("webhooks", "doctor", webhook_id).exit_code == 0
+    assert len(endpoint.ids) == 1

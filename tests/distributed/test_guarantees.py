@@ -142,7 +142,7 @@ async def test_a_worker_that_starts_while_redis_is_away_ends_at_a_signal(tmp_pat
     async with plant(tmp_path, messages=1) as works:
         works.redis.kill()
         worker = works.start()
-        await works.until_logged("starts, with the job functions")
+        await works.until_logged(" starts")
         worker.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):
             await works.exit_of(worker)

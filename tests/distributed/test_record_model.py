@@ -11,7 +11,6 @@ import attrs
 
 from basiq_async.distributed._record import Record  # private: the record that the walks look at
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
-    ClaimRefusal,
     Heartbeat,
     LeaseLostError,
     ListSpec,
@@ -153,8 +152,7 @@ class _Walk:
         found = await self._perhaps_twice(lambda: self._record.claim(self._key, name, token, lease=30.0, worker="w"))
         if segment is None or self._state != "running" or segment.alive:
             reason = "gone" if segment is None else "held" if self._state == "running" else "stopped"
-            assert isinstance(found, ClaimRefusal), f"{name} could be claimed"
-            assert found.reason == reason, f"the claim of {name} was {found}"
+            assert found == reason, f"the claim of {name} was {found}"
             return
         assert isinstance(found, SegmentClaim), f"the claim of {name} was {found}"
         assert list(found.edge) == (segment.ids or [])[-20:], f"the claim of {name} was {found}"

@@ -24,6 +24,7 @@ from basiq_async.testing import Quirks
 from tests.support.fleets import crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
+from tests.support.records import make_spec
 
 
 @pytest.mark.parametrize("inbox", [None, MemoryInbox()], ids=["a function", "with an inbox"])
@@ -32,7 +33,7 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
     lease = Lease(30.0)
     unused: Any = None
     work = Work(unused, recorder, inbox=inbox)
-    target = LeasedTarget(HeldSegment(unused, unused, "0.0", lease, work, "w1"), (), None)
+    target = LeasedTarget(HeldSegment(unused, make_spec("job"), "0.0", lease, work), (), None)
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)

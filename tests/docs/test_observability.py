@@ -47,11 +47,20 @@ def test_each_panel_and_each_rule_has_a_title() -> None:
 
 
 LABELS = {
-    "messaging_process_duration_seconds": {"basiq_result", "basiq_event_type", "basiq_reason", "error_type"},
+    "messaging_process_duration_seconds": {
+        "basiq_result",
+        "basiq_event_type",
+        "basiq_reason",
+        "basiq_deferred",
+        "error_type",
+    },
+    "basiq_replay_messages_total": {"basiq_outcome", "basiq_source"},
+    "basiq_delivery_age_seconds": {"basiq_result", "basiq_deferred"},
     "http_client_request_duration_seconds": {"url_template", "error_type", "http_response_status_code"},
 }
 SIGNATURES = (ROOT / "basiq_async" / "_signing" / "signature.py").read_text()
 VALUES = {
+    "basiq_outcome": {"handled", "skipped", "failed"},
     "basiq_result": {each.value for each in Result},
     "basiq_reason": set(re.findall(r'reason="([a-z-]+)"', SIGNATURES)),
 }

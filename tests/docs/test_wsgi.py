@@ -109,6 +109,8 @@ async def test_four_threads_of_gunicorn_handle_four_deliveries_at_once_and_each_
             assert await post(session, bodies[0], signed(bodies[1])) == 401
         process.send_signal(signal.SIGTERM)  # with its connections closed, which it would wait for
         printed, said = await process.communicate()
+        async with gunicorn(module, tmp_path, base_url) as (url, _), ClientSession() as session:
+            assert await post(session, bodies[0], signed(bodies[0])) == 200, "the second start knows what was handled"
     assert process.returncode == 0, said
     assert sorted(printed.decode().split("\n")) == ["", *(f"consent.revoked e-{number}" for number in range(AT_ONCE))]
     assert "Traceback" not in said.decode()

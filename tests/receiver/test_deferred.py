@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_set_as
         [entry] = await service.receiver.quarantined()
         assert (entry.error, entry.failures, entry.acknowledged) == ("ValueError: no", 8, True)
         assert (await service.receiver.waiting()).count == 0
-    waits = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(moments)]
     for wait, meant in zip(waits, [5, 30, 300, 1800, 7200, 7200, 7200], strict=True):
         assert 0.9 * meant <= wait <= 1.1 * meant + 1.1
     assert results(service) == ["deferred", *["failed"] * 7, "quarantined"]

@@ -199,7 +199,7 @@ async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(
             assert len(lines) == len(set(lines)) == MESSAGES, f"after {turn} turns: {len(lines)} lines"
             return hit
 
-        await at_every_turn(attempt, step=3)
+        await at_every_turn(attempt)
     assert len(ids) == MESSAGES
 
 

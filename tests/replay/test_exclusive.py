@@ -11,7 +11,7 @@ from basiq_async import InboxError, JobInUseError, Message, ReplayError
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.replay import Replay
-from basiq_async.replay._run_claim import (  # private: a clock that goes while a run is frozen, and a dead holder's name
+from basiq_async.replay._run_claim import (  # private: a clock of the test, and the name of a dead holder
     LEASE,
     RunClaim,
     _process,

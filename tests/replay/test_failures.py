@@ -377,7 +377,7 @@ async def test_cancelling_during_a_pause_leaves_nothing_behind() -> None:
 
 async def test_an_own_record_ends_at_a_failure_in_front_of_it() -> None:
     class Picky(Table):
-        refused: set[str] = set()
+        refused: frozenset[str] = frozenset()
 
         async def deliver(self, message: Message) -> str | None:
             if message.id in self.refused:
@@ -387,7 +387,7 @@ async def test_an_own_record_ends_at_a_failure_in_front_of_it() -> None:
     table = Picky()
     async with history(50) as h:
         ids = await h.ids()
-        table.refused = {ids[20]}
+        table.refused = frozenset({ids[20]})
         replay = h.replay(table)
         with pytest.raises(ReplayError, match=f"message '{ids[20]}' failed, and the replay stopped before it: Val"):
             await replay.run()
@@ -397,7 +397,7 @@ async def test_an_own_record_ends_at_a_failure_in_front_of_it() -> None:
         with pytest.raises(ConfigurationError, match="has no quarantine"):
             await replay.retry_quarantined()
         assert (await replay.quarantined(), await replay.drop_quarantined(["a"])) == ((), 0)
-        table.refused = set()
+        table.refused = frozenset()
         assert (await replay.run()).finished
         assert sorted(table.rows) == sorted(ids)
 

@@ -320,7 +320,7 @@ async def test_a_note_that_cannot_be_written_costs_requests_and_nothing_else() -
         replay = h.replay(Recorder(), inbox=inbox)
         assert (await replay.run()).finished
         await h.fake.emit("user.created")
-        setattr(inbox, "set_note", hang)
+        inbox.set_note = hang
         assert (await replay.run()).finished
         assert (await replay.run()).finished
 

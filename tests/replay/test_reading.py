@@ -105,6 +105,89 @@ def test_a_reading_loses_nothing_and_repeats_nothing_that_the_record_knows() -> 
         check_each()
 
 
+def test_items_that_slip_away_twice_at_different_pages_are_read_before_it_says_finished() -> None:
+    # The end of a numbered list slips to a page that was read, and then to an earlier one.
+    run = {**RUN, "before": [("grow", 6)], "during": {3: [("expire", 1)], 8: [("expire", 3)]}}
+    asyncio.run(check("oldest-first", "offset", "right", 3, 4, [run]))
+
+
+def test_a_list_that_grows_at_its_start_while_its_times_fall_is_read_at_both_ends() -> None:
+    plan = [RUN, {**RUN, "before": [("expire", 4)]}, {**RUN, "before": [("grow", 1), ("expire", 3), ("expire", 9)]}]
+    asyncio.run(check("newest-first", "cursor", "backwards", 3, 29, plan))
+
+
+def test_known_items_that_are_met_again_because_a_link_expired_do_not_end_a_pass() -> None:
+    # One item came late, among those; the link to its page expires when the items before it were met.
+    late = {**RUN, "before": [("late", 2), ("grow", 3), ("grow", 1)], "sizes": [0]}
+    plan = [{**RUN, "before": [("grow", 3)], "stop": 12}, {**late, "during": {8: [("refuse", 0), ("grow", 1)]}}]
+    asyncio.run(check("newest-first", "cursor", "right", 3, 19, plan))
+
+
+def test_known_items_that_are_met_twice_because_pages_shift_do_not_end_a_pass() -> None:
+    grow = {**RUN, "before": [("grow", 3)], "during": {0: [("grow", 4)], 1: [("grow", 2)]}}
+    killed = {**RUN, "before": [("grow", 3)], "during": {0: [("grow", 2)]}, "sizes": [0], "kill": 4, "dies": False}
+    late = {**RUN, "before": [("expire", 1), ("late", 2)], "during": {0: [("grow", 1)], 1: [("grow", 1)]}}
+    plan = [
+        {**RUN, "before": [("grow", 7)], "kill": 0, "dies": False},
+        grow,
+        {**RUN, "during": {0: [("grow", 1)]}, "kill": 0, "dies": False},
+        killed,
+        late,
+    ]
+    asyncio.run(check("newest-first", "offset", "right", 3, 0, plan))
+
+
+def test_all_that_was_read_of_the_end_expires() -> None:
+    plan = [
+        {**RUN, "before": [("grow", 5)], "during": {0: [("grow", 2)]}},
+        {
+            **RUN,
+            "before": [("grow", 1)],
+            "during": {0: [("grow", 2), ("refuse", 0)], 1: [("grow", 6)]},
+            "sizes": [0] * 4,
+        },
+        {**RUN, "before": [("expire", 1)], "during": {0: [("grow", 1)]}, "stop": 1, "kill": 0, "dies": False},
+        {**RUN, "before": [("expire", 1), ("grow", 1)], "during": {0: [("expire", 9), ("grow", 1)], 1: [("grow", 1)]}},
+        {**RUN, "during": {0: [("grow", 1)], 1: [("grow", 1), ("expire", 5)]}},
+    ]
+    plan[3].update(sizes=[0] * 4, stop=1)
+    asyncio.run(check("newest-first", "cursor", "backwards", 3, 11, plan))
+
+
+def test_what_slipped_away_from_a_pass_that_was_killed_is_read() -> None:
+    first = {**RUN, "before": [("grow", 8)], "during": {0: [("grow", 3)]}, "kill": 9, "dies": False}
+    during = {0: [("expire", 6)], 1: [("grow", 2)], 3: [("grow", 1), ("expire", 2)]}
+    second = {**RUN, "before": [("grow", 2)], "during": during, "sizes": [0, 0, 1]}
+    asyncio.run(check("oldest-first", "offset", "backwards", 4, 19, [first, second]))
+
+
+def test_what_slips_away_again_after_known_items_is_read() -> None:
+    # What slipped away follows items that an earlier run read: it slips away again after the last one of these.
+    plan = [
+        {**RUN, "before": [("grow", 1)], "during": {0: [("late", 1)], 1: [("expire", 6)]}, "sizes": [0], "stop": 11},
+        {**RUN, "before": [("grow", 1), ("expire", 1)], "during": {3: [("late", 1), ("expire", 6)]}, "sizes": [1]},
+    ]
+    plan[1]["during"] |= {0: [("grow", 1), ("late", 1)], 9: [("expire", 2)]}
+    asyncio.run(check("oldest-first", "offset", "right", 3, 15, plan))
+
+
+def test_an_item_that_comes_late_is_read_though_pages_moved_up_to_where_the_list_ended() -> None:
+    plan = [RUN, {**RUN, "before": [("expire", 4), ("late", 2)]}]
+    asyncio.run(check("oldest-first", "offset", "right", 4, 33, plan))
+
+
+def test_an_item_that_comes_late_is_read_though_pages_moved_up_after_several_runs() -> None:
+    plan = [RUN, RUN, {**RUN, "before": [("late", 1), ("expire", 7)]}]
+    asyncio.run(check("oldest-first", "offset", "right", 3, 88, plan))
+
+
+def test_a_pass_that_proves_another_one_reads_as_far() -> None:
+    # The list shows its order only during the pass from its start, which has then read all.
+    first = {**RUN, "before": [("grow", 9)], "during": {6: [("grow", 4)], 7: [("refuse", 0)]}, "kill": 16}
+    second = {**RUN, "during": {16: [("expire", 1)], 10: [("grow", 11)]}, "sizes": [0]}
+    asyncio.run(check("oldest-first", "offset", "right", 3, 16, [first, second]))
+
+
 async def check(
     order: str, paging: str, times: str, size: int, count: int, plan: list[dict[str, Any]], *, doubles: bool = False
 ) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -165,6 +166,43 @@ async def test_it_is_not_finished_with_a_message_that_it_set_aside_until_that_is
     await world.fake.advance(minutes=10)  # Basiq's next attempt
     assert bad in world.got
     assert (await world.recover(receiver)).finished
+
+
+async def test_what_waits_is_not_handed_out_and_it_is_not_finished_until_that_is_handled(world: World) -> None:
+    inbox = MemoryInbox(clock=world.fake.clock)
+    service = world.receiver(inbox=inbox, deferred=True, accept_loss=True)
+    world.fake.route(URL, service)
+    (made,) = await world.emit(1)  # it is stored, and nobody works
+    await world.fake.advance(minutes=7)
+    found = await world.recover(world.receiver(inbox=inbox))
+    assert (codes(found), found.waiting.count, found.finished, world.got) == (["waiting"], 1, False, [])
+    assert str(found.problems[0]).startswith("1 deferred deliveries wait to be handled, the oldest for 7 min")
+    plan = await Replay(world.basiq, world.webhook_id, service, inbox=inbox).plan()
+    assert (plan.total, plan.waiting) == (0, 1)
+    async with service:
+        while (await service.waiting()).count:
+            await asyncio.sleep(0)
+    assert world.got == [made]
+    assert (await world.recover(world.receiver(inbox=inbox))).finished
+
+
+async def test_a_replay_that_meets_a_waiting_key_claims_and_handles_it(world: World) -> None:
+    stored: list[int] = []
+
+    class DeliveredMeanwhile(MemoryInbox):
+        async def known(self, keys: Sequence[str]) -> Collection[str]:
+            found = await super().known(keys)
+            if keys and not stored:
+                await world.fake.advance(minutes=10)  # Basiq's next attempt, after the page was compared with the inbox
+                stored.append((await service.waiting()).count)
+            return found
+
+    (missed,) = await world.emit(1, status=500)
+    inbox = DeliveredMeanwhile(clock=world.fake.clock)
+    service = world.receiver(inbox=inbox, deferred=True, accept_loss=True)
+    world.fake.route(URL, service)
+    report = await Replay(world.basiq, world.webhook_id, service, inbox=inbox).run()
+    assert (report.handled, stored, world.got, (await service.waiting()).count) == (1, [1], [missed], 0)
 
 
 async def test_what_a_recovery_set_aside_is_retried_by_the_receiver(world: World) -> None:
@@ -338,7 +376,7 @@ async def test_an_http_target_gets_nothing_that_basiq_delivered_however_long_its
     await world.emit(3)
     missed = await world.emit(2, status=500)
     async with HttpTarget("http://127.0.0.1:9/x", SECRET) as target:
-        with pytest.raises(ConfigurationError, match="an inbox of its own for an HttpTarget|needs an inbox"):
+        with pytest.raises(ConfigurationError, match=r"an inbox of its own for an HttpTarget|needs an inbox"):
             await world.recover(target)
         found = await world.recover(target, inbox=inbox)
     assert (sorted(world.got), found.left_alone) == (sorted(missed), 3)

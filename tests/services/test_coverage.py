@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import Message
@@ -92,3 +93,13 @@ def test_what_basiq_delivered_is_left_alone_unless_the_inbox_would_know_it(
     status: str, since: datetime | None, left_alone: bool
 ) -> None:
     assert is_left_alone(Message("m", tried(0, status=status)), since) is left_alone
+
+
+def test_what_is_lost_is_kept_until_it_is_acknowledged() -> None:
+    lost = (Inactivity(at(-300), at(-200)), Inactivity(at(-190), at(-180)))
+    coverage = Coverage(read_up_to=at(-1), lost=lost)
+    assert Coverage.read(coverage.write()) == coverage
+    assert coverage.out_of_reach([], at(0)) == lost
+    known = attrs.evolve(coverage, acknowledged=at(-200))
+    assert known.out_of_reach([], at(0)) == lost[1:]
+    assert attrs.evolve(coverage, acknowledged=at(-180)).out_of_reach([], at(0)) == ()

@@ -187,6 +187,39 @@ async def test_the_quarantine_is_a_problem() -> None:
         assert not found.healthy
 
 
+async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off() -> None:
+    async with world("oldest-first") as w:
+        inbox = MemoryInbox(clock=w.fake.clock)
+        secret = w.fake.secret(w.webhook_id)
+        receiver = WebhookReceiver(secret, webhook_id=w.webhook_id, inbox=inbox, deferred=True, accept_loss=True)
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None: ...
+
+        w.fake.route(URL, receiver)
+        await w.emit(2)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
+        assert (found.waiting.count, found.undelivered, "waiting" in codes(found)) == (2, 0, False)
+        await w.fake.advance(minutes=6)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
+        (problem,) = [each for each in found.problems if each.code == "waiting"]
+        assert str(problem) == (
+            "2 deferred deliveries wait to be handled, the oldest for 6 min, and 0 of them have failed: let a process "
+            "work them off, and look at its log"
+        )
+        as_named = [
+            found,
+            attrs.evolve(found, inbox="inbox.db"),
+            attrs.evolve(found, receiver="service:receiver"),
+        ]
+        lines = [each.command[1:] for one in as_named for each in one.problems if each.code == "waiting"]
+        assert lines == [
+            (),
+            ("inbox", "list", "--waiting", "--inbox", "inbox.db", "--webhook", w.webhook_id),
+            ("work", "--receiver", "service:receiver"),
+        ]
+
+
 async def test_what_basiq_delivered_elsewhere_is_a_problem_where_the_inbox_would_know_it(order: str) -> None:
     async with world(order) as w:
         inbox = MemoryInbox(clock=w.fake.clock)

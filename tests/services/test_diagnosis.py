@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -46,6 +47,7 @@ async def diagnose(
     subscribed: list[str] | None = None,
     messages: list[Any] | None = None,
     events: list[Any] | None = None,
+    date: str | None = None,
     **options: Any,
 ) -> Diagnosis:
     """The diagnosis of a webhook that a script describes."""
@@ -59,7 +61,8 @@ async def diagnose(
         if path == "/events/types":
             return page([{"id": "user.created"}, {"id": "consent.revoked"}])
         types = ["user.created"] if subscribed is None else subscribed
-        return answer({"id": "w", "url": url, "status": status, "subscribedEvents": types})
+        headers = {} if date is None else {"date": date}
+        return answer({"id": "w", "url": url, "status": status, "subscribedEvents": types}, **headers)
 
     async with client(Scripted(respond)) as basiq:
         return await basiq.webhooks.diagnose("w", **options)
@@ -242,3 +245,14 @@ def test_the_first_failure_after_the_last_success_is_found_among_thousands() -> 
         tries = [attempt(status, -timedelta(minutes=minute))] * (8 if status == "Failed" else 1)
         attempts.add(Message(f"m{minute}", message(minute, *tries)))
     assert attempts.first_failure == attempts.disabled_at == NOW + timedelta(minutes=1_001)
+
+
+@pytest.mark.parametrize(("hours", "named"), [(2, "7,200 s behind"), (-2, "7,200 s ahead of"), (0, None), (0.01, None)])
+async def test_a_clock_that_is_wrong_is_named_before_anything_else(hours: float, named: str | None) -> None:
+    now = datetime.now(UTC) + timedelta(hours=hours)
+    found = await diagnose(status="disabled", date=format_datetime(now, usegmt=True))
+    first = found.problems[0]
+    assert (first.code == "clock", found.problems[-1].code) == (named is not None, "disabled")
+    if named is not None:
+        assert any(abs(number - 7200) <= 2 for number in [abs(found.clock_lead)])
+        assert named.split(" s ")[1] in str(first)

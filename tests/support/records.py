@@ -12,7 +12,6 @@ import attrs
 from basiq_async.distributed import _connection  # private: its scripts ask Redis for the time
 from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
-    ClaimRefusal,
     JobEntry,
     JobProgress,
     JobSpec,
@@ -72,13 +71,13 @@ class Pair:
         assert isinstance(found, SegmentClaim), f"the claim of {segment} was refused: {found}"
         return found
 
-    async def refusal(self, key: str, segment: str = "0.0", **how: Any) -> ClaimRefusal:
+    async def refusal(self, key: str, segment: str = "0.0", **how: Any) -> str:
         """Claim a segment as another worker, and return why it was refused. Fails if it was not."""
         found = await self._try(key, segment, how)
-        assert isinstance(found, ClaimRefusal), f"the claim of {segment} was not refused"
+        assert isinstance(found, str), f"the claim of {segment} was not refused"
         return found
 
-    async def _try(self, key: str, segment: str, how: dict[str, Any]) -> SegmentClaim | ClaimRefusal:
+    async def _try(self, key: str, segment: str, how: dict[str, Any]) -> SegmentClaim | str:
         return await self.two.claim(key, segment, new_token(), **{"lease": 30.0, "worker": "other", **how})
 
     async def save(

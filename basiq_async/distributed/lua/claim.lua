@@ -10,7 +10,7 @@ if is_another() then
   return { 'another' } -- before the caller changes anything
 end
 if state ~= 'running' then
-  return { 'stopped', state }
+  return { 'stopped' }
 end
 local owner = redis.call('HGET', s, 'owner')
 if owner ~= token then -- a repeated request finds its own claim
@@ -25,7 +25,7 @@ if owner ~= token then -- a repeated request finds its own claim
     local last = job('problem')
     set_state('failed', 'segment ' .. id .. ' was claimed ' .. most .. ' times and no message of it was finished; its ' ..
       'last worker was ' .. (redis.call('HGET', s, 'worker') or 'unknown') .. (last and '; the last problem: ' .. last or ''))
-    return { 'stopped', 'failed' }
+    return { 'stopped' }
   end
   redis.call('HSET', s, 'owner', token, 'worker', worker)
 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Sequence
@@ -32,7 +33,7 @@ from ..._work.calls import OneProcess
 from ..._work.keys import in_parts
 from ..._work.limits import limit
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_entry
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
 from ..._work.tasks import run_cancel_once
 from ...errors import ConfigurationError, InboxError
 
@@ -40,10 +41,11 @@ logger = logging.getLogger("basiq_async.receiver")
 
 T = TypeVar("T")
 
-_LAYOUT = "3"
+_LAYOUT = "4"
 _SAFE_POLICY = "noeviction"
 _DAY = 86_400_000
-"""Milliseconds for which the inbox knows the last worker that retried a quarantined delivery: it may complete it."""
+"""Milliseconds for which the inbox knows the last worker that had a quarantined delivery, or one that waits: it may
+complete it."""
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again."""
 
@@ -85,6 +87,11 @@ class RedisInbox:
     make client and inbox in each worker process. Raises ``ConfigurationError`` for invalid arguments.
     """
 
+    may_lose = (
+        "Redis answers before its disk has an entry: a crash loses about a second of them with appendfsync everysec, a "
+        "failover may lose more, and a full memory may evict them"
+    )
+
     def __init__(
         self,
         client: Redis | RedisCluster,
@@ -120,7 +127,7 @@ class RedisInbox:
 
         await self._within_limit(look())
         kinds = [_text(kind) for kind in await self._run("check", [""])]
-        for kind, expected in zip(kinds, ("zset", "hash"), strict=True):
+        for kind, expected in zip(kinds, ("zset", "hash", "zset"), strict=True):
             if kind not in ("none", expected):
                 raise InboxError(
                     f"another program has stored a {kind} in Redis under a key of this inbox: pass another prefix="
@@ -197,25 +204,7 @@ class RedisInbox:
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        start = "-" if after is None else "(" + _place(after)
-
-        async def read() -> list[QuarantinedDelivery]:
-            await self._open()
-            place, deliveries = start, list[QuarantinedDelivery]()
-            while (wanted := limit - len(deliveries)) > 0:
-                places = [
-                    _text(each)
-                    for each in await self._client.zrangebylex(self._at("quarantine"), place, "+", start=0, num=wanted)
-                ]
-                for each, text in zip(places, await self._read_letters(places), strict=True):
-                    if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
-                        deliveries.append(_read_entry(each, text))
-                if len(places) < wanted:
-                    break
-                place = "(" + places[-1]
-            return deliveries
-
-        return await self._within_limit(read())
+        return await self._page("quarantine", "", "-" if after is None else "(" + _place(after), "+", limit)
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -224,6 +213,48 @@ class RedisInbox:
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
         return bool(await self._run("drop_quarantined", [key], self._remember))
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """See ``WaitingInbox``."""
+        values = (json.dumps(webhook_id), _place(delivery), delivery.failures, delivery.pack(seal=True), _DAY)
+        return bool(await self._run("store", [delivery.key], *values))
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``. The lease runs by the server's clock."""
+        webhook, last, claimed = json.dumps(webhook_id), "", list[QuarantinedDelivery]()
+        while (wanted := limit - len(claimed)) > 0:
+            due = [_text(each) for each in await self._run("due", [], webhook, last, limit)]
+            if due:  # others may have claimed some of them, or all
+                keys, times = [each[_DUE_LENGTH:] for each in due], [each[:_DUE_LENGTH] for each in due]
+                values = (token, _milliseconds(lease), _DAY, webhook, wanted)
+                found = list(map(_unshown, await self._run("claim_due", keys, *values, *times)))
+                claimed += map(_read_entry, found[::2], found[1::2])
+            if len(due) < limit:
+                break
+            last = due[-1]
+        return claimed
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """See ``WaitingInbox``."""
+        changed: tuple[str | int, ...] = (
+            () if delivery is None else (_place(delivery), delivery.failures, delivery.pack(seal=True))
+        )
+        return bool(await self._run("put_off", [key], token, round(seconds * 1_000_000), *changed))
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """See ``WaitingInbox``."""
+        count, fresh, size, age = await self._run("waiting", [], json.dumps(webhook_id))
+        return Waiting(count=count, fresh=fresh, size=size, age=None if age < 0 else age / 1_000_000)
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+        return await self._page("waiting", "a", "[a" if after is None else "(a" + _place(after), "(b", limit)
 
     async def __aenter__(self) -> Self:
         await self._within_limit(self._open())
@@ -240,6 +271,25 @@ class RedisInbox:
         """Return the keys in Redis of an inbox key: its entry, letter, retry and failures."""
         return [self._at(f"{kind}:{key}") for kind in ("inbox", "delivery", "retry", "failures")]
 
+    async def _page(self, order: str, begin: str, start: str, end: str, limit: int) -> list[QuarantinedDelivery]:
+        """Return the entries whose places stand in an order, each after ``begin``, from ``start`` to ``end``."""
+
+        async def read() -> list[QuarantinedDelivery]:
+            await self._open()
+            first, deliveries = start, list[QuarantinedDelivery]()
+            while (wanted := limit - len(deliveries)) > 0:
+                members = await self._client.zrangebylex(self._at(order), first, end, start=0, num=wanted)
+                places = [_text(member).removeprefix(begin) for member in members]
+                for each, text in zip(places, await self._read_letters(places), strict=True):
+                    if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
+                        deliveries.append(_read_entry(each, text))
+                if len(places) < wanted:
+                    break
+                first = f"({begin}{places[-1]}"
+            return deliveries
+
+        return await self._within_limit(read())
+
     async def _read_letters(self, places: Sequence[str]) -> Sequence[str | None]:
         """Return the texts of the letters at these places; None for one that is not there."""
         if not places:
@@ -252,14 +302,11 @@ class RedisInbox:
         for text in texts:
             if isinstance(text, RedisError) and not str(text).startswith("WRONGTYPE"):
                 raise text
-        return [
-            None if text is None else UnshownText(text.decode(errors="replace") if isinstance(text, bytes) else text)
-            for text in texts
-        ]
+        return [None if text is None else _unshown(text) for text in texts]
 
     async def _run(self, name: str, keys: Iterable[str], *values: str | int) -> Any:
         """Run a script about some keys of the inbox: see ``_prelude.lua``."""
-        own = [self._at("quarantine"), self._at("meta")]
+        own = [self._at("quarantine"), self._at("meta"), self._at("waiting")]
         return await self._evaluate(name, [*own, *chain.from_iterable(map(self._keys, keys))], *values)
 
     async def _evaluate(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
@@ -331,6 +378,7 @@ class RedisInbox:
 
 
 _PLACE_LENGTH = 17
+_DUE_LENGTH = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NONE_FREE = "Too many connections"
@@ -368,6 +416,11 @@ def _read_entry(place: str, text: str) -> QuarantinedDelivery:
 def _place(delivery: QuarantinedDelivery) -> str:
     """Return a text that sorts quarantined deliveries by time, in microseconds, then by key."""
     return f"{round(delivery.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{delivery.key}"
+
+
+def _unshown(text: Any) -> str:
+    """Return a letter, which no ``repr`` shows, whether the client decodes responses or not."""
+    return UnshownText(text.decode(errors="replace") if isinstance(text, bytes) else text)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -62,6 +62,13 @@ class RunScoped(Protocol):
         ...
 
 
+@runtime_checkable
+class Patient(Protocol):
+    """A target that can wait for another worker, ``patience`` seconds for each message."""
+
+    patience: float
+
+
 class Function:
     """A target that calls an async function."""
 

@@ -260,43 +260,23 @@ class JSONLinesTarget:
 
     def _read_ids(self, file: BinaryIO, note: _Note | None) -> Ids:
         """Read the ids of all lines. Raises ``RecordError`` for other content, and for another file than the note's."""
-        ids, size, last = Ids(), 0, b""
-        noted = note is None or not note.size
-        for lines in _whole_lines(file):
-            digests: list[bytes] = []
-            for line in lines:
-                found = _FIRST_ID.match(line)
-                last = digest_of(found[1].decode("utf-8", "surrogatepass") if found else self._parse_id(line))
-                digests.append(last)
-                size += len(line) + 1
-                if note is not None and size == note.size:
-                    noted = last.hex() == note.last
-            ids.extend(digests)
+        found = _scan(file, None if note is None else note.size)
+        size = 0 if found is None else found.size
         torn = file.seek(0, os.SEEK_END) - size
         file.seek(size)
-        if torn and file.read(2) != _BEGINNING[: min(torn, 2)]:
-            raise self._foreign()
-        if not noted:
+        # A run writes its note before its first line. What has none, and no id, is no export.
+        foreign = found is None or (note is None and size and not found.has_ids and not self._anew)
+        if found is None or foreign or (torn and file.read(2) != _BEGINNING[: min(torn, 2)]):
+            raise RecordError(
+                f"the file {self._path!r} has other content than messages. It was left as it is: pass another path"
+            )
+        if note is not None and note.size and (found.noted is None or found.noted.hex() != note.last):
             raise RecordError(
                 f"the file {self._path!r} is not the one that the last run wrote: put that back, or go on with this "
                 "one (anew=True)"
             )
-        self._ids, self._size, self._last = ids, size, last
-        return ids
-
-    def _parse_id(self, line: bytes) -> str:
-        try:
-            message = json.loads(line)
-            if isinstance(message, dict):
-                return plain_id(message)
-        except (ValueError, RecursionError):
-            pass
-        raise self._foreign()
-
-    def _foreign(self) -> RecordError:
-        return RecordError(
-            f"the file {self._path!r} has other content than messages. It was left as it is: pass another path"
-        )
+        self._ids, self._size, self._last = found.ids, size, found.last
+        return found.ids
 
     def _read_note(self) -> _Note | None:
         """Return what the last run left; None if it left nothing, or it is damaged.
@@ -327,6 +307,45 @@ class JSONLinesTarget:
         note = {"size": self._size, "last": self._last.hex(), "notes": self._notes}
         replace_private(self._note_path, json.dumps(note).encode())
         self._anew = False
+
+
+@attrs.define
+class _Found:
+    """What is in a file. ``noted``: the digest of the id in the line that ends where the note says; None without."""
+
+    ids: Ids = attrs.Factory(Ids)
+    size: int = 0
+    last: bytes = b""
+    noted: bytes | None = None
+    has_ids: bool = False
+
+
+def _scan(file: BinaryIO, noted: int | None) -> _Found | None:
+    """Read the ids of all whole lines; None if one is no message. No error has a line in its frames."""
+    found = _Found()
+    last, size = b"", 0
+    for lines in _whole_lines(file):
+        digests: list[bytes] = []
+        for line in lines:
+            if match := _FIRST_ID.match(line):
+                found.has_ids = True
+                last = digest_of(match[1].decode("utf-8", "surrogatepass"))
+            else:
+                try:
+                    message = json.loads(line)
+                except (ValueError, RecursionError):
+                    return None
+                if not isinstance(message, dict):
+                    return None
+                found.has_ids = found.has_ids or "id" in message
+                last = digest_of(plain_id(message))
+            digests.append(last)
+            size += len(line) + 1
+            if size == noted:
+                found.noted = last
+        found.ids.extend(digests)
+    found.last, found.size = last, size
+    return found
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[list[bytes]]:

@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 
 from basiq_async import F
 from basiq_async.testing import FakeBasiq, Quirks
-
-from basiq_async.testing.fake._lists import (  # private: thousands of filters, without a list
-    FilterError,
-    attributes,
-    compile_filter,
-)
+from basiq_async.testing.fake._lists import FilterError, attributes, compile_filter  # private: filters without lists
 
 from ..conftest import Caller
 

@@ -5,7 +5,7 @@ if held == 'done' then
   return {'done', '', 0}
 end
 if redis.call('EXISTS', letter) == 1 then
-  return is_acknowledged(letter) and {'done', '', 0} or claim_letter(ARGV[1], ARGV[2], ARGV[3])
+  return is_acknowledged(letter) and {'done', '', 0} or claim_letter(retry, ARGV[1], ARGV[2], ARGV[3])
 end
 local token = 'held:' .. ARGV[1]
 if held and held ~= token then

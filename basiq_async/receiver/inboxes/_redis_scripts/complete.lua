@@ -5,8 +5,8 @@ local function take(entry, letter, retry)
     if holder and holder ~= ARGV[1] and remaining > 0 then
       return false
     end
-    redis.call('ZREM', order, redis.call('HGET', letter, 'place') or '')
-    redis.call('DEL', letter, retry)
+    take_out(letter)
+    redis.call('DEL', retry)
     return true
   end
   local held = redis.call('GET', entry)
@@ -14,7 +14,7 @@ local function take(entry, letter, retry)
 end
 
 local recorded = 0
-for first = 3, #KEYS, 4 do
+for first = 4, #KEYS, 4 do
   local entry, letter, retry, failures = KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3]
   if take(entry, letter, retry) then
     record(entry, ARGV[2])

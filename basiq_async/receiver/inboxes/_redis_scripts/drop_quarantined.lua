@@ -1,8 +1,8 @@
 -- ARGV: how long to remember in ms. Returns 1 where there was a letter.
-if redis.call('EXISTS', letter) == 0 then
+if redis.call('EXISTS', letter) == 0 or redis.call('HEXISTS', letter, 'due') == 1 then
   return 0
 end
-redis.call('ZREM', order, redis.call('HGET', letter, 'place') or '')
-redis.call('DEL', letter, retry, failures)
+take_out(letter)
+redis.call('DEL', retry, failures)
 record(entry, ARGV[1])
 return 1

@@ -4,8 +4,8 @@ if redis.call('EXISTS', letter) == 1 then
   if holder ~= ARGV[1] and (is_acknowledged(letter) or (holder and remaining > 0)) then
     return 0
   end
-  redis.call('ZREM', order, redis.call('HGET', letter, 'place') or '')
-  redis.call('DEL', letter, retry)
+  take_out(letter)
+  redis.call('DEL', retry)
 else
   local held = redis.call('GET', entry)
   if held and held ~= 'held:' .. ARGV[1] then
