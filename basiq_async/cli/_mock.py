@@ -11,6 +11,7 @@ import secrets
 import sys
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -270,15 +271,12 @@ class _Log:
     def __init__(self, fake: FakeBasiq, label: str) -> None:
         self._fake = fake
         self._label = label
-        self._revision = -1
+        self._newest: object = None
         self.requests = 0
         self.deliveries = 0
 
     def show_news(self) -> None:
         fake = self._fake
-        if fake.revision == self._revision:
-            return
-        self._revision = fake.revision
         for record in fake.request_log:
             if record.number > self.requests and (record.status is not None or record.duration):
                 self.requests = record.number
@@ -286,9 +284,10 @@ class _Log:
                 status = record.status or "dropped"
                 method = record.request.method
                 write_note(f"{record.at:%H:%M:%S}  {self._label}{method} {record.path}  {status}{violated}")
-        fresh = [each for each in fake.numbered_deliveries() if each[0] > self.deliveries]
-        for number, attempt in reversed(fresh):
-            self.deliveries = number
+        fresh = list(takewhile(lambda each: each is not self._newest, reversed(fake.deliveries)))
+        for attempt in reversed(fresh):
+            self._newest = attempt
+            self.deliveries += 1
             status = attempt.status or "no response"
             write_note(
                 f"{fake.now():%H:%M:%S}  {self._label}-> {show_url(attempt.url)}  {attempt.event_type_id}  {status}"

@@ -153,7 +153,7 @@ class FakeBasiq(State):
         """The states that were added, by their API keys."""
         return MappingProxyType(self._states)
 
-    def find_state(self, authorization: str) -> Self | None:
+    def _find_state(self, authorization: str) -> Self | None:
         """Return the state to which the API key or token in an ``Authorization`` header belongs; None if unknown."""
         scheme, _, text = authorization.partition(" ")
         by_key = scheme.lower() == "basic"
@@ -272,13 +272,13 @@ class FakeBasiq(State):
 
         Raises ``ConnectionFailedError`` if a fault drops the connection.
         """
-        exchange = self.exchange(request, prefix=prefix)
+        exchange = self._exchange(request, prefix=prefix)
         if exchange.response is None:
             path = _split(request.url)[1]
             raise ConnectionFailedError("the connection was dropped", method=request.method, path=path)
         return exchange.response
 
-    def exchange(self, request: Request, *, prefix: str = "") -> Exchange:
+    def _exchange(self, request: Request, *, prefix: str = "") -> Exchange:
         """Carry out one request, with the faults that it meets, and return its outcome."""
         if not all(map(str.islower, request.headers)):
             request = attrs.evolve(request, headers={name.lower(): text for name, text in request.headers.items()})
@@ -323,7 +323,7 @@ class FakeBasiq(State):
     # --- time and deliveries ---
 
     @property
-    def waits(self) -> Timeline | None:
+    def _waits(self) -> Timeline | None:
         """The clock with which a client in this process waits; None if the fake's clock moves by itself."""
         return self._timeline if isinstance(self.clock, ManualClock) else None
 

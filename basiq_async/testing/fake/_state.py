@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import get_args
 
@@ -282,10 +282,6 @@ class State:
         """The latest delivery attempts, oldest first: at most 10,000 and at most 64 MiB."""
         return tuple(self._deliveries.attempts)
 
-    def numbered_deliveries(self) -> Iterator[tuple[int, DeliveredAttempt]]:
-        """Return the latest delivery attempts, newest first, each with its number, which counts from 1."""
-        return self._deliveries.attempts.numbered()
-
     def upcoming(self) -> Sequence[Upcoming]:
         """Return the attempts that are planned or under way, in the order of their due times."""
         return [
@@ -318,15 +314,6 @@ class State:
         """The misuses of Basiq by callers and endpoints, such as requests that Basiq would refuse; the first 1,000."""
         return self._violations.seen()
 
-    @property
-    def revision(self) -> int:
-        """The number of changes so far. While it stays the same, nothing has changed."""
-        return self._changes.revision
-
-    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call ``changed`` after each change. Return a function that ends the calls."""
-        return self._changes.watch(changed)
-
     def assert_no_violations(self) -> None:
         """Raise an ``AssertionError`` that lists the violations. Do nothing if none was recorded."""
         seen = self.violations
@@ -357,9 +344,9 @@ class State:
 
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
         """Return the messages of a webhook, or of all webhooks, newest first."""
-        return (message for _, message in self.scan_messages(webhook_id))
+        return (message for _, message in self._scan_messages(webhook_id))
 
-    def scan_messages(
+    def _scan_messages(
         self, webhook_id: str | None = None, start: tuple[int, int] | None = None
     ) -> Iterator[tuple[tuple[int, int], Message]]:
         """Return the messages of a webhook, or of all webhooks, newest first, each with its place.

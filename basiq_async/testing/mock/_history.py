@@ -66,7 +66,7 @@ class Messages:
         fake = control.fake
         upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
         serial, end = read_next(self.next, 2)
-        found = fake.scan_messages(self.webhook_id, None if self.next is None else (int(serial), int(end)))
+        found = fake._scan_messages(self.webhook_id, None if self.next is None else (int(serial), int(end)))
         return page_of(
             ((f"{serial}-{end}", message) for (serial, end), message in found),
             fake.count_messages(self.webhook_id),
@@ -187,7 +187,7 @@ class Deliveries:
         (newest,) = read_next(self.next, 1)
 
         def attempts() -> Iterator[tuple[str, tuple[int, DeliveredAttempt]]]:
-            for number, each in control.fake.numbered_deliveries():
+            for number, each in control.fake._deliveries.attempts.numbered():
                 if number <= newest and self.message_id in (None, each.message_id):
                     yield str(number), (number, each)
 

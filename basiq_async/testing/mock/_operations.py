@@ -155,6 +155,7 @@ class State:
             base_url=control.base_url,
             clock=Clock(speed is not None, speed),
             endpoints_down=down,
+            revision=fake._changes.revision,
         )
 
 
@@ -192,7 +193,7 @@ class Next:
 
 
 def _count_attempts(fake: FakeBasiq) -> int:
-    return next((number for number, _ in fake.numbered_deliveries()), 0)
+    return next((number for number, _ in fake._deliveries.attempts.numbered()), 0)
 
 
 # --- events ---

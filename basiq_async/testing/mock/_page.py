@@ -25,14 +25,14 @@ def add_page(app: web.Application, control: Control) -> None:
 
     def news() -> Mapping[str, object]:
         now = show_clock(control.fake.now().isoformat())
-        return {"revision": control.fake.revision, "texts": {"now": now}}
+        return {"revision": control.fake._changes.revision, "texts": {"now": now}}
 
     LivePage(
         ROOT,
         Path(__file__).parent / "templates",
         ("time", "webhooks", "faults", "messages", "requests", "violations"),
         partial(show_all, control),
-        control.fake.watch,
+        control.fake._changes.watch,
         news,
         {"message": partial(show_message, control), "request": partial(show_request, control)},
         _counts,

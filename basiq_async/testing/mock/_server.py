@@ -123,8 +123,8 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
     headers = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
     url = f"{request.scheme}://{request.headers['Host']}{path}"
     began = time.perf_counter()
-    state = fake.find_state(headers.get("authorization", "")) or fake
-    exchange = state.exchange(Request(request.method, url, headers, body), prefix=prefix)
+    state = fake._find_state(headers.get("authorization", "")) or fake
+    exchange = state._exchange(Request(request.method, url, headers, body), prefix=prefix)
     if exchange.delay:
         await asyncio.sleep(exchange.delay)
     exchange.record.duration = time.perf_counter() - began
@@ -160,7 +160,7 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
         served.update(states)
 
     follow_states()
-    stop = fake.watch(follow_states)
+    stop = fake._changes.watch(follow_states)
     task = asyncio.create_task(_dispatch(served, outlet, news, wrong), name="basiq-async fake deliveries")
     try:
         yield

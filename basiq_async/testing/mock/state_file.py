@@ -55,7 +55,7 @@ async def _save_changes(fake: FakeBasiq, file: Path) -> None:
 
 
 def _revisions(fake: FakeBasiq) -> list[tuple[FakeBasiq, int]]:
-    return [(each, each.revision) for each in (fake, *fake.states.values())]
+    return [(each, each._changes.revision) for each in (fake, *fake.states.values())]
 
 
 def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:
