@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +16,8 @@ from ...errors import ConfigurationError
 from ..fake._fake import FakeBasiq
 
 logger = logging.getLogger("basiq_async.testing")
-SOONEST, LATEST = 0.1, 1.0
-"""The shortest and the longest delay of a save, in seconds. It is ten times as long as the last save took."""
+EVERY = 0.5
+"""Seconds between two looks for a change that is to be saved."""
 
 
 @asynccontextmanager
@@ -39,19 +38,17 @@ async def keeping_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> AsyncG
 
 
 async def _save_changes(fake: FakeBasiq, file: Path) -> None:
-    saved, wait, failed = _revisions(fake), SOONEST, False
+    saved, failed = _revisions(fake), False
     while True:
-        await asyncio.sleep(wait)
+        await asyncio.sleep(EVERY)
         if (found := _revisions(fake)) != saved:
-            began = time.perf_counter()
             try:
                 save_state(fake, file)
                 saved, failed = found, False
-                wait = min(max(10 * (time.perf_counter() - began), SOONEST), LATEST)
             except ConfigurationError as error:  # such as a full disk: try again, until it works
                 if not failed:
-                    logger.error("%s; it is tried again every second", error)
-                failed, wait = True, LATEST
+                    logger.error("%s; it is tried again", error)
+                failed = True
 
 
 def _revisions(fake: FakeBasiq) -> list[tuple[FakeBasiq, int]]:
