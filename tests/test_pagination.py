@@ -38,7 +38,9 @@ PATH = f"{API}/notifications/webhooks/w/messages"
 
 
 def items(*numbers: int) -> list[dict[str, Any]]:
-    return [{"id": f"m{number}", "payload": {"eventTypeId": "user.created"}} for number in numbers]
+    return [
+        {"id": f"m{number}", "payload": {"eventTypeId": "user.created", "eventId": f"e{number}"}} for number in numbers
+    ]
 
 
 class History:

@@ -76,8 +76,8 @@ class Unreadable(ValueError):
 class ListPage:
     """A page of a list: its items as JSON, not yet read into models, and its next link, which may be of any type."""
 
-    items: list[Any]
-    next_link: Any
+    items: list[Any] = attrs.field(repr=False)
+    next_link: Any = attrs.field(repr=False)
 
 
 @attrs.frozen

@@ -44,7 +44,7 @@ class Part:
     since: datetime
     first: list[str] = attrs.Factory(list)
     last: list[str] = attrs.Factory(list)
-    links: list[tuple[str, list[str]]] = attrs.Factory(list)
+    links: list[tuple[str, list[str]]] = attrs.field(factory=list, repr=False)
     oldest: datetime | None = None
     complete: bool = False
     witness: str | None = None

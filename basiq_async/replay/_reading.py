@@ -24,13 +24,12 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from .._wire.broken_items import BrokenItem
 from .._wire.codec import Unreadable
 from .._wire.order import ListOrder, Order, raw_time
-from .._wire.paging import is_lost, raw_id
+from .._wire.paging import is_lost
 from .._work.ids import Ids, digest_of
 from ..errors import APIError
-from ..pagination import Paginator, UnreadableItem
+from ..pagination import Paginator, unreadable_item
 from ._hint import Hint, Part, read_hint, write_hint
 from ._list_pages import ListedPage, ListPages
 from ._pass import Pass
@@ -309,7 +308,7 @@ class Reading(Generic[T]):
     def _each_tail(self, part: Part, until: Part | None) -> Iterator[Pass]:
         """Yield the passes that may lengthen a part, until one of them is connected with it."""
         for place, (link, _) in enumerate(part.links):
-            url = self._listing.base.url(link)
+            url = self._listing.url(link)
             yield Pass(url, None if url == self._listing.start else part, until, above=part.links[place + 1 :])
 
     def _settle(self, now: Pass) -> None:
@@ -325,7 +324,7 @@ class Reading(Generic[T]):
         """Return whether the first page of a pass still begins with the same item, or with newer ones above it."""
         if not now.first_ids:
             return False
-        page = await self._pages.find(self._listing.base.relative(now.url))
+        page = await self._pages.find(now.url)
         return page is not None and now.first_ids[0] in page.ids
 
     # --- pages ---
@@ -342,7 +341,7 @@ class Reading(Generic[T]):
         self._page = None
         while True:
             try:
-                page = await self._pages.fetch(url)
+                page = await self._pages.read(url, now.seen)
             except APIError as exc:
                 if is_lost(exc) and not now.from_start and not now.pages:
                     return None
@@ -365,9 +364,6 @@ class Reading(Generic[T]):
         self._page = page
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
-        if page.next_url is not None and (hash(page.next_url) in now.seen or page.next_url == page.url):
-            page.error = self._listing.refuse(page.next_url, "loops: it leads to a page that was read before")
-            page.next_url = None
         if self._is_enough is not None and self._is_enough(
             page.items, self._order.order if self._order.sure else "unknown"
         ):
@@ -430,19 +426,9 @@ class Reading(Generic[T]):
         for index, passed in zip(fresh, again, strict=True):
             if passed or keys[index] in handed:  # another list that is read at once may have handed it out meanwhile
                 continue
-            try:
-                item = self._hook(page.items[index], self._model)
-            except Unreadable as exc:
-                failure = self._listing.explain(exc, index)
-                if self._on_unreadable is None:
-                    page.error, page.failed = failure, True
-                    break
-                raw = page.items[index]
-                item = self._on_unreadable(
-                    UnreadableItem(raw.text if isinstance(raw, BrokenItem) else raw, failure, raw_id(raw))
-                )
-            if item is not None and self._convert is not None:
-                item = self._convert(item)
+            item = self._read(page, index)
+            if page.failed:
+                break
             if item is None:
                 left_out.append(index)
             else:
@@ -451,6 +437,24 @@ class Reading(Generic[T]):
         self._passed.extend(map(digest_of, handed))
         self._left_out.extend({digest_of(page.ids[index]) for index in left_out})
         return Batch(items, list(handed), list(handed.values()))
+
+    def _read(self, page: ListedPage, index: int) -> Any:
+        """Return an item to hand out; None for one that was not selected, or if the page has failed at it."""
+        # No local variable holds an item: error reports show them.
+        convert = self._convert or _unchanged
+        try:
+            return convert(self._hook(page.items[index], self._model))
+        except Unreadable as exc:
+            failure = self._listing.explain(exc, index)
+        if self._on_unreadable is None:
+            page.error, page.failed = failure, True
+            return None
+        found = self._on_unreadable(unreadable_item(page.items[index], failure))
+        return None if found is None else convert(found)
+
+
+def _unchanged(item: Any) -> Any:
+    return item
 
 
 def _now() -> datetime:

@@ -145,7 +145,8 @@ class Lists:
 
 
 def _json(item: Item) -> dict[str, Any]:
-    return {"id": item.id, "attempts": [] if item.time is None else [{"timestamp": item.time}]}
+    attempts = [] if item.time is None else [{"timestamp": item.time}]
+    return {"id": item.id, "payload": {"eventId": item.id}, "attempts": attempts}
 
 
 class Records:
