@@ -37,6 +37,8 @@ _LONGEST_ERROR = 2_000
 T = TypeVar("T")
 V = TypeVar("V")
 
+_GIVE_BACK_SOON = 1.0
+"""Seconds to give back a claim at an inbox that has just failed."""
 _MOMENT = 1.0
 """Seconds to wait for a cancelled handler to end, before Basiq gets its response."""
 
@@ -244,6 +246,7 @@ class _Attempt(Unit[None]):
 
     def outcome_of(self, ending: Ending[None]) -> Outcome:
         result, error, retry_after = Result.HANDLED, ending.error, None
+        then = "the response asks Basiq to send it again" if self._ticket is None else "it is tried again"
         if ending.how is Ended.HANDLED:
             pass
         elif ending.how is Ended.DONE:
@@ -251,10 +254,11 @@ class _Attempt(Unit[None]):
         elif ending.how is Ended.BUSY and ending.claim is not None:
             result, retry_after = Result.BUSY, ending.claim.retry_after
             logger.info(
-                "delivery %r is held by worker %r for at most %.0f s more: the response asks Basiq to send it again",
+                "delivery %r is held by worker %r for at most %.0f s more: %s",
                 shorten(self._delivery.id),
                 ending.claim.holder,
                 retry_after,
+                then,
                 extra=self.log_fields(),
             )
         elif ending.how is Ended.FAILED:
@@ -266,7 +270,6 @@ class _Attempt(Unit[None]):
             result, retry_after = Result.UNAVAILABLE, RETRY_SOON
             error = error or InboxError("the event loop shuts down")
             what = "was not committed" if self.claimed else "could not be claimed"
-            then = "the response asks Basiq to send it again" if self._ticket is None else "it is tried again"
             self.report(f"{what}, and {then}", error)
         return Outcome(result, self._delivery, None, error, retry_after, self._route.name, self._failures)
 
@@ -275,7 +278,13 @@ class _Attempt(Unit[None]):
         if self._ticket is None:
             await super().release(seconds)
             return
-        await self._last_call(partial(self._ticket.put_off, 0.0, None), "stays claimed until its lease runs out")
+        await self._put_off(self._ticket, 0.0, None)
+
+    async def _put_off(self, ticket: Ticket, seconds: float, changed: QuarantinedDelivery | None) -> None:
+        """End the claim of what was deferred. If the inbox is away, a transaction ends, and the lease runs out."""
+        put_off = partial(ticket.put_off, seconds, changed)
+        if await self._last_call(put_off, "stays claimed until its lease runs out") is None:
+            await super().release(_GIVE_BACK_SOON)
 
     def _is_excused(self, failure: Exception) -> bool:
         """Return whether another event would have failed as well."""
@@ -292,7 +301,7 @@ class _Attempt(Unit[None]):
         wait = ticket.seconds_to_wait(self._failures)
         error = failure_text(failure, longest=_LONGEST_ERROR)
         changed = attrs.evolve(ticket.entry, error=error, failures=self._failures)
-        await self._last_call(partial(ticket.put_off, wait, changed), "stays claimed until its lease runs out")
+        await self._put_off(ticket, wait, changed)
         return wait
 
     async def _has_failed_too_often(self) -> bool:
