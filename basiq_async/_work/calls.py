@@ -1,4 +1,4 @@
-"""Which process calls: its name for others, whether it works off what waits, and the errors of a store that is used after its end or after a fork."""
+"""Which process calls: its name, its right to work off what waits, the errors of a store after its end or a fork."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ HOST = socket.gethostname().encode("ascii", "replace").decode()[:60]
 
 may_work: ContextVar[bool] = ContextVar("basiq_async_may_work", default=True)
 """Whether entering a receiver begins to work off what waits. The command line sets it to False."""
-_NOTE = "deferred"
-"""The note of an inbox that a receiver with deferred handlers has used: what it stored must be worked off."""
 
 
 class OneProcess:

@@ -37,6 +37,8 @@ _RETRY_FULL = 60.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _MOST_EXCUSES = 3
 """An event that met so many outages, while others were handled, fails itself."""
+_NOTE = "deferred"
+"""The note of an inbox that a receiver with deferred handlers has used: what it stored must be worked off."""
 
 
 @attrs.define
