@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection, Coroutine
+from hashlib import blake2b
 from typing import Any, Generic, TypeGuard, TypeVar
 
 import attrs
@@ -152,6 +153,12 @@ def raw_id(item: object) -> str | None:
     """Return the id in an item's JSON, in the form of ``id_in_cursor``; None if it has none."""
     found = item.get("id") if isinstance(item, dict) else item.id if isinstance(item, BrokenItem) else None
     return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
+
+
+def made_up_id(item: object) -> str:
+    """Return an id for an item that has none: a digest of its JSON."""
+    text = item.text if isinstance(item, BrokenItem) else json.dumps(item, sort_keys=True)
+    return "without-id-" + blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _shorten(link: str) -> str:

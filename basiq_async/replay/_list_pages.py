@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from .._wire.broken_items import BrokenItem
-from .._wire.paging import Listing, PageRequests, is_lost, raw_id
-from ..errors import APIError, BasiqError
+from .._wire.paging import Listing, PageRequests, made_up_id, raw_id
+from ..errors import BasiqError
 from ._hint import short_id
 
 
@@ -23,7 +20,7 @@ class ListedPage:
     def __init__(self, url: str, items: list[Any], next_url: str | None, error: BasiqError | None) -> None:
         self.url = url
         self.items = items
-        self.ids = [short_id(raw_id(item) or _made_up_id(item)) for item in items]
+        self.ids = [short_id(raw_id(item) or made_up_id(item)) for item in items]
         self.next_url = next_url
         self.error = error
         """The fault of the next link, raised after the page's items."""
@@ -60,20 +57,3 @@ class ListPages(PageRequests):
             took = timedelta(seconds=asyncio.get_running_loop().time() - asked)
             self.began = (self._now() - took).replace(microsecond=0)
         return ListedPage(url, found.items, *self._listing.resolve(found.next_link, url, seen))
-
-    async def find(self, url: str) -> ListedPage | None:
-        """Return the page of a URL; None if it is no page of the list, or if Basiq refuses it."""
-        if not self._listing.has_page(url):
-            return None
-        try:
-            return await self.read(url)
-        except APIError as exc:
-            if not is_lost(exc) or url == self._listing.start:
-                raise
-            return None
-
-
-def _made_up_id(item: object) -> str:
-    """Return an id for an item that has none."""
-    text = item.text if isinstance(item, BrokenItem) else json.dumps(item, sort_keys=True)
-    return "without-id-" + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -324,8 +324,13 @@ class Reading(Generic[T]):
         """Return whether the first page of a pass still begins with the same item, or with newer ones above it."""
         if not now.first_ids:
             return False
-        page = await self._pages.find(now.url)
-        return page is not None and now.first_ids[0] in page.ids
+        try:
+            page = await self._pages.read(now.url)
+        except APIError as exc:
+            if not is_lost(exc) or now.url == self._listing.start:
+                raise
+            return False
+        return now.first_ids[0] in page.ids
 
     # --- pages ---
 

@@ -15,6 +15,7 @@ import attrs
 
 from .._wire.broken_items import BrokenItem
 from .._wire.order import Order
+from .._wire.paging import made_up_id
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
@@ -93,10 +94,7 @@ def plain_id(raw: Mapping[str, Any]) -> str:
 
     ``raw`` is the message as Basiq sent it, or its placeholder's.
     """
-    if found := read_text(raw.get("id")):
-        return found
-    text = json.dumps(raw, sort_keys=True)
-    return "without-id-" + hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return read_text(raw.get("id")) or made_up_id(raw)
 
 
 @attrs.frozen(repr=False)
