@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable
@@ -61,6 +60,8 @@ class _Worker:
     """Works for one receiver until a signal, and shows how far it is."""
 
     def __init__(self, receiver: WebhookReceiver) -> None:
+        import asyncio
+
         self._receiver = receiver
         self._counts = Counter[str]()
         self._end = asyncio.Event()
@@ -68,6 +69,8 @@ class _Worker:
 
     async def run(self) -> None:
         """Work until the first signal, and let what runs end. A second signal cancels it."""
+        import asyncio
+
         with stopping(self._stop):
             tasks = [asyncio.create_task(each) for each in (self._receiver.work(), self._show(), self._end.wait())]
             try:
@@ -93,6 +96,8 @@ class _Worker:
         return ", ".join(f"{count:,} {name}" for name, count in self._counts.items()) or "nothing was handled"
 
     async def _show(self) -> None:
+        import asyncio
+
         left = ""
         loop = asyncio.get_running_loop()
         count_at = loop.time()
