@@ -1,4 +1,4 @@
-"""Private files, which only their owner can read: inboxes, checkpoints, exports and keys hold secrets or user data."""
+"""Private files, which only their owner can read: inboxes, exports and keys hold secrets or user data."""
 
 from __future__ import annotations
 

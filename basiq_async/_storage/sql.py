@@ -1,4 +1,4 @@
-"""One store in a SQL database, for an inbox or a checkpoint: its tables, its transactions, and its errors."""
+"""One store in a SQL database, for an inbox: its tables, its transactions, and its errors."""
 
 from __future__ import annotations
 

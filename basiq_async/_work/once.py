@@ -372,6 +372,8 @@ class Unit(ABC, Generic[T]):
             if claim.status is ClaimStatus.DONE:
                 return Ending(Ended.DONE)
             if waited >= self.patience or self.units.hasty:
+                if self.leased:
+                    await self.release()
                 return Ending(Ended.BUSY, claim=claim)
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))
             await self._interruptible(partial(asyncio.sleep, pause), None)

@@ -1,4 +1,4 @@
-"""The store of inboxes and checkpoints in a SQLite file: a thread, and batches of commits."""
+"""The store of inboxes in a SQLite file: a thread, and batches of commits."""
 
 from __future__ import annotations
 
