@@ -55,8 +55,8 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
     Raises ``ConfigurationError`` if the module or variable does not exist or raises, or does not hold a receiver; and
     for a receiver of another webhook than ``webhook_id``.
     """
+    from .._work.waiting import may_work
     from ..receiver import WebhookReceiver
-    from ..receiver._backlog import may_work
 
     may_work.set(False)
     async with AsyncExitStack() as stack:

@@ -8,7 +8,6 @@ import math
 import os
 import random
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import attrs
@@ -38,8 +37,6 @@ _RETRY_FULL = 60.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _MOST_EXCUSES = 3
 """An event that met so many outages, while others were handled, fails itself."""
-may_work: ContextVar[bool] = ContextVar("basiq_async_may_work", default=True)
-"""Whether entering a receiver begins to work off what waits. The command line sets it to False."""
 _NOTE = "deferred"
 """The note of an inbox that a receiver with deferred handlers has used: what it stored must be worked off."""
 

@@ -26,10 +26,11 @@ from .._signing.signature import (
 from .._web.bodies import BodyReader
 from .._work.clock import TimeSource, in_seconds
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
+from .._work.waiting import may_work
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
-from ._backlog import Backlog, Limits, Ticket, check_deferrable, may_work
+from ._backlog import Backlog, Limits, Ticket, check_deferrable
 from ._bodies import read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import PATIENCE, Dispatcher
