@@ -1,11 +1,10 @@
-"""Which process calls: its name, its right to work off what waits, the errors of a store after its end or a fork."""
+"""Which process calls: its name for others, and the errors of a store that is used after its end or after a fork."""
 
 from __future__ import annotations
 
 import os
 import socket
 from collections.abc import Callable
-from contextvars import ContextVar
 
 from ..errors import BasiqError
 
@@ -15,10 +14,6 @@ CLOSED = "is closed: close the receiver before its inbox, as `async with inbox, 
 
 HOST = socket.gethostname().encode("ascii", "replace").decode()[:60]
 """The name of this machine, in ASCII. With the id of the process, a claim names its holder by it."""
-
-
-may_work: ContextVar[bool] = ContextVar("basiq_async_may_work", default=True)
-"""Whether entering a receiver begins to work off what waits. The command line sets it to False."""
 
 
 class OneProcess:

@@ -12,7 +12,7 @@ from typing import Protocol
 from ..errors import ConfigurationError, InboxError
 from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
-from .protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
+from .protocol import Inbox, QuarantinedDelivery, WaitingInbox
 
 ANY_WEBHOOK = "*"
 """In place of the id of a webhook: the entries of all."""
@@ -42,14 +42,6 @@ async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) 
         async with aclosing(_read(inbox.list_waiting, webhook_id, timeout, None)) as found:
             async for entry in found:
                 yield entry
-
-
-async def count_waiting(inbox: Inbox | None, webhook_id: str | None, *, timeout: float) -> Waiting:
-    """Return what waits of one webhook to be handled. An inbox that keeps no such deliveries has none."""
-    if not isinstance(inbox, WaitingInbox):
-        return Waiting()
-    async with inbox_limit(timeout):
-        return await inbox.waiting(webhook_id)
 
 
 async def _read(

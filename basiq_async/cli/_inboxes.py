@@ -55,7 +55,7 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
     Raises ``ConfigurationError`` if the module or variable does not exist or raises, or does not hold a receiver; and
     for a receiver of another webhook than ``webhook_id``.
     """
-    from .._work.calls import may_work
+    from .._work.waiting import may_work
     from ..receiver import WebhookReceiver
 
     may_work.set(False)

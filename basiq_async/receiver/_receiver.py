@@ -24,9 +24,9 @@ from .._signing.signature import (
     check_headers,
 )
 from .._web.bodies import BodyReader
-from .._work.calls import may_work
 from .._work.clock import TimeSource, in_seconds
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
+from .._work.waiting import may_work
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router

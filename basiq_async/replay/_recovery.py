@@ -15,8 +15,9 @@ from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
 from .._work.protocol import Inbox, Waiting
-from .._work.quarantine import count_quarantined, count_waiting
+from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
+from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..models import Message, Webhook

@@ -20,13 +20,13 @@ from .._work.owners import note_webhook
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import (
     count_quarantined,
-    count_waiting,
     drop_quarantined,
     first_quarantined,
     read_pages,
     read_quarantine,
 )
 from .._work.tasks import run_cancel_once, run_to_completion
+from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter

@@ -17,7 +17,8 @@ from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
 from .._work.protocol import Inbox, Waiting
-from .._work.quarantine import count_quarantined, count_waiting
+from .._work.quarantine import count_quarantined
+from .._work.waiting import count_waiting
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
