@@ -7,7 +7,7 @@ time of a message's first attempt, and the time of an event's creation.
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
@@ -146,7 +146,17 @@ def raw_time(item: object) -> datetime | None:
     return found[0] if found else None
 
 
-def raw_times(items: list[Any]) -> list[datetime]:
+def is_past(items: Iterable[Any], order: Order, since: datetime | None) -> bool:
+    """Return whether a list goes on with items from before ``since`` alone: it begins with the newest, and a page has
+    only older ones. ``items`` are the page's, as Basiq sent them.
+    """
+    if since is None or order != "newest-first":
+        return False
+    times = raw_times(items)
+    return bool(times) and max(times) < since - FAR
+
+
+def raw_times(items: Iterable[Any]) -> list[datetime]:
     """Return ``raw_time`` of each item of a page that has one."""
     found: list[datetime] = []
     for item in items:

@@ -126,10 +126,11 @@ class PageRequests:
                 raise exc.with_traceback(None) from exc.__cause__
             raise
 
-    def request_ahead(self, url: str) -> None:
-        """Begin the request for a page that ``fetch`` will return."""
+    def request_ahead(self, url: str | None) -> None:
+        """Begin the request for a page that ``fetch`` will return; None for no page."""
         self.forget_ahead()
-        self._ahead = url, self._listing.owner.spawn(self._listing.fetch(str(url)))
+        if url is not None:
+            self._ahead = url, self._listing.owner.spawn(self._listing.fetch(str(url)))
 
     def forget_ahead(self) -> asyncio.Task[ListPage] | None:
         """Cancel the request for the page ahead. Return its task, or None."""

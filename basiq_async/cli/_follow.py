@@ -6,9 +6,10 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .._wire.order import FAR, NewestItems, Order, item_time, raw_time, raw_times, read_newest
+from .._wire.order import NewestItems, is_past, item_time, raw_time, read_newest
 from .._wire.paging import raw_id
 from .._work.ids import Ids, digest_of
 from .._work.limits import wait_for_event
@@ -92,7 +93,7 @@ class History:
             key_of=self._key_of,
             hint=self._hint,
             selection="follow",
-            is_enough=self._is_enough,
+            is_enough=partial(is_past, since=self._since),
             now=self._basiq._now,
         )
         fresh: list[Message] = []
@@ -119,10 +120,3 @@ class History:
         time = None if self._since is None else raw_time(item)
         is_old = time is not None and self._since is not None and time < self._since
         return _OLD if is_old else raw_id(item) or _OLD
-
-    def _is_enough(self, items: Sequence[Any], order: Order) -> bool:
-        """Whether the list goes on with old messages alone: it begins with the newest, and a page had none."""
-        if self._since is None or order != "newest-first":
-            return False
-        times = raw_times(list(items))
-        return bool(times) and max(times) < self._since - FAR

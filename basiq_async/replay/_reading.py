@@ -376,7 +376,7 @@ class Reading(Generic[T]):
         now.enter(page, late)
         goes_on = now.until is None and now.connected
         if goes_on:
-            self._request_ahead(page)
+            self._pages.request_ahead(page.next_url)
         keys = list(map(self._key_of, page.items))
         unread = self._find_unread(page, keys)
         asked = list(dict.fromkeys(keys[index] for index in unread))
@@ -396,7 +396,7 @@ class Reading(Generic[T]):
         now.meet(page, late, self._order, frozenset(batch.indexes))
         now.is_astray = not now.connected and bool(batch.items)
         if not (goes_on or now.joined or now.is_astray):
-            self._request_ahead(page)
+            self._pages.request_ahead(page.next_url)
         part = None if page.failed else now.lengthen(page, late, self._pages.began or _now(), self._listing.base)
         if part is None:
             hint = None
@@ -408,10 +408,6 @@ class Reading(Generic[T]):
         left = batch if batch.items else None
         self._add_step(hint, left, recorded[:1] + recorded[1:][-1:], from_start=now.from_start)
         return left
-
-    def _request_ahead(self, page: ListedPage) -> None:
-        if page.next_url is not None:
-            self._pages.request_ahead(page.next_url)
 
     def _find_unread(self, page: ListedPage, keys: Sequence[str]) -> list[int]:
         """Return the indexes of the items that this run has not passed."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 import attrs
 
 from .._arguments import Duration
-from .._wire.order import FAR, Order, raw_times
+from .._wire.order import is_past
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
 from .._work.owners import read_webhooks
@@ -231,12 +231,6 @@ class RecoveryRun:
             passed.extend([digest_of(key_of(message.raw))])  # its event is left alone too
             return None
 
-        def is_enough(items: Sequence[Any], order: Order) -> bool:
-            if back_to is None or order != "newest-first":
-                return False
-            times = raw_times(list(items))
-            return bool(times) and max(times) < back_to - FAR
-
         listing = self._client.messages.list(self._webhook_id, on_unreadable=placeholder_for)
         return Reading(
             listing,
@@ -246,7 +240,7 @@ class RecoveryRun:
             now=self._client._now,
             note_page=activity.see,
             passed=passed,
-            is_enough=is_enough,
+            is_enough=partial(is_past, since=back_to),
         )
 
     def _read_events(self, webhook: Webhook, requested: datetime, passed: Ids) -> Reading[Message]:
