@@ -24,6 +24,7 @@ from .._work.calls import OneProcess
 from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from ..errors import BasiqError, ConfigurationError
+from .sql_commit import keep_tags
 from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
 
 T = TypeVar("T")
@@ -145,6 +146,7 @@ class SQLStore:
         # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
         if note_failure not in engine.dialect.dispatch.handle_error:
             event.listen(engine.dialect, "handle_error", note_failure)
+        keep_tags(engine)
 
     def check_usable(self) -> None:
         """Raise the kind's error after the store was closed, and in a child that was forked after the first use."""
@@ -212,13 +214,16 @@ class SQLStore:
             again = False  # the server was restarted after the pool connected, so connect anew
 
     @asynccontextmanager
-    async def transaction(self, *, write: bool = True, patient: bool = False) -> AsyncGenerator[AsyncConnection]:
+    async def transaction(
+        self, *, write: bool = True, patient: bool = False, engine: AsyncEngine | None = None
+    ) -> AsyncGenerator[AsyncConnection]:
         """Begin a transaction. Its end rolls back what was not committed, and gives the connection back to the pool.
 
+        engine: one with listeners of its own on the same pool.
         Raises ``BusyError`` if another worker holds SQLite's write lock; ``patient``: wait for it without a limit.
         Raises the errors of SQLAlchemy and the driver.
         """
-        connection, whole = self.engine.connect(), False
+        connection, whole = (engine or self.engine).connect(), False
         turn = self._writing if write and not self.on_postgresql else None
         if turn is not None:  # the tasks of this process take turns to write to SQLite
             async with limit(None if patient else _QUEUE_WAIT, BusyError):

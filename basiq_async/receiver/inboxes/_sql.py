@@ -34,7 +34,7 @@ _ASK_AGAIN = 0.3
 """Seconds for which to ask again, while another statement or transaction has the key."""
 _ASK_EVERY = 0.02
 _MOST_TOKENS = 256
-_PRUNE_EVERY = 32
+_PRUNE_EVERY = 128
 """Of so many records, one has twice as many old entries deleted: so they go faster than new ones come."""
 
 
