@@ -115,13 +115,15 @@ class Backlog:
         self._stopping = False
         self._more = False
         self._entered = False
-        self._told = False
+        self._told = self._noted = False
         self._handled = self._ended = 0
         """How many were handled, and how many attempts ended otherwise than by an outage."""
         self._excuses: dict[str, tuple[int, int]] = {}
         """For each event, how many outages it met, and how many others had been handled at the first."""
         self._pause_until = -math.inf
         self._pause = 0.0
+        self._probing = False
+        """Whether the last attempt met an outage: then one delivery is tried alone."""
 
     # --- what comes ---
 
@@ -132,6 +134,7 @@ class Backlog:
             async with inbox_limit(self._timeout):
                 if await self._is_full(inbox):
                     return Outcome(Result.FULL, delivery, retry_after=_RETRY_FULL)
+                await self._note(inbox)
                 stored = await inbox.store(self._seal_again(self._entry_of(delivery)), webhook_id=self._webhook_id)
         except Exception as exc:
             self._outages.report(
@@ -210,7 +213,7 @@ class Backlog:
         try:
             async with inbox_limit(self._timeout):
                 if self.used:
-                    await self._inbox.set_note(self._note_name, "1")
+                    await self._note(self._inbox)
                 elif not certainly and await self._inbox.note(self._note_name) is None:
                     return
         except Exception as exc:  # then it looks for what waits, rather than leave it
@@ -220,6 +223,12 @@ class Backlog:
     def _start(self, inbox: WaitingInbox) -> None:
         if self._worker is None and not self._stopping:
             self._worker = self._tasks.spawn(self._work(inbox))
+
+    async def _note(self, inbox: WaitingInbox) -> None:
+        """Note, once, that this inbox has deferred deliveries: a receiver that defers nothing works them off too."""
+        if not self._noted:
+            await inbox.set_note(self._note_name, "1")
+            self._noted = True
 
     @property
     def _note_name(self) -> str:
@@ -260,11 +269,11 @@ class Backlog:
             self._news.clear()
             if self.on_count is not None and loop.time() >= self._measure_at:
                 await self._measure(inbox)
-            room = self._limits.concurrency - len(self._running)
+            room = (1 if self._probing else self._limits.concurrency) - len(self._running)
             found = 0
-            if room and loop.time() >= self._pause_until:
+            if room > 0 and loop.time() >= self._pause_until:
                 found = await self._claim(inbox, room)
-            self._more = found == room
+            self._more = found >= room
             if not (found and self._more and room < self._limits.concurrency):
                 await self._wait()
 
@@ -296,11 +305,21 @@ class Backlog:
             self._outages.report("", "that wait could not be read from the inbox", exc, {})
             self._take_a_pause(None)
             return 0
+        if self._stopping:  # nothing new begins
+            await asyncio.gather(*(self._give_back(inbox, entry, token) for entry in entries))
+            return 0
         for entry in entries:
             task = self._tasks.spawn(self._handle_one(inbox, entry, token))
             self._running.add(task)
             task.add_done_callback(self._end_one)
         return len(entries)
+
+    async def _give_back(self, inbox: WaitingInbox, entry: QuarantinedDelivery, token: str) -> None:
+        try:
+            async with inbox_limit(self._timeout):
+                await inbox.put_off(entry.key, token, seconds=0.0)
+        except Exception as exc:
+            self._outages.report(shorten(entry.delivery_id), "stays claimed until its lease runs out", exc, {})
 
     def _end_one(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -324,7 +343,7 @@ class Backlog:
         if done.result is Result.UNAVAILABLE:
             self._take_a_pause(done.retry_after)
             return
-        self._pause = 0.0
+        self._pause, self._probing = 0.0, False
         self._excuses.pop(entry.key, None)
         self._handled += done.result is Result.HANDLED
         self._ended += 1
@@ -363,11 +382,15 @@ class Backlog:
             self._outages.report(shorten(entry.delivery_id), "could not be put into the quarantine", exc, {})
 
     def _take_a_pause(self, seconds: float | None) -> None:
-        """Claim nothing for so many seconds; without a number, for twice the time of the last pause."""
+        """Claim nothing for so many seconds; without a number, for twice the time of the last pause. Then try one."""
+        now = asyncio.get_running_loop().time()
+        self._probing = True
         if seconds is None:
+            if now < self._pause_until:  # others that were under way met the same outage
+                return
             self._pause = min(max(2 * self._pause, _SHORTEST_PAUSE), _LONGEST_PAUSE)
             seconds = self._pause * random.uniform(1 - _JITTER, 1 + _JITTER)
-        self._pause_until = max(self._pause_until, asyncio.get_running_loop().time() + seconds)
+        self._pause_until = max(self._pause_until, now + seconds)
 
 
 def check_deferrable(inbox: Inbox, *, accept_loss: bool) -> None:

@@ -103,7 +103,8 @@ class Dispatcher:
                 self._count_unhandled(delivery)
             return Outcome(Result.IGNORED, delivery)
         session = self._transactions if route.session else None
-        units = self._units if ticket is None else self._deferred
+        # A replay, and a retry from the quarantine, give a deferred handler its time too.
+        units = self._deferred if route.deferred or ticket is not None else self._units
         attempt = _Attempt(units, delivery, route, retried, patience, session, self, ticket)
         return attempt.outcome_of(await attempt.handle_once())
 

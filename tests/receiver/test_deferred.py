@@ -144,6 +144,32 @@ async def test_an_outage_counts_for_nothing_and_pauses_the_work() -> None:
 
 
 @virtual.clocked
+async def test_many_that_meet_one_outage_make_one_short_pause_and_then_one_is_tried_alone() -> None:
+    moments: list[float] = []
+    down = [True]
+
+    async def handle(delivery: Delivery) -> None:
+        moments.append(virtual.now())
+        await asyncio.sleep(0.1)
+        if down[0]:
+            raise TransportError("Basiq is away")
+
+    service = make(handle, concurrency=8)
+    for number in range(20):
+        await post(service, f"e-{number}")
+    async with service.receiver:
+        await asyncio.sleep(0.5)
+        assert len(moments) == 8
+        await asyncio.sleep(10)
+        waits = [later - earlier for earlier, later in itertools.pairwise(moments[7:])]
+        assert 1 <= waits[0] <= 2.3
+        assert all(wait > 1.5 for wait in waits[1:]), "one at a time, later and later"
+        down[0] = False
+        await asyncio.sleep(30)
+        assert (await service.receiver.waiting()).count == 0
+
+
+@virtual.clocked
 async def test_an_error_with_a_time_pauses_the_work_for_so_long() -> None:
     moments: list[float] = []
 
@@ -235,6 +261,51 @@ async def test_closing_begins_nothing_new_and_leaves_the_rest_in_the_inbox() -> 
     assert begun == ["e-0", "e-1"]
     left = await service.receiver.waiting()
     assert (left.count, left.fresh) == (5, 5), "e-0 ended; e-1 was cancelled, and waits again"
+
+
+@virtual.clocked
+async def test_what_was_being_claimed_when_it_is_closed_does_not_begin() -> None:
+    class Slow(MemoryInbox):
+        async def claim_due(self, *args: Any, **options: Any) -> Any:
+            found = await super().claim_due(*args, **options)
+            await asyncio.sleep(1)
+            return found
+
+    begun: list[str] = []
+
+    async def handle(delivery: Delivery) -> None:
+        begun.append(delivery.event_id)
+
+    inbox = Slow(clock=virtual.clock)
+    service = make(handle, inbox=inbox)
+    await post(service)
+    async with service.receiver:
+        await asyncio.sleep(0.5)
+    assert begun == []
+    later = make(inbox=inbox)
+    async with later.receiver:
+        await asyncio.sleep(1.5)
+        assert len(later.handled) == 1, "its claim was given back"
+
+
+@virtual.clocked
+async def test_a_replay_and_a_retry_give_a_deferred_handler_its_time() -> None:
+    async def slow(delivery: Delivery) -> None:
+        await asyncio.sleep(40)
+
+    service = make(slow, handler_timeout=10, deferred_timeout=60)
+    delivery = Delivery("msg_e-1", "transactions.updated", "e-1", {}, b"{}", {}, virtual.clock())
+    assert (await service.receiver.dispatch(delivery)).result is Result.HANDLED
+
+
+@virtual.clocked
+async def test_what_a_process_that_only_receives_has_stored_is_worked_off_whatever_is_deferred_later() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    await post(make(inbox=inbox))  # its receiver is never entered
+    later = make(inbox=inbox, deferred=False)
+    async with later.receiver:
+        await asyncio.sleep(1)
+    assert len(later.handled) == 1
 
 
 @virtual.clocked
