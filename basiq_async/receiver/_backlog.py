@@ -15,7 +15,7 @@ import attrs
 from .._signing.seal import Seal
 from .._work.calls import HOST
 from .._work.failures import failure_text
-from .._work.limits import inbox_limit
+from .._work.limits import inbox_limit, wait_for_event
 from .._work.protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
 from .._work.tasks import TaskOwner, wait_uncancelled
 from ..errors import ConfigurationError
@@ -115,6 +115,8 @@ class Backlog:
         self._stopping = False
         self._more = False
         self._entered = False
+        self._asks = False
+        """Whether the inbox could not say at the start whether deliveries were deferred."""
         self._told = self._noted = False
         self._handled = self._ended = 0
         """How many were handled, and how many attempts ended otherwise than by an outage."""
@@ -216,8 +218,9 @@ class Backlog:
                     await self._note(self._inbox)
                 elif not certainly and await self._inbox.note(self._note_name) is None:
                     return
-        except Exception as exc:  # then it looks for what waits, rather than leave it
-            logger.warning("the inbox does not say whether deliveries were deferred: %s", failure_text(exc))
+        except Exception as exc:  # the start logs it, and the worker asks again
+            logger.debug("the inbox does not say whether deliveries were deferred: %s", failure_text(exc))
+            self._asks = not (self.used or certainly)
         self._start(self._inbox)
 
     def _start(self, inbox: WaitingInbox) -> None:
@@ -265,6 +268,10 @@ class Backlog:
     async def _work(self, inbox: WaitingInbox) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
+        while self._asks and not (self.used or self._stopping):
+            if await self._is_never_deferred(inbox):
+                self._worker = None
+                return
         while not self._stopping:
             self._news.clear()
             if self.on_count is not None and loop.time() >= self._measure_at:
@@ -276,6 +283,23 @@ class Backlog:
             self._more = found >= room
             if not (found and self._more and room < self._limits.concurrency):
                 await self._wait()
+
+    async def _is_never_deferred(self, inbox: WaitingInbox) -> bool:
+        """Ask once more, after a while, whether deliveries were deferred."""
+        self._take_a_pause(None)
+        self._news.clear()
+        await wait_for_event(self._news, self._pause)
+        if self._stopping:
+            return False
+        try:
+            async with inbox_limit(self._timeout):
+                noted = await inbox.note(self._note_name)
+        except Exception as exc:
+            logger.debug("the inbox does not say whether deliveries were deferred: %s", failure_text(exc))
+            return False
+        self._asks, self._pause = False, 0.0
+        self._pause_until = -math.inf
+        return noted is None
 
     async def _measure(self, inbox: WaitingInbox) -> None:
         self._measure_at = asyncio.get_running_loop().time() + _MEASURE_EVERY
