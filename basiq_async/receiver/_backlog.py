@@ -115,8 +115,6 @@ class Backlog:
         self._stopping = False
         self._more = False
         self._entered = False
-        self._asks = False
-        """Whether the inbox could not say at the start whether deliveries were deferred."""
         self._told = self._noted = False
         self._handled = self._ended = 0
         """How many were handled, and how many attempts ended otherwise than by an outage."""
@@ -212,20 +210,38 @@ class Backlog:
         self._entered = True
         if self._inbox is None or self._worker is not None:
             return
-        try:
-            async with inbox_limit(self._timeout):
-                if self.used:
-                    await self._note(self._inbox)
-                elif not certainly and await self._inbox.note(self._note_name) is None:
-                    return
-        except Exception as exc:  # the start logs it, and the worker asks again
-            logger.debug("the inbox does not say whether deliveries were deferred: %s", failure_text(exc))
-            self._asks = not (self.used or certainly)
+        if not (certainly or self.used):
+            deferred = await self._has_deferred(self._inbox)
+            if deferred is not True:
+                if deferred is None:
+                    self._worker = self._tasks.spawn(self._ask_until_known(self._inbox))
+                return
         self._start(self._inbox)
 
     def _start(self, inbox: WaitingInbox) -> None:
         if self._worker is None and not self._stopping:
             self._worker = self._tasks.spawn(self._work(inbox))
+
+    async def _has_deferred(self, inbox: WaitingInbox) -> bool | None:
+        """Return whether deliveries were deferred in this inbox before; None if it is away."""
+        try:
+            async with inbox_limit(self._timeout):
+                return await inbox.note(self._note_name) is not None
+        except Exception as exc:
+            logger.debug("the inbox does not say whether deliveries were deferred: %s", failure_text(exc))
+            return None
+
+    async def _ask_until_known(self, inbox: WaitingInbox) -> None:
+        """Work, once the inbox has said that deliveries were deferred, or one is."""
+        deferred = None
+        while deferred is None and not self._stopping:
+            if await wait_for_event(self._news, _LONGEST_PAUSE):
+                deferred = True
+            else:
+                deferred = await self._has_deferred(inbox)
+        if deferred:
+            await self._work(inbox)
+        self._worker = None
 
     async def _note(self, inbox: WaitingInbox) -> None:
         """Note, once, that this inbox has deferred deliveries: a receiver that defers nothing works them off too."""
@@ -268,10 +284,12 @@ class Backlog:
     async def _work(self, inbox: WaitingInbox) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
-        while self._asks and not (self.used or self._stopping):
-            if await self._is_never_deferred(inbox):
-                self._worker = None
-                return
+        if self.used:
+            try:
+                async with inbox_limit(self._timeout):
+                    await self._note(inbox)
+            except Exception as exc:  # each delivery that is stored tries it again
+                logger.debug("the inbox could not note that deliveries are deferred: %s", failure_text(exc))
         while not self._stopping:
             self._news.clear()
             if self.on_count is not None and loop.time() >= self._measure_at:
@@ -283,23 +301,6 @@ class Backlog:
             self._more = found >= room
             if not (found and self._more and room < self._limits.concurrency):
                 await self._wait()
-
-    async def _is_never_deferred(self, inbox: WaitingInbox) -> bool:
-        """Ask once more, after a while, whether deliveries were deferred."""
-        self._take_a_pause(None)
-        self._news.clear()
-        await wait_for_event(self._news, self._pause)
-        if self._stopping:
-            return False
-        try:
-            async with inbox_limit(self._timeout):
-                noted = await inbox.note(self._note_name)
-        except Exception as exc:
-            logger.debug("the inbox does not say whether deliveries were deferred: %s", failure_text(exc))
-            return False
-        self._asks, self._pause = False, 0.0
-        self._pause_until = -math.inf
-        return noted is None
 
     async def _measure(self, inbox: WaitingInbox) -> None:
         self._measure_at = asyncio.get_running_loop().time() + _MEASURE_EVERY
@@ -326,7 +327,7 @@ class Backlog:
             async with inbox_limit(self._timeout):
                 entries = await inbox.claim_due(self._webhook_id, token, limit=room, lease=self._lease)
         except Exception as exc:
-            self._outages.report("", "that wait could not be read from the inbox", exc, {})
+            self._outages.report("", "that wait could not be claimed", exc, {})
             self._take_a_pause(None)
             return 0
         if self._stopping:  # nothing new begins

@@ -169,8 +169,8 @@ class Outages:
         self._next_at = -math.inf
 
     def report(self, delivery_id: str, what: str, error: Exception, fields: Mapping[str, object]) -> None:
-        """Log that a delivery, for example, "could not be claimed" (``what``) because of an ``error`` of the inbox."""
-        text = f"delivery {delivery_id!r} {what}: {failure_text(error)}"
+        """Log that a delivery, or without an id some, "could not be claimed" (``what``) because of an inbox's error."""
+        text = f"{f'delivery {delivery_id!r}' if delivery_id else 'deliveries'} {what}: {failure_text(error)}"
         now = asyncio.get_running_loop().time()
         if now >= self._next_at and not self._counts:
             self._next_at = now + _LOG_EVERY

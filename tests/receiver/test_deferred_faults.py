@@ -17,6 +17,7 @@ from basiq_async import InboxError, TransportError
 from basiq_async.receiver import Delivery, MemoryInbox, Outcome, Result, SQLInbox, SQLiteInbox, WebhookReceiver
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, signed
+from tests.support.inboxes import fail_in
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
 
@@ -165,3 +166,26 @@ async def test_a_delivery_that_comes_while_a_replay_handles_its_event_is_not_han
         assert (await replaying).result is Result.HANDLED
         await asyncio.sleep(10)
         assert ((await receiver.waiting()).count, handled) == (0, ["e-1"])
+
+
+@virtual.clocked
+async def test_an_inbox_that_is_away_at_the_start_is_asked_again_whether_something_was_deferred() -> None:
+    handled: list[str] = []
+
+    async def handle(delivery: Delivery) -> None:
+        handled.append(delivery.event_id)
+
+    inbox = MemoryInbox(clock=virtual.clock)
+    body = payload(TYPE, "e-1")
+    before = make(inbox, handle, accept_loss=True, clock=virtual.clock)
+    await before.handle(signed(body, message_id="m-1", at=virtual.clock()), body)
+    for left in (True, False):
+        away = fail_in("note", error=InboxError("away"), inbox=inbox)
+        receiver = WebhookReceiver(SECRET, inbox=away, webhook_id="w1", clock=virtual.clock)
+        receiver.on(TYPE)(handle)
+        async with receiver:
+            await asyncio.sleep(150)
+            assert handled == ([] if left else ["e-1"])
+            del inbox.note
+            await asyncio.sleep(61)
+            assert handled == ["e-1"]
