@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ _WHEN_DUE = attrgetter("due", "key")
 _ASK_AGAIN = 0.3
 """Seconds for which to ask again, while another statement or transaction has the key."""
 _ASK_EVERY = 0.02
+_MOST_TOKENS = 256
 _PRUNE_EVERY = 128
 """Of so many records, one has twice as many old entries deleted: so they go faster than new ones come."""
 
@@ -87,6 +89,8 @@ class SQLInbox:
         self._sql = Statements(self._tables, engine.dialect.name)
         sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._transactions = Transactions(self._store, self._sql, sessions)
+        self._due_tokens: deque[str] = deque(maxlen=_MOST_TOKENS)
+        """The last tokens that claimed what was due: a transaction of such a token has a lease beside."""
         self._remember = check_remember(remember)
         self._unpruned = _PRUNE_EVERY - 1  # the first record prunes: a process may be short
         self._pruning: asyncio.Task[None] | None = None
@@ -233,6 +237,8 @@ class SQLInbox:
         held = self._transactions.mine(key, token)
         if held is not None:
             await self._transactions.roll_back(key, held)
+            if token not in self._due_tokens:
+                return  # it has no lease beside, and another connection may not be free
         if self._transactions.other(key) is None:
             await self._record(self._sql.release, key, token)
 
@@ -391,6 +397,8 @@ class SQLInbox:
             rows = await self._store.run(work, write=True, patient=False)
         except BusyError:
             return []
+        if rows:
+            self._due_tokens.append(token)
         return _read(sorted(rows, key=_WHEN_DUE))
 
     async def put_off(
