@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Awaitable, Callable
 
 from ..._redaction.text import printable
 from ..._work.calls import HOST
@@ -48,10 +49,13 @@ class Shared:
         connection: bool = False,
         quarantined: bool = False,
     ) -> None:
-        self._target = target
+        # Asked once: for each message it would take 20 µs, since Python looks at every method of a protocol.
+        self._target = target if isinstance(target, Target) else None
+        self._handler = None if isinstance(target, Target) else target
+        self._flush = target.flush if isinstance(target, BulkTarget) else None
         self._webhook_id = webhook_id
         self._session = None
-        if not isinstance(target, Target) and isinstance(inbox, TransactionalInbox):
+        if self._handler is not None and isinstance(inbox, TransactionalInbox):
             self._session = inbox
             lease = max(lease, _LONGEST_TRANSACTION)
         self._connection = connection
@@ -66,7 +70,8 @@ class Shared:
         key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
         token = f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}"
         unit = _Message(self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined)
-        unit.message, unit.target, unit.connection = message, self._target, self._connection
+        unit.message, unit.connection = message, self._connection
+        unit.target, unit.flush, unit.handler = self._target, self._flush, self._handler
         ending = await unit.handle_once()
         if ending.how is Ended.HANDLED:
             return ending.value
@@ -79,18 +84,20 @@ class Shared:
 
 class _Message(Unit[str | None]):
     message: Message
-    target: Target | SessionHandler
+    target: Target | None
+    flush: Callable[[], Awaitable[None]] | None
+    handler: SessionHandler | None
     connection: bool
 
     async def work(self) -> str | None:
-        if isinstance(self.target, Target):
+        if self.target is not None:
             found = await self.target.deliver(self.message)
-            if isinstance(self.target, BulkTarget):
-                await self.target.flush()
+            if self.flush is not None:
+                await self.flush()
             return found
-        if self.session is not None:
+        if self.session is not None and self.handler is not None:
             async with self.session.transaction(self.key, self.token, session=not self.connection) as session:
-                await self.target(self.message, session)
+                await self.handler(self.message, session)
         return None
 
     def describe(self) -> str:
