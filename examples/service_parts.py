@@ -28,7 +28,7 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS change (number bigserial PRIMARY KEY, type text NOT NULL, event_id text NOT NULL)",
 )
 EVERY, SOON = 1_800.0, 60.0
-"""Seconds between recoveries, and after one that failed."""
+"""Seconds between recoveries, and after one that failed, or left the events of the last two minutes."""
 
 logger = logging.getLogger("service")
 
@@ -151,6 +151,8 @@ async def recover_again_and_again(basiq: BasiqClient, webhook_id: str, receiver:
             logger.info("recovered %d messages and events", recovery.handled)
             for problem in recovery.problems:
                 logger.warning("left after the recovery: %s", problem)
+            if recovery.recent:
+                pause = SOON
         except BasiqError as error:
             logger.error("the recovery stopped, and goes on later: %s", error)
             pause = SOON
