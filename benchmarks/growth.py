@@ -46,7 +46,13 @@ async def history(runs: int, slices: int = 40) -> list[Figure]:
                     found[name] += seconds
     ours = microseconds(found["far"], at_once)
     return [
-        figure(f"the {far:,}th message of a history", f"the {near:,}th", ratios(found["far"], found["near"]), ours=ours)
+        figure(
+            f"the {far:,}th message of a history",
+            f"the {near:,}th",
+            ratios(found["far"], found["near"]),
+            ours=ours,
+            itself=True,
+        )
     ]
 
 
@@ -62,6 +68,7 @@ async def inboxes(runs: int) -> list[Figure]:
                 f"with {few:,}",
                 ratios(seconds[many], seconds[few]),
                 ours=microseconds(seconds[many]),
+                itself=True,
             )
         )
     return figures

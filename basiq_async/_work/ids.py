@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 _MOST_IN_BUCKET = 128
 _MOST_BUCKETS = 65_536
 
 
+@lru_cache(maxsize=4_096)  # each id of a page is asked for about five times
 def digest_of(text: str) -> bytes:
     """Return the 16 bytes by which ``Ids`` knows an id."""
     return blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
