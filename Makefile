@@ -34,9 +34,10 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 2) // 2
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 TESTS ?= tests
+LOOP ?= patient
 
-test: $(READY) ## the whole test suite in random order; TESTS=tests/receiver for a part, WORKERS=0 for one process
-	$(BIN)/python $(PYTEST) $(TESTS)
+test: $(READY) ## the whole test suite in random order; TESTS=tests/receiver for a part, WORKERS=0 for one process, LOOP=eager or uvloop
+	$(BIN)/python $(PYTEST) --loop $(LOOP) $(TESTS)
 
 coverage: $(READY) ## the same, and whether it runs 95 % of the code; measuring takes half as long again
 	$(BIN)/coverage erase
@@ -77,12 +78,12 @@ format: $(READY) ## rewrite the sources in the project's format
 fuzz: $(READY) ## signatures with 20,000 examples each, 7,000 mutated responses, 20,000 pages cut anywhere, 60,000 cursors, 15,000 lines in real shells, 100,000 lists that change while they are read
 	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/signing/test_signature_properties.py
 	BASIQ_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest -p no:randomly tests/redaction/test_shell.py
-	BASIQ_FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -p no:randomly tests/replay/test_feed.py
+	BASIQ_FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -p no:randomly tests/replay/test_feed.py tests/replay/test_reading.py
 	BASIQ_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest -p no:randomly tests/faults/test_fuzz.py tests/faults/test_costs.py
 
-live: $(READY) ## the real API held against the fake, with GETs alone; needs BASIQ_API_KEY
+live: $(READY) ## the real API compared with the fake, with GETs alone; needs BASIQ_API_KEY
 	@if [ -z "$$BASIQ_API_KEY" ]; then echo "make live: nothing was called, BASIQ_API_KEY is not set"; \
-	else $(BIN)/basiq-async compare && BASIQ_LIVE=1 $(BIN)/python -m pytest -p no:randomly tests/contract/test_live.py; fi
+	else BASIQ_LIVE=1 $(BIN)/python -m pytest -p no:randomly tests/contract/test_live.py; fi
 
 PEERS := $(VENV)/.peers
 
@@ -103,10 +104,10 @@ cron: $(READY) ## a week of recoveries and doctors at steps of ten minutes, with
 	BASIQ_CRON_MINUTES=10 $(BIN)/python -m pytest -q -s -p no:randomly tests/cli/test_cron.py
 
 crash: $(READY) ## replays and services that are killed again and again, and cancelled: none lost, and no more repeated than promised
-	$(BIN)/python -m tests.crash --messages 10000 --concurrency 16 --kills 200
-	$(BIN)/python -m tests.crash --mode sql --messages 10000 --concurrency 16 --kills 200
+	for mode in exclusive shared export sql; do \
+	  $(BIN)/python -m tests.crash --mode $$mode --messages 10000 --concurrency 16 --kills 200 || exit 1; done
 	$(BIN)/python -m tests.crash --mode cancel --messages 10000 --cancellations 500
-	for scenario in postgres restart replay redis; do \
+	for scenario in postgres restart replay deferred redis; do \
 	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done
 	$(BIN)/python -m tests.crash --mode fleet --messages 40000
 	$(BIN)/python -m tests.crash --mode fleet --messages 20000 --tear

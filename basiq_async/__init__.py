@@ -10,17 +10,17 @@ from .errors import (
     AuthenticationError,
     BadRequestError,
     BasiqError,
-    CheckpointError,
-    CheckpointInUseError,
     ConfigurationError,
     ConflictError,
     ConnectionFailedError,
     InboxError,
+    JobInUseError,
     MissingExtraError,
     NotFoundError,
     PaginationError,
     PermissionDeniedError,
     RateLimitError,
+    RecordError,
     ReplayError,
     RequestTimeoutError,
     ResponseDecodeError,
@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .client import BasiqClient
     from .pagination import Page, Paginator, UnreadableItem
-    from .services.diagnosis import Diagnosis, EndpointCheck, Problem, Recovered
+    from .services.diagnosis import Diagnosis, EndpointCheck, Problem
     from .transports.aiohttp import AiohttpTransport
     from .transports.memory import InMemoryTransport
     from .transports.retry import RetryPolicy
@@ -51,8 +51,6 @@ __all__ = [
     "BadRequestError",
     "BasiqClient",
     "BasiqError",
-    "CheckpointError",
-    "CheckpointInUseError",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
@@ -66,6 +64,7 @@ __all__ = [
     "Filter",
     "InMemoryTransport",
     "InboxError",
+    "JobInUseError",
     "Message",
     "MissingExtraError",
     "NotFoundError",
@@ -75,7 +74,7 @@ __all__ = [
     "PermissionDeniedError",
     "Problem",
     "RateLimitError",
-    "Recovered",
+    "RecordError",
     "ReplayError",
     "Request",
     "RequestEvent",
@@ -105,7 +104,6 @@ _LAZY = {
     "Page": "pagination",
     "Paginator": "pagination",
     "Problem": "services.diagnosis",
-    "Recovered": "services.diagnosis",
     "RetryPolicy": "transports.retry",
     "UnreadableItem": "pagination",
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import partial
@@ -41,6 +42,11 @@ def as_seconds(value: Duration) -> float:
 def check_seconds(name: str, value: Duration, *, from_zero: bool = False) -> float:
     """Return a length of time in seconds, finite and above 0; or at least 0, with ``from_zero``."""
     return (check_from_zero if from_zero else check_positive)(name, as_seconds(value), "of seconds")
+
+
+def check_remember(value: Duration | None) -> float:
+    """Return for how many seconds to remember something: infinity for None, which is for ever."""
+    return math.inf if value is None else check_seconds("remember", value)
 
 
 def check_whole(name: str, value: object, *, least: int = 0, most: int | None = None, or_else: str = "") -> int:
@@ -142,9 +148,33 @@ EventTypePattern = DocumentedEventType | _Beginning | str
 EVENT_TYPES: tuple[str, ...] = get_args(DocumentedEventType)
 
 
-def nearest_pattern(pattern: str) -> str | None:
-    """Return None for a documented pattern; for any other, the most similar documented one, or an empty text."""
-    known = [*EVENT_TYPES, *get_args(_Beginning)]
-    if pattern in known:
-        return None
-    return next(iter(get_close_matches(pattern, known, n=1)), "")
+class UnknownEventTypeWarning(UserWarning):
+    """An event type was named that Basiq does not document: it is misspelled or new."""
+
+
+def match_event_types(pattern: str, known: Iterable[str] = EVENT_TYPES) -> list[str]:
+    """Return the event types that a name, or a pattern such as ``consent.*`` or ``*``, stands for."""
+    if pattern == "*" or pattern.endswith(".*"):
+        return [name for name in known if name.startswith(pattern[:-1])]
+    return [name for name in known if name == pattern]
+
+
+def describe_unknown(patterns: Iterable[str], known: Sequence[str] = EVENT_TYPES) -> list[str]:
+    """Return, for each name or pattern that stands for no event type, a sentence that names the most similar one."""
+    said = []
+    for pattern in patterns:
+        if match_event_types(pattern, known):
+            continue
+        is_pattern = pattern.endswith("*")
+        similar = ["*", *(f"{name.partition('.')[0]}.*" for name in known)] if is_pattern else known
+        nearest = "".join(f" (did you mean {name!r}?)" for name in get_close_matches(pattern, similar, n=1))
+        said.append(
+            f"{pattern!r} {'matches no' if is_pattern else 'is not an'} event type that Basiq documents{nearest}"
+        )
+    return said
+
+
+def warn_of_unknown_types(patterns: Iterable[str], *, stacklevel: int) -> None:
+    """Warn (``UnknownEventTypeWarning``) of each name or pattern that stands for no documented event type."""
+    for text in describe_unknown(patterns):
+        warnings.warn(text, UnknownEventTypeWarning, stacklevel=stacklevel)

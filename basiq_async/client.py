@@ -43,6 +43,8 @@ class BasiqClient:
     timeout: the limit for each attempt of a request, in seconds.
     allow_http: accept a ``base_url`` without TLS on another machine. ``BASIQ_ALLOW_HTTP=1`` in the environment does
         the same.
+    proxy: the URL of an HTTP proxy, or ``"environment"`` for the one that ``HTTPS_PROXY`` and ``NO_PROXY`` name; see
+        ``AiohttpTransport``. With None, no proxy is used. A transport that is passed has its own.
     on_request, on_retry: called with a ``RequestEvent`` after each attempt and a ``RetryEvent`` before each wait.
 
     Any number of tasks of one event loop may use a client at once. Raises ``ConfigurationError`` for invalid arguments.
@@ -58,6 +60,7 @@ class BasiqClient:
         retry: RetryPolicy | None = None,
         timeout: Duration = 30.0,
         allow_http: bool = False,
+        proxy: str | None = None,
         on_request: OnRequest | None = None,
         on_retry: OnRetry | None = None,
     ) -> None:
@@ -73,7 +76,11 @@ class BasiqClient:
         if transport is None:
             from .transports.aiohttp import AiohttpTransport
 
-            transport = self._owned = AiohttpTransport(timeout=timeout)
+            transport = self._owned = AiohttpTransport(timeout=timeout, proxy=proxy)
+        elif proxy is not None:
+            raise ConfigurationError(
+                "proxy belongs to the transport: pass it to AiohttpTransport, or pass no transport"
+            )
         policy = retry or RetryPolicy()
         redactor = Redactor(key.reveal())
         self._retrying = Retrying(

@@ -21,8 +21,8 @@
     ├── SignatureVerificationError     a delivery that cannot be trusted
     ├── InboxError                     an inbox could not say, or not record, what was handled
     └── ReplayError                    a replay job that cannot start or go on
-        ├── CheckpointError            its checkpoint is full, damaged, or another job's
-        │   └── CheckpointInUseError   another run has it open
+        ├── JobInUseError              another run of the job is alive
+        ├── RecordError                its record of what was handled is full, damaged, or another one
         └── TargetError                its target did not accept a message
 
 No error holds a credential, in its text or in its attributes.
@@ -39,17 +39,17 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BasiqError",
-    "CheckpointError",
-    "CheckpointInUseError",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
     "InboxError",
+    "JobInUseError",
     "MissingExtraError",
     "NotFoundError",
     "PaginationError",
     "PermissionDeniedError",
     "RateLimitError",
+    "RecordError",
     "ReplayError",
     "RequestTimeoutError",
     "ResponseDecodeError",
@@ -61,18 +61,34 @@ __all__ = [
 ]
 
 
-SITE = "https://basiq-async.readthedocs.io/en/stable/"
-"""Where the documentation is."""
+def _find_help(heading: str) -> str:
+    """Return the page and the heading; the address, if ``Documentation`` was in ``project.urls`` at the build.
+
+    Without that there is no address: a host that nobody of the project owns could be claimed by anybody.
+    """
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        urls = metadata("basiq-async").get_all("Project-URL") or []
+    except PackageNotFoundError:  # the code runs without being installed
+        urls = []
+    for label, _, url in (each.partition(", ") for each in urls):
+        if label == "Documentation":
+            return f"{url.rstrip('/')}/troubleshooting.html#{heading}"
+    return f"docs/troubleshooting.md#{heading}"
 
 
 class BasiqError(Exception):
     """The base class of every error of this package. All can be pickled and copied, and keep their attributes."""
 
     @property
-    def help_url(self) -> str:
-        """The URL of the section in the documentation that explains this error and its remedy."""
+    def help(self) -> str:
+        """The page and the heading in the documentation that explain this error and its remedy.
+
+        That is ``docs/troubleshooting.md#notfounderror``, or the whole address if the package was built with one.
+        """
         known = next(cls for cls in type(self).__mro__ if cls.__module__ == __name__)
-        return f"{SITE}troubleshooting.html#{known.__name__.lower()}"
+        return _find_help(known.__name__.lower())
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default calls the class with the positional arguments only: it loses or lacks the keyword arguments.
@@ -241,8 +257,8 @@ class SignatureVerificationError(BasiqError):
         self.reason = reason
 
     @property
-    def help_url(self) -> str:
-        return f"{SITE}troubleshooting.html#{self.reason}"
+    def help(self) -> str:
+        return _find_help(self.reason)
 
 
 class InboxError(BasiqError):
@@ -258,12 +274,12 @@ class ReplayError(BasiqError):
     report: Any = None  # this module imports nothing of the project, so that every module can import it
 
 
-class CheckpointError(ReplayError):
-    """A checkpoint is in use, full or damaged, or belongs to another job. Nothing in it was overwritten."""
+class JobInUseError(ReplayError):
+    """Another run of the job is alive. That run does the work, so this one can end."""
 
 
-class CheckpointInUseError(CheckpointError):
-    """Another run of the job has the checkpoint open. That run does the work, so this one can end."""
+class RecordError(ReplayError):
+    """The record of what a job has handled cannot be read or written, or belongs elsewhere. It was left as it is."""
 
 
 class TargetError(ReplayError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 
@@ -14,9 +15,8 @@ from ._arguments import check_whole
 from ._wire.broken_items import BrokenItem
 from ._wire.codec import ListPage, Unreadable
 from ._wire.cursors import ANYWHERE, DAMAGED, Cursor, UnusableCursorError, id_in_cursor
-from ._wire.paging import Listing, id_at, is_lost
+from ._wire.paging import Listing, PageRequests, id_at, is_lost, raw_id
 from ._wire.urls import BaseURL
-from ._work.tasks import result_of
 from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
 
 __all__ = ["Page", "Paginator", "UnreadableItem"]
@@ -47,6 +47,11 @@ class UnreadableItem:
     raw: Any = attrs.field(repr=False)
     error: ResponseDecodeError
     id: str | None
+
+
+def unreadable_item(item: object, error: ResponseDecodeError) -> UnreadableItem:
+    """Return what is handed out for an item of a page that cannot be read."""
+    return UnreadableItem(item.text if isinstance(item, BrokenItem) else item, error, raw_id(item))
 
 
 OnUnreadable: TypeAlias = Callable[[UnreadableItem], T | None]
@@ -130,7 +135,7 @@ class _Place:
 
 
 class _Loop(Generic[T]):
-    """Goes from page to page of a list. When it is deleted, the request for the page ahead is cancelled."""
+    """Goes from page to page of a list."""
 
     def __init__(self, paginator: Paginator[T], prefetch: int) -> None:
         listing, start = paginator._listing, paginator._start
@@ -138,14 +143,14 @@ class _Loop(Generic[T]):
         self._on_unreadable = paginator._on_unreadable
         # Looked up once, because they are used for every message of a history.
         self._hook, self._model = listing.reader.hook, listing.reader.model
-        url = listing.start if start is None else listing.base.url(start.page)
+        url = listing.start if start is None else listing.url(start.page)
         self._place = paginator._place = _Place(url, start)
         self._from_start = url == listing.start
         """Whether the pages have been read from the start of the list."""
         self._looked_for = start.after if start is not None and start.offset == ANYWHERE else None
         """The last item that was searched for from the start of the list: a second search would not find it either."""
         self._prefetch = prefetch
-        self._ahead: asyncio.Task[ListPage] | None = None
+        self._requests = PageRequests(listing)
         self._seen: set[int] = set()
         self._error: BasiqError | None = None
         self._lock = asyncio.Lock()
@@ -171,27 +176,22 @@ class _Loop(Generic[T]):
             return False
         if place.items:
             place.leave_page(listing.base)
-        ahead, self._ahead = self._ahead, None
         page: ListPage | None = None
         try:
-            page = await (listing.fetch(url) if ahead is None else result_of(ahead))
+            page = await self._requests.fetch(url)
         except BasiqError as exc:
             if not self._can_search(exc, url):
-                if listing.redact(url) != url:
-                    # A server can send the token back in a link, and error reporters show local variables.
-                    del url, ahead
-                    raise exc.with_traceback(None) from exc.__cause__
                 raise
         if page is None:
             url = self._begin_again()
-            page = await listing.fetch(url)
+            page = await self._requests.fetch(url)
         self._seen.add(hash(url))
         self._pages += 1
         place.url, place.items, place.left = url, page.items, iter(page.items)
-        place.next_url = None if page.next_link is None else self._resolve(page.next_link, url)
+        place.next_url, self._error = listing.resolve(page.next_link, url, self._seen)
         place.seek()
         if place.next_url is not None and self._prefetch:
-            self._ahead = listing.owner.spawn(listing.fetch(place.next_url))
+            self._requests.request_ahead(place.next_url)
             # A consumer that never awaits would not let the request start before the end of this page.
             await asyncio.sleep(0)
         return True
@@ -222,42 +222,22 @@ class _Loop(Generic[T]):
         self._seen.clear()
         return listing.start
 
-    def _resolve(self, link: Any, current: str) -> str | None:
-        """Return the URL of the next page. An error in the link is kept, and raised after this page's items."""
-        url, self._error = self._listing.resolve(link, current)
-        if url is not None and hash(url) in self._seen:
-            url, self._error = None, self._listing.refuse(link, "loops: it leads to a page that was read before")
-        return url
-
     def _read_odd(self, index: int) -> T | None:
         """Read an item that may be unreadable: return what ``on_unreadable`` returns for it, or raise the failure."""
-        items = self._place.items
+        place = self._place  # and no item: error reports show local variables
         try:
-            return self._hook(items[index], self._model)
+            return self._hook(place.items[index], self._model)
         except Unreadable as exc:
             failure = self._listing.explain(exc, index)
         if self._on_unreadable is None:
-            del items  # error reports show local variables, and an item can hold a secret
             raise failure
-        item = items[index]
-        raw = item.text if isinstance(item, BrokenItem) else item
-        return self._on_unreadable(UnreadableItem(raw, failure, id_at(items, index)))
-
-    def _cancel(self) -> asyncio.Task[Any] | None:
-        """Cancel the request for the page ahead. Return its task, or None."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and not ahead.done() and not ahead.get_loop().is_closed():
-            ahead.cancel()
-        return ahead
+        return self._on_unreadable(unreadable_item(place.items[index], failure))
 
     async def aclose(self) -> None:
         """Cancel the request for the page ahead, and wait until it has ended."""
-        ahead = self._cancel()
+        ahead = self._requests.forget_ahead()
         if ahead is not None:
             await asyncio.wait([ahead])
-
-    def __del__(self) -> None:
-        self._cancel()
 
 
 class _Items(_Loop[T]):
@@ -305,10 +285,13 @@ class _Pages(_Loop[T]):
             if place.offset >= len(place.items) and not await self._advance():
                 raise StopAsyncIteration
             hook, model, offset = self._hook, self._model, place.offset
-            try:
+            items: list[T] | None = None
+            # The frames of an ``Unreadable`` hold the item: no other error has it as its context.
+            with suppress(Unreadable):
                 items = [hook(item, model) for item in (place.items[offset:] if offset else place.items)]
-            except Unreadable:
-                read = map(self._read_odd, range(offset, len(place.items)))
+            if items is None:
+                # ``map`` has no frame, in which a failure would show the items before it.
+                read = list(map(self._read_odd, range(offset, len(place.items))))
                 items = [item for item in read if item is not None]
             place.offset = len(place.items)
             more = place.next_url is not None or place.sought is not None
@@ -379,7 +362,10 @@ class Paginator(Generic[T]):
         reached = self._place.last_id if self._place is not None else None
         return self._start.after if reached is None and self._start is not None else reached
 
-    if not TYPE_CHECKING:  # a type checker refuses the await itself
+    if not TYPE_CHECKING:  # a type checker refuses them itself
+
+        def __iter__(self) -> NoReturn:
+            raise ConfigurationError("a list is read with `async for`, not with `for`; or await its collect()")
 
         def __await__(self) -> NoReturn:
             raise ConfigurationError("a list is not awaited: use async for, or await its collect() or first()")
@@ -398,10 +384,15 @@ class Paginator(Generic[T]):
         found: list[T] = []
         if max_items == 0:
             return found
-        async for item in self:
-            found.append(item)
-            if len(found) == max_items:
-                break
+        item: T | None = None
+        try:
+            async for item in self:
+                found.append(item)
+                if len(found) == max_items:
+                    break
+        except BaseException:
+            del found, item  # error reports show local variables
+            raise
         return found
 
     async def first(self) -> T | None:

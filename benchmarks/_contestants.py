@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -11,6 +11,15 @@ import httpx
 
 from basiq_async import BasiqClient
 from benchmarks._server import WEBHOOK
+
+try:
+    from orjson import dumps, loads
+except ImportError:
+    loads = json.loads
+
+    def dumps(message: Any) -> bytes:
+        return json.dumps(message).encode()
+
 
 VENDOR = "https://au-api.basiq.io"
 KEY = "YmVuY2htYXJrOm5vdC1hLWtleQ=="
@@ -25,10 +34,8 @@ def client(base_url: str) -> BasiqClient:
     return BasiqClient(KEY, base_url=base_url)
 
 
-async def by_aiohttp(
-    session: aiohttp.ClientSession, base_url: str, loads: Callable[[bytes], Any] = json.loads
-) -> AsyncIterator[Message]:
-    """Read a history by hand, with aiohttp and a JSON decoder that returns dictionaries."""
+async def by_aiohttp(session: aiohttp.ClientSession, base_url: str) -> AsyncIterator[Message]:
+    """Read a history by hand, as dictionaries."""
     url: str | None = base_url + path()
     while url:
         async with session.get(url) as response:
@@ -40,9 +47,7 @@ async def by_aiohttp(
         url = following and following.replace(VENDOR, base_url)
 
 
-async def by_httpx(
-    http: httpx.AsyncClient, base_url: str, loads: Callable[[bytes], Any] = json.loads
-) -> AsyncIterator[Message]:
+async def by_httpx(http: httpx.AsyncClient, base_url: str) -> AsyncIterator[Message]:
     """Read a history by hand, with httpx."""
     url: str | None = base_url + path()
     while url:
@@ -58,6 +63,14 @@ async def ours(basiq: BasiqClient) -> int:
     seen = 0
     async for _ in basiq.messages.list(WEBHOOK):
         seen += 1
+    return seen
+
+
+async def ours_by_page(basiq: BasiqClient) -> int:
+    seen = 0
+    async for page in basiq.messages.list(WEBHOOK).pages():
+        for _ in page.items:
+            seen += 1
     return seen
 
 

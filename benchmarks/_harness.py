@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import os
 import statistics
@@ -28,6 +29,7 @@ class Figure:
     """A ratio of a job of this package to the same job by a peer: the median, the lowest and the highest of the runs.
 
     ``mark`` is what it is to reach. ``ours`` is what this package took, with its unit. ``program`` measured it.
+    ``itself``: the peer is this package too.
     """
 
     job: str
@@ -39,6 +41,7 @@ class Figure:
     what: str = COST
     ours: str = ""
     program: str = ""
+    itself: bool = False
 
     @property
     def name(self) -> str:
@@ -62,9 +65,18 @@ class Figure:
         return f"{self.name:<105} {self.value:7.3f} ±{self.spread / 2:5.1%}  {self.ours:>12}  {self.mark:>8} {verdict}"
 
 
-def figure(job: str, peer: str, ratios: Sequence[float], mark: str = "", *, what: str = COST, ours: str = "") -> Figure:
+def figure(
+    job: str,
+    peer: str,
+    ratios: Sequence[float],
+    mark: str = "",
+    *,
+    what: str = COST,
+    ours: str = "",
+    itself: bool = False,
+) -> Figure:
     """Make a figure from the ratios of all runs."""
-    return Figure(job, peer, statistics.median(ratios), min(ratios), max(ratios), mark, what, ours)
+    return Figure(job, peer, statistics.median(ratios), min(ratios), max(ratios), mark, what, ours, itself=itself)
 
 
 def microseconds(seconds: Sequence[float], count: int = 1) -> str:
@@ -123,6 +135,16 @@ async def best_slices(
 def ratios(above: list[float], below: list[float]) -> list[float]:
     """Return the ratio of each run."""
     return [one / other for one, other in zip(above, below, strict=True)]
+
+
+def without_orjson(call: str) -> Any:
+    """Await a call of ``benchmarks`` in a process where orjson is not installed. Return its result, by way of JSON."""
+    module = call.partition(".")[0]
+    code = f"import asyncio, json; from benchmarks import {module}; print(json.dumps(asyncio.run({call})))"
+    environment = {**os.environ, "BENCH_WITHOUT_ORJSON": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
 
 
 def run_program(command: Sequence[str], **environment: str) -> float:

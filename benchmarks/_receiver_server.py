@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import signal
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from orjson import loads
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from basiq_async.receiver import WebhookReceiver
@@ -32,7 +32,44 @@ def by_hand(secret: str) -> Handler:
             verifier.verify(body, dict(request.headers), json_parse=False)
         except WebhookVerificationError:
             return web.Response(status=401)
-        await wait(json.loads(body))
+        await wait(loads(body))
+        return web.Response(status=204)
+
+    return handle
+
+
+def by_careful_hand(secret: str) -> Handler:
+    """Handle each event once, at most 1,000 at a time, each for at most 30 s; refuse one that is being handled."""
+    verifier = Webhook(secret)
+    handled: dict[str, None] = {}
+    under_way: set[str] = set()
+
+    async def handle(request: web.Request) -> web.Response:
+        body = await request.read()
+        try:
+            verifier.verify(body, dict(request.headers), json_parse=False)
+        except WebhookVerificationError:
+            return web.Response(status=401)
+        event = loads(body)
+        key = f"{event['eventTypeId']} {event['eventId']}"
+        if key in handled:
+            return web.Response(status=200)
+        if key in under_way or len(under_way) >= 1_000:
+            return web.Response(status=503, headers={"Retry-After": "1"})
+        under_way.add(key)
+        try:
+            async with asyncio.timeout(30):
+                await wait(event)
+        except TimeoutError:
+            return web.Response(status=503, headers={"Retry-After": "1"})
+        except Exception:
+            logging.exception("%s failed", key)
+            return web.Response(status=500)
+        finally:
+            under_way.discard(key)
+        handled[key] = None
+        if len(handled) > 100_000:
+            del handled[next(iter(handled))]
         return web.Response(status=204)
 
     return handle
@@ -44,14 +81,17 @@ def with_receiver(secret: str) -> Handler:
     return receiver.aiohttp_handler
 
 
+KINDS = {"verifying": by_hand, "careful": by_careful_hand, "receiver": with_receiver}
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["verifying", "receiver"])
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--secret", default="")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)  # refused deliveries would log thousands of lines
     app = web.Application()
-    app.router.add_post("/basiq", (by_hand if options.kind == "verifying" else with_receiver)(options.secret))
+    app.router.add_post("/basiq", KINDS[options.kind](options.secret))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

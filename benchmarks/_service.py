@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
+from orjson import loads
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker, create_async_engine
@@ -82,7 +82,7 @@ class _ByHand:
             self._verifier.verify(body, dict(request.headers), json_parse=False)
         except WebhookVerificationError:
             raise HTTPException(401) from None
-        found: dict[str, Any] = json.loads(body)
+        found: dict[str, Any] = loads(body)
         return found
 
 

@@ -1,13 +1,12 @@
 """What does it cost to write a history to a file of JSON lines?
 
-In this process, in turns: with ``messages.list`` and by hand, and with a ``Replay`` and by hand in a way that continues
-after a kill. As programs of their own, in turns: dlt, and the command line.
+In turns, with orjson on both sides and with json on both: with ``messages.list`` and by hand, and with a ``Replay`` and
+by hand in a way that continues after a kill. As programs of their own, in turns: dlt, and the command line.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sqlite3
 import tempfile
@@ -21,20 +20,22 @@ import aiohttp
 import httpx
 
 from basiq_async import BasiqClient
-from basiq_async.replay import JSONLinesTarget, Replay, SQLiteCheckpoint
+from basiq_async.replay import JSONLinesTarget, Replay
 from benchmarks import _contestants as by
-from benchmarks._harness import Figure, best_slices, figure, microseconds, ratios, run_program, server
+from benchmarks._harness import Figure, best_slices, figure, microseconds, ratios, run_program, server, without_orjson
 from benchmarks._server import PAGE, WEBHOOK
 
 _LIST = "a history to JSON lines by messages.list"
 _REPLAY = "a history to JSON lines by a Replay with its default settings"
+_RESUMING = "a loop by hand that continues after a kill"
+_PAGES = 10
 _PROGRAM_PAGES = 100
 _QUIET = {"RUNTIME__DLTHUB_TELEMETRY": "false"}
 
 
 def dump(message: Any) -> bytes:
     """Make a line, in the loop over ``messages.list`` as in those by hand."""
-    return json.dumps(message).encode() + b"\n"
+    return by.dumps(message) + b"\n"
 
 
 async def to_file(messages: AsyncIterator[by.Message], path: Path) -> int:
@@ -57,8 +58,7 @@ async def by_list(basiq: BasiqClient, path: Path) -> int:
 
 async def by_replay(basiq: BasiqClient, folder: Path) -> int:
     path = folder / str(uuid4())
-    checkpoint = SQLiteCheckpoint(path.with_suffix(".db"))
-    return (await Replay(basiq, WEBHOOK, JSONLinesTarget(path), checkpoint=checkpoint).run()).handled
+    return (await Replay(basiq, WEBHOOK, JSONLinesTarget(path)).run()).handled
 
 
 async def by_hand_with_resume(session: aiohttp.ClientSession, url: str, folder: Path) -> int:
@@ -78,7 +78,7 @@ async def by_hand_with_resume(session: aiohttp.ClientSession, url: str, folder: 
         while link:
             async with session.get(link) as response:
                 response.raise_for_status()
-                answer = await response.json()
+                answer = by.loads(await response.read())
             for message in answer["data"]:
                 file.write(dump(message))
                 seen += 1
@@ -91,8 +91,9 @@ async def by_hand_with_resume(session: aiohttp.ClientSession, url: str, folder: 
     return seen
 
 
-async def in_process(runs: int, slices: int, pages: int = 10) -> list[Figure]:
-    with server(pages) as url, tempfile.TemporaryDirectory() as name:
+async def times(runs: int, slices: int) -> dict[str, list[float]]:
+    """Return the best slice of each contestant in each run, with the decoder that is installed here."""
+    with server(_PAGES) as url, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "messages.jsonl"
         async with by.client(url) as basiq, aiohttp.ClientSession() as session, httpx.AsyncClient() as http:
@@ -104,21 +105,23 @@ async def in_process(runs: int, slices: int, pages: int = 10) -> list[Figure]:
                 "by hand": partial(by_hand_with_resume, session, url, folder),
             }
             for contestant in contestants.values():
-                assert await contestant() == pages * PAGE
-            seconds = await best_slices(contestants, runs=runs, slices=slices)
-    listed, replayed = seconds["list"], seconds["replay"]
-    each = microseconds(listed, pages * PAGE)
-    return [
-        figure(_LIST, "aiohttp and json by hand", ratios(listed, seconds["aiohttp"]), "<= 1.05", ours=each),
-        figure(_LIST, "httpx and json by hand", ratios(listed, seconds["httpx"]), ours=each),
-        figure(
-            _REPLAY,
-            "a loop by hand that continues after a kill",
-            ratios(replayed, seconds["by hand"]),
-            "<= 1.3",
-            ours=microseconds(replayed, pages * PAGE),
-        ),
-    ]
+                assert await contestant() == _PAGES * PAGE
+            return await best_slices(contestants, runs=runs, slices=slices)
+
+
+async def in_process(runs: int, slices: int) -> list[Figure]:
+    plain = await asyncio.to_thread(without_orjson, f"export.times({runs}, {slices})")
+    figures = []
+    for decoder, found in (("orjson", await times(runs, slices)), ("json", plain)):
+        each = {name: microseconds(seconds, _PAGES * PAGE) for name, seconds in found.items()}
+        both, mark = f"{decoder} on both sides", "<= 1.6" if decoder == "orjson" else ""
+        listed, replayed = found["list"], found["replay"]
+        figures += [
+            figure(_LIST, f"aiohttp by hand, {both}", ratios(listed, found["aiohttp"]), ours=each["list"]),
+            figure(_LIST, f"httpx by hand, {both}", ratios(listed, found["httpx"]), ours=each["list"]),
+            figure(_REPLAY, f"{_RESUMING}, {both}", ratios(replayed, found["by hand"]), mark, ours=each["replay"]),
+        ]
+    return sorted(figures, key=lambda one: one.job)
 
 
 _LISTING = "import asyncio, sys; from benchmarks import export; asyncio.run(export.list_alone(*sys.argv[1:]))"
@@ -165,12 +168,12 @@ def programs(runs: int, pages: int = _PROGRAM_PAGES) -> list[Figure]:
     with server(pages) as url, tempfile.TemporaryDirectory() as folder:
         environment = {"BASIQ_API_KEY": by.KEY, "BASIQ_BASE_URL": url, "HOME": folder, **_QUIET}
         cli = ["-c", "from basiq_async.cli import main; main()"]
-        replay = [*cli, "replay", WEBHOOK, "--yes", "--to-jsonl"]
+        replay = [*cli, "replay", WEBHOOK, "--yes", "--file"]
         ways: dict[str, Callable[[str], list[str]]] = {
             "list": lambda to: ["-c", _LISTING, url, to],
             "list by command": lambda to: [*cli, "messages", "list", WEBHOOK, "--json="],
             "replay": lambda to: ["-c", _REPLAYING, url, to],
-            "replay by command": lambda to: [*replay, f"{to}/out.jsonl", "--checkpoint", f"{to}/checkpoint.db"],
+            "replay by command": lambda to: [*replay, f"{to}/out.jsonl"],
             "dlt": lambda to: ["-c", _DLT, url, to],
         }
         for number in range(runs):
@@ -186,14 +189,16 @@ def programs(runs: int, pages: int = _PROGRAM_PAGES) -> list[Figure]:
             ratios(found[f"{name} by command"], found[name]),
             "<= 1.5",
             ours=microseconds(found[f"{name} by command"], count),
+            itself=True,
         )
         for name, command, loop in (
             ("list", "messages list --json", "messages.list"),
-            ("replay", "replay --to-jsonl", "Replay"),
+            ("replay", "replay --file", "Replay"),
         )
     ]
     job = f"{_LIST}, a program for {count:,} messages"
-    return [figure(job, "dlt", ratios(found["list"], found["dlt"]), ours=microseconds(found["list"], count)), *figures]
+    peer = "dlt, orjson on both sides"
+    return [figure(job, peer, ratios(found["list"], found["dlt"]), ours=microseconds(found["list"], count)), *figures]
 
 
 async def measure(runs: int = 5, slices: int = 6) -> list[Figure]:

@@ -11,6 +11,10 @@ from pathlib import Path
 from benchmarks._harness import MEMORY, Figure, server
 
 _SHORT, _LONG = 10_000, 1_000_000
+_PEERS = {
+    "messages.list": "a loop by hand that streams",
+    "Replay into a file": "a loop by hand that continues after a kill",
+}
 _MARKS = {"messages.list": "<= 2"}
 
 
@@ -24,10 +28,17 @@ def peak(how: str, messages: int) -> float:
 
 def measure(long: int = _LONG) -> list[Figure]:
     grown = {how: peak(how, long) - peak(how, _SHORT) for how in _WAYS}
-    peer = f"at {_SHORT:,} (a list of dictionaries: {grown.pop('list'):,.0f} MiB more)"
     return [
-        Figure(f"memory of {how} at {long:,} messages", peer, more, more, more, _MARKS.get(how, ""), MEMORY)
-        for how, more in grown.items()
+        Figure(
+            f"memory of {how} at {long:,} messages, over that at {_SHORT:,}",
+            f"{peer}: {grown[peer]:,.1f} MiB more",
+            grown[how],
+            grown[how],
+            grown[how],
+            _MARKS.get(how, ""),
+            MEMORY,
+        )
+        for how, peer in _PEERS.items()
     ]
 
 
@@ -39,25 +50,39 @@ async def _stream(url: str) -> int:
 
 
 async def _replay(url: str) -> int:
-    from basiq_async.replay import JSONLinesTarget, Replay, SQLiteCheckpoint
+    from basiq_async.replay import JSONLinesTarget, Replay
     from benchmarks import _contestants as by
 
     with tempfile.TemporaryDirectory() as folder:
-        target, checkpoint = JSONLinesTarget(f"{folder}/out"), SQLiteCheckpoint(f"{folder}/checkpoint")
         async with by.client(url) as basiq:
-            return (await Replay(basiq, by.WEBHOOK, target, checkpoint=checkpoint).run()).handled
+            return (await Replay(basiq, by.WEBHOOK, JSONLinesTarget(f"{folder}/out")).run()).handled
 
 
-async def _list(url: str) -> int:
+async def _by_hand(url: str) -> int:
     import aiohttp
 
     from benchmarks import _contestants as by
 
     async with aiohttp.ClientSession() as session:
-        return len([message async for message in by.by_aiohttp(session, url)])
+        return await by.count(by.by_aiohttp(session, url))
 
 
-_WAYS = {"messages.list": _stream, "Replay into a file": _replay, "list": _list}
+async def _with_resume(url: str) -> int:
+    import aiohttp
+
+    from benchmarks.export import by_hand_with_resume
+
+    with tempfile.TemporaryDirectory() as folder:
+        async with aiohttp.ClientSession() as session:
+            return await by_hand_with_resume(session, url, Path(folder))
+
+
+_WAYS = {
+    "messages.list": _stream,
+    "Replay into a file": _replay,
+    "a loop by hand that streams": _by_hand,
+    "a loop by hand that continues after a kill": _with_resume,
+}
 
 
 def _high_water() -> float:

@@ -19,7 +19,19 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks import export, fleet, growth, memory, prefetch, receiver_load, service, signature, stream, tables
+from benchmarks import (
+    export,
+    fleet,
+    growth,
+    memory,
+    prefetch,
+    receiver_load,
+    replay_sql,
+    service,
+    signature,
+    stream,
+    tables,
+)
 from benchmarks._harness import Figure
 
 _LOSS = 0.25
@@ -33,6 +45,7 @@ def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]
     fewer = {"runs": 2} if quick else {}
     found: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
         "service": partial(service.alone, **fewer) if quick else service.measure,
+        "replay_sql": partial(replay_sql.measure, **fewer),
         "receiver_load": partial(receiver_load.measure, **fewer),
         "signature": partial(signature.measure, **fewer),
         "stream": partial(stream.measure, **fewer),

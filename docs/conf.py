@@ -11,7 +11,6 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 from basiq_async import __version__  # noqa: E402
-from basiq_async.errors import SITE  # noqa: E402
 
 project = "basiq_async"
 author = "The basiq_async authors"
@@ -81,7 +80,7 @@ copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 copybutton_remove_prompts = True
 
-html_baseurl = SITE
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")  # of whoever builds it
 llms_txt_full_file = False  # .ci/docs makes one of what the directives made
 llms_txt_uri_template = "{base_url}text/{docname}.txt"
 llms_txt_title = "basiq_async"
@@ -95,7 +94,6 @@ def _call_public_names_by_their_public_modules() -> None:
     for name in (
         "basiq_async.testing",
         "basiq_async.distributed",
-        "basiq_async.replay.protocol",
         "basiq_async.replay",
         "basiq_async.receiver.protocol",
         "basiq_async.receiver",

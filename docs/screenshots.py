@@ -26,7 +26,8 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.replay import MemoryCheckpoint, Replay, serve_page
+from basiq_async.receiver import MemoryInbox
+from basiq_async.replay import Replay, serve_page
 from basiq_async.testing import FakeBasiq, serve
 
 FOLDER = Path(__file__).parent / "images"
@@ -97,7 +98,7 @@ async def take_replay(browser: Any) -> None:
             raise ValueError("no user for this connection")
 
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        replay = Replay(basiq, webhook_id, handle, checkpoint=MemoryCheckpoint())
+        replay = Replay(basiq, webhook_id, handle, inbox=MemoryInbox())
         async with serve_page(replay) as url:
             run = asyncio.create_task(replay.run())
             await asyncio.sleep(15)

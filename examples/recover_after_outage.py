@@ -15,7 +15,7 @@ from pathlib import Path
 
 from basiq_async import BasiqClient
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import Recovery, SQLiteCheckpoint, recover
+from basiq_async.replay import Recovery, recover
 
 EVENTS = ("consent.revoked", "consent.expired", "account.updated")
 
@@ -30,13 +30,7 @@ async def catch_up(
         kept = folder / "webhook-secret"
         kept.touch(mode=0o600)
         kept.write_text(webhook.secret.reveal())
-    return await recover(
-        basiq,
-        webhook.id,
-        receiver,
-        checkpoint=SQLiteCheckpoint(folder / "messages.db"),
-        events_checkpoint=SQLiteCheckpoint(folder / "events.db"),
-    )
+    return await recover(basiq, webhook.id, receiver)
 
 
 async def main(url: str) -> None:
@@ -53,7 +47,9 @@ async def main(url: str) -> None:
 
         found = await catch_up(basiq, receiver, url, Path())
     print("a secret that Basiq returned is in ./webhook-secret: store it where the service reads it")
-    print(f"{found.messages.handled} messages and {found.events.handled} events without a message were handled")
+    print(f"{found.handled} messages, and events without a message, were handled")
+    for problem in found.problems:
+        print("left:", problem)
 
 
 if __name__ == "__main__":

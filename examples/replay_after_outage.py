@@ -17,7 +17,7 @@ from pathlib import Path
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import Replay, Report, SQLiteCheckpoint
+from basiq_async.replay import Replay, Report
 from basiq_async.testing import FakeBasiq, ManualClock
 
 URL = "https://service.example/basiq"
@@ -55,8 +55,7 @@ async def outage(folder: Path) -> tuple[Counter[str], Report]:
 
         fake.route(URL, receiver)  # the service is up again
         async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-            replay = Replay(basiq, webhook_id, receiver, checkpoint=SQLiteCheckpoint(folder / "replay.db"))
-            report = await replay.run()
+            report = await Replay(basiq, webhook_id, receiver).run()
         await fake.advance(timedelta(days=2))  # Basiq's later attempts: the inbox knows these events
     return handled, report
 

@@ -18,9 +18,9 @@ import attrs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
-from basiq_async import BasiqClient, BasiqError, CheckpointInUseError, InboxError, ServerError, TransportError
+from basiq_async import BasiqClient, BasiqError, InboxError, ServerError, TransportError
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
-from basiq_async.replay import SQLCheckpoint, recover
+from basiq_async.replay import recover
 
 EVENTS = ("consent.revoked", "account.updated")
 TABLES = (
@@ -28,7 +28,7 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS change (number bigserial PRIMARY KEY, type text NOT NULL, event_id text NOT NULL)",
 )
 EVERY, SOON = 1_800.0, 60.0
-"""Seconds between recoveries. If another worker's recovery runs, look again after that time, in case it has died."""
+"""Seconds between recoveries, and after one that failed, or left the events of the last two minutes."""
 
 logger = logging.getLogger("service")
 
@@ -72,7 +72,7 @@ async def running() -> AsyncGenerator[Service]:
             webhook_id, secret = await subscribe(basiq, engine, os.environ["PUBLIC_URL"])
             async with (
                 make_receiver(webhook_id, secret, inbox) as receiver,
-                in_background(recover_again_and_again(basiq, webhook_id, receiver, engine)),
+                in_background(recover_again_and_again(basiq, webhook_id, receiver)),
             ):
                 yield Service(receiver, inbox)
     finally:
@@ -142,21 +142,17 @@ async def load(connection: AsyncConnection, url: str) -> tuple[str, str] | None:
     return None if found is None else (found.id, found.secret)
 
 
-async def recover_again_and_again(
-    basiq: BasiqClient, webhook_id: str, receiver: WebhookReceiver, engine: AsyncEngine
-) -> None:
-    """Recover missed events at the start and at intervals. Only one of all workers does it at a time."""
+async def recover_again_and_again(basiq: BasiqClient, webhook_id: str, receiver: WebhookReceiver) -> None:
+    """Recover missed events at the start and at intervals. Workers that do it at once share the work."""
     while True:
         pause = EVERY
         try:
-            recovery = await recover(basiq, webhook_id, receiver, checkpoint=SQLCheckpoint(engine), concurrency=8)
-            found = recovery.messages.handled, recovery.events.handled
-            logger.info("recovered %d messages and %d events without a message", *found)
+            recovery = await recover(basiq, webhook_id, receiver, concurrency=8)
+            logger.info("recovered %d messages and events", recovery.handled)
             for problem in recovery.problems:
                 logger.warning("left after the recovery: %s", problem)
-        except CheckpointInUseError:
-            logger.info("another worker recovers")
-            pause = SOON
+            if recovery.recent:
+                pause = SOON
         except BasiqError as error:
             logger.error("the recovery stopped, and goes on later: %s", error)
             pause = SOON

@@ -1,11 +1,13 @@
 """Processes that are killed with SIGKILL, again and again, and held to their promise.
 
-``--mode function``, ``http``, ``export`` and ``sql`` kill a replay into a function, an endpoint, a file, and one whose
-checkpoint, inbox and effects are in one PostgreSQL, through a pool of 5 connections. After a kill the effects are
-compared with what the checkpoint has recorded: whatever is recorded has had its effect (none is lost), and at most
-``concurrency`` effects of that run are not recorded (which are those that the next run repeats).
+``--mode shared``, ``exclusive``, ``http``, ``export`` and ``sql`` kill a replay: into a function with a shared inbox,
+and with one of the job's own, an endpoint, a file, and a function whose inbox and effects are in one PostgreSQL,
+through a pool of 5 connections. After a kill the effects are compared with what the inbox has recorded: whatever is
+recorded has had its effect (none is lost), and at most ``concurrency`` effects of that run are not recorded (which are
+those that the next run repeats). A file is its own record: it has each message once. The last run does not stall on
+what the killed ones have claimed.
 
-    python -m tests.crash --messages 10000 --concurrency 16 --kills 200
+    python -m tests.crash --mode exclusive --messages 10000 --concurrency 16 --kills 200
 
 ``--mode cancel`` cancels runs in one process instead, in every way of asyncio and anyio:
 
@@ -26,23 +28,23 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
-from basiq_async.receiver import Delivery, Inbox, SQLInbox, WebhookReceiver
-from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, Replay, SQLCheckpoint, SQLiteCheckpoint
-from basiq_async.replay.protocol import ReplayJob, State
+from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver.protocol import inbox_key
+from basiq_async.replay import HttpTarget, JSONLinesTarget, Replay
 from basiq_async.testing import FakeBasiq, Quirks
-from tests.support.cancelling import storm
+from tests.support.cancelling import Tally, storm
 from tests.support.databases import engine_of
 from tests.support.environment import free_port
-from tests.support.killing import committed_effects, ids_of, make_tables, start
+from tests.support.killing import committed_effects, make_tables, start
 from tests.support.servers import PostgresServer, postgres_server
 
 from .crash_fleet import add_fleet, crash_fleet
@@ -52,8 +54,8 @@ Order = Literal["oldest-first", "newest-first"]
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS1jcmFzaC10ZXN0"
 
 POOL = 5
-LEASE = 0.4
-"""Seconds after which a run takes over from a killed one."""
+SLOWEST_END = 60.0
+"""Seconds for the last run, after what it would take without kills: the claims of a killed run end within 30."""
 
 
 def at_most(count: int, work: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -71,8 +73,28 @@ def at_most(count: int, work: Callable[..., Awaitable[None]]) -> Callable[..., A
 
 
 def make_fake(options: argparse.Namespace) -> tuple[FakeBasiq, str]:
-    fake = FakeBasiq(seed="crash", quirks=Quirks(message_order=options.order))
+    size = 20 if options.mode == "export" else 500
+    fake = FakeBasiq(seed="crash", page_size=size, quirks=Quirks(message_order=options.order))
     return fake, fake.seed_messages(options.messages)
+
+
+class Slowly(JSONLinesTarget):
+    """A file whose pages are written one by one, so that a kill comes in the midst of them."""
+
+    def __init__(self, path: Path, rng: random.Random, most: int) -> None:
+        super().__init__(path)
+        self._rng, self._most = rng, most
+
+    def add(self, messages: Sequence[Message]) -> None:
+        super().add(messages)
+        self._most -= len(messages)
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        if self._most < 0:
+            await asyncio.Event().wait()
+        await self.flush()
+        await asyncio.sleep(self._rng.random() * 0.004)
+        return await super().known(keys)
 
 
 class Crash:
@@ -80,11 +102,12 @@ class Crash:
 
     def __init__(self, folder: Path, options: argparse.Namespace, rng: random.Random) -> None:
         self.mode, self.messages, self.concurrency, self.rng = options.mode, options.messages, options.concurrency, rng
-        self.checkpoint, self.effects, self.export = folder / "replay.db", folder / "effects", folder / "export.jsonl"
+        self.inbox, self.effects, self.export = folder / "inbox.db", folder / "effects", folder / "export.jsonl"
         self.database: PostgresServer | None = None
         self.fake, self.webhook_id = make_fake(options)
         self.port = free_port()
-        self.ids = ids_of((self.fake, self.webhook_id))
+        self.keys = asyncio.run(self._read_keys())
+        self.waited = 0.0
         self.kills = self.hits = self.repeats = self.runs = 0
 
     async def serve(self, ready: Callable[[], None]) -> None:
@@ -114,31 +137,36 @@ class Crash:
             await asyncio.sleep(rng.random() * 0.004)
 
         most = self.messages // 10 if seed else self.messages
-        checkpoint = SQLiteCheckpoint(self.checkpoint)
         if self.database is not None:
             async with (
                 engine_of(self.database.url(), pool_size=POOL, max_overflow=0) as engine,
                 SQLInbox(engine) as inbox,
             ):
-                await self._run(at_most(most, in_database), SQLCheckpoint(engine, lease=LEASE), inbox=inbox)
-        elif self.mode == "function":
-            await self._run(at_most(most, handler), checkpoint)
+                await self._run(at_most(most, in_database), inbox=inbox)
+        elif self.mode == "export":
+            await self._run(Slowly(self.export, rng, most))
         else:
-            to_file = self.mode == "export"
-            async with (
-                JSONLinesTarget(self.export) if to_file else HttpTarget(f"http://127.0.0.1:{self.port}/basiq", SECRET)
-            ) as target:
-                target.deliver = at_most(most, target.deliver)  # type: ignore[method-assign]
-                await self._run(target, checkpoint)
+            async with SQLiteInbox(self.inbox) as inbox:
+                if self.mode == "http":
+                    async with HttpTarget(f"http://127.0.0.1:{self.port}/basiq", SECRET) as endpoint:
+                        endpoint.deliver = at_most(most, endpoint.deliver)  # type: ignore[method-assign]
+                        await self._run(endpoint, inbox=inbox)
+                else:
+                    await self._run(at_most(most, handler), inbox=inbox, exclusive=self.mode == "exclusive")
 
-    async def _run(self, target: object, checkpoint: Checkpoint, *, inbox: Inbox | None = None) -> None:
+    async def _run(self, target: object, **options: Any) -> None:
         async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(self.fake)) as client:
-            replay = Replay(
-                client, self.webhook_id, target, checkpoint=checkpoint, concurrency=self.concurrency, inbox=inbox
-            )
-            report = await replay.run()
+            report = await Replay(client, self.webhook_id, target, concurrency=self.concurrency, **options).run()
         assert report.finished
         assert report.failed == 0
+
+    async def _read_keys(self) -> dict[str, str]:
+        """Return the key of each message, by its id."""
+        async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(self.fake)) as client:
+            return {
+                each.id: inbox_key(each.event_type_id, each.event_id, each.id, self.webhook_id)
+                async for each in client.messages.list(self.webhook_id)
+            }
 
     def kill_once(self, longest: float) -> bool:
         """Start a run and kill it at a random instant; False where it had come to its end before."""
@@ -163,34 +191,42 @@ class Crash:
 
     def finish(self) -> None:
         """A last run, to the end."""
-        before = self._effects()
+        before, began = self._effects(), time.monotonic()
         code = start(lambda _: self.replay(0)).join()
         if code:
             raise SystemExit(f"the last run failed with exit code {code}")
+        self.waited = time.monotonic() - began
+        assert self.waited < SLOWEST_END + self.messages * 0.01, f"the last run took {self.waited:.0f} s"
         self.check(before)
         effects = self._effects()
-        missing = set(self.ids) - set(effects)
+        missing = set(self.keys) - set(effects)
         assert not missing, f"{len(missing)} messages are lost"
         self.repeats = len(effects) - len(set(effects))
         assert self.repeats <= self.concurrency * self.kills, f"{self.repeats} repeats after {self.kills} kills"
-        if self.mode != "function":
+        if self.mode not in ("shared", "exclusive"):
             assert self.repeats == 0, f"{self.repeats} messages reached the target's inbox or file twice"
 
     def check(self, before: list[str]) -> None:
         """Hold what is recorded against the effects there were."""
-        state = asyncio.run(self._peek())
-        recorded = set() if state is None else set(self.ids[: state.position]) | state.done
+        if self.mode == "export":
+            return  # the file is the record
+        recorded = asyncio.run(self._recorded())
         effects = self._effects()
         lost = recorded - set(effects)
         assert not lost, f"{len(lost)} messages are recorded as done and never were: {sorted(lost)[:3]}"
         unrecorded = [each for each in effects[len(before) :] if each not in recorded]
         assert len(unrecorded) <= self.concurrency, f"{len(unrecorded)} effects of one run are not recorded"
 
-    async def _peek(self) -> State | None:
-        if self.database is None:
-            return await SQLiteCheckpoint(self.checkpoint).peek(ReplayJob(self.webhook_id))
-        async with engine_of(self.database.url()) as engine:
-            return await SQLCheckpoint(engine).peek(ReplayJob(self.webhook_id))
+    async def _recorded(self) -> set[str]:
+        """Return the ids that the inbox knows."""
+        keys = list(self.keys.values())
+        if self.database is not None:
+            async with engine_of(self.database.url()) as engine, SQLInbox(engine) as inbox:
+                known = set(await inbox.known(keys))
+        else:
+            async with SQLiteInbox(self.inbox) as inbox:
+                known = set(await inbox.known(keys))
+        return {name for name, key in self.keys.items() if key in known}
 
     def _size(self) -> int:
         if self.database is not None:
@@ -227,16 +263,19 @@ def crash_replay(options: argparse.Namespace, rng: random.Random, folder: Path) 
     return (
         f"{options.messages} messages, {options.order}, concurrency {options.concurrency}, {crash.kills} kills, "
         f"{crash.hits} of them in the midst of work: none lost, {crash.repeats} repeated "
-        f"({crash.repeats / max(1, crash.kills):.1f} a kill)"
+        f"({crash.repeats / max(1, crash.kills):.1f} a kill), the last run took {crash.waited:.0f} s"
     )
 
 
 def cancel_replay(options: argparse.Namespace, rng: random.Random, folder: Path) -> str:
     logging.getLogger("basiq_async").setLevel(logging.ERROR)
-    checkpoint, times = SQLiteCheckpoint(folder / "storm.db"), options.cancellations
-    tally = asyncio.run(
-        storm(checkpoint, make_fake(options), concurrency=options.concurrency, cancellations=times, rng=rng)
-    )
+
+    async def cancel() -> Tally:
+        times = options.cancellations
+        async with SQLiteInbox(folder / "storm.db") as inbox:
+            return await storm(inbox, make_fake(options), concurrency=options.concurrency, cancellations=times, rng=rng)
+
+    tally = asyncio.run(cancel())
     if 2 * tally.hits < tally.cancellations:
         raise SystemExit("most cancellations hit a run that had done nothing yet: this proves little")
     ways = ", ".join(f"{way} {count}" for way, count in sorted(tally.by_way.items()))
@@ -248,7 +287,7 @@ def cancel_replay(options: argparse.Namespace, rng: random.Random, folder: Path)
 
 
 MODES: dict[str, Callable[[argparse.Namespace, random.Random, Path], str]] = {
-    **dict.fromkeys(("function", "http", "export", "sql"), crash_replay),
+    **dict.fromkeys(("shared", "exclusive", "http", "export", "sql"), crash_replay),
     "cancel": cancel_replay,
     "fleet": crash_fleet,
     "receiver": crash_receiver,
@@ -258,7 +297,7 @@ MODES: dict[str, Callable[[argparse.Namespace, random.Random, Path], str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", choices=MODES, default="function")
+    parser.add_argument("--mode", choices=MODES, default="exclusive")
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--kills", type=int, default=200)

@@ -142,14 +142,14 @@ class FleetCrash:
         lost = set(ids_of(make_history(self.messages))) - set(done)
         assert not lost, f"{len(lost)} messages are lost: {sorted(lost)[:3]}"
         assert report.finished
-        assert report.failed == report.dead == 0
+        assert report.failed == 0
         twice = sum(done.values()) - len(done)
         assert twice == 0 or self.database is None, f"{twice} effects are in the database twice"
         repeats = sum(attempts.values()) - len(attempts)
         known = report.skipped.get("handled-before", 0)  # committed, and not recorded when its worker was killed
         if not self.tear:
             assert report.handled + known == self.messages, f"{report.handled} and {known} recorded of {self.messages}"
-            assert report.position == self.messages, f"{report.position} read of {self.messages}"
+            assert report.read == self.messages, f"{report.read} read of {self.messages}"
             most = CONCURRENCY * SEGMENTS * (self.kills + self.stops)
             assert repeats + known <= most, f"{repeats} repeats, {known} known already, and not at most {most}"
         return repeats

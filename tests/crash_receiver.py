@@ -6,8 +6,10 @@ have had its effect, in PostgreSQL exactly once:
     python -m tests.crash --mode receiver --scenario postgres --events 5000 --kills 200
 
 Scenarios: ``postgres``; ``restart``, with the server ended at once and started again, three times; ``replay``, which is
-that with replays of the same history into the same inbox that are killed too; ``redis``, with effects in a file, where
-an event may have its effect twice if its process was killed between the effect and the record.
+that with replays of the same history into the same inbox that are killed too; ``deferred``, with handlers that work
+after the response, in the two processes and in a third that only works, and with the server restarted ten times;
+``redis``, with effects in a file, where an event may have its effect twice if its process was killed between the effect
+and the record.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
@@ -33,15 +35,16 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async import BasiqClient, InboxError, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, RedisInbox, SQLInbox, WebhookReceiver
-from basiq_async.replay import Replay, SQLiteCheckpoint
+from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq, SystemClock, serve
 from tests.support.environment import free_port
 from tests.support.killing import FORK, Work, committed_effects, make_tables, start
 from tests.support.servers import PostgresServer, postgres_server, redis_server
 
-SCENARIOS = ("postgres", "restart", "replay", "redis")
+SCENARIOS = ("postgres", "restart", "replay", "deferred", "redis")
+_RESTARTS = {"restart": 3, "replay": 3, "deferred": 10}
 _SPEED = 1_000.0
 """Basiq gives up after eight attempts, which takes 100 seconds then: longer than the kills."""
 _PROCESSES = 2
@@ -60,6 +63,7 @@ class Job:
     webhook_id: str
     database: str | None
     redis: str | None
+    deferred: bool = False
 
 
 # --- the processes that are killed ---
@@ -68,7 +72,7 @@ class Job:
 async def serve_at(port: int, receiver: WebhookReceiver, ready: Callable[[], None]) -> None:
     """Serve a receiver until the process is killed. Several processes can serve at one port."""
     app = web.Application()
-    app.router.add_post("/basiq", receiver.aiohttp_handler)
+    receiver.setup(app, "/basiq")
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, reuse_port=True).start()
@@ -78,6 +82,17 @@ async def serve_at(port: int, receiver: WebhookReceiver, ready: Callable[[], Non
 
 async def service(job: Job, ready: Callable[[], None]) -> None:
     """One of the processes that receive."""
+    await serve_at(job.port, make_receiver(job), ready)
+
+
+async def work(job: Job, ready: Callable[[], None]) -> None:
+    """The process that only works off what was deferred."""
+    ready()
+    await make_receiver(job).work()
+
+
+def make_receiver(job: Job) -> WebhookReceiver:
+    """Return a receiver whose handler leaves an effect for each event."""
     rng = random.Random(os.getpid())
     if job.redis is not None:
         inbox: Any = RedisInbox(Redis.from_url(job.redis), timeout=2)
@@ -91,6 +106,8 @@ async def service(job: Job, ready: Callable[[], None]) -> None:
         handler_timeout=3.0,
         inbox_timeout=2.5,
         lease=4.0,
+        deferred=job.deferred,
+        deferred_timeout=3.0,
     )
 
     async def in_database(delivery: Delivery, session: AsyncSession) -> None:
@@ -106,11 +123,11 @@ async def service(job: Job, ready: Callable[[], None]) -> None:
         await asyncio.sleep(rng.random() * 0.003)
 
     receiver.on("*")(in_file if job.redis is not None else in_database)
-    await serve_at(job.port, receiver, ready)
+    return receiver
 
 
 async def replays(job: Job, ready: Callable[[], None]) -> None:
-    """The process that replays: one job after another, each from the beginning unless it was killed."""
+    """The process that replays: one run after another over the same history."""
     engine = create_async_engine(job.database or "", pool_size=20)
     inbox = SQLInbox(engine, create_tables=False, timeout=2)
 
@@ -118,13 +135,10 @@ async def replays(job: Job, ready: Callable[[], None]) -> None:
         await session.execute(_INSERT, {"id": message.event_id})
 
     ready()
-    number = len(list(job.folder.glob("replay-*.db"))) or 1
     async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, base_url=f"http://127.0.0.1:{job.basiq_port}") as client:
         while True:
-            checkpoint = SQLiteCheckpoint(job.folder / f"replay-{number:06}.db")
-            replay = Replay(client, job.webhook_id, write, checkpoint=checkpoint, inbox=inbox, concurrency=8)
-            await replay.run()
-            number += 1
+            with suppress(InboxError):  # the server restarts
+                await Replay(client, job.webhook_id, write, inbox=inbox, concurrency=8).run()
             await asyncio.sleep(0.05)
 
 
@@ -168,7 +182,8 @@ async def emit(
 ) -> set[str]:
     """Let the events happen while the processes are killed, and wait until all of them are taken; returns their ids."""
     events, emitted = options.events, set[str]()
-    restarts = {events // 4, events // 2, 3 * events // 4}
+    count = _RESTARTS.get(options.scenario, 0)
+    restarts = {events * number // (count + 1) for number in range(1, count + 1)}
     pause = options.kills * options.pause / 2 / events
     async with serve(fake, port=job.basiq_port):
         began = time.monotonic()
@@ -182,7 +197,18 @@ async def emit(
         async with asyncio.timeout(600):
             while fake.pending or not done.poll():
                 await asyncio.sleep(0.05)
+            while job.deferred and await count_waiting(job):
+                await asyncio.sleep(0.5)
     return emitted
+
+
+async def count_waiting(job: Job) -> int:
+    """Return how many deliveries were acknowledged, and wait to be handled."""
+    engine = create_async_engine(job.database or "")
+    try:
+        return (await SQLInbox(engine, create_tables=False).waiting(job.webhook_id)).count
+    finally:
+        await engine.dispose()
 
 
 def crash_receiver(options: argparse.Namespace, rng: random.Random, folder: Path) -> str:
@@ -196,16 +222,18 @@ def crash_receiver(options: argparse.Namespace, rng: random.Random, folder: Path
         port = free_port()
         webhook_id = fake.add_webhook(f"http://127.0.0.1:{port}/basiq", ["user.created"])
         database, url = server.url() if server else None, redis.url if redis else None
-        job = Job(folder, port, free_port(), fake.secret(webhook_id), webhook_id, database, url)
+        deferred = options.scenario == "deferred"
+        job = Job(folder, port, free_port(), fake.secret(webhook_id), webhook_id, database, url, deferred)
         works: list[Work] = [partial(service, job)] * _PROCESSES
         if options.scenario == "replay":
             works.append(partial(replays, job))
+        if deferred:
+            works.append(partial(work, job))
         stop, (done, told) = FORK.Event(), FORK.Pipe(duplex=False)
         killer = FORK.Process(target=supervise, args=(works, options.kills, options.pause, rng, stop, told))
         killer.start()
         try:
-            restarted = server if options.scenario in ("restart", "replay") else None
-            events = asyncio.run(emit(fake, job, options, done, restarted))
+            events = asyncio.run(emit(fake, job, options, done, server))
         finally:
             stop.set()
             reports = [done.recv()]

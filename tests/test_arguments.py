@@ -25,7 +25,7 @@ from basiq_async import (
 )
 from basiq_async.distributed import Fleet, Work
 from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox, WebhookReceiver, verify
-from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, SQLCheckpoint
+from basiq_async.replay import HttpTarget, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.api import MODULES
 from tests.support.deliveries import SECRET
@@ -57,11 +57,8 @@ MAKE: list[tuple[Callable[..., object], str]] = [
     *[(lambda **more: SQLiteInbox(Path("inbox.db"), **more), name) for name in ("remember", "busy_timeout")],
     *[(lambda **more: SQLInbox(ENGINE, **more), name) for name in ("remember", "timeout")],
     *[(lambda **more: RedisInbox(Redis(), **more), name) for name in ("remember", "timeout")],
-    *[(lambda **more: SQLCheckpoint(ENGINE, **more), name) for name in ("lease", "timeout")],
-    *[
-        (lambda **more: Replay(_client(), "w", _handler, checkpoint=MemoryCheckpoint(), **more), name)
-        for name in ("max_pause", "target_timeout", "inbox_timeout", "checkpoint_timeout")
-    ],
+    (lambda **more: Replay(_client(), "w", _handler, inbox=MemoryInbox(), **more), "max_pause"),
+    (lambda **more: WebhookReceiver(SECRET, **more), "deferred_timeout"),
     (lambda **more: HttpTarget("https://a.example", SECRET, **more), "timeout"),
     (lambda **more: Work(_client(), _handler, **more), "max_pause"),
     (lambda **more: Fleet("redis://127.0.0.1", **more), "lease"),

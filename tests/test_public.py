@@ -63,8 +63,7 @@ def test_a_name_that_is_elsewhere_is_an_import_error_that_says_where(name: str, 
     ("package", "name", "home"),
     [
         ("receiver", "Claim", "basiq_async.receiver.protocol"),
-        ("replay", "Commit", "basiq_async.replay.protocol"),
-        ("replay", "CheckpointError", "basiq_async"),
+        ("replay", "RecordError", "basiq_async"),
     ],
 )
 def test_a_name_for_implementers_and_an_error_have_one_home(package: str, name: str, home: str) -> None:

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async import BasiqClient, CheckpointError, Message
+from basiq_async import BasiqClient
 from basiq_async.receiver import SQLInbox, SQLiteInbox
-from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay, SQLiteCheckpoint, event_types, failed_only, recover
+from basiq_async.replay import HttpTarget, recover
 from basiq_async.testing import FakeBasiq, ManualClock, serve
 from tests.support.environment import ROOT, free_port, unmeasured
 from tests.support.real_time import PATIENCE
@@ -90,10 +89,6 @@ class Story:
         return sum(len(emission.message_ids) for _, emission in emitted)
 
 
-async def ignore(message: Message) -> None:
-    """A reconciliation hands out no message."""
-
-
 async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_named(tmp_path: Path) -> None:
     fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=30)).replace(microsecond=0)))
     story, service, stopped = Story(fake), Service(tmp_path), tmp_path / "stopped"
@@ -146,20 +141,9 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
                     webhook.id,
                     target,
                     inbox=inbox,
-                    checkpoint=SQLiteCheckpoint(tmp_path / "messages.db"),
-                    events_checkpoint=SQLiteCheckpoint(tmp_path / "events.db"),
-                    where=failed_only(),
                 )
                 assert recovery.finished
-                assert recovery.messages.inactive  # and a person is told from when to when
-                with pytest.raises(CheckpointError, match="failed_only"):
-                    await Replay(
-                        basiq,
-                        webhook.id,
-                        target,
-                        checkpoint=SQLiteCheckpoint(tmp_path / "messages.db"),
-                        where=event_types("consent.*"),
-                    ).run()
+                assert recovery.handled
         finally:
             await service.kill()
 
@@ -167,12 +151,9 @@ async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_na
         async with SQLInbox(engine) as inbox, engine.connect() as connection:
             effects = Counter((await connection.execute(select(EFFECTS.c.event_id))).scalars())
             entries = await inbox.quarantined(limit=100)
-            job = Replay(basiq, webhook.id, ignore, checkpoint=MemoryCheckpoint())
-            found = await job.reconcile(inbox)
         await engine.dispose()
 
     named = {entry.event_id for entry in entries}
     assert set(effects) == story.events  # nothing lost
     assert set(effects.values()) == {1}  # nothing twice
     assert named == story.poison  # what cannot be handled is in a list, by name
-    assert found.missing == 0

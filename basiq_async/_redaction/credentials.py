@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from bisect import bisect_left
 from collections import deque
@@ -31,6 +32,11 @@ _FEW_PERCENT = 100_000
 _LOOKS_LIKE_ONE = re.compile(
     r"(?<=\b)(bearer|basic)(?:\s|%20|\+)+[\w+/=.~%-]{20,}|whsec_[\w+/=%-]+", re.IGNORECASE | re.ASCII
 )
+
+
+def fingerprint(api_key: str) -> str:
+    """Return a text that names an API key, and from which nobody can compute the key."""
+    return hashlib.sha256(b"basiq-async:" + api_key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ SecretLike = str | Secret | SecretText | Sequence[str | Secret | SecretText]
 
 _PREFIX = "whsec_"
 _URL_SAFE = str.maketrans("-_", "+/")
+_QUOTES = "\"'`\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
 _SHORTEST_KEY = 8
 """In bytes. The vendor's shortest sample has 9."""
 
@@ -82,6 +83,11 @@ def _read_key(secret: object) -> bytes:
         bare = text.strip().removeprefix(_PREFIX).rstrip("=").translate(_URL_SAFE)
         if not bare:
             raise ConfigurationError("the signing secret is empty")
+        if is_quoted(text):
+            raise UndecodableSecretError(
+                "the secret is in quotes: remove them, where it is set. A shell drops them; a file for Docker's "
+                "--env-file or for systemd may not"
+            )
         if bare.startswith(("whpk/", "whsk/")):
             raise UndecodableSecretError(
                 "the secret is a key for asymmetric signatures; a secret of Basiq begins with whsec_"
@@ -100,6 +106,12 @@ def _read_key(secret: object) -> bytes:
             "character or byte repeated"
         )
     return key
+
+
+def is_quoted(text: str) -> bool:
+    """Return whether a text begins and ends with a quotation mark."""
+    text = text.strip()
+    return len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES
 
 
 def _refuse(secret: object) -> ConfigurationError:

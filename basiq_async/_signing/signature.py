@@ -285,7 +285,10 @@ def _mac(key: bytes | HMAC, content: bytes) -> bytes:
 def _describe_age(age: float, tolerance: float) -> SignatureVerificationError:
     allowed = f"more than the {tolerance:.0f} s allowed"
     if age > 0:
-        return SignatureVerificationError(f"the delivery was signed {age:.0f} s ago, {allowed}", reason="too-old")
+        return SignatureVerificationError(
+            f"the delivery was signed {age:.0f} s ago, {allowed}: it was held up, or this machine's clock is wrong",
+            reason="too-old",
+        )
     return SignatureVerificationError(
         f"the delivery was signed {-age:.0f} s in the future, {allowed}: is this machine's clock right?",
         reason="too-new",

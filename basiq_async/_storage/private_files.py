@@ -1,4 +1,4 @@
-"""Private files, which only their owner can read: inboxes, checkpoints, exports and keys hold secrets or user data."""
+"""Private files, which only their owner can read: inboxes, exports and keys hold secrets or user data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 _OURS = 0o600
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+"""So that a named pipe in the file's place is refused, and not waited for."""
 
 
 def create_private(path: str) -> bool:
@@ -80,7 +82,7 @@ def open_private(path: str, flags: int) -> int:
     """
     if os.path.islink(path):
         raise PermissionError(errno.EPERM, _LINK, path)
-    descriptor = os.open(path, flags | _NO_LINKS | _BINARY, _OURS)
+    descriptor = os.open(path, flags | _NO_LINKS | _BINARY | _NO_WAIT, _OURS)
     try:
         problem = _problem(os.fstat(descriptor), mode=True)
         if problem:
@@ -89,6 +91,12 @@ def open_private(path: str, flags: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def read_private(path: str) -> bytes:
+    """Return the content of a file, which must be private as for ``open_private``. Raises OSError."""
+    with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
+        return file.read()
 
 
 def check_private(path: str, *, mode: bool = True) -> str | None:

@@ -1,4 +1,4 @@
-"""One store in a SQL database, for an inbox or a checkpoint: its tables, its transactions, and its errors."""
+"""One store in a SQL database, for an inbox: its tables, its transactions, and its errors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .._redaction.tracebacks import UnshownText, drop_tracebacks
 from .._work.calls import OneProcess
+from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from ..errors import BasiqError, ConfigurationError
+from .sql_commit import keep_tags
 from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
 
 T = TypeVar("T")
@@ -126,6 +128,10 @@ class SQLStore:
             raise ConfigurationError(
                 f"the {kind.name} works with PostgreSQL and SQLite, not with {engine.dialect.name}"
             )
+        if "@" in (engine.url.host or ""):  # the driver's errors name the host
+            raise ConfigurationError(
+                f"the {kind.name} cannot use the engine's url: a '@' in its password must be percent-encoded, as %40"
+            )
         self.engine = engine
         self.tables = tables
         self.kind = kind
@@ -140,6 +146,7 @@ class SQLStore:
         # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
         if note_failure not in engine.dialect.dispatch.handle_error:
             event.listen(engine.dialect, "handle_error", note_failure)
+        keep_tags(engine)
 
     def check_usable(self) -> None:
         """Raise the kind's error after the store was closed, and in a child that was forked after the first use."""
@@ -207,20 +214,20 @@ class SQLStore:
             again = False  # the server was restarted after the pool connected, so connect anew
 
     @asynccontextmanager
-    async def transaction(self, *, write: bool = True, patient: bool = False) -> AsyncGenerator[AsyncConnection]:
+    async def transaction(
+        self, *, write: bool = True, patient: bool = False, engine: AsyncEngine | None = None
+    ) -> AsyncGenerator[AsyncConnection]:
         """Begin a transaction. Its end rolls back what was not committed, and gives the connection back to the pool.
 
+        engine: one with listeners of its own on the same pool.
         Raises ``BusyError`` if another worker holds SQLite's write lock; ``patient``: wait for it without a limit.
         Raises the errors of SQLAlchemy and the driver.
         """
-        connection, whole = self.engine.connect(), False
+        connection, whole = (engine or self.engine).connect(), False
         turn = self._writing if write and not self.on_postgresql else None
         if turn is not None:  # the tasks of this process take turns to write to SQLite
-            try:
-                async with asyncio.timeout(None if patient else _QUEUE_WAIT):
-                    await turn.acquire()
-            except TimeoutError:
-                raise BusyError from None
+            async with limit(None if patient else _QUEUE_WAIT, BusyError):
+                await turn.acquire()
         try:
             await connection.start()  # the first statement begins the transaction
             if turn is not None:
@@ -248,7 +255,7 @@ class SQLStore:
 
     async def now(self, connection: AsyncConnection) -> datetime:
         """Return the time of the server."""
-        return _aware((await connection.execute(_NOW)).scalar_one())
+        return as_aware((await connection.execute(_NOW)).scalar_one())
 
     async def look(self, connection: AsyncConnection) -> None:
         """Read the columns of all tables. Raises the kind's error if the database is read-only."""
@@ -293,7 +300,7 @@ class SQLStore:
             rows = (await connection.execute(sa.select(version))).all()
         if [row.version for row in rows] != [self.kind.version]:
             raise self.kind.failure(self._another_version())
-        return _aware(rows[0].began)
+        return as_aware(rows[0].began)
 
     def _create_tables(self, connection: Connection) -> None:
         found = sa.inspect(connection)
@@ -365,5 +372,6 @@ def _describe_read_only(said: str) -> str:
     return f"the database is read-only: {said}. Connect the engine to a server that can write, such as the primary"
 
 
-def _aware(moment: datetime) -> datetime:
+def as_aware(moment: datetime) -> datetime:
+    """Return a moment that the database returned with its time zone, which is UTC: SQLite keeps none."""
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

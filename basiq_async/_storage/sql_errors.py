@@ -3,7 +3,7 @@ show of it."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Connection, ExceptionContext
@@ -12,7 +12,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .._redaction.tracebacks import drop_tracebacks, hide_parameters
-from ..errors import InboxError
 
 
 class Failure(NamedTuple):
@@ -91,30 +90,3 @@ def sqlstate(exc: BaseException) -> str:
 def said_by(exc: BaseException) -> str:
     """Return the text of the driver's own error, or an empty text."""
     return str(getattr(exc, "orig", ""))
-
-
-async def transaction_state(connection: AsyncConnection) -> Literal["open", "ended", "failed"]:
-    """Return whether a transaction can still commit, has "ended" by a COMMIT or ROLLBACK in SQL, or has "failed".
-
-    PostgreSQL rolls back a transaction in which a statement failed, even if that error was caught, and its response to
-    COMMIT then looks like a success. So ask the connection itself: a statement may have gone past SQLAlchemy.
-    """
-    sync = connection.sync_connection
-    driver: Any = None if sync is None else sync.connection.driver_connection
-    if hasattr(driver, "is_in_transaction"):  # asyncpg, which does not tell a failed transaction from an open one
-        if not driver.is_in_transaction():
-            return "ended"
-        try:
-            await driver.execute("SELECT 1")
-        except Exception as exc:
-            if sqlstate(exc) != _FAILED:
-                raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
-            return "failed"
-        return "open"
-    if hasattr(driver, "info"):  # psycopg
-        return _PSYCOPG_STATES.get(int(driver.info.transaction_status), "open")
-    return "open" if getattr(driver, "in_transaction", True) else "ended"  # aiosqlite
-
-
-_FAILED = "25P02"
-_PSYCOPG_STATES: dict[int, Literal["ended", "failed"]] = {0: "ended", 3: "failed"}

@@ -1,4 +1,4 @@
-"""One SQLite store, for an inbox or a checkpoint: a file, a connection in a thread, and batches of commits."""
+"""A SQLite store, such as an inbox: a file, a connection in a thread, and batches of commits."""
 
 from __future__ import annotations
 
@@ -29,14 +29,10 @@ _CHECK_EVERY = 1.0
 
 @attrs.define(eq=False)
 class _Call:
-    """A call by a task. The thread writes its ``result`` or error, which the task's ``loop`` sets on ``future``.
-
-    transaction: False for work of a single statement, which SQLite commits by itself.
-    """
+    """A call by a task. The thread writes its ``result`` or error, which the task's ``loop`` sets on ``future``."""
 
     work: Work[Any]
     write: bool
-    transaction: bool
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
     result: Any = None
@@ -49,8 +45,6 @@ class SQLiteStore:
     failure is of the kind's class, also in a child that was forked while the file was open.
 
     busy_timeout: seconds to wait for another process to finish writing.
-    exclusive: whether no other process can use the file while it is open.
-    create: if False, work on a file that does not exist is not done, and its result is None.
     fill: writes the first rows of a new file.
     """
 
@@ -60,14 +54,12 @@ class SQLiteStore:
         kind: FileKind,
         *,
         busy_timeout: float = 5.0,
-        exclusive: bool = False,
-        create: bool = True,
         fill: Work[None] | None = None,
     ) -> None:
         self.file = SQLiteFile(path, kind)
         self.path = self.file.path
         self.closed = False
-        self._open = partial(self.file.open, timeout=busy_timeout, exclusive=exclusive, create=create, fill=fill)
+        self._open = partial(self.file.open, timeout=busy_timeout, fill=fill)
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._ended: Future[None] = Future()
         self._thread: threading.Thread | None = None
@@ -78,11 +70,10 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"<{self.file.kind.name} {self.path!r}{', closed' if self.closed else ''}>"
 
-    def run(self, work: Work[T], *, write: bool = True, transaction: bool = True) -> asyncio.Future[T]:
+    def run(self, work: Work[T], *, write: bool = True) -> asyncio.Future[T]:
         """Queue ``work``, and return the future of its result, which comes after the commit.
 
         ``work`` is called with the connection, in the thread, and must be short. With ``write=False`` it only reads.
-        With ``transaction=False`` it is a single statement, which SQLite commits by itself.
         """
         if self.closed:
             raise self.file.kind.failure(f"the {self.file.kind.name} {self.path!r} {self.file.kind.closed}")
@@ -96,22 +87,18 @@ class SQLiteStore:
             raise self.file.fork_error()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._calls.put(_Call(work, write, transaction, future, loop))
+        self._calls.put(_Call(work, write, future, loop))
         return future
 
-    async def aclose(self, timeout: float | None = None) -> None:
-        """Finish the work that is queued already, and close the file. May be called twice.
-
-        After ``timeout`` seconds, the thread is left to finish alone.
-        """
+    async def aclose(self) -> None:
+        """Finish the work that is queued already, and close the file. May be called twice."""
         self.closed = True
         thread, self._thread = self._thread, None
         if thread is None or self._pid != os.getpid():  # the parent process's file must not be closed here
             return
         self._calls.put(None)
-        await asyncio.wait((asyncio.wrap_future(self._ended),), timeout=timeout)
-        if self._ended.done():
-            thread.join()
+        await asyncio.wait((asyncio.wrap_future(self._ended),))
+        thread.join()
 
     # --- in the thread ---
 
@@ -154,17 +141,12 @@ class SQLiteStore:
         connection = self._connection
         if connection is None:
             connection = self._connection = self._open()
-        if connection is None:
-            return
-        alone = len(calls) == 1 and not calls[0].transaction
-        if not alone:
-            connection.execute("BEGIN IMMEDIATE" if any(map(_WRITES, calls)) else "BEGIN")
+        connection.execute("BEGIN IMMEDIATE" if any(map(_WRITES, calls)) else "BEGIN")
         try:
             for call in calls:
                 if not call.future.cancelled():
                     call.result = call.work(connection)
-            if not alone:
-                connection.execute("COMMIT")
+            connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:  # SQLite itself rolls back when the disk is full
                 with suppress(sqlite3.Error):

@@ -25,10 +25,7 @@ class FileKind:
     name: used in error messages.
     schema: the statements that create the tables in a new file.
     failure: makes the error for a file that cannot be used.
-    busy: the error text for a file that another process has locked.
-    in_use: makes the error for a locked file, if it differs from ``failure``.
     closed: the error text for a use after closing.
-    check: whether to check the whole file before it is used, which takes as long as reading it.
     """
 
     name: str
@@ -36,10 +33,7 @@ class FileKind:
     version: int
     schema: tuple[str, ...]
     failure: Callable[[str], BasiqError]
-    busy: str = "is locked by another process, which does not finish: try again later"
     closed: str = "is closed"
-    in_use: Callable[[str], BasiqError] | None = None
-    check: bool = False
 
 
 class SQLiteFile:
@@ -63,26 +57,17 @@ class SQLiteFile:
         self,
         *,
         timeout: float,
-        exclusive: bool = False,
-        create: bool = True,
         fill: Callable[[sqlite3.Connection], None] | None = None,
-    ) -> sqlite3.Connection | None:
+    ) -> sqlite3.Connection:
         """Open the file. If it is missing or empty, create its tables, and call ``fill`` to write the first rows.
 
-        ``timeout`` is the number of seconds to wait for another process. With ``exclusive``, no other process can use
-        the file. With ``create=False``, return None for a file that is missing or empty, and change nothing. The
-        connection may be used in any thread, and begins no transaction by itself. Close it with ``close``.
+        ``timeout`` is the number of seconds to wait for another process. The connection may be used in any thread, and
+        begins no transaction by itself. Close it with ``close``.
         """
         try:
-            if create:  # not by SQLite, so that the file is private from the first moment
-                create_private(self.path)
-            elif not os.path.lexists(self.path):
-                return None
-            connection, blank = self._connect(timeout, exclusive)
+            create_private(self.path)  # not by SQLite, so that the file is private from the first moment
+            connection, blank = self._connect(timeout)
             try:
-                if blank and not create:
-                    self.close(connection)
-                    return None
                 if blank:
                     self._make(connection, timeout, fill)
                 connection.execute("PRAGMA synchronous=FULL")
@@ -123,8 +108,7 @@ class SQLiteFile:
     def translate(self, exc: BaseException) -> BaseException:
         """Return the kind's error for an error of SQLite, the file or its rows. Any other is returned unchanged."""
         if isinstance(exc, sqlite3.Error):
-            make = (self.kind.in_use if _is_busy(exc) else None) or self.kind.failure
-            error: BaseException = make(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
+            error: BaseException = self.kind.failure(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
         elif isinstance(exc, OSError):
             error = self.kind.failure(
                 f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}. Pass the path of a file "
@@ -139,23 +123,19 @@ class SQLiteFile:
         error.__cause__ = drop_tracebacks(exc)
         return error
 
-    def _connect(self, timeout: float, exclusive: bool) -> tuple[sqlite3.Connection, bool]:
+    def _connect(self, timeout: float) -> tuple[sqlite3.Connection, bool]:
         """Return a connection, and whether the file is empty."""
         self._check_before_opening()
         connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:
             self._seen = _identity(self.path)
             _open[id(connection)] = self._seen, os.getpid(), connection
-            if exclusive:
-                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("BEGIN")  # read one consistent state, while another process may be creating the tables
             ours = self._is_ours(connection)
             connection.execute("COMMIT")
             self._check_beside()  # again, for files that were put there since the first check
             if ours and (problem := check_private(self.path)):
                 raise self._unopenable(problem)
-            if ours and self.kind.check:
-                self._look_through(connection)
         except BaseException:
             self.close(connection)
             raise
@@ -179,13 +159,6 @@ class SQLiteFile:
                 continue
             if problem:
                 raise self._unopenable(f"{path!r}: {problem}; if this program did not create it, remove it")
-
-    def _look_through(self, connection: sqlite3.Connection) -> None:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            damage = sqlite3.DatabaseError(str(found))
-            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise damage
 
     def _unopenable(self, problem: str) -> BasiqError:
         return self.kind.failure(f"the {self.kind.name} {self.path!r} cannot be opened: {problem}")
@@ -241,7 +214,7 @@ class SQLiteFile:
 
     def _describe(self, exc: sqlite3.Error) -> str:
         if _is_busy(exc):
-            return self.kind.busy
+            return "is locked by another process, which does not finish: try again later"
         return _WHAT_TO_DO.get(_code(exc), "failed: {error}").format(name=self.kind.name, error=exc)
 
 

@@ -93,7 +93,7 @@ class Guard(Unpicklable):
         """Raise ControlError for a call of the control API that needs the token and does not have it."""
         if request.method != "GET" and request.body_exists and request.content_type != "application/json":
             raise ControlError(415, "not-json", "the body must be JSON, with Content-Type: application/json")
-        given = request.headers.get(TOKEN_HEADER) or request.match_info.get("token", "")[2:] or None
+        given = read_token(request)
         if request.path == self.health and request.method == "GET":
             return
         if given is not None:
@@ -122,6 +122,11 @@ class Guard(Unpicklable):
         if name in self.hosts:
             return True
         return self.any_address and _is_address(name)
+
+
+def read_token(request: web.Request) -> str | None:
+    """Return the token of a request, from its header or its path. An empty one is none."""
+    return request.headers.get(TOKEN_HEADER) or request.match_info.get("token", "")[2:] or None
 
 
 def is_loopback(request: web.BaseRequest) -> bool:

@@ -16,6 +16,7 @@ import jinja2
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
+from .._work.limits import wait_for_event
 from .access import IN_PATH, ControlError
 
 Context = dict[str, Any]
@@ -122,12 +123,8 @@ class LivePage:
                     changed.clear()
                     sent = loop.time()
                     await response.send(json.dumps(self.news()))
-                    try:
-                        async with asyncio.timeout(_TICK):
-                            await changed.wait()
+                    if await wait_for_event(changed, _TICK):
                         await asyncio.sleep(max(sent + _GATHER - loop.time(), 0.0))
-                    except TimeoutError:
-                        pass
         except ConnectionResetError:
             pass  # the browser closed the connection
         finally:

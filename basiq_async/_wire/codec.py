@@ -76,8 +76,8 @@ class Unreadable(ValueError):
 class ListPage:
     """A page of a list: its items as JSON, not yet read into models, and its next link, which may be of any type."""
 
-    items: list[Any]
-    next_link: Any
+    items: list[Any] = attrs.field(repr=False)
+    next_link: Any = attrs.field(repr=False)
 
 
 @attrs.frozen
@@ -282,12 +282,17 @@ def _hidden(name: str, part: Any) -> Any:
     return (Secret(part) if part else None) if name.lower() == "secret" and isinstance(part, str) else part
 
 
-def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
-    """Return the object with ``type`` in its dotted form, made from those of its three fields that it has."""
+def event_type_of(value: dict[str, Any]) -> str:
+    """Return the dotted event type of an event's JSON, made from those of its three fields that it has; or ""."""
     entity, kind = read_text(value.get("entity")), read_text(value.get("eventType"))
-    dotted = read_text(value.get("eventTypeId"))
-    if not dotted:
-        dotted = f"{entity}.{kind}" if entity and kind and "." not in kind else kind or ""
+    dotted = f"{entity}.{kind}" if entity and kind and "." not in kind else kind or ""
+    return read_text(value.get("eventTypeId")) or dotted
+
+
+def _add_event_type(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the object with ``type`` in its dotted form, see ``event_type_of``."""
+    entity, kind = read_text(value.get("entity")), read_text(value.get("eventType"))
+    dotted = event_type_of(value)
     left, dot, right = dotted.partition(".")
     if dot:
         entity, kind = entity or left, kind or right

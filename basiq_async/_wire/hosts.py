@@ -27,9 +27,40 @@ def is_peer_on_this_machine(address: str) -> bool:
     return is_this_machine(mapped if "." in mapped else address)
 
 
+_URL = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]{0,30}://)(?:[^/?#]*@)?"
+    r"(?P<place>(?:\[[0-9a-f:.%]+\]|[^\s/?#@:\[\]\\]*)(?::[0-9]{1,5})?(?:/[^?#@]*)?)(?P<query>\?[^@]*)?(?:#[^@]*)?",
+    re.IGNORECASE,
+)
+"""Behind the user and the password there is no further "@": one stands where a password has a "/", "?" or "#" in it."""
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}://", re.IGNORECASE)
+_URL_IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]{0,30}://\S+", re.IGNORECASE)
+_INTENDED = re.compile(r"[a-z][a-z0-9+.-]+:|[^@]*@", re.IGNORECASE)
+"""How a URL may begin that was mistyped. A single letter and a colon are a drive."""
+
+
 def show_url(url: str) -> str:
-    """Return a URL without the parts that can hold credentials: user and password, query values, and fragment."""
-    head, mark, _ = re.sub(r"#.*", "", url, flags=re.DOTALL).partition("?")
-    scheme, slashes, rest = head.partition("//")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}{mark and '?…'}"
+    """Return a URL of any kind, such as http, postgresql or redis, without user, password, query values and fragment.
+
+    What cannot be parsed without a doubt is not quoted: of such a text only its scheme is returned.
+    """
+    found = _URL.fullmatch(url)
+    if found is None:
+        scheme = _SCHEME.match(url)
+        return f"{scheme[0] if scheme else ''}…"
+    return f"{found['scheme']}{found['place']}{'?…' if found['query'] else ''}"
+
+
+def is_readable_url(url: str) -> bool:
+    """Return whether it is certain which part of a URL is its password: else an error about its host could show it."""
+    return _URL.fullmatch(url) is not None
+
+
+def show_place(place: str) -> str:
+    """Return the name of a file as it is, and a URL, or what may have been meant as one, as ``show_url`` does."""
+    return show_url(place) if _INTENDED.match(place) else place
+
+
+def show_urls_in(text: str) -> str:
+    """Return a text with each URL in it as ``show_url`` returns it."""
+    return _URL_IN_TEXT.sub(lambda found: show_url(found[0]), text)

@@ -7,7 +7,7 @@ time of a message's first attempt, and the time of an event's creation.
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
@@ -25,7 +25,6 @@ FAR = timedelta(minutes=15)
 _FEW = 5
 _SURE = 32
 """The number of steps from one time to another that show an order; nine in ten must go the same way."""
-_MIXED = 3
 BEYOND = 50
 """The number of items to read after the newest ones, because an item may be slightly out of order."""
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
@@ -34,21 +33,17 @@ _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 class ListOrder:
     """Finds the order of a list from the times of its items, in the order in which they are listed.
 
-    ``steps`` records what was seen: how often an item was newer, and how often older, than the one before it; then how
-    often by more than ``FAR``. Equal times and items without a time do not count.
+    ``steps`` records what was seen: how often an item was newer, and how often older, than the one before it. Equal
+    times and items without a time do not count.
     """
 
     __slots__ = ("_last", "_seen", "steps")
 
     def __init__(self, steps: list[int] | None = None) -> None:
-        self.steps = [0, 0, 0, 0] if steps is None else steps
+        self.steps = [0, 0] if steps is None else steps
         self._seen = [0, 0]
         """As ``steps``, without those of an earlier list."""
         self._last: datetime | None = None
-
-    def begin_pass(self) -> None:
-        """Compare the next item with none before it."""
-        self._last = None
 
     def see(self, time: datetime | None) -> None:
         """Compare the time of the next item with the one before it."""
@@ -58,39 +53,27 @@ class ListOrder:
             older = time < self._last
             self._seen[older] += 1
             self.steps[older] += 1
-            self.steps[2 + older] += abs(time - self._last) > FAR
             self._notice_turn()
         self._last = time
 
     def _notice_turn(self) -> None:
-        """Forget the order that was recorded if the list has another one now, unless it showed that it has none."""
+        """Forget the order that was recorded if the list has another one now."""
         steps, seen = self.steps, _order_of(*self._seen)
         if seen not in ("unknown", self.order) and sum(self._seen) >= _FEW:
-            steps[:] = [*self._seen, *(steps[2:] if min(steps[2:]) >= _MIXED else (0, 0))]
+            steps[:] = self._seen
         if sum(steps) > 100 * _SURE:
             steps[:] = [each // 2 for each in steps]
 
     @property
     def order(self) -> Order:
         """The order that the times show: four in five steps go that way."""
-        return _order_of(*self.steps[:2])
+        return _order_of(*self.steps)
 
     @property
     def sure(self) -> bool:
         """Whether many steps go one way, and nearly none the other way."""
-        newer, older = self.steps[:2]
+        newer, older = self.steps
         return newer + older >= _SURE and max(newer, older) >= 9 * min(newer, older)
-
-    @property
-    def mixed(self) -> bool:
-        """Whether the list is certainly not ordered by time."""
-        far = self.steps[2:]
-        return min(far) >= _MIXED and 8 * min(far) > max(far)
-
-    @property
-    def shows(self) -> bool:
-        """Whether enough steps were seen to show an order."""
-        return sum(self.steps[:2]) >= _SURE
 
 
 def _order_of(newer: int, older: int) -> Order:
@@ -163,7 +146,17 @@ def raw_time(item: object) -> datetime | None:
     return found[0] if found else None
 
 
-def raw_times(items: list[Any]) -> list[datetime]:
+def is_past(items: Iterable[Any], order: Order, since: datetime | None) -> bool:
+    """Return whether a list goes on with items from before ``since`` alone: it begins with the newest, and a page has
+    only older ones. ``items`` are the page's, as Basiq sent them.
+    """
+    if since is None or order != "newest-first":
+        return False
+    times = raw_times(items)
+    return bool(times) and max(times) < since - FAR
+
+
+def raw_times(items: Iterable[Any]) -> list[datetime]:
     """Return ``raw_time`` of each item of a page that has one."""
     found: list[datetime] = []
     for item in items:

@@ -1,14 +1,17 @@
-"""A list of the API: its first page, its next links, and the cursors of its items. No I/O of its own."""
+"""A list of the API: its first page, its next links, the cursors of its items, and the requests for its pages."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from hashlib import blake2b
 from typing import Any, Generic, TypeGuard, TypeVar
 
 import attrs
 
-from .._work.tasks import TaskOwner
+from .._redaction.tracebacks import UnshownText
+from .._work.tasks import TaskOwner, result_of
 from ..errors import APIError, BasiqError, PaginationError, ResponseDecodeError
 from .broken_items import BrokenItem
 from .codec import ListPage, Reader, Unreadable
@@ -61,18 +64,34 @@ class Listing(Generic[T]):
         """Return a cursor for the place after an item, on any page of the list."""
         return Cursor(self.base.relative(self.start), ANYWHERE, item_id)
 
-    def resolve(self, link: Any, current: str) -> tuple[str | None, BasiqError | None]:
-        """Return the URL of a next link, or the error to raise where it would be followed; None for the last page."""
+    def url(self, page: str) -> str:
+        """Return the URL of a page from its part below the base. ``repr`` does not show one that holds a credential."""
+        return self._hide(self.base.url(page))
+
+    def resolve(
+        self, link: Any, current: str, seen: Collection[int] = frozenset()
+    ) -> tuple[str | None, BasiqError | None]:
+        """Return the URL of a next link, or the error to raise where it would be followed; None for the last page.
+
+        ``seen`` are the hashes of the URLs that were read before ``current``: a link to one of them loops. ``repr``
+        does not show a URL that holds a credential.
+        """
         if link is None or link == "":
             return None, None
         if not isinstance(link, str):
             return None, ResponseDecodeError("expected text", location="$.links.next")
         try:
-            return self.base.resolve(link, current), None
+            url = self.base.resolve(link, current)
         except LinkError as exc:
-            return None, self.refuse(link, f"{exc}; it was not followed")
+            return None, self._refuse(link, f"{exc}; it was not followed")
+        if url == current or hash(url) in seen:
+            return None, self._refuse(link, "loops: it leads to a page that was read before")
+        return self._hide(url), None
 
-    def refuse(self, link: str, why: str) -> PaginationError:
+    def _hide(self, url: str) -> str:
+        return url if self.redact(url) == url else UnshownText(url)
+
+    def _refuse(self, link: str, why: str) -> PaginationError:
         """Return the error for a next link that is not followed. It shows no credentials."""
         shown = self.redact(link)
         return PaginationError(f"the next link {_shorten(shown)} {self.redact(why)}", link=shown)
@@ -85,6 +104,47 @@ class Listing(Generic[T]):
             return False
 
 
+class PageRequests:
+    """Requests the pages of a list, one of them ahead. When it is deleted, the request ahead is cancelled."""
+
+    def __init__(self, listing: Listing[Any]) -> None:
+        self._listing = listing
+        self._ahead: tuple[str, asyncio.Task[ListPage]] | None = None
+
+    async def fetch(self, url: str) -> ListPage:
+        """Return the page of a URL. Raises the errors of the request."""
+        ahead = self._ahead
+        try:
+            if ahead is not None and ahead[0] == url:
+                self._ahead = None
+                return await result_of(ahead[1])
+            self.forget_ahead()
+            return await self._listing.fetch(str(url))
+        except BasiqError as exc:
+            if isinstance(url, UnshownText):
+                # A server can send a credential back in a link, and error reporters show the variables of all frames.
+                raise exc.with_traceback(None) from exc.__cause__
+            raise
+
+    def request_ahead(self, url: str | None) -> None:
+        """Begin the request for a page that ``fetch`` will return; None for no page."""
+        self.forget_ahead()
+        if url is not None:
+            self._ahead = url, self._listing.owner.spawn(self._listing.fetch(str(url)))
+
+    def forget_ahead(self) -> asyncio.Task[ListPage] | None:
+        """Cancel the request for the page ahead. Return its task, or None."""
+        if self._ahead is None:
+            return None
+        (_, task), self._ahead = self._ahead, None
+        if not task.done() and not task.get_loop().is_closed():
+            task.cancel()
+        return task
+
+    def __del__(self) -> None:
+        self.forget_ahead()
+
+
 def id_at(items: list[Any], index: int) -> str | None:
     """Return ``raw_id`` of the item at an index; None if the index is outside the page."""
     return raw_id(items[index]) if 0 <= index < len(items) else None
@@ -94,6 +154,12 @@ def raw_id(item: object) -> str | None:
     """Return the id in an item's JSON, in the form of ``id_in_cursor``; None if it has none."""
     found = item.get("id") if isinstance(item, dict) else item.id if isinstance(item, BrokenItem) else None
     return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
+
+
+def made_up_id(item: object) -> str:
+    """Return an id for an item that has none: a digest of its JSON."""
+    text = item.text if isinstance(item, BrokenItem) else json.dumps(item, sort_keys=True)
+    return "without-id-" + blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _shorten(link: str) -> str:

@@ -22,10 +22,11 @@ _ABSOLUTE = re.compile(
 )
 _HAS_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _UNSENDABLE = re.compile(r"[^!-~]|\\")
-_DOT_SEGMENT = re.compile(r"/(?:\.|%(?:25)*2e){1,2}(?:(?:;|%(?:25)*3b)[^/]*)?(?:/|$)", re.IGNORECASE)
-"""The segments "." and "..", also encoded twice, or with parameters, which some servers drop before they resolve it."""
-_HIDDEN_SLASH = re.compile(r"%(?:25)*(?:2f|5c)", re.IGNORECASE)
-"""An encoded slash or backslash: a proxy may decode it, and then see a different path than this client does."""
+_DOT_SEGMENT = re.compile(r"(?:^|/)\s*\.{1,2}\s*(?:;[^/]*)?(?=/|$)")
+"""The segments "." and "..", also with parameters, which some servers drop before they resolve it."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_DIVIDERS = "/\\?#"
+_MOST_DECODINGS = 4
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
@@ -112,6 +113,9 @@ class BaseURL:
         link = link.partition("#")[0]
         if link.startswith("//"):
             raise LinkError("leads to another origin")
+        fault = _find_ambiguity(link.partition("?")[0])  # before it is joined, which resolves its dots
+        if fault is not None:
+            raise LinkError(fault)
         if link.startswith("?"):
             url = current.partition("?")[0] + link
         elif link.startswith("/"):
@@ -128,11 +132,8 @@ class BaseURL:
                 raise LinkError(f"leads to another origin, {parts[0]}")
         else:
             url = urllib.parse.urljoin(current, link)
-        path = url.partition("?")[0]
-        if not self.owns(url) or _DOT_SEGMENT.search(path):
+        if not self.owns(url):
             raise LinkError("leads outside the API's own urls")
-        if _HIDDEN_SLASH.search(path) and path != current.partition("?")[0]:
-            raise LinkError("has an encoded slash in its path, which a proxy may resolve to a different path")
         return url
 
     def _under_prefix(self, rest: str) -> str:
@@ -145,8 +146,33 @@ def _plain_path(path: str) -> list[str]:
     return [urllib.parse.unquote(part) for part in path.rstrip("/").split("/")]
 
 
+def _find_ambiguity(path: str) -> str | None:
+    """Say why a server or a proxy, which may decode a path several times, could see another path; else return None."""
+    for _ in range(_MOST_DECODINGS):
+        if _DOT_SEGMENT.search(path):
+            return "has a segment of dots in its path"
+        if _CONTROL.search(path):
+            return "has control characters in its path"
+        if "%" not in path:
+            return None
+        try:
+            decoded = urllib.parse.unquote_to_bytes(path).decode()
+        except UnicodeDecodeError:
+            return "has escapes in its path that are not UTF-8"
+        if decoded == path:
+            return None
+        if any(decoded.count(each) > path.count(each) for each in _DIVIDERS):
+            return "has an encoded slash, backslash, '?' or '#', which a proxy may resolve to a different path"
+        path = decoded
+    return "has a path that is encoded again and again"
+
+
 def quote_segment(value: str, name: str) -> str:
-    """Return an identifier as exactly one segment of a path. Raises ``ConfigurationError`` if that is impossible."""
+    """Return an identifier as exactly one segment of a path, for every server and proxy on the way.
+
+    Raises ``ConfigurationError`` if that is impossible: for slashes, ``?``, ``#``, dots alone and control characters,
+    also percent-encoded.
+    """
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a str, not {type(value).__name__}")
     if PLAIN_SEGMENT.fullmatch(value):
@@ -156,9 +182,13 @@ def quote_segment(value: str, name: str) -> str:
     if len(value) > _MAX_SEGMENT:
         raise ConfigurationError(f"{name} has {len(value)} characters; at most {_MAX_SEGMENT} are allowed")
     try:
-        return urllib.parse.quote(value, safe="")
+        quoted = urllib.parse.quote(value, safe="")
     except UnicodeEncodeError as exc:
         raise ConfigurationError(f"{name} holds characters that cannot be encoded as UTF-8") from exc
+    fault = _find_ambiguity(quoted)
+    if fault is not None:
+        raise ConfigurationError(f"{name} must be one segment of a path: as one, it {fault}")
+    return quoted
 
 
 @hide_arguments

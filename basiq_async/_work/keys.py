@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from json.encoder import encode_basestring_ascii as _quoted
 
 from ..errors import ConfigurationError
 
 _LONGEST_KEY = 400
+_MOST_AT_ONCE = 500
+"""The number of keys for one statement or script of an inbox."""
 
 
 def inbox_key(
@@ -32,10 +35,24 @@ def inbox_key(
     return key if len(key) <= _LONGEST_KEY else _digest(key)
 
 
-def left_key(event_key: str) -> str:
-    """Return the key under which an inbox records that a recovery left an event alone."""
-    key = f"left:{event_key}"
+def run_key(name: str) -> str:
+    """Return the key by which one run at a time claims a job of this name."""
+    key = f"run:{_quoted(name)}"
     return key if len(key) <= _LONGEST_KEY else _digest(key)
+
+
+def may_be_of(key: str, webhook_id: str | None) -> bool:
+    """Return whether a key can be of this webhook, or of a receiver without an id. A digest can be of any."""
+    if webhook_id and key.startswith("webhook:"):
+        return key.startswith(f"webhook:{_quoted(webhook_id)}:")
+    return key.startswith("sha256:") or (not webhook_id and not key.startswith("webhook:"))
+
+
+def in_parts(keys: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the different keys in parts of at most 500, in order: two calls that meet cannot wait for each other."""
+    different = sorted(set(keys))
+    for start in range(0, len(different), _MOST_AT_ONCE):
+        yield different[start : start + _MOST_AT_ONCE]
 
 
 def _digest(key: str) -> str:

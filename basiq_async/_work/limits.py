@@ -1,35 +1,55 @@
-"""Time limits whose end is a named error. Use ``asyncio.timeout`` itself where a ``TimeoutError`` says enough."""
+"""Time limits: a block that ends in time or raises a named error, and a wait that ends either way."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
 
 
-@asynccontextmanager
-async def limit(seconds: float | None, error: Exception) -> AsyncGenerator[None]:
+class limit:
     """Cancel the block after so many seconds, and raise ``error``: ``async with limit(5, InboxError("...")):``.
 
-    None is for no limit. The time is the event loop's. A ``TimeoutError`` of the block itself, and a cancellation by
-    others, pass unchanged. The error has no local variables of the block: they can hold a body or a key.
+    ``error`` is an exception, or a function that makes one. None for the seconds is for no limit. The time is the event
+    loop's. A ``TimeoutError`` of the block itself, and a cancellation by others, pass unchanged. The error has no local
+    variables of the block: they can hold a body or a key.
     """
-    timeout = asyncio.timeout(seconds)
+
+    __slots__ = ("_error", "_timeout")
+
+    def __init__(self, seconds: float | None, error: Exception | Callable[[], Exception]) -> None:
+        self._error = error
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, exc, traceback)
+        except TimeoutError as over:
+            error = self._error if isinstance(self._error, Exception) else self._error()
+            raise error from drop_tracebacks(over)
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until the event is set, for at most so many seconds; None is for no limit. Return whether it is set."""
     try:
-        async with timeout:
-            yield
-    except TimeoutError as exc:
-        if not timeout.expired():
-            raise
-        raise error from drop_tracebacks(exc)
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+    return event.is_set()
 
 
-def inbox_limit(seconds: float) -> AbstractAsyncContextManager[None]:
+def inbox_limit(seconds: float) -> limit:
     """Limit a call of an inbox: ``InboxError`` says that it did not respond."""
-    return limit(seconds, inbox_is_slow(seconds))
+    return limit(seconds, lambda: inbox_is_slow(seconds))
 
 
 def inbox_is_slow(seconds: float) -> InboxError:

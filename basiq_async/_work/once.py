@@ -9,13 +9,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
 import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
 from ..errors import InboxError
-from .limits import inbox_is_slow, inbox_limit
+from .failures import leaves
+from .limits import inbox_is_slow, inbox_limit, wait_for_event
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
 from .tasks import wait_uncancelled
 
@@ -39,7 +40,7 @@ class Ended(enum.Enum):
     HANDLED = "handled"
     """The work is done."""
     DONE = "done"
-    """It was handled before, or is in the quarantine."""
+    """It was handled before, or is in the quarantine and was acknowledged."""
     BUSY = "busy"
     """Another worker holds it."""
     FAILED = "failed"
@@ -105,6 +106,13 @@ class Units:
 class Unit(ABC, Generic[T]):
     """One event to handle. A subclass does the work.
 
+    A task of its own does it, step by step. Waits, ``prepare`` and ``work`` may be interrupted; calls of the inbox come
+    to their end. Three can cancel a step:
+
+    - its time limit: once. The work, or the call of the inbox, has failed then.
+    - the caller, when it is cancelled: once, if the step may be interrupted; else the next such step does not begin.
+    - the event loop that shuts down: any step, again and again. A call of the inbox is then made again.
+
     patience: for how many seconds to wait for another worker that holds the event.
     session: the inbox, if the work happens in a transaction of it, whose ``InboxError`` is a failure of the storage.
     quarantined: the event is in the quarantine, and is tried again.
@@ -112,6 +120,8 @@ class Unit(ABC, Generic[T]):
 
     prepares = False
     """Whether to await ``prepare`` before the claim of such a transaction, which holds no connection meanwhile."""
+    leased = False
+    """Whether the event is claimed already, by a lease of this token."""
 
     def __init__(
         self,
@@ -131,14 +141,16 @@ class Unit(ABC, Generic[T]):
         self.quarantined = quarantined
         self.claimed = False
         self.timed_out = False
-        self._cancelled = False
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._cancelled = False
+        """Whether the caller was cancelled, or the event loop shuts down."""
         self._due = math.inf
-        """When the time of the present call of the inbox, or of the work, is over."""
+        """When the time of the present step is over, or the time to wait for its end."""
         self._expired = False
-        self._open = False
-        """Whether a cancellation may reach what runs now: the work, but no call of the inbox."""
+        """Whether the time limit has cancelled the present step."""
+        self._may_interrupt = False
+        """Whether the present step may be interrupted."""
         self._renewal_ended: asyncio.Event | None = None
 
     async def prepare(self) -> None:
@@ -171,9 +183,7 @@ class Unit(ABC, Generic[T]):
         does not end then, or within ``grace`` seconds after its time limit, the claim is kept until it ends.
         """
         self._answer: asyncio.Future[Ending[T]] = self._loop.create_future()
-        self._task = self._loop.create_task(self._run())
-        self.units.tasks.add(self._task)
-        self._task.add_done_callback(self._answer_caller)
+        self._own(self._loop.create_task(self._run()))
         try:
             return await self._answer
         except asyncio.CancelledError:
@@ -182,6 +192,13 @@ class Unit(ABC, Generic[T]):
             if not self._task.done():
                 self._tell_late()
             raise
+
+    def _own(self, task: asyncio.Task[Ending[T]]) -> None:
+        """Note the task that does the work. An eager one notes itself: it runs before ``create_task`` returns it."""
+        if task not in self.units.tasks:
+            self._task = task
+            self.units.tasks.add(task)
+            task.add_done_callback(self._answer_caller)
 
     def _answer_caller(self, task: asyncio.Task[Ending[T]]) -> None:
         """Return the task's end to the caller, unless the caller was cancelled or already has ``LATE``."""
@@ -196,11 +213,11 @@ class Unit(ABC, Generic[T]):
             self._answer.set_result(task.result())
 
     def _cancel(self) -> None:
-        """Cancel the work, once. A call of the inbox that is under way comes to its end."""
+        """Cancel the present step, if it may be interrupted and nothing has cancelled it yet."""
         self._cancelled = True
         if self._renewal_ended is not None:  # from now on the lease runs out
             self._renewal_ended.set()
-        if self._open and not self._expired and not self._task.cancelling():
+        if self._may_interrupt and not self._expired and not self._task.cancelling():
             self._due = math.inf
             self._task.cancel()
 
@@ -213,39 +230,43 @@ class Unit(ABC, Generic[T]):
     def _warn(self, text: str, *arguments: object) -> None:
         self.units.logger.warning(text, self.describe(), *arguments, extra=self.log_fields())
 
-    # --- one timer, for the call or the work that runs now ---
+    # --- one timer, for the step that runs now ---
 
-    def _limit(self, seconds: float | None) -> None:
-        """Let what runs from now on last at most so many seconds. A cancellation of what ran before has had its effect.
+    def _begin_step(self, seconds: float | None) -> None:
+        """Start the next step's time limit; forget earlier cancellations.
 
         The timer is set anew only for an earlier time; otherwise it looks again when it comes.
         """
-        if cancelling := self._task.cancelling():
-            if cancelling > self._expired:  # not only the timer's: the event loop shuts down
-                self._cancelled = True
-            for _ in range(cancelling):
+        if self._task.cancelling():
+            self._cancelled = self._cancelled or self._is_cancelled_by_others()
+            while self._task.cancelling():
                 self._task.uncancel()
         self._expired = False
-        if seconds is None:
-            self._due = math.inf
-            return
-        self._due = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._due, self._look_at_time)
+        self._due = math.inf if seconds is None else self._loop.time() + seconds
+        if self._due < (math.inf if self._timer is None else self._timer.when()):
+            self._set_timer()
+
+    def _is_cancelled_by_others(self) -> bool:
+        """Return whether not only the time limit has cancelled the present step."""
+        by_time = 1 if self._expired else 0
+        return self._task.cancelling() > by_time
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
 
     def _look_at_time(self) -> None:
         if self._loop.time() >= self._due:
-            if self._expired:
+            if self._expired:  # the step has not ended within the grace
                 self._due = math.inf
                 if not self._answer.done():
                     self._tell_late()
             else:
                 self._expired = True
-                self._due = self._due + self.units.grace if self._open else math.inf
+                self._due = self._due + self.units.grace if self._may_interrupt else math.inf
                 self._task.cancel()
-        self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
+        self._set_timer()
 
     # --- the task ---
 
@@ -255,7 +276,7 @@ class Unit(ABC, Generic[T]):
         """Make a call of the inbox to its end, within a time limit. Raises its error; ``InboxError`` if it is slow."""
         seconds = self.units.call_timeout if seconds is None else seconds
         for _ in range(_MOST_STARTS):
-            self._limit(seconds)
+            self._begin_step(seconds)
             try:
                 return await call(*arguments)
             except asyncio.CancelledError as exc:
@@ -279,14 +300,15 @@ class Unit(ABC, Generic[T]):
 
     async def _run(self) -> Ending[T]:
         """Claim, work and record."""
+        self._own(cast("asyncio.Task[Ending[T]]", asyncio.current_task()))
         by_key = self.units.by_key
         try:
             if self.key in by_key:
                 await self._interruptible(self._wait_for_turn, None)
             by_key[self.key] = self._task
             if self.prepares:
-                if not self.quarantined and await self.call(self.units.inbox.seen, self.key):
-                    return Ending(Ended.DONE)
+                if not (self.quarantined or self.leased) and (ending := await self._find_ended()) is not None:
+                    return ending
                 await self._interruptible(self.prepare, self.units.work_timeout)
             ending = await self._claim()
             if ending is not None:
@@ -298,7 +320,7 @@ class Unit(ABC, Generic[T]):
                 value = await self._interruptible(self.work, self.units.work_timeout)
             return await self._complete(value)
         except asyncio.CancelledError:
-            if self.claimed:
+            if self.claimed or self.leased:
                 await self.release()
             return Ending(Ended.CANCELLED)
         except Exception as exc:
@@ -317,9 +339,23 @@ class Unit(ABC, Generic[T]):
             if not (await asyncio.wait((other,), timeout=self.patience))[0]:
                 return  # from here on the inbox decides: the other's lease may be longer
 
+    async def _find_ended(self) -> Ending[T] | None:
+        """Return the end of an attempt that has nothing to prepare, because the event was handled before; else None.
+
+        A claim tells it from an event that a job set aside, which the inbox knows too.
+        """
+        if not await self.call(self.units.inbox.known, (self.key,)):
+            return None
+        ending = await self._claim()
+        if ending is None:
+            await self.release()
+        return ending
+
     async def _claim(self) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
         inbox, lease = self.units.inbox, self.units.lease
+        if self.leased and self.session is None:
+            return None
         if self.session is not None:
             ask = partial(self.session.claim_transaction, lease=lease, quarantined=self.quarantined)
         else:
@@ -336,6 +372,8 @@ class Unit(ABC, Generic[T]):
             if claim.status is ClaimStatus.DONE:
                 return Ending(Ended.DONE)
             if waited >= self.patience or self.units.hasty:
+                if self.leased:
+                    await self.release()
                 return Ending(Ended.BUSY, claim=claim)
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))
             await self._interruptible(partial(asyncio.sleep, pause), None)
@@ -352,12 +390,8 @@ class Unit(ABC, Generic[T]):
 
     async def _renew(self, ended: asyncio.Event) -> None:
         while True:
-            try:
-                async with asyncio.timeout(self.units.lease / 3):
-                    await ended.wait()
+            if await wait_for_event(ended, self.units.lease / 3):
                 return
-            except TimeoutError:
-                pass
             try:
                 async with inbox_limit(self.units.call_timeout):
                     claim = self.units.inbox.claim_quarantined if self.quarantined else self.units.inbox.claim
@@ -366,18 +400,15 @@ class Unit(ABC, Generic[T]):
                 self._warn("the claim on %s could not be renewed: %s", exc)
 
     async def _interruptible(self, work: Callable[[], Awaitable[V]], seconds: float | None) -> V:
-        """Await ``work``, which a cancellation or its time limit may interrupt. Raises its error.
-
-        Raises ``CancelledError`` only if this unit was cancelled.
-        """
-        self._limit(seconds)
+        """Await a step that may be interrupted. Raises its error; ``CancelledError`` only if the unit was cancelled."""
+        self._begin_step(seconds)
         if self._cancelled:
             raise asyncio.CancelledError
-        self._open = True
+        self._may_interrupt = True
         try:
             return await work()
         except asyncio.CancelledError as exc:
-            if self._task.cancelling() > self._expired or (self._cancelled and not self._expired):
+            if self._is_cancelled_by_others() or (self._cancelled and not self._expired):
                 raise
             if not self._expired:
                 raise RuntimeError("the handler awaited something that was cancelled") from exc
@@ -387,7 +418,7 @@ class Unit(ABC, Generic[T]):
                 raise
             failure = exc
         finally:
-            self._open, self._due = False, math.inf
+            self._may_interrupt, self._due = False, math.inf
         self.timed_out = True
         raise TimeoutError(f"the handler was cancelled after {seconds:g} s") from drop_tracebacks(failure)
 
@@ -415,7 +446,7 @@ class Unit(ABC, Generic[T]):
         return Ending(Ended.UNAVAILABLE, error=failure)
 
     async def _fail(self, failure: Exception) -> Ending[T]:
-        if self.session is not None and isinstance(failure, InboxError):
+        if self.session is not None and all(isinstance(each, InboxError) for each in leaves(failure)):
             await self.release(_GIVE_BACK_SOON)
             return Ending(Ended.UNAVAILABLE, error=failure)
         await self.record_failure(failure)

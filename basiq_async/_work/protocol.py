@@ -1,14 +1,14 @@
-"""The protocol of inboxes, which remember the handled events for receivers and replays."""
+"""The protocols of records and inboxes, which remember the handled events for receivers and replays."""
 
 from __future__ import annotations
 
 import enum
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import attrs
 
@@ -17,7 +17,31 @@ from ..errors import InboxError
 
 
 @runtime_checkable
-class Inbox(Protocol):
+class Record(Protocol):
+    """Knows which keys a job need not hand out again, and keeps the job's notes.
+
+    It stands where the effect stands: an inbox for handlers, and for a bulk target what the target writes.
+    """
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """Return those of the keys that were handled, are in the quarantine, or wait to be handled.
+
+        A claim alone does not count, and neither does a key that was forgotten. The keys may come in any order, any
+        number of them and twice; an inbox asks its storage for 500 at once.
+        """
+        ...
+
+    async def note(self, name: str) -> str | None:
+        """Return the note of this name, or None: if there is none, and if another program has altered it."""
+        ...
+
+    async def set_note(self, name: str, text: str) -> None:
+        """Store a note, durably, in place of the one of this name. A name and a text may be any str, up to 64 kB."""
+        ...
+
+
+@runtime_checkable
+class Inbox(Record, Protocol):
     """Remembers the handled events, so that only one of many workers handles each event.
 
     A *key* names an event (``inbox_key`` makes it: ASCII, at most 400 characters). A *token* names one worker's claim
@@ -40,15 +64,23 @@ class Inbox(Protocol):
         """Try to claim ``key`` for ``lease`` seconds, atomically.
 
         CLAIMED if the key is free, if the lease on it expired, or if this token holds it already (the lease then
-        starts again). DONE if the event has been handled or is in the quarantine. BUSY if another token holds the key.
+        starts again). DONE if the event has been handled, or is in the quarantine and was acknowledged. BUSY if another
+        token holds the key, by this call or by ``claim_quarantined``.
+
+        An entry of the quarantine that was *not acknowledged* does not keep the key from being claimed: a live attempt
+        handles the event. The entry stays until ``complete`` removes it, or ``quarantine`` replaces it.
         """
         ...
 
-    async def complete(self, key: str, token: str) -> bool:
-        """Record, durably, that ``key`` has been handled, and forget its failures.
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        """Record, durably, that ``key`` has been handled, and forget its failures. It leaves the quarantine at once.
 
         Returns True if this call recorded it. An expired lease does not matter if no other worker has claimed the key
-        since. Returns False, and changes nothing, if another token holds the key or the key is recorded already.
+        since, even if the key was set aside meanwhile. Returns False, and changes nothing, if another token holds the
+        key, or if it was handled already.
+
+        With several keys, each is recorded for which that is so, and the others are left unchanged. Returns True if all
+        were recorded. Up to 500 keys are one statement or script, so that a kill divides no such part.
         """
         ...
 
@@ -56,32 +88,32 @@ class Inbox(Protocol):
         """Release the claim if this token still holds it: the key is free at once."""
         ...
 
-    async def seen(self, key: str) -> bool:
-        """Return whether ``key`` has been handled or is in the quarantine. A claim alone does not count."""
-        ...
-
     async def known_since(self) -> datetime:
         """Return the time since which this inbox remembers every handled event, as an aware datetime.
 
         An event is remembered for longer than Basiq sends its message again, which is 27 h 35 min. Events that were
-        handled earlier may be forgotten, or the inbox did not exist then. The storage remembers when it was first used,
-        even if nothing was handled since.
+        handled earlier may be forgotten, or the inbox did not exist then. The storage notes when it was first used, and
+        what it forgets: a longer memory, chosen later, brings nothing back, and so does not move this time back.
         """
         ...
 
     async def fail(self, key: str, token: str) -> int:
         """Release the claim as ``release`` does, and count a failure of the key, durably.
 
-        Returns the number of failures so far, this one included. If the key is recorded already, it counts nothing and
-        returns 0.
+        Returns the number of failures so far, this one included. If the key was handled, or is in the quarantine and
+        was acknowledged, it counts nothing and returns 0, unless the token holds the key by ``claim_quarantined``: then
+        the failures of the quarantined delivery count too.
         """
         ...
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        """Record ``key`` as handled and store its quarantined delivery, ``delivery``: both or neither.
+        """Put ``delivery`` into the quarantine, and end the claim on ``key``: both or neither.
 
-        Returns what ``complete`` would return. A quarantined delivery is kept until it is handled or dropped. If the
-        token holds the key by ``claim_quarantined``, the new one replaces the old one.
+        The key is then handled, as far as ``claim`` knows, if ``delivery`` was acknowledged. A quarantined delivery is
+        kept until it is handled or dropped.
+
+        Returns True if this call stored it: the token holds the key, by ``claim`` or ``claim_quarantined``, or no other
+        token does, and the key was neither handled nor acknowledged in the quarantine. It replaces an earlier one.
         """
         ...
 
@@ -98,14 +130,14 @@ class Inbox(Protocol):
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """Try to claim a quarantined delivery, to handle it again.
 
-        CLAIMED if the key is in the quarantine and no other token holds it, BUSY if another token does, DONE if the key
-        is not in the quarantine. The delivery stays in the quarantine until ``complete`` removes it: ``release``,
-        ``fail`` and the end of the lease leave it there.
+        CLAIMED if the key is in the quarantine and no other token holds it, BUSY if another token does, by this call or
+        by ``claim``, DONE if the key is not in the quarantine. The delivery stays in the quarantine until ``complete``
+        removes it: ``release``, ``fail`` and the end of the lease leave it there.
         """
         ...
 
     async def drop_quarantined(self, key: str) -> bool:
-        """Remove ``key`` from the quarantine; it stays recorded as handled. Return False if it was not there."""
+        """Remove ``key`` from the quarantine, and record it as handled. Return False if it was not there."""
         ...
 
 
@@ -133,17 +165,30 @@ class Claim:
     holder: str | None = None
 
 
+Kind = Literal["delivery", "message", "event", "unreadable"]
+_KINDS = get_args(Kind)
+
+
 @attrs.frozen
 class QuarantinedDelivery:
-    """A delivery in the quarantine, with all that is needed to handle it again.
+    """A delivery, or what a job was to hand out, in the quarantine, with all that is needed to handle it again.
 
     ``pack`` and ``unpack`` are for inboxes, which store it as a text.
 
-    ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the bytes as received, and
-    ``signed_at`` the time of its signature. ``error`` describes the last failure, ``failures`` is the number of
-    failures, and ``quarantined_at`` is the time when it was set aside. Both times are aware. ``seal`` is the
-    receiver's signature over the delivery. An inbox whose storage other programs may write to keeps the seal, and
-    returns an empty one if there is none. It is None from an inbox whose storage is trusted.
+    ``key`` is its inbox key and ``delivery_id`` its ``webhook-id``. ``body`` is the raw JSON of what failed: for a
+    delivery the bytes as received, and ``signed_at`` the time of its signature. ``error`` describes the last failure,
+    ``failures`` is the number of failures, and ``quarantined_at`` is the time when it was set aside. Both times are
+    aware.
+
+    ``kind``: a delivery; a message or an event of Basiq's lists that a job handed out, both with the JSON of a message;
+    or something unreadable. ``acknowledged``: whether Basiq was told that it need not send the event again. It is False
+    for what a job set aside: Basiq's next attempt may handle it.
+
+    A ``WaitingInbox`` keeps deliveries that wait in the same form: ``quarantined_at`` is then the time when it was
+    stored, and ``error`` and ``failures`` are those of its attempts so far.
+
+    ``seal`` is the receiver's signature over the delivery. An inbox whose storage other programs may write to keeps the
+    seal, and returns an empty one if there is none. It is None from an inbox whose storage is trusted.
     """
 
     key: str
@@ -155,11 +200,13 @@ class QuarantinedDelivery:
     error: str
     failures: int
     quarantined_at: datetime
+    kind: Kind = "delivery"
+    acknowledged: bool = True
     seal: str | None = attrs.field(default=None, eq=False, repr=False)
 
     def sealed_parts(self) -> Sequence[bytes]:
         """The parts that a seal covers: everything that a handler gets."""
-        ids = (self.key, self.delivery_id, self.event_type_id, self.event_id, self.signed_at.isoformat())
+        ids = (self.kind, self.key, self.delivery_id, self.event_type_id, self.event_id, self.signed_at.isoformat())
         return [*(text.encode("utf-8", "surrogatepass") for text in ids), self.body]
 
     def pack(self, *, seal: bool = False) -> str:
@@ -184,18 +231,100 @@ class QuarantinedDelivery:
             fields["body"] = b64decode(fields["body"])
             for name in ("signed_at", "quarantined_at"):
                 fields[name] = datetime.fromisoformat(fields[name])
-            return cls(**fields)
+            found = cls(**fields)
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise InboxError("the quarantine holds data that no inbox has written") from None
+            found = None
+        if found is None or not _is_whole(found):
+            raise InboxError("the quarantine holds data that no inbox has written")
+        return found
 
 
-@hide_arguments
-def unpack_all(texts: Sequence[str], where: str) -> Sequence[QuarantinedDelivery]:
-    """Unpack several texts. Raises ``InboxError``, in which ``where`` names the storage."""
+def _is_whole(entry: QuarantinedDelivery) -> bool:
+    """Return whether the fields have their types: JSON of another program may have a number for a text."""
+    texts = (entry.key, entry.delivery_id, entry.event_type_id, entry.event_id, entry.error, entry.seal or "")
+    return (
+        all(type(text) is str for text in texts)
+        and type(entry.failures) is int
+        and type(entry.acknowledged) is bool
+        and entry.kind in _KINDS
+        and None not in (entry.signed_at.tzinfo, entry.quarantined_at.tzinfo)
+    )
+
+
+def unpack_entry(text: str | bytes, *, key: str, at: datetime, trusted: bool = True) -> QuarantinedDelivery:
+    """Return the entry that a storage holds for ``key``, at the time ``at`` of its order. Never raises.
+
+    A text that no inbox has written becomes an unreadable entry with an empty seal: it is refused, kept and reported,
+    and hides no other. ``trusted``: whether only inboxes write to the storage; else a missing seal is an empty one.
+    """
     try:
-        return [QuarantinedDelivery.unpack(text) for text in texts]
+        entry = QuarantinedDelivery.unpack(text)
     except InboxError as exc:
-        raise InboxError(f"{exc}: restore {where}") from None
+        body = text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogatepass")
+        # With its key for an id, a person can drop it.
+        return QuarantinedDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", seal="")
+    # The key and time of its place, so that the next page always begins after it.
+    return attrs.evolve(entry, key=key, quarantined_at=at, seal=None if trusted else entry.seal or "")
+
+
+@attrs.frozen(kw_only=True)
+class Waiting:
+    """What waits in an inbox to be handled: deliveries that were acknowledged.
+
+    ``count`` is their number, ``fresh`` the number of those that never failed, ``size`` the bytes that they take, and
+    ``age`` the seconds since the oldest was stored, or None if nothing waits.
+    """
+
+    count: int = 0
+    fresh: int = 0
+    size: int = 0
+    age: float | None = None
+
+
+@runtime_checkable
+class WaitingInbox(Inbox, Protocol):
+    """An inbox that also keeps deliveries to be handled after their acknowledgement.
+
+    A key that waits is known, and is not handled: ``claim`` returns CLAIMED for it, and ``complete`` ends its wait. It
+    is kept until it is handled or set aside, however long that takes.
+
+    An inbox whose storage may lose what it has confirmed says why in a text ``may_lose``; a receiver then refuses it.
+    """
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """Store a delivery durably under its key, due at once. Its ``quarantined_at`` is the time when it came.
+
+        Returns False if the key was handled, waits already, or is in the quarantine and was acknowledged. What a job
+        set aside waits now. Another worker's claim stays, and if it completes, the wait ends too. Raises ``InboxError``
+        while another worker handles the key in a transaction.
+        """
+        ...
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """Claim at most ``limit`` due deliveries of a webhook that no token holds, the longest due first."""
+        ...
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """End this token's claim on a key that waits. It is due again after ``seconds``, as ``delivery`` if given.
+
+        A transaction of the token is rolled back. Returns False, and changes nothing, if the token does not hold the
+        key, or if it does not wait.
+        """
+        ...
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """Return what waits of a webhook."""
+        ...
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """Return at most ``limit`` deliveries that wait, of all webhooks, in the order of ``quarantined``."""
+        ...
 
 
 @runtime_checkable

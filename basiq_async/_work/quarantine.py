@@ -1,30 +1,56 @@
-"""Read the quarantine of one webhook: the one place that asks an inbox for its pages."""
+"""Read and drop the entries of one webhook in the quarantine, and read those that wait.
+
+Only this asks an inbox for its pages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
 from contextlib import aclosing
+from typing import Protocol
 
 from ..errors import ConfigurationError, InboxError
-from .keys import inbox_key
+from .keys import inbox_key, may_be_of
 from .limits import inbox_limit
-from .protocol import Inbox, QuarantinedDelivery
+from .protocol import Inbox, QuarantinedDelivery, WaitingInbox
 
+ANY_WEBHOOK = "*"
+"""In place of the id of a webhook: the entries of all."""
 _PAGE = 100
 
 
-async def read_quarantine(
+class _ReadPage(Protocol):
+    def __call__(
+        self, *, after: QuarantinedDelivery | None, limit: int
+    ) -> Awaitable[Sequence[QuarantinedDelivery]]: ...
+
+
+def read_quarantine(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
 ) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
 
-    ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
-    pages do not advance: other programs may write to its storage.
+    The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and
+    ``InboxError`` for an inbox whose pages do not advance: other programs may write to its storage.
     """
+    return _read(inbox.quarantined, webhook_id, timeout, after)
+
+
+async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> AsyncGenerator[QuarantinedDelivery]:
+    """Yield each delivery of one webhook that waits to be handled, oldest first. See ``read_quarantine``."""
+    if isinstance(inbox, WaitingInbox):
+        async with aclosing(_read(inbox.list_waiting, webhook_id, timeout, None)) as found:
+            async for entry in found:
+                yield entry
+
+
+async def _read(
+    read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
+) -> AsyncGenerator[QuarantinedDelivery]:
     seen: set[str] = set()
     while True:
         async with inbox_limit(timeout):
-            page = await inbox.quarantined(after=after, limit=_PAGE)
+            page = await read_page(after=after, limit=_PAGE)
         if not page:
             return
         last = max(page, key=_place)
@@ -34,7 +60,8 @@ async def read_quarantine(
             )
         for delivery in page:
             # A delivery that failed again has moved to the end.
-            if delivery.key not in seen and delivery.key == _own_key(delivery, webhook_id):
+            own = webhook_id == ANY_WEBHOOK or _is_own(delivery, webhook_id)
+            if own and delivery.key not in seen:
                 seen.add(delivery.key)
                 yield delivery
         after = last
@@ -46,12 +73,54 @@ async def count_quarantined(inbox: Inbox, webhook_id: str | None, *, timeout: fl
         return len([delivery.key async for delivery in found])
 
 
+async def first_quarantined(
+    inbox: Inbox, webhook_id: str | None, limit: int, *, timeout: float, after: QuarantinedDelivery | None = None
+) -> Sequence[QuarantinedDelivery]:
+    """Return the webhook's oldest ``limit`` entries, or the next ones after ``after``. See ``read_quarantine``."""
+    entries: list[QuarantinedDelivery] = []
+    async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout, after=after)) as found:
+        async for entry in found:
+            entries.append(entry)
+            if len(entries) == limit:
+                break
+    return entries
+
+
+async def read_pages(
+    inbox: Inbox, webhook_id: str | None, *, timeout: float, ids: Collection[str] | None = None
+) -> AsyncGenerator[Sequence[QuarantinedDelivery]]:
+    """Yield the webhook's entries, or those with these ids, some at once. See ``read_quarantine``."""
+    page: list[QuarantinedDelivery] = []
+    async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
+        async for entry in found:
+            if ids is None or entry.delivery_id in ids:
+                page.append(entry)
+            if len(page) == _PAGE:
+                yield page
+                page = []
+    if page:
+        yield page
+
+
+async def drop_quarantined(inbox: Inbox, webhook_id: str | None, ids: Collection[str], *, timeout: float) -> int:
+    """Remove the webhook's entries with these ids; they count as handled. Return the number removed."""
+    dropped = 0
+    keys = [entry.key async for page in read_pages(inbox, webhook_id, timeout=timeout, ids=ids) for entry in page]
+    for key in keys:
+        async with inbox_limit(timeout):
+            dropped += await inbox.drop_quarantined(key)
+    return dropped
+
+
 def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
     return delivery.quarantined_at.timestamp(), delivery.key
 
 
-def _own_key(delivery: QuarantinedDelivery, webhook_id: str | None) -> str:
+def _is_own(delivery: QuarantinedDelivery, webhook_id: str | None) -> bool:
+    if delivery.kind == "unreadable":  # its ids may not be those of its key
+        return may_be_of(delivery.key, webhook_id)
     try:
-        return inbox_key(delivery.event_type_id, delivery.event_id, delivery.delivery_id, webhook_id)
+        ids = delivery.event_type_id, delivery.event_id, delivery.delivery_id
+        return delivery.key == inbox_key(*ids, webhook_id)
     except ConfigurationError:  # it has no ids: another program wrote it
-        return ""
+        return False

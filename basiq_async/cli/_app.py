@@ -9,25 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from .. import __version__
-from ..errors import (
-    AuthenticationError,
-    BasiqError,
-    CheckpointError,
-    ConfigurationError,
-    InboxError,
-    PermissionDeniedError,
-    RateLimitError,
-    ResponseDecodeError,
-    ServerError,
-    TransportError,
-)
+from ..errors import BasiqError, ConfigurationError
 from ._deliveries import sign, trigger, verify
 from ._demo import demo
-from ._doctor import compare
+from ._exit_codes import MEANINGS, WRONG, exit_code
+from ._help import cut_no_names
 from ._history import events_app, messages_app
-from ._inboxes import inbox_app, quarantine_app
 from ._jobs import jobs_app, worker
 from ._listen import listen
 from ._mock import mock_app
@@ -48,39 +38,35 @@ from ._output import (
     write_note,
 )
 from ._profiles import login, logout, profiles, whoami
-from ._recover import reconcile, recover
+from ._quarantine import inbox_app, quarantine_app
+from ._recover import recover
 from ._replay import replay
 from ._run import run_until_signal
 from ._webhooks import webhooks_app
+from ._work import work
 
 _EPILOG = """\
 A terminal gets text, and a pipe gets JSON lines. `--json` prints JSON lines in a terminal too, and `--json=id,status`
-only these fields. Standard output holds only data. Notes and errors go to standard error.
+only these fields. Standard output holds only data. Notes and errors go to standard error; without a terminal, a command
+that lasts tells there every 30 s how far it is.
 
 | Exit code | Meaning |
 |---|---|
-| 0 | success |
-| 1 | something failed, is wrong, or is left to do |
-| 2 | wrong usage, or wrong settings |
-| 3 | nothing could be checked: Basiq, a database or Redis gave no usable response |
-| 130 | ended by SIGINT (Ctrl-C) |
-| 143 | ended by SIGTERM |
-
-Only a command that gives a verdict ends with 3: doctor, recover, reconcile, replay, quarantine, inbox, jobs, compare.
+{}
 
 Environment: BASIQ_API_KEY, BASIQ_BASE_URL, BASIQ_PROFILE, BASIQ_WEBHOOK_SECRET, BASIQ_WEBHOOK_ID, NO_COLOR;
 BASIQ_DEBUG=1 shows tracebacks and logs.
-"""
+""".format("\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()))
 
 _COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
     "Webhooks": {"webhooks": webhooks_app, "messages": messages_app, "events": events_app},
     "History": {
         "replay": replay,
         "recover": recover,
-        "reconcile": reconcile,
         "quarantine": quarantine_app,
         "inbox": inbox_app,
     },
+    "Deferred handlers": {"work": work},
     "Many machines": {"worker": worker, "jobs": jobs_app},
     "Local development": {
         "listen": listen,
@@ -88,7 +74,6 @@ _COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
         "mock": mock_app,
         "sign": sign,
         "verify": verify,
-        "compare": compare,
         "demo": demo,
     },
     "Settings": {"login": login, "logout": logout, "whoami": whoami, "profiles": profiles, "completion": completion},
@@ -135,11 +120,15 @@ def _root(
             min=0.001,
         ),
     ] = None,
+    base_url: Annotated[
+        str | None, option("The API's URL, in place of BASIQ_BASE_URL.", "--base-url", metavar="URL")
+    ] = None,
     version: Annotated[bool, option("Show the version.", "--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Basiq's webhooks from the command line."""
     session().profile = profile
     session().timeout = timeout
+    session().base_url = base_url
 
 
 def run(given: Sequence[str]) -> int:
@@ -151,7 +140,11 @@ def run(given: Sequence[str]) -> int:
     with new_session(json=any(word.startswith("--json=") for word in words)):
         try:
             try:
-                found = build()(args=[*words, *given[end:]], prog_name="basiq-async", standalone_mode=False)
+                command: Any = build()
+                if isinstance(command, typer.Typer):
+                    command = get_command(command)
+                cut_no_names(command)
+                found = command(args=[*words, *given[end:]], prog_name="basiq-async", standalone_mode=False)
                 if inspect.iscoroutine(found):  # of a command that is an async function
                     found = run_until_signal(found)
                 code = found if isinstance(found, int) else 0
@@ -179,38 +172,33 @@ _ARGUMENT = re.compile(r"^[a-z]+(_[a-z]+)+\b")
 """The name of an argument at the start of an error message of the library."""
 _EVIDENCE = ("status", "code", "parameter", "correlation_id", "retry_after", "method", "path", "attempts", "location",
              "reason")  # fmt: skip
-_COULD_NOT_LOOK = (
-    TransportError, ServerError, RateLimitError, AuthenticationError, PermissionDeniedError, ResponseDecodeError,
-    InboxError, CheckpointError,
-)  # fmt: skip
 
 
 def _show(exc: Exception) -> int:
     """Show an exception, and return its exit code."""
     live(None)
+    code = exit_code(exc)
     if os.environ.get(DEBUG):
         import traceback
 
         for line in "".join(traceback.format_exception(exc)).splitlines():
             write_note(line)
     if isinstance(exc, BasiqError):
-        code = 3 if session().verdict and isinstance(exc, _COULD_NOT_LOOK) else 1
         evidence = {name: getattr(exc, name, None) for name in _EVIDENCE}
         known = {name: value for name, value in evidence.items() if value is not None}
         text = str(exc)
         if isinstance(exc, ConfigurationError):
-            code = 2
             text = _ARGUMENT.sub(lambda found: found[0].replace("_", " "), text)
         show_error(f"{type(exc).__name__}: {text}", kind=type(exc).__name__, exit_code=code, **known)
         return code
     if isinstance(exc, typer.Abort):
-        show_error("nothing was entered", kind="Aborted", exit_code=1)
-        return 1
+        show_error("nothing was entered", kind="Aborted", exit_code=WRONG)
+        return WRONG
     if hasattr(exc, "format_message"):  # the base class of typer's errors is not public in each of its releases
         return _show_usage(exc)
     text = f"unexpected {type(exc).__name__}: {str(exc)[:500]} (set {DEBUG}=1 for a traceback)"
-    show_error(text, kind=type(exc).__name__, exit_code=1)
-    return 1
+    show_error(text, kind=type(exc).__name__, exit_code=code)
+    return code
 
 
 def _show_usage(exc: Any) -> int:

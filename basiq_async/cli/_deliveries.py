@@ -14,7 +14,7 @@ import typer
 
 from .._redaction.text import json_line
 from .._wire.hosts import show_url
-from .._wire.urls import VENDOR_URL
+from .._wire.urls import VENDOR_URL, quote_segment
 from ..errors import ConfigurationError, RequestTimeoutError
 from ._history import MESSAGE, message_details, show_reading
 from ._options import (
@@ -144,6 +144,9 @@ async def trigger(
     to: Annotated[
         str | None, option("Sign and send the message from here to this URL, without Basiq.", metavar="URL")
     ] = None,
+    event_id: Annotated[
+        str | None, option("With --to: the id of an event that exists, so that it can be fetched; new by default.")
+    ] = None,
     user_id: Annotated[str | None, option("With --to: the user's id in the links.")] = None,
     entity_id: Annotated[str | None, option("With --to: the entity's id in the links.")] = None,
     data: Annotated[
@@ -167,10 +170,13 @@ async def trigger(
         if text is not None or url is not None or wait:
             raise ConfigurationError("--text, --url and --wait are for Basiq's test messages: omit them with --to")
         check_known([event_type], advice="""; for another type, replace it with --data '{"eventTypeId": "..."}'""")
-        payload = _payload(event_type, user_id, entity_id, data)
+        more = {} if data is None else read_json_object(data, "--data")
+        payload = _payload(event_type, event_id or more.get("eventId"), user_id, entity_id) | more
+        if event_id is None and not more.keys() & {"eventId", "links"}:
+            note("no such event exists: to fetch it is a 404; --event-id, --user-id and --entity-id name what exists")
         return await _send(output, payload, to, message_id or str(uuid.uuid4()), secret_file)
-    if user_id is not None or entity_id is not None or data is not None or message_id is not None:
-        raise ConfigurationError("--user-id, --entity-id, --data and --id require --to")
+    if any(each is not None for each in (event_id, user_id, entity_id, data, message_id)):
+        raise ConfigurationError("--event-id, --user-id, --entity-id, --data and --id require --to")
     if url is not None and text is not None:
         raise ConfigurationError("--text and --url cannot be used together: Basiq accepts only one of them")
     async with make_client() as basiq:
@@ -242,17 +248,19 @@ async def _send(output: Output, payload: dict[str, Any], to: str, message_id: st
     return 0 if done.accepted else 1
 
 
-def _payload(event_type: str, user_id: str | None, entity_id: str | None, data: str | None) -> dict[str, Any]:
+def _payload(event_type: str, event_id: object, user_id: str | None, entity_id: str | None) -> dict[str, Any]:
     from ..testing.fake.catalog import entity_path
 
-    event_id = uuid.uuid4().hex
+    event_id = str(event_id or uuid.uuid4().hex)
     entity = entity_path(event_type, user_id or str(uuid.uuid4()), entity_id or str(uuid.uuid4()))
-    payload: dict[str, Any] = {
+    return {
         "eventTypeId": event_type,
         "eventId": event_id,
-        "links": {"event": f"{VENDOR_URL}/events/{event_id}", "eventEntity": f"{VENDOR_URL}{entity}"},
+        "links": {
+            "event": f"{VENDOR_URL}/events/{quote_segment(event_id, 'the event id')}",
+            "eventEntity": f"{VENDOR_URL}{entity}",
+        },
     }
-    return payload | read_json_object(data, "--data") if data is not None else payload
 
 
 def read_json_object(text: str, name: str) -> dict[str, Any]:

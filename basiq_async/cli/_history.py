@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -21,20 +21,16 @@ from ._options import (
     Since,
     Until,
     WebhookId,
-    check_event_types,
-    moment_at_basiq,
     option,
     read_secrets,
-    selection,
+    read_selection,
 )
 from ._output import live, note
 from ._results import Column, Output, Row, View, cell_text
 from ._run import make_client
 
 if TYPE_CHECKING:
-    from ..client import BasiqClient
     from ..models import Event, EventType, Message
-    from ..replay import Where
 
 T = TypeVar("T")
 _IN_A_TERMINAL = 50
@@ -114,24 +110,9 @@ async def list_(
     A terminal shows the newest messages, newest first. A pipe gets all messages, in Basiq's order.
     """
     async with make_client() as basiq:
-        where = await choose(basiq, since=since, until=until, failed=failed, event=event)
+        where = await read_selection(basiq, since=since, until=until, failed=failed, event=event)
         messages = aiter(basiq.messages.list(webhook_id, filter=filter))
         await show_list(messages, Output(json, raw), MESSAGE, limit, wanted=where)
-
-
-async def choose(
-    basiq: BasiqClient,
-    *,
-    since: str | None,
-    until: str | None = None,
-    failed: bool = False,
-    event: Sequence[str] | None,
-) -> Where | None:
-    """Return the filter for the options, with times such as ``2d`` counted back by Basiq's clock."""
-    await check_event_types(basiq, event)
-    first = await moment_at_basiq(basiq, since, "--since")
-    end = await moment_at_basiq(basiq, until, "--until")
-    return selection(since=first, until=end, failed=failed, event=event)
 
 
 @messages_app.command()
@@ -163,7 +144,7 @@ async def tail(
 
     output = Output(json)
     async with make_client() as basiq:
-        where = await choose(basiq, since=since, failed=failed, event=event)
+        where = await read_selection(basiq, since=since, failed=failed, event=event)
         history = History(basiq, webhook_id, filter)
         found = await history.begin(limit or None, wanted=where, on_read=show_reading)
         live(None)
@@ -309,7 +290,7 @@ async def list_events(
     from ..replay.shared import message_of
 
     async with make_client() as basiq:
-        where = await choose(basiq, since=since, until=until, event=event)
+        where = await read_selection(basiq, since=since, until=until, event=event)
 
         def wanted(found: Event) -> bool:
             return where is None or where(message_of(found, ""))

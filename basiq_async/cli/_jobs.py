@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BasiqError, CheckpointError, ConfigurationError, ConnectionFailedError, ReplayError
+from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RecordError, ReplayError
 from ._inboxes import name_failure
 from ._options import Filter, Json, WebhookId, Yes, option
-from ._output import PrintableLog, live, note, session
+from ._output import live, note, show_logs
+from ._quarantine import show_entries, tell_dropped
 from ._replay import Source
 from ._results import Column, Output, Row, View, count_details
 from ._run import confirm
-from ._runs import drop_dead_letters, export_dead_letters, list_dead_letters
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, JobProgress
@@ -39,7 +39,7 @@ _PATIENCE = 4.0
 
 
 _PROGRESS: View[JobProgress] = View(
-    "state reason problem handled failed skipped dead read lag rate remaining eta workers worker_names segments "
+    "state reason problem handled failed skipped quarantined read lag rate remaining eta workers worker_names segments "
     "takeovers paused elapsed",
     reason=lambda job: job.reason or None,
     problem=lambda job: job.problem or None,
@@ -51,7 +51,7 @@ _JOB: View[Row] = View(
     Column("STATE", "state"),
     Column("HANDLED", lambda job: f"{job['handled']:,}"),
     Column("FAILED", lambda job: f"{job['failed']:,}"),
-    Column("DEAD", lambda job: f"{job['dead']:,}"),
+    Column("QUARANTINE", lambda job: f"{job['quarantined']:,}"),
     Column("WORKERS", "workers"),
     Column("WHY", lambda job: job["reason"] or job["problem"], flexible=16),
 )
@@ -101,7 +101,7 @@ async def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
 
 @jobs_app.command()
 async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
-    """Watch a job until it ends. The exit code is 1 if the job failed, was cancelled, or has dead letters."""
+    """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or set something aside."""
     output, shown = Output(json), None
     async with _open_job(fleet, key) as job:
         async for progress in job.watch():
@@ -114,7 +114,7 @@ async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
         last = _row(key, await job.progress())  # the last of the watch can be from before the last commit
     if shown is None or not output.as_json or last != {**shown, "rate": last["rate"], "elapsed": last["elapsed"]}:
         output.one(last, details=count_details(last))
-    return 0 if last["state"] == "finished" and not last["dead"] else 1
+    return 0 if last["state"] == "finished" and not last["quarantined"] else 1
 
 
 Reason = Annotated[str, option("Shown by list and show.")]
@@ -138,52 +138,53 @@ async def cancel(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> Non
     await _set_state(fleet, key, lambda job: job.cancel(reason))
 
 
-@jobs_app.command("retry-dead")
-async def retry_dead(key: Key, fleet: FleetPlace = None) -> None:
-    """Have the workers deliver the dead letters again."""
+@jobs_app.command("quarantine")
+async def list_quarantine(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
+    """List the messages of a job that failed, and were set aside. The exit code is 1 if there are any."""
     async with _open_job(fleet, key) as job:
-        note(f"{(await job.retry_dead()).dead:,} dead letters will be tried again; see 'basiq-async jobs watch'")
+        return await show_entries(job._read_quarantine(), Output(json))
 
 
-@jobs_app.command("dead")
-async def list_dead(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
-    """List the dead letters of a job. The exit code is 1 if there are any."""
+@jobs_app.command()
+async def retry(key: Key, fleet: FleetPlace = None) -> None:
+    """Have the workers hand out again what is in the quarantine of a job."""
     async with _open_job(fleet, key) as job:
-        return 1 if await list_dead_letters([job], Output(json)) else 0
+        await job.retry_quarantined()
+    note("what is in the quarantine will be tried again; see 'basiq-async jobs watch'")
 
 
-@jobs_app.command("export-dead")
-async def export_dead(
+@jobs_app.command()
+async def export(
     key: Key,
-    file: Annotated[str, typer.Argument(help="The new file, with one line of JSON per message.")],
+    file: Annotated[str, typer.Argument(help="The new file, with a line of JSON for each message.")],
     fleet: FleetPlace = None,
 ) -> None:
-    """Write the dead letters of a job to a file that only its owner can read. The job keeps them."""
+    """Write the quarantine of a job to a new file that only its owner can read. The job keeps it."""
     async with _open_job(fleet, key) as job:
-        await export_dead_letters([job], file)
+        note(f"{await job.export_quarantined(file):,} entries written to {file!r}")
 
 
-@jobs_app.command("drop-dead")
-def drop_dead(
+@jobs_app.command()
+def drop(
     key: Key,
-    ids: Annotated[list[str], typer.Argument(help="The ids of dead letters.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")],
     fleet: FleetPlace = None,
     yes: Yes = False,
 ) -> Awaitable[None]:
-    """Remove dead letters of a job for good. Asks first."""
-    confirm(f"Remove {len(set(ids)):,} of the dead letters of {key} for good?", yes=yes)
+    """Remove messages from the quarantine of a job for good. Asks first."""
+    confirm(f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?", yes=yes)
 
     async def work() -> None:
         async with _open_job(fleet, key) as job:
-            await drop_dead_letters([job], ids)
+            tell_dropped(await job.drop_quarantined(ids), ids)
 
     return work()
 
 
 @jobs_app.command()
 def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> Awaitable[None]:
-    """Remove a job that has ended, with its counts and dead letters. Asks first."""
-    confirm(f"Remove the job {key} with its counts and dead letters?", yes=yes)
+    """Remove a job that has ended, with its counts and its quarantine. Asks first."""
+    confirm(f"Remove the job {key} with its counts and its quarantine?", yes=yes)
 
     async def work() -> None:
         async with _open_job(fleet, key) as job:
@@ -222,7 +223,7 @@ async def _open_job(place: str | None, key: str) -> AsyncIterator[Job]:
     async with _open_fleet(place) as fleet:
         try:
             job = await fleet.get(key)
-        except CheckpointError:
+        except RecordError:
             raise
         except ReplayError:
             raise ReplayError(f"there is no job {key!r}; 'basiq-async jobs list' shows all jobs") from None
@@ -231,19 +232,14 @@ async def _open_job(place: str | None, key: str) -> AsyncIterator[Job]:
 
 @asynccontextmanager
 async def _open_fleet(place: str | None, fleet: Fleet | None = None) -> AsyncIterator[Fleet]:
-    import asyncio
+    from .._work.limits import limit
 
-    session().verdict = True
     opened = fleet or _find(_check_place(place))
     async with AsyncExitStack() as stack:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await stack.enter_async_context(opened)
-                await opened.jobs()
-        except TimeoutError:
-            raise ConnectionFailedError(
-                f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
-            ) from None
+        slow = f"the fleet's Redis did not respond within {_PATIENCE:g} s: does it run, and is its address right?"
+        async with limit(_PATIENCE, ConnectionFailedError(slow)):
+            await stack.enter_async_context(opened)
+            await opened.jobs()
         yield opened
 
 
@@ -275,7 +271,9 @@ def worker(
     fleet: FleetPlace = None,
     processes: Annotated[int, typer.Option(min=1, help="How many worker processes to run.")] = 1,
     segments: Annotated[int, typer.Option(min=1, help="How many pages a process works on at once.")] = 2,
-    log_level: Annotated[str, typer.Option(help="The lowest level that is logged.")] = "INFO",
+    log_level: Annotated[
+        str, typer.Option(help="The lowest level that is logged; DEBUG is for this package alone.")
+    ] = "INFO",
 ) -> None:
     """Work on the jobs of a fleet until SIGTERM or Ctrl-C.
 
@@ -286,7 +284,6 @@ def worker(
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
-    log = PrintableLog("%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
-    logging.basicConfig(level=level, handlers=[log])
+    show_logs(level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s", others=logging.INFO)
     with _naming_errors(_check_place(fleet)):
         run_workers(_check_place(fleet), processes=processes, segments=segments)

@@ -1,6 +1,6 @@
 """``basiq-async mock``: the fake Basiq over HTTP, for programs in any language.
 
-``mock wait`` waits until a mock is ready. ``mock add-state`` gives a script a state of its own in a mock that runs.
+``mock wait`` waits until a mock is ready.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import secrets
 import sys
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -19,8 +20,9 @@ import attrs
 import typer
 
 from .._redaction.text import shell_line
+from .._wire.hosts import show_url
 from ..errors import ConfigurationError
-from ._mock_control import TOKEN, MockError, Place, call
+from ._mock_control import TOKEN, MockError, Place, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
 from ._options import Json, command_of, option
 from ._output import flush, is_terminal, live, note, write, write_note
@@ -60,32 +62,6 @@ async def wait(
         write(export_line(found["base_url"], found["api_key"]))
 
 
-@mock_app.command("add-state")
-async def add_state(
-    name: Annotated[str | None, option("The state's name, for people.")] = None,
-    seed: Annotated[str | None, option("Make the ids from this seed; the same seed repeats them.")] = None,
-    still: Annotated[bool, option("Give it a clock that stands still until moved.", "--still")] = False,
-    json: Json = None,
-) -> None:
-    """Add an empty state to a mock, then print a line for a shell that exports its URL and API key.
-
-    The state has its own API key, clock and ids.
-    """
-    base_url = Place.find().base_url
-    made = await call("POST", "/states", {"name": name, "seed": seed, "still": still or None})
-    row = {
-        "base_url": base_url,
-        "api_key": str(made.get("api_key")),
-        "name": made.get("name"),
-        "seed": made.get("seed"),
-    }
-    if json is not None:
-        Output(json).one(row)
-    else:
-        write(export_line(base_url, str(row["api_key"])))
-        note(f"the state {row['name']} was added; its ids are made from the seed {row['seed']}")
-
-
 def export_line(base_url: str, api_key: str) -> str:
     """Return a line for a shell that exports the URL and API key of a mock."""
     return shell_line(["export", f"BASIQ_BASE_URL={base_url}", f"BASIQ_API_KEY={api_key}"])
@@ -99,7 +75,7 @@ async def _wait(ready_file: Path | None, timeout: float) -> dict[str, Any]:
     while True:
         try:
             ready = attrs.asdict(place) if place is not None else _read_ready(ready_file or Path())
-            await call("GET", "/health", place=Place(ready["base_url"], ready["api_key"]), timeout=_HEALTH_TIMEOUT)
+            await call_mock("GET", "/health", place=Place(ready["base_url"], ready["api_key"]), timeout=_HEALTH_TIMEOUT)
         except MockError as exc:
             if ready_file is None and exc.code == "another-mock":
                 raise
@@ -170,7 +146,7 @@ class MockOptions:
 @mock_app.callback()
 @command_of(MockOptions)
 def mock(options: MockOptions) -> Awaitable[None] | None:
-    """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The commands below control a mock that runs.
+    """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The command 'mock call' controls a mock that runs.
 
     When the mock is ready, it prints a line for a shell that exports BASIQ_BASE_URL and BASIQ_API_KEY, or one JSON
     object with --json. A terminal shows each request and each delivery.
@@ -295,15 +271,12 @@ class _Log:
     def __init__(self, fake: FakeBasiq, label: str) -> None:
         self._fake = fake
         self._label = label
-        self._revision = -1
+        self._newest: object = None
         self.requests = 0
         self.deliveries = 0
 
     def show_news(self) -> None:
         fake = self._fake
-        if fake.revision == self._revision:
-            return
-        self._revision = fake.revision
         for record in fake.request_log:
             if record.number > self.requests and (record.status is not None or record.duration):
                 self.requests = record.number
@@ -311,11 +284,14 @@ class _Log:
                 status = record.status or "dropped"
                 method = record.request.method
                 write_note(f"{record.at:%H:%M:%S}  {self._label}{method} {record.path}  {status}{violated}")
-        fresh = [each for each in fake.numbered_deliveries() if each[0] > self.deliveries]
-        for number, attempt in reversed(fresh):
-            self.deliveries = number
+        fresh = list(takewhile(lambda each: each is not self._newest, reversed(fake.deliveries)))
+        for attempt in reversed(fresh):
+            self._newest = attempt
+            self.deliveries += 1
             status = attempt.status or "no response"
-            write_note(f"{fake.now():%H:%M:%S}  {self._label}-> {attempt.url}  {attempt.event_type_id}  {status}")
+            write_note(
+                f"{fake.now():%H:%M:%S}  {self._label}-> {show_url(attempt.url)}  {attempt.event_type_id}  {status}"
+            )
 
 
 def _quirks(given: Sequence[str]) -> Any:

@@ -6,10 +6,10 @@ import inspect
 import operator
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from functools import reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import attrs
 import typer
 
-from .._arguments import EVENT_TYPES
+from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, describe_unknown, match_event_types
 from .._redaction.text import PROGRAM, command_line, shell_line
 from .._redaction.tracebacks import hide_arguments
 from .._storage.private_files import open_new
+from .._wire.hosts import show_url
 from ..errors import BasiqError, ConfigurationError
 from ._output import session, write_lines
+from ._run import make_client
+from ._settings import names
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -111,8 +114,6 @@ def complete_event_type(incomplete: str) -> list[str]:
 
 def complete_profile(incomplete: str) -> list[str]:
     """Complete the name of a profile."""
-    from ._profiles import names
-
     with suppress(ConfigurationError):
         return [name for name in names() if name.startswith(incomplete) and _PROFILE.fullmatch(name)]
     return []
@@ -126,7 +127,6 @@ def complete_webhook(incomplete: str) -> list[str]:
     import asyncio
 
     from ..transports.retry import RetryPolicy
-    from ._run import make_client
 
     async def find() -> list[str]:
         async with asyncio.timeout(_PATIENCE), make_client(retry=RetryPolicy(max_retries=0)) as basiq:
@@ -189,49 +189,64 @@ EndpointSecretFile = Annotated[
 # --- times ---
 
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
+_WHOLE_SECOND = timedelta(seconds=1)
+"""Basiq's clock is read from a header, which has whole seconds."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def selection(
+async def read_selection(
+    basiq: BasiqClient,
     *,
-    since: str | datetime | None = None,
-    until: str | datetime | None = None,
+    since: str | None = None,
+    until: str | None = None,
     failed: bool = False,
     event: Sequence[str] | None = None,
-    limit: int | None = None,
+    limit: int = 0,
 ) -> Where | None:
     """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
-    if not (since or until or failed or event or limit):
+    await check_event_types(basiq, event)
+    first = await read_moment(basiq, since, "--since")
+    end = await read_moment(basiq, until, "--until")
+    if not (first or end or failed or event or limit):
         return None
     from .. import replay  # only here, because it is slow to import
 
     chosen: list[Where] = []
-    if since is not None:
-        chosen.append(replay.since(moment(since, "--since")))
-    if until is not None:
-        chosen.append(replay.until(moment(until, "--until")))
+    if first is not None:
+        chosen.append(replay.since(first))
+    if end is not None:
+        chosen.append(replay.until(end))
     if failed:
         chosen.append(replay.failed_only())
     if event:
-        chosen.append(replay.event_types(*event))
+        with warnings.catch_warnings():  # Basiq's own list has them
+            warnings.simplefilter("ignore", UnknownEventTypeWarning)
+            chosen.append(replay.event_types(*event))
     if limit:
         chosen.append(replay.limit(limit))
     return reduce(operator.and_, chosen)
 
 
-async def moment_at_basiq(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:
-    """Parse a date, or a duration, which is counted back by Basiq's clock: it costs one request."""
-    found = None if text is None else moment(text, name)
-    if isinstance(found, timedelta):
-        await basiq.event_types.list().first()
-        return basiq._now() - found
-    return found
+async def read_moment(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:
+    """Parse a date, or a length of time that is counted back from now. Now is by Basiq's clock: it costs one request.
+
+    Raises ``ConfigurationError``, also for a moment in the future.
+    """
+    if text is None:
+        return None
+    found = _parse_moment(text, name)
+    await basiq.event_types.list().first()
+    now = basiq._now()
+    try:
+        moment = now - found if isinstance(found, timedelta) else found
+    except OverflowError:
+        raise ConfigurationError(f"{name} is too long ago: {text!r}") from None
+    if moment > now + _WHOLE_SECOND:
+        raise ConfigurationError(f"{name} is in the future: by Basiq's clock it is {now:%Y-%m-%d %H:%M:%S} UTC")
+    return moment
 
 
-def moment(text: str | datetime, name: str) -> datetime | timedelta:
-    """Parse a duration, which is counted back from now, or a date. Raises ``ConfigurationError``."""
-    if isinstance(text, datetime):
-        return text
+def _parse_moment(text: str, name: str) -> datetime | timedelta:
     try:
         if _DURATION.fullmatch(text):
             return duration(text, name)
@@ -263,43 +278,43 @@ async def expand_event_types(basiq: BasiqClient, given: Sequence[str]) -> list[s
         return list(given)
     known = [each.id async for each in basiq.event_types.list()]
     check_known(given, known)
-    return list(dict.fromkeys(name for each in given for name in _matching(each, known)))
+    return list(dict.fromkeys(name for each in given for name in match_event_types(each, known)))
 
 
 async def check_event_types(basiq: BasiqClient, given: Sequence[str] | None) -> None:
     """Raise ``ConfigurationError`` for a name that is not an event type, and for a pattern that matches none."""
-    if not all(_matching(each, EVENT_TYPES) for each in given or ()):
+    if not all(match_event_types(each) for each in given or ()):
         check_known(given, [*EVENT_TYPES, *[each.id async for each in basiq.event_types.list()]])
 
 
-def check_known(given: Iterable[str] | None, known: Iterable[str] = EVENT_TYPES, advice: str = "") -> None:
+def check_known(given: Iterable[str] | None, known: Sequence[str] = EVENT_TYPES, advice: str = "") -> None:
     """Check event types as ``check_event_types`` does, by default against the documented ones, without a request."""
-    wrong: list[str] = []
-    for each in given or ():
-        if not _matching(each, known):
-            pattern = each.endswith("*")
-            similar = ["*", *(f"{name.partition('.')[0]}.*" for name in known)] if pattern else known
-            nearest = "".join(f" (did you mean {name!r}?)" for name in get_close_matches(each, list(similar), n=1))
-            wrong.append(f"{each!r} {'matches no' if pattern else 'is not an'} event type{nearest}")
+    wrong = describe_unknown(given or (), known)
     if wrong:
         raise ConfigurationError(f"{', '.join(wrong)}; 'basiq-async events types' lists all types{advice}")
-
-
-def _matching(given: str, known: Iterable[str]) -> list[str]:
-    """Return the event types that a name, or a pattern such as ``consent.*``, stands for."""
-    if given == "*" or given.endswith(".*"):
-        return [name for name in known if name.startswith(given[:-1])]
-    return [name for name in known if name == given]
 
 
 # --- lines for a shell ---
 
 
 def program_line(command: str, *arguments: str, options: Mapping[str, object] | None = None) -> str:
-    """Return a line for a shell that runs a command of this program, with the profile of this invocation."""
-    line = command_line(command, *arguments, options=options)
+    """Return a line for a shell that runs a command of this program, with the profile or base URL of this one."""
+    return command_line(command, *arguments, options=options).replace(PROGRAM, shell_line(_this_program()), 1)
+
+
+def help_line(words: Sequence[str]) -> str:
+    """Return a command that helps with a problem as a line for a shell, with the profile or base URL of this one."""
+    return shell_line([*_this_program(), *words[1:]])
+
+
+def _this_program() -> list[str]:
     profile = session().profile
-    return line if profile is None else line.replace(PROGRAM, shell_line([PROGRAM, "--profile", profile]), 1)
+    if profile is None and not os.environ.get("BASIQ_API_KEY"):
+        profile = os.environ.get("BASIQ_PROFILE")
+    if profile:
+        return [PROGRAM, "--profile", profile]
+    base_url = session().base_url or os.environ.get("BASIQ_BASE_URL")
+    return [PROGRAM, "--base-url", show_url(base_url)] if base_url else [PROGRAM]
 
 
 # --- files and secrets ---
@@ -318,17 +333,6 @@ def read_file(path: str | Path, what: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"{what} {str(path)!r} cannot be read: {explain(exc)}") from None
-
-
-def check_new_file(path: str, *, begun: bool = False) -> None:
-    """Raise ``ConfigurationError`` if a file exists or its folder does not. Called before the first request.
-
-    ``begun`` says that an earlier run wrote the file. An empty file is as good as none.
-    """
-    if not begun and os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0):
-        raise ConfigurationError(f"{path!r} exists, and this export did not write it: pass another file, or remove it")
-    if not Path(path).parent.is_dir():
-        raise ConfigurationError(f"{path!r} cannot be written: its folder does not exist")
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from logging import Formatter, LogRecord, StreamHandler
+from logging import Formatter, LogRecord, StreamHandler, basicConfig, getLogger
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 DEBUG = "BASIQ_DEBUG"
 """The environment variable that turns on tracebacks and logs."""
+_TELL_EVERY = 30.0
+"""Seconds between two lines on what a command does, where there is no status line."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,13 @@ class Session:
     json: bool = False
     """Whether ``--json`` was given: errors and notes are JSON then."""
     profile: str | None = None
+    base_url: str | None = None
     timeout: float | None = None
     """Maximum seconds for a request, from ``--timeout``."""
-    verdict: bool = False
-    """Whether the command gives a verdict: an error that prevents it has an exit code of its own."""
     status: Live | None = None
     """The status line that the terminal shows now."""
+    told: float | None = None
+    """When what the command does was last told where there is no status line, in monotonic seconds."""
     stdout_closed: bool = False
     """Whether the program was started without a standard output."""
 
@@ -211,6 +215,15 @@ class PrintableLog(StreamHandler[TextIO]):
             self.handleError(record)
 
 
+def show_logs(level: int, form: str, *, others: int) -> None:
+    """Show log records of this package from ``level`` on, and of other libraries from the level ``others`` on.
+
+    At DEBUG, some drivers of databases print the values of statements, and so whole deliveries.
+    """
+    basicConfig(level=max(level, others), handlers=[PrintableLog(form)])
+    getLogger("basiq_async").setLevel(level)
+
+
 def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
     """Write an error to standard error: one line, or one JSON object with ``--json``."""
     if session().json:
@@ -220,23 +233,36 @@ def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
         write_note(Styled("error:", "red"), f" {text}")
 
 
-def live(shown: str | RenderableType | None) -> None:
-    """Replace the status line of a terminal by a text, or by what rich draws. None removes it.
+def live(text: str | None, done: int = 0, total: int | None = None) -> None:
+    """Show what the command is doing, in place of what was shown before; None removes it.
 
-    A terminal that cannot erase a line (``TERM=dumb``) gets no status line.
+    A terminal has a status line, with a bar if there is a ``total``. Without a terminal, or if it cannot erase a line
+    (``TERM=dumb``), the text is written every 30 s, as a note.
     """
     state = session()
-    if shown is None:
+    if text is None:
         if state.status is not None:
             state.status.stop()
             state.status = None
         return
     if state.json or not is_terminal(sys.stderr) or is_dumb():
+        now = time.monotonic()
+        if state.told is None:
+            state.told = now
+        elif now - state.told >= _TELL_EVERY:
+            state.told = now
+            note(text[:500])
         return
     from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
     from rich.text import Text
 
-    drawing = Text(printable(shown[:500]), no_wrap=True, overflow="crop") if isinstance(shown, str) else shown
+    drawing: RenderableType = Text(printable(text[:500]), no_wrap=True, overflow="crop")
+    if total:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_row(ProgressBar(total=total, completed=min(done, total), width=24), drawing)
+        drawing = grid
     if state.status is None:
         state.status = Live(
             console=_console(sys.stderr), auto_refresh=False, transient=True, redirect_stdout=False,

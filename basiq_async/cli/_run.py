@@ -15,14 +15,14 @@ import typer
 
 from .. import __version__
 from ..errors import ConfigurationError
-from ._output import DEBUG, PrintableLog, is_terminal, live, note, prompt, session
+from ._output import DEBUG, is_terminal, live, note, prompt, session, show_logs
+from ._settings import Settings, find_settings
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..errors import BasiqError
     from ..hooks import RetryEvent
     from ..transports.retry import RetryPolicy
-    from ._profiles import Settings
 
 
 T = TypeVar("T")
@@ -40,12 +40,12 @@ async def make_client(
     from ..client import BasiqClient
     from ..transports.aiohttp import AiohttpTransport
     from ..transports.retry import RetryPolicy
-    from ._profiles import find_settings
 
     found = find_settings() if settings is None else settings
     limit = session().timeout
     timeout = limit or 30.0
-    transport = AiohttpTransport(user_agent=f"basiq-async/{__version__} (command line)", timeout=timeout)
+    agent = f"basiq-async/{__version__} (command line)"
+    transport = AiohttpTransport(user_agent=agent, timeout=timeout, proxy="environment")
     try:
         async with BasiqClient(
             found.api_key,
@@ -119,7 +119,7 @@ def _quiet_logs() -> None:
     The commands report these events themselves. aiohttp's server logs a traceback for each request that is not HTTP.
     """
     if os.environ.get(DEBUG):
-        logging.basicConfig(level=logging.DEBUG, handlers=[PrintableLog("%(levelname)s %(name)s: %(message)s")])
+        show_logs(logging.DEBUG, "%(levelname)s %(name)s: %(message)s", others=logging.WARNING)
         return
     for name in ("basiq_async", "aiohttp.server"):
         logger = logging.getLogger(name)
@@ -162,8 +162,10 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
-def stopping(stop: Callable[[], None] | None = None, *, busy: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
-    """Call ``stop`` at the first signal. The second one, or the first without ``stop``, cancels this task.
+def stopping(
+    stop: Callable[[], bool] = lambda: False, *, busy: Callable[[], bool] = lambda: True
+) -> Iterator[list[int]]:
+    """Call ``stop`` at the first signal. If it returns False, and at the second signal, this task is cancelled.
 
     The task then ends the process with 130 or 143. The list that is yielded holds the numbers of the signals. If
     ``busy`` returns True at the first signal, a note says that a second one stops at once.
@@ -172,20 +174,22 @@ def stopping(stop: Callable[[], None] | None = None, *, busy: Callable[[], bool]
 
     task = asyncio.current_task()
     received: list[int] = []
+    cancelled = False
 
     def receive(number: int) -> None:
+        nonlocal cancelled
         received.append(number)
-        if stop is not None and len(received) == 1:
-            stop()
+        if len(received) == 1 and stop():
             if busy():
                 note("finishing the work under way; a second signal stops at once")
         elif task is not None:
+            cancelled = True
             task.cancel()
 
     with on_signals(receive):
         try:
             yield received
         except asyncio.CancelledError:
-            if len(received) <= (stop is not None):
+            if not cancelled:
                 raise
             raise typer.Exit(128 + received[-1]) from None

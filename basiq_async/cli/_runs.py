@@ -1,57 +1,37 @@
-"""What ``replay`` and ``recover`` share: the object of their options, the display of progress, and the end of a run."""
+"""What ``replay``, ``recover`` and ``quarantine retry`` share: options, what is shown meanwhile, and how a run ends."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import math
 import os
-import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TextIO, TypeVar
 
 import attrs
 import typer
 
 from .._redaction.text import json_line
-from .._storage.private_files import open_new
-from .._wire.hosts import show_url
-from ..errors import CheckpointError, ConfigurationError
-from ._options import (
-    EndpointSecretFile,
-    EventPattern,
-    Json,
-    Since,
-    Until,
-    WebhookId,
-    Yes,
-    explain,
-    option,
-    program_line,
-    selection,
-)
-from ._output import OutputError, live, note, session
-from ._results import Column, Output, View, as_row, cell_text, count_details
-from ._run import confirm, stopping
+from .._storage.private_files import open_private
+from .._wire.hosts import show_place
+from ..errors import BasiqError, ConfigurationError, JobInUseError, ReplayError
+from ._inboxes import Receiver, To, open_inbox, open_receiver, record_file
+from ._options import EndpointSecretFile, Json, WebhookId, explain, option, program_line, read_secrets
+from ._output import live, note, session
+from ._results import Row, count_details
+from ._run import stopping
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from ..distributed import Job
     from ..models import Message
-    from ..replay import DeadLetter, Plan, Progress, Replay, Report, Target, Where
+    from ..receiver import Inbox, WebhookReceiver
+    from ..replay import Progress, Target
 
-    HasDeadLetters = Replay | Job
+T = TypeVar("T")
 
-
-To = Annotated[str | None, option("The endpoint to post to. Deliveries are signed as Basiq signs them.", metavar="URL")]
-_FOR_ONE_RUN = frozenset(
-    {"webhook_id", "dry_run", "plan", "retry_dead", "list_dead", "export_dead", "drop_dead", "ui", "yes"}
-)
-"""The options that are not part of the line that continues a run."""
+_NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "down"})
+"""What a progress has beyond a report."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,135 +39,191 @@ class RunOptions:
     """The options of a replay and of a recovery."""
 
     command: ClassVar[str]
+    once: ClassVar[frozenset[str]] = frozenset({"webhook_id", "json"})
+    """The fields that are not repeated in the line that continues the run, or are not options."""
 
     webhook_id: WebhookId
     to: To = None
-    since: Since = None
-    until: Until = None
-    event: EventPattern = None
+    receiver: Receiver = None
+    inbox: Annotated[
+        str | None,
+        option(
+            "With --to: the inbox that records what was posted, so that nothing is posted twice; such as "
+            "postgresql+asyncpg://... By default a file that is named after the webhook and the target.",
+            "--inbox",
+            metavar="URL|FILE",
+        ),
+    ] = None
+    concurrency: Annotated[int, typer.Option(min=1, help="Maximum messages under way at once.")] = 32
     rate: Annotated[float | None, option("Maximum messages per second.")] = None
-    concurrency: int | None = None
     max_pause: Annotated[
         float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
     ] = 3_600.0
-    checkpoint: str | None = None
-    retry_dead: Annotated[bool, option("Deliver the messages that failed in earlier runs again.", "--retry-dead")] = (
-        False
-    )
-    list_dead: Annotated[bool, option("Show the messages that failed in earlier runs.", "--list-dead")] = False
-    export_dead: Annotated[
-        str | None, option("Write the messages that failed to a new file, one per line.", metavar="FILE")
-    ] = None
-    drop_dead: Annotated[list[str] | None, option("Drop a message that failed; may be repeated.", metavar="ID")] = None
     secret_file: EndpointSecretFile = None
-    yes: Yes = False
     json: Json = None
 
-    @property
-    def place(self) -> str:
-        """The checkpoint. A run has one that is named after the job if no option names one."""
-        return self.checkpoint or ""
-
-    @property
-    def looks(self) -> bool:
-        """Whether the command only looks at dead letters, and delivers nothing."""
-        return self.list_dead or self.export_dead is not None or bool(self.drop_dead)
-
-    @property
-    def selected(self) -> Mapping[str, Any]:
-        """The options that select messages. With the webhook and the target, they name the checkpoint."""
-        return {"since": self.since, "until": self.until, "event": self.event}
-
-    def confirm_drop(self) -> None:
-        """Ask before messages are dropped."""
-        if self.drop_dead:
-            confirm(f"Drop {len(set(self.drop_dead)):,} of the messages that failed for good?", yes=self.yes)
-
-    def where(self) -> Where | None:
-        """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
-        return selection(**{name: value for name, value in self.selected.items() if name != "filter"})
-
-    def line(self, *flags: str) -> str:
-        """Return the line that continues the run, with further flags. An option that has its default is left out."""
+    def line(self) -> str:
+        """Return the line that continues the run. An option that has its default is left out."""
         options: dict[str, object] = {
-            "--" + field.name.replace("_", "-"): _shown(value)
+            "--" + field.name.replace("_", "-"): _shown(field.name, value)
             for field in attrs.fields(type(self))
-            if field.name not in _FOR_ONE_RUN and (value := getattr(self, field.name)) != field.default
+            if field.name not in self.once and (value := getattr(self, field.name)) != field.default
         }
-        options |= {"--checkpoint": _shown(self.place), "--json": self.json is not None, **dict.fromkeys(flags, True)}
-        return program_line(self.command, self.webhook_id, options=options)
+        return program_line(self.command, self.webhook_id, options={**options, "--json": self.json is not None})
 
-    @contextmanager
-    def stopping(self, stop: Callable[[], None], *flags: str) -> Iterator[list[int]]:
-        """As the function ``stopping``; a run that a second signal ends shows the line that continues it."""
-        import asyncio
-
-        with stopping(stop) as stopped:
-            try:
-                yield stopped
-            except asyncio.CancelledError:
-                if stopped:
-                    live(None)
-                    self.show_line(*flags)
-                raise
-            finally:
-                live(None)
-
-    def show_line(self, *flags: str, introduction: str = "to continue:") -> None:
+    def show_line(self, introduction: str = "to continue:") -> None:
         """Show the line that continues the run on standard error."""
-        if any(_shown(value) != value for value in (self.place, *attrs.asdict(self, recurse=False).values())):
-            introduction = f"{introduction.removesuffix(':')} (put back what is not shown of its URL):"
-        if session().json:
-            note(introduction, command=self.line(*flags))
-        else:
-            note(introduction)
-            note("  " + self.line(*flags))
+        show_line(introduction, self.line(), whole=all(_is_whole(each) for each in (self.to, self.inbox)))
+
+    def show_retry(self, count: int) -> None:
+        """Show the line that tries again what is in the quarantine."""
+        options: dict[str, object] = {"--receiver": self.receiver}
+        if self.receiver is None:
+            places = {"--to": self.to, "--inbox": self.inbox}
+            options = {name: _shown(name[2:], value) for name, value in places.items()}
+            options |= {"--webhook": self.webhook_id, "--secret-file": self.secret_file}
+        show_line(
+            f"{count:,} messages or deliveries are in the quarantine; try them again with:",
+            program_line("quarantine retry", options=options),
+            whole=all(_is_whole(each) for each in (self.to, self.inbox)),
+        )
 
 
-def _shown(value: object) -> object:
+def show_line(introduction: str, line: str, *, whole: bool = True) -> None:
+    """Show a line that helps on standard error. ``whole``: whether it has each URL as it was given."""
+    if not whole:
+        introduction = f"{introduction.removesuffix(':')} (put back what is not shown of its URL):"
+    if session().json:
+        note(introduction, command=line)
+    else:
+        note(introduction)
+        note("  " + line)
+
+
+def _shown(name: str, value: object) -> object:
     """Return a value of an option. A query or a password in a URL, which can be a key, is not shown."""
-    return show_url(value) if isinstance(value, str) and "://" in value else value
+    return show_place(value) if isinstance(value, str) and name in ("to", "inbox") else value
 
 
-def name_checkpoint(kind: str, webhook_id: str, target: str, selected: Mapping[str, Any]) -> str:
-    """Return the name of a checkpoint file without its ending. The same line gets the same name.
-
-    The limit is for one run, and does not change the name.
-    """
-    parts: list[object] = [target, *(value for name, value in sorted(selected.items()) if name != "limit")]
-    digest = hashlib.blake2b(repr(parts).encode(errors="replace"), digest_size=4).hexdigest()
-    return f"basiq-{kind}-{re.sub('[^A-Za-z0-9-]', '_', webhook_id)[:64]}-{digest}"
+def _is_whole(place: str | None) -> bool:
+    return place is None or show_place(place) == place
 
 
-def report_row(report: Report | Plan) -> Mapping[str, Any]:
-    """Return a report or a plan as JSON shows it: with the rate of a report."""
-    row = as_row(report)
-    rate = getattr(report, "rate", None)
-    return row if rate is None else {**row, "rate": round(rate, 1)}
+def check_places(options: Any, targets: Mapping[str, str | None]) -> None:
+    """Raise ``ConfigurationError`` unless exactly one target is named, and ``--inbox`` only for ``--to``."""
+    if sum(each is not None for each in targets.values()) != 1:
+        raise ConfigurationError(f"name the target with one of {' or '.join(targets)}")
+    if options.inbox is not None and options.to is None:
+        raise ConfigurationError("--inbox is for --to: a receiver has its own inbox, and a file is its own record")
 
 
-def report_details(report: Report | Plan) -> Iterable[tuple[str, Any]]:
-    """Yield the names and values of a report or a plan, with a line for each period in which a webhook was inactive."""
-    yield from ((name, value) for name, value in count_details(report_row(report), "cursor", "inactive"))
-    for period in report.inactive:
-        yield "not active", f"{cell_text(period.since)} to {cell_text(period.until) if period.until else 'the end'}"
+async def open_target(
+    stack: AsyncExitStack,
+    webhook_id: str | None,
+    *,
+    to: str | None,
+    receiver: str | None,
+    inbox: str | None,
+    secret_file: Any,
+    concurrency: int = 32,
+) -> tuple[Target | WebhookReceiver, Inbox | None]:
+    """Open the target of a run, and the record of what is posted to it. A receiver has its own."""
+    from ..replay import HttpTarget
+
+    if to is None:
+        return await stack.enter_async_context(open_receiver(receiver or "", webhook_id)), None
+    target = HttpTarget(to, read_secrets(secret_file), connections=concurrency)
+    record = await stack.enter_async_context(open_inbox(inbox or record_file(webhook_id or "", to), make=True))
+    return await stack.enter_async_context(target), record
+
+
+# --- what is shown of a run ---
+
+
+def report_row(report: Progress, *, finished: bool | None = None) -> dict[str, Any]:
+    """Return a report as JSON shows it. ``finished`` is for a run that ended before there was a report."""
+    found = {name: value for name, value in attrs.asdict(report).items() if name not in _NOT_SHOWN}
+    found["duration"], found["rate"] = round(report.duration, 1), round(report.rate, 1)
+    return found if finished is None else {**found, "finished": finished}
+
+
+def report_details(row: Row) -> Iterable[tuple[str, Any]]:
+    """Yield the names and values of a report for people."""
+    return count_details(row, "order")
+
+
+def progress_text(now: Progress) -> tuple[str, int, int | None]:
+    """Return the progress of a run as text, what is done, and what is to be done in all; None without a plan."""
+    done = now.handled + now.failed + sum(now.skipped.values())
+    total = None if now.remaining is None else done + now.remaining
+    words = [f"{done:,} done" if not total else f"{done:,}/{total:,}"]
+    if now.failed:
+        words.append(f"{now.failed:,} failed")
+    words.append(f"{now.rate:,.0f}/s")
+    if now.paused:
+        words.append(f"paused for {now.paused:.0f} s{f', down for {now.down:.0f} s' if now.down else ''}")
+    elif now.eta is not None:
+        words.append(f"{_clock(now.eta)} left")
+    return "  ".join(words), done, total
+
+
+def _clock(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+class _Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+    def _observe(self, observer: Any) -> None: ...
 
 
 _TELL_EVERY = 60.0
 
 
-class ProgressLine:
-    """Shows the progress of a run as a status line.
+class Watch:
+    """Observes a run: shows its progress, and has it when the run ends, however it ends.
 
     A note says when the target stops and starts to respond, and once a minute what the run waits for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, evidence: Evidence | None = None) -> None:
+        self._evidence = evidence
+        self._run: _Stoppable | None = None
+        self.lists: list[Progress] = []
+        """The last progress for each list that was read."""
         self._down = False
         self._told = 0.0
 
-    def __call__(self, now: Progress) -> None:
+    def follow(self, run: _Stoppable) -> None:
+        """Observe this run."""
+        self._run = run
+        run._observe(self)
+
+    def stop(self) -> bool:
+        """Let the run begin no more messages. Return False if it has begun nothing, so that it can end at once."""
+        if self._run is None or not self.lists:
+            return False
+        self._run.stop()
+        return True
+
+    # --- as an ``Observer`` ---
+
+    def wrap(self, target: Target) -> Target:
+        """Write each message that the target accepts into the evidence."""
+        return target if self._evidence is None else _Witnessed(target, self._evidence, len(self.lists))
+
+    def begin(self, source: str) -> None:
+        """Begin with a list that is read: first the messages, then the events."""
+        from ..replay import Progress
+
+        self.lists.append(Progress())
+
+    def on_progress(self, now: Progress) -> None:
         """Show the progress of the run."""
+        self.lists[-1] = now
         down = bool(now.down)
         if down != self._down:
             self._down, self._told = down, time.monotonic()
@@ -199,43 +235,53 @@ class ProgressLine:
             self._told = time.monotonic()
             why = f"which has been down for {now.down:.0f} s" if down else "which asked for a pause"
             note(f"waiting for the target, {why}; the next message is tried in {math.ceil(now.paused)} s")
-        live(draw_progress(now))
+        live(*progress_text(now))
 
 
-def draw_progress(now: Progress) -> RenderableType:
-    """Return the progress of a run: with a bar and the time left if a plan was made."""
-    done = now.handled + now.failed + sum(now.skipped.values())
-    total = None if now.remaining is None else done + now.remaining
-    words = [f"{done:,} done" if not total else f"{done:,}/{total:,}"]
-    if now.failed:
-        words.append(f"{now.failed:,} failed")
-    words.append(f"{now.rate:,.0f}/s")
-    if now.paused:
-        words.append(f"paused for {now.paused:.0f} s{f', down for {now.down:.0f} s' if now.down else ''}")
-    elif now.eta is not None:
-        words.append(f"{_clock(now.eta)} left")
-    return draw_bar(done, total, "  ".join(words))
+# --- how a run ends ---
 
 
-def draw_bar(done: int, total: int | None, text: str) -> RenderableType:
-    """Return a bar that is filled by a share, with a text beside it; without a total, only the text."""
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
+@attrs.frozen
+class Ended(Generic[T]):
+    """The end of a run: its result, or the error that ended it. ``signal`` is that of a signal, or 0."""
 
-    shown = Text(text, no_wrap=True, overflow="crop")
-    if not total:
-        return shown
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_row(ProgressBar(total=total, completed=min(done, total), width=24), shown)
-    return grid
+    result: T | None
+    error: Exception | None
+    signal: int
+
+    @property
+    def early(self) -> bool:
+        """Whether it ended before its end."""
+        return self.result is None or self.signal != 0
+
+    def exit(self, code: int) -> int:
+        """Return the exit code: that of the signal, or ``code``. Raises the error."""
+        if self.signal:
+            return 128 + self.signal
+        if self.error is not None:
+            raise self.error
+        return code
 
 
-def _clock(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    if whole >= 3600:
-        return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
-    return f"{whole // 60}:{whole % 60:02}"
+async def run_watched(watch: Watch, work: Callable[[], Awaitable[T]]) -> Ended[T]:
+    """Do the work of a run, and return how it ended.
+
+    At the first signal the messages under way are finished. A second one, or the first one while nothing has begun,
+    ends it at once. Raises ``ConfigurationError`` and ``JobInUseError``: then there was no run.
+    """
+    result, error, signals = None, None, list[int]()
+    try:
+        with stopping(watch.stop) as signals:
+            result = await work()
+    except (ConfigurationError, JobInUseError):
+        raise
+    except (BasiqError, TimeoutError) as exc:
+        error = exc
+    except typer.Exit:  # a signal ended it at once
+        pass
+    finally:
+        live(None)
+    return Ended(result, error, signals[0] if signals else 0)
 
 
 # --- evidence: recover --report FILE ---
@@ -250,13 +296,14 @@ class Evidence:
 
     def __init__(self, file: str | None) -> None:
         self._file: TextIO | None = None
+        self._name = file
         if file is None:
             return
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = open_private(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         except (OSError, ValueError) as exc:
             raise ConfigurationError(f"--report {file!r} cannot be written: {explain(exc)}") from None
-        self._file = os.fdopen(descriptor, "a", encoding="ascii")
+        self._file = os.fdopen(descriptor, "a", buffering=1, encoding="ascii")
 
     def __enter__(self) -> Self:
         return self
@@ -266,38 +313,22 @@ class Evidence:
             self._file.close()
 
     def write(self, what: str, **more: Any) -> None:
-        """Append a line with the time."""
-        if self._file is not None:
+        """Append a line with the time. Raises ``ReplayError``."""
+        if self._file is None:
+            return
+        try:
             self._file.write(json_line({what: datetime.now(UTC), **more}, ascii=True) + "\n")
-
-    def watch(self, replay: Replay) -> None:
-        """Write the id of each message that the target of a replay accepts."""
-        if self._file is not None:
-            replay._observe(_Watched(self, replay.job.source))
-
-    def flush(self) -> None:
-        """Pass the lines to the operating system."""
-        if self._file is not None:
-            self._file.flush()
+        except OSError as exc:
+            raise ReplayError(f"--report {self._name!r} cannot be written: {explain(exc)}") from None
 
 
-class _Watched:
-    """Observes a replay by its target: each message that it accepts is written."""
+class _Witnessed:
+    """A target whose accepted messages are written down."""
 
-    def __init__(self, evidence: Evidence, source: str) -> None:
+    def __init__(self, inner: Target, evidence: Evidence, number: int) -> None:
+        self._inner = inner
         self._evidence = evidence
-        self._source = source
-
-    def wrap(self, target: Target) -> Target:
-        """Watch this target."""
-        self._inner = target
-        return self
-
-    def begin(self) -> None:
-        """Do nothing: the beginning of the recovery is written."""
-
-    def on_progress(self, progress: Progress) -> None:
-        """Do nothing."""
+        self._source = "events" if number else "messages"
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
@@ -306,126 +337,3 @@ class _Watched:
             ids = {"id": message.id, "event_type_id": message.event_type_id, "event_id": message.event_id}
             self._evidence.write("accepted", source=self._source, **ids)
         return skipped
-
-    async def flush(self) -> None:
-        """See ``Target``."""
-        await self._inner.flush()
-        self._evidence.flush()
-
-
-# --- dead letters ---
-
-_PAGE = 250
-
-
-def _read_type(dead: DeadLetter) -> str | None:
-    from ..models import Message
-
-    return Message(dead.id, dead.message).event_type_id
-
-
-_DEAD_LETTER: View[DeadLetter] = View(
-    "id error failed_at event_type_id",
-    Column("ID", "id"),
-    Column("FAILED AT", "failed_at"),
-    Column("ERROR", "error", flexible=20),
-    Column("EVENT TYPE", "event_type_id", optional=True),
-    event_type_id=_read_type,
-)
-
-
-async def look_at_dead_letters(jobs: Sequence[HasDeadLetters], options: RunOptions) -> int:
-    """Show, export and drop dead letters as the options say. Return 1 if they were shown or dropped and some are left.
-
-    An export that succeeded returns 0.
-    """
-    if options.list_dead:
-        await list_dead_letters(jobs, Output(options.json))
-    if options.export_dead is not None:
-        await export_dead_letters(jobs, options.export_dead)
-    if options.drop_dead:
-        await drop_dead_letters(jobs, options.drop_dead)
-    return 1 if (options.list_dead or options.drop_dead) and await has_dead_letters(jobs) else 0
-
-
-async def list_dead_letters(jobs: Sequence[HasDeadLetters], output: Output) -> int:
-    """List the dead letters, or write a note that there are none. Return their number."""
-    count = 0
-    async for page in _pages(jobs):
-        output.rows(page, _DEAD_LETTER)
-        count += len(page)
-    if not count:
-        note("there are no dead letters")
-    return count
-
-
-async def export_dead_letters(jobs: Sequence[HasDeadLetters], path: str) -> None:
-    """Write the dead letters to a new file that only its owner can read, one per line. The jobs keep them."""
-    try:
-        descriptor = open_new(path)
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"the new file {path!r} cannot be made: {explain(exc)}") from None
-    count = 0
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            async for page in _pages(jobs):
-                for each in page:
-                    line = {"number": each.number, "id": each.id, "error": each.error, "failedAt": each.failed_at}
-                    file.write(json_line({**line, "message": each.message}, ascii=True) + "\n")
-                count += len(page)
-    except BaseException as exc:
-        os.unlink(path)
-        if isinstance(exc, OSError):
-            raise OutputError(f"{path!r} cannot be written: {exc.strerror}") from None
-        raise
-    note(f"{count:,} messages written to {path!r}")
-
-
-async def drop_dead_letters(jobs: Sequence[HasDeadLetters], ids: Sequence[str]) -> None:
-    """Remove the dead letters with these ids. Raises ``ConfigurationError`` if an id is not that of a dead letter."""
-    dropped = sum([await job.drop_dead(ids) for job in jobs])
-    note(f"{dropped:,} dead letters dropped")
-    if missing := len(set(ids)) - dropped:
-        raise ConfigurationError(f"{missing:,} of the ids are not ids of dead letters")
-
-
-async def has_dead_letters(jobs: Sequence[HasDeadLetters]) -> bool:
-    """Return whether one of the jobs has dead letters."""
-    return any([await job.dead_letters(limit=1) for job in jobs])
-
-
-async def _pages(jobs: Sequence[HasDeadLetters]) -> AsyncIterator[Sequence[DeadLetter]]:
-    for job in jobs:
-        after = 0
-        while page := await job.dead_letters(after=after, limit=_PAGE):
-            yield page
-            after = page[-1].number
-
-
-def find_recoveries(webhook_id: str) -> list[str]:
-    """Return the beginnings of the names of the files that recoveries of a webhook left in this folder."""
-    beginning = name_checkpoint("recover", webhook_id, "", {}).rpartition("-")[0]
-    return [file.removesuffix("-messages.db") for file in sorted(glob.glob(f"{beginning}-*-messages.db"))]
-
-
-async def tell_of_recoveries(webhook_id: str) -> bool:
-    """Write a note for each recovery of a webhook in this folder that keeps dead letters. Return whether there is one.
-
-    A recovery of which only a part is known, because it selects messages, is named too.
-    """
-    from ..replay import SQLiteCheckpoint, recovered_by
-
-    found = False
-    for base in find_recoveries(webhook_id):
-        file = f"{base}-messages.db"
-        try:
-            recovered = await recovered_by(webhook_id, SQLiteCheckpoint(file), SQLiteCheckpoint(f"{base}-events.db"))
-            count = f"{recovered.dead_letters:,}"
-        except CheckpointError:
-            count = "perhaps some"
-        if count == "0":
-            continue
-        found = True
-        line = program_line("recover", webhook_id, options={"--checkpoint": base, "--list-dead": True})
-        note(f"recover keeps {count} dead letters in {file!r}; list them with: {line}")
-    return found

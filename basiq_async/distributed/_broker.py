@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from taskiq import AsyncBroker, TaskiqEvents, TaskiqState
+from taskiq import AsyncBroker, BrokerMessage, TaskiqEvents, TaskiqFormatter, TaskiqMessage, TaskiqState
 from taskiq.receiver import Receiver
 from taskiq_redis import ListQueueBroker
 
 from .._redaction.text import printable
+from ._record_types import is_notification
 
 _TASK = "basiq_async.distributed:process_segment"
 
@@ -46,10 +47,41 @@ def connect(
     async def process(job: str, segment: str) -> None:
         await process_segment(job, segment)
 
+    def limit(state: TaskiqState | None = None) -> None:
+        if not isinstance(broker.formatter, _NotificationFormatter):
+            broker.formatter = _NotificationFormatter(broker, broker.formatter)
+
+    limit()
+    broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, limit)  # again, for a formatter that was set meanwhile
     broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, start)
     broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, stop)
     logging.getLogger(Receiver.__module__).addFilter(_make_one_line)
     return broker.register_task(process, task_name=_TASK).kiq
+
+
+class _NotificationFormatter(TaskiqFormatter):
+    """Reads of a notification only the job's key and the segment's name: others may write to the broker too.
+
+    taskiq obeys labels of a message, such as a timeout for the task, retries and the time to acknowledge it, and stores
+    the result under the message's id. Messages of other tasks are read as by the broker's own formatter.
+    """
+
+    def __init__(self, broker: AsyncBroker, formatter: TaskiqFormatter) -> None:
+        self._broker = broker
+        self._formatter = formatter
+
+    def dumps(self, message: TaskiqMessage) -> BrokerMessage:
+        return self._formatter.dumps(message)
+
+    def loads(self, message: bytes) -> TaskiqMessage:
+        """Read a message. Raises ``ValueError`` for a notification that is not one of a fleet."""
+        found = self._formatter.loads(message)
+        if found.task_name != _TASK:
+            return found
+        if len(found.args) != 2 or not is_notification(*found.args):
+            raise ValueError("a notification that is not one of a fleet is ignored")
+        new_id = self._broker.id_generator()
+        return TaskiqMessage(task_id=new_id, task_name=_TASK, labels={}, args=found.args, kwargs={})
 
 
 def _make_one_line(record: logging.LogRecord) -> bool:

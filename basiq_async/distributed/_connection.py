@@ -13,6 +13,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError, ResponseError
 
 from .._redaction.tracebacks import drop_tracebacks
+from .._wire.hosts import is_readable_url
 from .._work.tasks import run_cancel_once
 from ..errors import ConfigurationError
 from ._record_types import RecordUnavailableError
@@ -22,8 +23,8 @@ T = TypeVar("T")
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again: the first one was lost."""
 _SCRIPTS = (
-    *("claim", "create", "dead_letters", "drop_dead", "finish", "forget", "heartbeat", "pause", "progress"),
-    *("rate_slots", "reclaim_expired", "record_page", "release", "revive", "save", "set_state"),
+    *("claim", "create", "drop_quarantined", "finish", "forget", "heartbeat", "pause", "progress", "quarantined"),
+    *("rate_slots", "reclaim_expired", "record_page", "release", "retry_quarantined", "save", "set_state", "take"),
 )
 
 
@@ -39,7 +40,8 @@ class Connection:
         del url  # error reporters show local variables, and it may hold a password
         if client is None:
             raise ConfigurationError(
-                "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS"
+                "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS. A '/', '@', "
+                "'?' or '#' in its password must be percent-encoded"
             )
         self._redis = client
         self._patience = patience
@@ -118,6 +120,8 @@ class _Retry(Retry):
 
 def _connect(url: str) -> Redis | None:
     """Return a Redis client, or None if ``url`` is not a Redis URL."""
+    if not isinstance(url, str) or not is_readable_url(url):  # a part of the password would be taken for the host
+        return None
     try:
         return Redis.from_url(
             url,

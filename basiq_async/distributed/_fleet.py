@@ -6,22 +6,27 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Self, get_args
 
+import attrs
+
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.tracebacks import UnshownText
+from .._work.tasks import cancelling
+from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
-from ..filters import Filter, filter_text
+from ..filters import Filter
 from ..models import Message
-from ..replay import MemoryCheckpoint, Plan, Replay, Where
+from ..replay import Plan
+from ..replay.shared import FixedMessages, make_plan, read_filters
 from ._job import Job, notify_all
+from ._pages import list_pages
 from ._record import Record
-from ._record_types import LONGEST_KEY, JobSpec, ListSpec, Source, describe
+from ._record_types import LONGEST_KEY, LONGEST_NAME, JobSpec, ListSpec, Source, describe
 from ._work import JobFunction
 from ._worker import Worker
 
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("basiq_async.distributed")
 
 _NOTIFY = 5.0
-_MOST_SEEN = 1_000_000
 
 
 class Fleet:
@@ -105,8 +109,8 @@ class Fleet:
 
     def job(self, name: str) -> Callable[[JobFunction], JobFunction]:
         """Register a job function: an async context manager that yields a ``Work``, opened once in each process."""
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigurationError("a job function needs a name")
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME:
+            raise ConfigurationError(f"a job function needs a name of at most {LONGEST_NAME} characters")
         if name in self._functions:
             raise ConfigurationError(f"the fleet has a job function {name!r} already")
 
@@ -126,29 +130,29 @@ class Fleet:
         webhook_id: str | Sequence[str],
         *,
         key: str,
-        filter: str | Filter | None = None,
-        filters: Sequence[str | Filter] | None = None,
+        filter: str | Filter | Sequence[str | Filter] | None = None,
         source: Source = "messages",
         rate: float | None = None,
         plan: Plan | None = None,
-        max_dead: int = 100_000,
+        max_quarantined: int = 100_000,
     ) -> Job:
         """Submit a job, or continue the job with this ``key``.
 
         webhook_id: the id of one webhook, or several ids.
-        filters: one filter for each list of a webhook; the lists are read at the same time. The filters must be
-            disjoint, and together cover all messages that you want: use ranges such as ``[a, b)`` and ``[b, c)``. One
-            list yields about 500 messages for each round trip to Basiq.
+        filter: as for ``Replay``. Several are one list each, and are read at the same time. They must be disjoint, and
+            together cover all messages that you want: use ranges such as ``[a, b)`` and ``[b, c)``. One list yields
+            about 500 messages for each round trip to Basiq.
         source: "events" reads the event list of the last 7 days in place of the messages, as ``Replay`` does.
         rate: maximum messages a second, over all workers. For a known key, it replaces the job's rate.
         plan: the result of ``plan()``. Progress then also reports the remaining messages.
-        max_dead: the number of dead letters at which the job is paused. Each occupies about 1.3 KB in Redis.
+        max_quarantined: the number of messages in the job's quarantine at which the job is paused. Each occupies about
+            1.8 KB in Redis.
 
         With a known key, a failed or cancelled job is resumed, and a paused job stays paused. Raises ``ReplayError`` if
         the job of this key has another job function, other lists or another source.
         """
         self._check_name(name)
-        lists = _list_specs(webhook_id, filter, filters, source)
+        lists = _list_specs(webhook_id, filter, source)
         if not isinstance(key, str) or not key.strip() or len(key) > LONGEST_KEY or not set(key).isdisjoint("{}\r\n"):
             raise ConfigurationError(f"key must be text of at most {LONGEST_KEY} characters, without braces")
         for warning in await self._record.check():
@@ -161,7 +165,7 @@ class Fleet:
             rate=None if rate is None else check_positive("rate", rate, "of messages a second"),
             submitted_at=datetime.now(UTC),
             lease=self.lease,
-            most_dead=check_whole("max_dead", max_dead, least=1),
+            most_quarantined=check_whole("max_quarantined", max_quarantined, least=1),
             total=None if plan is None else plan.total,
         )
         first = await self._record.create(spec)
@@ -188,40 +192,25 @@ class Fleet:
         name: str,
         webhook_id: str | Sequence[str],
         *,
-        filter: str | Filter | None = None,
-        filters: Sequence[str | Filter] | None = None,
+        filter: str | Filter | Sequence[str | Filter] | None = None,
         source: Source = "messages",
     ) -> Plan:
         """Read all lists of a job in this process, and count the messages that the job would handle.
 
-        No message is handled. The arguments are the same as for ``submit``. Raises ``ConfigurationError`` if two lists
-        of a webhook share a message; the first 1,000,000 messages are checked.
+        No message is handled. What an inbox knows already counts too. The arguments are the same as for ``submit``.
         """
         self._check_name(name)
-        lists = _list_specs(webhook_id, filter, filters, source)
-        plans = []
-        overlaps = _Overlaps()
-        async with self._functions[name]() as work:
-            left = work.where.limit
+        lists = _list_specs(webhook_id, filter, source)
+
+        async def read(client: BasiqClient) -> AsyncGenerator[Sequence[Message]]:
             for list_spec in lists:
-                if left == 0:
-                    break
-                replay = Replay(
-                    work.client,
-                    list_spec.webhook_id,
-                    work.target,
-                    checkpoint=MemoryCheckpoint(),
-                    source=source,
-                    filter=list_spec.filter or None,
-                    where=overlaps.watch(list_spec, work.where, left),
-                    inbox=work.inbox,
-                )
-                plan = await replay.plan()
-                plans.append(plan)
-                left = None if left is None else left - plan.total
-                if overlaps.problem is not None:
-                    raise ConfigurationError(overlaps.problem)
-        return _sum(plans)
+                async with contextlib.aclosing(list_pages(client, source, list_spec, None)) as pages:
+                    async for page in pages:
+                        yield page.messages
+
+        async with self._functions[name]() as work:
+            where = attrs.evolve(await work.select(source, lists[0].webhook_id), limit=work.where.limit)
+            return await make_plan(FixedMessages(read(work.client)), where, handles=work.handling.handles)
 
     async def __aenter__(self) -> Self:
         if self._broker is not None:
@@ -277,35 +266,26 @@ class Fleet:
             await self._worker.process_segment(key, segment)
 
     async def _start(self, state: TaskiqState) -> None:
-        self._worker = await self._running.enter_async_context(self.worker())
-        _on_signals(self._worker.stop)
+        async def open_worker() -> None:
+            self._worker = await self._running.enter_async_context(self.worker())
+
+        def stop() -> None:
+            opening.cancel()  # Redis may be away for as long as the record is patient
+            if self._worker is not None:
+                self._worker.stop()
+
+        opening = asyncio.create_task(open_worker())
+        _on_signals(stop)
+        try:
+            await opening
+        except asyncio.CancelledError:
+            if cancelling():
+                raise
+            logger.warning("the worker was stopped before it had started")
 
     async def _stop(self, state: TaskiqState) -> None:
         await self._running.aclose()
         await self._record.aclose()
-
-
-class _Overlaps:
-    """Finds messages that two lists of a webhook share, among the first million."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], ListSpec] = {}
-        self.problem: str | None = None
-
-    def watch(self, list_spec: ListSpec, where: Where, limit: int | None) -> Where:
-        """Return a copy of ``where`` with this limit. It also records each message that it checks."""
-
-        def predicate(message: Message) -> bool:
-            if len(self._seen) < _MOST_SEEN:
-                other = self._seen.setdefault((list_spec.webhook_id, message.id), list_spec)
-                if other is not list_spec:
-                    self.problem = (
-                        f"message {message.id!r} is in two lists, of filter {other.filter!r} and {list_spec.filter!r}: "
-                        "it would be handled twice. Make the filters disjoint, such as ranges [a, b) and [b, c)"
-                    )
-            return where(message)
-
-        return Where(predicate, limit, description=where.description)
 
 
 def _on_signals(stop: Callable[[], None]) -> None:
@@ -325,37 +305,16 @@ def _on_signals(stop: Callable[[], None]) -> None:
 
 
 def _list_specs(
-    webhook_id: str | Sequence[str],
-    filter: str | Filter | None,
-    filters: Sequence[str | Filter] | None,
-    source: Source,
+    webhook_id: str | Sequence[str], filter: str | Filter | Sequence[str | Filter] | None, source: Source
 ) -> tuple[ListSpec, ...]:
     if source not in get_args(Source):
         raise ConfigurationError('source must be "messages" or "events"')
     webhooks = [webhook_id] if isinstance(webhook_id, str) else list(webhook_id)
     if not webhooks or not all(isinstance(each, str) and each.strip() for each in webhooks):
         raise ConfigurationError("webhook_id must be the id of a webhook, or a list of them")
-    if filter is not None and filters is not None:
-        raise ConfigurationError("pass filter, or filters for several lists, and not both")
-    if isinstance(filters, str) or (filters is not None and not filters):
-        raise ConfigurationError("filters must be a list of filters, at least one")
-    texts = [filter_text(each) or "" for each in ([filter] if filters is None else filters)]
-    lists = tuple(ListSpec(webhook, text) for webhook in webhooks for text in texts)
+    lists = tuple(ListSpec(webhook, text or "") for webhook in webhooks for text in read_filters(filter, source))
     if len(set(lists)) < len(lists):
-        raise ConfigurationError("two lists are the same: every message in them would be handled twice")
+        raise ConfigurationError("the same webhook is there twice: every message of it would be handled twice")
     if source == "events" and len(lists) > 1:
-        raise ConfigurationError('source="events" is one list, of all webhooks: pass one webhook_id, and no filters')
+        raise ConfigurationError('source="events" is one list, of all webhooks: pass one webhook_id')
     return lists
-
-
-def _sum(plans: Sequence[Plan]) -> Plan:
-    return Plan(
-        total=sum(plan.total for plan in plans),
-        by_type=dict(sum((Counter(plan.by_type) for plan in plans), Counter())),
-        by_day=dict(sum((Counter(plan.by_day) for plan in plans), Counter())),
-        skipped=dict(sum((Counter(plan.skipped) for plan in plans), Counter())),
-        first=min((plan.first for plan in plans if plan.first is not None), default=None),
-        last=max((plan.last for plan in plans if plan.last is not None), default=None),
-        position=0,
-        dead=0,
-    )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
-from .._arguments import Duration, check_seconds
-from ..errors import ReplayError
-from ..replay import DeadLetter, Report
-from ..replay.shared import export_dead
+from .._arguments import Duration, check_seconds, check_whole
+from .._storage.exports import export_entries
+from .._work.protocol import QuarantinedDelivery
+from ..errors import ConfigurationError, ReplayError
+from ..replay import Report
 from ._record import Record
-from ._record_types import JobProgress, StateChange, new_token
+from ._record_types import JobEntry, JobProgress, StateChange, new_token
 
 _PAGE = 250
 
@@ -19,7 +20,7 @@ _PAGE = 250
 class Job:
     """A job of a fleet. Any number of ``Job`` objects, in any process, may refer to the same job.
 
-    All methods raise ``CheckpointError`` if the fleet's store does not respond, and most raise ``ReplayError`` if the
+    All methods raise ``RecordError`` if the fleet's store does not respond, and most raise ``ReplayError`` if the
     job was forgotten.
     """
 
@@ -82,38 +83,49 @@ class Job:
         """Cancel the job. Workers finish and record the messages under way; ``resume`` continues from there."""
         await self._set_state("cancel", reason)
 
-    async def dead_letters(self, *, after: int = 0, limit: int = _PAGE) -> Sequence[DeadLetter]:
-        """Return up to ``limit`` dead letters with numbers greater than ``after``, oldest first."""
-        return [each.dead_letter for each in await self._record.dead_letters(self.key, after=after, limit=limit)]
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """Return the first ``limit`` entries of the job's quarantine, or the next ones after ``after``."""
+        check_whole("limit", limit, least=1)
+        if after is not None and not isinstance(after, JobEntry):
+            raise ConfigurationError("after must be an entry that quarantined() of this job has returned")
+        return await self._record.quarantined(self.key, after=0 if after is None else after.number, limit=limit)
 
-    async def export_dead(self, path: str | os.PathLike[str]) -> int:
-        """Write each dead letter as a line of JSON to a new file, and return their number.
+    async def export_quarantined(self, path: str | os.PathLike[str]) -> int:
+        """Write each entry of the job's quarantine as a line of JSON to a new file, and return their number.
 
-        The job keeps them. Only the file's owner can read the file. Raises ``ConfigurationError`` if the file exists,
-        and ``ReplayError`` if it cannot be written.
+        They stay in the quarantine. Only the file's owner can read the file. Raises ``ConfigurationError`` if the file
+        exists, and ``ReplayError`` if it cannot be written.
         """
         await self.progress()  # raises for a job that is gone
-        return await export_dead(self, path)
+        return await export_entries(self._read_quarantine(), path)
 
-    async def drop_dead(self, ids: Iterable[str]) -> int:
-        """Remove the dead letters with these ids for good, and return the number removed."""
-        return await self._record.drop_dead(self.key, list(ids))
+    async def drop_quarantined(self, ids: Iterable[str]) -> int:
+        """Remove the messages with these ids from the quarantine for good, and return the number removed."""
+        return await self._record.drop_quarantined(self.key, list(ids))
 
-    async def retry_dead(self) -> Report:
-        """Have the workers retry all dead letters that the job has now. ``wait`` for the end.
+    async def retry_quarantined(self) -> Report:
+        """Have the workers retry all messages that are in the job's quarantine now. ``wait`` for the end.
 
-        Returns the report until now, in which ``dead`` is the number of dead letters to retry. A dead letter that is
-        already queued for a retry is retried once, so this can be called again after an error.
+        Returns the report until now. What is handled leaves the quarantine, and what fails stays. A message that is
+        queued for a retry already is retried once, so this can be called again after an error.
         """
         report = await self.report()
-        segment = await self._record.revive(self.key, new_token())
+        segment = await self._record.retry_quarantined(self.key, new_token())
         if segment is not None:
             await self._notify(self.key, segment)
         return report
 
     async def forget(self) -> None:
-        """Remove the job with its counts and dead letters. Raises ``ReplayError`` while it is running."""
+        """Remove the job with its counts and its quarantine. Raises ``ReplayError`` while it is running."""
         await self._record.forget(self.key)
+
+    async def _read_quarantine(self) -> AsyncGenerator[QuarantinedDelivery]:
+        after: QuarantinedDelivery | None = None
+        while page := await self.quarantined(after=after, limit=_PAGE):
+            for after in page:
+                yield after
 
     async def _set_state(self, action: StateChange, reason: str) -> None:
         state, segments = await self._record.set_state(self.key, action, reason)
@@ -134,14 +146,11 @@ async def notify_all(notify: Callable[[str, str], Awaitable[object]], key: str, 
 
 def _report(progress: JobProgress) -> Report:
     return Report(
+        read=progress.read,
         handled=progress.handled,
         skipped=progress.skipped,
         failed=progress.failed,
-        repeated=min(progress.interrupted, progress.handled),
         duration=progress.elapsed,
         rate=progress.rate,
-        position=progress.read,
-        finished=progress.state == "finished" and not progress.cut,
-        dead=progress.dead,
-        handled_in_all=progress.handled,
+        finished=progress.state == "finished" and not progress.cut and not progress.given_up,
     )

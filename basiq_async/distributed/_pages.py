@@ -9,7 +9,7 @@ from typing import TypeAlias
 import attrs
 
 from ..client import BasiqClient
-from ..errors import CheckpointError, ConfigurationError, PaginationError
+from ..errors import ConfigurationError, PaginationError, ReplayError
 from ..models import Message
 from ..replay.shared import message_of, open_events, placeholder_for
 from ._record_types import EDGE, ListSpec, SegmentClaim, SegmentPage, Source
@@ -66,23 +66,36 @@ async def list_pages(
 async def read_page(pages: Pages, claim: SegmentClaim) -> SegmentPage:
     """Read the messages that follow the claim's ``after``: those of the page at its cursor, and what left that page.
 
-    A page that a former owner of the segment read has the same messages again. Messages that were added since are not
-    part of the job: page boundaries may have moved, and newer messages may precede the page in a list that begins with
-    the newest. Raises ``CheckpointError`` if the place cannot be found or the page has changed, and the errors of the
-    client.
+    If a former owner of the segment read it, read on to the messages behind which the next segment begins: the ids
+    decide, and not how many there were. A message is there once. Raises ``ReplayError`` if the place cannot be found,
+    and the errors of the client.
     """
-    page = await _read_after(pages, claim) if claim.after else await _read(pages, claim.cursor)
-    messages, count = list(page.messages), claim.count
-    if count is not None:
-        page, messages = await _read_again(pages, page, claim, count)
-    ids = [message.id for message in messages]
+    step, page = claim, await _read_step(pages, claim)
+    found = {message.id: message for message in page.messages}
+    while claim.edge and claim.edge[-1] not in found and page.next_cursor is not None and len(found) < _MOST_ARRIVED:
+        after = [*claim.after, *found][-EDGE:]
+        step = attrs.evolve(step, before=page.cursor, cursor=page.next_cursor, after=after)
+        page = await _read_step(pages, step)
+        found |= {message.id: message for message in page.messages if message.id not in found}
+    ids = list(found)
+    while claim.edge and ids and ids[-1] not in claim.edge:
+        ids.pop()  # of the next segment
+    if claim.edge and not ids and page.next_cursor is not None:
+        raise _lost(claim.edge)
     return SegmentPage(
-        messages=messages,
+        messages=[found[id] for id in ids],
         cursor=page.cursor,
         next_cursor=page.next_cursor,
-        last=ids[-1] if ids else None,
-        edge=[*claim.after, *ids][-EDGE:] if ids else (),
+        edge=[*claim.after, *ids][-EDGE:],
     )
+
+
+async def _read_step(pages: Pages, claim: SegmentClaim) -> ListedPage:
+    return await (_read_after(pages, claim) if claim.after else _read(pages, claim.cursor))
+
+
+def _lost(ids: Sequence[str]) -> ReplayError:
+    return ReplayError(f"the place after message {ids[-1]!r} cannot be found again: {_INSTEAD}")
 
 
 async def _read(pages: Pages, cursor: str | None) -> ListedPage:
@@ -111,7 +124,7 @@ async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
         if found.messages or found.next_cursor is None:
             return found
         before, cursor = found.cursor, found.next_cursor
-    raise CheckpointError(f"the place after message {claim.after[-1]!r} moves while it is read: {_INSTEAD}")
+    raise ReplayError(f"the place after message {claim.after[-1]!r} moves while it is read: {_INSTEAD}")
 
 
 async def _follow(pages: Pages, before: str | None, cursor: str | None, ids: Sequence[str]) -> ListedPage | None:
@@ -138,29 +151,4 @@ async def _search(pages: Pages, ids: Sequence[str]) -> ListedPage:
         async for page in each:
             if page.after(ids) is not None:
                 return page
-    raise CheckpointError(f"the place after message {ids[-1]!r} cannot be found again: {_INSTEAD}")
-
-
-async def _read_again(
-    pages: Pages, page: ListedPage, claim: SegmentClaim, count: int
-) -> tuple[ListedPage, list[Message]]:
-    """Return the messages that the page had at its first reading, from as many pages as lead to the last of them."""
-    messages: list[Message] = []
-    arrived = 0
-    while True:
-        messages += page.messages
-        arrived += len(page.messages)
-        place = next((index for index, message in enumerate(messages) if message.id == claim.last), None)
-        if place is not None:
-            messages = messages[: place + 1]
-        if place is not None or page.next_cursor is None or arrived > count + _MOST_ARRIVED:
-            break
-        messages = messages[-count:] if count else []
-        page = await _read(pages, page.next_cursor)
-    known = messages[-count:] if count else []
-    if len(known) < count or (known and known[-1].id != claim.last):
-        raise CheckpointError(
-            f"its page has changed: when it was read first, it had {count} messages up to {claim.last!r}. "
-            f"{_INSTEAD.capitalize()}"
-        )
-    return page, known
+    raise _lost(ids)

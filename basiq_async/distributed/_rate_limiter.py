@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 
+from .._work.limits import wait_for_event
 from .._work.tasks import cancelling
 from ._record import Record
 
@@ -63,9 +63,7 @@ class SharedRateLimiter:
     async def _sleep(self, seconds: float) -> None:
         """Wait ``seconds``, or until the rate changes."""
         self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+        await wait_for_event(self._changed, seconds)
 
     async def _draw(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -9,29 +9,31 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
-from .._redaction.tracebacks import UnshownText
+import attrs
+
 from .._work.throughput import messages_per_second
-from ..errors import CheckpointError, ReplayError
-from ..replay import DeadLetter
+from ..errors import InboxError, RecordError, ReplayError
 from ._connection import Connection
 from ._record_types import (
     EDGE,
     LONGEST_KEY,
+    LONGEST_NAME,
     SEGMENT_NAME,
-    ClaimRefusal,
     Heartbeat,
+    JobEntry,
     JobProgress,
     JobSpec,
     JobState,
     LeaseLostError,
     ListSpec,
+    Outcome,
     RateSlots,
-    Saving,
+    Refusal,
     SegmentClaim,
     SegmentPage,
     Source,
     StateChange,
-    StoredDeadLetter,
+    shorten,
 )
 
 T = TypeVar("T")
@@ -73,7 +75,7 @@ class Record:
             "rate": "" if spec.rate is None else repr(spec.rate),
             "submitted_at": spec.submitted_at.isoformat(),
             "lease": round(spec.lease * 1000),
-            "most_dead": spec.most_dead,
+            "most_quarantined": spec.most_quarantined,
             "total": "" if spec.total is None else spec.total,
             "id": spec.id,
         }
@@ -83,8 +85,8 @@ class Record:
             return list(found[1:])
         if found[0] == "other":
             raise ReplayError(
-                f"the job {spec.key!r} is {found[1]}, and not {_selection(spec)}: submit it under another key, "
-                "or with the same arguments to continue it"
+                f"the job {spec.key!r} is {shorten(found[1])}, and not {_selection(spec)}: submit it under another "
+                "key, or with the same arguments to continue it"
             )
         return None
 
@@ -101,39 +103,23 @@ class Record:
         return sorted(each for each in found if len(each) <= LONGEST_KEY)
 
     async def claim(
-        self,
-        key: str,
-        segment: str,
-        token: str,
-        *,
-        lease: float,
-        worker: str,
-        width: int,
-        selection: str = "",
-        job: str = "",
-    ) -> SegmentClaim | ClaimRefusal:
+        self, key: str, segment: str, token: str, *, lease: float, worker: str, job: str = ""
+    ) -> SegmentClaim | Refusal:
         """Claim a segment that has no owner, or whose owner's lease has run out.
-
-        selection: a description of the messages that the worker chooses. The first claim sets it for the job, and
-            workers with another one are refused.
-        width: maximum number of messages that the owner handles at once. That many count as interrupted if it dies.
 
         If a segment was claimed 20 times without a release or a saved message, the job fails.
         """
-        arguments = (segment, token, _ms(lease), worker, width, _MOST_TRIES, selection)
-        found = await self._run("claim", key, *arguments, job=job)
+        found = await self._run("claim", key, segment, token, _ms(lease), worker, _MOST_TRIES, job=job)
         if found[0] != "ok":
-            return ClaimRefusal(*found)
+            return cast(Refusal, found[0])
         with _damage(key):
-            cursor, count, last, quota, upto, before, after = found[1]
+            cursor, before, after, edge, upto = found[1]
             rate, paused = found[2]
             return SegmentClaim(
                 cursor=cursor or None,
                 before=before or None,
-                after=[str(each) for each in json.loads(after or "[]")][-EDGE:],
-                count=_int(count),
-                last=last or None,
-                quota=_int(quota),
+                after=_ids(after),
+                edge=_ids(edge),
                 upto=_int(upto),
                 done=[each for ids in found[3] for each in json.loads(ids)],
                 rate=_float(rate),
@@ -141,35 +127,59 @@ class Record:
             )
 
     async def record_page(
-        self, key: str, segment: str, token: str, page: SegmentPage, *, lease: float, limit: int | None
-    ) -> tuple[int, str | None]:
-        """Record the segment's page, and create the next segment. Later calls for the segment change nothing.
+        self, key: str, segment: str, token: str, page: SegmentPage, *, read: int, lease: float
+    ) -> str | None:
+        """Record the segment's page, and create the next segment. A later call only sets the number of messages read.
 
-        Return how many of the chosen messages to handle, and the next segment if this call created it.
+        Return the next segment if this call created it.
         """
-        more, count, skipped = page.next_cursor is not None, len(page.marks), page.marks.count("0")
-        found = await self._run_as_owner(
-            "record_page",
-            *(key, segment, token, _ms(lease), count, page.last or "", count - skipped, skipped),
-            *(page.next_cursor or "", int(more), "" if limit is None else limit, page.marks, page.problem),
-            *(page.cursor or "", json.dumps(page.edge[-EDGE:]) if page.edge else ""),
-        )
-        return int(found[1]), found[2] or None
+        more, edge = page.next_cursor is not None, json.dumps(page.edge[-EDGE:])
+        place = (int(more), page.next_cursor or "", page.cursor or "", edge)
+        return (await self._run_as_owner("record_page", key, segment, token, _ms(lease), read, *place))[1] or None
 
-    async def save(self, key: str, segment: str, token: str, saving: Saving, *, lease: float) -> Heartbeat | None:
-        """Record finished messages. Return None and change nothing if ``before`` is not the number of recorded ids."""
-        arguments: list[Any] = [_ms(lease), -1 if saving.before is None else saving.before, saving.max_failures or 0]
-        arguments.append(2 * len(saving.counts))
-        for name, value in saving.counts.items():
-            arguments += (f"o:{name}", value)
-        arguments += (len(saving.ids), json.dumps(saving.ids) if saving.ids else "")
-        arguments.append(2 * len(saving.dead_letters))
-        for stored in saving.dead_letters:
-            arguments += (stored.dead_letter.id, _write_dead_letter(stored))
-        arguments.append(len(saving.revived))
-        arguments += saving.revived
-        found = await self._run_as_owner("save", key, segment, token, *arguments)
-        return None if found[0] == "resend" else Heartbeat(found[1], found[2] / 1000)
+    async def take_ticket(self, key: str, segment: str, token: str, id: str, *, limit: int) -> bool:
+        """Take a ticket of the job's limit for a message. Return False if all are out, and one may come back.
+
+        If all are spent, the job is finished, and ``LeaseLostError`` is raised: the segment is gone.
+        """
+        return bool((await self._run_as_owner("take", key, segment, token, limit, id))[1])
+
+    async def save(
+        self,
+        key: str,
+        segment: str,
+        token: str,
+        outcomes: Sequence[Outcome],
+        *,
+        before: int,
+        lease: float,
+        max_failures: int | None = None,
+    ) -> Heartbeat | int:
+        """Record finished messages. ``before`` is the number of ids that are recorded already.
+
+        If another number is recorded, return that and change nothing: the store has lost some, or has these.
+        """
+        counts = Counter(each.result for each in outcomes)
+        handled, failed = counts["handled"], counts["failed"]
+        if given_up := sum(each.is_given_up for each in outcomes):
+            counts["given_up"] = given_up
+        entries = [(each.id, each.entry.pack(seal=True)) for each in outcomes if each.entry is not None]
+        gone = [each.id for each in outcomes if each.is_gone]
+        skipped = {each.id for each in outcomes if each.result not in ("handled", "failed")}
+        tickets = [each.id for each in outcomes if each.ticket]
+        lists: Sequence[Sequence[Any]] = (
+            [part for pair in counts.items() for part in pair],
+            [part for pair in entries for part in pair],
+            gone,
+            [each for each in tickets if each not in skipped],
+            [each for each in tickets if each in skipped],
+        )
+        ids = json.dumps([each.id for each in outcomes])
+        found = await self._run_as_owner(
+            *("save", key, segment, token, _ms(lease), before, len(outcomes), ids, handled, failed, max_failures or 0),
+            *(part for each in lists for part in (len(each), *each)),
+        )
+        return int(found[1]) if found[0] == "recorded" else Heartbeat(found[1], found[2] / 1000)
 
     async def finish(self, key: str, segment: str, token: str) -> bool:
         """Remove a finished segment; the last one finishes the job. Return False if its page was never recorded."""
@@ -218,23 +228,22 @@ class Record:
             return None
         with _damage(key):
             fields = dict(_pairs(found[0]))
-            counts: Counter[str] = Counter()
-            for name, value in (*_with_prefix(fields, "n:"), *_pairs(found[1])):
-                counts[name] += int(value)
-            now, segments, held, dead, paused = found[2]
+            counts = Counter({name: int(value) for name, value in _with_prefix(fields, "n:")})
+            now, segments, held, read, quarantined, paused = found[1]
             state, ended, total = fields["state"], int(fields.get("ended") or now), _int(fields["total"])
             finished = counts["handled"] + counts["failed"]
             samples = (each.split() for _, each in _with_prefix(fields, "at:"))
-            names = found[3]
+            names = found[2]
             return JobProgress(
                 state=cast(JobState, "waiting" if state == "running" and not names else state),
-                reason=fields.get("reason", ""),
-                problem=fields.get("problem", ""),
-                read=counts["read"],
+                reason=shorten(fields.get("reason", "")),
+                problem=shorten(fields.get("problem", "")),
+                read=counts["read"] + read,
                 handled=counts["handled"],
                 failed=counts["failed"],
                 skipped={name: value for name, value in sorted(_with_prefix(counts, "skipped:")) if value},
-                dead=dead,
+                quarantined=quarantined,
+                given_up=counts["given_up"],
                 rate=messages_per_second(
                     [(int(at) / 1000, int(count)) for at, count in samples],
                     now_seconds=ended / 1000,
@@ -243,32 +252,31 @@ class Record:
                 ),
                 elapsed=(ended - int(fields["began"])) / 1000,
                 remaining=None if total is None else max(0, total - finished),
-                worker_names=names,
+                worker_names=[shorten(each) for each in names],
                 segments=segments,
                 held=held,
                 takeovers=int(fields.get("takeovers") or 0),
-                interrupted=int(fields.get("interrupted") or 0),
                 paused=paused / 1000,
                 cut="cut" in fields,
             )
 
-    async def dead_letters(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[StoredDeadLetter]:
-        """Return the first ``limit`` dead letters with numbers greater than ``after``, in order, as of one moment."""
-        found = await self._run("dead_letters", key, after, limit)
+    async def quarantined(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[JobEntry]:
+        """Return the first ``limit`` entries of the quarantine with numbers greater than ``after``, in their order."""
+        found = await self._run("quarantined", key, after, limit)
         with _damage(key):
-            return [_read_dead_letter(id, int(number), text) for id, number, text in found]
+            return [_read_entry(id, int(number), text) for id, number, text in found]
 
-    async def drop_dead(self, key: str, ids: Sequence[str]) -> int:
-        """Remove dead letters, and return how many were removed."""
-        return int(await self._run("drop_dead", key, *ids)) if ids else 0
+    async def drop_quarantined(self, key: str, ids: Sequence[str]) -> int:
+        """Remove entries of the quarantine, and return how many were removed."""
+        return int(await self._run("drop_quarantined", key, *ids)) if ids else 0
 
-    async def revive(self, key: str, request: str) -> str | None:
-        """Record a segment that retries the present dead letters, and return it; None if the job has none.
+    async def retry_quarantined(self, key: str, request: str) -> str | None:
+        """Record a segment that retries the present entries of the quarantine, and return it; None if there are none.
 
-        Dead letters that another segment is to retry already are left to it, so that each is retried once.
+        Entries that another segment is to retry already are left to it, so that each is retried once.
         ``request`` is a random id of this call: a repeated call returns the same segment.
         """
-        _, segment = await self._run("revive", key, request)
+        _, segment = await self._run("retry_quarantined", key, request)
         return segment or None
 
     async def forget(self, key: str) -> None:
@@ -297,11 +305,11 @@ class Record:
 
 @contextmanager
 def _damage(key: str) -> Iterator[None]:
-    """Raise ``CheckpointError`` if what was read is not what a fleet wrote: others may write to Redis too."""
+    """Raise ``RecordError`` if what was read is not what a fleet wrote: others may write to Redis too."""
     try:
         yield
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
-        raise CheckpointError(
+        raise RecordError(
             f"another program changed the job {key!r} in Redis ({type(exc).__name__}): forget the job, and submit it "
             "again, with an inbox, so that nothing is handled twice"
         ) from None
@@ -316,6 +324,8 @@ def _selection(spec: JobSpec) -> str:
 
 
 def _spec(key: str, fields: Mapping[str, str]) -> JobSpec:
+    if len(fields["name"]) > LONGEST_NAME:
+        raise ValueError("the name of the job function is too long")
     return JobSpec(
         key=key,
         name=fields["name"],
@@ -324,26 +334,37 @@ def _spec(key: str, fields: Mapping[str, str]) -> JobSpec:
         rate=_float(fields["rate"]),
         submitted_at=datetime.fromisoformat(fields["submitted_at"]),
         lease=int(fields["lease"]) / 1000,
-        most_dead=int(fields["most_dead"]),
+        most_quarantined=int(fields["most_quarantined"]),
         total=_int(fields["total"]),
         id=fields["id"],
     )
 
 
-def _write_dead_letter(stored: StoredDeadLetter) -> UnshownText:
-    dead_letter = stored.dead_letter
-    fields = [dead_letter.error, dead_letter.failed_at.isoformat(), dead_letter.message, stored.webhook_id, stored.seal]
-    return UnshownText(json.dumps(fields, separators=(",", ":")))
-
-
-def _read_dead_letter(id: str, number: int, text: str | None) -> StoredDeadLetter:
-    """Read a stored dead letter. An entry that is not one is returned as a dead letter without message and seal."""
+def _read_entry(id: str, number: int, text: str | None) -> JobEntry:
+    """Read an entry of the quarantine. Of what no worker wrote, return one that has no seal, and so is refused."""
     try:
-        error, failed_at, message, webhook_id, seal = json.loads(text or "")
-        dead_letter = DeadLetter(id, str(error), datetime.fromisoformat(failed_at), dict(message), number)
-    except (ValueError, TypeError):
-        return StoredDeadLetter(DeadLetter(id, "its entry is not a dead letter", _NEVER, {}, number))
-    return StoredDeadLetter(dead_letter, str(webhook_id), str(seal))
+        entry = JobEntry.unpack(text or "")
+        if not isinstance(entry, JobEntry) or type(entry.webhook_id) is not str:
+            raise TypeError
+        return attrs.evolve(entry, delivery_id=id, number=number, seal=entry.seal or "")
+    except (InboxError, TypeError):
+        return JobEntry(
+            key="",
+            delivery_id=id,
+            event_type_id="",
+            event_id="",
+            body=b"{}",
+            signed_at=_NEVER,
+            error="its entry is not one that a worker wrote",
+            failures=0,
+            quarantined_at=_NEVER,
+            seal="",
+            number=number,
+        )
+
+
+def _ids(text: str | None) -> Sequence[str]:
+    return [str(each) for each in json.loads(text or "[]")][-EDGE:]
 
 
 def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -11,15 +11,26 @@ from typing import Literal
 import attrs
 
 from .._redaction.text import printable
+from .._work.protocol import QuarantinedDelivery
 from .._work.throughput import seconds_left
-from ..errors import BasiqError, CheckpointError, ReplayError
+from ..errors import BasiqError, RecordError, ReplayError
 from ..models import Message
-from ..replay import DeadLetter
 
 LONGEST_KEY = 200
 """The longest key of a job, in characters."""
-SEGMENT_NAME = re.compile(r"d?[0-9]{1,9}\.[0-9]{1,15}")
-"""A list's number, or "d" and that of a retry of dead letters, and the page's number."""
+SEGMENT_NAME = re.compile(r"q?[0-9]{1,9}\.[0-9]{1,15}")
+"""A list's number, or "q" and that of a retry of the quarantine, and the page's number."""
+
+LONGEST_NAME = 200
+"""The longest name of a job function, in characters."""
+
+
+def is_notification(key: object, segment: object) -> bool:
+    """Whether what a broker carried is the key of a job and the name of a segment: it may carry what others wrote."""
+    if not isinstance(key, str) or not isinstance(segment, str):
+        return False
+    return 0 < len(key) <= LONGEST_KEY and SEGMENT_NAME.fullmatch(segment) is not None
+
 
 EDGE = 20
 """How many ids before a page are recorded: the place is found again as long as one of them is listed."""
@@ -33,7 +44,7 @@ class LeaseLostError(ReplayError):
     """The worker no longer owns the segment, or its lease may have run out. It must stop working on it."""
 
 
-class RecordUnavailableError(CheckpointError):
+class RecordUnavailableError(RecordError):
     """The store did not respond, or refused a call. The call may succeed later, and repeating it is safe."""
 
 
@@ -56,7 +67,7 @@ class JobSpec:
     rate: float | None = None
     submitted_at: datetime
     lease: float
-    most_dead: int = 100_000
+    most_quarantined: int = 100_000
     total: int | None = None
     id: str = attrs.field(factory=lambda: secrets.token_hex(16))
 
@@ -68,10 +79,9 @@ class SegmentClaim:
     cursor: where its page begins.
     before: where the page that holds the last message before it begins; None at the start of the list.
     after: the ids of the last messages before the page, at most ``EDGE``; empty for the first page.
-    count, last: the number of messages on the page at its first reading, and the id of the last; None before that.
-    quota: how many of the chosen messages to handle; None before the page was recorded.
-    upto: for a segment of dead letters, the number of the last one to retry.
-    done: the ids of the messages that former owners recorded as done.
+    edge: the ids of the last messages of the page, behind which the next segment begins; empty until it was read.
+    upto: for a segment of the quarantine, the number of the last entry to retry.
+    done: the ids of the messages that are recorded as finished.
     rate: the rate of the job.
     paused: the remaining seconds of a pause that the target asked for.
     """
@@ -79,28 +89,16 @@ class SegmentClaim:
     cursor: str | None
     before: str | None
     after: Sequence[str]
-    count: int | None
-    last: str | None
-    quota: int | None
+    edge: Sequence[str]
     upto: int | None
     done: Sequence[str]
     rate: float | None
     paused: float
 
 
-@attrs.frozen
-class ClaimRefusal:
-    """The reason why a segment could not be claimed.
-
-    gone: the segment is finished, or was rolled back.
-    held: another worker owns it.
-    stopped: the job is not running; ``detail`` is its state.
-    another: the key belongs to another job by now.
-    selection: the job's first worker selected other messages, described in ``detail``.
-    """
-
-    reason: Literal["gone", "held", "stopped", "another", "selection"]
-    detail: str = ""
+Refusal = Literal["gone", "held", "stopped", "another"]
+"""Why a segment could not be claimed: it is finished, or was rolled back; another worker owns it; the job does not run;
+the key belongs to another job by now."""
 
 
 @attrs.frozen(kw_only=True)
@@ -108,46 +106,46 @@ class SegmentPage:
     """The page of a segment, as it was read.
 
     messages: its messages. The record keeps none of them.
-    marks: a digit for each message: "0" if it was not chosen, "1" if it was, and "2" if it was and does not count
-        against a limit, because the target will skip it.
-    last: the id of the last message or, for dead letters, its number.
     cursor: where the page of the list that holds the last message begins; None at the start of the list.
     next_cursor: the cursor of the next page; None at the end of the list.
-    edge: the ids by which the next segment finds its place: none for dead letters and for an empty page.
-    problem: a text for the job's progress; empty for a page without problems.
+    edge: the ids by which the next segment finds its place. For the quarantine, the number of the last entry.
     """
 
     messages: Sequence[Message] = ()
-    marks: str = ""
-    last: str | None
     cursor: str | None = None
     next_cursor: str | None
     edge: Sequence[str] = ()
-    problem: str = ""
-
-
-@attrs.frozen
-class StoredDeadLetter:
-    """A dead letter as a store keeps it: with its webhook's id, and a seal that shows changes by another program."""
-
-    dead_letter: DeadLetter
-    webhook_id: str = ""
-    seal: str = ""
 
 
 @attrs.frozen(kw_only=True)
-class Saving:
-    """What an owner has done since its last save. ``counts`` are totals since its claim: a repeated save counts once.
+class JobEntry(QuarantinedDelivery):
+    """An entry of a job's quarantine. It is sealed for this job and this webhook. ``number`` is its place."""
 
-    before: the number of ids recorded until now; None if ``ids`` replaces all of them.
+    job: str = attrs.field(default="", eq=False, repr=False)
+    """The key of the job and the name of its job function."""
+    webhook_id: str = attrs.field(default="", eq=False, repr=False)
+    number: int = attrs.field(default=0, eq=False, repr=False)
+
+    def sealed_parts(self) -> Sequence[bytes]:
+        """See ``QuarantinedDelivery``."""
+        names = (self.job, self.webhook_id)
+        return [*(name.encode("utf-8", "surrogatepass") for name in names), *super().sealed_parts()]
+
+
+@attrs.frozen
+class Outcome:
+    """How a message that was handed out ended. ``entry``: what is set aside of it.
+
+    result: "handled", "failed", or "skipped:" and the reason. is_gone: whether its entry leaves the quarantine.
+    is_given_up: whether it failed and is not set aside. ticket: whether it had a ticket of the job's limit.
     """
 
-    counts: Mapping[str, int]
-    ids: Sequence[str] = ()
-    before: int | None
-    dead_letters: Sequence[StoredDeadLetter] = ()
-    revived: Sequence[str] = ()
-    max_failures: int | None = None
+    id: str
+    result: str
+    entry: JobEntry | None = None
+    is_gone: bool = False
+    is_given_up: bool = False
+    ticket: bool = False
 
 
 @attrs.frozen
@@ -176,15 +174,16 @@ class JobProgress:
     state: waiting (no worker looks at the job), running, paused, finished, failed or cancelled.
     reason: why the job is paused, failed or cancelled. problem: the last problem that did not stop the job.
     read: messages read from the lists. ``lag`` of them are not handled, failed or skipped yet.
-    handled, failed, skipped: as in ``Report``. ``dead`` is the number of dead letters that the job keeps now.
+    handled, failed, skipped: as in ``Report``. ``quarantined`` is the number of messages in the job's quarantine now.
+    given_up: the failed messages that were not set aside, with ``on_error="skip"``.
     rate: messages a second, handled or failed, over the last ten seconds.
     elapsed: seconds from the submission until now, or until the job ended.
     remaining, eta: the remaining messages, and the seconds that they will take. None if the job was submitted without
         a plan; ``eta`` is None while nothing finishes, too.
     worker_names: the worker processes that looked at the job within the last lease, as host and process id.
     segments: open segments. ``held`` of them are owned by a worker.
-    takeovers: how often a worker took over a segment whose owner had died or was stopped. ``interrupted`` messages were
-        under way then, at most: they may have been handled twice.
+    takeovers: how often a worker took over a segment whose owner had died or was stopped. At most ``concurrency``
+        messages were under way each time, and may have been handled twice.
     paused: remaining seconds of a pause that the target asked for.
     cut: whether ``limit()`` ended the job before the end of its lists.
     """
@@ -196,7 +195,8 @@ class JobProgress:
     handled: int
     failed: int
     skipped: Mapping[str, int]
-    dead: int
+    quarantined: int
+    given_up: int
     rate: float
     elapsed: float
     remaining: int | None
@@ -204,7 +204,6 @@ class JobProgress:
     segments: int
     held: int
     takeovers: int
-    interrupted: int
     paused: float
     cut: bool
 
@@ -239,5 +238,9 @@ def describe(error: Exception) -> str:
 
     Its text may come from Basiq, from Redis, or from a message.
     """
-    text = str(error) if isinstance(error, BasiqError) else f"{type(error).__name__}: {error}"
-    return printable(text if len(text) <= 1_000 else text[:1_000] + "…")
+    return printable(shorten(str(error) if isinstance(error, BasiqError) else f"{type(error).__name__}: {error}"))
+
+
+def shorten(text: str) -> str:
+    """Return a text of limited length: Redis may hold what others wrote."""
+    return text if len(text) <= 1_000 else text[:1_000] + "…"

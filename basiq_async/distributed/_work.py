@@ -7,66 +7,112 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import get_args
 
+import attrs
+
 from .._arguments import Duration, check_seconds, check_whole
 from ..client import BasiqClient
-from ..errors import ConfigurationError
-from ..receiver import Inbox, WebhookReceiver
+from ..errors import ConfigurationError, ReplayError
+from ..receiver import Inbox
 from ..replay import Target, Where
-from ..replay.shared import Handler, OnError, Predicate, RunSettings, SessionHandler, as_target, as_where
+from ..replay.shared import AnyTarget, OnError, Predicate, RunSettings, Source, as_where, find_handling
+
+_CALL = 5.0
+"""Limit, in seconds, of a call of an inbox."""
+_RECORDING = 300.0
+"""Limit, in seconds, of one recording: the fleet's store is asked for a minute each time."""
 
 
 class Work:
     """The part of a replay that lives in a worker process. The arguments are those of ``Replay``.
 
-    ``concurrency`` counts for each segment: a process with ``--segments 2`` handles twice as many messages at once. If
-    it is killed, at most that many are handled a second time. Raises ``ConfigurationError``.
+    inbox: the inbox of the live service, so that both share the work: each message is claimed in it. A receiver has its
+        own. Without an inbox, the fleet's record in Redis decides alone, in batches.
+    concurrency: counts for each segment: a process with ``--segments 2`` handles twice as many messages at once. If it
+        is killed, at most that many are handled a second time.
+    where: may differ from worker to worker, as in a deployment: whichever worker comes to a message decides.
+
+    Raises ``ConfigurationError``.
     """
 
     def __init__(
         self,
         client: BasiqClient,
-        target: Target | WebhookReceiver | Handler | SessionHandler,
+        target: AnyTarget,
         *,
+        inbox: Inbox | None = None,
         where: Where | Predicate | None = None,
         concurrency: int = 32,
-        inbox: Inbox | None = None,
-        on_error: OnError = "dead-letter",
+        on_error: OnError = "quarantine",
         max_failures: int | None = 1_000,
         max_pause: Duration = 3_600.0,
     ) -> None:
         if on_error not in get_args(OnError):
-            raise ConfigurationError('on_error must be "dead-letter", "stop" or "skip"')
-        as_target(target, inbox, "")
+            raise ConfigurationError('on_error must be "quarantine", "stop" or "skip"')
+        if max_failures is not None:
+            check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self.client = client
         self.target = target
-        self.where = as_where(where)
         self.inbox = inbox
+        self.handling = find_handling(target, inbox, exclusive=False, is_recorded=True)
+        self.where = as_where(where)
+        self.on_error = on_error
+        self.max_failures = max_failures
         self.settings = RunSettings(
             concurrency=check_whole("concurrency", concurrency, least=1),
             rate=None,
-            on_error=on_error,
-            max_failures=None if max_failures is None else check_whole("max_failures", max_failures, least=1),
+            on_error="stop" if on_error == "stop" else "quarantine",  # what is skipped is counted as well
+            max_failures=None,  # it is the job's
             max_pause=check_seconds("max_pause", max_pause),
+            record_timeout=_RECORDING,
         )
+
+    @property
+    def own_target(self) -> object:
+        """The target, if no inbox records what it handled; else None."""
+        return self.handling.value if self.handling.inbox is None else None
+
+    async def select(self, source: Source, webhook_id: str) -> Where:
+        """Return what selects the messages of a list. The event list has the types of all webhooks."""
+        where = Where(self.where.predicate)
+        if source == "messages":
+            return where
+        handles = self.handling.handles
+        if handles is None:
+            webhook = await self.client.webhooks.get(webhook_id)
+            handles = frozenset(webhook.subscribed_events).__contains__
+        return Where(lambda message: handles(message.event_type_id or "")) & where
+
+    def open_target(self, webhook_id: str, *, lease: float) -> Target:
+        """Return the target for messages of a webhook. Its claims in an inbox last ``lease`` seconds."""
+        handling = self.handling
+        if handling.receiver is None:
+            handling = attrs.evolve(handling, webhook_id=webhook_id)
+        return handling.open(timeout=_CALL, lease=lease)
 
 
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]
 
 
 class WorkCache:
-    """Opens each job function of this process once, and keeps the ``Work`` that it yields."""
+    """Opens each job function of this process once, and keeps the ``Work`` that it yields.
 
-    def __init__(self) -> None:
+    ``ended`` is called with the name and the error of a job function that ended by itself. It is opened again then.
+    """
+
+    def __init__(self, ended: Callable[[str, Exception], object]) -> None:
+        self._ended = ended
         self._works: dict[str, asyncio.Future[Work]] = {}
-        self._holders: list[asyncio.Task[None]] = []
+        self._holders: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
     async def get(self, name: str, function: JobFunction) -> Work:
         """Return the work of a job function. Open the function if it is not open yet, or failed to open."""
         known = self._works.get(name)
-        if known is None or (known.done() and known.exception() is not None):
+        if known is None:
             known = self._works[name] = asyncio.get_running_loop().create_future()
-            self._holders.append(asyncio.create_task(self._hold(name, function, known)))
+            holder = asyncio.create_task(self._hold(name, function, known))
+            self._holders.add(holder)
+            holder.add_done_callback(self._holders.discard)
         return await asyncio.shield(known)
 
     async def aclose(self) -> None:
@@ -77,6 +123,7 @@ class WorkCache:
 
     async def _hold(self, name: str, function: JobFunction, opened: asyncio.Future[Work]) -> None:
         # One task enters and leaves the context manager, because anyio scopes, for example, are bound to their task.
+        error: Exception | None = None
         try:
             async with function() as work:
                 if not isinstance(work, Work):
@@ -84,7 +131,15 @@ class WorkCache:
                 opened.set_result(work)
                 await self._closing.wait()
         except Exception as exc:
-            if opened.done():
-                raise
-            opened.set_exception(exc)
+            error = exc
+        except asyncio.CancelledError:  # from within, such as a task group that ends: nobody else has this task
+            pass
+        if self._closing.is_set() and error is None:
+            return
+        del self._works[name]
+        error = error or ReplayError("it was cancelled from within")
+        if opened.done():
+            self._ended(name, error)
+        else:
+            opened.set_exception(error)
             opened.exception()

@@ -15,27 +15,27 @@ from typing import Any
 from .._redaction.text import printable
 from .._work.tasks import TaskOwner, run_to_completion
 from ..errors import (
-    CheckpointError,
     InboxError,
     RateLimitError,
+    RecordError,
     ReplayError,
     ServerError,
     TransportError,
 )
+from ._handing import HeldSegment
+from ._lease import Lease, clock
 from ._rate_limiter import SharedRateLimiter
 from ._record import Record
 from ._record_types import (
-    LONGEST_KEY,
-    SEGMENT_NAME,
-    ClaimRefusal,
     JobSpec,
     LeaseLostError,
     RecordUnavailableError,
     SegmentClaim,
     describe,
+    is_notification,
 )
-from ._segment import ActiveJob, Lease, Segment, clock
-from ._work import JobFunction, Work, WorkCache
+from ._segment import ActiveJob, Segment
+from ._work import JobFunction, WorkCache
 
 logger = logging.getLogger("basiq_async.distributed")
 
@@ -66,7 +66,7 @@ class Worker:
         self._lease = lease
         self._specs: dict[str, JobSpec | None] = {}
         """The jobs by their keys; None for one whose job function this worker does not have."""
-        self._works = WorkCache()
+        self._works = WorkCache(self._fail_jobs_of)
         self._active: dict[str, ActiveJob] = {}
         """The active jobs by their ids: a forgotten key may belong to another job by now."""
         self._owner = TaskOwner()
@@ -74,6 +74,7 @@ class Worker:
 
     async def start(self) -> None:
         """Start the background tasks, which renew leases and notify of abandoned segments."""
+        logger.info("worker %s starts", self.name)
         for warning in await self._record.check():
             logger.warning("%s", warning)
         logger.info("worker %s runs jobs of the job functions %s", self.name, sorted(self._functions))
@@ -100,7 +101,7 @@ class Worker:
         """
         if self._stopping:
             return
-        if len(key) > LONGEST_KEY or not SEGMENT_NAME.fullmatch(segment):  # a broker may carry what others wrote
+        if not is_notification(key, segment):
             logger.warning("a notification that is not one of a fleet is ignored")
             return
         try:
@@ -122,35 +123,20 @@ class Worker:
             return
         lease = Lease(self._lease)
         asked_at = clock()
-        claim = await self._record.claim(
-            key,
-            segment,
-            lease.token,
-            lease=self._lease,
-            worker=self.name,
-            width=work.settings.concurrency,
-            selection=work.where.description,
-            job=spec.id,
-        )
-        if isinstance(claim, ClaimRefusal):
-            if claim.reason in ("another", "gone"):
+        claim = await self._record.claim(key, segment, lease.token, lease=self._lease, worker=self.name, job=spec.id)
+        if not isinstance(claim, SegmentClaim):
+            if claim in ("another", "gone"):
                 self._specs.pop(key, None)
-            if claim.reason == "another":  # the job was forgotten, and another was submitted under its key
+            if claim == "another":  # the job was forgotten, and another was submitted under its key
                 await self._process(key, segment)
-            elif claim.reason == "selection":
-                chosen, known = work.where.description or "all messages", claim.detail or "all messages"
-                await self._fail(
-                    spec,
-                    f"the worker {self.name} selects {chosen}, and the first worker of the job selected {known}: start "
-                    "all workers with the same code and resume the job, or submit it under another key",
-                )
             return
         lease.prolong(asked_at)
-        await self._run(spec, segment, lease, claim, work)
+        await self._run(HeldSegment(self._record, spec, segment, lease, work), claim)
 
     # --- one segment ---
 
-    async def _run(self, spec: JobSpec, name: str, lease: Lease, claim: SegmentClaim, work: Work) -> None:
+    async def _run(self, held: HeldSegment, claim: SegmentClaim) -> None:
+        spec, name, lease = held.spec, held.name, held.lease
         key = spec.key
         job = self._active.get(spec.id)
         if job is None:
@@ -160,15 +146,17 @@ class Worker:
                 lambda seconds: self._owner.spawn(self._record.pause(key, seconds, job=spec.id)),
             )
         job.limiter.set_rate(claim.rate)
-        segment = job.segments[lease.token] = Segment(self._record, job, name, lease, claim, work, self._notify)
+        segment = job.segments[lease.token] = Segment(held, job, claim, self._notify)
         if self._stopping:
             segment.stop()
         problem, delay = "", 0.0
         finished = False
         try:
             finished = await segment.run()
+            if not finished and not segment.stopping:
+                problem, delay = f"other workers hold messages of segment {name}, and did not end", _DELAY
         except LeaseLostError as exc:
-            logger.warning("segment %s of the job %r goes to another worker: %s", name, key, describe(exc))
+            logger.warning("this worker leaves segment %s of the job %r: %s", name, key, describe(exc))
             return
         except Exception as exc:
             problem = describe(exc)
@@ -181,19 +169,29 @@ class Worker:
         finally:
             del job.segments[lease.token]
             if not finished:
-                await run_to_completion(functools.partial(self._let_go, key, name, lease, delay, problem))
+                await run_to_completion(functools.partial(self._let_go, held, delay, problem))
 
-    async def _let_go(self, key: str, segment: str, lease: Lease, delay: float, problem: str) -> None:
+    async def _let_go(self, held: HeldSegment, delay: float, problem: str) -> None:
         try:
-            await self._record.release(key, segment, lease.token, delay=delay, problem=problem)
+            await self._record.release(*held.owner, delay=delay, problem=problem)
         except ReplayError as exc:  # its lease runs out anyway
-            logger.info("segment %s of the job %r could not be released: %s", segment, key, describe(exc))
+            logger.info("segment %s of the job %r could not be released: %s", held.name, held.spec.key, describe(exc))
 
     async def _fail(self, spec: JobSpec, reason: str) -> None:
         try:
             await self._record.set_state(spec.key, "fail", reason, job=spec.id)
-        except CheckpointError as exc:
+        except RecordError as exc:
             logger.error("the job %r could not be stopped: %s", spec.key, describe(exc))
+
+    def _fail_jobs_of(self, name: str, error: Exception) -> None:
+        """Stop the jobs of a job function that has ended by itself."""
+        logger.error("the job function %r ended while it was needed: %s", name, describe(error))
+        for active in self._active.values():
+            if active.spec.name == name:
+                for segment in active.segments.values():
+                    segment.stop()
+                reason = f"the job function {name!r} ended while it was needed: {describe(error)}"
+                self._owner.spawn(self._fail(active.spec, reason))
 
     async def _spec(self, key: str) -> JobSpec | None:
         """Return the job of a key, if this worker has its job function."""
@@ -221,7 +219,7 @@ class Worker:
         while True:
             try:
                 await step()
-            except CheckpointError as exc:
+            except RecordError as exc:
                 logger.warning("%s", describe(exc))
             except Exception:
                 logger.exception("a background task of the worker failed, and is tried again")
@@ -263,7 +261,7 @@ def _damage_to_one_job() -> Iterator[None]:
     """Log an error of one job, so that the others are looked after. An outage of Redis is raised: it is for all."""
     try:
         yield
-    except CheckpointError as exc:
+    except RecordError as exc:
         if isinstance(exc, RecordUnavailableError) and exc.__cause__ is None:
             raise
         logger.warning("%s", describe(exc))
@@ -271,7 +269,4 @@ def _damage_to_one_job() -> Iterator[None]:
 
 def _passing(exc: Exception) -> bool:
     """Whether the error is temporary: Basiq, the network, the inbox or the record is away for a while."""
-    if isinstance(exc, (TransportError, RateLimitError, ServerError, InboxError)):
-        return True
-    # A save that took too long has a cause. An error in a page has none, and is permanent.
-    return isinstance(exc, RecordUnavailableError) or (isinstance(exc, CheckpointError) and exc.__cause__ is not None)
+    return isinstance(exc, (TransportError, RateLimitError, ServerError, InboxError, RecordUnavailableError))

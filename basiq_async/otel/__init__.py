@@ -27,7 +27,7 @@ from opentelemetry.trace import TracerProvider
 
 from ..client import BasiqClient
 from ..receiver import WebhookReceiver
-from ..replay import Replay
+from ..replay import RecoveryRun, Replay
 from ._client import ClientTelemetry, TracedTransport
 from ._processing import ReceiverTelemetry, ReplayTelemetry
 from ._providers import Telemetry
@@ -38,19 +38,19 @@ logger = logging.getLogger("basiq_async.otel")
 
 
 def instrument(
-    *instrumented: BasiqClient | WebhookReceiver | Replay,
+    *instrumented: BasiqClient | WebhookReceiver | Replay | RecoveryRun,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Record traces and metrics of clients, receivers and replays. Call it once for each, before it is used.
+    """Record traces and metrics of clients, receivers, replays and recoveries. Call it once for each, before its use.
 
     Without a provider, the global one is used. Configure the SDK first: without one, nothing is instrumented, which is
     logged at the level INFO. The spans:
 
     - A client has a span for each call, with a child span for each attempt.
     - A receiver has a consumer span for each delivery. The handler runs inside it.
-    - A replay has a span for each message. It links to the span of the message's first delivery, if this process
-      received it.
+    - A replay or recovery has a span for each message. It links to the span of the message's first delivery, if this
+      process received it.
 
     Hooks that were passed to a constructor are still called. Raises ``ConfigurationError`` for an object of another
     kind, and for an object that is instrumented already. Nothing is instrumented then.
@@ -66,10 +66,10 @@ def instrument(
         elif isinstance(one, WebhookReceiver):
             _instrument_receiver(one, telemetry)
         else:
-            one._observe(ReplayTelemetry(telemetry, one.job.source))
+            one._observe(ReplayTelemetry(telemetry))
 
 
-def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver | Replay]) -> None:
+def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver | Replay | RecoveryRun]) -> None:
     for number, one in enumerate(instrumented):
         if isinstance(one, BasiqClient):
             kind, done = "client", one._observed
@@ -77,8 +77,12 @@ def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver 
             kind, done = "receiver", one._around is not None
         elif isinstance(one, Replay):
             kind, done = "replay", one._observer is not None
+        elif isinstance(one, RecoveryRun):
+            kind, done = "recovery", one._replay._observer is not None
         else:
-            raise ConfigurationError(f"instrument accepts clients, receivers and replays, not {type(one).__name__}")
+            raise ConfigurationError(
+                f"instrument accepts clients, receivers, replays and recoveries, not {type(one).__name__}"
+            )
         if done or any(one is other for other in instrumented[:number]):
             raise ConfigurationError(f"this {kind} is instrumented already")
 
@@ -93,3 +97,4 @@ def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> Non
     receiver._observe(recorder.around)
     receiver._add_hook(recorder.on_delivery)
     receiver._quarantine.changed = recorder.measure_quarantine
+    receiver._backlog.on_count = recorder.on_count

@@ -16,7 +16,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ..models import Message
 from ..receiver import Delivery, DeliveryEvent, Outcome, Result
+from ..receiver.protocol import Waiting
 from ..replay import Progress, Target
+from ..replay.shared import Source
 from ._providers import Bounded, Telemetry, clean, first_deliveries
 
 logger = logging.getLogger("basiq_async.otel")
@@ -43,6 +45,12 @@ class ReceiverTelemetry:
         self._quarantined = telemetry.meter.create_gauge(
             "basiq.receiver.quarantined", description="Deliveries in the quarantine, at most 1,000."
         )
+        self._waiting = telemetry.meter.create_gauge(
+            "basiq.receiver.waiting", description="Deferred deliveries that wait to be handled."
+        )
+        self._waiting_age = telemetry.meter.create_gauge(
+            "basiq.receiver.waiting.age", unit="s", description="Age of the oldest delivery that waits; 0 without one."
+        )
         self._telemetry = telemetry
         self._types = Bounded()
         self._reasons = Bounded()
@@ -54,8 +62,11 @@ class ReceiverTelemetry:
         )
 
     def on_delivery(self, event: DeliveryEvent) -> None:
-        """Record a delivery after the response to it, whether its signature was valid or not."""
-        attributes = {**_SYSTEM, "basiq.result": event.result.value}
+        """Record a delivery after the response to it, whether its signature was valid or not; and each deferred try."""
+        result: dict[str, str | bool] = {"basiq.result": event.result.value}
+        if event.deferred:
+            result["basiq.deferred"] = True
+        attributes = {**_SYSTEM, **result}
         if event.event_type_id is not None:
             attributes["basiq.event_type"] = self._types.name(event.event_type_id)
         if event.reason is not None:
@@ -64,7 +75,12 @@ class ReceiverTelemetry:
             attributes["error.type"] = event.result.value
         self._duration.record(event.duration, attributes)
         if event.age is not None:
-            self._age.record(max(event.age, 0.0), {"basiq.result": event.result.value})
+            self._age.record(max(event.age, 0.0), result)
+
+    def on_count(self, waiting: Waiting) -> None:
+        """Record what waits to be handled."""
+        self._waiting.set(waiting.count)
+        self._waiting_age.set(waiting.age or 0.0)
 
     async def measure_quarantine(self) -> None:
         """Record how many deliveries are in the quarantine. If the inbox fails, record nothing."""
@@ -101,22 +117,20 @@ class ReceiverTelemetry:
 class ReplayTelemetry:
     """Records the runs of one replay. Its metrics are recorded from the progress, four times a second.
 
-    ``source`` distinguishes the two replays of a recovery: one of messages, one of events.
+    Their attribute ``basiq.source`` distinguishes the two lists of a recovery: messages, and events.
     """
 
-    def __init__(self, telemetry: Telemetry, source: str) -> None:
-        self._attributes = {"basiq.source": source}
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._attributes: dict[str, str] = {}
         self.telemetry = telemetry
         self._types = Bounded()
         meter = telemetry.meter
         self._messages = meter.create_counter("basiq.replay.messages", description="Messages, by outcome.")
-        self._commits = meter.create_counter("basiq.replay.commits", description="Commits of the checkpoint.")
         self._pauses = meter.create_counter("basiq.replay.pauses", description="Pauses, by cause.")
         self._rate = meter.create_gauge("basiq.replay.rate", unit="{message}/s", description="Messages a second.")
         self._lag = meter.create_gauge(
             "basiq.replay.lag", unit="s", description="Age of the message that the replay has reached."
         )
-        self._dead = meter.create_gauge("basiq.replay.dead_letters", description="Dead letters in the checkpoint.")
         self._in_flight = meter.create_gauge("basiq.replay.in_flight", description="Messages handed out.")
         self._last: Progress | None = None
         self._message: Message | None = None
@@ -125,8 +139,9 @@ class ReplayTelemetry:
         """Return the target, wrapped so that each message has a span."""
         return _TracedTarget(target, self)
 
-    def begin(self) -> None:
-        """Start recording a run. Its counts start at 0."""
+    def begin(self, source: Source) -> None:
+        """Start recording a run over one list. Its counts start at 0."""
+        self._attributes = {"basiq.source": source}
         self._last = self._message = None
 
     def reach(self, message: Message) -> None:
@@ -140,14 +155,10 @@ class ReplayTelemetry:
             more = count - (0 if last is None else _outcomes(last)[outcome])
             if more > 0:
                 self._messages.add(more, {**self._attributes, "basiq.outcome": outcome})
-        commits = progress.commits - (0 if last is None else last.commits)
-        if commits > 0:
-            self._commits.add(commits, self._attributes)
         if progress.paused > 0 and (last is None or last.paused <= 0):
             cause = "outage" if progress.down > 0 else "requested"
             self._pauses.add(1, {**self._attributes, "basiq.cause": cause})
         self._rate.set(progress.rate, self._attributes)
-        self._dead.set(progress.dead, self._attributes)
         self._in_flight.set(progress.in_flight, self._attributes)
         age = _age(self._message)
         if age is not None:
@@ -170,6 +181,7 @@ class _TracedTarget:
     def __init__(self, inner: Target, replay: ReplayTelemetry) -> None:
         self._inner = inner
         self._replay = replay
+        self.accepts_unreadable = getattr(inner, "accepts_unreadable", False)
 
     async def deliver(self, message: Message) -> str | None:
         self._replay.reach(message)
@@ -179,9 +191,6 @@ class _TracedTarget:
             skipped = await self._inner.deliver(message)
             span.set_attribute("basiq.outcome", "handled" if skipped is None else "skipped")
             return skipped
-
-    async def flush(self) -> None:
-        await self._inner.flush()
 
 
 def _identify(item: Delivery | Message) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._arguments import UnknownEventTypeWarning
 from .._lazy import lazy_names
 from .._signing.signature import sign, verify
 from .._work.protocol import Inbox, QuarantinedDelivery
@@ -11,7 +12,6 @@ from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome
 from ._receiver import WebhookReceiver
 from ._results import Result
-from ._routes import UnknownEventTypeWarning
 from .inboxes._memory import MemoryInbox
 from .inboxes._sqlite import SQLiteInbox
 

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from ._bodies import join_encodings
 from ._outcome import Outcome, Receives
 
 logger = logging.getLogger("basiq_async.receiver")
@@ -23,7 +24,7 @@ class AiohttpAdapter:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Handle one request."""
         content = request.content
-        encoding = request.headers.get("Content-Encoding")
+        encoding = join_encodings(request.headers.getall("Content-Encoding", ()))
         if encoding is None and content.is_eof() and content.exception() is None and _is_readable(request):
             # The whole body has arrived, as for nearly every delivery, or a middleware has read it before.
             body = await request.read()

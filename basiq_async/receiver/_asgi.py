@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mutab
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from ._bodies import ends_connection, read_content_length
+from ._bodies import ends_connection, join_encodings, read_content_length
 from ._outcome import Outcome, Receives
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class ASGIApp:
             headers,
             body.chunks(),
             content_length=_content_length(headers),
-            content_encoding=_content_encoding(headers),
+            content_encoding=join_encodings(
+                value.decode("latin-1") for name, value in headers if name == b"content-encoding"
+            ),
         )
         close = ends_connection(whole=body.whole, http_version=scope.get("http_version", "1.1"))
         await respond(send, outcome, close=close)
@@ -85,11 +87,6 @@ class _ASGIBody:
 def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     found = (read_content_length(value.decode("latin-1")) for name, value in headers if name == b"content-length")
     return next((length for length in found if length is not None), None)
-
-
-def _content_encoding(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    found = [value.decode("latin-1") for name, value in headers if name == b"content-encoding"]
-    return ",".join(found) if found else None
 
 
 def check_path(path: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 
 from .._web.bodies import BodyAbortedError, BodyReader, BodyTooLargeError, TooManyBytesError
 from ._outcome import RETRY_SOON, Outcome
@@ -15,6 +15,11 @@ logger = logging.getLogger("basiq_async.receiver")
 def read_content_length(value: str) -> int | None:
     """Return the number in a ``Content-Length`` header; None for any other text."""
     return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+
+
+def join_encodings(values: Iterable[str]) -> str | None:
+    """Return all ``Content-Encoding`` headers as one, or None without any: a server may obey any of several."""
+    return ",".join(values) or None
 
 
 def ends_connection(*, whole: bool, http_version: object) -> bool:

@@ -8,18 +8,22 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
+from types import CoroutineType
 from typing import TypeVar
 
 import attrs
 
 from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
+from .._work.blocking import watch
 from .._work.calls import HOST
+from .._work.failures import failure_text, find_retry_after, is_outage
 from .._work.once import Ended, Ending, Unit, Units
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
+from ._backlog import Ticket
 from ._delivery import Delivery
-from ._outcome import RETRY_SOON, Outages, Outcome, describe, find_retry_after, is_of_the_event, log_fields, shorten
+from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
 
@@ -31,7 +35,10 @@ PATIENCE = 0.3
 _MOST_UNHANDLED = 256
 _LONGEST_ERROR = 2_000
 T = TypeVar("T")
+V = TypeVar("V")
 
+_GIVE_BACK_SOON = 1.0
+"""Seconds to give back a claim at an inbox that has just failed."""
 _MOMENT = 1.0
 """Seconds to wait for a cancelled handler to end, before Basiq gets its response."""
 
@@ -43,6 +50,7 @@ class Dispatcher:
 
     seal: signs the deliveries that go into the quarantine.
     handler_timeout, inbox_timeout, lease: in seconds. ``inbox_timeout`` limits each call of the inbox.
+    deferred_timeout, deferred_lease: those of deferred deliveries.
     quarantine_after: failures of a delivery after which it is set aside; None for never.
     clock: seconds since 1970.
     """
@@ -56,6 +64,8 @@ class Dispatcher:
         handler_timeout: float,
         inbox_timeout: float,
         lease: float,
+        deferred_timeout: float,
+        deferred_lease: float,
         quarantine_after: int | None,
         clock: Callable[[], float],
     ) -> None:
@@ -67,33 +77,48 @@ class Dispatcher:
         self.handler_timeout = handler_timeout
         self.inbox_timeout = inbox_timeout
         self._unhandled: dict[str, int] = {}
+        self._blocking: set[str] = set()
         self._units = Units(inbox, lease=lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=handler_timeout)
+        self._deferred = Units(
+            inbox, lease=deferred_lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=deferred_timeout
+        )
         self.outages = Outages()
 
-    async def dispatch(self, delivery: Delivery, *, failures: int | None = None, patience: float = PATIENCE) -> Outcome:
+    async def dispatch(
+        self,
+        delivery: Delivery,
+        *,
+        retried: QuarantinedDelivery | None = None,
+        ticket: Ticket | None = None,
+        patience: float = PATIENCE,
+    ) -> Outcome:
         """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
-        ``failures`` is given for a quarantined delivery: the number of its failures so far. If it fails again, it
-        stays in the quarantine. ``patience`` is in seconds.
+        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``ticket``: it was deferred, and
+        this process has it. ``patience`` is in seconds.
         """
         route = self._routes.find(delivery.event_type_id)
         if route is None:
-            if failures is None:
+            if retried is None and ticket is None:
                 self._count_unhandled(delivery)
             return Outcome(Result.IGNORED, delivery)
         session = self._transactions if route.session else None
-        attempt = _Attempt(self._units, delivery, route, failures, patience, session, self)
+        # A replay, and a retry from the quarantine, give a deferred handler its time too.
+        units = self._deferred if route.deferred or ticket is not None else self._units
+        attempt = _Attempt(units, delivery, route, retried, patience, session, self, ticket)
         return attempt.outcome_of(await attempt.handle_once())
 
     @property
     def in_flight(self) -> int:
         """The number of deliveries that are being handled."""
-        return len(self._units)
+        return len(self._units) + len(self._deferred)
 
     async def drain(self) -> None:
         """Wait until no delivery is being handled. A handler that never ends is waited for until its lease ends."""
-        self._units.hasty = True
-        left = await self._units.wait(max(self._units.lease, self.handler_timeout + 2 * self.inbox_timeout))
+        left = 0
+        for units, limit in ((self._units, self.handler_timeout), (self._deferred, 0.0)):
+            units.hasty = True
+            left += await units.wait(max(units.lease, limit + 2 * self.inbox_timeout))
         if left:
             logger.error(
                 "the handler of a delivery (of %d in all) was cancelled but still runs, and its lease has run out: "
@@ -107,6 +132,19 @@ class Dispatcher:
     def unhandled(self) -> dict[str, int]:
         """The number of deliveries received of each event type that has no handler."""
         return dict(self._unhandled)
+
+    def note_block(self, handler: str, seconds: float, fields: dict[str, object]) -> None:
+        """Log, once for each handler, that it kept the event loop busy."""
+        if handler in self._blocking:
+            return
+        self._blocking.add(handler)
+        logger.warning(
+            "the handler %s blocked the event loop for %.1f s: no other delivery, time limit or probe of this process "
+            "could proceed; await what it waits for, or call it with asyncio.to_thread",
+            handler,
+            seconds,
+            extra=fields,
+        )
 
     def _count_unhandled(self, delivery: Delivery) -> None:
         event_type_id = shorten(delivery.event_type_id)
@@ -124,25 +162,31 @@ class Dispatcher:
 
 
 class _Attempt(Unit[None]):
-    """A delivery and its handler. ``failures`` is the number of its failures, or None if they are not counted."""
+    """A delivery and its handler. ``retried`` is its entry, if it is in the quarantine and is tried again."""
 
     def __init__(
         self,
         units: Units,
         delivery: Delivery,
         route: Route,
-        failures: int | None,
+        retried: QuarantinedDelivery | None,
         patience: float,
         session: TransactionalInbox | None,
         dispatcher: Dispatcher,
+        ticket: Ticket | None = None,
     ) -> None:
         # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
-        token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}"
-        super().__init__(units, delivery.key, token, patience, session=session, quarantined=failures is not None)
+        token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}" if ticket is None else ticket.token
+        super().__init__(units, delivery.key, token, patience, session=session, quarantined=retried is not None)
         self.prepares = session is not None and route.prepare is not None
         self._delivery = delivery
         self._route = route
-        self._failures = failures
+        self._retried = retried
+        self._ticket = ticket
+        self.leased = ticket is not None
+        entry = retried if ticket is None else ticket.entry
+        self._failures = None if entry is None else entry.failures
+        """The number of its failures, or None if they are not counted."""
         self._dispatcher = dispatcher
         self._options: dict[str, object] = {}
         self._result = Result.FAILED
@@ -156,42 +200,54 @@ class _Attempt(Unit[None]):
 
     async def prepare(self) -> None:
         if self._route.prepare is not None:
-            self._options["prepared"] = await self._route.prepare(self._delivery)
+            self._options["prepared"] = await self._watched(self._route.prepare(self._delivery))
 
     async def work(self) -> None:
         route = self._route
         if self.session is not None:
             async with self.session.transaction(self.key, self.token, session=not route.connection) as session:
-                await route.call(self._delivery, session, **self._options)
+                await self._watched(route.call(self._delivery, session, **self._options))
             return
         if route.prepare is not None:
             await self.prepare()
-        await route.call(self._delivery, **self._options)
+        await self._watched(route.call(self._delivery, **self._options))
+
+    def _watched(self, call: Awaitable[V]) -> Awaitable[V]:
+        return watch(call, self._note_block) if isinstance(call, CoroutineType) else call
+
+    def _note_block(self, seconds: float) -> None:
+        self._dispatcher.note_block(self._route.name, seconds, self.log_fields())
 
     async def record_failure(self, failure: Exception) -> None:
         """Release the claim, or quarantine the delivery if it has failed too often. Log one record of it."""
         hide_parameters(failure)
         self._result = Result.TIMED_OUT if self.timed_out else Result.FAILED
-        if not is_of_the_event(failure):
+        again = ""
+        if self._is_excused(failure):
             await self.release()
+            again = "; deferred work pauses, because another event would fail as well" if self._ticket else ""
+            self._result = Result.UNAVAILABLE if self._ticket else self._result
             self._retry_after = find_retry_after(failure)
             if self._retry_after is not None:
                 self._result = Result.UNAVAILABLE
+        elif (wait := await self._wait_again(failure)) is not None:
+            again = f", {self._failures} times so far; it is tried again in {wait:.0f} s"
         elif await self._has_failed_too_often() and await self._set_aside(failure):
             self._result = Result.QUARANTINED
         logger.error(
             "the handler of delivery %r %s%s",
             shorten(self._delivery.id),
-            f"was cancelled after {self._dispatcher.handler_timeout:g} s" if self.timed_out else "failed",
+            f"was cancelled after {self.units.work_timeout:g} s" if self.timed_out else "failed",
             f", {self._failures} times so far; the delivery is in the quarantine: see receiver.quarantined()"
             if self._result is Result.QUARANTINED
-            else "",
+            else again,
             exc_info=None if self.timed_out else failure,
             extra=self.log_fields(failure),
         )
 
     def outcome_of(self, ending: Ending[None]) -> Outcome:
         result, error, retry_after = Result.HANDLED, ending.error, None
+        then = "the response asks Basiq to send it again" if self._ticket is None else "it is tried again"
         if ending.how is Ended.HANDLED:
             pass
         elif ending.how is Ended.DONE:
@@ -199,23 +255,55 @@ class _Attempt(Unit[None]):
         elif ending.how is Ended.BUSY and ending.claim is not None:
             result, retry_after = Result.BUSY, ending.claim.retry_after
             logger.info(
-                "delivery %r is held by worker %r for at most %.0f s more: the response asks Basiq to send it again",
+                "delivery %r is held by worker %r for at most %.0f s more: %s",
                 shorten(self._delivery.id),
                 ending.claim.holder,
                 retry_after,
+                then,
                 extra=self.log_fields(),
             )
         elif ending.how is Ended.FAILED:
             result, retry_after = self._result, self._retry_after
         elif ending.how is Ended.LATE:
             result = Result.TIMED_OUT
-            error = TimeoutError(f"the handler was cancelled after {self._dispatcher.handler_timeout:g} s")
+            error = TimeoutError(f"the handler was cancelled after {self.units.work_timeout:g} s")
         else:
             result, retry_after = Result.UNAVAILABLE, RETRY_SOON
             error = error or InboxError("the event loop shuts down")
             what = "was not committed" if self.claimed else "could not be claimed"
-            self.report(f"{what}, and the response asks Basiq to send it again", error)
+            self.report(f"{what}, and {then}", error)
         return Outcome(result, self._delivery, None, error, retry_after, self._route.name, self._failures)
+
+    async def release(self, seconds: float | None = None) -> None:
+        """Release the claim. What was deferred is due at once."""
+        if self._ticket is None:
+            await super().release(seconds)
+            return
+        await self._put_off(self._ticket, 0.0, None)
+
+    async def _put_off(self, ticket: Ticket, seconds: float, changed: QuarantinedDelivery | None) -> None:
+        """End the claim of what was deferred. If the inbox is away, a transaction ends, and the lease runs out."""
+        put_off = partial(ticket.put_off, seconds, changed)
+        if await self._last_call(put_off, "stays claimed until its lease runs out") is None:
+            await super().release(_GIVE_BACK_SOON)
+
+    def _is_excused(self, failure: Exception) -> bool:
+        """Return whether another event would have failed as well."""
+        if self._ticket is not None and not self.timed_out and is_outage(failure):
+            return self._ticket.excuse()
+        return not is_of_the_event(failure)
+
+    async def _wait_again(self, failure: Exception) -> float | None:
+        """Put a deferred delivery off after a failure. Return the seconds, or None if this was its last attempt."""
+        ticket = self._ticket
+        if ticket is None or ticket.entry.failures + 1 >= ticket.attempts:
+            return None
+        self._failures = ticket.entry.failures + 1
+        wait = ticket.seconds_to_wait(self._failures)
+        error = failure_text(failure, longest=_LONGEST_ERROR)
+        changed = attrs.evolve(ticket.entry, error=error, failures=self._failures)
+        await self._put_off(ticket, wait, changed)
+        return wait
 
     async def _has_failed_too_often(self) -> bool:
         """Release the claim, and count the failure. A delivery in the quarantine stays there, and claimed."""
@@ -231,18 +319,23 @@ class _Attempt(Unit[None]):
         return self._failures is not None and self._failures >= quarantine_after
 
     async def _set_aside(self, failure: Exception) -> bool:
-        delivery = self._delivery
-        quarantined = QuarantinedDelivery(
-            key=self.key,
-            delivery_id=delivery.id,
-            event_type_id=delivery.event_type_id,
-            event_id=delivery.event_id,
-            body=delivery.body,
-            signed_at=delivery.timestamp,
-            error=_describe(failure),
-            failures=self._failures or 0,
-            quarantined_at=datetime.fromtimestamp(self._dispatcher.clock(), UTC),
-        )
+        delivery, error, failures = self._delivery, failure_text(failure, longest=_LONGEST_ERROR), self._failures or 0
+        now = datetime.fromtimestamp(self._dispatcher.clock(), UTC)
+        entry = self._retried if self._ticket is None else self._ticket.entry
+        if entry is not None:
+            quarantined = attrs.evolve(entry, error=error, failures=failures, quarantined_at=now)
+        else:
+            quarantined = QuarantinedDelivery(
+                key=self.key,
+                delivery_id=delivery.id,
+                event_type_id=delivery.event_type_id,
+                event_id=delivery.event_id,
+                body=delivery.body,
+                signed_at=delivery.timestamp,
+                error=error,
+                failures=failures,
+                quarantined_at=now,
+            )
         quarantined = attrs.evolve(quarantined, seal=self._dispatcher.seal.seal(*quarantined.sealed_parts()))
         stored = await self._last_call(
             partial(self.units.inbox.quarantine, self.key, self.token, quarantined),
@@ -262,8 +355,3 @@ class _Attempt(Unit[None]):
 
     def report(self, what: str, failure: Exception) -> None:
         self._dispatcher.outages.report(shorten(self._delivery.id), what, failure, self.log_fields(failure))
-
-
-def _describe(error: Exception) -> str:
-    text = describe(error)
-    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"

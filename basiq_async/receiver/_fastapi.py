@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from ._bodies import ends_connection, read_content_length
+from ._bodies import ends_connection, join_encodings, read_content_length
 from ._outcome import Outcome, Receives
 from ._results import RESULTS
 
@@ -55,7 +55,7 @@ def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRou
             request.headers,
             body.chunks(),
             content_length=read_content_length(request.headers.get("content-length", "")),
-            content_encoding=request.headers.get("content-encoding"),
+            content_encoding=join_encodings(request.headers.getlist("content-encoding")),
         )
         close = ends_connection(whole=body.whole, http_version=request.scope.get("http_version", "1.1"))
         return _respond(outcome, close=close)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 from .._signing.signature import SigningKeys
 from .._work.limits import inbox_limit
-from .._work.protocol import Inbox
+from .._work.owners import note_webhook
+from .._work.protocol import Inbox, Record
 from ..errors import ConfigurationError, InboxError
 from .inboxes._memory import MemoryInbox
 
@@ -21,11 +24,15 @@ _KEYS: WeakKeyDictionary[MemoryInbox, SigningKeys] = WeakKeyDictionary()
 class Lifecycle:
     """Counts how often a receiver was entered with ``async with``, and knows its event loop, and whether it is closed.
 
-    inbox_timeout: seconds for the check of the inbox at the start.
+    inbox_timeout: seconds for each call of the inbox at the start. clock: seconds since 1970.
     """
 
-    def __init__(self, inbox: Inbox, inbox_timeout: float) -> None:
+    def __init__(
+        self, inbox: Inbox, inbox_timeout: float, *, webhook_id: str | None, clock: Callable[[], float]
+    ) -> None:
         self._inbox = inbox
+        self._webhook_id = webhook_id
+        self._clock = clock
         self._timeout = inbox_timeout
         self._entered = 0
         self._told = False
@@ -41,8 +48,8 @@ class Lifecycle:
             )
         self.loop = loop
 
-    async def enter(self) -> None:
-        """Count one entry. Log an error if the inbox cannot be used.
+    async def enter(self) -> bool:
+        """Count one entry, and return whether it is the first. Log an error if the inbox cannot be used.
 
         Raises ``ConfigurationError`` if the receiver was closed.
         """
@@ -58,6 +65,7 @@ class Lifecycle:
             except BaseException:
                 self._entered -= 1
                 raise
+        return self._entered == 1
 
     def leave(self) -> bool:
         """Count one exit. Return whether it was the last."""
@@ -78,6 +86,9 @@ class Lifecycle:
         try:
             async with inbox_limit(self._timeout):
                 await self._inbox.check()
+            if self._webhook_id is not None:
+                now = datetime.fromtimestamp(self._clock(), UTC)
+                await note_webhook(self._inbox, self._webhook_id, live=now, timeout=self._timeout)
         except ConfigurationError:
             raise
         except Exception as exc:
@@ -97,7 +108,7 @@ def check_inbox(inbox: Inbox, keys: SigningKeys, webhook_id: str | None) -> None
             f"inbox is the class {inbox.__name__}: pass an instance, such as {inbox.__name__}(...)"
         )
     if not isinstance(inbox, Inbox):
-        methods = [name for name in vars(Inbox) if not name.startswith("_")]
+        methods = [name for name in (*vars(Inbox), *vars(Record)) if not name.startswith("_")]
         missing = ", ".join(name for name in methods if not callable(getattr(inbox, name, None)))
         raise ConfigurationError(
             f"inbox must have the methods of the Inbox protocol; {type(inbox).__name__} lacks {missing}"

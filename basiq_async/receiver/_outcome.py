@@ -12,8 +12,8 @@ from typing import Protocol
 import attrs
 
 from .._signing.signature import Headers
+from .._work.failures import correlation_id, failure_text, find_retry_after, leaves
 from ..errors import (
-    APIError,
     AuthenticationError,
     BasiqError,
     PermissionDeniedError,
@@ -28,7 +28,6 @@ logger = logging.getLogger("basiq_async.receiver")
 
 RETRY_SOON = 5.0
 """Seconds for ``Retry-After`` if no better value is known: Basiq's second attempt comes after 5 s anyway."""
-_MOST_CAUSES = 10
 _LONGEST = 200
 """Characters of an id, or of an event type, that are logged, counted or passed to a hook."""
 _LOG_EVERY = 1.0
@@ -79,10 +78,12 @@ class Outcome:
 class DeliveryEvent:
     """The argument of a receiver's ``on_delivery``, one for each delivery; ``duration`` and ``age`` are in seconds.
 
-    ``age`` is the time from the signature to the response. ``handler`` is the handler's qualified name.
-    ``attempt`` is the number of failures so far, if the receiver has ``quarantine_after``.
-    ``correlation_id`` is that of the API error which the handler raised. An unknown value is None: for example the
-    ids and the type of a delivery that was not verified.
+    ``deferred``: whether it is an attempt of a deferred handler, after the response: there is no response with its
+    ``status``.
+    ``age`` is the time from the signature to the response, or to the end of that attempt. ``handler`` is the handler's
+    qualified name. ``attempt`` is the number of failures so far, if the receiver has ``quarantine_after``, or if it was
+    deferred. ``correlation_id`` is that of the API error which the handler raised. An unknown value is None, such as
+    the ids and the type of a delivery that was not verified.
     """
 
     result: Result
@@ -96,12 +97,13 @@ class DeliveryEvent:
     attempt: int | None = None
     correlation_id: str | None = None
     age: float | None = None
+    deferred: bool = False
 
 
 OnDelivery = Callable[[DeliveryEvent], None]
 
 
-def event_of(done: Outcome, duration: float, now: float) -> DeliveryEvent:
+def event_of(done: Outcome, duration: float, now: float, *, deferred: bool = False) -> DeliveryEvent:
     """Return the argument of ``on_delivery`` for an outcome. ``now`` is in seconds since 1970."""
     delivery = done.delivery
     return DeliveryEvent(
@@ -116,6 +118,7 @@ def event_of(done: Outcome, duration: float, now: float) -> DeliveryEvent:
         attempt=done.attempt,
         correlation_id=correlation_id(done.error),
         age=None if delivery is None else now - delivery.timestamp.timestamp(),
+        deferred=deferred,
     )
 
 
@@ -142,31 +145,16 @@ def log_fields(
     }
 
 
-def correlation_id(error: BaseException | None) -> str | None:
-    """Return the correlation id, for Basiq's support, of an ``APIError`` or of the one that caused the error."""
-    for _ in range(_MOST_CAUSES):
-        if error is None or isinstance(error, APIError):
-            break
-        error = error.__cause__ or error.__context__
-    return error.correlation_id if isinstance(error, APIError) else None
-
-
 _NOT_OF_THE_EVENT = (TransportError, AuthenticationError, PermissionDeniedError, RateLimitError, ServerError)
-
-
-def find_retry_after(error: BaseException) -> float | None:
-    """Return the seconds that an error asks to wait, by an attribute ``retry_after`` that is a number; else None."""
-    seconds = getattr(error, "retry_after", None)
-    return float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < math.inf else None
 
 
 def is_of_the_event(error: BaseException) -> bool:
     """Return whether a handler's failure counts towards the quarantine.
 
     It does not if Basiq's API failed, refused the key or was not reached, and if the error asks for another attempt by
-    its ``retry_after``: another event would have failed as well.
+    its ``retry_after``: another event would have failed as well. A group counts if one of its errors does.
     """
-    return not isinstance(error, _NOT_OF_THE_EVENT) and find_retry_after(error) is None
+    return any(not isinstance(each, _NOT_OF_THE_EVENT) and find_retry_after(each) is None for each in leaves(error))
 
 
 class Outages:
@@ -181,8 +169,8 @@ class Outages:
         self._next_at = -math.inf
 
     def report(self, delivery_id: str, what: str, error: Exception, fields: Mapping[str, object]) -> None:
-        """Log that a delivery, for example, "could not be claimed" (``what``) because of an ``error`` of the inbox."""
-        text = f"delivery {delivery_id!r} {what}: {describe(error)}"
+        """Log that a delivery, or without an id some, "could not be claimed" (``what``) because of an inbox's error."""
+        text = f"{f'delivery {delivery_id!r}' if delivery_id else 'deliveries'} {what}: {failure_text(error)}"
         now = asyncio.get_running_loop().time()
         if now >= self._next_at and not self._counts:
             self._next_at = now + _LOG_EVERY
@@ -209,14 +197,6 @@ class Outages:
         )
         self._counts.clear()
         self._last = None
-
-
-def describe(error: BaseException) -> str:
-    """Return the type of an error, and its text if it has one."""
-    try:
-        return f"{type(error).__name__}: {error}".rstrip(": ")
-    except Exception:  # its own __str__ fails
-        return type(error).__name__
 
 
 def _unknown(error: Exception) -> Exception | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 
+import attrs
+
 from .._signing.seal import Seal
+from .._wire.codec import Unreadable, read_message
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import read_quarantine
@@ -97,25 +101,42 @@ class Quarantine:
         )
         logger.error("%s", text, extra={"reason": NOT_SEALED})
         error = SignatureVerificationError(text, reason=NOT_SEALED)
-        return Outcome(Result.REJECTED, self.delivery_of(delivery), reason=NOT_SEALED, error=error)
+        return Outcome(Result.REJECTED, self._by_its_ids(delivery), reason=NOT_SEALED, error=error)
 
-    def delivery_of(self, delivery: QuarantinedDelivery) -> Delivery:
-        """Return the delivery that was quarantined."""
+    def read(self, delivery: QuarantinedDelivery) -> Delivery | Outcome:
+        """Return what was quarantined as a delivery; the outcome of what still cannot be read."""
+        if delivery.kind == "delivery":
+            try:
+                return read_delivery(
+                    delivery.delivery_id, int(delivery.signed_at.timestamp()), delivery.body, self._webhook_id
+                )
+            except UnreadableBodyError:  # another program wrote it: only its ids can be used
+                return self._by_its_ids(delivery)
         try:
-            return read_delivery(
-                delivery.delivery_id, int(delivery.signed_at.timestamp()), delivery.body, self._webhook_id
-            )
-        except UnreadableBodyError:  # another program wrote it: only its ids can be used
-            return Delivery(
-                delivery.delivery_id,
-                delivery.event_type_id,
-                delivery.event_id,
-                {},
-                delivery.body,
-                {},
-                delivery.signed_at,
-                self._webhook_id,
-            )
+            message = read_message(json.loads(delivery.body))
+            made = Delivery.from_message(message, timestamp=delivery.signed_at)
+        except (Unreadable, ValueError, RecursionError) as exc:
+            # No cause is attached: a JSONDecodeError holds the whole body.
+            error = UnreadableBodyError(f"it still cannot be read: {exc if isinstance(exc, Unreadable) else 'no JSON'}")
+            return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=error)
+        return attrs.evolve(made, webhook_id=self._webhook_id)
+
+    async def end(self, delivery: QuarantinedDelivery) -> None:
+        """Remove a delivery that was handled under another key: what was unreadable has that of its event."""
+        async with inbox_limit(self._timeout):
+            await self._inbox.drop_quarantined(delivery.key)
+
+    def _by_its_ids(self, delivery: QuarantinedDelivery) -> Delivery:
+        return Delivery(
+            delivery.delivery_id,
+            delivery.event_type_id,
+            delivery.event_id,
+            {},
+            delivery.body,
+            {},
+            delivery.signed_at,
+            self._webhook_id,
+        )
 
 
 def check_ids(ids: Iterable[str]) -> frozenset[str]:

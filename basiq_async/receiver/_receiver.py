@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
 
-from .._arguments import Duration, EventTypePattern, check_seconds, check_whole
+from .._arguments import Duration, EventTypePattern, check_seconds, check_whole, warn_of_unknown_types
 from .._redaction.tracebacks import hide_arguments
 from .._signing.secrets import SecretLike
 from .._signing.signature import (
@@ -25,10 +25,12 @@ from .._signing.signature import (
 )
 from .._web.bodies import BodyReader
 from .._work.clock import TimeSource, in_seconds
-from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
+from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
+from .._work.waiting import may_work
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
+from ._backlog import Backlog, Limits, Ticket, check_deferrable
 from ._bodies import read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import PATIENCE, Dispatcher
@@ -36,7 +38,7 @@ from ._lifecycle import Lifecycle, check_inbox
 from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of
 from ._quarantine import Quarantine
 from ._results import Result
-from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns, warn_of_unknown_types
+from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
@@ -88,7 +90,17 @@ class WebhookReceiver:
         never. The inbox counts the failures of all processes.
     lease: seconds for which a delivery is reserved for its handler. If the worker dies, no other worker can handle
         the delivery until the lease ends. By default ``handler_timeout``, twice ``inbox_timeout``, and 10 s more.
-    on_delivery: called with a ``DeliveryEvent`` for each response.
+    deferred: whether handlers work after the response, unless ``on`` says otherwise. A delivery is then stored, and
+        acknowledged with 202. It needs a ``SQLInbox`` or ``SQLiteInbox``, or ``accept_loss``. See the page "Work after
+        the acknowledgement".
+    deferred_timeout: the limit for a deferred handler, in seconds.
+    attempts: failures after which a deferred delivery goes to the quarantine. It is tried again after 5 s, 30 s,
+        5 min, 30 min, 2 h, and then every 2 h.
+    concurrency: how many deferred deliveries are worked on at once, by this process.
+    max_waiting, max_waiting_bytes: how many deliveries that never failed, and how many bytes of all that wait, are
+        stored. More are refused with 503, so that Basiq sends them again.
+    accept_loss: whether to defer with an inbox that may lose what it stores, such as a ``MemoryInbox``.
+    on_delivery: called with a ``DeliveryEvent`` for each response, and for each attempt at a deferred delivery.
     clock: returns the time as an aware datetime; None is for the system's clock.
 
     ``async with receiver`` starts the receiver, and logs an error if its inbox cannot be used. It may be entered
@@ -113,6 +125,13 @@ class WebhookReceiver:
         inbox_timeout: Duration = 5.0,
         lease: Duration | None = None,
         quarantine_after: int | None = None,
+        deferred: bool = False,
+        deferred_timeout: Duration = 60.0,
+        attempts: int = 8,
+        concurrency: int = 8,
+        max_waiting: int = 100_000,
+        max_waiting_bytes: int = 2**30,
+        accept_loss: bool = False,
         on_delivery: OnDelivery | None = None,
         clock: TimeSource | None = None,
     ) -> None:
@@ -128,6 +147,13 @@ class WebhookReceiver:
                 f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s): otherwise another "
                 "worker takes over a delivery while its handler is still running"
             )
+        deferred_timeout = check_seconds("deferred_timeout", deferred_timeout)
+        limits = Limits(
+            attempts=check_whole("attempts", attempts, least=1),
+            concurrency=check_whole("concurrency", concurrency, least=1),
+            max_waiting=check_whole("max_waiting", max_waiting, least=1),
+            max_waiting_bytes=check_whole("max_waiting_bytes", max_waiting_bytes, least=1),
+        )
         if quarantine_after is not None:
             check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
         self._keys = keys
@@ -143,7 +169,7 @@ class WebhookReceiver:
         self._around: Around | None = None
         self._clock = in_seconds(clock)
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
-        seal = keys.make_seal("basiq quarantine")
+        seal = self._seal = keys.make_seal("basiq quarantine")
         self._dispatcher = Dispatcher(
             self._routes,
             self._inbox,
@@ -151,12 +177,30 @@ class WebhookReceiver:
             handler_timeout=handler_timeout,
             inbox_timeout=inbox_timeout,
             lease=lease,
+            deferred_timeout=deferred_timeout,
+            deferred_lease=deferred_timeout + 2 * inbox_timeout + _LEASE_MARGIN,
             quarantine_after=quarantine_after,
             clock=self._clock,
         )
+        self._accept_loss = accept_loss
+        self._deferred = deferred
+        self._backlog = Backlog(
+            self._inbox,
+            seal,
+            self._handle_deferred,
+            self.handles,
+            limits,
+            webhook_id=webhook_id,
+            lease=deferred_timeout + 2 * inbox_timeout + _LEASE_MARGIN,
+            inbox_timeout=inbox_timeout,
+            clock=self._clock,
+            outages=self._dispatcher.outages,
+        )
+        if deferred:
+            check_deferrable(self._inbox, accept_loss=accept_loss)
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
         self._asgi = ASGIApp(self)
-        self._lifecycle = Lifecycle(self._inbox, inbox_timeout)
+        self._lifecycle = Lifecycle(self._inbox, inbox_timeout, webhook_id=webhook_id, clock=self._clock)
 
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"
@@ -191,12 +235,19 @@ class WebhookReceiver:
         return self._keys.headers(message_id, timestamp, body)
 
     @overload
-    def on(self, *event_types: EventTypePattern) -> Callable[[H], H]: ...
+    def on(self, *event_types: EventTypePattern, deferred: bool | None = None) -> Callable[[H], H]: ...
 
     @overload
-    def on(self, *event_types: EventTypePattern, prepare: Callable[[Delivery], Awaitable[P]]) -> Register[P]: ...
+    def on(
+        self,
+        *event_types: EventTypePattern,
+        prepare: Callable[[Delivery], Awaitable[P]],
+        deferred: bool | None = None,
+    ) -> Register[P]: ...
 
-    def on(self, *event_types: EventTypePattern, prepare: Prepare | None = None) -> Callable[[Any], Any]:
+    def on(
+        self, *event_types: EventTypePattern, prepare: Prepare | None = None, deferred: bool | None = None
+    ) -> Callable[[Any], Any]:
         """Register an async handler for event types: a type, a beginning such as ``consent.*``, or ``*`` for all.
 
         The handler is called with the delivery. If the inbox has transactions, as ``SQLInbox`` has, the handler may
@@ -207,14 +258,21 @@ class WebhookReceiver:
         as its argument ``prepared``. For a handler with a session it runs before the transaction begins, so that a
         read of Basiq's API holds no connection; each of the two has ``handler_timeout`` seconds.
 
+        ``deferred``: whether the handler works after the response; None is for what the receiver was made with. A
+        deferred handler runs while the receiver is open, in this process or another: see ``work``.
+
         Warns (``UnknownEventTypeWarning``) of a type that Basiq does not document: it is misspelled or new.
 
         Raises ``ConfigurationError`` for a handler that is not async or has other parameters, for a text that is not
-        a pattern, and for a second handler of the same pattern.
+        a pattern, for a second handler of the same pattern, and for a deferred one with an inbox that may lose it.
         """
+        deferred = self._deferred if deferred is None else deferred
+        if deferred:
+            check_deferrable(self._inbox, accept_loss=self._accept_loss)
+            self._backlog.used = True
 
         def register(handler: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
-            self._routes.add(event_types, handler, prepare)
+            self._routes.add(event_types, handler, prepare, deferred=deferred)
             return handler
 
         check_patterns(event_types)
@@ -247,7 +305,7 @@ class WebhookReceiver:
         except SignatureVerificationError as exc:
             return self._report(_reject(exc), started)
         delivery = self._read(checked, body)
-        done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
+        done = delivery if isinstance(delivery, Outcome) else await self._receive(delivery)
         return self._report(done, started)
 
     async def handle_stream(
@@ -268,13 +326,14 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
         async with contextlib.aclosing(chunks):
             delivery = await self._read_stream(headers, chunks, content_length, content_encoding)
-        done = delivery if isinstance(delivery, Outcome) else await self._dispatch(delivery)
+        done = delivery if isinstance(delivery, Outcome) else await self._receive(delivery)
         return self._report(done, started)
 
     async def dispatch(self, delivery: Delivery, *, patience: Duration = PATIENCE) -> Outcome:
         """Hand a delivery to its handler without checking a signature, unless the event was handled before.
 
-        The inbox, the handlers and the outcomes are the same as for a delivery by HTTP. A replay uses this method.
+        The inbox, the handlers and the outcomes are the same as for a delivery by HTTP, but no handler is deferred. A
+        replay uses this method.
         ``patience`` is the number of seconds to wait for another worker that is handling the event.
         """
         started = time.perf_counter()
@@ -313,23 +372,56 @@ class WebhookReceiver:
     async def retry_quarantined(self, ids: Iterable[str] | None = None) -> Sequence[Outcome]:
         """Hand quarantined deliveries to their handlers again, one after the other, oldest first.
 
-        ``ids`` are delivery ids; None is for all. A delivery leaves the quarantine when it is handled, and stays when
-        its handler fails. A delivery in Redis that no receiver with these secrets stored is not handled: it stays too,
-        and its result is ``rejected``. Returns the outcome of each. Raises ``InboxError``, or the error of an inbox
-        from elsewhere.
+        ``ids`` are delivery ids; None is for all. A delivery leaves the quarantine when it is handled, and for no other
+        reason. It stays if its handler fails (``quarantined``), if its type has no handler (``ignored``), if another
+        worker holds it (``busy``), if it still cannot be read (``unreadable``), and if it is in Redis and no receiver
+        with these secrets stored it (``rejected``). ``duplicate`` is one that was handled meanwhile. What a job set
+        aside is handed to the handlers in the same way.
+
+        Returns the outcome of each. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
         self._lifecycle.join_loop()
 
         async def handle(delivery: QuarantinedDelivery) -> Outcome | None:
-            if self._lifecycle.closed:
-                return None
-            started = time.perf_counter()
-            done = self._quarantine.refuse(delivery) or await self._dispatch(
-                self._quarantine.delivery_of(delivery), failures=delivery.failures
-            )
-            return self._report(done, started)
+            return None if self._lifecycle.closed else await self._retry(delivery)
 
         return await self._quarantine.retry(ids, handle)
+
+    async def waiting(self) -> Waiting:
+        """Return how many deferred deliveries of this webhook wait in the inbox, and the age of the oldest.
+
+        Raises ``ConfigurationError`` for an inbox that keeps none, and ``InboxError``.
+        """
+        self._lifecycle.join_loop()
+        return await self._backlog.waiting()
+
+    async def work(self) -> None:
+        """Work off deferred deliveries until ``aclose``, or until it is cancelled: for a process that does only this.
+
+        A receiver that is entered does so anyway. Raises ``ConfigurationError`` for an inbox that keeps none.
+        """
+        if not self._backlog.can_wait():
+            await self._backlog.waiting()
+        async with self:
+            await self._backlog.begin(certainly=True)
+            await self._backlog.join()
+
+    async def _retry(self, quarantined: QuarantinedDelivery) -> Outcome:
+        """Hand a quarantined delivery to its handler again, unless its seal does not match."""
+        started = time.perf_counter()
+        done = self._quarantine.refuse(quarantined) or await self._dispatch_again(quarantined)
+        return self._report(done, started)
+
+    async def _dispatch_again(self, quarantined: QuarantinedDelivery) -> Outcome:
+        delivery = self._quarantine.read(quarantined)
+        if isinstance(delivery, Outcome):
+            return delivery
+        if delivery.key == quarantined.key:
+            return await self._dispatch(delivery, retried=quarantined)
+        done = await self._dispatch(delivery)
+        if done.result in (Result.HANDLED, Result.DUPLICATE):
+            await self._quarantine.end(quarantined)
+        return done
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.
@@ -368,24 +460,44 @@ class WebhookReceiver:
     async def aclose(self) -> None:
         """Refuse new deliveries (503 with Retry-After), and wait until the deliveries under way have ended.
 
-        This lasts at most ``handler_timeout`` plus the time limits of the inbox. If a handler does not end when it is
-        cancelled, or left a task running, it lasts at most ``lease`` seconds more.
+        Deferred handlers that run have ``handler_timeout`` seconds to end; what they do not end waits in the inbox.
+        This lasts at most twice ``handler_timeout`` plus the time limits of the inbox. If a handler does not end when
+        it is cancelled, or left a task running, it lasts at most ``lease`` seconds more.
         """
         self._lifecycle.closed = True
+        await self._backlog.stop(self._dispatcher.handler_timeout)
         await self._dispatcher.drain()
 
     async def __aenter__(self) -> Self:
-        await self._lifecycle.enter()
+        if await self._lifecycle.enter() and may_work.get():
+            await self._backlog.begin()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._lifecycle.leave():
             await self.aclose()
 
+    def _receive(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
+        """Hand a delivery that Basiq sent to its handler, or store it for later."""
+        route = self._routes.find(delivery.event_type_id) if self._backlog.used else None
+        if route is None or not route.deferred:
+            return self._dispatch(delivery)
+        work = self._backlog.store(delivery)
+        return work if self._around is None else self._around(delivery, work)
+
+    async def _handle_deferred(self, delivery: Delivery, ticket: Ticket) -> Outcome:
+        started = time.perf_counter()
+        return self._report(await self._dispatch(delivery, ticket=ticket), started, deferred=True)
+
     def _dispatch(
-        self, delivery: Delivery, *, failures: int | None = None, patience: float = PATIENCE
+        self,
+        delivery: Delivery,
+        *,
+        retried: QuarantinedDelivery | None = None,
+        ticket: Ticket | None = None,
+        patience: float = PATIENCE,
     ) -> Coroutine[Any, Any, Outcome]:
-        work = self._dispatcher.dispatch(delivery, failures=failures, patience=patience)
+        work = self._dispatcher.dispatch(delivery, retried=retried, ticket=ticket, patience=patience)
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:
@@ -435,9 +547,10 @@ class WebhookReceiver:
         self._lifecycle.tell_closed()
         return Outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
 
-    def _report(self, done: Outcome, started: float) -> Outcome:
+    def _report(self, done: Outcome, started: float, *, deferred: bool = False) -> Outcome:
         if self._on_delivery is not None:
-            call_hook(self._on_delivery, event_of(done, time.perf_counter() - started, self._clock()))
+            event = event_of(done, time.perf_counter() - started, self._clock(), deferred=deferred)
+            call_hook(self._on_delivery, event)
         return done
 
 

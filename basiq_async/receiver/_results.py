@@ -18,6 +18,8 @@ class Result(enum.StrEnum):
     DUPLICATE = "duplicate"
     QUARANTINED = "quarantined"
     """It failed too often, and was set aside for a person to look at."""
+    DEFERRED = "deferred"
+    """It was stored, and is handled after the response."""
     UNREADABLE = "unreadable"
     REJECTED = "rejected"
     ABORTED = "aborted"
@@ -31,6 +33,8 @@ class Result(enum.StrEnum):
     """Another worker holds it."""
     UNAVAILABLE = "unavailable"
     """The inbox failed, did not respond in time, or the handler's error asks for another attempt."""
+    FULL = "full"
+    """Too many deferred deliveries wait."""
     OVERLOADED = "overloaded"
     """Too many large bodies are arriving at once."""
     CLOSED = "closed"
@@ -66,6 +70,9 @@ RESULTS: Mapping[Result, Meaning] = {
         "quarantined",
         "the delivery is kept for `retry_quarantined`",
     ),
+    Result.DEFERRED: Meaning(
+        202, "it was stored, and is handled after the response", "skipped", "deferred", "`receiver.waiting()` counts it"
+    ),
     Result.UNREADABLE: Meaning(400, "it is genuine, but not a JSON object"),
     Result.REJECTED: Meaning(
         401, "it is forged, stale, or has no signature", advice="see [above](#refused-deliveries)"
@@ -92,6 +99,11 @@ RESULTS: Mapping[Result, Meaning] = {
         503,
         "the inbox failed or exceeded `inbox_timeout` (5 s), or the handler's error has a `retry_after`",
         advice="a replay pauses for as long",
+    ),
+    Result.FULL: Meaning(
+        503,
+        "too many deferred deliveries wait (`max_waiting`, `max_waiting_bytes`)",
+        advice="look at what fails, or have more processes work",
     ),
     Result.OVERLOADED: Meaning(503, "too many large bodies arrive at once"),
     Result.CLOSED: Meaning(

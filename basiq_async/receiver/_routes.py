@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
-from .._arguments import accepts, has_parameter, is_async, nearest_pattern, with_session
+from .._arguments import accepts, has_parameter, is_async, with_session
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 
@@ -82,10 +81,7 @@ class Route:
     session: bool = False
     connection: bool = False
     prepare: Prepare | None = None
-
-
-class UnknownEventTypeWarning(UserWarning):
-    """A handler was registered for an event type that Basiq does not document: it is misspelled or new."""
+    deferred: bool = False
 
 
 class Routes:
@@ -111,9 +107,14 @@ class Routes:
         return tuple(self._routes)
 
     def add(
-        self, patterns: tuple[str, ...], handler: Callable[..., Awaitable[object]], prepare: Prepare | None = None
+        self,
+        patterns: tuple[str, ...],
+        handler: Callable[..., Awaitable[object]],
+        prepare: Prepare | None = None,
+        *,
+        deferred: bool = False,
     ) -> None:
-        """Register a handler for patterns.
+        """Register a handler for patterns. ``deferred``: it works after the response.
 
         Raises ``ConfigurationError`` for an invalid pattern or handler, and for a second handler of a pattern.
         """
@@ -122,7 +123,8 @@ class Routes:
             known = self._routes.get(pattern)
             if known is not None and known.function is not handler:
                 raise ConfigurationError(f"{pattern!r} has a handler already, and only one of the two could run")
-        self._routes.update(dict.fromkeys(patterns, _route(handler, prepare, sessions=self._sessions)))
+        route = attrs.evolve(_route(handler, prepare, sessions=self._sessions), deferred=deferred)
+        self._routes.update(dict.fromkeys(patterns, route))
         self._most_words = max(pattern.count(".") for pattern in self._routes)
 
     def find(self, event_type_id: str) -> Route | None:
@@ -143,16 +145,6 @@ def check_patterns(patterns: tuple[str, ...]) -> None:
         raise ConfigurationError('on() needs at least one event type, such as on("user.created") or on("*")')
     for pattern in patterns:
         _check_pattern(pattern)
-
-
-def warn_of_unknown_types(patterns: tuple[str, ...], *, stacklevel: int) -> None:
-    """Warn of each pattern that matches no documented event type."""
-    for pattern in patterns:
-        nearest = nearest_pattern(pattern)
-        if nearest is not None:
-            guess = f"; did you mean {nearest!r}?" if nearest else ""
-            text = f"{pattern!r} is not an event type that Basiq documents{guess}"
-            warnings.warn(text, UnknownEventTypeWarning, stacklevel=stacklevel)
 
 
 def _check_pattern(pattern: str) -> None:

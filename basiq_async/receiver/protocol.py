@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .._work.keys import inbox_key
-from .._work.protocol import Claim, ClaimStatus, TransactionalInbox
+from .._work.protocol import Claim, ClaimStatus, Record, TransactionalInbox, Waiting, WaitingInbox
 
-__all__ = ["Claim", "ClaimStatus", "TransactionalInbox", "inbox_key"]
+__all__ = ["Claim", "ClaimStatus", "Record", "TransactionalInbox", "Waiting", "WaitingInbox", "inbox_key"]

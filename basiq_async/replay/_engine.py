@@ -1,68 +1,92 @@
-"""One run of a replay: a reader, workers that hand messages to the target, a ledger, and one save after the other."""
+"""One run of a replay: a reader, workers that hand messages to the target, and one recording after the other."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
 
 from .._redaction.text import printable
 from .._redaction.tracebacks import hide_parameters
+from .._work.failures import failure_text
+from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
-from ..errors import BasiqError, CheckpointError, ReplayError, TargetError
+from ..errors import BasiqError, ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
-from ._coverage import InactivityTracker
-from ._ledger import Ledger, Span
 from ._report import OnProgress, Plan, Progress, Report
-from ._sources import MessageSource, UnreadableMessage
-from ._throttle import Attempts, Limiter, RateLimiter, describe
-from ._where import Where, choose, everything
-from .checkpoints._base import Advance, Commit, DeadLetter, State
-from .targets._base import Target
+from ._sources import MessageBatch, MessageSource, Source
+from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
+from ._where import Where, choose
+from .targets._base import BUSY, HANDLED_BEFORE, Target
 
 logger = logging.getLogger("basiq_async.replay")
 
-OnError = Literal["dead-letter", "stop", "skip"]
+OnError = Literal["quarantine", "stop", "skip"]
 R = TypeVar("R", bound=BasiqError)
 
 _REPORT_EVERY = 0.25
-_SPAN = 500
-"""The number of messages between two cursors that can be recorded."""
-_MOST_AHEAD = 10_000
-"""Maximum number of messages finished after a slow one. It bounds the memory, because their ids are kept."""
+_NOTE_EVERY = 5.0
+"""Seconds between two hints."""
+_RECORDED = (None, HANDLED_BEFORE)
+"""The reasons, if any, for which nothing was done with a message that the record knows."""
 _MOST_AT_ONCE = 1_024
-"""Synchronous target: maximum number of messages before other tasks get their turn."""
-
-WorkItem: TypeAlias = tuple[Message, Span, Exception | None]
-"""A message to handle, its span, and the error if reading or selecting it failed already."""
+"""A target that never waits: the number of messages before other tasks get their turn."""
 
 
 @attrs.frozen(kw_only=True)
 class RunSettings:
-    """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds.
-
-    ``target_timeout`` is None for a target that never waits in ``deliver``.
-    """
+    """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds."""
 
     concurrency: int
     rate: float | None
     on_error: OnError
     max_failures: int | None
     max_pause: float
-    target_timeout: float | None = 300.0
-    checkpoint_timeout: float = 60.0
+    target_timeout: float = 300.0
+    record_timeout: float = 60.0
+
+
+class Finished:
+    """A message that was handed out, and how that ended.
+
+    ``reason``: why there was nothing to do. ``error``: the failure for which it is to be set aside.
+    """
+
+    __slots__ = ("batch", "error", "message", "reason")
+
+    def __init__(
+        self, message: Message, batch: MessageBatch, reason: str | None = None, error: str | None = None
+    ) -> None:
+        self.message = message
+        self.batch = batch
+        self.reason = reason
+        self.error = error
 
     @property
-    def most_spans(self) -> int:
-        """Maximum number of open spans of the history."""
-        return max(_MOST_AHEAD, 2 * self.concurrency) // _SPAN
+    def handled(self) -> bool:
+        """Whether the target accepted it."""
+        return self.reason is None and self.error is None
+
+
+class Recorder(Protocol):
+    """Records the messages of a run that are finished.
+
+    ``in_batches``: whether handled messages wait for ``record``. Otherwise each is recorded when it is delivered, and
+    ``record`` gets only those to set aside.
+    """
+
+    @property
+    def in_batches(self) -> bool: ...
+
+    async def record(self, finished: Sequence[Finished]) -> None:
+        """Record messages durably. Raises if that is not certain. Safe to repeat."""
+        ...
 
 
 class Observer(Protocol):
@@ -72,8 +96,8 @@ class Observer(Protocol):
         """Return a target that wraps this one."""
         ...
 
-    def begin(self) -> None:
-        """Called when a run begins."""
+    def begin(self, source: Source) -> None:
+        """Called when a run begins, with the list that it reads."""
         ...
 
     def on_progress(self, progress: Progress) -> None:
@@ -82,16 +106,20 @@ class Observer(Protocol):
 
 
 class Engine:
-    """One run over a source of messages, starting from ``state``.
+    """One run over a source of messages.
 
     The reader puts messages into a queue, as many as may be handed out and not recorded yet. Workers take them, and
-    note in the ledger how each ended. What the ledger has is saved while no other save is under way: what finishes
-    meanwhile is in the next one, so slower saves record more messages each.
+    note how each ended. What is finished is recorded while no other recording is under way: what finishes meanwhile is
+    in the next one, so slower ones record more messages each.
 
-    save: records a commit, within ``checkpoint_timeout``.
+    The last failures in a row are not recorded until a message succeeds or the run ends: if they end the run, nobody
+    tried the messages with a target that works.
+
     limiter: replaces the settings' rate if several engines share one.
-    tracker: finds the periods of inactivity from the messages. What it finds is recorded.
     on_pause: called with the length of each pause that the target causes.
+    note_hint: keeps a hint of the source for the next run.
+    wait_for_others: called at the end, before the messages are handed out again that other workers held. Returns the
+        seconds for which the target waits for those workers then.
     """
 
     def __init__(
@@ -99,19 +127,16 @@ class Engine:
         source: MessageSource,
         *,
         target: Target,
-        save: Callable[[Commit], Awaitable[None]],
-        state: State,
+        recorder: Recorder,
         where: Where,
         settings: RunSettings,
-        ledger: Ledger | None = None,
         limiter: Limiter | None = None,
-        tracker: InactivityTracker | None = None,
         on_pause: Callable[[float], None] | None = None,
+        note_hint: Callable[[str], Awaitable[None]] | None = None,
+        wait_for_others: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._source, self._where, self._tracker = source, where, tracker
-        self._flush, self._save = target.flush, save
-        self._state, self._settings = state, settings
-        self._ledger = ledger = Ledger(state, most=settings.most_spans) if ledger is None else ledger
+        self._source, self._where, self._recorder = source, where, recorder
+        self._settings, self._target = settings, target
         self._attempts = Attempts(
             target,
             limiter if limiter is not None or settings.rate is None else RateLimiter(settings.rate),
@@ -120,27 +145,32 @@ class Engine:
             timeout=settings.target_timeout,
             on_pause=on_pause,
         )
-        self._queue: asyncio.Queue[WorkItem | None] = asyncio.Queue()
-        """The messages to begin; None is for the end."""
-        self._reading: asyncio.Task[None] | None = None
+        self._note_hint, self._wait_for_others = note_hint, wait_for_others
+        self._hint: str | None = None
+        self._hint_due = 0.0
+        self._queue: asyncio.Queue[tuple[Message, MessageBatch, Exception | None] | None] = asyncio.Queue()
+        """The messages to begin, each with the error if it could not be read or selected; None is for the end."""
+        self._reading: asyncio.Task[Any] | None = None
         self._whole = False
-        """Whether the history was read to its end."""
-        self._read = 0
-        """The number of messages of the history that this run read."""
-        self._in_span = 0
+        """Whether the source was read to its end."""
         self._left = where.limit
         self._room = settings.concurrency
+        self._open = 0
+        """The number of messages in the queue or under way."""
         self._released = asyncio.Event()
         """Set when the reader may go on."""
         self._started = self._idle = 0
         """The number of workers, and of those that have no message."""
-        self._saving: asyncio.Task[None] | None = None
+        self._done: list[Finished] = []
+        self._row: list[Finished] = []
+        """The last failures in a row."""
+        self._busy: deque[tuple[Message, MessageBatch]] = deque()
+        """Messages that another worker holds. They are handed out again at the end."""
+        self._recording: asyncio.Task[None] | None = None
         self._broken = False
-        """Whether a save failed, or its result is unknown. Then nothing more may be recorded."""
-        self._noted: str | None = None
-        self._advanced: Advance | None = None
+        """Whether a recording failed. Then nothing more is recorded."""
         self._stopped = False
-        self._begun = self._recorded = self._handled = self._failed = self._commits = self._in_a_row = 0
+        self._handled = self._failed = self._in_a_row = self._given_up = 0
         self._skipped: Counter[str] = Counter()
         self._began = 0.0
         self._samples: deque[tuple[float, int]] = deque(maxlen=int(RECENT_SECONDS / _REPORT_EVERY) + 1)
@@ -154,16 +184,15 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         self._began = loop.time()
+        self._hint_due = self._began + _NOTE_EVERY
         self._samples.append((self._began, 0))
         reporting = None if progress is None else loop.create_task(self._report_progress(progress, plan))
-        ended = False
         try:
             if not self._stopped:
                 async with asyncio.TaskGroup() as self._group:
-                    self._reading = self._group.create_task(self._read_messages())
-            ended = True
+                    self._group.create_task(self._read_messages())
         finally:
-            await run_to_completion(lambda: self._end(reporting, ended=ended))
+            await run_to_completion(lambda: self._end(reporting))
             if progress is not None:
                 call_hook(progress, self._progress(plan))
         report = self._report()
@@ -186,22 +215,20 @@ class Engine:
         """Hand no message to the target for ``seconds``, as if it had asked for a pause."""
         self._attempts.pressure.pause(seconds)
 
-    async def _end(self, reporting: asyncio.Task[None] | None, *, ended: bool) -> None:
-        """Record the finished messages that are not recorded yet, and the reader's place. Safe to repeat."""
+    async def _end(self, reporting: asyncio.Task[None] | None) -> None:
+        """Record the finished messages that are not recorded yet, and the hint. Safe to repeat."""
         self.stop()
         if reporting is not None:
             reporting.cancel()
-        if others := [task for task in (reporting, self._saving) if task is not None]:
+        if others := [task for task in (reporting, self._recording) if task is not None]:
             await asyncio.wait(others)
-        ledger = self._ledger
         try:
+            while self._busy:
+                self._busy.popleft()[1].hold()
+                self._skipped[BUSY] += 1
             if not self._broken:
-                self._mark()
-                if self._whole:
-                    ledger.forget_earlier()
-                # The messages that killed runs had under way are the first that the next runs hand out.
-                left = max(0, self._state.interrupted - (self._begun if ledger.of_history else 0))
-                await self._commit(ended=ended, interrupted=left)
+                await self._record_rest()
+                await self._note()
         finally:
             await self._source.aclose()
 
@@ -209,52 +236,57 @@ class Engine:
 
     async def _read_messages(self) -> None:
         """Put the messages to handle into the queue, until the source ends."""
-        source, ledger = self._source, self._ledger
+        self._reading = asyncio.current_task()  # here, because an eager task runs before ``create_task`` returns it
         try:
-            while self._left != 0 or not ledger.idle:
-                if self._in_span >= _SPAN and not ledger.full:
-                    self._mark()
-                    if ledger.dirty:
-                        self._save_soon()
-                if self._left == 0 or self._room == 0 or self._in_span >= _SPAN:
-                    self._released.clear()
-                    await self._released.wait()
-                elif (message := source.take()) is not None:
-                    self._hand_out(message)
-                elif not await source.advance():
-                    self._whole = source.finished
+            while await self._may_hand_out():
+                batch = await self._source.advance()
+                if batch is None:
+                    self._whole = self._source.finished
                     break
+                for message in batch.items:
+                    if (self._room <= 0 or self._left == 0) and not await self._may_hand_out():
+                        return
+                    self._hand_out(message, batch)
+            while self._open:
+                await self._wait_for_room()
+            self._attempts.timeout += self._wait_for_others() or 0.0
+            for _ in range(len(self._busy)):
+                if not await self._may_hand_out():
+                    return
+                self._put(*self._busy.popleft(), None)
+            while self._open:
+                await self._wait_for_room()
         except Exception as exc:
             self._error = self._error or exc
         finally:
             self._queue.put_nowait(None)
 
-    def _hand_out(self, message: Message) -> None:
-        """Count a message that was read, and put it into the queue if it is to be handled."""
-        ledger = self._ledger
-        self._read += 1
-        self._in_span += 1
-        if self._tracker is not None and type(message) is not UnreadableMessage:
-            self._tracker.see(message)
-        if ledger.earlier and ledger.match(message.id):
-            self._skipped["recorded"] += 1
-            return
-        error = None
-        if self._where.predicate is not everything or type(message) is UnreadableMessage:
-            chosen, error = choose(self._where, message)
-            if not chosen:
-                self._skipped["where"] += 1
-                return
+    async def _may_hand_out(self) -> bool:
+        """Wait until a message may be handed out. Return False if the run has its limit of messages."""
+        while self._room <= 0 or (self._left == 0 and self._open):
+            await self._wait_for_room()
+        return self._left != 0
+
+    async def _wait_for_room(self) -> None:
+        self._released.clear()
+        await self._released.wait()
+
+    def _hand_out(self, message: Message, batch: MessageBatch) -> None:
+        """Put a message into the queue if it is selected."""
+        chosen, error = choose(self._where, message)
+        if not chosen:
+            self._skipped["where"] += 1
+            batch.finish(recorded=False)
+        else:
+            self._put(message, batch, error)
+
+    def _put(self, message: Message, batch: MessageBatch, error: Exception | None) -> None:
         self._room -= 1
+        self._open += 1
         if self._left is not None:
             self._left -= 1
-        self._queue.put_nowait((message, ledger.begin(), error))
+        self._queue.put_nowait((message, batch, error))
         self._need_worker()
-
-    def _mark(self) -> None:
-        """Begin a new span at the reader's place."""
-        self._ledger.mark(self._source.text(), self._state.position + self._read)
-        self._in_span = 0
 
     # --- workers ---
 
@@ -267,52 +299,61 @@ class Engine:
 
     async def _work(self) -> None:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
-        queue, ledger = self._queue, self._ledger
+        queue, settled = self._queue, 0
         try:
+            await asyncio.sleep(0)  # an eager task would run in the middle of ``_hand_out``, and start others in itself
             while (item := await queue.get()) is not None and not self._stopped:
                 self._idle -= 1
                 if not queue.empty():
                     self._need_worker()
-                self._begun += 1
-                message, span, error = item
+                message, batch, error = item
                 reason = None
                 if error is None:
                     ending = await self._attempts.deliver(message)
                     if ending is None:
                         break
                     reason, error = ending
-                if error is None:
-                    self._record_success(span, message, reason)
-                elif not self._record_failure(span, message, error):
-                    break
+                if error is not None:
+                    if not self._record_failure(message, batch, error):
+                        break
+                elif reason == BUSY:
+                    self._give_back()
+                    self._busy.append((message, batch))
+                    self._release(1)
+                else:
+                    self._record_success(message, batch, reason)
                 self._idle += 1
-                if ledger.unsaved == 1:
-                    self._save_soon()
-                elif ledger.unsaved % _MOST_AT_ONCE == 0:
+                settled += 1
+                if settled % _MOST_AT_ONCE == 0:
                     await asyncio.sleep(0)
         except Exception as exc:
             self._fail(exc)
         finally:
             queue.put_nowait(None)  # for the next worker
 
-    def _record_success(self, span: Span, message: Message, reason: str | None) -> None:
+    def _record_success(self, message: Message, batch: MessageBatch, reason: str | None) -> None:
         self._in_a_row = 0
         if reason is None:
             self._handled += 1
-            self._ledger.done(span, message, counts_as="handled")
         else:
             self._skipped[reason] += 1
-            self._ledger.done(span, message, counts_as="skipped")
-            if self._left is not None:
-                self._left += 1  # it does not count against the limit
+            self._give_back()
+        if self._row:
+            self._settle_row()
+        if self._recorder.in_batches:
+            self._done.append(Finished(message, batch, reason))
+        else:
+            batch.finish(recorded=reason in _RECORDED)
+            self._release(1)
+        self._record_soon()
 
-    def _record_failure(self, span: Span, message: Message, error: Exception) -> bool:
+    def _record_failure(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
         """Treat a failed message as ``on_error`` says. Return False if the job ends."""
         settings = self._settings
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
             self._fail(error)
             return False
-        text = describe(hide_parameters(error))
+        text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
         logger.warning("message %r failed: %s", message.id, printable(text))
         self._failed += 1
         self._in_a_row += 1
@@ -320,85 +361,121 @@ class Engine:
             stop = ReplayError(f"message {message.id!r} failed, and the replay stopped before it: {text}")
             self._fail(_with_cause(stop, error))
             return False
-        dead = None
-        if settings.on_error == "dead-letter":
-            dead = DeadLetter(message.id, text, datetime.now(UTC), message.raw)
-        elif self._tracker is not None:
-            self._tracker.given_up += 1
-        self._ledger.done(span, message, dead=dead, counts_as="failed")
+        if settings.on_error == "quarantine":
+            self._row.append(Finished(message, batch, error=text))
+            if settings.max_failures is None:
+                self._settle_row()
+        else:
+            self._given_up += 1
+            batch.hold()
+        self._release(1)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
-            kept = ". They are dead letters: fix the target, then retry them" if dead is not None else ""
-            stop = ReplayError(f"{self._in_a_row} messages in a row failed, the last one with {text}{kept}")
+            self._row.clear()
+            stop = ReplayError(
+                f"{self._in_a_row} messages in a row failed, the last one with {text}. The replay stopped in front of "
+                "them: fix the target, then run the same again"
+            )
             self._fail(_with_cause(stop, error))
+        self._record_soon()
         return True
+
+    def _settle_row(self) -> None:
+        """Have the last failures in a row set aside."""
+        self._done += self._row
+        self._row = []
+
+    def _give_back(self) -> None:
+        """Do not count a message against the limit: there was nothing to do."""
+        if self._left is not None:
+            self._left += 1
+
+    def _release(self, count: int) -> None:
+        """Make room for as many messages, whose handling has ended."""
+        self._open -= count
+        self._room += count
+        self._released.set()
 
     def _fail(self, exc: Exception) -> None:
         self._error = self._error or exc
         self.stop()
 
-    # --- saves ---
+    # --- recording ---
 
-    def _save_soon(self) -> None:
-        """Save what the ledger has, unless a save is under way."""
-        if self._saving is None or self._saving.done():
-            self._saving = asyncio.create_task(self._save_all())
+    def _record_soon(self) -> None:
+        """Record what is finished, unless a recording is under way."""
+        due = bool(self._done) or (self._note_hint is not None and self._now() >= self._hint_due)
+        if due and (self._recording is None or self._recording.done()):
+            self._recording = asyncio.create_task(self._record_all())
 
-    async def _save_all(self) -> None:
-        """Commit until nothing is left. The last commit of the run is its end's, which records the rest."""
-        reading, ledger = self._reading, self._ledger
-        while ledger.dirty and not self._broken and reading is not None and not (reading.done() and ledger.idle):
-            await self._commit()
-            await asyncio.sleep(0)  # the workers that can go on have their turn, so that one commit records them all
+    async def _record_all(self) -> None:
+        """Record until nothing is left. The last recording of the run is its end's, which has the rest."""
+        await asyncio.sleep(0)  # an eager task would run in the middle of ``_record_soon``
+        while self._done and not self._broken and not self._stopped:
+            await self._record()
+            await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
+        if self._now() >= self._hint_due and not self._broken:
+            await self._note()
 
-    async def _commit(self, *, ended: bool = False, interrupted: int = 0) -> None:
-        """Commit once. A failure ends the run.
+    async def _record_rest(self) -> None:
+        """Record what is finished and not recorded yet, at the end of the run."""
+        self._settle_row()
+        if self._done:
+            await self._record()
 
-        If it is cancelled before the save, the changes go back into the ledger. If it is cancelled during the save, the
-        result is unknown, so nothing more may be recorded.
-        """
-        ledger, seconds = self._ledger, self._settings.checkpoint_timeout
-        count = ledger.unsaved
-        commit = ledger.take(ended=ended, interrupted=interrupted)
-        notes = None if self._tracker is None else self._tracker.notes
-        if notes != self._noted:
-            commit = attrs.evolve(commit, notes=notes)
-        saving = False
+    async def _record(self) -> None:
+        """Record once. A failure ends the run. If it is cancelled, the next one has the same messages."""
+        done, self._done = self._done, []
         try:
-            async with asyncio.timeout(seconds):
-                await self._flush()
-                saving = True
-                await self._save(commit)
+            recorded = await self._make_durable(done)
         except asyncio.CancelledError:
-            self._broken = saving
-            if not saving:
-                ledger.put_back(commit, count)
+            self._done[:0] = done
             raise
+        if recorded:
+            for each in done:
+                each.batch.finish(recorded=each.reason in _RECORDED)
+            self._release(sum(each.error is None for each in done))  # one that failed made room at once
+
+    async def _make_durable(self, done: Sequence[Finished]) -> bool:
+        """Have messages recorded. Return False if that failed: then the run ends."""
+        seconds = self._settings.record_timeout
+        slow = ReplayError(
+            f"the finished messages could not be recorded within {seconds:g} s: fix the record, then run the same again"
+        )
+        try:
+            async with limit(seconds, slow):
+                await self._recorder.record(done)
         except Exception as exc:
             self._broken = True
-            self._fail(_explain(exc, saving, seconds))
-        else:
-            self._advanced = commit.advance or self._advanced
-            self._noted = notes
-            self._commits += 1
-            self._recorded += count
-            self._room += count
-            self._released.set()
+            self._fail(exc if isinstance(exc, BasiqError) else _not_recorded(exc))
+            return False
+        return True
+
+    async def _note(self) -> None:
+        """Keep the source's hint for the next run. Without it, the next run makes more requests."""
+        self._hint_due = self._now() + _NOTE_EVERY
+        hint = None if self._note_hint is None else self._source.hint()
+        if self._note_hint is None or hint is None or hint == self._hint:
+            return
+        try:
+            async with limit(self._settings.record_timeout, ReplayError("the record did not respond")):
+                await self._note_hint(hint)
+            self._hint = hint
+        except Exception as exc:
+            logger.warning("the place in the list could not be noted, so the next run reads more of it: %s", exc)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     # --- report and progress ---
 
     def _report(self) -> Report:
-        state, advance = self._state, self._advanced
         progress = self._progress(None)
         seconds = progress.duration
+        finished = self._whole and not self._open and self._error is None
         return Report(
             **attrs.asdict(progress, recurse=False, filter=attrs.filters.exclude("rate")),
             rate=(self._handled + self._failed) / seconds if seconds > 0 else 0.0,
-            repeated=min(state.interrupted, self._handled),
-            cursor=state.cursor if advance is None else advance.cursor,
-            position=state.position if advance is None else advance.position,
-            finished=self._whole and self._ledger.idle and self._error is None,
-            handled_in_all=state.handled + self._handled,
-            may_repeat=self._source.repeats,
+            finished=finished and not self._given_up and not self._skipped[BUSY],
         )
 
     async def _report_progress(self, progress: OnProgress, plan: Plan | None) -> None:
@@ -411,35 +488,29 @@ class Engine:
         now = asyncio.get_running_loop().time()
         done = self._handled + self._failed
         rate = messages_per_second(self._samples, now_seconds=now, began_seconds=self._began, finished=done)
-        not_read = self._skipped["where"] + self._skipped["recorded"]
-        remaining = None if plan is None else max(0, plan.total - done - self._skipped.total() + not_read)
+        skipped = self._skipped.copy()
+        if self._source.known_count:
+            skipped[HANDLED_BEFORE] += self._source.known_count
+        passed = self._skipped.total() - self._skipped["where"] - self._skipped["no-handler"]
+        remaining = None if plan is None else max(0, plan.total - done - passed)
         pause, since = self._attempts.pressure.paused_until, self._attempts.since
         return Progress(
-            read=self._read,
+            read=self._source.read_count,
             handled=self._handled,
-            skipped=dict(self._skipped),
+            skipped={reason: count for reason, count in skipped.items() if count},
             failed=self._failed,
-            in_flight=self._begun - self._recorded,
+            in_flight=self._settings.concurrency - self._room,
             duration=now - self._began,
             rate=rate,
             remaining=remaining,
             eta=seconds_left(remaining, rate),
             paused=0.0 if pause is None else pause - now,
             down=0.0 if since is None else now - since,
-            dead=self._ledger.dead,
-            commits=self._commits,
             order=self._source.order,
         )
 
 
-def _explain(exc: Exception, saving: bool, timeout: float) -> BasiqError:
-    """Return the error of a commit."""
-    if isinstance(exc, BasiqError):
-        return exc
-    if isinstance(exc, TimeoutError):
-        kind, what = (CheckpointError, "the checkpoint") if saving else (ReplayError, "the target's flush")
-        text = f"{what} did not finish within {timeout:g} s: fix it, then run the same again to continue"
-        return _with_cause(kind(text), exc)
+def _not_recorded(exc: Exception) -> ReplayError:
     return _with_cause(ReplayError(f"the finished messages could not be recorded: {type(exc).__name__}: {exc}"), exc)
 
 

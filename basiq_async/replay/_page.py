@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,10 +16,10 @@ from aiohttp import web
 from .._lazy import missing_extra
 from .._web.access import IN_PATH, ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
+from .._work.protocol import QuarantinedDelivery
 from .._work.tasks import run_to_completion, wait_uncancelled
 from ..errors import BasiqError
 from ._report import Progress
-from .checkpoints._base import DeadLetter
 
 if TYPE_CHECKING:
     from ._replay import Replay
@@ -40,8 +41,8 @@ async def serve_page(
             print(url)
             await replay.run()
 
-    The page shows the progress, the rate over time, and the dead letters with their errors. Between runs it can retry
-    and drop them. Every request needs the token, on this machine too, because the page shows data that a checkpoint
+    The page shows the progress, the rate over time, and the quarantine with its errors. Between runs it can retry and
+    drop its messages. Every request needs the token, on this machine too, because the page shows data that an inbox
     hides from other users. All of the page's URLs are below the one that is yielded. Raises ``MissingExtraError`` if
     the extra ``ui`` is not installed.
     """
@@ -57,18 +58,18 @@ async def serve_page(
     async def show(query: Mapping[str, str]) -> Json:
         return await _show(feed)
 
-    async def dead_letter(id: str) -> Json:
-        return {"dead_letter": _show_dead_letter(await feed.dead_letter(id), whole=True)}
+    async def entry(id: str) -> Json:
+        return {"entry": _show_entry(await feed.entry(id), whole=True)}
 
     LivePage(
         ROOT,
         Path(__file__).parent / "templates",
-        ("progress", "plot", "dead_letters"),
+        ("progress", "plot", "quarantine"),
         show,
         feed.watch,
         lambda: {"revision": [feed.revision, replay.running], "texts": {}},
-        {"dead_letter": dead_letter},
-        lambda context: {"dead_letters": len(context["dead_letters"])},
+        {"entry": entry},
+        lambda context: {"quarantine": len(context["quarantine"])},
     ).add_to(app)
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(listening(app, host, port, handler_cancellation=True))
@@ -81,11 +82,11 @@ def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
     async def state(request: web.Request) -> web.Response:
         return respond(_show_state(feed))
 
-    async def dead_letters(request: web.Request) -> web.Response:
-        return respond({"items": [_show_dead_letter(each) for each in await feed.dead_letters()]})
+    async def quarantine(request: web.Request) -> web.Response:
+        return respond({"items": [_show_entry(each) for each in await feed.quarantine()]})
 
-    async def dead_letter(request: web.Request) -> web.Response:
-        return respond(_show_dead_letter(await feed.dead_letter(request.query.get("id", "")), whole=True))
+    async def entry(request: web.Request) -> web.Response:
+        return respond(_show_entry(await feed.entry(request.query.get("id", "")), whole=True))
 
     async def retry(request: web.Request) -> web.Response:
         feed.retry(_read_ids(await read_json(request)))
@@ -94,7 +95,7 @@ def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
     async def drop(request: web.Request) -> web.Response:
         ids = _read_ids(await read_json(request))
         if ids is None:
-            raise ControlError(400, "not-valid", "ids is missing: pass the ids of the dead letters to drop")
+            raise ControlError(400, "not-valid", "ids is missing: pass the ids of the quarantined messages to drop")
         try:
             return respond({"dropped": await feed.drop(ids)})
         except BasiqError as error:
@@ -106,10 +107,10 @@ def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
 
     return [
         web.get(f"{ROOT}{IN_PATH}/state", state),
-        web.get(f"{ROOT}{IN_PATH}/dead-letters", dead_letters),
-        web.get(f"{ROOT}{IN_PATH}/dead-letter", dead_letter),
-        web.post(f"{ROOT}{IN_PATH}/dead-letters/retry", retry),
-        web.post(f"{ROOT}{IN_PATH}/dead-letters/drop", drop),
+        web.get(f"{ROOT}{IN_PATH}/quarantine", quarantine),
+        web.get(f"{ROOT}{IN_PATH}/quarantine-entry", entry),
+        web.post(f"{ROOT}{IN_PATH}/quarantine/retry", retry),
+        web.post(f"{ROOT}{IN_PATH}/quarantine/drop", drop),
         web.post(f"{ROOT}{IN_PATH}/stop", stop),
     ]
 
@@ -125,36 +126,46 @@ def _read_ids(body: Mapping[str, object]) -> list[str] | None:
 
 async def _show(feed: ReplayFeed) -> Json:
     try:
-        dead_letters = [_show_dead_letter(each) for each in await feed.dead_letters()]
+        entries = [_show_entry(each) for each in await feed.quarantine()]
     except ControlError:
-        dead_letters = []  # the run is just beginning or ending: the next change shows them
-    return {"state": _show_state(feed), "plot": draw(tuple(feed.rates)), "dead_letters": dead_letters}
+        entries = []  # the inbox is away: the next change shows them
+    return {"state": _show_state(feed), "plot": draw(tuple(feed.rates)), "quarantine": entries}
 
 
 def _show_state(feed: ReplayFeed) -> Json:
-    job, progress = feed.replay.job, feed.progress
+    replay, progress = feed.replay, feed.progress
     return {
-        "job": {"webhookId": job.webhook_id, "filter": job.filter, "source": job.source, "selection": job.selection},
-        "running": feed.replay.running,
+        "job": {
+            "webhookId": replay._webhook_id,
+            "filter": ", ".join(each for each in replay._filters if each),
+            "source": replay._source,
+            "selection": replay._where.description,
+        },
+        "running": replay.running,
         "progress": None if progress is None else attrs.asdict(progress),
         "error": feed.wrong,
     }
 
 
-def _show_dead_letter(dead_letter: DeadLetter, *, whole: bool = False) -> Json:
-    payload = dead_letter.message.get("payload")
-    type_id = payload.get("eventTypeId") if isinstance(payload, Mapping) else dead_letter.message.get("eventTypeId")
+def _show_entry(entry: QuarantinedDelivery, *, whole: bool = False) -> Json:
     shown: Json = {
-        "number": dead_letter.number,
-        "id": dead_letter.id,
-        "error": dead_letter.error,
-        "failedAt": dead_letter.failed_at.isoformat(),
-        "eventTypeId": type_id if isinstance(type_id, str) else None,
+        "id": entry.delivery_id,
+        "error": entry.error,
+        "failures": entry.failures,
+        "quarantinedAt": entry.quarantined_at.isoformat(),
+        "eventTypeId": entry.event_type_id or None,
     }
-    return {**shown, "message": dict(dead_letter.message)} if whole else shown
+    return {**shown, "body": _read_body(entry.body)} if whole else shown
 
 
-_MOST_DEAD_LETTERS = 200
+def _read_body(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body.decode("utf-8", "replace")
+
+
+_MOST_ENTRIES = 200
 _MOST_RATES = 300
 _EVERY = 1.0
 
@@ -195,37 +206,37 @@ class ReplayFeed:
 
         return stop
 
-    async def dead_letters(self) -> Sequence[DeadLetter]:
-        """Return the first dead letters, during a run and between runs."""
+    async def quarantine(self) -> Sequence[QuarantinedDelivery]:
+        """Return the first entries of the quarantine, during a run and between runs."""
         try:
-            return await self.replay.dead_letters(limit=_MOST_DEAD_LETTERS)
-        except BasiqError as error:  # for example, a run has not opened its checkpoint yet
+            return await self.replay.quarantined(limit=_MOST_ENTRIES)
+        except BasiqError as error:
             raise ControlError(409, "not-now", str(error)) from error
 
-    async def dead_letter(self, id: str) -> DeadLetter:
-        for dead_letter in await self.dead_letters():
-            if dead_letter.id == id:
-                return dead_letter
-        raise ControlError(404, "not-found", f"there is no dead letter {id!r} among the first {_MOST_DEAD_LETTERS}")
+    async def entry(self, id: str) -> QuarantinedDelivery:
+        for entry in await self.quarantine():
+            if entry.delivery_id == id:
+                return entry
+        raise ControlError(404, "not-found", f"there is no message {id!r} among the first {_MOST_ENTRIES} set aside")
 
     def retry(self, ids: Sequence[str] | None) -> None:
-        """Hand dead letters to the target again, in the background."""
+        """Hand quarantined messages to the target again, in the background."""
         self._check_rests()
         self._start(self._retry(ids))
 
     async def _retry(self, ids: Sequence[str] | None) -> None:
-        await self.replay.retry_dead(ids=ids)
+        await self.replay.retry_quarantined(ids=ids)
 
     async def drop(self, ids: Sequence[str]) -> int:
-        """Remove dead letters for good."""
+        """Remove quarantined messages for good."""
         self._check_rests()
-        count = await self.replay.drop_dead(ids)
+        count = await self.replay.drop_quarantined(ids)
         self.note()
         return count
 
     def _check_rests(self) -> None:
         if self.replay.running:
-            raise ControlError(409, "running", "the replay is running: change its dead letters when it has ended")
+            raise ControlError(409, "running", "the replay is running: change its quarantine when it has ended")
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         async def run() -> None:

@@ -1,391 +1,371 @@
-"""Recover from an outage: replay the message history, then the events that made no message, and report what is left."""
+"""Recover from an outage: hand out the messages, then the events that made no message, and report what is left."""
 
 from __future__ import annotations
 
-import uuid
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from datetime import datetime
 from functools import partial
+from typing import Any, cast
 
 import attrs
 
 from .._arguments import Duration
-from .._work.clock import TimeSource
-from .._work.keys import left_key
+from .._wire.order import is_past
+from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
+from .._work.owners import read_webhooks
+from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
+from .._work.tasks import run_cancel_once
+from .._work.waiting import count_waiting
 from ..client import BasiqClient
-from ..errors import ConfigurationError, ReplayError
-from ..filters import Filter
+from ..errors import ConfigurationError
 from ..models import Message, Webhook
-from ..receiver import Inbox, WebhookReceiver
-from ..services.diagnosis import Problem, Recovered, find_out_of_reach, find_status_problem
-from ._coverage import Coverage, Inactivity
-from ._dead_letters import read_all
-from ._engine import OnError
-from ._place import Place, read_text
+from ..services.coverage import SETTLE, Activity, Coverage, Inactivity, coverage_note, is_left_alone, is_recent
+from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
+from ._engine import Observer
+from ._keys import event_key, message_key
+from ._reading import Reading
 from ._replay import Replay
-from ._report import HandledEvents, OnProgress, Report
-from ._sources import EVENT_PREFIX
-from ._where import Predicate, Where
-from .checkpoints._base import Checkpoint, DeadLetter, ReplayJob, State, keeps_both_sources
-from .targets._base import Handler, SessionHandler, Target
-from .targets._deduplicated import HANDLED_BEFORE
-from .targets._http import HttpTarget
+from ._report import OnProgress, Report
+from ._sources import EventMessage, UnreadableMessage, convert_events, open_events, placeholder_for
+from ._where import Predicate, Where, everything
+from .targets._adapters import AnyTarget
+from .targets._base import BUSY
 
-_TIMEOUT = 5.0
-_DELIVERED = "delivered"
-"""The reason to skip a message that Basiq says it delivered before the inbox's records begin."""
-_FAILED_BEFORE = "failed-before"
-_SKEW = timedelta(minutes=5)
-"""Maximum difference between Basiq's clock and this machine's."""
-_LISTED = timedelta(days=8)
-"""If a message's first attempt is older than this, its event has left the event list."""
+_CALL = 5.0
 
 
-async def recover(
+def recover(
     client: BasiqClient,
     webhook_id: str,
-    target: Target | WebhookReceiver | Handler | SessionHandler,
+    target: AnyTarget,
     *,
-    checkpoint: Checkpoint,
-    events_checkpoint: Checkpoint | None = None,
     inbox: Inbox | None = None,
-    filter: str | Filter | None = None,
     where: Where | Predicate | None = None,
     everything: bool = False,
     all_types: bool = False,
     acknowledged: datetime | None = None,
-    concurrency: int | None = None,
+    formerly: str | None = None,
+    concurrency: int = 32,
     rate: float | None = None,
-    on_error: OnError = "dead-letter",
     max_pause: Duration = 3_600.0,
-    progress: OnProgress | None = None,
-    instrument: Callable[[Replay], object] | None = None,
-    clock: TimeSource | None = None,
-) -> Recovery:
+) -> RecoveryRun:
     """Hand to a target everything that it missed: the webhook's messages, then the events that made no message.
 
     .. code-block:: python
 
-        first, second = SQLiteCheckpoint("recover.db"), SQLiteCheckpoint("recover-events.db")
-        async with HttpTarget(URL, SECRET) as target, SQLiteInbox("recover-inbox.db") as inbox:
-            recovery = await recover(
-                basiq, webhook_id, target, inbox=inbox, checkpoint=first, events_checkpoint=second
-            )
+        recovery = await recover(basiq, webhook_id, receiver)
         print(recovery.finished, recovery.problems)
 
-    The messages come first, because they have the ``webhook-id`` of Basiq's deliveries. An inbox says which events were
-    handled. A ``WebhookReceiver`` has its own inbox. For a function, pass the inbox of the live service; for an
-    ``HttpTarget``, an inbox that is kept beside the checkpoints. If another worker is handling an event, the recovery
-    waits for it. After an interruption, run the same again. ``SQLCheckpoint(engine)`` keeps both sources, so a service
-    with a database needs only that. If several workers recover at once, one works, and the others get a
-    ``CheckpointInUseError``. ``filter`` applies to the messages only; the other arguments are those of ``Replay``.
+        async with HttpTarget(URL, SECRET) as target, SQLiteInbox("posted.db") as inbox:
+            recovery = await recover(basiq, webhook_id, target, inbox=inbox)
 
-    everything: whether to handle also messages that Basiq says it delivered when the inbox could not record them:
-        before the inbox was first used, or longer ago than it remembers, and always with an ``HttpTarget``. By default
-        they are not handled, and count as ``left_alone``. To change it to True, pass new checkpoints.
+    The inbox decides: what it knows is not handed out, and what is handed out is recorded there. A ``WebhookReceiver``
+    has its own. For a function, pass the inbox of the live service; for an ``HttpTarget``, one that is kept for the
+    posted messages of this webhook and this url. If another worker is handling an event, the recovery waits for it.
+    After an interruption, run the same again. Workers that recover at once share the work of a service's inbox.
+
+    Messages that Basiq delivered are left alone, and so are their events, but for those that the service's inbox would
+    know: delivered since it has recorded each live delivery. Those were missed.
+
+    where: selects the messages and events to hand out.
+    everything: whether to hand out also the messages that are left alone.
     all_types: whether to take events of all types from the event list, as far as the receiver has handlers for them.
         By default only those of the types that the webhook is subscribed to are taken.
     acknowledged: periods that are out of reach before this moment, by Basiq's clock, are known, and do not count as
-        unfinished. The checkpoint keeps it, for later recoveries and for ``webhooks.diagnose``.
-    instrument: called with each of the two replays before it runs, such as ``basiq_async.otel.instrument``.
+        unfinished. The inbox keeps it, for later recoveries and for ``webhooks.diagnose``.
+    formerly: the id of the webhook that this one replaces: what was handled under it counts as handled.
 
-    Raises the errors of ``Replay.run``.
+    Returns an object to await; ``run`` of it takes a hook for the progress, and ``stop`` ends it early. Raises
+    ``ConfigurationError`` for invalid arguments, and when it is awaited the errors of ``Replay.run``.
     """
-    both = keeps_both_sources(checkpoint)
-    if events_checkpoint is None and not both:
-        raise ConfigurationError(
-            "this checkpoint keeps one source: pass a second one as events_checkpoint, or SQLCheckpoint(engine), which "
-            "keeps both"
-        )
-    if events_checkpoint is checkpoint and not both:
-        raise ConfigurationError("checkpoint and events_checkpoint must be different: each keeps one source")
-    if isinstance(target, WebhookReceiver):
-        known_in, id_in_keys = target.inbox, target.webhook_id
-    elif inbox is not None:
-        known_in, id_in_keys = inbox, webhook_id
-    else:
-        raise ConfigurationError(
-            "recover needs an inbox, because most events were messages too: pass the live service's inbox for a "
-            "function, and an inbox beside the checkpoints for an HttpTarget"
-        )
     if acknowledged is not None and acknowledged.tzinfo is None:
         raise ConfigurationError("acknowledged must be a datetime with a time zone, such as datetime.now(UTC)")
-    make = partial(
-        Replay,
-        client,
-        webhook_id,
-        target,
-        where=where,
-        inbox=inbox,
-        concurrency=concurrency,
-        rate=rate,
-        on_error=on_error,
-        max_pause=max_pause,
-        clock=clock,
+    replay = Replay(
+        client, webhook_id, target, inbox=inbox, where=where, concurrency=concurrency, rate=rate, max_pause=max_pause
     )
-    messages = make(checkpoint=checkpoint, filter=filter)
-    events = make(checkpoint=checkpoint if events_checkpoint is None else events_checkpoint, source="events")
-    messages._acknowledged, events._all_types = acknowledged, all_types
-    for replay in (messages, events):
-        if instrument is not None:
-            instrument(replay)
-    webhook = await client.webhooks.get(webhook_id)  # Basiq's clock is known from here on
-    if find_status_problem(webhook, None) is None:
-        messages._seen_active = (clock or client._now)().replace(microsecond=0)
-    shared = not isinstance(target, HttpTarget)
-    missed = _Missed(known_in, id_in_keys, shared=shared, now=clock or client._now)
-    if not everything:
-        messages._wrap = lambda inner: _Skipping(inner, missed.skip_message)
-    first = await messages.run(progress)
-    if not first.finished:
-        unfinished = ReplayError("the message history was not read to its end: run the same again to continue")
-        unfinished.report = first
-        raise unfinished
-    # Events from now on become messages, unless the webhook is not active.
-    was_active = find_status_problem(await client.webhooks.get(webhook_id), None) is None
-    failed = {_event_of(Message(dead_letter.id, dead_letter.message)) async for dead_letter in read_all(messages)}
-    events._wrap = lambda inner: _Skipping(inner, partial(missed.skip_event, failed, everything=everything))
-    second = await events.run(progress)
-    recovery = Recovery(
-        messages=first,
-        events=second,
-        out_of_reach=(),
-        webhook=webhook,
-        was_active=was_active,
-        quarantined=0,
-        given_up=0,
-        replays=(messages, events),
-        count_quarantined=partial(count_quarantined, known_in, id_in_keys, timeout=messages._inbox_timeout),
+    if replay._handling.inbox is None:
+        raise ConfigurationError(
+            "recover needs an inbox, because most events were messages too: pass the live service's inbox for a "
+            "function, and an inbox of its own for an HttpTarget"
+        )
+    receiver = replay._handling.receiver
+    if receiver is not None and receiver.webhook_id not in (None, webhook_id):
+        raise ConfigurationError(
+            f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell what was "
+            "handled of the other"
+        )
+    return RecoveryRun(
+        replay, also_delivered=everything, all_types=all_types, acknowledged=acknowledged, formerly=formerly
     )
-    await recovery._assess(first.dead, second.dead)
-    return recovery
 
 
-def _event_of(message: Message) -> tuple[str | None, str]:
-    """Return the event type and the id that identify a message's event, in both sources."""
-    return message.event_type_id, message.event_id or message.id
+class RecoveryRun:
+    """A recovery: await it, or its ``run``. ``instrument`` of ``basiq_async.otel`` observes it."""
 
+    def __init__(
+        self,
+        replay: Replay,
+        *,
+        also_delivered: bool,
+        all_types: bool,
+        acknowledged: datetime | None,
+        formerly: str | None,
+    ) -> None:
+        self._replay = replay
+        self._client, self._webhook_id = replay._client, replay._webhook_id
+        self._also_delivered = also_delivered
+        self._all_types = all_types
+        self._acknowledged = acknowledged
+        self._formerly = formerly
+        self._left_alone = self._recent = 0
 
-class _Missed(HandledEvents):
-    """Says which messages and events a recovery skips, because they were not missed. It asks the inbox.
+    def __await__(self) -> Generator[Any, None, Recovery]:
+        return self.run().__await__()
 
-    shared: whether the live service records its handled events in this inbox. Otherwise the inbox is the recovery's
-        own, and has no live deliveries.
-    now: returns the time.
-    """
+    async def run(self, progress: OnProgress | None = None) -> Recovery:
+        """Recover, and return what was handled and what is left. ``progress`` is called as by ``Replay.run``."""
+        return await run_cancel_once(self._run(progress))
 
-    def __init__(self, inbox: Inbox, webhook_id: str | None, *, shared: bool, now: Callable[[], datetime]) -> None:
-        super().__init__(inbox, webhook_id, _TIMEOUT)
-        self._shared = shared
-        self._now = now
-        self._since: datetime | None = None
+    def stop(self) -> None:
+        """Begin no more messages. ``run`` returns when the messages under way are recorded."""
+        self._replay.stop()
 
-    async def skip_message(self, message: Message) -> str | None:
-        """Return the reason to skip a message: Basiq delivered it before the inbox's records begin."""
-        if not message.delivered or await self._would_know(message):
+    def _observe(self, observer: Observer) -> None:
+        self._replay._observe(observer)
+
+    def _listen(self, listener: OnProgress) -> Callable[[], None]:
+        return self._replay._listen(listener)
+
+    async def _run(self, progress: OnProgress | None) -> Recovery:
+        replay, client = self._replay, self._client
+        async with replay._one_run() as claim:
+            self._left_alone = self._recent = 0
+            await self._check_owner()
+            webhook = await client.webhooks.get(self._webhook_id)
+            began = client._now()  # by Basiq's clock, from the response above
+            was_active = find_status_problem(webhook, None) is None
+            coverage = await self._begin_coverage(began, active=was_active)
+            activity, passed = Activity(), Ids()
+            messages = await self._read_messages(coverage.read_back_to(began), activity, passed)
+            first = await replay._hand_out(messages, claim, progress)
+            second = None
+            if first.finished:
+                events = self._read_events(webhook, messages.began or began, passed)
+                second = await replay._hand_out(events, claim, progress, kind="events")
+            webhook = await client.webhooks.get(self._webhook_id)
+            inactive_now = None if find_status_problem(webhook, None) is None else began
+            periods = activity.periods(coverage.seen_inactive, inactive_now)
+            lost = coverage.out_of_reach(periods, client._now())
+            if second is not None and second.finished and replay._where.predicate is everything:
+                seen = None if was_active else began
+                await self._note(attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=seen, lost=lost))
+            surely_active = was_active and all(
+                each.until is not None and each.until < began - SETTLE for each in periods
+            )
+            return Recovery(
+                messages=first,
+                events=second,
+                left_alone=self._left_alone,
+                recent=0 if surely_active else self._recent,
+                quarantined=await count_quarantined(self._inbox, replay._handling.webhook_id, timeout=_CALL),
+                waiting=await count_waiting(self._inbox, replay._handling.webhook_id, timeout=_CALL),
+                out_of_reach=lost,
+                webhook=webhook,
+                was_active=was_active,
+                clock_lead=client._api.clock_lead(),
+            )
+
+    @property
+    def _inbox(self) -> Inbox:
+        return cast(Inbox, self._replay._handling.inbox)  # ``recover`` refuses a target without one
+
+    async def _check_owner(self) -> None:
+        """Raise ``ConfigurationError`` if the inbox has live deliveries, and none of this webhook."""
+        webhooks = await read_webhooks(self._inbox, timeout=_CALL)
+        live = [each for each, since in webhooks.items() if since is not None]
+        if live and self._webhook_id not in live and self._replay._handling.kind == "shared":
+            raise ConfigurationError(
+                f"the inbox has the deliveries of the webhook {', '.join(map(repr, live))}, not of "
+                f"{self._webhook_id!r}: it cannot tell what was handled of the other"
+            )
+
+    async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
+        """Read what earlier recoveries found out, and note what is known before anything is handed out."""
+        async with inbox_limit(_CALL):
+            known = Coverage.read(await self._inbox.note(coverage_note(self._webhook_id)))
+        acknowledged = max(
+            (each for each in (known.acknowledged, self._acknowledged) if each is not None), default=None
+        )
+        seen = known.seen_inactive or (None if active else now)
+        coverage = attrs.evolve(known, acknowledged=acknowledged, seen_inactive=seen)
+        if coverage != known:
+            await self._note(coverage)
+        return coverage
+
+    async def _note(self, coverage: Coverage) -> None:
+        async with inbox_limit(_CALL):
+            await self._inbox.set_note(coverage_note(self._webhook_id), coverage.write())
+
+    async def _find_recording_since(self) -> datetime | None:
+        """Return since when the inbox has recorded every live delivery; None for one without live deliveries."""
+        live = (await read_webhooks(self._inbox, timeout=_CALL)).get(self._webhook_id)
+        if live is None and self._replay._handling.kind != "shared":
             return None
-        if await self.has(message):
-            return HANDLED_BEFORE
-        first = message.first_attempt
-        if first is None or first.timestamp is None or first.timestamp > self._now() - _LISTED:
-            async with inbox_limit(_TIMEOUT):  # so that its event in the event list is skipped too
-                await self._inbox.complete(left_key(self._key(message)), uuid.uuid4().hex)
-        return _DELIVERED
+        async with inbox_limit(_CALL):
+            since = await self._inbox.known_since()
+        return since if live is None else max(since, live)
 
-    async def skip_event(
-        self, failed: Collection[tuple[str | None, str]], message: Message, *, everything: bool
-    ) -> str | None:
-        """Return the reason to skip an event: its message was left alone, or is one of the dead letters ``failed``."""
-        if _event_of(message) in failed:  # it is not tried and kept a second time
-            return _FAILED_BEFORE
-        if everything:
+    # --- what is read ---
+
+    async def _read_messages(self, back_to: datetime | None, activity: Activity, passed: Ids) -> Reading[Message]:
+        """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
+        since = await self._find_recording_since()
+        key_of, known = self._keys(message_key)
+
+        def choose(message: Message) -> Message | None:
+            if self._also_delivered or isinstance(message, UnreadableMessage) or not is_left_alone(message, since):
+                return message
+            self._left_alone += 1
+            passed.extend([digest_of(key_of(message.raw))])  # its event is left alone too
             return None
-        async with inbox_limit(_TIMEOUT):
-            return _DELIVERED if await self._inbox.seen(left_key(self._key(message))) else None
 
-    async def _would_know(self, message: Message) -> bool:
-        """Return whether the inbox would know that the live service handled a delivered message."""
-        if not self._shared:
-            return False
-        if self._since is None:
-            async with inbox_limit(_TIMEOUT):
-                self._since = await self._inbox.known_since()
-        times = [each.timestamp for each in message.attempts if each.succeeded and each.timestamp is not None]
-        return bool(times) and max(times) >= self._since + _SKEW
+        listing = self._client.messages.list(self._webhook_id, on_unreadable=placeholder_for)
+        return Reading(
+            listing,
+            known=known,
+            key_of=key_of,
+            convert=choose,
+            now=self._client._now,
+            note_page=activity.see,
+            passed=passed,
+            is_enough=partial(is_past, since=back_to),
+        )
 
+    def _read_events(self, webhook: Webhook, requested: datetime, passed: Ids) -> Reading[Message]:
+        """Return the events to hand out: those that no listed message has, and that are no longer recent."""
+        handles = self._replay._handling.handles or (lambda event_type: True)
+        subscribed = frozenset(webhook.subscribed_events)
 
-class _Skipping:
-    """A target that skips the messages for which ``skip`` returns a reason."""
+        def is_wanted(event_type: str) -> bool:
+            return handles(event_type) and (self._all_types or event_type in subscribed)
 
-    def __init__(self, inner: Target, skip: Callable[[Message], Awaitable[str | None]]) -> None:
-        self._inner = inner
-        self._skip = skip
+        convert = convert_events(self._webhook_id, is_wanted)
 
-    async def deliver(self, message: Message) -> str | None:
-        """See ``Target``."""
-        return await self._skip(message) or await self._inner.deliver(message)
+        def choose(event: Any) -> Message | None:
+            message = convert(event)
+            if isinstance(message, EventMessage) and is_recent(message.created, requested):
+                self._recent += 1
+                return None
+            return message
 
-    async def flush(self) -> None:
-        """See ``Target``."""
-        await self._inner.flush()
+        key_of, known = self._keys(event_key)
+        return Reading(
+            open_events(self._client, None),
+            known=known,
+            key_of=key_of,
+            convert=choose,
+            now=self._client._now,
+            passed=passed,
+        )
 
+    def _keys(self, make: Callable[..., str]) -> tuple[Callable[[Any], str], Callable[[Sequence[str]], Any]]:
+        """Return the function of an item's key, and the one that asks the inbox, which also knows the former keys."""
+        key_of = partial(make, webhook_id=self._replay._handling.webhook_id)
+        if self._formerly is None:
+            return key_of, self._replay._known
+        former: dict[str, str] = {}
 
-async def recovered_by(
-    webhook_id: str, checkpoint: Checkpoint, events_checkpoint: Checkpoint | None = None
-) -> Recovered:
-    """Return what the runs with these checkpoints have recorded, for ``webhooks.diagnose``.
+        def key_of_both(item: Any) -> str:
+            key = key_of(item)
+            former[key] = make(item, webhook_id=self._formerly)
+            return key
 
-    The runs can be those of ``recover`` or of a ``Replay``. It only reads the checkpoints. Combine several results by
-    ``|``. Raises ``CheckpointError``, also for checkpoints of a run with a ``where`` or a ``filter``, because that did
-    not recover everything.
-    """
-    found = _recorded(await checkpoint.peek(ReplayJob(webhook_id)) or State(), of_events=False)
-    if events_checkpoint is None and keeps_both_sources(checkpoint):
-        events_checkpoint = checkpoint
-    if events_checkpoint is not None:
-        events = await events_checkpoint.peek(ReplayJob(webhook_id, source="events"))
-        found |= _recorded(events or State(), of_events=True)
-    return found
+        async def known(keys: Sequence[str]) -> Collection[str]:
+            found = frozenset(await self._replay._known(keys))
+            others = [key for key in keys if key not in found]
+            before = frozenset(await self._replay._known([former[key] for key in others]))
+            found |= {key for key in others if former[key] in before}
+            former.clear()
+            return found
 
-
-def _recorded(state: State, *, of_events: bool) -> Recovered:
-    place = Place() if state.cursor is None else read_text(state.cursor, Place, "place in the list")
-    coverage = Coverage.read(state.notes)
-    read, ids = place.read, place.ids()
-    done = frozenset(each.removeprefix(EVENT_PREFIX) for each in state.done) if of_events else state.done
-    return Recovered(
-        messages=() if of_events else read,
-        events=read if of_events else (),
-        message_ids=frozenset() if of_events else ids | done,
-        event_ids=ids | done if of_events else frozenset(),
-        dead_letters=state.dead,
-        given_up=coverage.given_up,
-        inactive=tuple((each.since, each.until) for each in coverage.inactive),
-        acknowledged=coverage.acknowledged,
-    )
+        return key_of_both, known
 
 
-@attrs.define
+@attrs.frozen
 class Recovery:
     """The result of a recovery, and what is left.
 
-    messages: the report on the message history. ``skipped["delivered"]`` is the number of messages that were left
-        alone: Basiq says that it delivered them before the inbox's records begin.
-    events: the report on the event list of the last 7 days. ``handled`` counts events that were never a message;
-        ``skipped`` counts events that were handled as a message or a live delivery.
-    out_of_reach: periods in which the webhook was not active, and whose events left the event list before a run read
-        them. These events cannot be recovered from Basiq.
+    messages: the report on the message history.
+    events: the report on the event list of the last 7 days; None if the messages were not read to their end.
+        ``handled`` counts events that never were a message.
+    left_alone: the number of messages that Basiq delivered, and that the inbox need not know. ``everything=True``
+        hands them out.
+    recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
+        recovery has them.
+    quarantined: the number of the webhook's entries in the quarantine of the inbox.
+    waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not handed out.
+    out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
+        read them. These events cannot be recovered from Basiq.
     webhook: the webhook, read after the recovery.
-    was_active: whether the webhook was active when the event list was read, so that new events became messages.
-    quarantined: the number of deliveries of this webhook in the quarantine of the inbox.
-    given_up: the number of messages, in all runs, that failed and were not kept, because of ``on_error="skip"``.
+    was_active: whether the webhook was active before the messages were read, so that new events became messages.
+    clock_lead: by how many seconds this machine's clock is ahead of Basiq's. If something is left, ``problems`` names a
+        clock that is wrong by more than 5 minutes first.
     """
 
     messages: Report
-    events: Report
+    events: Report | None
+    left_alone: int
+    recent: int
+    quarantined: int
+    waiting: Waiting
     out_of_reach: tuple[Inactivity, ...]
     webhook: Webhook
     was_active: bool
-    quarantined: int
-    given_up: int
-    _replays: tuple[Replay, Replay] = attrs.field(repr=False, eq=False, alias="replays")
-    _count_quarantined: Callable[[], Awaitable[int]] = attrs.field(repr=False, eq=False, alias="count_quarantined")
+    clock_lead: float = 0.0
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left of the messages and events that ``where`` and ``filter`` select.
-
-        That is so if both sources were read to their ends, the webhook is active, and there are no quarantined
-        deliveries, no dead letters, no messages given up, and no periods out of reach. ``problems`` says what is left.
-        """
+        """Whether nothing is left of the messages and events that ``where`` selects. ``problems`` says what is left."""
         return not self.problems
 
     @property
-    def left_alone(self) -> int:
-        """The number of delivered messages that this run left alone. ``everything=True`` handles them, with new
-        checkpoints.
-        """
-        return self.messages.skipped.get(_DELIVERED, 0)
-
-    @property
-    def dead(self) -> int:
-        """The number of dead letters in both checkpoints."""
-        return self.messages.dead + self.events.dead
+    def handled(self) -> int:
+        """The number of messages and events that the target accepted."""
+        return self.messages.handled + (0 if self.events is None else self.events.handled)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """The problems that are left, each with its remedy."""
         return tuple(self._find_problems())
 
-    async def dead_letters(self) -> Sequence[DeadLetter]:
-        """Return the dead letters of both checkpoints, first those of the messages."""
-        return [dead_letter for replay in self._replays async for dead_letter in read_all(replay)]
-
-    async def retry_dead(self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None) -> Report:
-        """Hand the dead letters, or those with these ids, to the target again. Return the report of both sources.
-
-        This recovery then says what is left. Raises the errors of ``Replay.retry_dead``.
-        """
-        wanted = None if ids is None else frozenset(ids)
-        first, second = [await replay.retry_dead(progress, ids=wanted) for replay in self._replays]
-        await self._assess(first.dead, second.dead)
-        return _add(first, second)
-
-    async def drop_dead(self, ids: Iterable[str]) -> int:
-        """Remove the dead letters with these ids for good, and return the number removed.
-
-        This recovery then says what is left.
-        """
-        wanted = frozenset(ids)
-        dropped = sum([await replay.drop_dead(wanted) for replay in self._replays])
-        await self._assess(*[len([each async for each in read_all(one)]) for one in self._replays])
-        return dropped
-
-    async def _assess(self, dead_messages: int, dead_events: int) -> None:
-        """Find out what is left, with so many dead letters."""
-        messages, events = self._replays
-        webhook = await messages._client.webhooks.get(messages.job.webhook_id)
-        self.quarantined, self.webhook = await self._count_quarantined(), webhook
-        self.messages = attrs.evolve(self.messages, dead=dead_messages)
-        self.events = attrs.evolve(self.events, dead=dead_events)
-        self.given_up = messages._coverage.given_up + events._coverage.given_up
-        reach, known = self.events.reach, messages._coverage.acknowledged
-        periods = [(each.since, each.until) for each in self.messages.inactive]
-        lost = () if reach is None else find_out_of_reach(periods, events._read, reach, known)
-        self.out_of_reach = tuple(Inactivity(begin, end) for begin, end in lost)
-
     def _find_problems(self) -> Iterable[Problem]:
+        left = list(self._find_what_is_left())
+        clock = find_clock_problem(self.clock_lead)
+        return [clock, *left] if left and clock is not None else left
+
+    def _find_what_is_left(self) -> Iterable[Problem]:
         status = find_status_problem(self.webhook, None)
         if status is not None:
             yield status
         elif not self.was_active:
-            yield Problem("unread", "the webhook was not active when the event list was read: run the same again")
+            yield Problem("unread", "the webhook was not active when the messages were read: run the same again")
         for report, name in ((self.messages, "message history"), (self.events, "event list")):
-            if not report.finished:
+            busy = 0 if report is None else report.skipped.get(BUSY, 0)
+            if busy:
+                yield Problem("unread", f"{busy:,} of the {name} are held by another worker: run the same again")
+            elif report is None or not report.finished:
                 yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
-        if self.dead:
-            yield Problem("dead-letters", f"{self.dead:,} dead letters are kept: fix their handler, then retry them")
+        if self.recent:
+            yield Problem("unread", f"{self.recent:,} events of the last two minutes are left: run the same again")
         if self.quarantined:
             yield Problem(
                 "quarantined",
-                f"{self.quarantined:,} deliveries failed too often, and are in the quarantine: fix their handler, then "
-                "retry them",
+                f"{self.quarantined:,} messages or deliveries failed, and are in the quarantine: fix their handler, "
+                "then retry them",
             )
-        if self.given_up:
-            yield Problem("given-up", f'{self.given_up:,} messages failed, and on_error="skip" did not keep them')
+        if self.waiting.count:
+            yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:
             yield Problem("out-of-reach", period.describe_loss())
-
-
-def _add(first: Report, second: Report) -> Report:
-    names = ("handled", "failed", "repeated", "duration", "position", "dead", "handled_in_all")
-    return attrs.evolve(
-        first,
-        skipped=Counter(first.skipped) + Counter(second.skipped),
-        cursor=None,
-        finished=first.finished and second.finished,
-        **{name: getattr(first, name) + getattr(second, name) for name in names},
-    )

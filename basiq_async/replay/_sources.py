@@ -7,31 +7,47 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
+from .._wire.broken_items import BrokenItem
 from .._wire.order import Order
+from .._wire.paging import made_up_id
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
-from ..models import Event, Message
+from ..models import Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
-from ..services.diagnosis import Stretch
-from ._feed import Feed
-from ._place import damaged
-from .checkpoints._base import Source
 
+Source = Literal["messages", "events"]
 REACH = timedelta(days=7)
 """The age of the oldest events in the event list (the vendor's reference)."""
 EVENT_PREFIX = "event-"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
+class MessageBatch(Protocol):
+    """The messages of a page that are handed out."""
+
+    @property
+    def items(self) -> Sequence[Message]:
+        """The messages, at least one."""
+        ...
+
+    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
+        """Note that as many of them are done, and whether the record knows them. Others were not selected."""
+        ...
+
+    def hold(self) -> None:
+        """Note that one of them is not done in this run: it failed and was skipped, or another worker holds it."""
+        ...
+
+
 class MessageSource(Protocol):
-    """Hands out messages, page by page. See ``Feed``, which is one."""
+    """Hands out messages, page by page. See ``Reading``, which is one."""
 
     @property
     def order(self) -> Order:
@@ -40,29 +56,25 @@ class MessageSource(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether all messages were handed out."""
+        """Whether all messages were handed out, now or earlier."""
         ...
 
     @property
-    def repeats(self) -> bool:
-        """Whether messages may have been handed out again, because of what the list no longer shows."""
+    def read_count(self) -> int:
+        """The number of messages that were read."""
         ...
 
     @property
-    def read(self) -> tuple[Stretch, ...]:
-        """The times of which all items were handed out, in this run or in an earlier one."""
+    def known_count(self) -> int:
+        """The number of messages that the record knew."""
         ...
 
-    def take(self) -> Message | None:
-        """Return the next message of the page that is here; None if ``advance`` must be called."""
+    async def advance(self) -> MessageBatch | None:
+        """Return the next messages; None at the end."""
         ...
 
-    async def advance(self) -> bool:
-        """Request the next page. Return False at the end."""
-        ...
-
-    def text(self) -> str | None:
-        """Return the text from which to resume after the last message that was handed out."""
+    def hint(self) -> str | None:
+        """Return a text for the next run of the same job, which then reads less; None if there is nothing new."""
         ...
 
     async def aclose(self) -> None:
@@ -72,25 +84,42 @@ class MessageSource(Protocol):
 
 async def each_message(source: MessageSource) -> AsyncIterator[Message]:
     """Yield the messages of a source."""
-    while True:
-        while (message := source.take()) is not None:
+    while (batch := await source.advance()) is not None:
+        for message in batch.items:
             yield message
-        if not await source.advance():
-            return
+
+
+def plain_id(raw: Mapping[str, Any]) -> str:
+    """Return the id by which a file or a table knows a message: the id in its JSON, or a digest of that.
+
+    ``raw`` is the message as Basiq sent it, or its placeholder's.
+    """
+    return read_text(raw.get("id")) or made_up_id(raw)
 
 
 @attrs.frozen(repr=False)
 class UnreadableMessage(Message):
-    """A placeholder for a message that cannot be read. ``raw`` is its JSON, ``error`` says what is wrong."""
+    """A placeholder for a message that cannot be read. ``raw`` is its JSON, ``error`` says what is wrong.
+
+    ``of_event``: it is an event of the event list.
+    """
 
     error: Exception = attrs.field(eq=False)
+    of_event: bool = False
 
 
 def placeholder_for(item: UnreadableItem) -> UnreadableMessage:
     """Return the placeholder for a message that cannot be read."""
-    raw = item.raw if isinstance(item.raw, dict) else {"raw": item.raw}
-    name = item.id or "unreadable-" + hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()[:16]
-    return UnreadableMessage(name, raw, item.error)
+    raw = as_object(item.raw)
+    not_json = item.raw is not raw and item.id
+    return UnreadableMessage(not_json or plain_id(raw), raw, item.error)
+
+
+def as_object(raw: Any) -> dict[str, Any]:
+    """Return an item of a list as a JSON object, whatever it is."""
+    if isinstance(raw, BrokenItem):
+        raw = raw.text
+    return raw if isinstance(raw, dict) else {"raw": raw}
 
 
 @attrs.frozen(repr=False)
@@ -103,60 +132,54 @@ class EventMessage(Message):
 class Lists:
     """Several lists at once: while a page of one is consumed, the next pages of all are requested.
 
-    The order of the messages differs from run to run. ``text`` returns the places in all lists.
+    The order of the messages differs from run to run.
     """
 
-    def __init__(self, feeds: Sequence[Feed[Message]]) -> None:
-        self._feeds = feeds
-        self._tasks: dict[Feed[Message], asyncio.Task[bool]] = {}
-        self._waiting = deque(feeds)
-        self._current: Feed[Message] | None = None
+    def __init__(self, lists: Sequence[MessageSource]) -> None:
+        self._lists = lists
+        self._tasks: dict[MessageSource, asyncio.Task[MessageBatch | None]] = {}
+        self._waiting = deque(lists)
 
-    def take(self) -> Message | None:
-        """See ``MessageSource``."""
-        return None if self._current is None else self._current.take()
-
-    async def advance(self) -> bool:
+    async def advance(self) -> MessageBatch | None:
         """See ``MessageSource``. The next page is of the list whose last page was longest ago."""
-        if self._current is not None:
-            self._waiting.append(self._current)
-            self._current = None
         while self._waiting:
-            for feed in self._waiting:
-                if feed not in self._tasks:
-                    self._tasks[feed] = asyncio.create_task(feed.advance())
+            for each in self._waiting:
+                if each not in self._tasks:
+                    self._tasks[each] = asyncio.create_task(each.advance())
             await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
-            feed = next(each for each in self._waiting if self._tasks[each].done())
-            self._waiting.remove(feed)
-            if self._tasks.pop(feed).result():
-                self._current = feed
-                return True
-        return False
-
-    def text(self) -> str:
-        """See ``MessageSource``."""
-        return json.dumps([each.text() for each in self._feeds])
+            found = next(each for each in self._waiting if self._tasks[each].done())
+            self._waiting.remove(found)
+            batch = self._tasks.pop(found).result()
+            if batch is not None:
+                self._waiting.append(found)
+                return batch
+        return None
 
     @property
     def order(self) -> Order:
         """See ``MessageSource``. The lists that are long enough to show an order decide."""
-        orders: set[Order] = {each.order for each in self._feeds if each.order != "unknown"}
+        orders: set[Order] = {each.order for each in self._lists if each.order != "unknown"}
         return orders.pop() if len(orders) == 1 else "unknown"
 
     @property
     def finished(self) -> bool:
         """See ``MessageSource``."""
-        return all(each.finished for each in self._feeds)
+        return all(each.finished for each in self._lists)
 
     @property
-    def repeats(self) -> bool:
+    def read_count(self) -> int:
         """See ``MessageSource``."""
-        return any(each.repeats for each in self._feeds)
+        return sum(each.read_count for each in self._lists)
 
     @property
-    def read(self) -> tuple[Stretch, ...]:
-        """See ``MessageSource``. Each list has a part of the messages only."""
-        return ()
+    def known_count(self) -> int:
+        """See ``MessageSource``."""
+        return sum(each.known_count for each in self._lists)
+
+    def hint(self) -> str | None:
+        """See ``MessageSource``."""
+        hints = [each.hint() for each in self._lists]
+        return None if all(each is None for each in hints) else json.dumps(hints)
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""
@@ -168,78 +191,76 @@ class Lists:
         for task in tasks:
             if not task.cancelled():
                 task.exception()
-        for feed in self._feeds:
-            await feed.aclose()
+        for each in self._lists:
+            await each.aclose()
 
 
-def read_texts(text: str | None, count: int) -> Sequence[str | None]:
-    """Split the text of ``Lists.text`` into one text for each list. Raises ``CheckpointError``."""
-    if text is None:
-        return [None] * count
+def read_hints(text: str | None, count: int) -> Sequence[str | None]:
+    """Split the text of ``Lists.hint`` into one for each list; all are None if it is not such a text."""
     try:
-        texts: list[str | None] = json.loads(text)
-        if isinstance(texts, list) and len(texts) == count and all(isinstance(each, str) for each in texts):
-            return texts
+        hints = json.loads(text or "null")
+        if isinstance(hints, list) and len(hints) == count and all(isinstance(each, str | None) for each in hints):
+            return hints
     except (ValueError, RecursionError):
         pass
-    raise damaged("place in the lists")
+    return [None] * count
 
 
-def read_filters(
-    filters: Sequence[str | Filter] | None, filter: str | Filter | None, source: Source
-) -> list[str] | None:
-    """Check the ``filters`` argument of a replay, and return the texts to send. Raises ``ConfigurationError``."""
-    if filters is None:
-        return None
-    if filter is not None:
-        raise ConfigurationError("pass filter or filters, not both")
-    if source != "messages":
-        raise ConfigurationError('filters needs source="messages": the event list is short enough for one')
-    if isinstance(filters, (str, Filter)):
-        raise ConfigurationError("filters must be a list of filters; for one, pass filter")
-    texts = [filter_text(each) or "" for each in filters]
+def read_filters(filter: str | Filter | Sequence[str | Filter] | None, source: Source) -> list[str | None]:
+    """Check the ``filter`` argument of a replay, and return the text to send for each list to read.
+
+    Raises ``ConfigurationError``.
+    """
+    if not isinstance(filter, Sequence) or isinstance(filter, str):
+        return [filter_text(filter)]
+    texts = [filter_text(each) or "" for each in filter]
     if not texts or not all(texts):
-        raise ConfigurationError("filters must hold at least one filter, none of them empty")
+        raise ConfigurationError("filter must be a filter, or a list of at least one, none of them empty")
+    if source != "messages" and len(texts) > 1:
+        raise ConfigurationError('several filters need source="messages": the event list is short enough for one')
     if len(set(texts)) < len(texts):
-        raise ConfigurationError("filters holds the same filter twice: each message would be handled twice")
-    return texts
+        raise ConfigurationError("the same filter is there twice")
+    return list(texts)
+
+
+class FixedBatch:
+    """Messages that come from elsewhere than a list of Basiq's."""
+
+    def __init__(self, items: Sequence[Message]) -> None:
+        self.items = items
+
+    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
+        """See ``MessageBatch``."""
+
+    def hold(self) -> None:
+        """See ``MessageBatch``."""
 
 
 class FixedMessages:
-    """A source that is no list of Basiq's: it has no place to resume at.
-
-    read_page: returns the messages of the next page; None at the end.
-    """
+    """A source that is no list of Basiq's. ``pages`` yields messages."""
 
     order: Order = "unknown"
     finished = True
-    repeats = False
-    read: tuple[Stretch, ...] = ()
+    known_count = 0
 
-    def __init__(
-        self,
-        messages: Iterable[Message] = (),
-        *,
-        read_page: Callable[[], Awaitable[Iterable[Message] | None]] | None = None,
-    ) -> None:
-        self._messages = iter(messages)
-        self._read_page = read_page
+    def __init__(self, pages: AsyncGenerator[Sequence[Message]]) -> None:
+        self._pages = pages
+        self.read_count = 0
 
-    def take(self) -> Message | None:
+    async def advance(self) -> FixedBatch | None:
         """See ``MessageSource``."""
-        return next(self._messages, None)
+        async for messages in self._pages:
+            if messages:
+                self.read_count += len(messages)
+                return FixedBatch(messages)
+        return None
 
-    async def advance(self) -> bool:
-        """See ``MessageSource``."""
-        page = None if self._read_page is None else await self._read_page()
-        self._messages = iter(page or ())
-        return page is not None
-
-    def text(self) -> None:
+    def hint(self) -> None:
         """See ``MessageSource``."""
 
     async def aclose(self) -> None:
         """See ``MessageSource``."""
+        await self._pages.aclose()
 
 
 # --- events ---
@@ -262,7 +283,7 @@ def message_of(event: Event, webhook_id: str) -> Message:
         "eventId": event.id,
         "links": {name: link for name, link in links.items() if link},
     }
-    name = _message_id(event.id)
+    name = message_id_of(event.id)
     raw = {"id": name, "webhookId": webhook_id, "payload": payload, "attempts": []}
     return EventMessage(name, raw, event.created)
 
@@ -289,10 +310,10 @@ class _UnreadableEvent(Event):
 
 def _placeholder_for(item: UnreadableItem) -> Event:
     message = placeholder_for(item)
-    return _UnreadableEvent(message.id, message=attrs.evolve(message, id=_message_id(message.id)))
+    return _UnreadableEvent(message.id, message=attrs.evolve(message, id=message_id_of(message.id), of_event=True))
 
 
-def _message_id(event_id: str) -> str:
+def message_id_of(event_id: str) -> str:
     """Return an id that a delivery can have, and whose prefix tells that it comes from an event."""
     plain = event_id if _PLAIN.fullmatch(event_id) else hashlib.sha256(event_id.encode(errors="replace")).hexdigest()
     return EVENT_PREFIX + plain

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Protocol
+from typing import Literal, Protocol
 
 from .._redaction.text import printable
+from .._work.failures import failure_text, find_retry_after, leaves
+from .._work.limits import limit, wait_for_event
 from .._work.tasks import cancelling
 from ..errors import ConnectionFailedError, InboxError, ReplayError, TargetError, TransportError
 from ..models import Message
@@ -29,7 +29,8 @@ _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
-_LONGEST_ERROR = 1_000
+LONGEST_ERROR = 1_000
+"""Characters of an error that are shown and kept."""
 
 
 class Limiter(Protocol):
@@ -47,13 +48,14 @@ class Limiter(Protocol):
         ...
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 async def _wait_until(moment: float, stopped: asyncio.Event) -> bool:
     """Wait until a time of the event loop. Return False if the job stops."""
-    if moment > asyncio.get_running_loop().time():
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(moment):
-                await stopped.wait()
-    return not stopped.is_set()
+    left = moment - _now()
+    return not (await wait_for_event(stopped, left) if left > 0 else stopped.is_set())
 
 
 class RateLimiter:
@@ -68,7 +70,7 @@ class RateLimiter:
 
     async def wait(self) -> bool:
         """Wait until a message may begin. Return False if the job stops."""
-        slot = max(self._due, asyncio.get_running_loop().time())
+        slot = max(self._due, _now())
         self._due = slot + self._interval
         return await _wait_until(slot, self._stopped)
 
@@ -77,11 +79,13 @@ class RateLimiter:
         self._stopped.set()
 
 
-class Backpressure:
-    """Holds callers back while the target asks for a pause, and admits them slowly afterwards.
+class Pressure:
+    """Admits callers to the target, in one of three states.
 
-    After a pause it admits a single caller. Each success raises the number of callers by one, until ``width`` callers
-    are admitted and it is open again. If it admitted all at once, the target would refuse them again.
+    - *open*: every caller, without asking.
+    - *paused*: nobody, until a moment.
+    - *probing*, after a pause: one caller at a time, and one more with each success, until ``width`` are admitted and
+      it is open again. If it admitted all at once, the target would refuse them again.
     """
 
     def __init__(self, width: int) -> None:
@@ -90,8 +94,7 @@ class Backpressure:
         self.pauses = 0
         """The number of pauses since the last success."""
         self._width = width
-        self._window = 0
-        self._inside = 0
+        self._admits = self._inside = 0
         self._until = float("-inf")
         self._turn = asyncio.Lock()
         """Held by the next caller to be admitted; the others follow in the order in which they came."""
@@ -99,34 +102,31 @@ class Backpressure:
         self._stopped = asyncio.Event()
 
     @property
-    def closed(self) -> bool:
-        """Whether the target has a pause now."""
-        return self._until > asyncio.get_running_loop().time()
-
-    @property
     def paused_until(self) -> float | None:
         """The end of the pause, in the event loop's time; None without a pause."""
-        return self._until if self.closed else None
+        return self._until if self._until > _now() else None
 
     def pause(self, seconds: float) -> None:
-        """Close for ``seconds``. A pause that is under way is lengthened, never shortened."""
-        if not self.closed:
-            self.pauses += 1
-        self.open = False
-        self._window = 1
-        self._until = max(self._until, asyncio.get_running_loop().time() + seconds)
+        """Pause, from any state. A pause that is under way is lengthened, never shortened."""
+        self.pauses += self.paused_until is None
+        self.open, self._admits = False, 1
+        self._until = max(self._until, _now() + seconds)
 
-    async def rest(self, seconds: float) -> bool:
-        """Let only the calling task wait. Return False if the job stops."""
-        return await _wait_until(asyncio.get_running_loop().time() + seconds, self._stopped)
+    def succeed(self) -> None:
+        """Admit one caller more, because the target accepted a message. During a pause that changes nothing."""
+        self.pauses = 0
+        if not self.open and self.paused_until is None:
+            self._admits += 1
+            self.open = self._admits >= self._width
+            self._changed.set()
 
     async def enter(self) -> bool:
         """Wait to be admitted. Return False if the job stops. Each caller that was admitted must call ``leave``."""
         async with self._turn:
             while await _wait_until(self._until, self._stopped):
-                if self.closed:  # the pause was lengthened
+                if self.paused_until is not None:  # the pause was lengthened
                     continue
-                if self.open or self._inside < self._window:
+                if self.open or self._inside < self._admits:
                     self._inside += 1
                     return True
                 self._changed.clear()
@@ -138,13 +138,9 @@ class Backpressure:
         self._inside -= 1
         self._changed.set()
 
-    def succeed(self) -> None:
-        """Admit one caller more, because the target accepted a message."""
-        self.pauses = 0
-        if not self.open and not self.closed:
-            self._window += 1
-            self.open = self._window >= self._width
-            self._changed.set()
+    async def rest(self, seconds: float) -> bool:
+        """Let only the calling task wait. Return False if the job stops."""
+        return await _wait_until(_now() + seconds, self._stopped)
 
     def stop(self) -> None:
         """Let every waiting call, and every later one, return False."""
@@ -153,12 +149,13 @@ class Backpressure:
 
 
 class Attempts:
-    """Hands messages to the target. Pauses while it asks for it or is down, and ends the run after ``max_pause`` of it.
+    """Hands messages to the target. Pauses while the target is down or asks for it; ends the run when that exceeds
+    ``max_pause``.
 
     A refused connection is certainly an outage. A timeout, a broken connection, and a 502, 503 or 504 can also be the
-    fault of one message: they are if the target accepts other messages meanwhile.
+    fault of one message: if the target accepts other messages meanwhile, the message fails at its third attempt.
 
-    timeout: the limit, in seconds, for one attempt; None for a target that never waits.
+    timeout: the limit, in seconds, for one attempt.
     on_pause: called with the length of each pause, in seconds.
     """
 
@@ -169,25 +166,25 @@ class Attempts:
         *,
         width: int,
         max_pause: float,
-        timeout: float | None,
+        timeout: float,
         on_pause: Callable[[float], None] | None = None,
     ) -> None:
         self._target = target
         self._limiter = limiter
         self._max_pause = max_pause
-        self._timeout = timeout
+        self.timeout = timeout
         self._on_pause = on_pause
-        self.pressure = Backpressure(width)
+        self.pressure = Pressure(width)
         self._accepted = 0
         """The number of messages that the target accepted."""
         self.since: float | None = None
         """The beginning of the outage, in the event loop's time; None without an outage."""
+        self._asking_since: float | None = None
+        """The first time at which the target asked for a pause since it last accepted a message."""
         self._failures = 0
         """The number of failures since the outage began."""
-        self._messages: set[str] = set()
+        self._failed: set[str] = set()
         """Ids of messages that failed since then: two are enough to tell that it is not one message's fault."""
-        self._refusing_since: float | None = None
-        """The time of the first request for a pause since the target last accepted a message."""
 
     def stop(self) -> None:
         """Begin no more attempts."""
@@ -210,7 +207,7 @@ class Attempts:
             try:
                 if limiter is not None and not limiter.open and not await limiter.wait():
                     return None
-                if not pressure.open and pressure.closed:  # a pause that began meanwhile
+                if not pressure.open and pressure.paused_until is not None:  # a pause that began meanwhile
                     continue
                 accepted = self._accepted
                 tries += 1
@@ -234,32 +231,27 @@ class Attempts:
                 return None
 
     async def _attempt(self, message: Message) -> str | None:
-        if self._timeout is None:
+        async with limit(self.timeout, self._overdue):
             return await self._target.deliver(message)
-        limit = asyncio.timeout(self._timeout)
-        try:
-            async with limit:
-                return await self._target.deliver(message)
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            raise TargetTimeoutError(f"no result within {self._timeout:g} s") from exc
 
-    @property
-    def _next_pause(self) -> float:
-        """Seconds to wait before the next attempt. They double with each failure."""
-        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 16)))
+    def _overdue(self) -> TargetTimeoutError:
+        return TargetTimeoutError(f"no result within {self.timeout:g} s")
 
     def _accept(self) -> None:
         """Count a message that the target accepted. That ends an outage."""
         self._accepted += 1
         if not self.pressure.open or self.pressure.pauses:
             self.pressure.succeed()
-            self._refusing_since = None
+            self._asking_since = None
             if self.since is not None:
                 logger.warning("the target accepts messages again: the replay continues")
                 self.since, self._failures = None, 0
-                self._messages.clear()
+                self._failed.clear()
+
+    @property
+    def _next_pause(self) -> float:
+        """Seconds to wait before the next attempt. They double with each failure."""
+        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 16)))
 
     def _judge(self, error: Exception, message: Message, tries: int, *, others_succeed: bool) -> Exception | None:
         """Return None if the message is to be tried again, else the error that counts as its failure.
@@ -267,53 +259,47 @@ class Attempts:
         A ``ReplayError`` other than the message's own ends the run. ``tries`` is the number of attempts so far.
         ``others_succeed`` says whether the target accepted another message since the last one began.
         """
-        wait = _requested_wait(error)
-        if wait is not None:
-            return self._apply_retry_after(error, message, wait)
-        if not self._is_outage(error, message.id, tries, others_succeed=others_succeed):
+        kind = _outage_of(error)
+        if kind == "asks":
+            return self._pause_as_asked(error, message)
+        if kind == "maybe":
+            alone = not others_succeed
+            of_others = alone and bool(self._failed - {message.id})
+            if not of_others and tries >= (_MOST_TRIES_ALONE if alone else _MOST_TRIES):
+                return error
+        elif kind is None:
             return error
         if others_succeed and self.since is None and tries < 2:
             return None  # the fault may be this message's: its worker waits, and the others continue
-        return self._apply_outage(error, message)
+        return self._pause_for_outage(error, message)
 
-    def _is_outage(self, error: Exception, message_id: str, tries: int, *, others_succeed: bool) -> bool:
-        kind = _classify(error)
-        if kind != "possible":
-            return kind == "certain"
-        if others_succeed:
-            return tries < _MOST_TRIES
-        return tries < _MOST_TRIES_ALONE or bool(self._messages - {message_id})
-
-    def _apply_retry_after(self, exc: Exception, message: Message, wait: float) -> Exception | None:
-        pressure, now = self.pressure, asyncio.get_running_loop().time()
-        if self._refusing_since is None:
-            self._refusing_since = now
-        lasted = now - self._refusing_since
+    def _pause_as_asked(self, error: Exception, message: Message) -> Exception | None:
+        pressure, wait = self.pressure, find_retry_after(error) or 0.0
+        self._asking_since = _now() if self._asking_since is None else self._asking_since
         if wait > self._max_pause:
             text = f"the target asks for a pause of {wait:g} s, longer than max_pause: run the same again after that"
-            return _ending(text, exc)
-        if pressure.pauses and not pressure.closed:  # it asked before, and accepted nothing since: wait longer
+            return _ending(text, error)
+        if pressure.pauses and pressure.paused_until is None:  # it asked before, and accepted nothing since
             backoff = _FIRST_BACKOFF * 2.0 ** min(pressure.pauses - 1, 16)
             wait = max(wait, min(_LONGEST_BACKOFF, self._max_pause, backoff))
+        lasted = _now() - self._asking_since
         if lasted >= self._max_pause:
             text = f"the target has asked for pauses for {lasted:.0f} s, and accepted no message meanwhile"
-            return _ending(f"{text}; {_stopped_before(message)}", exc)
+            return _ending(text, error, message)
         self._pause(wait)
         logger.info("the target asks for a pause: the replay waits %.2f s", wait)
         return None
 
-    def _apply_outage(self, exc: Exception, message: Message) -> Exception | None:
-        if self.pressure.closed:
+    def _pause_for_outage(self, error: Exception, message: Message) -> Exception | None:
+        if self.pressure.paused_until is not None:
             return None  # this message failed together with the one that began the pause
-        now = asyncio.get_running_loop().time()
-        self.since = now if self.since is None else self.since
+        self.since = _now() if self.since is None else self.since
         self._failures += 1
-        if len(self._messages) < 2:
-            self._messages.add(message.id)
-        lasted, text = now - self.since, describe(exc)
+        if len(self._failed) < 2:
+            self._failed.add(message.id)
+        lasted, text = _now() - self.since, failure_text(error, longest=LONGEST_ERROR)
         if lasted >= self._max_pause:
-            how = f"the target has been down for {lasted:.0f} s, the last attempt with {text}"
-            return _ending(f"{how}; {_stopped_before(message)}", exc)
+            return _ending(f"the target has been down for {lasted:.0f} s, the last attempt with {text}", error, message)
         wait = min(self._next_pause, max(0.0, self._max_pause - lasted) or self._next_pause)
         self._pause(wait)
         shown = printable(text)
@@ -323,45 +309,41 @@ class Attempts:
             logger.info("the target is still down after %.0f s (%s): next attempt in %.1f s", lasted, shown, wait)
         return None
 
-    def _pause(self, wait: float) -> None:
-        self.pressure.pause(wait)
+    def _pause(self, seconds: float) -> None:
+        self.pressure.pause(seconds)
         if self._on_pause is not None:
-            self._on_pause(wait)
+            self._on_pause(seconds)
 
 
-def describe(error: Exception) -> str:
-    """Return an error as a text of limited length."""
-    text = f"{type(error).__name__}: {error}"
-    return text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "…"
-
-
-def _ending(text: str, cause: Exception) -> ReplayError:
+def _ending(text: str, cause: Exception, before: Message | None = None) -> ReplayError:
+    """Return the error that ends the run, in front of a message."""
+    if before is not None:
+        text += f"; the replay stopped before message {before.id!r}: run the same again to continue there"
     error = ReplayError(text)
     error.__cause__ = cause
     return error
 
 
-def _stopped_before(message: Message) -> str:
-    return f"the replay stopped before message {message.id!r}: run the same again to continue there"
+Outage = Literal["asks", "certain", "maybe"]
+"""The target asks for a pause; it is down; it is down, or cannot take this message."""
 
 
-def _classify(error: Exception) -> str | None:
-    """Return "certain", "possible", or None for an error that does not suggest an outage."""
-    if isinstance(error, ConnectionFailedError):
-        return "certain" if error.sent is False else "possible"
-    if isinstance(error, ConnectionRefusedError):
+def _outage_of(error: BaseException) -> Outage | None:
+    """Return what an error says of the target; None if it is the message's failure, as one error of a group can be."""
+    kinds = [_kind_of(leaf) for leaf in leaves(error)]
+    if None in kinds:
+        return None
+    return next(kind for kind in ("asks", "certain", "maybe") if kind in kinds)
+
+
+def _kind_of(error: BaseException) -> Outage | None:
+    if find_retry_after(error) is not None:
+        return "asks"
+    if isinstance(error, ConnectionRefusedError) or (isinstance(error, ConnectionFailedError) and error.sent is False):
         return "certain"
     if isinstance(error, (TransportError, ConnectionError, TimeoutError, InboxError)):
-        return "possible"
-    return "possible" if getattr(error, "status", None) in _GATEWAY_DOWN else None
-
-
-def _requested_wait(error: Exception) -> float | None:
-    """Return the seconds in the error's ``retry_after``; None if it has none or no valid number."""
-    wait = getattr(error, "retry_after", None)
-    if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not math.isfinite(wait) or wait < 0:
-        return None
-    return float(wait)
+        return "maybe"
+    return "maybe" if getattr(error, "status", None) in _GATEWAY_DOWN else None
 
 
 class TargetTimeoutError(TargetError, TimeoutError):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from .._arguments import check_event_type_ids
+from .._arguments import check_event_type_ids, warn_of_unknown_types
 from .._wire.order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
@@ -24,15 +24,15 @@ SUBMITTED: ContextVar[datetime | None] = ContextVar("submitted", default=None)
 class Where:
     """A predicate to combine with ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
 
-    ``limit`` is the maximum number of messages for one run, None for all. ``description`` is the selection in
-    words, which a checkpoint records; a limit is not part of it. By default it is the name of the predicate.
+    ``limit`` is the maximum number of messages for one run, None for all. ``description`` is the selection in words; a
+    limit is not part of it. ``steady`` says that a message which is not selected never will be, so that the next run
+    need not look at it again. A function has no description, and is not steady.
     """
 
     predicate: Predicate = attrs.field(repr=False)
     limit: int | None = None
-    description: str = attrs.field(
-        default=attrs.Factory(lambda self: _name_of(self.predicate), takes_self=True), kw_only=True
-    )
+    description: str = attrs.field(default="", kw_only=True)
+    steady: bool = attrs.field(default=False, kw_only=True)
 
     def __call__(self, message: Message) -> bool:
         return self.predicate(message)
@@ -51,6 +51,7 @@ class Where:
             lambda message: left(message) and other_predicate(message),
             most,
             description=f"{self.description} & {right.description}",
+            steady=self.steady and right.steady,
         )
 
     __rand__ = __and__
@@ -80,7 +81,7 @@ class Where:
 def as_where(value: Where | Predicate | None) -> Where:
     """Return a ``where`` argument of any form as a ``Where``. Raises ``ConfigurationError``."""
     if value is None:
-        return Where(everything)
+        return Where(everything, steady=True)
     if isinstance(value, Where):
         return value
     if not callable(value) or inspect.iscoroutinefunction(value):
@@ -91,7 +92,7 @@ def as_where(value: Where | Predicate | None) -> Where:
 def choose(where: Where, message: Message) -> tuple[bool, Exception | None]:
     """Return whether a run hands a message out, and the error with which it then counts as failed at once.
 
-    Run, plan, reconcile and fleet ask this. A message that cannot be read, or for which the predicate raises, is handed
+    Run, plan and fleet ask this. A message that cannot be read, or for which the predicate raises, is handed
     out as a failure, whatever was selected: it must not be lost.
     """
     if isinstance(message, UnreadableMessage):
@@ -119,6 +120,7 @@ def since(moment: datetime | timedelta) -> Where:
     return Where(
         lambda message: (time := message_time(message)) is None or time >= _fixed(moment, first),
         description=f"since({_describe(moment)})",
+        steady=isinstance(moment, datetime),
     )
 
 
@@ -128,6 +130,7 @@ def until(moment: datetime | timedelta) -> Where:
     return Where(
         lambda message: (time := message_time(message)) is None or time < _fixed(moment, end),
         description=f"until({_describe(moment)})",
+        steady=isinstance(moment, datetime),
     )
 
 
@@ -139,6 +142,8 @@ def failed_only() -> Where:
 def event_types(*ids: str) -> Where:
     """Select messages of these types: exact, such as ``consent.revoked``, or a beginning, such as ``consent.*``.
 
+    Warns (``UnknownEventTypeWarning``) of a type that Basiq does not document: it is misspelled or new.
+
     Raises ``ConfigurationError``.
     """
     wanted = check_event_type_ids("event_types", ids)
@@ -146,11 +151,13 @@ def event_types(*ids: str) -> Where:
         "*" in entry[:-1] or (entry.endswith("*") and entry != "*" and not entry.endswith(".*")) for entry in wanted
     ):
         raise ConfigurationError("event_types accepts exact types, a beginning that ends in '.*', or '*'")
+    warn_of_unknown_types(wanted, stacklevel=3)
     exact = frozenset(wanted)
     beginnings = tuple(entry[:-1] for entry in wanted if entry.endswith("*"))
     return Where(
         lambda message: (found := message.event_type_id or "") in exact or found.startswith(beginnings),
         description=f"event_types({', '.join(repr(each) for each in sorted(exact))})",
+        steady=True,
     )
 
 
@@ -161,19 +168,12 @@ def limit(count: int) -> Where:
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ConfigurationError("limit must be a whole number of messages, at least 1")
-    return Where(everything, count)
+    return Where(everything, count, steady=True)
 
 
 def everything(message: Message) -> bool:
     """Select every message."""
     return True
-
-
-def _name_of(predicate: Predicate) -> str:
-    if predicate is everything:
-        return ""
-    named = predicate if hasattr(predicate, "__qualname__") else type(predicate)
-    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _fixed(moment: datetime | timedelta, made: datetime) -> datetime:

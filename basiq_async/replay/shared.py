@@ -1,44 +1,59 @@
-"""What a fleet and the command line use of a replay: its engine, its feed, and its dead letters."""
+"""What a fleet and the command line use of a replay: its engine, its recorders, and its sources."""
 
 from __future__ import annotations
 
-from ._dead_letters import as_message, export_dead
-from ._engine import Engine, OnError, RunSettings
-from ._feed import Feed
-from ._ledger import DeadLedger
-from ._place import TOP, WINDOW, Part, Place, write_text
-from ._report import HandledEvents
-from ._sources import FixedMessages, UnreadableMessage, message_of, open_events, placeholder_for
+from ._engine import Engine, Finished, OnError, RunSettings
+from ._keys import event_key, message_key
+from ._reading import Reading
+from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
+from ._report import make_plan
+from ._sources import (
+    FixedMessages,
+    Source,
+    UnreadableMessage,
+    message_of,
+    open_events,
+    placeholder_for,
+    plain_id,
+    read_filters,
+)
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
-from .targets._adapters import as_target
-from .targets._base import Function, Handler, SessionHandler
+from .targets._adapters import AnyTarget, Handling, find_handling
+from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget, Handler, SessionHandler
 
 __all__ = [
+    "BUSY",
+    "HANDLED_BEFORE",
     "SUBMITTED",
-    "TOP",
-    "WINDOW",
-    "DeadLedger",
+    "AnyTarget",
+    "BulkTarget",
     "Engine",
-    "Feed",
+    "Finished",
     "FixedMessages",
-    "Function",
-    "HandledEvents",
     "Handler",
+    "Handling",
     "OnError",
-    "Part",
-    "Place",
     "Predicate",
+    "QuarantinedMessage",
+    "Reading",
+    "RetryTarget",
     "RunSettings",
     "SessionHandler",
+    "Source",
     "UnreadableMessage",
-    "as_message",
-    "as_target",
     "as_where",
     "choose",
+    "event_key",
     "everything",
-    "export_dead",
+    "find_handling",
+    "key_of",
+    "make_entry",
+    "make_plan",
+    "message_key",
     "message_of",
+    "message_of_entry",
     "open_events",
     "placeholder_for",
-    "write_text",
+    "plain_id",
+    "read_filters",
 ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
@@ -15,18 +14,21 @@ from .._signing.signature import SigningKeys
 from .._wire.order import BEYOND, FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
-from .._work.protocol import Inbox
+from .._work.limits import inbox_limit
+from .._work.owners import read_webhooks
+from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
+from .._work.waiting import count_waiting
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
 from .api import MOST_A_PAGE, Api
+from .coverage import MOST_ATTEMPTS, Activity, Coverage, Inactivity, coverage_note, is_left_alone, is_recent
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
     EndpointCheck,
-    Recovered,
     cool_off_left,
     is_inactive,
     matches,
@@ -40,9 +42,6 @@ _TIMEOUT = 15.0
 _INBOX_TIMEOUT = 5.0
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
-_SOON = timedelta(minutes=1)
-"""The time that Basiq may need to make a message of an event."""
-_MOST_ATTEMPTS = 8
 _Sign = Callable[[str, datetime, bytes], Mapping[str, str]]
 _KEPT = 1_000
 
@@ -54,7 +53,6 @@ async def diagnose(
     receiver: DiagnosedReceiver | None,
     secret: str | Secret | Sequence[str | Secret] | None,
     inbox: Inbox | None,
-    recovered: Recovered | None,
     max_items: int | None,
     test: bool,
 ) -> Diagnosis:
@@ -65,20 +63,12 @@ async def diagnose(
         sign = _find_signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
+    known = _KnownEvents(inbox, receiver, webhook_id)
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
     offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
-    owner: str | None = webhook_id
-    if inbox is None and receiver is not None:
-        inbox, owner = receiver.inbox, receiver.webhook_id
-
-    async def is_handled(event_type_id: str | None, event_id: str | None, message_id: str | None) -> bool:
-        if inbox is None:
-            return False
-        async with asyncio.timeout(_INBOX_TIMEOUT):
-            return await inbox.seen(inbox_key(event_type_id, event_id, message_id, owner))
-
-    scan = _HistoryScan(api, webhook, is_handled, recovered or Recovered(), now)
+    await known.open()
+    scan = _HistoryScan(api, webhook, known, now)
     await scan.read(max_items)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
@@ -96,15 +86,16 @@ async def diagnose(
         first_failure=scan.attempts.first_failure,
         disabled_at=scan.attempts.disabled_at if is_inactive(webhook) else None,
         oldest_undelivered=scan.attempts.oldest_undelivered,
-        out_of_reach=() if recovered is None else recovered.out_of_reach(now),
-        given_up=0 if recovered is None else recovered.given_up,
+        out_of_reach=scan.out_of_reach,
         endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
         undelivered=scan.undelivered,
         never_sent=scan.never_sent,
+        unrecorded=scan.unrecorded,
         recovered=scan.recovered,
-        dead_letters=0 if recovered is None else recovered.dead_letters,
-        quarantined=0 if inbox is None else await count_quarantined(inbox, owner, timeout=_INBOX_TIMEOUT),
+        quarantined=await known.count_quarantined(),
+        waiting=await known.count_waiting(),
         unreadable=scan.unreadable,
+        clock_lead=api.clock_lead(),
         looked_at=scan.looked_at,
         earliest=scan.earliest,
         latest=scan.latest,
@@ -113,27 +104,80 @@ async def diagnose(
     )
 
 
+class _KnownEvents:
+    """What an inbox knows of a webhook. Without one, it knows nothing."""
+
+    def __init__(self, inbox: Inbox | None, receiver: DiagnosedReceiver | None, webhook_id: str) -> None:
+        self._inbox, self._owner = inbox, webhook_id if inbox is not None or receiver is None else receiver.webhook_id
+        self._webhook_id = webhook_id
+        self._is_live = inbox is None and receiver is not None
+        if inbox is None and receiver is not None:
+            self._inbox = receiver.inbox
+            if receiver.webhook_id not in (None, webhook_id):
+                raise ConfigurationError(
+                    f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell "
+                    "what was handled of the other"
+                )
+        self.coverage = Coverage()
+        self.recording_since: datetime | None = None
+        """Since when the inbox has recorded every live delivery; None if it has none."""
+
+    @property
+    def has_inbox(self) -> bool:
+        """Whether there is an inbox."""
+        return self._inbox is not None
+
+    async def open(self) -> None:
+        """Find out whose the inbox is, and what recoveries noted in it. Raises ``ConfigurationError`` for another's."""
+        inbox = self._inbox
+        if inbox is None:
+            return
+        webhooks = await read_webhooks(inbox, timeout=_INBOX_TIMEOUT)
+        if webhooks and self._webhook_id not in webhooks and not self._is_live:
+            raise ConfigurationError(
+                f"the inbox is of the webhook {', '.join(map(repr, webhooks))}, not of {self._webhook_id!r}: it "
+                "cannot tell what was handled of the other"
+            )
+        live = webhooks.get(self._webhook_id)
+        async with inbox_limit(_INBOX_TIMEOUT):
+            since = await inbox.known_since()
+            self.coverage = Coverage.read(await inbox.note(coverage_note(self._webhook_id)))
+        if self._is_live or live is not None:
+            self.recording_since = since if live is None else max(since, live)
+
+    async def find(self, ids: Sequence[_Ids]) -> list[bool]:
+        """Return for the ids of each event type, event and message whether the inbox knows that event."""
+        if self._inbox is None or not ids:
+            return [False] * len(ids)
+        keys = [inbox_key(*each, self._owner) for each in ids]
+        async with inbox_limit(_INBOX_TIMEOUT):
+            known = frozenset(await self._inbox.known(keys))
+        return [key in known for key in keys]
+
+    async def count_quarantined(self) -> int:
+        """Return how many entries of the webhook are in the quarantine."""
+        if self._inbox is None:
+            return 0
+        return await count_quarantined(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
+
+    async def count_waiting(self) -> Waiting:
+        """Return what waits of the webhook to be handled."""
+        return await count_waiting(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
+
+
 class _HistoryScan:
     """Reads the events of the last 7 days, then the messages, so that the messages of all these events are listed."""
 
-    def __init__(
-        self,
-        api: Api,
-        webhook: Webhook,
-        is_handled: Callable[[str | None, str | None, str | None], Awaitable[bool]],
-        recovered: Recovered,
-        now: datetime,
-    ) -> None:
+    def __init__(self, api: Api, webhook: Webhook, known: _KnownEvents, now: datetime) -> None:
         self._api = api
         self._webhook = webhook
-        self._is_handled = is_handled
-        """Called with the ids of an event type, event and message: whether the inbox has handled or quarantined it."""
-        self._recoveries = recovered
+        self._known = known
         self._now = now
         self._without_message: dict[tuple[str | None, str | None], datetime | None] = {}
         """The creation times of events for which no message was found, by event type and id."""
+        self._activity = Activity()
         self.attempts = _Attempts(now)
-        self.undelivered = self.never_sent = self.recovered = self.unreadable = self.looked_at = 0
+        self.undelivered = self.never_sent = self.unrecorded = self.recovered = self.unreadable = self.looked_at = 0
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.complete = True
@@ -143,8 +187,21 @@ class _HistoryScan:
         """Read the newest ``most`` messages and events; None for all."""
         await self._read_events(most)
         await self._read_messages(most)
-        for (event_type_id, event_id), created in self._without_message.items():
-            await self._judge(event_type_id, event_id, created)
+        left = list(self._without_message.items())
+        for start in range(0, len(left), MOST_A_PAGE):
+            page = left[start : start + MOST_A_PAGE]
+            known = await self._known.find([(*ids, None) for ids, _ in page])
+            for (_, created), is_known in zip(page, known, strict=True):
+                self._judge_event(created, known=is_known)
+
+    @property
+    def out_of_reach(self) -> tuple[Inactivity, ...]:
+        """The periods whose events are lost, as far as the messages and the recoveries with the inbox show it."""
+        if not self._known.has_inbox:
+            return ()
+        coverage = self._known.coverage
+        inactive = self._now if is_inactive(self._webhook) else None
+        return coverage.out_of_reach(self._activity.periods(coverage.seen_inactive, inactive), self._now)
 
     async def _read_events(self, most: int | None) -> None:
         wanted, order = frozenset(self._webhook.subscribed_events), ListOrder()
@@ -156,63 +213,71 @@ class _HistoryScan:
             order.see(event.created)
             newest_first = order.sure and order.order == "newest-first"
             enough = most is not None and len(self._without_message) >= most and newest_first
-            if enough and event.created is not None and self._recoveries.has_events_before(event.created, self._now):
-                return
+            if enough and self._is_covered(event.created):
+                return  # all older ones were recovered too
             if enough or len(self._without_message) >= _MOST_EVENTS:
                 self.complete = False
                 return
+
+    def _is_covered(self, created: datetime | None) -> bool:
+        """Return whether a recovery has read all events of that time."""
+        covered = self._known.coverage.read_up_to
+        return created is not None and covered is not None and created < covered - FAR
 
     async def _read_messages(self, most: int | None) -> None:
         endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
         messages: Paginator[Message] = self._api.listing(Message, endpoint, limit=MOST_A_PAGE, on_unreadable=self._skip)
         order, read = ListOrder(), 0
-        async for message in messages:
-            read += 1
-            self.looked_at += 1
-            time = item_time(message)
-            await self._examine(message, time)
-            if time is None:
-                continue
-            order.see(time)
-            self.earliest = time if self.earliest is None else min(time, self.earliest)
-            self.latest = time if self.latest is None else max(time, self.latest)
-            if order.sure and order.order == "newest-first":
-                if time < self._enough:
-                    self._stopped = True  # all older messages were recovered
-                    return
-                if most is not None and read > most + BEYOND:
-                    self.complete = False
-                    return
+        async for page in messages.pages():
+            known = await self._known.find([_ids_of(each) for each in page.items])
+            self._activity.see([each.raw for each in page.items])
+            for message, is_known in zip(page.items, known, strict=True):
+                read += 1
+                self.looked_at += 1
+                time = item_time(message)
+                self._judge_message(message, known=is_known)
+                if time is None:
+                    continue
+                order.see(time)
+                self.earliest = time if self.earliest is None else min(time, self.earliest)
+                self.latest = time if self.latest is None else max(time, self.latest)
+                if order.sure and order.order == "newest-first":
+                    if time < self._enough:
+                        self._stopped = True  # all older messages were recovered
+                        return
+                    if most is not None and read > most + BEYOND:
+                        self.complete = False
+                        return
 
-    async def _examine(self, message: Message, time: datetime | None) -> None:
-        """Count the attempts of a message, unless a recovery has handled it."""
-        recovered = False
+    def _judge_message(self, message: Message, *, known: bool) -> None:
+        """Count the attempts of a message, and whether it was missed."""
         self._without_message.pop((message.event_type_id, message.event_id), None)
-        if message.attempts and not message.delivered:
-            ids = message.event_type_id, message.event_id, message.id
-            recovered = self._recoveries.has_message(message.id, time) or await self._is_handled(*ids)
-            self.recovered += recovered
-            self.undelivered += not recovered
-        self.attempts.add(message, recovered=recovered)
+        missed = not known and not is_left_alone(message, self._known.recording_since)
+        if message.delivered:
+            self.unrecorded += missed
+        elif message.attempts:
+            self.recovered += known
+            self.undelivered += missed
+        self.attempts.add(message, recovered=known)
 
     @property
     def _enough(self) -> datetime:
         """Messages before this time need not be read: they were recovered, and are too old for ``failed_share``."""
-        until = self._recoveries.messages_until
-        return datetime.min.replace(tzinfo=UTC) if until is None else min(until, self._now - LATELY) - FAR * 4
+        covered = self._known.coverage.read_up_to
+        if covered is None:
+            return datetime.min.replace(tzinfo=UTC)
+        return min(covered, self._now - LATELY) - FAR * 4
 
-    async def _judge(self, event_type_id: str | None, event_id: str | None, created: datetime | None) -> None:
+    def _judge_event(self, created: datetime | None, *, known: bool) -> None:
         """Count an event that has no message."""
-        if created is not None and created > self._now - _SOON and not is_inactive(self._webhook):
+        if is_recent(created, self._now) and not is_inactive(self._webhook):
             return  # its message may still come
-        recovered = self._recoveries.has_event(event_id, created) or await self._is_handled(
-            event_type_id, event_id, None
-        )
+        known = known or self._is_covered(created)
         if self._is_before_look(created):  # it may have a message that was not read
-            self.complete = self.complete and recovered
+            self.complete = self.complete and known
         else:
-            self.recovered += recovered
-            self.never_sent += not recovered
+            self.recovered += known
+            self.never_sent += not known
 
     def _is_before_look(self, created: datetime | None) -> bool:
         partial = self._stopped or not self.complete
@@ -220,6 +285,13 @@ class _HistoryScan:
 
     def _skip(self, item: UnreadableItem) -> None:
         self.unreadable += 1
+
+
+_Ids = tuple[str | None, str | None, str | None]
+
+
+def _ids_of(message: Message) -> _Ids:
+    return message.event_type_id, message.event_id, message.id
 
 
 class _Attempts:
@@ -251,7 +323,7 @@ class _Attempts:
                 self.last_success = at
         if not times or message.delivered:
             return
-        if len(message.attempts) >= _MOST_ATTEMPTS:
+        if len(message.attempts) >= MOST_ATTEMPTS:
             self._ends = self._keep_few([*self._ends, max(times)])
         if not recovered:
             self.oldest_undelivered = min(

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 
 from .._redaction.credentials import Redactor
 from .._wire.codec import Codec, ListPage
 from .._wire.cursors import CursorSeal
+from .._wire.hosts import is_this_machine
 from .._wire.paging import Listing
 from .._wire.urls import PLAIN_SEGMENT, BaseURL, LinkError, quote_segment
 from .._work.clock import LoopClock, clock_of
@@ -66,6 +67,15 @@ class Api:
         text, at = self._dated
         told = parse_date(text)
         return LoopClock().now() if told is None else told + timedelta(seconds=time.monotonic() - at)
+
+    def clock_lead(self) -> float:
+        """Return by how many seconds this machine's clock is ahead of Basiq's; 0 before the first response.
+
+        It is 0 also for a mock, which is on this machine: its time is what a test makes it.
+        """
+        if clock_of(self.transport) is not None or is_this_machine(urlsplit(self.base.url("")).hostname or ""):
+            return 0.0
+        return (LoopClock().now() - self.now()).total_seconds()
 
     def at(self, template: str, **identifiers: str) -> Endpoint:
         """Return the endpoint of a template such as ``/events/{event_id}``. A bad id raises ``ConfigurationError``."""

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
 from .._redaction.text import PROGRAM
-from .._work.protocol import Inbox
+from .._wire.hosts import show_place, show_url
+from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook
+from .coverage import Inactivity
 
-__all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode", "Recovered"]
+__all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode"]
 
 COOL_OFF = 900.0
 """The longest time between subscribing and the first delivery, in seconds: 15 minutes (the vendor's guide)."""
 _MANY_FAILURES = 0.1
-LISTED = timedelta(days=7)
-"""How far back the event list goes (the vendor's reference)."""
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
-"""The begin of all times."""
+_TOLERANCE = 300.0
+"""Seconds by which a receiver's clock may differ from Basiq's: by default it refuses other deliveries."""
+_LONG_WAIT = 300.0
+"""Seconds after which a deferred delivery that still waits is a problem."""
 _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
+    "clock",
     "disabled",
     "pending",
     "no-event-types",
@@ -39,9 +42,9 @@ ProblemCode = Literal[
     "never-sent",
     "unreadable",
     "partial",
+    "unrecorded",
     "quarantined",
-    "dead-letters",
-    "given-up",
+    "waiting",
     "out-of-reach",
     "unread",
 ]
@@ -121,20 +124,22 @@ class Diagnosis:
     disabled_at: when the webhook was disabled: the time of the eighth failed attempt of a message after the last
         success; None if the webhook is not disabled, or if no message that was read has eight failed attempts.
     oldest_undelivered: the time of the first attempt of the oldest message that is not delivered; None without one.
-    out_of_reach: the periods whose events are lost, as far as the checkpoints show, without acknowledged ones.
-    given_up: how many messages and events failed in a run with ``on_error="skip"``, and were not kept.
+    out_of_reach: the periods whose events are lost, as far as the recoveries with this inbox show, without acknowledged
+        ones.
     endpoint: the result of the signed test delivery; None if no test was made.
-    undelivered: how many messages have no successful attempt and were not recovered.
-    never_sent: how many events of the last 7 days, of subscribed types, have no message and were not recovered.
-    recovered: how many messages and events would count as undelivered or never sent, but were recovered or handled.
-    dead_letters: how many messages and events failed in a recovery.
+    undelivered: how many messages have no successful attempt, and are not known to the inbox.
+    never_sent: how many events of the last 7 days, of subscribed types, have no message, and are not known to it.
+    unrecorded: how many messages Basiq delivered, and the inbox would know, but lacks.
+    recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
     quarantined: how many deliveries are in the quarantine of the inbox.
+    waiting: the deferred deliveries that wait in the inbox to be handled. They are a problem after 5 minutes.
     unreadable: how many messages and events could not be read.
+    clock_lead: by how many seconds this machine's clock is ahead of Basiq's; negative if it is behind.
     looked_at: how many messages and events were read.
     earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
     offered: the event types in Basiq's list.
-    receiver, checkpoint: the receiver, such as ``service:receiver``, and the checkpoint as the command line names them.
+    receiver, inbox: the receiver, such as ``service:receiver``, and the inbox as the command line names them.
     """
 
     webhook: Webhook
@@ -150,22 +155,23 @@ class Diagnosis:
     first_failure: datetime | None = None
     disabled_at: datetime | None = None
     oldest_undelivered: datetime | None = None
-    out_of_reach: tuple[Stretch, ...] = ()
-    given_up: int = 0
+    out_of_reach: tuple[Inactivity, ...] = ()
     endpoint: EndpointCheck | None = None
     undelivered: int = 0
     never_sent: int = 0
+    unrecorded: int = 0
     recovered: int = 0
-    dead_letters: int = 0
     quarantined: int = 0
+    waiting: Waiting = attrs.field(factory=Waiting)
     unreadable: int = 0
+    clock_lead: float = 0.0
     looked_at: int = 0
     earliest: datetime | None = None
     latest: datetime | None = None
     complete: bool = True
     offered: tuple[EventTypeId, ...] = ()
     receiver: str | None = None
-    checkpoint: str | None = None
+    inbox: str | None = None
 
     @property
     def healthy(self) -> bool:
@@ -176,113 +182,6 @@ class Diagnosis:
     def problems(self) -> tuple[Problem, ...]:
         """The problems of the webhook, the worst first."""
         return tuple(_find_problems(self))
-
-
-Stretch = tuple[datetime, datetime]
-"""A stretch of time: its begin and its end."""
-
-
-def join_stretches(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
-    """Sort stretches by their begin, and merge those that overlap or touch."""
-    joined: list[Stretch] = []
-    for begin, end in sorted(stretches):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(end, joined[-1][1])
-        else:
-            joined.append((begin, end))
-    return tuple(joined)
-
-
-def subtract(stretch: Stretch, others: Iterable[Stretch]) -> tuple[Stretch, ...]:
-    """Return the parts of a stretch that are in none of the others."""
-    begin, end = stretch
-    left: list[Stretch] = []
-    for other_begin, other_end in join_stretches(others):
-        if begin < min(other_begin, end):
-            left.append((begin, min(other_begin, end)))
-        begin = max(begin, other_end)
-    return (*left, (begin, end)) if begin < end else tuple(left)
-
-
-@attrs.frozen
-class Recovered:
-    """What runs of ``recover`` and ``Replay`` recorded. ``recovered_by`` reads this from their checkpoints.
-
-    All times are by Basiq's clock.
-
-    messages: the times of which all messages were read: each was handled, or is a dead letter, or was given up.
-    events: the same of the event list.
-    message_ids, event_ids: ids of messages and events that were read last, also by a run that was interrupted.
-    dead_letters: how many messages and events failed, and are kept as dead letters.
-    given_up: how many failed and were not kept.
-    inactive: the periods in which the webhook was not active; a period that has not ended has no end.
-    acknowledged: what is out of reach before this moment is known.
-    """
-
-    messages: tuple[Stretch, ...] = ()
-    events: tuple[Stretch, ...] = ()
-    message_ids: frozenset[str] = attrs.field(default=frozenset(), repr=False)
-    event_ids: frozenset[str] = attrs.field(default=frozenset(), repr=False)
-    dead_letters: int = 0
-    given_up: int = 0
-    inactive: tuple[tuple[datetime, datetime | None], ...] = ()
-    acknowledged: datetime | None = None
-
-    def __or__(self, other: Recovered) -> Recovered:
-        """Return what both recorded."""
-        moments = [each for each in (self.acknowledged, other.acknowledged) if each is not None]
-        return Recovered(
-            join_stretches([*self.messages, *other.messages]),
-            join_stretches([*self.events, *other.events]),
-            self.message_ids | other.message_ids,
-            self.event_ids | other.event_ids,
-            self.dead_letters + other.dead_letters,
-            self.given_up + other.given_up,
-            (*self.inactive, *other.inactive),
-            max(moments, default=None),
-        )
-
-    @property
-    def messages_until(self) -> datetime | None:
-        """All messages before this time were read; None if there is no such time."""
-        return self.messages[0][1] if self.messages and self.messages[0][0] <= LONG_AGO else None
-
-    def has_message(self, message_id: str | None, first_attempt: datetime | None) -> bool:
-        """Whether a message was recorded."""
-        return message_id in self.message_ids or _within(first_attempt, self.messages)
-
-    def has_event(self, event_id: str | None, created: datetime | None) -> bool:
-        """Whether an event of the event list was recorded."""
-        return event_id in self.event_ids or _within(created, self.events)
-
-    def has_events_before(self, moment: datetime, now: datetime) -> bool:
-        """Whether all events before ``moment`` that Basiq still lists were recorded."""
-        return any(begin <= now - LISTED and moment < end for begin, end in self.events)
-
-    def out_of_reach(self, now: datetime) -> tuple[Stretch, ...]:
-        """Return the periods whose events are lost: they made no message, were not read, and are no longer listed."""
-        return find_out_of_reach(self.inactive, self.events, now - LISTED, self.acknowledged)
-
-
-def find_out_of_reach(
-    inactive: Iterable[tuple[datetime, datetime | None]],
-    read: Sequence[Stretch],
-    reach: datetime,
-    acknowledged: datetime | None,
-) -> tuple[Stretch, ...]:
-    """Return the parts of the inactive periods whose events were never read, and are no longer in the event list.
-
-    reach: the event list begins at this moment. acknowledged: parts before this moment are left out.
-    """
-    found: list[Stretch] = []
-    for since, until in inactive:
-        begin = since if acknowledged is None else max(since, acknowledged)
-        found += subtract((begin, reach if until is None else min(until, reach)), read)
-    return join_stretches(found)
-
-
-def _within(time: datetime | None, stretches: Iterable[Stretch]) -> bool:
-    return time is not None and any(begin <= time < end for begin, end in stretches)
 
 
 def is_inactive(webhook: Webhook) -> bool:
@@ -302,6 +201,17 @@ def cool_off_left(webhook: Webhook, subscribed_at: datetime | None, now: datetim
     return min(max(COOL_OFF - (now - subscribed_at).total_seconds(), 0.0), COOL_OFF)
 
 
+def find_clock_problem(lead: float) -> Problem | None:
+    """Return the problem with this machine's clock, or None. ``lead``: seconds by which it is ahead of Basiq's."""
+    if abs(lead) <= _TOLERANCE:
+        return None
+    return Problem(
+        "clock",
+        f"this machine's clock is {abs(lead):,.0f} s {'ahead of' if lead > 0 else 'behind'} Basiq's, so that a "
+        "receiver here refuses each delivery, and a signature from here is refused: set the clock, for example by NTP",
+    )
+
+
 def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:
     """Return the problem with the status of a webhook, or None."""
     if is_inactive(webhook):
@@ -318,6 +228,22 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
     return None
 
 
+def describe_waiting(waiting: Waiting) -> str:
+    """Return the problem with deferred deliveries that wait, with the remedy."""
+    failed = waiting.count - waiting.fresh
+    return (
+        f"{waiting.count:,} deferred deliveries wait to be handled, the oldest for {_age(waiting.age or 0)}, and "
+        f"{failed:,} of them have failed: let a process work them off, and look at its log"
+    )
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
     if argument.startswith("-"):  # so that it is not read as an option
         return (PROGRAM, *command.split(), *options, "--", argument)
@@ -326,15 +252,18 @@ def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
 
 def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     webhook = found.webhook
+    clock = find_clock_problem(found.clock_lead)
+    if clock is not None:
+        yield clock
     status = find_status_problem(webhook, found.cool_off_left)
     if status is not None:
         yield status
     again = partial(_line, "webhooks doctor", webhook.id)
-    target = ("--to", webhook.url) if found.receiver is None else ("--receiver", found.receiver)
-    kept = () if found.checkpoint is None else ("--checkpoint", found.checkpoint)
+    target = ("--to", show_url(webhook.url)) if found.receiver is None else ("--receiver", found.receiver)
+    kept = () if found.inbox is None or found.receiver is not None else ("--inbox", show_place(found.inbox))
     recover = partial(_line, "recover", webhook.id, *target, *kept)
     if found.endpoint is not None and not found.endpoint.ok:
-        yield _endpoint_problem(found.endpoint, again("--test"))
+        yield _endpoint_problem(found.endpoint, again("--test"), clock=clock)
     if not webhook.subscribed_events:
         yield Problem("no-event-types", "the webhook is not subscribed to any event type", _line("events types"))
     yield from _type_problems(found)
@@ -354,31 +283,34 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             "listed",
             recover(),
         )
-    if found.dead_letters:
+    if found.unrecorded:
         yield Problem(
-            "dead-letters",
-            f"{found.dead_letters:,} messages or events failed in a recovery, and are kept as dead letters: mend their "
-            "handler, then retry them",
-            recover("--retry-dead"),
+            "unrecorded",
+            f"{found.unrecorded:,} messages were delivered, as Basiq says, but not to a receiver with this inbox, "
+            "which does not know them: recover them",
+            recover(),
         )
-    if found.given_up:
-        yield Problem(
-            "given-up", f'{found.given_up:,} messages or events failed, and on_error="skip" did not keep them'
-        )
-    for begin, end in found.out_of_reach:
-        yield Problem(
-            "out-of-reach",
-            f"the webhook was not active from {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC, and the event "
-            "list no longer has the events of that time: fetch the present state from the API, then acknowledge it",
-            recover("--acknowledged", f"{end.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"),
-        )
+    for period in found.out_of_reach:
+        known = () if period.until is None else ("--acknowledged", period.until.astimezone(UTC).isoformat())
+        yield Problem("out-of-reach", period.describe_loss(), recover(*known))
     if found.quarantined:
+        if found.receiver is not None:
+            line = _line("quarantine retry", "", "--receiver", found.receiver)
+        elif found.inbox is not None:  # it may be the service's, whose receiver must be named to try again
+            line = _line("quarantine list", "", *kept, "--webhook", webhook.id)
+        else:
+            line = _line("quarantine retry", "", *target, "--webhook", webhook.id)
         yield Problem(
             "quarantined",
-            f"{found.quarantined:,} deliveries failed repeatedly, and are in the quarantine of the inbox: mend their "
+            f"{found.quarantined:,} messages or deliveries failed, and are in the quarantine of the inbox: mend their "
             "handler, then retry them",
-            _line("quarantine retry", "", "--receiver", found.receiver) if found.receiver else (),
+            line,
         )
+    if (found.waiting.age or 0) > _LONG_WAIT:
+        line = _line("inbox list", "", "--waiting", *kept, "--webhook", webhook.id) if kept else ()
+        if found.receiver is not None:
+            line = _line("work", "", "--receiver", found.receiver)
+        yield Problem("waiting", describe_waiting(found.waiting), line)
     if found.unreadable:
         yield Problem(
             "unreadable",
@@ -393,10 +325,11 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         )
 
 
-def _endpoint_problem(endpoint: EndpointCheck, again: tuple[str, ...]) -> Problem:
+def _endpoint_problem(endpoint: EndpointCheck, again: tuple[str, ...], *, clock: Problem | None) -> Problem:
     if endpoint.status is None:
         return Problem("endpoint-unreachable", f"the webhook's url cannot be reached: {endpoint.error}", again)
-    hint = ": is the receiver's secret this webhook's?" if endpoint.status in (401, 403) else ""
+    hint = "is the receiver's secret this webhook's?" if clock is None else "set the clock of this machine first"
+    hint = f": {hint}" if endpoint.status in (401, 403) else ""
     return Problem("endpoint-refuses", f"the webhook's url responded {endpoint.status} to a signed test{hint}", again)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .._arguments import Duration, check_event_type_ids, check_seconds, select_texts
+from .._arguments import Duration, check_event_type_ids, check_seconds, describe_unknown, select_texts
 from .._redaction.text import printable
 from .._wire.urls import absolute_url
 from .._work.clock import LoopClock, clock_of
-from ..errors import ConflictError, RequestTimeoutError
+from .._work.limits import limit
+from ..errors import BadRequestError, ConflictError, RequestTimeoutError
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
 from .api import Api, Endpoint, encode
@@ -22,7 +22,7 @@ from .resources import WEBHOOKS
 
 if TYPE_CHECKING:
     from .._work.protocol import Inbox
-    from .diagnosis import DiagnosedReceiver, Diagnosis, Recovered
+    from .diagnosis import DiagnosedReceiver, Diagnosis
 
 logger = logging.getLogger("basiq_async.webhooks")
 
@@ -51,9 +51,7 @@ class Webhooks:
         Deliveries can take up to 15 minutes to start (the vendor's guide): see ``wait_until_active``. Raises
         ``ConflictError`` if a webhook with this url exists, and ``BadRequestError`` for event types that do not exist.
         """
-        return await self._api.post(
-            Webhook, self._api.at(WEBHOOKS.path), _body(url, subscribed_events, name, description)
-        )
+        return await self._write(self._api.at(WEBHOOKS.path), _body(url, subscribed_events, name, description))
 
     async def ensure(
         self,
@@ -86,9 +84,7 @@ class Webhooks:
             existing = await self._find(url) if done is None else await self.get(done.id)
             if existing is None:
                 try:
-                    done = EnsuredWebhook.of(
-                        await self._api.post(Webhook, self._api.at(WEBHOOKS.path), body), "created"
-                    )
+                    done = EnsuredWebhook.of(await self._write(self._api.at(WEBHOOKS.path), body), "created")
                 except ConflictError:
                     if not left:
                         raise
@@ -132,7 +128,7 @@ class Webhooks:
         body = _texts(url, name, description)
         if subscribed_events is not None:
             body["subscribedEvents"] = check_event_type_ids("subscribed_events", subscribed_events)
-        return await self._api.post(Webhook, self._at(webhook_id), body)
+        return await self._write(self._at(webhook_id), body)
 
     async def reactivate(self, webhook_id: str) -> Webhook:
         """Make a disabled webhook active again, and change nothing else.
@@ -172,24 +168,22 @@ class Webhooks:
         waits = clock_of(self._api.transport) or LoopClock()
         deadline = waits.time() + timeout
         wait = _FIRST_POLL
-        limit = asyncio.timeout(timeout + _LAST_REQUEST if timeout else None)
         seen = "in an unknown status"
-        try:
-            async with limit:
-                while True:
-                    webhook = await self.get(webhook_id)
-                    if (webhook.status or "").lower() == "active":
-                        return webhook
-                    seen = f"still {webhook.status!r}"
-                    left = deadline - waits.time()
-                    if left <= 0:
-                        break
-                    await waits.sleep(min(left, wait * random.uniform(0.8, 1.0)))
-                    wait = min(_LONGEST_POLL, wait * 1.5)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        raise RequestTimeoutError(f"the webhook is {seen} after {timeout:g} s")
+
+        def not_active() -> RequestTimeoutError:
+            return RequestTimeoutError(f"the webhook is {seen} after {timeout:g} s")
+
+        async with limit(timeout + _LAST_REQUEST if timeout else None, not_active):
+            while True:
+                webhook = await self.get(webhook_id)
+                if (webhook.status or "").lower() == "active":
+                    return webhook
+                seen = f"still {webhook.status!r}"
+                left = deadline - waits.time()
+                if left <= 0:
+                    raise not_active()
+                await waits.sleep(min(left, wait * random.uniform(0.8, 1.0)))
+                wait = min(_LONGEST_POLL, wait * 1.5)
 
     async def diagnose(
         self,
@@ -198,7 +192,6 @@ class Webhooks:
         receiver: DiagnosedReceiver | None = None,
         inbox: Inbox | None = None,
         secret: str | Secret | Sequence[str | Secret] | None = None,
-        recovered: Recovered | None = None,
         max_items: int | None = 2_000,
         test: bool = False,
     ) -> Diagnosis:
@@ -208,15 +201,16 @@ class Webhooks:
         for all) of its messages and of the events of the last 7 days. A list that begins with the oldest item is read
         to its end. If some were not read, the result has the problem ``partial``.
 
-        A message or event that was recovered is not a problem. The ``inbox`` (by default the receiver's) says which
-        deliveries were handled. ``recovered`` says which messages and events ``recover`` handled:
-        ``replay.recovered_by`` reads it from the checkpoints. Messages and events that it covers need not be read.
+        The ``inbox`` (by default the receiver's) says which messages and events were handled, live or by a recovery:
+        these are no problem. It keeps what recoveries found out, so that what they cover need not be read. If a
+        receiver of the webhook has used the inbox, messages that Basiq delivered and the inbox lacks are a problem.
 
         With ``test`` and a ``receiver`` or a ``secret``, a signed delivery of the event type ``basiq-async.test`` is
         posted to the webhook's url from this machine; a handler for ``*`` gets it. Otherwise nothing is posted. With a
         ``receiver``, the event types are also compared with its handlers. Nothing is changed at Basiq.
 
-        Raises the errors of requests to the API, and ``InboxError``. A problem of the webhook or of its endpoint is not
+        Raises ``ConfigurationError`` for a receiver or an inbox of another webhook, the errors of requests to the API,
+        and ``InboxError``. A problem of the webhook or of its endpoint is not
         raised: it is part of the result.
         """
         from ._diagnosis_data import diagnose
@@ -227,12 +221,21 @@ class Webhooks:
             receiver=receiver,
             secret=secret,
             inbox=inbox,
-            recovered=recovered,
             max_items=max_items,
             test=test,
         )
         del secret  # error reporters show local variables
         return await work
+
+    async def _write(self, endpoint: Endpoint, body: dict[str, Any]) -> Webhook:
+        """Create or update a webhook. A refusal says which event types are not documented: Basiq names none."""
+        try:
+            return await self._api.post(Webhook, endpoint, body)
+        except BadRequestError as exc:
+            unknown = describe_unknown(body.get("subscribedEvents", ()))
+            if unknown:
+                exc.args = (f"{exc.detail or exc.title or 'the request was refused'} {', '.join(unknown)}",)
+            raise
 
     def _at(self, webhook_id: str) -> Endpoint:
         return self._api.at(WEBHOOKS.one, webhook_id=webhook_id)
@@ -259,7 +262,7 @@ class Webhooks:
         if not deaf and _agrees(existing, body):
             return EnsuredWebhook.of(existing, "unchanged", kept=kept)
         texts = select_texts(name=existing.name, description=existing.description)
-        changed = await self._api.post(Webhook, self._at(existing.id), {**texts, **body})
+        changed = await self._write(self._at(existing.id), {**texts, **body})
         return EnsuredWebhook.of(changed, "reactivated" if deaf else "updated", kept=kept, removed=removed)
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .comparison._compare import Comparison, Difference, compare
-    from .conformance._checkpoint import check_checkpoint
+    from ._deferred import handle_waiting
     from .conformance._inbox import check_inbox
     from .conformance._runner import BrokenPromisesError
     from .conformance._transport import check_transport
@@ -21,38 +20,32 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokenPromisesError",
-    "Comparison",
     "DeliveredAttempt",
-    "Difference",
     "Emission",
     "FakeBasiq",
     "ManualClock",
     "Quirks",
     "SystemClock",
     "Violation",
-    "check_checkpoint",
     "check_inbox",
     "check_transport",
-    "compare",
+    "handle_waiting",
     "serve",
 ]
 
 # Names are imported on first use: the fake must not import aiohttp, which only the server needs.
 _LAZY = {
     "BrokenPromisesError": "conformance._runner",
-    "Comparison": "comparison._compare",
     "DeliveredAttempt": "fake._deliveries",
-    "Difference": "comparison._compare",
     "Emission": "fake._deliveries",
     "FakeBasiq": "fake._fake",
     "ManualClock": "fake._clock",
     "Quirks": "fake._responses",
     "SystemClock": "fake._clock",
     "Violation": "fake._logs",
-    "check_checkpoint": "conformance._checkpoint",
     "check_inbox": "conformance._inbox",
     "check_transport": "conformance._transport",
-    "compare": "comparison._compare",
+    "handle_waiting": "_deferred",
     "serve": "mock._server",
 }
 

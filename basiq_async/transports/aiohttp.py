@@ -13,15 +13,17 @@ from yarl import URL
 from .. import __version__
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.credentials import Redactor
-from .._redaction.tracebacks import cause_of
+from .._redaction.tracebacks import cause_of, hide_arguments
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from .base import Request, Response, credential_of
+from .proxies import Proxies, show_proxy
 
 __all__ = ["AiohttpTransport", "StatusTransport", "join_headers"]
 
 _USER_AGENT = f"basiq-async/{__version__}"
 _CONNECTIONS = 100
 _SWITCHING_PROTOCOLS = 101
+_PROXY_AUTHENTICATION = 407
 _DRAINED = 64 * 2**10
 _DRAIN_SECONDS = 0.05
 """Time for the rest of a body: enough for one that follows its head at once."""
@@ -32,14 +34,19 @@ class AiohttpTransport:
 
     If you pass a ``session``, the transport uses it and never closes it: its cookie jar, proxies, connector and
     middlewares are your choice. Otherwise the transport makes a session with up to ``connections`` connections and the
-    header ``User-Agent: user_agent``. This session verifies TLS, keeps no cookies, and takes no proxy or netrc from the
-    environment. Redirects are never followed: they could send the token elsewhere.
+    header ``User-Agent: user_agent``. This session verifies TLS, and keeps no cookies. Redirects are never followed:
+    they could send the token elsewhere.
+
+    ``proxy`` is the URL of an HTTP proxy, with ``user:password@`` if it wants them. With ``"environment"``, the proxy
+    is what ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` say when the transport is made, and requests
+    to this machine are direct. ``.netrc`` is never read.
 
     ``timeout`` is the limit for a whole request, and ``connect_timeout`` for making its connection, both in seconds. A
     request's ``deadline`` counts if it is earlier. A body that is larger than ``max_body_size`` bytes, decompressed,
     raises a ``TransportError`` as soon as it exceeds the limit.
     """
 
+    @hide_arguments
     def __init__(
         self,
         session: aiohttp.ClientSession | None = None,
@@ -49,6 +56,7 @@ class AiohttpTransport:
         max_body_size: int = 64 * 2**20,
         connections: int = _CONNECTIONS,
         user_agent: str = _USER_AGENT,
+        proxy: str | None = None,
     ) -> None:
         self._timeout = check_seconds("timeout", timeout)
         check_positive("max_body_size", max_body_size)
@@ -63,6 +71,7 @@ class AiohttpTransport:
         self._max_body_size = max_body_size
         self._connections = connections
         self._user_agent = user_agent
+        self._proxies = Proxies.read(proxy)
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -75,34 +84,41 @@ class AiohttpTransport:
                 said = "the deadline passed before the request was sent"
                 raise RequestTimeoutError(said, method=request.method, path=_path(request), sent=False)
         limit = asyncio.timeout(allowed)
+        url = URL(request.url, encoded=True)
+        proxy = None if self._proxies is None else self._proxies.find(url)
         try:
             async with limit:
-                return await self._exchange(request)
+                return await self._exchange(request, url, proxy)
         except Exception as exc:
             if limit.expired() and isinstance(exc, TimeoutError):
                 said = f"no complete response within {allowed:g} s"
                 failure: BasiqError = RequestTimeoutError(said, method=request.method, path=_path(request))
                 cause = None
             else:
-                failure = _translate(exc, request)
+                failure = _translate(exc, request, proxy)
                 hide = Redactor(credential_of(request)).known
                 cause = exc.__cause__ if failure is exc else cause_of(exc, hide)
+                if proxy is not None and proxy.raw_user is not None:
+                    cause = None  # aiohttp's errors name the proxy with its password
         # Raised outside of the except block: a cause that was left out must not become the context.
         raise failure from cause
 
-    async def _exchange(self, request: Request) -> Response:
+    async def _exchange(self, request: Request, url: URL, proxy: URL | None) -> Response:
         while True:
             try:
                 async with self._open_session().request(
                     request.method,
-                    URL(request.url, encoded=True),
+                    url,
                     headers=request.headers,
                     data=request.body,
+                    proxy=proxy,
                     allow_redirects=False,
                     auto_decompress=True,
                     raise_for_status=False,
                     timeout=self._client_timeout,
                 ) as response:
+                    if response.status == _PROXY_AUTHENTICATION and proxy is not None:
+                        raise _wants_password(proxy)
                     return await self._read(response)
             except _Unclean:
                 continue
@@ -242,9 +258,17 @@ def _path(request: Request) -> str:
     return URL(request.url, encoded=True).raw_path
 
 
-def _translate(exc: Exception, request: Request) -> BasiqError:
+def _wants_password(proxy: URL) -> ConfigurationError:
+    problem = "refuses the user and password" if proxy.raw_user is not None else "wants a user and password"
+    return ConfigurationError(
+        f"the proxy {show_proxy(proxy)} {problem} (407): its URL must be http://user:password@{proxy.host}:{proxy.port}"
+    )
+
+
+def _translate(exc: Exception, request: Request, proxy: URL | None) -> BasiqError:
     """Return the error of this package for an exception of aiohttp, with the request's method and path."""
     method, path = request.method, _path(request)
+    through = "" if proxy is None else f" through the proxy {show_proxy(proxy)}"
     match exc:
         case TransportError():
             exc.method, exc.path = method, path
@@ -252,15 +276,25 @@ def _translate(exc: Exception, request: Request) -> BasiqError:
         case BasiqError():
             return exc
         case aiohttp.ConnectionTimeoutError():
-            return RequestTimeoutError("no connection within connect_timeout", method=method, path=path, sent=False)
+            return RequestTimeoutError(
+                f"no connection{through} within connect_timeout", method=method, path=path, sent=False
+            )
         case TimeoutError():
             return RequestTimeoutError("no complete response within timeout", method=method, path=path)
         case aiohttp.InvalidURL():
             return ConfigurationError("the url cannot be requested; check base_url")
+        case aiohttp.ClientHttpProxyError() if proxy is not None:
+            if exc.status == _PROXY_AUTHENTICATION:
+                return _wants_password(proxy)
+            said = f"the proxy {show_proxy(proxy)} refused a connection to {URL(request.url).host}: status {exc.status}"
+            return ConnectionFailedError(said, method=method, path=path, sent=False)
+        case aiohttp.ClientProxyConnectionError() if proxy is not None:
+            said = f"no connection to the proxy {show_proxy(proxy)}: {_reason(exc)}"
+            return ConnectionFailedError(said, method=method, path=path, sent=False)
         case aiohttp.ClientConnectorError():
             where = f"{exc.host}:{exc.port}"
             return ConnectionFailedError(
-                f"no connection to {where}: {_reason(exc)}", method=method, path=path, sent=False
+                f"no connection to {where}{through}: {_reason(exc, proxy)}", method=method, path=path, sent=False
             )
         case aiohttp.ClientPayloadError():
             said = "the response's body broke off, or is not encoded as its headers say"
@@ -271,7 +305,9 @@ def _translate(exc: Exception, request: Request) -> BasiqError:
     return ConnectionFailedError(f"{said}: {type(exc.__cause__ or exc).__name__}", method=method, path=path)
 
 
-def _reason(exc: aiohttp.ClientConnectorError) -> str:
+def _reason(exc: aiohttp.ClientConnectorError, proxy: URL | None = None) -> str:
+    if isinstance(exc, aiohttp.ClientSSLError) and proxy is not None:
+        return "TLS failed; if the proxy reads TLS, SSL_CERT_FILE must name the file of its authority"
     if isinstance(exc, aiohttp.ClientSSLError):
         return "TLS failed; check the certificate and that base_url is right"
     if isinstance(exc, aiohttp.ClientConnectorDNSError):

@@ -19,8 +19,10 @@ import attrs
 
 from .._redaction.credentials import Redactor, SecretText, Unpicklable
 from .._redaction.tracebacks import hide_arguments
+from .._signing.secrets import is_quoted
 from .._wire.urls import BaseURL
 from .._work.clock import clock_of
+from .._work.limits import limit
 from ..errors import (
     APIError,
     AuthenticationError,
@@ -52,6 +54,8 @@ class ApiKey(Unpicklable):
             text = os.environ.get("BASIQ_API_KEY")
             if text is None:
                 raise ConfigurationError("no API key: pass api_key, or set the environment variable BASIQ_API_KEY")
+        if isinstance(text, str) and is_quoted(text):
+            raise ConfigurationError("the API key is in quotes: remove them, where it is set")
         if not isinstance(text, str) or not _TOKEN.fullmatch(text):
             raise ConfigurationError(
                 "the API key must be exactly the text that Basiq's dashboard shows: not empty, ASCII, without "
@@ -138,12 +142,9 @@ class Authenticated:
         A failure is raised for all of them. If the request that renews is cancelled, the next one renews.
         """
         ended_before = self._renewals_ended
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._renewal.acquire()
-        except TimeoutError:
-            said = "no token was received within max_elapsed"
-            raise RequestTimeoutError(said, method="POST", path="/token") from None
+        late = RequestTimeoutError("no token was received within max_elapsed", method="POST", path="/token")
+        async with limit(None if deadline is None else deadline - asyncio.get_running_loop().time(), late):
+            await self._renewal.acquire()
         try:
             if self._token is not None and self._token is not stale:
                 return self._token

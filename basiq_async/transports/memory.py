@@ -29,9 +29,9 @@ class ExchangesRequests(Protocol):
     """The part of a ``FakeBasiq`` that the transport uses."""
 
     @property
-    def waits(self) -> Clock | None: ...
+    def _waits(self) -> Clock | None: ...
 
-    def exchange(self, request: Request, *, prefix: str = "") -> Exchange: ...
+    def _exchange(self, request: Request, *, prefix: str = "") -> Exchange: ...
 
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class InMemoryTransport(Generic[F]):
     @property
     def waits(self) -> Clock | None:
         """The clock that the client waits on; None for the event loop's clock."""
-        return self.fake.waits
+        return self.fake._waits
 
     def __repr__(self) -> str:
         return f"InMemoryTransport({self.fake!r})"
@@ -84,7 +84,7 @@ class InMemoryTransport(Generic[F]):
                 )
         # Other tasks get to run even before an immediate response, as with a real transport.
         await asyncio.sleep(0)
-        exchange = self.fake.exchange(request, prefix=self._prefix)
+        exchange = self.fake._exchange(request, prefix=self._prefix)
         if exchange.delay:
             await (self.waits or LoopClock()).sleep(min(exchange.delay, allowed))
             if exchange.delay > allowed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,13 @@ from ..support.command_line import Ended, run_command
 from ..support.real_time import PATIENCE
 
 Run = Callable[..., Ended]
+
+
+def help_lines(told: str) -> list[list[str]]:
+    """The lines that help, as the words after the name of the program."""
+    return [shlex.split(line)[1:] for line in told.splitlines() if line.startswith("  basiq-async ")]
+
+
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
 
@@ -62,8 +70,11 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
+        self.bodies: list[bytes] = []
         self.status = 204
         self.secret = SECRET
+        self.on_post: Callable[[], object] = lambda: None
+        """Called with each request."""
         self.release = threading.Event()
         self.release.set()
         self.asked = threading.Event()
@@ -75,9 +86,11 @@ class Endpoint:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 outer.asked.set()
+                outer.on_post()
                 outer.release.wait(PATIENCE)
                 verify(outer.secret, headers=dict(self.headers.items()), body=body)
                 outer.ids.append(self.headers["webhook-id"])
+                outer.bodies.append(body)
                 self.send_response(outer.status)
                 self.send_header("content-length", "0")
                 self.end_headers()
@@ -154,6 +167,7 @@ def webhook_id(served: Served) -> str:
         await fake.advance(days=2)
         for _ in range(5):
             await fake.emit("consent.revoked")
+        await fake.advance(minutes=5)  # an event of just now may get its message in a moment
         status = 204
         async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
             await basiq.webhooks.reactivate(found)

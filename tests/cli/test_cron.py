@@ -78,4 +78,4 @@ def test_each_verdict_of_a_week_is_true(
         f"{len(verdicts)} steps, {len(red)} red, {lines} lines, files {sizes[0]} B at first, {sizes[-1]} B at the end"
     )
     assert len(red) == red[-1] - red[0] + 1, "one outage is one stretch of red"
-    assert sizes[-1] < 1_000_000, "a checkpoint keeps the last thousand ids, and no more"
+    assert sizes[-1] < 1_000_000, "the record of a week is small"

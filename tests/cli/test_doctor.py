@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import attrs
 import pytest
 
 from basiq_async import Diagnosis, EndpointCheck, RetryPolicy, Webhook
+from basiq_async.replay import Inactivity
 from basiq_async.services.diagnosis import find_status_problem
 
 from ..support.command_line import program
 from .conftest import SECRET, Endpoint, Run, Served
 
 ID = "w-1"
+MOMENT = datetime(2026, 1, 5, 12, 0, 0, 5, tzinfo=UTC)
 ILL = Diagnosis(
     Webhook(ID, "https://service.example/basiq?a=1&b=2", "disabled", ("user.created", "account.closed")),
     "disabled",
@@ -29,14 +32,15 @@ ILL = Diagnosis(
     endpoint=EndpointCheck(500),
     undelivered=1,
     never_sent=1,
-    dead_letters=1,
+    unrecorded=1,
     quarantined=1,
+    out_of_reach=(Inactivity(MOMENT, MOMENT),),
     unreadable=1,
     complete=False,
     offered=("user.created", "consent.revoked", "consent.expired"),
     receiver="service:receiver",
-    checkpoint="a folder/recover",
 )
+SHOWN = "https://service.example/basiq?…"
 NO_TYPES = attrs.evolve(ILL, webhook=attrs.evolve(ILL.webhook, status="pending-approval", subscribed_events=()))
 
 
@@ -56,11 +60,15 @@ def served(recently_served: Served) -> Served:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recovery leaves its checkpoint and its memory in the folder where it runs."""
+    """A recovery leaves its record in the folder where it runs."""
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("found", [ILL, NO_TYPES], ids=["ill", "no types"])
+@pytest.mark.parametrize(
+    "found",
+    [ILL, NO_TYPES, attrs.evolve(ILL, receiver=None), attrs.evolve(ILL, receiver=None, inbox="an inbox.db")],
+    ids=["ill", "no types", "what was posted", "an inbox"],
+)
 def test_each_problem_has_a_line_that_the_command_line_reads(found: Diagnosis) -> None:
     problems = found.problems
     assert len(problems) >= 12
@@ -71,13 +79,28 @@ def test_each_problem_has_a_line_that_the_command_line_reads(found: Diagnosis) -
         assert not any(name in str(problem) for name in ("ensure", "wait_until", "on_unreadable", "replay the"))
 
 
-def test_the_lines_go_to_the_receiver_and_the_checkpoint_that_were_named() -> None:
-    lines = {problem.code: problem.command for problem in ILL.problems}
-    assert lines["dead-letters"] == (
-        *("basiq-async", "recover", ID, "--receiver", "service:receiver"),
-        *("--checkpoint", "a folder/recover", "--retry-dead"),
-    )
-    assert lines["unsubscribed-event-types"][3:] == (
+BY_FILE = attrs.evolve(ILL, receiver=None)
+BY_INBOX = attrs.evolve(ILL, receiver=None, inbox="an inbox.db")
+
+
+@pytest.mark.parametrize(
+    ("found", "recover", "quarantined"),
+    [
+        (ILL, ("--receiver", "service:receiver"), ("retry", "--receiver", "service:receiver")),
+        (BY_FILE, ("--to", SHOWN), ("retry", "--to", SHOWN, "--webhook", ID)),
+        (BY_INBOX, ("--to", SHOWN, "--inbox", "an inbox.db"), ("list", "--inbox", "an inbox.db", "--webhook", ID)),
+    ],
+    ids=["a receiver", "what was posted", "an inbox"],
+)
+def test_the_lines_go_to_the_receiver_or_the_inbox_that_was_named(
+    found: Diagnosis, recover: tuple[str, ...], quarantined: tuple[str, ...]
+) -> None:
+    lines = {problem.code: problem.command[1:] for problem in found.problems}
+    for code in ("undelivered", "never-sent", "unrecorded"):
+        assert lines[code] == ("recover", ID, *recover)
+    assert lines["out-of-reach"] == ("recover", ID, *recover, "--acknowledged", MOMENT.isoformat())
+    assert lines["quarantined"] == ("quarantine", *quarantined)
+    assert lines["unsubscribed-event-types"][2:] == (
         *(ID, "--event", "user.created", "--event", "consent.revoked", "--event", "consent.expired"),
     )
 
@@ -97,16 +120,82 @@ def test_it_finds_no_problem_after_a_recovery_delivered_the_missing_messages(
         found: dict[str, Any] = done.row
         return found
 
-    served.run(served.fake.advance(minutes=5))  # an event of just now gets its message in a moment
     before = doctor(code=1)
-    found = {each["code"]: each["command"] for each in before["problems"]}
     assert (before["undelivered"], before["never_sent"]) == (4, 5)
-    assert shlex.split(found["undelivered"])[:3] == ["basiq-async", "recover", webhook_id]
-    assert run("recover", webhook_id, "--to", endpoint.url, "--checkpoint", "mine").exit_code == 0
+    lines = {each["code"]: shlex.split(each["command"])[1:] for each in before["problems"]}
+    at = lines["undelivered"].index("--to") + 1
+    assert lines["undelivered"][at] == "https://service.example/basiq"
+    assert run(*lines["undelivered"][:at], endpoint.url, "--inbox", "mine.db").exit_code == 0
     served.run(served.fake.advance(days=2))
-    assert {each["code"] for each in doctor(code=1)["problems"]} == {"undelivered", "never-sent"}
-    after = doctor("--checkpoint", "mine", code=0)
+    assert {each["code"] for each in doctor(code=1)["problems"]} == {"undelivered", "never-sent"}, "it went elsewhere"
+    after = doctor("--inbox", "mine.db", code=0)
     assert (after["healthy"], after["recovered"], after["complete"]) == (True, 9, True)
+
+
+@pytest.fixture
+def missed(served: Served, endpoint: Endpoint) -> str:
+    """A webhook of the endpoint with 4 failed messages, and 5 events that happened while it was disabled."""
+    fake = served.fake
+    found = fake.add_webhook(endpoint.url, ["consent.revoked"])
+    endpoint.secret = fake.secret(found)
+
+    async def outage() -> None:
+        fake.endpoint_down(endpoint.url)
+        for _ in range(4):
+            await fake.emit("consent.revoked")
+        await fake.advance(days=2)
+        for _ in range(5):
+            await fake.emit("consent.revoked")
+        await fake.advance(minutes=5)
+        fake.endpoint_up(endpoint.url)
+
+    served.run(outage())
+    return found
+
+
+def test_each_line_of_a_story_is_run_as_it_is_printed_until_nothing_is_wrong(
+    run: Run, served: Served, endpoint: Endpoint, missed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Disabled, then recovered by an endpoint that refuses at first, then tried again."""
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", endpoint.secret)
+    endpoint.status, told = 400, list[str]()
+    for _ in range(6):
+        looked = run("webhooks", "doctor", missed)
+        for problem in looked.row["problems"]:
+            told.append(problem["code"])
+            helped = run(*shlex.split(problem["command"])[1:])
+            assert helped.exit_code in (0, 1), helped.output
+            if told[-1] == "quarantined":
+                endpoint.status = 204
+        if looked.exit_code == 0:
+            break
+    assert looked.exit_code == 0, looked.output
+    assert told == ["disabled", "failing", "undelivered", "never-sent", "quarantined", "quarantined"]
+    assert len(set(endpoint.ids)) == 9
+
+
+def test_a_webhook_that_is_deleted_meanwhile_keeps_no_other_from_being_judged(run: Run, served: Served) -> None:
+    first = served.fake.add_webhook("https://a.example/basiq", ["user.created"])
+    served.fake.add_webhook("https://b.example/basiq", ["user.created"])
+    path = f"*/webhooks/{first}"
+    served.fake.fail_next(1_000, status=404, path=path)
+    done = run("webhooks", "doctor")
+    assert (done.exit_code, len(done.rows)) == (0, 1), done.output
+    assert f"{first} was deleted meanwhile" in done.stderr
+    served.fake.fail_next(1_000, status=404, path="*/webhooks/*")
+    gone = run("webhooks", "doctor")
+    assert (gone.exit_code, "no webhook is left" in gone.stderr) == (1, True), gone.output
+
+
+def test_each_webhook_is_judged_by_its_own_inbox(run: Run, served: Served, endpoint: Endpoint, webhook_id: str) -> None:
+    other = served.fake.add_webhook("https://other.example/basiq", ["user.created"])
+    assert run("recover", webhook_id, "--to", endpoint.url, "--inbox", "mine.db").exit_code == 0
+    done = run("webhooks", "doctor", "--inbox", "mine.db")
+    assert [row["recovered"] for row in done.rows] == [9, 0], done.output
+    assert f"no inbox of the webhook {other} is known" in done.stderr
+    assert webhook_id not in done.stderr
+    refused = run("webhooks", "doctor", other, "--inbox", "mine.db")
+    assert (refused.exit_code, "the inbox is of the webhook" in refused.stderr) == (2, True), refused.output
 
 
 def test_a_webhook_is_reactivated_and_nothing_else_changes(run: Run, served: Served) -> None:
@@ -160,7 +249,7 @@ def test_what_could_not_be_looked_at_is_no_verdict(run: Run, served: Served, mon
     found = served.fake.add_webhook("https://service.example/basiq")
     assert run("webhooks", "doctor", "00000000-0000-4000-8000-000000000000").exit_code == 1  # it is gone: that is wrong
     served.fake.fail_next(1_000, status=500)
-    for command in (("webhooks", "doctor"), ("recover", found, "--to", "http://127.0.0.1:9/"), ("compare",)):
+    for command in (("webhooks", "doctor"), ("recover", found, "--to", "http://127.0.0.1:9/")):
         done = run("--timeout", "0.5", *command)
         assert done.exit_code == 3, done.output
         assert "500" in done.output
@@ -170,7 +259,7 @@ def test_what_could_not_be_looked_at_is_no_verdict(run: Run, served: Served, mon
 def test_an_inbox_that_is_away_is_no_verdict(run: Run, served: Served, inbox: str) -> None:
     found = served.fake.add_webhook("https://service.example/basiq")
     for command in (
-        ("webhooks", "doctor"), ("reconcile", found), ("quarantine", "list"),
+        ("webhooks", "doctor"), ("quarantine", "list"),
         ("inbox", "get", "e-1", "--event", "user.created", "--webhook", found),
     ):  # fmt: skip
         done = run(*command, "--inbox", inbox)
@@ -199,10 +288,13 @@ def test_it_says_when_it_began_and_what_the_endpoint_answered(run: Run, served: 
     assert "disabled at" in shown
 
 
-def test_what_any_recovery_in_this_folder_delivered_is_no_problem(
-    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+def test_what_was_posted_to_its_url_from_this_folder_is_no_problem(
+    run: Run, served: Served, endpoint: Endpoint, missed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("webhooks", "doctor").exit_code == 1
-    assert run("recover", webhook_id, "--to", endpoint.url).exit_code == 0
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", endpoint.secret)
+    assert run("webhooks", "reactivate", missed).exit_code == 0
+    looked = run("webhooks", "doctor")
+    assert (looked.exit_code, f"no inbox of the webhook {missed} is known" in looked.stderr) == (1, True)
+    assert run("recover", missed, "--to", endpoint.url).exit_code == 0
     done = run("webhooks", "doctor")
-    assert (done.exit_code, done.row["undelivered"]) == (0, 0), done.output
+    assert (done.exit_code, done.row["undelivered"], done.row["recovered"]) == (0, 0, 9), done.output

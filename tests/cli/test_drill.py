@@ -65,8 +65,9 @@ def test_the_incident_of_the_page(run: Run, served: Served, tmp_path: Path, monk
         before = run(*look)
         assert before.exit_code == 1, before.output
         problems = {each["code"]: each["command"] for each in before.row["problems"]}
-        assert shlex.split(problems["disabled"])[1:] == reactivate
-        assert shlex.split(problems["undelivered"])[1:] == recover
+        here = ["basiq-async", "--base-url", served.url]
+        assert shlex.split(problems["disabled"]) == [*here, *reactivate]
+        assert shlex.split(problems["undelivered"]) == [*here, *recover]
         assert run(*reactivate).exit_code == 0
         done = run(*recover)
         assert done.exit_code == 0, done.output

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from basiq_async import errors
+from basiq_async.errors import (
+    APIError,
+    AuthenticationError,
+    BadRequestError,
+    BasiqError,
+    ConfigurationError,
+    ConflictError,
+    ConnectionFailedError,
+    InboxError,
+    JobInUseError,
+    MissingExtraError,
+    NotFoundError,
+    PaginationError,
+    PermissionDeniedError,
+    RateLimitError,
+    RecordError,
+    ReplayError,
+    RequestTimeoutError,
+    ResponseDecodeError,
+    ServerError,
+    SignatureVerificationError,
+    TargetError,
+    TransportError,
+)
+from basiq_async.receiver import SQLiteInbox
 from basiq_async.testing import FakeBasiq, Quirks
 
 from ..support.command_line import run_command
@@ -84,11 +113,9 @@ WITH_TYPES: dict[str, tuple[str, ...]] = {
     "messages list": ("messages", "list", "W", "--event", TYPO),
     "messages tail": ("messages", "tail", "W", "--event", TYPO),
     "replay": ("replay", "W", "--to", "http://127.0.0.1:9/", "--event", TYPO),
-    "recover": ("recover", "W", "--to", "http://127.0.0.1:9/", "--event", TYPO),
-    "reconcile": ("reconcile", "W", "--inbox", "inbox.db", "--event", TYPO),
     "listen": ("listen", "--event", TYPO),
     "listen --poll": ("listen", "--poll", "W", "--event", TYPO),
-    "mock emit": ("mock", "emit", TYPO),
+    "mock call emit": ("mock", "call", "emit", f"eventTypeId={TYPO}"),
 }
 
 
@@ -180,7 +207,134 @@ def test_deleting_does_not_ask_with_yes_and_a_script_must_pass_it(run: Run, serv
     assert not list(served.fake.webhooks())
 
 
+# --- each error, and each command that gives a verdict ---
+
+CODES: dict[type[BaseException], int] = {
+    **dict.fromkeys((BasiqError, BadRequestError, NotFoundError, ConflictError), 1),
+    **dict.fromkeys((SignatureVerificationError, ReplayError, TargetError), 1),
+    **dict.fromkeys((ConfigurationError, MissingExtraError), 2),
+    **dict.fromkeys((TransportError, ConnectionFailedError, RequestTimeoutError, TimeoutError), 3),
+    **dict.fromkeys((APIError, AuthenticationError, PermissionDeniedError, RateLimitError, ServerError), 3),
+    **dict.fromkeys((ResponseDecodeError, PaginationError, InboxError, RecordError), 3),
+    JobInUseError: 4,
+}
+"""The exit code for each error; 3 is for what gave no usable response."""
+VERDICTS = {
+    "doctor": ("webhooks", "doctor", "W"),
+    "recover": ("recover", "W", "--to", "http://127.0.0.1:9/"),
+    "replay": ("replay", "W", "--to", "http://127.0.0.1:9/"),
+    "inbox get": ("inbox", "get", "e-1", "--inbox", "inbox.db"),
+}
+
+
+def make(kind: type[BaseException]) -> BaseException:
+    if issubclass(kind, APIError):
+        return kind("why", status=418)
+    return kind("why", method="GET", path="/x") if issubclass(kind, TransportError) else kind("why")
+
+
+def test_the_table_has_every_error() -> None:
+    assert {kind for name, kind in vars(errors).items() if name in errors.__all__ and name != "error_class"} == {
+        kind for kind in CODES if issubclass(kind, BasiqError)
+    }
+
+
+@pytest.mark.parametrize("command", VERDICTS.values(), ids=VERDICTS)
+def test_each_error_ends_a_verdict_with_its_code(
+    command: tuple[str, ...], run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    make_inbox()
+    webhook_id = served.fake.add_webhook("https://example.com/a")
+    words = [webhook_id if word == "W" else word for word in command]
+    raised: list[BaseException] = []
+
+    async def fail(*args: object, **more: object) -> None:
+        raise raised[-1]
+
+    for name in ("webhooks.Webhooks.get", "events.Events.get"):
+        monkeypatch.setattr(f"basiq_async.services.{name}", fail)
+    monkeypatch.setattr("basiq_async.replay.Replay._open_source", fail)
+    for kind, code in CODES.items():
+        raised.append(make(kind))
+        done = run(*words)
+        assert done.exit_code == code, (kind, done.output)
+        assert "why" in done.stderr
+
+
+class NoAnswer(BaseHTTPRequestHandler):
+    """Answers the login well unless ``login`` is an answer, and everything else with ``answer``."""
+
+    answer: tuple[int, bytes] = 200, b""
+    login: tuple[int, bytes] | None = None
+
+    def do_POST(self) -> None:
+        token = b'{"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}'
+        self.respond(*(self.login or (200, token)))
+
+    def do_GET(self) -> None:
+        self.respond(*self.answer)
+
+    def respond(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize("command", VERDICTS.values(), ids=VERDICTS)
+@pytest.mark.parametrize(
+    ("answer", "login"),
+    [
+        ((302, b""), None),
+        ((408, b""), None),
+        ((418, b""), None),
+        ((200, b"<html>a proxy</html>"), None),
+        ((200, b""), (404, b"")),
+        ((200, b""), (400, b"")),
+        ((200, b""), (302, b"")),
+    ],
+    ids=["302", "408", "418", "a proxy's page", "login 404", "login 400", "login 302"],
+)
+def test_no_usable_answer_is_no_verdict(
+    command: tuple[str, ...],
+    answer: tuple[int, bytes],
+    login: tuple[int, bytes] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+    make_inbox()
+    monkeypatch.setattr(NoAnswer, "answer", answer)
+    monkeypatch.setattr(NoAnswer, "login", login)
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoAnswer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            env = {"BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY,
+                   "BASIQ_BASE_URL": f"http://127.0.0.1:{server.server_address[1]}"}  # fmt: skip
+            done = run_command("--timeout", "0.3", *command, env=env)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert done.exit_code == 3, done.output
+
+
 # --- what is empty says so ---
+
+
+def make_inbox() -> None:
+    async def main() -> None:
+        async with SQLiteInbox("inbox.db"):
+            pass
+
+    asyncio.run(main())
 
 
 def test_an_empty_secret_file_is_called_empty(run: Run, tmp_path: Path) -> None:
@@ -198,10 +352,7 @@ def test_an_empty_secret_file_is_called_empty(run: Run, tmp_path: Path) -> None:
         ("messages", "list", "W"),
         ("messages", "tail", "W"),
         ("messages", "list", "W", "--event", "consent.*"),
-        ("replay", "W", "--to", "http://127.0.0.1:9/", "--list-dead"),
-        ("mock", "requests", "--search", "nothing-like-that"),
-        ("mock", "deliveries"),
-        ("mock", "violations"),
+        ("quarantine", "list", "--inbox", "inbox.db"),
     ],
     ids=" ".join,
 )
@@ -209,6 +360,7 @@ def test_an_empty_list_says_that_it_is_empty(
     command: tuple[str, ...], run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    make_inbox()
     webhook_id = served.fake.add_webhook("https://example.com/a") if "W" in command else ""
     done = run(*(webhook_id if word == "W" else word for word in command))
     assert (done.exit_code, done.stdout) == (0, ""), done.output

@@ -82,8 +82,7 @@ BAD_BODIES: dict[str, bytes] = {
 )
 async def test_a_body_that_cannot_be_read_is_one_line(command: tuple[str, ...], answer: bytes) -> None:
     async with Wire(answer) as wire:
-        # doctor gives a verdict: it says that it could not look.
-        assert_one_error(await invoke(wire.url, *command), 3 if "doctor" in command else 1)
+        assert_one_error(await invoke(wire.url, *command), 3)
 
 
 @pytest.mark.parametrize("depth", [100, 400, 900])

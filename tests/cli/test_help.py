@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import resource
 import subprocess
 import sys
@@ -42,8 +43,25 @@ def test_the_help_of_every_command_fits_and_has_what_the_page_says(path: tuple[s
     texts = [inspect.cleandoc(each.help) for each in (command, *parameters) if each.help]
     for part in (*inner, *options, *arguments, *summaries, *texts):
         # A long word that does not fit its column is cut.
-        missing = [word for word in part.replace("\\", "").split() if word[:16] not in shown]
+        missing = [word for word in part.replace("\\", "").replace("`", "").split() if word[:16] not in shown]
         assert not missing, f"{' '.join(path)} --help does not show {missing} of {part!r}"
+
+
+@pytest.mark.parametrize(("columns", "locale"), [(40, "C"), (60, "C.UTF-8")])
+def test_no_name_is_cut_in_a_narrow_terminal_or_in_one_without_unicode(
+    columns: int, locale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", columns)  # an earlier test may have imported it with 80
+    for path, command in COMMANDS.items():
+        shown = run_command(*path, "--help", env={"COLUMNS": str(columns), "NO_COLOR": "1", "LC_ALL": locale}).stdout
+        # The name of an option and of its values is one word.
+        assert all(len(line) <= columns or line.startswith("  -") for line in shown.splitlines())
+        assert "…" not in shown
+        assert "u2026" not in shown
+        names = [name for each in command.params if not getattr(each, "hidden", False) for name in each.opts]
+        words = set(re.split(r"[\s,│|]+", shown))
+        for name in (*getattr(command, "commands", {}), *(name for name in names if name.startswith("-"))):
+            assert name in words, f"{' '.join(path)} --help does not show {name}"
 
 
 def test_the_exit_codes_are_a_table_in_the_help() -> None:

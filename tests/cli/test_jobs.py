@@ -95,28 +95,27 @@ def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
     assert (gone.exit_code, "'basiq-async jobs list' shows all jobs" in gone.stderr) == (1, True)
 
 
-def test_dead_letters_are_listed_exported_tried_again_and_dropped(run: Run, tmp_path: Path) -> None:
+def test_a_quarantine_is_listed_exported_tried_again_and_dropped(run: Run, tmp_path: Path) -> None:
     submit(run)
     with working(tmp_path):
         assert run("watch", "november").exit_code == 1
-    dead = run("dead", "november", "--json").rows
-    assert dead
-    assert all("poisoned" in dead_letter["error"] for dead_letter in dead)
-    assert run("dead", "november").exit_code == 1
-    assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 0
-    rows = [json.loads(line) for line in (tmp_path / "dead.jsonl").read_text().splitlines()]
+    entries = run("quarantine", "november", "--json").rows
+    assert entries
+    assert all("poisoned" in entry["error"] and not entry["acknowledged"] for entry in entries)
+    assert run("quarantine", "november").exit_code == 1
+    assert run("export", "november", str(tmp_path / "failed.jsonl")).exit_code == 0
+    rows = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text().splitlines()]
     exported = [row["id"] for row in rows]
-    assert [(row["id"], row["error"]) for row in rows] == [
-        (dead_letter["id"], dead_letter["error"]) for dead_letter in dead
-    ]
-    assert all(row["message"]["payload"] and row["failedAt"] and row["number"] for row in rows)
-    assert run("export-dead", "november", str(tmp_path / "dead.jsonl")).exit_code == 2
-    assert f"{len(dead)} dead letters will be tried again" in run("retry-dead", "november").stderr
+    assert [(row["id"], row["error"]) for row in rows] == [(each["delivery_id"], each["error"]) for each in entries]
+    assert all(row["kind"] == "message" and row["body"]["payload"] for row in rows)
+    assert run("export", "november", str(tmp_path / "failed.jsonl")).exit_code == 2
+    assert "will be tried again" in run("retry", "november").stderr
     with working(tmp_path):
         assert run("watch", "november").exit_code == 1
-    assert run("drop-dead", "november", "nobody", "--yes").exit_code == 2
-    assert run("drop-dead", "november", "--yes", *exported).exit_code == 0
-    assert run("dead", "november").exit_code == 0
+    assert run("show", "november", "--json").row["quarantined"] == len(entries)
+    assert run("drop", "november", "nobody", "--yes").exit_code == 2
+    assert run("drop", "november", "--yes", *exported).exit_code == 0
+    assert run("quarantine", "november").exit_code == 0
     assert run("watch", "november").exit_code == 0
 
 

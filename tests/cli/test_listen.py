@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -246,3 +247,112 @@ async def test_a_request_that_is_not_http_prints_no_traceback() -> None:
         assert await listener.process.wait() == 0
         assert listener.process.stderr is not None
         assert await listener.process.stderr.read() == b""
+
+
+async def answered(url: str, headers: dict[str, str], *lines: str, length: int = 1_000_000) -> bytes:
+    """Post the head of a request with a body that never comes, and return the status line of the response."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    named = "".join(f"{line}\r\n" for line in (*(f"{name}: {value}" for name, value in headers.items()), *lines))
+    writer.write(f"POST {parts.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{named}\r\n".encode())
+    try:
+        return await reader.readline()
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines", "status"),
+    [
+        (None, (), b"401"),
+        ({"webhook-timestamp": "1"}, (), b"401"),
+        ({"webhook-signature": "v1," + "A" * 4096}, (), b"401"),
+        ({}, ("Content-Encoding: gzip",), b"415"),
+        ({}, ("Content-Encoding: identity", "Content-Encoding: gzip"), b"415"),
+        ({}, ("X-None: x",), None),
+    ],
+    ids=["no headers", "stale", "malformed", "compressed", "compressed in secret", "genuine"],
+)
+async def test_a_body_is_read_only_for_fresh_headers_and_never_decompressed(
+    changes: dict[str, str] | None, lines: tuple[str, ...], status: bytes | None
+) -> None:
+    async with listening() as listener:
+        headers = {} if changes is None else {**signed(BODY), **changes}
+        asking = asyncio.create_task(answered(listener.url, headers, *lines))
+        done, _ = await asyncio.wait([asking], timeout=PATIENCE if status else 0.05)
+        if status is not None:
+            assert status in asking.result()
+        else:  # as it would be for all others, were their bodies read
+            assert not done
+            asking.cancel()
+            await asyncio.wait([asking])
+        assert await listener.post(BODY, signed(BODY, message_id="msg_2")) == 204
+
+
+async def test_a_body_that_never_comes_does_not_count_for_the_limit() -> None:
+    async with listening("--limit", "1") as listener:
+        asking = asyncio.create_task(answered(listener.url, signed(BODY)))
+        await asyncio.sleep(0.02)
+        assert await listener.post(BODY, signed(BODY, message_id="msg_2")) == 204
+        assert await listener.process.wait() == 0
+        await asyncio.wait([asking])
+
+
+async def forwarded(answer: bytes) -> tuple[int, list[tuple[str, str]], bytes, bytes]:
+    """Have a delivery forwarded to a service with this raw answer. Return what Basiq gets, and what the service got."""
+    asked, over = bytearray(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.extend(await reader.readuntil(b"\r\n\r\n"))
+        with suppress(ConnectionError):
+            for part in answer.split(b"|"):
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        over.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with (
+        server,
+        listening("--forward-to", f"http://{host}:{port}/hook") as listener,
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        session.post(listener.url, data=BODY, headers=signed(BODY), skip_auto_headers=["Accept-Encoding"]) as found,
+    ):
+        body = await found.read()
+        await over.wait()
+        return found.status, list(found.headers.items()), body, bytes(asked)
+
+
+async def test_the_services_response_comes_back_unchanged() -> None:
+    packed = gzip.compress(b"x" * 100)
+    status, headers, body, asked = await forwarded(
+        b"HTTP/1.1 418 Odd\r\nContent-Type: text/odd\r\nContent-Encoding: gzip\r\nX-Own: 1\r\nX-Own: 2\r\n"
+        b"Connection: close, X-Hop\r\nX-Hop: 1\r\nContent-Length: %d\r\n\r\n%b" % (len(packed), packed)
+    )
+    assert (status, body) == (418, packed)
+    assert {("Content-Type", "text/odd"), ("Content-Encoding", "gzip"), ("X-Own", "1"), ("X-Own", "2")} <= set(headers)
+    assert "x-hop" not in {name.lower() for name, _ in headers}
+    assert b"accept-encoding" not in asked.lower()  # Basiq did not ask for it either
+
+
+async def test_a_response_in_pieces_comes_back_whole() -> None:
+    status, _, body, _ = await forwarded(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n|3\r\nabc\r\n|3\r\ndef\r\n|0\r\n\r\n"
+    )
+    assert (status, body) == (200, b"abcdef")
+
+
+async def test_a_response_that_is_too_large_keeps_its_status_and_loses_its_body() -> None:
+    status, headers, body, _ = await forwarded(
+        b"HTTP/1.1 202 Accepted\r\nContent-Type: text/odd\r\nX-Own: 1\r\nContent-Length: 2000000\r\n\r\n"
+        + b"x" * 2_000_000
+    )
+    assert (status, body) == (202, b"")
+    assert ("X-Own", "1") in headers
+    assert ("Content-Type", "text/odd") not in headers

@@ -7,7 +7,9 @@ import json
 import shlex
 import signal
 import stat
+import threading
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from basiq_async import BasiqClient, Request
 from basiq_async.testing import FakeBasiq, serve
+from basiq_async.testing.mock.control_api import OPERATIONS
 from tests.support.environment import unmeasured
 
 from ..support.command_line import PROGRAM
@@ -72,98 +75,86 @@ def authorization(served: Served) -> str:
     return f"Bearer {json.loads(answer.body)['access_token']}"
 
 
-def row(run: Run, *arguments: str, code: int = 0) -> dict[str, Any]:
-    done = run("mock", *arguments)
-    assert done.exit_code == code, done.output
-    found: dict[str, Any] = done.row
+def call(run: Run, *arguments: str) -> dict[str, Any]:
+    done = run("mock", "call", *arguments)
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def rows(run: Run, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
-    done = run("mock", *arguments)
-    assert done.exit_code == code, done.output
-    return done.rows
-
-
-def test_what_python_can_arrange_a_shell_can(run: Run, served: Served, tmp_path: Path) -> None:
+def test_what_python_can_arrange_a_shell_can(run: Run, served: Served) -> None:
     fake = served.fake
     webhook_id = fake.add_webhook("https://unreachable.example/basiq")
     before = fake.now()
-    assert row(run, "advance", "15m")["attempts"] == 0
+    assert call(run, "advance", "minutes=15")["attempts"] == 0
     assert (fake.now() - before).total_seconds() == 900
-    (tmp_path / "data.json").write_text('{"x": 1}')
-    emitted = row(run, "emit", "consent.revoked", "--user-id", "u1", "--data", f"@{tmp_path / 'data.json'}", "--wait")
-    assert len(emitted["message_ids"]) == 1
-    assert row(run, "advance", "next")["attempts"] == 1
-    (delivery, first) = rows(run, "deliveries")
-    assert delivery["message_id"] == first["message_id"] == emitted["message_ids"][0]
-    row(run, "endpoint", "down", "--status", "503")
-    row(run, "redeliver", emitted["message_ids"][0])
-    assert rows(run, "deliveries", "--limit", "1")[0]["status"] == 503
-    row(run, "endpoint", "up")
-    row(run, "fail", "2", "--status", "503", "--path", "/events/*")
-    row(run, "fail-deliveries", "3", "--drop", "response")
-    state = row(run, "state")
-    assert (state["faults"][0]["left"], state["delivery_faults"][0]["left"]) == (2, 3)
-    assert row(run, "seed", "100", "--webhook-id", webhook_id)["webhook_id"] == webhook_id
-    assert run("mock", "secret", webhook_id).stdout == fake.secret(webhook_id) + "\n"
-    row(run, "expire-tokens")
-    assert rows(run, "violations") == []
-    row(run, "reset")
+    emitted = call(run, "emit", "eventTypeId=consent.revoked", "userId=u1", 'data={"x": 1}', "wait=true")
+    assert len(emitted["messageIds"]) == 1
+    assert call(run, "next")["attempts"] == 1
+    (delivery, first) = call(run, "deliveries")["items"]
+    assert delivery["messageId"] == first["messageId"] == emitted["messageIds"][0]
+    call(run, "endpointDown", "status=503")
+    call(run, "redeliver", f"messageId={emitted['messageIds'][0]}", "wait=true")
+    assert call(run, "deliveries", "limit=1")["items"][0]["status"] == 503
+    call(run, "endpointUp")
+    assert call(run, "seed", "messages=100", f"webhookId={webhook_id}") == {"webhookId": webhook_id}
+    assert call(run, "webhookSecret", f"webhookId={webhook_id}") == {"secret": fake.secret(webhook_id)}
+    assert call(run, "message", f"messageId={emitted['messageIds'][0]}")["data"] == {"x": 1}
+    call(run, "reset")
     assert fake.webhooks() == []
 
 
-def test_a_field_of_each_kind_is_given_as_an_option(run: Run, served: Served) -> None:
+def test_a_value_is_json_or_text_and_a_text_stays_one(run: Run, served: Served) -> None:
     fake = served.fake
     webhook_id = fake.add_webhook("https://unreachable.example/basiq")
-    types = ("--event-type", "consent.revoked", "--event-type", "user.created")
-    row(run, "seed", "40", "--webhook-id", webhook_id, *types, "--every", "60", "--failed", "1")
+    call(run, "seed", "messages=40", 'eventTypes=["consent.revoked", "user.created"]', "every=60", "failed=1")
     messages = run("messages", "list", webhook_id).rows
     assert {each["event_type_id"] for each in messages} == {"consent.revoked", "user.created"}
-    assert not any(each["delivered"] for each in messages)
     first, second, *_ = sorted(datetime.fromisoformat(each["last_attempt"]) for each in messages)
     assert (second - first).total_seconds() == 60
-    row(run, "fail", "--status", "429", "--headers", '{"X-Of-The-Test": "1"}', "--path", "/events/types")
+    headers, path = 'headers={"X-Of-The-Test": "1"}', "path=/events/types"
+    call(run, "fail", "status=429", headers, path, 'body={"a": "b=c"}', "times=2")
     refused = fake.handle(Request("GET", f"{served.url}/events/types", {"authorization": authorization(served)}))
-    assert (refused.status, refused.headers["x-of-the-test"]) == (429, "1")
-    row(run, "fail", "--loop", "--method", "GET")
-    assert row(run, "state")["faults"][0]["loop"] is True
+    assert (refused.status, refused.headers["x-of-the-test"], refused.body) == (429, "1", b'{"a": "b=c"}')
+    call(run, "failDeliveries", "drop=response", "times=3")
+    state = call(run, "state")
+    assert (state["faults"][0]["left"], state["deliveryFaults"][0]["left"]) == (1, 3)
 
 
 def test_the_commands_misuse_nothing_so_violations_can_end_a_job(run: Run, served: Served) -> None:
     for _ in range(6):
         assert run("webhooks", "list").exit_code == 0
         assert run("webhooks", "create", "--url", "nonsense", "--event", "user.created").exit_code
-    assert rows(run, "violations") == []
-
-
-def test_requests_are_listed_newest_first_in_pages_and_violations_end_with_1(run: Run, served: Served) -> None:
-    for _ in range(3):
-        assert run("webhooks", "list").exit_code == 0
-    listed = rows(run, "requests", "--limit", "2")
-    assert [each["number"] for each in listed] == [6, 5]
-    assert len(rows(run, "requests", "--limit", "0")) == 6
-    assert all(each["path"] == "/token" for each in rows(run, "requests", "--search", "/token"))
-    served.fake.handle(Request("GET", f"{served.url}/events/types?limit=501", {"authorization": authorization(served)}))
-    assert {each["code"] for each in rows(run, "violations", code=1)} == {"limit"}
+    assert call(run, "violations") == {"items": []}
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("advance", "soon"), 2, "must be a length of time"),
-        (("emit", "no.such"), 2, "no event type"),
-        (("emit", "user.created", "--data", "["), 2, "--data is not JSON"),
-        (("fail", "--headers", "[]"), 2, "--headers must be a JSON object"),
-        (("redeliver", "none"), 1, "there is no message"),
-        (("remove-state",), 2, "the first state of a mock cannot be removed"),
+        (("advence",), 2, "there is no operation 'advence' (did you mean 'advance'?)"),
+        (("emit", "eventType=x"), 2, "emit has no field 'eventType' (did you mean 'eventTypeId'?); its fields are: "),
+        (("emit", "eventTypeId"), 2, "write eventTypeId=VALUE"),
+        (("emit",), 2, "emit needs eventTypeId=VALUE: The event type, such as consent.revoked."),
+        (("emit", "eventTypeId=no.such"), 2, "no event type"),
+        (("fail", "headers=[]"), 2, "headers must be a JSON object"),
+        (("advance", "days=soon"), 2, "days must be a number"),
+        (("redeliver", "messageId=a/../b"), 1, "there is no message 'a/../b'"),
+        (("removeState",), 2, "the first state of a mock cannot be removed"),
     ],
 )
-def test_a_call_that_a_mock_refuses_is_one_line(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
-    done = run("mock", *arguments)
+def test_a_call_that_is_refused_is_one_line(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
+    done = run("mock", "call", *arguments)
     assert (done.exit_code, done.stdout) == (code, "")
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_help_lists_each_operation_with_its_fields(run: Run) -> None:
+    told = " ".join(run("mock", "call", "--help").output.split())
+    for name, operation in OPERATIONS.items():
+        assert f"{name}: {operation.summary}." in told
+        for field, each in operation.inputs.items():
+            assert f"{field}{' (required)' if each.required else ''}: {each.about.description}".replace("`", "") in told
 
 
 async def test_a_mock_keeps_its_state_and_has_the_key_the_forms_and_the_latency_of_its_options(
@@ -265,13 +256,12 @@ async def test_where_no_mock_is_ready_no_later_command_reaches_a_stored_profile(
     assert "BASIQ_BASE_URL is set and empty" in (await command("webhooks", "list", BASIQ_BASE_URL=""))[2]
 
 
-@pytest.mark.parametrize("arguments", [("advance", "15m"), ("emit", "user.created"), ("state",), ("violations",)])
+@pytest.mark.parametrize("arguments", [("advance", "minutes=15"), ("emit", "eventTypeId=user.created"), ("state",)])
 def test_a_command_drives_the_mock_that_it_names_and_no_other(
     run: Run, served: Served, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = served.fake.revision
-    assert run("mock", *arguments).exit_code == 0
-    after = served.fake.revision
+    assert run("mock", "call", *arguments).exit_code == 0
+    after = served.fake.snapshot()
     for name, value, code, told in (
         ("BASIQ_API_KEY", "b3RoZXI=", 1, "it is another mock"),
         ("BASIQ_API_KEY", "", 2, "no mock is named, because BASIQ_API_KEY is not set"),
@@ -281,10 +271,10 @@ def test_a_command_drives_the_mock_that_it_names_and_no_other(
     ):
         with monkeypatch.context() as wrong:
             wrong.setenv(name, value)
-            done = run("mock", *arguments)
+            done = run("mock", "call", *arguments)
         assert (done.exit_code, done.stdout) == (code, "")
         assert told in done.stderr
-    assert served.fake.revision == after >= before
+    assert served.fake.snapshot() == after
 
 
 async def test_a_state_file_keeps_the_key_and_what_a_mock_that_was_killed_left(tmp_path: Path) -> None:
@@ -310,17 +300,68 @@ async def test_a_state_file_keeps_the_key_and_what_a_mock_that_was_killed_left(t
 
 
 def test_states_are_added_shown_used_and_removed(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = run("mock", "add-state", "--name", "payments", "--seed", "s", "--still")
-    words = shlex.split(done.stdout)
-    assert words[:2] == ["export", f"BASIQ_BASE_URL={served.url}"]
-    key = words[2].removeprefix("BASIQ_API_KEY=")
+    key = call(run, "addState", "name=payments", "seed=7", "still=true")["apiKey"]
     assert served.fake.states[key].name == "payments"
     monkeypatch.setenv("BASIQ_API_KEY", key)
     assert run("webhooks", "create", "--url", NOBODY, "--event", "user.created").exit_code == 0
-    assert (row(run, "state")["name"], row(run, "state")["seed"]) == ("payments", "s")
-    assert [(each["name"], each["webhooks"]) for each in rows(run, "states")] == [("first", 0), ("payments", 1)]
-    other = run("mock", "add-state", "--json").row
-    row(run, "remove-state")
-    assert list(served.fake.states) == [other["api_key"]]
-    done = run("mock", "state")
+    assert (call(run, "state")["name"], call(run, "state")["seed"]) == ("payments", "7")
+    states = [(each["name"], each["webhooks"]) for each in call(run, "states")["items"]]
+    assert states == [("first", 0), ("payments", 1)]
+    other = call(run, "addState", "apiKey=b3RoZXI=")
+    call(run, "removeState")
+    assert list(served.fake.states) == [other["apiKey"]] == ["b3RoZXI="]
+    done = run("mock", "call", "state")
     assert (done.exit_code, done.stdout) == (1, "")
+
+
+class Company:
+    """Another service of the host where a base url has a path: it keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests.append(f"{self.path}\n{self.headers}")
+                self.send_error(404)
+
+            do_POST = do_GET
+
+            def log_message(self, *arguments: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Company:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize("arguments", [("advance", "minutes=15"), ("emit", "eventTypeId=user.created"), ("state",)])
+def test_no_command_sends_the_key_to_another_service_of_the_host(
+    run: Run, served: Served, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = served.fake.api_key
+    with Company() as company:
+        monkeypatch.setenv("BASIQ_BASE_URL", f"http://127.0.0.1:{company.server.server_port}/basiq")
+        assert run("mock", "call", *arguments).exit_code == 1
+        assert run("mock", "wait", "--timeout", "0.1").exit_code != 0
+        assert len(company.requests) >= 2
+        assert not any(key in each or "Authorization" in each for each in company.requests)
+        run("--timeout", "1", "webhooks", "list")  # as a client does, which asks for a token below the base url
+        assert [each.partition("\n")[0] for each in company.requests if key in each] == ["/basiq/token"]
+
+
+def test_a_mock_on_another_machine_needs_its_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASIQ_BASE_URL", "https://no-mock.invalid/basiq")
+    done = run("mock", "call", "advance", "minutes=15")
+    assert (done.exit_code, "set BASIQ_MOCK_TOKEN" in done.stderr) == (2, True)
+    monkeypatch.setenv("BASIQ_MOCK_TOKEN", "t0ken")
+    done = run("mock", "call", "advance", "minutes=15")
+    assert (done.exit_code, "no mock responds" in done.stderr) == (1, True)

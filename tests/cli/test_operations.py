@@ -1,4 +1,4 @@
-"""``quarantine``, ``reconcile`` and ``compare``: what is left, named in a list that a person can act on."""
+"""``quarantine`` and ``doctor``: what is left, named in a list that a person can act on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
-from basiq_async.testing import Quirks
 
 from ..support.deliveries import SECRET, payload, signed
 from .conftest import Run, Served
@@ -76,7 +75,7 @@ def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
     assert "broken" in listed[0]["error"]
     assert json.loads(listed[0]["body"])["eventId"] == "event-m-1"
     again = rows(run, "quarantine", "retry", "--receiver", "a_service:receiver", "m-1", code=1)
-    assert [(row["delivery_id"], row["handled"]) for row in again] == [("m-1", False)]
+    assert [(row["delivery_id"], row["result"]) for row in again] == [("m-1", "failed")]
     assert rows(run, "quarantine", "drop", "--yes", "--receiver", "a_service:make", "m-2") == [{"dropped": 1}]
     Path("mended").touch()
     again = rows(run, "quarantine", "retry", "--receiver", "a_service:receiver")
@@ -104,49 +103,13 @@ def test_a_place_without_a_receiver_is_one_line(run: Run, place: str, told: str)
     assert done.stderr.count("\n") == 1
 
 
-def test_reconciling_names_what_an_inbox_never_handled(run: Run, served: Served) -> None:
-    webhook_id = served.fake.seed_messages(30)
-
-    async def make() -> None:
-        async with SQLiteInbox("inbox.db"):
-            pass
-
-    asyncio.run(make())
-    (found,) = rows(run, "reconcile", webhook_id, "--inbox", "inbox.db", "--ids", "2", code=1)
-    assert (found["checked"], found["missing"], len(found["missing_ids"])) == (30, 30, 2)
-    (chosen,) = rows(run, "reconcile", webhook_id, "--inbox", "inbox.db", "--since", "1d")
-    assert chosen["checked"] == 0
-    (some,) = rows(run, "reconcile", webhook_id, "--receiver", "a_service:receiver", code=1)
-    assert some["missing"] > 0
-    for wrong in ((), ("--inbox", "none.db"), ("--inbox", "inbox.db", "--receiver", "a:b")):
-        assert run("reconcile", webhook_id, *wrong).exit_code == 2
-
-
-def test_comparing_prints_what_differs_and_ends_with_1(run: Run, served: Served) -> None:
-    served.fake.seed_messages(20)
-    same = run("compare")
-    assert (same.exit_code, same.stdout) == (0, ""), same.output
-    served.fake.quirks = Quirks(status_code="string", type_case="title")
-    different = rows(run, "compare", "--shapes", "shapes.json", code=1)
-    assert {"request", "where", "real", "fake"} == set(different[0])
-    assert any("responseStatusCode" in row["where"] for row in different)
-    assert served.fake.api_key not in Path("shapes.json").read_text()
-    methods = {(request.method, request.url.endswith("/token")) for request in served.fake.requests}
-    assert methods == {("GET", False), ("POST", True)}
-    asked = len(served.fake.requests)
-    for file, why in (("shapes.json", "exists"), ("no/shapes.json", "its folder does not exist")):
-        refused = run("compare", "--shapes", file)
-        assert (refused.exit_code, why in refused.stderr) == (2, True)
-    assert len(served.fake.requests) == asked  # before anything is asked
-
-
 def test_the_doctor_says_that_all_is_well(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(10)
     done = run("webhooks", "doctor", webhook_id, "--json")
     assert done.exit_code == 0, done.output
     found = done.row
     assert (found["id"], found["healthy"], found["problems"]) == (webhook_id, True, [])
-    assert json.loads(done.stderr) == {"note": "no problems found"}
+    assert json.loads(done.stderr.splitlines()[-1]) == {"note": "no problems found"}
 
 
 def test_the_doctor_names_what_is_wrong_and_ends_with_1(
@@ -156,9 +119,9 @@ def test_the_doctor_names_what_is_wrong_and_ends_with_1(
     served.fake.add_webhook("https://example.com/b", active=False)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
     first, second = rows(run, "webhooks", "doctor", "--test", "--receiver", "a_service:receiver", code=1)
-    assert {"endpoint-unreachable", "undelivered", "unhandled-event-types"} <= {
-        problem["code"] for problem in first["problems"]
-    }
+    found = {problem["code"] for problem in first["problems"]}
+    assert {"endpoint-unreachable", "undelivered"} <= found
+    assert "unhandled-event-types" not in found, "the receiver is of another webhook"
     assert first["undelivered"] == 10
     assert "pending" in {problem["code"] for problem in second["problems"]}
 
@@ -168,4 +131,4 @@ def test_the_doctor_says_in_a_terminal_what_helps(run: Run, served: Served, monk
     monkeypatch.setenv("NO_COLOR", "1")
     shown = run("webhooks", "doctor", webhook_id, terminal=True).stdout
     assert "4 messages were not delivered" in shown
-    assert f"basiq-async recover {webhook_id} --to" in shown.replace("\n  ", "")
+    assert f" recover {webhook_id} --to" in shown.replace("\n  ", "")

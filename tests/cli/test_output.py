@@ -102,7 +102,7 @@ async def test_a_secret_with_escapes_is_shown_escaped_wherever_it_comes_from(mon
         assert "title" in terminal.screen
     async with Wire(http(200, '{"secret": "\\u001b]0;title\\u0007"}')) as wire:
         env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url}
-        with Terminal("mock", "secret", "w1", env=env) as terminal:
+        with Terminal("mock", "call", "webhookSecret", "webhookId=w1", env=env) as terminal:
             await asyncio.to_thread(terminal.end)
         assert b"\x1b" not in terminal.raw
         assert "title" in terminal.screen

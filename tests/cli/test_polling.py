@@ -105,7 +105,7 @@ async def poll(*options: str) -> tuple[list[dict[str, Any]], str]:
 async def begun() -> None:
     """Wait until it is recorded from which message on messages are new."""
     async with asyncio.timeout(PATIENCE):
-        while not list(Path().glob("*.start")):
+        while not list(Path().glob("basiq-listen-*.db")):
             await asyncio.sleep(0.01)
 
 
@@ -183,7 +183,7 @@ async def test_since_counts_by_the_clock_of_the_api_and_not_of_this_machine(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--poll-all", "--checkpoint", "x"), "--checkpoint is for one webhook"),
+        (("--poll-all", "--inbox", "x"), "--inbox is for one webhook"),
         (("--poll", "w", "--since", "2026-01-05T12:00:00"), "--since must be"),
         (("--poll", "w", "--every", "inf"), "finite"),
         (("--poll", "w", "--poll-all"), "cannot be used together"),
@@ -208,7 +208,7 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(f
     assert "not accepted" not in poller.told
     async with serving() as service:
         same = next(Path().glob("*.db")).name
-        there = ("--poll", webhook_id, "--forward-to", service.url, "--checkpoint", same)
+        there = ("--poll", webhook_id, "--forward-to", service.url, "--inbox", same)
         rows, _ = await poll(*there, "--limit", "3")
         assert len(service.requests) == 3
     assert [row["result"] for row in rows] == ["forwarded"] * 3
@@ -272,20 +272,6 @@ async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(fake: Fa
             poller.process.send_signal(signal.SIGINT)
             await poller.hear("a second signal stops at once")
             assert await poller.end(signal.SIGINT) == (130, [])
-
-
-async def test_a_first_run_that_was_killed_leaves_no_file_that_stops_the_next(
-    fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    webhook_id = fake.seed_messages(0)
-    fake.emit("user.created")
-    with monkeypatch.context() as killed:
-        killed.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-        done = await asyncio.to_thread(run_command, "listen", "--poll", webhook_id, "--since", "1h")
-    assert done.exit_code != 0
-    assert list(Path().iterdir()) == []
-    rows, _ = await poll("--poll", webhook_id, "--since", "1h", "--limit", "1")
-    assert len(rows) == 1
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])

@@ -84,7 +84,7 @@ def test_a_profiles_key_goes_to_no_other_url(run: Run, served: Served, monkeypat
 @pytest.mark.usefixtures("without_key")
 def test_a_key_that_basiq_refuses_is_not_stored(served: Served, home: Path) -> None:
     refused = login(served, key="bm90OmEta2V5")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 3
     assert "bm90OmEta2V5" not in refused.output
     assert not home.exists()
     assert login(served, "--no-check", key="bm90OmEta2V5").exit_code == 0

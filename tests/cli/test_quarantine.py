@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 
 from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
-from .conftest import Run, Served
+from .conftest import Endpoint, Run, Served
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,23 @@ def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
 
+def make_service(body: str, *, on: str = "*") -> str:
+    """Write the module of a service whose handler does this, and return the place of its receiver."""
+    name = f"a_service_{next(_NUMBERS)}"
+    Path(f"{name}.py").write_text(
+        "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
+        "def receiver():\n"
+        f"    made = WebhookReceiver({SECRET!r}, webhook_id='w1', inbox=SQLiteInbox('inbox.db'), quarantine_after=1)\n"
+        f"    @made.on({on!r})\n"
+        f"    async def handle(delivery): {body or '...'}\n"
+        "    return made\n"
+    )
+    return f"{name}:receiver"
+
+
+_NUMBERS = itertools.count()
+
+
 def entry(run: Run, event_id: str, *more: str, code: int) -> dict[str, Any]:
     done = run("inbox", "get", event_id, "--inbox", "inbox.db", "--webhook", "w1", *more)
     assert done.exit_code == code, done.output
@@ -52,6 +71,19 @@ def test_what_the_inbox_knows_of_an_event_is_its_state_and_the_exit_code(run: Ru
     bad = entry(run, "e-bad", *kind, code=1)
     assert (bad["state"], "broken" in bad["error"], bool(bad["since"])) == ("quarantined", True, True)
     assert entry(run, "e-other", *kind, code=1)["state"] == "unknown"
+    unnamed = run("inbox", "get", "e-good", "--inbox", "inbox.db", *kind)
+    assert (unnamed.exit_code, unnamed.row["webhook_id"]) == (0, "w1")
+    refused = run("inbox", "get", "e-good", "--inbox", "inbox.db", "--webhook", "w2", *kind)
+    assert (refused.exit_code, "the inbox is of the webhook 'w1'" in refused.stderr) == (2, True)
+
+
+def test_an_inbox_is_checked_and_shows_what_waits(run: Run) -> None:
+    at = ("--inbox", "inbox.db")
+    found = run("inbox", "check", *at)
+    assert (found.exit_code, found.row["webhooks"], bool(found.row["known_since"])) == (0, ["w1"], True), found.output
+    assert run("inbox", "check", "--inbox", "none.db").exit_code == 2
+    nothing = run("inbox", "list", "--waiting", *at)
+    assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "nothing waits\n"), nothing.output
 
 
 def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_path: Path) -> None:
@@ -84,13 +116,75 @@ def test_without_its_type_basiq_is_asked_for_an_event(run: Run, served: Served) 
     assert (found["event_type_id"], found["state"]) == ("consent.revoked", "unknown")
 
 
-def test_the_quarantine_of_an_inbox_is_listed_and_emptied_without_its_receiver(run: Run) -> None:
-    listed = run("quarantine", "list", "--inbox", "inbox.db")
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_receiver_needs_no_webhook_and_no_key_to_try_again(
+    run: Run, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_service("" if not broken else "raise RuntimeError('broken again')")
+    listed = run("inbox", "get", "e-bad", "--receiver", place, "--event", "consent.revoked")
+    assert (listed.row["state"], listed.row["webhook_id"]) == ("quarantined", "w1")
+    monkeypatch.delenv("BASIQ_API_KEY")
+    done = run("quarantine", "retry", "--receiver", place)
+    assert (done.exit_code, done.row["result"]) == ((1, "failed") if broken else (0, "handled")), done.output
+    assert "broken again" in (done.row["error"] or "") if broken else done.row["error"] is None
+    assert run("quarantine", "list", "--receiver", place).exit_code == (1 if broken else 0)
+    known = run("inbox", "get", "e-bad", "--receiver", place, "--event", "consent.revoked")
+    assert known.row["state"] == ("quarantined" if broken else "handled")
+
+
+def test_what_stays_because_its_type_has_no_handler_has_a_word(run: Run) -> None:
+    place = make_service("", on="user.created")
+    done = run("quarantine", "retry", "m-e-bad", "--receiver", place)
+    assert (done.exit_code, done.row["result"]) == (1, "no-handler"), done.output
+    assert run("quarantine", "retry", "none", "--receiver", place).exit_code == 2
+    assert run("quarantine", "list", "--receiver", place).exit_code == 1
+
+
+def test_the_quarantine_of_an_inbox_is_listed_shown_exported_and_emptied_without_its_receiver(run: Run) -> None:
+    at = ("--inbox", "inbox.db")
+    listed = run("quarantine", "list", *at)
     assert (listed.exit_code, listed.row["delivery_id"]) == (1, "m-e-bad")
+    assert run("quarantine", "list", *at, "--webhook", "w2").exit_code == 0
+    shown = run("quarantine", "show", "m-e-bad", *at)
+    assert (shown.exit_code, json.loads(shown.row["body"])["eventId"]) == (0, "e-bad")
+    assert run("quarantine", "show", "m-none", *at).exit_code == 2
+    assert run("quarantine", "export", "failed.jsonl", *at).exit_code == 0
+    row = json.loads(Path("failed.jsonl").read_text())
+    assert (row["id"], row["body"]["eventId"]) == ("m-e-bad", "e-bad")
+    assert Path("failed.jsonl").stat().st_mode & 0o777 == 0o600
+    assert run("quarantine", "export", "failed.jsonl", *at).exit_code == 2
     assert run("quarantine", "list", "--inbox", "none.db").exit_code == 2
     assert run("quarantine", "list").exit_code == 2
-    retried = run("quarantine", "retry")
-    assert (retried.exit_code, "--receiver" in retried.stderr) == (2, True)
-    dropped = run("quarantine", "drop", "m-e-bad", "--inbox", "inbox.db", "--yes")
+    retried = run("quarantine", "retry", *at)
+    assert (retried.exit_code, "--receiver or --to" in retried.stderr) == (2, True)
+    refused = run("quarantine", "drop", "m-e-bad", *at)
+    assert (refused.exit_code, "pass --yes" in refused.stderr) == (2, True)
+    dropped = run("quarantine", "drop", "m-e-bad", *at, "--yes")
     assert dropped.row == {"dropped": 1}
-    assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 0
+    assert run("quarantine", "drop", "m-e-bad", *at, "--yes").exit_code == 2
+    assert run("quarantine", "list", *at).exit_code == 0
+
+
+def test_what_was_posted_is_named_by_the_target_and_the_webhook(run: Run, served: Served, endpoint: Endpoint) -> None:
+    webhook_id = served.fake.seed_messages(3)
+    endpoint.status = 400
+    assert run("replay", webhook_id, "--to", endpoint.url).exit_code == 1
+    at = ("--to", endpoint.url, "--webhook", webhook_id)
+    first, *rest = run("quarantine", "list", *at).rows
+    assert (first["kind"], first["acknowledged"], "400" in first["error"]) == ("message", False, True)
+    assert json.loads(first["body"])["id"] == first["delivery_id"]
+    assert run("quarantine", "drop", first["delivery_id"], *at, "--yes").exit_code == 0
+    failed = run("quarantine", "retry", *at)
+    assert (failed.exit_code, [row["result"] for row in failed.rows]) == (1, ["failed"] * 2)
+    endpoint.status = 204
+    some = run("quarantine", "retry", rest[0]["delivery_id"], *at)
+    assert (some.exit_code, some.row["result"]) == (0, "handled")
+    assert run("quarantine", "list", *at).row["delivery_id"] == rest[1]["delivery_id"]
+
+
+def test_the_inbox_of_a_service_is_not_emptied_by_posting_to_the_service(run: Run, endpoint: Endpoint) -> None:
+    """The service takes what is in its own quarantine for handled, and would accept it without handling it."""
+    at = ("--to", endpoint.url, "--webhook", "w1", "--inbox", "inbox.db")
+    refused = run("quarantine", "retry", *at)
+    assert (refused.exit_code, "name its --receiver" in refused.stderr, endpoint.ids) == (2, True, [])
+    assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 1

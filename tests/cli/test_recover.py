@@ -1,12 +1,14 @@
-"""``basiq-async recover``: everything that a service missed, each event once, from both sources."""
+"""``basiq-async recover``: everything that a service missed, each event once, from both lists."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import signal
 import subprocess
+import sys
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ import pytest
 from basiq_async import RetryPolicy
 from tests.support.real_time import PATIENCE
 
-from ..support.command_line import PROGRAM
-from .conftest import Endpoint, Run, Served
+from ..support.command_line import COLD, PROGRAM
+from .conftest import Endpoint, Run, Served, help_lines
 
 
 @pytest.fixture
@@ -35,8 +37,7 @@ def test_what_was_missed_is_posted_once_and_the_same_line_does_nothing_more(
     run: Run, served: Served, endpoint: Endpoint, webhook_id: str
 ) -> None:
     first = recovered(run, webhook_id, "--to", endpoint.url)
-    assert first["messages"]["handled"] == 4
-    assert first["messages"]["skipped"] == {"delivered": 3}
+    assert (first["messages"]["handled"], first["left_alone"]) == (4, 3)
     assert first["events"]["handled"] == 5
     assert first["finished"]
     assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
@@ -52,64 +53,33 @@ def test_everything_is_posted_where_that_is_asked_for(
     assert (found["messages"]["handled"], found["events"]["handled"]) == (7, 5)
 
 
-def test_what_is_not_accepted_is_kept_and_the_line_that_tries_again_is_shown(
+def test_what_is_not_accepted_is_set_aside_and_the_line_that_tries_again_brings_it(
     run: Run, served: Served, endpoint: Endpoint, webhook_id: str
 ) -> None:
     endpoint.status = 400
-    done = run("recover", webhook_id, "--to", endpoint.url)
-    assert done.exit_code == 1
-    (line,) = [line.split() for line in done.stderr.splitlines() if line.startswith("  basiq-async recover")]
-    found = done.row
-    assert found["events"]["skipped"] == {"failed-before": 4, "delivered": 3}
-    assert [each["code"] for each in found["problems"]] == ["dead-letters"]
-    endpoint.status = 204
-    assert run(*line[1:]).exit_code == 0
-    assert len(set(endpoint.ids)) == 9
-
-
-def test_it_says_where_to(run: Run, endpoint: Endpoint) -> None:
-    for wrong in ((), ("--to", endpoint.url, "--receiver", "a:b")):
-        done = run("recover", "w1", *wrong)
-        assert (done.exit_code, "--to or --receiver" in done.stderr) == (2, True)
-
-
-def test_dead_letters_of_both_sources_are_listed_exported_and_dropped(
-    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
-) -> None:
     line = ("recover", webhook_id, "--to", endpoint.url)
-    endpoint.status = 400
-    assert run(*line).exit_code == 1
-    listed = run(*line, "--list-dead")
-    dead_letters = listed.rows
-    assert (listed.exit_code, len(dead_letters)) == (1, 9)
-    assert {each["event_type_id"] for each in dead_letters} == {"consent.revoked"}
-    exported = run(*line, "--export-dead", "dead.jsonl")
-    assert exported.exit_code == 0  # it did what was asked for
-    rows = [json.loads(each) for each in Path("dead.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == [each["id"] for each in dead_letters]
-    assert all(row["message"] and row["failedAt"] and row["number"] for row in rows)
-    refused = run(*line, "--drop-dead", dead_letters[0]["id"])
-    assert (refused.exit_code, "pass --yes" in refused.stderr) == (2, True)
-    assert run(*line, "--drop-dead", dead_letters[0]["id"], "--yes").exit_code == 1
-    rest = [word for each in dead_letters[1:] for word in ("--drop-dead", each["id"])]
-    assert run(*line, "--yes", *rest).exit_code == 0
-    assert run(*line, "--list-dead").exit_code == 0
-
-
-def test_replay_names_the_files_where_a_recovery_keeps_dead_letters(
-    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
-) -> None:
-    endpoint.status = 400
-    assert run("recover", webhook_id, "--to", endpoint.url).exit_code == 1
-    done = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
-    assert done.exit_code == 1
-    assert "recover keeps" in done.stderr
-    assert "there are no dead letters" not in done.stderr
-    line = shlex.split(done.stderr.partition("list them with: ")[2])
-    assert len(run(*line[1:]).stdout.splitlines()) == 9
+    done = run(*line)
+    assert (done.exit_code, done.row["quarantined"]) == (1, 9), done.output
+    assert [each["code"] for each in done.row["problems"]] == ["quarantined"]
+    (words,) = help_lines(done.stderr)
     endpoint.status = 204
-    assert run("recover", webhook_id, "--to", endpoint.url, "--retry-dead").exit_code == 0
-    assert run("replay", webhook_id, "--to", endpoint.url, "--list-dead").exit_code == 0
+    assert run(*words).exit_code == 0
+    assert len(set(endpoint.ids)) == 9
+    assert run(*line).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), "--to or --receiver"),
+        (("--to", "http://127.0.0.1:9/", "--receiver", "a:b"), "--to or --receiver"),
+        (("--receiver", "a:b", "--inbox", "x.db"), "--inbox is for --to"),
+        (("--to", "http://127.0.0.1:9/", "--acknowledged", "2099-01-01"), "--acknowledged is in the future"),
+    ],
+)
+def test_a_wrong_use_is_refused(run: Run, endpoint: Endpoint, options: tuple[str, ...], told: str) -> None:
+    done = run("recover", "w1", *options)
+    assert (done.exit_code, done.stdout, told in done.stderr) == (2, "", True), done.output
 
 
 def test_a_report_file_is_evidence_of_each_run(run: Run, served: Served, endpoint: Endpoint, webhook_id: str) -> None:
@@ -128,14 +98,30 @@ def test_a_report_file_is_evidence_of_each_run(run: Run, served: Served, endpoin
     assert run("recover", webhook_id, "--to", to, "--report", "no/file").exit_code == 2
 
 
+# --- how it ends ---
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [*PROGRAM, "recover", *words, "--report", "evidence.jsonl"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def evidence() -> dict[str, Any]:
+    """The last line of the evidence."""
+    row: dict[str, Any] = json.loads(Path("evidence.jsonl").read_text().splitlines()[-1])
+    return row
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_with_its_report_and_the_line_that_continues(
     run: Run, served: Served, endpoint: Endpoint, webhook_id: str, number: int, code: int
 ) -> None:
     endpoint.release.clear()
-    words = [*PROGRAM, "recover", webhook_id, "--to", endpoint.url, "--concurrency", "1"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    line = (webhook_id, "--to", endpoint.url, "--concurrency", "1")
+    with start(*line) as process:
         assert endpoint.asked.wait(PATIENCE)
+        second = run("recover", *line)
+        assert (second.exit_code, second.stdout, "(process" in second.stderr) == (4, "", True), second.output
         process.send_signal(number)
         assert process.stderr is not None
         assert "finishing the work under way" in process.stderr.readline()
@@ -144,9 +130,79 @@ def test_a_signal_ends_it_with_its_report_and_the_line_that_continues(
     assert process.returncode == code, stderr
     report = json.loads(stdout)
     assert (report["finished"], report["messages"]["handled"]) == (False, len(endpoint.ids))
-    line = next(line for line in stderr.splitlines() if line.startswith("  basiq-async recover"))
-    assert run(*shlex.split(line)[1:]).exit_code == 0
+    assert evidence()["finished"] is False
+    (words,) = help_lines(stderr)
+    assert run(*words).exit_code == 0
     assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
+
+
+def test_a_signal_before_the_first_response_ends_it_at_once_with_a_result(
+    run: Run, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, release = threading.Event(), threading.Event()
+
+    class Hangs(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.set()
+            release.wait(PATIENCE)
+
+        def log_message(self, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hangs) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("BASIQ_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        try:
+            with start("w1", "--to", endpoint.url) as process:
+                assert asked.wait(PATIENCE)
+                process.send_signal(signal.SIGTERM)
+                stdout, stderr = process.communicate(timeout=PATIENCE)
+        finally:
+            release.set()
+            server.shutdown()
+            thread.join()
+    assert process.returncode == 143, stderr
+    assert (json.loads(stdout)["finished"], evidence()["finished"]) == (False, False)
+    assert len(help_lines(stderr)) == 1
+
+
+def test_a_signal_during_the_last_message_shows_what_was_read_of_both_lists(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+) -> None:
+    first = threading.Semaphore(8)
+
+    def hold_the_last() -> None:
+        if not first.acquire(blocking=False):
+            endpoint.release.clear()
+            last.set()
+
+    last = threading.Event()
+    endpoint.on_post = hold_the_last
+    with start(webhook_id, "--to", endpoint.url, "--concurrency", "1") as process:
+        assert last.wait(PATIENCE)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert "finishing the work under way" in process.stderr.readline()
+        endpoint.release.set()
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    report = json.loads(stdout)
+    assert process.returncode == 143, stderr
+    assert (report["messages"]["handled"], report["events"]["handled"]) == (4, 5)
+    endpoint.on_post = lambda: None
+    (words,) = help_lines(stderr)
+    assert run(*words).exit_code == 0
+    assert len(endpoint.ids) == 9
+
+
+def test_where_basiq_fails_in_the_second_list_it_says_what_was_read_of_the_first(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+) -> None:
+    served.fake.fail_next(1_000, status=400, path="*/events")
+    done = run("recover", webhook_id, "--to", endpoint.url, "--report", "evidence.jsonl")
+    assert done.exit_code == 1, done.output
+    report = done.row
+    assert (report["finished"], report["messages"]["handled"]) == (False, 4)
+    assert evidence()["messages"]["handled"] == 4
 
 
 def test_it_stops_when_the_target_is_down_for_too_long(
@@ -158,3 +214,24 @@ def test_it_stops_when_the_target_is_down_for_too_long(
     assert "the target does not respond" in done.stderr
     assert "to continue:" in done.stderr
     assert done.row["finished"] is False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of a file's size")
+def test_a_full_disk_under_its_inbox_is_named_at_once(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+) -> None:
+    """A limit of the file's size is as good as a full disk."""
+    import resource
+
+    assert run("recover", webhook_id, "--to", "http://127.0.0.1:9/", "--max-pause", "0.01").exit_code == 1
+    served.fake.seed_messages(3_000, webhook_id, failed=1.0)
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+
+    command = [*COLD, "recover", webhook_id, "--to", endpoint.url, "--everything", "--inbox", "small.db"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=PATIENCE)
+    assert done.returncode == 3, done.stderr
+    assert "InboxError" in done.stderr
+    assert "target does not respond" not in done.stderr

@@ -1,11 +1,10 @@
-"""``basiq-async replay``, as a user runs it: over real HTTP, resumed by the same line, stopped by signals."""
+"""``basiq-async replay``, as a user runs it: over real HTTP, continued by the same line, stopped by signals."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import threading
@@ -19,19 +18,13 @@ import pytest
 from tests.support.real_time import PATIENCE
 
 from ..support.command_line import PROGRAM
-from .conftest import SECRET, Endpoint, Run, Served
+from .conftest import SECRET, Endpoint, Run, Served, help_lines
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-
-
-def only_line(text: str) -> dict[str, Any]:
-    (line,) = text.splitlines()
-    found: dict[str, Any] = json.loads(line)
-    return found
 
 
 def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, served: Served, endpoint: Endpoint) -> None:
@@ -41,87 +34,129 @@ def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, serv
     report = first.row
     assert (report["handled"], report["failed"], report["finished"], report["skipped"]) == (120, 0, True, {})
     assert len(set(endpoint.ids)) == len(endpoint.ids) == 120
-    again = run("replay", webhook_id, "--to", endpoint.url).row
-    assert (again["handled"], again["handled_in_all"]) == (0, 120)
+    again = run("replay", webhook_id, "--to", endpoint.url)
+    assert (again.exit_code, again.row["handled"], len(endpoint.ids)) == (0, 0, 120)
     assert SECRET not in first.output
-    (checkpoint,) = Path().glob("*.db")
-    assert checkpoint.name.startswith(f"basiq-replay-{webhook_id}-")
+    assert len(first.stdout) < 400, "the result is a line that a person reads"
+    (record,) = Path().glob("*.db")
+    assert record.name.startswith(f"basiq-{webhook_id}-")
+    assert run("recover", webhook_id, "--to", endpoint.url).row["messages"]["handled"] == 0, "they share the record"
 
 
-def test_an_export_and_a_posting_of_one_webhook_are_two_jobs(run: Run, served: Served, endpoint: Endpoint) -> None:
+def test_an_export_is_its_own_record(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(20)
-    assert run("replay", webhook_id, "--to-jsonl", "out.jsonl").row["handled"] == 20
-    assert len(Path("out.jsonl").read_text().splitlines()) == 20
-    assert run("replay", webhook_id, "--to", endpoint.url).row["handled"] == 20
+    line = ("replay", webhook_id, "--file", "out.jsonl")
+    assert run(*line).row["handled"] == 20
+    lines = Path("out.jsonl").read_text().splitlines()
+    assert run(*line, "--event", "*").row["handled"] == 0
+    assert run("replay", webhook_id, "--to", endpoint.url).row["handled"] == 20, "another target is another record"
+    Path("out.jsonl").unlink()
+    refused = run(*line)
+    assert (refused.exit_code, "is missing" in refused.stderr) == (3, True), refused.output
+    assert run(*line, "--anew").row["handled"] == 20
+    assert sorted(Path("out.jsonl").read_text().splitlines()) == sorted(lines)
 
 
-def test_an_export_does_not_mix_into_a_file_of_another(run: Run, served: Served) -> None:
-    webhook_id = served.fake.seed_messages(3)
-    run("replay", webhook_id, "--to-jsonl", "out.jsonl")
-    before = Path("out.jsonl").read_text()
-    refused = run("replay", webhook_id, "--to-jsonl", "out.jsonl", "--checkpoint", "another.db")
-    assert refused.exit_code == 2
-    assert "this export did not write it" in refused.stderr
-    assert Path("out.jsonl").read_text() == before
+def test_a_receiver_is_its_own_target(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    webhook_id = served.fake.seed_messages(5)
+    Path("a_replayed_service.py").write_text(
+        "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
+        "def receiver():\n"
+        f"    made = WebhookReceiver({SECRET!r}, webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db'))\n"
+        "    @made.on('*')\n"
+        "    async def handle(delivery): ...\n"
+        "    return made\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    place = ("--receiver", "a_replayed_service:receiver")
+    assert run("replay", webhook_id, "--dry-run", *place).row["total"] == 5
+    done = run("replay", webhook_id, *place)
+    assert (done.exit_code, done.row["handled"]) == (0, 5), done.output
+    other = served.fake.add_webhook("https://other.example/basiq")
+    for command in (("replay", other), ("recover", other), ("webhooks", "doctor", other)):
+        refused = run(*command, *place)
+        assert (refused.exit_code, refused.stdout) == (2, ""), refused.output
+        assert "is the receiver of the webhook" in refused.stderr
+    first = run("messages", "list", webhook_id).rows[0]
+    asked = ("inbox", "get", first["event_id"], *place, "--event", first["event_type_id"])
+    assert run(*asked).row["state"] == "handled"
+    assert run(*asked, "--webhook", other).exit_code == 2
 
 
 def test_a_dry_run_counts_and_leaves_nothing(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(50, failed=0.5)
-    done = run("replay", webhook_id, "--dry-run", "--failed-only")
+    done = run("replay", webhook_id, "--dry-run", "--failed")
     assert done.exit_code == 0, done.output
     plan = done.row
     assert 0 < plan["total"] < 50
     assert plan["total"] + plan["skipped"]["where"] == 50
     assert sum(plan["by_day"].values()) == sum(plan["by_type"].values()) == plan["total"]
-    assert list(Path().iterdir()) == []
     assert run("replay", webhook_id, "--dry-run", "--to", "http://127.0.0.1:9/").exit_code == 0
+    assert list(Path().iterdir()) == []
 
 
-def test_what_to_replay_can_be_chosen(run: Run, served: Served) -> None:
-    webhook_id = served.fake.seed_messages(200)
+def test_what_to_replay_can_be_chosen_and_times_are_by_the_clock_of_basiq(run: Run, served: Served) -> None:
+    """The fake's clock stands in January 2026, far away from this machine's."""
+    webhook_id = served.fake.seed_messages(200, every=3600.0)
     some = run("replay", webhook_id, "--dry-run", "--event", "user.*", "--event", "consent.created").row
     assert set(some["by_type"]) == {"user.created", "user.updated", "user.deleted", "consent.created"}
-    # The fake's clock stands in January 2026, far away from now.
-    assert run("replay", webhook_id, "--dry-run", "--since", "1d").row["total"] == 0
-    assert run("replay", webhook_id, "--dry-run", "--until", "1d").row["total"] == 200
-    assert run("replay", webhook_id, "--dry-run", "--since", "2026-01-01").row["total"] == 200
-    assert run("replay", webhook_id, "--dry-run", "--limit", "7").row["total"] == 7
+
+    def total(*options: str) -> int:
+        found: int = run("replay", webhook_id, "--dry-run", *options).row["total"]
+        return found
+
+    assert 0 < total("--since", "2d") < 200
+    assert total("--since", "2d") + total("--until", "2d") == 200
+    assert total("--since", "2020-01-01") == 200
+    assert total("--limit", "7") == 7
+    for option in ("--since", "--until"):
+        refused = run("replay", webhook_id, "--dry-run", option, "2027-01-01")
+        assert (refused.exit_code, "is in the future" in refused.stderr) == (2, True), refused.output
 
 
-def test_failures_end_with_one_and_the_line_that_tries_them_again(run: Run, served: Served, endpoint: Endpoint) -> None:
+def test_what_fails_is_set_aside_and_the_line_that_tries_it_again_brings_it(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
     webhook_id = served.fake.seed_messages(5)
     endpoint.status = 400
-    failed = run("replay", webhook_id, "--to", endpoint.url, "--rate", "500", "--event", "*")
-    assert failed.exit_code == 1
-    assert failed.row["failed"] == 5
-    line = next(line for line in failed.stderr.splitlines() if line.startswith("  basiq-async"))
-    words = shlex.split(line)
-    assert words[-1] == "--retry-dead"
-    assert words[words.index("--rate") + 1] == "500"
+    line = ("replay", webhook_id, "--to", endpoint.url)
+    failed = run(*line, "--event", "*")
+    assert (failed.exit_code, failed.row["failed"], failed.row["quarantined"]) == (1, 5, 5)
+    again = run(*line)
+    assert (again.exit_code, again.row["failed"]) == (1, 0), "1 until it is handled"
+    (words,) = help_lines(again.stderr)
     endpoint.status = 204
-    again = run(*words[1:])
-    assert again.exit_code == 0, again.output
-    assert (again.row["handled"], again.row["dead"]) == (5, 0)
+    retried = run(*words)
+    assert (retried.exit_code, {row["result"] for row in retried.rows}) == (0, {"handled"}), retried.output
+    assert run(*line).exit_code == 0
+    assert len(set(endpoint.ids)) == 5
 
 
 def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(30)
     endpoint.status = 400
     stopped = run("replay", webhook_id, "--to", endpoint.url, "--on-error", "stop", "--concurrency", "2")
-    assert stopped.exit_code == 1
-    assert stopped.row["finished"] is False
+    assert (stopped.exit_code, stopped.row["finished"]) == (1, False)
     assert "the replay stopped before it: TargetError: the target responded with 400" in stopped.stderr
     assert "to continue:" in stopped.stderr
     broken = run("replay", webhook_id, "--to", endpoint.url, "--max-failures", "3")
-    assert broken.exit_code == 1
-    assert "messages in a row failed" in broken.stderr
+    assert (broken.exit_code, "messages in a row failed" in broken.stderr) == (1, True)
+
+
+def test_where_basiq_fails_in_the_middle_the_report_and_the_line_are_shown(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    webhook_id = served.fake.seed_messages(1_200)
+    endpoint.on_post = lambda: served.fake.fail_next(1_000, status=400)
+    done = run("replay", webhook_id, "--to", endpoint.url)
+    assert done.exit_code == 1, done.output
+    assert (done.row["finished"], done.row["handled"]) == (False, len(set(endpoint.ids)))
+    assert done.row["handled"] > 0
+    assert "to continue:" in done.stderr
 
 
 def test_the_secret_comes_from_a_file_too_and_never_shows(
-    run: Run,
-    served: Served,
-    endpoint: Endpoint,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     webhook_id = served.fake.seed_messages(3)
     monkeypatch.delenv("BASIQ_WEBHOOK_SECRET")
@@ -143,8 +178,9 @@ def test_the_secret_comes_from_a_file_too_and_never_shows(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "--to or --to-jsonl"),
-        (("--to", "http://127.0.0.1:9/", "--to-jsonl", "x"), "--to or --to-jsonl"),
+        ((), "--to or --receiver or --file"),
+        (("--to", "http://127.0.0.1:9/", "--file", "x"), "--to or --receiver or --file"),
+        (("--file", "x", "--inbox", "y.db"), "--inbox is for --to"),
         (("--dry-run", "--since", "yesterday"), "--since must be a length of time"),
         (("--dry-run", "--since", "999999w"), "too long ago"),
         (("--dry-run", "--until", "2d3"), "--until must be"),
@@ -178,31 +214,29 @@ def start(served: Served, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_messages_under_way_and_prints_the_line_that_resumes(
-    run: Run,
-    served: Served,
-    endpoint: Endpoint,
-    number: int,
-    code: int,
+    run: Run, served: Served, endpoint: Endpoint, number: int, code: int
 ) -> None:
     webhook_id = served.fake.seed_messages(40)
     endpoint.release.clear()
-    process = start(served, webhook_id, "--to", endpoint.url, "--concurrency", "4")
-    with process:
+    line = (webhook_id, "--to", endpoint.url, "--concurrency", "4")
+    with start(served, *line) as process:
         assert endpoint.asked.wait(PATIENCE)
+        second = run("replay", *line)
+        assert (second.exit_code, "another run of this job is alive (process" in second.stderr) == (4, True)
         process.send_signal(number)
         assert process.stderr is not None
         assert "finishing the work under way" in process.stderr.readline()
         endpoint.release.set()
         stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == code
-    report = only_line(stdout)
+    report = json.loads(stdout)
     assert report["handled"] == len(endpoint.ids) <= 4
     assert not report["finished"]
     assert "to continue:" in stderr
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stdout + stderr) is None
     assert SECRET not in stdout + stderr
-    rest = run(*shlex.split(stderr.splitlines()[-1])[1:])
-    assert rest.exit_code == 0
+    (words,) = help_lines(stderr)
+    assert run(*words).exit_code == 0
     assert sorted(endpoint.ids) == sorted(set(endpoint.ids))
     assert len(endpoint.ids) == 40
 
@@ -210,8 +244,7 @@ def test_a_signal_finishes_messages_under_way_and_prints_the_line_that_resumes(
 def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(40)
     endpoint.release.clear()
-    process = start(served, webhook_id, "--to", endpoint.url, "--concurrency", "4")
-    with process:
+    with start(served, webhook_id, "--to", endpoint.url, "--concurrency", "4") as process:
         assert endpoint.asked.wait(PATIENCE)
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
@@ -219,65 +252,12 @@ def test_a_second_signal_stops_at_once(run: Run, served: Served, endpoint: Endpo
         process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=PATIENCE)  # the target has 30 s for a message
     assert process.returncode == 143
-    assert stdout == ""
+    assert json.loads(stdout)["finished"] is False
     assert "Traceback" not in stderr
     endpoint.release.set()
-    rest = run(*shlex.split(stderr.splitlines()[-1])[1:])
-    assert rest.exit_code == 0
+    (words,) = help_lines(stderr)
+    assert run(*words).exit_code == 0
     assert len(set(endpoint.ids)) == 40
-
-
-def test_a_dead_letter_keeps_the_exit_code_at_1_until_it_is_handled(
-    run: Run, served: Served, endpoint: Endpoint, tmp_path: Path
-) -> None:
-    webhook_id = served.fake.seed_messages(3)
-    endpoint.status = 400
-    assert run("replay", webhook_id, "--to", endpoint.url).exit_code == 1
-    again = run("replay", webhook_id, "--to", endpoint.url)
-    assert (again.exit_code, again.row["failed"]) == (1, 0)
-    listed = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
-    assert listed.exit_code == 1
-    dead_letters = listed.rows
-    assert {dead_letter["error"] for dead_letter in dead_letters} == {dead_letters[0]["error"]}
-    assert "400" in dead_letters[0]["error"]
-    exported = run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl")
-    assert exported.exit_code == 0  # it did what was asked for
-    rows = [json.loads(line) for line in Path("dead.jsonl").read_text().splitlines()]
-    assert [(row["id"], row["error"]) for row in rows] == [
-        (dead_letter["id"], dead_letter["error"]) for dead_letter in dead_letters
-    ]
-    assert all(row["message"]["payload"] for row in rows)
-    assert Path("dead.jsonl").stat().st_mode & 0o777 == 0o600
-    assert run("replay", webhook_id, "--to", endpoint.url, "--export-dead", "dead.jsonl").exit_code == 2
-    endpoint.status = 204
-    assert run("replay", webhook_id, "--to", endpoint.url, "--retry-dead").exit_code == 0
-    assert run("replay", webhook_id, "--to", endpoint.url, "--list-dead").exit_code == 0
-
-
-def test_dropped_dead_letters_are_gone_and_an_unknown_id_is_counted(
-    run: Run, served: Served, endpoint: Endpoint
-) -> None:
-    webhook_id = served.fake.seed_messages(3)
-    endpoint.status = 400
-    assert run("replay", webhook_id, "--to", endpoint.url).exit_code == 1
-    listed = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
-    first, *rest = [json.loads(line)["id"] for line in listed.stdout.splitlines()]
-    some = run("replay", webhook_id, "--to", endpoint.url, "--yes", "--drop-dead", first)
-    assert some.exit_code == 1  # others are left
-    assert "1 dead letters dropped" in some.stderr
-    listed = run("replay", webhook_id, "--to", endpoint.url, "--list-dead")
-    assert [json.loads(line)["id"] for line in listed.stdout.splitlines()] == rest
-    again = run("replay", webhook_id, "--to", endpoint.url, "--yes", "--drop-dead", first)
-    assert again.exit_code == 2
-    assert "1 of the ids are not ids of dead letters" in again.stderr
-    last = run(
-        "replay", webhook_id, "--to", endpoint.url, "--yes", *(word for each in rest for word in ("--drop-dead", each))
-    )
-    assert last.exit_code == 0
-    endpoint.status = 204
-    before = len(endpoint.ids)
-    assert run("replay", webhook_id, "--to", endpoint.url, "--retry-dead").exit_code == 0
-    assert len(endpoint.ids) == before
 
 
 class Paged:
@@ -305,7 +285,8 @@ class Paged:
         """Press Ctrl-C; return the exit code, what was printed last, and the notes."""
         self.process.send_signal(signal.SIGINT)
         out, err = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, only_line(out), self.said + err
+        row: dict[str, Any] = json.loads(out)
+        return self.process.returncode, row, self.said + err
 
 
 def test_its_page_stays_where_messages_failed_until_they_are_retried(served: Served, endpoint: Endpoint) -> None:
@@ -314,13 +295,12 @@ def test_its_page_stays_where_messages_failed_until_they_are_retried(served: Ser
     with start(served, webhook_id, "--to", endpoint.url, "--ui") as process:
         paged = Paged(process)
         endpoint.status = 204
-        paged.call("dead-letters/retry", {})
+        paged.call("quarantine/retry", {})
         deadline = time.monotonic() + PATIENCE
         while (state := paged.call("state"))["running"] or state["progress"]["handled"] != 3:
             assert time.monotonic() < deadline, state
-        code, report, said = paged.end()
-    assert (code, report["handled"], report["failed"], report["dead"]) == (0, 3, 0, 0)
-    assert "on the page: 3 handled, 0 dropped" in said
+        code, report, _ = paged.end()
+    assert (code, report["handled"], report["failed"], report["quarantined"]) == (0, 3, 0, 0)
     assert len(endpoint.ids) == 6
 
 
@@ -329,11 +309,11 @@ def test_what_was_dropped_on_the_page_is_in_what_is_printed_last(served: Served,
     endpoint.status = 400
     with start(served, webhook_id, "--to", endpoint.url, "--ui") as process:
         paged = Paged(process)
-        dead_letters = paged.call("dead-letters")["items"]
-        paged.call("dead-letters/drop", {"ids": [dead_letters[0]["id"]]})
+        entries = paged.call("quarantine")["items"]
+        paged.call("quarantine/drop", {"ids": [entries[0]["id"]]})
         code, report, said = paged.end()
-    assert (code, report["handled"], report["failed"], report["dead"]) == (1, 0, 2, 2)
-    assert "2 messages failed and are kept" in said
+    assert (code, report["handled"], report["quarantined"]) == (1, 0, 2)
+    assert "2 messages or deliveries are in the quarantine" in said
 
 
 def test_what_the_page_began_is_recorded_before_the_command_ends(served: Served, endpoint: Endpoint) -> None:
@@ -344,37 +324,30 @@ def test_what_the_page_began_is_recorded_before_the_command_ends(served: Served,
         endpoint.status = 204
         endpoint.release.clear()
         endpoint.asked.clear()
-        paged.call("dead-letters/retry", {})
+        paged.call("quarantine/retry", {})
         assert endpoint.asked.wait(PATIENCE)
         process.send_signal(signal.SIGINT)
         threading.Timer(0.02, endpoint.release.set).start()
         out, _ = process.communicate(timeout=PATIENCE)
-    report = only_line(out)
-    assert (process.returncode, report["handled"], report["dead"]) == (0, 1, 0)
+    report = json.loads(out)
+    assert (process.returncode, report["handled"], report["quarantined"]) == (0, 1, 0)
 
 
-def test_another_selection_is_another_job_by_default(run: Run, served: Served, endpoint: Endpoint) -> None:
-    webhook_id = served.fake.seed_messages(40)
-    some = run("replay", webhook_id, "--to", endpoint.url, "--event", "user.*").row
-    rest = run("replay", webhook_id, "--to", endpoint.url).row
-    assert 0 < some["handled"] < rest["handled"] == 40
-
-
-def test_its_checkpoint_can_be_in_a_database(run: Run, served: Served, endpoint: Endpoint) -> None:
+def test_the_record_can_be_in_a_database(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(5)
-    line = ("replay", webhook_id, "--to", endpoint.url, "--checkpoint", "sqlite+aiosqlite:///checkpoints.db")
+    line = ("replay", webhook_id, "--to", endpoint.url, "--inbox", "sqlite+aiosqlite:///records.db")
     endpoint.status = 400
     refused = run(*line)
-    assert (refused.exit_code, refused.row["dead"]) == (1, 5), refused.output
-    assert "--checkpoint sqlite+aiosqlite:///checkpoints.db" in refused.stderr, "the line that continues names it"
+    assert (refused.exit_code, refused.row["quarantined"]) == (1, 5), refused.output
+    (words,) = help_lines(refused.stderr)
     endpoint.status = 204
-    assert run(*line, "--retry-dead").exit_code == 0
+    assert run(*words).exit_code == 0
     assert run(*line).row["handled"] == 0
-    assert [file.name for file in Path().iterdir()] == ["checkpoints.db"]
+    assert [file.name for file in Path().iterdir()] == ["records.db"]
 
 
 def test_an_export_into_a_folder_that_does_not_exist_leaves_nothing(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(3)
-    refused = run("replay", webhook_id, "--to-jsonl", "no/such/out.jsonl")
-    assert (refused.exit_code, "its folder does not exist" in refused.stderr) == (2, True)
+    refused = run("replay", webhook_id, "--file", "no/such/out.jsonl")
+    assert (refused.exit_code, "No such file" in refused.stderr) == (3, True)
     assert list(Path().iterdir()) == []

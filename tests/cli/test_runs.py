@@ -1,88 +1,107 @@
-"""The display of a run's progress, which both ``replay`` and ``recover`` have."""
+"""What is shown of a run: its progress, the lines that continue it, and what a job without a terminal tells."""
 
 from __future__ import annotations
 
+import shlex
+
+import attrs
 import pytest
-from rich.console import Console
 
-from basiq_async.cli._results import show_details  # private: hours are not to be waited for
-from basiq_async.cli._runs import (  # private: hours are not to be waited for
-    ProgressLine,
-    RunOptions,
-    draw_progress,
-    report_details,
-)
-from basiq_async.replay import Progress, Report
+from basiq_async.cli._output import new_session  # private: half a minute is not to be waited for
+from basiq_async.cli._recover import RecoverOptions  # private: the stories of its lines have no passwords
+from basiq_async.cli._runs import Watch, progress_text  # private: hours are not to be waited for
+from basiq_async.replay import Progress
 
 
-def drawn(now: Progress) -> str:
-    console = Console(width=100, force_terminal=False)
-    with console.capture() as captured:
-        console.print(draw_progress(now))
-    return captured.get().rstrip()
+def test_the_progress_has_a_total_and_the_time_left_if_there_is_a_plan() -> None:
+    planned = Progress(handled=40, skipped={"where": 5}, failed=5, rate=25.0, remaining=50, eta=3725.0)
+    assert progress_text(planned) == ("50/100  5 failed  25/s  1:02:05 left", 50, 100)
+    assert progress_text(Progress(handled=40, skipped={"where": 5}, rate=25.0)) == ("45 done  25/s", 45, None)
+    assert progress_text(Progress(paused=4.0, down=7.0))[0].endswith("paused for 4 s, down for 7 s")
 
 
-def test_the_progress_has_a_bar_if_there_is_a_plan() -> None:
-    line = drawn(Progress(handled=40, skipped={"where": 5}, failed=5, rate=25.0, remaining=50, eta=3725.0))
-    assert line.endswith("50/100  5 failed  25/s  1:02:05 left")
-    assert line.startswith("\u2501" * 10)
-    assert drawn(Progress(handled=40, skipped={"where": 5}, rate=25.0)) == "45 done  25/s"
-    down = Progress(paused=4.0, down=7.0)
-    assert drawn(down).endswith("paused for 4 s, down for 7 s")
+def told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *steps: tuple[float, Progress]
+) -> list[str]:
+    """What a job without a terminal tells that has this progress at these seconds."""
+    now = [0.0]
+    for module in ("_runs", "_output"):
+        monkeypatch.setattr(f"basiq_async.cli.{module}.time.monotonic", lambda: now[0])
+    with new_session(json=False):
+        watch = Watch()
+        watch.begin("messages")
+        for now[0], progress in steps:
+            watch.on_progress(progress)
+    return capsys.readouterr().err.splitlines()
 
 
 def test_an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr("basiq_async.cli._runs.time.monotonic", lambda: now[0])
-    shown = ProgressLine()
-    for now[0], progress in (
+    lines = told(
+        capsys,
+        monkeypatch,
         (100.0, Progress(paused=4.0, down=7.0)),
-        (159.0, Progress(paused=4.0, down=66.0)),
+        (129.0, Progress(paused=4.0, down=36.0)),
         (161.0, Progress(paused=30.0, down=68.0)),
         (162.0, Progress(handled=1)),
-    ):
-        shown(progress)
-    assert capsys.readouterr().err.splitlines() == [
+    )
+    assert [line for line in lines if "target" in line] == [
         "the target does not respond; one message is tried in 4 s",
         "waiting for the target, which has been down for 68 s; the next message is tried in 30 s",
         "the target responds again",
     ]
 
 
-def test_a_pause_that_the_target_asks_for_is_told_once_a_minute(
+def test_a_job_without_a_terminal_tells_every_30_s_what_is_handled_how_fast_and_what_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr("basiq_async.cli._runs.time.monotonic", lambda: now[0])
-    shown = ProgressLine()
-    for now[0] in (100.0, 110.0, 161.0):
-        shown(Progress(paused=90.0))
-    assert (
-        capsys.readouterr().err.splitlines()
-        == ["waiting for the target, which asked for a pause; the next message is tried in 90 s"] * 2
-    )
+    progress = Progress(handled=100, rate=10.0, remaining=300, eta=30.0)
+    steps = [(second / 4, attrs.evolve(progress, handled=second)) for second in range(4 * 65)]
+    assert told(capsys, monkeypatch, *steps) == [
+        "120/420  10/s  0:30 left",
+        "240/540  10/s  0:30 left",
+    ]
 
 
-def test_the_line_that_continues_shows_no_query_and_no_password_of_a_url(capsys: pytest.CaptureFixture[str]) -> None:
-    class Options(RunOptions):
-        command = "recover"
-
-    options = Options(
-        webhook_id="w1",
-        to="https://service.example/basiq?code=geheim",
-        checkpoint="postgresql+asyncpg://user:geheim@db/basiq",
-    )
-    options.show_line("--retry-dead")
-    told = capsys.readouterr().err
-    assert "geheim" not in told
-    assert "https://service.example/basiq?" in told
-    assert "not shown" in told
+OPTIONS = RecoverOptions(
+    webhook_id="w1",
+    to="https://user:geheim@service.example/basiq?code=geheim",
+    inbox="postgresql+asyncpg://user:geheim@db/basiq",
+    rate=5.0,
+    formerly="w0",
+)
 
 
-def test_a_report_is_printed_without_its_place_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(handled=3, skipped={"where": 1}, duration=1.0, cursor="x" * 900, position=4, finished=True)
-    print(report)
-    show_details(report_details(report))
-    assert "xxx" not in capsys.readouterr().out
+def test_the_lines_that_help_keep_the_target_and_the_inbox_without_their_passwords(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASIQ_API_KEY", "a2V5OmtleQ==")
+    monkeypatch.setenv("BASIQ_BASE_URL", "https://user:geheim@api.example")
+    with new_session(json=False):
+        OPTIONS.show_line()
+        OPTIONS.show_retry(3)
+    shown = capsys.readouterr().err
+    first, second = (shlex.split(line) for line in shown.splitlines() if line.startswith("  "))
+    places = ["--to", "https://service.example/basiq?…", "--inbox", "postgresql+asyncpg://db/basiq"]
+    before = ["basiq-async", "--base-url", "https://api.example"]
+    assert "geheim" not in shown
+    assert shown.count("put back what is not shown") == 2
+    assert first == [*before, "recover", "w1", *places, "--rate", "5", "--formerly", "w0"] or set(first) == {
+        *before, "recover", "w1", *places, "--rate", "5", "--formerly", "w0"
+    }  # fmt: skip
+    assert second == [*before, "quarantine", "retry", *places, "--webhook", "w1"]
+
+
+@pytest.mark.parametrize(("environment", "flag"), [({}, "given"), ({"BASIQ_PROFILE": "of the day"}, None)])
+def test_the_lines_that_help_keep_the_profile(
+    environment: dict[str, str], flag: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BASIQ_API_KEY", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with new_session(json=False) as session:
+        session.profile = flag
+        OPTIONS.show_line()
+    line = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert line[:3] == ["basiq-async", "--profile", flag or "of the day"]

@@ -48,11 +48,11 @@ def test_a_replay_shows_a_bar_with_its_end_and_then_the_report(
 ) -> None:
     folder = tmp_path_factory.mktemp("replay")
     webhook_id = served.fake.seed_messages(3_000)
-    arguments = ("replay", webhook_id, "--to-jsonl", str(folder / "out"), "--checkpoint", str(folder / "c.db"))
+    arguments = ("replay", webhook_id, "--file", str(folder / "out"))
     with Terminal(*arguments, env=environment(served)) as terminal:
         screen = terminal.end()
         assert terminal.process.returncode == 0
-    assert "handled         3,000" in screen
+    assert re.search(r"handled +3,000", screen)
     assert b"3,000/3,000" in terminal.raw
     assert "\u2501\u2501\u2501\u2501".encode() in terminal.raw
 
@@ -101,14 +101,13 @@ def test_a_mock_shows_each_request_and_each_delivery() -> None:
 
         asyncio.run(use())
         env = {"BASIQ_BASE_URL": base_url, "BASIQ_API_KEY": "a2V5OmtleQ=="}
-        with Terminal("mock", "advance", "20m", env=env) as other:
+        with Terminal("mock", "call", "advance", "minutes=20", env=env) as other:
             other.end()
-        with Terminal("mock", "emit", "user.created", env=env) as other:
-            assert "message_ids" in other.end()
-        with Terminal("mock", "add-state", "--name", "payments", columns=200, env=env) as other:
-            found = re.search(r"BASIQ_API_KEY=(\S+)", other.end())
-            assert found
-        with Terminal("webhooks", "list", env={**env, "BASIQ_API_KEY": found[1]}) as other:
+        with Terminal("mock", "call", "emit", "eventTypeId=user.created", env=env) as other:
+            assert "messageIds" in other.end()
+        with Terminal("mock", "call", "addState", "name=payments", "apiKey=b3RoZXI=", columns=200, env=env) as other:
+            assert '"name": "payments"' in other.end()
+        with Terminal("webhooks", "list", env={**env, "BASIQ_API_KEY": "b3RoZXI="}) as other:
             other.end()
         screen = terminal.read_until("[payments] GET /notifications/webhooks  200")
         assert "-> http://127.0.0.1:9/hook  user.created  no response" in screen

@@ -26,6 +26,24 @@ def test_a_delivery_is_signed_and_sent_from_here_without_basiq(
     assert not served.fake.requests
 
 
+def test_an_event_that_exists_can_be_fetched_and_another_one_is_told_to_be_a_404(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    for options, told in (
+        ((), True),
+        (("--user-id", "u-1"), True),
+        (("--event-id", "e-1"), False),
+        (("--data", '{"eventId": "e-1"}'), False),
+    ):
+        done = run("trigger", "consent.revoked", "--to", endpoint.url, *options)
+        assert done.exit_code == 0, done.output
+        assert ("is a 404" in done.stderr) is told
+    links = [json.loads(body)["links"]["event"] for body in endpoint.bodies]
+    assert [link.endswith("/events/e-1") for link in links] == [False, False, True, True]
+    done = run("trigger", "consent.revoked", "--to", endpoint.url, "--event-id", "../users")
+    assert (done.exit_code, "one segment" in done.stderr) == (2, True)
+
+
 def test_a_delivery_that_is_not_accepted_ends_with_1(run: Run, endpoint: Endpoint) -> None:
     endpoint.status = 500
     done = run("trigger", "user.created", "--to", endpoint.url)
@@ -99,11 +117,10 @@ def complete(*words: str) -> list[str]:
 def test_event_types_and_the_ids_of_webhooks_are_completed(run: Run, served: Served) -> None:
     webhook_id = served.fake.add_webhook("https://example.com/a")
     assert complete("trigger", "consent.re") == ["consent.reminder", "consent.revoked"]
-    assert complete("mock", "emit", "consent.re") == ["consent.reminder", "consent.revoked"]
     assert complete("webhooks", "get", webhook_id[:3]) == [webhook_id]
     assert complete("--profile", "default", "webhooks", "get", "zzz") == []
     assert complete("web") == ["webhooks"]
-    assert complete("mock", "fail-") == ["fail-deliveries"]
+    assert complete("mock", "call", "expire") == ["expireTokens"]
 
 
 def test_without_a_key_or_a_server_nothing_is_completed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

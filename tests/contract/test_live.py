@@ -5,6 +5,7 @@ Nothing is created, changed or deleted, and no test message is sent. In the ordi
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import yaml
 
 import basiq_async.testing
 from basiq_async import BasiqClient, NotFoundError, RequestEvent
+
+from .comparison import compare
 
 LIVE = bool(os.environ.get("BASIQ_API_KEY")) and os.environ.get("BASIQ_LIVE") == "1"
 pytestmark = pytest.mark.skipif(not LIVE, reason="the real API is called by `make live` alone, with BASIQ_API_KEY set")
@@ -35,6 +38,14 @@ def check(name: str, raw: Any) -> None:
 async def basiq() -> AsyncIterator[BasiqClient]:
     async with BasiqClient(base_url=BASE_URL) as client:
         yield client
+
+
+async def test_the_fake_responds_like_the_real_api() -> None:
+    """What the account has no data for is skipped. A failure shows the shapes of Basiq's responses, without values."""
+    found = await compare(base_url=BASE_URL)
+    print("not compared:", *found.skipped, sep="\n")
+    print(json.dumps(found.shapes, indent=2, sort_keys=True))
+    found.assert_equal()
 
 
 async def test_the_event_types_are_as_described(basiq: BasiqClient) -> None:

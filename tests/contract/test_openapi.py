@@ -21,12 +21,12 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 
 import basiq_async.testing
 from basiq_async import InMemoryTransport
-from basiq_async.testing import FakeBasiq, Quirks, compare, serve
-from basiq_async.testing.comparison._compare import make_full_fake  # private: it has items of every kind
+from basiq_async.testing import FakeBasiq, Quirks, serve
 from basiq_async.testing.fake._operations import RESOURCES, ROUTES  # private: what is described is what is tested
 from tests.contract.holding import held, validated
 from tests.support.real_time import PATIENCE
 
+from .comparison import compare, make_full_fake
 from .conftest import Target, target
 
 load_all_checks()

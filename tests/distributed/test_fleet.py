@@ -8,20 +8,21 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
+import attrs
 import pytest
 from redis.asyncio import Redis
 from taskiq import InMemoryBroker
 
 from basiq_async import ConfigurationError, F, Message, ReplayError, TargetError
 from basiq_async.distributed import Fleet, Work, Worker
-from basiq_async.distributed._fleet import _on_signals, _sum  # private: only worker processes set them
+from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
 from basiq_async.errors import InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import Plan, failed_only, limit, message_time, since
+from basiq_async.replay import failed_only, limit, message_time, since
 from tests.support.fleets import crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
@@ -48,9 +49,8 @@ async def test_every_message_is_handled_once(redis_url: str) -> None:
     async with crew(redis_url, recorder) as fleet:
         report = await fleet.run()
         assert sorted(recorder.ids) == sorted(await fleet.ids())
-        assert (report.handled, report.failed, dict(report.skipped), report.position) == (60, 0, {}, 60)
+        assert (report.handled, report.failed, dict(report.skipped), report.read) == (60, 0, {}, 60)
         assert report.finished
-        assert report.repeated == 0
 
 
 async def test_the_work_is_shared_by_the_workers(redis_url: str) -> None:
@@ -72,7 +72,7 @@ async def test_where_is_decided_by_the_workers_and_counted(redis_url: str) -> No
         assert report.skipped == {"where": 60 - len(wanted)}
 
 
-async def test_a_predicate_that_raises_makes_its_message_a_dead_letter(redis_url: str) -> None:
+async def test_a_message_for_which_the_predicate_raises_goes_into_the_quarantine(redis_url: str) -> None:
     def where(message: Message) -> bool:
         if message.id == first:
             raise KeyError("missing")
@@ -82,13 +82,13 @@ async def test_a_predicate_that_raises_makes_its_message_a_dead_letter(redis_url
         first = (await fleet.ids())[0]
         job = await fleet.submit()
         report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.failed, report.dead) == (59, 1, 1)
-        (dead_letter,) = await job.dead_letters()
-        assert dead_letter.id == first
-        assert "KeyError" in dead_letter.error
-        assert (await job.retry_dead()).dead == 1
-        report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.dead) == (60, 0), "a retry asked the predicate again"
+        assert (report.handled, report.failed) == (59, 1)
+        (entry,) = await job.quarantined()
+        assert (entry.delivery_id, entry.kind, entry.acknowledged) == (first, "message", False)
+        assert "KeyError" in entry.error
+        await job.retry_quarantined()
+        assert (await job.wait(timeout=PATIENCE)).handled == 60, "a retry asked the predicate again"
+        assert await job.quarantined() == []
 
 
 @pytest.mark.parametrize("most", [1, 10, 25, 59])
@@ -96,8 +96,8 @@ async def test_a_limit_is_the_jobs_not_a_workers(redis_url: str, most: int) -> N
     recorder = Recorder()
     async with crew(redis_url, recorder, where=limit(most)) as fleet:
         report = await fleet.run()
-        assert sorted(recorder.ids) == sorted((await fleet.ids())[:most])
-        assert report.handled == most
+        assert len(recorder.ids) == len(set(recorder.ids)) == report.handled == most
+        assert report.read == most, "a job that its limit ended counts what was handed out"
         assert not report.finished
 
 
@@ -107,7 +107,7 @@ async def test_several_lists_are_read_at_once(redis_url: str) -> None:
         types = sorted({m.event_type_id async for m in fleet.client.messages.list(fleet.webhook_id)})
         filters = [F("eventTypeId").eq(each) for each in types]
         assert len(filters) > 2
-        report = await fleet.run(filters=filters)
+        report = await fleet.run(filter=filters)
         assert sorted(recorder.ids) == sorted(await fleet.ids())
         assert report.handled == 200
 
@@ -127,23 +127,24 @@ async def test_an_empty_history_finishes_at_once(redis_url: str) -> None:
         assert (report.handled, report.finished) == (0, True)
 
 
-async def test_what_fails_is_a_dead_letter_and_can_be_tried_again(redis_url: str) -> None:
+async def test_what_fails_goes_into_the_quarantine_and_can_be_tried_again(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing()) as fleet:
         ids = await fleet.ids()
         target.refused.update(ids[7:40])
         job = await fleet.submit()
         report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.failed, report.dead) == (27, 33, 33)
+        assert (report.handled, report.failed, (await job.progress()).quarantined) == (27, 33, 33)
         target.refused.clear()
         target.refused.add(ids[9])
-        assert (await job.retry_dead()).dead == 33
+        await job.retry_quarantined()
         report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.dead, report.finished) == (59, 1, True)
+        assert (report.handled, report.finished) == (59, True)
         assert sorted(target.taken) == sorted(set(ids) - {ids[9]})
-        (dead_letter,) = await job.dead_letters()
-        assert dead_letter.id == ids[9]
-        assert await job.drop_dead([ids[9]]) == 1
-        assert (await job.retry_dead()).dead == 0
+        (entry,) = await job.quarantined()
+        assert (entry.delivery_id, entry.failures) == (ids[9], 2)
+        assert await job.drop_quarantined([ids[9]]) == 1
+        await job.retry_quarantined()
+        assert (await job.progress()).quarantined == 0
 
 
 async def test_failures_in_a_row_end_the_job_over_all_segments(redis_url: str) -> None:
@@ -160,15 +161,15 @@ async def test_failures_in_a_row_end_the_job_over_all_segments(redis_url: str) -
         assert report.handled + report.failed == 60
 
 
-async def test_too_many_dead_letters_pause_the_job_and_say_so(redis_url: str) -> None:
+async def test_a_quarantine_that_is_too_large_pauses_the_job_and_says_so(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing()) as fleet:
         target.refused.update(await fleet.ids())
-        job = await fleet.submit(max_dead=15)
+        job = await fleet.submit(max_quarantined=15)
         async with asyncio.timeout(PATIENCE):
             async for progress in job.watch(every=0.02):
                 if progress.state == "paused":
                     break
-        assert "dead letters, as many as the job may keep" in progress.reason
+        assert "in the quarantine, as many as the job may keep" in progress.reason
 
 
 async def test_on_error_stop_ends_the_job_in_front_of_the_message(redis_url: str) -> None:
@@ -207,7 +208,7 @@ async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
         await began.wait()
         await job.pause("for the night")
         async with asyncio.timeout(PATIENCE):
-            while not all(s._stopping for w in fleet.workers for u in w._active.values() for s in u.segments.values()):
+            while not all(s.stopping for w in fleet.workers for u in w._active.values() for s in u.segments.values()):
                 await asyncio.sleep(0.02)
             free.set()
             while (progress := await job.progress()).held:
@@ -219,7 +220,6 @@ async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
         await job.resume()
         report = await job.wait(timeout=PATIENCE)
         assert report.handled == len(recorder.ids) == len(set(recorder.ids)) == 60
-        assert report.repeated == 0
 
 
 async def test_a_cancelled_job_returns_what_was_done(redis_url: str) -> None:
@@ -337,10 +337,10 @@ async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_
         # The first pause lasts 0.5 s, each further one twice as long: after it, one message of a segment is tried.
         tries = math.floor(math.log2((attempts[-1] - failed) / 0.5 + 1) + 0.1)
         assert len(attempts) <= tries * 6
-        assert (progress.state, progress.handled, progress.failed, progress.dead) == ("running", 0, 0, 0)
+        assert (progress.state, progress.handled, progress.failed, progress.quarantined) == ("running", 0, 0, 0)
         down = False
         report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.failed, report.dead) == (400, 0, 0)
+        assert (report.handled, report.failed) == (400, 0)
         assert len(recorder.ids) == 400
 
 
@@ -370,16 +370,6 @@ async def test_a_plan_of_several_lists_counts_what_the_jobs_limit_allows(redis_u
         plan = await fleet.fleet.plan("work", webhooks)
         report = await fleet.run(webhook_id=webhooks)
         assert plan.total == report.handled == min(most, 120)
-
-
-def test_a_plan_of_several_lists_is_the_sum_of_theirs_from_the_first_message_to_the_last() -> None:
-    early, late = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 2, tzinfo=UTC)
-    one = Plan(2, {"a": 2}, {early.date(): 1, None: 1}, {"where": 1}, early, early, 0, 0)
-    two = Plan(3, {"a": 1, "b": 2}, {late.date(): 3}, {"where": 2}, late, late, 0, 0)
-    none = Plan(0, {}, {}, {}, None, None, 0, 0)
-    by_day = {early.date(): 1, late.date(): 3, None: 1}
-    assert _sum([none, two, one]) == Plan(5, {"a": 3, "b": 2}, by_day, {"where": 3}, early, late, 0, 0)
-    assert _sum([none, none]) == none
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -467,12 +457,12 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
             {"key": "k" * 201},
             {"rate": 0},
             {"rate": True},
-            {"filters": []},
-            {"filters": "text"},
-            {"filters": ["a", "a"]},
-            {"filter": "a", "filters": ["b"]},
+            {"filter": []},
+            {"filter": ["a", "a"]},
+            {"filter": ["a", ""]},
+            {"webhook_id": ["w-1", "w-1"]},
             {"source": "nothing"},
-            {"max_dead": 0},
+            {"max_quarantined": 0},
         ):
             with pytest.raises(ConfigurationError):
                 await fleet.submit(**wrong)
@@ -530,7 +520,7 @@ async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
         assert (await job.progress()).remaining == 0
         assert len(set(recorder.ids)) == len(events)
         with pytest.raises(ConfigurationError, match="is one list"):
-            await fleet.submit(source="events", filters=["a", "b"], key="other")
+            await fleet.submit(webhook_id=["w-1", "w-2"], source="events", key="other")
 
 
 async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) -> None:
@@ -550,32 +540,111 @@ async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) 
         assert report.skipped == {"where": 50 - len(wanted)}
 
 
-async def test_workers_that_select_differently_do_not_share_a_job(redis_url: str) -> None:
-    async with crew(redis_url, where=failed_only(), failed=0.5) as one:
-        await one.run()
-    async with crew(redis_url, workers=0, failed=0.5) as other:
-        job = await other.fleet.get("job")
-        assert (await job.progress()).state == "finished"
-        second = await other.submit(key="second")
-        async with Redis.from_url(redis_url) as redis:
-            selection = await redis.hget("basiq:{job}", "where")
-            assert selection == b"failed_only()"
-            await redis.hset("basiq:{second}", "where", selection)
-        await other.start()
-        with pytest.raises(ReplayError, match=r"the first worker of the job selected failed_only\(\)"):
-            await second.wait(timeout=PATIENCE)
+async def test_a_deploy_that_adds_a_type_in_the_middle_of_a_page_loses_none_of_it(redis_url: str) -> None:
+    """The first worker has handled some of the page and ends; the second one has the new handlers, and its where."""
+    types, free, began = {"consent.revoked"}, asyncio.Event(), asyncio.Event()
+
+    def where(message: Message) -> bool:
+        return message.event_type_id in types
+
+    async def behave(message: Message) -> None:
+        began.set()
+        await free.wait()
+
+    recorder = Recorder(behave)
+    async with crew(redis_url, recorder, messages=0, workers=1, segments=1, concurrency=1, where=where) as fleet:
+        for number in range(10):
+            fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
+        ids = await fleet.ids()
+        job = await fleet.submit()
+        await began.wait()
+        (first,) = fleet.workers
+        first.stop()
+        free.set()
+        async with asyncio.timeout(PATIENCE):
+            while (await job.progress()).held:
+                await asyncio.sleep(0.01)
+        assert 0 < len(recorder.ids) < 5
+        types.add("user.created")
+        await fleet.start()
+        report = await job.wait(timeout=PATIENCE)
+        assert sorted(recorder.ids) == sorted(ids)
+        assert (report.read, report.handled, dict(report.skipped), report.finished) == (10, 10, {}, True)
 
 
-async def test_a_plan_refuses_lists_that_overlap(redis_url: str) -> None:
-    async with crew(redis_url, workers=0) as fleet:
-        first = await fleet.client.messages.list(fleet.webhook_id).first()
-        assert first is not None
-        kind = first.event_type_id
-        with pytest.raises(ConfigurationError, match="is in two lists, of filter"):
-            await fleet.fleet.plan("work", fleet.webhook_id, filters=[F("eventTypeId").eq(str(kind)), ""])
-        other = F("eventTypeId").eq("user.created" if kind != "user.created" else "user.deleted")
-        plan = await fleet.fleet.plan("work", fleet.webhook_id, filters=[F("eventTypeId").eq(str(kind)), other])
-        assert plan.total > 1
+async def test_workers_may_select_differently_and_whoever_comes_to_a_message_decides(redis_url: str) -> None:
+    recorder = Recorder()
+    async with crew(redis_url, recorder, failed=0.5, where=failed_only(), workers=1) as fleet:
+        work = await fleet.workers[0]._works.get("work", fleet.fleet._functions["work"])
+        other = attrs.evolve(work.where, predicate=lambda message: message.delivered)
+        plain = fleet.fleet._functions["work"]
+
+        @asynccontextmanager
+        async def other_function() -> AsyncIterator[Work]:
+            async with plain() as made:
+                made.where = other
+                yield made
+
+        fleet.fleet._functions["work"] = other_function
+        await fleet.start(1)
+        report = await fleet.run()
+        assert report.finished
+        assert report.handled == len(recorder.ids) == len(set(recorder.ids))
+        assert report.handled + report.skipped["where"] == report.read == 60
+
+
+@pytest.mark.parametrize("how", ["a task group", "a cancellation"])
+async def test_a_job_function_that_ends_by_itself_stops_its_job_and_is_opened_again(redis_url: str, how: str) -> None:
+    begun, opened = asyncio.Event(), 0
+
+    async def behave(message: Message) -> None:
+        begun.set()
+        await asyncio.sleep(0.005)
+
+    async with crew(redis_url, Recorder(), workers=1) as fleet:
+
+        @fleet.fleet.job("short-lived")
+        @asynccontextmanager
+        async def function() -> AsyncIterator[Work]:
+            nonlocal opened
+            opened += 1
+            task = asyncio.current_task()
+            assert task is not None
+
+            async def end() -> None:
+                await begun.wait()
+                if how == "a task group":
+                    raise OSError("the watchdog bit")
+                task.cancel()
+
+            async with asyncio.TaskGroup() as group:
+                if opened == 1:
+                    group.create_task(end())
+                yield Work(fleet.client, behave, concurrency=1)
+
+        job = await fleet.submit("short-lived")
+        with pytest.raises(ReplayError, match="'short-lived' ended while it was needed"):
+            await job.wait(timeout=PATIENCE)
+        await job.resume()
+        report = await job.wait(timeout=PATIENCE)
+        assert (opened, report.handled) == (2, 60)
+
+
+async def test_a_job_function_that_is_cancelled_while_it_starts_stops_its_job(redis_url: str) -> None:
+    starts = 0
+
+    async def opened() -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            raise asyncio.CancelledError
+
+    async with crew(redis_url, opened=opened, workers=1) as fleet:
+        job = await fleet.submit()
+        with pytest.raises(ReplayError, match="'work' failed to start: it was cancelled from within"):
+            await job.wait(timeout=PATIENCE)
+        await job.resume()
+        assert (await job.wait(timeout=PATIENCE)).handled == 60
 
 
 async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
@@ -593,7 +662,7 @@ async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs
 
 async def test_messages_that_a_receiver_has_no_handler_for_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
     receiver, handled = WebhookReceiver("whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), list[str]()
-    async with crew(redis_url, receiver, messages=0, page_size=10, where=limit(4)) as fleet:
+    async with crew(redis_url, receiver, messages=0, page_size=10, where=limit(4), inbox=receiver.inbox) as fleet:
         for number in range(20):
             fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
 
@@ -608,14 +677,13 @@ async def test_an_inbox_that_is_away_while_a_limited_job_reads_has_the_job_wait(
     class Away(MemoryInbox):
         calls = 0
 
-        async def seen(self, key: str) -> bool:
+        async def known(self, keys: Sequence[str]) -> Collection[str]:
             self.calls += 1
             if self.calls <= 3:
                 raise InboxError("the database is away")
-            return await super().seen(key)
+            return await super().known(keys)
 
     recorder = Recorder()
     async with crew(redis_url, recorder, where=limit(25), inbox=Away()) as fleet:
         report = await fleet.run()
-        assert report.handled == 25
-        assert sorted(recorder.ids) == sorted((await fleet.ids())[:25])
+        assert report.handled == len(recorder.ids) == len(set(recorder.ids)) == 25

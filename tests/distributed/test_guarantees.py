@@ -138,6 +138,16 @@ async def test_a_signal_has_a_worker_record_what_is_under_way_and_end(tmp_path: 
         await works.check(0)
 
 
+async def test_a_worker_that_starts_while_redis_is_away_ends_at_a_signal(tmp_path: Path) -> None:
+    async with plant(tmp_path, messages=1) as works:
+        works.redis.kill()
+        worker = works.start()
+        await works.until_logged(" starts")
+        worker.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await works.exit_of(worker)
+
+
 async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
     async with plant(tmp_path, least=30.0) as works:
         first = works.start(begun=str(tmp_path / "begun"))
@@ -225,18 +235,18 @@ async def test_a_segment_that_kills_every_worker_stops_the_job_which_names_it(tm
         await works.check(BOUND * deaths)
 
 
-async def test_a_message_that_raises_each_time_is_one_dead_letter_and_the_rest_is_handled(tmp_path: Path) -> None:
+async def test_a_message_that_raises_each_time_is_set_aside_and_the_rest_is_handled(tmp_path: Path) -> None:
     async with plant(tmp_path, messages=200) as works:
         poison = works.ids[25]
         first = works.start(poison=[poison])
         works.start(poison=[poison])
         report = await works.job.wait(timeout=PATIENCE)
-        assert (report.handled, report.failed, report.dead, report.finished) == (199, 1, 1, True)
+        assert (report.handled, report.failed, report.finished) == (199, 1, True)
         assert sorted({*works.effects(), poison}) == sorted(works.ids)
-        assert (await works.job.retry_dead()).dead == 1
+        await works.job.retry_quarantined()
         assert (await works.job.wait(timeout=PATIENCE)).handled == 199
-        (dead_letter,) = await works.job.dead_letters()
-        assert (dead_letter.id, dead_letter.error) == (poison, "ValueError: poisoned")
+        (entry,) = await works.job.quarantined()
+        assert (entry.delivery_id, entry.error) == (poison, "ValueError: poisoned")
         first.kill()
 
 

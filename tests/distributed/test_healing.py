@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from basiq_async.distributed import Fleet, Worker
-from basiq_async.distributed._record_types import LeaseLostError, ListSpec, Saving  # private: a record's callers
+from basiq_async.distributed._record_types import LeaseLostError, ListSpec  # private: a record's callers
 from tests.support.fleets import Crew, Record, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
-from tests.support.records import make_dead_letter, make_page, make_spec
+from tests.support.records import make_page, make_spec, set_aside
 from tests.support.servers import RedisServer
 from tests.support.wire import slow_line
 
@@ -45,18 +45,16 @@ async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_me
     await watching.aclose()
 
 
-async def test_dead_letters_revived_over_a_slow_line_are_found_by_workers_that_look_meanwhile(
+async def test_a_quarantine_retried_over_a_slow_line_is_found_by_workers_that_look_meanwhile(
     shared_server: RedisServer, redis_url: str
 ) -> None:
     watching = Record(redis_url)
     keys = [f"job-{number}" for number in range(10)]
     for key in keys:
         await watching.create(make_spec(key))
-        await watching.claim(key, "0.0", "t", lease=30.0, worker="w", width=1)
-        await watching.record_page(key, "0.0", "t", make_page(["a"], None), lease=30.0, limit=None)
-        await watching.save(
-            key, "0.0", "t", Saving(counts={}, ids=["a"], before=0, dead_letters=[make_dead_letter("a")]), lease=30
-        )
+        await watching.claim(key, "0.0", "t", lease=30.0, worker="w")
+        await watching.record_page(key, "0.0", "t", make_page(["a"], None), read=1, lease=30.0)
+        await watching.save(key, "0.0", "t", set_aside("a"), before=0, lease=30)
         await watching.finish(key, "0.0", "t")
     reviving = True
 
@@ -68,7 +66,7 @@ async def test_dead_letters_revived_over_a_slow_line_are_found_by_workers_that_l
     async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
         record = Record(f"redis://127.0.0.1:{port}/0")
         healers = [asyncio.create_task(heal()) for _ in range(5)]
-        await asyncio.gather(*(record.revive(key, "once") for key in keys))
+        await asyncio.gather(*(record.retry_quarantined(key, "once") for key in keys))
         reviving = False
         await asyncio.gather(*healers)
         await record.aclose()
@@ -145,14 +143,14 @@ async def test_a_worker_that_is_lost_between_any_two_calls_leaves_a_job_that_oth
         ids = sorted(await fleet.ids())
         for job in jobs:
             report = await job.wait(timeout=PATIENCE)
-            assert (report.finished, report.position, report.handled) == (True, 8, 8)
+            assert (report.finished, report.read, report.handled) == (True, 8, 8)
         assert all(recorder.ids.count(each) >= len(jobs) for each in ids)
         # Concurrency is 1: at most one message of each that died.
         assert len(recorder.ids) <= len(jobs) * (8 + 1)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the call", "after the call"])
-async def test_a_worker_that_is_lost_while_it_tries_dead_letters_leaves_them_to_others(
+async def test_a_worker_that_is_lost_while_it_retries_the_quarantine_leaves_it_to_others(
     redis_url: str, *, before: bool
 ) -> None:
     target = Refusing()
@@ -162,20 +160,21 @@ async def test_a_worker_that_is_lost_while_it_tries_dead_letters_leaves_them_to_
         jobs = []
         for number in range(8):
             jobs.append(await fleet.submit(key=f"job-{number}"))
-            assert (await jobs[-1].wait(timeout=PATIENCE)).dead == 4
+            await jobs[-1].wait(timeout=PATIENCE)
+            assert (await jobs[-1].progress()).quarantined == 4
         for worker in fleet.workers:
             worker.stop()
         fleet.fleet.lease = SHORT
         target.refused.clear()
         fleet.lost = lambda number: 0
         for nth, job in enumerate(jobs, start=1):
-            assert (await job.retry_dead()).dead == 4
+            await job.retry_quarantined()
             await run_until_it_dies(fleet, redis_url, job.key, "d1.0", nth, before=before)
         fleet.lost = lambda number: 1
         await fleet.start(2)
         for job in jobs:
             report = await job.wait(timeout=PATIENCE)
-            assert (report.finished, report.handled, report.dead) == (True, 4, 0)
+            assert (report.finished, report.handled, len(await job.quarantined())) == (True, 4, 0)
         assert len(jobs) * 4 <= len(target.taken) <= len(jobs) * (4 + 1)
 
 

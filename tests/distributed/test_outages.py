@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from basiq_async import ConfigurationError, Message
 from basiq_async.distributed import Fleet, Work
 from basiq_async.distributed._record_types import RecordUnavailableError  # private: an error of the record alone
-from basiq_async.errors import CheckpointError
+from basiq_async.errors import RecordError
 from tests.support.environment import free_port
 from tests.support.fleets import Record, crew
 from tests.support.frames import leaks, variables
@@ -51,7 +51,7 @@ async def test_no_job_ends_because_redis_was_away_for_longer_than_workers_are_pa
             await asyncio.sleep(1.5 * fleet.patience)  # back while a worker would say that the job has failed
             await asyncio.to_thread(server.start)
             report = await job.wait(timeout=PATIENCE)
-            assert (report.finished, report.position) == (True, 30)
+            assert (report.finished, report.read) == (True, 30)
             assert set(recorder.ids) == set(await fleet.ids())
 
 
@@ -144,7 +144,7 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
     fleet._record = record
     errors: list[BaseException] = []
     for call in (record.progress("job"), record.check(), fleet.get("job"), fleet.jobs()):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(RecordError) as caught:
             await call
         errors.append(caught.value)
     for arguments in ({"lease": 0}, {"prefix": ""}, {"notify": print, "broker": fleet.broker}):

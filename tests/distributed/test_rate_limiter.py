@@ -17,7 +17,7 @@ from basiq_async.distributed._rate_limiter import (  # private: a store's clock 
 )
 from basiq_async.distributed._record import Record  # private: the limiter draws from it
 from basiq_async.distributed._record_types import RateSlots  # private: what it draws
-from basiq_async.errors import CheckpointError
+from basiq_async.errors import RecordError
 from tests.support import virtual
 from tests.support.fleets import crew
 from tests.support.histories import Recorder
@@ -169,9 +169,9 @@ async def test_a_share_that_is_stopped_sends_its_own_away_and_no_others() -> Non
 
 async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
     store = Store(10.0)
-    store.error = CheckpointError("away")
+    store.error = RecordError("away")
     limiter = limiter_of(store)
-    with pytest.raises(CheckpointError, match="away"):
+    with pytest.raises(RecordError, match="away"):
         await SegmentRate(limiter).wait()
     store.error = None
     assert await SegmentRate(limiter).wait()

@@ -16,14 +16,12 @@ from basiq_async.distributed._record import Record  # private: a fleet's own is 
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     ListSpec,
     StateChange,
-    StoredDeadLetter,
     new_token,
 )
-from basiq_async.errors import CheckpointError, ReplayError
-from basiq_async.replay import DeadLetter
+from basiq_async.errors import RecordError, ReplayError
 from tests.support.cancelling import HOWS, cancel_after
 from tests.support.environment import free_port
-from tests.support.records import ODD, WHEN, Pair, make_page, make_spec
+from tests.support.records import ODD, Pair, make_spec, outcomes, set_aside
 from tests.support.servers import RedisServer
 
 
@@ -33,9 +31,9 @@ async def test_a_new_job_is_running_and_has_the_first_segment_of_each_list(pair:
     assert found is not None
     assert sorted(found) == ["0.0", "1.0"]
     status = await pair.status(spec.key)
-    assert (status.state, status.segments, status.handled, status.dead) == ("waiting", 2, 0, 0)
+    assert (status.state, status.segments, status.handled, status.quarantined) == ("waiting", 2, 0, 0)
     claim = await pair.claimed(spec.key, "1.0")
-    assert (claim.cursor, claim.count, claim.done) == (None, None, [])
+    assert (claim.cursor, claim.edge, claim.done) == (None, [], [])
 
 
 async def test_all_callers_find_a_submitted_job(pair: Pair) -> None:
@@ -48,7 +46,7 @@ async def test_all_callers_find_a_submitted_job(pair: Pair) -> None:
     unknown = uuid.uuid4().hex
     assert await pair.two.spec(unknown) is None
     assert await pair.two.progress(unknown) is None
-    assert (await pair.refusal(unknown)).reason == "gone"
+    assert await pair.refusal(unknown) == "gone"
 
 
 async def test_a_job_is_active_until_it_ends_even_if_others_look_while_it_is_created(pair: Pair) -> None:
@@ -88,12 +86,12 @@ async def test_a_call_for_a_job_that_was_forgotten_changes_nothing_of_a_later_on
     await pair.one.set_state(old.key, "cancel")
     await pair.one.forget(old.key)
     await pair.two.create(new)
-    assert (await pair.refusal(old.key, selection="old", job=old.id)).reason == "another"
+    assert await pair.refusal(old.key, job=old.id) == "another"
     await pair.one.set_state(old.key, "fail", "of the old one", job=old.id)
     await pair.one.pause(old.key, 60.0, job=old.id)
     heartbeat = await pair.one.heartbeat(old.key, "w", {}, lease=30.0, job=old.id)
     assert heartbeat.state == "gone"
-    assert (await pair.claimed(new.key, selection="new", job=new.id)).paused == 0
+    assert (await pair.claimed(new.key, job=new.id)).paused == 0
     assert (await pair.status(new.key)).state == "running"
 
 
@@ -118,13 +116,13 @@ async def test_a_segment_finishes_after_its_page_was_recorded_and_a_job_with_its
     key = await pair.job()
     token = await pair.claim(key)
     assert not await pair.one.finish(key, "0.0", token)
-    await pair.one.record_page(key, "0.0", token, make_page(["a"], "c"), lease=30.0, limit=None)
-    await pair.save(key, token, counts={"handled": 1}, ids=["a"])
+    await pair.page(key, token, ["a"], "c")
+    await pair.save(key, token, *outcomes("a"))
     assert await pair.one.finish(key, "0.0", token)
-    assert (await pair.refusal(key)).reason == "gone"
+    assert await pair.refusal(key) == "gone"
     assert (await pair.status(key)).state == "running"
     token = await pair.claim(key, "0.1")
-    await pair.one.record_page(key, "0.1", token, make_page([], None), lease=30.0, limit=None)
+    await pair.page(key, token, [], None, "0.1")
     await pair.one.finish(key, "0.1", token)
     status = await pair.status(key)
     assert (status.state, status.handled, status.segments) == ("finished", 1, 0)
@@ -144,10 +142,12 @@ async def test_a_rate_is_that_of_the_last_ten_seconds_and_zero_while_nothing_fin
     key = await pair.job(total=100)
     token = await pair.claim(key)
     assert ((await pair.status(key)).rate, (await pair.status(key)).eta) == (0.0, None)
-    await pair.save(key, token, counts={"handled": 30, "failed": 10, "skipped:x": 5}, ids=["a"])
+    ids = [f"m{number}" for number in range(105)]
+    skipped = outcomes(*ids[40:45], result="skipped:x")
+    await pair.save(key, token, *outcomes(*ids[:30]), *outcomes(*ids[30:40], result="failed"), *skipped)
     await pair.pass_seconds(5)
     assert (await pair.status(key)).rate == 8.0
-    await pair.save(key, token, counts={"handled": 50, "failed": 10}, before=1, ids=["b"])
+    await pair.save(key, token, *outcomes(*ids[45:65]), before=45)
     progress = await pair.status(key)
     assert (progress.rate, progress.remaining, progress.eta) == (12.0, 40, 40 / 12.0)
     await pair.pass_seconds(7)
@@ -203,11 +203,11 @@ async def test_a_paused_failed_or_cancelled_job_cannot_be_claimed_until_it_is_re
         found, _ = await pair.one.set_state(key, action, "because")  # type: ignore[arg-type]  # a loop over literals
         assert found == state
         assert (await pair.status(key)).reason == "because"
-        assert (await pair.refusal(key)).reason == "stopped"
+        assert await pair.refusal(key) == "stopped"
         found, segments = await pair.one.set_state(key, "resume")
         assert (found, list(segments)) == ("running", ["0.0"])
     token = await pair.claim(key)
-    await pair.one.record_page(key, "0.0", token, make_page([], None), lease=30.0, limit=None)
+    await pair.page(key, token, [], None)
     await pair.one.set_state(key, "pause")
     await pair.one.finish(key, "0.0", token)
     found, _ = await pair.one.set_state(key, "cancel")
@@ -217,14 +217,11 @@ async def test_a_paused_failed_or_cancelled_job_cannot_be_claimed_until_it_is_re
 async def test_failures_in_a_row_are_counted_over_all_segments_and_a_success_restarts_the_count(pair: Pair) -> None:
     key = await pair.job(lists=(ListSpec("w1"), ListSpec("w2")))
     one, two = await pair.claim(key, "0.0"), await pair.claim(key, "1.0")
-    await pair.save(key, one, counts={"failed": 2}, ids=["a", "b"], max_failures=4)
-    await pair.save(key, two, "1.0", counts={"handled": 1, "failed": 1}, ids=["c", "d"], max_failures=4)
-    await pair.save(key, one, counts={"failed": 4}, ids=["e", "f"], before=2, max_failures=4)
+    await pair.save(key, one, *set_aside("a", "b"), max_failures=4)
+    await pair.save(key, two, *outcomes("c"), *set_aside("d"), segment="1.0", max_failures=4)
+    await pair.save(key, one, *set_aside("e", "f"), before=2, max_failures=4)
     assert (await pair.status(key)).state == "running"
-    heartbeat = await pair.save(
-        key, two, "1.0", counts={"handled": 1, "failed": 3}, ids=["g", "h"], before=2, max_failures=4
-    )
-    assert heartbeat is not None
+    heartbeat = await pair.save(key, two, *set_aside("g", "h"), segment="1.0", before=2, max_failures=4)
     assert heartbeat.state == "failed"
 
 
@@ -311,17 +308,14 @@ async def test_ids_errors_reasons_cursors_and_keys_may_hold_any_text(pair: Pair)
     assert spec is not None
     assert (spec.name, spec.lists) == (ODD, (ListSpec(ODD, ODD),))
     token = await pair.claim(key)
-    await pair.one.record_page(key, "0.0", token, make_page([ODD], "c'ü\n"), lease=30.0, limit=None)
-    dead_letter = StoredDeadLetter(
-        DeadLetter(ODD, ODD, WHEN, {"id": ODD, "payload": {"n": 1.5, "none": None}}), ODD, ODD
-    )
-    await pair.save(key, token, counts={f"skipped:{ODD}": 1}, ids=[ODD], dead_letters=[dead_letter])
+    await pair.page(key, token, [ODD], "c'ü\n")
+    (failed,) = set_aside(ODD, error=ODD, webhook_id=ODD)
+    await pair.save(key, token, failed, *outcomes("other", result=f"skipped:{ODD}"))
     await pair.one.release(key, "0.0", token, problem=ODD)
     claim = await pair.claimed(key)
-    assert (list(claim.done), claim.last) == ([ODD], ODD)
-    found = list(await pair.two.dead_letters(key))
-    assert found == [dead_letter]
-    assert found[0].dead_letter.message == dead_letter.dead_letter.message
+    assert (list(claim.done), list(claim.edge)) == ([ODD, "other"], [ODD])
+    (found,) = await pair.two.quarantined(key)
+    assert (found, found.webhook_id, found.seal) == (failed.entry, ODD, failed.entry and failed.entry.seal)
     status = await pair.status(key)
     assert (status.problem, dict(status.skipped)) == (ODD, {ODD: 1})
 
@@ -344,9 +338,9 @@ async def test_a_server_that_may_drop_keys_is_refused(shared_server: RedisServer
             await record.aclose()
 
 
-async def test_a_server_that_is_away_for_too_long_is_a_checkpoint_error() -> None:
+async def test_a_server_that_is_away_for_too_long_is_an_error_of_the_record() -> None:
     record = Record(f"redis://:secret@127.0.0.1:{free_port()}/0", patience=0.2)
-    with pytest.raises(CheckpointError, match=r"did not respond for 0\.2 s") as caught:
+    with pytest.raises(RecordError, match=r"did not respond for 0\.2 s") as caught:
         await record.progress(uuid.uuid4().hex)
     assert "secret" not in str(caught.value) + repr(record)
     await record.aclose()

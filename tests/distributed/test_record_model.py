@@ -11,27 +11,27 @@ import attrs
 
 from basiq_async.distributed._record import Record  # private: the record that the walks look at
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
-    ClaimRefusal,
+    Heartbeat,
     LeaseLostError,
     ListSpec,
-    Saving,
+    Outcome,
     SegmentClaim,
     SegmentPage,
     StateChange,
     new_token,
 )
-from tests.support.records import Pair, make_dead_letter, make_spec
+from tests.support.records import Pair, make_spec, outcomes, set_aside
 
 T = TypeVar("T")
 
 _WALKS = 8
 _STEPS = 120
-_PAGES, _MESSAGES, _DEAD_LETTERS = 2, 3, 2
-"""The number of pages of a list, of messages on a page, and of dead letters on a page that retries them."""
+_PAGES, _MESSAGES, _ENTRIES = 2, 3, 2
+"""The number of pages of a list, of messages on a page, and of entries on a page of the quarantine."""
 
 
 async def test_in_any_order_of_claims_saves_deaths_and_repeated_calls_the_record_is_as_its_model(pair: Pair) -> None:
-    """Owners, counts, dead letters and the end of the job."""
+    """Owners, counts, the quarantine and the end of the job."""
     for seed in range(_WALKS):
         walk = _Walk(pair, random.Random(seed))
         try:
@@ -47,9 +47,7 @@ class _Segment:
     token: str | None = None
     alive: bool = False
     ids: list[str] | None = None
-    last: str | None = None
     done: list[str] = attrs.field(factory=list)
-    counts: dict[str, int] = attrs.field(factory=dict)
     after: int = 0
     upto: int = 0
 
@@ -69,7 +67,7 @@ class _Walk:
         self._state = "running"
         self._counts = {"handled": 0, "failed": 0}
         self._read = 0
-        self._dead_letters: dict[str, int] = {}
+        self._quarantine: dict[str, int] = {}
         self._numbers = 0
 
     @property
@@ -80,21 +78,21 @@ class _Walk:
         await self._record.create(self._spec)
         await self._record.reclaim_expired(self._key, "w", grace=30.0)  # a worker is there, so the job is not waiting
         steps = [self._claim, self._claim, self._record_page, self._save, self._save, self._save, self._finish]
-        steps += [self._release, self._die, self._write_late, self._set_state, self._revive, self._drop, self._wake]
-        steps += [self._revive, self._save, self._record_page]
+        steps += [self._release, self._die, self._write_late, self._set_state, self._retry, self._drop, self._wake]
+        steps += [self._retry, self._save, self._record_page]
         for _ in range(_STEPS):
             await self._step(self._rng.choice(steps))
             await self._compare()
         for _ in range(3):
             await self._go_to_the_end()
             for step in (
-                self._revive,
+                self._retry,
                 self._claim,
                 self._record_page,
-                self._revive,
+                self._retry,
                 self._save,
                 self._die,
-                self._revive,
+                self._retry,
             ):
                 await self._step(step)
                 await self._compare()
@@ -123,9 +121,9 @@ class _Walk:
         status = await self._record.progress(self._key)
         if status is None:
             raise AssertionError("the job is gone")
-        found = (status.state, status.segments, status.handled, status.failed, status.read, status.dead)
-        known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._dead_letters))
-        assert found == known, f"state, open segments, handled, failed, read and dead letters were {found}, not {known}"
+        found = (status.state, status.segments, status.handled, status.failed, status.read, status.quarantined)
+        known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._quarantine))
+        assert found == known, f"state, open segments, handled, failed, read and quarantined were {found}, not {known}"
         held = sum(segment.alive for segment in self._open.values())
         assert status.held == held, f"{status.held} segments had an owner, not {held}"
 
@@ -151,56 +149,54 @@ class _Walk:
 
     async def _claim_one(self, name: str) -> None:
         token, segment = new_token(), self._open.get(name)
-        found = await self._perhaps_twice(
-            lambda: self._record.claim(self._key, name, token, lease=30.0, worker="w", width=1)
-        )
+        found = await self._perhaps_twice(lambda: self._record.claim(self._key, name, token, lease=30.0, worker="w"))
         if segment is None or self._state != "running" or segment.alive:
             reason = "gone" if segment is None else "held" if self._state == "running" else "stopped"
-            assert isinstance(found, ClaimRefusal), f"{name} could be claimed"
-            assert found.reason == reason, f"the claim of {name} was {found}"
+            assert found == reason, f"the claim of {name} was {found}"
             return
         assert isinstance(found, SegmentClaim), f"the claim of {name} was {found}"
-        count = None if segment.ids is None else len(segment.ids)
-        assert (found.count, sorted(found.done)) == (count, sorted(segment.done)), f"the claim of {name} was {found}"
-        if name.startswith("d"):
+        assert list(found.edge) == (segment.ids or [])[-20:], f"the claim of {name} was {found}"
+        assert sorted(found.done) == sorted(segment.done), f"the claim of {name} was {found}"
+        if name.startswith("q"):
             place = (found.cursor, found.upto)
-            assert place == (str(segment.after), segment.upto), f"the claim of {name} covers the dead letters {place}"
+            assert place == (str(segment.after), segment.upto), f"the claim of {name} covers the entries {place}"
         if segment.token is not None:
             self._former.append((name, segment.token))
-        segment.token, segment.alive, segment.counts = token, True, {"handled": 0, "failed": 0}
+        segment.token, segment.alive = token, True
 
     async def _record_page(self) -> None:
         if (chosen := self._choose()) is None:
             return
         name, segment, token = chosen
         list_name, _, index = name.partition(".")
-        if not list_name.startswith("d"):
+        if not list_name.startswith("q"):
             ids = [f"{name}-{number}" for number in range(_MESSAGES)]
-            last, more = ids[-1], int(index) + 1 < _PAGES
+            more = int(index) + 1 < _PAGES
             cursor = "next" if more else None
         else:
-            page = await self._record.dead_letters(self._key, after=segment.after, limit=_DEAD_LETTERS)
-            dead_letters = [each.dead_letter for each in page if each.dead_letter.number <= segment.upto]
-            numbers = [number for number in self._dead_letters.values() if segment.after < number <= segment.upto]
-            assert [each.number for each in dead_letters] == sorted(numbers)[:_DEAD_LETTERS], (
-                f"dead_letters() returned {dead_letters}"
-            )
-            ids = [each.id for each in dead_letters]
-            end = dead_letters[-1].number if dead_letters else segment.upto
-            last, more = str(end), end < segment.upto
-            cursor = last if more else None
-        mark = SegmentPage(last=last, marks="1" * len(ids), next_cursor=cursor)
+            page = await self._record.quarantined(self._key, after=segment.after, limit=_ENTRIES)
+            entries = [each for each in page if each.number <= segment.upto]
+            numbers = [number for number in self._quarantine.values() if segment.after < number <= segment.upto]
+            assert [each.number for each in entries] == sorted(numbers)[:_ENTRIES], f"quarantined() returned {entries}"
+            ids = [each.delivery_id for each in entries]
+            end = entries[-1].number if entries else segment.upto
+            more = end < segment.upto
+            cursor = str(end) if more else None
+        if segment.ids is not None:
+            ids = segment.ids
+        mark = SegmentPage(next_cursor=cursor, edge=ids)
         found = await self._perhaps_twice(
-            lambda: self._record.record_page(self._key, name, token, mark, lease=30.0, limit=None)
+            lambda: self._record.record_page(self._key, name, token, mark, read=len(ids), lease=30.0)
         )
-        if segment.ids is None:
-            segment.ids, segment.last = ids, last
+        if segment.ids is not None:
+            assert found is None, f"the page of {name} was recorded twice, and created {found}"
+        else:
+            segment.ids = ids
             self._read += len(ids)
             if more:
                 self._open[f"{list_name}.{int(index) + 1}"] = _Segment(
-                    after=int(cursor or 0) if list_name[0] == "d" else 0, upto=segment.upto
+                    after=int(cursor or 0) if list_name[0] == "q" else 0, upto=segment.upto
                 )
-        assert found[0] == len(segment.ids), f"the page of {name} had a quota of {found[0]}"
 
     async def _save(self) -> None:
         if (chosen := self._choose(advanced=True)) is None:
@@ -208,36 +204,27 @@ class _Walk:
         name, segment, token = chosen
         left = [each for each in segment.ids or () if each not in segment.done][: self._rng.randint(1, 2)]
         failed = [each for each in left if self._rng.random() < 0.4]
-        counts = {
-            "handled": segment.counts["handled"] + len(left) - len(failed),
-            "failed": segment.counts["failed"] + len(failed),
-        }
-        saving = Saving(
-            counts=counts,
-            ids=left,
-            before=len(segment.done),
-            dead_letters=[make_dead_letter(each) for each in failed],
-            revived=[each for each in left if each not in failed] if name.startswith("d") else (),
-        )
-        save = self._record.save
-        heartbeat = await save(self._key, name, token, saving, lease=30.0)
-        assert heartbeat is not None
-        assert heartbeat.state == self._state
-        if self._rng.random() < 0.3:  # its response was lost
-            again = await save(self._key, name, token, saving, lease=30.0)
-            assert (again is None) is bool(left), f"a repeated save() returned {again}"
-            whole = attrs.evolve(saving, ids=[*segment.done, *left], before=None)
-            assert await save(self._key, name, token, whole, lease=30.0) is not None, "save() of all ids was refused"
+        handled = [each for each in left if each not in failed]
+        is_retry = name.startswith("q")
+        ended: list[Outcome] = [*outcomes(*handled, is_gone=is_retry), *set_aside(*failed)]
+        before = len(segment.done)
+        if left:
+            save = self._record.save
+            heartbeat = await save(self._key, name, token, ended, before=before, lease=30.0)
+            assert isinstance(heartbeat, Heartbeat), f"save() said that {heartbeat} are recorded"
+            assert heartbeat.state == self._state
+            if self._rng.random() < 0.3:  # its response was lost
+                again = await save(self._key, name, token, ended, before=before, lease=30.0)
+                assert again == before + len(left), f"a repeated save() returned {again}"
         segment.done += left
-        for kind, value in counts.items():
-            self._counts[kind] += value - segment.counts[kind]
-        segment.counts = counts
+        self._counts["handled"] += len(handled)
+        self._counts["failed"] += len(failed)
         for each in failed:
-            if each not in self._dead_letters:
+            if each not in self._quarantine and not is_retry:
                 self._numbers += 1
-                self._dead_letters[each] = self._numbers
-        for each in saving.revived:
-            self._dead_letters.pop(each, None)
+                self._quarantine[each] = self._numbers
+        for each in handled if is_retry else ():
+            self._quarantine.pop(each, None)
 
     async def _finish(self) -> None:
         if (chosen := self._choose()) is None:
@@ -274,17 +261,11 @@ class _Walk:
             return
         name, token = self._rng.choice(self._former)
         record, key = self._record, self._key
-        mark = SegmentPage(last="x", marks="1", next_cursor="x")
-        saving = Saving(
-            counts={"handled": 9},
-            ids=["x"],
-            before=0,
-            dead_letters=[make_dead_letter("x")],
-            revived=[*self._dead_letters],
-        )
+        mark = SegmentPage(next_cursor="x", edge=["x"])
+        ended = [*set_aside("x"), *outcomes(*self._quarantine, is_gone=True)]
         calls: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
-            lambda: record.record_page(key, name, token, mark, lease=30.0, limit=None),
-            lambda: record.save(key, name, token, saving, lease=30.0),
+            lambda: record.record_page(key, name, token, mark, read=9, lease=30.0),
+            lambda: record.save(key, name, token, ended, before=0, lease=30.0),
             lambda: record.finish(key, name, token),
             lambda: record.release(key, name, token),
         )
@@ -302,32 +283,32 @@ class _Walk:
         self._state = "paused" if action == "pause" else "running"
         assert state == self._state, f"after {action}, the state was {state}"
 
-    async def _revive(self) -> None:
+    async def _retry(self) -> None:
         token = new_token()
-        found = [await self._record.revive(self._key, token) for _ in range(self._rng.choice((1, 2)))]
-        assert len(set(found)) == 1, f"revive() with the same token returned {found}"
-        revival = found[0]
-        covered = max((segment.upto for name, segment in self._open.items() if name[0] == "d"), default=0)
-        last = max(self._dead_letters.values(), default=0)
-        if not self._dead_letters:
-            assert revival is None, f"without dead letters, revive() returned {revival}, not None"
-        elif revival is None:
-            raise AssertionError(f"with {len(self._dead_letters)} dead letters, revive() returned None")
+        found = [await self._record.retry_quarantined(self._key, token) for _ in range(self._rng.choice((1, 2)))]
+        assert len(set(found)) == 1, f"retry_quarantined() with the same token returned {found}"
+        retry = found[0]
+        covered = max((segment.upto for name, segment in self._open.items() if name[0] == "q"), default=0)
+        last = max(self._quarantine.values(), default=0)
+        if not self._quarantine:
+            assert retry is None, f"without entries, retry_quarantined() returned {retry}, not None"
+        elif retry is None:
+            raise AssertionError(f"with {len(self._quarantine)} entries, retry_quarantined() returned None")
         elif last > covered:
-            assert revival not in self._open, f"revive() left later dead letters to an earlier segment: {revival}"
-            self._open[revival] = _Segment(after=covered, upto=last)
+            assert retry not in self._open, f"retry_quarantined() left later entries to an earlier segment: {retry}"
+            self._open[retry] = _Segment(after=covered, upto=last)
             if self._state == "finished":
                 self._state = "running"
         else:
-            assert revival in self._open, f"revive() put the same dead letters into another segment: {revival}"
+            assert retry in self._open, f"retry_quarantined() put the same entries into another segment: {retry}"
 
     async def _drop(self) -> None:
-        if self._dead_letters:
-            each = self._rng.choice(list(self._dead_letters))
-            assert await self._record.drop_dead(self._key, [each, "nobody"]) == 1, (
-                f"drop_dead() of {each} and an unknown id did not return 1"
+        if self._quarantine:
+            each = self._rng.choice(list(self._quarantine))
+            assert await self._record.drop_quarantined(self._key, [each, "nobody"]) == 1, (
+                f"drop_quarantined() of {each} and an unknown id did not return 1"
             )
-            del self._dead_letters[each]
+            del self._quarantine[each]
 
     async def _wake(self) -> None:
         for name in await self._record.reclaim_expired(self._key, "w", grace=0.001):

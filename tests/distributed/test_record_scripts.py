@@ -14,6 +14,8 @@ from tests.distributed import test_record_model as model
 from tests.distributed import test_record_segments as segments
 from tests.support.records import Pair
 
+LIMIT = segments.test_lists_share_the_limit_of_their_job_which_ends_in_front_of_the_message_after_it
+
 BROKEN: dict[str, tuple[str, str, Callable[[Pair], Awaitable[None]]]] = {
     "claim": (
         "tonumber(redis.call('HGET', s, 'until')) > now",
@@ -21,16 +23,39 @@ BROKEN: dict[str, tuple[str, str, Callable[[Pair], Awaitable[None]]]] = {
         segments.test_a_segment_with_an_owner_cannot_be_claimed_by_another,
     ),
     "save": (
-        "tonumber(redis.call('HGET', s, 'done') or 0) ~= before",
+        "recorded ~= before",
         "false",
         segments.test_a_repeated_save_counts_once_and_one_that_misses_earlier_ids_changes_nothing,
     ),
     "finish": (
-        "redis.call('HEXISTS', s, 'count') == 0",
+        "not read",
         "false",
         jobs.test_a_segment_finishes_after_its_page_was_recorded_and_a_job_with_its_last_segment,
     ),
-    "record_page": ("seen == left", "false", segments.test_lists_share_the_limit_of_their_job_which_ends_them),
+    "record_page": (
+        "known then",
+        "false then",
+        segments.test_the_edge_of_a_segment_is_kept_and_the_next_segment_created_once,
+    ),
+    "take": ("> 0 then\n  return { 'ok', 0 }", "> 99 then\n  return { 'ok', 0 }", LIMIT),
+    "take, again": ("redis.call('SISMEMBER', tickets, message) == 1", "false", LIMIT),
+    "take, before the end": ("redis.call('HGET', segment_key(each), 'done') or 0", "0", LIMIT),
+    "save, a ticket back": (
+        "give_back(in_parts('SREM', s .. ':t', from, to))",
+        "in_parts('SREM', s .. ':t', from, to)",
+        LIMIT,
+    ),
+    "save, a ticket spent": ("0 - in_parts", "0 * in_parts", LIMIT),
+    "save, dropped": (
+        "there or not is_retry",
+        "true",
+        segments.test_an_entry_that_is_dropped_while_it_is_tried_again_does_not_come_back,
+    ),
+    "finish, not selected": (
+        "read - (done or 0)",
+        "read",
+        segments.test_what_was_read_and_is_not_recorded_was_not_selected_whoever_came_to_it,
+    ),
     "reclaim_expired": (
         "now + tonumber(ARGV[2])",
         "now",
@@ -67,46 +92,41 @@ BROKEN: dict[str, tuple[str, str, Callable[[Pair], Awaitable[None]]]] = {
         "false",
         jobs.test_a_call_for_a_job_that_was_forgotten_changes_nothing_of_a_later_one_with_its_key,
     ),
-    "revive": (
+    "retry_quarantined": (
         "tonumber(last[2]) > from",
         "true",
-        segments.test_dead_letters_that_a_segment_is_to_retry_already_stay_with_it,
+        segments.test_entries_that_a_segment_is_to_retry_already_stay_with_it,
     ),
-    "revive, again": (
-        "job('revival') == ARGV[1]",
+    "retry_quarantined, again": (
+        "job('retry') == ARGV[1]",
         "false",
-        segments.test_dead_letters_that_a_segment_is_to_retry_already_stay_with_it,
+        segments.test_entries_that_a_segment_is_to_retry_already_stay_with_it,
     ),
-    "revive, later": (
+    "retry_quarantined, later": (
         "0, whole(from), now",
         "0, '0', now",
-        segments.test_later_dead_letters_are_retried_by_another_segment,
+        segments.test_later_entries_are_retried_by_another_segment,
     ),
     "pause": (
         "ends > tonumber(job('paused_until') or 0)",
         "true",
         jobs.test_a_pause_holds_for_all_callers_and_a_shorter_one_does_not_replace_it,
     ),
-    "release": (
-        "fold(id)",
-        "",
-        segments.test_a_repeated_save_counts_once_and_one_that_misses_earlier_ids_changes_nothing,
-    ),
+    "release": ("give_back_all(id)", "", LIMIT),
 }
 
 
 WRONG = {
-    "a claim folds no counts": ("claim", "fold(id)", ""),
     "a claim of what is owned": ("claim", "tonumber(redis.call('HGET', s, 'until')) > now", "false"),
     "a former owner saves": ("save", "not owns(id, token)", "false"),
     "a former owner releases": ("release", "not owns(id, token)", "false"),
-    "a save is taken twice": ("save", "return { 'resend' }", ""),
-    "a save keeps its dead letters in no order": ("save", "redis.call('HINCRBY', base, 'dead_letters', 1)", "1"),
-    "dead letters are revived twice": ("revive", "tonumber(last[2]) > from", "true"),
-    "a page is counted twice": ("record_page", "redis.call('HEXISTS', s, 'count') == 1", "false"),
+    "a save is taken twice": ("save", "return { 'recorded', recorded }", ""),
+    "a save keeps its entries in no order": ("save", "redis.call('HINCRBY', base, 'numbers', 1)", "1"),
+    "entries are retried twice": ("retry_quarantined", "tonumber(last[2]) > from", "true"),
+    "a page is recorded twice": ("record_page", "redis.call('HEXISTS', s, 'read') == 1", "false"),
     "a job that ended is left active": ("_prelude", "redis.call('SREM', active, name)", ""),
     "a job that continues is not active": ("_prelude", "redis.call('SADD', active, name)", ""),
-    "a job ends too early": ("finish", "redis.call('ZCARD', due) == 0", "true"),
+    "a job ends too early": ("_prelude", "redis.call('ZCARD', due) == 0", "true"),
     "a paused job is woken": ("reclaim_expired", "state ~= 'running'", "false"),
 }
 
@@ -117,7 +137,7 @@ async def breaks(test: Callable[[Pair], Awaitable[None]], url: str) -> bool:
     try:
         async with asyncio.timeout(20.0):
             await test(pair)
-    except Exception:
+    except (Exception, pytest.fail.Exception):
         return True
     finally:
         await pair.aclose()

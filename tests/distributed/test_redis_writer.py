@@ -47,17 +47,17 @@ async def test_a_job_over_another_webhook_gets_genuine_messages_of_that_webhook(
     assert set(target.ids) == genuine
 
 
-async def test_a_job_can_be_stopped_forgotten_and_its_dead_letters_read_and_dropped(redis_url: str) -> None:
+async def test_a_job_can_be_stopped_forgotten_and_its_quarantine_read_and_dropped(redis_url: str) -> None:
     async def refuse(message: object) -> None:
         raise RuntimeError("no")
 
     async with crew(redis_url, refuse, messages=3) as team, stranger(redis_url) as other:
         await team.run()
         theirs = await other.get("job")
-        read = await theirs.dead_letters()
-        assert {dead_letter.id for dead_letter in read} == set(await team.ids())
-        assert await theirs.drop_dead([read[0].id]) == 1
-        await theirs.retry_dead()
+        read = await theirs.quarantined()
+        assert {entry.delivery_id for entry in read} == set(await team.ids())
+        assert await theirs.drop_quarantined([read[0].delivery_id]) == 1
+        await theirs.retry_quarantined()
         await theirs.cancel("somebody else")
         progress = await theirs.progress()
         assert (progress.state, progress.reason) == ("cancelled", "somebody else")

@@ -5,40 +5,40 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import attrs
 import pytest
 from redis.asyncio import Redis
 
-from basiq_async import InMemoryTransport, Message, ReplayError, Request, Response
+from basiq_async import InMemoryTransport, Message, Request, Response
+from basiq_async.distributed import Work
+from basiq_async.distributed._handing import HeldSegment, LeasedTarget  # private: a lease ends between two messages
+from basiq_async.distributed._lease import Lease, clock  # private: the same
 from basiq_async.distributed._record_types import Heartbeat, LeaseLostError  # private: what a record says
-from basiq_async.distributed._segment import (  # private: a lease ends between two saves
-    ActiveJob,
-    Lease,
-    LeasedTarget,
-    clock,
-)
+from basiq_async.distributed._segment import ActiveJob  # private: what a process knows of a job
 from basiq_async.receiver import MemoryInbox
-from basiq_async.receiver.protocol import Claim
-from basiq_async.replay.shared import as_target
+from basiq_async.receiver.protocol import Claim, inbox_key
 from basiq_async.testing import Quirks
 from tests.support.fleets import crew
-from tests.support.histories import Recorder
+from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
+from tests.support.records import make_spec
 
 
 @pytest.mark.parametrize("inbox", [None, MemoryInbox()], ids=["a function", "with an inbox"])
 async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: MemoryInbox | None) -> None:
     recorder = Recorder()
     lease = Lease(30.0)
-    target = LeasedTarget({"w1": as_target(recorder, inbox, "")}, lambda message_id: "w1", lease, {})
+    unused: Any = None
+    work = Work(unused, recorder, inbox=inbox)
+    target = LeasedTarget(HeldSegment(unused, make_spec("job"), "0.0", lease, work), (), None)
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
     lease.prolong(clock())
     await target.deliver(message)
-    await target.flush()
     lease.end()
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
@@ -120,25 +120,6 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
         await redis.aclose()
 
 
-async def test_a_page_that_has_changed_since_it_was_read_stops_the_job_and_says_so(redis_url: str) -> None:
-    free = asyncio.Event()
-
-    async def behave(message: Message) -> None:
-        await free.wait()
-
-    async with crew(redis_url, Recorder(behave), messages=10, workers=1, concurrency=2) as fleet:
-        job = await fleet.submit()
-        async with asyncio.timeout(PATIENCE):
-            while (await job.progress()).read < 10:
-                await asyncio.sleep(0.01)
-            redis = Redis.from_url(redis_url)
-            await redis.hset("basiq:{job}:s:0.0", mapping={"last": "another", "owner": "gone", "until": "0"})
-            await redis.aclose()
-        free.set()
-        with pytest.raises(ReplayError, match=r"segment 0\.0: its page has changed: when it was read first"):
-            await job.wait(timeout=PATIENCE)
-
-
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
     redis = Redis.from_url(redis_url)
     seen = 0
@@ -148,8 +129,8 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
         seen += 1
         if seen == 25:  # as a store does that came back without its last second
             await redis.delete("basiq:{job}:s:0.0:d", "basiq:{job}:s:0.1")
-            await redis.hdel("basiq:{job}:s:0.0", "count", "last", "quota")
-            await redis.hset("basiq:{job}", "n:read", 0)
+            await redis.hdel("basiq:{job}:s:0.0", "read", "edge", "done")
+            await redis.hset("basiq:{job}", "n:handled", 0)
             await redis.zrem("basiq:{job}:due", "0.1")
         await asyncio.sleep(0.002)
 
@@ -159,23 +140,22 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
     ) as fleet:
         report = await fleet.run()
         assert sorted(recorder.ids) == sorted(await fleet.ids())
-        assert (report.handled, report.position) == (60, 60)
+        assert (report.handled, report.read) == (60, 60)
     await redis.aclose()
 
 
-async def test_messages_added_to_a_page_after_it_was_read_are_after_the_end(redis_url: str) -> None:
+async def test_a_page_is_handled_to_the_messages_behind_which_the_next_one_begins(redis_url: str) -> None:
     recorder = Recorder()
     async with crew(redis_url, recorder, messages=5, workers=0) as fleet:
         job = await fleet.submit()
-        redis = Redis.from_url(redis_url)
         ids = await fleet.ids()
-        mapping = {"count": "3", "last": ids[2], "quota": "3"}
-        await redis.hset("basiq:{job}:s:0.0", mapping=mapping)
-        await redis.hset("basiq:{job}", "lists_left", 0)
-        await redis.aclose()
+        async with Redis.from_url(redis_url) as redis:  # a former owner read three messages, and died
+            await redis.hset("basiq:{job}:s:0.0", mapping={"read": "3", "edge": json.dumps(ids[:3])})
+            await redis.hset("basiq:{job}", "lists_left", 0)
         await fleet.start()
-        await job.wait(timeout=PATIENCE)
+        report = await job.wait(timeout=PATIENCE)
         assert sorted(recorder.ids) == sorted(ids[:3])
+        assert (report.read, report.handled) == (3, 3)
 
 
 async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_before_it(redis_url: str) -> None:
@@ -194,7 +174,7 @@ async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_bef
     await redis.aclose()
 
 
-async def test_a_message_that_cannot_be_read_is_a_dead_letter(redis_url: str) -> None:
+async def test_a_message_that_cannot_be_read_goes_into_the_quarantine(redis_url: str) -> None:
     broken: list[str] = []
 
     class Breaking(InMemoryTransport):
@@ -214,9 +194,9 @@ async def test_a_message_that_cannot_be_read_is_a_dead_letter(redis_url: str) ->
         broken.append(ids[12])
         job = await fleet.submit()
         report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.failed, report.dead) == (24, 1, 1)
-        (dead_letter,) = await job.dead_letters()
-        assert dead_letter.id == ids[12]
+        assert (report.handled, report.failed) == (24, 1)
+        (entry,) = await job.quarantined()
+        assert (entry.delivery_id, entry.kind) == (ids[12], "unreadable")
 
 
 class Watched(MemoryInbox):
@@ -231,14 +211,14 @@ class Watched(MemoryInbox):
         return await super().claim(key, token, lease=lease)
 
 
-async def test_claims_in_an_inbox_are_a_leases_own_and_as_long(redis_url: str) -> None:
+async def test_claims_in_an_inbox_are_a_messages_own_and_as_long_as_a_segments(redis_url: str) -> None:
     inbox = Watched()
     async with crew(redis_url, Recorder(), messages=30, inbox=inbox, lease=7.0) as fleet:
         report = await fleet.run()
         again = await fleet.run(key="another")
         assert (report.handled, again.handled, dict(again.skipped)) == (30, 0, {"handled-before": 30})
     assert {lease for _, lease in inbox.claims} == {7.0}
-    assert len({token.partition(":")[0] for token, _ in inbox.claims}) == 6  # three segments of each job
+    assert len({token for token, _ in inbox.claims}) == 60
 
 
 NEWEST_FIRST = Quirks(message_order="newest-first")
@@ -267,13 +247,72 @@ async def test_a_segment_at_the_top_is_taken_over_though_messages_arrived_above_
     async with crew(redis_url, recorder, messages=8, workers=0, quirks=NEWEST_FIRST) as fleet:
         job = await fleet.submit()
         ids = await fleet.ids()
-        redis = Redis.from_url(redis_url)
-        mapping = {"count": "6", "last": ids[5], "quota": "6"}
-        await redis.hset("basiq:{job}:s:0.0", mapping=mapping)
-        await redis.hset("basiq:{job}", "lists_left", 0)
-        await redis.aclose()
+        async with Redis.from_url(redis_url) as redis:
+            await redis.hset("basiq:{job}:s:0.0", mapping={"read": "6", "edge": json.dumps(ids[:6])})
+            await redis.hset("basiq:{job}", "lists_left", 0)
         await fleet.fake.advance(minutes=30)
         fleet.fake.seed_messages(25, fleet.webhook_id)
         await fleet.start()
         await job.wait(timeout=PATIENCE)
-        assert sorted(recorder.ids) == sorted(ids[:6])
+        above = (await fleet.ids())[:25]
+        assert sorted(recorder.ids) == sorted([*above, *ids[:6]]), "what arrived is read with it, and nothing twice"
+
+
+class Table:
+    """A bulk target that is its own record, as the rows of a table are."""
+
+    def __init__(self, *ids: str) -> None:
+        self.rows, self.unwritten, self.delivered = set(ids), list[str](), list[str]()
+
+    async def deliver(self, message: Message) -> None:
+        self.delivered.append(message.id)
+        self.unwritten.append(message.id)
+
+    async def flush(self) -> None:
+        self.rows.update(self.unwritten)
+        self.unwritten.clear()
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        return self.rows.intersection(keys)
+
+    async def note(self, name: str) -> str | None:
+        return None
+
+    async def set_note(self, name: str, text: str) -> None: ...
+
+
+async def test_a_target_that_is_its_own_record_gets_only_what_it_does_not_have(redis_url: str) -> None:
+    table = Table()
+    async with crew(redis_url, table) as fleet:
+        ids = await fleet.ids()
+        table.rows.update(ids[:20])
+        report = await fleet.run()
+        assert sorted(table.delivered) == sorted(ids[20:])
+        assert table.rows == set(ids)
+        assert (report.handled, dict(report.skipped)) == (40, {"handled-before": 20})
+
+
+async def test_a_message_that_a_live_delivery_holds_is_handled_when_that_has_ended(redis_url: str) -> None:
+    inbox, recorder = MemoryInbox(), Recorder()
+    async with crew(redis_url, recorder, messages=12, inbox=inbox, workers=1, segments=1) as fleet:
+        message = (await fleet.client.messages.list(fleet.webhook_id).collect())[3]
+        key = inbox_key(message.event_type_id, message.event_id, message.id, fleet.webhook_id)
+        await inbox.claim(key, "a live delivery", lease=600)
+        job = await fleet.submit()
+        async with asyncio.timeout(PATIENCE):
+            while (await job.progress()).handled < 11:
+                await asyncio.sleep(0.01)
+        await inbox.fail(key, "a live delivery")
+        report = await job.wait(timeout=PATIENCE)
+        assert sorted(recorder.ids) == sorted(await fleet.ids())
+        assert (report.handled, report.failed, report.finished) == (12, 0, True)
+
+
+async def test_what_on_error_skip_gives_up_is_counted_and_the_report_is_not_finished(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing(), on_error="skip") as fleet:
+        target.refused.update((await fleet.ids())[3:9])
+        job = await fleet.submit()
+        report = await job.wait(timeout=PATIENCE)
+        progress = await job.progress()
+        assert (report.handled, report.failed, report.finished) == (54, 6, False)
+        assert (progress.state, progress.given_up, progress.quarantined) == ("finished", 6, 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from basiq_async.distributed._record_types import LONGEST_KEY  # private: the limit of a key
-from basiq_async.errors import CheckpointError
+from basiq_async.errors import RecordError
 from tests.support.fleets import crew
 from tests.support.histories import Recorder
 from tests.support.real_time import PATIENCE
@@ -19,11 +20,11 @@ FORGED = "0.0\n2026-11-27 12:00:00 INFO basiq_async.distributed the job 'job' is
 
 @pytest.mark.parametrize(
     ("key", "segment"),
-    [("job", FORGED), ("job", "0." + "1" * 1_000), ("k" * 100_000, "0.0"), ("job", "")],
-    ids=["newline", "long segment", "long key", "no segment"],
+    [("job", FORGED), ("job", "0." + "1" * 1_000), ("k" * 100_000, "0.0"), ("job", ""), (5, "0.0"), ("job", None)],
+    ids=["newline", "long segment", "long key", "no segment", "a number", "nothing"],
 )
 async def test_a_notification_that_is_none_is_ignored_in_one_short_line(
-    redis_url: str, caplog: pytest.LogCaptureFixture, key: str, segment: str
+    redis_url: str, caplog: pytest.LogCaptureFixture, key: Any, segment: Any
 ) -> None:
     async with crew(redis_url, workers=0) as fleet:
         await fleet.submit()
@@ -83,8 +84,9 @@ async def test_an_error_is_one_printable_line_of_limited_length_in_the_log_and_i
         {"lists": "[" * 100_000},
         {"submitted_at": "yesterday"},
         {"id": None, "name": None},
+        {"name": "\x00" * 1_200_000},
     ],
-    ids=["rate", "lists", "deep lists", "moment", "no name"],
+    ids=["rate", "lists", "deep lists", "moment", "no name", "long name"],
 )
 async def test_a_job_that_another_program_damaged_holds_up_no_other(
     redis_url: str, caplog: pytest.LogCaptureFixture, damage: dict[str, str | None]
@@ -100,9 +102,10 @@ async def test_a_job_that_another_program_damaged_holds_up_no_other(
         fleet.lost = lambda number: 1
         await fleet.start(1)
         assert (await job.wait(timeout=PATIENCE)).handled == 60
-        with pytest.raises(CheckpointError, match="another program changed the job 'a damaged job' in Redis"):
+        with pytest.raises(RecordError, match="another program changed the job 'a damaged job' in Redis"):
             await fleet.fleet.get(damaged.key)
     assert "another program changed the job 'a damaged job'" in caplog.text
+    assert all(len(record.getMessage()) < 2_000 for record in caplog.records)
     assert "Traceback" not in caplog.text
 
 

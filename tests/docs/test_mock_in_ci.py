@@ -44,7 +44,8 @@ def run(shell: str, folder: Path, *command: str, path: Path) -> tuple[int, str, 
 
 @pytest.mark.parametrize(("shell", "code"), [("sh", 0), ("bash", 7)])
 def test_it_ends_as_the_command_does_and_leaves_nothing(programs: Path, tmp_path: Path, shell: str, code: int) -> None:
-    use = f"basiq-async webhooks list && basiq-async mock emit user.created && basiq-async mock reset && exit {code}"
+    call = "basiq-async mock call"
+    use = f"basiq-async webhooks list && {call} emit eventTypeId=user.created && {call} reset && exit {code}"
     assert run(shell, tmp_path, "sh", "-c", use, path=programs)[::2] == (code, [])
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 
 import pytest
+import typer
 import yaml
 
+from basiq_async.receiver import Result
+from tests.support.command_line import program
 from tests.support.environment import ROOT
 
 FOLDER = ROOT / "docs" / "observability"
@@ -40,3 +44,54 @@ def test_each_panel_and_each_rule_has_a_title() -> None:
     assert all(panel["title"] for panel in dashboard["panels"])
     for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]:
         assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in group["rules"])
+
+
+LABELS = {
+    "messaging_process_duration_seconds": {
+        "basiq_result",
+        "basiq_event_type",
+        "basiq_reason",
+        "basiq_deferred",
+        "error_type",
+    },
+    "basiq_replay_messages_total": {"basiq_outcome", "basiq_source"},
+    "basiq_delivery_age_seconds": {"basiq_result", "basiq_deferred"},
+    "http_client_request_duration_seconds": {"url_template", "error_type", "http_response_status_code"},
+}
+SIGNATURES = (ROOT / "basiq_async" / "_signing" / "signature.py").read_text()
+VALUES = {
+    "basiq_outcome": {"handled", "skipped", "failed"},
+    "basiq_result": {each.value for each in Result},
+    "basiq_reason": set(re.findall(r'reason="([a-z-]+)"', SIGNATURES)),
+}
+
+
+@pytest.mark.parametrize("expression", sorted(each for each in set(expressions()) if "{" in each))
+def test_a_selector_has_labels_of_its_metric_and_values_that_occur(expression: str) -> None:
+    for metric, selectors in re.findall(r"([a-z_]+)\{([^}]*)\}", expression):
+        for selector in selectors.split(","):
+            found = re.fullmatch(r'\s*([a-z_]+)(?:=|!=)"([^"]*)"', selector)
+            assert found is not None, selector
+            label, value = found.groups()
+            assert label in LABELS[re.sub(r"_(count|bucket)$", "", metric)], (metric, label)
+            assert not value or value in VALUES[label], (label, value)
+
+
+def _commands() -> list[str]:
+    groups = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+    texts = [text for group in groups for rule in group["rules"] for text in rule["annotations"].values()]
+    return [line for text in texts for line in re.findall(r"`(basiq-async [^`]*)`", text)]
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_each_command_in_an_alert_is_one_that_the_program_accepts_as_it_is_printed(line: str) -> None:
+    command, words = program(), shlex.split(line)[1:]
+    context = typer.Context(command, info_name="basiq-async")
+    while hasattr(command, "commands"):
+        name, command, words = command.resolve_command(context, words)
+        context = typer.Context(command, parent=context, info_name=name)
+    command.make_context(context.info_name, words)
+
+
+def test_the_alerts_have_commands() -> None:
+    assert len(_commands()) >= 3

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -119,6 +119,54 @@ async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framewo
         assert await service.stop() in {0, -signal.SIGTERM}
         assert service.process.stderr is not None
         assert "Traceback" not in (await service.process.stderr.read()).decode()
+        async with running(f"receive_{framework}.py", tmp_path, BASIQ_BASE_URL=base_url) as again:
+            assert await again.post(body, signed(body)) == 200, "the second start knows what the first one handled"
+            assert await again.stop() in {0, -signal.SIGTERM}
+
+
+async def test_a_deferred_handler_reads_transactions_after_the_response_and_another_process_takes_over(
+    tmp_path: Path,
+) -> None:
+    fake = FakeBasiq(api_keys=[KEY])
+    made = [await fake.emit("transactions.updated", user_id=f"u-{number}") for number in range(3)]
+    bodies = [
+        payload("transactions.updated", one.event_id, links={"event": f"https://au-api.basiq.io/events/{one.event_id}"})
+        for one in made
+    ]
+    database = f"sqlite+aiosqlite:///{tmp_path}/service.db"
+    async with AsyncExitStack() as stack:
+        basiq = await stack.enter_async_context(AsyncExitStack())
+        base_url = await basiq.enter_async_context(serve(fake))
+        example = running("receive_deferred.py", tmp_path, BASIQ_BASE_URL=base_url, DATABASE_URL=database)
+        service = await stack.enter_async_context(example)
+        assert await service.post(bodies[0], signed(bodies[0])) == 202
+        await service.until("6 transactions")
+        assert await service.post(bodies[0], signed(bodies[0])) == 200
+        await basiq.aclose()  # Basiq is away: the service goes on to acknowledge, and the event waits
+        assert await service.post(bodies[1], signed(bodies[1])) == 202
+        async with aiohttp.ClientSession() as session, session.get(service.url.replace("basiq", "readyz")) as ready:
+            assert (await ready.text()).startswith("1 wait, the oldest for ")
+        assert await service.stop() in {0, -signal.SIGTERM}
+        environment = {
+            **unmeasured(),
+            "BASIQ_WEBHOOK_ID": "wh_1",
+            "BASIQ_WEBHOOK_SECRET": SECRET,
+            "BASIQ_API_KEY": KEY,
+            "BASIQ_BASE_URL": await stack.enter_async_context(serve(fake)),
+            "DATABASE_URL": database,
+        }
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from basiq_async.cli import main; main()"),
+            *("work", "--receiver", "receive_deferred:receiver"),
+            cwd=ROOT / "examples",
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await Service(worker, "").until("6 transactions")
+        worker.terminate()
+        _, said = await worker.communicate()
+        assert worker.returncode == 0, said.decode()
 
 
 async def test_the_hooks_feed_opentelemetry() -> None:

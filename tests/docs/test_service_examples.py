@@ -189,6 +189,7 @@ async def test_a_service_of_two_workers_recovers_what_it_missed_then_handles_eac
         missed = [(await fake.emit("consent.revoked")).event_id for _ in range(20)]
         await fake.advance(hours=28)
         missed.append((await fake.emit("consent.revoked")).event_id)
+        await fake.advance(minutes=5)  # a recovery leaves the events of the last two minutes to the next one
         async with two_workers(framework, port, database, base_url) as workers:
             await workers.until_both_run()
             assert sorted(await changes(database, len(missed))) == sorted(missed)
@@ -233,7 +234,6 @@ async def test_a_deploy_loses_nothing_and_repeats_nothing_and_a_shell_reads_the_
         for words in (
             ("quarantine", "list", "--inbox", database.url()),
             ("webhooks", "doctor", webhook.id, "--receiver", "service_parts:receiver"),
-            ("reconcile", webhook.id, "--inbox", database.url()),
             ("inbox", "get", happened[0], "--webhook", webhook.id, "--inbox", database.url()),
         ):
             done = await asyncio.to_thread(run_command, *words)

@@ -6,12 +6,14 @@ import importlib
 import pkgutil
 import re
 import tomllib
+from email.message import Message
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
 import basiq_async
 from basiq_async import errors
-from basiq_async.errors import SITE, BasiqError, NotFoundError, SignatureVerificationError
+from basiq_async.errors import BasiqError, NotFoundError, SignatureVerificationError
 from tests.support.environment import ROOT
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -35,11 +37,12 @@ RECEIVER = "".join(path.read_text() for path in (ROOT / "basiq_async" / "receive
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
-def test_an_error_leads_to_its_section(error: type[BasiqError]) -> None:
+def test_an_error_leads_to_its_section(error: type[BasiqError], monkeypatch: pytest.MonkeyPatch) -> None:
     made = error.__new__(error)
     made.__dict__["reason"] = "no-match"
-    page, _, section = made.help_url.partition("#")
-    assert page.endswith("/troubleshooting.html")
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: Message())
+    page, _, section = made.help.partition("#")
+    assert (ROOT / page).is_file()
     assert section in SECTIONS
 
 
@@ -50,22 +53,41 @@ def test_no_public_error_is_without_a_section_of_its_own() -> None:
 
 @pytest.mark.parametrize("reason", sorted({*re.findall(r'reason="([a-z-]+)"', RECEIVER), "malformed"}))
 def test_a_reason_for_a_refusal_leads_to_its_section(reason: str) -> None:
-    section = SignatureVerificationError("refused", reason=reason).help_url.partition("#")[2]
+    section = SignatureVerificationError("refused", reason=reason).help.partition("#")[2]
     assert section == reason
     assert section in SECTIONS
 
 
-def test_the_site_is_the_one_that_the_package_index_shows() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert SITE.startswith(f"{project['urls']['Documentation']}/")
-    assert NotFoundError(status=404).help_url == f"{SITE}troubleshooting.html#notfounderror"
+def test_no_error_and_no_metadata_lead_to_a_host_that_anybody_could_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "urls" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: Message())
+    assert NotFoundError(status=404).help == "docs/troubleshooting.md#notfounderror"
+    for path in (*(ROOT / "basiq_async").rglob("*.py"), ROOT / "pyproject.toml", *(ROOT / "docs").rglob("*.md")):
+        assert not re.search(r"basiq[-_]?async\.readthedocs", path.read_text()), path
+
+
+def test_an_error_leads_to_the_address_that_the_package_was_built_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = Message()
+    built["Project-URL"] = "Changes, https://docs.example/changes"
+    built["Project-URL"] = "Documentation, https://docs.example/"
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: built)
+    assert NotFoundError(status=404).help == "https://docs.example/troubleshooting.html#notfounderror"
+    assert SignatureVerificationError("x", reason="no-match").help.endswith("troubleshooting.html#no-match")
+
+    def fail(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.metadata", fail)
+    assert NotFoundError(status=404).help == "docs/troubleshooting.md#notfounderror"
 
 
 def test_an_error_of_a_subclass_of_a_users_leads_to_that_of_its_base() -> None:
     class MissingConsentError(NotFoundError):
         """Made outside of the package."""
 
-    assert MissingConsentError(status=404).help_url.endswith("#notfounderror")
+    assert MissingConsentError(status=404).help.endswith("#notfounderror")
 
 
 INSTALLS_BY_NAME = re.compile(r"(?:pip|uv|pipx) (?:install|add) [^\n]*?(?<![\w/.-])basiq[-_]async(?!\S* @)(?!-\d)")

@@ -13,7 +13,7 @@ import pytest
 
 from basiq_async import BasiqClient, Request, Response, RetryPolicy
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, WebhookReceiver, sign
-from basiq_async.replay import Replay, SQLiteCheckpoint
+from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq, serve
 from basiq_async.transports.memory import InMemoryTransport
 from tests.support import virtual
@@ -331,13 +331,14 @@ async def test_a_replay_cancelled_at_an_await_continues_and_loses_nothing(nth: i
     async with BasiqClient(KEY, transport=transport) as client:
         before = asyncio.all_tasks()
 
-        def replay() -> Replay:
-            return Replay(client, webhook, target, checkpoint=SQLiteCheckpoint(tmp_path / "job.db"), concurrency=4)
+        async def run() -> None:
+            async with SQLiteInbox(tmp_path / "job.db") as inbox:
+                await Replay(client, webhook, target, inbox=inbox, exclusive=True, concurrency=4).run()
 
-        await cancel_at(nth, replay().run())
+        await cancel_at(nth, run())
         left = [task for task in asyncio.all_tasks() - before if not task.done()]
         assert not left, left
-        await replay().run()
+        await run()
         every = [message.id async for message in client.messages.list(webhook)]
         assert sorted(set(seen)) == sorted(every)
         assert len(seen) <= len(every) + 4

@@ -24,17 +24,6 @@ class _Unknown:
 
 UNKNOWN = _Unknown()
 SEGMENTS = {
-    "a slash": "a/b",
-    "up": "../../token",
-    "up, and more": "../x",
-    "coded dots": "%2e%2e",
-    "coded slash": "a%2fb",
-    "a question": "a?b=c",
-    "a fragment": "a#b",
-    "a backslash": "a\\..\\b",
-    "a NUL": "a\0b",
-    "a newline": "a\r\nX-Injected: 1",
-    "a tab": "a\tb",
     "spaces": " a b ",
     "a colon": "a:b",
     "an at": "user@host",
@@ -55,6 +44,20 @@ SEGMENTS = {
     "two thousand characters": "a" * 2000,
 }
 REFUSED: dict[str, Any] = {
+    "a slash": "a/b",
+    "up": "../../token",
+    "up, and more": "../x",
+    "coded dots": "%2e%2e",
+    "coded slash": "a%2fb",
+    "a question": "a?b=c",
+    "a fragment": "a#b",
+    "a backslash": "a\\..\\b",
+    "a NUL": "a\0b",
+    "a newline": "a\r\nX-Injected: 1",
+    "a tab": "a\tb",
+    "dots and parameters": "..;x",
+    "a slash coded three times": "a%25252Fb",
+    "a C1 control": "a\x85b",
     "empty": "",
     "blank": "   ",
     "a newline alone": "\n",

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import tempfile
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,13 +25,11 @@ from basiq_async.receiver import (
     QuarantinedDelivery,
     RedisInbox,
     SQLInbox,
-    SQLiteInbox,
     WebhookReceiver,
     sign,
     verify,
 )
-from basiq_async.replay import DeadLetter, HttpTarget, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit, ReplayJob
+from basiq_async.replay import HttpTarget
 from tests.support.databases import engine_of, run
 from tests.support.frames import FORMS, leaks
 from tests.support.outcomes import ONCE, client_of
@@ -115,40 +112,9 @@ async def sql_delivery_that_is_refused() -> None:
         await inbox.quarantine("k", "a", QUARANTINED)
 
 
-async def sql_delivery_that_is_unreadable() -> None:
-    async with sql_inbox() as (inbox, engine):
-        await inbox.quarantine("k", "a", QUARANTINED)
-        await run(engine, "UPDATE basiq_inbox SET letter = letter || '}'")
-        await inbox.quarantined()
-
-
 async def delivery_without_redis() -> None:
     async with Redis.from_url(f"redis://:{MARK}@127.0.0.1:1/0", retry=None) as client:
         await RedisInbox(client).quarantine("k", "a", QUARANTINED)
-
-
-async def delivery_of_a_damaged_file() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        async with SQLiteInbox(f"{folder}/inbox.db") as inbox:
-            await inbox.quarantine("k", "a", QUARANTINED)
-            with closing(sqlite3.connect(f"{folder}/inbox.db", isolation_level=None)) as connection:
-                connection.execute("UPDATE inbox SET letter = letter || '}'")
-            await inbox.quarantined()
-
-
-async def dead_letter_of_a_damaged_file() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = SQLiteCheckpoint(f"{folder}/replay.db")
-        await checkpoint.open(ReplayJob("w1"), concurrency=0)
-        await checkpoint.save(Commit(dead=[DeadLetter("m", "no", NOW, {"x": MARK})]))
-        await checkpoint.aclose()
-        with closing(sqlite3.connect(f"{folder}/replay.db", isolation_level=None)) as connection:
-            connection.execute("UPDATE dead SET letter = letter || '}'")
-        await checkpoint.open(ReplayJob("w1"), concurrency=0)
-        try:
-            await checkpoint.dead_letters()
-        finally:
-            await checkpoint.aclose()
 
 
 async def delivery_in_another_thread() -> None:
@@ -186,10 +152,7 @@ PATHS: dict[str, Callable[[], Awaitable[None]]] = {
     "a SQL inbox without a server, asyncpg": lambda: sql_inbox_without_a_server("asyncpg"),
     "a SQL inbox without a server, psycopg": lambda: sql_inbox_without_a_server("psycopg"),
     "a quarantined delivery that the database refuses": sql_delivery_that_is_refused,
-    "a quarantined delivery that is none, in a database": sql_delivery_that_is_unreadable,
     "a quarantined delivery for a Redis that is away": delivery_without_redis,
-    "a quarantined delivery that is none, in a file": delivery_of_a_damaged_file,
-    "a dead letter that is none": dead_letter_of_a_damaged_file,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -11,7 +12,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.otel import instrument
 from basiq_async.receiver import Delivery, DeliveryEvent, MemoryInbox, QuarantinedDelivery, WebhookReceiver
+from basiq_async.receiver.protocol import Waiting
 from tests.otel.conftest import Recorded
+from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, signed
 from tests.support.scripted import Scripted, answer, client
 
@@ -209,3 +212,50 @@ async def test_a_delivery_that_comes_again_links_to_the_first_one_of_the_latest_
     for number in (1, 0, 100):
         await deliver(f"many-{number}", again)
     assert [len(span.links) for span in recorded.spans] == [1, 0, 1]
+
+
+@virtual.clocked
+async def test_what_waits_and_its_age_are_gauges_as_deliveries_come_and_each_minute(recorded: Recorded) -> None:
+    def gauges() -> tuple[int, float]:
+        ((count,), (age,)) = (recorded.points(f"basiq.receiver.{name}") for name in ("waiting", "waiting.age"))
+        return int(count.value), float(age.value)
+
+    inbox = MemoryInbox(clock=virtual.clock)
+    receiver = traced(recorded, inbox=inbox, deferred=True, accept_loss=True, clock=virtual.clock)
+    held = asyncio.Event()
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None:
+        await held.wait()
+
+    for _ in range(3):
+        body = payload()
+        await receiver.handle(signed(body, at=virtual.clock()), body)
+        await asyncio.sleep(30)
+    assert gauges() == (2, 60.0), "counted before the third was stored"
+    async with receiver:
+        await asyncio.sleep(45)
+        assert gauges() == (3, 90.0)
+        held.set()
+        await asyncio.sleep(60)
+        assert gauges() == (0, 0.0)
+    durations = recorded.points("messaging.process.duration")
+    found = {(each.attributes["basiq.result"], each.attributes.get("basiq.deferred")): each.count for each in durations}
+    assert found == {("deferred", None): 3, ("handled", True): 3}
+
+
+@virtual.clocked
+async def test_an_inbox_that_cannot_say_what_waits_stops_no_work(recorded: Recorded) -> None:
+    class Failing(MemoryInbox):
+        async def waiting(self, webhook_id: str | None) -> Waiting:
+            raise InboxError("away")
+
+    receiver = traced(recorded, inbox=Failing(clock=virtual.clock), deferred=True, accept_loss=True)
+    receiver.on("*")(_take)
+    async with receiver:
+        await asyncio.sleep(100)
+        assert len(asyncio.all_tasks()) == 2, "its worker lives"
+    assert recorded.points("basiq.receiver.waiting") == []
+
+
+async def _take(delivery: Delivery) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,17 +12,18 @@ import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message, Request, Response
 from basiq_async.otel import instrument
-from basiq_async.receiver import Delivery, WebhookReceiver
-from basiq_async.replay import MemoryCheckpoint, Progress, Replay, recover
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.replay import JSONLinesTarget, Progress, Replay, recover
 from tests.otel.conftest import Recorded
 from tests.support.deliveries import SECRET, payload, signed
+from tests.support.scripted import Scripted, page
 
 
 async def replayed(recorded: Recorded, count: int, target: Any, **options: Any) -> tuple[Any, Replay]:
     transport = InMemoryTransport()
     webhook_id = transport.fake.seed_messages(count)
     async with BasiqClient(transport.fake.DEFAULT_API_KEY, transport=transport) as basiq:
-        replay = Replay(basiq, webhook_id, target, checkpoint=MemoryCheckpoint(), **options)
+        replay = Replay(basiq, webhook_id, target, **{"inbox": MemoryInbox(), **options})
         instrument(replay, **recorded.options)
         seen: list[Progress] = []
         report = await replay.run(seen.append)
@@ -41,10 +43,21 @@ async def test_each_message_is_a_span_and_counts_are_metrics(recorded: Recorded)
     assert len(recorded.spans) == 20
     outcomes = {point.attributes["basiq.outcome"]: point.value for point in recorded.points("basiq.replay.messages")}
     assert outcomes == {"handled": 19, "failed": 1}
-    assert recorded.points("basiq.replay.commits")[0].value >= 1
-    assert recorded.points("basiq.replay.dead_letters")[0].value == 1
     lag = recorded.points("basiq.replay.lag")[0].value
     assert 0 <= lag < (datetime.now(UTC) - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds()
+
+
+async def test_an_export_that_is_observed_has_the_messages_that_cannot_be_read(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    path = tmp_path / "export.jsonl"
+    items = [{"id": "a"}, "text", {"id": "b"}]
+    async with BasiqClient("a2V5", transport=Scripted(page(items))) as basiq:
+        replay = Replay(basiq, "w1", JSONLinesTarget(path))
+        instrument(replay, **recorded.options)
+        report = await replay.run()
+    assert (report.handled, report.failed, len(recorded.spans)) == (3, 0, 3)
+    assert len(path.read_text().splitlines()) == 3
 
 
 class Odd:
@@ -74,7 +87,7 @@ async def test_text_from_elsewhere_keeps_no_exporter_from_its_spans(recorded: Re
         handled.append(message.id)
 
     async with BasiqClient(transport.fake.DEFAULT_API_KEY, transport=Odd(transport)) as basiq:
-        replay = Replay(basiq, webhook_id, target, checkpoint=MemoryCheckpoint())
+        replay = Replay(basiq, webhook_id, target, inbox=MemoryInbox())
         instrument(replay, **recorded.options)
         await replay.run()
     assert handled == ["m" * 100_000]
@@ -104,7 +117,7 @@ async def test_a_replayed_message_links_to_its_first_delivery(recorded: Recorded
         assert message is not None
         body = payload(event_id=message.event_id)
         await receiver.handle(signed(body, message_id=message.id), body)
-        replay = Replay(basiq, webhook_id, target, checkpoint=MemoryCheckpoint())
+        replay = Replay(basiq, webhook_id, target, inbox=MemoryInbox())
         instrument(replay, **recorded.options)
         await replay.run()
         with pytest.raises(ConfigurationError, match="instrumented already"):
@@ -115,7 +128,9 @@ async def test_a_replayed_message_links_to_its_first_delivery(recorded: Recorded
     assert [link.context.span_id for link in again.links] == [delivery.context.span_id]
 
 
-async def test_a_recovery_takes_the_same_instruments_and_its_dead_letters_are_a_metric(recorded: Recorded) -> None:
+async def test_a_recovery_takes_the_same_instruments_and_what_failed_is_a_metric_of_each_list(
+    recorded: Recorded,
+) -> None:
     receiver = WebhookReceiver(SECRET)
 
     @receiver.on("*")
@@ -125,14 +140,14 @@ async def test_a_recovery_takes_the_same_instruments_and_its_dead_letters_are_a_
     transport = InMemoryTransport()
     webhook_id = transport.fake.seed_messages(10, failed=1.0)
     async with BasiqClient(transport.fake.DEFAULT_API_KEY, transport=transport) as basiq:
-        recovery = await recover(
-            basiq,
-            webhook_id,
-            receiver,
-            checkpoint=MemoryCheckpoint(),
-            events_checkpoint=MemoryCheckpoint(),
-            instrument=lambda replay: instrument(replay, **recorded.options),
-        )
-    assert recovery.dead == 10
-    dead = {point.attributes["basiq.source"]: point.value for point in recorded.points("basiq.replay.dead_letters")}
-    assert dead == {"messages": 10, "events": 0}
+        recovering = recover(basiq, webhook_id, receiver, inbox=receiver.inbox)
+        instrument(recovering, **recorded.options)
+        await recovering
+    points = recorded.points("basiq.replay.messages")
+    failed = {
+        point.attributes["basiq.source"]: point.value
+        for point in points
+        if point.attributes["basiq.outcome"] == "failed"
+    }
+    assert failed == {"messages": 10}
+    assert len(recorded.spans) == 10

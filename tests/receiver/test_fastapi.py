@@ -88,7 +88,7 @@ def test_the_description_has_the_headers_the_body_and_every_response() -> None:
     headers = {parameter["name"] for parameter in operation["parameters"]}
     assert headers == {"webhook-id", "webhook-timestamp", "webhook-signature"}
     assert "eventTypeId" in operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert set(operation["responses"]) == {"200", "204", "400", "401", "408", "413", "415", "500", "503"}
+    assert set(operation["responses"]) == {"200", "202", "204", "400", "401", "408", "413", "415", "500", "503"}
 
 
 async def test_at_shutdown_the_receiver_closes_before_what_the_application_opened() -> None:

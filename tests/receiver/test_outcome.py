@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from basiq_async import InboxError, ServerError
+from basiq_async import InboxError
 from basiq_async.receiver import Result
-from basiq_async.receiver._outcome import correlation_id, shorten  # private: chains and texts of any length
+from basiq_async.receiver._outcome import shorten  # private: texts of any length
 from tests.support import virtual
 from tests.support.deliveries import Service, payload, signed
 from tests.support.inboxes import fail_in
@@ -23,15 +23,6 @@ async def post(service: Service) -> Result:
 def test_a_text_from_outside_is_cut_after_two_hundred_characters() -> None:
     assert shorten("x" * 200) == "x" * 200
     assert shorten("x" * 201) == "x" * 200 + "…"
-
-
-@pytest.mark.parametrize(("between", "found"), [(0, "c-1"), (9, "c-1"), (10, None)])
-def test_the_correlation_id_is_that_of_the_cause_and_a_chain_is_walked_so_far(between: int, found: str | None) -> None:
-    error: BaseException = ServerError("no", status=500, correlation_id="c-1")
-    for _ in range(between + 1):
-        error, cause = ValueError("handler"), error
-        error.__cause__ = cause
-    assert correlation_id(error if between else error.__cause__) == found
 
 
 @pytest.mark.parametrize("at", ["claim", "complete"])

@@ -14,7 +14,7 @@ from basiq_async.errors import AuthenticationError, ConnectionFailedError, NotFo
 from basiq_async.models import Event
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from basiq_async.receiver.protocol import Claim
-from basiq_async.replay import MemoryCheckpoint, Replay
+from basiq_async.replay import Replay
 from basiq_async.replay.shared import as_target
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
@@ -158,7 +158,7 @@ async def test_a_replay_prepares_as_the_receiver_does() -> None:
         async def handle(delivery: Delivery, prepared: Event) -> None:
             got.append((delivery.event_id, prepared.id))
 
-        report = await Replay(client, webhook_id, receiver, checkpoint=MemoryCheckpoint()).run()
+        report = await Replay(client, webhook_id, receiver, inbox=receiver.inbox).run()
     assert report.handled == 3
     assert all(event_id == prepared for event_id, prepared in got)
 

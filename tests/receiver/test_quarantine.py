@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport
+from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, ServerError, TargetError
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, Result, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.testing import FakeBasiq, ManualClock
@@ -207,7 +208,8 @@ def test_an_inbox_that_is_none_is_refused() -> None:
         async def claim(self) -> None: ...
 
     with pytest.raises(
-        ConfigurationError, match="Inbox protocol; Half lacks check, complete, release, seen, known_since, fail"
+        ConfigurationError,
+        match=r"Inbox protocol; Half lacks check, complete, release, known_since, fail, .*, known, note",
     ):
         WebhookReceiver(SECRET, inbox=Half())
     assert isinstance(MemoryInbox(), Inbox)
@@ -286,3 +288,29 @@ async def test_a_delivery_whose_body_cannot_be_read_is_handled_by_its_ids() -> N
     service = Service(inbox=inbox)
     assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["handled"]
     assert (service.handled[0].event_id, service.handled[0].body) == ("e-1", b"not JSON")
+
+
+@pytest.mark.parametrize(
+    ("errors", "results"),
+    [
+        ([ServerError(status=503), TargetError("busy", retry_after=7)], [Result.UNAVAILABLE] * 3),
+        ([ServerError(status=503)], [Result.FAILED] * 3),
+        ([ServerError(status=503), ValueError("no")], [Result.FAILED, Result.QUARANTINED, Result.DUPLICATE]),
+    ],
+    ids=["an outage that asks for a wait", "an outage", "one is the event's"],
+)
+async def test_failures_of_a_task_group_count_only_if_one_of_them_is_of_the_event(
+    errors: list[Exception], results: list[Result]
+) -> None:
+    service = Service(quarantine_after=2)
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    @service.receiver.on("user.broken")
+    async def handle(_: Delivery) -> None:
+        async with asyncio.TaskGroup() as group:
+            for error in errors:
+                group.create_task(fail(error))
+
+    assert [await post(service) for _ in range(3)] == results

@@ -74,7 +74,7 @@ async def test_a_type_that_nobody_asked_for_is_acknowledged_and_not_recorded() -
     outcome = await recorder.post(body)
     assert (outcome.result, outcome.status) == (Result.IGNORED, 204)
     assert outcome.delivery is not None
-    assert not await recorder.receiver.inbox.seen(outcome.delivery.key)
+    assert not await recorder.receiver.inbox.known([outcome.delivery.key])
     recorder.receiver.on("hologram.*")(recorder.handle)
     assert (await recorder.post(body)).result is Result.HANDLED
 
@@ -527,3 +527,46 @@ async def test_no_frame_of_ours_behind_a_handlers_error_holds_a_secret_or_a_body
         shown = repr([frame.f_locals for frame in frames])
         assert "Lovelace" not in shown
         assert SECRET[6:] not in shown
+
+
+async def test_a_handler_that_blocks_the_event_loop_is_logged_once_with_its_name(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async._work.blocking.LONGEST_STEP", 0.01)
+    receiver = WebhookReceiver(SECRET)
+
+    async def fetch(delivery: Delivery) -> str:
+        await asyncio.sleep(0)
+        return "value"
+
+    @receiver.on("user.created", prepare=fetch)
+    async def export(delivery: Delivery, prepared: str) -> None:
+        time.sleep(0.015)
+
+    @receiver.on("*")
+    async def waits(delivery: Delivery) -> None:
+        await asyncio.sleep(0.015)
+
+    for event_type_id in ("user.created", "user.created", "user.deleted"):
+        body = payload(event_type_id)
+        assert (await receiver.handle(signed(body), body)).result is Result.HANDLED
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "export blocked the event loop for 0.0 s" in record.getMessage()
+    assert record.handler.endswith("export")  # type: ignore[attr-defined]  # of extra
+
+
+async def test_a_handler_may_be_any_awaitable() -> None:
+    receiver = WebhookReceiver(SECRET)
+    handled: list[str] = []
+
+    class Handler:
+        async def __call__(self, delivery: Delivery) -> None:
+            handled.append(delivery.event_id)
+
+    receiver.on("user.created")(Handler())
+    receiver.on("user.deleted")(AsyncMock())
+    for event_type_id in ("user.created", "user.deleted"):
+        body = payload(event_type_id)
+        assert (await receiver.handle(signed(body), body)).result is Result.HANDLED
+    assert len(handled) == 1

@@ -18,6 +18,7 @@ def test_each_result_has_the_documented_status() -> None:
         "ignored": 204,
         "duplicate": 200,
         "quarantined": 200,
+        "deferred": 202,
         "unreadable": 400,
         "rejected": 401,
         "aborted": 408,
@@ -27,6 +28,7 @@ def test_each_result_has_the_documented_status() -> None:
         "timed-out": 500,
         "busy": 503,
         "unavailable": 503,
+        "full": 503,
         "overloaded": 503,
         "closed": 503,
     }
@@ -36,7 +38,7 @@ def test_each_result_has_the_documented_status() -> None:
 def test_an_outcome_has_the_status_of_its_row(result: Result) -> None:
     outcome = Outcome(result)
     assert outcome.status == RESULTS[result].status
-    assert outcome.acknowledged == (outcome.status in (200, 204))
+    assert outcome.acknowledged == (200 <= outcome.status <= 299)
 
 
 @pytest.mark.parametrize("result", Result)

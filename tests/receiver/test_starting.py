@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
-from basiq_async.replay import MemoryCheckpoint, recover
-from basiq_async.replay.protocol import ReplayJob
+from basiq_async.replay import recover
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of
 from tests.support.deliveries import SECRET, payload, post
@@ -139,13 +138,13 @@ async def test_an_end_in_the_middle_of_a_recovery_is_in_order() -> None:
     fake = FakeBasiq()
     webhook_id = fake.seed_messages(20, failed=1.0)
     begun, states = asyncio.Event(), list[str]()
-    checkpoint = MemoryCheckpoint()
+    inbox = MemoryInbox()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with (
             BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq,
-            WebhookReceiver(fake.secret(webhook_id)) as receiver,
+            WebhookReceiver(fake.secret(webhook_id), inbox=inbox, webhook_id=webhook_id) as receiver,
         ):
 
             @receiver.on("*")
@@ -154,8 +153,8 @@ async def test_an_end_in_the_middle_of_a_recovery_is_in_order() -> None:
                 await asyncio.Event().wait()
 
             app.include_router(receiver.fastapi_router())
-            recovery = recover(basiq, webhook_id, receiver, checkpoint=checkpoint, events_checkpoint=MemoryCheckpoint())
-            recovering = asyncio.create_task(recovery)
+            recovery = recover(basiq, webhook_id, receiver, inbox=inbox)
+            recovering = asyncio.create_task(recovery.run())
             yield
             states.append(repr(receiver))
             recovering.cancel()
@@ -166,7 +165,7 @@ async def test_an_end_in_the_middle_of_a_recovery_is_in_order() -> None:
     async with app.router.lifespan_context(app):
         await begun.wait()
     assert "in flight" in states[0]
-    assert await checkpoint.peek(ReplayJob(webhook_id)) is not None
+    assert len(inbox) == 0
 
 
 async def test_a_delivery_to_a_closed_receiver_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,13 +7,14 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from basiq_async._redaction.text import ShellText, command_line, shell_line
-from basiq_async.testing.mock._page import line_for_message, line_for_request  # private: its lines are run in shells
+from basiq_async.testing.mock._page import line_for_post, line_for_request  # private: its lines are run in shells
 from tests.support.real_time import PATIENCE
 
 SHELLS = {"bash": ["bash", "--norc"], "zsh": ["zsh", "-f"], "fish": ["fish", "--no-config"]}
@@ -32,6 +33,7 @@ TEXTS = st.one_of(
 )
 
 
+KEY = "a2V5 $(touch pwned)"
 INSTALLED = [name for name, command in SHELLS.items() if shutil.which(command[0])]
 
 
@@ -53,7 +55,7 @@ def run_script(shell: Sequence[str], script: str, folder: Path) -> list[str]:
         program.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
         program.chmod(0o700)
     (folder / "script").write_text(script + "\n", encoding="utf-8")
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(folder), "BASIQ_TOKEN": "it's mine"}
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(folder), "BASIQ_TOKEN": "it's mine", "BASIQ_API_KEY": KEY}
     env["PATH"] = f"{folder}:{env['PATH']}"
     done = subprocess.run([*shell, "script"], cwd=folder, capture_output=True, env=env, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
@@ -100,16 +102,21 @@ def test_the_lines_of_the_mocks_page_run_what_they_show(installed: list[str], tm
         request = {"method": "POST", "url": f"http://x/{text}", "path": "/x", "headers": {"X-Name": text}, "body": text}
         credential = {**request, "body": f"Authorization: {text}", "headers": {"authorization": "Bearer abc"}}
         lines += [
-            line_for_request(request).curl, line_for_request(credential).curl,
-            line_for_message({"id": text}, "http://x").command,
+            line_for_request(request), line_for_request(credential), line_for_post("http://x", text, "secret"),
         ]  # fmt: skip
         begin = ["--globoff", "-X", "POST", f"http://x/{text}", "-H"]
         shown += [
             [*begin, f"X-Name: {text}", "--data-raw", text],
             [*begin, "Authorization: Bearer it's mine", "--data-raw", f"Authorization: {text}"],
-            ["mock", "redeliver", *(["--"] if text.startswith("-") else []), text],
+            [
+                "-X",
+                "POST",
+                "-H",
+                f"Authorization: Basic {KEY}",
+                f"http://x/{quote(text, safe='', errors='replace')}/secret",
+            ],
         ]
-    words = run_script(installed, "\n".join(line or "" for line in lines), tmp_path)
+    words = run_script(installed, "\n".join(lines), tmp_path)
     assert words == [expected(word) for each in shown for word in each]
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from basiq_async import ConfigurationError
 from basiq_async._redaction.tracebacks import hide_arguments
-from tests.support.frames import variables
+from tests.support.deliveries import payload
+from tests.support.frames import leaks, variables
 
 
 @hide_arguments
@@ -49,3 +50,15 @@ def test_an_error_of_another_kind_is_a_fault_of_the_program_and_keeps_its_frames
     with pytest.raises(ValueError, match="invalid literal") as caught:
         read("x", strict=False)
     assert len(traceback.extract_tb(caught.value.__traceback__)) > 2
+
+
+@pytest.mark.parametrize("body", [payload(), payload().decode(), {"payload": {"eventId": "e"}}, [payload()]], ids=type)
+def test_the_sweep_of_all_tests_finds_a_body_in_a_frame(body: object) -> None:
+    code: dict[str, object] = {}
+    exec(compile("def fail(body):\n    raise ValueError('no')", "a module of the package", "exec"), code)
+    with pytest.raises(ValueError, match="no") as caught:
+        code["fail"](body)  # type: ignore[operator]
+    assert len(leaks(caught.value)) >= 1
+    with pytest.raises(ValueError, match="no") as caught:
+        code["fail"]({"eventId.eq('e')": 1})  # type: ignore[operator]
+    assert leaks(caught.value) == []

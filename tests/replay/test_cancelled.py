@@ -4,58 +4,49 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from basiq_async import Message
-from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.receiver.protocol import Claim
-from basiq_async.replay import Checkpoint, HttpTarget, JSONLinesTarget, MemoryCheckpoint, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit, ReplayJob, State
+from basiq_async.receiver import Delivery, Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.replay import HttpTarget, JSONLinesTarget
 from tests.support.cancelling import HOWS, How, Inline, InlineStore, at_every_turn, cancel_after
-from tests.support.histories import History, history
+from tests.support.histories import History, Table, history, set_aside
 
+P = ParamSpec("P")
+T = TypeVar("T")
 MESSAGES = 14
 CONCURRENCY = 3
 MAIN: tuple[How, ...] = ("once", "repeatedly", "anyio", "everything")
 
 
-class Slow(MemoryCheckpoint):
-    """A checkpoint whose calls take some turns, as those of a database."""
-
-    async def open(self, job: ReplayJob, *, concurrency: int) -> State:
+def slowly(call: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    async def slow(*args: P.args, **kwargs: P.kwargs) -> T:
         await asyncio.sleep(0)
-        return await super().open(job, concurrency=concurrency)
-
-    async def save(self, commit: Commit) -> None:
+        found = await call(*args, **kwargs)
         await asyncio.sleep(0)
-        await super().save(commit)
+        return found
 
-    async def aclose(self) -> None:
-        await asyncio.sleep(0)
-        await super().aclose()
+    return slow
 
 
 class SlowInbox(MemoryInbox):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        await asyncio.sleep(0)
-        claim = await super().claim(key, token, lease=lease)
-        await asyncio.sleep(0)
-        return claim
+    """An inbox whose calls take some turns, as those of a database."""
 
-    async def complete(self, key: str, token: str) -> bool:
-        await asyncio.sleep(0)
-        done = await super().complete(key, token)
-        await asyncio.sleep(0)
-        return done
-
-    async def release(self, key: str, token: str) -> None:
-        await asyncio.sleep(0)
-        await super().release(key, token)
+    claim = slowly(MemoryInbox.claim)
+    complete = slowly(MemoryInbox.complete)
+    release = slowly(MemoryInbox.release)
+    fail = slowly(MemoryInbox.fail)
+    known = slowly(MemoryInbox.known)
+    note = slowly(MemoryInbox.note)
+    set_note = slowly(MemoryInbox.set_note)
+    quarantine = slowly(MemoryInbox.quarantine)
+    claim_quarantined = slowly(MemoryInbox.claim_quarantined)
 
 
 class Effects:
@@ -89,32 +80,29 @@ class Effects:
             assert repeated <= self.under_way, "messages were repeated that were done"
 
 
-async def _cancelled_and_resumed(
-    h: History, ids: list[str], checkpoint: Checkpoint, turn: int, how: How, **options: Any
-) -> bool:
+async def _cancelled_and_resumed(h: History, ids: list[str], inbox: Inbox, turn: int, how: How, **options: Any) -> bool:
     effects = Effects(ids[5])
-    replay = h.replay(effects, checkpoint=checkpoint, concurrency=CONCURRENCY, **options)
+    replay = h.replay(effects, inbox=inbox, concurrency=CONCURRENCY, **options)
     hit = await cancel_after(turn, replay.run(), how)
     report = await replay.run()
     assert report.finished
     effects.check(ids, how)
-    dead_letters = [dead_letter.id for dead_letter in await replay.dead_letters()]
-    assert dead_letters == [ids[5]], "a failed message is neither a dead letter nor tried again"
+    assert set(await set_aside(replay)) == {ids[5]}, "a failed message is neither set aside nor tried again"
     return hit
 
 
 @pytest.mark.parametrize("how", HOWS)
-async def test_a_run_that_is_cancelled_at_any_await_loses_and_repeats_nothing(how: How) -> None:
+async def test_an_exclusive_run_that_is_cancelled_at_any_await_loses_and_repeats_nothing(how: How) -> None:
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
-        await at_every_turn(lambda turn: _cancelled_and_resumed(h, ids, Slow(), turn, how))
+        await at_every_turn(lambda turn: _cancelled_and_resumed(h, ids, SlowInbox(), turn, how, exclusive=True))
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_with_an_inbox_a_run_that_is_cancelled_at_any_await_repeats_only_what_was_under_way(how: How) -> None:
+async def test_a_shared_run_that_is_cancelled_at_any_await_repeats_only_what_was_under_way(how: How) -> None:
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
-        await at_every_turn(lambda turn: _cancelled_and_resumed(h, ids, Slow(), turn, how, inbox=SlowInbox()), step=2)
+        await at_every_turn(lambda turn: _cancelled_and_resumed(h, ids, SlowInbox(), turn, how), step=2)
 
 
 @pytest.mark.parametrize("how", MAIN)
@@ -130,7 +118,7 @@ async def test_a_receiver_as_target_repeats_only_what_was_under_way(how: How) ->
             async def handle(delivery: Delivery) -> None:
                 await effects(Message(delivery.id, {"id": delivery.id}))
 
-            replay = h.replay(receiver, checkpoint=Slow(), concurrency=CONCURRENCY)
+            replay = h.replay(receiver, concurrency=CONCURRENCY)
             hit = await cancel_after(turn, replay.run(), how)
             assert (await replay.run()).finished
             effects.check(ids, how)
@@ -155,7 +143,7 @@ async def test_an_endpoint_gets_every_message_however_a_run_is_cancelled(how: Ho
         for turn in range(3, 120, 9):
             got.clear()
             async with HttpTarget(str(server.make_url("/")), "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw==") as target:
-                replay = h.replay(target, checkpoint=Slow(), concurrency=CONCURRENCY)
+                replay = h.replay(target, inbox=SlowInbox(), concurrency=CONCURRENCY)
                 points += await cancel_after(turn, replay.run(), how, alone=False)
                 assert (await replay.run()).finished
             assert sorted(got) == sorted(ids)
@@ -164,18 +152,35 @@ async def test_an_endpoint_gets_every_message_however_a_run_is_cancelled(how: Ho
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_an_sqlite_checkpoint_survives_a_cancellation_at_any_await(
+async def test_an_sqlite_inbox_survives_a_cancellation_at_any_await(
     how: How, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async.replay.checkpoints._sqlite.SQLiteStore", InlineStore)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite.SQLiteStore", InlineStore)
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
 
         async def attempt(turn: int) -> bool:
-            checkpoint = SQLiteCheckpoint(tmp_path / f"{turn}.db")
-            return await _cancelled_and_resumed(h, ids, checkpoint, turn, how)
+            async with SQLiteInbox(tmp_path / f"{turn}.db") as inbox:
+                return await _cancelled_and_resumed(h, ids, inbox, turn, how, exclusive=True)
 
         await at_every_turn(attempt, step=5, enough=5)
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_table_that_is_its_own_record_has_one_row_a_message_however_a_run_is_cancelled(how: How) -> None:
+    async with history(MESSAGES, page_size=6) as h:
+        ids = await h.ids()
+
+        async def attempt(turn: int) -> bool:
+            table = Table()
+            replay = h.replay(table)
+            hit = await cancel_after(turn, replay.run(), how)
+            assert not table.buffer or how == "everything", "what was accepted was not written"
+            assert (await replay.run()).finished
+            assert sorted(table.rows) == sorted(ids)
+            return hit
+
+        await at_every_turn(attempt)
 
 
 @pytest.mark.parametrize("how", MAIN)
@@ -187,76 +192,51 @@ async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(
         async def attempt(turn: int) -> bool:
             path = tmp_path / f"{turn}.jsonl"
             target = JSONLinesTarget(path)
-            replay = h.replay(target, checkpoint=Slow(), concurrency=CONCURRENCY)
+            replay = h.replay(target)
             hit = await cancel_after(turn, replay.run(), how)
             assert (await replay.run()).finished
             lines = path.read_text().splitlines()
             assert len(lines) == len(set(lines)) == MESSAGES, f"after {turn} turns: {len(lines)} lines"
             return hit
 
-        await at_every_turn(attempt, step=3)
+        await at_every_turn(attempt)
     assert len(ids) == MESSAGES
 
 
+@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 @pytest.mark.parametrize("how", MAIN)
-async def test_dead_letters_that_are_tried_again_survive_a_cancellation_at_any_await(how: How) -> None:
+async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How, exclusive: bool) -> None:
     async with history(8) as h:
         ids = await h.ids()
 
         async def attempt(turn: int) -> bool:
-            checkpoint = Slow()
+            inbox = SlowInbox()
 
             async def refuse(message: Message) -> None:
                 raise ValueError("no")
 
-            await h.replay(refuse, checkpoint=checkpoint).run()
+            await h.replay(refuse, inbox=inbox).run()
             effects = Effects(ids[5])
-            replay = h.replay(effects, checkpoint=checkpoint, concurrency=CONCURRENCY)
-            hit = await cancel_after(turn, replay.retry_dead(), how)
-            report = await replay.retry_dead()
+            replay = h.replay(effects, inbox=inbox, concurrency=CONCURRENCY, exclusive=exclusive)
+            hit = await cancel_after(turn, replay.retry_quarantined(), how)
+            report = await replay.retry_quarantined()
+            assert report.finished
             effects.check(ids, how)
-            assert (report.dead, [dead_letter.id for dead_letter in await replay.dead_letters()]) == (1, [ids[5]])
+            assert set(await set_aside(replay)) == {ids[5]}
             return hit
 
         await at_every_turn(attempt, step=2, enough=10)
 
 
+@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 @pytest.mark.parametrize("how", MAIN)
-async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how: How) -> None:
-    checkpoint, cancelled = Slow(), 0
+async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how: How, exclusive: bool) -> None:
+    inbox, cancelled = SlowInbox(), 0
     async with history(150, page_size=20) as h:
         ids = await h.ids()
         effects = Effects(ids[5])
-        replay = h.replay(effects, checkpoint=checkpoint, concurrency=CONCURRENCY)
-        while await cancel_after(30 + cancelled % 7, replay.run(), how):
+        replay = h.replay(effects, inbox=inbox, concurrency=CONCURRENCY, exclusive=exclusive)
+        while await cancel_after((40 if exclusive else 100) + cancelled % 7, replay.run(), how):
             cancelled += 1
         effects.check(ids, how, cancelled=cancelled)
         assert cancelled > 4
-
-
-async def test_a_close_of_an_earlier_run_does_not_touch_the_connection_of_the_next(tmp_path: Path) -> None:
-    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
-    for _ in range(20):
-        await checkpoint.open(ReplayJob("w1"), concurrency=1)
-        closing = asyncio.create_task(checkpoint.aclose())
-        for _ in range(3):
-            await asyncio.sleep(0)
-            closing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await closing
-    state = await checkpoint.open(ReplayJob("w1"), concurrency=1)
-    assert state.interrupted == 20
-    await checkpoint.save(Commit(done=["a"]))
-    await checkpoint.aclose()
-
-
-async def test_an_open_that_is_cancelled_leaves_the_checkpoint_free(tmp_path: Path) -> None:
-    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
-    opening = asyncio.create_task(checkpoint.open(ReplayJob("w1"), concurrency=1))
-    for _ in range(3):
-        await asyncio.sleep(0)
-        opening.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await opening
-    await checkpoint.open(ReplayJob("w1"), concurrency=1)
-    await checkpoint.aclose()

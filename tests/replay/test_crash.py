@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL at random instants: none lost, at most ``concurrency`` repeated a kill."""
+"""A run that is killed with SIGKILL at random instants: none lost, few repeated, and a file has no line twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("mode", "order"),
     [
-        ("function", "newest-first"),
+        ("exclusive", "newest-first"),
         ("http", "newest-first"),
         ("export", "oldest-first"),
         ("sql", "newest-first"),

@@ -1,16 +1,16 @@
-"""Failures: dead letters, stop, skip, the circuit breaker, and targets that ask for patience."""
+"""Failures: what is set aside, stop, skip, the circuit breaker, and targets that ask for patience."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 from typing import Any
 
 import pytest
 
 from basiq_async import (
-    CheckpointError,
     ConfigurationError,
     Message,
     RateLimitError,
@@ -18,89 +18,94 @@ from basiq_async import (
     ServerError,
     TargetError,
 )
-from basiq_async.replay import DeadLetter, MemoryCheckpoint, Progress, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit, ReplayJob
+from basiq_async.receiver import MemoryInbox, SQLiteInbox
+from basiq_async.replay import Progress
 from tests.support import virtual
-from tests.support.histories import Recorder, Refusing, history
+from tests.support.histories import Recorder, Refusing, Table, history, set_aside
+
+both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 
 
-async def test_a_poisoned_message_becomes_a_dead_letter_and_the_job_continues() -> None:
-    checkpoint = MemoryCheckpoint()
+@both_kinds
+async def test_a_poisoned_message_is_set_aside_and_the_job_continues(exclusive: bool) -> None:
     async with history(300) as h:
         ids = await h.ids()
         target = Refusing(ids[3], ids[299])
-        replay = h.replay(target, checkpoint=checkpoint)
+        replay = h.replay(target, exclusive=exclusive)
         report = await replay.run()
-        assert (report.handled, report.failed, report.dead, report.finished) == (298, 2, 2, True)
-        dead_letters = await replay.dead_letters()
-        assert {dead_letter.id for dead_letter in dead_letters} == {ids[3], ids[299]}
-        assert dead_letters[0].error == "ValueError: poisoned"
-        assert dead_letters[0].message["payload"]["eventId"]
-        assert (await replay.run()).dead == 2
+        assert (report.handled, report.failed, report.finished) == (298, 2, True)
+        entries = await set_aside(replay)
+        assert set(entries) == {ids[3], ids[299]}
+        assert entries[ids[3]].error == "ValueError: poisoned"
+        assert json.loads(entries[ids[3]].body)["payload"]["eventId"] == entries[ids[3]].event_id
+        again = await replay.run()
+        assert (again.failed, again.finished, len(await set_aside(replay))) == (0, True, 2), "it is known to the inbox"
 
 
-async def test_dead_letters_are_tried_again_without_asking_basiq(tmp_path: Any) -> None:
-    async with history(700) as h:
+@both_kinds
+async def test_what_was_set_aside_is_tried_again_without_asking_basiq(exclusive: bool, tmp_path: Any) -> None:
+    async with history(700) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
         ids = await h.ids()
         target = Refusing(*ids[:600])
-        replay = h.replay(target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
         assert (await replay.run()).failed == 600
         target.refused = {ids[5]}
         asked = len(h.fake.requests)
-        report = await replay.retry_dead()
+        report = await replay.retry_quarantined()
         assert len(h.fake.requests) == asked
-        assert (report.handled, report.failed, report.dead, report.finished) == (599, 1, 1, True)
-        assert (report.position, report.handled_in_all) == (700, 699)
-        assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[5]]
+        assert (report.handled, report.failed, report.finished) == (599, 1, True)
+        assert set(await set_aside(replay)) == {ids[5]}
         target.refused = set()
-        assert (await replay.retry_dead()).handled == 1
-        assert await replay.dead_letters() == []
+        assert (await replay.retry_quarantined()).handled == 1
+        assert await set_aside(replay) == {}
         assert (await replay.run()).handled == 0
         assert sorted(target.taken) == sorted(ids)
 
 
-async def test_retrying_no_dead_letters_is_no_work_and_leaves_the_position_alone() -> None:
-    checkpoint = MemoryCheckpoint()
+async def test_retrying_when_nothing_was_set_aside_is_no_work() -> None:
     async with history(20) as h:
-        replay = h.replay(Recorder(), checkpoint=checkpoint)
-        assert await replay.dead_letters() == ()
-        assert (await replay.retry_dead()).handled == 0
-        report = await replay.run()
-        assert report.handled == 20
+        replay = h.replay(Recorder())
+        assert await set_aside(replay) == {}
+        assert (await replay.retry_quarantined()).handled == 0
+        assert (await replay.run()).handled == 20
 
 
-async def test_a_dead_letter_that_fails_again_has_its_new_error_and_counts_once() -> None:
+@both_kinds
+async def test_what_fails_again_has_its_new_error_and_is_there_once(exclusive: bool) -> None:
     async with history(3) as h:
         ids = await h.ids()
         target = Refusing(ids[0])
-        replay = h.replay(target)
+        replay = h.replay(target, exclusive=exclusive)
         await replay.run()
         target._error = lambda: RuntimeError("x" * 5_000)
-        report = await replay.retry_dead()
-        (dead_letter,) = await replay.dead_letters()
-        assert dead_letter.error.startswith("RuntimeError: xxx")
-        assert len(dead_letter.error) < 1_100
-        assert (report.failed, report.dead) == (1, 1)
+        report = await replay.retry_quarantined()
+        (entry,) = (await set_aside(replay)).values()
+        assert entry.error.startswith("RuntimeError: xxx")
+        assert len(entry.error) < 1_100
+        assert (report.failed, entry.failures) == (1, 2)
 
 
-async def test_a_dead_letter_that_fails_again_stays_one_whatever_on_error_says() -> None:
-    checkpoint = MemoryCheckpoint()
+async def test_what_fails_again_stays_set_aside_whatever_on_error_says() -> None:
+    inbox = MemoryInbox()
     async with history(3) as h:
         target = Refusing(*await h.ids())
-        await h.replay(target, checkpoint=checkpoint).run()
-        report = await h.replay(target, checkpoint=checkpoint, on_error="skip").retry_dead()
-        assert (report.failed, report.dead) == (3, 3)
+        replay = h.replay(target, inbox=inbox)
+        await replay.run()
+        report = await h.replay(target, inbox=inbox, on_error="skip").retry_quarantined()
+        assert (report.failed, len(await set_aside(replay))) == (3, 3)
         with pytest.raises(ReplayError, match="failed, and the replay stopped before it"):
-            await h.replay(target, checkpoint=checkpoint, on_error="stop").retry_dead()
-        assert len(await h.replay(target, checkpoint=checkpoint).dead_letters()) == 3
+            await h.replay(target, inbox=inbox, on_error="stop").retry_quarantined()
+        with pytest.raises(ReplayError, match="2 messages in a row failed"):
+            await h.replay(target, inbox=inbox, max_failures=2, concurrency=1).retry_quarantined()
+        assert len(await set_aside(replay)) == 3
 
 
-async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
-    checkpoint = MemoryCheckpoint()
+@both_kinds
+async def test_stop_ends_the_job_in_front_of_the_message_that_failed(exclusive: bool) -> None:
     async with history(300) as h:
         ids = await h.ids()
         target = Refusing(ids[100])
-        replay = h.replay(target, checkpoint=checkpoint, on_error="stop", concurrency=4)
+        replay = h.replay(target, exclusive=exclusive, on_error="stop", concurrency=4)
         with pytest.raises(
             ReplayError, match=rf"message .{ids[100]}. failed, and the replay stopped before it: ValueE"
         ) as caught:
@@ -114,36 +119,54 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
         assert sorted(target.taken) == sorted(ids)
 
 
-async def test_skip_counts_it_and_continues() -> None:
+@both_kinds
+async def test_skip_counts_it_and_continues_and_the_next_run_tries_it_again(exclusive: bool) -> None:
     async with history(30) as h:
         target = Refusing(*(await h.ids())[:7])
-        replay = h.replay(target, on_error="skip")
+        replay = h.replay(target, exclusive=exclusive, on_error="skip")
         report = await replay.run()
-        assert (report.handled, report.failed, report.dead, report.finished) == (23, 7, 0, True)
-        assert await replay.dead_letters() == []
+        assert (report.handled, report.failed, report.finished) == (23, 7, False)
+        assert await set_aside(replay) == {}
+        target.refused = set()
+        again = await replay.run()
+        assert (again.handled, again.skipped, again.finished) == (7, {"handled-before": 23}, True)
 
 
-async def test_many_failures_in_a_row_end_the_job_with_all_of_them_kept() -> None:
+@both_kinds
+async def test_many_failures_in_a_row_end_the_job_in_front_of_them(exclusive: bool) -> None:
     async with history(1_200) as h:
         ids = await h.ids()
-        target = Refusing(*ids)
-        replay = h.replay(target, concurrency=8)
-        with pytest.raises(ReplayError, match=r"1000 messages in a row failed.*dead letters: fix the target") as caught:
+        target = Refusing(ids[3], *ids[10:])
+        replay = h.replay(target, exclusive=exclusive, concurrency=8)
+        with pytest.raises(ReplayError, match=r"1000 messages in a row failed.*in front of them: fix the") as caught:
             await replay.run()
         assert caught.value.report is not None
-        assert 1_000 <= caught.value.report.dead <= 1_008
-        target.refused = set()
-        await replay.run()
-        await replay.retry_dead()
-        assert sorted(target.taken) == sorted(ids)
+        assert 1_001 <= caught.value.report.failed <= 1_009
+        assert set(await set_aside(replay)) == {ids[3]}, "nobody tried them with a target that works"
+        target.refused = {ids[3]}
+        assert (await replay.run()).finished
+        assert sorted(target.taken) == sorted(set(ids) - {ids[3]})
+
+
+@both_kinds
+async def test_failures_in_a_row_that_do_not_end_the_job_are_set_aside_at_its_end(exclusive: bool) -> None:
+    async with history(30) as h:
+        ids = await h.ids()
+        replay = h.replay(Refusing(*ids[20:]), exclusive=exclusive, max_failures=11)
+        report = await replay.run()
+        assert (report.failed, report.finished) == (10, True)
+        assert set(await set_aside(replay)) == set(ids[20:])
 
 
 @pytest.mark.parametrize(("limit", "stops"), [(5, True), (6, False), (None, False)])
-async def test_the_breaker_is_adjustable_and_a_success_resets_it(limit: int | None, stops: bool) -> None:
+@both_kinds
+async def test_the_breaker_is_adjustable_and_a_success_resets_it(
+    limit: int | None, stops: bool, exclusive: bool
+) -> None:
     async with history(12) as h:
         ids = await h.ids()
         target = Refusing(*ids[:5], *ids[6:11])
-        replay = h.replay(target, concurrency=1, max_failures=limit, on_error="skip")
+        replay = h.replay(target, concurrency=1, max_failures=limit, on_error="skip", exclusive=exclusive)
         if stops:
             with pytest.raises(ReplayError, match="5 messages in a row failed, the last one with ValueError"):
                 await replay.run()
@@ -151,14 +174,15 @@ async def test_the_breaker_is_adjustable_and_a_success_resets_it(limit: int | No
             assert (await replay.run()).failed == 10
 
 
-async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_end() -> None:
+@both_kinds
+async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_end(exclusive: bool) -> None:
     async with history(5) as h:
         target = Refusing(*(await h.ids())[:1], error=asyncio.CancelledError)
-        replay = h.replay(target)
+        replay = h.replay(target, exclusive=exclusive)
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
-        (dead_letter,) = await replay.dead_letters()
-        assert "cancelled itself" in dead_letter.error
+        (entry,) = (await set_aside(replay)).values()
+        assert "cancelled" in entry.error
 
 
 async def test_a_predicate_that_raises_makes_its_message_a_failed_one() -> None:
@@ -174,7 +198,7 @@ async def test_a_predicate_that_raises_makes_its_message_a_failed_one() -> None:
         assert (await replay.plan()).total == 5
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
-        assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[2]]
+        assert set(await set_aside(replay)) == {ids[2]}
 
 
 async def test_a_failure_is_logged_with_its_message_and_without_its_payload(caplog: pytest.LogCaptureFixture) -> None:
@@ -202,16 +226,15 @@ async def test_what_an_error_says_forges_no_line_of_the_log(caplog: pytest.LogCa
     assert all(message.isprintable() for message in caplog.messages), caplog.messages
 
 
-async def test_a_replay_error_of_a_target_ends_the_job_at_once() -> None:
+@both_kinds
+async def test_a_replay_error_of_a_target_ends_the_job_at_once(exclusive: bool) -> None:
+    inbox = MemoryInbox()
     async with history(50) as h:
-        ids = await h.ids()
-        target = Refusing(*ids, error=lambda: ReplayError("the target is gone"))
-        checkpoint = MemoryCheckpoint()
+        target = Refusing(*await h.ids(), error=lambda: ReplayError("the target is gone"))
+        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
         with pytest.raises(ReplayError, match="the target is gone"):
-            await h.replay(target, checkpoint=checkpoint).run()
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-        assert state is not None
-        assert (state.position, state.dead, state.done) == (0, 0, frozenset())
+            await replay.run()
+        assert (len(inbox), await set_aside(replay)) == (0, {})
 
 
 async def test_a_target_that_is_not_async_is_refused_before_it_is_called() -> None:
@@ -295,11 +318,10 @@ async def test_a_target_that_takes_one_a_second_is_fed_one_a_second_and_gets_all
 
 @virtual.clocked
 async def test_a_wait_beyond_max_pause_ends_the_job_in_order() -> None:
-    checkpoint = MemoryCheckpoint()
     async with history(20) as h:
         ids = await h.ids()
         target = Refusing(ids[10], error=lambda: TargetError("no", retry_after=7_200))
-        replay = h.replay(target, checkpoint=checkpoint, concurrency=1)
+        replay = h.replay(target, concurrency=1)
         with pytest.raises(ReplayError, match=r"pause of 7200 s, longer than max_pause") as caught:
             await replay.run()
         assert isinstance(caught.value.__cause__, TargetError)
@@ -327,7 +349,7 @@ async def test_stop_does_not_wait_for_a_target_that_asked_for_patience() -> None
         replay = h.replay(target, concurrency=4)
         asyncio.get_running_loop().call_later(3, replay.stop)
         report = await replay.run()
-        assert (report.handled, report.failed, report.position) == (0, 0, 0)
+        assert (report.handled, report.failed, report.finished) == (0, 0, False)
         assert report.duration == pytest.approx(3)
 
 
@@ -353,25 +375,31 @@ async def test_cancelling_during_a_pause_leaves_nothing_behind() -> None:
         assert (await replay.run()).handled == 20
 
 
-async def test_dead_letters_that_cannot_be_kept_end_the_job() -> None:
-    class NoRoom(MemoryCheckpoint):
-        async def save(self, commit: Commit) -> None:
-            if commit.dead:
-                raise CheckpointError("no room for dead letters")
-            await super().save(commit)
+async def test_an_own_record_ends_at_a_failure_in_front_of_it() -> None:
+    class Picky(Table):
+        refused: frozenset[str] = frozenset()
 
-    async with history(5) as h:
-        replay = h.replay(Refusing(*await h.ids()), checkpoint=NoRoom())
-        with pytest.raises(CheckpointError, match="no room"):
+        async def deliver(self, message: Message) -> str | None:
+            if message.id in self.refused:
+                raise ValueError("poisoned")
+            return await super().deliver(message)
+
+    table = Picky()
+    async with history(50) as h:
+        ids = await h.ids()
+        table.refused = frozenset({ids[20]})
+        replay = h.replay(table)
+        with pytest.raises(ReplayError, match=f"message '{ids[20]}' failed, and the replay stopped before it: Val"):
             await replay.run()
-        assert not await replay.dead_letters()
-
-
-def test_a_dead_letter_does_not_show_its_message() -> None:
-    from datetime import UTC, datetime
-
-    dead_letter = DeadLetter("id-1", "ValueError", datetime.now(UTC), {"payload": "private"})
-    assert "private" not in repr(dead_letter)
+        assert table.rows == ids[:20], "what was accepted before is written"
+        skipping = await h.replay(table, on_error="skip").run()
+        assert (skipping.handled, skipping.failed, skipping.finished, skipping.in_flight) == (29, 1, False, 0)
+        with pytest.raises(ConfigurationError, match="has no quarantine"):
+            await replay.retry_quarantined()
+        assert (await replay.quarantined(), await replay.drop_quarantined(["a"])) == ((), 0)
+        table.refused = frozenset()
+        assert (await replay.run()).finished
+        assert sorted(table.rows) == sorted(ids)
 
 
 @virtual.clocked

@@ -1,17 +1,17 @@
-"""A target that is down: the job waits, and no message becomes a dead letter for it."""
+"""A target that is down: the job waits, and no message is set aside for it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import (
-    CheckpointError,
     ConnectionFailedError,
     InboxError,
     Message,
@@ -19,10 +19,18 @@ from basiq_async import (
     RequestTimeoutError,
     TargetError,
 )
-from basiq_async.replay import MemoryCheckpoint, Progress, Replay
+from basiq_async.receiver import MemoryInbox
+from basiq_async.replay import Progress, Replay
 from tests.support import virtual
 from tests.support.deliveries import SECRET
-from tests.support.histories import Recorder, Refusing, history
+from tests.support.histories import Recorder, Refusing, Table, history, set_aside
+
+
+def timed(replay: Replay, **seconds: float) -> Replay:
+    """Return the replay with other time limits than those of every job."""
+    replay._settings = attrs.evolve(replay._settings, **seconds)
+    return replay
+
 
 OUTAGES: list[Callable[[], Exception]] = [
     lambda: ConnectionFailedError("no connection to a:1: refused", sent=False),
@@ -36,7 +44,7 @@ OUTAGES: list[Callable[[], Exception]] = [
 
 @pytest.mark.parametrize("error", OUTAGES)
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_an_outage_has_the_job_wait_and_leaves_no_dead_letter(
+def test_an_outage_has_the_job_wait_and_sets_nothing_aside(
     error: Callable[[], Exception], concurrency: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
@@ -55,9 +63,9 @@ def test_an_outage_has_the_job_wait_and_leaves_no_dead_letter(
         async with history(100) as h:
             replay = h.replay(target, concurrency=concurrency, rate=15)
             report = await replay.run(seen.append)
-            assert await replay.dead_letters() == [] or concurrency == 1
+            assert await set_aside(replay) == {} or concurrency == 1
         if concurrency > 1 or "refused" in str(error()):
-            assert (report.handled, report.failed, report.dead) == (100, 0, 0)
+            assert (report.handled, report.failed) == (100, 0)
         else:
             # With no other message to tell by, one may be given up.
             assert report.failed <= 1
@@ -76,14 +84,13 @@ def test_an_outage_has_the_job_wait_and_leaves_no_dead_letter(
 
 @virtual.clocked
 async def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> None:
-    checkpoint = MemoryCheckpoint()
     async with history(20) as h:
         ids = await h.ids()
         target = Refusing(*ids[10:], error=lambda: ConnectionFailedError("refused", sent=False))
-        replay = h.replay(target, checkpoint=checkpoint, concurrency=4, max_pause=600)
+        replay = h.replay(target, concurrency=4, max_pause=600)
         with pytest.raises(ReplayError, match=r"down for 6\d\d s.* before message .*: run the same again"):
             await replay.run()
-        assert await replay.dead_letters() == []
+        assert await set_aside(replay) == {}
         target.refused = set()
         report = await replay.run()
         assert (report.handled, report.finished) == (10, True)
@@ -97,13 +104,13 @@ async def test_stop_does_not_wait_for_a_target_that_is_down() -> None:
         replay = h.replay(target, concurrency=4)
         asyncio.get_running_loop().call_later(100, replay.stop)
         report = await replay.run()
-        assert (report.handled, report.failed, report.position) == (0, 0, 0)
+        assert (report.handled, report.failed, report.finished) == (0, 0, False)
         assert report.duration == pytest.approx(100)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 @virtual.clocked
-async def test_one_message_that_times_out_is_a_dead_letter_and_no_outage(concurrency: int) -> None:
+async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency: int) -> None:
     async with history(40) as h:
         ids = await h.ids()
         tries = 0
@@ -119,13 +126,13 @@ async def test_one_message_that_times_out_is_a_dead_letter_and_no_outage(concurr
         replay = h.replay(target, concurrency=concurrency)
         report = await replay.run()
         assert (report.handled, report.failed) == (39, 1)
-        assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[7]]
+        assert set(await set_aside(replay)) == {ids[7]}
         assert 3 <= tries <= 5
         assert report.duration < 30
 
 
 @virtual.clocked
-async def test_the_last_message_of_a_history_that_times_out_is_a_dead_letter() -> None:
+async def test_the_last_message_of_a_history_that_times_out_is_set_aside() -> None:
     async with history(5) as h:
         ids = await h.ids()
         target = Refusing(ids[4], error=TimeoutError)
@@ -134,11 +141,9 @@ async def test_the_last_message_of_a_history_that_times_out_is_a_dead_letter() -
         assert (report.handled, report.failed, report.finished) == (4, 1, True)
 
 
-@pytest.mark.parametrize(("options", "limit"), [({"target_timeout": 10}, 10), ({}, 300)])
+@pytest.mark.parametrize("limit", [10, 300])
 @virtual.clocked
-async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(
-    options: dict[str, Any], limit: int
-) -> None:
+async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(limit: int) -> None:
     async with history(30) as h:
         ids = await h.ids()
 
@@ -147,17 +152,18 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(
                 await asyncio.Event().wait()
 
         target = Recorder(behave)
-        replay = h.replay(target, concurrency=2, **options)
+        replay = timed(h.replay(target, concurrency=2), target_timeout=limit)
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (29, 1, True)
         assert report.rate == pytest.approx(30 / report.duration), "a failed message counts for the rate"
-        (dead_letter,) = await replay.dead_letters()
-        assert f"no result within {limit} s" in dead_letter.error
+        (entry,) = (await set_aside(replay)).values()
+        assert f"no result within {limit} s" in entry.error
         assert target.at_once == 0
 
 
+@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 @virtual.clocked
-async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_handled() -> None:
+async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_called_again(exclusive: bool) -> None:
     async def behave(message: Message) -> None:
         try:
             await asyncio.sleep(100)
@@ -165,36 +171,60 @@ async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_handled(
             await asyncio.sleep(1)
 
     async with history(3) as h:
-        replay = h.replay(Recorder(behave), target_timeout=10)
+        target = Recorder(behave)
+        replay = timed(h.replay(target, exclusive=exclusive), target_timeout=10)
         report = await replay.run()
-    assert (report.handled, report.failed) == (3, 0)
+        assert (report.failed, report.finished) == (0, True)
+        assert sorted(target.ids) == sorted(await h.ids())
 
 
-@pytest.mark.parametrize(("options", "limit"), [({"checkpoint_timeout": 5}, 5), ({}, 60)])
 @virtual.clocked
-async def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do(options: dict[str, Any], limit: int) -> None:
-    class Hanging(MemoryCheckpoint):
+async def test_an_inbox_that_hangs_with_the_record_of_an_exclusive_run_ends_the_job_with_what_to_do() -> None:
+    class Hanging(MemoryInbox):
         hangs = False
 
-        async def save(self, commit: Any) -> None:
+        async def complete(self, key: str | Sequence[str], token: str) -> bool:
             if self.hangs:
-                await asyncio.Event().wait()
-            await super().save(commit)
+                await hang()
+            return await super().complete(key, token)
 
-    checkpoint = Hanging()
+    inbox = Hanging()
     async with history(30) as h:
 
         async def behave(message: Message) -> None:
-            checkpoint.hangs = len(target.ids) > 10
+            inbox.hangs = len(target.ids) > 10
 
         target = Recorder(behave)
-        replay = h.replay(target, checkpoint=checkpoint, concurrency=4, **options)
-        with pytest.raises(ReplayError, match=f"the checkpoint did not finish within {limit} s: fix it"):
+        replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=4)
+        with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
             await replay.run()
-        checkpoint.hangs = False
+        inbox.hangs = False
         target._behave = None
         assert (await replay.run()).finished
         assert set(target.ids) == set(await h.ids())
+
+
+class Collecting:
+    """A target that collects messages, and cannot write them."""
+
+    async def deliver(self, message: Message) -> str | None:
+        return None
+
+    async def flush(self) -> None:
+        await hang()
+
+
+class StuckTable(Table):
+    async def flush(self) -> None:
+        await hang()
+
+
+@pytest.mark.parametrize("kind", [Collecting, StuckTable])
+@virtual.clocked
+async def test_a_flush_that_hangs_ends_the_job_with_what_to_do(kind: Callable[[], Any]) -> None:
+    async with history(30) as h:
+        with pytest.raises(ReplayError, match="could not be recorded within 60 s: fix the record, then run"):
+            await h.replay(kind()).run()
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -202,10 +232,8 @@ async def test_a_checkpoint_that_hangs_ends_the_job_with_what_to_do(options: dic
 async def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_again(
     hangs: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from basiq_async.receiver import MemoryInbox
-
     class Full(MemoryInbox):
-        async def complete(self, key: str, token: str) -> bool:
+        async def complete(self, key: str | Sequence[str], token: str) -> bool:
             if hangs:
                 await asyncio.Event().wait()
             raise OSError("no space left")
@@ -221,7 +249,6 @@ async def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handle
 
 
 def test_an_inbox_that_hangs_has_the_job_wait() -> None:
-    from basiq_async.receiver import MemoryInbox
     from basiq_async.receiver.protocol import Claim
 
     class Stopped(MemoryInbox):
@@ -247,31 +274,55 @@ async def hang(*_: object, **__: object) -> Any:
     await asyncio.Event().wait()
 
 
-CHECKPOINT_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
-    ("open", Replay.run),
-    ("aclose", Replay.run),
-    ("open", Replay.retry_dead),
-    ("dead_letters", Replay.retry_dead),
-    ("peek", Replay.plan),
-    ("peek", Replay.dead_letters),
-    ("dead_letters", Replay.dead_letters),
-    ("aclose", Replay.dead_letters),
-    ("dead_letters", lambda replay: replay.drop_dead(["m"])),
-    ("aclose", lambda replay: replay.drop_dead(["m"])),
+INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
+    ("known", Replay.run),
+    ("note", Replay.run),
+    ("quarantined", Replay.retry_quarantined),
+    ("known", Replay.plan),
+    ("quarantined", Replay.plan),
+    ("quarantined", Replay.quarantined),
+    ("quarantined", lambda replay: replay.drop_quarantined(["m"])),
 ]
 
 
-@pytest.mark.parametrize(("call", "work"), CHECKPOINT_CALLS)
+@pytest.mark.parametrize(("call", "work"), INBOX_CALLS)
 @virtual.clocked
-async def test_no_call_of_a_checkpoint_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:
-    checkpoint = MemoryCheckpoint()
+async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:
+    inbox = MemoryInbox()
     async with history(3) as h:
-        replay = h.replay(Recorder(), checkpoint=checkpoint, checkpoint_timeout=5)
+        replay = h.replay(Recorder(), inbox=inbox)
         await replay.run()
-        setattr(checkpoint, call, hang)
-        with pytest.raises(CheckpointError, match="the checkpoint did not finish within 5 s: fix it"):
+        setattr(inbox, call, hang)
+        with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
             async with asyncio.timeout(60):
                 await work(replay)
+
+
+@pytest.mark.parametrize("call", ["claim", "release"])
+@virtual.clocked
+async def test_the_claim_of_a_run_is_not_waited_for_without_end(call: str) -> None:
+    inbox = MemoryInbox()
+    async with history(3) as h:
+        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
+        setattr(inbox, call, hang)
+        async with asyncio.timeout(60):
+            if call == "claim":
+                with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
+                    await replay.run()
+            else:  # it ends with its lease
+                assert (await replay.run()).finished
+
+
+@virtual.clocked
+async def test_a_note_that_cannot_be_written_costs_requests_and_nothing_else() -> None:
+    inbox = MemoryInbox()
+    async with history(3) as h:
+        replay = h.replay(Recorder(), inbox=inbox)
+        assert (await replay.run()).finished
+        await h.fake.emit("user.created")
+        inbox.set_note = hang
+        assert (await replay.run()).finished
+        assert (await replay.run()).finished
 
 
 @pytest.mark.parametrize("what", ["begin", "end"])
@@ -293,31 +344,14 @@ async def test_a_target_that_does_not_begin_or_end_its_run_is_an_error_in_time(w
                 await hang()
 
     async with history(3) as h:
-        replay = h.replay(Holding(), checkpoint_timeout=5)
+        replay = timed(h.replay(Holding()), record_timeout=5)
         with pytest.raises(ReplayError, match=f"the target did not {what} its run within 5 s"):
             async with asyncio.timeout(60):
                 await replay.run()
 
 
-@virtual.clocked
-async def test_an_inbox_that_hangs_is_an_error_of_a_plan_and_of_reconcile_in_time() -> None:
-    from basiq_async.receiver import MemoryInbox
-
-    class Stopped(MemoryInbox):
-        async def seen(self, key: str) -> bool:
-            return bool(await hang())
-
-    inbox = Stopped(clock=virtual.clock)
-    async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=inbox)
-        for look in (replay.plan(), replay.reconcile(inbox)):
-            with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
-                async with asyncio.timeout(60):
-                    await look
-
-
 def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
-    from basiq_async.receiver import MemoryInbox, WebhookReceiver
+    from basiq_async.receiver import WebhookReceiver
     from basiq_async.receiver.protocol import Claim
 
     class Away(MemoryInbox):
@@ -344,7 +378,7 @@ def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
 
 
 @virtual.clocked
-async def test_a_message_that_times_out_after_an_outage_has_ended_is_a_dead_letter_too() -> None:
+async def test_a_message_that_times_out_after_an_outage_has_ended_is_set_aside_too() -> None:
     async with history(20) as h:
         ids = await h.ids()
         refused = 0
@@ -360,4 +394,35 @@ async def test_a_message_that_times_out_after_an_outage_has_ended_is_a_dead_lett
         replay = h.replay(Recorder(behave), concurrency=1)
         report = await replay.run()
         assert (report.handled, report.failed) == (19, 1), "the messages of an earlier outage count in a later one"
-        assert [dead_letter.id for dead_letter in await replay.dead_letters()] == [ids[12]]
+        assert set(await set_aside(replay)) == {ids[12]}
+
+
+def together(*errors: Exception) -> ExceptionGroup[Exception]:
+    return ExceptionGroup("unhandled errors in a TaskGroup", errors)
+
+
+@pytest.mark.parametrize(
+    ("error", "duration", "failed"),
+    [
+        (together(ConnectionRefusedError("refused"), TimeoutError()), 120, 0),
+        (together(TargetError("no", status=502), together(ConnectionError("broken"))), 120, 0),
+        (together(TargetError("slow down", retry_after=5), TargetError("no", retry_after=200)), 200, 0),
+        (together(TargetError("slow down", retry_after=200), TimeoutError()), 200, 0),
+        (together(ConnectionRefusedError("refused"), ValueError("no")), 0, 20),
+        (together(TargetError("slow down", retry_after=200), ValueError("no")), 0, 20),
+    ],
+)
+@virtual.clocked
+async def test_failures_of_a_task_group_are_an_outage_if_all_of_them_are(
+    error: Exception, duration: float, failed: int
+) -> None:
+    began = virtual.now()
+
+    async def behave(message: Message) -> None:
+        if virtual.now() - began < 120:
+            raise error
+
+    async with history(20) as h:
+        report = await h.replay(Recorder(behave), concurrency=4).run()
+    assert (report.handled, report.failed) == (20 - failed, failed)
+    assert duration <= report.duration < duration + 60

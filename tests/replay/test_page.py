@@ -1,9 +1,10 @@
-"""The page of a replay: its progress, its rate, and its dead letters, to be retried and dropped."""
+"""The page of a replay: its progress, its rate, and its quarantine, to be retried and dropped."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
 import sys
 import threading
@@ -18,12 +19,19 @@ import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.errors import ConfigurationError
-from basiq_async.replay import DeadLetter, MemoryCheckpoint, Progress, Replay, SQLiteCheckpoint, serve_page
+from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from basiq_async.replay import Progress, Replay, serve_page
 from basiq_async.replay._page import ReplayFeed, draw  # private: what open pages are told, and what they draw
 from basiq_async.testing import FakeBasiq
 from tests.support.real_time import PATIENCE
 
 ATTACK = "<img src=x onerror='window.hacked=1'>"
+
+
+def entry_of(id: str) -> QuarantinedDelivery:
+    """A message in the quarantine whose id, type and error are made to do harm."""
+    now, body = datetime.now(UTC), json.dumps({"id": id, "payload": {"eventTypeId": id}}).encode()
+    return QuarantinedDelivery(id, id, id, id, body, now, ATTACK, 1, now, kind="message", acknowledged=False)
 
 
 class Target:
@@ -40,12 +48,12 @@ class Target:
 
 
 @asynccontextmanager
-async def replaying(checkpoint: Any = None, kind: type[Replay] = Replay) -> AsyncIterator[tuple[Replay, Target]]:
+async def replaying(inbox: Inbox | None = None, kind: type[Replay] = Replay) -> AsyncIterator[tuple[Replay, Target]]:
     fake = FakeBasiq()
     webhook_id = fake.seed_messages(50)
     target = Target()
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        yield kind(basiq, webhook_id, target, checkpoint=checkpoint or MemoryCheckpoint(), concurrency=1), target
+        yield kind(basiq, webhook_id, target, inbox=inbox or MemoryInbox(), concurrency=1), target
 
 
 async def get(
@@ -64,40 +72,42 @@ async def post(session: aiohttp.ClientSession, url: str, path: str, body: Any, *
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_what_could_not_be_handled_is_shown_retried_and_dropped(kind: str, tmp_path: Path) -> None:
-    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db") if kind == "sqlite" else MemoryCheckpoint()
+    inbox = SQLiteInbox(tmp_path / "inbox.db") if kind == "sqlite" else MemoryInbox()
     async with (
-        replaying(checkpoint) as (replay, target),
+        inbox,
+        replaying(inbox) as (replay, target),
         serve_page(replay) as url,
         aiohttp.ClientSession() as session,
     ):
         assert (await get(session, url, "state"))["progress"] is None
-        assert (await get(session, url, "dead-letters"))["items"] == []
+        assert (await get(session, url, "quarantine"))["items"] == []
         await replay.run()
         state = await get(session, url, "state")
         assert (state["running"], state["progress"]["handled"], state["progress"]["failed"]) == (False, 45, 5)
-        dead_letters = (await get(session, url, "dead-letters"))["items"]
-        assert [dead_letter["error"] for dead_letter in dead_letters] == [f"ValueError: {ATTACK}"] * 5
-        whole = await get(session, url, f"dead-letter?id={dead_letters[0]['id']}")
-        assert whole["message"]["id"] == dead_letters[0]["id"]
-        await post(session, url, "dead-letters/drop", {"ids": [dead_letters[0]["id"]]})
+        entries = (await get(session, url, "quarantine"))["items"]
+        assert [entry["error"] for entry in entries] == [f"ValueError: {ATTACK}"] * 5
+        whole = await get(session, url, f"quarantine-entry?id={entries[0]['id']}")
+        assert whole["body"]["id"] == entries[0]["id"]
+        await post(session, url, "quarantine/drop", {"ids": [entries[0]["id"]]})
         target.mended = True
-        await post(session, url, "dead-letters/retry", {"ids": [dead_letters[1]["id"]]})
+        await post(session, url, "quarantine/retry", {"ids": [entries[1]["id"]]})
         async with asyncio.timeout(PATIENCE):
-            while len((await get(session, url, "dead-letters"))["items"]) != 3:
+            while len((await get(session, url, "quarantine"))["items"]) != 3:
                 await asyncio.sleep(0)
         assert (await get(session, url, "state"))["error"] is None
 
 
-async def test_looking_at_dead_letters_does_not_get_into_the_way_of_a_run(tmp_path: Path) -> None:
+async def test_looking_at_entries_does_not_get_into_the_way_of_a_run(tmp_path: Path) -> None:
     async with (
-        replaying(SQLiteCheckpoint(tmp_path / "replay.db")) as (replay, _),
+        SQLiteInbox(tmp_path / "inbox.db") as inbox,
+        replaying(inbox) as (replay, _),
         serve_page(replay) as url,
         aiohttp.ClientSession() as session,
     ):
         await replay.run()
 
         async def look() -> None:
-            async with session.get(url + "dead-letters") as response:
+            async with session.get(url + "quarantine") as response:
                 assert response.status in (200, 409)
 
         async with asyncio.TaskGroup() as group:
@@ -106,19 +116,19 @@ async def test_looking_at_dead_letters_does_not_get_into_the_way_of_a_run(tmp_pa
             await replay.run()
             for _ in range(5):
                 group.create_task(look())
-            await replay.retry_dead()
+            await replay.retry_quarantined()
 
 
 async def test_while_it_runs_nothing_is_retried_or_dropped() -> None:
     async with replaying() as (replay, _), serve_page(replay) as url, aiohttp.ClientSession() as session:
         replay._running = True
-        for path, body in (("dead-letters/retry", {}), ("dead-letters/drop", {"ids": ["a"]})):
+        for path, body in (("quarantine/retry", {}), ("quarantine/drop", {"ids": ["a"]})):
             assert (await post(session, url, path, body, expect=409))["error"]["code"] == "running"
         replay._running = False
-        assert (await post(session, url, "dead-letters/drop", {}, expect=400))["error"]["code"] == "not-valid"
-        assert (await post(session, url, "dead-letters/drop", {"ids": "a"}, expect=400))["error"]["code"] == "not-valid"
+        assert (await post(session, url, "quarantine/drop", {}, expect=400))["error"]["code"] == "not-valid"
+        assert (await post(session, url, "quarantine/drop", {"ids": "a"}, expect=400))["error"]["code"] == "not-valid"
         assert (await post(session, url, "stop", {})) == {"stopping": False}
-        await get(session, url, "dead-letter?id=none", expect=404)
+        await get(session, url, "quarantine-entry?id=none", expect=404)
 
 
 async def test_each_change_calls_who_watches_until_they_stop() -> None:
@@ -128,12 +138,12 @@ async def test_each_change_calls_who_watches_until_they_stop() -> None:
         replay._listen(feed.hear)
         await replay.run()
         assert len(seen) == feed.revision > 0, "the progress of a run is shown"
-        dead = await feed.dead_letters()
+        dead = await feed.quarantine()
         before = len(seen)
-        assert await feed.drop([dead[0].id]) == 1
+        assert await feed.drop([dead[0].delivery_id]) == 1
         assert len(seen) == before + 1, "what was dropped leaves every open page"
         target.mended = True
-        feed.retry([dead[1].id])
+        feed.retry([dead[1].delivery_id])
         before = len(seen)
         async with asyncio.timeout(PATIENCE):
             while feed._tasks:
@@ -155,9 +165,9 @@ async def test_another_site_is_refused(headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("path", "method"),
-    [("", "GET"), ("state", "GET"), ("dead-letters", "GET"), ("dead-letter?id=x", "GET"), ("ui/sections", "GET"),
-     ("ui/stream", "GET"), ("ui/token", "GET"), ("ui/dead_letter?id=x", "GET"), ("dead-letters/drop", "POST"),
-     ("dead-letters/retry", "POST"), ("stop", "POST"), ("?token=wrong", "GET"), ("nothing", "GET"),
+    [("", "GET"), ("state", "GET"), ("quarantine", "GET"), ("quarantine-entry?id=x", "GET"), ("ui/sections", "GET"),
+     ("ui/stream", "GET"), ("ui/token", "GET"), ("ui/entry?id=x", "GET"), ("quarantine/drop", "POST"),
+     ("quarantine/retry", "POST"), ("stop", "POST"), ("?token=wrong", "GET"), ("nothing", "GET"),
      ("~wrong/", "GET"), ("~/state", "GET"), ("~wrong/stop", "POST")],
 )  # fmt: skip
 async def test_who_does_not_have_the_token_sees_and_does_nothing_on_this_machine_too(path: str, method: str) -> None:
@@ -198,18 +208,20 @@ async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.Mon
                 pass
 
 
-async def test_it_shows_the_first_dead_letters_where_there_are_many() -> None:
+async def test_it_shows_the_first_entries_where_there_are_many() -> None:
     class Failing(Replay):
-        async def dead_letters(self, *, after: int = 0, limit: int = 100) -> Sequence[DeadLetter]:
-            return [DeadLetter(f"m{n}", "e", datetime.now(UTC), {"id": f"m{n}"}, n) for n in range(1, 1 + limit)]
+        async def quarantined(
+            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+        ) -> Sequence[QuarantinedDelivery]:
+            return [entry_of(f"m{n}") for n in range(1, 1 + limit)]
 
     async with (
         replaying(kind=Failing) as (replay, _),
         serve_page(replay) as url,
         aiohttp.ClientSession() as session,
     ):
-        assert len((await get(session, url, "dead-letters"))["items"]) == 200, "the page has a largest size"
-        assert "among the first 200" in str(await get(session, url, "dead-letter?id=m201", expect=404))
+        assert len((await get(session, url, "quarantine"))["items"]) == 200, "the page has a largest size"
+        assert "among the first 200" in str(await get(session, url, "quarantine-entry?id=m201", expect=404))
 
 
 async def test_the_rates_are_those_of_the_last_run_a_second_apart() -> None:
@@ -257,7 +269,7 @@ def in_a_thread(kind: type[Replay] = Replay) -> Iterator[tuple[str, Any]]:
         loop.close()
 
 
-def test_the_page_follows_a_run_and_its_dead_letters(browser: Any) -> None:
+def test_the_page_follows_a_run_and_its_entries(browser: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     with in_a_thread() as (url, run):
         context = browser.new_context()
@@ -266,61 +278,60 @@ def test_the_page_follows_a_run_and_its_dead_letters(browser: Any) -> None:
         page.goto(url)
         page.locator("#progress", has_text="No run has begun yet").wait_for()
         run()
-        page.locator("#progress .pill.failed", has_text="ended, with dead letters").wait_for()
+        page.locator("#progress .pill.failed", has_text="ended, with messages set aside").wait_for()
         assert page.locator("#progress .pill.ok").count() == 0
-        page.wait_for_function("() => document.querySelectorAll('#dead-letter-list > li').length === 5")
-        page.locator("#dead-letter-list .opens").first.click()
+        page.wait_for_function("() => document.querySelectorAll('#quarantine-list > li').length === 5")
+        page.locator("#quarantine-list .opens").first.click()
         page.locator("[aria-label='The message']").wait_for()
-        assert ATTACK in page.inner_text("#dead_letters")
+        assert ATTACK in page.inner_text("#quarantine")
         assert page.evaluate("window.hacked") is None
         results = axe.Axe().run(page)
         assert results.violations_count == 0, results.generate_report()
         page.once("dialog", lambda dialog: dialog.dismiss())
-        page.locator("#dead-letter-list [data-post='/dead-letters/drop']").first.click()
-        assert page.locator("#dead-letter-list > li").count() == 5
+        page.locator("#quarantine-list [data-post='/quarantine/drop']").first.click()
+        assert page.locator("#quarantine-list > li").count() == 5
         page.once("dialog", lambda dialog: dialog.accept())
-        page.locator("#dead-letter-list [data-post='/dead-letters/drop']").first.click()
-        page.wait_for_function("() => document.querySelectorAll('#dead-letter-list > li').length === 4")
+        page.locator("#quarantine-list [data-post='/quarantine/drop']").first.click()
+        page.wait_for_function("() => document.querySelectorAll('#quarantine-list > li').length === 4")
         page.get_by_role("button", name="Retry all").click()
-        page.locator("#no-dead-letters").wait_for()
+        page.locator("#nothing-set-aside").wait_for()
         page.locator("#progress .pill.ok", has_text="ended").wait_for()
         context.close()
 
 
 HOSTILE = [
-    "../../dead-letters", "..", ".", "/replay/state", "//attacker.example/", "a/b", "a?id=b", "a#b", "a&b=c", "%2e%2e",
+    "../../quarantine", "..", ".", "/replay/state", "//attacker.example/", "a/b", "a?id=b", "a#b", "a&b=c", "%2e%2e",
     "%", "+", " ", "a b", ATTACK, '"><script>window.hacked=1</script>', "\u202e", "\\", "javascript:alert(1)",
 ]  # fmt: skip
 
 
 class WithHostileIds(Replay):
-    """A replay whose dead letters have ids that are made to lead somewhere else."""
+    """A replay whose entries have ids that are made to lead somewhere else."""
 
-    async def dead_letters(self, *, after: int = 0, limit: int = 100) -> Sequence[DeadLetter]:
-        return [
-            DeadLetter(id, ATTACK, datetime.now(UTC), {"id": id, "payload": {"eventTypeId": id}}, number)
-            for number, id in enumerate(HOSTILE, 1)
-        ]
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        return [entry_of(id) for id in HOSTILE]
 
 
-def test_an_id_leads_to_its_own_dead_letter_and_to_nothing_else(browser: Any) -> None:
+def test_an_id_leads_to_its_own_entry_and_to_nothing_else(browser: Any) -> None:
     with in_a_thread(WithHostileIds) as (url, _):
         page = browser.new_context().new_page()
         page.set_default_timeout(1000 * PATIENCE)
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url)
-        page.wait_for_function(f"() => document.querySelectorAll('#dead-letter-list > li').length === {len(HOSTILE)}")
+        page.wait_for_function(f"() => document.querySelectorAll('#quarantine-list > li').length === {len(HOSTILE)}")
         asked.clear()
         for number, id in enumerate(HOSTILE):
-            row = page.locator("#dead-letter-list > li").nth(number)
+            row = page.locator("#quarantine-list > li").nth(number)
             row.locator(".opens").click()
             row.locator("[aria-label='The message']").wait_for()
             assert row.locator(".about code").text_content() == id
             link = row.locator("a").evaluate("link => link.href")
-            assert link.partition("?")[0] == url + "dead-letter"
-            assert page.request.get(link).json()["id"] == id
-        assert {each.partition("?")[0].removeprefix(url) for each in asked} <= {"ui/dead_letter", "ui/sections"}
+            assert link.partition("?")[0] == url + "quarantine-entry"
+            assert page.request.get(link).json()["body"]["id"] == id
+        assert {each.partition("?")[0].removeprefix(url) for each in asked} <= {"ui/entry", "ui/sections"}
         assert page.evaluate("window.hacked") is None
         page.context.close()
 
@@ -333,17 +344,17 @@ def test_what_is_no_fragment_is_not_inserted(browser: Any) -> None:
     with in_a_thread(WithHostileIds) as (url, _):
         page = browser.new_context().new_page()
         page.goto(url)
-        opener = page.locator("#dead-letter-list .opens").first
+        opener = page.locator("#quarantine-list .opens").first
         for answer in (
             {"content_type": "application/json", "body": "<b>json</b>"},
             {"content_type": "text/plain", "body": "<b>text</b>"},
             {"status": 404, "content_type": "text/html", "body": "<b>an error</b>"},
             {"status": 302, "headers": {"Location": "/replay/state"}},
         ):
-            page.route("**/ui/dead_letter*", functools.partial(fulfill, **answer))
+            page.route("**/ui/entry*", functools.partial(fulfill, **answer))
             opener.click()
-            page.wait_for_function("() => document.querySelector('#dead-letter-list .opens').ariaExpanded === 'true'")
-            assert page.locator("#dead-letter-list .about").first.inner_html().strip() == ""
+            page.wait_for_function("() => document.querySelector('#quarantine-list .opens').ariaExpanded === 'true'")
+            assert page.locator("#quarantine-list .about").first.inner_html().strip() == ""
             opener.click()
-            page.unroute("**/ui/dead_letter*")
+            page.unroute("**/ui/entry*")
         page.context.close()

@@ -1,20 +1,18 @@
-"""Looking without touching: plans, and what an inbox lacks."""
+"""Looking without touching: plans."""
 
 from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from basiq_async import Message
-from basiq_async.receiver import Delivery, Inbox, MemoryInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, Inbox, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
-from basiq_async.replay import MemoryCheckpoint, Replay, SQLiteCheckpoint, failed_only, limit, message_time
-from basiq_async.replay.protocol import Commit, ReplayJob
-from tests.support.histories import Recorder, history
+from basiq_async.replay import JSONLinesTarget, Replay, limit, message_time
+from tests.support.histories import Recorder, Refusing, history
 
 pytestmark = pytest.mark.usefixtures("both_orders")
 
@@ -30,7 +28,8 @@ async def enter(inbox: Inbox, message: Message, webhook_id: str) -> None:
 async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path) -> None:
     async with history(100, every=timedelta(hours=3)) as h:
         target = Recorder()
-        replay = h.replay(target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
+        inbox = MemoryInbox()
+        replay = h.replay(target, inbox=inbox, exclusive=True)
         plan = await replay.plan()
         messages = [each async for each in h.client.messages.list(h.webhook_id)]
         assert plan.total == 100
@@ -39,21 +38,29 @@ async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path)
         assert 12 <= len(plan.by_day) <= 14
         times = sorted(time for each in messages if (time := message_time(each)) is not None)
         assert (plan.first, plan.last) == (times[0], times[-1])
-        assert (plan.position, plan.dead, plan.skipped) == (0, 0, {})
-    assert target.ids == []
+        assert (plan.quarantined, plan.skipped) == (0, {})
+        assert (target.ids, len(inbox), inbox._notes) == ([], 0, {})
+        assert (await h.replay(JSONLinesTarget(tmp_path / "export.jsonl")).plan()).total == 100
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_plan_is_for_what_the_checkpoint_has_left() -> None:
-    checkpoint = MemoryCheckpoint()
+async def test_a_plan_is_for_what_the_record_does_not_know_and_counts_what_is_set_aside() -> None:
+    inbox = MemoryInbox()
     async with history(30) as h:
         ids = await h.ids()
-        await h.replay(Recorder(), checkpoint=checkpoint, where=limit(10)).run()
-        await checkpoint.open(ReplayJob(h.webhook_id), concurrency=1)
-        await checkpoint.save(Commit(done=[ids[20]]))
-        await checkpoint.aclose()
-        plan = await h.replay(Recorder(), checkpoint=checkpoint).plan()
-        assert (plan.total, plan.position, plan.skipped) == (19, 10, {"recorded": 1})
+        await h.replay(Recorder(), inbox=inbox, where=limit(10)).run()
+        await h.replay(Refusing(ids[20]), inbox=inbox, where=lambda message: message.id == ids[20]).run()
+        plan = await h.replay(Recorder(), inbox=inbox).plan()
+        assert (plan.total, plan.skipped, plan.quarantined) == (19, {"handled-before": 11}, 1)
+
+
+async def test_a_plan_for_a_file_knows_its_lines(tmp_path: Path) -> None:
+    async with history(30) as h:
+        replay = h.replay(JSONLinesTarget(tmp_path / "export.jsonl"), where=limit(10))
+        await replay.run()
+        assert (await replay.plan()).skipped == {"handled-before": 10}
+        await replay.run()
+        assert (await replay.plan()).skipped == {"handled-before": 20}, "the file is read again"
 
 
 async def test_a_plan_knows_what_the_inbox_knows() -> None:
@@ -82,44 +89,14 @@ async def test_messages_without_type_or_time_are_counted_as_such() -> None:
     from tests.support.scripted import Scripted, page
 
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}]))) as client:
-        plan = await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).plan()
+        plan = await Replay(client, "w1", Recorder(), inbox=MemoryInbox()).plan()
     assert (plan.by_type, plan.by_day, plan.first, plan.last) == ({"": 1}, {None: 1}, None, None)
-
-
-async def test_reconcile_tells_what_was_delivered_and_never_handled(tmp_path: Path) -> None:
-    async with history(200, failed=0.2) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
-        delivered = [each for each in messages if each.delivered]
-        failed = [each for each in messages if not each.delivered]
-        for each in [*delivered[10:], *failed[:3]]:
-            await enter(inbox, each, h.webhook_id)
-        replay = h.replay(Recorder())
-        found = await replay.reconcile(inbox, ids=4)
-        assert (found.checked, found.delivered, found.missing) == (200, len(delivered), 10)
-        assert found.missing_by_type == Counter(each.event_type_id for each in delivered[:10])
-        assert found.missing_ids == tuple(each.id for each in delivered[:4])
-        assert found.undelivered == len(failed) - 3
-
-        # A replay with this inbox handles exactly those.
-        target = Recorder()
-        await h.replay(target, inbox=inbox).run()
-        assert set(target.ids) == {each.id for each in [*delivered[:10], *failed[3:]]}
-        assert (await replay.reconcile(inbox)).missing == 0
-
-
-async def test_reconcile_looks_at_what_where_chooses() -> None:
-    async with history(200, failed=0.2) as h:
-        where: Any = failed_only() & limit(5)
-        replay = h.replay(Recorder(), where=where)
-        found = await replay.reconcile(MemoryInbox())
-        assert (found.checked, found.delivered, found.undelivered) == (5, 0, 5)
 
 
 async def test_a_plan_counts_the_message_that_a_run_counts_as_failed() -> None:
     inbox = MemoryInbox()
     async with history(10) as h:
         messages = [each async for each in h.client.messages.list(h.webhook_id)]
-        await enter(inbox, messages[4], h.webhook_id)
 
         def where(message: Message) -> bool:
             if message.id == messages[4].id:

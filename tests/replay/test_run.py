@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import statistics
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +17,7 @@ from basiq_async import (
     BasiqClient,
     ConfigurationError,
     F,
+    InboxError,
     Message,
     PaginationError,
     ReplayError,
@@ -22,46 +25,48 @@ from basiq_async import (
     ServerError,
 )
 from basiq_async._wire.codec import _strict_loads
-from basiq_async.errors import CheckpointError
-from basiq_async.replay import MemoryCheckpoint, Progress, Replay, SQLiteCheckpoint, limit
-from basiq_async.replay.protocol import Advance, Commit, ReplayJob
+from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from basiq_async.replay import Progress, Replay, failed_only, limit
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.histories import Gated, Recorder, Refusing, Watching, execute, history
+from tests.support.histories import Gated, Recorder, Refusing, Watching, history, set_aside
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
 pytestmark = pytest.mark.usefixtures("both_orders")
 
+both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 
-async def test_every_message_of_the_history_is_handled_once() -> None:
+
+@both_kinds
+async def test_every_message_of_the_history_is_handled_once(exclusive: bool) -> None:
     target = Recorder()
     async with history(1_234) as h:
-        report = await h.replay(target).run()
+        report = await h.replay(target, exclusive=exclusive).run()
         assert sorted(target.ids) == sorted(await h.ids())
-    assert (report.handled, report.failed, report.skipped, report.repeated) == (1_234, 0, {}, 0)
-    assert (report.position, report.finished, report.handled_in_all, report.dead) == (1_234, True, 1_234, 0)
-    assert report.cursor is not None
+    assert (report.handled, report.failed, report.skipped) == (1_234, 0, {})
+    assert (report.read, report.finished, report.in_flight) == (1_234, True, 0)
     assert report.rate > 0
 
 
 async def test_an_empty_history_is_done_at_once() -> None:
     async with history(0) as h:
         report = await h.replay(Recorder()).run()
-    assert (report.handled, report.position, report.finished) == (0, 0, True)
+    assert (report.handled, report.read, report.finished) == (0, 0, True)
 
 
-async def test_a_second_run_handles_what_came_since() -> None:
-    target, checkpoint = Recorder(), MemoryCheckpoint()
+@both_kinds
+async def test_a_second_run_handles_what_came_since(exclusive: bool) -> None:
+    target = Recorder()
     async with history(30) as h:
-        replay = h.replay(target, checkpoint=checkpoint)
+        replay = h.replay(target, exclusive=exclusive)
         await replay.run()
         again = await replay.run()
-        assert (again.handled, again.finished, again.handled_in_all) == (0, True, 30)
+        assert (again.handled, again.finished) == (0, True)
         await h.fake.emit("user.created")
         await h.fake.emit("user.created")
         more = await replay.run()
-        assert (more.handled, more.position, more.handled_in_all) == (2, 32, 32)
+        assert (more.handled, more.finished) == (2, True)
         assert sorted(target.ids) == sorted(await h.ids())
 
 
@@ -79,47 +84,42 @@ async def test_what_is_done_and_recorded_makes_room_for_as_many_others_though_th
 
     async with history(40) as h, asyncio.timeout(PATIENCE):
         quick = (await h.ids())[:4]
-        await h.replay(target, concurrency=8).run()
+        await h.replay(target, concurrency=8, exclusive=True).run()
     assert full.is_set()
 
 
+@both_kinds
 @pytest.mark.parametrize("concurrency", [1, 3, 32])
-async def test_no_more_than_concurrency_are_under_way_and_slow_commits_count(concurrency: int) -> None:
-    checkpoint = Watching(delay=0.001)
-    unrecorded = most = 0
+async def test_no_more_than_concurrency_are_under_way_and_slow_records_count(concurrency: int, exclusive: bool) -> None:
+    inbox = Watching(delay=0.001)
+    begun = most = 0
 
     async def behave(message: Message) -> None:
-        nonlocal unrecorded, most
-        unrecorded += 1
-        most = max(most, unrecorded)
+        nonlocal begun, most
+        begun += 1
+        most = max(most, begun - sum(map(len, inbox.completed)))
         await asyncio.sleep(0)
 
-    async def save(commit: Commit) -> None:
-        nonlocal unrecorded
-        await Watching.save(checkpoint, commit)
-        unrecorded -= commit.handled
-
-    checkpoint.save = save
     async with history(300) as h:
         target = Recorder(behave)
-        await h.replay(target, checkpoint=checkpoint, concurrency=concurrency).run()
-    assert most == concurrency
-    assert unrecorded == 0
+        await h.replay(target, inbox=inbox, concurrency=concurrency, exclusive=exclusive).run()
+    assert 0.8 * concurrency < most <= concurrency
+    assert sum(map(len, inbox.completed)) == begun == 300
 
 
-async def test_the_last_messages_and_the_end_of_the_run_are_one_write_to_the_checkpoint() -> None:
-    checkpoint = Watching()
+async def test_the_last_messages_of_an_exclusive_run_are_one_write() -> None:
+    inbox = Watching()
     async with history(5) as h:
-        await h.replay(Recorder(), checkpoint=checkpoint, concurrency=64).run()
-    assert [(commit.handled, commit.ended) for commit in checkpoint.commits] == [(5, True)]
+        await h.replay(Recorder(), inbox=inbox, concurrency=64, exclusive=True).run()
+    assert [len(keys) for keys in inbox.completed] == [5]
 
 
-async def test_one_write_to_the_checkpoint_serves_several_messages() -> None:
-    checkpoint = Watching()
+async def test_one_write_of_an_exclusive_run_serves_several_messages() -> None:
+    inbox = Watching()
     async with history(1_000) as h:
-        await h.replay(Recorder(), checkpoint=checkpoint, concurrency=64).run()
-    assert sum(commit.handled for commit in checkpoint.commits) == 1_000
-    assert len(checkpoint.commits) <= 1_000 / 16 + 10
+        await h.replay(Recorder(), inbox=inbox, concurrency=64, exclusive=True).run()
+    assert sum(map(len, inbox.completed)) == 1_000
+    assert len(inbox.completed) <= 1_000 / 16 + 10
 
 
 async def test_a_slow_target_holds_the_pages_back() -> None:
@@ -137,40 +137,28 @@ async def test_a_slow_target_holds_the_pages_back() -> None:
         assert (await running).handled == 2_000
 
 
-async def test_a_message_that_takes_long_lets_a_bounded_number_of_others_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.replay._engine._MOST_AHEAD", 1_000)
-    release = asyncio.Event()
-    checkpoint = Watching()
-    async with history(1_400) as h:
+@both_kinds
+async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool) -> None:
+    inbox, last = Watching(), asyncio.Event()
+    async with history(700) as h, asyncio.timeout(PATIENCE):
         ids = await h.ids()
 
         async def behave(message: Message) -> None:
             if message.id == ids[0]:
-                await release.wait()
+                await last.wait()
+            elif len(target.ids) == 698:
+                last.set()
 
         target = Recorder(behave)
-        running = asyncio.create_task(h.replay(target, checkpoint=checkpoint).run())
-        count = -1
-        while count != len(target.ids) or not target.ids:
-            count = len(target.ids)
-            await asyncio.sleep(0.02)
-        assert 900 < len(target.ids) < 1_100
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-        assert state is not None
-        assert (state.position, len(state.done)) == (0, len(target.ids))
-        release.set()
-        assert (await running).handled == 1_400
-    assert len(set(target.ids)) == 1_400
-    state = await checkpoint.peek(ReplayJob(h.webhook_id))
-    assert state is not None
-    assert (state.position, state.done, state.interrupted) == (1_400, frozenset(), 0)
+        report = await h.replay(target, inbox=inbox, exclusive=exclusive).run()
+    assert (report.handled, target.ids[-1]) == (700, ids[0])
 
 
 # --- stopping and resuming ---
 
 
-async def test_stop_finishes_what_is_under_way_and_the_next_run_continues() -> None:
-    checkpoint = MemoryCheckpoint()
+@both_kinds
+async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclusive: bool) -> None:
     async with history(1_000, page_size=70) as h:
 
         async def behave(message: Message) -> None:
@@ -179,116 +167,90 @@ async def test_stop_finishes_what_is_under_way_and_the_next_run_continues() -> N
                 replay.stop()
 
         target = Recorder(behave)
-        replay = h.replay(target, checkpoint=checkpoint, concurrency=10)
+        replay = h.replay(target, exclusive=exclusive, concurrency=10)
         report = await replay.run()
         assert target.at_once == 0
         assert report.handled == len(target.ids) < 1_000
         assert not report.finished
-        assert report.repeated == 0
         rest = await replay.run()
         assert rest.finished
         assert rest.handled + report.handled == 1_000
-        assert rest.handled_in_all == 1_000
-        assert rest.repeated == 0
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-async def test_stop_gives_up_a_page_that_does_not_come() -> None:
+@both_kinds
+async def test_stop_gives_up_a_page_that_does_not_come(exclusive: bool) -> None:
     fake = FakeBasiq(page_size=10)
     webhook_id = fake.seed_messages(50)
     gated = Gated(fake, free=1)
     target = Recorder()
     async with BasiqClient(fake.DEFAULT_API_KEY, transport=gated) as client:
-        replay = Replay(client, webhook_id, target, checkpoint=MemoryCheckpoint(), concurrency=2)
+        replay = Replay(client, webhook_id, target, inbox=MemoryInbox(), exclusive=exclusive, concurrency=2)
         running = asyncio.create_task(replay.run())
         while gated.asked < 2 or len(target.ids) < 10:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.005)
         replay.stop()
         report = await running
-    assert (report.handled, report.position, report.finished) == (10, 10, False)
+    assert (report.handled, report.read, report.finished) == (10, 10, False)
 
 
 async def test_stop_before_the_first_message_handles_none() -> None:
-    class Slow(MemoryCheckpoint):
-        async def open(self, job: ReplayJob, *, concurrency: int) -> Any:
-            state = await super().open(job, concurrency=concurrency)
+    class Slow(MemoryInbox):
+        async def known(self, keys: Sequence[str]) -> Collection[str]:
             replay.stop()
-            return state
+            return await super().known(keys)
 
     target = Recorder()
     async with history(5) as h:
-        replay = h.replay(target, checkpoint=Slow())
+        replay = h.replay(target, inbox=Slow())
         replay.stop()  # with nothing under way this is forgotten
         assert (await replay.run()).handled == 0
     assert target.ids == []
 
 
-async def test_what_a_killed_run_left_unrecorded_is_bounded_in_the_report() -> None:
-    checkpoint = MemoryCheckpoint()
-    async with history(50) as h:
-        await checkpoint.open(ReplayJob(h.webhook_id), concurrency=7)
-        await checkpoint.aclose()
-        replay = h.replay(Recorder(), checkpoint=checkpoint)
-        assert (await replay.run()).repeated == 7
-        assert (await replay.run()).repeated == 0
-
-
-async def test_a_resume_in_the_middle_of_a_page_skips_what_is_recorded() -> None:
-    checkpoint = MemoryCheckpoint()
+async def test_a_resume_in_the_middle_of_a_page_hands_out_what_is_not_recorded() -> None:
+    inbox = MemoryInbox()
     async with history(40) as h:
         ids = await h.ids()
-        assert (await h.replay(Recorder(), checkpoint=checkpoint, where=limit(5)).run()).handled == 5
-        place = (await checkpoint.open(ReplayJob(h.webhook_id), concurrency=4)).cursor
-        gone = "an-id-that-is-in-the-history-no-more"
-        await checkpoint.save(Commit(advance=Advance(place, 5, [ids[7], ids[20], gone])))
-        await checkpoint.aclose()
+        first = Recorder()
+        assert (await h.replay(first, inbox=inbox, where=limit(5)).run()).handled == 5
+        await h.replay(Recorder(), inbox=inbox, where=lambda message: message.id in (ids[7], ids[20])).run()
         target = Recorder()
-        report = await h.replay(target, checkpoint=checkpoint).run()
+        report = await h.replay(target, inbox=inbox).run()
         assert sorted(target.ids) == sorted(set(ids[5:]) - {ids[7], ids[20]})
-        assert (report.handled, report.skipped, report.position) == (33, {"recorded": 2}, 40)
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-    assert state is not None
-    assert state.done == frozenset()
+        assert (report.handled, report.skipped, report.read) == (33, {"handled-before": 7}, 40)
 
 
-async def test_a_run_that_stops_keeps_what_earlier_runs_recorded_ahead_of_it() -> None:
-    checkpoint = MemoryCheckpoint()
-    async with history(600, page_size=100) as h:
-        ids = await h.ids()
-        await checkpoint.open(ReplayJob(h.webhook_id), concurrency=4)
-        await checkpoint.save(Commit(done=[ids[10], ids[400], ids[599]]))
-        await checkpoint.aclose()
-        target = Recorder()
-        first = await h.replay(target, checkpoint=checkpoint, where=limit(270)).run()
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-        assert state is not None
-        assert (first.handled, first.position, state.done) == (270, 271, {ids[400], ids[599]})
-        assert not first.finished
-        rest = await h.replay(target, checkpoint=checkpoint).run()
-        assert rest.skipped == {"recorded": 2}
-        assert sorted(target.ids) == sorted(set(ids) - {ids[10], ids[400], ids[599]})
-
-
-async def test_the_filter_belongs_to_the_job() -> None:
-    checkpoint = MemoryCheckpoint()
-    async with history(200) as h:
+async def test_another_filter_or_selection_with_the_same_inbox_hands_out_each_message_once() -> None:
+    inbox, target = MemoryInbox(), Recorder()
+    async with history(200, failed=0.2) as h:
         only = F("eventTypeId").eq("user.created")
+        options: list[dict[str, Any]] = [{"filter": only}, {"where": failed_only()}, {"where": limit(20)}, {}, {}]
+        for each in options:
+            await h.replay(target, inbox=inbox, **each).run()
+        assert sorted(target.ids) == sorted(await h.ids())
+
+
+async def test_several_filters_that_overlap_hand_out_each_message_once() -> None:
+    filters = [F("eventTypeId").eq("user.created"), F("eventTypeId").ne("consent.revoked")]
+    for exclusive in (False, True):
         target = Recorder()
-        report = await h.replay(target, checkpoint=checkpoint, filter=only).run()
-        assert 0 < report.handled < 200
-        with pytest.raises(CheckpointError, match="belongs to the replay of"):
-            await h.replay(target, checkpoint=checkpoint).run()
+        async with history(300, page_size=20) as h:
+            wanted = [each.id async for each in h.client.messages.list(h.webhook_id, filter=filters[1])]
+            report = await h.replay(target, filter=filters, exclusive=exclusive).run()
+            assert sorted(target.ids) == sorted(wanted)
+            assert (report.handled, report.finished) == (len(wanted), True)
 
 
 # --- what goes wrong ---
 
 
-async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded() -> None:
-    checkpoint, target = MemoryCheckpoint(), Recorder()
+@both_kinds
+async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded(exclusive: bool) -> None:
+    inbox, target = MemoryInbox(), Recorder()
     async with history(40, page_size=10) as h:
-        h.fake.fail_next(1, delay=0.001, path="*/messages")
-        replay = h.replay(target, checkpoint=checkpoint)
+        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
         seen = 0
 
         async def behave(message: Message) -> None:
@@ -301,16 +263,14 @@ async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded() -
         with pytest.raises(ServerError) as caught:
             await replay.run()
         assert any("run it again to continue" in note for note in caught.value.__notes__)
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-        assert state is not None
-        assert state.handled == len(target.ids) == state.position < 40
+        assert 0 < len(inbox) == len(target.ids) < 40
         while True:
             try:
                 report = await replay.run()
                 break
             except APIError:
                 pass
-        assert report.handled_in_all == 40
+        assert report.finished
         assert sorted(target.ids) == sorted(await h.ids())
 
 
@@ -323,28 +283,31 @@ UNREADABLE: list[Any] = [
 
 
 @pytest.mark.parametrize("item", UNREADABLE)
-async def test_a_message_that_cannot_be_read_is_a_dead_letter_with_its_json_and_its_place(item: Any) -> None:
-    target, checkpoint = Recorder(), MemoryCheckpoint()
+async def test_a_message_that_cannot_be_read_is_set_aside_with_its_json(item: Any) -> None:
+    target, inbox = Recorder(), MemoryInbox()
     script = Scripted(page([{"id": "a"}, {"id": "b"}, item, {"id": "d"}]))
     async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", target, checkpoint=checkpoint)
+        replay = Replay(client, "w1", target, inbox=inbox)
         report = await replay.run()
-        (dead_letter,) = await replay.dead_letters()
-        assert (report.handled, report.failed, report.dead, report.finished) == (3, 1, 1, True)
+        (entry,) = await replay.quarantined()
+        assert (report.handled, report.failed, report.finished) == (3, 1, True)
         assert sorted(target.ids) == ["a", "b", "d"]
-        assert "data[2]" in dead_letter.error
-        assert dead_letter.message == (item if isinstance(item, dict) else {"raw": item})
-        # Read again, it is still one dead letter; tried again, it fails with the same error.
-        assert (await Replay(client, "w1", target, checkpoint=checkpoint).run()).dead == 1
-        again = await replay.retry_dead()
-        assert (again.failed, again.dead) == (1, 1)
+        assert "data[2]" in entry.error
+        assert (entry.kind, entry.acknowledged) == ("unreadable", False)
+        assert json.loads(entry.body) == (item if isinstance(item, dict) else {"raw": item})
+        # Read again, it is known; tried again, it fails with an error that says as much.
+        assert (await Replay(client, "w1", target, inbox=inbox).run()).failed == 0
+        again = await replay.retry_quarantined()
+        (entry,) = await replay.quarantined()
+        assert (again.handled, again.failed, entry.failures) == (0, 1, 2)
 
 
 async def test_a_message_without_an_id_is_the_same_one_whatever_the_order_of_its_names() -> None:
     script = Scripted(page([{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}]))
     async with BasiqClient("a2V5", transport=script) as client:
-        report = await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).run()
-    assert (report.failed, report.dead) == (2, 2), "what is listed twice is one dead letter"
+        replay = Replay(client, "w1", Recorder(), inbox=MemoryInbox())
+        assert (await replay.run()).failed == 2, "what is listed twice is one message"
+        assert len(await replay.quarantined()) == 2
 
 
 @pytest.mark.parametrize("loads", ["orjson", "json"])
@@ -357,95 +320,119 @@ async def test_a_text_cut_anywhere_costs_its_own_message_at_most(loads: str, mon
     target = Recorder()
     script = Scripted(Response(200, {}, b'{"type":"list","data":[' + b",".join(items) + b"]}"))
     async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", target, checkpoint=MemoryCheckpoint())
+        replay = Replay(client, "w1", target, inbox=MemoryInbox())
         report = await replay.run()
-        (dead_letter,) = await replay.dead_letters()
-        assert (report.handled, report.failed, report.dead, report.finished) == (300, 1, 1, True)
+        (entry,) = await replay.quarantined()
+        assert (report.handled, report.failed, report.finished) == (300, 1, True)
         assert sorted(target.ids) == sorted(f"m{index}" for index in range(301) if index != 200)
-        assert (dead_letter.id, dead_letter.message) == ("m200", {"raw": items[200].decode(errors="backslashreplace")})
-        assert "$.data[200]: is not JSON of UTF-8 text (not UTF-8)" in dead_letter.error
+        found = entry.delivery_id, json.loads(entry.body)
+        assert found == ("m200", {"raw": items[200].decode(errors="backslashreplace")})
+        assert "$.data[200]: is not JSON of UTF-8 text (not UTF-8)" in entry.error
 
 
 async def test_messages_that_cannot_be_read_count_as_failures_in_a_row() -> None:
     script = Scripted(page([{"id": str(i), "payload": 1} for i in range(10)]))
     async with BasiqClient("a2V5", transport=script) as client:
         with pytest.raises(ReplayError, match="3 messages in a row failed"):
-            await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint(), max_failures=3).run()
+            await Replay(client, "w1", Recorder(), inbox=MemoryInbox(), max_failures=3).run()
         with pytest.raises(ReplayError, match="the replay stopped before it"):
-            await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint(), on_error="stop").run()
+            await Replay(client, "w1", Recorder(), inbox=MemoryInbox(), on_error="stop").run()
 
 
 async def test_a_plan_counts_a_message_that_cannot_be_read() -> None:
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, "text"]))) as client:
-        assert (await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).plan()).total == 2
+        assert (await Replay(client, "w1", Recorder(), inbox=MemoryInbox()).plan()).total == 2
 
 
 async def test_a_next_link_that_loops_is_a_pagination_error() -> None:
     looping = Scripted(page([{"id": "a"}], "https://au-api.basiq.io/notifications/webhooks/w1/messages?limit=500"))
     async with BasiqClient("a2V5", transport=looping) as client:
         with pytest.raises(PaginationError):
-            await Replay(client, "w1", Recorder(), checkpoint=MemoryCheckpoint()).run()
+            await Replay(client, "w1", Recorder(), inbox=MemoryInbox()).run()
 
 
-async def test_a_cursor_that_cannot_be_read_is_a_damaged_checkpoint() -> None:
-    checkpoint = MemoryCheckpoint()
-    await checkpoint.open(ReplayJob("w1"), concurrency=1)
-    await checkpoint.save(Commit(advance=Advance("mangled", 3, ())))
-    await checkpoint.aclose()
-    async with BasiqClient("a2V5", transport=Scripted(page([]))) as client:
-        with pytest.raises(CheckpointError, match="place in the list cannot be read"):
-            await Replay(client, "w1", Recorder(), checkpoint=checkpoint).run()
-        with pytest.raises(CheckpointError, match="place in the list cannot be read"):
-            await Replay(client, "w1", Recorder(), checkpoint=checkpoint).plan()
+class Full(Watching):
+    """An inbox whose disk is full after some messages."""
+
+    def __init__(self, room: int, error: Exception | None = None) -> None:
+        super().__init__()
+        self.room = room
+        self._error = error or InboxError("the disk is full")
+
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+        if len(self) >= self.room:
+            raise self._error
+        return await super().complete(key, token)
 
 
-async def test_a_checkpoint_that_fails_ends_the_job_and_nothing_is_handed_out_any_more() -> None:
-    class Full(Watching):
-        async def save(self, commit: Commit) -> None:
-            if len(self.commits) == 3:
-                raise CheckpointError("the disk is full")
-            await super().save(commit)
-
-    checkpoint, target = Full(), Recorder()
+async def test_an_inbox_that_fails_ends_an_exclusive_run_and_nothing_is_handed_out_any_more() -> None:
+    inbox, target = Full(100), Recorder()
     async with history(1_000) as h:
-        replay = h.replay(target, checkpoint=checkpoint, concurrency=16)
-        with pytest.raises(CheckpointError, match="the disk is full") as caught:
+        replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=16)
+        with pytest.raises(InboxError, match="the disk is full") as caught:
             await replay.run()
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-    assert state is not None
-    assert state.handled < len(target.ids) <= state.handled + 16
-    assert caught.value.report is not None
-    assert caught.value.report.handled == len(target.ids)
+        assert len(inbox) < len(target.ids) <= len(inbox) + 16
+        assert f"the replay stopped after {len(target.ids)} messages" in caught.value.__notes__[0]
+        inbox.room = 10_000
+        assert (await replay.run()).finished
+        assert set(target.ids) == set(await h.ids())
+        assert len(target.ids) <= 1_000 + 16
 
 
 async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any) -> None:
-    checkpoint, target = SQLiteCheckpoint(tmp_path / "replay.db"), Recorder()
-    async with history(400) as h:
+    target = Recorder()
+    async with history(400) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
         ids = await h.ids()
 
         async def behave(message: Message) -> None:
             if message.id == ids[100]:
-                await execute(checkpoint, "PRAGMA max_page_count = 1")
+                await pragma("max_page_count = 1")
+
+        async def pragma(text: str) -> None:
+            store = inbox._store
+            await store.run(lambda connection: connection.execute(f"PRAGMA {text}"))
 
         target._behave = behave
-        replay = h.replay(target, checkpoint=checkpoint, concurrency=4)
-        with pytest.raises(CheckpointError, match="disk is full"):
+        replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=4)
+        with pytest.raises(InboxError, match="disk is full"):
             await replay.run()
         target._behave = None
+        await pragma("max_page_count = 1000000")
         assert (await replay.run()).finished
-    assert set(target.ids) == set(ids)
-    assert len(target.ids) <= len(ids) + 4
+        assert set(target.ids) == set(ids)
+        assert len(target.ids) <= len(ids) + 4
 
 
-async def test_a_checkpoint_of_foreign_making_that_raises_anything_is_a_replay_error() -> None:
-    class Broken(MemoryCheckpoint):
-        async def save(self, commit: Commit) -> None:
-            raise RuntimeError("the connection to the database is gone")
-
+async def test_an_inbox_of_foreign_making_that_raises_anything_is_a_replay_error() -> None:
+    inbox = Full(0, RuntimeError("the connection to the database is gone"))
     async with history(3) as h:
         with pytest.raises(ReplayError, match=r"could not be recorded: RuntimeError: the connection") as caught:
-            await h.replay(Recorder(), checkpoint=Broken()).run()
+            await h.replay(Recorder(), inbox=inbox, exclusive=True).run()
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@both_kinds
+async def test_a_message_that_cannot_be_set_aside_ends_the_job(exclusive: bool) -> None:
+    class NoRoom(MemoryInbox):
+        full = True
+
+        async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+            if self.full:
+                raise InboxError("no room")
+            return await super().quarantine(key, token, delivery)
+
+    inbox = NoRoom()
+    async with history(50) as h:
+        ids = await h.ids()
+        target = Refusing(*ids[10:20])
+        replay = h.replay(target, inbox=inbox, exclusive=exclusive, concurrency=2)
+        with pytest.raises(InboxError, match="no room"):
+            await replay.run()
+        assert await set_aside(replay) == {}
+        inbox.full = False
+        report = await replay.run()
+        assert (report.finished, set(await set_aside(replay))) == (True, set(ids[10:20]))
+        assert sorted(target.taken) == sorted(set(ids) - target.refused)
 
 
 async def test_one_replay_does_one_run_at_a_time() -> None:
@@ -460,33 +447,15 @@ async def test_one_replay_does_one_run_at_a_time() -> None:
         assert (await running).handled == 5
 
 
-async def test_two_jobs_on_one_checkpoint_are_refused(tmp_path: Any) -> None:
-    async with history(5) as h:
-        release = asyncio.Event()
-
-        def job(target: Recorder) -> Replay:
-            return h.replay(target, checkpoint=SQLiteCheckpoint(tmp_path / "replay.db"))
-
-        target = Recorder(lambda _: release.wait())
-        running = asyncio.create_task(job(target).run())
-        while target.at_once < 5:
-            await asyncio.sleep(0.001)
-        other = Recorder()
-        with pytest.raises(CheckpointError, match="in use"):
-            await job(other).run()
-        assert other.ids == []
-        release.set()
-        assert (await running).handled == 5
-
-
-async def test_a_keyboard_interrupt_in_the_target_gets_through() -> None:
+@both_kinds
+def test_a_keyboard_interrupt_in_the_target_gets_through(exclusive: bool) -> None:
     async def main() -> None:
         async with history(5) as h:
-            target = Refusing(*await h.ids(), error=KeyboardInterrupt)
-            await h.replay(target).run()
+            target = Refusing((await h.ids())[2], error=KeyboardInterrupt)
+            await h.replay(target, exclusive=exclusive).run()
 
     with pytest.raises(KeyboardInterrupt):
-        await asyncio.to_thread(asyncio.run, main())
+        asyncio.run(main())
 
 
 # --- how fast ---
@@ -511,28 +480,27 @@ async def test_a_rate_is_kept_without_bursts() -> None:
 
 @pytest.mark.parametrize(("rate", "in_one"), [(10, 1), (10_000, 100)], ids=["slowly", "quickly"])
 @virtual.clocked
-async def test_a_save_begins_at_once_and_records_all_that_finished_during_the_one_before(
-    rate: int, in_one: int
-) -> None:
-    checkpoint = Watching(delay=0.01)
+async def test_a_record_begins_at_once_and_has_all_that_finished_during_the_one_before(rate: int, in_one: int) -> None:
+    inbox = Watching(delay=0.01)
     async with history(400) as h:
-        replay = h.replay(Recorder(), checkpoint=checkpoint, concurrency=256, rate=rate)
+        replay = h.replay(Recorder(), inbox=inbox, exclusive=True, concurrency=256, rate=rate)
         await replay.run()
-    sizes = [commit.handled for commit in checkpoint.commits if commit.handled]
+    sizes = [len(keys) for keys in inbox.completed]
     assert in_one / 2 <= statistics.median(sizes) <= in_one * 1.5
     assert sum(sizes) == 400
 
 
+@both_kinds
 @virtual.clocked
-async def test_stop_does_not_wait_for_the_rate() -> None:
+async def test_stop_does_not_wait_for_the_rate(exclusive: bool) -> None:
+    inbox = MemoryInbox()
     async with history(100) as h:
         target = Recorder()
-        replay = h.replay(target, rate=0.001)
+        replay = h.replay(target, inbox=inbox, exclusive=exclusive, rate=0.001)
         asyncio.get_running_loop().call_later(5, replay.stop)
         report = await replay.run()
         assert (report.handled, report.duration) == (1, pytest.approx(5))
-        assert report.position == 0 or report.position == 1
-        rest = await h.replay(target, checkpoint=replay._checkpoint).run()
+        rest = await h.replay(target, inbox=inbox, exclusive=exclusive).run()
         assert rest.handled == 99
 
 
@@ -597,7 +565,8 @@ async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_h
         ({"max_failures": 0}, "max_failures"),
         ({"max_pause": -1}, "max_pause"),
         ({"on_error": "ignore"}, "on_error"),
-        ({"checkpoint": "replay.db"}, "checkpoint"),
+        ({"inbox": "replay.db"}, "inbox"),
+        ({"inbox": None}, "needs an inbox"),
         ({"where": "all"}, "where"),
         ({"filter": 7}, "filter"),
         ({"target": 7}, "target"),
@@ -606,7 +575,7 @@ async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_h
 )
 async def test_arguments_that_cannot_be_are_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     async with BasiqClient("a2V5", transport=Scripted(page([]))) as client:
-        good: dict[str, Any] = {"webhook_id": "w1", "target": Recorder(), "checkpoint": MemoryCheckpoint()}
+        good: dict[str, Any] = {"webhook_id": "w1", "target": Recorder(), "inbox": MemoryInbox()}
         with pytest.raises(ConfigurationError, match=named):
             Replay(client, **{**good, **wrong})
 
@@ -617,7 +586,7 @@ def test_timedeltas_are_not_rates() -> None:
             BasiqClient("a2V5", transport=Scripted(page([]))),
             "w1",
             Recorder(),
-            checkpoint=MemoryCheckpoint(),
+            inbox=MemoryInbox(),
             rate=timedelta(seconds=1),
         )
 

@@ -1,4 +1,4 @@
-"""The selection belongs to the job: predicates describe themselves, and a checkpoint goes with one of them."""
+"""What a run selects: predicates describe themselves, and any selection goes with any record."""
 
 from __future__ import annotations
 
@@ -7,18 +7,11 @@ from typing import Any
 
 import pytest
 
-from basiq_async import CheckpointError, ConfigurationError, Message
-from basiq_async.replay import (
-    MemoryCheckpoint,
-    SQLiteCheckpoint,
-    Where,
-    event_types,
-    failed_only,
-    limit,
-    since,
-    until,
-)
-from tests.support.histories import Recorder, history
+from basiq_async import ConfigurationError, Message
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.replay import Where, event_types, failed_only, limit, message_time, since, until
+from tests.support.deliveries import SECRET
+from tests.support.histories import Recorder, Table, history
 
 pytestmark = pytest.mark.usefixtures("both_orders")
 
@@ -27,11 +20,6 @@ NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 def urgent(message: Message) -> bool:
     return message.event_type_id == "consent.revoked"
-
-
-class Callable_:
-    def __call__(self, message: Message) -> bool:
-        return True
 
 
 @pytest.mark.parametrize(
@@ -47,9 +35,6 @@ class Callable_:
         (failed_only() & limit(5), "failed_only()"),
         (failed_only() & since(NOON), "failed_only() & since(2026-01-05T12:00:00+00:00)"),
         (~failed_only() | event_types("a"), "(~(failed_only()) | event_types('a'))"),
-        (Where(urgent), "tests.replay.test_selection.urgent"),
-        (failed_only() & urgent, "failed_only() & tests.replay.test_selection.urgent"),
-        (Where(Callable_()), "tests.replay.test_selection.Callable_"),
     ],
 )
 def test_a_selection_describes_itself(where: Where, description: str) -> None:
@@ -60,33 +45,49 @@ def test_a_relative_since_is_the_same_selection_each_day() -> None:
     assert since(timedelta(days=2)).description == since(timedelta(hours=48)).description
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-async def test_another_selection_than_the_recorded_one_is_refused_with_both_named(on_disk: bool, tmp_path: Any) -> None:
-    checkpoint: Any = SQLiteCheckpoint(tmp_path / "replay.db") if on_disk else MemoryCheckpoint()
-    async with history(30) as h:
-        target = Recorder()
-        report = await h.replay(target, checkpoint=checkpoint, where=failed_only()).run()
-        assert report.finished
-        with pytest.raises(CheckpointError, match=r"where=failed_only\(\), not of all messages.*or another checkpoint"):
-            await h.replay(target, checkpoint=checkpoint).run()
-        with pytest.raises(
-            CheckpointError, match=r"where=failed_only\(\), not of where=tests\.replay\.test_sel.*urgent"
-        ):
-            await h.replay(target, checkpoint=checkpoint, where=urgent).plan()
-        again = h.replay(target, checkpoint=checkpoint, where=failed_only() & limit(3))
-        assert (await again.run()).finished
-        assert again.job.selection == "failed_only()"
+@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
+async def test_another_selection_hands_out_what_the_others_did_not(exclusive: bool) -> None:
+    inbox, target = MemoryInbox(), Recorder()
+    async with history(300, failed=0.3, page_size=25) as h:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        half = message_time(messages[150])
+        assert half is not None
+        selections: list[Any] = [failed_only(), since(half), event_types("user.*") & limit(20), urgent, None, None]
+        for where in selections:
+            before = set(target.ids)
+            report = await h.replay(target, inbox=inbox, where=where, exclusive=exclusive).run()
+            if where is not None:
+                assert all(where(each) for each in messages if each.id in set(target.ids) - before)
+            else:
+                assert report.finished
+        assert sorted(target.ids) == sorted(await h.ids())
+
+
+@pytest.mark.parametrize("where", [event_types("user.created"), since(NOON), None], ids=str)
+@pytest.mark.parametrize("kind", ["shared", "exclusive", "receiver", "table"])
+async def test_a_run_with_nothing_new_asks_for_few_pages_whatever_was_selected(where: Any, kind: str) -> None:
+    receiver = WebhookReceiver(SECRET, inbox=MemoryInbox())
+
+    @receiver.on("user.*")
+    async def handle(delivery: Delivery) -> None: ...
+
+    async with history(400, page_size=20) as h:
+        target = {"receiver": receiver, "table": Table()}.get(kind) or Recorder()
+        replay = h.replay(target, where=where, exclusive=True if kind == "exclusive" else None)
+        assert (await replay.run()).finished
+        asked = len(h.fake.requests)
+        again = await replay.run()
+        assert (again.handled, again.finished) == (0, True)
+        assert len(h.fake.requests) - asked <= 3
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"filters": []}, "at least one"),
-        ({"filters": [""]}, "none of them empty"),
-        ({"filters": ["a", "a"]}, "same filter twice"),
-        ({"filters": "a"}, "must be a list"),
-        ({"filters": ["a"], "filter": "b"}, "not both"),
-        ({"filters": ["a"], "source": "events"}, 'needs source="messages"'),
+        ({"filter": []}, "at least one"),
+        ({"filter": [""]}, "none of them empty"),
+        ({"filter": ["a", "a"]}, "same filter is there twice"),
+        ({"filter": ["a", "b"], "source": "events"}, 'need source="messages"'),
     ],
 )
 async def test_filters_that_make_no_job_are_refused(options: dict[str, Any], text: str) -> None:

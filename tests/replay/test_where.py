@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from basiq_async import ConfigurationError, Message
+from basiq_async.receiver import MemoryInbox, UnknownEventTypeWarning
+from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import event_types, failed_only, limit, message_time, since, until
 from basiq_async.replay.shared import UnreadableMessage, as_where, choose
-from tests.support.histories import Recorder, history
+from tests.support import virtual
+from tests.support.histories import Recorder, Table, history
 
 ERROR = ValueError("it cannot be read")
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -150,22 +153,49 @@ async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
         report = await replay.run()
         assert set(target.ids) == wanted
         assert report.skipped == {"where": 1_000 - len(wanted)}
-        assert report.position == 1_000
+        assert report.read == 1_000
 
 
 async def test_a_history_of_which_nothing_is_chosen_is_gone_through_to_its_end() -> None:
     async with history(3_000) as h:
         replay = h.replay(Recorder(), where=lambda m: False)
         report = await replay.run()
-    assert (report.handled, report.position, report.skipped, report.finished) == (0, 3_000, {"where": 3_000}, True)
+    assert (report.handled, report.read, report.skipped, report.finished) == (0, 3_000, {"where": 3_000}, True)
 
 
-async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_them() -> None:
-    async with history(50) as h:
-        target = Recorder()
-        replay = h.replay(target, where=limit(20), concurrency=3)
+@pytest.mark.parametrize("kind", ["shared", "exclusive", "table"])
+async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_them(kind: str) -> None:
+    async with history(50, page_size=20) as h:
+        target: Any = Table() if kind == "table" else Recorder()
+        exclusive = True if kind == "exclusive" else None
+        replay = h.replay(target, where=limit(20), concurrency=3, exclusive=exclusive)
         assert (await replay.plan()).total == 20
         reports = [await replay.run() for _ in range(3)]
         assert [report.handled for report in reports] == [20, 20, 10]
         assert [report.finished for report in reports] == [False, False, True]
-        assert target.ids == await h.ids()
+        assert (target.rows if kind == "table" else target.ids) == await h.ids()
+
+
+@virtual.clocked
+async def test_a_limit_holds_though_other_workers_hold_messages() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    async with history(6, page_size=3) as h:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        for each in messages[:2]:
+            key = inbox_key(each.event_type_id, each.event_id, each.id, h.webhook_id)
+            await inbox.claim(key, "a live delivery", lease=20)
+        target = Recorder()
+        for handled, finished in ((3, False), (3, True), (0, True)):
+            report = await h.replay(target, inbox=inbox, where=limit(3), concurrency=1).run()
+            assert (report.handled, report.finished) == (handled, finished)
+        assert sorted(target.ids) == sorted(each.id for each in messages)
+
+
+@pytest.mark.parametrize(("wrong", "nearest"), [("consent.revokd", "consent.revoked"), ("consents.*", "consent.*")])
+def test_a_type_that_is_misspelt_warns_at_its_line_and_names_the_nearest(wrong: str, nearest: str) -> None:
+    with pytest.warns(UnknownEventTypeWarning) as caught:
+        event_types("user.created", wrong)
+    (warning,) = caught
+    assert repr(wrong) in str(warning.message)
+    assert f"did you mean {nearest!r}?" in str(warning.message)
+    assert warning.filename == __file__

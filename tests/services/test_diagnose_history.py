@@ -10,10 +10,10 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, Diagnosis, InMemoryTransport
+from basiq_async import BasiqClient, ConfigurationError, Diagnosis, InMemoryTransport
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import MemoryCheckpoint, recover, recovered_by
-from basiq_async.services.diagnosis import LONG_AGO, Recovered
+from basiq_async.replay import recover
+from basiq_async.services.coverage import Coverage, coverage_note  # private: what a recovery notes
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, serve
 from tests.support.scripted import Scripted, answer, client, page
 
@@ -133,7 +133,7 @@ async def outage(w: World) -> None:
     await w.fake.advance(minutes=20)
 
 
-@pytest.mark.parametrize("by", ["inbox", "receiver", "checkpoints"])
+@pytest.mark.parametrize("by", ["inbox", "receiver"])
 async def test_what_a_recovery_has_brought_is_no_problem_any_more(order: str, by: str) -> None:
     async with world(order) as w:
         inbox, got = MemoryInbox(), []
@@ -144,19 +144,12 @@ async def test_what_a_recovery_has_brought_is_no_problem_any_more(order: str, by
             got.append(delivery.event_id)
 
         await outage(w)
-        options: dict[str, Any] = {"inbox": inbox} if by == "inbox" else {}
+        options: dict[str, Any] = {"inbox": inbox} if by == "inbox" else {"receiver": receiver}
         before = await w.basiq.webhooks.diagnose(w.webhook_id, **options)
         assert (before.undelivered, before.never_sent) == (5, 4)
         assert codes(before) >= {"undelivered", "never-sent"}
-        checkpoints = MemoryCheckpoint(), MemoryCheckpoint()
-        recovery = await recover(
-            w.basiq, w.webhook_id, receiver, checkpoint=checkpoints[0], events_checkpoint=checkpoints[1]
-        )
+        recovery = await recover(w.basiq, w.webhook_id, receiver, inbox=inbox)
         assert recovery.finished, recovery.problems
-        if by == "receiver":
-            options = {"receiver": receiver}
-        elif by == "checkpoints":
-            options = {"recovered": await recovered_by(w.webhook_id, *checkpoints)}
         after = await w.basiq.webhooks.diagnose(w.webhook_id, **options)
         assert codes(after) <= {"endpoint-unreachable"}
         assert after.recovered == 9
@@ -167,15 +160,16 @@ async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
         await w.fake.advance(hours=30)
         await w.emit(30)
         await w.fake.advance(hours=1)
-        now = w.fake.clock()
-        until = now - timedelta(hours=20)
-        brought = Recovered(((LONG_AGO, until),), ((now - timedelta(days=8), until),))
-        found = await w.basiq.webhooks.diagnose(w.webhook_id, recovered=brought)
+        inbox = MemoryInbox()
+        covered = Coverage(read_up_to=w.fake.clock() - timedelta(hours=20))
+        await inbox.set_note(coverage_note(w.webhook_id), covered.write())
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
         assert found.healthy, found.problems
         assert found.never_sent == 0
+        assert found.looked_at < 4_000
 
 
-async def test_dead_letters_and_the_quarantine_are_problems() -> None:
+async def test_the_quarantine_is_a_problem() -> None:
     async with world("oldest-first") as w:
         receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, quarantine_after=1)
 
@@ -188,10 +182,76 @@ async def test_dead_letters_and_the_quarantine_are_problems() -> None:
         message = await w.basiq.messages.list(w.webhook_id).first()
         assert message is not None
         await receiver.dispatch(Delivery.from_message(message))
-        found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=receiver.inbox, recovered=Recovered(dead_letters=3))
-        assert {"dead-letters", "quarantined"} <= codes(found)
-        assert next(each for each in found.problems if each.code == "dead-letters").command[-1] == "--retry-dead"
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=receiver.inbox)
+        assert "quarantined" in codes(found)
         assert not found.healthy
+
+
+async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off() -> None:
+    async with world("oldest-first") as w:
+        inbox = MemoryInbox(clock=w.fake.clock)
+        secret = w.fake.secret(w.webhook_id)
+        receiver = WebhookReceiver(secret, webhook_id=w.webhook_id, inbox=inbox, deferred=True, accept_loss=True)
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None: ...
+
+        w.fake.route(URL, receiver)
+        await w.emit(2)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
+        assert (found.waiting.count, found.undelivered, "waiting" in codes(found)) == (2, 0, False)
+        await w.fake.advance(minutes=6)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
+        (problem,) = [each for each in found.problems if each.code == "waiting"]
+        assert str(problem) == (
+            "2 deferred deliveries wait to be handled, the oldest for 6 min, and 0 of them have failed: let a process "
+            "work them off, and look at its log"
+        )
+        as_named = [
+            found,
+            attrs.evolve(found, inbox="inbox.db"),
+            attrs.evolve(found, receiver="service:receiver"),
+        ]
+        lines = [each.command[1:] for one in as_named for each in one.problems if each.code == "waiting"]
+        assert lines == [
+            (),
+            ("inbox", "list", "--waiting", "--inbox", "inbox.db", "--webhook", w.webhook_id),
+            ("work", "--receiver", "service:receiver"),
+        ]
+
+
+async def test_what_basiq_delivered_elsewhere_is_a_problem_where_the_inbox_would_know_it(order: str) -> None:
+    async with world(order) as w:
+        inbox = MemoryInbox(clock=w.fake.clock)
+        receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, inbox=inbox, clock=w.fake.clock)
+        got: list[str] = []
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None:
+            got.append(delivery.event_id)
+
+        async with receiver:
+            await w.emit(3)  # before the records of the inbox begin to be of use
+            await w.fake.advance(hours=1)
+            await w.emit(4)  # something else says 204
+            await w.fake.advance(hours=1)
+            found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
+            assert (found.unrecorded, codes(found)) == (4, {"unrecorded"})
+            assert (await recover(w.basiq, w.webhook_id, receiver, inbox=inbox)).finished
+            assert len(got) == 4, "what it calls a problem is brought by the line that it names"
+            assert (await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)).healthy
+
+
+async def test_an_inbox_or_a_receiver_of_another_webhook_is_refused() -> None:
+    async with world("oldest-first") as w:
+        inbox = MemoryInbox()
+        receiver = WebhookReceiver(SECRET, webhook_id="another", inbox=inbox)
+        for options in ({"receiver": receiver}, {"inbox": inbox}):
+            async with WebhookReceiver(SECRET, webhook_id="another", inbox=inbox):
+                with pytest.raises(ConfigurationError, match="is of the webhook 'another'"):
+                    await w.basiq.webhooks.diagnose(w.webhook_id, **options)  # type: ignore[arg-type]  # two forms
+        with pytest.raises(ConfigurationError, match="is of the webhook 'another'"):
+            await recover(w.basiq, w.webhook_id, receiver, inbox=inbox)
 
 
 async def test_time_is_told_by_basiqs_clock_and_not_by_this_machines() -> None:
@@ -215,12 +275,7 @@ async def test_time_is_told_by_basiqs_clock_and_not_by_this_machines() -> None:
         found = await basiq.webhooks.diagnose(webhook_id)
         assert (found.undelivered, found.never_sent) == (1, 1)
         await basiq.webhooks.reactivate(webhook_id)
-        checkpoints = MemoryCheckpoint(), MemoryCheckpoint()
-        recovery = await recover(
-            basiq, webhook_id, receiver, checkpoint=checkpoints[0], events_checkpoint=checkpoints[1]
-        )
+        recovery = await recover(basiq, webhook_id, receiver, inbox=receiver.inbox)
         assert recovery.finished, recovery.problems
-        assert recovery.events.reach is not None
-        assert abs(recovery.events.reach - (fake.clock() - timedelta(days=7))) < timedelta(minutes=1)
-        after = await basiq.webhooks.diagnose(webhook_id, recovered=await recovered_by(webhook_id, *checkpoints))
+        after = await basiq.webhooks.diagnose(webhook_id, receiver=receiver)
         assert (after.healthy, after.recovered) == (True, 2)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
-import attrs
 import pytest
 from aiohttp import web
 
 from basiq_async import ConfigurationError, Diagnosis, Message, NotFoundError, Problem, Webhook
-from basiq_async.receiver import Delivery, UnknownEventTypeWarning, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
-from basiq_async.services.diagnosis import Recovered, cool_off_left
+from basiq_async.services.coverage import Coverage, coverage_note  # private: what a recovery notes
+from basiq_async.services.diagnosis import cool_off_left
 from tests.services.conftest import Basiq
 from tests.support.scripted import Scripted, answer, client, page
 from tests.support.served import serving
@@ -46,6 +47,7 @@ async def diagnose(
     subscribed: list[str] | None = None,
     messages: list[Any] | None = None,
     events: list[Any] | None = None,
+    date: str | None = None,
     **options: Any,
 ) -> Diagnosis:
     """The diagnosis of a webhook that a script describes."""
@@ -59,7 +61,8 @@ async def diagnose(
         if path == "/events/types":
             return page([{"id": "user.created"}, {"id": "consent.revoked"}])
         types = ["user.created"] if subscribed is None else subscribed
-        return answer({"id": "w", "url": url, "status": status, "subscribedEvents": types})
+        headers = {} if date is None else {"date": date}
+        return answer({"id": "w", "url": url, "status": status, "subscribedEvents": types}, **headers)
 
     async with client(Scripted(respond)) as basiq:
         return await basiq.webhooks.diagnose("w", **options)
@@ -154,18 +157,19 @@ async def test_a_webhook_whose_failures_were_all_retried_well_is_healthy() -> No
     assert (found.failed_share, found.by_status) == (0.0, {None: 10})
 
 
-async def test_what_was_given_up_and_what_is_out_of_reach_stay_problems_until_they_are_acknowledged() -> None:
+async def test_what_is_out_of_reach_stays_a_problem_until_it_is_acknowledged() -> None:
     now = datetime.now(UTC)
-    lost = (now - timedelta(days=20), now - timedelta(days=18))
-    known = Recovered(given_up=2, inactive=(lost, (now - timedelta(days=1), None)))
-    found = await diagnose(recovered=known)
-    assert codes(found) == ["given-up", "out-of-reach"]
-    assert found.out_of_reach == (lost,)
-    assert "--acknowledged" in found.problems[1].command
-    acknowledged = attrs.evolve(known, given_up=0, acknowledged=now - timedelta(days=18))
-    assert (await diagnose(recovered=acknowledged)).healthy
-    read = Recovered(events=((now - timedelta(days=30), now),))
-    assert codes(await diagnose(recovered=known | read)) == ["given-up"]
+    tries = [attempt("Failed", timedelta(days=20, hours=each)) for each in range(8)]
+    messages = [message(1, attempt("Success", timedelta(days=18))), message(2, *tries)]
+    inbox = MemoryInbox()
+    found = await diagnose(messages=messages, inbox=inbox)
+    assert "out-of-reach" in codes(found)
+    assert [(now - each.since).days for each in found.out_of_reach] == [20]
+    problem = next(each for each in found.problems if each.code == "out-of-reach")
+    assert "--acknowledged" in problem.command
+    coverage = Coverage(acknowledged=now - timedelta(days=18))
+    await inbox.set_note(coverage_note("w"), coverage.write())
+    assert "out-of-reach" not in codes(await diagnose(messages=messages, inbox=inbox))
 
 
 async def test_events_that_never_became_messages_are_counted() -> None:
@@ -241,3 +245,14 @@ def test_the_first_failure_after_the_last_success_is_found_among_thousands() -> 
         tries = [attempt(status, -timedelta(minutes=minute))] * (8 if status == "Failed" else 1)
         attempts.add(Message(f"m{minute}", message(minute, *tries)))
     assert attempts.first_failure == attempts.disabled_at == NOW + timedelta(minutes=1_001)
+
+
+@pytest.mark.parametrize(("hours", "named"), [(2, "7,200 s behind"), (-2, "7,200 s ahead of"), (0, None), (0.01, None)])
+async def test_a_clock_that_is_wrong_is_named_before_anything_else(hours: float, named: str | None) -> None:
+    now = datetime.now(UTC) + timedelta(hours=hours)
+    found = await diagnose(status="disabled", date=format_datetime(now, usegmt=True))
+    first = found.problems[0]
+    assert (first.code == "clock", found.problems[-1].code) == (named is not None, "disabled")
+    if named is not None:
+        assert any(abs(number - 7200) <= 2 for number in [abs(found.clock_lead)])
+        assert named.split(" s ")[1] in str(first)

@@ -33,12 +33,12 @@ async def test_an_event_is_fetched_by_its_link_or_else_by_its_id() -> None:
     transport = Scripted(EVENT)
     basiq = client(transport, base_url="https://proxy.example/basiq")
     await basiq.events.fetch(Source("e", event="https://au-api.basiq.io/events/e?x='1'"))
-    await basiq.events.fetch(Source("e/1"))
+    await basiq.events.fetch(Source("e 1"))
     payload = {"eventId": "e", "links": {"event": "https://au-api.basiq.io/events/inner"}}
     await basiq.events.fetch(Message("m", {"payload": payload, "links": {"event": "https://x.example"}}))
     assert transport.urls == [
         "https://proxy.example/basiq/events/e?x='1'",
-        "https://proxy.example/basiq/events/e%2F1",
+        "https://proxy.example/basiq/events/e%201",
         "https://proxy.example/basiq/events/inner",
     ]
     with pytest.raises(ConfigurationError, match="neither a link 'event' nor an event id"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 
 import pytest
 
@@ -41,6 +42,23 @@ async def test_a_second_webhook_with_the_same_url_is_a_conflict(basiq: Basiq) ->
 async def test_an_event_type_that_does_not_exist_is_a_bad_request(basiq: Basiq) -> None:
     with pytest.raises(BadRequestError, match="400 invalid-content"):
         await basiq.client.webhooks.create(url=URL, subscribed_events=["no.such"])
+
+
+async def test_the_refusal_of_an_event_type_says_which_and_names_the_nearest(basiq: Basiq) -> None:
+    webhooks = basiq.client.webhooks
+    made = await create(basiq)
+    wrong = ["user.created", "consent.revokd"]
+    for call in (
+        webhooks.ensure(url="https://example.com/new", subscribed_events=wrong),
+        webhooks.ensure(url=URL, subscribed_events=wrong),
+        webhooks.update(made.id, url=URL, subscribed_events=wrong),
+    ):
+        with pytest.raises(BadRequestError) as caught:
+            await call
+        said = "'consent.revokd' is not an event type that Basiq documents (did you mean 'consent.revoked'?)"
+        assert said in str(caught.value)
+        assert "user.created" not in str(caught.value)
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 async def test_updating_changes_what_is_named_and_gives_the_secret(basiq: Basiq) -> None:

@@ -13,6 +13,7 @@ from basiq_async._storage.private_files import (
     open_new,
     open_private,
     publish_private,
+    read_private,
     replace_private,
 )
 
@@ -122,3 +123,19 @@ def test_where_there_are_no_owners_and_modes_only_the_kind_counts(
     path.chmod(0o666)
     monkeypatch.delattr(os, "geteuid")
     assert check_private(str(path)) is None
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for flags in (os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR):
+        with pytest.raises(OSError, match=r"not a regular file|No such device"):
+            open_private(str(tmp_path / "pipe"), flags)
+
+
+def test_a_private_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_private(path, b"content")
+    assert read_private(str(path)) == b"content"
+    path.chmod(0o644)
+    with pytest.raises(PermissionError):
+        read_private(str(path))

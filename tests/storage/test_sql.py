@@ -1,4 +1,4 @@
-"""The store of inboxes and checkpoints in a SQL database: short transactions, within a time, with errors of ours."""
+"""The store of inboxes in a SQL database: short transactions, within a time, with errors of ours."""
 
 from __future__ import annotations
 

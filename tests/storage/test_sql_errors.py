@@ -1,4 +1,4 @@
-"""What inboxes and checkpoints in SQL databases share."""
+"""What inboxes in SQL databases share."""
 
 from __future__ import annotations
 

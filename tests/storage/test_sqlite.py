@@ -1,4 +1,4 @@
-"""The store of inboxes and checkpoints in a SQLite file: a thread, and batches of commits."""
+"""The store of inboxes in a SQLite file: a thread, and batches of commits."""
 
 from __future__ import annotations
 
@@ -44,25 +44,16 @@ async def test_work_that_raises_undoes_its_batch_and_tells_each(store: SQLiteSto
     assert await store.run(count) == 1
 
 
-@pytest.mark.parametrize("transaction", [True, False])
-async def test_of_more_calls_than_a_batch_holds_each_is_done_once(transaction: bool, store: SQLiteStore) -> None:
+async def test_of_more_calls_than_a_batch_holds_each_is_done_once(store: SQLiteStore) -> None:
     def numbered(number: int) -> asyncio.Future[int]:
         def work(connection: sqlite3.Connection) -> int:
             insert(connection)
             return number
 
-        return store.run(work, transaction=transaction)
+        return store.run(work)
 
     assert await asyncio.gather(*map(numbered, range(1_000))) == list(range(1_000))
     assert await store.run(count) == 1_000
-
-
-async def test_a_single_statement_needs_no_transaction(store: SQLiteStore) -> None:
-    statements: list[str] = []
-    await store.run(lambda connection: connection.set_trace_callback(statements.append))
-    statements.clear()
-    await store.run(insert, transaction=False)
-    assert statements == ["INSERT INTO notes VALUES ('a')"]
 
 
 async def test_work_that_was_cancelled_before_its_turn_is_not_done(store: SQLiteStore) -> None:
@@ -79,13 +70,6 @@ async def test_work_that_was_cancelled_before_its_turn_is_not_done(store: SQLite
     ended.set()
     await held
     assert await store.run(count) == 0
-
-
-async def test_a_file_that_is_not_to_be_created_is_not(tmp_path: Path) -> None:
-    store = SQLiteStore(tmp_path / "nothing.db", KIND, create=False)
-    assert await store.run(count, write=False) is None
-    await store.aclose()
-    assert list(tmp_path.iterdir()) == []
 
 
 async def test_its_name_says_whether_it_is_closed(store: SQLiteStore) -> None:

@@ -45,14 +45,6 @@ def test_a_file_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_what_is_not_to_be_created_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "shelf.db"
-    assert SQLiteFile(path, KIND).open(timeout=1, create=False) is None
-    assert not path.exists()
-    path.touch(0o600)
-    assert SQLiteFile(path, KIND).open(timeout=1, create=False) is None
-
-
 @pytest.mark.parametrize(
     ("other", "said"),
     [

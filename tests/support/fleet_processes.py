@@ -165,7 +165,7 @@ class Plant:
         report = await self.job.wait(timeout=PATIENCE)
         effects = self.effects()
         assert sorted(set(effects)) == sorted(self.ids)
-        assert (report.handled, report.failed, report.position, report.finished) == (
+        assert (report.handled, report.failed, report.read, report.finished) == (
             self.messages,
             0,
             self.messages,

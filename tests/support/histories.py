@@ -1,17 +1,18 @@
-"""Helpers for tests of the replay: a fake with a history, targets, checkpoints, and a transport that waits."""
+"""Helpers for tests of the replay: a fake with a history, targets, inboxes, and a transport that waits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
-from basiq_async.replay import Checkpoint, MemoryCheckpoint, Replay, SQLiteCheckpoint
-from basiq_async.replay.protocol import Commit
+from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, WebhookReceiver
+from basiq_async.replay import BulkTarget, Record, Replay, Target
+from basiq_async.replay.shared import find_handling
 from basiq_async.testing import FakeBasiq, Quirks
 
 
@@ -23,9 +24,13 @@ class History:
     fake: FakeBasiq
     webhook_id: str
 
-    def replay(self, target: Any, *, checkpoint: Checkpoint | None = None, **options: Any) -> Replay:
-        """Return a replay of the history, by default with a new ``MemoryCheckpoint``."""
-        return Replay(self.client, self.webhook_id, target, checkpoint=checkpoint or MemoryCheckpoint(), **options)
+    def replay(self, target: Any, *, inbox: Inbox | None = None, **options: Any) -> Replay:
+        """Return a replay of the history, by default with the target's record or inbox, or a new ``MemoryInbox``."""
+        if inbox is None and isinstance(target, WebhookReceiver):
+            inbox = target.inbox
+        elif inbox is None and not (isinstance(target, BulkTarget) and isinstance(target, Record)):
+            inbox = MemoryInbox(max_quarantined=10_000)
+        return Replay(self.client, self.webhook_id, target, inbox=inbox, **options)
 
     async def ids(self) -> list[str]:
         return [message.id async for message in self.client.messages.list(self.webhook_id)]
@@ -75,24 +80,86 @@ class Refusing:
         self.taken.append(message.id)
 
 
-class Watching(MemoryCheckpoint):
-    """A checkpoint that records its commits, and whose ``save`` takes ``delay`` seconds."""
+class Watching(MemoryInbox):
+    """An inbox that notes what it records, call by call. Each such call takes ``delay`` seconds."""
 
     def __init__(self, delay: float = 0.0) -> None:
-        super().__init__()
-        self.commits: list[Commit] = []
+        super().__init__(max_quarantined=10_000)
+        self.completed: list[list[str]] = []
+        self.set_aside: list[str] = []
         self.delay = delay
 
-    async def save(self, commit: Commit) -> None:
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
         if self.delay:
             await asyncio.sleep(self.delay)
-        await super().save(commit)
-        self.commits.append(commit)
+        self.completed.append([key] if isinstance(key, str) else list(key))
+        return await super().complete(key, token)
+
+    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        self.set_aside.append(delivery.delivery_id)
+        return await super().quarantine(key, token, delivery)
 
 
-async def execute(checkpoint: SQLiteCheckpoint, statement: str) -> None:
-    """Run an SQL statement on the open connection of a checkpoint."""
-    await checkpoint._call(checkpoint._current(), lambda connection: connection.execute(statement), transaction=False)
+class Collecting:
+    """A bulk target without a record: what it got has its effect after a flush."""
+
+    def __init__(self) -> None:
+        self.buffer: list[str] = []
+        self.kept: list[str] = []
+        self.flushes = 0
+
+    async def deliver(self, message: Message) -> str | None:
+        self.buffer.append(message.id)
+        return None
+
+    async def flush(self) -> None:
+        await asyncio.sleep(0)
+        self.flushes += 1
+        self.kept += self.buffer
+        self.buffer.clear()
+
+
+class Table:
+    """A target whose table is its own record: messages are collected, and have a row each after a flush."""
+
+    def __init__(self) -> None:
+        self.buffer: list[str] = []
+        self.rows: list[str] = []
+        self.flushes = 0
+        self.notes: dict[str, str] = {}
+
+    async def deliver(self, message: Message) -> str | None:
+        await asyncio.sleep(0)
+        self.buffer.append(message.id)
+        return None
+
+    async def flush(self) -> None:
+        await asyncio.sleep(0)
+        self.flushes += 1
+        self.rows += self.buffer
+        self.buffer.clear()
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        await asyncio.sleep(0)
+        return set(keys) & set(self.rows)
+
+    async def note(self, name: str) -> str | None:
+        return self.notes.get(name)
+
+    async def set_note(self, name: str, text: str) -> None:
+        self.notes[name] = text
+
+
+def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target:
+    """Return the target of a function that shares an inbox with others."""
+    return find_handling(function, inbox, None).open(lease=lease)
+
+
+async def set_aside(replay: Replay) -> dict[str, QuarantinedDelivery]:
+    """Return what is in the quarantine of a replay, by id."""
+    return {entry.delivery_id: entry for entry in await replay.quarantined(limit=100_000)}
 
 
 class Gated:

@@ -55,6 +55,19 @@ class PatientLoop(asyncio.SelectorEventLoop):
         return self._patient.now
 
 
+def begin_tasks_at_once() -> None:
+    """Give each event loop that is made from now on the eager task factory, which Python 3.12 has."""
+    if sys.version_info < (3, 12):
+        raise pytest.UsageError("eager tasks need Python 3.12")
+    make = asyncio.BaseEventLoop.__init__
+
+    def make_eager(loop: asyncio.BaseEventLoop) -> None:
+        make(loop)
+        loop.set_task_factory(asyncio.eager_task_factory)
+
+    asyncio.BaseEventLoop.__init__ = make_eager  # type: ignore[method-assign]
+
+
 class Waits:
     """Finds sleeps of tests and their helpers that are longer than ``LONGEST``."""
 

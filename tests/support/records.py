@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -11,17 +12,15 @@ import attrs
 from basiq_async.distributed import _connection  # private: its scripts ask Redis for the time
 from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
-    ClaimRefusal,
+    JobEntry,
     JobProgress,
     JobSpec,
     ListSpec,
-    Saving,
+    Outcome,
     SegmentClaim,
     SegmentPage,
-    StoredDeadLetter,
     new_token,
 )
-from basiq_async.replay import DeadLetter
 
 WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
 ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
@@ -62,7 +61,7 @@ class Pair:
     ) -> str:
         """Claim a segment, and return the token. Fails if the claim is refused."""
         token = token or new_token()
-        found = await (record or self.one).claim(key, segment, token, lease=lease, worker="w", width=4)
+        found = await (record or self.one).claim(key, segment, token, lease=lease, worker="w")
         assert isinstance(found, SegmentClaim), f"the claim of {segment} was refused: {found}"
         return token
 
@@ -72,18 +71,23 @@ class Pair:
         assert isinstance(found, SegmentClaim), f"the claim of {segment} was refused: {found}"
         return found
 
-    async def refusal(self, key: str, segment: str = "0.0", **how: Any) -> ClaimRefusal:
+    async def refusal(self, key: str, segment: str = "0.0", **how: Any) -> str:
         """Claim a segment as another worker, and return why it was refused. Fails if it was not."""
         found = await self._try(key, segment, how)
-        assert isinstance(found, ClaimRefusal), f"the claim of {segment} was not refused"
+        assert isinstance(found, str), f"the claim of {segment} was not refused"
         return found
 
-    async def _try(self, key: str, segment: str, how: dict[str, Any]) -> SegmentClaim | ClaimRefusal:
-        return await self.two.claim(key, segment, new_token(), **{"lease": 30.0, "worker": "other", "width": 4, **how})
+    async def _try(self, key: str, segment: str, how: dict[str, Any]) -> SegmentClaim | str:
+        return await self.two.claim(key, segment, new_token(), **{"lease": 30.0, "worker": "other", **how})
 
-    async def save(self, key: str, token: str, segment: str = "0.0", **what: Any) -> Any:
-        saving = Saving(**{"counts": {}, "before": 0, **what})
-        return await self.one.save(key, segment, token, saving, lease=30.0)
+    async def save(
+        self, key: str, token: str, *outcomes: Outcome, segment: str = "0.0", before: int = 0, **how: Any
+    ) -> Any:
+        return await self.one.save(key, segment, token, outcomes, **{"before": before, "lease": 30.0, **how})
+
+    async def page(self, key: str, token: str, ids: list[str], next_cursor: str | None, segment: str = "0.0") -> Any:
+        page = make_page(ids, next_cursor)
+        return await self.one.record_page(key, segment, token, page, read=len(ids), lease=30.0)
 
     async def status(self, key: str) -> JobProgress:
         status = await self.two.progress(key)
@@ -102,12 +106,35 @@ def make_spec(key: str, **changes: Any) -> JobSpec:
     return JobSpec(key=key, **fields)
 
 
-def make_page(ids: list[str], next_cursor: str | None, chosen: list[bool] | None = None) -> SegmentPage:
-    marks = "".join("01"[each] for each in chosen or [True] * len(ids))
-    return SegmentPage(last=ids[-1] if ids else None, marks=marks, next_cursor=next_cursor, edge=ids)
+def make_page(ids: list[str], next_cursor: str | None) -> SegmentPage:
+    return SegmentPage(next_cursor=next_cursor, edge=ids)
 
 
-def make_dead_letter(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> StoredDeadLetter:
-    """Return a dead letter like one from a worker."""
-    dead_letter = DeadLetter(id, error, WHEN, {"id": id, "payload": {"eventId": "1"}})
-    return StoredDeadLetter(dead_letter, webhook_id, f"a seal on {id!a}")
+def outcomes(*ids: str, result: str = "handled", **fields: Any) -> list[Outcome]:
+    """Return the outcome of each message."""
+    return [Outcome(id, result, **fields) for id in ids]
+
+
+def set_aside(*ids: str, **fields: Any) -> list[Outcome]:
+    """Return the outcomes of messages that failed, and go into the quarantine."""
+    return [Outcome(id, "failed", make_entry(id, **fields)) for id in ids]
+
+
+def make_entry(id: str, error: str = "ValueError: no", webhook_id: str = "w1") -> JobEntry:
+    """Return an entry of the quarantine like one from a worker."""
+    body = json.dumps({"id": id, "payload": {"eventId": "1"}}).encode()
+    return JobEntry(
+        key="k",
+        delivery_id=id,
+        event_type_id="t",
+        event_id="1",
+        body=body,
+        signed_at=WHEN,
+        error=error,
+        failures=1,
+        quarantined_at=WHEN,
+        kind="message",
+        acknowledged=False,
+        seal=f"a seal on {id!a}",
+        webhook_id=webhook_id,
+    )

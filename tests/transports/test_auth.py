@@ -253,6 +253,13 @@ def test_a_key_that_no_dashboard_shows_is_refused(prefix: str) -> None:
         ApiKey(prefix)
 
 
+@pytest.mark.parametrize("key", ['"a2V5OnNlY3JldA=="', "'a2V5OnNlY3JldA=='"])
+def test_a_key_in_quotes_has_an_error_of_its_own(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="in quotes") as caught:
+        ApiKey(key)
+    assert "a2V5" not in str(caught.value)
+
+
 def test_the_key_is_the_one_that_is_passed_or_else_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASIQ_API_KEY", "of-the-environment")
     assert (ApiKey("passed").reveal(), ApiKey(None).reveal()) == ("passed", "of-the-environment")

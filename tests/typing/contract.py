@@ -43,18 +43,14 @@ from basiq_async.receiver import (
     SQLiteInbox,
     WebhookReceiver,
 )
-from basiq_async.receiver.protocol import Claim, TransactionalInbox
+from basiq_async.receiver.protocol import Claim, TransactionalInbox, WaitingInbox
 from basiq_async.replay import (
-    Checkpoint,
     HttpTarget,
     JSONLinesTarget,
     Plan,
-    Reconciliation,
     Recovery,
     Replay,
     Report,
-    SQLCheckpoint,
-    SQLiteCheckpoint,
     Target,
     Where,
     failed_only,
@@ -131,22 +127,21 @@ def chosen(message: Message) -> bool:
     return message.delivered
 
 
-async def replays(basiq: BasiqClient, receiver: WebhookReceiver, engine: AsyncEngine) -> None:
-    checkpoint: Checkpoint = SQLiteCheckpoint("replay.db")
-    in_database: Checkpoint = SQLCheckpoint(engine, "nightly")
-    assert_type((await recover(basiq, "w", receiver, checkpoint=in_database)).finished, bool)
+async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
+    inbox: Inbox = SQLiteInbox("job.db")
+    assert_type((await recover(basiq, "w", receiver)).finished, bool)
     mine: Target = MyTarget()
     where: Where = since(timedelta(days=2)) & failed_only() & limit(100) & chosen
     async with HttpTarget("https://a.example", "whsec_") as http, JSONLinesTarget("export.jsonl") as export:
         for target in (handler, receiver, http, export, mine):
-            replay = Replay(basiq, "w", target, checkpoint=checkpoint, where=where, rate=200, on_error="skip")
+            replay = Replay(basiq, "w", target, inbox=inbox, exclusive=True, where=where, rate=200, on_error="skip")
             assert_type(await replay.plan(), Plan)
             report = await replay.run(lambda progress: print(progress.rate))
             assert_type(report, Report)
             assert_type(report.skipped, Mapping[str, int])
-            assert_type(report.cursor, str | None)
-            assert_type(await replay.retry_dead(), Report)
-            assert_type(await replay.reconcile(receiver.inbox), Reconciliation)
+            assert_type(await replay.retry_quarantined(), Report)
+            assert_type(await replay.quarantined(limit=5), Sequence[QuarantinedDelivery])
+            assert_type(await replay.drop_quarantined(["m1"]), int)
             replay.stop()
 
 
@@ -154,15 +149,16 @@ async def saved(message: Message, session: AsyncSession) -> None: ...
 
 
 async def replays_in_transactions(basiq: BasiqClient, inbox: SQLInbox) -> None:
-    checkpoint = SQLiteCheckpoint("replay.db")
-    Replay(basiq, "w", saved, checkpoint=checkpoint, inbox=inbox)
-    found = await recover(basiq, "w", saved, checkpoint=checkpoint, events_checkpoint=checkpoint, inbox=inbox)
+    Replay(basiq, "w", saved, inbox=inbox)
+    found = await recover(basiq, "w", saved, inbox=inbox)
     assert_type(found, Recovery)
 
 
 async def keeps(receiver: WebhookReceiver, engine: AsyncEngine, redis: Redis) -> None:
     inboxes: list[Inbox] = [MemoryInbox(), SQLiteInbox("inbox.db"), SQLInbox(engine), RedisInbox(redis)]
     transactional: TransactionalInbox = SQLInbox(engine, table="seen")
+    waiting: list[WaitingInbox] = [MemoryInbox(), SQLiteInbox("inbox.db"), SQLInbox(engine), RedisInbox(redis)]
+    assert_type(await waiting[0].claim_due("w", "t", limit=5, lease=60), Sequence[QuarantinedDelivery])
     for inbox in [*inboxes, transactional]:
         assert_type(await inbox.claim("k", "t", lease=60), Claim)
         assert_type(await inbox.fail("k", "t"), int)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from basiq_async._wire.hosts import is_peer_on_this_machine, is_this_machine, show_url
+from basiq_async._wire.hosts import is_peer_on_this_machine, is_this_machine, show_place, show_url, show_urls_in
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.255.255.254", "::1", "0:0:0:0:0:0:0:1"])
@@ -36,12 +36,38 @@ def test_a_peer_is_known_by_the_address_that_its_socket_gives(address: str, here
     [
         ("https://example.com/basiq", "https://example.com/basiq"),
         ("https://example.com:1/a/b?code=K&x=y#z", "https://example.com:1/a/b?…"),
-        ("https://user:K@example.com/@a", "https://example.com/@a"),
+        ("https://user:K@example.com/a", "https://example.com/a"),
         ("https://us@er:K@example.com?K", "https://example.com?…"),
         ("https://example.com/#K?K", "https://example.com/"),
-        ("/path?K", "/path?…"),
-        ("", ""),
+        ("postgresql+asyncpg://user:K@db:5432/basiq", "postgresql+asyncpg://db:5432/basiq"),
+        ("postgresql+asyncpg://user:K@/basiq?host=/run&password=K", "postgresql+asyncpg:///basiq?…"),
+        ("redis://:K@[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("sqlite+aiosqlite:////srv/a b.db", "sqlite+aiosqlite:////srv/a b.db"),
+        # an "/", "@", "?", "#" or ":" in the password is not encoded
+        ("postgresql://user:K@K@db/basiq", "postgresql://db/basiq"),
+        ("postgresql://user:K/K@db/basiq", "postgresql://…"),
+        ("postgresql://user:12/K@db/basiq", "postgresql://…"),
+        ("postgresql://user:K@K/K@db/basiq", "postgresql://…"),
+        ("redis://:12?K@db", "redis://…"),
+        ("redis://user:12#K@db", "redis://…"),
+        ("redis://user:K:K", "redis://…"),
+        ("https://[K", "https://…"),
+        ("postgresql:/user:K@db", "…"),
+        ("user:K@db", "…"),
+        ("K", "…"),
+        ("", "…"),
     ],
 )
 def test_the_user_and_the_query_of_a_url_are_not_shown(url: str, shown: str) -> None:
     assert show_url(url) == shown
+    assert show_urls_in(f"failed: {url}") == f"failed: {shown}" or "://" not in url or " " in url
+
+
+@pytest.mark.parametrize("place", ["inbox.db", "/srv/a b/inbox.db", r"C:\basiq\inbox.db", "a folder/inbox"])
+def test_the_name_of_a_file_is_shown(place: str) -> None:
+    assert show_place(place) == place
+
+
+@pytest.mark.parametrize("place", ["postgresql:/user:K@db", "redis:K", "user:K@db/basiq", "redis://:K/@db"])
+def test_what_may_have_been_meant_as_a_url_is_not_quoted(place: str) -> None:
+    assert "K" not in show_place(place)

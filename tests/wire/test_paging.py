@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import APIError, Event, PaginationError, ResponseDecodeError, TransportError
@@ -93,11 +94,30 @@ def test_a_next_link_is_the_end_of_the_list_or_a_url_of_it_or_an_error_where_it_
 
 @pytest.mark.parametrize("length", [200, 201])
 def test_a_link_is_shown_up_to_200_characters(length: int) -> None:
-    error = listing().refuse("x" * length, "is refused")
+    link = "//x.example/".ljust(length, "x")
+    _, error = listing().resolve(link, FIRST)
+    assert isinstance(error, PaginationError)
     assert ("…" in str(error)) == (length > 200)
-    assert "x" * 200 in str(error)
-    assert "x" * 201 not in str(error)
-    assert error.link == "x" * length
+    assert link[:200] in str(error)
+    assert link[:201] + "x" not in str(error)
+    assert error.link == link
+
+
+@pytest.mark.parametrize("link", [SECOND, FIRST])
+def test_a_link_to_a_page_that_was_read_before_is_refused(link: str) -> None:
+    url, error = listing().resolve(link, FIRST, {hash(SECOND)})
+    assert url is None
+    assert isinstance(error, PaginationError)
+    assert "loops" in str(error)
+
+
+def test_a_link_that_holds_a_credential_is_requested_unchanged_and_not_shown() -> None:
+    hiding = attrs.evolve(listing(), redact=lambda text: text.replace("S3CRET", ""))
+    url, error = hiding.resolve("/events?page=S3CRET", FIRST)
+    assert (url, error) == (f"{FIRST}?page=S3CRET", None)
+    assert "S3CRET" not in repr(url)
+    assert "S3CRET" not in repr(hiding.url("/events?page=S3CRET"))
+    assert repr(hiding.url("/events")) == repr(FIRST)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from basiq_async import ConfigurationError
-from basiq_async._work.keys import left_key
 from basiq_async.receiver.protocol import inbox_key
 
 
@@ -56,9 +55,3 @@ def test_a_key_has_at_most_400_characters(size: int, whole: bool) -> None:
     message_id = "x" * (size - len('message:"x"') + 1)
     key = inbox_key(None, None, message_id)
     assert (message_id in key, len(key) <= 400) == (whole, True)
-
-
-@pytest.mark.parametrize(("size", "whole"), [(395, True), (396, False)])
-def test_the_key_of_an_event_that_was_left_alone_has_at_most_400_characters(size: int, whole: bool) -> None:
-    key = left_key("x" * size)
-    assert (key == "left:" + "x" * size, len(key) <= 400) == (whole, True)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from basiq_async import InboxError
-from basiq_async._work.limits import limit
+from basiq_async._work.limits import limit, wait_for_event
 from tests.support import virtual
 
 SLOW = InboxError("too slow")
@@ -67,3 +67,32 @@ async def test_the_inner_of_two_limits_names_its_own_error() -> None:
     with pytest.raises(InboxError, match="the outer one"):
         async with limit(5, outer), limit(10, SLOW):
             await asyncio.sleep(20)
+
+
+@virtual.clocked
+async def test_an_error_is_made_only_if_the_time_is_over() -> None:
+    made: list[InboxError] = []
+
+    def make() -> InboxError:
+        made.append(InboxError("too slow"))
+        return made[0]
+
+    async with limit(5, make):
+        await asyncio.sleep(4)
+    assert made == []
+    with pytest.raises(InboxError) as caught:
+        async with limit(5, make):
+            await asyncio.sleep(6)
+    assert made == [caught.value]
+
+
+@pytest.mark.parametrize(("seconds", "is_set", "took"), [(1, False, 1), (5, True, 3), (None, True, 3)])
+@virtual.clocked
+async def test_a_wait_for_an_event_ends_with_it_or_with_its_time(
+    seconds: float | None, is_set: bool, took: float
+) -> None:
+    event, began = asyncio.Event(), virtual.now()
+    timer = asyncio.get_running_loop().call_later(3, event.set)
+    assert await wait_for_event(event, seconds) is is_set
+    assert virtual.now() - began == took
+    timer.cancel()

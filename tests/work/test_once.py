@@ -62,6 +62,23 @@ async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
     assert len(units) == 0
 
 
+@virtual.clocked
+async def test_work_is_under_way_from_its_first_step() -> None:
+    units = owner(MemoryInbox(clock=virtual.clock))
+    found: list[int] = []
+
+    async def looks() -> str:
+        found.append(len(units))
+        closing.append(asyncio.create_task(units.wait(60)))
+        await asyncio.sleep(1)
+        assert not closing[0].done(), "the inbox would be closed while the work still runs"
+        return "done"
+
+    closing: list[asyncio.Task[int]] = []
+    assert (await unit(units, looks).handle_once()).how is Ended.HANDLED
+    assert (found, await closing[0]) == ([1], 0)
+
+
 @pytest.mark.parametrize("across", [False, True], ids=["in one process", "across processes"])
 @virtual.clocked
 async def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
@@ -289,7 +306,7 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
     assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
     assert await units.wait(60) == 0
     assert cancellations == 1
-    assert await inbox.seen(KEY), "it ended well after all"
+    assert await inbox.known([KEY]), "it ended well after all"
 
 
 @virtual.clocked
@@ -303,6 +320,7 @@ async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
         for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
             task.cancel()
         await asyncio.wait((caller,))
+        assert caller.cancelled(), f"after a cancellation at step {step}"
         assert await units.wait(10) == 0
         claim = await inbox.claim(KEY, "other", lease=1)
         assert claim.status is ClaimStatus.CLAIMED, f"after a cancellation at step {step}"
@@ -650,7 +668,7 @@ async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancell
     await asyncio.wait((caller,))
     await asyncio.sleep(2)
     assert begun == steps == (["claim"] if call == "claim" else ["claim", "complete"])
-    assert await inbox.seen(KEY) == (call == "complete"), "what was handled is recorded, and nothing else"
+    assert bool(await inbox.known([KEY])) == (call == "complete"), "what was handled is recorded, and nothing else"
 
 
 @virtual.clocked

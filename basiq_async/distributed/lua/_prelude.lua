@@ -3,7 +3,8 @@
 -- for any job of that key. A script's own arguments follow them.
 local base, jobs, active = KEYS[1], KEYS[2], KEYS[3]
 local name, meant = table.remove(ARGV, 1), table.remove(ARGV, 1)
-local due, dead_letters, numbers, workers = base .. ':due', base .. ':dead', base .. ':dead:n', base .. ':workers'
+local due, workers = base .. ':due', base .. ':workers'
+local quarantine, numbers = base .. ':quarantine', base .. ':quarantine:n'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
@@ -56,16 +57,35 @@ local function renew(id, lease)
   redis.call('ZADD', due, ends, id)
 end
 
--- Add an owner's counts to the job's. They are totals, so they are added once: when the owner finishes, releases the
--- segment, or is replaced.
-local function fold(id)
+-- Tickets of the job's limit, by message: an owner takes one before it hands a message out. It spends the ticket with the
+-- message, or gives it back.
+local function give_back(count)
+  if count ~= 0 then
+    redis.call('HINCRBY', base, 'limit_left', count)
+    redis.call('HINCRBY', base, 'tickets', -count)
+  end
+end
+
+-- Give back the tickets of an owner who leaves: it recorded nothing for them.
+local function give_back_all(id)
+  local tickets = segment_key(id) .. ':t'
+  give_back(redis.call('SCARD', tickets))
+  redis.call('DEL', tickets)
+end
+
+-- Remove a segment in which so many messages were read.
+local function remove(id, read)
   local s = segment_key(id)
-  local fields = redis.call('HGETALL', s)
-  for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 2) == 'o:' then
-      redis.call('HINCRBY', base, 'n:' .. string.sub(fields[i], 3), fields[i + 1])
-      redis.call('HDEL', s, fields[i])
-    end
+  give_back_all(id)
+  redis.call('HINCRBY', base, 'n:read', read)
+  redis.call('DEL', s, s .. ':d')
+  redis.call('ZREM', due, id)
+end
+
+local function finish_if_done()
+  local state = job('state')
+  if job('lists_left') == '0' and redis.call('ZCARD', due) == 0 and (state == 'running' or state == 'paused') then
+    set_state('finished', '')
   end
 end
 
@@ -83,8 +103,4 @@ end
 
 local function pause_left()
   return math.max(0, tonumber(job('paused_until') or 0) - now)
-end
-
-local function fail(reason)
-  set_state('failed', reason)
 end

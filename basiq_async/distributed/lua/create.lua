@@ -15,7 +15,7 @@ if known then
     end
   end
   for i = 3, #ARGV, 2 do
-    if ARGV[i] == 'rate' or ARGV[i] == 'total' or ARGV[i] == 'most_dead' then
+    if ARGV[i] == 'rate' or ARGV[i] == 'total' or ARGV[i] == 'most_quarantined' then
       redis.call('HSET', base, ARGV[i], ARGV[i + 1])
     end
   end

@@ -5,9 +5,9 @@ if state == 'running' or state == 'paused' then
   return { state }
 end
 for _, id in ipairs(redis.call('ZRANGE', due, 0, -1)) do
-  redis.call('DEL', segment_key(id), segment_key(id) .. ':d')
+  redis.call('DEL', segment_key(id), segment_key(id) .. ':d', segment_key(id) .. ':t')
 end
-redis.call('DEL', base, due, dead_letters, numbers, workers)
+redis.call('DEL', base, due, quarantine, numbers, workers)
 redis.call('SREM', active, name)
 redis.call('SREM', jobs, name)
 return { 'gone' }

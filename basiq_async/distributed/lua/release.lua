@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Invariant: after a release, no message counts as interrupted, and another worker can claim the segment.
+-- Invariant: after a release, another worker can claim the segment.
 -- ARGV: segment, token, milliseconds until it may be returned again, problem.
 local id, token = ARGV[1], ARGV[2]
 if not owns(id, token) then
   return { 'lost' }
 end
-fold(id)
 local s = segment_key(id)
+give_back_all(id)
 redis.call('HDEL', s, 'owner', 'until')
 redis.call('ZADD', due, whole(now + tonumber(ARGV[3])), id)
 if ARGV[4] ~= '' then

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Self
 
 import attrs
 
-from ..._arguments import Duration, check_seconds
+from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery
+from ..._work.keys import in_parts
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting
 from ...errors import ConfigurationError, InboxError
 
 _CLAIMS_TO_SWEEP = 1024
@@ -30,22 +32,32 @@ class _Lease:
         return self.ends - now
 
 
+@attrs.define
+class _Wait:
+    delivery: QuarantinedDelivery
+    webhook_id: str | None
+    stored: float
+    due: float
+
+
 class MemoryInbox:
     """An inbox in the memory of one process. Its entries are lost when the process ends.
 
-    An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min). When
-    there are more than ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine holds
-    ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time as an aware
-    datetime. For a service
-    with several processes, or one that must remember across restarts, use ``SQLiteInbox``.
+    An entry is kept for ``remember``: two days by default, longer than Basiq retries a delivery (27 h 35 min); None is
+    for ever. When there are more than ``max_entries`` (about 260 bytes each), the oldest is forgotten. The quarantine
+    holds ``max_quarantined`` deliveries; ``InboxError`` is raised when it is full. ``clock`` returns the time as an
+    aware datetime. For a service with several processes, or one that must remember across restarts, use
+    ``SQLiteInbox``.
     """
+
+    may_lose = "its entries are lost when the process ends"
 
     def __init__(
         self,
         *,
         max_entries: int = 200_000,
         max_quarantined: int = 1_000,
-        remember: Duration = 2 * 86_400.0,
+        remember: Duration | None = 2 * 86_400.0,
         clock: TimeSource | None = None,
     ) -> None:
         if max_entries < 2:
@@ -54,15 +66,17 @@ class MemoryInbox:
             raise ConfigurationError("max_quarantined must not be negative")
         self._max_entries = max_entries
         self._max_quarantined = max_quarantined
-        self._remember = check_seconds("remember", remember)
+        self._remember = check_remember(remember)
         self._retention = RetentionClock(clock)
         self._lease_clock = lease_clock(clock)
         self._done: OrderedDict[str, float] = OrderedDict()
-        """For each handled key, the time when it may be forgotten; the oldest first."""
+        """For each handled key, the time when it was handled; the oldest first."""
         self._claims: dict[str, _Lease] = {}
         self._most_claims = _CLAIMS_TO_SWEEP
         self._failures: OrderedDict[str, int] = OrderedDict()
         self._quarantined: dict[str, QuarantinedDelivery] = {}
+        self._waiting: dict[str, _Wait] = {}
+        self._notes: dict[str, str] = {}
         self._known_since, _ = self._retention.read()
 
     async def __aenter__(self) -> Self:
@@ -80,16 +94,18 @@ class MemoryInbox:
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        return _DONE if self._is_recorded(key) else self._take(key, token, lease)
+        return _DONE if self._is_done(key) else self._take(key, token, lease)
 
-    async def complete(self, key: str, token: str) -> bool:
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
         """See ``Inbox``."""
-        if not self._may_record(key, token):
-            return False
-        self._record(key)
-        self._quarantined.pop(key, None)
-        self._failures.pop(key, None)
-        return True
+        keys = [key] if isinstance(key, str) else list(chain.from_iterable(in_parts(key)))
+        mine = [key for key in keys if self._may_record(key, token, even_if_acknowledged=True)]
+        for each in mine:
+            self._quarantined.pop(each, None)
+            self._waiting.pop(each, None)
+            self._failures.pop(each, None)
+            self._record(each)
+        return len(mine) == len(keys)
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""
@@ -97,9 +113,17 @@ class MemoryInbox:
         if held is not None and held.token == token:
             del self._claims[key]
 
-    async def seen(self, key: str) -> bool:
-        """See ``Inbox``."""
-        return self._is_recorded(key)
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """See ``Record``."""
+        return {key for key in keys if key in self._quarantined or key in self._waiting or self._is_done(key)}
+
+    async def note(self, name: str) -> str | None:
+        """See ``Record``."""
+        return self._notes.get(name)
+
+    async def set_note(self, name: str, text: str) -> None:
+        """See ``Record``."""
+        self._notes[name] = text
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
@@ -112,9 +136,13 @@ class MemoryInbox:
         mine = held is not None and held.token == token
         if mine:
             del self._claims[key]
-        if (delivery is not None and not mine) or (delivery is None and self._is_recorded(key)):
-            return 0
-        failures = 1 + max(self._failures.pop(key, 0), 0 if delivery is None else delivery.failures)
+        failures = self._failures.get(key, 0)
+        if self._is_done(key):
+            if delivery is None or not mine:
+                return 0
+            failures = max(failures, delivery.failures)
+        failures += 1
+        self._failures.pop(key, None)
         self._failures[key] = failures
         if len(self._failures) > self._max_entries // 2:
             self._failures.popitem(last=False)
@@ -129,7 +157,9 @@ class MemoryInbox:
                 f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, raise "
                 "max_quarantined, or use SQLiteInbox, SQLInbox or RedisInbox"
             )
-        self._record(key)
+        self._claims.pop(key, None)
+        self._waiting.pop(key, None)
+        self._done.pop(key, None)
         self._quarantined[key] = attrs.evolve(delivery, seal=None)  # no other program writes here
         return True
 
@@ -137,10 +167,7 @@ class MemoryInbox:
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        deliveries = sorted(self._quarantined.values(), key=_order)
-        if after is not None:
-            deliveries = [delivery for delivery in deliveries if _order(delivery) > _order(after)]
-        return deliveries[:limit]
+        return _page(self._quarantined.values(), after, limit)
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -154,6 +181,61 @@ class MemoryInbox:
         self._record(key)
         return True
 
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """See ``WaitingInbox``."""
+        key = delivery.key
+        if key in self._waiting or self._is_done(key):
+            return False
+        self._quarantined.pop(key, None)
+        now, _ = self._retention.read()
+        self._waiting[key] = _Wait(delivery, webhook_id, now, now)
+        return True
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+        now, _ = self._retention.read()
+        found: list[QuarantinedDelivery] = []
+        for key, wait in sorted(self._waiting.items(), key=lambda item: item[1].due):
+            if len(found) == limit or wait.due > now:
+                break
+            held = self._claims.get(key)
+            free = held is None or held.remaining(self._lease_clock()) <= 0
+            if wait.webhook_id == webhook_id and free and self._take(key, token, lease) is _CLAIMED:
+                found.append(wait.delivery)
+        return found
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """See ``WaitingInbox``."""
+        held, wait = self._claims.get(key), self._waiting.get(key)
+        if held is None or held.token != token or wait is None:
+            return False
+        del self._claims[key]
+        now, _ = self._retention.read()
+        wait.due = now + seconds
+        wait.delivery = wait.delivery if delivery is None else delivery
+        return True
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """See ``WaitingInbox``."""
+        found = [wait for wait in self._waiting.values() if wait.webhook_id == webhook_id]
+        now, _ = self._retention.read()
+        return Waiting(
+            count=len(found),
+            fresh=sum(not wait.delivery.failures for wait in found),
+            size=sum(len(wait.delivery.body) for wait in found),
+            age=max((now - wait.stored for wait in found), default=None),
+        )
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+        return _page((wait.delivery for wait in self._waiting.values()), after, limit)
+
     def _take(self, key: str, token: str, lease: float) -> Claim:
         now = self._lease_clock()
         held = self._claims.get(key)
@@ -165,32 +247,44 @@ class MemoryInbox:
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
         return _CLAIMED
 
-    def _may_record(self, key: str, token: str) -> bool:
+    def _may_record(self, key: str, token: str, *, even_if_acknowledged: bool = False) -> bool:
         held = self._claims.get(key)
         if held is not None and held.token == token:  # while it is claimed, no other worker has recorded it
             return True
         if held is not None and held.remaining(self._lease_clock()) > 0:
             return False
-        return not self._is_recorded(key)
+        return (even_if_acknowledged and key in self._quarantined) or not self._is_done(key)
 
-    def _is_recorded(self, key: str) -> bool:
+    def _is_done(self, key: str) -> bool:
+        """Return whether the key was handled, or is in the quarantine and was acknowledged."""
         _, horizon = self._retention.read()
-        expires = self._done.get(key)
-        return key in self._quarantined or (expires is not None and expires > horizon)
+        delivery, handled = self._quarantined.get(key), self._done.get(key)
+        if delivery is not None:
+            return delivery.acknowledged
+        return handled is not None and handled + self._remember > horizon
 
     def _record(self, key: str) -> None:
         """Record a key as handled, end its claim, and forget what is too old or too much."""
         now, horizon = self._retention.read()
         self._claims.pop(key, None)
-        self._done[key] = now + self._remember
+        self._done[key] = now
         self._done.move_to_end(key)
-        while len(self._done) > self._max_entries or next(iter(self._done.values())) <= horizon:
-            _, expires = self._done.popitem(last=False)
-            self._known_since = max(self._known_since, expires - self._remember)
+        while len(self._done) > self._max_entries or next(iter(self._done.values())) + self._remember <= horizon:
+            _, handled = self._done.popitem(last=False)
+            self._known_since = max(self._known_since, handled)
 
 
 _CLAIMED = Claim(ClaimStatus.CLAIMED)
 _DONE = Claim(ClaimStatus.DONE)
+
+
+def _page(
+    deliveries: Iterable[QuarantinedDelivery], after: QuarantinedDelivery | None, limit: int
+) -> list[QuarantinedDelivery]:
+    found = sorted(deliveries, key=_order)
+    if after is not None:
+        found = [delivery for delivery in found if _order(delivery) > _order(after)]
+    return found[:limit]
 
 
 def _order(delivery: QuarantinedDelivery) -> tuple[float, str]:

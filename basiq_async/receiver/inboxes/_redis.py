@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+import json
 import logging
 import math
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Self, TypeVar, cast
 
 import attrs
@@ -18,16 +20,20 @@ from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
 )
 
-from ..._arguments import Duration, check_seconds
+from ..._arguments import Duration, check_remember, check_seconds
 from ..._redaction.tracebacks import UnshownText, drop_tracebacks
 from ..._work.calls import OneProcess
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_all
+from ..._work.keys import in_parts
+from ..._work.limits import limit
+from ..._work.notes import read_note, write_note
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
 from ..._work.tasks import run_cancel_once
 from ...errors import ConfigurationError, InboxError
 
@@ -35,9 +41,11 @@ logger = logging.getLogger("basiq_async.receiver")
 
 T = TypeVar("T")
 
+_LAYOUT = "4"
 _SAFE_POLICY = "noeviction"
 _DAY = 86_400_000
-"""Milliseconds for which the inbox knows the last worker that retried a quarantined delivery: it may complete it."""
+"""Milliseconds for which the inbox knows the last worker that had a quarantined delivery, or one that waits: it may
+complete it."""
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again."""
 
@@ -49,7 +57,10 @@ class _Script:
 
     @classmethod
     def load(cls, name: str) -> _Script:
-        text = (files("basiq_async.receiver.inboxes") / "_redis_scripts" / f"{name}.lua").read_text()
+        folder = files("basiq_async.receiver.inboxes") / "_redis_scripts"
+        text = (folder / f"{name}.lua").read_text()
+        if name != "known":
+            text = (folder / "_prelude.lua").read_text() + text
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -69,19 +80,24 @@ class RedisInbox:
 
     client: the caller closes it. With or without ``decode_responses``; a ``RedisCluster`` works too.
     prefix: begins all keys, in braces. Inboxes with the same prefix are one inbox.
-    remember: for how long to remember handled events.
+    remember: for how long to remember handled events; None is for ever.
     timeout: seconds for each call.
 
     Raises ``InboxError`` if Redis fails or does not respond, and in a child that was forked after the inbox was used:
     make client and inbox in each worker process. Raises ``ConfigurationError`` for invalid arguments.
     """
 
+    may_lose = (
+        "Redis answers before its disk has an entry: a crash loses about a second of them with appendfsync everysec, a "
+        "failover may lose more, and a full memory may evict them"
+    )
+
     def __init__(
         self,
         client: Redis | RedisCluster,
         *,
         prefix: str = "basiq",
-        remember: Duration = 30 * 86_400.0,
+        remember: Duration | None = 30 * 86_400.0,
         timeout: Duration = 5.0,
     ) -> None:
         if not isinstance(client, (Redis, RedisCluster)):
@@ -90,7 +106,8 @@ class RedisInbox:
             raise ConfigurationError("prefix must be a non-empty text without braces")
         self._client = client
         self._prefix = prefix
-        self._remember = math.ceil(check_seconds("remember", remember) * 1000)
+        seconds = check_remember(remember)
+        self._remember = 0 if seconds == math.inf else _milliseconds(seconds)
         self._timeout = check_seconds("timeout", timeout)
         self._scripts: dict[str, _Script] = {}
         self._process = OneProcess(f"the inbox below {prefix!r} in Redis", InboxError)
@@ -109,110 +126,195 @@ class RedisInbox:
             await self._client.set(f"{{{self._prefix}}}:check", "1", px=1000)
 
         await self._within_limit(look())
-        kind = _text(await self._run("check", ""))
-        if kind not in ("none", "zset"):
-            raise InboxError(
-                f"another program has stored a {kind} in Redis under the key of this inbox's quarantine: pass another "
-                "prefix="
-            )
+        kinds = [_text(kind) for kind in await self._run("check", [""])]
+        for kind, expected in zip(kinds, ("zset", "hash", "zset"), strict=True):
+            if kind not in ("none", expected):
+                raise InboxError(
+                    f"another program has stored a {kind} in Redis under a key of this inbox: pass another prefix="
+                )
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        return _as_claim(await self._run("claim", key, token, _milliseconds(lease)))
+        return _as_claim(await self._run("claim", [key], token, _milliseconds(lease), _DAY))
 
-    async def complete(self, key: str, token: str) -> bool:
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
         """See ``Inbox``."""
-        return bool(await self._run("complete", key, token, self._remember))
+        parts = [[key]] if isinstance(key, str) else in_parts(key)
+        recorded = [await self._run("complete", part, token, self._remember) == len(part) for part in parts]
+        return all(recorded)
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""
-        await self._run("release", key, token)
+        await self._run("release", [key], token)
 
-    async def seen(self, key: str) -> bool:
-        """See ``Inbox``."""
-        entry, letter, *_ = self._keys(key)
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """See ``Record``."""
+        found: set[str] = set()
+        for part in in_parts(keys):
+            places = chain.from_iterable(self._keys(key)[:2] for key in part)
+            found.update(part[number] for number in await self._evaluate("known", list(places)))
+        return found
 
-        async def look() -> bool:
-            return _text(await self._client.get(entry)) == "done" or bool(await self._client.exists(letter))
+    async def note(self, name: str) -> str | None:
+        """See ``Record``."""
 
-        return await self._within_limit(look())
+        async def read() -> Any:
+            await self._open()
+            return await cast(Awaitable[Any], self._client.hget(self._at("notes"), write_note(name)))
+
+        stored = await self._within_limit(read())
+        return None if stored is None else read_note(stored)
+
+    async def set_note(self, name: str, text: str) -> None:
+        """See ``Record``."""
+
+        async def write() -> None:
+            await self._open()
+            await cast(Awaitable[Any], self._client.hset(self._at("notes"), write_note(name), write_note(text)))
+
+        await self._within_limit(write())
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
 
         async def read() -> datetime:
-            began = datetime.fromisoformat(await self._note_beginning())
-            return max(began, datetime.now(UTC) - timedelta(milliseconds=self._remember))
+            facts = await self._begin()
+            now = datetime.now(UTC)
+            known = [datetime.fromisoformat(facts["began"])]
+            if self._remember:
+                known.append(now - timedelta(milliseconds=self._remember))
+            for name, until in facts.items():  # entries of an inbox that remembered for a shorter time
+                if name.startswith("kept:"):
+                    ago = now - timedelta(milliseconds=int(name.removeprefix("kept:")))
+                    known.append(min(ago, _EPOCH + timedelta(milliseconds=int(until))))
+            return max(known)
 
         return await self._within_limit(read())
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
-        return int(await self._run("fail", key, token, self._remember))
+        return int(await self._run("fail", [key], token, self._remember))
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        values = (token, _place(delivery), delivery.failures, delivery.pack(seal=True))
-        return bool(await self._run("quarantine", key, *values))
+        values = (token, _place(delivery), delivery.failures, int(delivery.acknowledged), delivery.pack(seal=True))
+        return bool(await self._run("quarantine", [key], *values))
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        start = "-" if after is None else "(" + _place(after)
-
-        async def read() -> dict[str, str]:
-            (*_, order), place = self._keys(""), start
-            deliveries: dict[str, str] = {}
-            while (wanted := limit - len(deliveries)) > 0:
-                places = [
-                    _text(each) for each in await self._client.zrangebylex(order, place, "+", start=0, num=wanted)
-                ]
-                for each in places:
-                    _, letter, *_ = self._keys(each[_PLACE_LENGTH:])
-                    text = await self._client.hget(letter, "text")
-                    if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
-                        deliveries[each] = UnshownText(_text(text))
-                if len(places) < wanted:
-                    break
-                place = "(" + places[-1]
-            return deliveries
-
-        found = await self._within_limit(read())
-        deliveries = unpack_all(list(found.values()), f"the prefix {self._prefix!r} in Redis")
-        return [_at_place(delivery, place) for delivery, place in zip(deliveries, found, strict=True)]
+        return await self._page("quarantine", "", "-" if after is None else "(" + _place(after), "+", limit)
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        return _as_claim(await self._run("claim_quarantined", key, token, _milliseconds(lease), _DAY))
+        return _as_claim(await self._run("claim_quarantined", [key], token, _milliseconds(lease), _DAY))
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
-        return bool(await self._run("drop_quarantined", key, self._remember))
+        return bool(await self._run("drop_quarantined", [key], self._remember))
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """See ``WaitingInbox``."""
+        values = (json.dumps(webhook_id), _place(delivery), delivery.failures, delivery.pack(seal=True), _DAY)
+        return bool(await self._run("store", [delivery.key], *values))
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``. The lease runs by the server's clock."""
+        webhook, last, claimed = json.dumps(webhook_id), "", list[QuarantinedDelivery]()
+        while (wanted := limit - len(claimed)) > 0:
+            due = [_text(each) for each in await self._run("due", [], webhook, last, limit)]
+            if due:  # others may have claimed some of them, or all
+                keys, times = [each[_DUE_LENGTH:] for each in due], [each[:_DUE_LENGTH] for each in due]
+                values = (token, _milliseconds(lease), _DAY, webhook, wanted)
+                found = list(map(_unshown, await self._run("claim_due", keys, *values, *times)))
+                claimed += map(_read_entry, found[::2], found[1::2])
+            if len(due) < limit:
+                break
+            last = due[-1]
+        return claimed
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """See ``WaitingInbox``."""
+        changed: tuple[str | int, ...] = (
+            () if delivery is None else (_place(delivery), delivery.failures, delivery.pack(seal=True))
+        )
+        return bool(await self._run("put_off", [key], token, round(seconds * 1_000_000), *changed))
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """See ``WaitingInbox``."""
+        count, fresh, size, age = await self._run("waiting", [], json.dumps(webhook_id))
+        return Waiting(count=count, fresh=fresh, size=size, age=None if age < 0 else age / 1_000_000)
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+        return await self._page("waiting", "a", "[a" if after is None else "(a" + _place(after), "(b", limit)
 
     async def __aenter__(self) -> Self:
-        await self._within_limit(self._begin())
+        await self._within_limit(self._open())
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
+    def _at(self, name: str) -> str:
+        """Return a key in Redis. Its braces put the whole inbox into one slot of a cluster."""
+        return f"{{{self._prefix}}}:{name}"
+
     def _keys(self, key: str) -> Sequence[str]:
-        """Return the keys in Redis of an inbox key: its entry, letter, retry and failures, and the quarantine's order.
+        """Return the keys in Redis of an inbox key: its entry, letter, retry and failures."""
+        return [self._at(f"{kind}:{key}") for kind in ("inbox", "delivery", "retry", "failures")]
 
-        Their braces put the whole inbox into one slot of a cluster.
-        """
-        home = f"{{{self._prefix}}}"
-        return [*(f"{home}:{kind}:{key}" for kind in ("inbox", "delivery", "retry", "failures")), f"{home}:quarantine"]
+    async def _page(self, order: str, begin: str, start: str, end: str, limit: int) -> list[QuarantinedDelivery]:
+        """Return the entries whose places stand in an order, each after ``begin``, from ``start`` to ``end``."""
 
-    async def _run(self, name: str, key: str, *values: str | int) -> Any:
+        async def read() -> list[QuarantinedDelivery]:
+            await self._open()
+            first, deliveries = start, list[QuarantinedDelivery]()
+            while (wanted := limit - len(deliveries)) > 0:
+                members = await self._client.zrangebylex(self._at(order), first, end, start=0, num=wanted)
+                places = [_text(member).removeprefix(begin) for member in members]
+                for each, text in zip(places, await self._read_letters(places), strict=True):
+                    if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
+                        deliveries.append(_read_entry(each, text))
+                if len(places) < wanted:
+                    break
+                first = f"({begin}{places[-1]}"
+            return deliveries
+
+        return await self._within_limit(read())
+
+    async def _read_letters(self, places: Sequence[str]) -> Sequence[str | None]:
+        """Return the texts of the letters at these places; None for one that is not there."""
+        if not places:
+            return []
+        reading = self._client.pipeline(transaction=False)
+        for place in places:
+            reading.hget(self._keys(place[_PLACE_LENGTH:])[1], "text")
+        # An error is one of a single letter, in whose place another program has stored something else.
+        texts = await reading.execute(raise_on_error=False)
+        for text in texts:
+            if isinstance(text, RedisError) and not str(text).startswith("WRONGTYPE"):
+                raise text
+        return [None if text is None else _unshown(text) for text in texts]
+
+    async def _run(self, name: str, keys: Iterable[str], *values: str | int) -> Any:
+        """Run a script about some keys of the inbox: see ``_prelude.lua``."""
+        own = [self._at("quarantine"), self._at("meta"), self._at("waiting")]
+        return await self._evaluate(name, [*own, *chain.from_iterable(map(self._keys, keys))], *values)
+
+    async def _evaluate(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
         """Run a script by its digest. Send its text if Redis does not have it yet."""
-        keys = self._keys(key)
         script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
 
         async def run() -> Any:
-            if not self._checked:
-                await self._begin()
+            await self._open()
             try:
                 return await self._client.evalsha(script.digest, len(keys), *keys, *values)
             except NoScriptError:
@@ -227,31 +329,35 @@ class RedisInbox:
             work.close()
             raise
         try:
-            async with asyncio.timeout(self._timeout):
+            async with limit(self._timeout, lambda: InboxError(f"Redis did not respond within {self._timeout:g} s")):
                 return await run_cancel_once(work, again=_LOST_AFTER)
-        except TimeoutError as exc:
-            raise InboxError(f"Redis did not respond within {self._timeout:g} s") from drop_tracebacks(exc)
         except InboxError:
             raise
         except Exception as exc:  # a RedisError, an OSError, or a RuntimeError if another event loop has the client
             raise InboxError(_describe(exc)) from drop_tracebacks(exc)
 
-    async def _begin(self) -> None:
-        """Check the version of what is stored, note when the inbox was first used, and check the eviction policy."""
-        home = f"{{{self._prefix}}}"
-        if await self._client.exists(f"{home}:pinned:began"):
-            raise InboxError(
-                f"the keys below {home}: in Redis were written by an earlier version of basiq-async, whose events have "
-                "other keys: pass another prefix=, or delete them"
-            )
-        await self._note_beginning()
-        await self._check_policy()
-        self._checked = True
+    async def _open(self) -> None:
+        """At the first call, check what is stored, and the eviction policy."""
+        if not self._checked:
+            await self._begin()
+            await self._check_policy()
+            self._checked = True
 
-    async def _note_beginning(self) -> str:
-        key = f"{{{self._prefix}}}:began"
-        await self._client.set(key, datetime.now(UTC).isoformat(), nx=True)
-        return _text(await self._client.get(key))
+    async def _begin(self) -> dict[str, str]:
+        """Note when the inbox was first used, and return its facts. Raises ``InboxError`` for another layout."""
+        meta = self._at("meta")
+        former = await self._client.exists(self._at("began"), self._at("pinned:began"))
+        if not former:
+            for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
+                await cast(Awaitable[Any], self._client.hsetnx(meta, name, value))
+        facts = await cast(Awaitable[dict[Any, Any]], self._client.hgetall(meta))
+        found = {_text(name): _text(value) for name, value in facts.items()}
+        if former or found.get("layout") != _LAYOUT:
+            raise InboxError(
+                f"the keys below {self._at('')} in Redis were written by another version of basiq-async: pass another "
+                "prefix=, or delete them"
+            )
+        return found
 
     async def _check_policy(self) -> None:
         try:
@@ -272,6 +378,7 @@ class RedisInbox:
 
 
 _PLACE_LENGTH = 17
+_DUE_LENGTH = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NONE_FREE = "Too many connections"
@@ -296,23 +403,24 @@ def _describe(exc: Exception) -> str:
     return f"Redis failed: {type(exc).__name__}: {said}{advice}"
 
 
-def _at_place(delivery: QuarantinedDelivery, place: str) -> QuarantinedDelivery:
-    """Return the delivery with the time and key of its place in the order: so the next page always begins after it.
-
-    Other programs may write to Redis. Without a seal it gets an empty one: None would mean that the storage is
-    trusted.
-    """
-    try:
-        at = _EPOCH + timedelta(microseconds=int(place[:_PLACE_LENGTH]))
-    except (ValueError, OverflowError) as exc:
-        raise InboxError("the order of the quarantine in Redis holds data that no inbox has written") from exc
-    seal = delivery.seal if isinstance(delivery.seal, str) else ""
-    return attrs.evolve(delivery, quarantined_at=at, key=place[_PLACE_LENGTH:], seal=seal)
+def _read_entry(place: str, text: str) -> QuarantinedDelivery:
+    """Return the entry at a place in the order. Other programs may write to Redis."""
+    digits = place[:_PLACE_LENGTH]
+    at = _EPOCH
+    if digits.isascii() and digits.isdigit():
+        with suppress(OverflowError):
+            at += timedelta(microseconds=int(digits))
+    return unpack_entry(text, key=place[_PLACE_LENGTH:], at=at, trusted=False)
 
 
 def _place(delivery: QuarantinedDelivery) -> str:
     """Return a text that sorts quarantined deliveries by time, in microseconds, then by key."""
     return f"{round(delivery.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{delivery.key}"
+
+
+def _unshown(text: Any) -> str:
+    """Return a letter, which no ``repr`` shows, whether the client decodes responses or not."""
+    return UnshownText(text.decode(errors="replace") if isinstance(text, bytes) else text)
 
 
 def _milliseconds(seconds: float) -> int:

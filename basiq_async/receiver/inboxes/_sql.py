@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Literal, Self, overload
 
 from sqlalchemy import Executable, MetaData
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
-from ..._arguments import Duration, check_seconds
-from ..._storage.sql import BusyError, SQLStore
-from ..._work.protocol import Claim, QuarantinedDelivery, unpack_all
+from ..._arguments import Duration, check_remember, check_seconds
+from ..._storage.sql import BusyError, SQLStore, as_aware
+from ..._work.keys import in_parts
+from ..._work.notes import read_note, write_note
+from ..._work.protocol import Claim, QuarantinedDelivery, Waiting, unpack_entry
 from ..._work.tasks import run_to_completion
 from ...errors import InboxError
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
@@ -22,7 +28,13 @@ from ._sql_transactions import Transactions, done_in_sqlite
 
 logger = logging.getLogger("basiq_async.receiver")
 
-_PRUNE_EVERY = 32
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_WHEN_DUE = attrgetter("due", "key")
+_ASK_AGAIN = 0.3
+"""Seconds for which to ask again, while another statement or transaction has the key."""
+_ASK_EVERY = 0.02
+_MOST_TOKENS = 256
+_PRUNE_EVERY = 128
 """Of so many records, one has twice as many old entries deleted: so they go faster than new ones come."""
 
 
@@ -49,9 +61,9 @@ class SQLInbox:
 
     engine: the caller closes it. It must not be in AUTOCOMMIT mode.
     sessions: makes the sessions that handlers get; ``async_sessionmaker(expire_on_commit=False)`` by default.
-    table, schema: the name of the table; the names of two more tables begin with it. Entering the inbox creates
+    table, schema: the name of the table; the names of three more tables begin with it. Entering the inbox creates
         missing tables, unless ``create_tables`` is False: see ``metadata`` and ``ddl``.
-    remember: for how long to remember handled events.
+    remember: for how long to remember handled events; None is for ever.
     timeout: seconds for each call, including the wait for a connection of the pool. Keep it below the receiver's
         ``inbox_timeout``.
 
@@ -68,7 +80,7 @@ class SQLInbox:
         table: str = "basiq_inbox",
         schema: str | None = None,
         create_tables: bool = True,
-        remember: Duration = 30 * 86_400.0,
+        remember: Duration | None = 30 * 86_400.0,
         timeout: Duration = 4.0,
     ) -> None:
         self._tables = Tables(table, schema)
@@ -77,8 +89,10 @@ class SQLInbox:
         self._sql = Statements(self._tables, engine.dialect.name)
         sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._transactions = Transactions(self._store, self._sql, sessions)
-        self._remember = timedelta(seconds=check_seconds("remember", remember))
-        self._records = 0
+        self._due_tokens: deque[str] = deque(maxlen=_MOST_TOKENS)
+        """The last tokens that claimed what was due: a transaction of such a token has a lease beside."""
+        self._remember = check_remember(remember)
+        self._unpruned = _PRUNE_EVERY - 1  # the first record prunes: a process may be short
         self._pruning: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -133,9 +147,9 @@ class SQLInbox:
                 return CLAIMED
             return await self._sql.describe(connection, key, retry=retry)
 
-        known = self._transactions.known(key, token, retry=retry)
-        if known is not None:
-            return known
+        held = await self._transactions.known(key, token, retry=retry)
+        if held is not None:
+            return held
         if await done_in_sqlite(self._store, self._sql, key, retry=retry):
             return DONE
         try:
@@ -184,7 +198,7 @@ class SQLInbox:
 
     # --- the ends of both kinds ---
 
-    async def complete(self, key: str, token: str) -> bool:
+    async def complete(self, key: str | Sequence[str], token: str) -> bool:
         """See ``Inbox``: if the claim is a transaction, commits it.
 
         Raises ``InboxError`` if the commit failed or its result is unknown. If the database refuses the handler's
@@ -192,23 +206,40 @@ class SQLInbox:
         a statement failed and the handler went on: both are the handler's failure.
         """
         self._store.check_usable()
+        if not isinstance(key, str):
+            return await self._complete_all(key, token)
         held = self._transactions.mine(key, token)
         if held is not None:
             await self._transactions.commit(key, held)
         elif self._transactions.other(key) is not None or not await self._record(self._sql.complete, key, token):
             return False
-        if self._records % _PRUNE_EVERY == 0 and not self._is_pruning():  # with the first: processes may be short
-            self._pruning = asyncio.get_running_loop().create_task(self._prune())  # no delivery waits for it
-        self._records += 1
+        self._count(1)
         return True
 
+    async def _complete_all(self, keys: Sequence[str], token: str) -> bool:
+        held = [key for key in set(keys) if self._transactions.other(key) is not None]
+        # Those of this token's transactions have a commit each. Another's have the key.
+        recorded = [self._transactions.mine(key, token) is not None and await self.complete(key, token) for key in held]
+        for part in in_parts(set(keys).difference(held)):
+            values = {"a_token": token, **self._sql.given(part)}
+
+            async def work(connection: AsyncConnection, values: dict[str, object] = values) -> int:
+                return len((await connection.execute(self._sql.complete_all, values)).all())
+
+            count = await self._store.run(work, write=True)
+            self._count(count)
+            recorded.append(count == len(part))
+        return all(recorded)
+
     async def release(self, key: str, token: str) -> None:
-        """See ``Inbox``: if the claim is a transaction, rolls it back."""
+        """See ``Inbox``: if the claim is a transaction, rolls it back, and ends the lease that it was made upon."""
         self._store.check_usable()
         held = self._transactions.mine(key, token)
         if held is not None:
             await self._transactions.roll_back(key, held)
-        elif self._transactions.other(key) is None:
+            if token not in self._due_tokens:
+                return  # it has no lease beside, and another connection may not be free
+        if self._transactions.other(key) is None:
             await self._record(self._sql.release, key, token)
 
     async def fail(self, key: str, token: str) -> int:
@@ -220,10 +251,11 @@ class SQLInbox:
         async def work(connection: AsyncConnection) -> int:
             mine = (await connection.execute(self._sql.release, {"a_key": key, "a_token": token})).first() is not None
             row = await self._sql.find(connection, key)
-            retried = row is not None and row.letter is not None and (mine or (held is not None and held.retry))
-            if row is not None and row.handled_at is not None and not retried:
-                return 0
-            before = unpack_all([str(row.letter)], self._tables.name)[0].failures if row is not None and retried else 0
+            before = 0
+            if row is not None and row.handled_at is not None:
+                if row.quarantined_at is None or not (mine or (held is not None and held.retry)):
+                    return 0
+                before = unpack_entry(row.letter, key=key, at=_EVER).failures
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
             failures: int = counted.scalar_one()
             return failures
@@ -232,21 +264,49 @@ class SQLInbox:
 
     # --- what is recorded ---
 
-    async def seen(self, key: str) -> bool:
-        """See ``Inbox``."""
-        row = await self._store.run(lambda connection: self._sql.find(connection, key))
-        return row is not None and row.handled_at is not None
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """See ``Record``."""
+        found: set[str] = set()
+        for part in in_parts(keys):
+
+            async def work(connection: AsyncConnection, part: list[str] = part) -> Sequence[str]:
+                return (await connection.execute(self._sql.known, self._sql.given(part))).scalars().all()
+
+            found.update(await self._store.run(work))
+        return found
+
+    async def note(self, name: str) -> str | None:
+        """See ``Record``."""
+
+        async def work(connection: AsyncConnection) -> str | None:
+            stored: str | None = (await connection.execute(self._sql.note, {"a_name": write_note(name)})).scalar()
+            return stored
+
+        stored = await self._store.run(work)
+        return None if stored is None else read_note(stored)
+
+    async def set_note(self, name: str, text: str) -> None:
+        """See ``Record``."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(self._sql.set_note, {"a_name": write_note(name), "a_text": write_note(text)})
+
+        await self._store.run(work, write=True)
 
     async def handled_at(self, key: str) -> datetime | None:
-        """Return when ``key`` was handled or set aside, by the database's clock; None if it was not."""
+        """Return when ``key`` was handled or acknowledged, by the database's clock; None if it was not."""
         row = await self._store.run(lambda connection: self._sql.find(connection, key))
-        moment: datetime | None = None if row is None else row.handled_at
-        return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+        return None if row is None or row.handled_at is None else as_aware(row.handled_at)
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        now = await self._store.run(self._store.now)
-        return now - self._remember if self._store.began is None else max(self._store.began, now - self._remember)
+
+        async def work(connection: AsyncConnection) -> datetime:
+            row = (await connection.execute(self._sql.since)).one()
+            known = [row.began, self._horizon(row.now), *([] if row.forgotten_at is None else [row.forgotten_at])]
+            return max(map(as_aware, known))
+
+        return await self._store.run(work)
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
@@ -255,24 +315,28 @@ class SQLInbox:
             await self._transactions.roll_back(key, held)  # discard the handler's writes
         elif self._transactions.other(key) is not None:
             return False
-        values = {"a_moment": delivery.quarantined_at, "a_letter": delivery.pack()}
-        retry = held is not None and held.retry
-        return await self._record(self._sql.quarantine, key, token, a_retry=retry, **values)
+        values = {
+            "a_moment": delivery.quarantined_at,
+            "a_letter": delivery.pack(),
+            "a_acknowledged": delivery.acknowledged,
+            "a_retry": held is not None and held.retry,
+        }
+        return await self._record(self._sql.quarantine, key, token, **values)
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
 
-        async def work(connection: AsyncConnection) -> Sequence[str]:
+        async def work(connection: AsyncConnection) -> Sequence[QuarantinedDelivery]:
             if after is None:
                 rows = await connection.execute(self._sql.letters, {"a_limit": limit})
             else:
                 place = {"a_limit": limit, "a_moment": after.quarantined_at, "a_key": after.key}
                 rows = await connection.execute(self._sql.letters_after, place)
-            return rows.scalars().all()
+            return [unpack_entry(row.letter, key=row.key, at=as_aware(row.quarantined_at)) for row in rows]
 
-        return unpack_all(await self._store.run(work), f"the tables of {self._tables.name}")
+        return await self._store.run(work)
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``. Raises ``InboxError`` while a handler with a session retries the delivery."""
@@ -281,7 +345,7 @@ class SQLInbox:
             if (await connection.execute(self._sql.drop, {"a_key": key})).first() is not None:
                 return True
             row = await self._sql.find(connection, key)
-            if row is not None and row.letter is not None:
+            if row is not None and row.quarantined_at is not None:
                 raise InboxError(
                     "the delivery is being retried by a handler, and cannot be dropped until that has ended"
                 )
@@ -289,7 +353,108 @@ class SQLInbox:
 
         return await self._store.run(work, write=True)
 
+    # --- what waits ---
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
+        values = {"a_key": delivery.key, "a_webhook": webhook_id or "", **_facts(delivery)}
+
+        async def work(connection: AsyncConnection) -> bool | None:
+            if (await connection.execute(self._sql.store, values)).first() is not None:
+                return True
+            return await look(connection)
+
+        async def look(connection: AsyncConnection) -> bool | None:
+            row = await self._sql.find(connection, delivery.key)
+            return None if row is None or (row.handled_at is None and row.due is None) else False
+
+        # SQLite's writer may be a handler: a duplicate does not wait for it.
+        if not self._store.on_postgresql and await self._store.run(look) is False:
+            return False
+        deadline = time.monotonic() + _ASK_AGAIN
+        while (stored := await self._store.run(work, write=True)) is None:
+            if time.monotonic() >= deadline:
+                raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
+            await asyncio.sleep(_ASK_EVERY)
+        return stored
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``. The lease runs by the server's clock."""
+        webhook = {"a_webhook": webhook_id or ""}
+
+        async def find(connection: AsyncConnection) -> bool:
+            return (await connection.execute(self._sql.find_due, webhook)).first() is not None
+
+        async def work(connection: AsyncConnection) -> Sequence[Any]:
+            values = {**webhook, "a_token": token, "a_lease": lease, "a_limit": limit}
+            return (await connection.execute(self._sql.claim_due, values)).all()
+
+        if not self._store.on_postgresql and not await self._store.run(find):
+            return []  # without SQLite's lock for writers
+        try:
+            rows = await self._store.run(work, write=True, patient=False)
+        except BusyError:
+            return []
+        if rows:
+            self._due_tokens.append(token)
+        return _read(sorted(rows, key=_WHEN_DUE))
+
+    async def put_off(
+        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        """See ``WaitingInbox``."""
+        self._store.check_usable()
+        held = self._transactions.mine(key, token)
+        if held is not None:
+            row = await self._store.run(lambda connection: self._sql.find(connection, key))
+            if row is None or row.due is None:
+                return False
+            await self._transactions.roll_back(key, held)
+        elif self._transactions.other(key) is not None:
+            return False
+        values = {"a_seconds": seconds, "a_held": held is not None}
+        if delivery is None:
+            return await self._record(self._sql.put_off, key, token, **values)
+        return await self._record(self._sql.put_off_changed, key, token, **values, **_facts(delivery))
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """See ``WaitingInbox``."""
+
+        async def work(connection: AsyncConnection) -> Waiting:
+            row = (await connection.execute(self._sql.waiting, {"a_webhook": webhook_id or ""})).one()
+            if not row.number:
+                return Waiting()
+            age = max(0.0, row.now - as_aware(row.oldest).timestamp())
+            return Waiting(count=row.number, fresh=int(row.fresh), size=int(row.size), age=age)
+
+        return await self._store.run(work)
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+
+        async def work(connection: AsyncConnection) -> Sequence[QuarantinedDelivery]:
+            if after is None:
+                return _read(await connection.execute(self._sql.list_waiting, {"a_limit": limit}))
+            place = {"a_limit": limit, "a_moment": after.quarantined_at, "a_key": after.key}
+            return _read(await connection.execute(self._sql.list_waiting_after, place))
+
+        return await self._store.run(work)
+
     # --- what is old ---
+
+    def _horizon(self, now: datetime) -> datetime:
+        """Return the moment before which entries are forgotten."""
+        return _EVER if self._remember == math.inf else as_aware(now) - timedelta(seconds=self._remember)
+
+    def _count(self, count: int) -> None:
+        """Count new records, and delete old ones in a task of its own: no delivery waits for it."""
+        self._unpruned += count
+        if self._unpruned >= _PRUNE_EVERY and not self._is_pruning():
+            self._pruning = asyncio.get_running_loop().create_task(self._prune())
 
     async def _end(self) -> None:
         if self._pruning is not None and self._is_pruning():
@@ -302,16 +467,39 @@ class SQLInbox:
         return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
 
     async def _prune(self) -> None:
-        """Delete entries that are older than ``remember``: some rows of each table."""
+        """Delete what is older than ``remember``: of each table twice as many rows as came since the last time."""
+        limit, self._unpruned = 2 * self._unpruned, 0
 
         async def work(connection: AsyncConnection) -> None:
             # An entry must be old by both clocks, so that a clock that jumps ahead deletes nothing.
-            moment = min(datetime.now(UTC), await self._store.now(connection)) - self._remember
-            for statement in self._sql.prune:
-                await connection.execute(statement, {"a_moment": moment, "a_limit": 2 * _PRUNE_EVERY})
+            values = {
+                "a_moment": self._horizon(min(datetime.now(UTC), await self._store.now(connection))),
+                "a_limit": limit,
+            }
+            deleted = (await connection.execute(self._sql.delete_old, values)).scalars().all()
+            if deleted:  # a later inbox, which is to remember for longer, must not believe that they are still there
+                await connection.execute(self._sql.forget, {"a_forgotten": max(deleted)})
+            await connection.execute(self._sql.delete_abandoned, {"a_limit": limit})
+            await connection.execute(self._sql.delete_failures, values)
 
         try:
             await self._store.run(work, write=True)
         except Exception:
             if not self._store.closed:
                 logger.warning("old entries of the inbox %s could not be deleted", self._tables.name, exc_info=True)
+
+
+def _facts(delivery: QuarantinedDelivery) -> dict[str, object]:
+    """Return the parameters of a delivery that waits."""
+    letter = delivery.pack(seal=True)
+    return {
+        "a_moment": delivery.quarantined_at,
+        "a_attempts": delivery.failures,
+        "a_size": len(letter),
+        "a_letter": letter,
+    }
+
+
+def _read(rows: Iterable[Any]) -> list[QuarantinedDelivery]:
+    """Return the entries of rows that wait, with their seals."""
+    return [unpack_entry(row.letter, key=row.key, at=as_aware(row.stored_at), trusted=False) for row in rows]

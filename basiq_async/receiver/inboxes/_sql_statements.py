@@ -6,6 +6,8 @@ An event is one row. It is claimed in one of two ways, which are independent:
 - A handler with a session has a *transaction*, which enters the event as handled, and commits when the handler has
   succeeded. So it takes the statements that a hand-written ``INSERT ... ON CONFLICT`` takes, and no other.
 
+An event that waits has a letter too, and is not handled: when it is due, and what is counted, stand beside the letter.
+
 Nobody sees the row of a transaction that has not committed, and an ``INSERT`` of the same key would wait for its end,
 with a connection. So each statement that may meet one has one condition more, the *gate*: an advisory lock of the key,
 which lasts as long as its transaction, and which a statement tries and never waits for.
@@ -13,7 +15,9 @@ which lasts as long as its transaction, and which a statement tries and never wa
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,11 +35,15 @@ DONE = Claim(ClaimStatus.DONE)
 BUSY = Claim(ClaimStatus.BUSY, 1.0)
 """Another worker has the key by a transaction, whose end is unknown: try again after a second."""
 
-_KIND = StoreKind("inbox", 1, InboxError, CLOSED)
+_KEPT = "quarantined_at IS NULL AND due IS NULL"
+_KIND = StoreKind("inbox", 3, InboxError, CLOSED)
 
 
 class Tables(StoreTables):
-    """The tables of an inbox: handled, claimed and quarantined events, numbers of failures, and the version."""
+    """The tables of an inbox: handled, claimed and quarantined events, numbers of failures, notes, and the version.
+
+    Their columns have only types of SQLAlchemy, so that a migration made from them names no module of this library.
+    """
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
         super().__init__(_KIND, table, schema)
@@ -48,11 +56,22 @@ class Tables(StoreTables):
             sa.Column("token", sa.Text),
             sa.Column("lease", sa.Double),
             sa.Column("lease_ends", sa.Double),
+            # What is in the quarantine has a letter, and is handled only if it was acknowledged.
             sa.Column("quarantined_at", sa.DateTime(timezone=True)),
-            sa.Column("letter", LetterType),
+            sa.Column("letter", sa.Text),
+            # What waits has a letter too: when it is due, in seconds since 1970, for which webhook ('' for none), when
+            # it was stored, how often it failed, and the bytes of its letter.
+            sa.Column("due", sa.Double),
+            sa.Column("webhook_id", sa.Text),
+            sa.Column("stored_at", sa.DateTime(timezone=True)),
+            sa.Column("attempts", sa.Integer),
+            sa.Column("size", sa.Integer),
             sa.Index(f"{table}_order", "handled_at", **_where("quarantined_at IS NULL")),
-            sa.Index(f"{table}_claims", "lease_ends", **_where("handled_at IS NULL")),
+            sa.Index(f"{table}_claims", "lease_ends", **_where(f"handled_at IS NULL AND {_KEPT}")),
             sa.Index(f"{table}_quarantine_order", "quarantined_at", "key", **_where("quarantined_at IS NOT NULL")),
+            # With all that is counted, so that a count reads no letters.
+            sa.Index(f"{table}_due", "webhook_id", "due", "attempts", "size", "stored_at", **_where("due IS NOT NULL")),
+            sa.Index(f"{table}_waiting", "stored_at", "key", **_where("due IS NOT NULL")),
         )
         self.failures = sa.Table(
             f"{table}_failures",
@@ -62,6 +81,14 @@ class Tables(StoreTables):
             sa.Column("failed_at", sa.DateTime(timezone=True), nullable=False),
             sa.Index(f"{table}_failures_order", "failed_at"),
         )
+        self.notes = sa.Table(
+            f"{table}_notes",
+            self.metadata,
+            sa.Column("name", sa.Text, primary_key=True),
+            sa.Column("text", sa.Text, nullable=False),
+        )
+        # When the newest of the entries was handled that have been deleted.
+        self.version.append_column(sa.Column("forgotten_at", sa.DateTime(timezone=True)))
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -74,6 +101,7 @@ def inbox_metadata(table: str = "basiq_inbox", schema: str | None = None) -> Met
 
 
 _KEY = sa.bindparam("a_key", type_=sa.String)
+_NAME = sa.bindparam("a_name", type_=sa.Text)
 _TOKEN = sa.bindparam("a_token", type_=sa.Text)
 _LEASE = sa.bindparam("a_lease", type_=sa.Double)
 _LIMIT = sa.bindparam("a_limit", type_=sa.Integer)
@@ -87,58 +115,101 @@ class Statements:
     def __init__(self, tables: Tables, dialect: str) -> None:
         self.on_postgresql = dialect == "postgresql"
         insert = postgresql.insert if self.on_postgresql else sqlite.insert
-        events, failures = tables.events, tables.failures
+        events, failures, notes, version = tables.events, tables.failures, tables.notes, tables.version
+        letter_text = sa.type_coerce(events.c.letter, LetterType)
         here = events.c.key == _KEY
         now = func.now()
-        gate: sa.ColumnElement[bool] = sa.literal_column("1 = 1", type_=sa.Boolean)  # SQLite has one writer at a time
+        time_of_day = sa.cast(func.extract("epoch", now), sa.Double) if self.on_postgresql else server_seconds(dialect)
         clock: sa.ColumnElement[float] = sa.bindparam("a_now", callable_=time.monotonic, type_=sa.Double)
         live = sa.and_(
             events.c.lease_ends > clock, events.c.lease_ends - events.c.lease <= clock
         )  # a restart sets it back
         ends: list[sa.ColumnElement[Any]] = []
+        keys: sa.FromClause = func.json_each(sa.bindparam("a_keys", type_=sa.Text)).table_valued("value", name="given")
+        some = keys.c.value
         if self.on_postgresql:
-            # Two keys have the same number once in 2^64; then one is BUSY for a moment.
-            gate = func.pg_try_advisory_xact_lock(func.hashtextextended(tables.name + ":" + _KEY, 0), type_=sa.Boolean)
             clock = server_seconds(dialect)
             live = events.c.lease_ends > clock
             # A machine that vanishes does not close its connections. The server ends its transactions after this time.
             idle = sa.bindparam("a_idle", type_=sa.String)
             ends = [func.set_config("idle_in_transaction_session_timeout", idle, True)]
+            given = sa.bindparam("a_keys", type_=postgresql.ARRAY(sa.String))
+            some = func.unnest(given, type_=sa.String).column_valued("given")
         unclaimed = sa.or_(events.c.token.is_(None), sa.not_(live))
         free = sa.or_(unclaimed, events.c.token == _TOKEN)
         no_claim = {name: sa.cast(sa.null(), events.c[name].type) for name in ("token", "lease", "lease_ends")}
-        no_letter = {name: sa.cast(sa.null(), events.c[name].type) for name in ("quarantined_at", "letter")}
+        no_wait = {
+            name: sa.cast(sa.null(), events.c[name].type)
+            for name in ("due", "webhook_id", "stored_at", "attempts", "size")
+        }
+        no_letter = {
+            **{name: sa.cast(sa.null(), events.c[name].type) for name in ("quarantined_at", "letter")},
+            **no_wait,
+        }
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
         handled = {"handled_at": now, **no_claim}
         moment = sa.bindparam("a_moment", type_=events.c.quarantined_at.type)
 
-        def enter(values: dict[str, Any], before: sa.ColumnElement[bool], upon: sa.ColumnElement[bool]) -> Any:
-            new = insert(events).from_select(["key", *values], sa.select(_KEY, *values.values()).where(before))
+        def gate(key: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+            if not self.on_postgresql:
+                return sa.literal_column("1 = 1", type_=sa.Boolean)  # SQLite has one writer at a time
+            # Two keys have the same number once in 2^64; then one is BUSY for a moment.
+            return func.pg_try_advisory_xact_lock(func.hashtextextended(tables.name + ":" + key, 0), type_=sa.Boolean)
+
+        def mine(key: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+            # A worker whose lease has not expired needs no gate: no transaction has its row.
+            return sa.or_(sa.exists().where(events.c.key == key, events.c.token == _TOKEN, live), gate(key))
+
+        def enter(
+            values: dict[str, Any],
+            before: sa.ColumnElement[bool],
+            upon: sa.ColumnElement[bool],
+            key: sa.ColumnElement[str] = _KEY,
+        ) -> Any:
+            new = insert(events).from_select(["key", *values], sa.select(key, *values.values()).where(before))
             return new.on_conflict_do_update(
                 index_elements=[events.c.key], set_={name: new.excluded[name] for name in values}, where=upon
             ).returning(events.c.key)
 
         def change(values: dict[str, Any], *conditions: sa.ColumnElement[bool]) -> Any:
-            return sa.update(events).where(here, *conditions).values(values).returning(events.c.key, events.c.letter)
+            return sa.update(events).where(here, *conditions).values(values).returning(events.c.key)
 
         in_quarantine = events.c.quarantined_at.is_not(None)
         not_handled = events.c.handled_at.is_(None)
-        self.lease = enter(claimed, gate, sa.and_(not_handled, free))
-        self.lease_letter = change(claimed, in_quarantine, free, gate)
-        self.begin = enter(handled, gate, sa.and_(not_handled, unclaimed)).returning(*ends)
-        self.begin_letter = change({**handled, **no_letter}, in_quarantine, unclaimed, gate).returning(*ends)
-        # A worker whose lease has not expired needs no gate: no transaction has its row.
-        mine = sa.or_(sa.exists().where(here, events.c.token == _TOKEN, live), gate)
-        mine_or_free = sa.or_(events.c.token == _TOKEN, sa.and_(not_handled, unclaimed))
+        waits = events.c.due.is_not(None)
+        self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free))
+        self.lease_letter = change(claimed, in_quarantine, free, gate(_KEY))
+        self.begin = enter({**handled, **no_letter}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
+        self.begin_letter = change({**handled, **no_letter}, in_quarantine, unclaimed, gate(_KEY)).returning(*ends)
+        not_done = sa.or_(not_handled, in_quarantine)
+        completes = sa.or_(events.c.token == _TOKEN, sa.and_(not_done, unclaimed))
+        sets_aside = sa.or_(events.c.token == _TOKEN, sa.and_(not_handled, unclaimed))
         retried = sa.and_(sa.bindparam("a_retry", type_=sa.Boolean), in_quarantine, unclaimed)
-        letter = {"quarantined_at": moment, "letter": sa.bindparam("a_letter", type_=LetterType)}
-        self.complete = enter({**handled, **no_letter}, mine, mine_or_free)
-        self.quarantine = enter({**handled, **letter}, mine, sa.or_(mine_or_free, retried))
-        self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, sa.or_(live, gate))
-        self.drop = change({**handled, **no_letter}, in_quarantine, gate)
+        letter = {
+            **handled,
+            **no_wait,
+            "handled_at": sa.case((sa.bindparam("a_acknowledged", type_=sa.Boolean), now)),
+            "quarantined_at": moment,
+            "letter": sa.bindparam("a_letter", type_=LetterType),
+        }
+        self.complete = enter({**handled, **no_letter}, mine(_KEY), completes)
+        self.complete_all = enter({**handled, **no_letter}, mine(some), completes, some)
+        self.quarantine = enter(letter, mine(_KEY), sa.or_(sets_aside, retried))
+        self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, sa.or_(live, gate(_KEY)))
+        self.drop = change({**handled, **no_letter}, in_quarantine, gate(_KEY))
 
+        self.known = sa.select(events.c.key).where(
+            events.c.key.in_(sa.select(some)), sa.or_(in_quarantine, waits, events.c.handled_at.is_not(None))
+        )
         remaining = sa.case((live, events.c.lease_ends - clock), else_=0.0).label("remaining")
-        self.row = sa.select(events.c.handled_at, events.c.letter, events.c.token, remaining).where(here)
+        self.row = sa.select(
+            events.c.handled_at,
+            events.c.quarantined_at,
+            events.c.due,
+            letter_text.label("letter"),
+            events.c.token,
+            remaining,
+        ).where(here)
         count = sa.bindparam("a_count", type_=sa.Integer)
         more = sa.case((failures.c.failures > count, failures.c.failures), else_=count) + 1
         first = insert(failures).values(key=_KEY, failures=count + 1, failed_at=now)
@@ -146,21 +217,87 @@ class Statements:
             index_elements=[failures.c.key], set_={"failures": more, "failed_at": now}
         ).returning(failures.c.failures)
         order = (events.c.quarantined_at, events.c.key)
-        self.letters = sa.select(events.c.letter).where(in_quarantine).order_by(*order).limit(_LIMIT)
+        letters = sa.select(letter_text.label("letter"), events.c.key, events.c.quarantined_at)
+        self.letters = letters.where(in_quarantine).order_by(*order).limit(_LIMIT)
         self.letters_after = self.letters.where(sa.tuple_(*order) > sa.tuple_(moment, _KEY))
 
+        webhook = events.c.webhook_id == sa.bindparam("a_webhook", type_=sa.Text)
+        text = sa.bindparam("a_letter", type_=LetterType)
+        facts = {
+            "stored_at": moment,
+            "attempts": sa.bindparam("a_attempts", type_=sa.Integer),
+            "size": sa.bindparam("a_size", type_=sa.Integer),
+            "letter": text,
+        }
+        self.store = enter(
+            {**no_letter, **facts, "due": time_of_day, "webhook_id": sa.bindparam("a_webhook", type_=sa.Text)},
+            gate(_KEY),
+            sa.and_(not_handled, events.c.due.is_(None)),
+        )
+        is_due = sa.select(events.c.key).where(webhook, events.c.due <= time_of_day, unclaimed).order_by(events.c.due)
+        self.find_due = is_due.limit(1)
+        # In a WITH: a planner may run a subquery of IN more than once, and each time lock other rows.
+        found_due = is_due.limit(_LIMIT)
+        ready = (found_due.with_for_update(skip_locked=True) if self.on_postgresql else found_due).cte("ready")
+        waiting = (letter_text.label("letter"), events.c.key, events.c.stored_at)
+        self.claim_due = (
+            sa.update(events)
+            .where(events.c.key.in_(sa.select(ready.c.key)))
+            .values(claimed)
+            .returning(*waiting, events.c.due)
+        )
+        later = {"due": time_of_day + sa.bindparam("a_seconds", type_=sa.Double), **no_claim}
+        mine_here = sa.or_(events.c.token == _TOKEN, sa.and_(sa.bindparam("a_held", type_=sa.Boolean), unclaimed))
+        self.put_off = change(later, mine_here, waits, sa.or_(live, gate(_KEY)))
+        self.put_off_changed = change({**later, **facts}, mine_here, waits, sa.or_(live, gate(_KEY)))
+        fresh = func.sum(sa.case((events.c.attempts == 0, 1), else_=0))
+        self.waiting = sa.select(
+            func.count().label("number"),
+            fresh.label("fresh"),
+            func.sum(events.c.size).label("size"),
+            func.min(events.c.stored_at).label("oldest"),
+            time_of_day.label("now"),
+        ).where(webhook, waits)
+        in_turn = (events.c.stored_at, events.c.key)
+        self.list_waiting = sa.select(*waiting).where(waits).order_by(*in_turn).limit(_LIMIT)
+        self.list_waiting_after = self.list_waiting.where(sa.tuple_(*in_turn) > sa.tuple_(moment, _KEY))
+
+        self.note = sa.select(notes.c.text).where(notes.c.name == _NAME)
+        new_note = insert(notes).values(name=_NAME, text=sa.bindparam("a_text", type_=sa.Text))
+        self.set_note = new_note.on_conflict_do_update(
+            index_elements=[notes.c.name], set_={"text": new_note.excluded.text}
+        )
+
+        self.since = sa.select(now.label("now"), version.c.began, version.c.forgotten_at)
+        forgotten = sa.bindparam("a_forgotten", type_=version.c.forgotten_at.type)
+        self.forget = (
+            sa.update(version)
+            .where(sa.or_(version.c.forgotten_at.is_(None), version.c.forgotten_at < forgotten))
+            .values(forgotten_at=forgotten)
+        )
         kept = events.c.quarantined_at.is_(None)
         old = sa.select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
-        abandoned = sa.select(events.c.key).where(not_handled, events.c.lease_ends < clock - _ABANDONED)
+        abandoned = sa.select(events.c.key).where(
+            not_handled, kept, events.c.due.is_(None), events.c.lease_ends < clock - _ABANDONED
+        )
         stale = sa.select(failures.c.key).where(failures.c.failed_at < moment)
-        self.prune: list[sa.Executable] = []
-        for table, keys in ((events, old), (events, abandoned), (failures, stale)):
-            some = keys.limit(_LIMIT)
-            some = some.with_for_update(skip_locked=True) if self.on_postgresql else some
-            self.prune.append(sa.delete(table).where(table.c.key.in_(some)))
+
+        def delete(table: sa.Table, found: Any) -> Any:
+            found = found.limit(_LIMIT)
+            return sa.delete(table).where(
+                table.c.key.in_(found.with_for_update(skip_locked=True) if self.on_postgresql else found)
+            )
+
+        self.delete_old = delete(events, old).returning(events.c.handled_at)
+        self.delete_abandoned = delete(events, abandoned)
+        self.delete_failures = delete(failures, stale)
+
+    def given(self, keys: Sequence[str]) -> dict[str, object]:
+        """Return the parameter of a statement for several keys."""
+        return {"a_keys": list(keys) if self.on_postgresql else json.dumps(keys)}
 
     async def find(self, connection: AsyncConnection, key: str) -> sa.Row[Any] | None:
-        """Return the key's ``handled_at``, ``letter`` and ``token``, and the seconds ``remaining`` of its lease."""
+        """Return the key's columns that tell its state, and the seconds ``remaining`` of its lease."""
         found: Any = await connection.execute(self.row, {"a_key": key})
         row: sa.Row[Any] | None = found.first()
         return row
@@ -168,7 +305,7 @@ class Statements:
     async def describe(self, connection: AsyncConnection, key: str, *, retry: bool) -> Claim:
         """Return the claim's result for a key that cannot be claimed: DONE, or BUSY with ``retry_after``."""
         row = await self.find(connection, key)
-        if (row is None or row.letter is None) if retry else (row is not None and row.handled_at is not None):
+        if (row is None or row.quarantined_at is None) if retry else (row is not None and row.handled_at is not None):
             return DONE
         if row is not None and row.token is not None and row.remaining > 0:
             return Claim(ClaimStatus.BUSY, row.remaining, row.token)

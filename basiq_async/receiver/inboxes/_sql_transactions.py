@@ -15,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.pool import QueuePool
 
 from ..._storage.sql import BusyError, SQLStore
-from ..._storage.sql_errors import brief, failed_in, is_passing, transaction_state, without_values
+from ..._storage.sql_commit import commit
+from ..._storage.sql_errors import brief, failed_in, is_passing, without_values
 from ..._work.calls import CLOSED
+from ..._work.failures import leaves
 from ..._work.protocol import Claim
 from ..._work.tasks import run_to_completion
 from ...errors import BasiqError, ConfigurationError, InboxError
@@ -52,6 +54,11 @@ class Transactions:
         self._sessions = sessions
         self._slots = asyncio.Semaphore(_most_transactions(store.engine))
         self._held: dict[str, Held] = {}
+        self._of_handlers: set[Connection | None] = set()
+        # An engine of its own on the same pool, so that other transactions of the program have no listeners.
+        self._engine = store.engine.execution_options()
+        event.listen(self._engine.sync_engine, "begin", self._refuse_begin)
+        event.listen(self._engine.sync_engine, "commit", self._refuse_commit)
 
     def __len__(self) -> int:
         return sum(held.connection is not None for held in self._held.values())
@@ -61,7 +68,7 @@ class Transactions:
 
         PostgreSQL ends the transaction when its connection was idle for ``lease`` seconds.
         """
-        known = self.known(key, token, retry=retry)
+        known = await self.known(key, token, retry=retry)
         if known is not None:
             return known
         # Breaking off in the middle of a statement would cost the pool a connection.
@@ -72,7 +79,7 @@ class Transactions:
         if await done_in_sqlite(self._store, self._sql, key, retry=retry):
             return DONE
         statement = self._sql.begin_letter if retry else self._sql.begin
-        values = {"a_key": key}
+        values = {"a_key": key} if retry else {"a_key": key, "a_token": token}
         if self._store.on_postgresql:
             values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
         again = True
@@ -81,10 +88,12 @@ class Transactions:
                 async with AsyncExitStack() as scope:
                     await self._slots.acquire()
                     scope.callback(self._slots.release)
-                    connection = await scope.enter_async_context(self._store.transaction())
+                    connection = await scope.enter_async_context(self._store.transaction(engine=self._engine))
                     if (await connection.execute(statement, values)).first() is None:
                         return await self._sql.describe(connection, key, retry=retry)
                     self._store.check_usable()  # it may have been closed meanwhile
+                    self._of_handlers.add(connection.sync_connection)
+                    scope.callback(self._of_handlers.discard, connection.sync_connection)
                     self._held[key] = Held(token, retry, scope.pop_all(), connection)
                     return CLAIMED
             except BusyError:
@@ -94,13 +103,15 @@ class Transactions:
                     raise
             again = False  # the server was restarted after the pool connected, so connect anew
 
-    def known(self, key: str, token: str, *, retry: bool) -> Claim | None:
+    async def known(self, key: str, token: str, *, retry: bool) -> Claim | None:
         """Return the claim's result if a transaction of this process has the key, else None."""
         held = self.other(key)
         if held is None:
             return None
-        if held.retry is not retry:
-            return DONE
+        if held.retry is not retry:  # what is committed says whether this kind of claim can be made at all
+            committed = await self._store.run(lambda connection: self._sql.describe(connection, key, retry=retry))
+            if committed is DONE:
+                return DONE
         return CLAIMED if held.token == token else attrs.evolve(BUSY, holder=held.token)
 
     def other(self, key: str) -> Held | None:
@@ -125,40 +136,35 @@ class Transactions:
             raise InboxError("this worker has not claimed the key with claim_transaction()")
         connection = held.connection
         outer = connection.get_transaction()
-
-        def check_open(*_: object) -> None:
-            if outer is None or not outer.is_active:
-                raise ConfigurationError(
-                    "the handler ended its transaction with commit() or rollback(), and so divided it from the inbox's "
-                    "entry: leave that to the inbox, raise an exception to roll back, and use begin_nested() for a "
-                    "part that may fail"
-                )
-
-        def refuse_commit(sync_connection: Connection) -> None:
-            """Roll back in place of a COMMIT of the handler: SQLAlchemy takes the transaction as ended either way."""
-            sync_connection.connection.rollback()
-            raise ConfigurationError(
-                "the handler called commit(), which would divide its writes from the inbox's entry; all were rolled "
-                "back: leave commit() and rollback() to the inbox, and use begin_nested() for a part that may fail"
-            )
-
         try:
-            event.listen(connection.sync_connection, "begin", check_open)
-            event.listen(connection.sync_connection, "commit", refuse_commit)
             if session:
                 async with self._session(connection) as opened:
                     yield opened
             else:
                 yield connection
-            check_open()
+            if outer is None or not outer.is_active:
+                raise _ended()
         except Exception as exc:
             if self._store.closed:
                 raise InboxError(f"while the handler ran, the inbox was closed; it {CLOSED}") from without_values(exc)
-            if isinstance(exc, BasiqError) or not (connection.invalidated or is_passing(exc)):
+            found = leaves(exc)
+            of_the_handler = any(isinstance(each, BasiqError) for each in found)
+            if of_the_handler or not (connection.invalidated or all(map(is_passing, found))):
                 raise
-            raise InboxError(f"the database failed while the handler ran: {brief(exc)}") from without_values(exc)
-        finally:
-            event.remove(connection.sync_connection, "commit", refuse_commit)
+            raise InboxError(f"the database failed while the handler ran: {brief(found[0])}") from without_values(exc)
+
+    def _refuse_begin(self, connection: Connection) -> None:
+        if connection in self._of_handlers:  # the claim's transaction began before its handler
+            raise _ended()
+
+    def _refuse_commit(self, connection: Connection) -> None:
+        """Roll back in place of a COMMIT of the handler: SQLAlchemy takes the transaction as ended either way."""
+        if connection in self._of_handlers:
+            connection.connection.rollback()
+            raise ConfigurationError(
+                "the handler called commit(), which would divide its writes from the inbox's entry; all were rolled "
+                "back: leave commit() and rollback() to the inbox, and use begin_nested() for a part that may fail"
+            )
 
     @asynccontextmanager
     async def _session(self, connection: AsyncConnection) -> AsyncGenerator[AsyncSession]:
@@ -179,6 +185,7 @@ class Transactions:
 
         async def commit_once() -> None:
             async with held.scope:
+                self._of_handlers.discard(connection.sync_connection)
                 await self._store.within_limit(_commit_whole(connection))
             self._forget(key, held)
 
@@ -210,15 +217,22 @@ async def done_in_sqlite(store: SQLStore, sql: Statements, key: str, *, retry: b
     return await store.run(lambda connection: sql.describe(connection, key, retry=retry)) is DONE
 
 
+def _ended() -> ConfigurationError:
+    return ConfigurationError(
+        "the handler ended its transaction with commit() or rollback(), and so divided it from the inbox's entry: "
+        "leave that to the inbox, raise an exception to roll back, and use begin_nested() for a part that may fail"
+    )
+
+
 async def _commit_whole(connection: AsyncConnection) -> None:
-    """Commit a handler's transaction. Raises if it cannot commit, which the response to COMMIT may not say."""
-    state = await transaction_state(connection)
-    if state == "ended":
+    """Commit a handler's transaction. Raises if it did not commit."""
+    result = await commit(connection)
+    if result == "ended":
         raise ConfigurationError(
             "the handler ended the transaction with COMMIT or ROLLBACK in its own SQL, so that the inbox's entry is "
             "not part of it: leave both to the inbox, and use session.begin_nested() for a part that may fail"
         )
-    if state == "failed":
+    if result == "failed":
         failure = failed_in(connection)
         if failure is not None and failure.passing:
             raise InboxError(f"the database failed while the handler ran: {failure.text}")
@@ -227,7 +241,6 @@ async def _commit_whole(connection: AsyncConnection) -> None:
             f"a statement of the handler failed{said}, and the handler continued, but the database rolls the whole "
             "transaction back: use session.begin_nested() for a part that may fail"
         )
-    await connection.commit()
 
 
 def _most_transactions(engine: AsyncEngine) -> int:

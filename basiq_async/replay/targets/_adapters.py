@@ -1,39 +1,47 @@
-"""Make a target from a function or a receiver."""
+"""Find out what a ``target`` argument is, and where its record stands."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, cast
+
+import attrs
 
 from ..._arguments import has_parameter, is_async, with_session
+from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
-from ...receiver import Delivery, Inbox, Result, WebhookReceiver
-from ...receiver.protocol import TransactionalInbox
-from ._base import Function, Handler, SessionHandler, Target
-from ._deduplicated import LEASE, PATIENCE, Deduplicated
+from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
+from ._base import BUSY, BulkTarget, Function, Handler, SessionHandler, Target
+from ._shared import LEASE, Shared
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
 
+AnyTarget = Target | WebhookReceiver | Handler | SessionHandler
+Kind = Literal["own", "shared", "exclusive"]
 
-class _Receiver:
+
+class ReceiverTarget:
     """A target that hands messages to a receiver's handlers, with its inbox and without HTTP."""
 
     def __init__(self, receiver: WebhookReceiver) -> None:
         self._receiver = receiver
+        self.patience = 0.0
 
     async def deliver(self, message: Message) -> str | None:
-        return _interpret(await self._receiver.dispatch(Delivery.from_message(message), patience=PATIENCE))
-
-    async def flush(self) -> None:
-        pass
+        """See ``Target``."""
+        return interpret(await self._receiver.dispatch(Delivery.from_message(message), patience=self.patience))
 
 
-def _interpret(outcome: Outcome) -> str | None:
+def interpret(outcome: Outcome) -> str | None:
+    """Return the reason to skip a message, from what a receiver made of it. Raises the error of a failure."""
     how = outcome._meaning.in_replay
     if how == "handled":
         return None
+    if outcome.result is Result.BUSY:
+        return BUSY
     if how == "skipped":
         return outcome._meaning.word
     if how == "failed" and outcome.error is not None:
@@ -46,54 +54,127 @@ def _interpret(outcome: Outcome) -> str | None:
     )
 
 
-def as_target(
-    value: Target | WebhookReceiver | Handler | SessionHandler,
-    inbox: Inbox | None = None,
-    token: str = "",
+@attrs.frozen
+class Handling:
+    """How the messages of a job are handled, and the record of what was.
+
+    kind: "own", the target is its own record; "shared", each message is claimed in the inbox; "exclusive", one claim
+        is for the whole run, and what was handled is recorded in batches.
+    value: the target as it was passed, or made of a function.
+    inbox: the record, unless the target is its own.
+    webhook_id: the id in the keys of the inbox. Only a receiver with a ``MemoryInbox`` may have none.
+    connection: a function with a session gets the transaction's connection in its place.
+    """
+
+    kind: Kind
+    value: Target | WebhookReceiver | SessionHandler
+    inbox: Inbox | None
+    webhook_id: str | None
+    connection: bool = False
+
+    @property
+    def record(self) -> Record:
+        """The record."""
+        return cast(Record, self.value) if self.inbox is None else self.inbox
+
+    @property
+    def receiver(self) -> WebhookReceiver | None:
+        """The receiver, if the target is one."""
+        return self.value if isinstance(self.value, WebhookReceiver) else None
+
+    @property
+    def handles(self) -> Callable[[str], bool] | None:
+        """Whether the receiver has a handler for an event type; None for a target without handlers."""
+        return None if self.receiver is None else self.receiver.handles
+
+    def open(self, *, timeout: float = 5.0, lease: float = LEASE, quarantined: bool = False) -> Target:
+        """Return the target of a run. ``timeout`` limits each call of the inbox; both are in seconds.
+
+        ``quarantined``: its messages are in the quarantine, and are tried again. Then each is claimed by itself.
+        """
+        if isinstance(self.value, WebhookReceiver):
+            return ReceiverTarget(self.value)
+        if self.inbox is None or (self.kind == "exclusive" and not quarantined):
+            return cast(Target, self.value)
+        return Shared(
+            self.value,
+            self.inbox,
+            webhook_id=self.webhook_id,
+            timeout=timeout,
+            lease=lease,
+            connection=self.connection,
+            quarantined=quarantined,
+        )
+
+
+def find_handling(
+    value: AnyTarget,
+    inbox: Inbox | None,
+    exclusive: bool | None,
     *,
     webhook_id: str | None = None,
-    inbox_timeout: float = 5.0,
-    inbox_lease: float = LEASE,
-) -> Target:
-    """Return a ``target`` argument of any form as a ``Target``, with an inbox if one is passed.
+    is_recorded: bool = False,
+) -> Handling:
+    """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``.
 
-    Raises ``ConfigurationError``.
+    ``is_recorded``: the caller has a record, and needs no inbox. Then the kind of a target without one is "own".
     """
+    if inbox is not None and not isinstance(inbox, Inbox):
+        raise ConfigurationError("inbox must be an inbox, such as SQLiteInbox(path)")
     if isinstance(value, WebhookReceiver):
+        return _with_receiver(value, inbox, exclusive)
+    if isinstance(value, BulkTarget) and isinstance(value, Record):
         if inbox is not None:
-            raise ConfigurationError("a WebhookReceiver has its own inbox: pass inbox= only to the receiver")
-        return _Receiver(value)
-    if isinstance(value, Target):
-        target = value
-    elif callable(value) and not inspect.isgeneratorfunction(value) and not inspect.isasyncgenfunction(value):
-        if not is_async(value):
-            raise ConfigurationError(
-                "the target is not async: pass an async function that accepts a Message, and use asyncio.to_thread for "
-                "calls that block"
-            )
-        handler = with_session(value)
-        if handler is not None:
-            if not isinstance(inbox, TransactionalInbox):
-                raise ConfigurationError(
-                    "a target function accepts one argument, the message. A second one, the session, needs an inbox= "
-                    "with transactions, such as SQLInbox(engine)"
-                )
-            connection = has_parameter(value, "connection")
-            return Deduplicated(
-                handler,
-                inbox,
-                token,
-                webhook_id=webhook_id,
-                timeout=inbox_timeout,
-                lease=inbox_lease,
-                connection=connection,
-            )
-        target = Function(cast(Handler, value))
-    else:
+            raise ConfigurationError(f"a {type(value).__name__} is its own record: pass no inbox")
+        return Handling("own", value, None, None)
+    handler = value if isinstance(value, Target) else _read_function(value, inbox)
+    if inbox is None and is_recorded and isinstance(handler, Target):
+        return Handling("own", handler, None, None)
+    if inbox is None:
+        raise ConfigurationError(
+            "the replay needs an inbox, which records what was handled: the inbox of the live service, so that both "
+            "share the work, or one of the job's own, such as inbox=SQLiteInbox('job.db'), exclusive=True"
+        )
+    if not isinstance(handler, Target):
+        if exclusive:
+            raise ConfigurationError("a function with a session records each message by itself: pass no exclusive=True")
+        connection = has_parameter(cast(SessionHandler, value), "connection")
+        return Handling("shared", handler, inbox, webhook_id, connection)
+    if exclusive is None:
+        exclusive = isinstance(handler, BulkTarget) or getattr(handler, "exclusive_by_default", False)
+    return Handling("exclusive" if exclusive else "shared", handler, inbox, webhook_id)
+
+
+def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None, exclusive: bool | None) -> Handling:
+    if inbox is not None and inbox is not receiver.inbox:
+        raise ConfigurationError("a WebhookReceiver has its own inbox: pass inbox= only to the receiver")
+    if exclusive:
+        raise ConfigurationError("a WebhookReceiver records each message by itself: pass no exclusive=True")
+    if inbox is None and isinstance(receiver.inbox, MemoryInbox):
+        raise ConfigurationError(
+            "the receiver's MemoryInbox does not know what other processes and earlier runs have handled: give the "
+            "receiver the inbox of the live service, or pass inbox=receiver.inbox to handle everything in this process"
+        )
+    return Handling("shared", receiver, receiver.inbox, receiver.webhook_id)
+
+
+def _read_function(value: Handler | SessionHandler, inbox: Inbox | None) -> Target | SessionHandler:
+    if not callable(value) or inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
         raise ConfigurationError(
             "target must be an async function that accepts a Message, a WebhookReceiver, an HttpTarget, a "
-            "JSONLinesTarget, or an object with deliver() and flush()"
+            "JSONLinesTarget, or an object with deliver()"
         )
-    if inbox is None:
-        return target
-    return Deduplicated(target, inbox, token, webhook_id=webhook_id, timeout=inbox_timeout, lease=inbox_lease)
+    if not is_async(value):
+        raise ConfigurationError(
+            "the target is not async: pass an async function that accepts a Message, and use asyncio.to_thread for "
+            "calls that block"
+        )
+    handler = with_session(value)
+    if handler is None:
+        return Function(cast(Handler, value))
+    if not isinstance(inbox, TransactionalInbox):
+        raise ConfigurationError(
+            "a target function accepts one argument, the message. A second one, the session, needs an inbox= "
+            "with transactions, such as SQLInbox(engine)"
+        )
+    return cast(SessionHandler, handler)

@@ -1,4 +1,4 @@
-"""The protocol of targets, to which a replay hands its messages."""
+"""The protocols of targets, to which a replay hands its messages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from ...models import Message
 Handler = Callable[[Message], Awaitable[object]]
 SessionHandler = Callable[[Message, Any], Awaitable[object]]
 """A handler that also accepts the session of the inbox's transaction, such as an ``AsyncSession``."""
+
+HANDLED_BEFORE = "handled-before"
+"""The reason to skip a message that the record knows."""
+BUSY = "busy"
+"""The reason to skip a message that another worker holds."""
 
 
 @runtime_checkable
@@ -27,8 +32,17 @@ class Target(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class BulkTarget(Target, Protocol):
+    """A target that collects messages and writes them together.
+
+    If it has the methods of a ``Record`` too, what it wrote is the record, such as the rows of a table: ``known`` says
+    which ids of messages it has. Otherwise the replay needs an inbox.
+    """
+
     async def flush(self) -> None:
-        """Make all accepted messages durable. Called before they are recorded as done. An exception ends the job.
+        """Make all accepted messages durable. They count as handled when it returns. An exception ends the job.
 
         If a call is cancelled, the next call completes its work.
         """
@@ -48,6 +62,13 @@ class RunScoped(Protocol):
         ...
 
 
+@runtime_checkable
+class Patient(Protocol):
+    """A target that can wait for another worker, ``patience`` seconds for each message."""
+
+    patience: float
+
+
 class Function:
     """A target that calls an async function."""
 
@@ -56,6 +77,3 @@ class Function:
 
     async def deliver(self, message: Message) -> None:
         await self._handler(message)
-
-    async def flush(self) -> None:
-        pass

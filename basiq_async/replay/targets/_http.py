@@ -45,6 +45,9 @@ class HttpTarget:
     any other response, and a ``TransportError`` if there was no response.
     """
 
+    exclusive_by_default = True
+    """A replay records what was posted in batches."""
+
     @hide_arguments
     def __init__(
         self,
@@ -86,9 +89,6 @@ class HttpTarget:
         body = payload_bytes(message)
         headers = {**self._keys.headers(message.id, self._clock(), body), "content-type": "application/json"}
         return Request("POST", self._url, headers, body, idempotent=True)
-
-    async def flush(self) -> None:
-        """See ``Target``: a message that got a 2xx needs nothing more."""
 
     async def aclose(self) -> None:
         """Close the connections, unless a session was passed."""

@@ -1,4 +1,4 @@
-"""Export messages to a file of JSON lines."""
+"""Export messages to a file of JSON lines, which is its own record: no message has two lines."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import asyncio
 import errno
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from ..._storage.private_files import open_private
+import attrs
+
+from ..._storage.private_files import open_private, replace_private
+from ..._work.ids import Ids, digest_of
 from ..._work.tasks import run_to_completion, wait_uncancelled
-from ...errors import ConfigurationError, ReplayError
+from ...errors import ConfigurationError, JobInUseError, RecordError
 from ...models import Message
+from .._sources import UnreadableMessage, plain_id
 
 _quick_dumps: Callable[[Any], bytes] | None = None
 with suppress(ImportError):
@@ -26,75 +31,127 @@ if sys.platform == "win32":  # pragma: no cover  # the coverage is measured on L
 else:
     import fcntl
 
-_TAIL = 4 * 2**20
-FILE_CONCURRENCY = 1_024
-"""The default ``concurrency`` of a replay into a file: so many messages are written and synced at once."""
+_CHUNK = 2**20
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 _BEGINNING = b'{"'
 """The beginning of each line."""
+_FIRST_ID = re.compile(rb'\{(?:"type":"[^"\\]*",)?"id":"([^"\\]+)"[,}]')
+"""The id of a line that begins as Basiq's messages do. Any other line is parsed."""
 _PAST_THE_END = 2**40
 """The byte to lock on Windows. No file is that long: other programs could not read a locked part of the file."""
+_LONGEST_NOTE = 2**20
+
+
+@attrs.frozen
+class _Note:
+    """The size of the file when a run ended, in bytes, and the digest of the id in its last line."""
+
+    size: int
+    last: str
 
 
 class JSONLinesTarget:
     """Appends each message, as Basiq sent it, to a file: one JSON object a line. May be used as ``async with``.
 
-    Lines are written and synced to the disk in groups, before their messages are recorded as done. After a crash, the
-    next run removes a half-written line, and skips messages that the last 4 MiB, or 1,024 lines, already contain. So no
-    message is missing, and none is written twice. A file with other content is refused. Only its owner can read a new
-    file. During a run the file is locked: another export to it is refused. A failure of the disk raises
-    ``ReplayError``, which ends the job.
+    The file is its own record: a run reads the ids in it, and appends what is not there. So after any kill each message
+    has exactly one line. A half-written last line is removed. The ids take 16 bytes each in memory. Messages that
+    cannot be read are written as they came. Only the owner can read a new file. During a run the file is locked:
+    another export to it raises ``JobInUseError``.
+
+    A file beside it, whose name ends with ``.note``, keeps where the last run ended. If the file itself is missing
+    then, or is another one, for example because it was rotated, the run is refused with ``RecordError``, so that the
+    whole history is not exported again by accident. ``anew`` begins a new file in that case.
+
+    A file with other content, and a failure of the disk, raise ``RecordError``, which ends the job.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    accepts_unreadable = True
+
+    def __init__(self, path: str | os.PathLike[str], *, anew: bool = False) -> None:
         self._path = os.fspath(path)
         if not isinstance(self._path, str) or not self._path or "\0" in self._path:
             raise ConfigurationError("path must be the path of a file")
+        self._note_path = self._path + ".note"
+        self._anew = anew
         self._lines: list[bytes] = []
+        self._unwritten: list[bytes] = []
+        """The digests of the ids in ``_lines``."""
         self._file: BinaryIO | None = None
-        self._size: int | None = None
-        self._known: set[str] = set()
-        self._writing = asyncio.Lock()
+        self._size = 0
+        """The bytes of the file up to the end of its last whole line."""
+        self._last = b""
+        """The digest of the id in that line."""
+        self._ids: Ids | None = None
+        """The ids in the file; None before it was read."""
+        self._notes: dict[str, str] = {}
+        self._using = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"JSONLinesTarget({self._path!r})"
 
     async def deliver(self, message: Message) -> None:
         """See ``Target``: the line is written with the next ``flush``."""
-        if self._size is None:
-            await self.flush()
-        if message.id in self._known:
-            self._known.discard(message.id)
-            return
-        self._lines.append(_make_line(message.raw))
+        self.add([message])
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Accept many messages at once: their lines are written with the next ``flush``."""
+        for message in messages:
+            raw = message.raw
+            if isinstance(message, UnreadableMessage) and message.of_event:
+                raw = {"id": message.id, "raw": raw}  # by this id the record knows it
+            self._lines.append(_make_line(raw))
+            self._unwritten.append(digest_of(plain_id(raw)))
 
     async def flush(self) -> None:
-        """See ``Target``."""
-        async with self._writing:
-            if self._lines or self._size is None:
+        """See ``BulkTarget``: the lines are on the disk when it returns."""
+        async with self._using:
+            if self._lines:
                 await self._in_thread(self._write_lines)
 
-    async def aclose(self) -> None:
-        """Write the remaining lines, and close the file. A later ``deliver`` opens it again."""
-        await run_to_completion(self._close)
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """See ``Record``: the ids of messages that the file has."""
+        async with self._using:
+            if self._ids is None:
+                await self._in_thread(self._look)
+            ids = self._ids or Ids()
+            found = ids.known([digest_of(key) for key in keys])
+        return [key for key, known in zip(keys, found, strict=True) if known]
+
+    async def note(self, name: str) -> str | None:
+        """See ``Record``: a note of the file beside."""
+        async with self._using:
+            if self._ids is None:
+                await self._in_thread(self._look)
+            return self._notes.get(name)
+
+    async def set_note(self, name: str, text: str) -> None:
+        """See ``Record``. Lines that were not flushed are not in the file's size, which is noted with it."""
+        async with self._using:
+            self._notes[name] = text
+            await self._in_thread(self._write_note)
 
     async def begin_run(self) -> None:
-        """See ``RunScoped``: opens the file."""
-        await self.flush()
+        """See ``RunScoped``: opens and locks the file, and reads the ids in it."""
+        async with self._using:
+            await self._in_thread(self._begin)
 
     async def end_run(self) -> None:
         """See ``RunScoped``."""
         await self.aclose()
 
+    async def aclose(self) -> None:
+        """Write the remaining lines, and close the file. A later ``flush`` opens it again."""
+        await run_to_completion(self._close)
+
     async def _close(self) -> None:
-        async with self._writing:
-            if self._file is not None:
+        async with self._using:
+            if self._file is not None or self._lines:
                 try:
                     if self._lines:
                         await self._in_thread(self._write_lines)
+                    await self._in_thread(self._write_note)
                 finally:
-                    file, self._file, self._size = self._file, None, None
-                    file.close()
+                    self._forget()
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,7 +161,7 @@ class JSONLinesTarget:
     ) -> None:
         await self.aclose()
 
-    async def _in_thread(self, work: Callable[[], None]) -> None:
+    async def _in_thread(self, work: Callable[[], object]) -> None:
         """Do ``work`` in a thread. A cancellation waits for its end, because a thread cannot be cancelled."""
         working = asyncio.ensure_future(asyncio.to_thread(work))
         cancelled = await wait_uncancelled(working)
@@ -112,33 +169,66 @@ class JSONLinesTarget:
             if not working.cancelled():
                 working.result()
         except OSError as exc:
-            self._size = None  # the next call reads the size and the last messages again
-            raise ReplayError(
-                f"the file {self._path!r} cannot be written: {exc.strerror}. Nothing was recorded since: fix that, "
-                "then run the same again"
+            self._forget()  # the next run reads the file again
+            raise RecordError(
+                f"the file {self._path!r} cannot be written: {exc.strerror or exc}. What was not written is not "
+                "recorded: fix that, then run the same again"
             ) from exc
+        except RecordError:
+            self._forget()
+            raise
         if cancelled is not None:
             raise cancelled
         if working.cancelled():
             raise asyncio.CancelledError
 
+    def _forget(self) -> None:
+        """Close the file, and forget what was read from it."""
+        file, self._file, self._ids = self._file, None, None
+        self._lines, self._unwritten = [], []
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
     # --- in a thread ---
 
+    def _begin(self) -> tuple[BinaryIO, Ids]:
+        if self._file is not None and self._ids is not None:
+            return self._file, self._ids
+        note = self._read_note()
+        file = self._file = self._open()
+        ids = self._read_ids(file, note)
+        file.truncate(self._size)  # remove a half-written line
+        if note is None:
+            self._write_note()
+        return file, ids
+
+    def _look(self) -> None:
+        """Read the ids without a lock, and change nothing."""
+        note = self._read_note()
+        try:
+            descriptor = open_private(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            self._ids = Ids()
+            return
+        with os.fdopen(descriptor, "rb") as file:
+            self._read_ids(file, note)
+
     def _write_lines(self) -> None:
-        file = self._file = self._file or self._open()
-        if self._size is None:
-            self._size = self._find_end(file)
+        file, ids = self._begin()
         if self._size > os.fstat(file.fileno()).st_size:
-            raise ReplayError(f"the file {self._path!r} became shorter meanwhile: another program writes to it")
+            raise RecordError(f"the file {self._path!r} became shorter meanwhile: another program writes to it")
         count = len(self._lines)
         file.truncate(self._size)  # remove the rest of a write that failed
         file.seek(self._size)
-        file.write(b"\n".join(self._lines[:count]) + b"\n" if count else b"")
+        file.write(b"\n".join(self._lines[:count]) + b"\n")
         file.flush()
         os.fsync(file.fileno())
         self._check_in_place(file)
         self._size = file.tell()
-        del self._lines[:count]
+        ids.extend(self._unwritten[:count])
+        self._last = self._unwritten[count - 1]
+        del self._lines[:count], self._unwritten[:count]
 
     def _check_in_place(self, file: BinaryIO) -> None:
         opened = os.fstat(file.fileno())
@@ -147,9 +237,9 @@ class JSONLinesTarget:
         except FileNotFoundError:
             found = None
         if found is None or (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
-            raise ReplayError(
-                f"the file {self._path!r} was deleted or replaced while it was written. Nothing was recorded since: "
-                "put it back, then run the same again"
+            raise RecordError(
+                f"the file {self._path!r} was deleted or replaced while it was written: put it back, then run the same "
+                "again; or begin an export of everything to a new file (anew=True)"
             )
 
     def _open(self) -> BinaryIO:
@@ -159,7 +249,7 @@ class JSONLinesTarget:
             _lock(file)
         except BlockingIOError:
             file.close()
-            raise ReplayError(
+            raise JobInUseError(
                 f"the file {self._path!r} is in use by another export that still runs: wait for it or stop it, or pass "
                 "another path"
             ) from None
@@ -168,32 +258,103 @@ class JSONLinesTarget:
             raise
         return file
 
-    def _find_end(self, file: BinaryIO) -> int:
-        """Return the offset where to continue writing, and remember the messages in the last lines."""
-        size = file.seek(0, os.SEEK_END)
-        reach = _TAIL
-        while True:
-            start = file.seek(max(0, size - reach))
-            tail = file.read()
-            if not start or tail.count(b"\n") > FILE_CONCURRENCY:
-                break
-            reach *= 2
-        whole, torn = tail[: tail.rfind(b"\n") + 1], tail[tail.rfind(b"\n") + 1 :]
-        lines = whole.splitlines()
-        if start:
-            del lines[0]
-        if torn and torn[:2] != _BEGINNING[: len(torn)]:
-            raise self._foreign()
-        try:
-            self._known = {str(json.loads(line)["id"]) for line in lines}
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise self._foreign() from None
-        return size - len(torn)
+    def _read_ids(self, file: BinaryIO, note: _Note | None) -> Ids:
+        """Read the ids of all lines. Raises ``RecordError`` for other content, and for another file than the note's."""
+        found = _scan(file, None if note is None else note.size)
+        size = 0 if found is None else found.size
+        torn = file.seek(0, os.SEEK_END) - size
+        file.seek(size)
+        # A run writes its note before its first line. What has none, and no id, is no export.
+        foreign = found is None or (note is None and size and not found.has_ids and not self._anew)
+        if found is None or foreign or (torn and file.read(2) != _BEGINNING[: min(torn, 2)]):
+            raise RecordError(
+                f"the file {self._path!r} has other content than messages. It was left as it is: pass another path"
+            )
+        if note is not None and note.size and (found.noted is None or found.noted.hex() != note.last):
+            raise RecordError(
+                f"the file {self._path!r} is not the one that the last run wrote: put that back, or go on with this "
+                "one (anew=True)"
+            )
+        self._ids, self._size, self._last = found.ids, size, found.last
+        return found.ids
 
-    def _foreign(self) -> ReplayError:
-        return ReplayError(
-            f"the file {self._path!r} has other content than messages. It was left as it is: pass another path"
-        )
+    def _read_note(self) -> _Note | None:
+        """Return what the last run left; None if it left nothing, or it is damaged.
+
+        Raises ``RecordError`` if the file itself is missing.
+        """
+        self._notes = {}
+        if self._anew:
+            return None
+        try:
+            with open(open_private(self._note_path, os.O_RDONLY), "rb") as file:
+                found = json.loads(file.read(_LONGEST_NOTE))
+            note = _Note(int(found["size"]), str(found["last"]))
+            notes = {str(name): str(text) for name, text in dict(found["notes"]).items()}
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None  # it costs requests: the lines say what is there
+        if note.size and not os.path.lexists(self._path):
+            raise RecordError(
+                f"the file {self._path!r} is missing, and {self._note_path!r} says that it had {note.size:,} bytes: "
+                "put it back, or begin an export of everything to a new file (anew=True)"
+            )
+        self._notes = notes
+        return note
+
+    def _write_note(self) -> None:
+        note = {"size": self._size, "last": self._last.hex(), "notes": self._notes}
+        replace_private(self._note_path, json.dumps(note).encode())
+        self._anew = False
+
+
+@attrs.define
+class _Found:
+    """What is in a file. ``noted``: the digest of the id in the line that ends where the note says; None without."""
+
+    ids: Ids = attrs.Factory(Ids)
+    size: int = 0
+    last: bytes = b""
+    noted: bytes | None = None
+    has_ids: bool = False
+
+
+def _scan(file: BinaryIO, noted: int | None) -> _Found | None:
+    """Read the ids of all whole lines; None if one is no message. No error has a line in its frames."""
+    found = _Found()
+    last, size = b"", 0
+    for lines in _whole_lines(file):
+        digests: list[bytes] = []
+        for line in lines:
+            if match := _FIRST_ID.match(line):
+                found.has_ids = True
+                last = digest_of(match[1].decode("utf-8", "surrogatepass"))
+            else:
+                try:
+                    message = json.loads(line)
+                except (ValueError, RecursionError):
+                    return None
+                if not isinstance(message, dict):
+                    return None
+                found.has_ids = found.has_ids or "id" in message
+                last = digest_of(plain_id(message))
+            digests.append(last)
+            size += len(line) + 1
+            if size == noted:
+                found.noted = last
+        found.ids.extend(digests)
+    found.last, found.size = last, size
+    return found
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[list[bytes]]:
+    """Yield the lines of a file that end with a line feed, without it, some thousands at once."""
+    file.seek(0)
+    rest = b""
+    while chunk := file.read(_CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield lines
 
 
 def _make_line(message: Mapping[str, Any]) -> bytes:

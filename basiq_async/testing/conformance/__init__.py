@@ -1,1 +1,1 @@
-"""Conformance suites for your own transports, inboxes and checkpoints."""
+"""Conformance suites for your own transports and inboxes."""

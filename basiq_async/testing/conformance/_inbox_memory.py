@@ -37,14 +37,14 @@ async def remembers(probe: InboxProbe) -> None:
     for hours in range(_STEP, _LONGEST, _STEP):
         probe.clock.advance(timedelta(hours=_STEP))
         since = await probe.inbox.known_since()
-        if not await probe.other.seen(probe.key):
+        if not await probe.other.known([probe.key]):
             hold(
                 hours > _RESENT,
                 f"a key was forgotten {hours} hours after it was handled; Basiq sends again for 27 h 35 min",
             )
             hold(since >= handled, f"a key that was handled at {handled} was forgotten, and known_since() was {since}")
             break
-        await probe.claim_b(DONE, f"a claim of a key for which seen() was True, {hours} hours after it was handled,")
+        await probe.claim_b(DONE, f"a claim of a key that known() has, {hours} hours after it was handled,")
     hold(await probe.deliveries() == [delivery], "a quarantined delivery was gone, though nobody handled or dropped it")
 
 
@@ -74,7 +74,7 @@ async def known_since_opened(make_inbox: MakeInbox, clock: ManualClock | None) -
     began = await _wait(probe)
     async with made(make_inbox) as inbox:
         again = await inbox.known_since()
-        if await inbox.seen(probe.key):
+        if await inbox.known([probe.key]):
             hold(
                 _stayed(first, again, began),
                 f"known_since() moved from {first} to {again} when the inbox was opened again, though it remembers "

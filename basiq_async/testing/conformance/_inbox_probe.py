@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from ..._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery
 from ..fake._clock import ManualClock
@@ -68,12 +69,13 @@ class InboxProbe:
         failures = await self.other.fail(self.key, self.b)
         hold(failures == expected, f"{what} was counted as {failures}, not {expected}")
 
-    async def seen(self, expected: bool, what: str) -> None:
+    async def known(self, expected: bool, what: str) -> None:
         for inbox in (self.inbox, self.other):
-            hold(await inbox.seen(self.key) is expected, f"seen() was {not expected} {what}")
+            found = await inbox.known([self.key])
+            hold(set(found) == ({self.key} if expected else set()), f"known() was {found} {what}")
 
-    async def quarantine_a(self, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
-        delivery = make_delivery(self.key, failures=failures, at=at)
+    async def quarantine_a(self, *, failures: int = 3, acknowledged: bool = True) -> QuarantinedDelivery:
+        delivery = make_delivery(self.key, failures=failures, acknowledged=acknowledged)
         recorded = await self.inbox.quarantine(self.key, self.a, delivery)
         hold(recorded is True, f"quarantine() by the holder was {recorded}, not True")
         return delivery
@@ -111,7 +113,25 @@ without_leases: Promises[InboxProbe] = Promises()
 ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 
 
-def make_delivery(key: str, *, failures: int = 3, at: datetime | None = None) -> QuarantinedDelivery:
+waits = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
+"""The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
+
+
+async def cancel_after(wait: float, call: Coroutine[Any, Any, object]) -> None:
+    """Make a call, and cancel it after so many cycles of the event loop, or a fraction of a second."""
+    task = asyncio.create_task(call)
+    if wait >= 1:
+        for _ in range(int(wait)):
+            await asyncio.sleep(0)
+    else:
+        await asyncio.sleep(wait)
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def make_delivery(
+    key: str, *, failures: int = 3, at: datetime | None = None, acknowledged: bool = True
+) -> QuarantinedDelivery:
     return QuarantinedDelivery(
         key=key,
         delivery_id="msg_1",
@@ -122,4 +142,6 @@ def make_delivery(key: str, *, failures: int = 3, at: datetime | None = None) ->
         error="ValueError: no",
         failures=failures,
         quarantined_at=at or datetime.now(UTC),
+        kind="delivery" if acknowledged else "message",
+        acknowledged=acknowledged,
     )

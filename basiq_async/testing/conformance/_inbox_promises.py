@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import get_args
 
 import attrs
 
-from ..._work.protocol import ClaimStatus, Inbox
+from ..._work.protocol import ClaimStatus, Inbox, Kind
 from ._inbox_probe import (
     BUSY,
     CLAIMED,
@@ -19,7 +18,9 @@ from ._inbox_probe import (
     SHORT,
     InboxProbe,
     always,
+    cancel_after,
     make_delivery,
+    waits,
     with_leases,
     without_leases,
 )
@@ -72,17 +73,7 @@ async def completed(probe: InboxProbe) -> None:
     await probe.claim_a(DONE, "the same worker's claim after that")
     hold(await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False")
     hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
-    await probe.seen(True, "for a completed key")
-
-
-@always
-async def seen(probe: InboxProbe) -> None:
-    """seen() is True for a handled key, not for one that was only claimed or released"""
-    await probe.seen(False, "for a key that nobody knows")
-    await probe.claim_a(CLAIMED, "a claim after seen()")
-    await probe.seen(False, "for a key that is only claimed")
-    await probe.inbox.release(probe.key, probe.a)
-    await probe.seen(False, "for a key that was released")
+    await probe.known(True, "for a completed key")
 
 
 @always
@@ -103,7 +94,7 @@ async def not_mine(probe: InboxProbe) -> None:
     await probe.other.release(probe.key, probe.b)
     await probe.claim_b(BUSY, "a claim after release() by a worker that does not hold the key")
     hold(await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False")
-    await probe.seen(False, "after complete() by a worker that does not hold the key")
+    await probe.known(False, "after complete() by a worker that does not hold the key")
 
 
 @always
@@ -112,7 +103,7 @@ async def kept(probe: InboxProbe) -> None:
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.inbox.complete(probe.key, probe.a)
     await probe.inbox.release(probe.key, probe.a)
-    await probe.seen(True, "after a release")
+    await probe.known(True, "after a release")
     await probe.claim_b(DONE, "a claim after complete() and release()")
 
 
@@ -125,7 +116,7 @@ async def crashed(probe: InboxProbe) -> None:
     await probe.inbox.release(probe.key, probe.a)
     await probe.claim_a(BUSY, "a claim after the former holder's release()")
     hold(await probe.inbox.complete(probe.key, probe.a) is False, "the former holder's complete() was not False")
-    await probe.seen(False, "after the former holder's complete()")
+    await probe.known(False, "after the former holder's complete()")
     hold(await probe.other.complete(probe.key, probe.b) is True, "complete() by the new holder was not True")
 
 
@@ -171,52 +162,37 @@ async def cancelled(probe: InboxProbe) -> None:
 @always
 async def cancelled_anywhere(probe: InboxProbe) -> None:
     """A cancelled call was carried out completely or not at all, wherever it was cancelled"""
-    for number, wait in enumerate(_WAITS):
+    for number, wait in enumerate(waits):
         key, a, b = f"{probe.key}-{number}", f"{probe.a}-{number}", f"{probe.b}-{number}"
         await probe.inbox.claim(key, a, lease=LONG)
-        await _cancel(probe.inbox.complete(key, a), wait)
+        await cancel_after(wait, probe.inbox.complete(key, a))
         await probe.inbox.complete(key, a)
-        hold(await probe.other.seen(key), "after a cancelled complete() and another one, seen() was False")
+        hold(key in await probe.other.known([key]), "after a cancelled and another complete(), the key was not known")
 
         key += "-failed"
         await probe.inbox.claim(key, a, lease=LONG)
-        await _cancel(probe.inbox.fail(key, a), wait)
+        await cancel_after(wait, probe.inbox.fail(key, a))
         await probe.inbox.release(key, a)
         claim = await probe.other.claim(key, b, lease=LONG)
         hold(claim.status is CLAIMED, f"after a cancelled fail() and release(), a claim was {claim.status.name}")
 
-        await _cancel(probe.other.quarantine(key, b, make_delivery(key)), wait)
+        await cancel_after(wait, probe.other.quarantine(key, b, make_delivery(key)))
         await probe.other.release(key, b)
-        seen, deliveries = await probe.inbox.seen(key), [each for each in await probe.deliveries() if each.key == key]
+        known, deliveries = await probe.inbox.known([key]), [one for one in await probe.deliveries() if one.key == key]
         hold(
-            seen is bool(deliveries),
-            f"after a cancelled quarantine(), seen() was {seen}, with {len(deliveries)} in the quarantine",
+            bool(known) is bool(deliveries),
+            f"after a cancelled quarantine(), known() was {known}, with {len(deliveries)} in the quarantine",
         )
         if not deliveries:
             await probe.other.quarantine(key, b, make_delivery(key))
-        await _cancel(probe.inbox.claim_quarantined(key, a, lease=LONG), wait)
+        await cancel_after(wait, probe.inbox.claim_quarantined(key, a, lease=LONG))
         await probe.inbox.release(key, a)
         claim = await probe.other.claim_quarantined(key, b, lease=LONG)
         hold(claim.status is CLAIMED, f"after a cancelled claim_quarantined(), another was {claim.status.name}")
         await probe.other.release(key, b)
-        await _cancel(probe.inbox.drop_quarantined(key), wait)
+        await cancel_after(wait, probe.inbox.drop_quarantined(key))
         await probe.inbox.drop_quarantined(key)
-        hold(await probe.other.seen(key), "after a cancelled drop_quarantined(), seen() was False")
-
-
-_WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
-"""The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
-
-
-async def _cancel(call: Coroutine[Any, Any, object], wait: float) -> None:
-    task = asyncio.create_task(call)
-    if wait >= 1:
-        for _ in range(int(wait)):
-            await asyncio.sleep(0)
-    else:
-        await asyncio.sleep(wait)
-    task.cancel()
-    await asyncio.wait({task})
+        hold(key in await probe.other.known([key]), "after a cancelled drop_quarantined(), the key was not known")
 
 
 @without_leases
@@ -237,7 +213,7 @@ async def failed(probe: InboxProbe) -> None:
     for number in (1, 2):
         await probe.claim_a(CLAIMED, "a claim")
         await probe.fail_a(number, f"the failure number {number}")
-        await probe.seen(False, "after a failure")
+        await probe.known(False, "after a failure")
     await probe.claim_b(CLAIMED, "another worker's claim after a failure")
     await probe.fail_b(3, "another worker's failure")
     await probe.claim_a(CLAIMED, "a claim after three failures")
@@ -267,13 +243,14 @@ async def quarantined(probe: InboxProbe) -> None:
     await probe.claim_a(CLAIMED, "the first claim")
     delivery = await probe.quarantine_a()
     await probe.claim_b(DONE, "a claim of a key in the quarantine")
-    await probe.seen(True, "for a key in the quarantine")
+    await probe.known(True, "for a key in the quarantine")
     hold(await probe.deliveries() == [delivery], "the quarantined delivery was not the one that was stored")
     again = await probe.inbox.quarantine(probe.key, probe.a, make_delivery(probe.key, failures=9))
     hold(again is False, "a second quarantine() was not False")
-    hold(await probe.inbox.complete(probe.key, probe.a) is False, "complete() in the quarantine was not False")
     await probe.fail_b(0, "a failure of a key in the quarantine")
     hold(await probe.deliveries() == [delivery], "a worker that does not hold the key changed the quarantined delivery")
+    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() of a key in the quarantine was not True")
+    hold(not await probe.deliveries(), "a delivery that was handled after all was still in the quarantine")
 
 
 @always
@@ -302,7 +279,7 @@ async def retried(probe: InboxProbe) -> None:
     hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
     hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
     hold(not await probe.deliveries(), "the delivery was still in the quarantine after complete()")
-    await probe.seen(True, "after complete()")
+    await probe.known(True, "after complete()")
     await probe.claim_b(DONE, "a claim after complete()")
 
 
@@ -374,7 +351,10 @@ async def paged(probe: InboxProbe) -> None:
 async def odd_deliveries(probe: InboxProbe) -> None:
     """A quarantined delivery may contain any bytes and any text"""
     await probe.claim_a(CLAIMED, "the first claim")
-    delivery = attrs.evolve(make_delivery(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
-    await probe.inbox.quarantine(probe.key, probe.a, delivery)
-    found = await probe.deliveries()
-    hold(found == [delivery], f"the quarantine had {found!a}")
+    odd = attrs.evolve(make_delivery(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
+    for kind in get_args(Kind):
+        for delivery in (attrs.evolve(odd, kind=kind, acknowledged=acknowledged) for acknowledged in (False, True)):
+            await probe.inbox.quarantine(probe.key, probe.a, delivery)
+            found = await probe.deliveries()
+            hold(found == [delivery], f"the quarantine had {found!a}, not {delivery!a}")
+            await probe.retry_a(CLAIMED, "claim_quarantined() of an odd delivery")

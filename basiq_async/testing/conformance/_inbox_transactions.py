@@ -35,12 +35,12 @@ async def transacted(inbox: TransactionalInbox, probe: InboxProbe, write: Write 
         await probe.fail_a(1, "the failure of a handler with a session")
     else:
         raise AssertionError("the exception of a handler with a session was swallowed by transaction()")
-    await probe.seen(False, "after a handler with a session failed")
+    await probe.known(False, "after a handler with a session failed")
 
     await handle(probe.key, fails=False)
     await probe.claim_b(BUSY, "a claim before complete() of a handler with a session")
     hold(await inbox.complete(probe.key, probe.a) is True, "complete() of a handler with a session was not True")
-    await probe.seen(True, "after complete() of a handler with a session")
+    await probe.known(True, "after complete() of a handler with a session")
     await probe.claim_b(DONE, "a claim after that")
 
     await handle(f"{probe.key}-next", fails=False)

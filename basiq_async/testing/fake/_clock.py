@@ -31,6 +31,39 @@ class MovableClock(Protocol):
     def move_to(self, moment: datetime, /) -> None: ...
 
 
+def in_utc(clock: Clock) -> Clock:
+    """Return a clock that returns the same time in UTC.
+
+    Sums with times of another zone are of its wall clock, and so an hour off at a change to or from summer time.
+    """
+    if isinstance(clock, (ManualClock, SystemClock)):
+        return clock
+    return _MovableInUTC(clock) if isinstance(clock, MovableClock) else _InUTC(clock)
+
+
+class _InUTC:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __call__(self) -> datetime:
+        now = self._clock()
+        if now.tzinfo is None:
+            raise ConfigurationError(f"a clock must return an aware datetime, such as datetime.now(UTC): {self!r}")
+        return now.astimezone(UTC)
+
+    def __repr__(self) -> str:
+        return repr(self._clock)
+
+
+class _MovableInUTC(_InUTC):
+    def __init__(self, clock: MovableClock) -> None:
+        super().__init__(clock)
+        self._movable = clock
+
+    def move_to(self, moment: datetime, /) -> None:
+        self._movable.move_to(moment)
+
+
 class ManualClock:
     """A clock that stands still until it is moved, so that a test sees the same times in every run.
 
@@ -51,7 +84,7 @@ class ManualClock:
 
     def move_to(self, moment: datetime) -> None:
         """Set the clock forward to ``moment``. A moment in the past changes nothing."""
-        self._now = max(self._now, moment)
+        self._now = max(self._now, moment.astimezone(UTC))
 
     def advance(self, delta: float | timedelta = 0.0, *, seconds: float = 0.0) -> None:
         """Set the clock forward, by seconds or a timedelta. Unlike ``FakeBasiq.advance``, this makes no deliveries."""

@@ -137,7 +137,7 @@ class Deliveries:
         ids = self._store.ids
         event = Event(ids.opaque(), type_id, user_id or ids.uuid(), entity_id or ids.uuid(), now, data)
         app.events.append(event)
-        app.entities[event.path] = event
+        app.note(event)
         attempts: list[PlannedAttempt] = []
         for webhook in active:
             message = Message(ids.uuid(), webhook.id, event, now, text)

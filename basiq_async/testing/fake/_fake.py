@@ -16,12 +16,12 @@ from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from . import _snapshots as snapshots
 from ._agenda import Cause, PlannedAttempt
-from ._clock import LATEST, Clock, ManualClock, MovableClock, SystemClock, as_seconds
+from ._clock import LATEST, Clock, ManualClock, MovableClock, SystemClock, as_seconds, in_utc
 from ._deliveries import Emission
 from ._faults import take_fault
 from ._histories import IdFactory, uuid_text
 from ._logs import RequestRecord
-from ._operations import Call, find_operation
+from ._operations import Call, find_operation, get_resource
 from ._responses import Quirks, Refusal, Renderer, error_response
 from ._state import State
 from ._store import Application, Store, require
@@ -99,8 +99,9 @@ class FakeBasiq(State):
         require(bool(applications), "api_keys is empty: pass at least one key for the fake to accept")
         if seed is None:
             seed = secrets.token_hex(8)
+        clock = ManualClock() if clock is None else clock
         store = Store(
-            ManualClock() if clock is None else clock,
+            in_utc(clock),
             IdFactory(seed),
             seed,
             quirks or Quirks(),
@@ -109,7 +110,7 @@ class FakeBasiq(State):
             {**EVENT_TYPES, **(event_types or {})},
             applications,
         )
-        super().__init__(store, delivery_timeout)
+        super().__init__(store, clock, delivery_timeout)
         self.name = "first"
         """The name from ``add_state``; ``first`` for the original state."""
         self._received = 0
@@ -119,7 +120,7 @@ class FakeBasiq(State):
         self._added = 0
 
     def __repr__(self) -> str:
-        return f"<FakeBasiq at {self.clock().isoformat()}, {sum(1 for _ in self._store.each())} webhooks>"
+        return f"<FakeBasiq at {self.now().isoformat()}, {sum(1 for _ in self._store.each())} webhooks>"
 
     @property
     def api_key(self) -> str:
@@ -152,7 +153,7 @@ class FakeBasiq(State):
         """The states that were added, by their API keys."""
         return MappingProxyType(self._states)
 
-    def find_state(self, authorization: str) -> Self | None:
+    def _find_state(self, authorization: str) -> Self | None:
         """Return the state to which the API key or token in an ``Authorization`` header belongs; None if unknown."""
         scheme, _, text = authorization.partition(" ")
         by_key = scheme.lower() == "basic"
@@ -226,7 +227,7 @@ class FakeBasiq(State):
         }
         return snapshots.save(
             snapshots.Snapshot(
-                self.clock(), store.ids.made, store.serial, store.applications, list(self.upcoming()), states
+                self.now(), store.ids.made, store.serial, store.applications, list(self.upcoming()), states
             )
         )
 
@@ -271,13 +272,13 @@ class FakeBasiq(State):
 
         Raises ``ConnectionFailedError`` if a fault drops the connection.
         """
-        exchange = self.exchange(request, prefix=prefix)
+        exchange = self._exchange(request, prefix=prefix)
         if exchange.response is None:
             path = _split(request.url)[1]
             raise ConnectionFailedError("the connection was dropped", method=request.method, path=path)
         return exchange.response
 
-    def exchange(self, request: Request, *, prefix: str = "") -> Exchange:
+    def _exchange(self, request: Request, *, prefix: str = "") -> Exchange:
         """Carry out one request, with the faults that it meets, and return its outcome."""
         if not all(map(str.islower, request.headers)):
             request = attrs.evolve(request, headers={name.lower(): text for name, text in request.headers.items()})
@@ -285,7 +286,7 @@ class FakeBasiq(State):
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"
         self._received += 1
-        record = RequestRecord(self._received, self.clock(), request, path)
+        record = RequestRecord(self._received, self.now(), request, path)
         self._requests.append(record)
         self._violations.take_codes()
         fault = take_fault(self._faults, request.method, path)
@@ -307,9 +308,10 @@ class FakeBasiq(State):
             if path == "/token":
                 if request.method != "POST":
                     raise Refusal("method-not-allowed", "This path accepts POST.", None, {"allow": "POST"})
-                return self._tokens.issue(request, self.clock())
-            operation, params = find_operation(request.method, path)
-            now = self.clock()
+                return self._tokens.issue(request, self.now())
+            is_set = request.method == "GET" and any(app.has_set(path) for app in self._store.applications.values())
+            operation, params = (get_resource, {}) if is_set else find_operation(request.method, path)
+            now = self.now()
             app = self._tokens.admit(request, now)
             render = Renderer(base, self._store.quirks, request.url if loop else None)
             return operation(
@@ -321,7 +323,7 @@ class FakeBasiq(State):
     # --- time and deliveries ---
 
     @property
-    def waits(self) -> Timeline | None:
+    def _waits(self) -> Timeline | None:
         """The clock with which a client in this process waits; None if the fake's clock moves by itself."""
         return self._timeline if isinstance(self.clock, ManualClock) else None
 
@@ -341,7 +343,7 @@ class FakeBasiq(State):
         """
         try:
             step = timedelta(days=days, hours=hours, minutes=minutes, seconds=as_seconds(delta) + seconds)
-            until = self.clock() + step
+            until = self.now() + step
         except (OverflowError, ValueError):
             until = None
         if until is None or until > LATEST:
@@ -353,7 +355,7 @@ class FakeBasiq(State):
         due = self.next_due
         if due is None:
             return False
-        await self._advance_to(max(due, self.clock()))
+        await self._advance_to(max(due, self.now()))
         return True
 
     async def _advance_to(self, until: datetime) -> None:

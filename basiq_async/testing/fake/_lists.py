@@ -7,10 +7,12 @@ import binascii
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import attrs
 
 from ._histories import digest
 from ._responses import Refusal
@@ -39,12 +41,61 @@ class FilterError(ValueError):
     """A filter cannot be parsed, or names an unknown field or operator."""
 
 
-def compile_filter(text: str, fields: Mapping[str, str]) -> Check:
-    """Return a function that checks an item against a filter. Raises ``FilterError``.
+@attrs.frozen
+class Field:
+    """A field that can be filtered.
 
-    fields: the fields that can be filtered, each with the name of its attribute. A tuple has all spellings of a value.
-        Texts accept ``eq`` and ``ne``. The date, ``created``, also accepts ``gt``, ``gteq``, ``lt``, ``lteq``, ``bt``.
+    get: returns its value of an item: a text, a tuple with all spellings of a text, a datetime, or None.
+    is_date: whether it accepts ``gt``, ``gteq``, ``lt``, ``lteq`` and ``bt``. Any field accepts ``eq`` and ``ne``.
     """
+
+    get: Callable[[Any], Any]
+    is_date: bool = False
+
+
+Fields = Callable[[str], Field | None]
+"""Returns the field of a name; None for an unknown one."""
+
+
+def attributes(names: Mapping[str, str]) -> Fields:
+    """Return the fields of records, from the names of their attributes. The date is ``created``."""
+
+    def find(name: str) -> Field | None:
+        attribute = names.get(name)
+        return None if attribute is None else Field(operator.attrgetter(attribute), attribute == "created")
+
+    return find
+
+
+def properties(kind: str, items: Sequence[Mapping[str, object]]) -> Fields:
+    """Return the fields of JSON objects of a kind, such as ``account``: their properties.
+
+    ``account.status`` and ``status`` are its own; ``connection.id`` is what its property ``connection`` says.
+    """
+
+    def find(name: str) -> Field | None:
+        owner, _, key = name.rpartition(".")
+        if owner not in ("", kind):
+            if key != "id":
+                return None
+            key = owner
+        if items and not any(key in item for item in items):
+            return None
+        if key.lower().endswith(("date", "updated")):
+            return Field(lambda item: _moment(str(item[key])) if item.get(key) else None, is_date=True)
+        return Field(lambda item: _as_text(item.get(key)))
+
+    return find
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, Mapping):
+        value = value.get("id")
+    return None if value is None else str(value)
+
+
+def compile_filter(text: str, fields: Fields) -> Check:
+    """Return a function that checks an item against a filter. Raises ``FilterError``."""
     groups: list[list[Check]] = [[]]
     position = 0
     while True:
@@ -62,7 +113,7 @@ def compile_filter(text: str, fields: Mapping[str, str]) -> Check:
             raise FilterError(f"expected a comma at {rest[:20]!r}")
 
 
-def _expression(text: str, position: int, fields: Mapping[str, str]) -> tuple[Check, int]:
+def _expression(text: str, position: int, fields: Fields) -> tuple[Check, int]:
     head = _FIELD.match(text, position)
     if head is None:
         raise FilterError(f"expected field.op('value') at {text[position : position + 20]!r}")
@@ -82,19 +133,20 @@ def _expression(text: str, position: int, fields: Mapping[str, str]) -> tuple[Ch
             raise FilterError(f"expected a closing parenthesis at {text[position - 1 : position + 19]!r}")
 
 
-def _check(fields: Mapping[str, str], field: str, op: str, values: list[str]) -> Check:
+def _check(fields: Fields, name: str, op: str, values: list[str]) -> Check:
     if len(values) != (2 if op == "bt" else 1):
         raise FilterError(f"{op} needs {'two values' if op == 'bt' else 'one value'}, not {len(values)}")
-    if field not in fields:
-        raise FilterError(f"there is no field {field!r}")
-    get = operator.attrgetter(fields[field])
-    if fields[field] == "created":
+    field = fields(name)
+    if field is None:
+        raise FilterError(f"there is no field {name!r}")
+    get = field.get
+    if field.is_date:
         moments = [_moment(value) for value in values]
         if op == "bt":
-            return lambda item: bool(moments[0] <= get(item) <= moments[1])
+            return lambda item: (found := get(item)) is not None and bool(moments[0] <= found <= moments[1])
         if op in _COMPARE:
             compare = _COMPARE[op]
-            return lambda item: compare(get(item), moments[0])
+            return lambda item: (found := get(item)) is not None and compare(found, moments[0])
     elif op in ("eq", "ne"):
 
         def matches(item: object) -> bool:
@@ -102,7 +154,7 @@ def _check(fields: Mapping[str, str], field: str, op: str, values: list[str]) ->
             return (values[0] in found if isinstance(found, tuple) else values[0] == found) is (op == "eq")
 
         return matches
-    raise FilterError(f"{field!r} has no operator {op!r}")
+    raise FilterError(f"{name!r} has no operator {op!r}")
 
 
 def _moment(text: str) -> datetime:
@@ -118,7 +170,7 @@ def page_of(
     query: Mapping[str, str],
     page_size: int,
     items: Callable[[int | None], Iterable[tuple[int, T]]],
-    fields: Mapping[str, str] | None,
+    fields: Fields | None,
     *,
     by_offset: bool,
 ) -> tuple[list[T], str | None]:

@@ -17,12 +17,12 @@ import attrs
 from ...transports.base import Request, Response
 from ._deliveries import Deliveries
 from ._histories import UUID, Log, Recorded
-from ._lists import MAX_LIMIT, page_of
+from ._lists import MAX_LIMIT, Fields, attributes, page_of, properties
 from ._logs import Violations
 from ._records import Event, Message, Webhook
+from ._resources import kind_of, look_up
 from ._responses import Json, Refusal, Renderer, json_response
 from ._store import Application, Store
-from .catalog import ENTITY_LISTS
 
 T = TypeVar("T")
 L = TypeVar("L", bound=Recorded)
@@ -82,7 +82,7 @@ def _listing(
     self_path: str,
     items: Callable[[int | None], Iterable[tuple[int, T]]],
     show: Callable[[T], Json],
-    fields: Mapping[str, str] | None = None,
+    fields: Fields | None = None,
     *,
     newest_first: bool = False,
 ) -> Response:
@@ -201,24 +201,19 @@ def send_test(call: Call) -> Response:
     return Response(201, {}, b"")
 
 
-def get_entity(call: Call) -> Response:
-    """Return the entity that ``links.eventEntity`` leads to. No source describes it, so it has only three fields."""
-    event = call.app.entity(call.path)
-    if event is None:
+def get_resource(call: Call) -> Response:
+    """Return an object or a list that handlers fetch: what the test set, or what follows from the events."""
+    found = look_up(call.app, call.render, call.path)
+    if found is None:
         raise Refusal("resource-not-found", "There is no such entity.")
-    return json_response(call.render.entity(event))
-
-
-def list_entities(call: Call) -> Response:
-    """Return those of a user's accounts, connections or consents that events were about, as a list."""
-    if call.params["collection"] not in ENTITY_LISTS or call.app.entity(call.path) is not None:
-        return get_entity(call)
-    found = [event for path, event in call.app.entities.items() if path.startswith(f"{call.path}/")]
+    if not isinstance(found, list):
+        return json_response(found)
     return _listing(
         call,
         call.render.base + call.path,
         lambda start: islice(enumerate(found), start or 0, None),
-        call.render.entity,
+        lambda item: item,
+        properties(kind_of(call.path), found),
     )
 
 
@@ -266,7 +261,7 @@ class Resource(Generic[T]):
     scan: Callable[[Call, bool], Callable[[int | None], Iterable[tuple[int, T]]]]
     get: Callable[[Call, str], T | None]
     show: Callable[[Call, T], Json]
-    fields: Mapping[str, str] | None = None
+    fields: Fields | None = None
     order: Literal["message_order", "event_order"] | None = None
 
     @property
@@ -317,7 +312,7 @@ MESSAGES: Resource[Message] = Resource(
     lambda call, newest_first: _scan(call.app.messages[call.webhook().id], newest_first),
     lambda call, id: call.app.messages[call.webhook().id].find(id.lower()),
     lambda call, message: call.render.message(message),
-    MESSAGE_FIELDS,
+    attributes(MESSAGE_FIELDS),
     "message_order",
 )
 EVENTS: Resource[Event] = Resource(
@@ -328,7 +323,7 @@ EVENTS: Resource[Event] = Resource(
     lambda call, newest_first: _scan(call.app.events, newest_first, call.now - EVENTS_SHOWN),
     lambda call, id: call.app.events.find(id),
     lambda call, event: call.render.event(event),
-    EVENT_FIELDS,
+    attributes(EVENT_FIELDS),
     "event_order",
 )
 EVENT_TYPES: Resource[str] = Resource(
@@ -350,9 +345,9 @@ _WRITES: Sequence[tuple[str, str, ApiOperation]] = (
     ("DELETE", "/notifications/webhooks/{webhookId}", delete_webhook),
 )
 _ENTITIES: Sequence[tuple[str, str, ApiOperation]] = (
-    ("GET", "/users/{userId}", get_entity),
-    ("GET", "/users/{userId}/{collection}", list_entities),
-    ("GET", "/users/{userId}/{collection}/{entityId}", get_entity),
+    ("GET", "/users/{userId}", get_resource),
+    ("GET", "/users/{userId}/{collection}", get_resource),
+    ("GET", "/users/{userId}/{collection}/{entityId}", get_resource),
 )
 ROUTES: dict[str, dict[str, ApiOperation]] = {}
 for _resource in RESOURCES:

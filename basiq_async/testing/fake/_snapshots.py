@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
 
-VERSION = 3
+VERSION = 4
 Json = dict[str, Any]
 
 
@@ -58,9 +58,25 @@ def load(saved: Mapping[str, object]) -> Snapshot:
     if isinstance(version, int) and version != VERSION:
         raise ConfigurationError(f"the state was saved in version {version}; this release reads version {VERSION}")
     try:
-        return _converter().structure(saved, Snapshot)
+        snapshot = _converter().structure(saved, Snapshot)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigurationError(f"this is not the state of a fake: {type(error).__name__}") from error
+    if not all(_is_whole(app) for app in snapshot.applications.values()):
+        raise ConfigurationError("this is not the state of a fake: its parts do not belong together")
+    for state in snapshot.states.values():
+        load(state.content)
+    return snapshot
+
+
+def _is_whole(app: Application) -> bool:
+    """Return whether the parts of an application name each other, as the fake takes for granted."""
+    logs: list[Log[Any]] = [app.events, *app.messages.values()]
+    seeded = [part.events if isinstance(part, SeededMessages) else part for log in logs for part in log.seeded()]
+    return (
+        all(webhook.id == id for id, webhook in app.webhooks.items())
+        and app.messages.keys() == app.webhooks.keys()
+        and all(isinstance(part, SeededEvents) and part.types for part in seeded)
+    )
 
 
 @cache
@@ -76,7 +92,7 @@ def _converter() -> Converter:
     register(datetime, datetime.isoformat, datetime.fromisoformat)
     register(timedelta, timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds))
     register(bytes, lambda raw: base64.b64encode(raw).decode(), base64.b64decode)
-    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
+    converter.register_structure_hook_func(lambda kind: kind in (object, Any), lambda value, _: value)
     converter.register_unstructure_hook_func(_is_log, lambda log: _save_log(log, converter))
     converter.register_structure_hook_func(_is_log, lambda value, kind: _load_log(value, get_args(kind)[0], converter))
     return converter

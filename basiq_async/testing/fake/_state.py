@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import get_args
 
@@ -18,6 +18,7 @@ from ._faults import DeliveryFault, Drop, Fault
 from ._histories import Log, SeededEvents, SeededMessages
 from ._logs import Changes, Recent, RequestRecord, Violation, Violations, size_of
 from ._records import Message, Webhook
+from ._resources import check_set
 from ._responses import secret_text
 from ._store import Store, require
 from ._tokens import Tokens
@@ -37,8 +38,8 @@ class Upcoming:
 class State:
     """The parts of a fake, which know each other. The methods of ``FakeBasiq`` that set up a test, and its reports."""
 
-    def __init__(self, store: Store, delivery_timeout: float) -> None:
-        self.clock: Clock = store.clock
+    def __init__(self, store: Store, clock: Clock, delivery_timeout: float) -> None:
+        self.clock = clock
         self._store = store
         self._changes = Changes()
         self._violations = Violations(store.clock)
@@ -76,6 +77,26 @@ class State:
         """Return the signing secret of a webhook."""
         return secret_text(self._store.webhook(webhook_id).key, self._store.quirks.signing_key)
 
+    def set(
+        self,
+        path: str,
+        json: Mapping[str, object] | Sequence[Mapping[str, object]] | None,
+        *,
+        api_key: str | None = None,
+    ) -> None:
+        """Set what a GET of a path below the API returns, such as ``set("/users/42/accounts", [{"id": "a1"}])``.
+
+        json: an object, which is returned as it is; a list of objects; or None, for a 404. A list is returned in pages,
+            and filtered by the properties of its objects (``account.status.eq('available')``,
+            ``connection.id.eq('c1')``). Its objects can be fetched by their ``id``.
+
+        Events, webhooks and messages cannot be set.
+        """
+        check_set(path, json)
+        found = None if json is None else dict(json) if isinstance(json, Mapping) else [dict(item) for item in json]
+        self._store.application(api_key).resources[path] = found
+        self._changes.note()
+
     def seed_messages(
         self,
         n: int,
@@ -104,7 +125,7 @@ class State:
         types = tuple(event_types) if event_types is not None else webhook.events
         self._store.check_types(types)
         require(bool(types), "event_types must name at least one event type")
-        log, now, step = app.messages[webhook.id], self.clock(), timedelta(seconds=as_seconds(every))
+        log, now, step = app.messages[webhook.id], self.now(), timedelta(seconds=as_seconds(every))
         if log.newest is not None:
             step = min(step, (now - log.newest.created) / (n + 1))
         try:
@@ -238,8 +259,8 @@ class State:
     # --- reports ---
 
     def now(self) -> datetime:
-        """Return the time on the fake's clock."""
-        return self.clock()
+        """Return the time on the fake's clock, in UTC."""
+        return self._store.clock()
 
     @property
     def next_due(self) -> datetime | None:
@@ -260,10 +281,6 @@ class State:
     def deliveries(self) -> Sequence[DeliveredAttempt]:
         """The latest delivery attempts, oldest first: at most 10,000 and at most 64 MiB."""
         return tuple(self._deliveries.attempts)
-
-    def numbered_deliveries(self) -> Iterator[tuple[int, DeliveredAttempt]]:
-        """Return the latest delivery attempts, newest first, each with its number, which counts from 1."""
-        return self._deliveries.attempts.numbered()
 
     def upcoming(self) -> Sequence[Upcoming]:
         """Return the attempts that are planned or under way, in the order of their due times."""
@@ -297,15 +314,6 @@ class State:
         """The misuses of Basiq by callers and endpoints, such as requests that Basiq would refuse; the first 1,000."""
         return self._violations.seen()
 
-    @property
-    def revision(self) -> int:
-        """The number of changes so far. While it stays the same, nothing has changed."""
-        return self._changes.revision
-
-    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Call ``changed`` after each change. Return a function that ends the calls."""
-        return self._changes.watch(changed)
-
     def assert_no_violations(self) -> None:
         """Raise an ``AssertionError`` that lists the violations. Do nothing if none was recorded."""
         seen = self.violations
@@ -336,9 +344,9 @@ class State:
 
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
         """Return the messages of a webhook, or of all webhooks, newest first."""
-        return (message for _, message in self.scan_messages(webhook_id))
+        return (message for _, message in self._scan_messages(webhook_id))
 
-    def scan_messages(
+    def _scan_messages(
         self, webhook_id: str | None = None, start: tuple[int, int] | None = None
     ) -> Iterator[tuple[tuple[int, int], Message]]:
         """Return the messages of a webhook, or of all webhooks, newest first, each with its place.

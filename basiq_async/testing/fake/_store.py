@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from typing import Any
 
 import attrs
 
@@ -42,10 +43,39 @@ class Application:
     events: Log[Event] = attrs.field(factory=Log[Event])
     tokens: dict[str, IssuedToken] = attrs.field(factory=dict[str, IssuedToken], repr=False)
     disabled: bool = False
-    entities: dict[str, Event] = attrs.field(
-        default=attrs.Factory(lambda self: {event.path: event for event in self.events.stored()}, takes_self=True),
-        init=False,
-    )
+    resources: dict[str, Any] = attrs.field(factory=dict[str, Any])
+    """What a test set: an object, a list of objects, or None, by its path."""
+    entities: dict[str, Event] = attrs.field(factory=dict[str, Event], init=False)
+    """The latest event about each entity, by its path."""
+    users: dict[str, datetime] = attrs.field(factory=dict[str, datetime], init=False)
+    """The time of each user's first event."""
+
+    def __attrs_post_init__(self) -> None:
+        for event in self.events.stored():
+            self.note(event)
+
+    def note(self, event: Event) -> None:
+        """Note what an event is about."""
+        self.entities[event.path] = event
+        self.users.setdefault(event.user_id, event.created)
+
+    def has_set(self, path: str) -> bool:
+        """Return whether a test set a path, or a list of which it is an item."""
+        return bool(self.resources) and (path in self.resources or path.rpartition("/")[0] in self.resources)
+
+    def knows_user(self, user_id: str) -> bool:
+        """Return whether an event was about a user, or something was set for the user."""
+        beginning = f"/users/{user_id}"
+        return (
+            user_id in self.users
+            or self.first_of_seeded(user_id) is not None
+            or any(path == beginning or path.startswith(f"{beginning}/") for path in self.resources)
+        )
+
+    def first_of_seeded(self, user_id: str) -> datetime | None:
+        """Return the time at which the first seeded history with a user begins; None without one."""
+        parts = (part for part in self.events.seeded() if isinstance(part, SeededEvents))
+        return next((part.first for part in parts if user_id in part.users), None)
 
     def by_url(self, url: str) -> Webhook | None:
         return next((webhook for webhook in self.webhooks.values() if webhook.url == url), None)
@@ -111,6 +141,8 @@ class Store:
             app.messages.clear()
             app.events = Log()
             app.entities.clear()
+            app.users.clear()
+            app.resources.clear()
             app.disabled = False
 
     def each(self) -> Iterator[tuple[Application, Webhook]]:

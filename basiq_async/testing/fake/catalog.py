@@ -23,8 +23,6 @@ EVENT_TYPES: dict[str, str] = {
 }
 
 _COLLECTIONS = {"account": "accounts", "connection": "connections", "consent": "consents"}
-ENTITY_LISTS = tuple(_COLLECTIONS.values())
-"""The lists below a user."""
 
 
 def entity_path(event_type_id: str, user_id: str, entity_id: str) -> str:

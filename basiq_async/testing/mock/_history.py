@@ -1,148 +1,214 @@
-"""The operations of the control API that show what happened: messages, requests, deliveries and violations."""
+"""The operations of the control API that show what happened: messages, requests, deliveries and violations.
+
+Secrets and tokens are hidden.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Annotated, Literal, TypeVar
+
+import attrs
 
 from ..._web.access import ControlError
+from ..fake import _records as records
+from ..fake._deliveries import DeliveredAttempt
 from ..fake._logs import Violation
-from . import _results as results
-from ._declaration import About, Control, operation, page_of, read_next
-from ._results import Items, Page, take
+from ..fake._state import Upcoming
+from ._operation import About, Control, Items, Page, operation, page_of, read_next, take
 
-if TYPE_CHECKING:
-    from ..fake._deliveries import DeliveredAttempt
-    from ..fake._records import Message
-    from ..fake._state import Upcoming
-
+M = TypeVar("M")
+HIDDEN = "(hidden)"
+_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-fake-token"})
 Limit = Annotated[int, About("At most this many items; 100 by default.", 1, 1000)]
 Next = Annotated[str | None, About("The `next` of the page before.")]
 Search = Annotated[str | None, About("Only items that contain this text; upper and lower case are the same.")]
+Status = Literal["Success", "Failed", "Pending"]
 
 
-@operation("GET", "/messages", Page[results.Message])
-async def messages(
-    control: Control,
-    webhook_id: Annotated[str | None, About("Only messages of this webhook.")] = None,
-    status: Annotated[Literal["Success", "Failed", "Pending"] | None, About("Only messages of this status.")] = None,
-    search: Search = None,
-    limit: Limit = 100,
-    next: Next = None,
-) -> Page[Any]:
+@attrs.frozen
+class Attempt(records.Attempt):
+    number: int = attrs.field(kw_only=True)
+
+
+@attrs.frozen
+class NextAttempt:
+    number: int
+    due: datetime
+
+
+@attrs.frozen
+class ShownMessage:
+    id: str
+    webhook_id: str
+    created: datetime
+    event_type_id: str
+    event_id: str
+    user_id: str
+    entity_id: str
+    status: Status
+    attempts: tuple[Attempt, ...]
+    next_attempt: NextAttempt | None
+
+
+@operation("GET", "/messages")
+class Messages:
     """The messages with their attempts, newest first."""
-    fake = control.fake
-    upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
-    serial, end = read_next(next, 2)
-    found = fake.scan_messages(webhook_id, None if next is None else (int(serial), int(end)))
-    return page_of(
-        ((f"{serial}-{end}", message) for (serial, end), message in found),
-        fake.count_messages(webhook_id),
-        limit,
-        search,
-        lambda each: _show_message(results.Message, each, upcoming.get(each.id)),
-        lambda each: (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status),
-        lambda each: status in (None, each.status),
-    )
+
+    webhook_id: Annotated[str | None, About("Only messages of this webhook.")] = None
+    status: Annotated[Status | None, About("Only messages of this status.")] = None
+    search: Search = None
+    limit: Limit = 100
+    next: Next = None
+
+    async def run(self, control: Control) -> Page[ShownMessage]:
+        fake = control.fake
+        upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
+        serial, end = read_next(self.next, 2)
+        found = fake._scan_messages(self.webhook_id, None if self.next is None else (int(serial), int(end)))
+        return page_of(
+            ((f"{serial}-{end}", message) for (serial, end), message in found),
+            fake.count_messages(self.webhook_id),
+            self.limit,
+            self.search,
+            lambda each: _show(ShownMessage, each, upcoming.get(each.id)),
+            lambda each: (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status),
+            lambda each: self.status in (None, each.status),
+        )
 
 
-@operation("GET", "/messages/{messageId}", results.WholeMessage)
-async def message(control: Control, message_id: str) -> Any:
+@attrs.frozen
+class WholeMessage(ShownMessage):
+    data: Mapping[str, object] | None
+    text: str | None
+
+
+@operation("GET", "/messages/{messageId}")
+class Message:
     """One message, with its event's data."""
-    found = find_message(control, message_id)
-    upcoming = next((each for each in control.fake.upcoming() if each.message_id == found.id), None)
-    return _show_message(results.WholeMessage, found, upcoming)
+
+    message_id: Annotated[str, About("The message's id.")]
+
+    async def run(self, control: Control) -> WholeMessage:
+        found = find_message(control, self.message_id)
+        upcoming = next((each for each in control.fake.upcoming() if each.message_id == found.id), None)
+        return _show(WholeMessage, found, upcoming)
 
 
-def find_message(control: Control, message_id: str) -> Message:
+def find_message(control: Control, message_id: str) -> records.Message:
     found = control.fake.find_message(message_id)
     if found is None:
         raise ControlError(404, "not-found", f"there is no message {message_id!r}")
     return found
 
 
-def _show_message(kind: Any, message: Message, upcoming: Upcoming | None) -> Any:
-    event = message.event
-    return take(
-        kind,
-        message,
-        event,
-        event_type_id=event.type_id,
-        event_id=event.id,
-        attempts=tuple(
-            take(results.Attempt, attempt, number=number) for number, attempt in enumerate(message.attempts, 1)
-        ),
-        next_attempt=None if upcoming is None else take(results.NextAttempt, upcoming),
-    )
-
-
-@operation("GET", "/event-types", Items[results.EventType])
-async def event_types(control: Control) -> Items[Any]:
-    """The event types that can be emitted."""
-    known = control.fake.event_types.items()
-    return Items(items=tuple(results.EventType(id=name, description=text) for name, text in known))
+def _show(kind: Callable[..., M], message: records.Message, upcoming: Upcoming | None) -> M:
+    attempts = tuple(take(Attempt, each, number=number) for number, each in enumerate(message.attempts, 1))
+    following = None if upcoming is None else NextAttempt(upcoming.number, upcoming.due)
+    ids = {"event_id": message.event.id, "event_type_id": message.event.type_id}
+    return take(kind, message, message.event, **ids, attempts=attempts, next_attempt=following)
 
 
 # --- logs ---
 
 
-@operation("GET", "/requests", Page[results.Request])
-async def requests(control: Control, search: Search = None, limit: Limit = 100, next: Next = None) -> Page[Any]:
+@attrs.frozen
+class ShownRequest:
+    number: int
+    at: datetime
+    path: str
+    status: int | None
+    duration: float
+    violations: tuple[str, ...]
+    method: str
+
+
+@operation("GET", "/requests")
+class Requests:
     """The latest requests, newest first."""
-    log = control.fake.request_log
-    (newest,) = read_next(next, 1)
-    return page_of(
-        ((str(each.number), each) for each in reversed(log) if each.number <= newest),
-        len(log),
-        limit,
-        search,
-        lambda record: take(results.Request, record, record.request),
-        lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
-    )
+
+    search: Search = None
+    limit: Limit = 100
+    next: Next = None
+
+    async def run(self, control: Control) -> Page[ShownRequest]:
+        log = control.fake.request_log
+        (newest,) = read_next(self.next, 1)
+        return page_of(
+            ((str(each.number), each) for each in reversed(log) if each.number <= newest),
+            len(log),
+            self.limit,
+            self.search,
+            lambda record: take(ShownRequest, record, record.request),
+            lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
+        )
 
 
-@operation("GET", "/requests/{number}", results.WholeRequest)
-async def request(control: Control, number: str) -> Any:
+@attrs.frozen
+class WholeRequest(ShownRequest):
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
+@operation("GET", "/requests/{number}")
+class Request:
     """One request, with its headers and body."""
-    for record in reversed(control.fake.request_log):
-        if str(record.number) == number:
-            sent = record.request
-            body = None if record.path == "/token" or sent.body is None else results.show_body(sent.body)
-            return take(results.WholeRequest, record, sent, headers=results.show_headers(sent.headers), body=body)
-    raise ControlError(404, "not-found", f"there is no request {number!r} in the log")
+
+    number: Annotated[str, About("The request's number.")]
+
+    async def run(self, control: Control) -> WholeRequest:
+        for record in reversed(control.fake.request_log):
+            if str(record.number) == self.number:
+                sent = record.request
+                body = None if record.path == "/token" else sent.body
+                return take(WholeRequest, record, sent, headers=_show_headers(sent.headers), body=body)
+        raise ControlError(404, "not-found", f"there is no request {self.number!r} in the log")
 
 
-@operation("GET", "/deliveries", Page[results.Delivery])
-async def deliveries(
-    control: Control,
-    message_id: Annotated[str | None, About("Only attempts of this message.")] = None,
-    search: Search = None,
-    limit: Limit = 100,
-    next: Next = None,
-) -> Page[Any]:
+@attrs.frozen
+class Delivery(DeliveredAttempt):
+    """``number`` is that of the delivery in the log, ``attempt`` that of the attempt of its message."""
+
+    attempt: int
+
+
+@operation("GET", "/deliveries")
+class Deliveries:
     """The latest delivery attempts, newest first."""
-    fake = control.fake
-    (newest,) = read_next(next, 1)
 
-    def show(numbered: tuple[int, DeliveredAttempt]) -> Any:
-        number, attempt = numbered
-        headers, body = results.show_headers(attempt.headers), results.show_body(attempt.body)
-        return take(results.Delivery, attempt, number=number, attempt=attempt.number, headers=headers, body=body)
+    message_id: Annotated[str | None, About("Only attempts of this message.")] = None
+    search: Search = None
+    limit: Limit = 100
+    next: Next = None
 
-    return page_of(
-        (
-            (str(number), (number, each))
-            for number, each in fake.numbered_deliveries()
-            if number <= newest and message_id in (None, each.message_id)
-        ),
-        len(fake.deliveries),
-        limit,
-        search,
-        show,
-        lambda item: (item[1].message_id, item[1].event_type_id, item[1].event_id, item[1].url, str(item[1].status)),
-    )
+    async def run(self, control: Control) -> Page[Delivery]:
+        (newest,) = read_next(self.next, 1)
+
+        def attempts() -> Iterator[tuple[str, tuple[int, DeliveredAttempt]]]:
+            for number, each in control.fake._deliveries.attempts.numbered():
+                if number <= newest and self.message_id in (None, each.message_id):
+                    yield str(number), (number, each)
+
+        def show(item: tuple[int, DeliveredAttempt]) -> Delivery:
+            number, each = item
+            return take(Delivery, each, number=number, attempt=each.number, headers=_show_headers(each.headers))
+
+        def texts(item: tuple[int, DeliveredAttempt]) -> tuple[str, ...]:
+            _, each = item
+            return each.message_id, each.event_type_id, each.event_id, each.url, str(each.status)
+
+        return page_of(attempts(), len(control.fake.deliveries), self.limit, self.search, show, texts)
 
 
-@operation("GET", "/violations", Items[Violation])
-async def violations(control: Control) -> Items[Any]:
+def _show_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: HIDDEN if name.lower() in _SECRET_HEADERS else value for name, value in headers.items()}
+
+
+@operation("GET", "/violations")
+class Violations:
     """The violations: requests that the real Basiq would refuse, and other misuses of it."""
-    return Items(items=tuple(control.fake.violations))
+
+    async def run(self, control: Control) -> Items[Violation]:
+        return Items(tuple(control.fake.violations))

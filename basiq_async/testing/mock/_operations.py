@@ -1,344 +1,410 @@
-"""The operations of the control API."""
+"""The operations of the control API that change or show the state of a mock."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
+
+import attrs
 
 from ... import __version__
 from ..._web.access import ControlError
 from ..fake._clock import ManualClock, SystemClock
-from . import _results as results
-from ._declaration import About, Control, JsonObject, operation
+from ..fake._deliveries import Emission
+from ..fake._fake import FakeBasiq
+from ..fake._faults import DeliveryFault, Fault
 from ._history import find_message
-from ._results import Items, take
-
-if TYPE_CHECKING:
-    from ..fake._deliveries import Emission
-    from ..fake._fake import FakeBasiq
+from ._operation import About, Control, Done, Items, JsonObject, done, given, operation, take
 
 MOST_STATES = 10_000
 Drop = Literal["request", "response"]
 EndpointURL = Annotated[str | None, About("The endpoint's url; by default every endpoint.")]
+Times = Annotated[int, About("How many; 1 by default.", 1, 1_000_000)]
+MOST = 10_000_000
 
 
 # --- the mock and its states ---
 
 
-@operation("GET", "/health", results.Health)
-async def health(control: Control) -> Any:
+@attrs.frozen
+class HealthOfMock:
+    status: Literal["ok"]
+    base_url: str
+    version: str
+
+
+@operation("GET", "/health")
+class Health:
     """Whether the mock runs and, if the call has an API key, whether the key belongs to this mock."""
-    return results.Health(status="ok", base_url=control.base_url, version=__version__)
+
+    async def run(self, control: Control) -> HealthOfMock:
+        return HealthOfMock("ok", control.base_url, __version__)
 
 
-@operation("GET", "/states", Items[results.StateSummary])
-async def states(control: Control) -> Items[Any]:
+@attrs.frozen
+class StateSummary:
+    name: str
+    seed: str
+    now: datetime
+    pending: int
+    webhooks: int
+    messages: int
+    requests: int
+    deliveries: int
+    violations: int
+
+
+def summarize(fake: FakeBasiq) -> StateSummary:
+    logs = {"requests": fake.request_log, "deliveries": fake.deliveries, "violations": fake.violations}
+    counts = {name: len(log) for name, log in logs.items()}
+    counts |= {"webhooks": len(fake.webhooks()), "messages": fake.count_messages()}
+    return take(StateSummary, fake, seed=str(fake.seed), now=fake.now(), **counts)
+
+
+@operation("GET", "/states")
+class States:
     """The states of the mock, without their API keys."""
-    served = (control.first, *control.first.states.values())
-    return Items(items=tuple(map(_summarize, served)))
+
+    async def run(self, control: Control) -> Items[StateSummary]:
+        return Items(tuple(map(summarize, (control.first, *control.first.states.values()))))
 
 
-@operation("POST", "/states", results.NewState)
-async def add_state(
-    control: Control,
-    name: Annotated[str | None, About("The state's name, such as the name of a test; by default a number.")] = None,
-    seed: Annotated[str | None, About("The seed of the state's ids; by default a random one.")] = None,
-    api_key: Annotated[str | None, About("The state's API key; by default a random one.")] = None,
-    still: Annotated[
-        bool,
-        About("Make a clock that stands still until it is moved. By default it runs if the mock's clock runs."),
-    ] = False,
-) -> Any:
+@attrs.frozen
+class NewState(StateSummary):
+    api_key: str = attrs.field(repr=False)
+
+
+@operation("POST", "/states")
+class AddState:
     """Add an empty state with its own API key, clock and ids. States share no data.
 
     Calls with the state's key are for that state only.
     """
-    first = control.first
-    if len(first.states) >= MOST_STATES:
-        raise ControlError(400, "not-valid", f"there are {MOST_STATES} states: remove those that are no longer used")
-    if api_key is not None and not (
-        api_key.isascii() and api_key.isprintable() and " " not in api_key and len(api_key) <= 512
-    ):
-        raise ControlError(
-            400, "not-valid", "apiKey must be printable ASCII without a space, and at most 512 characters"
-        )
-    clock = ManualClock(datetime.now(UTC)) if still else None
-    state = first.add_state(name, api_key=api_key, seed=seed, clock=clock)
-    return take(results.NewState, _summarize(state), api_key=state.api_key)
+
+    name: Annotated[str | None, About("The state's name, such as the name of a test; by default a number.")] = None
+    seed: Annotated[str | None, About("The seed of the state's ids; by default a random one.")] = None
+    api_key: Annotated[str | None, About("The state's API key; by default a random one.")] = None
+    still: Annotated[bool, About("Let its clock stand still until it is moved, also if the mock's runs.")] = False
+
+    async def run(self, control: Control) -> NewState:
+        if len(control.first.states) >= MOST_STATES:
+            raise invalid(f"there are {MOST_STATES} states: remove those that are no longer used")
+        key = self.api_key or ""
+        if not (key.isascii() and key.isprintable() and " " not in key and len(key) <= 512):
+            raise invalid("apiKey must be printable ASCII without a space, and at most 512 characters")
+        clock = ManualClock(datetime.now(UTC)) if self.still else None
+        state = control.first.add_state(self.name, api_key=self.api_key, seed=self.seed, clock=clock)
+        return take(NewState, summarize(state), api_key=state.api_key)
 
 
-@operation("POST", "/states/remove", results.Done)
-async def remove_state(control: Control) -> Any:
+@operation("POST", "/states/remove")
+class RemoveState:
     """Remove the state to which the call's API key belongs, with all its data. The first state cannot be removed."""
-    if control.fake is control.first:
-        raise ControlError(
-            400,
-            "not-valid",
-            "the first state of a mock cannot be removed: reset it, or send the API key of another state",
-        )
-    done = control.done()
-    control.first.remove_state(control.fake.api_key)
-    return done
+
+    async def run(self, control: Control) -> Done:
+        if control.fake is control.first:
+            raise invalid("the first state of a mock cannot be removed: reset it, or send the API key of another state")
+        result = done(control)
+        control.first.remove_state(control.fake.api_key)
+        return result
 
 
-def _summarize(fake: FakeBasiq) -> Any:
-    return take(
-        results.StateSummary,
-        fake,
-        seed=str(fake.seed),
-        now=fake.now(),
-        webhooks=len(fake.webhooks()),
-        messages=fake.count_messages(),
-        requests=len(fake.request_log),
-        deliveries=len(fake.deliveries),
-        violations=len(fake.violations),
-    )
+def invalid(message: str) -> ControlError:
+    return ControlError(400, "not-valid", message)
 
 
 # --- time ---
 
 
-@operation("GET", "/state", results.State)
-async def state(control: Control) -> Any:
+@attrs.frozen
+class Clock:
+    running: bool
+    speed: float | None
+
+
+@attrs.frozen
+class Outage:
+    url: str | None
+    status: int | None
+
+
+@attrs.frozen
+class WholeState(StateSummary):
+    next_due: datetime | None
+    base_url: str
+    clock: Clock
+    endpoints_down: tuple[Outage, ...]
+    faults: tuple[Fault, ...]
+    delivery_faults: tuple[DeliveryFault, ...]
+    revision: int
+
+
+@operation("GET", "/state")
+class State:
     """The time, the next attempt, the faults, and the number of webhooks, messages and requests."""
-    fake, clock = control.fake, control.fake.clock
-    speed = clock.speed if isinstance(clock, SystemClock) else None
-    return take(
-        results.State,
-        _summarize(fake),
-        fake,
-        base_url=control.base_url,
-        clock=results.Clock(running=speed is not None, speed=speed),
-        endpoints_down=tuple(results.EndpointDown(url=url, status=code) for url, code in fake.endpoints_down.items()),
-        faults=tuple(take(results.Fault, fault) for fault in fake.faults),
-        delivery_faults=tuple(take(results.DeliveryFault, fault) for fault in fake.delivery_faults),
-    )
+
+    async def run(self, control: Control) -> WholeState:
+        fake, clock = control.fake, control.fake.clock
+        speed = clock.speed if isinstance(clock, SystemClock) else None
+        down = tuple(Outage(url, status) for url, status in fake.endpoints_down.items())
+        return take(
+            WholeState,
+            summarize(fake),
+            fake,
+            base_url=control.base_url,
+            clock=Clock(speed is not None, speed),
+            endpoints_down=down,
+            revision=fake._changes.revision,
+        )
 
 
-@operation("POST", "/advance", results.Advanced)
-async def advance(
-    control: Control,
-    days: Annotated[float, About("Days to move the clock forward by.", 0, 10_000_000)] = 0,
-    hours: Annotated[float, About("Hours to move the clock forward by.", 0, 10_000_000)] = 0,
-    minutes: Annotated[float, About("Minutes to move the clock forward by.", 0, 10_000_000)] = 0,
-    seconds: Annotated[float, About("Seconds to move the clock forward by.", 0, 10_000_000)] = 0,
-) -> Any:
+@attrs.frozen
+class Advanced(Done):
+    attempts: int
+
+
+@operation("POST", "/advance")
+class Advance:
     """Move the clock forward, and make every delivery that is due on the way.
 
     Responds when the deliveries are made.
     """
-    by = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    return await _move(control, lambda: control.fake.advance(by))
+
+    days: Annotated[float, About("Days to move the clock forward by.", 0, MOST)] = 0
+    hours: Annotated[float, About("Hours to move the clock forward by.", 0, MOST)] = 0
+    minutes: Annotated[float, About("Minutes to move the clock forward by.", 0, MOST)] = 0
+    seconds: Annotated[float, About("Seconds to move the clock forward by.", 0, MOST)] = 0
+
+    async def run(self, control: Control) -> Advanced:
+        before = _count_attempts(control.fake)
+        await control.fake.advance(timedelta(**given(self)))
+        return take(Advanced, done(control), attempts=_count_attempts(control.fake) - before)
 
 
-@operation("POST", "/next", results.Advanced)
-async def advance_to_next(control: Control) -> Any:
+@operation("POST", "/next")
+class Next:
     """Move the clock to the next planned attempt, and make it."""
-    return await _move(control, control.fake.advance_to_next)
 
-
-async def _move(control: Control, move: Callable[[], Awaitable[object]]) -> Any:
-    before = _count_attempts(control.fake)
-    await move()
-    return take(results.Advanced, control.done(), attempts=_count_attempts(control.fake) - before)
+    async def run(self, control: Control) -> Advanced:
+        before = _count_attempts(control.fake)
+        await control.fake.advance_to_next()
+        return take(Advanced, done(control), attempts=_count_attempts(control.fake) - before)
 
 
 def _count_attempts(fake: FakeBasiq) -> int:
-    return next((number for number, _ in fake.numbered_deliveries()), 0)
+    return next((number for number, _ in fake._deliveries.attempts.numbered()), 0)
 
 
 # --- events ---
 
 
-@operation("POST", "/emit", results.Emitted)
-async def emit(
-    control: Control,
-    event_type_id: Annotated[str, About("The event type, such as consent.revoked.")],
-    user_id: Annotated[str | None, About("The user that the event is about; by default a new one.")] = None,
-    entity_id: Annotated[str | None, About("The entity that the event is about; by default a new one.")] = None,
-    data: Annotated[
-        JsonObject | None, About("The event's data; by default the type, id and link of the entity.")
-    ] = None,
-    wait: Annotated[bool, About("Respond after the first attempt of each message.")] = False,
-) -> Any:
+@attrs.frozen
+class Emitted:
+    event_id: str
+    message_ids: tuple[str, ...]
+
+
+@operation("POST", "/emit")
+class Emit:
     """Emit an event, with a message for each active webhook that is subscribed to it."""
-    api_key = control.api_key
-    return await _show_emission(
-        control.fake.emit(event_type_id, user_id=user_id, entity_id=entity_id, data=data, api_key=api_key), wait
-    )
+
+    event_type_id: Annotated[str, About("The event type, such as consent.revoked.")]
+    user_id: Annotated[str | None, About("The user that the event is about; by default a new one.")] = None
+    entity_id: Annotated[str | None, About("The entity that the event is about; by default a new one.")] = None
+    data: Annotated[JsonObject | None, About("The event's data; by default type, id and link of the entity.")] = None
+    wait: Annotated[bool, About("Respond after the first attempt of each message.")] = False
+
+    async def run(self, control: Control) -> Emitted:
+        about: dict[str, Any] = {"user_id": self.user_id, "entity_id": self.entity_id, "data": self.data}
+        return await _show(control.fake.emit(self.event_type_id, **about, api_key=control.api_key), self.wait)
 
 
-@operation("POST", "/messages/{messageId}/redeliver", results.Emitted)
-async def redeliver(
-    control: Control, message_id: str, wait: Annotated[bool, About("Respond after the attempt.")] = False
-) -> Any:
+@operation("POST", "/messages/{messageId}/redeliver")
+class Redeliver:
     """Deliver a message once more, now."""
-    return await _show_emission(control.fake.redeliver(find_message(control, message_id).id), wait)
+
+    message_id: Annotated[str, About("The message's id.")]
+    wait: Annotated[bool, About("Respond after the attempt.")] = False
+
+    async def run(self, control: Control) -> Emitted:
+        return await _show(control.fake.redeliver(find_message(control, self.message_id).id), self.wait)
 
 
-async def _show_emission(emission: Emission, wait: bool) -> Any:
-    return take(results.Emitted, await emission if wait else emission)
+async def _show(emission: Emission, wait: bool) -> Emitted:
+    return take(Emitted, await emission if wait else emission)
 
 
 # --- faults ---
 
 
 @operation("POST", "/fail")
-async def fail(
-    control: Control,
-    times: Annotated[int, About("The number of requests; 1 by default.", 1, 1_000_000)] = 1,
-    status: Annotated[int | None, About("Respond with an error of this status.", 100, 999)] = None,
-    method: Annotated[str | None, About("Only requests with this method.")] = None,
-    path: Annotated[
-        str | None,
-        About("Only requests to this path; * matches any text. By default all requests except the token call."),
-    ] = None,
-    retry_after: Annotated[float | None, About("Seconds for the Retry-After header.", 0)] = None,
-    body: Annotated[str | None, About("Respond with this body, unchanged.")] = None,
-    headers: Annotated[JsonObject | None, About("More headers of the response.")] = None,
-    delay: Annotated[float, About("Respond after this many seconds.", 0, 3600)] = 0,
-    drop: Annotated[
-        Drop | None,
-        About("Break the connection before the request is carried out, or before the response is sent."),
-    ] = None,
-    loop: Annotated[bool, About("Let a list's next link lead to the same page.")] = False,
-) -> None:
+class Fail:
     """Make the next requests fail."""
-    texts = {name: value for name, value in (headers or {}).items() if isinstance(value, str)}
-    if len(texts) < len(headers or {}) or not all(text.isprintable() for each in texts.items() for text in each):
-        raise ControlError(400, "not-valid", "headers must be printable texts")
-    control.fake.fail_next(
-        times,
-        status=status,
-        method=method,
-        path=path,
-        retry_after=retry_after,
-        body=body,
-        headers=texts,
-        delay=delay,
-        drop=drop or False,
-        loop=loop,
-    )
+
+    times: Times = 1
+    status: Annotated[int | None, About("Respond with an error of this status.", 100, 999)] = None
+    method: Annotated[str | None, About("Only requests with this method.")] = None
+    path: Annotated[str | None, About("Only this path, with * for any text; by default all but /token.")] = None
+    retry_after: Annotated[float | None, About("Seconds for the Retry-After header.", 0, MOST)] = None
+    body: Annotated[str | None, About("Respond with this body, unchanged.")] = None
+    headers: Annotated[JsonObject | None, About("More headers of the response.")] = None
+    delay: Annotated[float, About("Respond after this many seconds.", 0, 3600)] = 0
+    drop: Annotated[Drop | None, About("request: it is not carried out. response: its response is lost.")] = None
+    loop: Annotated[bool, About("Let a list's next link lead to the same page.")] = False
+
+    async def run(self, control: Control) -> None:
+        headers: Mapping[str, Any] = self.headers or {}
+        if not all(isinstance(text, str) and text.isprintable() for each in headers.items() for text in each):
+            raise invalid("headers must be printable texts")
+        control.fake.fail_next(**{**given(self), "headers": headers, "drop": self.drop or False})
 
 
 @operation("POST", "/deliveries/fail")
-async def fail_deliveries(
-    control: Control,
-    times: Annotated[int, About("The number of deliveries; 1 by default.", 1, 1_000_000)] = 1,
-    status: Annotated[int | None, About("Record this status without calling the endpoint.", 100, 999)] = None,
-    drop: Annotated[
-        Drop | None,
-        About("request: the endpoint is not reached. response: it handles the delivery, and its response is lost."),
-    ] = None,
-    url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None,
-) -> None:
+class FailDeliveries:
     """Make the next deliveries fail."""
-    control.fake.fail_deliveries(times, status=status, drop=drop or False, url=url)
+
+    times: Times = 1
+    status: Annotated[int | None, About("Record this status without calling the endpoint.", 100, 999)] = None
+    drop: Annotated[Drop | None, About("request: the endpoint is not reached. response: its response is lost.")] = None
+    url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None
+
+    async def run(self, control: Control) -> None:
+        control.fake.fail_deliveries(**{**given(self), "drop": self.drop or False})
 
 
 @operation("POST", "/endpoint/down")
-async def endpoint_down(
-    control: Control,
-    url: EndpointURL = None,
-    status: Annotated[
-        int | None, About("The status of the response; without it, the connection fails.", 100, 999)
-    ] = None,
-) -> None:
+class EndpointDown:
     """Let all deliveries to an endpoint fail, without calling it."""
-    control.fake.endpoint_down(url, status=status)
+
+    url: EndpointURL = None
+    status: Annotated[int | None, About("The response's status; without it, no connection.", 100, 999)] = None
+
+    async def run(self, control: Control) -> None:
+        control.fake.endpoint_down(self.url, status=self.status)
 
 
 @operation("POST", "/endpoint/up")
-async def endpoint_up(control: Control, url: EndpointURL = None) -> None:
+class EndpointUp:
     """End the outage of an endpoint."""
-    control.fake.endpoint_up(url)
+
+    url: EndpointURL = None
+
+    async def run(self, control: Control) -> None:
+        control.fake.endpoint_up(self.url)
 
 
 @operation("POST", "/expire-tokens")
-async def expire_tokens(control: Control) -> None:
+class ExpireTokens:
     """Let all tokens that were issued expire now."""
-    control.fake.expire_tokens()
+
+    async def run(self, control: Control) -> None:
+        control.fake.expire_tokens()
 
 
 @operation("POST", "/disable-account")
-async def disable_account(control: Control) -> None:
+class DisableAccount:
     """Respond with 403 to every later request of the application whose API key the call has."""
-    control.fake.disable_account(control.api_key)
+
+    async def run(self, control: Control) -> None:
+        control.fake.disable_account(control.api_key)
 
 
 # --- data ---
 
 
-@operation("POST", "/webhooks", results.Added)
-async def add_webhook(
-    control: Control,
-    url: Annotated[str, About("The url of the endpoint.")],
-    subscribed_events: Annotated[tuple[str, ...] | None, About("Event types; all of them by default.")] = None,
-    active: Annotated[
-        bool, About("Whether it is active at once. With false, its cool-off begins now. True by default.")
-    ] = True,
-) -> Any:
+@attrs.frozen
+class Added:
+    webhook_id: str
+
+
+@operation("POST", "/webhooks")
+class AddWebhook:
     """Add a webhook."""
-    webhook_id = control.fake.add_webhook(url, subscribed_events, active=active, api_key=control.api_key)
-    return results.Added(webhook_id=webhook_id)
+
+    url: Annotated[str, About("The url of the endpoint.")]
+    subscribed_events: Annotated[tuple[str, ...] | None, About("Event types; all of them by default.")] = None
+    active: Annotated[bool, About("Whether it is active at once, as by default, or after its cool-off.")] = True
+
+    async def run(self, control: Control) -> Added:
+        fake, key = control.fake, control.api_key
+        return Added(fake.add_webhook(self.url, self.subscribed_events, active=self.active, api_key=key))
 
 
-@operation("POST", "/seed", results.Added)
-async def seed(
-    control: Control,
-    messages: Annotated[int, About("The number of messages.", 0, 100_000_000)],
-    webhook_id: Annotated[
-        str | None, About("The webhook; by default the first one, which is added if none exists.")
-    ] = None,
-    event_types: Annotated[
-        tuple[str, ...] | None,
-        About("The event types of the messages; by default the types that the webhook is subscribed to."),
-    ] = None,
-    every: Annotated[float, About("Seconds between two messages; 1 by default.", 0.001, 1_000_000)] = 1,
-    failed: Annotated[float, About("The share of messages, from 0 to 1, whose only attempt failed.", 0, 1)] = 0,
-) -> Any:
+@operation("POST", "/seed")
+class Seed:
     """Give a webhook a history of messages."""
-    webhook_id = control.fake.seed_messages(
-        messages, webhook_id, event_types=event_types, every=every, failed=failed, api_key=control.api_key
-    )
-    return results.Added(webhook_id=webhook_id)
+
+    messages: Annotated[int, About("The number of messages.", 0, 100_000_000)]
+    webhook_id: Annotated[str | None, About("The webhook; by default the first, which is added if none exists.")] = None
+    event_types: Annotated[tuple[str, ...] | None, About("Event types; by default those of the webhook.")] = None
+    every: Annotated[float, About("Seconds between two messages; 1 by default.", 0.001, 1_000_000)] = 1
+    failed: Annotated[float, About("The share of messages, from 0 to 1, whose only attempt failed.", 0, 1)] = 0
+
+    async def run(self, control: Control) -> Added:
+        rest = {**given(self), "api_key": control.api_key}
+        return Added(control.fake.seed_messages(rest.pop("messages"), **rest))
 
 
 @operation("POST", "/reset")
-async def reset(
-    control: Control,
-    log: Annotated[bool, About("Forget only recorded requests, deliveries and violations, and the faults.")] = False,
-) -> None:
+class Reset:
     """Forget everything in the state that the call is for, except its API keys and the time."""
-    if log:
-        control.fake.reset_log()
-    else:
-        control.fake.reset()
+
+    log: Annotated[bool, About("Forget only recorded requests, deliveries and violations, and the faults.")] = False
+
+    async def run(self, control: Control) -> None:
+        if self.log:
+            control.fake.reset_log()
+        else:
+            control.fake.reset()
 
 
-@operation("GET", "/webhooks", Items[results.Webhook])
-async def webhooks(control: Control) -> Items[Any]:
+@attrs.frozen
+class Webhook:
+    id: str
+    url: str
+    active_at: datetime
+    name: str | None
+    description: str | None
+    status: Literal["active", "pending-approval", "disabled"]
+    subscribed_events: tuple[str, ...]
+    cool_off_left: float
+    messages: int
+
+
+@operation("GET", "/webhooks")
+class Webhooks:
     """The webhooks, without their secrets."""
-    fake, now = control.fake, control.fake.now()
-    return Items(
-        items=tuple(
-            take(
-                results.Webhook,
-                each,
-                status=each.status(now),
-                subscribed_events=each.events,
-                cool_off_left=max((each.active_at - now).total_seconds(), 0.0),
-                messages=fake.count_messages(each.id),
+
+    async def run(self, control: Control) -> Items[Webhook]:
+        fake, now = control.fake, control.fake.now()
+        return Items(
+            tuple(
+                take(
+                    Webhook,
+                    each,
+                    status=each.status(now),
+                    subscribed_events=each.events,
+                    cool_off_left=max((each.active_at - now).total_seconds(), 0.0),
+                    messages=fake.count_messages(each.id),
+                )
+                for each in fake.webhooks()
             )
-            for each in fake.webhooks()
         )
-    )
 
 
-@operation("POST", "/webhooks/{webhookId}/secret", results.Secret)
-async def webhook_secret(control: Control, webhook_id: str) -> Any:
+@attrs.frozen
+class Secret:
+    secret: str = attrs.field(repr=False)
+
+
+@operation("POST", "/webhooks/{webhookId}/secret")
+class WebhookSecret:
     """Show the signing secret of a webhook."""
-    if all(each.id != webhook_id for each in control.fake.webhooks()):
-        raise ControlError(404, "not-found", f"there is no webhook {webhook_id!r}")
-    return results.Secret(secret=control.fake.secret(webhook_id))
+
+    webhook_id: Annotated[str, About("The webhook's id.")]
+
+    async def run(self, control: Control) -> Secret:
+        if all(each.id != self.webhook_id for each in control.fake.webhooks()):
+            raise ControlError(404, "not-found", f"there is no webhook {self.webhook_id!r}")
+        return Secret(control.fake.secret(self.webhook_id))

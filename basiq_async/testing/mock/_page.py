@@ -13,13 +13,11 @@ from urllib.parse import quote
 import attrs
 from aiohttp import web
 
-from ..._redaction.text import ShellText, command_line, shell_line
+from ..._redaction.text import ShellText, shell_line
 from ..._web.page import LivePage, show_clock
-from . import _history as history
-from . import _operations as control_api
-from ._control import ROOT
-from ._declaration import Control
-from ._results import HIDDEN, as_json
+from ._history import HIDDEN
+from ._operation import OPERATIONS, Control
+from .control_api import ROOT
 
 
 def add_page(app: web.Application, control: Control) -> None:
@@ -27,14 +25,14 @@ def add_page(app: web.Application, control: Control) -> None:
 
     def news() -> Mapping[str, object]:
         now = show_clock(control.fake.now().isoformat())
-        return {"revision": control.fake.revision, "texts": {"now": now}}
+        return {"revision": control.fake._changes.revision, "texts": {"now": now}}
 
     LivePage(
         ROOT,
         Path(__file__).parent / "templates",
         ("time", "webhooks", "faults", "messages", "requests", "violations"),
         partial(show_all, control),
-        control.fake.watch,
+        control.fake._changes.watch,
         news,
         {"message": partial(show_message, control), "request": partial(show_request, control)},
         _counts,
@@ -55,12 +53,11 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
     """Return the content of the page. ``query`` has the search and the numbers of rows."""
     search = query.get("search", "")[:200]
     message_rows, request_rows = _rows(query, "messages"), _rows(query, "requests")
-    webhooks: Any = as_json(await control_api.webhooks(control))
-    messages: Any = as_json(await history.messages(control, search=search, limit=message_rows))
-    requests: Any = as_json(await history.requests(control, search, request_rows))
-    violations: Any = as_json(await history.violations(control))
-    event_types: Any = as_json(await history.event_types(control))
-    state: Any = as_json(await control_api.state(control))
+    webhooks = await _call(control, "webhooks")
+    messages = await _call(control, "messages", search=search, limit=message_rows)
+    requests = await _call(control, "requests", search=search, limit=request_rows)
+    violations = await _call(control, "violations")
+    state = await _call(control, "state")
     urls = {webhook["id"]: webhook["url"] for webhook in webhooks["items"]}
     root = _root(control)
     down = {place["url"] for place in state["endpointsDown"]}
@@ -68,7 +65,11 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
         "state": state,
         "all_down": None in down,
         "webhooks": [
-            {**webhook, "down": webhook["url"] in down or None in down, "lines": line_for_webhook(webhook, root)}
+            {
+                **webhook,
+                "down": webhook["url"] in down or None in down,
+                "line": line_for_post(root, "webhooks", webhook["id"], "secret"),
+            }
             for webhook in webhooks["items"]
         ],
         "messages": [
@@ -81,7 +82,7 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
         "more_requests": requests["next"] is not None and request_rows < MOST_ROWS,
         "request_rows": request_rows,
         "violations": list(reversed(violations["items"])),
-        "event_types": event_types["items"],
+        "event_types": list(control.fake.event_types),
         "ticks": list(ticks()),
         "search": search,
     }
@@ -89,20 +90,24 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
 
 async def show_message(control: Control, message_id: str) -> Context:
     """Return the content for one message, with its deliveries."""
-    message: Any = as_json(await history.message(control, message_id))
-    deliveries: Any = as_json(await history.deliveries(control, message_id, limit=50))
+    message = await _call(control, "message", messageId=message_id)
+    deliveries = await _call(control, "deliveries", messageId=message_id, limit=50)
     by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
     return {
         "message": message,
         "attempts": [{**each, "delivery": by_attempt.get(each["number"])} for each in message["attempts"]],
-        "lines": line_for_message(message, _root(control)),
+        "line": line_for_post(_root(control), "messages", message_id, "redeliver"),
     }
 
 
 async def show_request(control: Control, number: str) -> Context:
     """Return the content for one request."""
-    request: Any = as_json(await history.request(control, number))
-    return {"request": request, "lines": line_for_request(request)}
+    request = await _call(control, "request", number=number)
+    return {"request": request, "line": line_for_request(request)}
+
+
+async def _call(control: Control, name: str, **given: object) -> Context:
+    return await OPERATIONS[name].call(control, given)
 
 
 def _root(control: Control) -> str:
@@ -192,18 +197,9 @@ def describe(seconds: float) -> str:
 _LEFT_OUT = frozenset({"host", "content-length", "accept-encoding", "connection", "user-agent", "accept"})
 _BASIC = ShellText('"Authorization: Basic $BASIQ_API_KEY"')
 _BEARER = ShellText('"Authorization: Bearer $BASIQ_TOKEN"')
-_POST = ("curl", "-X", "POST", "-H", _BASIC)
 
 
-@attrs.frozen
-class Lines:
-    """A curl command, and the command of this package that does the same, if one exists."""
-
-    curl: str
-    command: str | None = None
-
-
-def line_for_request(request: Mapping[str, Any]) -> Lines:
+def line_for_request(request: Mapping[str, Any]) -> str:
     """Return a curl command that repeats a request, without its credential."""
     # Without --globoff, curl reads brackets and braces in a URL as a list of URLs.
     parts: list[str | ShellText] = ["curl", "--globoff", "-X", request["method"], request["url"]]
@@ -214,20 +210,10 @@ def line_for_request(request: Mapping[str, Any]) -> Lines:
             parts += ["-H", f"{name}: {value}"]
     if request["body"]:
         parts += ["--data-raw", request["body"]]
-    return Lines(shell_line(parts))
+    return shell_line(parts)
 
 
-def line_for_message(message: Mapping[str, Any], root: str) -> Lines:
-    """Return the commands that deliver a message once more."""
-    return Lines(
-        shell_line([*_POST, f"{root}/messages/{quote(message['id'], safe='', errors='replace')}/redeliver"]),
-        command_line("mock redeliver", message["id"]),
-    )
-
-
-def line_for_webhook(webhook: Mapping[str, Any], root: str) -> Lines:
-    """Return the commands that show a webhook's secret."""
-    return Lines(
-        shell_line([*_POST, f"{root}/webhooks/{quote(webhook['id'], safe='', errors='replace')}/secret"]),
-        command_line("mock secret", webhook["id"]),
-    )
+def line_for_post(url: str, *places: str) -> str:
+    """Return a curl command that calls an operation of the control API: the path below ``url``."""
+    path = "/".join(quote(each, safe="", errors="replace") for each in places)
+    return shell_line(["curl", "-X", "POST", "-H", _BASIC, f"{url}/{path}"])

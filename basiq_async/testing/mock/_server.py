@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Set
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC
 from email.utils import format_datetime
 from functools import partial
 
@@ -18,6 +17,7 @@ from aiohttp import web
 
 from ..._web.access import IN_PATH, ControlError, Guard
 from ..._web.serving import listening, make_app, read_body
+from ..._work.limits import wait_for_event
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
@@ -26,8 +26,9 @@ from ..fake._clock import ManualClock, SystemClock
 from ..fake._deliveries import Deliveries, Outlet
 from ..fake._endpoints import Endpoint, over_http
 from ..fake._fake import FakeBasiq
-from ._control import ROOT, routes
-from ._declaration import Control
+from ._operation import Control
+from ._routes import routes
+from .control_api import ROOT
 from .state_file import keeping_state
 
 logger = logging.getLogger("basiq_async.testing")
@@ -122,8 +123,8 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
     headers = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
     url = f"{request.scheme}://{request.headers['Host']}{path}"
     began = time.perf_counter()
-    state = fake.find_state(headers.get("authorization", "")) or fake
-    exchange = state.exchange(Request(request.method, url, headers, body), prefix=prefix)
+    state = fake._find_state(headers.get("authorization", "")) or fake
+    exchange = state._exchange(Request(request.method, url, headers, body), prefix=prefix)
     if exchange.delay:
         await asyncio.sleep(exchange.delay)
     exchange.record.duration = time.perf_counter() - began
@@ -133,7 +134,7 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
         raise asyncio.CancelledError
     response = exchange.response
     # The date is that of the fake's clock, which may be ahead of the machine's: the client compares dates with it.
-    dated = {"Date": format_datetime(state.clock().astimezone(UTC), usegmt=True), **response.headers}
+    dated = {"Date": format_datetime(state.now(), usegmt=True), **response.headers}
     return web.Response(status=response.status, headers=dated, body=response.body)
 
 
@@ -159,7 +160,7 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
         served.update(states)
 
     follow_states()
-    stop = fake.watch(follow_states)
+    stop = fake._changes.watch(follow_states)
     task = asyncio.create_task(_dispatch(served, outlet, news, wrong), name="basiq-async fake deliveries")
     try:
         yield
@@ -197,11 +198,7 @@ async def _dispatch(
                     # Also if the task was cancelled before it began:
                     task.add_done_callback(partial(_end, deliveries, planned.begun))
             waits = [seconds for each in served if (seconds := _wait(each)) is not None]
-            try:
-                async with asyncio.timeout(min(waits, default=None)):
-                    await news.wait()
-            except TimeoutError:
-                pass
+            await wait_for_event(news, min(waits, default=None))
 
 
 def _end(deliveries: Deliveries, begun: int, _: asyncio.Task[None]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,8 +15,9 @@ from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
 from ..fake._fake import FakeBasiq
 
-SOONEST, LATEST = 0.1, 1.0
-"""The shortest and the longest delay of a save, in seconds. It is ten times as long as the last save took."""
+logger = logging.getLogger("basiq_async.testing")
+EVERY = 0.5
+"""Seconds between two looks for a change that is to be saved."""
 
 
 @asynccontextmanager
@@ -37,17 +38,21 @@ async def keeping_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> AsyncG
 
 
 async def _save_changes(fake: FakeBasiq, file: Path) -> None:
-    saved, wait = _revisions(fake), SOONEST
+    saved, failed = _revisions(fake), False
     while True:
-        await asyncio.sleep(wait)
+        await asyncio.sleep(EVERY)
         if (found := _revisions(fake)) != saved:
-            saved, began = found, time.perf_counter()
-            save_state(fake, file)
-            wait = min(max(10 * (time.perf_counter() - began), SOONEST), LATEST)
+            try:
+                save_state(fake, file)
+                saved, failed = found, False
+            except ConfigurationError as error:  # such as a full disk: try again, until it works
+                if not failed:
+                    logger.error("%s; it is tried again", error)
+                failed = True
 
 
 def _revisions(fake: FakeBasiq) -> list[tuple[FakeBasiq, int]]:
-    return [(each, each.revision) for each in (fake, *fake.states.values())]
+    return [(each, each._changes.revision) for each in (fake, *fake.states.values())]
 
 
 def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:

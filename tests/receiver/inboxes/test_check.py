@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
@@ -58,7 +59,7 @@ async def test_a_closed_inbox_says_so_and_may_be_closed_again(kind: str, tmp_pat
         await inbox.aclose()
         await inbox.aclose()
         assert kind == "sql" or await pending, "what was asked for before is done"
-        for call in (inbox.claim("k", "a", lease=60), inbox.seen("k")):
+        for call in (inbox.claim("k", "a", lease=60), inbox.known(["k"])):
             with pytest.raises(InboxError, match="closed"):
                 await call
 
@@ -116,6 +117,25 @@ async def test_a_store_of_an_earlier_version_is_refused_and_left_as_it_is(create
             with pytest.raises(InboxError, match=said):
                 await call
         assert await scalar(engine, f"SELECT count(*) FROM {table}") == 0
+
+
+@pytest.mark.parametrize("create_tables", [False, True])
+async def test_tables_of_the_former_layout_are_refused_and_left_as_they_are(create_tables: bool, url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine:
+        async with SQLInbox(engine, table=table):
+            pass
+        await run(
+            engine,
+            f"DROP TABLE {table}_notes",
+            f"ALTER TABLE {table}_version DROP COLUMN forgotten_at",
+            f"UPDATE {table}_version SET version = 1",
+        )
+        inbox = SQLInbox(engine, table=table, create_tables=create_tables)
+        with pytest.raises(InboxError, match=f"tables {table} were made by another version.*pass another table="):
+            await inbox.check()
+        with pytest.raises(DBAPIError):
+            await scalar(engine, f"SELECT count(*) FROM {table}_notes")
 
 
 async def test_a_store_of_a_later_version_is_refused(url: str) -> None:

@@ -55,7 +55,7 @@ async def test_a_clock_that_is_forty_days_ahead_for_a_minute_forgets_nothing(
     clock.advance(timedelta(days=-40), seconds=61)
     await inbox.claim("another", "b", lease=60)
     for key in ("k", "l", "while it is wrong"):
-        assert await inbox.seen(key), key
+        assert await inbox.known([key]), key
 
 
 async def test_a_clock_that_stays_wrong_forgets_nothing_that_basiq_still_sends(
@@ -67,8 +67,8 @@ async def test_a_clock_that_stays_wrong_forgets_nothing_that_basiq_still_sends(
         for _ in range(half_days):
             clock.advance(timedelta(hours=12))
             await inbox.release("any", "a")
-            await inbox.seen("any")
-        assert await inbox.seen("k") is remembered, "it is forgotten in the end, and not before"
+            await inbox.known(["any"])
+        assert bool(await inbox.known(["k"])) is remembered, "it is forgotten in the end, and not before"
 
 
 async def test_a_clock_that_is_set_back_by_a_day_prolongs_no_lease(inbox: Inbox, clock: ManualClock) -> None:

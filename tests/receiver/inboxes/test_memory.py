@@ -22,7 +22,7 @@ async def pass_hours(clock: ManualClock, inbox: Inbox, hours: float) -> None:
     """Let time pass as it does for a service at work, which looks at the clock now and then."""
     while hours > 0:
         clock.advance(timedelta(hours=min(hours, 12)))
-        await inbox.seen("any")
+        await inbox.known(["any"])
         hours -= 12
 
 
@@ -32,9 +32,9 @@ async def test_the_memory_is_longer_than_basiqs_retries_and_then_ends() -> None:
     await inbox.claim("k", "a", lease=60)
     await inbox.complete("k", "a")
     await pass_hours(clock, inbox, 27.6)
-    assert await inbox.seen("k")
+    assert await inbox.known(["k"])
     await pass_hours(clock, inbox, 21)
-    assert not await inbox.seen("k")
+    assert not await inbox.known(["k"])
     assert (await inbox.claim("k", "b", lease=60)).status is CLAIMED
     await inbox.complete("k", "b")
     await pass_hours(clock, inbox, 72)
@@ -49,9 +49,9 @@ async def test_an_event_is_forgotten_after_two_days_to_the_second() -> None:
     inbox = MemoryInbox(clock=clock)
     await inbox.complete("k", "a")
     await pass_hours(clock, inbox, 48 - 1 / 3_600)
-    assert await inbox.seen("k")
+    assert await inbox.known(["k"])
     clock.advance(seconds=1)
-    assert not await inbox.seen("k")
+    assert not await inbox.known(["k"])
 
 
 async def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
@@ -60,7 +60,7 @@ async def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
         await inbox.claim(str(number), "a", lease=60)
         await inbox.complete(str(number), "a")
         assert len(inbox) <= 10
-        remembered = [each for each in range(number + 1) if await inbox.seen(str(each))]
+        remembered = [each for each in range(number + 1) if await inbox.known([str(each)])]
         assert remembered == list(range(number + 1))[-len(remembered) :], "the latest ones"
         assert len(remembered) >= min(number + 1, 5)
 
@@ -111,7 +111,7 @@ async def test_what_is_completed_again_after_it_was_forgotten_is_remembered() ->
     await inbox.complete("a", "t")
     clock.advance(seconds=11)
     assert await inbox.complete("a", "u")
-    assert await inbox.seen("a")
+    assert await inbox.known(["a"])
 
 
 async def test_a_full_quarantine_is_an_error_and_keeps_what_it_has() -> None:
@@ -120,7 +120,7 @@ async def test_a_full_quarantine_is_an_error_and_keeps_what_it_has() -> None:
         assert await inbox.quarantine(key, "t", quarantined_delivery(key))
     with pytest.raises(InboxError, match=r"quarantine is full \(2 deliveries\): retry or drop"):
         await inbox.quarantine("c", "t", quarantined_delivery("c"))
-    assert not await inbox.seen("c")
+    assert not await inbox.known(["c"])
     assert [each.key for each in await inbox.quarantined()] == ["a", "b"]
     assert await inbox.drop_quarantined("a")
     assert await inbox.quarantine("c", "t", quarantined_delivery("c"))

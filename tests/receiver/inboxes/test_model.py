@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing.conformance._inbox_model import (  # private: check_inbox walks few steps, this thousands
-    ACTIONS,
     KEYS,
+    WAITING_ACTIONS,
     WORKERS,
     Step,
     follow,
@@ -28,13 +28,13 @@ from tests.support.servers import PostgresServer, RedisServer
 Two = Callable[[], AbstractAsyncContextManager[tuple[Inbox, Inbox]]]
 
 
-def walks(actions: tuple[str, ...] = ACTIONS) -> st.SearchStrategy[list[Step]]:
+def walks(actions: tuple[str, ...] = WAITING_ACTIONS) -> st.SearchStrategy[list[Step]]:
     return st.lists(
         st.tuples(st.sampled_from(actions), st.integers(0, WORKERS - 1), st.integers(0, KEYS - 1)), max_size=40
     )
 
 
-QUICK = tuple(action for action in ACTIONS if not action.startswith("die"))
+QUICK = tuple(action for action in WAITING_ACTIONS if not action.startswith("die"))
 """Without those that wait until a lease has run out."""
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -23,7 +23,7 @@ from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
 from tests.support.cancelling import HOWS, How, cancel_after
-from tests.support.deliveries import SECRET, post, quarantined_delivery
+from tests.support.deliveries import NOW, SECRET, post, quarantined_delivery
 from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer, redis_server
 
@@ -68,7 +68,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path
 
 async def test_a_pool_without_a_free_connection_says_how_to_get_more(redis: RedisServer) -> None:
     async with inbox_of(redis.url, max_connections=1) as inbox:
-        calls = [inbox.seen("k") for _ in range(5)]
+        calls = [inbox.known(["k"]) for _ in range(5)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
     refused = [str(outcome) for outcome in outcomes if isinstance(outcome, InboxError)]
     assert refused
@@ -81,7 +81,7 @@ async def test_a_server_that_does_not_respond_is_an_error_in_time(redis: RedisSe
     await patient.claim("k", "a", lease=60)
     redis.send(signal.SIGSTOP)
     try:
-        for call in (inbox.complete("k", "a"), inbox.seen("k"), inbox.quarantined()):
+        for call in (inbox.complete("k", "a"), inbox.known(["k"]), inbox.quarantined()):
             with pytest.raises(InboxError, match=r"did not respond within 0\.05 s"):
                 await call
     finally:
@@ -97,7 +97,7 @@ async def test_a_cancellation_is_never_lost_though_the_server_is_silent(
     await inbox.claim("k", "a", lease=60)
     redis.send(signal.SIGSTOP)
     try:
-        for call in (lambda: inbox.complete("k", "a"), lambda: inbox.seen("k"), inbox.quarantined):
+        for call in (lambda: inbox.complete("k", "a"), lambda: inbox.known(["k"]), inbox.quarantined):
             for count in range(1, 24):
                 async with asyncio.timeout(4):  # the client alone would wait 5 s for the response
                     assert await cancel_after(count, call(), how)
@@ -135,7 +135,7 @@ async def test_everything_but_the_quarantine_and_the_time_of_the_beginning_ends_
     await inbox.claim_quarantined("bad", "a", lease=10)
     left = {key.decode(): await client.pttl(key) for key in await client.keys()}
     assert {key for key, wait in left.items() if wait == -1} == {
-        "{p}:delivery:bad", "{p}:quarantine", "{p}:began"
+        "{p}:delivery:bad", "{p}:quarantine", "{p}:meta"
     }  # fmt: skip
     assert 9_000 < left["{p}:inbox:claimed"] <= 10_000
     assert 86_400_000 < left["{p}:retry:bad"] <= 86_410_000, "a day more than its lease: who held it may still complete"
@@ -151,12 +151,14 @@ async def test_a_check_writes_so_that_a_server_that_may_only_be_read_is_noticed(
     assert 0 < await client.pttl("{p}:check") <= 1_000
 
 
-async def test_what_an_earlier_version_stored_is_refused_with_the_remedy(client: Redis) -> None:
-    await client.set("{p}:pinned:began", "2026-01-01T00:00:00+00:00")  # as that version did
+@pytest.mark.parametrize("name", ["began", "pinned:began"])
+async def test_what_an_earlier_version_stored_is_refused_with_the_remedy(client: Redis, name: str) -> None:
+    await client.set(f"{{p}}:{name}", "2026-01-01T00:00:00+00:00")  # as that version did
     inbox = RedisInbox(client, prefix="p")
     for call in (inbox.check, lambda: inbox.claim("k", "a", lease=60), inbox.__aenter__):
-        with pytest.raises(InboxError, match=r"earlier version of basiq-async.*pass another prefix="):
+        with pytest.raises(InboxError, match=r"another version of basiq-async.*pass another prefix="):
             await call()
+    assert {*await client.keys("{p}:*")} <= {f"{{p}}:{name}".encode(), b"{p}:check"}, "it is left as it is"
     assert (await RedisInbox(client, prefix="q").claim("k", "a", lease=60)).status is CLAIMED
 
 
@@ -189,7 +191,7 @@ async def test_only_a_server_that_evicts_is_warned_about_and_once(
 ) -> None:
     await client.config_set("maxmemory-policy", policy)
     async with RedisInbox(client) as inbox:
-        await inbox.seen("k")
+        await inbox.known(["k"])
         await inbox.claim("k", "a", lease=60)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == (policy != "noeviction")
@@ -215,12 +217,30 @@ async def test_a_full_server_is_an_error_and_the_receiver_responds_with_503(clie
     assert isinstance(outcome.error, InboxError)
 
 
-async def test_a_delivery_that_nothing_of_ours_has_written_is_an_error(client: Redis) -> None:
+@pytest.mark.parametrize("text", ["{", "12", '{"body": 3}', "number for a text", "not a hash", b"\xff"])
+async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(client: Redis, text: str) -> None:
     inbox = RedisInbox(client, prefix="p")
-    await inbox.quarantine("k", "a", quarantined_delivery("k"))
-    await client.hset("{p}:delivery:k", "text", "{")
-    with pytest.raises(InboxError, match="no inbox has written"):
-        await inbox.quarantined()
+    for second, key in enumerate("klm"):
+        await inbox.quarantine(key, "a", quarantined_delivery(key, at=NOW + timedelta(seconds=second)))
+    if text == "not a hash":
+        await client.set("{p}:delivery:l", text)
+    elif text == "number for a text":
+        fields = json.loads(quarantined_delivery("l").pack(seal=True))
+        await client.hset("{p}:delivery:l", "text", json.dumps({**fields, "delivery_id": 7}))
+    else:
+        await client.hset("{p}:delivery:l", "text", text)
+    found = [*await inbox.quarantined(limit=2)]
+    found += await inbox.quarantined(after=found[-1])
+    assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
+        ("k", "delivery", ""),
+        ("l", "unreadable", ""),
+        ("m", "delivery", ""),
+    ]
+    assert "no inbox has written" in found[1].error
+    assert await inbox.complete(["k", "m"], "a")
+    if text != "not a hash":
+        assert await inbox.drop_quarantined("l")
+        assert await inbox.quarantined() == []
 
 
 def test_a_client_of_another_event_loop_is_an_error_of_ours(redis: RedisServer) -> None:
@@ -228,7 +248,7 @@ def test_a_client_of_another_event_loop_is_an_error_of_ours(redis: RedisServer) 
     inbox = RedisInbox(client)
 
     async def leave_it_open() -> None:
-        await inbox.seen("k")
+        await inbox.known(["k"])
 
     async def use_and_close() -> None:
         with pytest.raises(InboxError, match="Redis failed: RuntimeError"):
@@ -273,5 +293,5 @@ async def test_an_error_does_not_show_the_password(redis: RedisServer) -> None:
     async with Redis.from_url(redis.url, username="nobody", password="hunter2") as client:
         inbox = RedisInbox(client)
         with pytest.raises(InboxError, match="Redis failed") as caught:
-            await inbox.seen("k")
+            await inbox.known(["k"])
     assert "hunter2" not in str(caught.value) + repr(inbox)

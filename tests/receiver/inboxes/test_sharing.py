@@ -22,7 +22,7 @@ from basiq_async.receiver import (
     SQLiteInbox,
     WebhookReceiver,
 )
-from basiq_async.replay import MemoryCheckpoint, Replay
+from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of, new_table
 from tests.support.deliveries import quarantined_delivery
@@ -103,7 +103,7 @@ class World:
         async def handle(message: Message) -> None:
             self.got.append(message.event_id or "")
 
-        return Replay(self.client, webhook_id, handle, checkpoint=MemoryCheckpoint(), inbox=inbox)
+        return Replay(self.client, webhook_id, handle, inbox=inbox)
 
 
 @pytest.fixture
@@ -130,14 +130,13 @@ async def test_a_replay_and_the_receiver_of_a_webhook_know_what_the_other_handle
     assert (await world.replay(make(), world.two).run()).handled == 0
 
 
-async def test_a_plan_and_a_reconciliation_look_under_the_same_keys(world: World) -> None:
+async def test_a_plan_looks_under_the_same_keys(world: World) -> None:
     inbox = MemoryInbox()
     replay = world.replay(inbox, world.one)
     assert (await replay.plan()).total == 3
     assert len(inbox) == 0
     await world.receive(inbox, world.one)
     assert (await replay.plan()).total == 0
-    assert (await replay.reconcile(inbox)).missing == 0
 
 
 async def test_a_replay_waits_for_the_event_that_a_receiver_is_handling(world: World) -> None:

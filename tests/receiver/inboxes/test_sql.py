@@ -111,7 +111,7 @@ async def test_the_ddl_makes_the_tables_that_it_needs(url: str) -> None:
 
 
 def test_its_metadata_has_its_tables_for_alembic() -> None:
-    tables = {"app.seen", "app.seen_failures", "app.seen_version"}
+    tables = {"app.seen", "app.seen_failures", "app.seen_notes", "app.seen_version"}
     assert set(inbox_metadata("seen", "app").tables) == tables
 
 
@@ -119,7 +119,7 @@ async def test_processes_that_make_the_tables_at_once_all_succeed(url: str) -> N
     table = new_table()
     async with engine_of(url) as engine:
         inboxes = [SQLInbox(engine, table=table) for _ in range(5)]
-        assert await asyncio.gather(*(inbox.seen("k") for inbox in inboxes)) == [False] * 5
+        assert await asyncio.gather(*(inbox.known(["k"]) for inbox in inboxes)) == [set()] * 5
 
 
 async def test_an_engine_that_commits_by_itself_is_refused(postgres: PostgresServer) -> None:
@@ -195,7 +195,7 @@ async def test_a_database_that_does_not_respond_is_an_error_in_time(engine: Asyn
         with pytest.raises(InboxError, match=r"did not respond within 0\.1 s"):
             await inbox.claim("k", "a", lease=60)
         with pytest.raises(InboxError, match=r"did not respond within 0\.1 s"):
-            await inbox.seen("k")
+            await inbox.known(["k"])
         inbox._store.timeout = 60
         await connection.rollback()
         assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
@@ -299,7 +299,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
         with pytest.raises(InboxError, match="the database failed"):
             await inbox.complete("k", "a")
         assert in_use(losing) == 0
-        assert not await other.seen("k")
+        assert not await other.known(["k"])
         await end_all_but_mine(engine)
         assert (await inbox.claim("l", "a", lease=60)).status is CLAIMED, "a stale pool connects anew"
 
@@ -339,7 +339,7 @@ FORKED = """
             os._exit(0 if all([refuses(each) for each in calls]) else 1)
         status = os.waitpid(child, 0)[1]
         assert runner.run(inbox.complete("k", "a"))
-        assert runner.run(inbox.seen("k"))
+        assert runner.run(inbox.known(["k"]))
         assert status == 0
         runner.run(engine.dispose())
 """
@@ -360,11 +360,20 @@ async def test_a_delivery_that_a_handler_with_a_session_retries_cannot_be_droppe
     assert await inbox.drop_quarantined("k")
 
 
-async def test_a_delivery_that_nothing_of_ours_has_written_is_an_error(inbox: SQLInbox, engine: AsyncEngine) -> None:
-    await inbox.quarantine("k", "a", quarantined_delivery("k"))
-    await run(engine, f"UPDATE {inbox.metadata.sorted_tables[0].name} SET letter = '{{'")
-    with pytest.raises(InboxError, match="no inbox has written"):
-        await inbox.quarantined()
+async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(
+    inbox: SQLInbox, engine: AsyncEngine
+) -> None:
+    for key in "kl":
+        await inbox.quarantine(key, "a", quarantined_delivery(key))
+    await run(engine, f"UPDATE {inbox.metadata.sorted_tables[0].name} SET letter = '{{' WHERE key = 'k'")
+    found = await inbox.quarantined()
+    assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
+        ("k", "unreadable", ""),
+        ("l", "delivery", None),
+    ]
+    await inbox.claim_quarantined("k", "a", lease=60)
+    assert await inbox.fail("k", "a") == 1
+    assert await inbox.drop_quarantined("k")
 
 
 async def test_an_error_shows_neither_password_nor_values(postgres: PostgresServer) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import Column, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -51,18 +52,24 @@ on_postgres = pytest.mark.parametrize("engine", ["asyncpg", "psycopg"], indirect
 """SQLite has no such failures."""
 
 
+with_and_without_tags = pytest.mark.parametrize("engine", ["asyncpg", "asyncpg without tags", "psycopg"], indirect=True)
+"""asyncpg's connections keep the tag of a COMMIT, unless they are of a class of the user's."""
+
+
 on_one = pytest.mark.parametrize("engine", ["aiosqlite"], indirect=True)
 """What is tested does not reach the driver."""
 
 
 @pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
-    if request.param == "aiosqlite":
+    driver, _, without_tags = request.param.partition(" ")
+    options: dict[str, Any] = {"connect_args": {"connection_class": asyncpg.Connection}} if without_tags else {}
+    if driver == "aiosqlite":
         url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
     else:
         postgres: PostgresServer = request.getfixturevalue("postgres")
-        url = postgres.url(request.param)
-    async with engine_of(url) as engine:
+        url = postgres.url(driver)
+    async with engine_of(url, **options) as engine:
         async with engine.begin() as connection:
             await connection.run_sync(EFFECTS.metadata.create_all)
         yield engine
@@ -70,7 +77,9 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
 
 @pytest.fixture
 async def service(engine: AsyncEngine) -> AsyncGenerator[Service]:
-    async with SQLInbox(engine, table=new_table()) as inbox:
+    inbox = SQLInbox(engine, table=new_table())
+    await engine.dispose()  # what was connected before
+    async with inbox:
         yield Service(engine, inbox, quarantine_after=2)
 
 
@@ -99,7 +108,7 @@ async def test_before_the_handler_has_returned_nothing_can_be_seen(service: Serv
         await write(delivery, session)
         await session.commit()  # writes what is pending, and commits nothing
         assert await service.effects(event) == 0
-        assert not await service.inbox.seen(delivery.key)
+        assert not await service.inbox.known([delivery.key])
 
     assert (await service.post(event)).result is Result.HANDLED
     assert await service.effects(event) == 1
@@ -286,7 +295,7 @@ async def test_a_handler_that_ends_the_transaction_itself_is_told_so(
     assert await service.effects(event) == ("COMMIT" in steps)
 
 
-@on_postgres
+@with_and_without_tags
 async def test_a_handler_that_goes_on_after_a_failed_statement_is_told_so(service: Service) -> None:
     """PostgreSQL answers the COMMIT of such a transaction as if it had committed."""
     event = new_id()
@@ -309,7 +318,7 @@ async def test_a_handler_that_goes_on_after_a_failed_statement_is_told_so(servic
     assert await service.effects(event) == 1
 
 
-@on_postgres
+@with_and_without_tags
 async def test_a_statement_that_failed_past_sqlalchemy_is_no_success_either(service: Service) -> None:
     """The rolled-back COMMIT would count as handled, and the event would be lost."""
     event = new_id()
@@ -331,7 +340,7 @@ async def test_a_statement_that_failed_past_sqlalchemy_is_no_success_either(serv
     assert await service.effects(event) == 1
 
 
-@on_postgres
+@with_and_without_tags
 async def test_what_the_database_refuses_at_the_commit_is_the_handlers_failure(service: Service) -> None:
     """Or an event that always fails so would never be set aside, and have Basiq disable the endpoint."""
     table = new_table()
@@ -350,7 +359,7 @@ async def test_what_the_database_refuses_at_the_commit_is_the_handlers_failure(s
     assert await service.effects(event) == 0
 
 
-@on_postgres
+@with_and_without_tags
 async def test_a_passing_failure_that_a_handler_caught_is_503(service: Service) -> None:
     broken = [True]
 
@@ -367,6 +376,38 @@ async def test_a_passing_failure_that_a_handler_caught_is_503(service: Service) 
     assert (await service.post(event)).result is Result.UNAVAILABLE
     assert (await service.post(event)).result is Result.HANDLED
     assert await service.effects(event) == 1
+
+
+@pytest.mark.parametrize("engine", ["asyncpg", "asyncpg without tags"], indirect=True)
+async def test_only_a_connection_that_keeps_no_tags_is_asked_before_its_commit(
+    service: Service, engine: AsyncEngine, request: pytest.FixtureRequest
+) -> None:
+    asked: list[str] = []
+
+    @service.on_all
+    async def handler(delivery: Delivery, session: AsyncSession) -> None:
+        await write(delivery, session)
+        driver: Any = (await (await session.connection()).get_raw_connection()).driver_connection
+        driver.add_query_logger(lambda logged: asked.append(logged.query))
+
+    assert (await service.post(new_id())).result is Result.HANDLED
+    assert ("SELECT 1" in asked) is ("without tags" in request.node.name)
+    assert "COMMIT;" in asked
+
+
+@pytest.mark.parametrize("engine", ["asyncpg"], indirect=True)
+async def test_an_engine_that_was_connected_before_its_inbox_was_made_is_asked(engine: AsyncEngine) -> None:
+    async with SQLInbox(engine, table=new_table()) as inbox:
+        service = Service(engine, inbox)
+
+        @service.on_all
+        async def handler(delivery: Delivery, session: AsyncSession) -> None:
+            with contextlib.suppress(DBAPIError):
+                await session.execute(text("SELECT nothing"))
+
+        outcome = await service.post(new_id())
+        assert outcome.result is Result.FAILED
+        assert "use session.begin_nested() for a part that may fail" in str(outcome.error)
 
 
 @on_one
@@ -475,7 +516,7 @@ async def test_a_commit_that_failed_is_not_recorded_by_a_second_one(service: Ser
     for _ in range(2):
         with pytest.raises(InboxError):
             await inbox.complete("k", "a")
-    assert not await inbox.seen("k")
+    assert not await inbox.known(["k"])
     assert (await inbox.claim("k", "b", lease=60)).status.value == "claimed"
 
 

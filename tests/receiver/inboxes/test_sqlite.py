@@ -37,7 +37,7 @@ async def test_it_remembers_after_it_was_closed(tmp_path: Path) -> None:
         assert await inbox.complete("k", "a")
         assert repr(inbox) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
     async with SQLiteInbox(str(tmp_path / "inbox.db")) as inbox:
-        assert await inbox.seen("k")
+        assert await inbox.known(["k"])
         assert (await inbox.claim("k", "b", lease=60)).status is DONE
 
 
@@ -56,9 +56,9 @@ async def test_it_remembers_for_thirty_days_and_prunes_itself(tmp_path: Path) ->
             await inbox.claim(f"old-{number}", "a", lease=60)
             await inbox.complete(f"old-{number}", "a")
         await pass_days(clock, inbox, 29)
-        assert await inbox.seen("old-1")
+        assert await inbox.known(["old-1"])
         await pass_days(clock, inbox, 2)
-        assert not await inbox.seen("old-1")
+        assert not await inbox.known(["old-1"])
         assert (await inbox.claim("old-1", "b", lease=60)).status is CLAIMED
         for number in range(25):
             await inbox.complete(f"new-{number}", "a")
@@ -107,7 +107,7 @@ async def test_it_is_on_disk_before_it_says_so(tmp_path: Path) -> None:
         for name in ("inbox.db", "inbox.db-wal"):
             shutil.copy(tmp_path / name, tmp_path / f"copy-{name}")
     async with SQLiteInbox(tmp_path / "copy-inbox.db") as inbox:
-        assert await inbox.seen("k")
+        assert await inbox.known(["k"])
 
 
 async def test_many_at_once_share_a_commit(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_a_full_disk_is_an_error_of_the_moment_and_loses_nothing(tmp_path:
             for number in range(1000):
                 await inbox.complete(f"{number}-{'x' * 300}", "a")
         await inbox._store.run(lambda connection: connection.execute("PRAGMA max_page_count=1000000"))
-        assert await inbox.seen("k")
+        assert await inbox.known(["k"])
         assert await inbox.complete("after", "a")
 
 
@@ -220,7 +220,7 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
 def test_one_inbox_serves_one_event_loop_after_another(tmp_path: Path) -> None:
     inbox = SQLiteInbox(tmp_path / "inbox.db")
     assert asyncio.run(inbox.complete("k", "a"))
-    assert asyncio.run(inbox.seen("k"))
+    assert asyncio.run(inbox.known(["k"]))
     asyncio.run(inbox.aclose())
 
 
@@ -273,8 +273,8 @@ FORKED = """
     assert os.waitpid(child, 0)[1] == 0
     asyncio.run(inbox.aclose())
     inbox = SQLiteInbox(path)
-    assert asyncio.run(inbox.seen("parent")) and not asyncio.run(inbox.seen("child"))
-    assert all(asyncio.run(inbox.seen(f"parent-{number}")) for number in range(count))
+    assert asyncio.run(inbox.known(["parent"])) and not asyncio.run(inbox.known(["child"]))
+    assert all(asyncio.run(inbox.known([f"parent-{number}"])) for number in range(count))
     asyncio.run(inbox.aclose())
 
     # Closed, or not yet opened, before the fork: each side opens it anew.
@@ -286,7 +286,7 @@ FORKED = """
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     inbox = SQLiteInbox(path)
-    assert asyncio.run(inbox.seen("child")) and asyncio.run(inbox.seen("later"))
+    assert asyncio.run(inbox.known(["child"])) and asyncio.run(inbox.known(["later"]))
     asyncio.run(inbox.aclose())
 """
 
@@ -339,15 +339,18 @@ async def test_the_files_are_their_owners_alone_from_the_start(tmp_path: Path) -
         os.umask(umask)
 
 
-async def test_a_delivery_that_nothing_of_ours_has_written_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("letter", ["'{'", "NULL", "7", "x'ff'"])
+async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(tmp_path: Path, letter: str) -> None:
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        await inbox.check()
-        _run(
-            tmp_path / "inbox.db",
-            "INSERT INTO inbox VALUES ('k', 1, 1, 1e18, NULL, NULL, NULL, 1, '{')",
-        )
-        with pytest.raises(InboxError, match="data that no inbox has written: restore the inbox"):
-            await inbox.quarantined()
+        for key in "kl":
+            await inbox.quarantine(key, "a", quarantined_delivery(key))
+        _run(tmp_path / "inbox.db", f"UPDATE inbox SET letter = {letter} WHERE key = 'k'")
+        found = await inbox.quarantined()
+        assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
+            ("k", "unreadable", ""),
+            ("l", "delivery", None),
+        ]
+        assert await inbox.drop_quarantined("k")
 
 
 KILLED = """
@@ -387,7 +390,7 @@ def test_what_it_said_it_recorded_is_there_after_kill_9(tmp_path: Path) -> None:
 
     async def look() -> list[str]:
         async with SQLiteInbox(path) as inbox:
-            return [key for key in said if not await inbox.seen(key)]
+            return [key for key in said if not await inbox.known([key])]
 
     assert len(said) > 100
     assert asyncio.run(look()) == []

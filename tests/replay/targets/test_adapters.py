@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError, TargetError
 from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
-from basiq_async.replay import MemoryCheckpoint, Replay, SQLiteCheckpoint, Target
-from basiq_async.replay.protocol import Commit, ReplayJob
+from basiq_async.replay import BulkTarget, Record, Replay, Target
 from tests.support import virtual
-from tests.support.histories import Recorder, Refusing, Watching, history
+from tests.support.histories import Collecting, Recorder, Refusing, Table, Watching, history, set_aside
 from tests.support.scripted import Scripted, page
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
@@ -22,108 +25,139 @@ SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 # --- a target of one's own ---
 
 
-class Buffering:
-    """Takes messages, and has them only after a flush."""
-
-    def __init__(self) -> None:
-        self.buffer: list[str] = []
-        self.kept: set[str] = set()
-        self.flushes = 0
-
-    async def deliver(self, message: Message) -> str | None:
-        self.buffer.append(message.id)
-        return "odd" if message.id in ("a", "b") else None
-
-    async def flush(self) -> None:
-        self.flushes += 1
-        await asyncio.sleep(0)
-        self.kept.update(self.buffer)
-
-
 async def test_a_target_is_flushed_before_what_it_took_is_recorded() -> None:
-    target = Buffering()
+    target = Collecting()
     assert isinstance(target, Target)
+    assert isinstance(target, BulkTarget)
 
     class Suspicious(Watching):
-        async def save(self, commit: Commit) -> None:
-            recorded = set(commit.done) | set(() if commit.advance is None else commit.advance.done)
-            assert recorded <= target.kept
-            await super().save(commit)
+        async def complete(self, key: str | Sequence[str], token: str) -> bool:
+            assert not isinstance(key, str)
+            assert len(self) + len(key) <= len(target.kept)
+            return await super().complete(key, token)
 
     async with history(500) as h:
-        report = await h.replay(target, checkpoint=Suspicious()).run()
-    assert report.handled == 500
+        report = await h.replay(target, inbox=Suspicious()).run()
+    assert report.handled == len(target.kept) == 500
     assert target.flushes < 200
 
 
-async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded() -> None:
-    class Failing(Buffering):
-        async def flush(self) -> None:
-            raise OSError("the volume is gone")
+@pytest.mark.parametrize("kind", [Collecting, Table])
+async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded(kind: Callable[[], Any]) -> None:
+    async def flush() -> None:
+        raise OSError("the volume is gone")
 
-    checkpoint = MemoryCheckpoint()
+    inbox, target = MemoryInbox(), kind()
+    target.flush = flush
     async with history(50) as h:
         with pytest.raises(ReplayError, match="could not be recorded: OSError: the volume is gone"):
-            await h.replay(Failing(), checkpoint=checkpoint).run()
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-    assert state is not None
-    assert (state.handled, state.position, state.done) == (0, 0, frozenset())
+            await h.replay(target, inbox=None if kind is Table else inbox).run()
+    assert len(inbox) == 0
 
 
-async def test_what_a_target_took_is_recorded_though_its_flush_is_cancelled_with_all_else() -> None:
-    flushing = asyncio.Event()
+@pytest.mark.parametrize("kind", [Collecting, Table])
+async def test_what_a_target_took_is_recorded_though_its_flush_is_cancelled_with_all_else(
+    kind: Callable[[], Any],
+) -> None:
+    flushing, target = asyncio.Event(), kind()
+    whole = target.flush
 
-    class Held(Buffering):
-        async def flush(self) -> None:
-            if not flushing.is_set():
-                flushing.set()
-                await asyncio.Event().wait()
-            await super().flush()
+    async def flush() -> None:
+        if not flushing.is_set():
+            flushing.set()
+            await asyncio.Event().wait()
+        await whole()
 
-    target, checkpoint = Held(), MemoryCheckpoint()
+    target.flush = flush
     async with history(20) as h:
-        run = asyncio.create_task(h.replay(target, checkpoint=checkpoint).run())
+        replay = h.replay(target)
+        run = asyncio.create_task(replay.run())
         await flushing.wait()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()  # as the end of asyncio.run does
         with pytest.raises(asyncio.CancelledError):
             await run
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-        assert state is not None
-        assert state.handled == len(target.buffer) > 0, "each message that was handled is recorded"
-        report = await h.replay(target, checkpoint=checkpoint).run()
-        assert (state.handled + report.handled, report.finished) == (20, True)
+        kept = list(target.rows if kind is Table else target.kept)
+        assert kept, "each message that was handled is recorded"
+        report = await replay.run()
+        assert (len(kept) + report.handled, report.finished) == (20, True)
 
 
-async def test_after_a_save_that_is_cancelled_with_all_else_nothing_more_is_recorded() -> None:
-    saving = asyncio.Event()
+@pytest.mark.parametrize("kind", [Collecting, Table, Recorder])
+async def test_what_a_target_has_no_use_for_is_skipped_for_its_reason(kind: Callable[[], Any]) -> None:
+    target: Any = kind()
 
-    class Slow(Watching):
-        async def save(self, commit: Commit) -> None:
-            await super().save(commit)
-            if not saving.is_set():
-                saving.set()
-                await asyncio.Event().wait()
+    async def deliver(message: Message) -> str | None:
+        return "odd" if message.id in ("a", "b") else None
 
-    target, checkpoint = Buffering(), Slow()
-    async with history(20) as h:
-        run = asyncio.create_task(h.replay(target, checkpoint=checkpoint).run())
-        await saving.wait()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()  # as the end of asyncio.run does
-        with pytest.raises(asyncio.CancelledError):
-            await run
-        assert len(checkpoint.commits) == 1, "nobody knows whether the save succeeded: the next run finds it out"
-        await h.replay(target, checkpoint=checkpoint).run()
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-        assert state is not None
-        assert state.handled == 20, "no message is counted twice"
-
-
-async def test_what_a_target_has_no_use_for_is_skipped_for_its_reason() -> None:
+    target.deliver = deliver
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, {"id": "b"}, {"id": "c"}]))) as client:
-        report = await Replay(client, "w1", Buffering(), checkpoint=MemoryCheckpoint()).run()
-    assert (report.handled, report.skipped, report.position) == (1, {"odd": 2}, 3)
+        inbox = None if kind is Table else MemoryInbox()
+        report = await Replay(client, "w1", target, inbox=inbox).run()
+        assert (report.handled, report.skipped, report.read, report.finished) == (1, {"odd": 2}, 3, True)
+
+
+class SQLTable:
+    """A table of a user's own, whose rows are the record: the page about warehouses shows it."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = sqlite3.connect(path)
+        self.connection.execute("CREATE TABLE IF NOT EXISTS messages (id text PRIMARY KEY, body text)")
+        self.connection.execute("CREATE TABLE IF NOT EXISTS notes (name text PRIMARY KEY, text text)")
+        self.buffer: list[tuple[str, str]] = []
+
+    async def deliver(self, message: Message) -> None:
+        self.buffer.append((message.id, json.dumps(message.raw)))
+
+    async def flush(self) -> None:
+        with self.connection:
+            statement = "INSERT INTO messages VALUES (?, ?) ON CONFLICT DO NOTHING"
+            self.connection.executemany(statement, self.buffer)
+        self.buffer = []
+
+    async def known(self, keys: Sequence[str]) -> set[str]:
+        statement = "SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?))"
+        return {each for (each,) in self.connection.execute(statement, (json.dumps(list(keys)),))}
+
+    async def note(self, name: str) -> str | None:
+        found = self.connection.execute("SELECT text FROM notes WHERE name = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
+
+    async def set_note(self, name: str, text: str) -> None:
+        with self.connection:
+            self.connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, text))
+
+
+async def test_a_table_of_ones_own_is_the_record(tmp_path: Path) -> None:
+    table = SQLTable(tmp_path / "warehouse.db")
+    assert isinstance(table, Record)
+    async with history(300, page_size=40) as h:
+        replay = h.replay(table)
+        replay._engine = None
+        running = asyncio.create_task(replay.run())
+        while not table.buffer:
+            await asyncio.sleep(0)
+        replay.stop()
+        first = await running
+        assert 0 < first.handled < 300
+        table.connection.execute("DELETE FROM messages WHERE rowid % 7 = 0")  # what it lost comes again
+        table.connection.commit()
+        again = await h.replay(SQLTable(tmp_path / "warehouse.db")).run()
+        assert again.finished
+        rows = [each for (each,) in table.connection.execute("SELECT id FROM messages")]
+        assert sorted(rows) == sorted(await h.ids())
+        asked = len(h.fake.requests)
+        assert (await h.replay(table).run()).handled == 0
+        assert len(h.fake.requests) - asked <= 3
+        with pytest.raises(ConfigurationError, match="a SQLTable is its own record: pass no inbox"):
+            h.replay(table, inbox=MemoryInbox())
+
+
+async def test_a_target_without_a_record_needs_an_inbox() -> None:
+    async with history(1) as h:
+        for target in (Collecting(), Recorder()):
+            with pytest.raises(ConfigurationError, match="needs an inbox, which records what was handled"):
+                Replay(h.client, h.webhook_id, target)
 
 
 # --- a receiver ---
@@ -151,13 +185,12 @@ async def test_a_receiver_handles_what_it_missed_with_its_own_handlers_and_inbox
         assert sorted(each.id for each in got) == sorted(each.id for each in of_users)
         assert got[-1].event_id == next(each.event_id for each in messages if each.id == got[-1].id)
 
-        # Even with a checkpoint that knows nothing, nothing is handled twice.
         again = await h.replay(receiver).run()
-        assert (again.handled, again.skipped["handled-before"]) == (0, len(of_users))
+        assert (again.handled, again.finished) == (0, True)
 
 
 @virtual.clocked
-async def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_error() -> None:
+async def test_a_handler_of_a_receiver_that_fails_has_its_message_set_aside_with_its_error() -> None:
     # A time limit that ran out is tried again, after pauses that grow.
     receiver = WebhookReceiver(SECRET, handler_timeout=0.02)
 
@@ -174,14 +207,14 @@ async def test_a_handler_of_a_receiver_that_fails_makes_a_dead_letter_with_its_e
         for i, t in enumerate(["user.created", "user.updated"])
     ]
     async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
-        replay = Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint())
+        replay = Replay(client, "w1", receiver, inbox=receiver.inbox)
         assert (await replay.run()).failed == 2
-        errors = {dead_letter.id: dead_letter.error for dead_letter in await replay.dead_letters()}
+        errors = {name: entry.error for name, entry in (await set_aside(replay)).items()}
     assert errors["m0"] == "LookupError: no such user"
     assert errors["m1"].startswith("TimeoutError")
 
 
-async def test_what_a_receiver_puts_into_its_quarantine_is_no_dead_letter() -> None:
+async def test_what_a_receiver_puts_into_its_quarantine_is_there_once() -> None:
     receiver = WebhookReceiver(SECRET, quarantine_after=1)
 
     @receiver.on("*")
@@ -190,11 +223,11 @@ async def test_what_a_receiver_puts_into_its_quarantine_is_no_dead_letter() -> N
 
     items = [{"id": "m0", "payload": {"eventTypeId": "user.created", "eventId": "e0"}}]
     async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
-        replay = Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint())
+        replay = Replay(client, "w1", receiver, inbox=receiver.inbox)
         report = await replay.run()
         assert (report.failed, report.skipped) == (0, {"quarantined": 1})
-        assert not await replay.dead_letters()
-    assert [entry.delivery_id for entry in await receiver.quarantined()] == ["m0"]
+        (entry,) = (await set_aside(replay)).values()
+        assert (entry.delivery_id, entry.acknowledged) == ("m0", True)
 
 
 @virtual.clocked
@@ -210,7 +243,7 @@ async def test_a_delivery_that_another_worker_holds_is_waited_for() -> None:
     item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
     await inbox.claim(inbox_key("user.created", "e1", "m1"), "a-killed-worker", lease=25)
     async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
-        report = await Replay(client, "w1", receiver, checkpoint=MemoryCheckpoint()).run()
+        report = await Replay(client, "w1", receiver, inbox=inbox).run()
     assert (report.handled, got) == (1, ["m1"])
     assert report.duration == pytest.approx(25, abs=1.5)
 
@@ -222,21 +255,67 @@ class Holding(MemoryInbox):
         return Claim(ClaimStatus.BUSY, 5)
 
 
+@pytest.mark.parametrize("kind", ["receiver", "function"])
 @virtual.clocked
-async def test_a_delivery_that_another_worker_never_finishes_is_a_failure() -> None:
-    receiver = WebhookReceiver(SECRET, inbox=Holding())
+async def test_what_another_worker_never_finishes_is_asked_again_at_the_end_and_is_no_failure(kind: str) -> None:
+    class Partly(MemoryInbox):
+        """An inbox where somebody else holds one event, for ever."""
+
+        asked = 0
+
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            if "e3" not in key:
+                return await super().claim(key, token, lease=lease)
+            self.asked += 1
+            return Claim(ClaimStatus.BUSY, 5)
+
+    inbox = Partly()
+    receiver, target = WebhookReceiver(SECRET, inbox=inbox), Recorder()
     receiver.on("*")(_nothing)
-    item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
-    async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
-        for target, inbox in ((receiver, None), (Recorder(), Holding())):
-            report = await Replay(
-                client,
-                "w1",
-                target,
-                checkpoint=MemoryCheckpoint(),
-                inbox=inbox,
-            ).run()
-            assert report.failed == 1
+    items = [{"id": f"m{i}", "payload": {"eventTypeId": "user.created", "eventId": f"e{i}"}} for i in range(9)]
+    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
+        replay = Replay(client, "w1", receiver if kind == "receiver" else target, inbox=inbox)
+        report = await replay.run()
+        assert (report.handled, report.failed, report.skipped, report.finished) == (8, 0, {"busy": 1}, False)
+        assert inbox.asked > 10
+        assert 300 < report.duration < 600
+        assert await set_aside(replay) == {}
+
+
+@virtual.clocked
+async def test_claims_of_a_killed_run_are_free_after_its_lease_and_stall_nobody() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    async with history(40) as h:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        for each in messages[10:18]:
+            key = inbox_key(each.event_type_id, each.event_id, each.id, h.webhook_id)
+            await inbox.claim(key, f"a killed run/{each.id}", lease=30)
+        times: dict[str, float] = {}
+        began = virtual.now()
+
+        async def handle(message: Message) -> None:
+            times[message.id] = virtual.now() - began
+
+        report = await h.replay(handle, inbox=inbox, concurrency=4).run()
+        assert (report.handled, report.failed, report.finished) == (40, 0, True)
+        held = {each.id for each in messages[10:18]}
+        assert max(time for name, time in times.items() if name not in held) < 1, "the others do not wait"
+        assert all(29 < times[name] < 40 for name in held)
+
+
+@virtual.clocked
+async def test_a_stop_while_others_hold_messages_is_not_finished() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    async with history(4) as h:
+        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        for each in messages:
+            key = inbox_key(each.event_type_id, each.event_id, each.id, h.webhook_id)
+            await inbox.claim(key, "another", lease=3_600)
+        replay = h.replay(Recorder(), inbox=inbox, concurrency=1)
+        asyncio.get_running_loop().call_later(5, replay.stop)
+        report = await replay.run()
+        assert (report.handled, report.finished) == (0, False)
+        assert report.duration < 400
 
 
 @virtual.clocked
@@ -266,10 +345,22 @@ async def test_a_receiver_that_is_closed_ends_the_job() -> None:
             await h.replay(receiver).run()
 
 
-async def test_a_receiver_takes_no_second_inbox() -> None:
+async def test_a_receiver_takes_no_second_inbox_and_no_claim_for_a_whole_run() -> None:
     async with history(1) as h:
+        receiver = WebhookReceiver(SECRET)
         with pytest.raises(ConfigurationError, match="has its own inbox"):
-            h.replay(WebhookReceiver(SECRET), inbox=MemoryInbox())
+            h.replay(receiver, inbox=MemoryInbox())
+        with pytest.raises(ConfigurationError, match="records each message by itself: pass no exclusive=True"):
+            h.replay(receiver, inbox=receiver.inbox, exclusive=True)
+
+
+async def test_a_receiver_with_a_memory_inbox_is_refused_unless_that_is_passed() -> None:
+    async with history(1) as h:
+        for receiver in (WebhookReceiver(SECRET), WebhookReceiver(SECRET, inbox=MemoryInbox())):
+            receiver.on("*")(_nothing)
+            with pytest.raises(ConfigurationError, match=r"MemoryInbox does not know.*or pass inbox=receiver.inbox"):
+                Replay(h.client, h.webhook_id, receiver)
+            assert (await Replay(h.client, h.webhook_id, receiver, inbox=receiver.inbox).run()).handled == 1
 
 
 async def _nothing(delivery: Delivery) -> None: ...
@@ -286,35 +377,37 @@ async def test_what_the_inbox_knows_is_skipped_and_what_is_handled_is_entered() 
         replay = h.replay(target, inbox=inbox)
         first = await replay.run()
         assert (first.handled, first.failed) == (39, 1)
-        # The claim of the failed one was given back; a new checkpoint has it handled and nothing else.
-        target.refused = set()
         again = await h.replay(target, inbox=inbox).run()
-        assert (again.handled, again.skipped) == (1, {"handled-before": 39})
+        assert (again.handled, again.finished) == (0, True)
+        target.refused = set()
+        assert (await replay.retry_quarantined()).handled == 1
         assert sorted(target.taken) == sorted(ids)
 
 
-async def test_claims_of_a_killed_run_are_taken_up_at_once_by_the_next(tmp_path: Path) -> None:
-    checkpoint = SQLiteCheckpoint(tmp_path / "replay.db")
-    async with history(20) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        state = await checkpoint.open(ReplayJob(h.webhook_id), concurrency=8)
-        async for each in h.client.messages.list(h.webhook_id):
-            key = inbox_key(each.event_type_id, each.event_id, each.id)
-            await inbox.claim(key, f"{state.token}:{each.id}", lease=300)
-        await checkpoint.aclose()
-        report = await h.replay(Recorder(), checkpoint=checkpoint, inbox=inbox).run()
-        assert report.handled == 20
+async def test_two_shared_runs_share_the_work() -> None:
+    async with history(300, page_size=50) as h:
+        inbox, first, second = MemoryInbox(), Recorder(), Recorder()
+        reports = await asyncio.gather(
+            *(h.replay(target, inbox=inbox, concurrency=4).run() for target in (first, second))
+        )
+        assert all(report.finished for report in reports)
+        assert sorted(first.ids + second.ids) == sorted(await h.ids())
 
 
-async def test_with_an_inbox_a_target_is_flushed_before_a_message_counts_as_handled() -> None:
-    target = Buffering()
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_a_bulk_target_is_flushed_before_a_message_counts_as_handled(exclusive: bool, tmp_path: Path) -> None:
+    target = Collecting()
 
-    class Suspicious(MemoryInbox):
-        async def complete(self, key: str, token: str) -> bool:
-            assert token.partition(":")[2] in target.kept
+    class Suspicious(SQLiteInbox):
+        async def complete(self, key: str | Sequence[str], token: str) -> bool:
+            count = 1 if isinstance(key, str) else len(key)
+            recorded.append(count)
+            assert sum(recorded) <= len(target.kept)
             return await super().complete(key, token)
 
-    async with history(30) as h:
-        replay = h.replay(target, inbox=Suspicious())
+    recorded: list[int] = []
+    async with history(30) as h, Suspicious(tmp_path / "inbox.db") as inbox:
+        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
         assert (await replay.run()).handled == 30
 
 

@@ -171,7 +171,7 @@ async def test_nobody_listening_is_a_transport_error_and_the_job_ends_in_front_o
             replay = h.replay(target, max_pause=0.01)
             with pytest.raises(ReplayError, match=r"the target has been down .* before message .* run the same"):
                 await replay.run()
-            assert await replay.dead_letters() == []
+            assert await replay.quarantined() == []
 
 
 async def test_an_endpoint_that_does_not_answer_is_a_timeout() -> None:

@@ -1,4 +1,4 @@
-"""Exports: a file of JSON lines, whole after any end."""
+"""Exports: a file of JSON lines, which is its own record, with one line a message after any end."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 import json
 import os
 import stat
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError
-from basiq_async.replay import JSONLinesTarget, MemoryCheckpoint, Replay
-from basiq_async.replay.protocol import Commit, ReplayJob
-from tests.support.histories import history
+from basiq_async._work.ids import digest_of
+from basiq_async.errors import JobInUseError, RecordError
+from basiq_async.replay import JSONLinesTarget, Replay, limit
+from tests.support.histories import Table, history
 from tests.support.scripted import Scripted, page
 
 
@@ -26,8 +26,7 @@ async def test_an_export_holds_every_message_as_it_came_a_line_each(tmp_path: Pa
         messages = [each async for each in h.client.messages.list(h.webhook_id)]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert report.handled == 1_200
-    # Messages are under way together, so that the order of the lines is not promised.
-    assert sorted(lines, key=itemgetter("id")) == sorted((each.raw for each in messages), key=lambda raw: raw["id"])
+    assert lines == [each.raw for each in messages]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert repr(target) == f"JSONLinesTarget({str(path)!r})"
 
@@ -46,54 +45,155 @@ async def test_each_line_is_ascii_with_orjson_and_without(
     assert path.read_text(encoding="ascii").splitlines() == lines
 
 
-async def test_a_replay_into_a_file_writes_and_records_many_messages_at_once(tmp_path: Path) -> None:
-    commits = []
+async def test_a_replay_into_a_file_writes_many_messages_at_once(tmp_path: Path) -> None:
+    class Counting(JSONLinesTarget):
+        flushes = 0
 
-    class Counting(MemoryCheckpoint):
-        async def save(self, commit: Commit) -> None:
-            commits.append(commit)
-            await super().save(commit)
+        async def flush(self) -> None:
+            self.flushes += 1
+            await super().flush()
 
     async with history(1_500) as h:
-        target = JSONLinesTarget(tmp_path / "export.jsonl")
-        report = await h.replay(target, checkpoint=Counting()).run()
-    assert report.handled == 1_500
-    assert len(commits) <= 8
+        target = Counting(tmp_path / "export.jsonl")
+        assert (await h.replay(target).run()).handled == 1_500
+    assert target.flushes <= 8
 
 
-async def test_as_many_lines_as_a_replay_has_under_way_are_known_to_the_next_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("noted", [False, True], ids=["first run", "later run"])
+async def test_after_a_kill_at_any_byte_each_message_has_exactly_one_line(tmp_path: Path, noted: bool) -> None:
     path = tmp_path / "export.jsonl"
-    old = [{"id": f"old-{number}", "filler": "x" * 10_000} for number in range(1_100)]
+    async with history(12, page_size=5) as h:
+        await h.replay(JSONLinesTarget(path)).run()
+        whole, note = path.read_bytes(), path.with_name("export.jsonl.note").read_bytes()
+        for length in range(0, len(whole) + 1, 37):
+            if noted:  # the run that was killed appended to what an earlier one had noted
+                first = whole.index(b"\n") + 1
+                length = first + length % (len(whole) - first)
+            path.unlink()
+            path.touch(0o600)
+            path.write_bytes(whole[:length])
+            if noted:
+                path.with_name("export.jsonl.note").write_bytes(small_note(whole[:first], note))
+            else:
+                path.with_name("export.jsonl.note").unlink(missing_ok=True)
+            report = await h.replay(JSONLinesTarget(path)).run()
+            assert report.finished
+            assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines()), f"killed at byte {length}"
+
+
+def small_note(lines: bytes, note: bytes) -> bytes:
+    """Return the note of a run that ended with these lines."""
+    last = json.loads(lines.splitlines()[-1])["id"]
+    return json.dumps({**json.loads(note), "size": len(lines), "last": digest_of(last).hex()}).encode()
+
+
+async def test_lines_whose_ids_are_known_are_not_written_again_however_many_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
     path.touch(0o600)
-    path.write_text("".join(json.dumps(each) + "\n" for each in old))
-    async with BasiqClient("a2V5", transport=Scripted(page([*old[-1_024:], {"id": "new"}]))) as client:
-        await Replay(client, "w1", JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
-    assert len(path.read_text().splitlines()) == 1_101
+    path.write_text("".join(f'{{"id":"old-{number}","n":{number}}}\n' for number in range(100_000)))
+    items = [{"id": f"old-{number}"} for number in range(0, 100_000, 250)]
+    async with BasiqClient("a2V5", transport=Scripted(page([*items, {"id": "new"}]))) as client:
+        report = await Replay(client, "w1", JSONLinesTarget(path)).run()
+    assert (report.handled, report.skipped) == (1, {"handled-before": 400})
+    with path.open() as file:
+        assert sum(1 for _ in file) == 100_001
 
 
-async def test_an_export_that_was_killed_continues_with_nothing_missing_and_nothing_twice(tmp_path: Path) -> None:
+async def test_messages_that_cannot_be_read_and_those_without_an_id_are_written_once_as_they_came(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "export.jsonl"
-    async with history(100) as h:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
-        lines = [json.dumps(each.raw).encode() + b"\n" for each in messages]
-        # Sixty were written, the last one half; none of it had been recorded.
-        path.touch(0o600)
-        path.write_bytes(b"".join(lines[:60]) + lines[60][:25])
+    items: list[Any] = [{"id": "a"}, {"id": "c", "payload": "text"}, {"no": "id"}, {"id": ""}, {"id": 7}, "text", 5]
+    for _ in range(2):
+        async with BasiqClient("a2V5", transport=Scripted(page([*items, {"no": "id"}]))) as client:
+            assert (await Replay(client, "w1", JSONLinesTarget(path)).run()).finished
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [each if isinstance(each, dict) else {"raw": each} for each in items]
+
+
+async def test_with_a_rate_or_a_limit_what_cannot_be_read_is_written_too(tmp_path: Path) -> None:
+    items: list[Any] = [{"id": "a"}, {"no": "id"}, {"id": "b"}, "text"]
+    for number, options in enumerate(({"rate": 100_000}, {"where": limit(10)})):
+        path = tmp_path / f"{number}.jsonl"
+        async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
+            report = await Replay(client, "w1", JSONLinesTarget(path), **options).run()
+        assert (report.handled, report.failed, report.finished) == (4, 0, True)
+        assert len(path.read_text().splitlines()) == 4
+
+
+async def test_a_predicate_that_fails_ends_an_export_in_front_of_its_message(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(20) as h:
+        ids = await h.ids()
+
+        def where(message: Message) -> bool:
+            if message.id == ids[8]:
+                raise KeyError("oops")
+            return True
+
+        with pytest.raises(ReplayError, match=f"message '{ids[8]}' failed, and the replay stopped before it: KeyErr"):
+            await h.replay(JSONLinesTarget(path), where=where).run()
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ids[:8]
+
+
+async def test_a_table_without_a_use_for_what_cannot_be_read_ends_in_front_of_it() -> None:
+    table = Table()
+    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, "text", {"id": "b"}]))) as client:
+        with pytest.raises(ReplayError, match=r"the replay stopped before it: ResponseDecodeError: .*data\[1\]"):
+            await Replay(client, "w1", table).run()
+    assert table.rows == ["a"]
+
+
+# --- a file that is another one ---
+
+
+async def test_a_file_that_was_rotated_is_not_exported_anew_by_accident(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(10) as h:
+        await h.replay(JSONLinesTarget(path)).run()
+        path.rename(tmp_path / "export.jsonl.1")
+        for look in (Replay.run, Replay.plan):
+            with pytest.raises(RecordError, match=r"is missing, and .* put it back, or begin .* \(anew=True\)"):
+                await look(h.replay(JSONLinesTarget(path)))
+        assert not path.exists()
+        report = await h.replay(JSONLinesTarget(path, anew=True)).run()
+        assert (report.handled, len(path.read_text().splitlines())) == (10, 10)
+        assert (await h.replay(JSONLinesTarget(path)).run()).handled == 0, "the new file is the record now"
+
+
+async def test_a_file_that_was_replaced_or_has_lost_lines_is_refused_until_that_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(10) as h:
+        await h.replay(JSONLinesTarget(path)).run()
+        whole = path.read_bytes()
+        lines = whole.splitlines(keepends=True)
+        for other in (b"", b'{"id":"of another job"}\n', b"".join(lines[:-1]), b"".join(lines[1:])):
+            path.write_bytes(other)
+            with pytest.raises(RecordError, match=r"is not the one that the last run wrote.* \(anew=True\)"):
+                await h.replay(JSONLinesTarget(path)).run()
+            assert path.read_bytes() == other
+        path.write_bytes(b"".join(lines[1:]))
+        report = await h.replay(JSONLinesTarget(path, anew=True)).run()
+        assert (report.handled, report.finished) == (1, True)
+        assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"size": "x", "last": 1, "notes": {}}', b'{"size": 5}', b"\xff"])
+async def test_a_note_that_is_damaged_or_lost_costs_requests_and_no_line(tmp_path: Path, note: bytes) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(60, page_size=10) as h:
+        await h.replay(JSONLinesTarget(path)).run()
+        path.with_name("export.jsonl.note").write_bytes(note)
         report = await h.replay(JSONLinesTarget(path)).run()
-        assert report.handled == 100
-    assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == [each.id for each in messages]
+    assert (report.handled, report.finished) == (0, True)
+    assert len(path.read_text().splitlines()) == 60
 
 
-async def test_the_tail_of_a_long_export_is_all_that_is_read(tmp_path: Path) -> None:
+async def test_lines_that_were_collected_and_not_flushed_are_written_at_the_close(tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
-    old = [json.dumps({"id": f"old-{i}", "filler": "x" * 10_000}) for i in range(1_000)]
-    path.touch(0o600)
-    path.write_text("\n".join(old) + "\n")
-    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "old-999"}, {"id": "new"}]))) as client:
-        await Replay(client, "w1", JSONLinesTarget(path), checkpoint=MemoryCheckpoint()).run()
-    lines = path.read_text().splitlines()
-    assert len(lines) == 1_001
-    assert json.loads(lines[-1]) == {"id": "new"}
+    async with JSONLinesTarget(path) as target:
+        await target.deliver(Message("a", {"id": "a"}))
+    assert path.read_text() == '{"id":"a"}\n'
 
 
 @pytest.mark.parametrize(
@@ -109,15 +209,11 @@ async def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: P
     assert path.read_bytes() == content
 
 
-async def test_a_file_that_cannot_be_written_ends_the_job_and_nothing_is_recorded(tmp_path: Path) -> None:
-    checkpoint = MemoryCheckpoint()
+async def test_a_file_that_cannot_be_written_ends_the_job(tmp_path: Path) -> None:
     async with history(3) as h:
         target = JSONLinesTarget(tmp_path / "nowhere" / "export.jsonl")
         with pytest.raises(ReplayError, match=r"cannot be written: No such file.*run the same again"):
-            await h.replay(target, checkpoint=checkpoint).run()
-        state = await checkpoint.peek(ReplayJob(h.webhook_id))
-    assert state is not None
-    assert state.handled == 0
+            await h.replay(target).run()
 
 
 async def test_a_file_that_something_else_shortens_is_told(tmp_path: Path) -> None:
@@ -129,8 +225,8 @@ async def test_a_file_that_something_else_shortens_is_told(tmp_path: Path) -> No
     await target.deliver(Message("b", {"id": "b"}))
     with pytest.raises(ReplayError, match="another program writes to it"):
         await target.flush()
-    with pytest.raises(ReplayError, match="another program writes to it"):
-        await target.aclose()
+    await target.aclose()
+    assert path.stat().st_size == 3, "it was left as it is"
 
 
 async def test_a_flush_that_is_cancelled_has_written_its_lines(tmp_path: Path) -> None:
@@ -160,11 +256,9 @@ async def test_a_line_that_was_torn_anywhere_is_cut_off(tmp_path: Path, torn: by
     async with history(5) as h:
         await h.replay(JSONLinesTarget(path)).run()
         whole = path.read_bytes()
-        first = whole.index(b"\n") + 1
-        path.touch(0o600)
-        path.write_bytes(whole[:first] + torn)
+        path.write_bytes(whole + torn)
         await h.replay(JSONLinesTarget(path)).run()
-    assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert path.read_bytes() == whole
 
 
 async def test_two_exports_to_one_file_are_one_too_many(tmp_path: Path) -> None:
@@ -173,7 +267,7 @@ async def test_two_exports_to_one_file_are_one_too_many(tmp_path: Path) -> None:
         async with JSONLinesTarget(path) as first:
             await first.deliver(Message("a", {"id": "a"}))
             await first.flush()
-            with pytest.raises(ReplayError, match="in use by another export"):
+            with pytest.raises(JobInUseError, match="in use by another export"):
                 await h.replay(JSONLinesTarget(path)).run()
             await first.deliver(Message("b", {"id": "b"}))
         assert path.read_text() == '{"id":"a"}\n{"id":"b"}\n'
@@ -185,11 +279,10 @@ async def test_an_export_lets_go_of_its_file_at_the_end_of_each_run(tmp_path: Pa
     path = tmp_path / "export.jsonl"
     target = JSONLinesTarget(path)
     async with history(5) as h:
-        checkpoint = MemoryCheckpoint()
-        await h.replay(target, checkpoint=checkpoint).run()
+        await h.replay(target).run()
         await h.replay(JSONLinesTarget(path)).run()
         await h.fake.emit("user.created")
-        await h.replay(target, checkpoint=checkpoint).run()
+        await h.replay(target).run()
     assert len(path.read_text().splitlines()) == 6
 
 
@@ -215,5 +308,5 @@ async def test_an_export_that_others_can_open_or_a_link_is_refused(tmp_path: Pat
     link.symlink_to(tmp_path / "nothing")
     for path, said in ((loose, "other users can open it"), (link, "symbolic link")):
         with pytest.raises(ReplayError, match=said):
-            await JSONLinesTarget(path).flush()
+            await JSONLinesTarget(path).begin_run()
     assert not (tmp_path / "nothing").exists()

@@ -9,8 +9,8 @@ import pytest
 from basiq_async import InboxError, Message
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
-from basiq_async.replay.shared import as_target
 from tests.support import virtual
+from tests.support.histories import shared_target
 
 MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
 KEY = inbox_key("user.created", "e1", "m1")
@@ -48,8 +48,8 @@ async def test_an_event_that_takes_longer_than_its_lease_is_nobody_elses_meanwhi
             claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
             assert claim.status is ClaimStatus.BUSY
 
-    await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
-    assert await inbox.seen(KEY)
+    await shared_target(handler, inbox, lease=LEASE).deliver(MESSAGE)
+    assert await inbox.known([KEY])
     calls = inbox.calls
     await asyncio.sleep(10 * LEASE)
     assert inbox.calls == calls  # a claim that has ended is not prolonged
@@ -68,7 +68,7 @@ async def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: 
         claim = await MemoryInbox.claim(inbox, KEY, "live", lease=LEASE)
         assert claim.status is ClaimStatus.BUSY
 
-    await as_target(handler, inbox, "job", inbox_lease=LEASE).deliver(MESSAGE)
+    await shared_target(handler, inbox, lease=LEASE).deliver(MESSAGE)
     assert "could not be renewed" in caplog.text
 
 
@@ -76,7 +76,7 @@ async def test_an_inbox_that_fails_for_a_while_is_asked_again(how: str, caplog: 
 @virtual.clocked
 async def test_a_cancelled_message_gives_its_claim_back_after_the_last_prolonging(*, hanging: bool) -> None:
     inbox = Failing()
-    target = as_target(sleep, inbox, "job", inbox_lease=LEASE)
+    target = shared_target(sleep, inbox, lease=LEASE)
     handling = asyncio.create_task(target.deliver(MESSAGE))
     await asyncio.sleep(1)
     inbox.hanging = hanging

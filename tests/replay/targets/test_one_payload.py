@@ -11,8 +11,8 @@ from aiohttp import web
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
 from basiq_async._wire.payloads import payload_bytes
-from basiq_async.receiver import Delivery, WebhookReceiver
-from basiq_async.replay import HttpTarget, MemoryCheckpoint, Replay
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.replay import HttpTarget, Replay
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.deliveries import SECRET
 
@@ -80,7 +80,8 @@ async def test_both_ways_give_the_same_deliveries_for_every_form_of_a_history(qu
         HttpTarget(url, SECRET) as target,
     ):
         for each in (target, direct.receiver):
-            report = await Replay(client, webhook_id, each, checkpoint=MemoryCheckpoint(), concurrency=1).run()
+            inbox = MemoryInbox() if each is target else direct.receiver.inbox
+            report = await Replay(client, webhook_id, each, inbox=inbox, concurrency=1).run()
             assert report.handled == 5
     assert [shape(each) for each in posted.deliveries] == [shape(each) for each in direct.deliveries]
     assert all(each.event_type_id and each.event_id for each in direct.deliveries)

@@ -13,11 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import ConfigurationError, Message
 from basiq_async.receiver import Delivery, MemoryInbox, SQLInbox, WebhookReceiver
-from basiq_async.replay import MemoryCheckpoint
-from basiq_async.replay.shared import as_target
+from basiq_async.replay import Replay
 from tests.support.databases import engine_of, new_table
 from tests.support.deliveries import SECRET
-from tests.support.histories import history
+from tests.support.histories import history, shared_target
 from tests.support.servers import PostgresServer
 
 # Not unique: an effect that happens twice is to be seen.
@@ -77,22 +76,21 @@ async def test_a_message_that_fails_has_had_no_effect_until_it_is_retried(engine
         assert (await replay.run()).failed == 3
         assert not await effects(engine)
         broken = False
-        await replay.retry_dead()
+        await replay.retry_quarantined()
         assert await effects(engine) == Counter(await h.ids())
 
 
 async def test_a_run_that_is_cancelled_again_and_again_has_each_effect_once(
     engine: AsyncEngine, inbox: SQLInbox
 ) -> None:
-    checkpoint = MemoryCheckpoint()
     async with history(60) as h:
         for number in range(60):
-            replay = h.replay(write, checkpoint=checkpoint, inbox=inbox, concurrency=4)
+            replay = h.replay(write, inbox=inbox, concurrency=4)
             task = asyncio.create_task(replay.run())
             await asyncio.sleep(0.002 * (number % 10))
             task.cancel()
             await asyncio.wait({task})
-        await h.replay(write, checkpoint=checkpoint, inbox=inbox, concurrency=4).run()
+        await h.replay(write, inbox=inbox, concurrency=4).run()
         assert await effects(engine) == Counter(await h.ids())
 
 
@@ -109,8 +107,7 @@ async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
             await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
     async with history(5) as h:
-        checkpoint = MemoryCheckpoint()
-        replay = h.replay(handler, checkpoint=checkpoint, inbox=inbox, concurrency=1)
+        replay = h.replay(handler, inbox=inbox, concurrency=1)
         report = await replay.run()
         assert (report.handled, report.failed) == (5, 0)
         assert await effects(engine) == Counter(await h.ids())
@@ -129,11 +126,13 @@ async def test_a_receivers_handlers_commit_with_their_entries_too(engine: AsyncE
         assert await effects(engine) == Counter(await h.ids())
 
 
-@pytest.mark.parametrize("inbox", [None, MemoryInbox()], ids=["no inbox", "one without transactions"])
-async def test_a_function_with_a_session_needs_an_inbox_that_has_transactions(inbox: MemoryInbox | None) -> None:
+async def test_a_function_with_a_session_needs_an_inbox_that_has_transactions(inbox: SQLInbox) -> None:
     async with history(1) as h:
-        with pytest.raises(ConfigurationError, match=r"accepts one argument, the message.*such as SQLInbox"):
-            h.replay(write, inbox=inbox)
+        for each in (None, MemoryInbox()):
+            with pytest.raises(ConfigurationError, match=r"accepts one argument, the message.*such as SQLInbox"):
+                Replay(h.client, h.webhook_id, write, inbox=each)
+        with pytest.raises(ConfigurationError, match="records each message by itself: pass no exclusive=True"):
+            h.replay(write, inbox=inbox, exclusive=True)
 
 
 async def test_a_handler_with_a_session_may_take_longer_than_the_lease_of_a_fleet(
@@ -144,5 +143,5 @@ async def test_a_handler_with_a_session_may_take_longer_than_the_lease_of_a_flee
         await asyncio.sleep(0.05)  # by the clock of the server, which ends a transaction that is idle for too long
 
     message = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
-    assert await as_target(slowly, inbox, "job", inbox_lease=0.01).deliver(message) is None
+    assert await shared_target(slowly, inbox, lease=0.01).deliver(message) is None
     assert await effects(engine) == Counter(["m1"])

@@ -36,7 +36,7 @@ class Stage:
 
     def time(self) -> float:
         """The clock that the client waits by."""
-        waits = self.fake.waits if self.in_memory else None
+        waits = self.fake._waits if self.in_memory else None
         return asyncio.get_running_loop().time() if waits is None else waits.time()
 
 

@@ -235,8 +235,8 @@ def test_whatever_handlers_and_tests_do_it_comes_to_an_end(
                     case "advance":
                         await fake.advance(seconds=7)
                     case "sleep":
-                        assert fake.waits is not None
-                        await fake.waits.sleep(40)
+                        assert fake._waits is not None
+                        await fake._waits.sleep(40)
                     case "task":
                         await asyncio.create_task(act("fetch", event_id))
                     case "raise":

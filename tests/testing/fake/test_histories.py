@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basiq_async.testing import FakeBasiq
+from basiq_async.testing import FakeBasiq, Quirks
 from basiq_async.testing.fake._histories import UUID, SeededEvents, SeededIds  # private: an index that no list comes to
 
 from ..conftest import ENDPOINT, Caller
@@ -94,3 +94,20 @@ def test_seeded_items_outside_of_the_history_do_not_exist() -> None:
     for link in beyond["payload"]["links"].values():
         longer.get(link)
         shorter.error("GET", link, status=404)
+
+
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+def test_a_second_history_leaves_the_events_of_the_first_where_they_were(order: Any) -> None:
+    """The events of two webhooks are one list, by time, and no page of it loses or repeats one."""
+    fake = FakeBasiq(quirks=Quirks(event_order=order))
+    caller = Caller(fake)
+    fake.seed_messages(50, fake.add_webhook(ENDPOINT), every=3600)
+    live = fake.emit("consent.revoked").event_id
+    before = caller.every("/events?limit=7")
+    fake.seed_messages(30, fake.add_webhook("https://example.com/second"), every=86_400)
+    found = caller.every("/events?limit=7")
+    assert {event["id"] for event in before} <= {event["id"] for event in found}
+    assert len(found) == len({event["id"] for event in found}) == 51 + 7
+    times = [event["createdDate"] for event in found]
+    assert times == sorted(times, reverse=order == "newest-first")
+    assert live in {event["id"] for event in found}

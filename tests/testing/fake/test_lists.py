@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from basiq_async import F
 from basiq_async.testing import FakeBasiq, Quirks
-from basiq_async.testing.fake._lists import FilterError, compile_filter  # private: thousands of filters, without a list
+from basiq_async.testing.fake._lists import FilterError, attributes, compile_filter  # private: filters without lists
 
 from ..conftest import Caller
 
@@ -118,7 +118,7 @@ def test_no_filter_takes_long_to_refuse(text: str) -> None:
     """A regular expression that tries each way to split such a text takes half a second for one; here are a hundred."""
     for _ in range(100):
         with pytest.raises(FilterError):
-            compile_filter(text, {"a": "b"})
+            compile_filter(text, attributes({"a": "b"}))
 
 
 def names(items: list[dict[str, Any]]) -> set[str]:
@@ -218,7 +218,7 @@ def test_a_filter_that_is_none_is_a_parameter_not_valid(caller: Caller, expressi
     assert (error["code"], error["source"]["parameter"]) == ("parameter-not-valid", "filter")
 
 
-FIELDS = {"x.y": "z"}
+FIELDS = attributes({"x.y": "z"})
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs", "Cc"])), st.text())

@@ -46,11 +46,11 @@ def test_the_first_thousand_violations_are_kept_and_a_later_request_still_has_it
 
 def test_each_change_is_told_until_its_watcher_stops(fake: FakeBasiq) -> None:
     seen: list[int] = []
-    stop = fake.watch(lambda: seen.append(fake.revision))
+    stop = fake._changes.watch(lambda: seen.append(fake._changes.revision))
     fake.handle(Request("GET", BASE + "/events"))
     fake.add_webhook()
     stop()
     stop()
     fake.reset()
     assert seen == [1, 2]
-    assert fake.revision > 2
+    assert fake._changes.revision > 2

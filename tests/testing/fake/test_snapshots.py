@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -78,3 +80,30 @@ def test_the_state_of_another_key_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="another API key") as caught:
         FakeBasiq().restore(snapshot)
     assert "b3RoZXI=" not in str(caught.value)
+
+
+def _damaged(saved: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], object]]:
+    """Yield functions that damage a snapshot, each at one place, and leave it JSON of the right shape."""
+    (key,) = saved["applications"]
+    first, second = saved["applications"][key]["webhooks"]
+    yield lambda state: state.pop("now")
+    yield lambda state: state["applications"][key].pop("messages")
+    yield lambda state: state["applications"][key]["messages"].pop(second)
+    yield lambda state: state["applications"][key]["webhooks"][first].update(id="another")
+    yield lambda state: state["applications"][key]["events"]["segments"][0].update(types=[])
+    yield lambda state: state["applications"][key]["messages"][first]["segments"][0]["events"].update(types=[])
+    yield lambda state: next(iter(state["states"].values()))["content"].pop("applications")
+
+
+async def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
+    fake = await arranged()
+    fake.add_state()
+    saved = json.loads(json.dumps(fake.snapshot()))
+    for damage in _damaged(saved):
+        damaged = copy.deepcopy(saved)
+        damage(damaged)
+        other = FakeBasiq(seed=7)
+        before = other.snapshot()
+        with pytest.raises(ConfigurationError, match="not the state of a fake"):
+            other.restore(damaged)
+        assert other.snapshot() == before

@@ -40,19 +40,19 @@ async def test_messages_of_all_webhooks_are_newest_first_and_webhooks_are_in_the
 async def test_a_scan_goes_on_from_any_place(of_one: bool) -> None:
     fake, ids = await make_histories()
     webhook_id = ids[1] if of_one else None
-    everything = list(fake.scan_messages(webhook_id))
+    everything = list(fake._scan_messages(webhook_id))
     for number, (place, _) in enumerate(everything):
-        assert list(fake.scan_messages(webhook_id, place)) == everything[number:], f"from {place}"
+        assert list(fake._scan_messages(webhook_id, place)) == everything[number:], f"from {place}"
     await fake.advance(seconds=1)
     fake.emit("user.created", api_key="two")
-    assert list(fake.scan_messages(webhook_id, everything[0][0])) == everything, "what is newer was shown again"
+    assert list(fake._scan_messages(webhook_id, everything[0][0])) == everything, "what is newer was shown again"
 
 
 @pytest.mark.parametrize("place", [(1, 0), (1, 4), (9, 1)])
 async def test_a_scan_does_not_go_on_where_no_message_is(place: tuple[int, int]) -> None:
     fake, _ = await make_histories()
     with pytest.raises(ConfigurationError, match="no message at this place"):
-        fake.scan_messages(None, place)
+        fake._scan_messages(None, place)
 
 
 def test_an_endpoint_that_comes_back_leaves_the_others_down(fake: FakeBasiq) -> None:

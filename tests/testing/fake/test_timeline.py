@@ -130,7 +130,7 @@ async def test_a_webhook_that_does_not_become_active_is_given_up_in_time() -> No
 async def test_waits_at_the_same_time_end_in_order_and_not_one_after_another() -> None:
     fake, ended = FakeBasiq(), list[tuple[float, float]]()
     start = fake.now()
-    waits = fake.waits
+    waits = fake._waits
     assert waits is not None
 
     async def wait(seconds: float) -> None:
@@ -146,7 +146,7 @@ async def test_waits_at_the_same_time_end_in_order_and_not_one_after_another() -
 @virtual.clocked
 async def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
     fake = FakeBasiq()
-    waits = fake.waits
+    waits = fake._waits
     assert waits is not None
     first = asyncio.create_task(waits.sleep(10))
     second = asyncio.create_task(waits.sleep(20))
@@ -161,7 +161,7 @@ async def test_who_is_cancelled_while_waiting_holds_nobody_up() -> None:
 async def test_a_test_that_moves_the_clock_ends_a_wait() -> None:
     fake = FakeBasiq()
     start = fake.now()
-    waits = fake.waits
+    waits = fake._waits
     assert waits is not None
     long = asyncio.create_task(waits.sleep(3600))
     await asyncio.sleep(0)
@@ -183,7 +183,7 @@ async def test_a_token_is_renewed_when_it_expires_on_the_fakes_clock() -> None:
 
 def test_a_clock_that_runs_by_itself_is_not_waited_on() -> None:
     assert InMemoryTransport(FakeBasiq(clock=SystemClock())).waits is None
-    assert FakeBasiq(clock=SystemClock()).waits is None
+    assert FakeBasiq(clock=SystemClock())._waits is None
 
 
 async def test_the_client_of_the_fixture_waits_in_no_time(basiq_client: BasiqClient, fake_basiq: FakeBasiq) -> None:

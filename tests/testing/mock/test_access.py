@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from basiq_async import BasiqClient
+from basiq_async._redaction.credentials import fingerprint
 from basiq_async._web.access import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
@@ -284,3 +285,28 @@ async def test_without_the_extra_the_page_says_how_to_get_it(fake: FakeBasiq, mo
             assert response.status == 200
             assert "pip install '/path/to/the/clone[ui]'" in await response.text()
         assert await _status(session, "GET", f"{base_url}/_fake/state") == 200
+
+
+@pytest.mark.parametrize("header", [{}, {"X-Fake-Token": ""}], ids=["absent", "empty"])
+@pytest.mark.parametrize("root", ["/_fake", "/_fake/~"], ids=["no path", "empty path"])
+async def test_an_empty_token_is_no_token(fake: FakeBasiq, header: dict[str, str], root: str) -> None:
+    body = {"eventTypeId": "user.created"}
+    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
+        url = f"{base_url}{root}/emit"
+        assert await _status(session, "POST", url, json=body, headers=header) == 401
+        assert await _status(session, "POST", url, json=body, headers={**header, "Origin": base_url}) == 403
+        assert await _status(session, "POST", url, json=body, headers={**header, "Via": "1.1 proxy"}) == 403
+        token = {"X-Fake-Token": "t0ken"}
+        assert await _status(session, "POST", f"{base_url}/_fake/emit", json=body, headers=token) == 200
+        assert await _status(session, "POST", f"{base_url}/_fake/~t0ken/emit", json=body, headers=header) == 200
+
+
+async def test_a_key_is_named_by_its_fingerprint_and_another_one_is_refused(fake: FakeBasiq) -> None:
+    body = {"eventTypeId": "user.created"}
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+        for key, status in ((fake.api_key, 200), (FakeBasiq.make_api_key(), 403), ("", 403)):
+            headers = {"X-Fake-State": fingerprint(key)}
+            assert await _status(session, "POST", f"{base_url}/_fake/emit", json=body, headers=headers) == status
+        for text in ("", fake.api_key):
+            headers = {"X-Fake-State": text}
+            assert await _status(session, "POST", f"{base_url}/_fake/emit", json=body, headers=headers) == 403

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi import checks
 
 from basiq_async.testing import FakeBasiq
-from basiq_async.testing.mock._control import describe  # private: tests are made of it before a server runs
+from basiq_async.testing.mock.control_api import describe
 from tests.support.served import served
 
 SCHEMA = schemathesis.openapi.from_dict(describe())

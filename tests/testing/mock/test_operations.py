@@ -201,10 +201,10 @@ async def test_tokens_expire_accounts_close_and_everything_is_reset(control: Con
         ("/emit", {"eventTypeId": "no.such"}, "no event type"),
         ("/emit", {"eventTypeId": "user.created", "more": 1}, "no field 'more'"),
         ("/emit", {"eventTypeId": "user.created", "data": []}, "JSON object"),
-        ("/advance", {"hours": -1}, "at least 0"),
+        ("/advance", {"hours": -1}, "from 0 to"),
         ("/advance", {"hours": True}, "a number"),
         ("/fail", {}, "say what goes wrong"),
-        ("/fail", {"status": 99}, "at least 100"),
+        ("/fail", {"status": 99}, "from 100 to 999"),
         ("/fail", {"drop": "answer"}, "one of: request, response"),
         ("/fail", {"status": 500, "headers": {"a": "b\r\nc"}}, "printable"),
         ("/deliveries/fail", {}, "say what goes wrong"),
@@ -242,8 +242,8 @@ async def test_every_operation_is_described_and_responds_as_described(control: C
     bodies: dict[str, dict[str, Any]] = {
         "emit": {"eventTypeId": "user.created"},
         "fail": {"status": 500},
-        "fail_deliveries": {"drop": "request"},
-        "add_webhook": {"url": "http://127.0.0.1:1/"},
+        "failDeliveries": {"drop": "request"},
+        "addWebhook": {"url": "http://127.0.0.1:1/"},
         "seed": {"messages": 1},
         "reset": {"log": True},
     }
@@ -255,7 +255,7 @@ async def test_every_operation_is_described_and_responds_as_described(control: C
     for name, method, path in sorted(operations, key=lambda each: each[0] == "reset"):
         if method == "get":
             await control.get(path)
-        elif name == "remove_state":
+        elif name == "removeState":
             await control.named((await control.post("/states"))["apiKey"]).post(path)
         else:
             await control.post(path, **bodies.get(name, {}))

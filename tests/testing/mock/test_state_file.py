@@ -29,7 +29,7 @@ async def test_a_server_keeps_it_in_a_file_only_its_owner_can_read(tmp_path: Pat
 
 
 async def test_a_change_in_any_state_is_saved_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.testing.mock.state_file.SOONEST", 0.005)
+    monkeypatch.setattr("basiq_async.testing.mock.state_file.EVERY", 0.005)
     file = tmp_path / "state.json"
     fake = FakeBasiq()
     state = fake.add_state("payments")
@@ -57,3 +57,25 @@ async def test_a_file_that_cannot_be_written_is_an_error_at_once(tmp_path: Path)
     with pytest.raises(ConfigurationError, match="cannot be written"):
         async with serve(FakeBasiq(), state_file=tmp_path / "no" / "state.json"):
             pass
+
+
+async def test_it_is_saved_again_after_a_save_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("basiq_async.testing.mock.state_file.EVERY", 0.005)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = folder / "state.json"
+    fake = FakeBasiq()
+    async with serve(fake, state_file=file), asyncio.timeout(PATIENCE):
+        folder.rename(tmp_path / "gone")
+        first = fake.add_webhook(ENDPOINT)
+        while not caplog.records:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+        (tmp_path / "gone").rename(folder)
+        while first not in file.read_text():
+            await asyncio.sleep(0.005)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the state file {file} cannot be written: No such file or directory; it is tried again"
+    ]

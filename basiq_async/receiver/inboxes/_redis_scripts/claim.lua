@@ -1,11 +1,15 @@
--- KEYS: entry, letter, retry, failures, order. ARGV: token, lease in ms. Returns the status, the holder and what remains of its lease in ms.
-local entry = redis.call('GET', KEYS[1])
-if entry == 'done' or redis.call('EXISTS', KEYS[2]) == 1 then
+-- ARGV: token, lease in ms, how long to remember an expired holder of a letter in ms. Returns the status, the holder and
+-- what remains of its lease in ms.
+local held = redis.call('GET', entry)
+if held == 'done' then
   return {'done', '', 0}
 end
-local token = 'held:' .. ARGV[1]
-if entry and entry ~= token then
-  return {'busy', string.sub(entry, 6), redis.call('PTTL', KEYS[1])}
+if redis.call('EXISTS', letter) == 1 then
+  return is_acknowledged(letter) and {'done', '', 0} or claim_letter(retry, ARGV[1], ARGV[2], ARGV[3])
 end
-redis.call('SET', KEYS[1], token, 'PX', ARGV[2])
+local token = 'held:' .. ARGV[1]
+if held and held ~= token then
+  return {'busy', string.sub(held, 6), redis.call('PTTL', entry)}
+end
+redis.call('SET', entry, token, 'PX', ARGV[2])
 return {'claimed', '', 0}

@@ -1,20 +1,25 @@
--- KEYS: entry, letter, retry, failures, order. ARGV: token, how long to remember in ms. Returns 1 where it recorded it.
-local function holder(key)
-  local held = redis.call('GET', key)
-  return held and string.match(held, '^%d+:(.*)$')
-end
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  if holder(KEYS[3]) ~= ARGV[1] then
-    return 0
+-- ARGV: token, how long to remember in ms. For any number of keys. Returns the number of keys that it recorded.
+local function take(entry, letter, retry)
+  if redis.call('EXISTS', letter) == 1 then
+    local holder, remaining = holder_of(retry)
+    if holder and holder ~= ARGV[1] and remaining > 0 then
+      return false
+    end
+    take_out(letter)
+    redis.call('DEL', retry)
+    return true
   end
-  redis.call('ZREM', KEYS[5], redis.call('HGET', KEYS[2], 'place'))
-  redis.call('DEL', KEYS[2], KEYS[3])
-else
-  local entry = redis.call('GET', KEYS[1])
-  if entry and entry ~= 'held:' .. ARGV[1] then
-    return 0
+  local held = redis.call('GET', entry)
+  return not held or held == 'held:' .. ARGV[1]
+end
+
+local recorded = 0
+for first = 4, #KEYS, 4 do
+  local entry, letter, retry, failures = KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3]
+  if take(entry, letter, retry) then
+    record(entry, ARGV[2])
+    redis.call('DEL', failures)
+    recorded = recorded + 1
   end
 end
-redis.call('SET', KEYS[1], 'done', 'PX', ARGV[2])
-redis.call('DEL', KEYS[4])
-return 1
+return recorded

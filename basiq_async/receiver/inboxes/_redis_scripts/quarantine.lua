@@ -1,21 +1,18 @@
--- KEYS: entry, letter, retry, failures, order. ARGV: token, place in the order, failures, text. Returns 1 where it recorded it.
-local function holder(key)
-  local held = redis.call('GET', key)
-  return held and string.match(held, '^%d+:(.*)$')
-end
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  if holder(KEYS[3]) ~= ARGV[1] then
+-- ARGV: token, place in the order, failures, 1 if it was acknowledged, text. Returns 1 where it stored it.
+if redis.call('EXISTS', letter) == 1 then
+  local holder, remaining = holder_of(retry)
+  if holder ~= ARGV[1] and (is_acknowledged(letter) or (holder and remaining > 0)) then
     return 0
   end
-  redis.call('ZREM', KEYS[5], redis.call('HGET', KEYS[2], 'place'))
-  redis.call('DEL', KEYS[3])
+  take_out(letter)
+  redis.call('DEL', retry)
 else
-  local entry = redis.call('GET', KEYS[1])
-  if entry and entry ~= 'held:' .. ARGV[1] then
+  local held = redis.call('GET', entry)
+  if held and held ~= 'held:' .. ARGV[1] then
     return 0
   end
 end
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[2], 'place', ARGV[2], 'failures', ARGV[3], 'text', ARGV[4])
-redis.call('ZADD', KEYS[5], 0, ARGV[2])
+redis.call('DEL', entry)
+redis.call('HSET', letter, 'place', ARGV[2], 'failures', ARGV[3], 'acknowledged', ARGV[4], 'text', ARGV[5])
+redis.call('ZADD', order, 0, ARGV[2])
 return 1

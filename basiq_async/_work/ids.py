@@ -1,0 +1,58 @@
+"""A set of ids that can be very large: 16 bytes an id, and a few more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+
+_MOST_IN_BUCKET = 128
+_MOST_BUCKETS = 65_536
+
+
+@lru_cache(maxsize=4_096)  # each id of a page is asked for about five times
+def digest_of(text: str) -> bytes:
+    """Return the 16 bytes by which ``Ids`` knows an id."""
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+class Ids:
+    """A set of digests of ids (see ``digest_of``): 19 bytes each in a large set. They are spread over buckets of bytes.
+
+    A digest is random, so it decides the bucket, and it is found in a bucket at no other place than its own.
+    """
+
+    def __init__(self) -> None:
+        self._buckets = [bytearray()]
+        self._shift = 16
+        """The first two bytes of a digest, shifted by so many bits, are the number of its bucket."""
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def extend(self, digests: Iterable[bytes]) -> None:
+        """Add digests that are not in the set yet."""
+        added = list(digests)
+        self._count += len(added)
+        while self._count > _MOST_IN_BUCKET * len(self._buckets) and len(self._buckets) < _MOST_BUCKETS:
+            self._split()
+        buckets, shift = self._buckets, self._shift
+        for each in added:
+            buckets[(each[0] << 8 | each[1]) >> shift] += each
+
+    def known(self, digests: Sequence[bytes]) -> list[bool]:
+        """Return for each digest whether it is in the set."""
+        buckets, shift = self._buckets, self._shift
+        return [each in buckets[(each[0] << 8 | each[1]) >> shift] for each in digests]
+
+    def _split(self) -> None:
+        """Make four buckets of each."""
+        former, self._shift = self._buckets, self._shift - 2
+        shift, split = self._shift, [bytearray() for _ in range(4 * len(former))]
+        for number, bucket in enumerate(former):
+            former[number] = bytearray()  # freed as it goes
+            for place in range(0, len(bucket), 16):
+                each = bucket[place : place + 16]
+                split[(each[0] << 8 | each[1]) >> shift] += each
+        self._buckets = split

@@ -1,0 +1,67 @@
+"""The exit codes of the program, and the one table that says with which of them an error ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ..errors import (
+    APIError,
+    BadRequestError,
+    BasiqError,
+    ConfigurationError,
+    ConflictError,
+    InboxError,
+    JobInUseError,
+    NotFoundError,
+    PaginationError,
+    RecordError,
+    ReplayError,
+    RequestTimeoutError,
+    ResponseDecodeError,
+    SignatureVerificationError,
+    TransportError,
+)
+
+DONE: Final = 0
+WRONG: Final = 1
+USAGE: Final = 2
+NO_ANSWER: Final = 3
+IN_USE: Final = 4
+
+MEANINGS: Mapping[int, str] = {
+    DONE: "success",
+    WRONG: "something failed, is wrong, or is left to do",
+    USAGE: "wrong usage, or wrong settings",
+    NO_ANSWER: "nothing could be checked: Basiq, an inbox, Redis or a proxy gave no usable response",
+    IN_USE: "another run of this job is alive, and does the work",
+    130: "ended by SIGINT (Ctrl-C)",
+    143: "ended by SIGTERM",
+}
+
+_CODES: Mapping[type[BaseException], int] = {
+    BasiqError: WRONG,
+    ConfigurationError: USAGE,
+    TransportError: NO_ANSWER,
+    APIError: NO_ANSWER,  # such as 302 or 408: a proxy's, or none that the API documents
+    BadRequestError: WRONG,
+    NotFoundError: WRONG,
+    ConflictError: WRONG,
+    ResponseDecodeError: NO_ANSWER,
+    PaginationError: NO_ANSWER,
+    SignatureVerificationError: WRONG,
+    InboxError: NO_ANSWER,
+    ReplayError: WRONG,
+    RecordError: NO_ANSWER,
+    JobInUseError: IN_USE,
+    TimeoutError: NO_ANSWER,
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code for an error. An error status of the login is no answer, whatever the status is."""
+    if isinstance(error, RequestTimeoutError) and error.method is None:  # what was waited for did not come
+        return WRONG
+    if isinstance(error, APIError) and (error.path or "").endswith("/token"):
+        return NO_ANSWER
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), WRONG)

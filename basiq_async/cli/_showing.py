@@ -1,0 +1,165 @@
+"""What ``listen`` shares in both ways: its options, and how results are shown until the end."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import typer
+
+from ..errors import ConfigurationError
+from ._options import SECRET_VARIABLE, Json, complete_event_type, complete_webhook, option
+from ._output import OutputClosedError, flush, is_terminal, live, note, session, write, write_lines
+from ._results import Output, Row, View
+from ._run import stopping
+
+
+@attrs.frozen(kw_only=True)
+class ListenOptions:
+    """What to receive or to poll, and what to do with it."""
+
+    secret: Annotated[
+        list[str] | None,
+        option(
+            "The webhook's signing secret. Prefer the environment variable or --secret-file. May be repeated.",
+            "--secret",
+            envvar=SECRET_VARIABLE,
+        ),
+    ] = attrs.field(default=None, repr=False)
+    secret_file: Annotated[Path | None, option("A file with the signing secrets, one per line.")] = None
+    forward_to: Annotated[
+        str | None, option("Forward each genuine delivery to this service.", "--forward-to", metavar="URL")
+    ] = None
+    event: Annotated[
+        list[str] | None,
+        option(
+            "Only these event types, such as user.created or consent.*; may be repeated.",
+            "--event",
+            "--events",
+            autocompletion=complete_event_type,
+        ),
+    ] = None
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free port.")] = 8080
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
+    path: Annotated[str, typer.Option(help="The path that deliveries are posted to.")] = "/basiq"
+    poll: Annotated[
+        str | None,
+        option(
+            "Read this webhook's new messages from Basiq; needs no public address.",
+            metavar="WEBHOOK_ID",
+            autocompletion=complete_webhook,
+        ),
+    ] = None
+    poll_all: Annotated[bool, option("Like --poll, for all webhooks.", "--poll-all", "--all")] = False
+    since: Annotated[
+        str | None, option("With --poll: the first run begins that long ago, such as 10m.", metavar="TIME")
+    ] = None
+    every: Annotated[float, typer.Option(min=1, help="With --poll: the seconds between two requests.")] = 5.0
+    inbox: Annotated[
+        str | None,
+        option(
+            "With --poll: the file that records which messages were shown. By default it is named after the webhook.",
+            metavar="FILE",
+        ),
+    ] = None
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N genuine deliveries; 0 for no limit.")] = 0
+    body: Annotated[bool, option("Also show the bodies of genuine deliveries.", "--body")] = False
+    json: Json = None
+
+
+class Showing:
+    """What receiving and polling share: each result is shown and counted, until the end.
+
+    The end is a signal, the limit, or a reader of the output that closes it. ``failure`` is then raised.
+    """
+
+    def __init__(self, options: ListenOptions, good: str, bad: str) -> None:
+        import asyncio
+
+        self._options = options
+        self._output = Output(options.json)
+        self._done = asyncio.Event()
+        self._failure: Exception | None = None
+        self._counts = {good: 0, bad: 0}
+        if session().stdout_closed and options.forward_to is None:
+            raise ConfigurationError("standard output is closed: nobody could see the deliveries")
+
+    @property
+    def status(self) -> str:
+        """The counts, as the status line shows them."""
+        return ", ".join(f"{count:,} {name}" for name, count in self._counts.items())
+
+    def show(self, row: Row, view: View[Row], *words: object) -> None:
+        """Show a result: as JSON, or as a line of words. Raises the errors of ``write``."""
+        if self._output.as_json:
+            self._output.one(row, view)
+            return
+        write("  ".join(str(word) for word in words if word))
+        if row.get("body") is not None:
+            write_lines(json_module.dumps(row["body"], indent=2).splitlines())
+        flush()
+
+    def stop(self) -> bool:
+        """Begin the end. Return True: what is under way is finished."""
+        self._done.set()
+        return True
+
+    def fail(self, exc: Exception) -> None:
+        """Begin the end, with an error."""
+        self._failure = self._failure or exc
+        self.stop()
+
+    @contextmanager
+    def until_end(self, busy: Callable[[], bool]) -> Iterator[None]:
+        """Stop at a signal, and when the reader of the output closes it; then show the counts."""
+        try:
+            with stopping(self.stop, busy=busy), watching_reader(lambda: self.fail(OutputClosedError())):
+                yield
+        finally:
+            live(None)
+            if is_terminal(sys.stderr):
+                note(self.status, **self._counts)
+        if self._failure is not None:
+            raise self._failure
+
+
+@contextmanager
+def watching_reader(gone: Callable[[], None]) -> Iterator[None]:
+    """Call ``gone`` as soon as the reader of standard output closes it, if standard output is a pipe."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    descriptor = _pipe_of_stdout()
+    if descriptor is None:
+        yield
+        return
+
+    def left() -> None:
+        loop.remove_reader(descriptor)
+        gone()
+
+    try:
+        # The writing end of a pipe becomes "readable" when its reading end is closed. asyncio relies on it too.
+        loop.add_reader(descriptor, left)
+    except (NotImplementedError, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _pipe_of_stdout() -> int | None:
+    try:
+        descriptor = sys.stdout.fileno()
+        return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,122 @@
+"""A run into a target that is its own record: each page is handed over at once, without a queue and workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..models import Message
+from ._engine import Engine
+from ._sources import MessageBatch, UnreadableMessage
+from ._where import choose, everything
+
+_MOST_UNWRITTEN = 4_096
+"""The number of messages that are collected before they are written together."""
+
+
+class BulkEngine(Engine):
+    """A run whose messages are accepted one after the other, and written together.
+
+    A target with a method ``add`` accepts a page at once. One that ``accepts_unreadable`` gets the messages that cannot
+    be read, too.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._add: Callable[[Sequence[Message]], None] | None = getattr(self._target, "add", None)
+        self._accepts_unreadable = getattr(self._target, "accepts_unreadable", False)
+        if self._left is not None or self._settings.rate is not None:
+            self._add = None
+        self._unwritten: Counter[MessageBatch] = Counter()
+        """The number of messages of each page that were accepted, and are not written yet."""
+
+    async def _read_messages(self) -> None:
+        """Hand the messages of each page to the target, and have it write them from time to time."""
+        try:
+            while not self._stopped and self._left != 0:
+                batch = await self._next_page()
+                if batch is None:
+                    self._whole = self._source.finished
+                    break
+                await self._accept(batch)
+        except Exception as exc:
+            self._fail(exc)
+
+    async def _next_page(self) -> MessageBatch | None:
+        self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
+        try:
+            return await self._source.advance()
+        finally:
+            self._reading = None
+
+    async def _accept(self, batch: MessageBatch) -> None:
+        """Hand the messages of a page to the target."""
+        collected: list[Message] = []
+        for message in batch.items:
+            if self._stopped or self._left == 0:
+                break
+            if self._where.predicate is not everything or isinstance(message, UnreadableMessage):
+                wanted, error = choose(self._where, message)
+                if not wanted:
+                    self._skipped["where"] += 1
+                    batch.finish(recorded=False)
+                    continue
+                if error is not None and not (self._accepts_unreadable and isinstance(message, UnreadableMessage)):
+                    if not self._fail_with(message, batch, error):
+                        break
+                    continue
+            if self._add is not None:
+                collected.append(message)
+            elif not await self._deliver(message, batch):
+                break
+        if self._add is not None and collected:
+            self._add(collected)
+            self._note_accepted(batch, len(collected))
+            await asyncio.sleep(0)
+            await self._write_if_due()
+
+    async def _deliver(self, message: Message, batch: MessageBatch) -> bool:
+        """Hand one message to the target. Return False if the run ends."""
+        ending = await self._attempts.deliver(message)
+        if ending is None:
+            return False
+        reason, error = ending
+        if error is not None:
+            return self._fail_with(message, batch, error)
+        if reason is not None:
+            self._skipped[reason] += 1
+            batch.finish(recorded=False)
+        else:
+            self._left = None if self._left is None else self._left - 1
+            self._note_accepted(batch, 1)
+        await self._write_if_due()
+        return True
+
+    def _note_accepted(self, batch: MessageBatch, count: int) -> None:
+        self._handled += count
+        self._in_a_row = 0
+        self._room -= count
+        self._unwritten[batch] += count
+
+    def _fail_with(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
+        self._open += 1
+        self._room -= 1
+        return self._record_failure(message, batch, error)
+
+    async def _write_if_due(self) -> None:
+        if self._unwritten.total() >= _MOST_UNWRITTEN or self._now() >= self._hint_due:
+            await self._record_rest()
+            await self._note()
+
+    async def _record_rest(self) -> None:
+        """Write what the target has accepted."""
+        if self._unwritten and await self._make_durable(()):
+            for batch, count in self._unwritten.items():
+                batch.finish(count)
+            self._room += self._unwritten.total()
+            self._unwritten.clear()
+
+    def _record_soon(self) -> None:
+        """Nothing waits: ``_record_rest`` records."""

@@ -1,0 +1,208 @@
+"""Record the messages of a run where its record stands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Literal
+
+import attrs
+
+from .._redaction.text import printable
+from .._signing.seal import Seal
+from .._wire.codec import Unreadable, read_message
+from .._work.calls import HOST
+from .._work.clock import TimeSource
+from .._work.keys import inbox_key
+from .._work.limits import inbox_limit
+from .._work.protocol import ClaimStatus, Inbox, QuarantinedDelivery
+from ..errors import SignatureVerificationError
+from ..models import Message
+from ..receiver import Result, WebhookReceiver
+from ._engine import Finished
+from ._keys import ids_of, ids_of_event
+from ._run_claim import LEASE, RunClaim
+from ._sources import EVENT_PREFIX, EventMessage, UnreadableMessage, as_object
+from .targets._adapters import interpret
+from .targets._base import BulkTarget, Target
+
+logger = logging.getLogger("basiq_async.replay")
+_CALL = 5.0
+
+
+class OwnRecord:
+    """The record of a target that is its own: what was flushed is recorded."""
+
+    in_batches = True
+
+    def __init__(self, target: BulkTarget) -> None:
+        self._target = target
+
+    async def record(self, finished: Sequence[Finished]) -> None:
+        """See ``Recorder``."""
+        await self._target.flush()
+
+
+class NoRecord:
+    """For messages of the quarantine that a receiver tries again, and records itself."""
+
+    in_batches = False
+
+    async def record(self, finished: Sequence[Finished]) -> None:
+        """See ``Recorder``."""
+
+
+class InboxRecord:
+    """The record of a run in an inbox.
+
+    claim: of an exclusive run, which records what was handled in batches, after ``flush``. None is for a run that
+        shares the inbox: its target claims and records each message by itself, and only failures come here.
+    seal: signs the messages that are set aside.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        *,
+        webhook_id: str | None,
+        seal: Seal,
+        now: TimeSource,
+        claim: RunClaim | None = None,
+        flush: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._inbox = inbox
+        self._webhook_id = webhook_id
+        self._seal = seal
+        self._now = now
+        self._claim = claim
+        self._flush = flush
+        self._token = f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}" if claim is None else claim.token
+
+    @property
+    def in_batches(self) -> bool:
+        """See ``Recorder``."""
+        return self._claim is not None
+
+    async def record(self, finished: Sequence[Finished]) -> None:
+        """See ``Recorder``."""
+        if self._flush is not None:
+            await self._flush()
+        if self._claim is not None:
+            await self._claim.check()
+            handled = [key_of(each.message, self._webhook_id) for each in finished if each.handled]
+            if handled:
+                async with inbox_limit(_CALL):
+                    await self._inbox.complete(handled, self._token)
+        for each in finished:
+            if each.error is not None:
+                await self._set_aside(each.message, each.error)
+
+    async def _set_aside(self, message: Message, error: str) -> None:
+        """Put a message into the quarantine, unless it was handled meanwhile, or another worker holds it."""
+        if isinstance(message, QuarantinedMessage):
+            entry = attrs.evolve(
+                message.entry, error=error, failures=message.entry.failures + 1, quarantined_at=self._now()
+            )
+            async with inbox_limit(_CALL):  # a new entry replaces the old one only for a worker that holds it
+                found = await self._inbox.claim_quarantined(entry.key, self._token, lease=LEASE)
+            if found.status is not ClaimStatus.CLAIMED:
+                return
+        else:
+            entry = make_entry(message, key_of(message, self._webhook_id), error, now=self._now())
+        entry = attrs.evolve(entry, seal=self._seal.seal(*entry.sealed_parts()))
+        async with inbox_limit(_CALL):
+            await self._inbox.quarantine(entry.key, self._token, entry)
+
+
+def key_of(message: Message, webhook_id: str | None) -> str:
+    """Return the key of a message in an inbox, also of one that cannot be read."""
+    return inbox_key(*_ids_of(message), webhook_id)
+
+
+def _ids_of(message: Message) -> tuple[str | None, str | None, str]:
+    if isinstance(message, UnreadableMessage):
+        event_type_id, event_id, _ = (ids_of_event if message.of_event else ids_of)(message.raw)
+        return event_type_id, event_id, message.id
+    return ids_of(message.raw)
+
+
+def make_entry(message: Message, key: str, error: str, *, now: datetime) -> QuarantinedDelivery:
+    """Return the entry of the quarantine for a message that failed in a job."""
+    kind: Literal["message", "event", "unreadable"] = "message"
+    signed_at = now
+    if isinstance(message, UnreadableMessage):
+        kind = "unreadable"
+    else:
+        kind = "event" if isinstance(message, EventMessage) else "message"
+        first = message.first_attempt
+        signed_at = (first and first.timestamp) or now
+    event_type_id, event_id, _ = _ids_of(message)
+    return QuarantinedDelivery(
+        key=key,
+        delivery_id=message.id,
+        event_type_id=event_type_id or "",
+        event_id=event_id or "",
+        body=json.dumps(message.raw).encode(),
+        signed_at=signed_at,
+        error=error,
+        failures=1,
+        quarantined_at=now,
+        kind=kind,
+        acknowledged=False,
+    )
+
+
+@attrs.frozen(repr=False)
+class QuarantinedMessage(Message):
+    """A message that is in the quarantine, with its ``entry``. ``fault``: why no target gets it, else None."""
+
+    entry: QuarantinedDelivery = attrs.field(kw_only=True, eq=False)
+    fault: Exception | None = attrs.field(default=None, kw_only=True, eq=False)
+
+
+def message_of_entry(entry: QuarantinedDelivery) -> QuarantinedMessage:
+    """Return the message of an entry of the quarantine, to hand it to a target again."""
+    raw, fault = {}, None
+    try:
+        raw = as_object(json.loads(entry.body))
+        if entry.kind == "delivery":
+            raw = {"id": entry.delivery_id, "payload": raw, "attempts": []}
+        if entry.kind == "unreadable" and entry.delivery_id.startswith(EVENT_PREFIX):
+            raise Unreadable("is an event that could not be read")
+        read_message(raw)
+    except (Unreadable, ValueError, RecursionError) as exc:
+        fault = exc
+    return QuarantinedMessage(entry.delivery_id, raw, entry=entry, fault=fault)
+
+
+class RetryTarget:
+    """Hands messages of the quarantine to a target again, unless their seal shows that another program changed them."""
+
+    def __init__(self, inner: Target, seal: Seal, receiver: WebhookReceiver | None) -> None:
+        self._inner = inner
+        self._seal = seal
+        self._receiver = receiver
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``. Returns "refused" for a message whose seal does not match."""
+        if not isinstance(message, QuarantinedMessage):
+            raise TypeError("only messages of the quarantine are tried again")
+        entry = message.entry
+        if self._receiver is not None:
+            outcome = await self._receiver._retry(entry)
+            if isinstance(outcome.error, SignatureVerificationError):
+                return "refused"
+            if outcome.result is Result.QUARANTINED and outcome.error is not None:
+                raise outcome.error  # it stays
+            return interpret(outcome)
+        fault = None if entry.seal is None else self._seal.find_fault(entry.seal, *entry.sealed_parts())
+        if fault is not None:
+            logger.error("the quarantined message %s is refused: it %s", printable(repr(message.id)), fault)
+            return "refused"
+        if message.fault is not None:
+            raise message.fault
+        return await self._inner.deliver(message)

@@ -1,1 +1,0 @@
-"""Checkpoints, which record the progress of a replay: in memory, a SQLite file, or a SQL database."""

@@ -1,0 +1,107 @@
+"""A target that shares an inbox with others: each message is claimed, handled and recorded by itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+
+from ..._redaction.text import printable
+from ..._work.calls import HOST
+from ..._work.keys import inbox_key
+from ..._work.once import Ended, Unit, Units
+from ..._work.protocol import Inbox, TransactionalInbox
+from ...errors import InboxError
+from ...models import Message
+from ._base import BUSY, HANDLED_BEFORE, BulkTarget, SessionHandler, Target
+
+logger = logging.getLogger("basiq_async.replay")
+LEASE = 30.0
+"""Seconds for which a claim keeps others away if this process dies. It is renewed while the target works."""
+PATIENCE = 360.0
+"""Seconds to wait, at the end of a run, for another worker: until a live delivery's lease must have ended."""
+_LONGEST_TRANSACTION = 300.0
+"""A transaction ends with its process. Its lease is for a machine that vanishes, not for a slow handler."""
+_LONGEST_END = 60.0
+"""Seconds to wait for a cancelled target to end. After that, its claim ends with its lease."""
+
+
+class Shared:
+    """A target whose messages are claimed in an inbox, as live deliveries are.
+
+    target: a target, or a handler that gets the session of the inbox's transaction: then its writes commit together
+        with the inbox's entry.
+    webhook_id: the webhook of the events, so that their keys are those of its receiver.
+    timeout: the limit, in seconds, of each call of the inbox.
+    connection: the handler gets the transaction's connection in place of a session.
+    quarantined: the messages are in the quarantine, and are tried again.
+    """
+
+    def __init__(
+        self,
+        target: Target | SessionHandler,
+        inbox: Inbox,
+        *,
+        webhook_id: str | None = None,
+        timeout: float = 5.0,
+        lease: float = LEASE,
+        connection: bool = False,
+        quarantined: bool = False,
+    ) -> None:
+        # Asked once: for each message it would take 20 µs, since Python looks at every method of a protocol.
+        self._target = target if isinstance(target, Target) else None
+        self._handler = None if isinstance(target, Target) else target
+        self._flush = target.flush if isinstance(target, BulkTarget) else None
+        self._webhook_id = webhook_id
+        self._session = None
+        if self._handler is not None and isinstance(inbox, TransactionalInbox):
+            self._session = inbox
+            lease = max(lease, _LONGEST_TRANSACTION)
+        self._connection = connection
+        self._quarantined = quarantined
+        grace = min(lease, _LONGEST_END)
+        self._units = Units(inbox, lease=lease, call_timeout=timeout, grace=grace, renew=True, logger=logger)
+        self.patience = 0.0
+        """Seconds to wait for another worker that holds a message."""
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``. Returns ``BUSY`` if another worker holds the message."""
+        key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
+        token = f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}"
+        unit = _Message(self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined)
+        unit.message, unit.connection = message, self._connection
+        unit.target, unit.flush, unit.handler = self._target, self._flush, self._handler
+        ending = await unit.handle_once()
+        if ending.how is Ended.HANDLED:
+            return ending.value
+        if ending.how is Ended.DONE:
+            return HANDLED_BEFORE
+        if ending.how is Ended.BUSY:
+            return BUSY
+        raise ending.error or InboxError("the event loop shuts down")
+
+
+class _Message(Unit[str | None]):
+    message: Message
+    target: Target | None
+    flush: Callable[[], Awaitable[None]] | None
+    handler: SessionHandler | None
+    connection: bool
+
+    async def work(self) -> str | None:
+        if self.target is not None:
+            found = await self.target.deliver(self.message)
+            if self.flush is not None:
+                await self.flush()
+            return found
+        if self.session is not None and self.handler is not None:
+            async with self.session.transaction(self.key, self.token, session=not self.connection) as session:
+                await self.handler(self.message, session)
+        return None
+
+    def describe(self) -> str:
+        return f"message {self.message.id!r}"
+
+    def report(self, what: str, failure: Exception) -> None:
+        logger.error("%s %s in the inbox: %s", self.describe(), what, printable(failure))

@@ -1,0 +1,183 @@
+"""What Basiq's two lists and an inbox say of a webhook: what was missed, and what is out of reach. No I/O.
+
+A recovery hands out what is missed, and a diagnosis counts it: both ask this.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any
+
+import attrs
+
+from .._wire.codec import Unreadable, read_message
+from .._wire.order import raw_times
+from ..models import Message
+
+LISTED = timedelta(days=7)
+"""How far back the event list goes (the vendor's reference)."""
+ATTEMPTED = timedelta(days=2)
+"""Basiq attempts a message for less: 27 h 35 min (the vendor's page on the delivery schedule)."""
+SETTLE = timedelta(minutes=2)
+"""Basiq may need that long to make a message of an event, and to deliver it."""
+MOST_ATTEMPTS = 8
+"""After the eighth failed attempt Basiq disables the endpoint (the same page)."""
+_SKEW = timedelta(minutes=5)
+"""Maximum difference between Basiq's clock and this machine's."""
+
+
+@attrs.frozen
+class Inactivity:
+    """A period in which a webhook was not active. Events of this period made no messages.
+
+    since: the eighth failed attempt of a message, after which Basiq disables the endpoint; or the moment when a
+        recovery found the webhook not active.
+    until: the next first attempt of a message, which shows that it was active again; None if there is none.
+    """
+
+    since: datetime
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        until = "until now, as far as its history shows" if self.until is None else f"to {_show(self.until)}"
+        return f"the webhook was not active from {_show(self.since)} {until}: events of that time made no messages"
+
+    def describe_loss(self) -> str:
+        """Return a text that says that the events of this period are lost, and what to do."""
+        until = "" if self.until is None else f" to {_show(self.until)}"
+        return (
+            f"the webhook was not active from {_show(self.since)}{until}, and the event list no longer has the events "
+            "of that time: fetch the present state from the API, then pass the end of that time as acknowledged"
+        )
+
+
+class Activity:
+    """Finds the periods in which a webhook was not active, from the attempts of its messages in any order."""
+
+    def __init__(self) -> None:
+        self._active: dict[int, tuple[datetime, datetime]] = {}
+        """The earliest and the latest first attempt in each hour."""
+        self._ends: set[datetime] = set()
+        """The times of eighth failed attempts."""
+
+    def see(self, items: Sequence[Any]) -> None:
+        """Record the attempts of messages, as Basiq sent them."""
+        for time in raw_times(list(items)):
+            hour = int(time.timestamp()) // 3600
+            earliest, latest = self._active.get(hour, (time, time))
+            self._active[hour] = min(earliest, time), max(latest, time)
+        for item in items:
+            attempts = item.get("attempts") if isinstance(item, dict) else None
+            if isinstance(attempts, list) and len(attempts) >= MOST_ATTEMPTS:
+                self._see_end(item)
+
+    def _see_end(self, item: dict[str, Any]) -> None:
+        try:
+            message = read_message(item)
+            times = [each.timestamp for each in message.attempts if each.timestamp is not None]
+        except (Unreadable, ValueError):
+            return
+        if times and not message.delivered:
+            self._ends.add(max(times))
+
+    def periods(self, *seen_inactive: datetime | None) -> tuple[Inactivity, ...]:
+        """Return the periods, earliest first.
+
+        ``seen_inactive``: moments at which the webhook was found not active.
+        """
+        active = sorted(each for pair in self._active.values() for each in pair)
+        found: dict[datetime | None, Inactivity] = {}
+        for since in sorted({*self._ends, *(each for each in seen_inactive if each is not None)}):
+            place = bisect_right(active, since)
+            until = active[place] if place < len(active) else None
+            found.setdefault(until, Inactivity(since, until))
+        return tuple(found.values())
+
+
+@attrs.frozen
+class Coverage:
+    """What the recoveries of a webhook found out. It is a note in their inbox. All times are by Basiq's clock.
+
+    read_up_to: all that happened before was read from both lists, and was handled or set aside.
+    seen_inactive: when a recovery found the webhook not active, since which it did not read up to a later moment.
+    acknowledged: what is out of reach before this moment is known to the user.
+    lost: what was out of reach when it was read up to then, until it is acknowledged.
+    """
+
+    read_up_to: datetime | None = None
+    seen_inactive: datetime | None = None
+    acknowledged: datetime | None = None
+    lost: tuple[Inactivity, ...] = ()
+
+    @classmethod
+    def read(cls, text: str | None) -> Coverage:
+        """Parse the text of ``write``. Any other text is as good as none: then more is said to be out of reach."""
+        try:
+            fields = dict(json.loads(text or "{}"))
+            lost = [[datetime.fromisoformat(each) for each in pair] for pair in fields.pop("lost", ())]
+            moments = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
+            if any(each.tzinfo is None for each in chain(moments.values(), *lost)):
+                return cls()
+            return cls(**moments, lost=tuple(Inactivity(since, until) for since, until in lost))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return cls()
+
+    def write(self) -> str:
+        """Return the coverage as text."""
+        moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged")}
+        lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
+        return json.dumps({**{name: each and each.isoformat() for name, each in moments.items()}, "lost": lost})
+
+    def read_back_to(self, now: datetime) -> datetime | None:
+        """Return the time of the oldest messages to read; None for all, because no recovery has read them before.
+
+        The messages of all listed events are later, and those whose attempts had not ended at an earlier recovery.
+        """
+        if self.read_up_to is None:
+            return None
+        return min(now - LISTED, self.read_up_to) - ATTEMPTED
+
+    def out_of_reach(self, periods: Iterable[Inactivity], now: datetime) -> tuple[Inactivity, ...]:
+        """Return the parts of periods whose events no recovery has read, and which are no longer in the event list."""
+        reach, active_at = now - LISTED, self.read_up_to if self.seen_inactive is None else None
+        begin = max((each for each in (self.read_up_to, self.acknowledged) if each is not None), default=None)
+        lost = [each for each in self.lost if self.acknowledged is None or (each.until or now) > self.acknowledged]
+        for period in periods:
+            if active_at is not None and period.since <= active_at:
+                continue  # it had ended when a recovery found the webhook active
+            since = period.since if begin is None else max(begin, period.since)
+            until = reach if period.until is None else min(reach, period.until)
+            if since < until:
+                lost.append(Inactivity(since, until))
+        return tuple(lost)
+
+
+def coverage_note(webhook_id: str) -> str:
+    """Return the name of the note that keeps the coverage of a webhook."""
+    return f"recovery {json.dumps(webhook_id)}"
+
+
+def is_left_alone(message: Message, recording_since: datetime | None) -> bool:
+    """Return whether a message that the inbox does not know is none of a recovery's: Basiq delivered it.
+
+    recording_since: since when the inbox has recorded every live delivery; None for an inbox that has no live ones. If
+        the delivery was later, the inbox would know it: something else said 2xx, and it was missed.
+    """
+    if not message.delivered:
+        return False
+    times = [each.timestamp for each in message.attempts if each.succeeded and each.timestamp is not None]
+    would_know = recording_since is not None and bool(times) and max(times) >= recording_since + _SKEW
+    return not would_know
+
+
+def is_recent(created: datetime | None, requested: datetime) -> bool:
+    """Return whether an event is too recent to say that it has no message. ``requested``: when those were requested."""
+    return created is not None and created >= requested - SETTLE
+
+
+def _show(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,110 @@
+"""The operations of the control API, and the OpenAPI 3.1 document that describes them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, Union, get_args, get_origin
+
+import attrs
+
+from ... import __version__
+from ..._web.access import TOKEN_HEADER
+from . import _history, _operations  # noqa: F401  # register them
+from ._operation import OPERATIONS as OPERATIONS
+from ._operation import Input, Operation, camel
+
+ROOT = "/_fake"
+STATE_HEADER = "X-Fake-State"
+Json = dict[str, Any]
+_PLAIN: Mapping[object, Json] = {
+    str: {"type": "string"},
+    bytes: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    datetime: {"type": "string", "format": "date-time"},
+    type(None): {"type": "null"},
+}
+_DESCRIPTION = """\
+Set up and inspect a fake Basiq that is served over HTTP. All bodies are JSON. The header Authorization: Basic KEY names
+the mock, and the state, that a call is for. KEY is the state's API key, without further encoding. Every POST needs it,
+or the header X-Fake-State with the key's fingerprint. A GET without both is for the first state.
+"""
+_KEYS = (
+    ("apiKey", "Authorization", "Basic, a space, and the API key of the state that the call is for."),
+    ("fingerprint", STATE_HEADER, "The SHA-256 of 'basiq-async:' and the API key, in hexadecimal digits."),
+    ("token", TOKEN_HEADER, "The control token. Pages need it, and callers on other machines."),
+)
+
+
+def describe() -> Json:
+    """Return the OpenAPI document of the control API."""
+    paths: dict[str, Json] = {}
+    for each in OPERATIONS.values():
+        paths.setdefault(ROOT + each.path, {})[each.method.lower()] = _describe(each)
+    keys = {key: {"type": "apiKey", "in": "header", "name": name, "description": text} for key, name, text in _KEYS}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Control API of the fake Basiq", "version": __version__, "description": _DESCRIPTION},
+        "paths": paths,
+        "security": [{key: []} for key in keys],
+        "components": {"securitySchemes": keys},
+    }
+
+
+def _describe(operation: Operation) -> Json:
+    inputs = {name: _schema_of_input(each) for name, each in operation.inputs.items()}
+    in_path = {"in": "path", "required": True}
+    responses = {
+        "200": _content("The result of the operation.", _schema_of(operation.returns)),
+        "default": _content("The call was refused.", _ERROR),
+    }
+    described: Json = {"operationId": operation.name, "summary": operation.summary, "responses": responses}
+    described["parameters"] = [
+        {"name": name, "schema": schema, **({"in": "query"} if name in operation.fields else in_path)}
+        for name, schema in inputs.items()
+        if operation.method == "GET" or name not in operation.fields
+    ]
+    if operation.method == "POST":
+        required = [name for name, each in operation.fields.items() if each.required]
+        body = _object({name: inputs[name] for name in operation.fields}, required)
+        described["requestBody"] = {"required": bool(required), **_content("The fields.", body)}
+    return described
+
+
+def _content(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _schema_of_input(field: Input) -> Json:
+    about = {"description": field.about.description, "minimum": field.about.least, "maximum": field.about.most}
+    return {**_schema_of(field.kind), **{name: value for name, value in about.items() if value is not None}}
+
+
+def _schema_of(hint: Any) -> Json:
+    """Return the schema of the JSON of a type."""
+    kind, given = get_origin(hint) or hint, get_args(hint)
+    if kind in _PLAIN:
+        return dict(_PLAIN[kind])
+    if kind in (Union, types.UnionType):
+        return {"anyOf": [_schema_of(each) for each in given]}
+    if kind is Literal:
+        return {"type": "string", "enum": list(given)}
+    if kind is tuple:
+        return {"type": "array", "items": _schema_of(given[0])}
+    if not attrs.has(kind):
+        return {"type": "object"}
+    hints = {camel(each.name): each.type for each in attrs.fields(attrs.resolve_types(kind))}
+    if given:  # the items of a list are of the class that is given to it
+        hints["items"] = types.GenericAlias(tuple, (given[0], ...))
+    return _object({name: _schema_of(each) for name, each in hints.items()}, list(hints))
+
+
+def _object(properties: Json, required: list[str]) -> Json:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+_TEXT = {"type": "string"}
+_ERROR = _object({"error": _object({"code": _TEXT, "message": _TEXT}, ["code", "message"])}, ["error"])

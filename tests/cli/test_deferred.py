@@ -1,0 +1,247 @@
+"""``work`` works off what waits until a signal, ``inbox`` shows it, and no other command drains."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+
+from ..support.command_line import COLD
+from ..support.deliveries import SECRET, payload, signed
+from ..support.real_time import PATIENCE
+from .conftest import Run
+
+_SERVICE = """\
+import asyncio, pathlib
+from contextlib import asynccontextmanager
+from basiq_async.receiver import SQLiteInbox, WebhookReceiver
+
+def make():
+    made = WebhookReceiver(SECRET, webhook_id="w1", inbox=SQLiteInbox("inbox.db"), deferred=True, handler_timeout=2)
+    @made.on("*")
+    async def handle(delivery):
+        with open("begun.txt", "a") as file:
+            file.write(delivery.event_id + "\\n")
+        while pathlib.Path("hold").exists():
+            await asyncio.sleep(0.01)
+        if pathlib.Path("bad").exists():
+            raise ValueError("it is bad")
+    return made
+
+@asynccontextmanager
+async def entered():
+    async with make() as receiver:
+        await asyncio.sleep(0.05)  # long enough for one that drains
+        yield receiver
+"""
+
+
+@pytest.fixture(autouse=True)
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A service in this folder, in whose inbox two deliveries wait, and the name of its module."""
+    monkeypatch.chdir(tmp_path)
+    name = f"service_{tmp_path.name.replace('-', '_')}"
+    Path(f"{name}.py").write_text(_SERVICE.replace("SECRET", repr(SECRET)))
+    asyncio.run(_defer("e-1", "e-2"))
+    return name
+
+
+async def _defer(*event_ids: str) -> None:
+    async with SQLiteInbox("inbox.db") as inbox:
+        receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, deferred=True)
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None: ...
+
+        for event_id in event_ids:
+            body = payload("consent.revoked", event_id)
+            done = await receiver.handle(signed(body, message_id=f"m-{event_id}"), body)
+            assert done.status == 202, done
+
+
+def begun() -> list[str]:
+    return Path("begun.txt").read_text().split() if Path("begun.txt").exists() else []
+
+
+@contextmanager
+def working(place: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([*COLD, "work", "--receiver", place, *more], stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_until(what: Any) -> None:
+    until = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def state_of(run: Run, event_id: str) -> dict[str, Any]:
+    done = run("inbox", "get", event_id, "--inbox", "inbox.db", "--webhook", "w1", "--event", "consent.revoked")
+    found: dict[str, Any] = done.row
+    assert done.exit_code == (0 if found["state"] == "handled" else 1)
+    return found
+
+
+def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
+    for named in (["--inbox", "inbox.db"], ["--receiver", f"{service}:make"]):
+        done = run("inbox", "list", "--waiting", *named)
+        assert done.exit_code == 1, done.output
+        assert [(row["state"], row["event_id"], row["failures"]) for row in done.rows] == [
+            ("waiting", "e-1", 0),
+            ("waiting", "e-2", 0),
+        ]
+    assert run("inbox", "list", "--inbox", "inbox.db", "--webhook", "w2").exit_code == 0
+    assert run("inbox", "list").exit_code == 2
+    found = state_of(run, "e-1")
+    assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
+    assert found["since"]
+
+
+@pytest.mark.parametrize("what", ["make", "entered"])
+def test_no_other_command_works_off_what_waits(run: Run, service: str, what: str) -> None:
+    place = f"{service}:{what}"
+    for words in (
+        ["inbox", "list", "--receiver", place],
+        ["inbox", "get", "e-1", "--receiver", place, "--event", "consent.revoked"],
+        ["quarantine", "list", "--receiver", place],
+        ["quarantine", "retry", "--receiver", place],
+    ):
+        run(*words)
+    assert begun() == []
+
+
+def test_doctor_and_a_recovery_know_that_it_waits(run: Run, service: str, webhook_id: str) -> None:
+    text = Path(f"{service}.py").read_text()
+    name = f"{service}_other"
+    Path(f"{name}.py").write_text(text.replace('"w1"', repr(webhook_id)).replace("inbox.db", "other.db"))
+    place = f"{name}:entered"
+    first = run("recover", webhook_id, "--receiver", place)
+    assert (first.row["waiting"], first.row["waiting_age"]) == (0, None)
+    assert sorted(begun())
+    count = len(begun())
+
+    async def store() -> None:
+        async with SQLiteInbox("other.db") as inbox:
+            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None: ...
+
+            body = payload("consent.revoked", "e-9")
+            assert (await receiver.handle(signed(body), body)).status == 202
+
+    asyncio.run(store())
+    again = run("recover", webhook_id, "--receiver", place)
+    assert (again.exit_code, again.row["finished"], again.row["waiting"]) == (1, False, 1), again.output
+    (problem,) = [each for each in again.row["problems"] if each["code"] == "waiting"]
+    assert problem["text"].startswith("1 deferred deliveries wait to be handled, the oldest for ")
+    found = run("webhooks", "doctor", webhook_id, "--receiver", place)
+    assert (found.row["waiting"], found.row["waiting_age"] >= 0) == (1, True)
+    assert len(begun()) == count
+
+
+def test_it_works_until_a_signal_and_ends_with_0(run: Run, service: str) -> None:
+    with working(f"{service}:make") as process:
+        wait_until(lambda: sorted(begun()) == ["e-1", "e-2"])
+        wait_until(lambda: state_of(run, "e-2")["state"] == "handled")
+        asyncio.run(_defer("e-3"))
+        wait_until(lambda: "e-3" in begun())
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, told.decode()
+    assert "3 handled" in told.decode()
+    assert run("inbox", "list", "--waiting", "--inbox", "inbox.db").exit_code == 0
+
+
+def test_after_a_signal_it_ends_what_runs_within_the_time_and_a_second_one_ends_it_at_once(
+    run: Run, service: str
+) -> None:
+    Path("hold").touch()
+    with working(f"{service}:entered") as process:
+        wait_until(lambda: sorted(begun()) == ["e-1", "e-2"])
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        Path("hold").unlink()
+        _, told = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, state_of(run, "e-1")["state"]) == (0, "handled"), told.decode()
+    asyncio.run(_defer("e-3"))
+    Path("hold").touch()
+    with working(f"{service}:make") as process:
+        wait_until(lambda: "e-3" in begun())
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143, told.decode()
+    found = state_of(run, "e-3")
+    assert (found["state"], found["failures"]) == ("waiting", 0), "its claim was given back"
+
+
+def test_a_failure_is_logged_and_it_waits_again(run: Run, service: str) -> None:
+    Path("bad").touch()
+    with working(f"{service}:make") as process:
+        wait_until(lambda: state_of(run, "e-1")["failures"] == 1)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, told.decode()
+    assert "ValueError: it is bad" in told.decode()
+    found = state_of(run, "e-1")
+    assert (found["state"], found["error"]) == ("waiting", "ValueError: it is bad")
+
+
+def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
+    program = (
+        "import sys\n"
+        "from basiq_async.cli import main, _output, _work\n"
+        "_output._TELL_EVERY = 0.01\n"
+        "_work._COUNT_EVERY = 0.01\n"
+        f"sys.argv = ['basiq-async', 'work', '--receiver', '{service}:make']\n"
+        "main()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"2 handled; 0 waiting; Ctrl-C ends" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_what_cannot_work_has_the_exit_code_of_the_table(run: Run, service: str) -> None:
+    assert run("work").exit_code == 2
+    assert run("work", "--receiver", f"{service}:make", "--log-level", "LOUD").exit_code == 2
+    Path("inbox.db").write_bytes(b"no database at all" * 1_000)
+    done = run("work", "--receiver", f"{service}:make")
+    assert done.exit_code == 3, done.output
+    Path(f"{service}_plain.py").write_text(
+        "from basiq_async.receiver import Inbox, MemoryInbox, WebhookReceiver\n"
+        "class Plain:\n"
+        "    def __init__(self):\n"
+        "        inner = MemoryInbox()\n"
+        "        for name in dir(Inbox):\n"
+        "            if not name.startswith('_'):\n"
+        "                setattr(self, name, getattr(inner, name))\n"
+        f"receiver = WebhookReceiver({SECRET!r}, webhook_id='w1', inbox=Plain())\n"
+    )
+    plain = run("work", "--receiver", f"{service}_plain:receiver")
+    assert (plain.exit_code, "keeps no deliveries that wait" in plain.stderr) == (2, True), plain.output

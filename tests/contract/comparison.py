@@ -1,0 +1,194 @@
+"""Find differences between the real API and the fake, request by request. Only shapes are compared, no values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import aclosing
+from datetime import timedelta
+
+import attrs
+
+from basiq_async import __version__
+from basiq_async._wire.urls import VENDOR_URL, BaseURL
+from basiq_async.testing import FakeBasiq
+from basiq_async.testing.fake._operations import RESOURCES  # private: the table of what is compared
+from basiq_async.transports.aiohttp import AiohttpTransport
+from basiq_async.transports.auth import ApiKey, Authenticated
+from basiq_async.transports.base import Transport
+from basiq_async.transports.memory import InMemoryTransport
+from basiq_async.transports.retry import Retrying
+
+from .shape import FieldShape, places_above
+from .survey import NOWHERE, Seen, Survey
+
+TIMEOUT = 30.0
+
+
+@attrs.frozen
+class Difference:
+    """One difference between the real API and the fake.
+
+    ``request`` is the kind of request, such as ``GET /events/{eventId}``. ``where`` is the place in the response.
+    ``real`` and ``fake`` describe each side.
+    """
+
+    request: str
+    where: str
+    real: str
+    fake: str
+
+    def __str__(self) -> str:
+        return f"{self.request}: {self.where}: the real API has {self.real}, the fake {self.fake}"
+
+
+@attrs.frozen
+class Comparison:
+    """The result of ``compare``.
+
+    ``skipped`` lists kinds of request that could not be made, such as the list of messages without a webhook.
+    ``shapes`` describes the responses of the real API without values, so it can be sent with a bug report.
+    """
+
+    differences: tuple[Difference, ...]
+    skipped: tuple[str, ...]
+    requests: int
+    shapes: Mapping[str, object] = attrs.field(repr=False)
+
+    def assert_equal(self) -> None:
+        """Raise an ``AssertionError`` that lists the differences. Do nothing if none was found."""
+        if self.differences:
+            lines = "".join(f"\n- {difference}" for difference in self.differences)
+            raise AssertionError(f"The real API differs from the fake in {len(self.differences)} places:{lines}")
+
+
+async def compare(
+    api_key: str | None = None,
+    *,
+    base_url: str = VENDOR_URL,
+    transport: Transport | None = None,
+    fake: FakeBasiq | None = None,
+) -> Comparison:
+    """Compare each response of the real API with the fake's for the same request.
+
+    Statuses, important headers, fields, types, forms of links and identifiers, words such as a status, and paging
+    are compared. Apart from the token call, only GETs are sent: about 30 for an application with webhooks, messages
+    and events. Nothing is created or changed.
+
+    api_key: as for ``BasiqClient``.
+    transport: the transport to the real API; by default over the network.
+    fake: the fake to compare with; by default a ``FakeBasiq`` with webhooks, messages and events of every kind.
+
+    Raises the client's errors, such as ``AuthenticationError`` and ``TransportError``.
+    """
+    key, base = ApiKey(api_key), BaseURL.parse(base_url)
+    if transport is None:
+        async with aclosing(AiohttpTransport(timeout=TIMEOUT)) as network:
+            real = await _survey(network, key, base, samples=3, pages=2)
+    else:
+        real = await _survey(transport, key, base, samples=3, pages=2)
+    fake = fake or await make_full_fake()
+    # Read everything that the fake has, to know all forms of its responses.
+    simulated = await _survey(
+        InMemoryTransport(fake), ApiKey(fake.api_key), BaseURL.parse(VENDOR_URL), samples=50, pages=50
+    )
+    shapes = {
+        "library": __version__,
+        "requests": {f"GET {kind}": seen.describe() for kind, seen in sorted(real.seen.items())},
+    }
+    differences: list[Difference] = []
+    for kind, seen in real.seen.items():
+        differences += _differ(f"GET {kind}", seen, simulated.seen[kind])
+    kinds = (kind for resource in RESOURCES for kind in (resource.path, resource.one))
+    skipped = tuple(f"GET {kind}" for kind in kinds if kind not in real.seen)
+    return Comparison(tuple(differences), skipped, real.requests, shapes)
+
+
+async def _survey(transport: Transport, key: ApiKey, base: BaseURL, *, samples: int, pages: int) -> Survey:
+    bare = Retrying(transport, timeout=TIMEOUT)
+    survey = Survey(Authenticated(bare, key, base), bare, base.url(""), samples=samples, pages=pages)
+    await survey.run()
+    return survey
+
+
+async def make_full_fake() -> FakeBasiq:
+    """Return a fake with webhooks, messages and events of every kind and status."""
+    fake = FakeBasiq(page_size=2)  # every list has a next page
+    first = fake.add_webhook("https://example.com/one")
+    for event_type in fake.event_types:  # the first events are about one user, who has an entity of each kind
+        fake.emit(event_type, user_id=NOWHERE)
+    await fake.advance(hours=1)  # without a receiver, so that attempts have no response
+    fake.seed_messages(20, first, failed=0.5, every=timedelta(minutes=1))
+    fake.emit("user.created")
+    fake.add_webhook("https://example.com/two", active=False)
+    _, second = fake.webhooks()
+    second.name, second.description = "name", "description"
+    fake.add_webhook("https://example.com/three", ["user.created"])
+    fake.webhooks()[2].disabled = True
+    return fake
+
+
+def _differ(request: str, real: Seen, fake: Seen) -> Iterator[Difference]:
+    if real.statuses != fake.statuses:
+        yield Difference(request, "status", _show(map(str, real.statuses)), _show(map(str, fake.statuses)))
+    for name in sorted({*real.headers, *fake.headers}):
+        ours, theirs = fake.headers.get(name, set()), real.headers.get(name, set())
+        if ours != theirs:
+            yield Difference(request, f"header {name}", _show(theirs), _show(ours))
+    for fact in sorted(real.facts):
+        if fact in fake.facts and real.facts[fact] != fake.facts[fact]:
+            where = "body" if fact == "the body is JSON" else "paging"
+            yield Difference(request, where, *_facts(fact, real, fake))
+    if real.statuses == fake.statuses:
+        yield from _differ_in_fields(request, real.shape.fields, fake.shape.fields)
+
+
+def _facts(fact: str, real: Seen, fake: Seen) -> tuple[str, str]:
+    def show(seen: Seen) -> str:
+        return f"“{fact}” {'true' if seen.facts[fact] else 'false'}"
+
+    return show(real), show(fake)
+
+
+def _differ_in_fields(
+    request: str, real: Mapping[str, FieldShape], fake: Mapping[str, FieldShape]
+) -> Iterator[Difference]:
+    differing: set[str] = set()
+    for place in sorted({*real, *fake}):
+        if any(above in differing for above in places_above(place)):
+            continue
+        found = _differ_at(place, real, fake)
+        if found is not None:
+            differing.add(place)
+            yield Difference(request, place, *found)
+
+
+def _differ_at(place: str, real: Mapping[str, FieldShape], fake: Mapping[str, FieldShape]) -> tuple[str, str] | None:
+    theirs, ours = real.get(place), fake.get(place)
+    if theirs is None:
+        if ours is not None and ours.always and _is_expected(place, real):
+            return "no such field", f"always {_show(ours.types)}"
+    elif ours is None:
+        if _is_expected(place, fake):
+            return _show(theirs.types), "no such field"
+    elif not theirs.types <= ours.types:
+        return _show(theirs.types), _show(ours.types)
+    elif not _forms_fit(theirs.forms, ours.forms):
+        return _show(theirs.forms), _show(ours.forms)
+    elif not theirs.values <= ours.values:
+        return _show(theirs.values), _show(ours.values)
+    return None
+
+
+def _is_expected(place: str, fields: Mapping[str, FieldShape]) -> bool:
+    """Return whether a place can occur: its parents do, and it is not in a list that was always empty."""
+    return all(above in fields for above in places_above(place)) and not place.endswith("[]")
+
+
+def _forms_fit(real: set[str], fake: set[str]) -> bool:
+    """Return whether the fake has each form of the real API. If the fake has text, any form except a link fits."""
+    loose = {"text", "digits", "uuid", "date-time"} if "text" in fake else set[str]()
+    return real <= fake | loose
+
+
+def _show(parts: Iterable[str]) -> str:
+    return " or ".join(sorted(parts)) or "none"

@@ -1,0 +1,216 @@
+"""What differs between the real API and the fake is found, and nothing else is said to differ."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import AuthenticationError, InMemoryTransport, Request, Response
+from basiq_async.testing import FakeBasiq, Quirks
+from basiq_async.testing.fake._operations import EVENT_TYPES, RESOURCES  # private: the table of what is compared
+
+from .comparison import Comparison, compare
+
+FOLDER = Path(os.environ.get("BASIQ_SPEC_DIR") or Path(__file__).parents[3] / "shared" / "spec")
+
+
+async def compared(**options: Any) -> Comparison:
+    """A fake with these options in the part of the real API."""
+    real = FakeBasiq(seed="real", **options)
+    only = real.add_webhook("https://example.com/one", ["user.created"])
+    user_id = "d5a8dcd1-0000-4000-8000-00000000abcd"
+    real.emit("user.created", user_id=user_id, data={"name": "Jane Canary"})
+    for event_type in real.event_types:  # so that each list of the user's entities has one
+        real.emit(event_type, user_id=user_id)
+    real.seed_messages(5, only, failed=0.4)
+    await real.deliver()
+    return await compare(real.api_key, transport=InMemoryTransport(real))
+
+
+async def test_a_fake_like_ours_does_not_differ() -> None:
+    comparison = await compared()
+    comparison.assert_equal()
+    assert comparison.skipped == ()
+    assert comparison.requests < 60
+
+
+@pytest.mark.parametrize(
+    ("quirk", "where"),
+    [
+        ({"messages_path": "slash"}, "$.links.self"),
+        ({"subscribed_events": "string"}, "$.subscribedEvents"),
+        ({"list_data": "object"}, "$.data"),
+        ({"type_case": "title"}, "$.type"),
+        ({"attempts": "strings"}, "$.attempts[]"),
+        ({"status_code": "string"}, "$.attempts[].responseStatusCode"),
+        ({"message_ids": "top"}, "$.payload.eventTypeId"),
+        ({"message_ids": "both"}, "$.eventTypeId"),
+        ({"links": "list"}, "$.links"),
+        ({"event_data": "list"}, "$.data"),
+        ({"event_type": "dotted"}, "$.eventTypeId"),
+        ({"signing_key_in": "everywhere"}, "$.secret"),
+    ],
+    ids=str,
+)
+async def test_each_other_form_is_found_where_it_is(quirk: dict[str, Any], where: str) -> None:
+    comparison = await compared(quirks=Quirks(**quirk))
+    assert where in {difference.where for difference in comparison.differences}
+    with pytest.raises(AssertionError, match="differs from the fake"):
+        comparison.assert_equal()
+    assert all(difference.request.startswith("GET /") for difference in comparison.differences)
+
+
+async def test_a_history_of_many_pages_does_not_differ() -> None:
+    real = FakeBasiq()
+    for number in range(600):
+        real.add_webhook(f"https://example.com/{number}")
+    real.seed_messages(2_000, real.webhooks()[0].id)
+    (await compare(real.api_key, transport=InMemoryTransport(real))).assert_equal()
+
+
+async def test_what_there_is_nothing_for_is_said_to_be_skipped() -> None:
+    real = FakeBasiq()
+    comparison = await compare(real.api_key, transport=InMemoryTransport(real))
+    assert comparison.differences == ()
+    paths = [path for each in RESOURCES for path in (each.path, each.one)]
+    assert comparison.skipped == tuple(f"GET {path}" for path in paths if "{" in path and path != EVENT_TYPES.one)
+
+
+@attrs.define
+class Changed:
+    """A fake whose responses are changed on the way."""
+
+    change: Any
+    inner: InMemoryTransport = attrs.field(factory=InMemoryTransport)
+    methods: list[str] = attrs.field(factory=list[str])
+
+    async def send(self, request: Request, /) -> Response:
+        self.methods.append(f"{request.method} {request.url.partition('?')[0]}")
+        response = await self.inner.send(request)
+        return response if request.url.endswith("/token") else self.change(request, response)
+
+    async def aclose(self) -> None: ...
+
+
+async def differences(change: Any) -> set[tuple[str, str]]:
+    transport = Changed(change)
+    transport.inner.fake.seed_messages(5)
+    transport.inner.fake.emit("consent.revoked")
+    found = await compare(transport.inner.fake.api_key, transport=transport)
+    sent = {method for method in transport.methods if not method.startswith("GET ")}
+    assert sent == {"POST https://au-api.basiq.io/token"}
+    return {(difference.request, difference.where) for difference in found.differences}
+
+
+def body(edit: Any) -> Any:
+    def change(request: Request, response: Response) -> Response:
+        content = json.loads(response.body)
+        edit(request, content)
+        return attrs.evolve(response, body=json.dumps(content).encode())
+
+    return change
+
+
+async def test_another_status_of_an_error_is_found() -> None:
+    found = await differences(
+        lambda request, response: attrs.evolve(response, status=410) if response.status == 404 else response
+    )
+    assert ("GET /notifications/webhooks/{webhookId} (unknown)", "status") in found
+
+
+async def test_another_content_type_and_a_header_more_are_found() -> None:
+    found = await differences(
+        lambda request, response: attrs.evolve(
+            response, headers={"content-type": "application/vnd.api+json", "link": "<x>"}
+        )
+    )
+    assert ("GET /events", "header content-type") in found
+    assert ("GET /events", "header link") in found
+
+
+async def test_a_link_elsewhere_and_another_word_are_found() -> None:
+    def edit(request: Request, content: Any) -> None:
+        if "/webhooks/" in request.url and "status" in content:
+            content["links"]["self"] = "https://other.example/x"
+            content["status"] = "enabled"
+
+    found = await differences(body(edit))
+    assert ("GET /notifications/webhooks/{webhookId}", "$.links.self") in found
+    assert ("GET /notifications/webhooks/{webhookId}", "$.status") in found
+
+
+async def test_a_count_that_counts_everything_is_found() -> None:
+    def edit(request: Request, content: Any) -> None:
+        if content.get("type") == "list" and "links" in content:
+            content["count"] = 1000
+
+    assert ("GET /events", "paging") in await differences(body(edit))
+
+
+async def test_a_body_that_is_not_json_is_found() -> None:
+    found = await differences(
+        lambda request, response: attrs.evolve(response, body=b"<html>") if "/events" in request.url else response
+    )
+    assert ("GET /events", "body") in found
+
+
+async def test_the_shapes_hold_no_values() -> None:
+    text = json.dumps((await compared()).shapes)
+    assert json.loads(text)["requests"]["GET /events"]["fields"]["$.data[].createdDate"]["forms"] == ["date-time"]
+    for canary in ("Jane", "example.com", "d5a8dcd1", "whsec_", FakeBasiq.DEFAULT_API_KEY, "user.created", "2026-"):
+        assert canary not in text, canary
+
+
+async def test_a_key_that_is_not_accepted_is_an_error_of_ours() -> None:
+    with pytest.raises(AuthenticationError):
+        await compare("d3Jvbmc=", transport=InMemoryTransport())
+
+
+class FromTheReference:
+    """A server that responds with the examples of the vendor's reference."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, Any] = {}
+        for name in ("webhooks", "core"):
+            self.paths.update(json.loads((FOLDER / f"{name}.openapi.json").read_text())["paths"])
+
+    async def send(self, request: Request, /) -> Response:
+        path = request.url.removeprefix("https://au-api.basiq.io").partition("?")[0]
+        if path == "/token":
+            return Response(200, {}, b'{"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}')
+        status = "200"
+        if "no.such" in path or "11111111" in path or "000000" in path:
+            status = "404"
+        elif "not-a-uuid" in path:
+            status = "400"
+        elif "authorization" not in request.headers:
+            status = "401"
+        parts = path.split("/")
+        for exact in (True, False):
+            for pattern, methods in self.paths.items():
+                wanted = pattern.split("/")
+                if len(wanted) == len(parts) and all(
+                    want == part or (want.startswith("{") and not exact)
+                    for want, part in zip(wanted, parts, strict=True)
+                ):
+                    content = methods["get"]["responses"][status]["content"]["application/json"]
+                    example = next(iter(content.get("examples", {}).values()), {"value": {}})["value"]
+                    headers = {"content-type": "application/json"}
+                    return Response(int(status), headers, json.dumps(example).encode())
+        return Response(404, {}, b"{}")
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="the vendor's reference is not here")
+async def test_the_examples_of_the_reference_differ_where_the_sources_do() -> None:
+    comparison = await compare("a2V5", transport=FromTheReference())
+    found = {(difference.request, difference.where) for difference in comparison.differences}
+    assert ("GET /notifications/webhooks", "$.data") in found  # one object, where the schema has an array
+    assert ("GET /notifications/webhooks/{webhookId} (unknown)", "status") not in found
+    assert not [request for request, where in found if where == "header content-type"]

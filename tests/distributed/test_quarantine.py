@@ -1,0 +1,253 @@
+"""The quarantine of a job: each entry tried once, none hidden by another, and none that the fleet did not write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from basiq_async import ConfigurationError, Message
+from basiq_async.receiver import MemoryInbox, QuarantinedDelivery
+from basiq_async.receiver.protocol import ClaimStatus
+from basiq_async.transports.auth import ApiKey
+from tests.support.fleets import Crew, crew
+from tests.support.histories import Recorder, Refusing
+from tests.support.real_time import PATIENCE
+from tests.support.records import WHEN
+
+QUARANTINE = "basiq:{job}:quarantine"
+
+
+async def test_entries_that_are_retried_twice_at_once_are_tried_once(redis_url: str) -> None:
+    async def slowly(message: Message) -> None:
+        if failing:
+            raise ValueError("no")
+        await asyncio.sleep(0.02)
+
+    failing = True
+    recorder = Recorder(slowly)
+    async with crew(redis_url, recorder, messages=600, page_size=200, concurrency=16) as fleet:
+        job = await fleet.submit()
+        await job.wait(timeout=PATIENCE)
+        assert (await job.progress()).quarantined == 600
+        failing = False
+        same = await fleet.fleet.get("job")
+        await asyncio.gather(job.retry_quarantined(), job.retry_quarantined(), same.retry_quarantined())
+        report = await job.wait(timeout=PATIENCE)
+        assert (report.handled, (await job.progress()).quarantined) == (600, 0)
+        assert len(recorder.ids) == 600
+
+
+async def test_a_page_of_the_quarantine_that_is_taken_over_holds_none_of_the_next_page(redis_url: str) -> None:
+    target = Refusing()
+    async with crew(redis_url, target, messages=300, page_size=300, workers=1) as fleet:
+        target.refused.update(await fleet.ids())
+        job = await fleet.submit()
+        await job.wait(timeout=PATIENCE)
+        for worker in fleet.workers:
+            worker.stop()
+        await job.retry_quarantined()
+        assert fleet.notifications[-1] == ("job", "q1.0"), "no worker is told of the entries to retry"
+        # The first owner of the page read it, recorded the page after it, handled the first entries, and died.
+        entries = await job.quarantined(limit=250)
+        page: dict[str, Any] = {"read": "250", "edge": '["250"]'}
+        owner = {"owner": "gone", "until": "0", "worker": "w", "tries": "1"}
+        following = {"cursor": "250", "tries": "0", "upto": "300"}
+        async with Redis.from_url(redis_url) as redis:
+            await redis.hset("basiq:{job}:s:q1.0", mapping={**page, **owner})
+            await redis.hset("basiq:{job}:s:q1.1", mapping=following)
+            await redis.zadd("basiq:{job}:due", {"q1.0": 0, "q1.1": 0})
+        await job.drop_quarantined([each.delivery_id for each in entries[:50]])
+        target.refused.clear()
+        await fleet.start(2)
+        await job.wait(timeout=PATIENCE)
+        assert await job.quarantined() == []
+        assert Counter(target.taken).most_common(1)[0][1] == 1
+        assert len(target.taken) == 250
+
+
+async def test_entries_of_several_webhooks_hide_no_event_from_each_other_in_an_inbox(redis_url: str) -> None:
+    handled: list[tuple[str | None, str | None]] = []
+    failing = True
+
+    async def behave(message: Message) -> None:
+        if failing:
+            raise ValueError("no")
+        handled.append((message.webhook_id, message.event_id))
+
+    async with crew(redis_url, behave, messages=0, inbox=MemoryInbox()) as fleet:
+        other = fleet.fake.add_webhook(url="https://other.example/hook")
+        for number in range(5):
+            fleet.fake.emit("user.created", user_id=f"u{number}")
+        webhooks = [fleet.webhook_id, other]
+        job = await fleet.submit(webhook_id=webhooks)
+        await job.wait(timeout=PATIENCE)
+        assert len(await job.quarantined()) == 10
+        failing = False
+        await job.retry_quarantined()
+        report = await job.wait(timeout=PATIENCE)
+        assert (report.handled, await job.quarantined(), dict(report.skipped)) == (10, [], {})
+        assert Counter(webhook for webhook, _ in handled) == dict.fromkeys(webhooks, 5)
+
+
+async def with_a_quarantine(fleet: Crew, target: Refusing) -> list[str]:
+    """Have a job that ended with its 4 messages set aside, and a target that takes everything from now on."""
+    ids = await fleet.ids()
+    target.refused.update(ids)
+    assert (await fleet.run()).failed == 4
+    target.refused.clear()
+    return ids
+
+
+def change_message(fields: dict[str, Any]) -> None:
+    fields["body"] = b64encode(b'{"id": "forged", "payload": {}}').decode()
+
+
+def change_event(fields: dict[str, Any]) -> None:
+    fields["event_id"] = "forged"
+
+
+def change_webhook(fields: dict[str, Any]) -> None:
+    fields["webhook_id"] = "another"
+
+
+def take_off_the_seal(fields: dict[str, Any]) -> None:
+    fields["seal"] = ""
+
+
+def leave_the_seal_out(fields: dict[str, Any]) -> None:
+    fields["seal"] = None
+
+
+def put_in_a_number(fields: dict[str, Any]) -> None:
+    fields["delivery_id"] = 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [change_message, change_event, change_webhook, take_off_the_seal, leave_the_seal_out, put_in_a_number],
+)
+async def test_an_entry_that_somebody_changed_in_redis_is_refused_kept_and_reported(
+    change: Any, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with crew(redis_url, target := Refusing(), messages=4) as fleet:
+        ids = await with_a_quarantine(fleet, target)
+        redis = Redis.from_url(redis_url)
+        fields = json.loads(await redis.hget(QUARANTINE, ids[1]))
+        change(fields)
+        await redis.hset(QUARANTINE, ids[1], json.dumps(fields))
+        (job,) = await fleet.fleet.jobs()
+        await job.retry_quarantined()
+        report = await job.wait(timeout=PATIENCE)
+        assert (report.handled, dict(report.skipped), report.finished) == (3, {"refused": 1}, True)
+        assert [each.delivery_id for each in await job.quarantined()] == [ids[1]]
+        assert sorted(target.taken) == sorted({*ids} - {ids[1]})
+        assert json.loads(await redis.hget(QUARANTINE, ids[1])) == fields  # and not sealed by us
+        assert f"the quarantined message {ids[1]!r} is refused" in caplog.text
+        await redis.aclose()
+
+
+async def test_an_entry_that_somebody_planted_in_redis_is_refused(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing(), messages=4) as fleet:
+        ids = await with_a_quarantine(fleet, target)
+        async with Redis.from_url(redis_url) as redis:
+            genuine = await redis.hget(QUARANTINE, ids[0])
+            for number, text in enumerate((genuine, b"[]", b"no JSON", b"[1,2,3,4,5]", b"null"), start=100):
+                await redis.hset(QUARANTINE, f"planted-{number}", text)
+                await redis.zadd(f"{QUARANTINE}:n", {f"planted-{number}": number})
+        (job,) = await fleet.fleet.jobs()
+        await job.retry_quarantined()
+        report = await job.wait(timeout=PATIENCE)
+        assert sorted(target.taken) == sorted(ids)
+        assert (report.handled, dict(report.skipped)) == (4, {"refused": 5})
+        assert [each.delivery_id for each in await job.quarantined()] == [
+            f"planted-{number}" for number in range(100, 105)
+        ]
+
+
+async def test_entries_of_another_job_or_api_key_are_refused(redis_url: str) -> None:
+    async with crew(redis_url, target := Refusing(), messages=4) as fleet:
+        await with_a_quarantine(fleet, target)
+        empty = fleet.fake.add_webhook(url="https://other.example/hook")
+        other = await fleet.submit(key="other", webhook_id=empty)
+        await other.wait(timeout=PATIENCE)
+        async with Redis.from_url(redis_url) as redis:
+            for end in ("", ":n"):
+                await redis.copy(QUARANTINE + end, "basiq:{other}:quarantine" + end)
+        await other.retry_quarantined()
+        report = await other.wait(timeout=PATIENCE)
+        assert (target.taken, dict(report.skipped)) == ([], {"refused": 4})
+
+        fleet.client._key = ApiKey("another-key")  # as in a worker that was started with it
+        (job,) = [each for each in await fleet.fleet.jobs() if each.key == "job"]
+        await job.retry_quarantined()
+        report = await job.wait(timeout=PATIENCE)
+        assert (target.taken, dict(report.skipped)) == ([], {"refused": 4})
+        assert len(await job.quarantined()) == 4
+
+
+async def test_the_quarantine_is_read_in_pages_and_exported(redis_url: str, tmp_path: Path) -> None:
+    async with crew(redis_url, target := Refusing(), messages=7) as fleet:
+        target.refused.update(await fleet.ids())
+        await fleet.run()
+        (job,) = await fleet.fleet.jobs()
+        first = await job.quarantined(limit=4)
+        rest = await job.quarantined(after=first[-1])
+        assert sorted(each.delivery_id for each in [*first, *rest]) == sorted(await fleet.ids())
+        await job.drop_quarantined([first[-1].delivery_id])
+        assert await job.quarantined(after=first[-1]) == rest
+        assert await job.export_quarantined(tmp_path / "failed.jsonl") == 6
+        lines = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text().splitlines()]
+        assert [line["id"] for line in lines] == [each.delivery_id for each in [*first[:3], *rest]]
+        with pytest.raises(ConfigurationError, match="exists already"):
+            await job.export_quarantined(tmp_path / "failed.jsonl")
+        foreign = QuarantinedDelivery("k", "m", "t", "e", b"{}", WHEN, "no", 1, WHEN)
+        with pytest.raises(ConfigurationError, match="after must be an entry"):
+            await job.quarantined(after=foreign)
+
+
+async def test_an_entry_that_is_dropped_while_it_is_tried_again_does_not_come_back(redis_url: str) -> None:
+    began, free = asyncio.Event(), asyncio.Event()
+
+    async def behave(message: Message) -> None:
+        if retrying:
+            began.set()
+            await free.wait()
+        raise ValueError("no")
+
+    retrying = False
+    async with crew(redis_url, behave, messages=1) as fleet:
+        await fleet.run()
+        (job,) = await fleet.fleet.jobs()
+        retrying = True
+        await job.retry_quarantined()
+        await began.wait()
+        (entry,) = await job.quarantined()
+        assert await job.drop_quarantined([entry.delivery_id]) == 1
+        free.set()
+        report = await job.wait(timeout=PATIENCE)
+        assert (report.failed, await job.quarantined()) == (2, [])
+
+
+async def test_what_a_live_delivery_handled_meanwhile_leaves_the_quarantine_at_its_retry(redis_url: str) -> None:
+    inbox = MemoryInbox()
+    async with crew(redis_url, target := Refusing(), messages=2, inbox=inbox) as fleet:
+        ids = await fleet.ids()
+        target.refused.update(ids)
+        await fleet.run()
+        (job,) = await fleet.fleet.jobs()
+        (first, _) = await job.quarantined()
+        assert (await inbox.claim(first.key, "live", lease=60)).status is ClaimStatus.CLAIMED
+        await inbox.complete(first.key, "live")
+        await job.retry_quarantined()
+        report = await job.wait(timeout=PATIENCE)
+        assert (dict(report.skipped), report.failed) == ({"handled-before": 1}, 3)
+        assert [each.delivery_id for each in await job.quarantined()] == [
+            each for each in ids if each != first.delivery_id
+        ]

@@ -1,0 +1,117 @@
+"""An id or a link cannot lead to another path, even if a reverse proxy decodes paths before the API sees them."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import urllib.parse
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import (
+    BasiqClient,
+    BasiqError,
+    ConfigurationError,
+    InMemoryTransport,
+    PaginationError,
+    Request,
+    Response,
+)
+from basiq_async.testing import FakeBasiq
+from tests.support.scripted import Scripted, client, page
+
+KEY = "a2V5LW9mLXRoaXMtdGVzdA=="
+API = "https://au-api.basiq.io"
+WEBHOOKS = f"{API}/notifications/webhooks"
+
+
+class DecodingProxy(InMemoryTransport):
+    """A fake API behind a proxy that decodes a path three times, drops its parameters, and resolves its dots."""
+
+    def __init__(self, fake: FakeBasiq) -> None:
+        super().__init__(fake)
+        self.paths: list[str] = []
+
+    async def send(self, request: Request, /) -> Response:
+        url = urllib.parse.urlsplit(request.url)
+        path = url.path
+        for _ in range(3):
+            path = urllib.parse.unquote(path)
+        path = re.sub(r";[^/]*", "", path.replace("\\", "/")).partition("?")[0].partition("#")[0]
+        path = posixpath.normpath(path)
+        self.paths.append(path)
+        return await super().send(attrs.evolve(request, url=url._replace(path=path).geturl()))
+
+
+IDS = ("mine/../{}", "mine%2f..%2f{}", "mine%252f..%252f{}", "mine\\..\\{}", "{}?", "{}#", "{}%3f", "./{}", ".;x/{}")
+BY_ID: dict[str, Callable[[BasiqClient, str], Awaitable[Any]]] = {
+    "delete": lambda c, v: c.webhooks.delete(v),
+    "update": lambda c, v: c.webhooks.update(v, url="https://example.com/new"),
+    "reactivate": lambda c, v: c.webhooks.reactivate(v),
+    "diagnose": lambda c, v: c.webhooks.diagnose(v),
+    "messages": lambda c, v: c.messages.list(v).collect(),
+    "message": lambda c, v: c.messages.get(v, "m"),
+    "event": lambda c, v: c.events.get(f"../notifications/webhooks/{v}"),
+    "event type": lambda c, v: c.event_types.get(f"../../notifications/webhooks/{v}"),
+    "get": lambda c, v: c.get(f"/notifications/webhooks/mine/../{v}"),
+    "get without a slash": lambda c, v: c.get(f"notifications/webhooks/mine/../{v}"),
+    "list": lambda c, v: c.list(f"notifications/webhooks/mine/../{v}/messages").collect(),
+}
+
+
+@pytest.mark.parametrize("call", BY_ID.values(), ids=BY_ID)
+@pytest.mark.parametrize("hostile", IDS)
+async def test_no_id_reaches_another_object(hostile: str, call: Callable[[BasiqClient, str], Awaitable[Any]]) -> None:
+    fake = FakeBasiq(api_keys=[KEY])
+    proxy = DecodingProxy(fake)
+    async with BasiqClient(KEY, transport=proxy) as basiq:
+        other = await basiq.webhooks.create(url="https://example.com/other", subscribed_events=["user.created"])
+        before = len(proxy.paths)
+        with pytest.raises(ConfigurationError):
+            await call(basiq, hostile.format(other.id))
+        assert len(proxy.paths) == before
+        assert (await basiq.webhooks.get(other.id)).url == other.url
+
+
+@pytest.mark.parametrize("hostile", IDS)
+async def test_the_proxy_of_these_tests_would_have_deleted_the_other_one(hostile: str) -> None:
+    fake = FakeBasiq(api_keys=[KEY])
+    proxy = DecodingProxy(fake)
+    async with BasiqClient(KEY, transport=proxy) as basiq:
+        other = await basiq.webhooks.create(url="https://example.com/other", subscribed_events=["user.created"])
+        url = f"{WEBHOOKS}/{urllib.parse.quote(hostile.format(other.id), safe='')}"
+        token = fake.requests[-1].headers["authorization"]
+        assert (await proxy.send(Request("DELETE", url, {"authorization": token}))).status == 204
+        assert await basiq.webhooks.list().collect() == []
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["../notifications/webhooks", "/events/..%2fnotifications/webhooks", "/events/%252e%252e/users", "..;a/users",
+     "/events%3fx/y", "/events/%00", f"{API}/events/../users"],
+)  # fmt: skip
+async def test_no_link_of_a_response_reaches_another_path(link: str) -> None:
+    transport = Scripted(page([{"id": "a"}], link))
+    with pytest.raises(PaginationError, match="not followed"):
+        await client(transport).events.list().collect()
+    assert len(transport.requests) == 1
+    transport = Scripted(page([]))
+    for name in ("event", "eventEntity"):
+        call = client(transport).events.fetch if name == "event" else client(transport).events.fetch_entity
+        with pytest.raises(BasiqError, match="not followed"):
+            await call(_Source(name, link))
+    assert transport.requests == []
+
+
+async def test_a_plain_link_is_followed() -> None:
+    transport = Scripted(page([{"id": "a"}], "/events?next=..%2f..%2f%00"), page([{"id": "b"}]))
+    assert [each.id for each in await client(transport).events.list().collect()] == ["a", "b"]
+
+
+class _Source:
+    def __init__(self, name: str, link: str) -> None:
+        self.event_id = None
+        self.links = {name: link}

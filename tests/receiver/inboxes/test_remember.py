@@ -1,0 +1,127 @@
+"""For how long an inbox remembers: for ever, if it is told to, and a longer time brings nothing back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from basiq_async import ConfigurationError
+from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async.testing import ManualClock
+from tests.support.databases import engine_of, inbox_of, new_table, pruned, run, url_of
+from tests.support.servers import RedisServer
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(params=["asyncpg", "aiosqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return url_of(request, tmp_path)
+
+
+@pytest.fixture
+async def client(redis: RedisServer) -> AsyncGenerator[Redis]:
+    async with Redis.from_url(redis.url) as client:
+        await client.flushall()
+        yield client
+
+
+async def advance(clock: ManualClock, inbox: Inbox, days: int) -> None:
+    """Let days pass as they do: a clock that jumps is not believed."""
+    for _ in range(2 * days):
+        clock.advance(DAY / 2)
+        await inbox.complete(f"at {clock()}", "a")
+
+
+def opened(path: Path, clock: ManualClock, **options: Any) -> AbstractAsyncContextManager[SQLiteInbox]:
+    return SQLiteInbox(path / "inbox.db", clock=clock, **options)
+
+
+async def test_none_is_for_ever(tmp_path: Path) -> None:
+    clock = ManualClock()
+    began = clock()
+    async with opened(tmp_path, clock, remember=None) as file:
+        for inbox in (file, MemoryInbox(clock=clock, remember=None)):
+            await inbox.complete("k", "a")
+            await advance(clock, inbox, 100)
+            assert await inbox.known(["k"])
+        assert await file.known_since() == began
+
+
+async def test_a_longer_memory_in_a_file_brings_nothing_back(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with opened(tmp_path, clock, remember=10 * DAY) as inbox:
+        await inbox.complete("early", "a")
+        await advance(clock, inbox, 30)
+        last = clock()
+        assert await inbox.known_since() == last - 10 * DAY
+    for remember in (60 * DAY, None):
+        async with opened(tmp_path, clock, remember=remember) as inbox:
+            since = await inbox.known_since()
+            assert last - 10 * DAY <= since < last - 9 * DAY, "what was forgotten stays unknown"
+            assert not await inbox.known(["early"])
+    async with opened(tmp_path, clock, remember=None) as inbox:
+        await advance(clock, inbox, 40)
+        assert last <= await inbox.known_since() <= last + timedelta(minutes=2), (
+            "entries from before the change had their own end, and those since then none"
+        )
+        assert await inbox.known([f"at {last + DAY}"])
+
+
+async def test_a_longer_memory_in_redis_brings_nothing_back(client: Redis) -> None:
+    short = RedisInbox(client, prefix="p", remember=DAY)
+    await short.complete("k", "a")
+    began = await short.known_since()
+    facts = "{p}:meta"
+    await client.hset(facts, "began", (datetime.now(UTC) - 90 * DAY).isoformat())
+    for remember in (60 * DAY, None):
+        inbox = RedisInbox(client, prefix="p", remember=remember)
+        since = await inbox.known_since()
+        assert began - DAY <= since + timedelta(seconds=60), "one worker may still remember for a day"
+        assert since > datetime.now(UTC) - 1.01 * DAY
+    last = datetime.now(UTC) - 50 * DAY
+    await client.hset(facts, "kept:86400000", str(round(last.timestamp() * 1000)))
+    assert abs(await inbox.known_since() - last) < timedelta(seconds=1), "since then it is for ever"
+    await inbox.complete("for ever", "a")
+    await inbox.fail("failed", "a")
+    assert await client.pttl("{p}:inbox:for ever") == await client.pttl("{p}:failures:failed") == -1
+
+
+async def test_a_longer_memory_in_a_database_brings_nothing_back(url: str) -> None:
+    table = new_table()
+    old, older = datetime.now(UTC) - 11 * DAY, datetime.now(UTC) - 90 * DAY
+    async with engine_of(url) as engine:
+        async with SQLInbox(engine, table=table, remember=10 * DAY) as inbox:
+            await inbox.complete("early", "a")
+            await pruned(inbox)
+            at = f"{old:%Y-%m-%d %H:%M:%S.%f}"
+            await run(
+                engine,
+                f"UPDATE {table} SET handled_at = '{at}'",
+                f"UPDATE {table}_version SET began = '{older:%Y-%m-%d %H:%M:%S.%f}'",
+            )
+            inbox._unpruned = 128  # private: the next record deletes old ones
+            await inbox.complete("late", "a")
+            await pruned(inbox)
+        for remember in (60 * DAY, None):
+            async with SQLInbox(engine, table=table, remember=remember) as inbox:
+                assert abs(await inbox.known_since() - old) < timedelta(seconds=1)
+                assert await inbox.known(["early", "late"]) == {"late"}
+        async with inbox_of(url, table, remember=None) as inbox:
+            inbox._unpruned = 128
+            await run(engine, f"UPDATE {table} SET handled_at = '{at}'")
+            await inbox.complete("new", "a")
+            await pruned(inbox)
+            assert await inbox.known(["late"]), "for ever"
+
+
+@pytest.mark.parametrize("remember", [0, -1, float("inf"), float("nan")])
+def test_no_other_duration_is_for_ever(remember: float) -> None:
+    with pytest.raises(ConfigurationError, match="remember must be a finite number of seconds above 0"):
+        MemoryInbox(remember=remember)

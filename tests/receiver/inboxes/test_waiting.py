@@ -1,0 +1,340 @@
+"""What is special in the stored inboxes about deliveries that wait. The suite has what holds for all."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sqlite3
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from basiq_async import InboxError
+from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async.receiver.protocol import ClaimStatus, Waiting, WaitingInbox
+from basiq_async.testing import ManualClock
+from tests.support.databases import engine_of, inbox_of, new_table, pruned, run, scalar
+from tests.support.deliveries import NOW, quarantined_delivery
+from tests.support.servers import PostgresServer, RedisServer
+
+CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
+MANY = 100_000
+
+
+def entry(key: str, *, failures: int = 0) -> Any:
+    return quarantined_delivery(key, failures=failures)
+
+
+async def store(inbox: WaitingInbox, *keys: str) -> None:
+    for key in keys:
+        assert await inbox.store(entry(key), webhook_id="w")
+
+
+async def due(inbox: WaitingInbox, token: str, *, limit: int = 10) -> list[str]:
+    return [found.key for found in await inbox.claim_due("w", token, limit=limit, lease=60)]
+
+
+def test_all_inboxes_keep_deliveries_that_wait_and_two_may_lose_them() -> None:
+    for inbox in (MemoryInbox, SQLiteInbox, SQLInbox, RedisInbox):
+        assert issubclass(inbox, WaitingInbox)
+    assert not hasattr(SQLiteInbox, "may_lose")
+    assert not hasattr(SQLInbox, "may_lose")
+    assert "a crash loses about a second" in RedisInbox.may_lose
+
+
+# --- handlers with a session ---
+
+
+async def write(inbox: SQLInbox, table: str, token: str) -> None:
+    async with inbox.transaction("k", token) as session:
+        await session.execute(text(f"INSERT INTO {table}_rows VALUES (1)"))
+
+
+async def test_a_handler_with_a_session_takes_what_its_token_claimed_and_both_commit(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        await run(engine, f"CREATE TABLE {table}_rows (number INTEGER)")
+        await store(inbox, "k")
+        assert await due(inbox, "a") == ["k"]
+        claim = await inbox.claim_transaction("k", "b", lease=60)
+        assert (claim.status, claim.holder) == (BUSY, "a")
+        assert (await inbox.claim_transaction("k", "a", lease=60)).status is CLAIMED
+        await write(inbox, table, "a")
+        assert await inbox.complete("k", "a")
+        assert await scalar(engine, f"SELECT count(*) FROM {table}_rows") == 1
+        assert await inbox.waiting("w") == Waiting()
+        assert (await inbox.claim_transaction("k", "b", lease=60)).status is DONE
+
+
+async def test_a_transaction_that_is_rolled_back_leaves_the_delivery_leased_and_putting_it_off_ends_both(
+    url: str,
+) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        await run(engine, f"CREATE TABLE {table}_rows (number INTEGER)")
+        await store(inbox, "k")
+        await due(inbox, "a")
+        await inbox.claim_transaction("k", "a", lease=60)
+        await write(inbox, table, "a")
+        await inbox.aclose()  # as a process that ends: its transaction is rolled back, and its lease lasts
+        async with SQLInbox(engine, table=table) as other:
+            assert (await other.claim("k", "b", lease=60)).holder == "a"
+            assert await due(other, "b") == []
+            await other.claim_transaction("k", "a", lease=60)
+            await write(other, table, "a")
+            assert await other.put_off("k", "a", seconds=0, delivery=entry("k", failures=1))
+            assert await scalar(engine, f"SELECT count(*) FROM {table}_rows") == 0
+            assert [found.failures for found in await other.claim_due("w", "c", limit=1, lease=60)] == [1]
+
+
+async def test_a_released_transaction_ends_the_lease_too(url: str) -> None:
+    async with engine_of(url) as engine, SQLInbox(engine, table=new_table()) as inbox:
+        await store(inbox, "k")
+        await due(inbox, "a")
+        await inbox.claim_transaction("k", "a", lease=60)
+        await inbox.release("k", "a")
+        assert await due(inbox, "b") == ["k"]
+
+
+@pytest.mark.parametrize("url", ["asyncpg", "psycopg"], indirect=True)
+async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._ASK_AGAIN", 0.02)
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        await inbox.claim_transaction("new", "a", lease=60)
+        await store(inbox, "k")
+        await inbox.claim_transaction("k", "a", lease=60)
+        async with inbox_of(url, table) as other, asyncio.timeout(2):
+            with pytest.raises(InboxError, match="in a transaction that has not ended"):
+                await other.store(entry("new"), webhook_id="w")
+            assert await other.store(entry("k"), webhook_id="w") is False, "it waits already"
+            assert await due(other, "b") == []
+            assert not await other.put_off("k", "a", seconds=0), "the token holds nothing that is committed"
+            await inbox.release("new", "a")
+            assert await other.store(entry("new"), webhook_id="w")
+
+
+async def test_a_worker_that_finds_nothing_does_not_take_the_lock_of_sqlites_writers(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    async with (
+        engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine,
+        SQLInbox(engine) as sql,
+        SQLiteInbox(path, busy_timeout=0) as inbox,
+    ):
+        for each, file in ((inbox, path), (sql, tmp_path / "sql.db")):
+            assert await due(each, "a") == []
+            with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+                writer.execute("BEGIN IMMEDIATE")
+                async with asyncio.timeout(0.15):
+                    assert await due(each, "a") == []
+        await store(sql, "k")
+        with closing(sqlite3.connect(tmp_path / "sql.db", isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            assert await due(sql, "a") == [], "the writer may be its handler"
+        assert await due(sql, "a") == ["k"]
+
+
+# --- sharing ---
+
+
+async def work_off(inbox: SQLInbox, token: str) -> list[str]:
+    taken: list[str] = []
+    while keys := await due(inbox, token, limit=7):
+        taken += keys
+        assert await inbox.complete(keys, token)
+    return taken
+
+
+def in_a_process(url: str, table: str, token: str) -> list[str]:
+    async def main() -> list[str]:
+        async with inbox_of(url, table) as inbox:
+            return await work_off(inbox, token)
+
+    return asyncio.run(main())
+
+
+async def test_two_processes_share_what_waits_and_none_gets_the_others(postgres: PostgresServer) -> None:
+    url, table = postgres.url("asyncpg"), new_table()
+    keys = [f"k-{number:03}" for number in range(300)]
+    async with inbox_of(url, table) as inbox:
+        await asyncio.gather(*(store(inbox, key) for key in keys))
+        loop = asyncio.get_running_loop()
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+            work = [loop.run_in_executor(pool, in_a_process, url, table, token) for token in ("a", "b")]
+            taken = [key for part in await asyncio.gather(*work) for key in part]
+        assert sorted(taken) == keys
+        assert await inbox.waiting("w") == Waiting()
+
+
+async def test_of_many_workers_on_one_server_each_gets_others_and_no_more_than_its_limit(inbox: SQLInbox) -> None:
+    await asyncio.gather(*(store(inbox, f"k-{number}") for number in range(40)))
+    found = await asyncio.gather(*(due(inbox, f"t-{number}", limit=4) for number in range(10)))
+    assert max(map(len, found)) == 4
+    keys = [key for part in found for key in part]
+    assert len(keys) == len(set(keys))
+
+
+# --- many ---
+
+
+async def fill_sql(engine: AsyncEngine, table: str) -> None:
+    """One that is due, and 99,999 that failed and are not, as after a bad deploy."""
+    rows = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY})"
+    await run(
+        engine,
+        f"INSERT INTO {table} (key, due, webhook_id, stored_at, attempts, size, letter) {rows} "
+        f"SELECT 'k-' || i, CASE i WHEN 1 THEN 1e3 ELSE 1e10 + i END, 'w', '2026-01-05 12:00:00.000000', 1, 200, "
+        f"'{'x' * 200}' FROM n",
+    )
+
+
+async def plans_of(engine: AsyncEngine, table: str, call: Any) -> str:
+    """Return the plans of the statements of a call, as the database itself chooses them."""
+    found: dict[str, Any] = {}
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        if table in statement:
+            found[statement] = parameters
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await call
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+    assert found
+    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    steps: list[str] = []
+    async with engine.connect() as connection:
+        for statement, parameters in found.items():
+            rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+            steps += [str(row[-1]) for row in rows]
+    return "\n".join(steps)
+
+
+@pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
+async def test_with_100_000_that_wait_a_count_and_a_claim_read_the_index_alone(url: str) -> None:
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        await fill_sql(engine, table)
+        on_postgresql = engine.dialect.name == "postgresql"
+        async with engine.connect() as connection:
+            connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.exec_driver_sql(f"VACUUM ANALYZE {table}" if on_postgresql else "ANALYZE")
+        assert (await inbox.waiting("w")).count == MANY
+        counted = await plans_of(engine, table, inbox.waiting("w"))
+        claimed = await plans_of(engine, table, due(inbox, "a"))
+        listed = await plans_of(engine, table, inbox.list_waiting(limit=10))
+        if on_postgresql:
+            assert f"Index Only Scan using {table}_due" in counted
+            assert f"Index Scan using {table}_due" in claimed
+            assert f"Index Scan using {table}_waiting" in listed
+            assert "Index Cond: ((webhook_id = 'w'" in claimed
+            assert "(due <= " in claimed.partition("Index Cond")[2].partition("\n")[0]
+        else:
+            assert f"COVERING INDEX {table}_due (webhook_id=?" in counted
+            assert f"USING INDEX {table}_due (webhook_id=? AND due<?)" in claimed
+            assert f"USING INDEX {table}_waiting" in listed
+        assert "Seq Scan" not in counted + claimed + listed
+
+
+async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_index_alone(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    statements: list[str] = []
+    async with SQLiteInbox(path) as inbox:
+        await inbox.check()
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(
+                f"INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, attempts, size, letter) "
+                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY}) "
+                f"SELECT 'k-' || i, 0, 0, 1e18, CASE i WHEN 1 THEN 1 ELSE 1e10 + i END, 'w', i, 1, 200, '{'x' * 200}' "
+                "FROM n"
+            )
+        trace: Any = statements.append
+        await inbox._store.run(lambda connection: connection.set_trace_callback(trace))
+        assert await due(inbox, "a") == ["k-1"]
+        assert (await inbox.waiting("w")).count == MANY
+        assert len(await inbox.list_waiting(limit=2)) == 2
+        await inbox._store.run(lambda connection: connection.set_trace_callback(None))
+    plans: list[str] = []
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            if statement.lstrip().startswith(("SELECT", "UPDATE")):
+                rows = connection.execute(f"EXPLAIN QUERY PLAN {statement.replace('-Inf', '-9e999')}").fetchall()
+                plans.append(", ".join(row[3] for row in rows))
+    assert plans.count("SEARCH inbox USING INDEX inbox_due (webhook=? AND due<?)") == 2
+    assert "SEARCH inbox USING COVERING INDEX inbox_due (webhook=? AND due>?)" in plans
+    assert any("USING INDEX inbox_waiting" in plan for plan in plans)
+
+
+# --- what else could lose one ---
+
+
+async def test_no_pruning_of_a_database_takes_what_waits(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._PRUNE_EVERY", 1)
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table, remember=1) as inbox:
+        await store(inbox, "k")
+        await due(inbox, "dead")
+        old = "2020-01-01 00:00:00.000000"
+        await run(engine, f"UPDATE {table} SET lease_ends = -1e9, due = 1, stored_at = '{old}'")
+        await inbox.complete("other", "a")
+        await pruned(inbox)
+        assert await inbox.known(["k"])
+        waiting = await inbox.waiting("w")
+        assert waiting.age is not None
+        assert waiting.age > 5 * 365 * 86_400
+        assert await due(inbox, "b") == ["k"]
+
+
+async def test_after_a_restart_of_the_machine_a_dead_claim_in_a_file_is_due_again(tmp_path: Path) -> None:
+    clock = ManualClock(NOW)
+    async with SQLiteInbox(tmp_path / "inbox.db", clock=clock) as inbox:
+        await store(inbox, "k")
+        await due(inbox, "dead")
+        assert await due(inbox, "b") == [], "at the same time by the clock"
+        await inbox._store.run(lambda connection: connection.execute("UPDATE inbox SET ends = ends + 1e6"))
+        assert await due(inbox, "b") == ["k"], "the monotonic clock began anew"
+
+
+async def test_what_somebody_wrote_over_a_delivery_that_waits_is_unreadable_and_hides_no_other(tmp_path: Path) -> None:
+    async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine, SQLInbox(engine) as inbox:
+        await store(inbox, "k", "l")
+        await run(engine, "UPDATE basiq_inbox SET letter = 'nonsense' WHERE key = 'k'")
+        found = await inbox.claim_due("w", "a", limit=2, lease=60)
+        assert [(each.key, each.kind, each.seal) for each in found] == [("k", "unreadable", ""), ("l", "delivery", "")]
+        assert await inbox.quarantine("k", "a", attrs.evolve(found[0], acknowledged=True))
+        assert [each.key for each in await inbox.quarantined()] == ["k"]
+
+
+async def test_redis_shares_many_and_passes_over_those_that_others_hold(redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url) as client:
+        inbox = RedisInbox(client, prefix="sharing")
+        await store(inbox, *(f"k-{number:02}" for number in range(20)))
+        assert len(await due(inbox, "a", limit=15)) == 15
+        assert sorted(await due(inbox, "b", limit=4)) == [f"k-{number:02}" for number in range(15, 19)]
+        assert await inbox.complete([f"k-{number:02}" for number in range(15)], "a")
+        assert (await inbox.waiting("w")).count == 5
+        assert {each for each in await client.keys("{sharing}:*") if await client.ttl(each) == -1} >= {
+            b"{sharing}:waiting",
+            b"{sharing}:delivery:k-19",
+        }, "what waits never expires"
+
+
+async def test_what_a_former_version_stored_is_refused(tmp_path: Path, redis: RedisServer) -> None:
+    path = tmp_path / "inbox.db"
+    async with SQLiteInbox(path) as inbox:
+        await inbox.check()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version=5")
+    with pytest.raises(InboxError, match="has format 5, and this release knows only format 6"):
+        async with SQLiteInbox(path):
+            pass
+    async with Redis.from_url(redis.url) as client:
+        await client.hset("{former}:meta", "layout", "3")
+        with pytest.raises(InboxError, match="another version of basiq-async"):
+            await RedisInbox(client, prefix="former").check()

@@ -1,0 +1,172 @@
+"""A target function that is cancelled and needs long to end: nobody else handles its event before that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from basiq_async import Message
+from basiq_async.receiver import MemoryInbox, SQLInbox
+from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
+from basiq_async.replay import Target
+from tests.support import virtual
+from tests.support.databases import engine_of, new_table, run
+from tests.support.histories import shared_target
+from tests.support.servers import PostgresServer
+
+MESSAGE = Message("m1", {"id": "m1", "payload": {"eventId": "e1", "eventTypeId": "user.created"}})
+KEY = inbox_key("user.created", "e1", "m1")
+LEASE = 30.0
+COMMIT = 20.0
+
+
+class Transactional(MemoryInbox):
+    """Has transactions, as far as a target sees."""
+
+    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        return await self.claim(key, token, lease=lease)
+
+    @asynccontextmanager
+    async def transaction(self, key: str, token: str, *, session: bool = True) -> AsyncGenerator[None]:
+        yield None
+
+
+class Committing:
+    """Works for long, and when it is cancelled, commits before it ends."""
+
+    def __init__(self, *, limit: float | None = None, sessions: bool = False) -> None:
+        self.inbox = Transactional(clock=virtual.clock)
+        self.limit = limit
+        self.log: list[str] = []
+        self.target: Target = shared_target(self.with_session if sessions else self.handle, self.inbox, lease=LEASE)
+
+    async def commit(self) -> None:
+        await asyncio.sleep(COMMIT)
+        self.log.append("committed")
+
+    async def handle(self, message: Message) -> None:
+        async with asyncio.timeout(self.limit):
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                await self.commit()
+
+    async def with_session(self, message: Message, session: None) -> None:
+        await self.handle(message)
+
+    async def claim(self) -> ClaimStatus:
+        return (await self.inbox.claim(KEY, "live", lease=LEASE)).status
+
+
+@pytest.mark.parametrize("sessions", [False, True])
+@virtual.clocked
+async def test_a_limit_of_its_own_gives_the_claim_back_when_the_commit_has_ended(*, sessions: bool) -> None:
+    service = Committing(limit=1.0, sessions=sessions)
+    working = asyncio.create_task(service.target.deliver(MESSAGE))
+    await asyncio.sleep(0.5)
+    while await service.claim() is ClaimStatus.BUSY:
+        await asyncio.sleep(0.5)
+    assert service.log == ["committed"]
+    with pytest.raises(TimeoutError):
+        await working
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("sessions", [False, True])
+@virtual.clocked
+async def test_a_cancelled_message_gives_its_claim_back_when_the_commit_has_ended(
+    times: int, *, sessions: bool
+) -> None:
+    service = Committing(sessions=sessions)
+    working = asyncio.create_task(service.target.deliver(MESSAGE))
+    await asyncio.sleep(1.0)
+    for _ in range(times):
+        working.cancel()
+        await asyncio.sleep(0.1)
+        assert await service.claim() is ClaimStatus.BUSY
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert service.log == ["committed"]
+    assert await service.claim() is ClaimStatus.CLAIMED
+
+
+@virtual.clocked
+async def test_a_target_that_never_ends_is_waited_for_a_while_and_its_claim_runs_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    free = asyncio.Event()
+    inbox = MemoryInbox(clock=virtual.clock)
+
+    async def handler(message: Message) -> None:
+        while not free.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await free.wait()
+
+    working = asyncio.create_task(shared_target(handler, inbox, lease=LEASE).deliver(MESSAGE))
+    await asyncio.sleep(1)
+    started = virtual.now()
+    working.cancel()
+    await asyncio.sleep(LEASE / 2)
+    claims = [(await inbox.claim(KEY, "live", lease=LEASE)).status]
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    waited = virtual.now() - started
+    claims.append((await inbox.claim(KEY, "live", lease=LEASE)).status)
+    free.set()
+    await asyncio.sleep(1)
+    assert waited <= LEASE
+    assert claims == [ClaimStatus.BUSY, ClaimStatus.CLAIMED]
+    assert "was cancelled but still runs" in caplog.text
+
+
+@virtual.clocked
+async def test_a_failure_that_is_no_cancellation_waits_for_nothing() -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def handler(message: Message) -> None:
+        left.append(asyncio.create_task(asyncio.sleep(COMMIT)))
+        raise ValueError("no")
+
+    started = virtual.now()
+    with pytest.raises(ValueError, match="no"):
+        await shared_target(handler, MemoryInbox()).deliver(MESSAGE)
+    assert virtual.now() == started
+    await asyncio.wait(left)
+
+
+async def test_a_commit_of_sqlalchemys_that_waits_for_a_lock_has_ended_before_its_claim_is_given_back(
+    postgres: PostgresServer,
+) -> None:
+    async with engine_of(postgres.url()) as engine, SQLInbox(engine, table=new_table()) as inbox:
+        sessions = async_sessionmaker(engine)
+        await run(engine, "DROP TABLE IF EXISTS overdue", "CREATE TABLE overdue (id int primary key)")
+
+        async def handler(message: Message) -> None:
+            async with sessions() as session, session.begin():
+                await session.execute(text("INSERT INTO overdue VALUES (1)"))  # waits for the lock
+
+        async with engine.connect() as other:
+            await other.execute(text("INSERT INTO overdue VALUES (1)"))
+            working = asyncio.create_task(shared_target(handler, inbox).deliver(MESSAGE))
+            while not await waiting_for_a_lock(engine):
+                await asyncio.sleep(0.01)
+            working.cancel()
+            await asyncio.wait((working,), timeout=0.05)
+            claim = await inbox.claim(KEY, "live", lease=LEASE)
+            waits = await waiting_for_a_lock(engine)
+            assert claim.status is ClaimStatus.BUSY or not waits
+            await other.rollback()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+
+async def waiting_for_a_lock(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%overdue%'"
+        return bool((await connection.execute(text(query))).scalar_one())

@@ -1,0 +1,407 @@
+"""A hint saves requests, and never costs an item."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async._wire.codec import Reader, Unreadable
+from basiq_async.errors import NotFoundError, PaginationError, ResponseDecodeError
+from basiq_async.replay._hint import MOST_TEXT  # private: no caller sees how long a hint may be
+from basiq_async.replay._list_pages import ListedPage  # private: a page is made here
+from basiq_async.replay._pass import Borders  # private: which borders a page closes is asked here
+from basiq_async.replay._reading import Reading  # private: its users are in this package
+from tests.support.changing_lists import NOON, START, Item, Lists, Records, key_of
+
+ORDERS = pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+PAGINGS = pytest.mark.parametrize("paging", ["cursor", "seek", "offset"])
+
+
+@attrs.define
+class Job:
+    """Runs that read a list, one after the other."""
+
+    lists: Lists
+    record: Records = attrs.Factory(Records)
+    now: Any = NOON + timedelta(days=30)
+    hint: str | None = None
+    last: Reading[Any] | None = None
+
+    def reading(self, **options: Any) -> Reading[Any]:
+        options = {"hint": self.hint, "selection": "s", "now": lambda: self.now, "key_of": key_of, **options}
+        self.last = Reading(self.lists.paginator(), known=self.record.known, **options)
+        return self.last
+
+    async def run(self, most: int = 10_000, **options: Any) -> list[str]:
+        """Record what one run hands out, at most so many items; return their ids."""
+        reading, handed = self.reading(**options), list[str]()
+        try:
+            while len(handed) < most and (batch := await reading.advance()) is not None:
+                for item in batch.items[: most - len(handed)]:
+                    handed.append(item["id"])
+                    self.record.keys.add(key_of(item))
+                    batch.finish()
+        finally:
+            self.hint = reading.hint() or self.hint
+            await reading.aclose()
+            await asyncio.sleep(0)
+        return handed
+
+    def check_finished(self) -> None:
+        """Check that the last run says finished, and that all that is listed is recorded."""
+        assert self.last is not None
+        assert self.last.finished
+        assert {key_of({"id": each}) for each in self.lists.ids} <= self.record.keys
+
+    async def requests(self, **options: Any) -> int:
+        """Return the number of requests of a run that has nothing new."""
+        before = self.lists.requests
+        assert await self.run(**options) == []
+        assert self.last is not None
+        assert self.last.finished
+        return self.lists.requests - before
+
+
+def a_job(count: int, order: str = "newest-first", paging: str = "cursor", size: int = 10, times: str = "right") -> Job:
+    lists = Lists(order, paging, size, times)
+    for _ in range(count):
+        lists.grow()
+    return Job(lists)
+
+
+@ORDERS
+@PAGINGS
+async def test_a_run_with_nothing_new_asks_for_at_most_three_pages(order: str, paging: str) -> None:
+    for count in (1, 10, 95, 203, 204):
+        job = a_job(count, order, paging)
+        assert len(await job.run()) == count
+        assert await job.requests() <= (3 if count > 40 else 2 + count // 10)
+        job.lists.grow()
+        assert len(await job.run()) == 1
+        if count > 40:
+            assert await job.requests() <= 3
+
+
+@PAGINGS
+async def test_a_list_without_an_order_is_read_whole_by_each_run_and_nothing_is_repeated(paging: str) -> None:
+    job = a_job(300, "none", paging)
+    handed = await job.run()
+    for _ in range(4):
+        for _ in range(5):
+            job.lists.grow()
+        handed += await job.run()
+        assert job.last is not None
+        assert job.last.finished
+        assert job.last.read_count == len(job.lists.listed)
+    assert len(handed) == len(set(handed)) == 320
+
+
+@ORDERS
+@PAGINGS
+async def test_what_expires_between_two_runs_costs_few_requests(order: str, paging: str) -> None:
+    job = a_job(1_000, order, paging)
+    await job.run()
+    for _ in range(5):
+        job.lists.expire(30)
+        for _ in range(30):
+            job.lists.grow()
+        before = job.lists.requests
+        assert len(await job.run()) == 30
+        assert job.last is not None
+        assert job.last.finished
+        assert job.lists.requests - before <= 40, "of more than a hundred"
+
+
+async def test_a_list_that_expires_at_every_request_is_proven_with_two_passes() -> None:
+    job = a_job(1_400, "oldest-first", "offset")
+    job.lists.before_request = lambda: job.lists.expire(1)
+    await job.run()
+    job.check_finished()
+    assert job.lists.requests < 290
+
+
+async def test_what_slips_away_in_a_tail_is_read() -> None:
+    job = a_job(100, "oldest-first", "offset")
+    await job.run()
+    for _ in range(45):
+        job.lists.grow()
+    job.lists.before_request = lambda: job.lists.expire(1)
+    await job.run()
+    job.check_finished()
+
+
+async def test_what_slips_away_in_a_tail_is_read_though_the_page_where_it_began_moved_up_past_it() -> None:
+    job = a_job(100, "oldest-first", "offset")
+    await job.run()
+    for _ in range(45):
+        job.lists.grow()
+    first = job.lists.requests
+    job.lists.before_request = lambda: job.lists.expire({1: 1, 6: 15}.get(job.lists.requests - first, 0))
+    await job.run()
+    job.check_finished()
+
+
+async def test_what_slipped_away_in_a_run_that_was_killed_is_read_by_the_next_one() -> None:
+    job = a_job(200, "oldest-first", "offset")
+
+    def kill() -> None:
+        job.lists.expire(1)
+        if job.lists.requests == 8:
+            raise RuntimeError("killed")
+
+    job.lists.before_request = kill
+    with suppress(RuntimeError):
+        await job.run()
+    job.lists.before_request = lambda: None
+    await job.run()
+    job.check_finished()
+
+
+async def test_a_pass_that_cannot_be_proven_is_not_finished() -> None:
+    job = a_job(60, "oldest-first", "offset", size=3)
+
+    def shift() -> None:
+        job.lists.expire(2)  # between two pages are two items and both sides of the border: more than a page
+        job.lists.grow()
+        job.lists.grow()
+
+    job.lists.before_request = shift
+    await job.run()
+    assert job.last is not None
+    assert not job.last.finished
+
+
+@ORDERS
+@PAGINGS
+async def test_a_job_that_is_always_killed_early_gets_on(order: str, paging: str) -> None:
+    job = a_job(400, order, paging)
+    for number in range(60):
+        first = job.lists.requests
+
+        def kill(first: int = first) -> None:
+            if job.lists.requests - first >= 7:
+                raise RuntimeError("killed")
+
+        job.lists.before_request = kill
+        if number == 20:
+            for _ in range(200):
+                job.lists.grow()
+        with suppress(RuntimeError):
+            await job.run()
+    assert len(job.record.keys) == 600
+
+
+@ORDERS
+async def test_the_whole_list_is_read_a_day_after_the_last_whole_reading(order: str) -> None:
+    job = a_job(300, order)
+    await job.run()
+    job.lists.listed.insert(150, Item("m9999", (job.lists.listed[149].key + job.lists.listed[150].key) / 2, None))
+    for _ in range(3):
+        job.now += timedelta(hours=7)
+        assert await job.run() == []
+    job.now += timedelta(hours=7)
+    assert await job.run() == ["m9999"]
+    assert await job.requests() <= 3
+
+
+@ORDERS
+async def test_a_record_that_was_restored_or_replaced_makes_the_hint_void(order: str) -> None:
+    job = a_job(100, order)
+    await job.run()
+    assert await job.requests() <= 3
+    backup = set(job.record.keys)
+    for _ in range(60):
+        job.lists.grow()
+    assert len(await job.run()) == 60
+    job.record.keys = set(backup)
+    assert len(await job.run()) == 60
+    job.record.keys = set()
+    assert len(await job.run()) == 160
+
+
+@ORDERS
+async def test_a_hint_of_another_selection_or_that_is_damaged_is_ignored(order: str) -> None:
+    job = a_job(100, order)
+    await job.run()
+    hint = job.hint
+    assert hint is not None
+    for each in ("", "x", hint[:-1], hint.replace("true", "fals", 1), "2" + hint[1:], hint + " "):
+        job.hint = each
+        assert await job.requests() >= 10
+    job.hint = hint
+    assert await job.requests(selection="another") >= 10
+    job.hint = hint
+    assert await job.requests(selection=None) >= 10
+    job.hint = hint
+    assert await job.requests() <= 3
+
+
+async def test_no_hint_passes_an_item_that_was_held_or_is_not_done() -> None:
+    job = a_job(100, "newest-first")
+    reading = job.reading()
+    for number in range(10):
+        batch = await reading.advance()
+        assert batch is not None
+        for item in batch.items:
+            if item["id"] == "m75":
+                batch.hold()
+            else:
+                job.record.keys.add(key_of(item))
+                batch.finish()
+        assert (reading.hint() is None) == (number == 0 and job.hint is not None)
+        job.hint = reading.hint()
+    assert await reading.advance() is None
+    job.hint = reading.hint()
+    await reading.aclose()
+    assert await job.run() == ["m75"]
+
+
+@pytest.mark.parametrize("form", ["{}" * 9_000, "\U0001f600" * 150 + "{}", '"\n\\{}'])
+async def test_ids_of_any_length_and_content_fit_into_a_hint(form: str) -> None:
+    job = a_job(0, "newest-first", "offset", size=100)
+    job.lists.listed = [
+        Item(form.replace("{}", str(n)), n, (NOON - timedelta(minutes=n)).isoformat()) for n in range(600)
+    ]
+    options = {"key_of": lambda item: item["id"][-20:]}
+    reading = job.reading(**options)
+    while (batch := await reading.advance()) is not None:
+        job.record.keys.update(each["id"][-20:] for each in batch.items)
+        batch.finish(len(batch.items))
+    job.hint = reading.hint()
+    assert job.hint is not None
+    assert job.hint.isascii()
+    assert len(job.hint) <= MOST_TEXT
+    await reading.aclose()
+    assert await job.requests(**options) <= 3
+
+
+async def test_the_record_is_asked_once_a_page_and_at_most_500_keys_at_once() -> None:
+    job = a_job(1_500, "newest-first", "offset", size=500)
+    await job.run()
+    assert job.record.asked == 3
+    job = a_job(1_300, "newest-first", "offset", size=1_300)
+    await job.run()
+    assert job.record.asked == 3
+
+
+async def test_a_key_that_occurs_again_is_handed_out_once() -> None:
+    job = a_job(100, "oldest-first")
+    reading = job.reading(key_of=lambda item: str(int(item["id"][1:]) % 7))
+    handed: list[str] = []
+    while (batch := await reading.advance()) is not None:
+        handed += [item["id"] for item in batch.items]
+    assert handed == [f"m{n}" for n in range(1, 8)]
+    await reading.aclose()
+
+
+async def test_items_that_are_not_selected_are_done_and_are_read_again_under_another_selection() -> None:
+    job = a_job(100, "newest-first")
+    odd = {"convert": lambda item: item["id"] if int(item["id"][1:]) % 2 else None, "selection": "odd"}
+    reading = job.reading(**odd)
+    while (batch := await reading.advance()) is not None:
+        job.record.keys.update("k" + each[1:] for each in batch.items)
+        batch.finish(len(batch.items))
+    job.hint = reading.hint()
+    assert reading.finished
+    assert (reading.read_count, reading.known_count) == (100, 0)
+    assert await job.requests(**odd) <= 3
+    assert len(await job.run()) == 50
+
+
+async def test_each_item_is_counted_and_noted_once() -> None:
+    job = a_job(200, "oldest-first", "offset")
+    job.lists.before_request = lambda: job.lists.expire(1)
+    noted: list[str] = []
+    await job.run(most=50)
+    known = len(job.record.keys)
+    reading = job.reading(hint=None, note_page=lambda items: noted.extend(item["id"] for item in items))
+    handed = 0
+    while (batch := await reading.advance()) is not None:
+        handed += len(batch.items)
+    assert len(noted) == len(set(noted)) == reading.read_count
+    assert 0 < reading.known_count == reading.read_count - handed <= known
+    await reading.aclose()
+
+
+async def test_a_link_that_loops_raises_after_the_items_of_its_page() -> None:
+    job = a_job(100, "newest-first", "offset")
+    fetch = job.lists.fetch
+
+    async def loop(url: str) -> Any:
+        page = await fetch(url)
+        return attrs.evolve(page, next_link="?next=10&0-1") if "next=30" in url else page
+
+    job.lists.fetch = loop  # type: ignore[method-assign]
+    with pytest.raises(PaginationError, match="loops"):
+        await job.run()
+    assert len(job.record.keys) == 40
+    assert job.last is not None
+    assert not job.last.finished
+    assert await job.last.advance() is None
+
+
+async def test_a_link_to_another_origin_raises_after_the_items_of_its_page() -> None:
+    job = a_job(100, "newest-first", "offset")
+    fetch = job.lists.fetch
+
+    async def elsewhere(url: str) -> Any:
+        page = await fetch(url)
+        return attrs.evolve(page, next_link="https://elsewhere.example/events") if "next=30" in url else page
+
+    job.lists.fetch = elsewhere  # type: ignore[method-assign]
+    with pytest.raises(PaginationError, match="not followed"):
+        await job.run()
+    assert len(job.record.keys) == 40
+
+
+async def test_links_that_are_always_refused_end_a_run() -> None:
+    job = a_job(100, "newest-first", "offset")
+    job.lists.before_request = lambda: setattr(job.lists, "generation", job.lists.generation + 1)
+    with pytest.raises(NotFoundError):
+        await job.run()
+    assert len(job.record.keys) == 10
+    assert 20 <= job.lists.requests <= 24
+
+
+async def test_an_item_that_cannot_be_read_is_raised_after_those_before_it() -> None:
+    job = a_job(30, "oldest-first")
+
+    def read(value: Any, _: object) -> Any:
+        if value["id"] == "m15":
+            raise Unreadable("odd")
+        return value
+
+    paginator = job.lists.paginator()
+    paginator._listing = attrs.evolve(paginator._listing, reader=Reader(dict, read))
+    job.lists.paginator = lambda: paginator  # type: ignore[method-assign]
+    with pytest.raises(ResponseDecodeError, match="odd"):
+        await job.run()
+    assert len(job.record.keys) == 14
+    paginator._on_unreadable = lambda item: {"id": item.id}
+    assert len(await job.run()) == 16
+
+
+@pytest.mark.parametrize(
+    ("ids", "first", "last", "left"),
+    [
+        ("bc", False, False, ["de"]),
+        ("abcde", False, False, []),
+        ("cd", False, False, ["bc", "de"]),
+        ("c", True, False, ["de"]),
+        ("b", True, False, ["bc", "de"]),
+        ("e", True, False, []),
+        ("d", False, True, ["bc"]),
+        ("x", False, False, ["bc", "de"]),
+        ("", True, True, []),
+    ],
+)
+def test_a_page_closes_the_borders_that_are_within_it(ids: str, first: bool, last: bool, left: list[str]) -> None:
+    borders = Borders([("b", "c"), ("d", "e")])
+    page = ListedPage(START, [{"id": each} for each in ids], None if last else "more", None)
+    borders.see(page, at_start=first)
+    assert ["".join(filter(None, each)) for each in borders.left] == left

@@ -1,0 +1,229 @@
+"""What a job set aside, as a list that a person can act on: looked at, exported, dropped, tried again."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import pytest
+
+from basiq_async import ConfigurationError, InboxError, Message, ReplayError
+from basiq_async.receiver import (
+    Delivery,
+    Inbox,
+    MemoryInbox,
+    QuarantinedDelivery,
+    Result,
+    SQLiteInbox,
+    WebhookReceiver,
+)
+from basiq_async.receiver.protocol import ClaimStatus
+from tests.support import virtual
+from tests.support.deliveries import SECRET
+from tests.support.histories import History, Recorder, Refusing, history, set_aside
+
+pytestmark = pytest.mark.usefixtures("both_orders")
+
+both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
+
+
+async def test_what_was_set_aside_is_exported_a_line_each_and_stays(tmp_path: Path) -> None:
+    async with history(300) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        ids = await h.ids()
+        target = Refusing(*ids[:270])
+        replay = h.replay(target, inbox=inbox)
+        assert await replay.export_quarantined(tmp_path / "none.jsonl") == 0
+        assert (tmp_path / "none.jsonl").read_text() == ""
+        await replay.run()
+        path = tmp_path / "failed.jsonl"
+        assert await replay.export_quarantined(path) == 270
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert {row["id"] for row in rows} == set(ids[:270])
+        assert (rows[0]["kind"], rows[0]["error"]) == ("message", "ValueError: poisoned")
+        assert rows[0]["body"]["payload"]["eventId"] == rows[0]["eventId"]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with pytest.raises(ConfigurationError, match="exists already"):
+            await replay.export_quarantined(path)
+        with pytest.raises(ReplayError, match="cannot be written"):
+            await replay.export_quarantined(tmp_path / "nowhere" / "failed.jsonl")
+        assert len(await replay.quarantined(limit=1000)) == 270
+
+
+async def test_an_export_that_fails_on_the_way_leaves_no_file_behind(tmp_path: Path) -> None:
+    class Failing(MemoryInbox):
+        async def quarantined(
+            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+        ) -> Sequence[QuarantinedDelivery]:
+            if after is not None:
+                raise InboxError("the disk is away")
+            return await super().quarantined(after=after, limit=limit)
+
+    async with history(300) as h:
+        ids = await h.ids()
+        replay = h.replay(Refusing(*ids[:270]), inbox=Failing())
+        await replay.run()
+        with pytest.raises(InboxError, match="the disk is away"):
+            await replay.export_quarantined(tmp_path / "failed.jsonl")
+        assert not (tmp_path / "failed.jsonl").exists()
+
+
+async def test_what_was_set_aside_is_dropped_by_id_and_counts_as_handled() -> None:
+    async with history(10) as h:
+        ids = await h.ids()
+        replay = h.replay(Refusing(*ids[:4]))
+        assert await replay.drop_quarantined([ids[0]]) == 0
+        await replay.run()
+        assert await replay.drop_quarantined([ids[0], ids[2], "unknown"]) == 2
+        assert set(await set_aside(replay)) == {ids[1], ids[3]}
+        again = await replay.run()
+        assert (again.handled, again.finished) == (0, True)
+        with pytest.raises(ConfigurationError, match="must be a list"):
+            await replay.drop_quarantined(ids[1])
+
+
+@both_kinds
+async def test_some_are_tried_again_by_id(exclusive: bool) -> None:
+    async with history(10) as h:
+        ids = await h.ids()
+        target = Refusing(*ids[:4])
+        replay = h.replay(target, exclusive=exclusive)
+        await replay.run()
+        target.refused = set()
+        report = await replay.retry_quarantined(ids=[ids[1], "unknown"])
+        assert report.handled == 1
+        assert set(await set_aside(replay)) == {ids[0], ids[2], ids[3]}
+
+
+# --- with the live service ---
+
+
+def a_receiver(h: History, inbox: Inbox) -> tuple[WebhookReceiver, list[str], set[str]]:
+    """A receiver, the ids that it handled, and those that fail."""
+    receiver, got = WebhookReceiver(SECRET, webhook_id=h.webhook_id, inbox=inbox), list[str]()
+    refused: set[str] = set()
+
+    @receiver.on("*")
+    async def handle(delivery: Delivery) -> None:
+        if delivery.id in refused:
+            raise ValueError("poisoned")
+        got.append(delivery.id)
+
+    return receiver, got, refused
+
+
+@both_kinds
+async def test_what_a_job_set_aside_is_handled_by_a_live_delivery_and_leaves_the_quarantine(exclusive: bool) -> None:
+    inbox = MemoryInbox()
+    async with history(5) as h:
+        first, second, *_ = [each async for each in h.client.messages.list(h.webhook_id)]
+        replay = h.replay(Refusing(first.id, second.id), inbox=inbox, exclusive=exclusive)
+        assert (await replay.run()).failed == 2
+        receiver, got, refused = a_receiver(h, inbox)
+        refused.add(second.id)
+        assert (await receiver.dispatch(Delivery.from_message(first))).result is Result.HANDLED
+        assert (await receiver.dispatch(Delivery.from_message(second))).result is Result.FAILED
+        assert (got, set(await set_aside(replay))) == ([first.id], {second.id})
+        report = await h.replay(Recorder(), inbox=inbox, exclusive=exclusive).run()
+        assert (report.handled, report.finished) == (0, True)
+
+
+async def test_what_a_job_set_aside_with_a_receiver_is_tried_again_by_its_handlers() -> None:
+    inbox = MemoryInbox()
+    async with history(5) as h:
+        ids = await h.ids()
+        receiver, got, refused = a_receiver(h, inbox)
+        refused |= {ids[0], ids[1]}
+        replay = h.replay(receiver)
+        assert (await replay.run()).failed == 2
+        refused.discard(ids[0])
+        report = await replay.retry_quarantined()
+        assert (report.handled, report.failed, set(await set_aside(replay))) == (1, 1, {ids[1]})
+        assert sorted(got) == sorted(set(ids) - {ids[1]})
+        # The receiver's own retry is the same one.
+        refused.clear()
+        await receiver.retry_quarantined()
+        assert await set_aside(replay) == {}
+
+
+async def test_a_type_without_a_handler_is_told_and_stays() -> None:
+    inbox = MemoryInbox()
+    async with history(5) as h:
+        ids = await h.ids()
+        replay = h.replay(Refusing(ids[0]), inbox=inbox)
+        await replay.run()
+        receiver = WebhookReceiver(SECRET, webhook_id=h.webhook_id, inbox=inbox)
+        report = await h.replay(receiver).retry_quarantined()
+        assert (report.handled, report.skipped) == (0, {"no-handler": 1})
+        assert set(await set_aside(replay)) == {ids[0]}
+
+
+@both_kinds
+@virtual.clocked
+async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_each(exclusive: bool) -> None:
+    class Late(MemoryInbox):
+        """Another worker handles one entry, and claims one, after they were listed."""
+
+        meanwhile = False
+
+        async def quarantined(
+            self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+        ) -> Sequence[QuarantinedDelivery]:
+            found = await super().quarantined(after=after, limit=limit)
+            if self.meanwhile and found:
+                self.meanwhile = False
+                await self.complete(found[0].key, "another")
+                assert (await self.claim(found[1].key, "another", lease=3_600)).status is ClaimStatus.CLAIMED
+            return found
+
+    inbox = Late()
+    async with history(5) as h:
+        ids = await h.ids()
+        target = Refusing(*ids[:3])
+        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
+        await replay.run()
+        target.refused.clear()
+        inbox.meanwhile = True
+        report = await replay.retry_quarantined()
+        assert (report.handled, report.skipped, report.finished) == (1, {"handled-before": 1, "busy": 1}, False)
+        assert len(await set_aside(replay)) == 1
+
+
+@both_kinds
+async def test_an_entry_that_another_program_altered_is_refused_and_blocks_no_other(
+    exclusive: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Shared(MemoryInbox):
+        """A storage that other programs write to: it keeps the seal."""
+
+        async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
+            stored = await super().quarantine(key, token, delivery)
+            if stored:
+                self._quarantined[key] = delivery
+            return stored
+
+    inbox = Shared()
+    async with history(5) as h:
+        ids = await h.ids()
+        target = Refusing(*ids[:3])
+        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
+        await replay.run()
+        altered, unsealed, _ = inbox._quarantined.values()
+        inbox._quarantined[altered.key] = attrs.evolve(altered, body=altered.body.replace(b"attempts", b"Attempts"))
+        inbox._quarantined[unsealed.key] = attrs.evolve(unsealed, seal="")
+        target.refused.clear()
+        report = await replay.retry_quarantined()
+        assert (report.handled, report.failed, report.skipped) == (1, 0, {"refused": 2})
+        assert len(target.taken) == 3
+        assert set(await set_aside(replay)) == {altered.delivery_id, unsealed.delivery_id}
+    assert caplog.text.count("is refused: it") == 2
+
+
+def test_an_entry_does_not_show_its_message() -> None:
+    from basiq_async.replay.shared import make_entry
+    from tests.support.deliveries import NOW
+
+    entry = make_entry(Message("m", {"id": "m", "payload": {"x": "private"}}), "key", "ValueError", now=NOW)
+    assert "private" not in repr(entry)

@@ -1,0 +1,105 @@
+"""What recoveries keep of a history: when the webhook was not active, and what no list has any more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import Message
+from basiq_async.services.coverage import Activity, Coverage, Inactivity, is_left_alone
+
+NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+def at(hours: float) -> datetime:
+    return NOON + timedelta(hours=hours)
+
+
+def tried(*hours: float, status: str = "Failed") -> dict[str, Any]:
+    return {"id": "m", "attempts": [{"timestamp": at(each).isoformat(), "status": status} for each in hours]}
+
+
+def test_coverage_is_read_as_it_was_written() -> None:
+    found = Coverage(at(0), at(1), at(2))
+    assert Coverage.read(found.write()) == found
+    assert Coverage.read(Coverage().write()) == Coverage.read(None) == Coverage()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "3", '{"inactive": 3}', '{"read_up_to": "2026-01-01"}', '{"read_up_to": 5}', "[" * 100_000]
+)
+def test_a_damaged_coverage_is_as_good_as_none(text: str) -> None:
+    assert Coverage.read(text) == Coverage()
+
+
+def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
+    activity = Activity()
+    activity.see([{"id": "m"}, tried(0, status="Success"), tried(*range(8)), tried(*(each + 0.5 for each in range(8)))])
+    activity.see([tried(3, 4)])  # a retry of what was begun before is no sign of life
+    assert activity.periods() == (Inactivity(at(7)),)
+    assert "as far as its history shows" in str(activity.periods()[0])
+    activity.see([tried(50, status="Success"), tried(40, status="Success")])
+    assert activity.periods() == (Inactivity(at(7), at(40)),)
+    activity.see([tried(*range(60, 68))])
+    assert len(activity.periods()) == 2
+    assert activity.periods(at(45), None)[1] == Inactivity(at(45), at(50))
+
+
+def test_a_message_that_was_delivered_at_last_ends_nothing() -> None:
+    activity = Activity()
+    activity.see([{"id": "m", "attempts": [*tried(*range(8))["attempts"], *tried(8, status="Success")["attempts"]]}])
+    activity.see([{"id": "m", "attempts": [{"timestamp": "when?", "status": "Failed"}] * 8}, "no message", None])
+    assert activity.periods() == ()
+
+
+@pytest.mark.parametrize(
+    ("period", "coverage", "lost"),
+    [
+        ((0, 5), Coverage(), (0, 5)),
+        ((0, None), Coverage(), (0, 10)),
+        ((12, 15), Coverage(), None),
+        ((8, 15), Coverage(), (8, 10)),
+        ((0, 5), Coverage(acknowledged=at(3)), (3, 5)),
+        ((0, 5), Coverage(acknowledged=at(5)), None),
+        ((0, 5), Coverage(read_up_to=at(3)), None),  # a recovery found the webhook active then
+        ((0, 5), Coverage(read_up_to=at(3), seen_inactive=at(3)), (3, 5)),
+        ((4, 6), Coverage(read_up_to=at(3)), (4, 6)),
+        ((4, None), Coverage(read_up_to=at(3), acknowledged=at(9)), (9, 10)),
+    ],
+)
+def test_out_of_reach_is_what_was_not_read_and_is_not_listed_any_more(
+    period: tuple[float, float | None], coverage: Coverage, lost: tuple[float, float] | None
+) -> None:
+    since, until = period
+    now = at(10) + timedelta(days=7)
+    found = coverage.out_of_reach([Inactivity(at(since), None if until is None else at(until))], now)
+    assert found == (() if lost is None else (Inactivity(at(lost[0]), at(lost[1])),))
+
+
+@pytest.mark.parametrize(
+    ("status", "since", "left_alone"),
+    [
+        ("Failed", None, False),
+        ("Success", None, True),
+        ("Success", at(0), True),  # within the tolerance of two clocks
+        ("Success", at(-1), False),
+        ("Success", at(1), True),
+    ],
+)
+def test_what_basiq_delivered_is_left_alone_unless_the_inbox_would_know_it(
+    status: str, since: datetime | None, left_alone: bool
+) -> None:
+    assert is_left_alone(Message("m", tried(0, status=status)), since) is left_alone
+
+
+def test_what_is_lost_is_kept_until_it_is_acknowledged() -> None:
+    lost = (Inactivity(at(-300), at(-200)), Inactivity(at(-190), at(-180)))
+    coverage = Coverage(read_up_to=at(-1), lost=lost)
+    assert Coverage.read(coverage.write()) == coverage
+    assert coverage.out_of_reach([], at(0)) == lost
+    known = attrs.evolve(coverage, acknowledged=at(-200))
+    assert known.out_of_reach([], at(0)) == lost[1:]
+    assert attrs.evolve(coverage, acknowledged=at(-180)).out_of_reach([], at(0)) == ()

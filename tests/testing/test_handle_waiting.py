@@ -1,0 +1,122 @@
+"""A test waits until no deferred delivery waits, and the back-offs pass by the clock of the fake."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from basiq_async import BasiqClient, InMemoryTransport, TransportError
+from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.testing import FakeBasiq, ManualClock, handle_waiting
+
+URL = "https://service.example/basiq"
+
+
+@pytest.fixture
+def fake() -> FakeBasiq:
+    return FakeBasiq(clock=ManualClock(datetime.now(UTC)))
+
+
+def make(fake: FakeBasiq, handle: Callable[[Delivery], Awaitable[object]], **options: object) -> WebhookReceiver:
+    webhook_id = fake.add_webhook(URL)
+    inbox = MemoryInbox(clock=fake.clock)
+    receiver = WebhookReceiver(
+        fake.secret(webhook_id),
+        webhook_id=webhook_id,
+        inbox=inbox,
+        deferred=True,
+        accept_loss=True,
+        **options,  # type: ignore[arg-type]
+    )
+    receiver.on("*")(handle)
+    fake.route(URL, receiver)
+    return receiver
+
+
+@pytest.fixture
+async def basiq(fake: FakeBasiq) -> AsyncIterator[BasiqClient]:
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("entered", [False, True])
+async def test_what_waits_is_handled_with_its_calls_of_basiq(
+    fake: FakeBasiq, basiq: BasiqClient, entered: bool
+) -> None:
+    users: list[str | None] = []
+
+    async def handle(delivery: Delivery) -> None:
+        users.append((await delivery.event(basiq)).user_id)
+
+    receiver = make(fake, handle)
+    for number in range(20):
+        await fake.emit("transactions.updated", user_id=f"u-{number}")
+    assert (await receiver.waiting()).count == 20
+    if entered:
+        async with receiver:
+            await handle_waiting(receiver, fake)
+    else:
+        await handle_waiting(receiver, fake)
+    assert sorted(map(str, users)) == sorted(f"u-{number}" for number in range(20))
+
+
+async def test_what_fails_is_tried_again_later_by_the_clock_of_the_fake_and_then_set_aside(fake: FakeBasiq) -> None:
+    moments: list[datetime] = []
+
+    async def handle(delivery: Delivery) -> None:
+        moments.append(fake.now())
+        raise ValueError("no")
+
+    receiver = make(fake, handle)
+    await fake.emit("transactions.updated")
+    began = time.monotonic()
+    await handle_waiting(receiver, fake)
+    assert time.monotonic() - began < 60
+    (entry,) = await receiver.quarantined()
+    assert (entry.failures, len(moments)) == (8, 8)
+    waits = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(moments)]
+    for wait, meant in zip(waits, [5, 30, 300, 1800, 7200, 7200, 7200], strict=True):
+        assert 0.9 * meant <= wait <= 1.3 * meant + 1
+
+
+async def test_an_outage_ends_by_the_clock_of_the_fake_or_the_limit(fake: FakeBasiq) -> None:
+    until = fake.now() + timedelta(hours=2)
+
+    async def handle(delivery: Delivery) -> None:
+        if fake.now() < until:
+            raise TransportError("Basiq is away")
+
+    receiver = make(fake, handle)
+    await fake.emit("transactions.updated")
+    with pytest.raises(TimeoutError, match="1 deferred deliveries still wait after 3,600 s"):
+        await handle_waiting(receiver, fake, within=timedelta(hours=1))
+    await handle_waiting(receiver, fake)
+    assert list(await receiver.quarantined()) == []
+
+
+async def test_nothing_that_waits_takes_no_time(fake: FakeBasiq) -> None:
+    async def handle(delivery: Delivery) -> None: ...
+
+    before = fake.now()
+    await handle_waiting(make(fake, handle), fake)
+    assert fake.now() == before
+
+
+async def test_a_file_needs_no_clock_of_the_fake_where_nothing_fails(fake: FakeBasiq, tmp_path: object) -> None:
+    async with SQLiteInbox(f"{tmp_path}/inbox.db") as inbox:
+        webhook_id = fake.add_webhook(URL)
+        receiver = WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=inbox, deferred=True)
+        seen: list[str] = []
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None:
+            seen.append(delivery.event_id)
+
+        fake.route(URL, receiver)
+        made = await fake.emit("transactions.updated")
+        await handle_waiting(receiver, fake)
+        assert seen == [made.event_id]
