@@ -40,6 +40,8 @@ from ._work import JobFunction, WorkCache
 logger = logging.getLogger("basiq_async.distributed")
 
 _HEARTBEAT = 0.25
+_TELL_EVERY = 30.0
+"""Seconds between two lines of the log on each job that this worker works on."""
 _LONGEST_HEAL = 1.0
 _DELAY = 2.0
 """The longest pause before a segment is tried again, unless Basiq asks for a longer one: the client has retried."""
@@ -80,6 +82,7 @@ class Worker:
         logger.info("worker %s runs jobs of the job functions %s", self.name, sorted(self._functions))
         self._owner.spawn(self._repeat(self._heal, min(_LONGEST_HEAL, self._lease / 6)))
         self._owner.spawn(self._repeat(self._heartbeat, min(_HEARTBEAT, self._lease / 6)))
+        self._owner.spawn(self._repeat(self._tell, _TELL_EVERY))
 
     def stop(self) -> None:
         """Begin no more messages. The messages under way are finished and recorded."""
@@ -254,6 +257,24 @@ class Worker:
                         lease.prolong(asked_at)
                 active.limiter.set_rate(heartbeat.rate)
                 active.apply(heartbeat)
+
+
+    async def _tell(self) -> None:
+        """Log how far the jobs are that this worker works on."""
+        for active in list(self._active.values()):
+            with _damage_to_one_job():
+                progress = await self._record.progress(active.spec.key)
+                if progress is None:
+                    continue
+                left = "" if progress.remaining is None else f", {progress.remaining:,} left"
+                logger.info(
+                    "the job %r: %d handled, %d failed, %.0f a second%s",
+                    active.spec.key,
+                    progress.handled,
+                    progress.failed,
+                    progress.rate,
+                    left,
+                )
 
 
 @contextmanager

@@ -266,6 +266,24 @@ async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_
         assert report.handled == 60
 
 
+async def test_a_worker_tells_how_far_its_jobs_are(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    begun, free = asyncio.Event(), asyncio.Event()
+
+    async def behave(message: Message) -> None:
+        begun.set()
+        await free.wait()
+
+    caplog.set_level("INFO", "basiq_async.distributed")
+    async with crew(redis_url, Recorder(behave), concurrency=1) as fleet, asyncio.timeout(PATIENCE):
+        job = await fleet.submit()
+        await begun.wait()
+        for worker in fleet.workers:
+            await worker._tell()
+        free.set()
+        await job.wait(timeout=PATIENCE)
+    assert f"the job {job.key!r}: 0 handled, 0 failed, 0 a second" in caplog.text
+
+
 async def test_what_a_target_asks_of_one_worker_holds_for_all(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, beats = 0, Counter[str]()
     heartbeat = Worker._heartbeat
