@@ -258,7 +258,6 @@ class Worker:
                 active.limiter.set_rate(heartbeat.rate)
                 active.apply(heartbeat)
 
-
     async def _tell(self) -> None:
         """Log how far the jobs are that this worker works on."""
         for active in list(self._active.values()):
