@@ -168,7 +168,7 @@ def programs(runs: int, pages: int = _PROGRAM_PAGES) -> list[Figure]:
     with server(pages) as url, tempfile.TemporaryDirectory() as folder:
         environment = {"BASIQ_API_KEY": by.KEY, "BASIQ_BASE_URL": url, "HOME": folder, **_QUIET}
         cli = ["-c", "from basiq_async.cli import main; main()"]
-        replay = [*cli, "replay", WEBHOOK, "--yes", "--file"]
+        replay = [*cli, "replay", WEBHOOK, "--file"]
         ways: dict[str, Callable[[str], list[str]]] = {
             "list": lambda to: ["-c", _LISTING, url, to],
             "list by command": lambda to: [*cli, "messages", "list", WEBHOOK, "--json="],

@@ -81,7 +81,7 @@ async def timed(fleet: Fleet) -> float:
     return report.handled / took
 
 
-async def measure(rounds: int = 3, pages: int = 84) -> list[Figure]:
+async def measure(rounds: int = 2, pages: int = 84) -> list[Figure]:
     """Measure the rate of 2 and 4 processes, divided by that of one. Most of the time is waiting."""
     rates: dict[int, list[float]] = {1: [], 2: [], 4: []}
     with server(pages, 0.02) as url:

@@ -45,7 +45,6 @@ def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]
     fewer = {"runs": 2} if quick else {}
     found: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
         "service": partial(service.alone, **fewer) if quick else service.measure,
-        "replay_sql": partial(replay_sql.measure, **fewer),
         "receiver_load": partial(receiver_load.measure, **fewer),
         "signature": partial(signature.measure, **fewer),
         "stream": partial(stream.measure, **fewer),
@@ -54,6 +53,7 @@ def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]
     }
     if not quick:
         found |= {
+            "replay_sql": replay_sql.measure,
             "memory": partial(asyncio.to_thread, memory.measure),
             "growth": growth.measure,
             "fleet": fleet.measure,

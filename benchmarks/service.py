@@ -177,7 +177,7 @@ async def alone(runs: int = 5, slices: int = 6, events: int = 160) -> list[Figur
 
 
 async def measure(runs: int = 5) -> list[Figure]:
-    return [*await with_servers(runs), *await alone(runs)]
+    return [*await with_servers(min(runs, 3)), *await alone(runs)]
 
 
 if __name__ == "__main__":
