@@ -129,7 +129,7 @@ class SQLTable:
 
 
 async def test_a_table_of_ones_own_is_the_record(tmp_path: Path) -> None:
-    table = SQLTable(tmp_path / "warehouse.db")
+    table, other = SQLTable(tmp_path / "warehouse.db"), SQLTable(tmp_path / "warehouse.db")
     assert isinstance(table, Record)
     async with history(300, page_size=40) as h:
         replay = h.replay(table)
@@ -142,7 +142,7 @@ async def test_a_table_of_ones_own_is_the_record(tmp_path: Path) -> None:
         assert 0 < first.handled < 300
         table.connection.execute("DELETE FROM messages WHERE rowid % 7 = 0")  # what it lost comes again
         table.connection.commit()
-        again = await h.replay(SQLTable(tmp_path / "warehouse.db")).run()
+        again = await h.replay(other).run()
         assert again.finished
         rows = [each for (each,) in table.connection.execute("SELECT id FROM messages")]
         assert sorted(rows) == sorted(await h.ids())
@@ -151,6 +151,8 @@ async def test_a_table_of_ones_own_is_the_record(tmp_path: Path) -> None:
         assert len(h.fake.requests) - asked <= 3
         with pytest.raises(ConfigurationError, match="a SQLTable is its own record: pass no inbox"):
             h.replay(table, inbox=MemoryInbox())
+    table.connection.close()
+    other.connection.close()
 
 
 async def test_a_target_without_a_record_needs_an_inbox() -> None:
