@@ -125,7 +125,7 @@ def take_demo() -> None:
             while data := os.read(master, 65_536):
                 printed += data
     os.close(master)
-    story = printed.decode().replace("\r\n", "\n").partition("The program that does it")[0]
+    story = printed.decode().replace("\r\n", "\n").partition("The program that recovers")[0]
     story = "\n".join(line.rpartition("\r")[2] for line in story.split("\n"))
     console = Console(record=True, width=80, file=open(os.devnull, "w"))  # noqa: SIM115  # it ends with the program
     console.print(Text.from_ansi(story.rstrip()))
