@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, TypeVar
+from typing import Any
 
-P = TypeVar("P")
+Check = Callable[[Any], Awaitable[None]]
+"""Checks one promise of what it is called with."""
 
 
 class BrokenPromisesError(AssertionError):
@@ -21,19 +22,9 @@ class BrokenPromisesError(AssertionError):
         self.broken = dict(broken)
 
 
-class Promises(Generic[P]):
-    """The functions that each check one promise. The promise is the function's docstring."""
-
-    def __init__(self) -> None:
-        self.checks: dict[str, Callable[[P], Awaitable[None]]] = {}
-
-    def __call__(self, check: Callable[[P], Awaitable[None]]) -> Callable[[P], Awaitable[None]]:
-        self.checks[promise_of(check)] = check
-        return check
-
-
-def promise_of(check: Callable[..., object]) -> str:
-    return (check.__doc__ or check.__name__).strip().rstrip(".")
+def promises_of(kind: type[Any]) -> dict[str, Check]:
+    """Return the public methods of a class, each of which checks the promise that its docstring is."""
+    return {str(check.__doc__): check for name, check in vars(kind).items() if name[0] != "_" and callable(check)}
 
 
 def hold(kept: bool, otherwise: str) -> None:
