@@ -19,7 +19,7 @@ from ..._work.protocol import Inbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
 from ._inbox_model import CALLS, CLAIMED, DONE, LATER, LONG, SHORT, Call, make_delivery
-from ._inbox_promises import CHECKS, Check
+from ._inbox_promises import CHECKS
 from ._inbox_scripts import INTERRUPTED
 from ._inbox_workers import Workers, Write
 from ._runner import Check, hold, keep
