@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .client import BasiqClient
     from .pagination import Page, Paginator, UnreadableItem
     from .services.diagnosis import Diagnosis, EndpointCheck, Problem
-    from .testing._transport import InMemoryTransport
+    from .testing.transport import InMemoryTransport
     from .transports.aiohttp import AiohttpTransport
     from .transports.retry import RetryPolicy
 
@@ -100,7 +100,7 @@ _LAZY = {
     "BasiqClient": "client",
     "Diagnosis": "services.diagnosis",
     "EndpointCheck": "services.diagnosis",
-    "InMemoryTransport": "testing._transport",
+    "InMemoryTransport": "testing.transport",
     "Page": "pagination",
     "Paginator": "pagination",
     "Problem": "services.diagnosis",

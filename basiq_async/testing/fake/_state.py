@@ -296,21 +296,6 @@ class State:
         return len(self._deliveries.timeline.planned())
 
     @property
-    def endpoints_down(self) -> Mapping[str | None, int | None]:
-        """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
-        return dict(self._deliveries.down)
-
-    @property
-    def faults(self) -> Sequence[Fault]:
-        """The faults for the next requests."""
-        return tuple(self._faults)
-
-    @property
-    def delivery_faults(self) -> Sequence[DeliveryFault]:
-        """The faults for the next deliveries."""
-        return tuple(self._deliveries.faults)
-
-    @property
     def violations(self) -> Sequence[Violation]:
         """The misuses of Basiq by callers and endpoints, such as requests that Basiq would refuse; the first 1,000."""
         return self._violations.seen()
@@ -330,7 +315,7 @@ class State:
         """Return the webhooks of all applications, in the order of their creation."""
         return sorted((webhook for _, webhook in self._store.each()), key=lambda webhook: webhook.serial)
 
-    def find_message(self, message_id: str) -> Message | None:
+    def _find_message(self, message_id: str) -> Message | None:
         """Return the message with this id; None if it does not exist."""
         found = self._store.find_message(message_id)
         return None if found is None else found[2]
@@ -354,7 +339,7 @@ class State:
 
         start: the id of the first message. Raises ``ConfigurationError`` if there is none any more.
         """
-        first = None if start is None else self.find_message(start)
+        first = None if start is None else self._find_message(start)
         here = first is not None and webhook_id in (None, first.webhook_id)
         require(start is None or here, "there is no message at this place any more")
         webhooks = sorted(self._store.each(), key=lambda each: each[1].serial)

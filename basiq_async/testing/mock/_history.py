@@ -95,7 +95,7 @@ class Message:
 
 
 def find_message(control: Control, message_id: str) -> records.Message:
-    found = control.fake.find_message(message_id)
+    found = control.fake._find_message(message_id)
     if found is None:
         raise ControlError(404, "not-found", f"there is no message {message_id!r}")
     return found

@@ -61,9 +61,9 @@ def test_an_endpoint_that_comes_back_leaves_the_others_down(fake: FakeBasiq) -> 
         fake.endpoint_down(url, status=503)
     fake.endpoint_down()
     fake.endpoint_up(f"{ENDPOINT}/1")
-    assert dict(fake.endpoints_down) == {f"{ENDPOINT}/2": 503, None: None}
+    assert dict(fake._deliveries.down) == {f"{ENDPOINT}/2": 503, None: None}
     fake.endpoint_up()
-    assert not fake.endpoints_down
+    assert not fake._deliveries.down
 
 
 async def test_an_endpoint_that_is_down_with_a_status_of_its_own_keeps_it_while_all_are_down(fake: FakeBasiq) -> None:
