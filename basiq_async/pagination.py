@@ -352,7 +352,7 @@ class Paginator(Generic[T]):
 
     @property
     def _next_page(self) -> str | None:
-        """The cursor of the next page alone; None at the end. What moved to the page before it is skipped."""
+        """Cursor of the next page; None on the last. Items that slipped back a page are missed."""
         after = None if self._place is None else self._place.next_page(self._listing.base)
         return None if after is None else self._listing.encode(after)
 

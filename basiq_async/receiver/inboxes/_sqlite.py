@@ -55,7 +55,7 @@ _NOTE_EVERY = 60.0
 
 
 def _sql(statement: str) -> str:
-    """Return a statement with its parts, which stand in braces.
+    """Expand {name} placeholders, such as {free}, in a statement.
 
     :now is the time of the clock of leases, and :horizon the moment up to which entries are forgotten.
     """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+
+from ..._work.limits import limit
 
 Check = Callable[[Any], Awaitable[None]]
 """Checks one promise of what it is called with."""
@@ -38,12 +39,10 @@ async def keep(subject: str, promises: Mapping[str, Callable[[], Awaitable[None]
     broken: dict[str, str] = {}
     for promise, attempt in promises.items():
         try:
-            async with asyncio.timeout(seconds):
+            async with limit(seconds, AssertionError(f"nothing happened for {seconds:g} s")):
                 await attempt()
-        except AssertionError as error:
+        except (AssertionError, TimeoutError) as error:
             broken[promise] = str(error) or "an assertion failed"
-        except TimeoutError as error:
-            broken[promise] = str(error) or f"nothing happened for {seconds:g} s"
         except Exception as error:
             broken[promise] = f"it raised {type(error).__name__}: {error}"
     if broken:
