@@ -50,7 +50,7 @@ SMOKE := tests/test_story.py tests/test_public.py tests/test_errors.py tests/tes
   tests/signing tests/receiver/test_receiver.py tests/receiver/test_aiohttp.py tests/replay/test_run.py \
   tests/replay/test_recovery.py tests/cli/test_commands.py tests/cli/test_help.py
 
-smoke: $(READY) ## the tests of what most users do, in about a minute
+smoke: $(READY) ## the tests of what most users do
 	$(BIN)/python $(PYTEST) $(SMOKE)
 
 ROOM ?= receiver

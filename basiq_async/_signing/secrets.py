@@ -119,7 +119,7 @@ def _refuse(secret: object) -> ConfigurationError:
     if secret is None:
         return ConfigurationError(
             "the signing secret is None: set the environment variable that it is read from. Basiq returns the secret "
-            "only when a webhook is created, not when it is read or listed, so store webhook.secret then"
+            "only when a webhook is created or updated, not when it is read or listed, so store webhook.secret then"
         )
     if hasattr(secret, "subscribed_events"):
         return ConfigurationError("a webhook is not a signing secret: pass webhook.secret")

@@ -123,6 +123,7 @@ def _said(exc: Exception) -> str:
     return show_urls_in(str(exc))
 
 
+_DRIVER = "name an async driver that is installed, such as postgresql+asyncpg:// or sqlite+aiosqlite://"
 _ENCODE = "a '/', '@', '?', '#' or ':' in its user or password must be percent-encoded"
 
 
@@ -191,7 +192,7 @@ def open_engine(stack: AsyncExitStack, url: str) -> AsyncEngine:
     try:
         engine = create_async_engine(url)
     except (SQLAlchemyError, ImportError, ValueError, TypeError) as exc:  # the error's text can hold the password
-        why = f"{type(exc).__name__}; {_ENCODE}"
+        why = f"{type(exc).__name__}; {_DRIVER}; {_ENCODE}"
         raise ConfigurationError(f"the URL {show_url(url)!r} of the database cannot be used: {why}") from None
     stack.push_async_callback(engine.dispose)
     return engine

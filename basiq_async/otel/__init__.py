@@ -3,7 +3,7 @@
 Needs the extra ``otel``, which installs only opentelemetry-api. Your program chooses the OpenTelemetry SDK and its
 exporters. Without an SDK, nothing is recorded, at no cost. Names follow the semantic conventions, version
 1.34.0: the conventions for HTTP are stable, and the ones for messaging are in development. Spans and metrics contain no
-credentials, bodies or queries. Metrics contain no identifiers.
+credentials, bodies or queries. Metrics contain no identifiers but the webhook's.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def instrument(
         elif isinstance(one, WebhookReceiver):
             _instrument_receiver(one, telemetry)
         else:
-            one._observe(ReplayTelemetry(telemetry))
+            one._observe(ReplayTelemetry(telemetry, one._webhook_id))
 
 
 def _refuse_what_cannot_be(instrumented: Sequence[BasiqClient | WebhookReceiver | Replay | RecoveryRun]) -> None:
@@ -93,7 +93,7 @@ def _instrument_client(client: BasiqClient, telemetry: Telemetry) -> None:
 
 
 def _instrument_receiver(receiver: WebhookReceiver, telemetry: Telemetry) -> None:
-    recorder = ReceiverTelemetry(telemetry, receiver._quarantine.count)
+    recorder = ReceiverTelemetry(telemetry, receiver._quarantine.count, receiver.webhook_id)
     receiver._observe(recorder.around)
     receiver._add_hook(recorder.on_delivery)
     receiver._quarantine.changed = recorder.measure_quarantine

@@ -37,10 +37,14 @@ class ReceiverTelemetry:
     """Records the deliveries of a receiver.
 
     ``count_quarantined`` returns how many deliveries are in the quarantine, up to the number that is passed to it.
+    Each metric has the webhook's id, because a process may serve several webhooks.
     """
 
-    def __init__(self, telemetry: Telemetry, count_quarantined: Callable[[int], Awaitable[int]]) -> None:
+    def __init__(
+        self, telemetry: Telemetry, count_quarantined: Callable[[int], Awaitable[int]], webhook_id: str | None
+    ) -> None:
         self._count_quarantined = count_quarantined
+        self._webhook = _of_webhook(webhook_id)
         self._measure_at = -math.inf
         self._quarantined = telemetry.meter.create_gauge(
             "basiq.receiver.quarantined", description="Deliveries in the quarantine, at most 1,000."
@@ -63,7 +67,7 @@ class ReceiverTelemetry:
 
     def on_delivery(self, event: DeliveryEvent) -> None:
         """Record a delivery after the response to it, whether its signature was valid or not; and each deferred try."""
-        result: dict[str, str | bool] = {"basiq.result": event.result.value}
+        result: dict[str, str | bool] = {"basiq.result": event.result.value, **self._webhook}
         if event.deferred:
             result["basiq.deferred"] = True
         attributes = {**_SYSTEM, **result}
@@ -79,14 +83,14 @@ class ReceiverTelemetry:
 
     def on_count(self, waiting: Waiting) -> None:
         """Record what waits to be handled."""
-        self._waiting.set(waiting.count)
-        self._waiting_age.set(waiting.age or 0.0)
+        self._waiting.set(waiting.count, self._webhook)
+        self._waiting_age.set(waiting.age or 0.0, self._webhook)
 
     async def measure_quarantine(self) -> None:
         """Record how many deliveries are in the quarantine. If the inbox fails, record nothing."""
         self._measure_at = time.monotonic() + _MEASURE_EVERY
         try:
-            self._quarantined.set(await self._count_quarantined(_MOST_COUNTED))
+            self._quarantined.set(await self._count_quarantined(_MOST_COUNTED), self._webhook)
         except Exception as exc:
             logger.debug("the quarantine could not be counted: %s", exc)
 
@@ -120,7 +124,8 @@ class ReplayTelemetry:
     Their attribute ``basiq.source`` distinguishes the two lists of a recovery: messages, and events.
     """
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, webhook_id: str) -> None:
+        self._webhook = _of_webhook(webhook_id)
         self._attributes: dict[str, str] = {}
         self.telemetry = telemetry
         self._types = Bounded()
@@ -141,7 +146,7 @@ class ReplayTelemetry:
 
     def begin(self, source: Source) -> None:
         """Start recording a run over one list. Its counts start at 0."""
-        self._attributes = {"basiq.source": source}
+        self._attributes = {"basiq.source": source, **self._webhook}
         self._last = self._message = None
 
     def reach(self, message: Message) -> None:
@@ -191,6 +196,10 @@ class _TracedTarget:
             skipped = await self._inner.deliver(message)
             span.set_attribute("basiq.outcome", "handled" if skipped is None else "skipped")
             return skipped
+
+
+def _of_webhook(webhook_id: str | None) -> dict[str, str]:
+    return {} if webhook_id is None else {"basiq.webhook_id": clean(webhook_id)}
 
 
 def _identify(item: Delivery | Message) -> dict[str, str]:

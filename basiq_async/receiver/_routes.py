@@ -162,11 +162,11 @@ def _check_pattern(pattern: str) -> None:
 
 def _route(handler: Callable[..., Awaitable[object]], prepare: Prepare | None, *, sessions: bool) -> Route:
     name = _name(handler)
-    for function in filter(None, (handler, prepare)):
-        if not is_async(function):
+    for what, function in (("the handler", handler), ("prepare=", prepare)):
+        if function is not None and not is_async(function):
             raise ConfigurationError(
-                f"the handler {_name(function)} is not async: write `async def`, and use asyncio.to_thread for calls "
-                "that block"
+                f"{what} {_name(function)} is not async: write `async def`, not a lambda, and use asyncio.to_thread for "
+                "calls that block"
             )
     if _has_dependency(handler):
         raise ConfigurationError(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from .._arguments import check_event_type_ids, warn_of_unknown_types
+from .._arguments import accepts, check_event_type_ids, warn_of_unknown_types
 from .._wire.order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
@@ -86,6 +86,9 @@ def as_where(value: Where | Predicate | None) -> Where:
         return value
     if not callable(value) or inspect.iscoroutinefunction(value):
         raise ConfigurationError("where must be a function, not an async one, from a Message to a bool")
+    if not accepts(value, 1):
+        name = getattr(value, "__name__", "where")
+        raise ConfigurationError(f"where must accept a Message; {name}() with its arguments may return such a function")
     return Where(value)
 
 

@@ -258,7 +258,7 @@ class _HistoryScan:
         elif message.attempts:
             self.recovered += known
             self.undelivered += missed
-        self.attempts.add(message, recovered=known)
+        self.attempts.add(message, recovered=known and not message.delivered)
 
     @property
     def _enough(self) -> datetime:

@@ -14,14 +14,17 @@ export class ConsentWatch {
     this.#basiq = basiq;
   }
 
-  /** Listen on a free port of this machine, and create the webhook. */
-  async start() {
-    await new Promise((ready) => this.#server.listen(0, "127.0.0.1", ready));
-    const webhook = await this.#basiq("POST", "/notifications/webhooks", {
-      url: `http://127.0.0.1:${this.#server.address().port}/basiq`,
-      subscribedEvents: ["consent.revoked", "consent.expired"],
-    });
-    this.#secret = webhook.secret;
+  /** Listen on a port of this machine, by default a free one, and subscribe. */
+  async start(port = 0) {
+    await new Promise((ready) => this.#server.listen(port, "127.0.0.1", ready));
+    this.port = this.#server.address().port;
+    const url = `http://127.0.0.1:${this.port}/basiq`;
+    // Basiq refuses a second webhook with the same url. It returns the secret of one that is updated, too.
+    const { data } = await this.#basiq("GET", "/notifications/webhooks");
+    const old = data.find((webhook) => webhook.url === url);
+    const path = old ? `/notifications/webhooks/${old.id}` : "/notifications/webhooks";
+    const subscribedEvents = ["consent.revoked", "consent.expired"];
+    this.#secret = (await this.#basiq("POST", path, { url, subscribedEvents })).secret;
   }
 
   async stop() {

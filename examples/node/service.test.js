@@ -62,4 +62,16 @@ describe("a service that lists users without consent", { concurrency: true }, ()
     assert.deepEqual((await state.deliveries()).map(({ ok }) => ok), [false, true]);
     assert.deepEqual(watch.withoutConsent, ["user-4"]);
   });
+
+  withService("starts again with the webhook that it has", async (state, watch) => {
+    await watch.stop();
+    const restarted = new ConsentWatch(state.basiq);
+    try {
+      await restarted.start(watch.port);
+      await state.emit("consent.revoked", { userId: "user-5" });
+      assert.deepEqual(restarted.withoutConsent, ["user-5"]);
+    } finally {
+      await restarted.stop();
+    }
+  });
 });

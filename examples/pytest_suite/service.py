@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from basiq_async import BasiqClient
 from basiq_async.receiver import Delivery, WebhookReceiver
 
@@ -11,17 +13,20 @@ EVENTS = ["consent.revoked", "consent.expired"]
 class ConsentWatch:
     """Subscribes to events of consents, and lists the users whose consent was revoked or has expired."""
 
-    def __init__(self, basiq: BasiqClient, url: str) -> None:
+    def __init__(self, basiq: BasiqClient, url: str, secret_file: Path) -> None:
         self.basiq = basiq
         self.url = url
+        self.secret_file = secret_file
         self.without_consent: list[str] = []
         self.receiver: WebhookReceiver | None = None
 
     async def start(self) -> None:
-        """Subscribe, and verify deliveries with the secret of the new webhook."""
-        webhook = await self.basiq.webhooks.create(url=self.url, subscribed_events=EVENTS)
-        assert webhook.secret is not None
-        self.receiver = WebhookReceiver(webhook.secret)
+        """Subscribe, and verify deliveries with the webhook's secret, which Basiq returns only if something changed."""
+        webhook = await self.basiq.webhooks.ensure(url=self.url, subscribed_events=EVENTS)
+        if webhook.secret is not None:
+            self.secret_file.touch(mode=0o600)
+            self.secret_file.write_text(webhook.secret.reveal())
+        self.receiver = WebhookReceiver(self.secret_file.read_text(), webhook_id=webhook.id)
         self.receiver.on("consent.*")(self.consent_gone)
 
     async def consent_gone(self, delivery: Delivery) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import aiohttp
 import pytest
 from service import ConsentWatch
@@ -13,9 +15,11 @@ URL = "https://my-service.example/basiq"
 
 
 @pytest.fixture
-async def watch(fake_basiq: FakeBasiq, basiq_client: BasiqClient, basiq_strict: FakeBasiq) -> ConsentWatch:
+async def watch(
+    fake_basiq: FakeBasiq, basiq_client: BasiqClient, basiq_strict: FakeBasiq, tmp_path: Path
+) -> ConsentWatch:
     """Return the service, subscribed, after the 15 minutes before Basiq begins to deliver."""
-    watch = ConsentWatch(basiq_client, URL)
+    watch = ConsentWatch(basiq_client, URL, tmp_path / "secret.txt")
     await watch.start()
     assert watch.receiver is not None
     fake_basiq.route(URL, watch.receiver)
@@ -48,6 +52,15 @@ async def test_an_endpoint_that_is_down_for_28_hours_is_disabled(fake_basiq: Fak
     await fake_basiq.advance(hours=28)
     (webhook,) = await watch.basiq.webhooks.list().collect()
     assert webhook.status == "disabled"
+
+
+async def test_a_restarted_service_finds_its_webhook_and_its_secret(fake_basiq: FakeBasiq, watch: ConsentWatch) -> None:
+    restarted = ConsentWatch(watch.basiq, URL, watch.secret_file)
+    await restarted.start()
+    assert restarted.receiver is not None
+    fake_basiq.route(URL, restarted.receiver)
+    await fake_basiq.emit("consent.revoked", user_id="user-4")
+    assert restarted.without_consent == ["user-4"]
 
 
 async def test_what_the_service_sees_when_basiq_fails(fake_basiq: FakeBasiq, basiq_client: BasiqClient) -> None:

@@ -79,3 +79,8 @@ def test_an_engine_that_would_take_a_part_of_its_password_for_the_host_is_refuse
         SQLInbox(create_async_engine("postgresql+asyncpg://user:geheim@4711@127.0.0.1/none"))
     assert [each for each in NEVER if each in str(caught.value)] == []
     SQLInbox(create_async_engine("postgresql+asyncpg://user:geheim%404711@127.0.0.1/none"))
+
+
+def test_a_url_of_a_database_without_an_async_driver_is_told_what_to_name(run: Run) -> None:
+    done = run("inbox", "check", "--inbox", "mysql://user@127.0.0.1/none")
+    assert (done.exit_code, "such as postgresql+asyncpg://" in done.stderr) == (2, True)

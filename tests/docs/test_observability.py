@@ -90,7 +90,9 @@ def test_each_command_in_an_alert_is_one_that_the_program_accepts_as_it_is_print
     while hasattr(command, "commands"):
         name, command, words = command.resolve_command(context, words)
         context = typer.Context(command, parent=context, info_name=name)
-    command.make_context(context.info_name, words)
+    parsed = command.make_context(context.info_name, words)
+    arguments = [each.name for each in command.params if each.param_type_name == "argument"]
+    assert not [name for name in arguments if ":" in str(parsed.params[name])], "a receiver is an option's value"
 
 
 def test_the_alerts_have_commands() -> None:

@@ -180,6 +180,22 @@ async def test_the_size_of_the_quarantine_is_a_gauge(recorded: Recorded) -> None
     assert size() == 0
 
 
+async def test_each_of_several_webhooks_has_its_own_numbers(recorded: Recorded) -> None:
+    inbox = MemoryInbox()
+    for webhook_id, failing in (("wh-1", True), ("wh-2", False)):
+        receiver = traced(recorded, webhook_id=webhook_id, inbox=inbox, quarantine_after=1)
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery, failing: bool = failing) -> None:
+            if failing:
+                raise ValueError("no")
+
+        body = payload()
+        await receiver.handle(signed(body), body)
+    sizes = {point.attributes["basiq.webhook_id"]: point.value for point in recorded.points("basiq.receiver.quarantined")}
+    assert sizes == {"wh-1": 1, "wh-2": 0}
+
+
 async def test_an_inbox_that_cannot_say_how_large_its_quarantine_is_fails_no_delivery(recorded: Recorded) -> None:
     class Failing(MemoryInbox):
         async def quarantined(self, **_: object) -> list[QuarantinedDelivery]:  # type: ignore[override]  # it never returns

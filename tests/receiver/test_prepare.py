@@ -189,7 +189,7 @@ def not_async(delivery: Delivery) -> None: ...
     [
         (plain, fetch, "needs a parameter `prepared`"),
         (prepared_one, None, "pass the function that makes its value"),
-        (prepared_one, not_async, "not_async is not async"),
+        (prepared_one, not_async, "prepare= .*not_async is not async"),
     ],
 )
 def test_a_prepare_that_cannot_be_right_is_refused(handler: Any, prepare: Any, told: str) -> None:

@@ -126,6 +126,7 @@ async def _async_predicate(message: Message) -> bool:
         (lambda: event_types("*.created"), "ends in"),
         (lambda: as_where(_async_predicate), "not an async one"),
         (lambda: as_where("all"), "where must be a function"),
+        (lambda: as_where(failed_only), r"where must accept a Message; failed_only\(\)"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(wrong: Any, told: str) -> None:

@@ -242,6 +242,23 @@ async def test_what_basiq_delivered_elsewhere_is_a_problem_where_the_inbox_would
             assert (await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)).healthy
 
 
+async def test_what_the_service_handled_is_no_failure_among_the_attempts_of_a_day(order: str) -> None:
+    async with world(order) as w, MemoryInbox() as inbox:
+        receiver = WebhookReceiver(w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox)
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None: ...
+
+        w.fake.route(URL, receiver)
+        for _ in range(9):
+            await w.fake.emit("user.created")
+        w.fake.fail_deliveries(status=401)
+        await w.fake.emit("user.created")
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
+        assert (found.failed_share, found.by_status) == (0.1, {204: 9, 401: 1})
+        assert codes(found) == {"undelivered"}
+
+
 async def test_an_inbox_or_a_receiver_of_another_webhook_is_refused() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox()

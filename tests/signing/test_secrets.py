@@ -40,7 +40,7 @@ def test_the_shortest_key_has_eight_bytes(prefix: str) -> None:
 @pytest.mark.parametrize(
     ("secret", "said"),
     [
-        (None, "the signing secret is None: set the environment variable.*only when a webhook is created"),
+        (None, "the signing secret is None: set the environment variable.*only when a webhook is created or updated"),
         (SimpleNamespace(subscribed_events=()), "a webhook is not a signing secret"),
         (17, "it is of type int"),
         ([], "it is of type list"),
