@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 from .._arguments import check_whole
 from .._redaction.tracebacks import hide_arguments
@@ -44,6 +45,9 @@ _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _Sign = Callable[[str, datetime, bytes], Mapping[str, str]]
 _KEPT = 1_000
+_ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
+_COUNTS = "undelivered never_sent unrecorded recovered unreadable looked_at earliest latest complete"
+"""What a ``Diagnosis`` takes from the scan."""
 
 
 async def diagnose(
@@ -68,7 +72,7 @@ async def diagnose(
     now = api.now()  # by Basiq's clock, from the response above
     offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
     await known.open()
-    scan = _HistoryScan(api, webhook, known, now)
+    scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.handles)
     await scan.read(max_items)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
@@ -80,36 +84,29 @@ async def diagnose(
         unknown=tuple(one for one in patterns if not one.endswith("*") and one not in offered),
         unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
         unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
-        failed_share=scan.attempts.failed_share,
-        last_success=scan.attempts.last_success,
-        by_status=dict(scan.attempts.by_status),
-        first_failure=scan.attempts.first_failure,
         disabled_at=scan.attempts.disabled_at if is_inactive(webhook) else None,
-        oldest_undelivered=scan.attempts.oldest_undelivered,
         out_of_reach=scan.out_of_reach,
         endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
-        undelivered=scan.undelivered,
-        never_sent=scan.never_sent,
-        unrecorded=scan.unrecorded,
-        recovered=scan.recovered,
         quarantined=await known.count_quarantined(),
         waiting=await known.count_waiting(),
-        unreadable=scan.unreadable,
         clock_lead=api.clock_lead(),
-        looked_at=scan.looked_at,
-        earliest=scan.earliest,
-        latest=scan.latest,
-        complete=scan.complete,
+        formerly=await known.find_former(api),
         offered=offered,
+        **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
+        **{name: getattr(scan, name) for name in _COUNTS.split()},
     )
 
 
 class _KnownEvents:
-    """What an inbox knows of a webhook. Without one, it knows nothing."""
+    """What an inbox knows of a webhook, and of those that it replaces. Without one, it knows nothing."""
 
     def __init__(self, inbox: Inbox | None, receiver: DiagnosedReceiver | None, webhook_id: str) -> None:
-        self._inbox, self._owner = inbox, webhook_id if inbox is not None or receiver is None else receiver.webhook_id
+        owner = webhook_id if inbox is not None or receiver is None else receiver.webhook_id
+        self._inbox = inbox
+        self._owners: tuple[str | None, ...] = (owner,)
         self._webhook_id = webhook_id
+        self._earlier: list[str] = []
+        """The webhooks whose live deliveries the inbox has from before this one's, unless they are known to be one."""
         self._is_live = inbox is None and receiver is not None
         if inbox is None and receiver is not None:
             self._inbox = receiver.inbox
@@ -144,32 +141,48 @@ class _KnownEvents:
             self.coverage = Coverage.read(await inbox.note(coverage_note(self._webhook_id)))
         if self._is_live or live is not None:
             self.recording_since = since if live is None else max(since, live)
+        self._owners += self.coverage.formerly
+        if self.coverage.read_up_to is None:
+            begun = {each: at for each, at in webhooks.items() if at is not None and each not in self._owners}
+            self._earlier = [each for each, at in begun.items() if live is None or at < live]
+
+    async def find_former(self, api: Api) -> str | None:
+        """Return the latest webhook that Basiq does not have any more, and that this one may replace."""
+        if not self._earlier:
+            return None
+        listed = [each.id async for each in api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)]
+        return next((each for each in reversed(self._earlier) if each not in listed), None)
 
     async def find(self, ids: Sequence[_Ids]) -> list[bool]:
         """Return for the ids of each event type, event and message whether the inbox knows that event."""
         if self._inbox is None or not ids:
             return [False] * len(ids)
-        keys = [inbox_key(*each, self._owner) for each in ids]
+        keys = [[inbox_key(*each, owner) for owner in self._owners] for each in ids]
         async with inbox_limit(_INBOX_TIMEOUT):
-            known = frozenset(await self._inbox.known(keys))
-        return [key in known for key in keys]
+            known = frozenset(await self._inbox.known([*chain(*keys)]))
+        return [not known.isdisjoint(each) for each in keys]
 
     async def count_quarantined(self) -> int:
         """Return how many entries of the webhook are in the quarantine."""
         if self._inbox is None:
             return 0
-        return await count_quarantined(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
+        return await count_quarantined(self._inbox, *self._owners, timeout=_INBOX_TIMEOUT)
 
     async def count_waiting(self) -> Waiting:
         """Return what waits of the webhook to be handled."""
-        return await count_waiting(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
+        return await count_waiting(self._inbox, *self._owners, timeout=_INBOX_TIMEOUT)
 
 
 class _HistoryScan:
     """Reads the events of the last 7 days, then the messages, so that the messages of all these events are listed."""
 
-    def __init__(self, api: Api, webhook: Webhook, known: _KnownEvents, now: datetime) -> None:
+    def __init__(
+        self, api: Api, webhook: Webhook, known: _KnownEvents, now: datetime, handles: Callable[[str], bool]
+    ) -> None:
         self._api = api
+        self._handles = handles
+        self._wanted = frozenset(filter(handles, webhook.subscribed_events))
+        self._covered = known.coverage.covered(self._wanted)
         self._webhook = webhook
         self._known = known
         self._now = now
@@ -204,11 +217,11 @@ class _HistoryScan:
         return coverage.out_of_reach(self._activity.periods(coverage.seen_inactive, inactive), self._now)
 
     async def _read_events(self, most: int | None) -> None:
-        wanted, order = frozenset(self._webhook.subscribed_events), ListOrder()
+        order = ListOrder()
         events: Paginator[Event] = self._api.listing(Event, self._api.at(EVENTS.path), on_unreadable=self._skip)
         async for event in events:
             self.looked_at += 1
-            if event.type in wanted:
+            if event.type in self._wanted:
                 self._without_message[event.type, event.id] = event.created
             order.see(event.created)
             newest_first = order.sure and order.order == "newest-first"
@@ -221,8 +234,7 @@ class _HistoryScan:
 
     def _is_covered(self, created: datetime | None) -> bool:
         """Return whether a recovery has read all events of that time."""
-        covered = self._known.coverage.read_up_to
-        return created is not None and covered is not None and created < covered - FAR
+        return created is not None and self._covered is not None and created < self._covered - FAR
 
     async def _read_messages(self, most: int | None) -> None:
         endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
@@ -252,21 +264,21 @@ class _HistoryScan:
     def _judge_message(self, message: Message, *, known: bool) -> None:
         """Count the attempts of a message, and whether it was missed."""
         self._without_message.pop((message.event_type_id, message.event_id), None)
-        missed = not known and not is_left_alone(message, self._known.recording_since)
+        ignored = not self._handles(message.event_type_id or "")  # no recovery can bring it
+        missed = not (known or ignored or is_left_alone(message, self._known.recording_since))
         if message.delivered:
             self.unrecorded += missed
         elif message.attempts:
             self.recovered += known
             self.undelivered += missed
-        self.attempts.add(message, recovered=known)
+        self.attempts.add(message, recovered=known or ignored)
 
     @property
     def _enough(self) -> datetime:
         """Messages before this time need not be read: they were recovered, and are too old for ``failed_share``."""
-        covered = self._known.coverage.read_up_to
-        if covered is None:
+        if self._covered is None:
             return datetime.min.replace(tzinfo=UTC)
-        return min(covered, self._now - LATELY) - FAR * 4
+        return min(self._covered, self._now - LATELY) - FAR * 4
 
     def _judge_event(self, created: datetime | None, *, known: bool) -> None:
         """Count an event that has no message."""
