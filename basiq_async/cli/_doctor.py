@@ -13,7 +13,7 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
-from ._exit_codes import DONE, WRONG
+from ._exit_codes import DONE, WRONG, exit_code
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
 from ._options import SECRET_VARIABLE, Json, complete_webhook, help_line, option, read_secrets
 from ._output import live, note
@@ -142,8 +142,8 @@ async def doctor(
             secret = read_secrets(secret_file) if test and (own is None or secret_file is not None) else None
             try:
                 found = await _diagnose(basiq, each, own, its, max_items=limit or None, secret=secret, test=test)
-            except NotFoundError:
-                if webhook_id is not None:
+            except NotFoundError as exc:
+                if webhook_id is not None or exit_code(exc) != WRONG:
                     raise
                 note(f"the webhook {each} was deleted meanwhile")
                 continue
