@@ -14,7 +14,7 @@ from .._arguments import Duration
 from .._wire.order import is_past
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
-from .._work.owners import read_webhooks
+from .._work.owners import find_recording_since, read_webhooks, refuse_others
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
@@ -42,7 +42,6 @@ from ._sources import EventMessage, UnreadableMessage, convert_events, open_even
 from ._where import Predicate, Where, everything
 from .targets._adapters import AnyTarget
 from .targets._base import BUSY
-from .targets._http import HttpTarget
 
 _CALL = 5.0
 
@@ -103,11 +102,8 @@ def recover(
             "function, and an inbox of its own for an HttpTarget"
         )
     receiver = replay._handling.receiver
-    if receiver is not None and receiver.webhook_id not in (None, webhook_id):
-        raise ConfigurationError(
-            f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell what was "
-            "handled of the other"
-        )
+    if receiver is not None and receiver.webhook_id is not None:
+        refuse_others([receiver.webhook_id], webhook_id, "receiver")
     return RecoveryRun(
         replay, also_delivered=everything, all_types=all_types, acknowledged=acknowledged, formerly=formerly
     )
@@ -153,16 +149,11 @@ class RecoveryRun:
 
     async def _run(self, progress: OnProgress | None) -> Recovery:
         replay, client = self._replay, self._client
-        live = await self._check_owner()
+        webhooks = await read_webhooks(self._inbox, timeout=_CALL)
+        refuse_others([each for each, live in webhooks.items() if live is not None], self._webhook_id, "inbox")
         async with replay._one_run() as claim:
             self._left_alone = self._recent = 0
             webhook = await client.webhooks.get(self._webhook_id)
-            target = replay._handling.value
-            if live and isinstance(target, HttpTarget) and target._url != webhook.url:
-                raise ConfigurationError(
-                    "the inbox is the service's, and what is posted to another place than the webhook's url is not "
-                    "handled by it: pass an inbox that is kept for that place"
-                )
             began = client._now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
@@ -207,17 +198,6 @@ class RecoveryRun:
     def _inbox(self) -> Inbox:
         return cast(Inbox, self._replay._handling.inbox)  # ``recover`` refuses a target without one
 
-    async def _check_owner(self) -> bool:
-        """Return whether the inbox has live deliveries. Raises ``ConfigurationError`` if none is of this webhook."""
-        webhooks = await read_webhooks(self._inbox, timeout=_CALL)
-        live = [each for each, since in webhooks.items() if since is not None]
-        if live and self._webhook_id not in live:
-            raise ConfigurationError(
-                f"the inbox has the deliveries of the webhook {', '.join(map(repr, live))}, not of "
-                f"{self._webhook_id!r}: it cannot tell what was handled of the other"
-            )
-        return bool(live)
-
     async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
         """Read what earlier recoveries found out, and note what is known before anything is handed out."""
         known = coverage = await self._read_coverage(self._webhook_id)
@@ -242,20 +222,12 @@ class RecoveryRun:
         async with inbox_limit(_CALL):
             await self._inbox.set_note(coverage_note(self._webhook_id), coverage.write())
 
-    async def _find_recording_since(self) -> datetime | None:
-        """Return since when the inbox has recorded every live delivery; None for one without live deliveries."""
-        live = (await read_webhooks(self._inbox, timeout=_CALL)).get(self._webhook_id)
-        if live is None and self._replay._handling.kind != "shared":
-            return None
-        async with inbox_limit(_CALL):
-            since = await self._inbox.known_since()
-        return since if live is None else max(since, live)
-
     # --- what is read ---
 
     async def _read_messages(self, back_to: datetime | None, activity: Activity, passed: Ids) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
-        since = await self._find_recording_since()
+        is_live = self._replay._handling.kind == "shared"
+        since = await find_recording_since(self._inbox, self._webhook_id, is_live=is_live, timeout=_CALL)
         key_of, known = self._keys(message_key)
 
         def choose(message: Message) -> Message | None:

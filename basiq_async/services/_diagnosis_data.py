@@ -16,7 +16,7 @@ from .._wire.order import BEYOND, FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
-from .._work.owners import read_webhooks
+from .._work.owners import find_recording_since, read_webhooks, refuse_others
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
 from .._work.waiting import count_waiting
@@ -25,7 +25,7 @@ from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
 from .api import MOST_A_PAGE, Api
-from .coverage import MOST_ATTEMPTS, Activity, Coverage, Inactivity, coverage_note, is_left_alone, is_recent
+from .coverage import Activity, Coverage, Inactivity, coverage_note, first_after, is_left_alone, is_recent
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
@@ -44,9 +44,10 @@ _INBOX_TIMEOUT = 5.0
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _Sign = Callable[[str, datetime, bytes], Mapping[str, str]]
-_KEPT = 1_000
 _ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
-_COUNTS = "undelivered never_sent unrecorded recovered unreadable looked_at earliest latest complete"
+_SCAN = (
+    "undelivered never_sent unrecorded recovered unreadable looked_at earliest latest complete disabled_at out_of_reach"
+)
 """What a ``Diagnosis`` takes from the scan."""
 
 
@@ -84,16 +85,14 @@ async def diagnose(
         unknown=tuple(one for one in patterns if not one.endswith("*") and one not in offered),
         unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
         unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
-        disabled_at=scan.attempts.disabled_at if is_inactive(webhook) else None,
-        out_of_reach=scan.out_of_reach,
+        **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
+        **{name: getattr(scan, name) for name in _SCAN.split()},
         endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
         quarantined=await known.count_quarantined(),
         waiting=await known.count_waiting(),
         clock_lead=api.clock_lead(),
         formerly=await known.find_former(api),
         offered=offered,
-        **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
-        **{name: getattr(scan, name) for name in _COUNTS.split()},
     )
 
 
@@ -110,19 +109,17 @@ class _KnownEvents:
         self._is_live = inbox is None and receiver is not None
         if inbox is None and receiver is not None:
             self._inbox = receiver.inbox
-            if receiver.webhook_id not in (None, webhook_id):
-                raise ConfigurationError(
-                    f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell "
-                    "what was handled of the other"
-                )
+            if owner is not None:
+                refuse_others([owner], webhook_id, "receiver")
         self.coverage = Coverage()
         self.recording_since: datetime | None = None
         """Since when the inbox has recorded every live delivery; None if it has none."""
 
-    @property
-    def has_inbox(self) -> bool:
-        """Whether there is an inbox."""
-        return self._inbox is not None
+    def out_of_reach(self, activity: Activity, inactive: datetime | None, now: datetime) -> tuple[Inactivity, ...]:
+        """Return the periods whose events are lost, as far as the recoveries with the inbox show it."""
+        if self._inbox is None:
+            return ()
+        return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now)
 
     async def open(self) -> None:
         """Find out whose the inbox is, and what recoveries noted in it. Raises ``ConfigurationError`` for another's."""
@@ -130,17 +127,14 @@ class _KnownEvents:
         if inbox is None:
             return
         webhooks = await read_webhooks(inbox, timeout=_INBOX_TIMEOUT)
-        if webhooks and self._webhook_id not in webhooks and not self._is_live:
-            raise ConfigurationError(
-                f"the inbox is of the webhook {', '.join(map(repr, webhooks))}, not of {self._webhook_id!r}: it "
-                "cannot tell what was handled of the other"
-            )
-        live = webhooks.get(self._webhook_id)
+        if not self._is_live:
+            refuse_others(webhooks, self._webhook_id, "inbox")
+        self.recording_since = await find_recording_since(
+            inbox, self._webhook_id, is_live=self._is_live, timeout=_INBOX_TIMEOUT
+        )
         async with inbox_limit(_INBOX_TIMEOUT):
-            since = await inbox.known_since()
             self.coverage = Coverage.read(await inbox.note(coverage_note(self._webhook_id)))
-        if self._is_live or live is not None:
-            self.recording_since = since if live is None else max(since, live)
+        live = webhooks.get(self._webhook_id)
         self._owners += self.coverage.formerly
         if self.coverage.read_up_to is None:
             begun = {each: at for each, at in webhooks.items() if at is not None and each not in self._owners}
@@ -208,13 +202,15 @@ class _HistoryScan:
                 self._judge_event(created, known=is_known)
 
     @property
+    def disabled_at(self) -> datetime | None:
+        """See ``Diagnosis``."""
+        return self._activity.first_end(self.attempts.last_success) if is_inactive(self._webhook) else None
+
+    @property
     def out_of_reach(self) -> tuple[Inactivity, ...]:
         """The periods whose events are lost, as far as the messages and the recoveries with the inbox show it."""
-        if not self._known.has_inbox:
-            return ()
-        coverage = self._known.coverage
         inactive = self._now if is_inactive(self._webhook) else None
-        return coverage.out_of_reach(self._activity.periods(coverage.seen_inactive, inactive), self._now)
+        return self._known.out_of_reach(self._activity, inactive, self._now)
 
     async def _read_events(self, most: int | None) -> None:
         order = ListOrder()
@@ -315,12 +311,11 @@ class _Attempts:
         self.by_status: Counter[int | None] = Counter()
         self.last_success: datetime | None = None
         self.oldest_undelivered: datetime | None = None
-        self._failures: list[datetime] = []
-        """The times of the first failed attempts of undelivered messages, and of their eighth ones."""
-        self._ends: list[datetime] = []
+        self._failures: dict[int, datetime] = {}
+        """The times of attempts of undelivered messages, one in each second."""
 
     def add(self, message: Message, *, recovered: bool = False) -> None:
-        """Count the attempts of one message. One that was recovered tells only when Basiq disabled the webhook."""
+        """Count the attempts of one message. One that was recovered tells only the last success."""
         times: list[datetime] = []
         for attempt in message.attempts:
             at = attempt.timestamp
@@ -333,15 +328,11 @@ class _Attempts:
                 self.by_status[attempt.status_code] += 1
             if attempt.succeeded and (self.last_success is None or at > self.last_success):
                 self.last_success = at
-        if not times or message.delivered:
-            return
-        if len(message.attempts) >= MOST_ATTEMPTS:
-            self._ends = self._keep_few([*self._ends, max(times)])
-        if not recovered:
+        if times and not (message.delivered or recovered):
             self.oldest_undelivered = min(
                 times if self.oldest_undelivered is None else [*times, self.oldest_undelivered]
             )
-            self._failures = self._keep_few([*self._failures, *times])
+            self._failures.update((int(at.timestamp()), at) for at in times)
 
     @property
     def failed_share(self) -> float | None:
@@ -351,22 +342,7 @@ class _Attempts:
     @property
     def first_failure(self) -> datetime | None:
         """See ``Diagnosis``."""
-        return self._first_after_success(self._failures)
-
-    @property
-    def disabled_at(self) -> datetime | None:
-        """See ``Diagnosis``."""
-        return self._first_after_success(self._ends)
-
-    def _first_after_success(self, times: list[datetime]) -> datetime | None:
-        return min((each for each in times if self.last_success is None or each > self.last_success), default=None)
-
-    def _keep_few(self, times: list[datetime]) -> list[datetime]:
-        """Return the times; of many, the earliest and the latest of those after the last success."""
-        if len(times) <= 2 * _KEPT:
-            return times
-        times = sorted(each for each in times if self.last_success is None or each > self.last_success)
-        return times if len(times) <= _KEPT else [*times[: _KEPT // 2], *times[-_KEPT // 2 :]]
+        return first_after(self._failures.values(), self.last_success)
 
 
 def _subscribed_at(webhook: Webhook) -> datetime | None:

@@ -84,6 +84,10 @@ class Activity:
         if times and not message.delivered:
             self._ends.add(max(times))
 
+    def first_end(self, after: datetime | None) -> datetime | None:
+        """Return the first eighth failed attempt after a moment, or of all."""
+        return first_after(self._ends, after)
+
     def periods(self, *seen_inactive: datetime | None) -> tuple[Inactivity, ...]:
         """Return the periods, earliest first.
 
@@ -173,6 +177,11 @@ class Coverage:
             if since < until:
                 lost.append(Inactivity(since, until))
         return tuple(lost)
+
+
+def first_after(moments: Iterable[datetime], after: datetime | None) -> datetime | None:
+    """Return the earliest of the moments that are later than ``after``, or of all; None if there is none."""
+    return min((each for each in moments if after is None or each > after), default=None)
 
 
 def latest(*moments: datetime | None) -> datetime | None:
