@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import datetime
 
+from ..errors import ConfigurationError
 from .limits import inbox_limit
-from .protocol import Record
+from .protocol import Inbox, Record
 
 _NOTE = "webhooks"
 _MOST = 500
@@ -37,3 +39,25 @@ async def read_webhooks(record: Record, *, timeout: float) -> dict[str, datetime
         return {} if any(since is not None and since.tzinfo is None for since in known.values()) else known
     except (ValueError, TypeError, RecursionError):
         return {}
+
+
+async def find_recording_since(inbox: Inbox, webhook_id: str, *, is_live: bool, timeout: float) -> datetime | None:
+    """Return since when an inbox has recorded every live delivery of a webhook; None if it does not record them.
+
+    is_live: whether it does, as far as the caller knows. Otherwise its note decides.
+    """
+    live = (await read_webhooks(inbox, timeout=timeout)).get(webhook_id)
+    if live is None and not is_live:
+        return None
+    async with inbox_limit(timeout):
+        since = await inbox.known_since()
+    return since if live is None else max(since, live)
+
+
+def refuse_others(owners: Collection[str | None], webhook_id: str, what: str) -> None:
+    """Raise ``ConfigurationError`` if an inbox or a receiver has owners, and the webhook is none of them."""
+    if owners and webhook_id not in owners:
+        raise ConfigurationError(
+            f"the {what} is of the webhook {', '.join(map(repr, owners))}, not of {webhook_id!r}: it cannot tell what "
+            "was handled of the other"
+        )

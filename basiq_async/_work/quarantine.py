@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from ..errors import ConfigurationError, InboxError
-from .keys import inbox_key, may_be_of
+from .keys import inbox_key, is_digest, may_be_of
 from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery, WaitingInbox
 
@@ -67,10 +67,13 @@ async def _read(
         after = last
 
 
-async def count_quarantined(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> int:
-    """Return how many of the webhook's deliveries are in the quarantine. See ``read_quarantine``."""
-    async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
-        return len([delivery.key async for delivery in found])
+async def count_quarantined(inbox: Inbox, *webhook_ids: str | None, timeout: float) -> int:
+    """Return how many deliveries of these webhooks are in the quarantine. See ``read_quarantine``."""
+    count = 0
+    for each in webhook_ids:
+        async with aclosing(read_quarantine(inbox, each, timeout=timeout)) as found:
+            count += len([delivery.key async for delivery in found])
+    return count
 
 
 async def first_quarantined(
@@ -117,7 +120,7 @@ def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
 
 
 def _is_own(delivery: QuarantinedDelivery, webhook_id: str | None) -> bool:
-    if delivery.kind == "unreadable":  # its ids may not be those of its key
+    if delivery.kind == "unreadable" or not is_digest(delivery.key):  # its ids may not be those of its key
         return may_be_of(delivery.key, webhook_id)
     try:
         ids = delivery.event_type_id, delivery.event_id, delivery.delivery_id

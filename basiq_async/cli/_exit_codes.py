@@ -58,10 +58,20 @@ _CODES: Mapping[type[BaseException], int] = {
 }
 
 
+_LISTS = ("/events", "/events/types", "/notifications/webhooks")
+"""The paths that Basiq always has: nothing in them was named by a user."""
+
+
 def exit_code(error: BaseException) -> int:
-    """Return the exit code for an error. An error status of the login is no answer, whatever the status is."""
+    """Return the exit code for an error.
+
+    An error status is no answer if its body has no error in it, as of a proxy; and so is any status of the login.
+    """
     if isinstance(error, RequestTimeoutError) and error.method is None:  # what was waited for did not come
         return WRONG
-    if isinstance(error, APIError) and (error.path or "").endswith("/token"):
-        return NO_ANSWER
+    if isinstance(error, APIError):
+        path = error.path or ""
+        is_missing_list = isinstance(error, NotFoundError) and path.endswith(_LISTS)
+        if not error.errors or is_missing_list or path.endswith("/token"):
+            return NO_ANSWER
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), WRONG)

@@ -10,6 +10,7 @@ import typer
 
 from .._redaction.text import json_line
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
+from ._exit_codes import exit_code
 from ._options import (
     EndpointSecretFile,
     EventPattern,
@@ -182,7 +183,7 @@ async def resend(
 ) -> int:
     """Post messages to an endpoint again, each with a new signature.
 
-    The exit code is 1 if a message was not accepted.
+    The exit code is 1 if a message was not accepted, and 3 if Basiq gave no usable response.
     """
     from ..models import Message
     from ..replay import HttpTarget
@@ -195,7 +196,7 @@ async def resend(
                 message = await basiq.messages.get(webhook_id, message_id)
                 await target.deliver(message)
             except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:
-                error, code = str(exc), 1  # the other messages are still posted
+                error, code = str(exc), max(code, exit_code(exc))  # the other messages are still posted
             sent = {"id": message.id, "event_type_id": message.event_type_id, "accepted": error is None, "error": error}
             output.rows([sent], _RESENT)
     return code

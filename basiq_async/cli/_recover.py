@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import attrs
 
 from .._wire.hosts import show_url
+from ..errors import ConfigurationError, NotFoundError
 from ._doctor import problem_details, problem_rows
 from ._exit_codes import DONE, WRONG
 from ._options import command_of, option, read_moment
@@ -96,9 +97,16 @@ async def recover(options: RecoverOptions) -> int:
     inbox gave no usable response, and 4 if another run of this job is alive.
     """
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
+    if options.formerly is not None and options.to is not None and options.inbox is None:
+        raise ConfigurationError(
+            "--formerly with --to needs --inbox, the inbox of the service: the record of what was posted does not have "
+            "what Basiq delivered of the former webhook"
+        )
     with Evidence(options.report) as evidence:
         shown = options.receiver if options.to is None else show_url(options.to)  # a query can hold a key
         evidence.write("began", webhook=options.webhook_id, target=shown)
+        if evidence.error is not None:
+            raise evidence.error
         watch = Watch(evidence)
         row = _partial_row(watch)
         try:
@@ -108,7 +116,10 @@ async def recover(options: RecoverOptions) -> int:
             evidence.write("ended", **row)
     Output(options.json).one(row, _RECOVERY, _details(row, ended.result))
     _show_lines(options, ended)
-    return ended.exit(DONE if row["finished"] else WRONG)
+    code = ended.exit(DONE if row["finished"] else WRONG)
+    if evidence.error is not None and not ended.signal:
+        raise evidence.error
+    return code
 
 
 async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
@@ -145,6 +156,8 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
 def _show_lines(options: RecoverOptions, ended: Ended[Recovery]) -> None:
     """Show the lines that continue, try again, and acknowledge."""
     found = ended.result
+    if isinstance(ended.error, NotFoundError):
+        return  # the webhook is gone: the same line never brings more
     if ended.early or (found is not None and any(each.code == "unread" for each in found.problems)):
         options.show_line()
     if found is None:

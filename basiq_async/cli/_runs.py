@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import attrs
 import typer
@@ -213,7 +213,7 @@ class Watch:
 
     def wrap(self, target: Target) -> Target:
         """Write each message that the target accepts into the evidence."""
-        return target if self._evidence is None else _Witnessed(target, self._evidence, len(self.lists))
+        return target if self._evidence is None else _Witnessed(target, self._evidence, len(self.lists), self.stop)
 
     def begin(self, source: str) -> None:
         """Begin with a list that is read: first the messages, then the events."""
@@ -291,44 +291,47 @@ class Evidence:
     """Appends a line when a recovery begins, one for each message that the target accepted, and one at the end.
 
     Without a file, nothing is written. Use it as a context manager. Raises ``ConfigurationError`` if the file cannot be
-    opened.
+    opened. If it cannot be written, such as on a full disk, ``error`` says why, and nothing more is written.
     """
 
     def __init__(self, file: str | None) -> None:
-        self._file: TextIO | None = None
+        self.error: ReplayError | None = None
+        self._descriptor: int | None = None
         self._name = file
         if file is None:
             return
         try:
-            descriptor = open_private(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            self._descriptor = open_private(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         except (OSError, ValueError) as exc:
             raise ConfigurationError(f"--report {file!r} cannot be written: {explain(exc)}") from None
-        self._file = os.fdopen(descriptor, "a", buffering=1, encoding="ascii")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
     def write(self, what: str, **more: Any) -> None:
-        """Append a line with the time. Raises ``ReplayError``."""
-        if self._file is None:
+        """Append a line with the time."""
+        if self._descriptor is None or self.error is not None:
             return
+        left = json_line({what: datetime.now(UTC), **more}, ascii=True).encode() + b"\n"
         try:
-            self._file.write(json_line({what: datetime.now(UTC), **more}, ascii=True) + "\n")
+            while left:
+                left = left[os.write(self._descriptor, left) :]
         except OSError as exc:
-            raise ReplayError(f"--report {self._name!r} cannot be written: {explain(exc)}") from None
+            self.error = ReplayError(f"--report {self._name!r} cannot be written: {explain(exc)}")
 
 
 class _Witnessed:
-    """A target whose accepted messages are written down."""
+    """A target whose accepted messages are written down. If one cannot be, the run ends: what was accepted counts."""
 
-    def __init__(self, inner: Target, evidence: Evidence, number: int) -> None:
+    def __init__(self, inner: Target, evidence: Evidence, number: int, stop: Callable[[], object]) -> None:
         self._inner = inner
         self._evidence = evidence
         self._source = "events" if number else "messages"
+        self._stop = stop
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
@@ -336,4 +339,6 @@ class _Witnessed:
         if skipped is None:
             ids = {"id": message.id, "event_type_id": message.event_type_id, "event_id": message.event_id}
             self._evidence.write("accepted", source=self._source, **ids)
+            if self._evidence.error is not None:
+                self._stop()
         return skipped

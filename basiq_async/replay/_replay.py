@@ -16,7 +16,7 @@ from .._signing.seal import Seal
 from .._storage.exports import export_entries
 from .._work.ids import Ids
 from .._work.limits import inbox_limit, limit
-from .._work.owners import note_webhook
+from .._work.owners import note_webhook, read_webhooks
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import (
     count_quarantined,
@@ -56,6 +56,7 @@ from ._sources import (
 from ._where import Predicate, Where, as_where
 from .targets._adapters import AnyTarget, find_handling
 from .targets._base import BulkTarget, Patient, RunScoped, Target
+from .targets._http import HttpTarget
 from .targets._shared import PATIENCE
 
 _CALL = 5.0
@@ -327,11 +328,25 @@ class Replay:
                     )
                     await self._limit_target(handling.value.begin_run, "begin")
                 if handling.inbox is not None:
+                    await self._check_place(handling.inbox)
                     await note_webhook(handling.inbox, self._webhook_id, live=None, timeout=_CALL)
                 yield claim
         finally:
             self._running = False
             self._engine = None
+
+    async def _check_place(self, inbox: Inbox) -> None:
+        """Raise ``ConfigurationError`` if what is posted would count as handled by a service that does not get it."""
+        target = self._handling.value
+        if not isinstance(target, HttpTarget):
+            return
+        if (await read_webhooks(inbox, timeout=_CALL)).get(self._webhook_id) is None:
+            return
+        if target._url != (await self._client.webhooks.get(self._webhook_id)).url:
+            raise ConfigurationError(
+                "the inbox is the service's, and what is posted to another place than the webhook's url is not handled "
+                "by it: pass an inbox that is kept for that place"
+            )
 
     async def _limit_target(self, call: Callable[[], Any], what: str) -> None:
         seconds = self._settings.record_timeout

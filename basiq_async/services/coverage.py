@@ -84,6 +84,10 @@ class Activity:
         if times and not message.delivered:
             self._ends.add(max(times))
 
+    def first_end(self, after: datetime | None) -> datetime | None:
+        """Return the first eighth failed attempt after a moment, or of all."""
+        return first_after(self._ends, after)
+
     def periods(self, *seen_inactive: datetime | None) -> tuple[Inactivity, ...]:
         """Return the periods, earliest first.
 
@@ -106,12 +110,16 @@ class Coverage:
     seen_inactive: when a recovery found the webhook not active, since which it did not read up to a later moment.
     acknowledged: what is out of reach before this moment is known to the user.
     lost: what was out of reach when it was read up to then, until it is acknowledged.
+    types: the event types that were read up to then.
+    formerly: the webhooks that this one replaces. What was handled under their ids is handled.
     """
 
     read_up_to: datetime | None = None
     seen_inactive: datetime | None = None
     acknowledged: datetime | None = None
     lost: tuple[Inactivity, ...] = ()
+    types: tuple[str, ...] = ()
+    formerly: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, text: str | None) -> Coverage:
@@ -119,10 +127,11 @@ class Coverage:
         try:
             fields = dict(json.loads(text or "{}"))
             lost = [[datetime.fromisoformat(each) for each in pair] for pair in fields.pop("lost", ())]
-            moments = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
+            names: dict[str, Any] = {name: tuple(map(str, fields.pop(name, ()))) for name in ("types", "formerly")}
+            moments: dict[str, Any] = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
             if any(each.tzinfo is None for each in chain(moments.values(), *lost)):
                 return cls()
-            return cls(**moments, lost=tuple(Inactivity(since, until) for since, until in lost))
+            return cls(**moments, **names, lost=tuple(Inactivity(since, until) for since, until in lost))
         except (ValueError, TypeError, AttributeError, RecursionError):
             return cls()
 
@@ -130,7 +139,21 @@ class Coverage:
         """Return the coverage as text."""
         moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged")}
         lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
-        return json.dumps({**{name: each and each.isoformat() for name, each in moments.items()}, "lost": lost})
+        texts = {name: each and each.isoformat() for name, each in moments.items()}
+        return json.dumps({**texts, "lost": lost, "types": self.types, "formerly": self.formerly})
+
+    def replace(self, webhook_id: str, before: Coverage) -> Coverage:
+        """Return the coverage of a webhook that replaces another: it was not active since the other was last read."""
+        formerly = (*self.formerly, webhook_id, *before.formerly)
+        if before.read_up_to is None:
+            return attrs.evolve(self, formerly=formerly)
+        acknowledged = latest(self.acknowledged, before.acknowledged)
+        seen = before.seen_inactive or before.read_up_to
+        return attrs.evolve(before, seen_inactive=seen, acknowledged=acknowledged, formerly=formerly)
+
+    def covered(self, types: Iterable[str]) -> datetime | None:
+        """Return the time up to which the events of all these types were read; None if one of them was not."""
+        return self.read_up_to if set(types) <= set(self.types) else None
 
     def read_back_to(self, now: datetime) -> datetime | None:
         """Return the time of the oldest messages to read; None for all, because no recovery has read them before.
@@ -144,7 +167,7 @@ class Coverage:
     def out_of_reach(self, periods: Iterable[Inactivity], now: datetime) -> tuple[Inactivity, ...]:
         """Return the parts of periods whose events no recovery has read, and which are no longer in the event list."""
         reach, active_at = now - LISTED, self.read_up_to if self.seen_inactive is None else None
-        begin = max((each for each in (self.read_up_to, self.acknowledged) if each is not None), default=None)
+        begin = latest(self.read_up_to, self.acknowledged)
         lost = [each for each in self.lost if self.acknowledged is None or (each.until or now) > self.acknowledged]
         for period in periods:
             if active_at is not None and period.since <= active_at:
@@ -154,6 +177,16 @@ class Coverage:
             if since < until:
                 lost.append(Inactivity(since, until))
         return tuple(lost)
+
+
+def first_after(moments: Iterable[datetime], after: datetime | None) -> datetime | None:
+    """Return the earliest of the moments that are later than ``after``, or of all; None if there is none."""
+    return min((each for each in moments if after is None or each > after), default=None)
+
+
+def latest(*moments: datetime | None) -> datetime | None:
+    """Return the latest of these moments; None if there is none."""
+    return max((each for each in moments if each is not None), default=None)
 
 
 def coverage_note(webhook_id: str) -> str:

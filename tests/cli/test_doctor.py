@@ -184,7 +184,7 @@ def test_a_webhook_that_is_deleted_meanwhile_keeps_no_other_from_being_judged(ru
     assert f"{first} was deleted meanwhile" in done.stderr
     served.fake.fail_next(1_000, status=404, path="*/webhooks/*")
     gone = run("webhooks", "doctor")
-    assert (gone.exit_code, "no webhook is left" in gone.stderr) == (1, True), gone.output
+    assert (gone.exit_code, "there is no webhook" in gone.stderr) == (1, True), gone.output
 
 
 def test_each_webhook_is_judged_by_its_own_inbox(run: Run, served: Served, endpoint: Endpoint, webhook_id: str) -> None:

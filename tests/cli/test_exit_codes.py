@@ -219,17 +219,46 @@ CODES: dict[type[BaseException], int] = {
     JobInUseError: 4,
 }
 """The exit code for each error; 3 is for what gave no usable response."""
+_URL = ("--url", "https://example.com/b")
+_TO = ("--to", "http://127.0.0.1:9/")
 VERDICTS = {
     "doctor": ("webhooks", "doctor", "W"),
-    "recover": ("recover", "W", "--to", "http://127.0.0.1:9/"),
-    "replay": ("replay", "W", "--to", "http://127.0.0.1:9/"),
+    "recover": ("recover", "W", *_TO),
+    "replay": ("replay", "W", *_TO),
     "inbox get": ("inbox", "get", "e-1", "--inbox", "inbox.db"),
 }
+COMMANDS = {
+    **VERDICTS,
+    "doctor of all": ("webhooks", "doctor"),
+    "recover, acknowledged": ("recover", "W", *_TO, "--acknowledged", "9d"),
+    "replay, dry": ("replay", "W", "--dry-run"),
+    "replay, since": ("replay", "W", *_TO, "--since", "2d"),
+    "replay to a file": ("replay", "W", "--file", "file.jsonl"),
+    "replay of events": ("replay", "W", *_TO, "--source", "events"),
+    "webhooks list": ("webhooks", "list"),
+    "webhooks get": ("webhooks", "get", "W"),
+    "webhooks create": ("webhooks", "create", *_URL, "--event", "user.created"),
+    "webhooks ensure": ("webhooks", "ensure", *_URL, "--event", "user.created"),
+    "webhooks update": ("webhooks", "update", "W", *_URL),
+    "webhooks reactivate": ("webhooks", "reactivate", "W"),
+    "webhooks secret": ("webhooks", "secret", "W"),
+    "webhooks delete": ("webhooks", "delete", "W", "--yes"),
+    "messages list": ("messages", "list", "W"),
+    "messages get": ("messages", "get", "W", "m-1"),
+    "messages tail": ("messages", "tail", "W"),
+    "messages resend": ("messages", "resend", "W", "m-1", *_TO),
+    "events list": ("events", "list"),
+    "events get": ("events", "get", "e-1"),
+    "events types": ("events", "types"),
+    "trigger": ("trigger", "user.created"),
+    "whoami": ("whoami",),
+}
+"""Each command that asks Basiq and ends."""
 
 
 def make(kind: type[BaseException]) -> BaseException:
     if issubclass(kind, APIError):
-        return kind("why", status=418)
+        return kind("why", status=418, errors=[{"code": "why"}], path="/notifications/webhooks/w-1")
     return kind("why", method="GET", path="/x") if issubclass(kind, TransportError) else kind("why")
 
 
@@ -239,8 +268,8 @@ def test_the_table_has_every_error() -> None:
     }
 
 
-@pytest.mark.parametrize("command", VERDICTS.values(), ids=VERDICTS)
-def test_each_error_ends_a_verdict_with_its_code(
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_each_error_ends_each_command_with_its_code(
     command: tuple[str, ...], run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -253,14 +282,12 @@ def test_each_error_ends_a_verdict_with_its_code(
     async def fail(*args: object, **more: object) -> None:
         raise raised[-1]
 
-    for name in ("webhooks.Webhooks.get", "events.Events.get"):
-        monkeypatch.setattr(f"basiq_async.services.{name}", fail)
-    monkeypatch.setattr("basiq_async.replay.Replay._open_source", fail)
+    monkeypatch.setattr("basiq_async.transports.auth.Authenticated.send", fail)
     for kind, code in CODES.items():
         raised.append(make(kind))
         done = run(*words)
         assert done.exit_code == code, (kind, done.output)
-        assert "why" in done.stderr
+        assert "why" in done.output
 
 
 class NoAnswer(BaseHTTPRequestHandler):
@@ -294,12 +321,26 @@ class NoAnswer(BaseHTTPRequestHandler):
         ((302, b""), None),
         ((408, b""), None),
         ((418, b""), None),
+        ((404, b"<html>a proxy</html>"), None),
+        ((400, b""), None),
+        ((409, b'{"message": "a proxy"}'), None),
         ((200, b"<html>a proxy</html>"), None),
         ((200, b""), (404, b"")),
         ((200, b""), (400, b"")),
         ((200, b""), (302, b"")),
     ],
-    ids=["302", "408", "418", "a proxy's page", "login 404", "login 400", "login 302"],
+    ids=[
+        "302",
+        "408",
+        "418",
+        "404 of a proxy",
+        "400 of a proxy",
+        "409 of a proxy",
+        "a proxy's page",
+        "login 404",
+        "login 400",
+        "login 302",
+    ],
 )
 def test_no_usable_answer_is_no_verdict(
     command: tuple[str, ...],
