@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RecordError, ReplayError
+from ._command import command
 from ._inboxes import name_failure
-from ._options import Filter, Json, WebhookId, Yes, option
+from ._options import Filter, WebhookId, option
 from ._output import live, note, show_logs
 from ._quarantine import show_entries, tell_dropped
 from ._replay import Source
-from ._results import Column, Output, Row, View, count_details
-from ._run import confirm
+from ._results import ROWS, Column, Output, Row, View, count_details
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, JobProgress
@@ -62,16 +62,15 @@ def _row(key: str, progress: JobProgress) -> dict[str, Any]:
 
 
 @jobs_app.command("list")
-async def list_(fleet: FleetPlace = None, json: Json = None) -> None:
+@command(_JOB, empty="there are no jobs; start one with 'basiq-async jobs submit'")
+async def list_(fleet: FleetPlace = None) -> Sequence[Row]:
     """List all jobs. A job stays in the list until it is forgotten."""
     async with _open_fleet(fleet) as found:
-        jobs = await found.jobs()
-        Output(json).rows([_row(job.key, await job.progress()) for job in jobs], _JOB)
-    if not jobs:
-        note("there are no jobs; start one with 'basiq-async jobs submit'")
+        return [await _read(job) for job in await found.jobs()]
 
 
 @jobs_app.command()
+@command(ROWS, details=count_details)
 async def submit(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
     webhook_id: WebhookId,
@@ -80,29 +79,29 @@ async def submit(
     filter: Filter = None,
     rate: Annotated[float | None, option("Maximum messages per second.")] = None,
     fleet: FleetPlace = None,
-    json: Json = None,
-) -> None:
+) -> Row:
     """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch."""
     from ..distributed.processes import find_job
 
     with _naming_errors(function):
         found, name = find_job(function, _find(fleet) if fleet else None)
     async with _open_fleet(fleet, found) as opened:
-        job = await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate)
-        await _show(Output(json), job)
+        return await _read(await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate))
 
 
 @jobs_app.command()
-async def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
+@command(ROWS, details=count_details)
+async def show(key: Key, fleet: FleetPlace = None) -> Row:
     """Show the state and the counts of one job."""
     async with _open_job(fleet, key) as job:
-        await _show(Output(json), job)
+        return await _read(job)
 
 
 @jobs_app.command()
-async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
+@command()
+async def watch(output: Output, key: Key, fleet: FleetPlace = None) -> int:
     """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or set something aside."""
-    output, shown = Output(json), None
+    shown = None
     async with _open_job(fleet, key) as job:
         async for progress in job.watch():
             shown = _row(key, progress)
@@ -111,7 +110,7 @@ async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
             else:
                 live(_line(shown))
         live(None)
-        last = _row(key, await job.progress())  # the last of the watch can be from before the last commit
+        last = await _read(job)  # the last of the watch can be from before the last commit
     if shown is None or not output.as_json or last != {**shown, "rate": last["rate"], "elapsed": last["elapsed"]}:
         output.one(last, details=count_details(last))
     return 0 if last["state"] == "finished" and not last["quarantined"] else 1
@@ -139,10 +138,11 @@ async def cancel(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> Non
 
 
 @jobs_app.command("quarantine")
-async def list_quarantine(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
+@command()
+async def list_quarantine(output: Output, key: Key, fleet: FleetPlace = None) -> int:
     """List the messages of a job that failed, and were set aside. The exit code is 1 if there are any."""
     async with _open_job(fleet, key) as job:
-        return await show_entries(job._read_quarantine(), Output(json))
+        return await show_entries(job._read_quarantine(), output)
 
 
 @jobs_app.command()
@@ -165,37 +165,27 @@ async def export(
 
 
 @jobs_app.command()
-def drop(
+@command(ask=lambda key, ids, fleet: f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?")
+async def drop(
     key: Key,
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")],
     fleet: FleetPlace = None,
-    yes: Yes = False,
-) -> Awaitable[None]:
+) -> None:
     """Remove messages from the quarantine of a job for good. Asks first."""
-    confirm(f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?", yes=yes)
-
-    async def work() -> None:
-        async with _open_job(fleet, key) as job:
-            tell_dropped(await job.drop_quarantined(ids), ids)
-
-    return work()
+    async with _open_job(fleet, key) as job:
+        tell_dropped(await job.drop_quarantined(ids), ids)
 
 
 @jobs_app.command()
-def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> Awaitable[None]:
+@command(ask=lambda key, fleet: f"Remove the job {key} with its counts and its quarantine?")
+async def forget(key: Key, fleet: FleetPlace = None) -> None:
     """Remove a job that has ended, with its counts and its quarantine. Asks first."""
-    confirm(f"Remove the job {key} with its counts and its quarantine?", yes=yes)
-
-    async def work() -> None:
-        async with _open_job(fleet, key) as job:
-            await job.forget()
-
-    return work()
+    async with _open_job(fleet, key) as job:
+        await job.forget()
 
 
-async def _show(output: Output, job: Job) -> None:
-    shown = _row(job.key, await job.progress())
-    output.one(shown, details=count_details(shown))
+async def _read(job: Job) -> Row:
+    return _row(job.key, await job.progress())
 
 
 def _line(job: Row) -> str:

@@ -22,9 +22,10 @@ import typer
 from .._redaction.text import shell_line
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError
+from ._command import command
 from ._mock_control import TOKEN, MockError, Place, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
-from ._options import Json, command_of, option
+from ._options import option
 from ._output import flush, is_terminal, live, note, write, write_note
 from ._results import Output
 from ._run import on_signals
@@ -40,10 +41,11 @@ _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; 
 
 
 @mock_app.command()
+@command()
 async def wait(
+    output: Output,
     ready_file: Annotated[Path | None, option("The file that 'mock --ready-file FILE' writes.", metavar="FILE")] = None,
     timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait.")] = 30.0,
-    json: Json = None,
 ) -> None:
     """Wait until a mock is ready, then print a line for a shell that exports its URL and API key.
 
@@ -53,11 +55,11 @@ async def wait(
     try:
         found = await _wait(ready_file, timeout)
     except BaseException:  # also after a signal
-        if json is None:
+        if output.json is None:
             write(_NO_MOCK)
         raise
-    if json is not None:
-        Output(json).one(found)
+    if output.json is not None:
+        output.one(found)
     else:
         write(export_line(found["base_url"], found["api_key"]))
 
@@ -140,18 +142,17 @@ class MockOptions:
     allow_host: Annotated[
         list[str] | None, option("Allow this name in the Host header too; may be repeated.", metavar="NAME")
     ] = None
-    json: Json = None
 
 
 @mock_app.callback()
-@command_of(MockOptions)
-def mock(options: MockOptions) -> Awaitable[None] | None:
+@command()
+def mock(output: Output, options: MockOptions) -> Awaitable[None] | None:
     """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The command 'mock call' controls a mock that runs.
 
     When the mock is ready, it prints a line for a shell that exports BASIQ_BASE_URL and BASIQ_API_KEY, or one JSON
     object with --json. A terminal shows each request and each delivery.
     """
-    return None if options.context.invoked_subcommand is not None else _serve(options)
+    return None if options.context.invoked_subcommand is not None else _serve(options, output)
 
 
 def _make_fake(options: MockOptions) -> FakeBasiq:
@@ -179,7 +180,7 @@ def _make_fake(options: MockOptions) -> FakeBasiq:
         raise ConfigurationError(str(exc)) from exc
 
 
-async def _serve(options: MockOptions) -> None:
+async def _serve(options: MockOptions, output: Output) -> None:
     """Serve until a signal. The ready file exists only while the mock serves."""
     import asyncio
 
@@ -200,7 +201,7 @@ async def _serve(options: MockOptions) -> None:
         allowed_hosts=options.allow_host or (),
         state_file=options.state_file,
     )
-    output, stop = Output(options.json), asyncio.Event()
+    stop = asyncio.Event()
     with on_signals(lambda _: stop.set()), _removing(options.ready_file):
         async with AsyncExitStack() as stack:
             try:

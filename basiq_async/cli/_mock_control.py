@@ -17,7 +17,7 @@ from .._redaction.credentials import fingerprint
 from .._wire.hosts import is_this_machine
 from .._wire.urls import BaseURL
 from ..errors import BasiqError, ConfigurationError
-from ._options import Json
+from ._command import command
 from ._results import Output
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
@@ -53,12 +53,13 @@ def _complete_operation(incomplete: str) -> list[str]:
 
 
 @mock_app.command("call", cls=_Listing)
+@command()
 async def call(
+    output: Output,
     name: Annotated[str, typer.Argument(metavar="OPERATION", help="An operation.", autocompletion=_complete_operation)],
     fields: Annotated[
         list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="A field of the operation, and its value.")
     ] = None,
-    json: Json = None,
 ) -> None:
     """Call an operation of a mock that runs, and print its response as JSON.
 
@@ -90,7 +91,8 @@ async def call(
             raise ConfigurationError(f"{name} needs {field}=VALUE: {declared.about.description}")
         if field not in operation.fields:
             path = path.replace(f"{{{field}}}", quote(given.pop(field), safe=""))
-    Output("" if json is None else json).one(await call_mock(operation.method, path, given))
+    output.json = output.json or ""
+    output.one(await call_mock(operation.method, path, given))
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

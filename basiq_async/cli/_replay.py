@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import attrs
 import typer
 
+from ._command import command
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
-from ._options import EventPattern, Failed, Since, Until, command_of, option, read_selection
+from ._options import EventPattern, Failed, Since, Until, option, read_selection
 from ._output import is_terminal, live, note, session
 from ._results import Output, count_details
 from ._run import make_client, on_signals
@@ -71,8 +72,8 @@ class ReplayOptions(RunOptions):
         return {"--to": self.to, "--receiver": self.receiver, "--file": self.file}
 
 
-@command_of(ReplayOptions)
-async def replay(options: ReplayOptions) -> int:
+@command()
+async def replay(output: Output, options: ReplayOptions) -> int:
     """Hand a webhook's history to an endpoint or a receiver again, or write it to a file.
 
     What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. What is
@@ -89,7 +90,6 @@ async def replay(options: ReplayOptions) -> int:
             return await _replay(stack, options, watch)
 
     ended = await run_watched(watch, work)
-    output = Output(options.json)
     if ended.result is None:
         row = report_row(watch.lists[0], finished=False) if watch.lists else {"finished": False}
         output.one(row, details=report_details(row))
@@ -159,15 +159,7 @@ async def _open_target(
         if options.inbox is not None or os.path.isfile(place):  # noqa: ASYNC240  # once, before the work begins
             return _count, await stack.enter_async_context(open_inbox(place))
         return _count, MemoryInbox()
-    return await open_target(
-        stack,
-        options.webhook_id,
-        to=options.to,
-        receiver=options.receiver,
-        inbox=options.inbox,
-        secret_file=options.secret_file,
-        concurrency=options.concurrency,
-    )
+    return await open_target(stack, options.webhook_id, options, concurrency=options.concurrency)
 
 
 async def _count(message: object) -> None:
