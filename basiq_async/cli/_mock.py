@@ -266,32 +266,32 @@ async def _log(fake: FakeBasiq) -> None:
         await asyncio.sleep(0.1)
 
 
+@attrs.define
 class _Log:
     """Shows the requests and deliveries of one state that were not shown yet."""
 
-    def __init__(self, fake: FakeBasiq, label: str) -> None:
-        self._fake = fake
-        self._label = label
-        self._newest: object = None
-        self.requests = 0
-        self.deliveries = 0
+    fake: FakeBasiq
+    label: str
+    newest: object = None
+    requests: int = 0
+    deliveries: int = 0
 
     def show_news(self) -> None:
-        fake = self._fake
+        fake = self.fake
         for record in fake.request_log:
             if record.number > self.requests and (record.status is not None or record.duration):
                 self.requests = record.number
                 violated = f"  {', '.join(record.violations)}" if record.violations else ""
                 status = record.status or "dropped"
                 method = record.request.method
-                write_note(f"{record.at:%H:%M:%S}  {self._label}{method} {record.path}  {status}{violated}")
-        fresh = list(takewhile(lambda each: each is not self._newest, reversed(fake.deliveries)))
+                write_note(f"{record.at:%H:%M:%S}  {self.label}{method} {record.path}  {status}{violated}")
+        fresh = list(takewhile(lambda each: each is not self.newest, reversed(fake.deliveries)))
         for attempt in reversed(fresh):
-            self._newest = attempt
+            self.newest = attempt
             self.deliveries += 1
             status = attempt.status or "no response"
             write_note(
-                f"{fake.now():%H:%M:%S}  {self._label}-> {show_url(attempt.url)}  {attempt.event_type_id}  {status}"
+                f"{fake.now():%H:%M:%S}  {self.label}-> {show_url(attempt.url)}  {attempt.event_type_id}  {status}"
             )
 
 
