@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from .. import __version__
 from ..errors import BasiqError, ConfigurationError
+from ._command import command
 from ._deliveries import sign, trigger, verify
 from ._demo import demo
 from ._exit_codes import MEANINGS, WRONG, exit_code
@@ -94,11 +95,11 @@ def build() -> typer.Typer:
     )
     made.callback()(_root)
     for panel, commands in _COMMANDS.items():
-        for name, command in commands.items():
-            if isinstance(command, typer.Typer):
-                made.add_typer(command, name=name, rich_help_panel=panel)
+        for name, each in commands.items():
+            if isinstance(each, typer.Typer):
+                made.add_typer(each, name=name, rich_help_panel=panel)
             else:
-                made.command(name, rich_help_panel=panel)(command)
+                made.command(name, rich_help_panel=panel)(each)
     return made
 
 
@@ -108,24 +109,20 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+@command()
 def _root(
-    profile: Annotated[
-        str | None, option("The name of the stored API key to use; see login.", autocompletion=complete_profile)
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        option(
-            "Maximum seconds for a request with its retries. By default 30 for each attempt, and 120.",
-            metavar="N",
-            min=0.001,
-        ),
-    ] = None,
-    base_url: Annotated[
-        str | None, option("The API's URL, in place of BASIQ_BASE_URL.", "--base-url", metavar="URL")
-    ] = None,
-    version: Annotated[bool, option("Show the version.", "--version", callback=_version, is_eager=True)] = False,
+    profile: Annotated[str | None, option(autocompletion=complete_profile)] = None,
+    timeout: Annotated[float | None, option(None, min=0.001)] = None,
+    base_url: str | None = None,
+    version: Annotated[bool, option(None, callback=_version, is_eager=True)] = False,
 ) -> None:
-    """Basiq's webhooks from the command line."""
+    """Basiq's webhooks from the command line.
+
+    profile: The name of the stored API key to use; see login.
+    timeout N: Maximum seconds for a request with its retries. By default 30 for each attempt, and 120.
+    base_url URL: The API's URL, in place of BASIQ_BASE_URL.
+    version: Show the version.
+    """
     session().profile = profile
     session().timeout = timeout
     session().base_url = base_url

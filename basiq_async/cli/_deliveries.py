@@ -57,10 +57,14 @@ def sign(
     output: Output,
     secret: SecretOption,
     body: Body = "-",
-    message_id: Annotated[str, typer.Option("--id", help="The webhook-id.")] = "msg_test",
-    at: Annotated[int | None, option("The time to sign, in seconds since 1970; now by default.")] = None,
+    message_id: Annotated[str, typer.Option("--id")] = "msg_test",
+    at: int | None = None,
 ) -> None:
-    """Print the headers that Basiq would send with a body, one per line. curl reads them with -H @FILE."""
+    """Print the headers that Basiq would send with a body, one per line. curl reads them with -H @FILE.
+
+    message_id: The webhook-id.
+    at: The time to sign, in seconds since 1970; now by default.
+    """
     from ..receiver import sign as make_headers
 
     headers = make_headers(secret, message_id, _moment(at), _read(body))
@@ -75,17 +79,18 @@ def verify(
     output: Output,
     secret: SecretOption,
     body: Body = "-",
-    header: Annotated[
-        list[str] | None,
-        option('A header as "name: value"; repeat it for all three webhook- headers.', "--header", "-H"),
-    ] = None,
-    headers: Annotated[str | None, option("A file with the headers, one per line or as JSON.")] = None,
-    tolerance: Annotated[float, typer.Option(help="By how many seconds the timestamp may differ.")] = 300.0,
-    at: Annotated[
-        int | None, option("The time to compare the timestamp with, in seconds since 1970; now by default.")
-    ] = None,
+    header: Annotated[list[str] | None, option(None, "--header", "-H")] = None,
+    headers: str | None = None,
+    tolerance: float = 300.0,
+    at: int | None = None,
 ) -> None:
-    """Check whether a body and its headers are a genuine delivery. The exit code is 0, or 1 with a reason."""
+    """Check whether a body and its headers are a genuine delivery. The exit code is 0, or 1 with a reason.
+
+    header: A header as "name: value"; repeat it for all three webhook- headers.
+    headers: A file with the headers, one per line or as JSON.
+    tolerance: By how many seconds the timestamp may differ.
+    at: The time to compare the timestamp with, in seconds since 1970; now by default.
+    """
     from ..receiver import verify as check
 
     if not 0 <= tolerance < 1e9:
@@ -141,31 +146,35 @@ _POLL = 1.0
 @command()
 async def trigger(
     output: Output,
-    event_type: Annotated[
-        str, typer.Argument(help="The event type, such as user.created.", autocompletion=complete_event_type)
-    ],
-    to: Annotated[
-        str | None, option("Sign and send the message from here to this URL, without Basiq.", metavar="URL")
-    ] = None,
-    event_id: Annotated[
-        str | None, option("With --to: the id of an event that exists, so that it can be fetched; new by default.")
-    ] = None,
-    user_id: Annotated[str | None, option("With --to: the user's id in the links.")] = None,
-    entity_id: Annotated[str | None, option("With --to: the entity's id in the links.")] = None,
-    data: Annotated[
-        str | None, option("With --to: an object whose fields replace those of the payload.", metavar="JSON|@FILE")
-    ] = None,
-    message_id: Annotated[str | None, option("With --to: the webhook-id; new by default.", "--id")] = None,
+    event_type: Annotated[str, typer.Argument(autocompletion=complete_event_type)],
+    to: str | None = None,
+    event_id: str | None = None,
+    user_id: str | None = None,
+    entity_id: str | None = None,
+    data: str | None = None,
+    message_id: Annotated[str | None, option(None, "--id")] = None,
     secret_file: EndpointSecretFile = None,
-    text: Annotated[str | None, option("A text for Basiq to repeat in the message.")] = None,
-    url: Annotated[str | None, option("Have Basiq send the message only to this URL.")] = None,
-    wait: Annotated[bool, option("Wait for the first attempt, then show the message.", "--wait")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds that --wait waits.")] = 60.0,
+    text: str | None = None,
+    url: str | None = None,
+    wait: bool = False,
+    timeout: Annotated[float, typer.Option(min=0)] = 60.0,
 ) -> int:
     """Ask Basiq to send a test message of an event type to your webhooks. With --to, send a message from here.
 
     With --to, the exit code is 1 if the service does not accept the message. With --wait, it is 1 if an endpoint does
     not accept its message, or if a message or its first attempt is missing when --timeout has passed.
+
+    event_type: The event type, such as user.created.
+    to URL: Sign and send the message from here to this URL, without Basiq.
+    event_id: With --to: the id of an event that exists, so that it can be fetched; new by default.
+    user_id: With --to: the user's id in the links.
+    entity_id: With --to: the entity's id in the links.
+    data JSON|@FILE: With --to: an object whose fields replace those of the payload.
+    message_id: With --to: the webhook-id; new by default.
+    text: A text for Basiq to repeat in the message.
+    url: Have Basiq send the message only to this URL.
+    wait: Wait for the first attempt, then show the message.
+    timeout: Maximum seconds that --wait waits.
     """
     if to is not None:
         if text is not None or url is not None or wait:

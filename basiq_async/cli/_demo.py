@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BasiqError
+from ._command import command
 from ._output import Styled, live, write, write_lines
 
 if TYPE_CHECKING:
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
 
 
 # Slow modules are imported only when the demo runs, so that --help is fast.
+@command()
 async def demo(
-    messages: Annotated[int, typer.Option(min=1, metavar="N", help="How many messages to stream.")] = 200_000,
+    messages: Annotated[int, typer.Option(min=1)] = 200_000,
 ) -> None:
     """Show a service's outage and recovery over real HTTP: no event is lost or handled twice. Then stream a history.
 
     Each step is checked. If one fails, the demo ends with the exit code 1. Nothing leaves this machine.
+
+    messages N: How many messages to stream.
     """
     import tempfile
 

@@ -119,9 +119,12 @@ async def list_(
 async def get(
     basiq: BasiqClient,
     webhook_id: WebhookId,
-    message_id: Annotated[str, typer.Argument(help="The message's id.")],
+    message_id: str,
 ) -> Message:
-    """Show one message with all its attempts."""
+    """Show one message with all its attempts.
+
+    message_id: The message's id.
+    """
     return await basiq.messages.get(webhook_id, message_id)
 
 
@@ -131,14 +134,18 @@ async def tail(
     basiq: BasiqClient,
     output: Output,
     webhook_id: WebhookId,
-    follow: Annotated[bool, option("Keep showing new messages as they appear.", "--follow", "-f")] = False,
+    follow: Annotated[bool, option(None, "--follow", "-f")] = False,
     failed: Failed = False,
     since: Since = None,
     event: EventPattern = None,
     filter: Filter = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="Show the newest N; 0 for all.")] = 10,
+    limit: Annotated[int, typer.Option(min=0)] = 10,
 ) -> None:
-    """Show the newest messages, newest first. With --follow, show new messages below them until SIGINT or SIGTERM."""
+    """Show the newest messages, newest first. With --follow, show new messages below them until SIGINT or SIGTERM.
+
+    follow: Keep showing new messages as they appear.
+    limit N: Show the newest N; 0 for all.
+    """
     from ._follow import History, follow_up
 
     where = await read_selection(basiq, since=since, failed=failed, event=event)
@@ -175,13 +182,15 @@ async def resend(
     basiq: BasiqClient,
     output: Output,
     webhook_id: WebhookId,
-    message_ids: Annotated[list[str], typer.Argument(help="The ids of the messages.", metavar="MESSAGE_ID...")],
+    message_ids: list[str],
     to: Annotated[str, typer.Option(help="The endpoint to post to. Deliveries are signed as Basiq signs them.")],
     secret_file: EndpointSecretFile = None,
 ) -> int:
     """Post messages to an endpoint again, each with a new signature.
 
     The exit code is 1 if a message was not accepted.
+
+    message_ids MESSAGE_ID...: The ids of the messages.
     """
     from ..models import Message
     from ..replay import HttpTarget
@@ -279,8 +288,11 @@ async def list_events(
 
 @events_app.command("get")
 @command(_EVENT, details=_event_details, raw=True)
-async def get_event(basiq: BasiqClient, event_id: Annotated[str, typer.Argument(help="The event's id.")]) -> Event:
-    """Show one event."""
+async def get_event(basiq: BasiqClient, event_id: str) -> Event:
+    """Show one event.
+
+    event_id: The event's id.
+    """
     return await basiq.events.get(event_id)
 
 

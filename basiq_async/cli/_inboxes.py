@@ -53,14 +53,15 @@ WEBHOOK_VARIABLE = "BASIQ_WEBHOOK_ID"
 
 @attrs.frozen(kw_only=True)
 class InboxOptions:
-    """The options that name an inbox, and the webhook that is meant."""
+    """The options that name an inbox, and the webhook that is meant.
+
+    webhook: The id of the webhook that the messages are of.
+    """
 
     receiver: Receiver = None
     inbox: InboxPlace = None
     to: To = None
-    webhook: Annotated[
-        str | None, option("The id of the webhook that the messages are of.", "--webhook", envvar=WEBHOOK_VARIABLE)
-    ] = None
+    webhook: Annotated[str | None, option(envvar=WEBHOOK_VARIABLE)] = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[Inbox, str | None]]:

@@ -72,15 +72,20 @@ async def list_(fleet: FleetPlace = None) -> Sequence[Row]:
 @jobs_app.command()
 @command(ROWS, details=count_details)
 async def submit(
-    function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
+    function: str,
     webhook_id: WebhookId,
     key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
-    source: Annotated[Source, typer.Option(help="messages or events, as for replay.")] = "messages",
+    source: Source = "messages",
     filter: Filter = None,
-    rate: Annotated[float | None, option("Maximum messages per second.")] = None,
+    rate: float | None = None,
     fleet: FleetPlace = None,
 ) -> Row:
-    """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch."""
+    """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch.
+
+    function MODULE:FUNCTION: The job function, such as jobs:refill.
+    source: messages or events, as for replay.
+    rate: Maximum messages per second.
+    """
     from ..distributed.processes import find_job
 
     with _naming_errors(function):
@@ -120,18 +125,21 @@ Reason = Annotated[str, option("Shown by list and show.")]
 
 
 @jobs_app.command()
+@command()
 async def pause(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> None:
     """Pause a job: workers finish the messages under way, and start no further ones."""
     await _set_state(fleet, key, lambda job: job.pause(reason))
 
 
 @jobs_app.command()
+@command()
 async def resume(key: Key, fleet: FleetPlace = None) -> None:
     """Continue a job that was paused or cancelled, or that failed."""
     await _set_state(fleet, key, lambda job: job.resume())
 
 
 @jobs_app.command()
+@command()
 async def cancel(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> None:
     """End a job. Messages under way are finished and recorded."""
     await _set_state(fleet, key, lambda job: job.cancel(reason))
@@ -146,6 +154,7 @@ async def list_quarantine(output: Output, key: Key, fleet: FleetPlace = None) ->
 
 
 @jobs_app.command()
+@command()
 async def retry(key: Key, fleet: FleetPlace = None) -> None:
     """Have the workers hand out again what is in the quarantine of a job."""
     async with _open_job(fleet, key) as job:
@@ -154,12 +163,16 @@ async def retry(key: Key, fleet: FleetPlace = None) -> None:
 
 
 @jobs_app.command()
+@command()
 async def export(
     key: Key,
-    file: Annotated[str, typer.Argument(help="The new file, with a line of JSON for each message.")],
+    file: str,
     fleet: FleetPlace = None,
 ) -> None:
-    """Write the quarantine of a job to a new file that only its owner can read. The job keeps it."""
+    """Write the quarantine of a job to a new file that only its owner can read. The job keeps it.
+
+    file: The new file, with a line of JSON for each message.
+    """
     async with _open_job(fleet, key) as job:
         note(f"{await job.export_quarantined(file):,} entries written to {file!r}")
 
@@ -168,10 +181,13 @@ async def export(
 @command(ask=lambda key, ids, fleet: f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?")
 async def drop(
     key: Key,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")],
+    ids: list[str],
     fleet: FleetPlace = None,
 ) -> None:
-    """Remove messages from the quarantine of a job for good. Asks first."""
+    """Remove messages from the quarantine of a job for good. Asks first.
+
+    ids ID...: The ids to remove.
+    """
     async with _open_job(fleet, key) as job:
         tell_dropped(await job.drop_quarantined(ids), ids)
 
@@ -257,17 +273,20 @@ def _check_place(place: str | None) -> str:
     return place
 
 
+@command()
 def worker(
     fleet: FleetPlace = None,
-    processes: Annotated[int, typer.Option(min=1, help="How many worker processes to run.")] = 1,
-    segments: Annotated[int, typer.Option(min=1, help="How many pages a process works on at once.")] = 2,
-    log_level: Annotated[
-        str, typer.Option(help="The lowest level that is logged; DEBUG is for this package alone.")
-    ] = "INFO",
+    processes: Annotated[int, typer.Option(min=1)] = 1,
+    segments: Annotated[int, typer.Option(min=1)] = 2,
+    log_level: str = "INFO",
 ) -> None:
     """Work on the jobs of a fleet until SIGTERM or Ctrl-C.
 
     After the first signal, the worker finishes and records the messages under way. A second signal ends it at once.
+
+    processes: How many worker processes to run.
+    segments: How many pages a process works on at once.
+    log_level: The lowest level that is logged; DEBUG is for this package alone.
     """
     from ..distributed.processes import run_workers
 

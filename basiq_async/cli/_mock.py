@@ -44,13 +44,16 @@ _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; 
 @command()
 async def wait(
     output: Output,
-    ready_file: Annotated[Path | None, option("The file that 'mock --ready-file FILE' writes.", metavar="FILE")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait.")] = 30.0,
+    ready_file: Path | None = None,
+    timeout: Annotated[float, typer.Option(min=0)] = 30.0,
 ) -> None:
     """Wait until a mock is ready, then print a line for a shell that exports its URL and API key.
 
     Waits for the mock of --ready-file, or for the mock at BASIQ_BASE_URL with the key BASIQ_API_KEY. If it is not ready
     in time, the exit code is 1, and the printed line fails in the shell too.
+
+    ready_file FILE: The file that 'mock --ready-file FILE' writes.
+    timeout: Maximum seconds to wait.
     """
     try:
         found = await _wait(ready_file, timeout)
@@ -104,44 +107,43 @@ def _read_ready(file: Path) -> dict[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class MockOptions:
-    """The options of a mock."""
+    """The options of a mock.
+
+    host: The address to listen on.
+    port: The port to listen on; 0 for any free port.
+    api_key: The API key that it accepts. By default it makes a new one.
+    seed_messages N: Begin with a webhook that has a history of N messages.
+    failed: The share of these messages that were not delivered, 0 to 1.
+    seed: Make ids and secrets from this seed; the same seed repeats them.
+    event_type: Add an event type to Basiq's; may be repeated.
+    quirk NAME=FORM: Respond in another documented form; may be repeated.
+    latency: The seconds that every response takes.
+    speed: How many times faster than real time its clock runs.
+    cool_off: The seconds until a new webhook is active.
+    state_file FILE: Keep the mock's state and API key in this file.
+    ready_file FILE: Write the URL and API key to this file once it is ready.
+    deliver_to HOST: Deliver to this host; may be repeated. By default only to this machine.
+    deliver_anywhere: Deliver to endpoints on other machines too.
+    allow_host NAME: Allow this name in the Host header too; may be repeated.
+    """
 
     context: typer.Context
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for any free port.")] = 4010
-    api_key: Annotated[str | None, option("The API key that it accepts. By default it makes a new one.")] = attrs.field(
-        default=None, repr=False
-    )
-    seed_messages: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Begin with a webhook that has a history of N messages.")
-    ] = 0
-    failed: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of these messages that were not delivered, 0 to 1.")
-    ] = 0.0
-    seed: Annotated[str | None, option("Make ids and secrets from this seed; the same seed repeats them.")] = None
-    event_type: Annotated[list[str] | None, option("Add an event type to Basiq's; may be repeated.")] = None
-    quirk: Annotated[
-        list[str] | None, option("Respond in another documented form; may be repeated.", metavar="NAME=FORM")
-    ] = None
-    latency: Annotated[float, typer.Option(min=0, help="The seconds that every response takes.")] = 0.0
-    speed: Annotated[float, typer.Option(help="How many times faster than real time its clock runs.")] = 1.0
-    cool_off: Annotated[float, typer.Option(min=0, help="The seconds until a new webhook is active.")] = 900.0
-    state_file: Annotated[
-        str | None, option("Keep the mock's state and API key in this file.", "--state", metavar="FILE")
-    ] = None
-    ready_file: Annotated[
-        Path | None, option("Write the URL and API key to this file once it is ready.", metavar="FILE")
-    ] = None
-    deliver_to: Annotated[
-        list[str] | None,
-        option("Deliver to this host; may be repeated. By default only to this machine.", metavar="HOST"),
-    ] = None
-    deliver_anywhere: Annotated[bool, option("Deliver to endpoints on other machines too.", "--deliver-anywhere")] = (
-        False
-    )
-    allow_host: Annotated[
-        list[str] | None, option("Allow this name in the Host header too; may be repeated.", metavar="NAME")
-    ] = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 4010
+    api_key: str | None = attrs.field(default=None, repr=False)
+    seed_messages: Annotated[int, typer.Option(min=0)] = 0
+    failed: Annotated[float, typer.Option(min=0, max=1)] = 0.0
+    seed: str | None = None
+    event_type: list[str] | None = None
+    quirk: list[str] | None = None
+    latency: Annotated[float, typer.Option(min=0)] = 0.0
+    speed: float = 1.0
+    cool_off: Annotated[float, typer.Option(min=0)] = 900.0
+    state_file: Annotated[str | None, option(None, "--state")] = None
+    ready_file: Path | None = None
+    deliver_to: list[str] | None = None
+    deliver_anywhere: bool = False
+    allow_host: list[str] | None = None
 
 
 @mock_app.callback()

@@ -56,16 +56,16 @@ def _complete_operation(incomplete: str) -> list[str]:
 @command()
 async def call(
     output: Output,
-    name: Annotated[str, typer.Argument(metavar="OPERATION", help="An operation.", autocompletion=_complete_operation)],
-    fields: Annotated[
-        list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="A field of the operation, and its value.")
-    ] = None,
+    name: Annotated[str, typer.Argument(autocompletion=_complete_operation)],
+    fields: Annotated[list[str] | None, typer.Argument()] = None,
 ) -> None:
     """Call an operation of a mock that runs, and print its response as JSON.
 
     BASIQ_BASE_URL names the mock, and BASIQ_API_KEY the state in it. A value is JSON if it can be read as JSON, and
     text if not; a field that takes a text takes it as it is. The operations and their fields:
 
+    name OPERATION: An operation.
+    fields FIELD=VALUE: A field of the operation, and its value.
     """
     from ..testing.mock.control_api import OPERATIONS
 

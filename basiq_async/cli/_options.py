@@ -35,8 +35,8 @@ R = TypeVar("R")
 SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, not a secret
 
 
-def option(help: str, *names: str, **more: Any) -> Any:
-    """Return an option without a default that help could show, or a flag."""
+def option(help: str | None = None, *names: str, **more: Any) -> Any:
+    """Return an option without a default that help could show, or a flag. Its help may be in the docstring."""
     return typer.Option(*names, help=help, show_default=False, **more)
 
 

@@ -6,12 +6,11 @@ import hashlib
 import os
 import sys
 from collections.abc import Awaitable, Sequence
-from typing import Annotated
 
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
 from ._command import command
-from ._options import Yes, option
+from ._options import Yes
 from ._output import is_terminal, note, session
 from ._results import ROWS, Column, Output, Row, View
 from ._run import confirm, make_client
@@ -32,15 +31,16 @@ def _chosen() -> str:
 @command()
 def login(
     output: Output,
-    base_url: Annotated[
-        str | None, option("The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.")
-    ] = None,
-    check: Annotated[bool, option("Check first that Basiq accepts the key.", "--check/--no-check")] = True,
+    base_url: str | None = None,
+    check: bool = True,
 ) -> Awaitable[None]:
     """Store an API key as a profile (basiq-async --profile NAME login). The key is read from standard input.
 
     The key is stored in the operating system's keyring if the library 'keyring' is installed and finds one. Otherwise
     it is stored in a file that only you can read.
+
+    base_url: The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.
+    check: Check first that Basiq accepts the key.
     """
     name, url = _chosen(), base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL
     key = _read_key()

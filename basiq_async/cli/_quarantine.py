@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ._command import command
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
-from ._options import EndpointSecretFile, option
+from ._options import EndpointSecretFile
 from ._output import live, note
 from ._results import ROWS, Column, Output, Row, View
 from ._run import make_client
@@ -82,10 +82,11 @@ def tell_dropped(count: int, ids: Iterable[str]) -> None:
 
 @quarantine_app.command()
 @command(_ENTRY)
-async def show(
-    id: Annotated[str, typer.Argument(help="The id of a message, event or delivery.")], place: InboxOptions
-) -> QuarantinedDelivery:
-    """Show one entry of the quarantine, with what failed as Basiq sent it."""
+async def show(id: str, place: InboxOptions) -> QuarantinedDelivery:
+    """Show one entry of the quarantine, with what failed as Basiq sent it.
+
+    id: The id of a message, event or delivery.
+    """
     from .._work.quarantine import read_pages
 
     async with place.open() as (inbox, owner):
@@ -96,11 +97,12 @@ async def show(
 
 @attrs.frozen(kw_only=True)
 class RetryOptions(InboxOptions):
-    """What to try again, and where."""
+    """What to try again, and where.
 
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID...]", help="The ids to try again; all by default.")
-    ] = None
+    ids [ID...]: The ids to try again; all by default.
+    """
+
+    ids: Annotated[list[str] | None, typer.Argument()] = None
     secret_file: EndpointSecretFile = None
 
 
@@ -203,10 +205,11 @@ async def drop(ids: Ids, place: InboxOptions) -> Row:
 
 @quarantine_app.command()
 @command()
-async def export(
-    file: Annotated[str, typer.Argument(help="The new file, with a line of JSON for each entry.")], place: InboxOptions
-) -> None:
-    """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine."""
+async def export(file: str, place: InboxOptions) -> None:
+    """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine.
+
+    file: The new file, with a line of JSON for each entry.
+    """
     from .._storage.exports import export_entries
     from .._work.quarantine import read_quarantine
 
@@ -245,11 +248,13 @@ def _kept(state: str) -> View[QuarantinedDelivery]:
 async def list_inbox(
     output: Output,
     place: InboxOptions,
-    waiting: Annotated[bool, option("Only deferred deliveries that wait to be handled.", "--waiting")] = False,
+    waiting: bool = False,
 ) -> int:
     """Show what an inbox keeps: the deferred deliveries that wait to be handled, then the quarantine, oldest first.
 
     The exit code is 1 if there is anything, and 3 if the inbox gave no usable response.
+
+    waiting: Only deferred deliveries that wait to be handled.
     """
     from .._work.quarantine import read_quarantine, read_waiting
 
@@ -282,17 +287,18 @@ async def check(place: InboxOptions) -> Row:
 @command()
 async def get(
     output: Output,
-    event_id: Annotated[str, typer.Argument(help="The event's id.")],
+    event_id: str,
     place: InboxOptions,
-    event: Annotated[
-        str | None, option("The event's type, such as consent.revoked; by default Basiq is asked.")
-    ] = None,
+    event: str | None = None,
 ) -> int:
     """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
     The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
     webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
     inboxes do not keep that time.
+
+    event_id: The event's id.
+    event: The event's type, such as consent.revoked; by default Basiq is asked.
     """
     from .._work.owners import read_webhooks
     from .._work.quarantine import ANY_WEBHOOK

@@ -18,7 +18,7 @@ from .._storage.private_files import open_private
 from .._wire.hosts import show_place
 from ..errors import BasiqError, ConfigurationError, JobInUseError, ReplayError
 from ._inboxes import Receiver, To, open_inbox, open_receiver, record_file
-from ._options import EndpointSecretFile, WebhookId, explain, option, program_line, read_secrets
+from ._options import EndpointSecretFile, WebhookId, explain, program_line, read_secrets
 from ._output import live, note, session
 from ._results import Row, count_details
 from ._run import stopping
@@ -36,7 +36,14 @@ _NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "down"})
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a replay and of a recovery."""
+    """The options of a replay and of a recovery.
+
+    inbox URL|FILE: With --to: the inbox that records what was posted, so that nothing is posted twice; such as
+        postgresql+asyncpg://... By default a file that is named after the webhook and the target.
+    concurrency: Maximum messages under way at once.
+    rate: Maximum messages per second.
+    max_pause N: Stop when the target has been down, or asks for a pause, for N seconds.
+    """
 
     command: ClassVar[str]
     once: ClassVar[frozenset[str]] = frozenset({"webhook_id"})
@@ -45,20 +52,10 @@ class RunOptions:
     webhook_id: WebhookId
     to: To = None
     receiver: Receiver = None
-    inbox: Annotated[
-        str | None,
-        option(
-            "With --to: the inbox that records what was posted, so that nothing is posted twice; such as "
-            "postgresql+asyncpg://... By default a file that is named after the webhook and the target.",
-            "--inbox",
-            metavar="URL|FILE",
-        ),
-    ] = None
-    concurrency: Annotated[int, typer.Option(min=1, help="Maximum messages under way at once.")] = 32
-    rate: Annotated[float | None, option("Maximum messages per second.")] = None
-    max_pause: Annotated[
-        float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
-    ] = 3_600.0
+    inbox: str | None = None
+    concurrency: Annotated[int, typer.Option(min=1)] = 32
+    rate: float | None = None
+    max_pause: float = 3_600.0
     secret_file: EndpointSecretFile = None
 
     def line(self) -> str:

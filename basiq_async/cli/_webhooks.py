@@ -94,14 +94,14 @@ async def ensure(
     event: Event,
     name: Name = None,
     description: Description = None,
-    remove_event_types: Annotated[
-        bool, option("Remove the event types that are not named.", "--remove-event-types")
-    ] = False,
+    remove_event_types: bool = False,
     secret_file: SecretFile = None,
 ) -> EnsuredWebhook:
     """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
 
     Event types that are not named stay subscribed, unless --remove-event-types is given.
+
+    remove_event_types: Remove the event types that are not named.
     """
     types = await expand_event_types(basiq, event)
     named = {"url": url, "subscribed_events": types, "name": name, "description": description}
@@ -121,7 +121,7 @@ async def ensure(
 async def update(
     basiq: BasiqClient,
     webhook_id: WebhookId,
-    url: Annotated[str | None, option("The URL that Basiq calls.")] = None,
+    url: str | None = None,
     event: Annotated[list[str] | None, _EVENT] = None,
     name: Name = None,
     description: Description = None,
@@ -130,6 +130,8 @@ async def update(
     """Change the named fields of a webhook. With only --secret-file, nothing changes, and the secret is written to it.
 
     Basiq reactivates a disabled webhook when it is updated.
+
+    url: The URL that Basiq calls.
     """
     if url is None and not event and name is None and description is None and secret_file is None:
         raise ConfigurationError("pass at least one of --url, --event, --name, --description and --secret-file")
@@ -164,13 +166,15 @@ async def secret(
     output: Output,
     webhook_id: WebhookId,
     secret_file: SecretFile = None,
-    show: Annotated[bool, option("Print it in a terminal, where it stays on the screen.", "--show")] = False,
+    show: bool = False,
 ) -> None:
     """Show the signing secret of a webhook again, in a file or in a pipe.
 
     Basiq returns the secret only in response to an update, so the webhook is updated with its own values. Basiq
     reactivates a disabled webhook when it is updated. No source says whether an update makes a new secret: use the
     secret that is shown.
+
+    show: Print it in a terminal, where it stays on the screen.
     """
     if secret_file is None and is_terminal(sys.stdout) and not show:
         raise ConfigurationError(
@@ -203,11 +207,12 @@ async def delete(basiq: BasiqClient, webhook_id: WebhookId) -> Row:
 async def wait(
     basiq: BasiqClient,
     webhook_id: WebhookId,
-    timeout: Annotated[
-        float, typer.Option(min=0, help="Maximum seconds to wait. The cool-off takes up to 15 minutes.")
-    ] = 1020.0,
+    timeout: Annotated[float, typer.Option(min=0)] = 1020.0,
 ) -> Webhook:
-    """Wait until a webhook is active."""
+    """Wait until a webhook is active.
+
+    timeout: Maximum seconds to wait. The cool-off takes up to 15 minutes.
+    """
     async with _countdown(timeout):
         return await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
+from ._command import command
 from ._inboxes import INBOX_TIMEOUT, Receiver, open_receiver
 from ._output import live, note, show_logs
 from ._run import stopping
@@ -21,17 +20,18 @@ _COUNT_EVERY = 30.0
 _PAGE = 100
 
 
+@command()
 def work(
     receiver: Receiver = None,
-    log_level: Annotated[
-        str, typer.Option(help="The lowest level that is logged; DEBUG is for this package alone.")
-    ] = "INFO",
+    log_level: str = "INFO",
 ) -> Awaitable[None]:
     """Work off the deferred deliveries of a receiver until SIGTERM or Ctrl-C.
 
     A service that has the receiver open does so itself; this is for a process of its own, any number of them. After the
     first signal nothing new begins, and handlers that run have the receiver's handler_timeout to end. What they do not
     end waits in the inbox, as after a second signal, which ends them at once.
+
+    log_level: The lowest level that is logged; DEBUG is for this package alone.
     """
     if receiver is None:
         raise ConfigurationError("name the receiver with --receiver MODULE:RECEIVER")
