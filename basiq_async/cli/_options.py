@@ -97,12 +97,14 @@ def completion(
     write_lines((_FOR_BARE_ZSH + script if shell == "zsh" else script).splitlines())
 
 
-def prepare_completion() -> None:
-    """Register the completion classes of typer, if a shell runs this process to get completions."""
-    if os.environ.get(_VARIABLE):
-        from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
+def prepare_completion() -> bool:
+    """Register the completion classes of typer, if a shell runs this process to get completions. Return whether."""
+    if not os.environ.get(_VARIABLE):
+        return False
+    from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
 
-        completion_init()
+    completion_init()
+    return True
 
 
 def complete_event_type(incomplete: str) -> list[str]:
