@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated
 
+import attrs
+
 from .._wire.hosts import is_readable_url, show_place, show_url, show_urls_in
 from ..errors import BasiqError, ConfigurationError, InboxError
 from ._options import option
@@ -46,6 +48,38 @@ InboxPlace = Annotated[
 ]
 
 
+WEBHOOK_VARIABLE = "BASIQ_WEBHOOK_ID"
+
+
+@attrs.frozen(kw_only=True)
+class InboxOptions:
+    """The options that name an inbox, and the webhook that is meant.
+
+    webhook: The id of the webhook that the messages are of.
+    """
+
+    receiver: Receiver = None
+    inbox: InboxPlace = None
+    to: To = None
+    webhook: Annotated[str | None, option(envvar=WEBHOOK_VARIABLE)] = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[tuple[Inbox, str | None]]:
+        """Open the inbox. Also yield the webhook whose entries are meant: by default ``ANY_WEBHOOK``."""
+        from .._work.quarantine import ANY_WEBHOOK
+
+        if (self.receiver is None) == (self.inbox is None and self.to is None):
+            raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
+        if self.receiver is not None:
+            async with open_receiver(self.receiver, self.webhook) as opened:
+                yield opened.inbox, opened.webhook_id
+            return
+        if self.inbox is None and self.webhook is None:
+            raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
+        async with open_inbox(self.inbox or record_file(self.webhook or "", self.to or "")) as found:
+            yield found, self.webhook or ANY_WEBHOOK
+
+
 @asynccontextmanager
 async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncIterator[WebhookReceiver]:
     """Import a receiver from a module of the current folder or of the environment, and close it at the end.
@@ -76,16 +110,12 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
             raise name_failure(place, exc) from exc
         if not isinstance(found, WebhookReceiver):
             raise ConfigurationError(f"{place!r} is a {type(found).__name__}, not a WebhookReceiver")
-        check_owner(place, found, webhook_id)
+        if webhook_id is not None and found.webhook_id not in (None, webhook_id):
+            # It does not know what was handled of this one.
+            raise ConfigurationError(
+                f"{place!r} is the receiver of the webhook {found.webhook_id!r}, not of {webhook_id!r}"
+            )
         yield found
-
-
-def check_owner(place: str, receiver: WebhookReceiver, webhook_id: str | None) -> None:
-    """Raise ``ConfigurationError`` for a receiver of another webhook: it does not know what was handled of this one."""
-    if webhook_id is not None and receiver.webhook_id not in (None, webhook_id):
-        raise ConfigurationError(
-            f"{place!r} is the receiver of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}"
-        )
 
 
 def _load(place: str) -> object:

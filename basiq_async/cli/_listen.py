@@ -12,9 +12,10 @@ from .._redaction.tracebacks import hide_arguments
 from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
-from ._options import check_known, command_of, read_secrets
+from ._command import command
+from ._options import check_known, read_secrets
 from ._output import OutputClosedError, OutputError, live, note
-from ._results import Row, View
+from ._results import Output, Row, View
 from ._showing import ListenOptions, Showing
 
 if TYPE_CHECKING:
@@ -24,29 +25,27 @@ if TYPE_CHECKING:
     from ..receiver import Delivery, Outcome
 
 
-@command_of(ListenOptions)
-async def listen(options: ListenOptions) -> None:
+@command()
+async def listen(output: Output, options: ListenOptions) -> None:
     """Receive deliveries, verify them, and print each one, until SIGINT or SIGTERM. Refused deliveries are printed too.
 
     With --forward-to, your service gets each genuine delivery unchanged, and Basiq gets your service's response. With
     --poll, you need no tunnel and no public address: new messages are read from Basiq's history, and with --forward-to
     posted with a new signature. Messages that came while the program was off are shown first.
     """
-    if options.poll is not None or options.poll_all:
-        if options.poll is not None and options.poll_all:
-            raise ConfigurationError("--poll and --all cannot be used together")
+    if options.poll is not None:
         from ._polling import Polling  # a replay is slow to import
 
-        await Polling(options).run()
+        await Polling(output, options, options.poll).run()
         return
     if options.since is not None or options.inbox is not None:
-        raise ConfigurationError("--since and --inbox require --poll or --all")
+        raise ConfigurationError("--since and --inbox require --poll")
     if not options.path.startswith("/"):
         raise ConfigurationError(f"--path must begin with a /, not {options.path!r}")
     if not 0 <= options.port <= 65535:
         raise ConfigurationError(f"--port must be from 0 to 65535, not {options.port}")
     check_known(options.event)
-    await Listener(options).serve()
+    await Listener(output, options).serve()
 
 
 _FORWARD_TIMEOUT = 30.0
@@ -69,7 +68,7 @@ class Listener(Showing):
     A delivery is acknowledged only after it was printed. After the output's reader closed it, Basiq gets a 503.
     """
 
-    def __init__(self, options: ListenOptions) -> None:
+    def __init__(self, output: Output, options: ListenOptions) -> None:
         from ..receiver import MemoryInbox, WebhookReceiver
         from ..receiver.protocol import Claim, ClaimStatus
 
@@ -79,7 +78,7 @@ class Listener(Showing):
             async def claim(self, key: str, token: str, *, lease: float) -> Claim:
                 return Claim(ClaimStatus.CLAIMED)
 
-        super().__init__(options, "accepted", "refused")
+        super().__init__(output, options, "accepted", "refused")
         secrets = read_secrets(options.secret_file, options.secret)
         self._forwarder = None if options.forward_to is None else Forwarder(options.forward_to)
         self._receiver = WebhookReceiver(secrets, inbox=None if self._forwarder is None else PassEverything())

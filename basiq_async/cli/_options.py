@@ -7,8 +7,8 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import reduce, wraps
 from pathlib import Path
@@ -20,7 +20,6 @@ import typer
 from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, describe_unknown, match_event_types
 from .._redaction.text import PROGRAM, command_line, shell_line
 from .._redaction.tracebacks import hide_arguments
-from .._storage.private_files import open_new
 from .._wire.hosts import show_url
 from ..errors import BasiqError, ConfigurationError
 from ._output import session, write_lines
@@ -29,7 +28,6 @@ from ._settings import names
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Webhook
     from ..replay import Where
 
 Options = TypeVar("Options", bound=attrs.AttrsInstance)
@@ -37,8 +35,8 @@ R = TypeVar("R")
 SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, not a secret
 
 
-def option(help: str, *names: str, **more: Any) -> Any:
-    """Return an option without a default that help could show, or a flag."""
+def option(help: str | None = None, *names: str, **more: Any) -> Any:
+    """Return an option without a default that help could show, or a flag. Its help may be in the docstring."""
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
@@ -99,12 +97,14 @@ def completion(
     write_lines((_FOR_BARE_ZSH + script if shell == "zsh" else script).splitlines())
 
 
-def prepare_completion() -> None:
-    """Register the completion classes of typer, if a shell runs this process to get completions."""
-    if os.environ.get(_VARIABLE):
-        from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
+def prepare_completion() -> bool:
+    """Register the completion classes of typer, if a shell runs this process to get completions. Return whether."""
+    if not os.environ.get(_VARIABLE):
+        return False
+    from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
 
-        completion_init()
+    completion_init()
+    return True
 
 
 def complete_event_type(incomplete: str) -> list[str]:
@@ -238,7 +238,7 @@ async def read_moment(basiq: BasiqClient, text: str | None, name: str) -> dateti
     await basiq.event_types.list().first()
     now = basiq._now()
     try:
-        moment = now - found if isinstance(found, timedelta) else found
+        moment = (now - found).replace(microsecond=0) if isinstance(found, timedelta) else found
     except OverflowError:
         raise ConfigurationError(f"{name} is too long ago: {text!r}") from None
     if moment > now + _WHOLE_SECOND:
@@ -333,48 +333,6 @@ def read_file(path: str | Path, what: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"{what} {str(path)!r} cannot be read: {explain(exc)}") from None
-
-
-@contextmanager
-def new_secret_file(path: Path | None) -> Iterator[Callable[[Webhook], None]]:
-    """Create a file that only its owner can read, and yield a function that writes the secret of a webhook to it.
-
-    The file is opened before the request, because Basiq sends the secret only once. It is removed at the end if no
-    secret was written. Without a path, nothing is written. Raises ``ConfigurationError`` if the file (or a link of this
-    name) exists, or cannot be created or written.
-    """
-    if path is None:
-        yield lambda webhook: None
-        return
-    try:
-        descriptor = open_new(path)
-    except FileExistsError:
-        raise ConfigurationError(f"{str(path)!r} exists already; name a new file for the secret") from None
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"the file {str(path)!r} for the secret cannot be created: {explain(exc)}") from None
-    written = False
-
-    def write(webhook: Webhook) -> None:
-        nonlocal written
-        if webhook.secret is None:
-            return
-        try:
-            os.write(descriptor, webhook.secret.reveal().encode() + b"\n")
-            os.fsync(descriptor)
-        except OSError as exc:
-            raise ConfigurationError(
-                f"the secret could not be written to {str(path)!r}: {exc.strerror}; "
-                "'basiq-async webhooks secret' shows it again"
-            ) from None
-        written = True
-
-    try:
-        yield write
-    finally:
-        os.close(descriptor)
-        if not written:
-            with suppress(OSError):
-                path.unlink()
 
 
 @hide_arguments

@@ -11,9 +11,10 @@ import attrs
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
+from ._command import command
 from ._doctor import problem_details, problem_rows
 from ._exit_codes import DONE, WRONG
-from ._options import command_of, option, read_moment
+from ._options import option, read_moment
 from ._results import Output, Row, View, as_row
 from ._run import make_client
 from ._runs import Ended, Evidence, RunOptions, Watch, check_places, open_target, report_row, run_watched
@@ -86,8 +87,8 @@ def _details(row: Row, found: Recovery | None) -> Iterable[tuple[str, Any]]:
         yield from problem_details(found.problems, "left")
 
 
-@command_of(RecoverOptions)
-async def recover(options: RecoverOptions) -> int:
+@command()
+async def recover(output: Output, options: RecoverOptions) -> int:
     """Hand out everything that a service missed: first from the message history, then from the events of 7 days.
 
     An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. The inbox
@@ -114,7 +115,7 @@ async def recover(options: RecoverOptions) -> int:
             row = _partial_row(watch) if ended.result is None else _RECOVERY.row(ended.result)
         finally:
             evidence.write("ended", **row)
-    Output(options.json).one(row, _RECOVERY, _details(row, ended.result))
+    output.one(row, _RECOVERY, _details(row, ended.result))
     _show_lines(options, ended)
     code = ended.exit(DONE if row["finished"] else WRONG)
     if evidence.error is not None and not ended.signal:
@@ -127,15 +128,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
 
     async with AsyncExitStack() as stack:
         basiq = await stack.enter_async_context(make_client())
-        target, inbox = await open_target(
-            stack,
-            options.webhook_id,
-            to=options.to,
-            receiver=options.receiver,
-            inbox=options.inbox,
-            secret_file=options.secret_file,
-            concurrency=options.concurrency,
-        )
+        target, inbox = await open_target(stack, options.webhook_id, options, concurrency=options.concurrency)
         run = hand_out_missed(
             basiq,
             options.webhook_id,

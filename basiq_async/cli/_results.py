@@ -7,7 +7,7 @@ out, and if that is not enough, each item is shown in lines of its own. An id is
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -98,6 +98,22 @@ class Output:
                 self._draw(rows, view.columns)
         if self.as_json:
             flush()
+
+    async def stream(self, items: AsyncIterator[T], view: View[T], *, wanted: Callable[[T], bool] | None = None) -> int:
+        """Write results as they come, some at once, and return their number."""
+        count = 0
+        batch: list[T] = []
+        try:
+            async for item in items:
+                if wanted is None or wanted(item):
+                    batch.append(item)
+                if len(batch) == _BATCH:
+                    count += len(batch)
+                    shown, batch = batch, []
+                    self.rows(shown, view)
+        finally:  # what was read before an error or a signal is shown too
+            self.rows(batch, view)
+        return count + len(batch)
 
     def one(self, item: Any, view: View[Any] = ROWS, details: Iterable[tuple[str, Any]] | None = None) -> None:
         """Write a single result, in a terminal with a line for each pair of ``details``, or for each field."""

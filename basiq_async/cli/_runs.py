@@ -18,7 +18,7 @@ from .._storage.private_files import open_private
 from .._wire.hosts import show_place
 from ..errors import BasiqError, ConfigurationError, JobInUseError, ReplayError
 from ._inboxes import Receiver, To, open_inbox, open_receiver, record_file
-from ._options import EndpointSecretFile, Json, WebhookId, explain, option, program_line, read_secrets
+from ._options import EndpointSecretFile, WebhookId, explain, program_line, read_secrets
 from ._output import live, note, session
 from ._results import Row, count_details
 from ._run import stopping
@@ -36,31 +36,27 @@ _NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "down"})
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a replay and of a recovery."""
+    """The options of a replay and of a recovery.
+
+    inbox URL|FILE: With --to: the inbox that records what was posted, so that nothing is posted twice; such as
+        postgresql+asyncpg://... By default a file that is named after the webhook and the target.
+    concurrency: Maximum messages under way at once.
+    rate: Maximum messages per second.
+    max_pause N: Stop when the target has been down, or asks for a pause, for N seconds.
+    """
 
     command: ClassVar[str]
-    once: ClassVar[frozenset[str]] = frozenset({"webhook_id", "json"})
+    once: ClassVar[frozenset[str]] = frozenset({"webhook_id"})
     """The fields that are not repeated in the line that continues the run, or are not options."""
 
     webhook_id: WebhookId
     to: To = None
     receiver: Receiver = None
-    inbox: Annotated[
-        str | None,
-        option(
-            "With --to: the inbox that records what was posted, so that nothing is posted twice; such as "
-            "postgresql+asyncpg://... By default a file that is named after the webhook and the target.",
-            "--inbox",
-            metavar="URL|FILE",
-        ),
-    ] = None
-    concurrency: Annotated[int, typer.Option(min=1, help="Maximum messages under way at once.")] = 32
-    rate: Annotated[float | None, option("Maximum messages per second.")] = None
-    max_pause: Annotated[
-        float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
-    ] = 3_600.0
+    inbox: str | None = None
+    concurrency: Annotated[int, typer.Option(min=1)] = 32
+    rate: float | None = None
+    max_pause: float = 3_600.0
     secret_file: EndpointSecretFile = None
-    json: Json = None
 
     def line(self) -> str:
         """Return the line that continues the run. An option that has its default is left out."""
@@ -69,7 +65,7 @@ class RunOptions:
             for field in attrs.fields(type(self))
             if field.name not in self.once and (value := getattr(self, field.name)) != field.default
         }
-        return program_line(self.command, self.webhook_id, options={**options, "--json": self.json is not None})
+        return program_line(self.command, self.webhook_id, options={**options, "--json": session().json})
 
     def show_line(self, introduction: str = "to continue:") -> None:
         """Show the line that continues the run on standard error."""
@@ -118,22 +114,16 @@ def check_places(options: Any, targets: Mapping[str, str | None]) -> None:
 
 
 async def open_target(
-    stack: AsyncExitStack,
-    webhook_id: str | None,
-    *,
-    to: str | None,
-    receiver: str | None,
-    inbox: str | None,
-    secret_file: Any,
-    concurrency: int = 32,
+    stack: AsyncExitStack, webhook_id: str | None, options: Any, *, concurrency: int = 32
 ) -> tuple[Target | WebhookReceiver, Inbox | None]:
-    """Open the target of a run, and the record of what is posted to it. A receiver has its own."""
+    """Open the target that the options name, and the record of what is posted to it. A receiver has its own."""
     from ..replay import HttpTarget
 
-    if to is None:
-        return await stack.enter_async_context(open_receiver(receiver or "", webhook_id)), None
-    target = HttpTarget(to, read_secrets(secret_file), connections=concurrency)
-    record = await stack.enter_async_context(open_inbox(inbox or record_file(webhook_id or "", to), make=True))
+    if options.to is None:
+        return await stack.enter_async_context(open_receiver(options.receiver or "", webhook_id)), None
+    target = HttpTarget(options.to, read_secrets(options.secret_file), connections=concurrency)
+    place = options.inbox or record_file(webhook_id or "", options.to)
+    record = await stack.enter_async_context(open_inbox(place, make=True))
     return await stack.enter_async_context(target), record
 
 

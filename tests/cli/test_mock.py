@@ -132,9 +132,10 @@ def test_the_commands_misuse_nothing_so_violations_can_end_a_job(run: Run, serve
     ("arguments", "code", "told"),
     [
         (("advence",), 2, "there is no operation 'advence' (did you mean 'advance'?)"),
-        (("emit", "eventType=x"), 2, "emit has no field 'eventType' (did you mean 'eventTypeId'?); its fields are: "),
+        (("emit", "eventType=x", "eventTypeId=x"), 2, "there is no field 'eventType'; the fields are: eventTypeId, "),
         (("emit", "eventTypeId"), 2, "write eventTypeId=VALUE"),
-        (("emit",), 2, "emit needs eventTypeId=VALUE: The event type, such as consent.revoked."),
+        (("emit",), 2, "eventTypeId is missing: The event type, such as consent.revoked."),
+        (("redeliver",), 2, "redeliver needs messageId=VALUE: "),
         (("emit", "eventTypeId=no.such"), 2, "no event type"),
         (("fail", "headers=[]"), 2, "headers must be a JSON object"),
         (("advance", "days=soon"), 2, "days must be a number"),

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
@@ -147,7 +146,8 @@ async def test_a_message_that_is_not_accepted_is_shown(fake: FakeBasiq) -> None:
     fake.emit("user.created")
     async with serving() as service:
         service.status = 400
-        (row,), told = await poll("--poll-all", "--forward-to", service.url, "--since", "1h", "--limit", "1")
+        there = ("--poll", webhook_id, "--forward-to", service.url, "--since", "1h")
+        (row,), told = await poll(*there, "--limit", "1")
     assert row["result"] == "failed"
     assert "400" in row["error"]
     assert "1 messages were not accepted" in told
@@ -183,10 +183,8 @@ async def test_since_counts_by_the_clock_of_the_api_and_not_of_this_machine(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--poll-all", "--inbox", "x"), "--inbox is for one webhook"),
-        (("--poll", "w", "--since", "2026-01-05T12:00:00"), "--since must be"),
+        (("--since", "1h"), "--since and --inbox require --poll"),
         (("--poll", "w", "--every", "inf"), "finite"),
-        (("--poll", "w", "--poll-all"), "cannot be used together"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: tuple[str, ...], told: str) -> None:
@@ -212,22 +210,6 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(f
         rows, _ = await poll(*there, "--limit", "3")
         assert len(service.requests) == 3
     assert [row["result"] for row in rows] == ["forwarded"] * 3
-
-
-async def test_a_webhook_that_is_deleted_keeps_no_other_from_being_polled(fake: FakeBasiq) -> None:
-    first = fake.seed_messages(0)
-    other = fake.add_webhook("https://other.example/basiq")
-    async with polling("--poll-all", "--limit", "1") as poller:
-        async with asyncio.timeout(PATIENCE):
-            while not any(other in request.url for request in fake.requests):
-                await asyncio.sleep(0.01)
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-            await basiq.webhooks.delete(first)
-        await poller.hear("was deleted")
-        assert poller.process.returncode is None
-        fake.emit("consent.revoked")
-        code, (row,) = await poller.end()
-    assert (code, row["webhook_id"]) == (0, other)
 
 
 async def test_no_more_than_the_limit_reach_the_service(fake: FakeBasiq) -> None:

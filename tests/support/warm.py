@@ -208,6 +208,6 @@ if __name__ == "__main__":
     from basiq_async.cli import _app  # private: the program is built once
 
     built: Any = get_command(_app.build())
-    _app.build = lambda: built
+    _app.build = lambda words: built
     gc.freeze()
     _Parent(sys.argv[1]).serve()
