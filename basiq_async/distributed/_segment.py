@@ -11,13 +11,12 @@ from .._work.limits import limit
 from ..errors import ReplayError
 from ..models import Message
 from ..replay import Record as KnownRecord
-from ..replay import Target
 from ..replay.shared import SUBMITTED, Engine, FixedMessages, RetryTarget, as_where, message_of_entry, plain_id
 from ._handing import HeldSegment, LeasedTarget, SegmentRecorder
 from ._lease import clock
 from ._pages import list_pages, read_page
 from ._rate_limiter import SegmentRate, SharedRateLimiter
-from ._record_types import Heartbeat, JobSpec, SegmentClaim, SegmentPage
+from ._record_types import Heartbeat, JobSpec, SegmentPage
 
 _KNOWN = 60.0
 """Limit, in seconds, of one question to a target that is its own record."""
@@ -60,27 +59,21 @@ class ActiveJob:
             self.spread_pause(seconds)
 
 
+@attrs.define(eq=False)
 class Segment:
     """A claimed segment: it reads its page, records the next segment, and handles the messages.
 
     ``notify`` is called with the job's key and the name of the next segment, as soon as that is recorded.
     """
 
-    def __init__(
-        self, held: HeldSegment, job: ActiveJob, claim: SegmentClaim, notify: Callable[[str, str], Awaitable[object]]
-    ) -> None:
-        self.name, self.lease = held.name, held.lease
-        self.stopping = False
-        self._held, self._job, self._claim, self._notify = held, job, claim, notify
-        self._record, self._work = held.record, held.work
-        self._engine: Engine | None = None
-        self._target: LeasedTarget | None = None
+    held: HeldSegment
+    job: ActiveJob
+    notify: Callable[[str, str], Awaitable[object]]
+    _engine: Engine | None = None
 
     def stop(self) -> None:
         """Begin no more messages. ``run`` returns when the messages under way are recorded."""
-        self.stopping = True
-        if self._target is not None:
-            self._target.stopping = True
+        self.held.stopping = True
         if self._engine is not None:
             self._engine.stop()
 
@@ -94,36 +87,37 @@ class Segment:
 
         Raises ``LeaseLostError`` if another worker owns the segment by now, and any error of reading or handling.
         """
-        held, spec = self._held, self._held.spec
+        held = self.held
         if held.is_retry:
             page = await self._read_quarantine()
         else:
-            page = await read_page(partial(list_pages, self._work.client, spec.source, held.list), self._claim)
+            page = await read_page(partial(list_pages, held.work.client, held.spec.source, held.list), held.claim)
         await self._record_page(page)
-        done = set(self._claim.done)
+        done = set(held.claim.done)
         left = [message for message in page.messages if message.id not in done]
         if left and not await self._hand_out(left):
             return False
-        while not await self._record.finish(*held.owner):
+        while not await held.record.finish(*held.owner):
             await self._record_page(page)  # the store lost it
         return True
 
     async def _record_page(self, page: SegmentPage) -> None:
-        asked_at = clock()
-        read = len({*self._claim.done, *(message.id for message in page.messages)})
-        following = await self._record.record_page(*self._held.owner, page, read=read, lease=self.lease.seconds)
-        self.lease.prolong(asked_at)
+        held, asked_at = self.held, clock()
+        read = len({*held.claim.done, *(message.id for message in page.messages)})
+        following = await held.record.record_page(*held.owner, page, read=read, lease=held.lease.seconds)
+        held.lease.prolong(asked_at)
         if following is not None:
-            await self._notify(self._held.spec.key, following)
+            await self.notify(held.spec.key, following)
 
     async def _read_quarantine(self) -> SegmentPage:
-        claim, upto = self._claim, self._claim.upto or 0
-        found = await self._record.quarantined(self._held.spec.key, after=int(claim.cursor or 0), limit=_PAGE)
+        held, claim, upto = self.held, self.held.claim, self.held.claim.upto or 0
+        found = await held.record.quarantined(held.spec.key, after=int(claim.cursor or 0), limit=_PAGE)
         # The page ends as it did for a former owner, even if entries are gone: the next segment has the rest.
         last = int(claim.edge[-1]) if claim.edge else min(found[-1].number if found else upto, upto)
-        job = self._held.entry_job
         return SegmentPage(
-            messages=[message_of_entry(attrs.evolve(each, job=job)) for each in found if each.number <= last],
+            messages=[
+                message_of_entry(attrs.evolve(each, job=held.entry_job)) for each in found if each.number <= last
+            ],
             next_cursor=str(last) if last < upto else None,
             edge=[str(last)],
         )
@@ -132,35 +126,31 @@ class Segment:
 
     async def _hand_out(self, messages: Sequence[Message]) -> bool:
         """Hand out what is selected, and record it. Return whether nothing is left."""
-        held, work, most = self._held, self._work, None
+        held, work, most = self.held, self.held.work, None
         SUBMITTED.set(held.spec.submitted_at)
         where = as_where(None)
         if not held.is_retry:
             where, most = await work.select(held.spec.source, held.list.webhook_id), work.where.limit
-        self._target = leased = LeasedTarget(held, await self._known(messages), most)
-        leased.stopping = self.stopping
-        target: Target = leased
-        if held.is_retry:
-            target = RetryTarget(target, work.client._seal("basiq fleet"), None)
+        leased = LeasedTarget(held, await self._known(messages), most)
         self._engine = engine = Engine(
             FixedMessages(_one_page(messages)),
-            target=target,
-            recorder=SegmentRecorder(held, len(self._claim.done), leased.tickets, self._job.apply),
+            target=RetryTarget(leased, work.client._seal("basiq fleet"), None) if held.is_retry else leased,
+            recorder=SegmentRecorder(held, leased, self.job.apply),
             where=where,
             settings=attrs.evolve(work.settings, concurrency=min(work.settings.concurrency, len(messages))),
-            limiter=SegmentRate(self._job.limiter),
-            on_pause=self._job.pause,
+            limiter=SegmentRate(self.job.limiter),
+            on_pause=self.job.pause,
             wait_for_others=partial(setattr, leased, "patience", _PATIENCE),
         )
-        if self.stopping:
+        if held.stopping:
             engine.stop()
-        if self._claim.paused:
-            engine.pause(self._claim.paused)
+        if held.claim.paused:
+            engine.pause(held.claim.paused)
         return (await engine.run()).finished
 
     async def _known(self, messages: Sequence[Message]) -> Collection[str]:
         """Return the ids of the messages that a target has which is its own record."""
-        target = self._work.own_target
+        target = self.held.work.own_target
         if not isinstance(target, KnownRecord):
             return ()
         keys = {plain_id(message.raw): message.id for message in messages}

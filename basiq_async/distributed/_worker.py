@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,8 +66,8 @@ class Worker:
         self._functions = functions
         self._notify = notify
         self._lease = lease
-        self._specs: dict[str, JobSpec | None] = {}
-        """The jobs by their keys; None for one whose job function this worker does not have."""
+        self._missing: set[str] = set()
+        """The names of job functions that jobs need and this worker does not have."""
         self._works = WorkCache(self._fail_jobs_of)
         self._active: dict[str, ActiveJob] = {}
         """The active jobs by their ids: a forgotten key may belong to another job by now."""
@@ -127,50 +127,44 @@ class Worker:
         lease = Lease(self._lease)
         asked_at = clock()
         claim = await self._record.claim(key, segment, lease.token, lease=self._lease, worker=self.name, job=spec.id)
-        if not isinstance(claim, SegmentClaim):
-            if claim in ("another", "gone"):
-                self._specs.pop(key, None)
-            if claim == "another":  # the job was forgotten, and another was submitted under its key
-                await self._process(key, segment)
-            return
-        lease.prolong(asked_at)
-        await self._run(HeldSegment(self._record, spec, segment, lease, work), claim)
+        if isinstance(claim, SegmentClaim):
+            lease.prolong(asked_at)
+            await self._run(HeldSegment(self._record, spec, segment, lease, work, claim))
 
     # --- one segment ---
 
-    async def _run(self, held: HeldSegment, claim: SegmentClaim) -> None:
-        spec, name, lease = held.spec, held.name, held.lease
-        key = spec.key
-        job = self._active.get(spec.id)
-        if job is None:
-            job = self._active[spec.id] = ActiveJob(
-                spec,
-                SharedRateLimiter(self._record, key),
-                lambda seconds: self._owner.spawn(self._record.pause(key, seconds, job=spec.id)),
-            )
-        job.limiter.set_rate(claim.rate)
-        segment = job.segments[lease.token] = Segment(held, job, claim, self._notify)
+    async def _run(self, held: HeldSegment) -> None:
+        spec, name = held.spec, held.name
+        if spec.id not in self._active:
+            spread = functools.partial(self._record.pause, spec.key, job=spec.id)
+            limiter = SharedRateLimiter(self._record, spec.key)
+            self._active[spec.id] = ActiveJob(spec, limiter, lambda seconds: self._owner.spawn(spread(seconds)))
+        job = self._active[spec.id]
+        job.limiter.set_rate(held.claim.rate)
+        job.segments[held.lease.token] = segment = Segment(held, job, self._notify)
         if self._stopping:
             segment.stop()
         problem, delay = "", 0.0
         finished = False
         try:
             finished = await segment.run()
-            if not finished and not segment.stopping:
+            if not finished and not held.stopping:
                 problem, delay = f"other workers hold messages of segment {name}, and did not end", _DELAY
         except LeaseLostError as exc:
-            logger.warning("this worker leaves segment %s of the job %r: %s", name, key, describe(exc))
+            logger.warning("this worker leaves segment %s of the job %r: %s", name, spec.key, describe(exc))
             return
         except Exception as exc:
             problem = describe(exc)
             if _passing(exc):
                 delay = max(_DELAY * (0.5 + random.random() / 2), getattr(exc, "retry_after", None) or 0.0)
-                logger.warning("segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, problem)
+                logger.warning("segment %s of the job %r is tried again in %.1f s: %s", name, spec.key, delay, problem)
             else:
-                logger.error("the job %r stops at segment %s: %s", key, name, problem)
+                logger.error("the job %r stops at segment %s: %s", spec.key, name, problem)
                 await self._fail(spec, f"segment {name}: {problem}")
         finally:
-            del job.segments[lease.token]
+            del job.segments[held.lease.token]
+            if not job.segments:
+                self._active.pop(spec.id, None)
             if not finished:
                 await run_to_completion(functools.partial(self._let_go, held, delay, problem))
 
@@ -198,23 +192,14 @@ class Worker:
 
     async def _spec(self, key: str) -> JobSpec | None:
         """Return the job of a key, if this worker has its job function."""
-        if key not in self._specs:
-            spec = await self._record.spec(key)
-            if spec is None:
-                return None
-            if spec.name not in self._functions:
-                text = "the job %r is not for this worker: it has no job function %r, but %s"
-                logger.error(text, key, printable(spec.name), sorted(self._functions))
-            self._specs[key] = spec if spec.name in self._functions else None
-        return self._specs[key]
-
-    def _forget_all_but(self, keys: Sequence[str]) -> None:
-        """Forget the jobs that have ended, so that a worker does not grow with the number of jobs."""
-        for key in self._specs.keys() - set(keys):
-            del self._specs[key]
-        for id, active in list(self._active.items()):
-            if not active.segments and active.spec.key not in keys:
-                del self._active[id]
+        spec = await self._record.spec(key)
+        if spec is None or spec.name in self._functions:
+            return spec
+        if spec.name not in self._missing:
+            self._missing.add(spec.name)
+            text = "the job %r is not for this worker: it has no job function %r, but %s"
+            logger.error(text, key, printable(spec.name), sorted(self._functions))
+        return None
 
     # --- background tasks ---
 
@@ -229,9 +214,7 @@ class Worker:
             await asyncio.sleep(every * (0.75 + random.random() / 2))
 
     async def _heal(self) -> None:
-        keys = await self._record.keys(active=True)
-        self._forget_all_but(keys)
-        for key in keys:
+        for key in await self._record.keys(active=True):
             with _damage_to_one_job():
                 if await self._spec(key) is None:
                     continue
@@ -243,9 +226,7 @@ class Worker:
 
     async def _heartbeat(self) -> None:
         for active in list(self._active.values()):
-            held = {segment.name: segment.lease for segment in active.segments.values()}
-            if not held:
-                continue
+            held = {segment.held.name: segment.held.lease for segment in active.segments.values()}
             with _damage_to_one_job():
                 asked_at, spec = clock(), active.spec
                 tokens = {name: lease.token for name, lease in held.items()}
@@ -262,18 +243,9 @@ class Worker:
         """Log how far the jobs are that this worker works on."""
         for active in list(self._active.values()):
             with _damage_to_one_job():
-                progress = await self._record.progress(active.spec.key)
-                if progress is None:
-                    continue
-                left = "" if progress.remaining is None else f", {progress.remaining:,} left"
-                logger.info(
-                    "the job %r: %d handled, %d failed, %.0f a second%s",
-                    active.spec.key,
-                    progress.handled,
-                    progress.failed,
-                    progress.rate,
-                    left,
-                )
+                if (progress := await self._record.progress(active.spec.key)) is not None:
+                    counts = progress.handled, progress.failed, progress.rate
+                    logger.info("the job %r: %d handled, %d failed, %.0f a second", active.spec.key, *counts)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
     lease = Lease(30.0)
     unused: Any = None
     work = Work(unused, recorder, inbox=inbox)
-    target = LeasedTarget(HeldSegment(unused, make_spec("job"), "0.0", lease, work), (), None)
+    target = LeasedTarget(HeldSegment(unused, make_spec("job"), "0.0", lease, work, unused))
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
