@@ -208,9 +208,7 @@ async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
         await began.wait()
         await job.pause("for the night")
         async with asyncio.timeout(PATIENCE):
-            while not all(
-                s.held.stopping for w in fleet.workers for u in w._active.values() for s in u.segments.values()
-            ):
+            while not all(s.stopping for w in fleet.workers for u in w._active.values() for s in u.segments.values()):
                 await asyncio.sleep(0.02)
             free.set()
             while (progress := await job.progress()).held:
