@@ -93,17 +93,17 @@ class Work:
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]
 
 
+@attrs.define(eq=False)
 class WorkCache:
     """Opens each job function of this process once, and keeps the ``Work`` that it yields.
 
     ``ended`` is called with the name and the error of a job function that ended by itself. It is opened again then.
     """
 
-    def __init__(self, ended: Callable[[str, Exception], object]) -> None:
-        self._ended = ended
-        self._works: dict[str, asyncio.Future[Work]] = {}
-        self._holders: set[asyncio.Task[None]] = set()
-        self._closing = asyncio.Event()
+    _ended: Callable[[str, Exception], object]
+    _works: dict[str, asyncio.Future[Work]] = attrs.field(factory=dict)
+    _holders: set[asyncio.Task[None]] = attrs.field(factory=set)
+    _closing: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     async def get(self, name: str, function: JobFunction) -> Work:
         """Return the work of a job function. Open the function if it is not open yet, or failed to open."""
@@ -123,21 +123,19 @@ class WorkCache:
 
     async def _hold(self, name: str, function: JobFunction, opened: asyncio.Future[Work]) -> None:
         # One task enters and leaves the context manager, because anyio scopes, for example, are bound to their task.
-        error: Exception | None = None
+        error: Exception = ReplayError("it was cancelled from within")  # as by a task group: nobody else has this task
         try:
             async with function() as work:
                 if not isinstance(work, Work):
                     raise ConfigurationError(f"the job function {name!r} must yield a Work, not {type(work).__name__}")
                 opened.set_result(work)
                 await self._closing.wait()
+            return
         except Exception as exc:
             error = exc
-        except asyncio.CancelledError:  # from within, such as a task group that ends: nobody else has this task
+        except asyncio.CancelledError:
             pass
-        if self._closing.is_set() and error is None:
-            return
         del self._works[name]
-        error = error or ReplayError("it was cancelled from within")
         if opened.done():
             self._ended(name, error)
         else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import os
 import signal
 import sys
+import time
 from importlib import import_module
+from multiprocessing import Process
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -19,6 +21,9 @@ from ._fleet import Fleet
 __all__ = ["find_fleet", "find_job", "run_workers"]
 
 _SHUTDOWN = 30.0
+_PAUSE = 1.0
+"""Seconds before a process that died is replaced."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def find_fleet(place: str) -> Fleet:
@@ -97,46 +102,37 @@ def _serve(place: str, segments: int) -> None:
     )
 
 
-def _serve_child(place: str, segments: int, args: object) -> None:
+def _serve_child(place: str, segments: int) -> None:
     """Run a worker in a child process, in its own process group: Ctrl-C then reaches only the parent."""
     os.setpgid(0, 0)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # until taskiq has its own handlers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     _serve(place, segments)
 
 
 def _supervise(place: str, processes: int, segments: int) -> None:
-    from taskiq.cli.worker.args import WorkerArgs
-    from taskiq.cli.worker.process_manager import ProcessManager, ShutdownAction
-
-    manager = ProcessManager(
-        WorkerArgs(broker="", modules=[], workers=processes),
-        functools.partial(_serve_child, place, segments),
-    )
-    received, parent = 0, os.getpid()
-    signalled: set[int] = set()
-
-    def signal_workers() -> None:
-        for worker in manager.workers:
-            if worker.pid and worker.pid not in signalled and worker.is_alive():
-                signalled.add(worker.pid)
-                os.kill(worker.pid, signal.SIGTERM)
+    workers: list[Process] = []
+    received = started = 0
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        if os.getpid() != parent:  # a child that has not set its own handlers yet
-            os._exit(128 + number)
         received += 1
-        if received == 1:
-            manager.action_queue.put(ShutdownAction())
-            signal_workers()
-            return
-        for worker in manager.workers:
-            if worker.pid and worker.is_alive():
-                os.kill(worker.pid, signal.SIGKILL)
+        for worker in workers:
+            (worker.terminate if received == 1 else worker.kill)()
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    # The manager may start one more worker before it handles the action: this signals that worker too.
-    manager._shutdown_workers = signal_workers  # type: ignore[method-assign]  # it has no hook for this
-    manager.start()
-    for worker in manager.workers:
-        worker.join()
+    for number in _SIGNALS:
+        signal.signal(number, end)
+    while True:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none comes between the start of a worker and its note
+        workers[:] = [worker for worker in workers if worker.is_alive()]
+        while not received and len(workers) < processes:
+            started += 1
+            workers.append(Process(target=_serve_child, args=(place, segments), name=f"worker-{started}"))
+            workers[-1].start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if not workers:
+            return
+        wait([worker.sentinel for worker in workers])
+        if not received:
+            time.sleep(_PAUSE)  # so that one that cannot start does not keep a processor busy

@@ -169,7 +169,7 @@ async def test_a_worker_that_is_lost_while_it_retries_the_quarantine_leaves_it_t
         fleet.lost = lambda number: 0
         for nth, job in enumerate(jobs, start=1):
             await job.retry_quarantined()
-            await run_until_it_dies(fleet, redis_url, job.key, "d1.0", nth, before=before)
+            await run_until_it_dies(fleet, redis_url, job.key, "q1.0", nth, before=before)
         fleet.lost = lambda number: 1
         await fleet.start(2)
         for job in jobs:

@@ -102,7 +102,7 @@ async def test_a_repeated_save_counts_once_and_one_that_misses_earlier_ids_chang
     await pair.save(key, token, *outcomes("d"), *set_aside("e"), before=3)
     status = await pair.status(key)
     assert (status.handled, status.failed, dict(status.skipped), status.given_up) == (3, 1, {"x": 1}, 0)
-    await pair.save(key, token, *outcomes("f", result="failed", is_given_up=True), before=5)
+    await pair.save(key, token, *outcomes("f", result="failed"), before=5)
     assert ((await pair.status(key)).failed, (await pair.status(key)).given_up) == (2, 1)
 
 
@@ -144,13 +144,13 @@ async def test_lists_share_the_limit_of_their_job_which_ends_in_front_of_the_mes
     assert await take("1.0", two, "b")
     assert await take("1.0", two, "c")
     assert not await take("0.0", one, "d")
-    await pair.save(key, two, *outcomes("b", result="skipped:x", ticket=True), segment="1.0")
+    await pair.save(key, two, *outcomes("b", result="skipped:x"), segment="1.0", tickets="b")
     assert await take("0.0", one, "d"), "a message for which there was nothing to do gives its ticket back"
     await pair.one.release(key, "1.0", two)
     two = await pair.claim(key, "1.0")
     assert await take("1.0", two, "c"), "what an owner leaves, another may begin"
-    await pair.save(key, two, *outcomes("c", ticket=True), before=1, segment="1.0")
-    await pair.save(key, one, *outcomes("a", ticket=True), *outcomes("d", result="failed", ticket=True))
+    await pair.save(key, two, *outcomes("c"), before=1, segment="1.0", tickets="c")
+    await pair.save(key, one, *outcomes("a"), *outcomes("d", result="failed"), tickets="ad")
     with pytest.raises(LeaseLostError):
         await take("0.0", one, "e")
     status = await pair.status(key)
@@ -170,9 +170,8 @@ async def test_entries_of_the_quarantine_come_back_unchanged_and_a_new_one_of_th
     rest = await pair.two.quarantined(key, after=found[0].number, limit=1)
     assert [each.delivery_id for each in rest] == ["a"]
     assert await pair.one.drop_quarantined(key, ["a", "nobody"]) == 1
-    await pair.save(key, token, *outcomes("c", is_gone=True), before=4)
-    assert [each.delivery_id for each in await pair.two.quarantined(key)] == ["b"]
-    assert (await pair.status(key)).quarantined == 1
+    assert [each.delivery_id for each in await pair.two.quarantined(key)] == ["b", "c"]
+    assert (await pair.status(key)).quarantined == 2
 
 
 async def test_a_job_with_as_large_a_quarantine_as_it_may_have_is_paused(pair: Pair) -> None:
@@ -264,10 +263,12 @@ async def test_10000_entries_can_be_set_aside_dropped_and_handled_in_one_call(pa
     token = await pair.claim(key)
     names = [f"m{number}" for number in range(10_000)]
     await pair.save(key, token, *set_aside(*names))
-    await pair.save(key, token, *outcomes(names[0], is_gone=True), before=10_000)
-    assert await pair.one.drop_quarantined(key, names) == 9_999
-    await pair.save(key, token, *set_aside(*names), before=10_001)
-    await pair.save(key, token, *outcomes(*names, is_gone=True), before=20_001)
+    assert await pair.one.drop_quarantined(key, names) == 10_000
+    await pair.save(key, token, *set_aside(*names), before=10_000)
+    retry = await pair.one.retry_quarantined(key, new_token())
+    assert retry is not None
+    token = await pair.claim(key, retry)
+    await pair.save(key, token, *outcomes(*names), segment=retry)
     assert (await pair.status(key)).quarantined == 0
 
 

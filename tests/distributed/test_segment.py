@@ -14,10 +14,14 @@ from redis.asyncio import Redis
 
 from basiq_async import InMemoryTransport, Message, Request, Response
 from basiq_async.distributed import Work
-from basiq_async.distributed._handing import HeldSegment, LeasedTarget  # private: a lease ends between two messages
-from basiq_async.distributed._lease import Lease, clock  # private: the same
 from basiq_async.distributed._record_types import Heartbeat, LeaseLostError  # private: what a record says
-from basiq_async.distributed._segment import ActiveJob  # private: what a process knows of a job
+from basiq_async.distributed._segment import (  # private: a lease ends between two messages
+    ActiveJob,
+    Lease,
+    LeasedTarget,
+    Segment,
+    clock,
+)
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, inbox_key
 from basiq_async.testing import Quirks
@@ -33,7 +37,8 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
     lease = Lease(30.0)
     unused: Any = None
     work = Work(unused, recorder, inbox=inbox)
-    target = LeasedTarget(HeldSegment(unused, make_spec("job"), "0.0", lease, work), (), None)
+    job = ActiveJob(make_spec("job"), unused, unused)
+    target = LeasedTarget(Segment(unused, job, "0.0", lease, work, unused, unused))
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
