@@ -308,6 +308,7 @@ async def get(
 ) -> int:
     """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
+    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed.
     The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
     webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
     inboxes do not keep that time.
@@ -371,10 +372,10 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
             async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
                 async for entry in entries:
                     if entry.key == key:
-                        found = {"since": entry.quarantined_at, "error": entry.error or None}
+                        found = {"since": entry.quarantined_at, "due": entry.due, "error": entry.error or None}
                         return {**ids, "state": state, **found, "failures": entry.failures}
         handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
         async with inbox_limit(INBOX_TIMEOUT):
             since = None if handled_at is None else await handled_at(key)
-        return {**ids, "state": "handled", "since": since, "error": None, "failures": None}
-    return {**ids, "state": "unknown", "since": None, "error": None, "failures": None}
+        return {**ids, "state": "handled", "since": since, "due": None, "error": None, "failures": None}
+    return {**ids, "state": "unknown", "since": None, "due": None, "error": None, "failures": None}

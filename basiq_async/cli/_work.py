@@ -122,11 +122,12 @@ class _Worker:
 
 
 _ENTRY: View[Row] = View(
-    "state delivery_id event_type_id event_id since failures error signed_at",
+    "state delivery_id event_type_id event_id since due failures error signed_at",
     Column("ID", "delivery_id"),
     Column("EVENT TYPE", "event_type_id", flexible=16),
     Column("STATE", "state"),
     Column("SINCE", "since", optional=True),
+    Column("DUE", "due", optional=True),
     Column("FAILURES", "failures", optional=True),
     Column("ERROR", "error", flexible=24),
 )
@@ -189,6 +190,7 @@ def _row(state: str, entry: QuarantinedDelivery) -> Row:
         "event_type_id": entry.event_type_id,
         "event_id": entry.event_id,
         "since": entry.quarantined_at,
+        "due": entry.due,
         "failures": entry.failures,
         "error": entry.error or None,
         "signed_at": entry.signed_at,

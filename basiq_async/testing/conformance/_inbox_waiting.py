@@ -127,7 +127,10 @@ async def put_off(probe: WaitingProbe) -> None:
     found = await probe.two.put_off(probe.key, probe.b, seconds=_LATER, delivery=changed)
     hold(found is True, f"put_off() with a changed delivery was {found}, not True")
     hold(not await probe.due_a(), "what was put off for an hour was due at once")
-    hold(await probe.listed() == [changed], "put_off() did not replace the delivery")
+    [listed] = await probe.listed()
+    hold(listed == changed, "put_off() did not replace the delivery")
+    late = listed.due - probe.now() if listed.due is not None else timedelta()
+    hold(abs(late.total_seconds() - _LATER) < LONG, f"of what was put off for {_LATER:g} s, due was {listed.due}")
     await probe.claim_a(CLAIMED, "a claim of what was put off for an hour")
     await probe.off_a(True, "put_off() by a claim that claim_due() did not make", seconds=SHORT)
     await probe.wait(SHORT * 1.5)
@@ -161,10 +164,9 @@ async def held(probe: WaitingProbe) -> None:
 
 @waiting
 async def not_waiting(probe: WaitingProbe) -> None:
-    """put_off() of a key that does not wait is False, and changes nothing"""
+    """put_off() of a key that does not wait is False, and records nothing"""
     await probe.claim_a(CLAIMED, "the first claim")
     await probe.off_a(False, "put_off() of a claimed key that does not wait", delivery=probe.make())
-    await probe.claim_b(BUSY, "a claim after put_off() of a key that does not wait")
     await probe.known(False, "after put_off() of a key that does not wait")
     await probe.count(0, "after put_off() of a key that does not wait")
 
@@ -305,6 +307,14 @@ async def not_forgotten(probe: WaitingProbe) -> None:
     await probe.known(True, "for a key that waits for long")
     hold(await probe.listed() == [stored], "what waits for long was gone")
     hold(await probe.due_b() == [stored], "what waits for long was not due")
+
+
+@waiting_with_leases
+async def lease_of_what_does_not_wait(probe: WaitingProbe) -> None:
+    """put_off() of a key that does not wait leaves its lease"""
+    await probe.claim_a(CLAIMED, "the first claim")
+    await probe.off_a(False, "put_off() of a claimed key that does not wait", delivery=probe.make())
+    await probe.claim_b(BUSY, "a claim after put_off() of a key that does not wait")
 
 
 @waiting_with_leases
