@@ -230,11 +230,12 @@ def _not_there(ids: Iterable[str]) -> ConfigurationError:
 
 def _kept(state: str) -> View[QuarantinedDelivery]:
     return View(
-        "state delivery_id event_type_id event_id since failures error signed_at",
+        "state delivery_id event_type_id event_id since due failures error signed_at",
         Column("ID", "delivery_id"),
         Column("EVENT TYPE", "event_type_id", flexible=16),
         Column("STATE", "state"),
         Column("SINCE", "since", optional=True),
+        Column("DUE", "due", optional=True),
         Column("FAILURES", "failures", optional=True),
         Column("ERROR", "error", flexible=24),
         state=lambda entry: state,
@@ -293,6 +294,7 @@ async def get(
 ) -> int:
     """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
+    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed.
     The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
     webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
     inboxes do not keep that time.
@@ -323,7 +325,7 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
     from .._work.quarantine import read_quarantine, read_waiting
 
     row: Row = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0], "state": "unknown",
-                "since": None, "error": None, "failures": None}  # fmt: skip
+                "since": None, "due": None, "error": None, "failures": None}  # fmt: skip
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
     async with inbox_limit(INBOX_TIMEOUT):
         known = await inbox.known([*keys])
@@ -333,7 +335,7 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
             async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
                 async for entry in entries:
                     if entry.key == key:
-                        found = {"since": entry.quarantined_at, "error": entry.error or None}
+                        found = {"since": entry.quarantined_at, "due": entry.due, "error": entry.error or None}
                         return {**row, "state": state, **found, "failures": entry.failures}
         handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
         async with inbox_limit(INBOX_TIMEOUT):

@@ -41,7 +41,7 @@ logger = logging.getLogger("basiq_async.receiver")
 
 T = TypeVar("T")
 
-_LAYOUT = "4"
+_LAYOUT = "5"
 _SAFE_POLICY = "noeviction"
 _DAY = 86_400_000
 """Milliseconds for which the inbox knows the last worker that had a quarantined delivery, or one that waits: it may
@@ -227,10 +227,13 @@ class RedisInbox:
         while (wanted := limit - len(claimed)) > 0:
             due = [_text(each) for each in await self._run("due", [], webhook, last, limit)]
             if due:  # others may have claimed some of them, or all
-                keys, times = [each[_DUE_LENGTH:] for each in due], [each[:_DUE_LENGTH] for each in due]
+                keys = [each[_DUE_LENGTH + _PLACE_LENGTH :] for each in due]
                 values = (token, _milliseconds(lease), _DAY, webhook, wanted)
-                found = list(map(_unshown, await self._run("claim_due", keys, *values, *times)))
-                claimed += map(_read_entry, found[::2], found[1::2])
+                found = await self._run("claim_due", keys, *values, *due)
+                claimed += [
+                    _read_entry(_text(each)[_DUE_LENGTH:], text, each)
+                    for each, text in zip(found[::2], found[1::2], strict=True)
+                ]
             if len(due) < limit:
                 break
             last = due[-1]
@@ -280,9 +283,11 @@ class RedisInbox:
             while (wanted := limit - len(deliveries)) > 0:
                 members = await self._client.zrangebylex(self._at(order), first, end, start=0, num=wanted)
                 places = [_text(member).removeprefix(begin) for member in members]
-                for each, text in zip(places, await self._read_letters(places), strict=True):
-                    if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
-                        deliveries.append(_read_entry(each, text))
+                found = await self._read_letters(places)
+                deliveries += found.values()
+                if gone := [place for place in places if place not in found and order == "quarantine"]:
+                    # It was removed meanwhile, or Redis has evicted it: the page gets another one.
+                    await self._run("forget_evicted", [place[_PLACE_LENGTH:] for place in gone], *gone)
                 if len(places) < wanted:
                     break
                 first = f"({begin}{places[-1]}"
@@ -290,19 +295,22 @@ class RedisInbox:
 
         return await self._within_limit(read())
 
-    async def _read_letters(self, places: Sequence[str]) -> Sequence[str | None]:
-        """Return the texts of the letters at these places; None for one that is not there."""
+    async def _read_letters(self, places: Sequence[str]) -> dict[str, QuarantinedDelivery]:
+        """Return for each of these places the entry of its letter, if it is there."""
         if not places:
-            return []
+            return {}
         reading = self._client.pipeline(transaction=False)
         for place in places:
-            reading.hget(self._keys(place[_PLACE_LENGTH:])[1], "text")
+            reading.hmget(self._keys(place[_PLACE_LENGTH:])[1], "text", "due")
+        entries: dict[str, QuarantinedDelivery] = {}
         # An error is one of a single letter, in whose place another program has stored something else.
-        texts = await reading.execute(raise_on_error=False)
-        for text in texts:
-            if isinstance(text, RedisError) and not str(text).startswith("WRONGTYPE"):
-                raise text
-        return [None if text is None else _unshown(text) for text in texts]
+        for place, found in zip(places, await reading.execute(raise_on_error=False), strict=True):
+            if isinstance(found, RedisError) and not str(found).startswith("WRONGTYPE"):
+                raise found
+            text, due = (found, None) if isinstance(found, RedisError) else found
+            if text is not None:
+                entries[place] = _read_entry(place, text, due)
+        return entries
 
     async def _run(self, name: str, keys: Iterable[str], *values: str | int) -> Any:
         """Run a script about some keys of the inbox: see ``_prelude.lua``."""
@@ -378,7 +386,8 @@ class RedisInbox:
 
 
 _PLACE_LENGTH = 17
-_DUE_LENGTH = 16
+_TIME_LENGTH = 16
+_DUE_LENGTH = _TIME_LENGTH + 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NONE_FREE = "Too many connections"
@@ -403,14 +412,27 @@ def _describe(exc: Exception) -> str:
     return f"Redis failed: {type(exc).__name__}: {said}{advice}"
 
 
-def _read_entry(place: str, text: str) -> QuarantinedDelivery:
-    """Return the entry at a place in the order. Other programs may write to Redis."""
-    digits = place[:_PLACE_LENGTH]
-    at = _EPOCH
+def _read_entry(place: str, text: Any, due: Any) -> QuarantinedDelivery:
+    """Return the entry at a place in the order, with its text, and when it is due, if it waits.
+
+    Other programs may write to Redis.
+    """
+    at = _time(place[:_PLACE_LENGTH])
+    return unpack_entry(
+        _unshown(text),
+        key=place[_PLACE_LENGTH:],
+        at=at or _EPOCH,
+        trusted=False,
+        due=None if due is None else _time(_text(due)[:_TIME_LENGTH]),
+    )
+
+
+def _time(digits: str) -> datetime | None:
+    """Return the time of so many microseconds since 1970."""
     if digits.isascii() and digits.isdigit():
         with suppress(OverflowError):
-            at += timedelta(microseconds=int(digits))
-    return unpack_entry(text, key=place[_PLACE_LENGTH:], at=at, trusted=False)
+            return _EPOCH + timedelta(microseconds=int(digits))
+    return None
 
 
 def _place(delivery: QuarantinedDelivery) -> str:

@@ -408,9 +408,6 @@ class SQLInbox:
         self._store.check_usable()
         held = self._transactions.mine(key, token)
         if held is not None:
-            row = await self._store.run(lambda connection: self._sql.find(connection, key))
-            if row is None or row.due is None:
-                return False
             await self._transactions.roll_back(key, held)
         elif self._transactions.other(key) is not None:
             return False
@@ -502,4 +499,13 @@ def _facts(delivery: QuarantinedDelivery) -> dict[str, object]:
 
 def _read(rows: Iterable[Any]) -> list[QuarantinedDelivery]:
     """Return the entries of rows that wait, with their seals."""
-    return [unpack_entry(row.letter, key=row.key, at=as_aware(row.stored_at), trusted=False) for row in rows]
+    return [
+        unpack_entry(
+            row.letter,
+            key=row.key,
+            at=as_aware(row.stored_at),
+            trusted=False,
+            due=datetime.fromtimestamp(row.due, UTC),
+        )
+        for row in rows
+    ]

@@ -239,12 +239,9 @@ class Statements:
         # In a WITH: a planner may run a subquery of IN more than once, and each time lock other rows.
         found_due = is_due.limit(_LIMIT)
         ready = (found_due.with_for_update(skip_locked=True) if self.on_postgresql else found_due).cte("ready")
-        waiting = (letter_text.label("letter"), events.c.key, events.c.stored_at)
+        waiting = (letter_text.label("letter"), events.c.key, events.c.stored_at, events.c.due)
         self.claim_due = (
-            sa.update(events)
-            .where(events.c.key.in_(sa.select(ready.c.key)))
-            .values(claimed)
-            .returning(*waiting, events.c.due)
+            sa.update(events).where(events.c.key.in_(sa.select(ready.c.key))).values(claimed).returning(*waiting)
         )
         later = {"due": time_of_day + sa.bindparam("a_seconds", type_=sa.Double), **no_claim}
         mine_here = sa.or_(events.c.token == _TOKEN, sa.and_(sa.bindparam("a_held", type_=sa.Boolean), unclaimed))

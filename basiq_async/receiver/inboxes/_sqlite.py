@@ -119,7 +119,7 @@ size = excluded.size, letter = excluded.letter WHERE {open} AND due IS NULL
 """)
 # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
 _DUE = """
-SELECT letter, key, stored FROM inbox
+SELECT letter, key, stored, due FROM inbox
 WHERE webhook = :webhook AND due <= :wall AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)
 ORDER BY due LIMIT :limit
 """
@@ -136,14 +136,16 @@ SELECT count(*), coalesce(sum(attempts = 0), 0), coalesce(sum(size), 0), min(sto
 WHERE webhook = ? AND due IS NOT NULL
 """
 _LIST_WAITING = """
-SELECT letter, key, stored FROM inbox WHERE due IS NOT NULL AND (stored, key) > (?, ?) ORDER BY stored, key LIMIT ?
+SELECT letter, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (?, ?) ORDER BY stored, key LIMIT ?
 """
 _FIND = "SELECT handled AND expires > ?, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = ?"
 _KNOWN = """
 SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(?))
 AND (at IS NOT NULL OR due IS NOT NULL OR (handled AND expires > ?))
 """
-_LETTERS = "SELECT letter, key, at FROM inbox WHERE at IS NOT NULL AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?"
+_LETTERS = (
+    "SELECT letter, key, at, NULL FROM inbox WHERE at IS NOT NULL AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?"
+)
 _KEPT = """
 INSERT INTO kept (remember, until) VALUES (?, ?) ON CONFLICT (remember) DO UPDATE SET until = max(until, excluded.until)
 """
@@ -316,7 +318,7 @@ class SQLiteInbox:
 
         def take(connection: sqlite3.Connection) -> list[QuarantinedDelivery]:
             found = find(limit, connection)
-            keys = json.dumps([key for _, key, _ in found])
+            keys = json.dumps([row[1] for row in found])
             values = {"key": keys, "token": token, "lease": lease, "now": self._lease_clock()}
             connection.execute(_CLAIM_DUE, values)
             return _read(found, trusted=False)
@@ -444,9 +446,19 @@ def _columns(delivery: QuarantinedDelivery | None) -> dict[str, Any]:
 
 
 def _read(rows: Iterable[Sequence[Any]], *, trusted: bool) -> list[QuarantinedDelivery]:
-    """Return the entries of rows with a letter, its key and its time. What is not ``trusted`` keeps its seal."""
+    """Return the entries of rows with a letter, its key, its time, and when it is due, or None.
+
+    What is not ``trusted`` keeps its seal.
+    """
     return [
-        unpack_entry(letter, key=key, at=datetime.fromtimestamp(at, UTC), trusted=trusted) for letter, key, at in rows
+        unpack_entry(
+            letter,
+            key=key,
+            at=datetime.fromtimestamp(at, UTC),
+            trusted=trusted,
+            due=None if due is None else datetime.fromtimestamp(due, UTC),
+        )
+        for letter, key, at, due in rows
     ]
 
 

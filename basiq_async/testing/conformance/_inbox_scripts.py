@@ -77,8 +77,9 @@ put_off() ends the claim: the delivery is due again after so many seconds, as it
 While one token holds a delivery that waits, another one cannot claim it, put it off or complete it
     store a; claim_due a; claim b; claim_due b; put_off_for_long b; complete b; list_waiting b; release b; claim b;
     release a; claim b; claim_due a; put_off_for_long a; release b; claim_due a
-put_off() of a key that does not wait is False, and changes nothing
-    claim a; put_off a; claim b; known a; known b; waiting a; waiting b
+put_off() of a key that does not wait is False, and records nothing; a lease continues
+    claim a; put_off a; known a; known b; waiting a; waiting b
+    claim_shortly a; claim a; put_off a; claim b
 complete(), of one or many, and quarantine() end the wait; release(), fail() and a retry do not
     store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; claim_due a;
     complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b

@@ -7,6 +7,7 @@ import multiprocessing
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkey
             assert await other.store(entry("k"), webhook_id="w") is False, "it waits already"
             assert await due(other, "b") == []
             assert not await other.put_off("k", "a", seconds=0), "the token holds nothing that is committed"
-            await inbox.release("new", "a")
+            assert not await inbox.put_off("new", "a", seconds=0), "it does not wait"
+            assert (await other.claim("new", "b", lease=60)).status is CLAIMED, "its transaction was rolled back"
             assert await other.store(entry("new"), webhook_id="w")
 
 
@@ -325,6 +327,22 @@ async def test_redis_shares_many_and_passes_over_those_that_others_hold(redis: R
         }, "what waits never expires"
 
 
+async def test_what_redis_evicted_leaves_the_orders_and_the_counts(redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url) as client:
+        inbox = RedisInbox(client, prefix="evicting")
+        await store(inbox, "gone", "again", "left")
+        for key in ("k", "l"):
+            assert await inbox.quarantine(key, "a", entry(key))
+        await client.delete(*(f"{{evicting}}:delivery:{key}" for key in ("gone", "again", "k")))
+        await inbox.store(attrs.evolve(entry("again"), quarantined_at=NOW + timedelta(1)), webhook_id="w")
+        assert sorted(await due(inbox, "a")) == ["again", "left"]
+        assert [each.key for each in await inbox.quarantined()] == ["l"]
+        assert await inbox.complete(["again", "left"], "a")
+        assert await inbox.drop_quarantined("l")
+        assert await inbox.waiting("w") == Waiting()
+        assert not await client.exists("{evicting}:waiting", "{evicting}:quarantine")
+
+
 async def test_what_a_former_version_stored_is_refused(tmp_path: Path, redis: RedisServer) -> None:
     path = tmp_path / "inbox.db"
     async with SQLiteInbox(path) as inbox:
@@ -335,6 +353,6 @@ async def test_what_a_former_version_stored_is_refused(tmp_path: Path, redis: Re
         async with SQLiteInbox(path):
             pass
     async with Redis.from_url(redis.url) as client:
-        await client.hset("{former}:meta", "layout", "3")
+        await client.hset("{former}:meta", "layout", "4")
         with pytest.raises(InboxError, match="another version of basiq-async"):
             await RedisInbox(client, prefix="former").check()
