@@ -20,7 +20,7 @@ MOST_TEXT = 65_536
 MOST_LINKS = 20
 UNPROVABLE = ""
 """A witness that no list shows."""
-_LONGEST_ID = 48
+LONGEST_ID = 48
 _VERSION = 1
 _DAY = timedelta(hours=24)
 _EARLY = timedelta(minutes=15)
@@ -127,6 +127,6 @@ def _check(body: str, selection: str) -> str:
 
 def short_id(item_id: str) -> str:
     """Return an id as a hint holds it: unchanged, or a digest of it if it is long or unusual."""
-    if len(item_id) <= _LONGEST_ID and item_id.isascii() and item_id.isprintable():
+    if len(item_id) <= LONGEST_ID and item_id.isascii() and item_id.isprintable():
         return item_id
     return "#" + blake2b(item_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
