@@ -8,15 +8,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .._wire.cursors import id_in_cursor
+from .._wire.order import raw_time
 from .._wire.paging import Listing, PageRequests, made_up_id, ordinary_ids, raw_id
 from ..errors import BasiqError
 from ._hint import LONGEST_ID, short_id
 
 
 class ListedPage:
-    """A page of the list. ``fresh`` are the indexes of the items to hand out."""
+    """A page of the list."""
 
-    __slots__ = ("error", "failed", "fresh", "ids", "items", "next_url", "url")
+    __slots__ = ("_times", "error", "failed", "ids", "items", "next_url", "url")
 
     def __init__(self, url: str, items: list[Any], next_url: str | None, error: BasiqError | None) -> None:
         self.url = url
@@ -27,7 +28,18 @@ class ListedPage:
         """The fault of the next link, raised after the page's items."""
         self.failed = False
         """Whether an item cannot be read. Then ``error`` is its failure."""
-        self.fresh: list[int] = []
+        self._times: list[datetime | None] | None = None
+
+    @property
+    def times(self) -> list[datetime | None]:
+        """The times of the items, parsed once."""
+        if self._times is None:
+            self._times = list(map(raw_time, self.items))
+        return self._times
+
+    def time_of(self, index: int) -> datetime | None:
+        """Return the time of one item."""
+        return raw_time(self.items[index]) if self._times is None else self._times[index]
 
     @property
     def is_last(self) -> bool:

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from .._wire.codec import Unreadable
-from .._wire.order import ListOrder, Order, raw_time
+from .._wire.order import ListOrder, Order
 from .._wire.paging import is_lost
 from .._work.ids import Ids, digest_of
 from ..errors import APIError
@@ -110,9 +110,9 @@ class Reading(Generic[T]):
     ``convert`` makes of each item of the list what is handed out, or None for one that is not selected; ``as_sent``:
     the items are handed out as Basiq sent them, even those that cannot be read. ``now`` returns
     the time by the API's clock, as soon as a response was read. ``note_page`` is called with the items of each page, as
-    Basiq sent them, that this run has not read before. ``passed`` are the keys of another list, whose items are not
-    handed out. ``is_enough`` is called with the items of each page and the order of the list: the list ends for this
-    reading after a page for which it returns True.
+    Basiq sent them, that this run has not read before, and their times. ``passed`` are the keys of another list, whose
+    items are not handed out. ``is_enough`` is called with the times of each page and the order of the list: the list
+    ends for this reading after a page for which it returns True.
 
     The memory grows by 20 bytes an item. After an error or a cancellation a reading is over: another one, made from its
     last ``hint()``, goes on.
@@ -129,9 +129,9 @@ class Reading(Generic[T]):
         convert: Callable[[Any], T | None] | None = None,
         as_sent: bool = False,
         now: Callable[[], datetime] | None = None,
-        note_page: Callable[[Sequence[Any]], object] | None = None,
+        note_page: Callable[[Sequence[Any], Sequence[datetime | None]], object] | None = None,
         passed: Ids | None = None,
-        is_enough: Callable[[Sequence[Any], Order], bool] | None = None,
+        is_enough: Callable[[Sequence[datetime | None], Order], bool] | None = None,
     ) -> None:
         listing = self._listing = paginator._listing
         self._on_unreadable = paginator._on_unreadable
@@ -375,7 +375,7 @@ class Reading(Generic[T]):
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
         if self._is_enough is not None and self._is_enough(
-            page.items, self._order.order if self._order.sure else "unknown"
+            page.times, self._order.order if self._order.sure else "unknown"
         ):
             page.next_url = None
         now.enter(page, late)
@@ -394,10 +394,10 @@ class Reading(Generic[T]):
         if len(self._passed) > count:  # another list that is read at once has handed out some meanwhile
             fresh = [index for index in fresh if not self._passed.known([digests[index]])[0]]
         if self._note_page is not None and unread:
-            self._note_page([page.items[index] for index in unread])
+            self._note_page([page.items[index] for index in unread], [page.times[index] for index in unread])
         shown = unread if self._former is None else fresh
         for index in shown[:: max(1, len(shown) // _SAMPLES)]:
-            self._order.see(raw_time(page.items[index]))
+            self._order.see(page.time_of(index))
         self._passed.extend(map(digest_of, known))
         batch = self._make_batch(page, fresh, keys, digests)
         self.read_count += len(unread)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import attrs
 
@@ -53,11 +55,14 @@ from ._sources import (
     read_filters,
     read_hints,
 )
+from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, is_outage
 from ._where import Predicate, Where, as_where
 from .targets._adapters import AnyTarget, find_handling
 from .targets._base import BulkTarget, Patient, RunScoped, Target
 from .targets._shared import PATIENCE
 
+T = TypeVar("T")
+logger = logging.getLogger("basiq_async.replay")
 _CALL = 5.0
 
 
@@ -346,9 +351,7 @@ class Replay:
         plain = self._observer is None and self._settings.rate is None and self._source == "messages"
         return plain and isinstance(self._handling.value, PageTarget)
 
-    async def _open_source(
-        self, *, counts_only: bool = False
-    ) -> tuple[MessageSource, Callable[[str], Any] | None]:
+    async def _open_source(self, *, counts_only: bool = False) -> tuple[MessageSource, Callable[[str], Any] | None]:
         """Return what to read, and the function that notes a hint for the next run, if there can be one."""
         wanted = await self._wanted_types() if self._source == "events" else None
         types = sorted(wanted) if wanted is not None else None
@@ -360,8 +363,7 @@ class Replay:
         record = self._handling.record
         found = None
         if steady and not counts_only:
-            async with self._limit_record():
-                found = await record.note(name)
+            found = await self._ask(partial(record.note, name))
         hints = read_hints(found, len(self._filters)) if len(self._filters) > 1 else [found]
         handed_out = Ids()  # what several filters select is handed out once
         readings = [
@@ -409,9 +411,24 @@ class Replay:
             as_sent=as_sent,
         )
 
-    async def _known(self, keys: Sequence[str]) -> Any:
-        async with self._limit_record():
-            return await self._handling.record.known(keys)
+    async def _known(self, keys: Sequence[str]) -> Collection[str]:
+        return await self._ask(partial(self._handling.record.known, keys))
+
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim."""
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        until = loop.time() + self._settings.max_pause
+        while True:
+            try:
+                async with self._limit_record():
+                    return await call()
+            except Exception as exc:
+                left = until - loop.time()
+                if not self._running or self._stopping or left <= 0 or not is_outage(exc):
+                    raise
+                logger.warning("the record does not respond (%s): the replay waits, and asks again", exc)
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _limit_record(self) -> AbstractAsyncContextManager[None]:
         """Limit a call of the record: one that is no inbox may have to read all that it has."""

@@ -27,8 +27,8 @@ _MOST_TRIES_ALONE = 5
 """Maximum attempts at a message if no other message shows whether the target works."""
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 5.0
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 60.0
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 60.0
 LONGEST_ERROR = 1_000
 """Characters of an error that are shown and kept."""
 
@@ -251,7 +251,7 @@ class Attempts:
     @property
     def _next_pause(self) -> float:
         """Seconds to wait before the next attempt. They double with each failure."""
-        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 16)))
+        return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 16)))
 
     def _judge(self, error: Exception, message: Message, tries: int, *, others_succeed: bool) -> Exception | None:
         """Return None if the message is to be tried again, else the error that counts as its failure.
@@ -322,6 +322,11 @@ def _ending(text: str, cause: Exception, before: Message | None = None) -> Repla
     error = ReplayError(text)
     error.__cause__ = cause
     return error
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether an error can mean that whoever was asked is down, or asks for a pause."""
+    return _outage_of(error) is not None
 
 
 Outage = Literal["asks", "certain", "maybe"]
