@@ -39,7 +39,7 @@ class BulkEngine(Engine):
         self._unwritten: Counter[MessageBatch] = Counter()
         """The number of messages of each page that were accepted, and are not written yet."""
 
-    async def _read_messages(self) -> None:
+    async def _work(self) -> None:
         """Hand the messages of each page to the target, and have it write them from time to time."""
         accept = self._accept_page if self._as_sent else self._accept
         try:
@@ -51,13 +51,6 @@ class BulkEngine(Engine):
                 await accept(batch)
         except Exception as exc:
             self._fail(exc)
-
-    async def _next_page(self) -> MessageBatch | None:
-        self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
-        try:
-            return await self._source.advance()
-        finally:
-            self._reading = None
 
     async def _accept_page(self, batch: MessageBatch) -> None:
         """Hand a page to the target as Basiq sent it."""
@@ -146,9 +139,6 @@ class BulkEngine(Engine):
                 batch.finish(count)
             self._room += self._unwritten.total()
             self._unwritten.clear()
-
-    def _record_soon(self) -> None:
-        """Nothing waits: ``_record_rest`` records."""
 
 
 def _read(item: Any) -> Message | None:
