@@ -48,14 +48,14 @@ class StoreKind:
     """A kind of store: its name, the version of its tables, and its errors.
 
     closed: their text after the store was closed.
-    remedy: the end of their text while the database does not respond.
+    remedy: the end of their text if all connections of the pool are in use.
     """
 
     name: str
     version: int
     failure: Callable[[str], BasiqError]
-    closed: str = "is closed"
-    remedy: str = " (a handler with a session holds one while it runs)"
+    closed: str
+    remedy: str
 
 
 class StoreTables:

@@ -1,11 +1,12 @@
-"""One run of a replay: a reader, workers that hand messages to the target, and one recording after the other."""
+"""One run of a replay: workers that hand messages to the target, and one recording after the other."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
@@ -108,9 +109,9 @@ class Observer(Protocol):
 class Engine:
     """One run over a source of messages.
 
-    The reader puts messages into a queue, as many as may be handed out and not recorded yet. Workers take them, and
-    note how each ended. What is finished is recorded while no other recording is under way: what finishes meanwhile is
-    in the next one, so slower ones record more messages each.
+    Workers take messages, as many as may be handed out and not recorded yet, and note how each ended. What is finished
+    is recorded by a worker while no other one records: what finishes meanwhile is in the next recording, so slower ones
+    record more messages each.
 
     The last failures in a row are not recorded until a message succeeds or the run ends: if they end the run, nobody
     tried the messages with a target that works.
@@ -148,25 +149,29 @@ class Engine:
         self._note_hint, self._wait_for_others = note_hint, wait_for_others
         self._hint: str | None = None
         self._hint_due = 0.0
-        self._queue: asyncio.Queue[tuple[Message, MessageBatch, Exception | None] | None] = asyncio.Queue()
-        """The messages to begin, each with the error if it could not be read or selected; None is for the end."""
+        self._turn = asyncio.Lock()
+        """Held by the worker that takes the next message."""
+        self._items: Iterator[tuple[Message, MessageBatch]] = iter(())
+        """The messages that were read and not taken yet."""
         self._reading: asyncio.Task[Any] | None = None
+        """The worker that waits for a page."""
         self._whole = False
         """Whether the source was read to its end."""
         self._left = where.limit
         self._room = settings.concurrency
         self._open = 0
-        """The number of messages in the queue or under way."""
+        """The number of messages under way, or handled and not recorded yet."""
         self._released = asyncio.Event()
-        """Set when the reader may go on."""
-        self._started = self._idle = 0
-        """The number of workers, and of those that have no message."""
+        """Set when that has changed."""
+        self._started = self._working = 0
+        """The number of workers, and of those that have a message."""
         self._done: list[Finished] = []
         self._row: list[Finished] = []
         """The last failures in a row."""
         self._busy: deque[tuple[Message, MessageBatch]] = deque()
-        """Messages that another worker holds. They are handed out again at the end."""
-        self._recording: asyncio.Task[None] | None = None
+        """Messages that another worker holds. They are handed out again at the end, once."""
+        self._at_end = False
+        self._recording = False
         self._broken = False
         """Whether a recording failed. Then nothing more is recorded."""
         self._stopped = False
@@ -190,7 +195,7 @@ class Engine:
         try:
             if not self._stopped:
                 async with asyncio.TaskGroup() as self._group:
-                    self._group.create_task(self._read_messages())
+                    self._start_worker()
         finally:
             await run_to_completion(lambda: self._end(reporting))
             if progress is not None:
@@ -208,6 +213,7 @@ class Engine:
         """Begin no more messages. ``run`` returns when the messages under way are finished and recorded."""
         self._stopped = True
         self._attempts.stop()
+        self._released.set()
         if self._reading is not None:
             self._reading.cancel()  # a page may take long
 
@@ -220,8 +226,7 @@ class Engine:
         self.stop()
         if reporting is not None:
             reporting.cancel()
-        if others := [task for task in (reporting, self._recording) if task is not None]:
-            await asyncio.wait(others)
+            await asyncio.wait((reporting,))
         try:
             while self._busy:
                 self._busy.popleft()[1].hold()
@@ -232,87 +237,27 @@ class Engine:
         finally:
             await self._source.aclose()
 
-    # --- reader ---
-
-    async def _read_messages(self) -> None:
-        """Put the messages to handle into the queue, until the source ends."""
-        self._reading = asyncio.current_task()  # here, because an eager task runs before ``create_task`` returns it
-        try:
-            while await self._may_hand_out():
-                batch = await self._source.advance()
-                if batch is None:
-                    self._whole = self._source.finished
-                    break
-                for message in batch.items:
-                    if (self._room <= 0 or self._left == 0) and not await self._may_hand_out():
-                        return
-                    self._hand_out(message, batch)
-            while self._open:
-                await self._wait_for_room()
-            self._attempts.timeout += self._wait_for_others() or 0.0
-            for _ in range(len(self._busy)):
-                if not await self._may_hand_out():
-                    return
-                self._put(*self._busy.popleft(), None)
-            while self._open:
-                await self._wait_for_room()
-        except Exception as exc:
-            self._error = self._error or exc
-        finally:
-            self._queue.put_nowait(None)
-
-    async def _may_hand_out(self) -> bool:
-        """Wait until a message may be handed out. Return False if the run has its limit of messages."""
-        while self._room <= 0 or (self._left == 0 and self._open):
-            await self._wait_for_room()
-        return self._left != 0
-
-    async def _wait_for_room(self) -> None:
-        self._released.clear()
-        await self._released.wait()
-
-    def _hand_out(self, message: Message, batch: MessageBatch) -> None:
-        """Put a message into the queue if it is selected."""
-        chosen, error = choose(self._where, message)
-        if not chosen:
-            self._skipped["where"] += 1
-            batch.finish(recorded=False)
-        else:
-            self._put(message, batch, error)
-
-    def _put(self, message: Message, batch: MessageBatch, error: Exception | None) -> None:
-        self._room -= 1
-        self._open += 1
-        if self._left is not None:
-            self._left -= 1
-        self._queue.put_nowait((message, batch, error))
-        self._need_worker()
-
     # --- workers ---
 
-    def _need_worker(self) -> None:
-        """Start another worker if all have a message. A target that never awaits needs only one."""
-        if not self._idle and self._started < self._settings.concurrency:
-            self._started += 1
-            self._idle += 1
-            self._group.create_task(self._work())
+    def _start_worker(self) -> None:
+        self._started += 1
+        self._group.create_task(self._work())
 
     async def _work(self) -> None:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
-        queue, settled = self._queue, 0
         try:
-            await asyncio.sleep(0)  # an eager task would run in the middle of ``_hand_out``, and start others in itself
-            while (item := await queue.get()) is not None and not self._stopped:
-                self._idle -= 1
-                if not queue.empty():
-                    self._need_worker()
-                message, batch, error = item
+            for number in itertools.count(1):
+                taken = await self._take()
+                if taken is None:
+                    break
+                message, batch, error = taken
                 reason = None
                 if error is None:
                     ending = await self._attempts.deliver(message)
                     if ending is None:
                         break
                     reason, error = ending
+                self._working -= 1
                 if error is not None:
                     if not self._record_failure(message, batch, error):
                         break
@@ -322,14 +267,68 @@ class Engine:
                     self._release(1)
                 else:
                     self._record_success(message, batch, reason)
-                self._idle += 1
-                settled += 1
-                if settled % _MOST_AT_ONCE == 0:
+                if not self._recording and (self._done or self._now() >= self._hint_due):
+                    await self._record_finished()
+                if number % _MOST_AT_ONCE == 0:
                     await asyncio.sleep(0)
         except Exception as exc:
             self._fail(exc)
+
+    async def _take(self) -> tuple[Message, MessageBatch, Exception | None] | None:
+        """Return the next message, with the error if it could not be read or selected. None: there are no more."""
+        async with self._turn:
+            while not self._stopped:
+                if self._room <= 0 or (self._left == 0 and self._open):
+                    await self._wait_for_room()
+                elif self._left == 0:
+                    break
+                elif (following := next(self._items, None)) is not None:
+                    chosen, error = choose(self._where, following[0])
+                    if chosen:
+                        return self._begin(*following, error)
+                    self._skipped["where"] += 1
+                    following[1].finish(recorded=False)
+                elif not await self._turn_page():
+                    break
+        return None
+
+    async def _turn_page(self) -> bool:
+        """Take the next page; at the end, once, the messages that were busy. Return False if there is neither."""
+        if self._at_end:
+            return False
+        batch = await self._next_page()
+        if batch is not None:
+            self._items = ((message, batch) for message in batch.items)
+            return True
+        self._at_end, self._whole = True, self._source.finished
+        while self._open and not self._stopped:
+            await self._wait_for_room()
+        self._attempts.timeout += self._wait_for_others() or 0.0
+        self._items, self._busy = iter(self._busy), deque()
+        return True
+
+    async def _next_page(self) -> MessageBatch | None:
+        self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
+        try:
+            return await self._source.advance()
         finally:
-            queue.put_nowait(None)  # for the next worker
+            self._reading = None
+
+    def _begin(
+        self, message: Message, batch: MessageBatch, error: Exception | None
+    ) -> tuple[Message, MessageBatch, Exception | None]:
+        self._room -= 1
+        self._open += 1
+        if self._left is not None:
+            self._left -= 1
+        self._working += 1
+        if self._working == self._started < self._settings.concurrency:  # a target that never awaits needs few
+            self._start_worker()
+        return message, batch, error
+
+    async def _wait_for_room(self) -> None:
+        self._released.clear()
+        await self._released.wait()
 
     def _record_success(self, message: Message, batch: MessageBatch, reason: str | None) -> None:
         self._in_a_row = 0
@@ -345,7 +344,6 @@ class Engine:
         else:
             batch.finish(recorded=reason in _RECORDED)
             self._release(1)
-        self._record_soon()
 
     def _record_failure(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
         """Treat a failed message as ``on_error`` says. Return False if the job ends."""
@@ -376,7 +374,6 @@ class Engine:
                 "them: fix the target, then run the same again"
             )
             self._fail(_with_cause(stop, error))
-        self._record_soon()
         return True
 
     def _settle_row(self) -> None:
@@ -401,20 +398,17 @@ class Engine:
 
     # --- recording ---
 
-    def _record_soon(self) -> None:
-        """Record what is finished, unless a recording is under way."""
-        due = bool(self._done) or (self._note_hint is not None and self._now() >= self._hint_due)
-        if due and (self._recording is None or self._recording.done()):
-            self._recording = asyncio.create_task(self._record_all())
-
-    async def _record_all(self) -> None:
-        """Record until nothing is left. The last recording of the run is its end's, which has the rest."""
-        await asyncio.sleep(0)  # an eager task would run in the middle of ``_record_soon``
-        while self._done and not self._broken and not self._stopped:
-            await self._record()
-            await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
-        if self._now() >= self._hint_due and not self._broken:
-            await self._note()
+    async def _record_finished(self) -> None:
+        """Record what is finished, until nothing is left. The last recording of the run is its end's."""
+        self._recording = True
+        try:
+            while self._done and not self._broken and not self._stopped:
+                await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
+                await self._record()
+            if not self._broken and self._now() >= self._hint_due:
+                await self._note()
+        finally:
+            self._recording = False
 
     async def _record_rest(self) -> None:
         """Record what is finished and not recorded yet, at the end of the run."""

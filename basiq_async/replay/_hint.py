@@ -20,8 +20,9 @@ MOST_TEXT = 65_536
 MOST_LINKS = 20
 UNPROVABLE = ""
 """A witness that no list shows."""
-_LONGEST_ID = 48
-_VERSION = 1
+LONGEST_ID = 48
+_FORMAT = 1
+"""Another number makes the hints of earlier releases void."""
 _DAY = timedelta(hours=24)
 _EARLY = timedelta(minutes=15)
 
@@ -105,7 +106,7 @@ def write_hint(hint: Hint, selection: str) -> str | None:
         for part in filter(None, (fields["base"], fields["above"])):
             part["links"] = part["links"][:most]
         body = json.dumps(fields, separators=(",", ":"))
-        text = f"{_VERSION} {_check(body, selection)} {body}"
+        text = f"{_check(body, selection)} {body}"
         if len(text) <= MOST_TEXT:
             return text
     return None
@@ -113,20 +114,19 @@ def write_hint(hint: Hint, selection: str) -> str | None:
 
 def read_hint(text: str | None, selection: str) -> Hint | None:
     """Return the hint of a text; None if it is damaged, of another release, or of another selection."""
-    version, _, rest = (text or "").partition(" ")
-    check, _, body = rest.partition(" ")
-    if version != str(_VERSION) or check != _check(body, selection):
+    check, _, body = (text or "").partition(" ")
+    if check != _check(body, selection):
         return None
     return _TEXTS.structure(json.loads(body), Hint)
 
 
 def _check(body: str, selection: str) -> str:
-    text = f"{json.dumps(selection)} {body}"
+    text = f"{json.dumps([_FORMAT, selection])} {body}"
     return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def short_id(item_id: str) -> str:
     """Return an id as a hint holds it: unchanged, or a digest of it if it is long or unusual."""
-    if len(item_id) <= _LONGEST_ID and item_id.isascii() and item_id.isprintable():
+    if len(item_id) <= LONGEST_ID and item_id.isascii() and item_id.isprintable():
         return item_id
     return "#" + blake2b(item_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from .._wire.codec import Unreadable
-from .._wire.order import ListOrder, Order, raw_time
+from .._wire.order import ListOrder, Order
 from .._wire.paging import is_lost
 from .._work.ids import Ids, digest_of
 from ..errors import APIError
@@ -33,6 +33,7 @@ from ..pagination import Paginator, unreadable_item
 from ._hint import Hint, Part, read_hint, write_hint
 from ._list_pages import ListedPage, ListPages
 from ._pass import Pass
+from ._sources import plain_ids
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Batch(Generic[T]):
 
     def __init__(self, items: Sequence[T], keys: Sequence[str], indexes: Sequence[int]) -> None:
         self.items = items
+        self.keys = keys
         self.recorded = [*keys[:1], *keys[1:][-1:]]
         """The keys of the first and of the last item; none if an item was not recorded."""
         self.indexes = indexes
@@ -100,16 +102,17 @@ class Reading(Generic[T]):
         reading.finished             # whether nothing is left
 
     ``known`` is asked which of at most 500 keys the record knows; ``key_of`` returns the key of an item as Basiq sent
-    it. An item whose key occurs again is handed out once.
+    it, by default its plain id. An item whose key occurs again is handed out once.
 
     ``hint`` is the text of an earlier reading's ``hint()``. It counts only for the same ``selection``, which names what
     is selected. Without a selection, none is read or written. A hint that is lost costs requests, and never an item.
 
-    ``convert`` makes of each item of the list what is handed out, or None for one that is not selected. ``now`` returns
+    ``convert`` makes of each item of the list what is handed out, or None for one that is not selected; ``as_sent``:
+    the items are handed out as Basiq sent them, even those that cannot be read. ``now`` returns
     the time by the API's clock, as soon as a response was read. ``note_page`` is called with the items of each page, as
-    Basiq sent them, that this run has not read before. ``passed`` are the keys of another list, whose items are not
-    handed out. ``is_enough`` is called with the items of each page and the order of the list: the list ends for this
-    reading after a page for which it returns True.
+    Basiq sent them, that this run has not read before, and their times. ``passed`` are the keys of another list, whose
+    items are not handed out. ``is_enough`` is called with the times of each page and the order of the list: the list
+    ends for this reading after a page for which it returns True.
 
     The memory grows by 20 bytes an item. After an error or a cancellation a reading is over: another one, made from its
     last ``hint()``, goes on.
@@ -120,19 +123,21 @@ class Reading(Generic[T]):
         paginator: Paginator[Any],
         *,
         known: Callable[[Sequence[str]], Awaitable[Collection[str]]],
-        key_of: Callable[[Any], str],
+        key_of: Callable[[Any], str] | None = None,
         hint: str | None = None,
         selection: str | None = None,
         convert: Callable[[Any], T | None] | None = None,
+        as_sent: bool = False,
         now: Callable[[], datetime] | None = None,
-        note_page: Callable[[Sequence[Any]], object] | None = None,
+        note_page: Callable[[Sequence[Any], Sequence[datetime | None]], object] | None = None,
         passed: Ids | None = None,
-        is_enough: Callable[[Sequence[Any], Order], bool] | None = None,
+        is_enough: Callable[[Sequence[datetime | None], Order], bool] | None = None,
     ) -> None:
         listing = self._listing = paginator._listing
         self._on_unreadable = paginator._on_unreadable
         self._hook, self._model = listing.reader.hook, listing.reader.model
         self._ask, self._key_of, self._convert, self._note_page = known, key_of, convert, note_page
+        self._as_sent = as_sent
         self._selection = None if selection is None else f"{listing.name} {selection}"
         found = None if self._selection is None else read_hint(hint, self._selection)
         self._former = found
@@ -370,27 +375,31 @@ class Reading(Generic[T]):
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
         if self._is_enough is not None and self._is_enough(
-            page.items, self._order.order if self._order.sure else "unknown"
+            page.times, self._order.order if self._order.sure else "unknown"
         ):
             page.next_url = None
         now.enter(page, late)
         goes_on = now.until is None and now.connected
         if goes_on:
             self._pages.request_ahead(page.next_url)
-        keys = list(map(self._key_of, page.items))
-        unread = self._find_unread(page, keys)
-        asked = list(dict.fromkeys(keys[index] for index in unread))
+        keys = plain_ids(page.items) if self._key_of is None else list(map(self._key_of, page.items))
+        digests = list(map(digest_of, keys))
+        unread = self._find_unread(page, digests)
+        asked = list(dict.fromkeys([keys[index] for index in unread]))
+        count = len(self._passed)
         known: set[str] = set()
         for place in range(0, len(asked), _MOST_KEYS):
             known.update(await self._ask(asked[place : place + _MOST_KEYS]))
         fresh = [index for index in unread if keys[index] not in known]
+        if len(self._passed) > count:  # another list that is read at once has handed out some meanwhile
+            fresh = [index for index in fresh if not self._passed.known([digests[index]])[0]]
         if self._note_page is not None and unread:
-            self._note_page([page.items[index] for index in unread])
+            self._note_page([page.items[index] for index in unread], [page.times[index] for index in unread])
         shown = unread if self._former is None else fresh
         for index in shown[:: max(1, len(shown) // _SAMPLES)]:
-            self._order.see(raw_time(page.items[index]))
-        self._passed.extend(digest_of(each) for each in known)
-        batch = self._make_batch(page, fresh, keys)
+            self._order.see(page.time_of(index))
+        self._passed.extend(map(digest_of, known))
+        batch = self._make_batch(page, fresh, keys, digests)
         self.read_count += len(unread)
         self.known_count += sum(keys[index] in known for index in unread)
         now.meet(page, late, self._order, frozenset(batch.indexes))
@@ -409,35 +418,36 @@ class Reading(Generic[T]):
         self._add_step(hint, left, recorded[:1] + recorded[1:][-1:], from_start=now.from_start)
         return left
 
-    def _find_unread(self, page: ListedPage, keys: Sequence[str]) -> list[int]:
-        """Return the indexes of the items that this run has not passed."""
-        passed = self._passed.known(list(map(digest_of, keys)))
-        unread = [index for index, each in enumerate(passed) if not each]
+    def _find_unread(self, page: ListedPage, digests: Sequence[bytes]) -> list[int]:
+        """Return the indexes of the items that this run has not passed. ``digests`` are those of their keys."""
+        unread = [index for index, passed in enumerate(self._passed.known(digests)) if not passed]
         if unread and len(self._left_out):
             left_out = self._left_out.known([digest_of(page.ids[index]) for index in unread])
             unread = [index for index, each in zip(unread, left_out, strict=True) if not each]
         return unread
 
-    def _make_batch(self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str]) -> Batch[T]:
+    def _make_batch(
+        self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str], digests: Sequence[bytes]
+    ) -> Batch[T]:
         """Read the items of a page that the record does not know. A failure is raised after the items before it."""
         items: list[T] = []
         handed: dict[str, int] = {}
         left_out: list[int] = []
-        again = self._passed.known([digest_of(keys[index]) for index in fresh])
-        for index, passed in zip(fresh, again, strict=True):
-            if passed or keys[index] in handed:  # another list that is read at once may have handed it out meanwhile
+        for index in fresh:
+            if keys[index] in handed:
                 continue
-            item = self._read(page, index)
+            item = page.items[index] if self._as_sent else self._read(page, index)
             if page.failed:
                 break
-            if item is None:
+            if item is None and not self._as_sent:
                 left_out.append(index)
             else:
                 items.append(item)
                 handed[keys[index]] = index
-        self._passed.extend(map(digest_of, handed))
+        places = list(handed.values())
+        self._passed.extend([digests[index] for index in places])
         self._left_out.extend({digest_of(page.ids[index]) for index in left_out})
-        return Batch(items, list(handed), list(handed.values()))
+        return Batch(items, list(handed), places)
 
     def _read(self, page: ListedPage, index: int) -> Any:
         """Return an item to hand out; None for one that was not selected, or if the page has failed at it."""

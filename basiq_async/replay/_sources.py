@@ -15,7 +15,7 @@ import attrs
 
 from .._wire.broken_items import BrokenItem
 from .._wire.order import Order
-from .._wire.paging import made_up_id
+from .._wire.paging import made_up_id, ordinary_ids
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
@@ -33,8 +33,13 @@ class MessageBatch(Protocol):
     """The messages of a page that are handed out."""
 
     @property
-    def items(self) -> Sequence[Message]:
-        """The messages, at least one."""
+    def items(self) -> Sequence[Any]:
+        """The messages, at least one; or their JSON, if the source was opened for that."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Their keys in the record."""
         ...
 
     def finish(self, count: int = 1, *, recorded: bool = True) -> None:
@@ -95,6 +100,11 @@ def plain_id(raw: Mapping[str, Any]) -> str:
     ``raw`` is the message as Basiq sent it, or its placeholder's.
     """
     return read_text(raw.get("id")) or made_up_id(raw)
+
+
+def plain_ids(items: Sequence[Any]) -> list[str]:
+    """Return ``plain_id`` of each item of a page, as Basiq sent it."""
+    return ordinary_ids(items) or [plain_id(as_object(item)) for item in items]
 
 
 @attrs.frozen(repr=False)
@@ -225,6 +235,8 @@ def read_filters(filter: str | Filter | Sequence[str | Filter] | None, source: S
 
 class FixedBatch:
     """Messages that come from elsewhere than a list of Basiq's."""
+
+    keys: Sequence[str] = ()
 
     def __init__(self, items: Sequence[Message]) -> None:
         self.items = items

@@ -238,11 +238,11 @@ class _HistoryScan:
         order, read = ListOrder(), 0
         async for page in messages.pages():
             known = await self._known.find([_ids_of(each) for each in page.items])
-            self._activity.see([each.raw for each in page.items])
-            for message, is_known in zip(page.items, known, strict=True):
+            times = [item_time(each) for each in page.items]
+            self._activity.see([each.raw for each in page.items], times)
+            for message, time, is_known in zip(page.items, times, known, strict=True):
                 read += 1
                 self.looked_at += 1
-                time = item_time(message)
                 self._judge_message(message, known=is_known)
                 if time is None:
                     continue

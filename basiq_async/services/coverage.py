@@ -15,7 +15,6 @@ from typing import Any
 import attrs
 
 from .._wire.codec import Unreadable, read_message
-from .._wire.order import raw_times
 from ..models import Message
 
 LISTED = timedelta(days=7)
@@ -64,9 +63,11 @@ class Activity:
         self._ends: set[datetime] = set()
         """The times of eighth failed attempts."""
 
-    def see(self, items: Sequence[Any]) -> None:
-        """Record the attempts of messages, as Basiq sent them."""
-        for time in raw_times(list(items)):
+    def see(self, items: Sequence[Any], times: Iterable[datetime | None]) -> None:
+        """Record the attempts of messages, as Basiq sent them. ``times`` are those of their first attempts."""
+        for time in times:
+            if time is None:
+                continue
             hour = int(time.timestamp()) // 3600
             earliest, latest = self._active.get(hour, (time, time))
             self._active[hour] = min(earliest, time), max(latest, time)

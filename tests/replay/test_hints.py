@@ -319,7 +319,7 @@ async def test_each_item_is_counted_and_noted_once() -> None:
     noted: list[str] = []
     await job.run(most=50)
     known = len(job.record.keys)
-    reading = job.reading(hint=None, note_page=lambda items: noted.extend(item["id"] for item in items))
+    reading = job.reading(hint=None, note_page=lambda items, times: noted.extend(item["id"] for item in items))
     handed = 0
     while (batch := await reading.advance()) is not None:
         handed += len(batch.items)

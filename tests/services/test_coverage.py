@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from basiq_async import Message
+from basiq_async._wire.order import raw_time
 from basiq_async.services.coverage import Activity, Coverage, Inactivity, is_left_alone
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -20,6 +21,10 @@ def at(hours: float) -> datetime:
 
 def tried(*hours: float, status: str = "Failed") -> dict[str, Any]:
     return {"id": "m", "attempts": [{"timestamp": at(each).isoformat(), "status": status} for each in hours]}
+
+
+def see(activity: Activity, items: list[Any]) -> None:
+    activity.see(items, map(raw_time, items))
 
 
 def test_coverage_is_read_as_it_was_written() -> None:
@@ -37,21 +42,23 @@ def test_a_damaged_coverage_is_as_good_as_none(text: str) -> None:
 
 def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
     activity = Activity()
-    activity.see([{"id": "m"}, tried(0, status="Success"), tried(*range(8)), tried(*(each + 0.5 for each in range(8)))])
-    activity.see([tried(3, 4)])  # a retry of what was begun before is no sign of life
+    see(
+        activity, [{"id": "m"}, tried(0, status="Success"), tried(*range(8)), tried(*(each + 0.5 for each in range(8)))]
+    )
+    see(activity, [tried(3, 4)])  # a retry of what was begun before is no sign of life
     assert activity.periods() == (Inactivity(at(7)),)
     assert "as far as its history shows" in str(activity.periods()[0])
-    activity.see([tried(50, status="Success"), tried(40, status="Success")])
+    see(activity, [tried(50, status="Success"), tried(40, status="Success")])
     assert activity.periods() == (Inactivity(at(7), at(40)),)
-    activity.see([tried(*range(60, 68))])
+    see(activity, [tried(*range(60, 68))])
     assert len(activity.periods()) == 2
     assert activity.periods(at(45), None)[1] == Inactivity(at(45), at(50))
 
 
 def test_a_message_that_was_delivered_at_last_ends_nothing() -> None:
     activity = Activity()
-    activity.see([{"id": "m", "attempts": [*tried(*range(8))["attempts"], *tried(8, status="Success")["attempts"]]}])
-    activity.see([{"id": "m", "attempts": [{"timestamp": "when?", "status": "Failed"}] * 8}, "no message", None])
+    see(activity, [{"id": "m", "attempts": [*tried(*range(8))["attempts"], *tried(8, status="Success")["attempts"]]}])
+    see(activity, [{"id": "m", "attempts": [{"timestamp": "when?", "status": "Failed"}] * 8}, "no message", None])
     assert activity.periods() == ()
 
 

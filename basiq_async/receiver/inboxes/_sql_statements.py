@@ -36,7 +36,7 @@ BUSY = Claim(ClaimStatus.BUSY, 1.0)
 """Another worker has the key by a transaction, whose end is unknown: try again after a second."""
 
 _KEPT = "quarantined_at IS NULL AND due IS NULL"
-_KIND = StoreKind("inbox", 3, InboxError, CLOSED)
+_KIND = StoreKind("inbox", 3, InboxError, CLOSED, " (a handler with a session holds one while it runs)")
 
 
 class Tables(StoreTables):
