@@ -56,17 +56,6 @@ async def test_the_environment_gives_neither_proxy_nor_credentials(
         assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
 
 
-async def test_a_closed_client_says_so_and_can_be_closed_again() -> None:
-    async with Wire() as wire, client_of(wire) as client:
-        await client.webhooks.get("w1")
-        for _ in range(2):
-            await client.aclose()
-        for call in (client.webhooks.get("w1"), client.messages.list("w1").collect(), client.webhooks.delete("w1")):
-            got = await outcome(call)
-            assert (type(got), got.sent) == (ConnectionFailedError, False)
-        assert len(wire.requests) == 1
-
-
 async def test_a_hundred_calls_at_once_share_a_pool_and_leave_nothing() -> None:
     async with Wire() as wire, client_of(wire, timeout=5.0) as client:
         got = await asyncio.gather(*(client.webhooks.get(f"w{index}") for index in range(300)))
