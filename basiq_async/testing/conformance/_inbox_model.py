@@ -114,6 +114,8 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
 }
 """The calls of a script: of an inbox, or of the model, which has the same methods."""
 WAITING_CALLS = frozenset(tuple(CALLS)[tuple(CALLS).index("store") :])
+WALKED = tuple(name for name in CALLS if not name.endswith("shortly"))
+"""The calls of a random walk: without those of which something ends at a time that no script waits for."""
 DYING = frozenset({"die", "die_in_retry", "die_of_due"})
 """Claims of a worker that dies: a short lease, which runs out."""
 
@@ -135,12 +137,16 @@ class _Key:
     note: str | None = None
 
 
+@attrs.define
 class Model:
     """What the calls do to some keys, as simple as possible. Its time passes when a script says so."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.keys = {name: _Key() for name in names}
-        self.now = 0.0
+    keys: dict[str, _Key]
+    now: float = 0.0
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Model:
+        return cls({name: _Key() for name in names})
 
     def pass_time(self) -> bool:
         """Let a short lease run out. Return whether anything comes to its end by that."""

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import attrs
 
 from ..._work.protocol import Inbox, Kind, QuarantinedDelivery, TransactionalInbox, WaitingInbox
-from ._inbox_model import BUSY, CALLS, CLAIMED, DONE, KEYS, LATER, LONG, SHORT, START, Listing, make_delivery
+from ._inbox_model import BUSY, CLAIMED, DONE, KEYS, LATER, LONG, SHORT, START, WALKED, Listing, make_delivery
 from ._inbox_scripts import SCRIPTS
 from ._inbox_workers import WORKERS, Workers, cancel_after
 from ._runner import Check, hold, promises_of
@@ -41,7 +41,7 @@ class InboxPromises(Workers[Inbox]):
 
     async def walk(self) -> None:
         """Each call has the right result when workers act on two keys in any order, and some of them die"""
-        actions = [name for name in CALLS if self.makes(name)]
+        actions = [name for name in WALKED if self.makes(name)]
         for seed in range(_WALKS):
             chance = random.Random(seed)
             steps = [

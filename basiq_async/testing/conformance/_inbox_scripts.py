@@ -73,12 +73,13 @@ store() is False for what was handled or acknowledged in the quarantine, and Tru
     set_aside a; store b; waiting a; quarantined b; claim_due b
 put_off() ends the claim: the delivery is due again after so many seconds, as it was given, and not before
     store a; claim_due a; put_off a; claim_due b; put_off_for_long b; claim_due a; list_waiting b; claim a;
-    put_off_shortly a; claim_due b; pass a; claim_due a; put_off_for_long a; claim b; complete b; put_off a
+    put_off_shortly a; pass a; claim_due a; put_off_for_long a; claim b; complete b; put_off a
 While one token holds a delivery that waits, another one cannot claim it, put it off or complete it
     store a; claim_due a; claim b; claim_due b; put_off_for_long b; complete b; list_waiting b; release b; claim b;
     release a; claim b; claim_due a; put_off_for_long a; release b; claim_due a
-put_off() of a key that does not wait is False, and records nothing; a lease continues
+put_off() of a key that does not wait is False, and records nothing
     claim a; put_off a; known a; known b; waiting a; waiting b
+put_off() of a key that does not wait leaves its lease
     claim_shortly a; claim a; put_off a; claim b
 complete(), of one or many, and quarantine() end the wait; release(), fail() and a retry do not
     store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; claim_due a;

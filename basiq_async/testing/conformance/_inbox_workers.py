@@ -102,7 +102,7 @@ class Workers(Generic[I]):
         inbox does not have is left out.
         """
         keys = [f"{name or uuid.uuid4()}-{number}" for number in range(KEYS)]
-        possible = [Model(keys)]
+        possible = [Model.of(keys)]
         before = made.split("; ") if made else []
         steps = [*before, *script.split("; ")]
         if not all(self.makes(action) for action in CALLS if f" {action} " in " ".join(["", *steps])):
@@ -112,15 +112,17 @@ class Workers(Generic[I]):
             inbox, key = self.other if worker == "b" else self.inbox, keys[int(index)]
             delivery = make_delivery(key, failures=number % 3, at=START + timedelta(seconds=number))
             of = Call(keys, key, f"{keys[0]}-{worker}", delivery)
+            others: list[Model] = []
             if cancelled:
                 await cancel_after(wait, CALLS[action](inbox, of))
-                for model in copy.deepcopy(possible):
-                    await CALLS[action](model, of)
-                    possible.append(model)
+                others = await _after(possible, action, of)
             elif number < len(before):
                 await CALLS[action](possible[0], of)
             elif action != "pass":
                 possible = await self._make(action, inbox, of, possible, f"{step}, after {'; '.join(steps[:number])}")
+                if action.startswith("put_off") and not self.leases:  # it may have ended the transaction
+                    others = await _after(possible, "release", of)
+            possible += [model for model in others if model not in possible]
             if action in {"pass", *DYING}:
                 ended = [model.pass_time() for model in possible]
                 if action == "pass" or any(ended):
@@ -142,6 +144,14 @@ class Workers(Generic[I]):
         wanted = " or ".join(dict.fromkeys(map(_show, expected)))
         hold(bool(alike), f"{step}: it was {_show(found)}, not {wanted}")
         return alike
+
+
+async def _after(models: list[Model], action: str, of: Call) -> list[Model]:
+    """Return copies of the models for which a call was made."""
+    copies = copy.deepcopy(models)
+    for model in copies:
+        await CALLS[action](model, of)
+    return copies
 
 
 def _is_same(found: object, expected: object) -> bool:

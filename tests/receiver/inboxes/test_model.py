@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
-from basiq_async.testing.conformance._inbox_model import CALLS, KEYS  # private: check_inbox walks few steps
+from basiq_async.testing.conformance._inbox_model import KEYS, WALKED  # private: check_inbox walks few steps
 from basiq_async.testing.conformance._inbox_workers import WORKERS, Workers  # private: this walks thousands
 from tests.support.databases import ByTransaction, engine_of, new_table
 from tests.support.servers import PostgresServer, RedisServer
@@ -22,17 +22,14 @@ from tests.support.servers import PostgresServer, RedisServer
 Two = Callable[[], AbstractAsyncContextManager[tuple[Inbox, Inbox]]]
 
 
-ALL = tuple(CALLS)
-
-
-def walks(calls: tuple[str, ...] = ALL) -> st.SearchStrategy[list[str]]:
+def walks(calls: tuple[str, ...] = WALKED) -> st.SearchStrategy[list[str]]:
     numbers = (str(number) for number in range(KEYS))
     parts = (st.sampled_from(calls), st.sampled_from(WORKERS), st.sampled_from(tuple(numbers)))
     return st.lists(st.tuples(*parts).map(" ".join), min_size=1, max_size=40)
 
 
-QUICK = tuple(call for call in ALL if not call.startswith("die") and not call.endswith("shortly"))
-"""Without those of which something ends soon."""
+QUICK = tuple(call for call in WALKED if not call.startswith("die"))
+"""Without those that wait until a lease has run out."""
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
