@@ -192,7 +192,9 @@ async def test_each_of_several_webhooks_has_its_own_numbers(recorded: Recorded) 
 
         body = payload()
         await receiver.handle(signed(body), body)
-    sizes = {point.attributes["basiq.webhook_id"]: point.value for point in recorded.points("basiq.receiver.quarantined")}
+    sizes = {
+        point.attributes["basiq.webhook_id"]: point.value for point in recorded.points("basiq.receiver.quarantined")
+    }
     assert sizes == {"wh-1": 1, "wh-2": 0}
 
 
