@@ -1,4 +1,4 @@
-"""The dashboard and the alerts use metrics that are recorded, and none else. Commands in them and in manifests are real."""
+"""The dashboard and the alerts use metrics that are recorded, and none else; commands in them are real."""
 
 from __future__ import annotations
 
