@@ -95,7 +95,7 @@ async def receiver() -> AsyncGenerator[WebhookReceiver]:
 
 
 def make_receiver(webhook_id: str, secret: str, inbox: SQLInbox) -> WebhookReceiver:
-    receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, quarantine_after=6)
+    receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, quarantine_after=5)
 
     @receiver.on("*")
     async def changed(delivery: Delivery, session: AsyncSession) -> None:

@@ -75,7 +75,9 @@ RESULTS: Mapping[Result, Meaning] = {
     ),
     Result.UNREADABLE: Meaning(400, "it is genuine, but not a JSON object"),
     Result.REJECTED: Meaning(
-        401, "it is forged, stale, or has no signature", advice="see [above](#refused-deliveries)"
+        401,
+        "it is forged, stale, or has no signature",
+        advice="the log has the [reason](troubleshooting.md#refused-deliveries)",
     ),
     Result.ABORTED: Meaning(
         408,

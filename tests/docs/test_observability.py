@@ -1,4 +1,4 @@
-"""The dashboard and the alerts use metrics that are recorded, and none else."""
+"""The dashboard and the alerts use metrics that are recorded, and none else; commands in them are real."""
 
 from __future__ import annotations
 
@@ -80,11 +80,13 @@ def test_a_selector_has_labels_of_its_metric_and_values_that_occur(expression: s
 def _commands() -> list[str]:
     groups = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
     texts = [text for group in groups for rule in group["rules"] for text in rule["annotations"].values()]
-    return [line for text in texts for line in re.findall(r"`(basiq-async [^`]*)`", text)]
+    manifests = re.findall(r"command: (\[basiq-async.*\])", (ROOT / "docs" / "howto" / "deploy.md").read_text())
+    lines = [line for text in texts for line in re.findall(r"`(basiq-async [^`]*)`", text)]
+    return lines + [shlex.join(yaml.safe_load(words)) for words in manifests]
 
 
 @pytest.mark.parametrize("line", _commands())
-def test_each_command_in_an_alert_is_one_that_the_program_accepts_as_it_is_printed(line: str) -> None:
+def test_each_command_in_an_alert_or_manifest_is_one_that_the_program_accepts_as_it_is_printed(line: str) -> None:
     command, words = program(), shlex.split(line)[1:]
     context = typer.Context(command, info_name="basiq-async")
     while hasattr(command, "commands"):
@@ -96,4 +98,4 @@ def test_each_command_in_an_alert_is_one_that_the_program_accepts_as_it_is_print
 
 
 def test_the_alerts_have_commands() -> None:
-    assert len(_commands()) >= 3
+    assert len(_commands()) >= 6

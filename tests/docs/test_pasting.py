@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.environment import ROOT
 
-WORD = "Blocks with an `await` outside of a function run as they stand in IPython and in a notebook"
+WORD = "A block with a bare `await` runs in IPython and in a notebook"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TOP_LEVEL = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 

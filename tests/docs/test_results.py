@@ -1,16 +1,14 @@
-"""The tables of a delivery's results are what the receiver's own table says. BASIQ_SNAPSHOTS=write writes them anew."""
+"""The table of a delivery's results is what the receiver's own table says. BASIQ_SNAPSHOTS=write writes them anew."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import pytest
-
 from basiq_async.receiver import Outcome, Result
-from basiq_async.receiver._results import RESULTS  # private: the table of which the two of the docs are made
+from basiq_async.receiver._results import RESULTS  # private: the table of which that of the docs is made
 
-DOCS = Path(__file__).parents[2] / "docs"
+PAGE = Path(__file__).parents[2] / "docs" / "receiving.md"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 READS = {
     "handled": "counts it as handled",
@@ -22,44 +20,29 @@ READS = {
 
 
 def table_of_responses() -> str:
-    """The table of receiving.md: what happened, the response, and how a replay reads it."""
+    """The table of receiving.md: the response, what happened and helps, and how a replay reads it."""
     lines = ["| response | result | what happened | Basiq sends again | a replay |", "| --- | --- | --- | --- | --- |"]
     for result in Result:
         outcome = Outcome(result)
         meaning, again = outcome._meaning, "no" if outcome.acknowledged else "yes"
         reads = READS[meaning.in_replay] + (f" (`{meaning.word}`)" if meaning.word else "")
-        lines.append(f"| {outcome.status} | `{result}` | {meaning.what} | {again} | {reads} |")
-    return "\n".join(lines)
-
-
-def table_of_advice() -> str:
-    """The table of troubleshooting.md: what happened, and what to do about it."""
-    lines = ["| status | result | meaning |", "| --- | --- | --- |"]
-    for result in Result:
-        meaning = Outcome(result)._meaning
         text = "; ".join(filter(None, [meaning.what, meaning.advice]))
-        lines.append(f"| {meaning.status} | `{result}` | {text} |")
+        lines.append(f"| {outcome.status} | `{result}` | {text} | {again} | {reads} |")
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(
-    ("page", "table"),
-    [("receiving.md", table_of_responses), ("troubleshooting.md", table_of_advice)],
-    ids=["receiving.md", "troubleshooting.md"],
-)
-def test_a_table_of_results_is_the_receivers(page: str, table: object) -> None:
-    file = DOCS / page
-    text, made = file.read_text(encoding="utf-8"), table()  # type: ignore[operator]  # one of the two functions
+def test_the_table_of_results_is_the_receivers() -> None:
+    text, made = PAGE.read_text(encoding="utf-8"), table_of_responses()
     before, _, rest = text.partition(BEGIN)
     found, _, after = rest.partition(END)
     if os.environ.get("BASIQ_SNAPSHOTS") == "write":
-        file.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+        PAGE.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}", encoding="utf-8")
         return
-    assert found.strip() == made, f"docs/{page}: `make generated` writes the table of results"
+    assert found.strip() == made, "`make generated` writes the table of results"
 
 
 def test_each_result_has_its_row_and_a_test() -> None:
-    tests = "".join(path.read_text() for path in (DOCS.parent / "tests" / "receiver").glob("*.py"))
+    tests = "".join(path.read_text() for path in (Path(__file__).parents[1] / "receiver").glob("*.py"))
     for result in Result:
         assert result in RESULTS, f"{result} has no row in receiver/_results.py"
         assert f'"{result}"' in tests or f"Result.{result.name}" in tests, f"no test in tests/receiver sees {result}"

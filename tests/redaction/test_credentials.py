@@ -118,6 +118,14 @@ def test_a_very_long_token_is_known_too() -> None:
         assert made.known(f"x {shown} y") == f"x {REDACTED} y"
 
 
+def test_the_last_eight_tokens_are_known() -> None:
+    redactor = Redactor()
+    tokens = [f"a-token-that-the-server-made-{number}" for number in range(9)]
+    for token in tokens:
+        redactor.learn(token)
+    assert [redactor.known(f"said {token}.") for token in tokens[1:]] == [f"said {REDACTED}."] * 8
+
+
 def test_the_two_halves_of_an_api_key_are_known_too() -> None:
     halves = "a-client-id:a-client-password"
     made = Redactor(base64.b64encode(halves.encode()).decode())

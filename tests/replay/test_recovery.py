@@ -333,6 +333,25 @@ async def test_delivered_messages_from_before_the_inbox_began_are_left_alone_and
         assert (len(world.got), again.left_alone, again.finished) == (2, 6, True)
 
 
+async def test_events_of_a_type_that_is_not_subscribed_are_handed_out_where_it_is_asked_for(world: World) -> None:
+    receiver = world.receiver()
+    other = await world.fake.emit("consent.revoked")
+    await world.fake.advance(minutes=3)
+    assert (await world.recover(receiver)).handled == 0
+    assert (await world.recover(receiver, all_types=True)).finished
+    assert world.got == [other.event_id]
+
+
+async def test_events_from_before_a_type_was_subscribed_are_handed_out(world: World) -> None:
+    receiver = world.receiver()
+    other = await world.fake.emit("consent.revoked")
+    await world.fake.advance(minutes=3)
+    assert (await world.recover(receiver)).finished
+    await world.basiq.webhooks.ensure(url=URL, subscribed_events=["consent.revoked"])
+    assert (await world.recover(receiver)).finished
+    assert world.got == [other.event_id]
+
+
 async def test_everything_is_handled_where_that_is_asked_for(world: World) -> None:
     await world.emit(6)
     found = await world.recover(world.handle, inbox=MemoryInbox(), everything=True)

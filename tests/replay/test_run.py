@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import (
@@ -18,9 +19,11 @@ from basiq_async import (
     ConfigurationError,
     F,
     InboxError,
+    InMemoryTransport,
     Message,
     PaginationError,
     ReplayError,
+    Request,
     Response,
     ServerError,
 )
@@ -220,6 +223,26 @@ async def test_a_resume_in_the_middle_of_a_page_hands_out_what_is_not_recorded()
         report = await h.replay(target, inbox=inbox).run()
         assert sorted(target.ids) == sorted(set(ids[5:]) - {ids[7], ids[20]})
         assert (report.handled, report.skipped, report.read) == (33, {"handled-before": 7}, 40)
+
+
+async def test_another_api_key_goes_on_where_the_one_before_ended() -> None:
+    fake, target, inbox = FakeBasiq(), Recorder(), MemoryInbox()
+    webhook_id = fake.add_webhook()
+    inner = InMemoryTransport(fake)
+
+    class AcceptsAnyKey:
+        aclose = inner.aclose
+
+        async def send(self, request: Request, /) -> Response:
+            headers = {**request.headers, "authorization": f"Basic {fake.api_key}"}
+            return await inner.send(attrs.evolve(request, headers=headers) if "/token" in request.url else request)
+
+    fake.seed_messages(1_200, webhook_id)
+    for where in (limit(700), None):
+        async with BasiqClient(fake.make_api_key(), transport=AcceptsAnyKey()) as basiq:
+            report = await Replay(basiq, webhook_id, target, inbox=inbox, where=where).run()
+    assert report.finished
+    assert len(target.ids) == len(set(target.ids)) == 1_200
 
 
 async def test_another_filter_or_selection_with_the_same_inbox_hands_out_each_message_once() -> None:
