@@ -130,6 +130,8 @@ async def open_target(
     """Open the target of a run, and the record of what is posted to it. A receiver has its own."""
     from ..replay import HttpTarget
 
+    if to is not None and "?…" in to:
+        raise ConfigurationError("put back what is not shown of --to: a URL of a line that helps ends before its query")
     if to is None:
         return await stack.enter_async_context(open_receiver(receiver or "", webhook_id)), None
     target = HttpTarget(to, read_secrets(secret_file), connections=concurrency)
