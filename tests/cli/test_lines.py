@@ -500,6 +500,19 @@ def test_the_lines_of_a_run_continue_it_and_try_again_what_failed(world: World, 
     assert (shell(again).exit_code, w.posted()) == (0, 2)
 
 
+def test_a_line_that_continues_selects_the_same_time_however_late_it_is_run(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage()
+    w.fake.fail_next(1_000, status=400, path="*/messages*")
+    at = ("--to", w.endpoint.url, "--secret-file", "the secret")
+    broken = w.run("replay", webhook_id, *at, "--since", "1h")
+    w.fake._faults.clear()
+    w.pass_time(hours=2)
+    w.endpoint.ids.clear()  # Basiq's own attempts
+    (line,) = told(broken)
+    assert (shell(line).exit_code, w.posted()) == (0, 2), line
+
+
 def test_the_line_of_a_receivers_run_tries_again_what_failed(world: World) -> None:
     w, webhook_id = world, world.webhook()
     w.outage()
