@@ -39,7 +39,8 @@ def problem_details(problems: Iterable[Problem], name: str = "problem") -> Itera
     for each in problems:
         yield name, each.text
         if each.command:
-            yield "what helps", help_line(each.command)
+            is_whole = not any("?…" in word for word in each.command)
+            yield "what helps" if is_whole else "what helps (put back what is not shown)", help_line(each.command)
 
 
 _DIAGNOSIS: View[Diagnosis] = View(
@@ -103,7 +104,9 @@ async def doctor(
             "--test",
         ),
     ] = False,
-    secret_file: Annotated[Path | None, option("The file with the signing secret, for --test.")] = None,
+    secret_file: Annotated[
+        Path | None, option("The file with the signing secret, for --test, and for the lines that help.")
+    ] = None,
     receiver: Receiver = None,
     inbox: InboxPlace = None,
     limit: Annotated[

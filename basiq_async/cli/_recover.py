@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import attrs
@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._doctor import problem_details, problem_rows
 from ._exit_codes import DONE, WRONG
-from ._options import option, read_moment
+from ._options import option
 from ._results import Output, Row, View, as_row
 from ._run import make_client
 from ._runs import Ended, Evidence, RunOptions, Watch, check_places, open_target, report_row, run_watched
@@ -116,7 +116,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
         finally:
             evidence.write("ended", **row)
     output.one(row, _RECOVERY, _details(row, ended.result))
-    _show_lines(options, ended)
+    _show_lines(watch.options or options, ended)
     code = ended.exit(DONE if row["finished"] else WRONG)
     if evidence.error is not None and not ended.signal:
         raise evidence.error
@@ -128,6 +128,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
 
     async with AsyncExitStack() as stack:
         basiq = await stack.enter_async_context(make_client())
+        options = watch.options = await options.fix_moments(basiq)
         target, inbox = await open_target(stack, options.webhook_id, options, concurrency=options.concurrency)
         run = hand_out_missed(
             basiq,
@@ -136,7 +137,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
             inbox=inbox,
             everything=options.everything,
             all_types=options.all_types,
-            acknowledged=await read_moment(basiq, options.acknowledged, "--acknowledged"),
+            acknowledged=None if options.acknowledged is None else datetime.fromisoformat(options.acknowledged),
             formerly=options.formerly,
             concurrency=options.concurrency,
             rate=options.rate,

@@ -86,6 +86,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
             return await _replay(stack, options, watch)
 
     ended = await run_watched(watch, work)
+    options = watch.options or options
     if ended.result is None:
         row = report_row(watch.lists[0], finished=False) if watch.lists else {"finished": False}
         output.one(row, details=report_details(row))
@@ -110,6 +111,7 @@ async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -
     from ..replay import Replay
 
     basiq = await stack.enter_async_context(make_client())
+    options = watch.options = await options.fix_moments(basiq)
     where = await read_selection(
         basiq,
         since=options.since,

@@ -18,12 +18,13 @@ from .._storage.private_files import open_private
 from .._wire.hosts import show_place
 from ..errors import BasiqError, ConfigurationError, JobInUseError, ReplayError
 from ._inboxes import Receiver, To, open_inbox, open_receiver, record_file
-from ._options import EndpointSecretFile, WebhookId, explain, program_line, read_secrets
+from ._options import EndpointSecretFile, WebhookId, explain, program_line, read_moment, read_secrets
 from ._output import live, note, session
 from ._results import Row, count_details
 from ._run import stopping
 
 if TYPE_CHECKING:
+    from ..client import BasiqClient
     from ..models import Message
     from ..receiver import Inbox, WebhookReceiver
     from ..replay import Progress, Target
@@ -57,6 +58,15 @@ class RunOptions:
     rate: float | None = None
     max_pause: float = 3_600.0
     secret_file: EndpointSecretFile = None
+
+    async def fix_moments(self, basiq: BasiqClient) -> Self:
+        """Return these options with moments in place of lengths of time, which would be others when it is continued."""
+        moments: dict[str, Any] = {}
+        for name in ("since", "until", "acknowledged"):
+            moment = await read_moment(basiq, getattr(self, name, None), f"--{name}")
+            if moment is not None:
+                moments[name] = moment.isoformat()
+        return attrs.evolve(self, **moments)
 
     def line(self) -> str:
         """Return the line that continues the run. An option that has its default is left out."""
@@ -121,6 +131,8 @@ async def open_target(
 
     if options.to is None:
         return await stack.enter_async_context(open_receiver(options.receiver or "", webhook_id)), None
+    if "?…" in options.to:
+        raise ConfigurationError("put back what is not shown of --to: a URL of a line that helps ends before its query")
     target = HttpTarget(options.to, read_secrets(options.secret_file), connections=concurrency)
     place = options.inbox or record_file(webhook_id or "", options.to)
     record = await stack.enter_async_context(open_inbox(place, make=True))
@@ -180,6 +192,8 @@ class Watch:
     """
 
     def __init__(self, evidence: Evidence | None = None) -> None:
+        self.options: Any = None
+        """The options of the run with moments in place of lengths of time; None before they are known."""
         self._evidence = evidence
         self._run: _Stoppable | None = None
         self.lists: list[Progress] = []

@@ -151,6 +151,7 @@ class Replay:
         self._listeners: list[OnProgress] = []
         self._running = False
         self._stopping = False
+        self._finished = False
 
     @property
     def running(self) -> bool:
@@ -290,7 +291,10 @@ class Replay:
         )
         if self._stopping:
             engine.stop()
-        return await engine.run(progress, plan)
+        self._finished = False
+        report = await engine.run(progress, plan)
+        self._finished = report.finished
+        return report
 
     def _make_recorder(self, target: Target, claim: RunClaim | None, *, retries: bool) -> Recorder:
         handling = self._handling

@@ -176,7 +176,7 @@ class _HistoryScan:
         self._api = api
         self._handles = handles
         self._wanted = frozenset(filter(handles, webhook.subscribed_events))
-        self._covered = known.coverage.covered(self._wanted)
+        self._covered = known.coverage.covered(self._wanted, now)
         self._webhook = webhook
         self._known = known
         self._now = now

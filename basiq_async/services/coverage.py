@@ -152,9 +152,13 @@ class Coverage:
         seen = before.seen_inactive or before.read_up_to
         return attrs.evolve(before, seen_inactive=seen, acknowledged=acknowledged, formerly=formerly)
 
-    def covered(self, types: Iterable[str]) -> datetime | None:
-        """Return the time up to which the events of all these types were read; None if one of them was not."""
-        return self.read_up_to if set(types) <= set(self.types) else None
+    def covered(self, types: Iterable[str], now: datetime) -> datetime | None:
+        """Return the time up to which the events of all these types were read; None if one of them was not.
+
+        A moment in the future is of a clock that was wrong, and shows nothing.
+        """
+        is_past = self.read_up_to is not None and self.read_up_to <= now
+        return self.read_up_to if is_past and set(types) <= set(self.types) else None
 
     def read_back_to(self, now: datetime) -> datetime | None:
         """Return the time of the oldest messages to read; None for all, because no recovery has read them before.

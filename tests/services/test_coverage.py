@@ -102,6 +102,23 @@ def test_what_basiq_delivered_is_left_alone_unless_the_inbox_would_know_it(
     assert is_left_alone(Message("m", tried(0, status=status)), since) is left_alone
 
 
+def test_only_what_was_read_of_each_type_is_covered_and_a_future_moment_shows_nothing() -> None:
+    found = Coverage(at(0), types=("a", "b"))
+    assert found.covered(["a"], at(1)) == found.covered(["b", "a"], at(0)) == at(0)
+    assert found.covered(["a", "c"], at(1)) is None
+    assert found.covered(["a"], at(-1)) is None
+    assert Coverage(types=("a",)).covered(["a"], at(1)) is None
+
+
+def test_a_webhook_that_replaces_another_was_not_active_since_that_was_last_read() -> None:
+    found = Coverage().replace("former", Coverage(at(0), formerly=("first",), types=("a",)))
+    assert (found.read_up_to, found.seen_inactive, found.formerly) == (at(0), at(0), ("former", "first"))
+    assert Coverage.read(found.write()) == found
+    assert found.out_of_reach([Inactivity(at(0), at(9))], at(5) + timedelta(days=7)) == (Inactivity(at(0), at(5)),)
+    unread = Coverage(at(3)).replace("former", Coverage(acknowledged=at(1)))
+    assert (unread.read_up_to, unread.formerly) == (at(3), ("former",))
+
+
 def test_what_is_lost_is_kept_until_it_is_acknowledged() -> None:
     lost = (Inactivity(at(-300), at(-200)), Inactivity(at(-190), at(-180)))
     coverage = Coverage(read_up_to=at(-1), lost=lost)
