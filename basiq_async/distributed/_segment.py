@@ -6,8 +6,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from functools import partial
-from typing import Any, ClassVar
+from functools import cached_property, partial
+from typing import ClassVar
 
 import attrs
 
@@ -15,6 +15,7 @@ from .._work.limits import limit
 from ..errors import RecordError, ReplayError
 from ..models import Message
 from ..replay import Record as KnownRecord
+from ..replay import Target
 from ..replay.shared import (
     BUSY,
     HANDLED_BEFORE,
@@ -135,12 +136,12 @@ class Segment:
     """Whether no more messages are begun."""
     _engine: Engine | None = None
 
-    @property
+    @cached_property
     def is_retry(self) -> bool:
         """Whether it retries entries of the quarantine, in place of messages from Basiq."""
         return is_retry(self.name)
 
-    @property
+    @cached_property
     def list(self) -> ListSpec:
         """The list of which it is a page; the first one for the quarantine."""
         return self.job.spec.lists[0 if self.is_retry else int(self.name.partition(".")[0])]
@@ -209,7 +210,7 @@ class Segment:
 
     async def _hand_out(self, messages: Sequence[Message]) -> bool:
         """Hand out what is selected, and record it. Return whether nothing is left."""
-        work, most = self.work, None
+        work, own, most = self.work, self.work.own_target, None
         SUBMITTED.set(self.job.spec.submitted_at)
         where = as_where(None)
         if not self.is_retry:
@@ -218,12 +219,12 @@ class Segment:
         self._engine = engine = Engine(
             FixedMessages(_one_page(messages)),
             target=RetryTarget(leased, work.client._seal("basiq fleet"), None) if self.is_retry else leased,
-            recorder=SegmentRecorder(self, leased),
+            recorder=SegmentRecorder(self, leased, own.flush if isinstance(own, BulkTarget) else None),
             where=where,
             settings=attrs.evolve(work.settings, concurrency=min(work.settings.concurrency, len(messages))),
             limiter=SegmentRate(self.job.limiter),
             on_pause=self.job.pause,
-            wait_for_others=partial(setattr, leased, "patience", _PATIENCE),
+            wait_for_others=leased.wait_for_others,
         )
         if self.stopping:
             engine.stop()
@@ -252,15 +253,13 @@ class LeasedTarget:
     known: the ids of messages that the target has already.
     limit: the job's limit, of which each message takes a ticket; None for no limit.
     tickets: the messages that have one.
-    patience: seconds to wait for another worker that holds a message.
     """
 
     segment: Segment
     known: Collection[str] = ()
     limit: int | None = None
     tickets: set[str] = attrs.field(factory=set)
-    patience: float = 0.0
-    _targets: dict[str, Any] = attrs.field(factory=dict)
+    _targets: dict[str, Target] = attrs.field(factory=dict)
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Raises ``LeaseLostError`` once the lease may have run out, or the job's limit is used up."""
@@ -275,11 +274,13 @@ class LeasedTarget:
         webhook_id = entry.webhook_id if isinstance(entry, JobEntry) else segment.list.webhook_id
         if webhook_id not in self._targets:
             self._targets[webhook_id] = segment.work.open_target(webhook_id, lease=segment.lease.seconds)
-        target = self._targets[webhook_id]
-        if hasattr(target, "patience"):
-            target.patience = self.patience
-        reason: str | None = await target.deliver(message)
-        return reason
+        return await self._targets[webhook_id].deliver(message)
+
+    def wait_for_others(self) -> None:
+        """Have a message wait from now on that another worker holds in an inbox."""
+        for target in self._targets.values():
+            if hasattr(target, "patience"):
+                target.patience = _PATIENCE
 
     async def _take_ticket(self, id: str, limit: int) -> bool:
         for _ in range(_MOST_TICKETS):
@@ -301,6 +302,7 @@ class SegmentRecorder:
 
     segment: Segment
     target: LeasedTarget
+    flush: Callable[[], Awaitable[None]] | None
     log: list[Outcome] = attrs.field(factory=list)
     recorded: int = 0
     in_batches: ClassVar[bool] = True
@@ -308,8 +310,8 @@ class SegmentRecorder:
     async def record(self, finished: Sequence[Finished]) -> None:
         """See ``Recorder``."""
         segment, base = self.segment, len(self.segment.claim.done)
-        if isinstance(target := segment.work.own_target, BulkTarget):
-            await target.flush()
+        if self.flush is not None:
+            await self.flush()
         self.log[self.recorded :] = [self._outcome(each) for each in finished]
         while self.recorded < len(self.log):
             asked_at = clock()

@@ -54,6 +54,8 @@ class Work:
         self.target = target
         self.inbox = inbox
         self.handling = find_handling(target, inbox, exclusive=False, is_recorded=True)
+        self.own_target: object = self.handling.value if self.handling.inbox is None else None
+        """The target, if no inbox records what it handled; else None."""
         self.where = as_where(where)
         self.on_error = on_error
         self.max_failures = max_failures
@@ -65,11 +67,6 @@ class Work:
             max_pause=check_seconds("max_pause", max_pause),
             record_timeout=_RECORDING,
         )
-
-    @property
-    def own_target(self) -> object:
-        """The target, if no inbox records what it handled; else None."""
-        return self.handling.value if self.handling.inbox is None else None
 
     async def select(self, source: Source, webhook_id: str) -> Where:
         """Return what selects the messages of a list. The event list has the types of all webhooks."""
