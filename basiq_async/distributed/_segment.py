@@ -12,6 +12,7 @@ from typing import ClassVar
 import attrs
 
 from .._work.limits import limit
+from .._work.tasks import cancelling
 from ..errors import RecordError, ReplayError
 from ..models import Message
 from ..replay import Record as KnownRecord
@@ -134,6 +135,7 @@ class Segment:
     notify: Callable[[str, str], Awaitable[object]]
     stopping: bool = False
     """Whether no more messages are begun."""
+    _reading: asyncio.Task[SegmentPage] | None = None
     _engine: Engine | None = None
 
     @cached_property
@@ -159,6 +161,8 @@ class Segment:
     def stop(self) -> None:
         """Begin no more messages. ``run`` returns when the messages under way are recorded."""
         self.stopping = True
+        if self._reading is not None:
+            self._reading.cancel()  # a page may take long
         if self._engine is not None:
             self._engine.stop()
 
@@ -172,10 +176,15 @@ class Segment:
 
         Raises ``LeaseLostError`` if another worker owns the segment by now, and any error of reading or handling.
         """
-        if self.is_retry:
-            page = await self._read_quarantine()
-        else:
-            page = await read_page(partial(list_pages, self.work.client, self.job.spec.source, self.list), self.claim)
+        if self.stopping:
+            return False
+        self._reading = asyncio.create_task(self._read())
+        try:
+            page = await self._reading
+        except asyncio.CancelledError:
+            if cancelling():
+                raise
+            return False
         await self._record_page(page)
         done = set(self.claim.done)
         left = [message for message in page.messages if message.id not in done]
@@ -184,6 +193,11 @@ class Segment:
         while not await self.record.finish(*self.owner):
             await self._record_page(page)  # the store lost it
         return True
+
+    async def _read(self) -> SegmentPage:
+        if self.is_retry:
+            return await self._read_quarantine()
+        return await read_page(partial(list_pages, self.work.client, self.job.spec.source, self.list), self.claim)
 
     async def _record_page(self, page: SegmentPage) -> None:
         asked_at = clock()
