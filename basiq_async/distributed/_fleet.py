@@ -289,9 +289,9 @@ class Fleet:
 
 
 def _on_signals(stop: Callable[[], None]) -> None:
-    """On SIGTERM and SIGINT, call ``stop`` and then taskiq's own handler."""
+    """On SIGTERM, SIGINT and SIGHUP, call ``stop`` and then taskiq's own handler."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         earlier = signal.getsignal(number)
         if not callable(earlier):
             continue

@@ -248,7 +248,7 @@ class Record:
                     [(int(at) / 1000, int(count)) for at, count in samples],
                     now_seconds=ended / 1000,
                     began_seconds=int(fields["began"]) / 1000,
-                    finished=int(fields.get("finished") or 0),
+                    finished=finished,
                 ),
                 elapsed=(ended - int(fields["began"])) / 1000,
                 remaining=None if total is None else max(0, total - finished),

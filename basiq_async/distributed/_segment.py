@@ -6,15 +6,17 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from functools import partial
-from typing import Any, ClassVar
+from functools import cached_property, partial
+from typing import ClassVar
 
 import attrs
 
 from .._work.limits import limit
+from .._work.tasks import cancelling
 from ..errors import RecordError, ReplayError
 from ..models import Message
 from ..replay import Record as KnownRecord
+from ..replay import Target
 from ..replay.shared import (
     BUSY,
     HANDLED_BEFORE,
@@ -133,14 +135,15 @@ class Segment:
     notify: Callable[[str, str], Awaitable[object]]
     stopping: bool = False
     """Whether no more messages are begun."""
+    _reading: asyncio.Task[SegmentPage] | None = None
     _engine: Engine | None = None
 
-    @property
+    @cached_property
     def is_retry(self) -> bool:
         """Whether it retries entries of the quarantine, in place of messages from Basiq."""
         return is_retry(self.name)
 
-    @property
+    @cached_property
     def list(self) -> ListSpec:
         """The list of which it is a page; the first one for the quarantine."""
         return self.job.spec.lists[0 if self.is_retry else int(self.name.partition(".")[0])]
@@ -158,6 +161,8 @@ class Segment:
     def stop(self) -> None:
         """Begin no more messages. ``run`` returns when the messages under way are recorded."""
         self.stopping = True
+        if self._reading is not None:
+            self._reading.cancel()  # a page may take long
         if self._engine is not None:
             self._engine.stop()
 
@@ -171,10 +176,15 @@ class Segment:
 
         Raises ``LeaseLostError`` if another worker owns the segment by now, and any error of reading or handling.
         """
-        if self.is_retry:
-            page = await self._read_quarantine()
-        else:
-            page = await read_page(partial(list_pages, self.work.client, self.job.spec.source, self.list), self.claim)
+        if self.stopping:
+            return False
+        self._reading = asyncio.create_task(self._read())
+        try:
+            page = await self._reading
+        except asyncio.CancelledError:
+            if cancelling():
+                raise
+            return False
         await self._record_page(page)
         done = set(self.claim.done)
         left = [message for message in page.messages if message.id not in done]
@@ -183,6 +193,11 @@ class Segment:
         while not await self.record.finish(*self.owner):
             await self._record_page(page)  # the store lost it
         return True
+
+    async def _read(self) -> SegmentPage:
+        if self.is_retry:
+            return await self._read_quarantine()
+        return await read_page(partial(list_pages, self.work.client, self.job.spec.source, self.list), self.claim)
 
     async def _record_page(self, page: SegmentPage) -> None:
         asked_at = clock()
@@ -209,7 +224,7 @@ class Segment:
 
     async def _hand_out(self, messages: Sequence[Message]) -> bool:
         """Hand out what is selected, and record it. Return whether nothing is left."""
-        work, most = self.work, None
+        work, own, most = self.work, self.work.own_target, None
         SUBMITTED.set(self.job.spec.submitted_at)
         where = as_where(None)
         if not self.is_retry:
@@ -218,12 +233,12 @@ class Segment:
         self._engine = engine = Engine(
             FixedMessages(_one_page(messages)),
             target=RetryTarget(leased, work.client._seal("basiq fleet"), None) if self.is_retry else leased,
-            recorder=SegmentRecorder(self, leased),
+            recorder=SegmentRecorder(self, leased, own.flush if isinstance(own, BulkTarget) else None),
             where=where,
             settings=attrs.evolve(work.settings, concurrency=min(work.settings.concurrency, len(messages))),
             limiter=SegmentRate(self.job.limiter),
             on_pause=self.job.pause,
-            wait_for_others=partial(setattr, leased, "patience", _PATIENCE),
+            wait_for_others=leased.wait_for_others,
         )
         if self.stopping:
             engine.stop()
@@ -252,15 +267,13 @@ class LeasedTarget:
     known: the ids of messages that the target has already.
     limit: the job's limit, of which each message takes a ticket; None for no limit.
     tickets: the messages that have one.
-    patience: seconds to wait for another worker that holds a message.
     """
 
     segment: Segment
     known: Collection[str] = ()
     limit: int | None = None
     tickets: set[str] = attrs.field(factory=set)
-    patience: float = 0.0
-    _targets: dict[str, Any] = attrs.field(factory=dict)
+    _targets: dict[str, Target] = attrs.field(factory=dict)
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Raises ``LeaseLostError`` once the lease may have run out, or the job's limit is used up."""
@@ -275,11 +288,13 @@ class LeasedTarget:
         webhook_id = entry.webhook_id if isinstance(entry, JobEntry) else segment.list.webhook_id
         if webhook_id not in self._targets:
             self._targets[webhook_id] = segment.work.open_target(webhook_id, lease=segment.lease.seconds)
-        target = self._targets[webhook_id]
-        if hasattr(target, "patience"):
-            target.patience = self.patience
-        reason: str | None = await target.deliver(message)
-        return reason
+        return await self._targets[webhook_id].deliver(message)
+
+    def wait_for_others(self) -> None:
+        """Have a message wait from now on that another worker holds in an inbox."""
+        for target in self._targets.values():
+            if hasattr(target, "patience"):
+                target.patience = _PATIENCE
 
     async def _take_ticket(self, id: str, limit: int) -> bool:
         for _ in range(_MOST_TICKETS):
@@ -301,6 +316,7 @@ class SegmentRecorder:
 
     segment: Segment
     target: LeasedTarget
+    flush: Callable[[], Awaitable[None]] | None
     log: list[Outcome] = attrs.field(factory=list)
     recorded: int = 0
     in_batches: ClassVar[bool] = True
@@ -308,8 +324,8 @@ class SegmentRecorder:
     async def record(self, finished: Sequence[Finished]) -> None:
         """See ``Recorder``."""
         segment, base = self.segment, len(self.segment.claim.done)
-        if isinstance(target := segment.work.own_target, BulkTarget):
-            await target.flush()
+        if self.flush is not None:
+            await self.flush()
         self.log[self.recorded :] = [self._outcome(each) for each in finished]
         while self.recorded < len(self.log):
             asked_at = clock()

@@ -54,6 +54,8 @@ class Work:
         self.target = target
         self.inbox = inbox
         self.handling = find_handling(target, inbox, exclusive=False, is_recorded=True)
+        self.own_target: object = self.handling.value if self.handling.inbox is None else None
+        """The target, if no inbox records what it handled; else None."""
         self.where = as_where(where)
         self.on_error = on_error
         self.max_failures = max_failures
@@ -65,11 +67,6 @@ class Work:
             max_pause=check_seconds("max_pause", max_pause),
             record_timeout=_RECORDING,
         )
-
-    @property
-    def own_target(self) -> object:
-        """The target, if no inbox records what it handled; else None."""
-        return self.handling.value if self.handling.inbox is None else None
 
     async def select(self, source: Source, webhook_id: str) -> Where:
         """Return what selects the messages of a list. The event list has the types of all webhooks."""
@@ -101,29 +98,32 @@ class WorkCache:
     """
 
     _ended: Callable[[str, Exception], object]
-    _works: dict[str, asyncio.Future[Work]] = attrs.field(factory=dict)
-    _holders: set[asyncio.Task[None]] = attrs.field(factory=set)
+    _works: dict[str, tuple[asyncio.Future[Work], asyncio.Task[None]]] = attrs.field(factory=dict)
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     async def get(self, name: str, function: JobFunction) -> Work:
         """Return the work of a job function. Open the function if it is not open yet, or failed to open."""
-        known = self._works.get(name)
-        if known is None:
-            known = self._works[name] = asyncio.get_running_loop().create_future()
-            holder = asyncio.create_task(self._hold(name, function, known))
-            self._holders.add(holder)
-            holder.add_done_callback(self._holders.discard)
-        return await asyncio.shield(known)
+        if name not in self._works:
+            opened: asyncio.Future[Work] = asyncio.get_running_loop().create_future()
+            self._works[name] = opened, asyncio.create_task(self._hold(name, function, opened))
+        return await asyncio.shield(self._works[name][0])
+
+    def stop(self) -> None:
+        """Cancel the job functions that are not open yet: that may last."""
+        for opened, holder in self._works.values():
+            if not opened.done():
+                holder.cancel()
 
     async def aclose(self) -> None:
         """Close all open job functions."""
         self._closing.set()
-        if self._holders:
-            await asyncio.wait(self._holders)
+        if holders := [holder for _, holder in self._works.values()]:
+            await asyncio.wait(holders)
 
     async def _hold(self, name: str, function: JobFunction, opened: asyncio.Future[Work]) -> None:
         # One task enters and leaves the context manager, because anyio scopes, for example, are bound to their task.
-        error: Exception = ReplayError("it was cancelled from within")  # as by a task group: nobody else has this task
+        error: Exception = ReplayError("it was cancelled from within")  # as by a task group, or the worker stops
+        await asyncio.sleep(0)  # an eager task would run before ``get`` has noted it
         try:
             async with function() as work:
                 if not isinstance(work, Work):

@@ -65,6 +65,7 @@ class Worker:
     def stop(self) -> None:
         """Begin no more messages. The messages under way are finished and recorded."""
         self._stopping = True
+        self._works.stop()
         for active in self._active.values():
             for segment in active.segments.values():
                 segment.stop()
@@ -95,8 +96,9 @@ class Worker:
         try:
             work = await self._works.get(spec.name, self._functions[spec.name])
         except Exception as exc:
-            logger.exception("the job function %r failed to start", spec.name)
-            await self._fail(spec, f"the job function {spec.name!r} failed to start: {describe(exc)}")
+            if not self._stopping:
+                logger.exception("the job function %r failed to start", spec.name)
+                await self._fail(spec, f"the job function {spec.name!r} failed to start: {describe(exc)}")
             return
         lease = Lease(self._lease)
         asked_at = clock()

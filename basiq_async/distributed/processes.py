@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from multiprocessing import Process
 from multiprocessing.connection import wait
@@ -23,7 +24,7 @@ __all__ = ["find_fleet", "find_job", "run_workers"]
 _SHUTDOWN = 30.0
 _PAUSE = 1.0
 """Seconds before a process that died is replaced."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def find_fleet(place: str) -> Fleet:
@@ -65,7 +66,7 @@ def _load(place: str, what: str, example: str) -> tuple[ModuleType, str]:
 
 
 def run_workers(place: str, *, processes: int = 1, segments: int = 2) -> None:
-    """Run the workers of a fleet until SIGTERM or SIGINT. A second signal kills them.
+    """Run the workers of a fleet until SIGTERM, SIGINT or SIGHUP. A second signal kills them.
 
     Each process handles up to ``segments`` pages at once. With ``processes=1`` this process is the worker; otherwise a
     process that dies is replaced.
@@ -105,10 +106,15 @@ def _serve(place: str, segments: int) -> None:
 def _serve_child(place: str, segments: int) -> None:
     """Run a worker in a child process, in its own process group: Ctrl-C then reaches only the parent."""
     os.setpgid(0, 0)
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)  # until taskiq has its own handlers
+    _handle_signals(signal.SIG_DFL)  # until taskiq has its own handlers
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     _serve(place, segments)
+
+
+def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, handler)
 
 
 def _supervise(place: str, processes: int, segments: int) -> None:
@@ -121,8 +127,7 @@ def _supervise(place: str, processes: int, segments: int) -> None:
         for worker in workers:
             (worker.terminate if received == 1 else worker.kill)()
 
-    for number in _SIGNALS:
-        signal.signal(number, end)
+    _handle_signals(end)
     while True:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none comes between the start of a worker and its note
         workers[:] = [worker for worker in workers if worker.is_alive()]

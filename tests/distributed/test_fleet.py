@@ -17,7 +17,16 @@ import pytest
 from redis.asyncio import Redis
 from taskiq import InMemoryBroker
 
-from basiq_async import ConfigurationError, F, Message, ReplayError, TargetError
+from basiq_async import (
+    ConfigurationError,
+    F,
+    InMemoryTransport,
+    Message,
+    ReplayError,
+    Request,
+    Response,
+    TargetError,
+)
 from basiq_async.distributed import Fleet, Work, Worker
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
 from basiq_async.errors import InboxError
@@ -257,6 +266,35 @@ async def test_a_job_function_that_raises_is_reported_on_the_job(redis_url: str)
         assert (await job.wait(timeout=PATIENCE)).handled == 60
 
 
+@pytest.mark.parametrize("what", ["a job function", "a page"])
+async def test_a_worker_that_is_stopped_waits_neither_for_a_job_function_to_open_nor_for_a_page(
+    redis_url: str, what: str
+) -> None:
+    begun = asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    class Hanging(InMemoryTransport):
+        async def send(self, request: Request, /) -> Response:
+            if what == "a page" and "messages" in request.url:
+                await hang()
+            return await super().send(request)
+
+    opened = hang if what == "a job function" else None
+    async with crew(redis_url, opened=opened, transport=Hanging, workers=1, segments=0) as fleet:
+        job = await fleet.submit()
+        (worker,) = fleet.workers
+        running = asyncio.create_task(worker.process_segment("job", "0.0"))
+        async with asyncio.timeout(PATIENCE):
+            await begun.wait()
+            worker.stop()
+            await running
+        progress = await job.progress()
+        assert (progress.ended, progress.held, progress.reason, progress.problem) == (False, 0, "", "")
+
+
 async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_url: str) -> None:
     recorder = Recorder()
     async with crew(redis_url, recorder) as fleet:
@@ -390,7 +428,7 @@ async def test_a_plan_of_several_lists_counts_what_the_jobs_limit_allows(redis_u
         assert plan.total == report.handled == min(most, 120)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_stops_the_worker_and_then_reaches_the_brokers_own_handler(number: signal.Signals) -> None:
     received: list[int] = []
     stopped = asyncio.Event()

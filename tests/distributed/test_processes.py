@@ -156,7 +156,7 @@ def get(number: signal.Signals) -> Callable[[], None]:
     return lambda: Child.handlers[number](number, None)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_each_worker_in_order_and_a_second_one_kills_those_that_are_left(
     module: str, script: list[Callable[[], None]], number: signal.Signals
 ) -> None:
@@ -175,6 +175,16 @@ def test_a_worker_that_dies_is_replaced_until_a_signal_comes(module: str, script
     ]  # fmt: skip
 
 
+def test_a_signal_that_is_ignored_stays_so(
+    module: str, script: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SIGHUP below nohup."""
+    monkeypatch.setattr("signal.getsignal", {signal.SIGHUP: signal.SIG_IGN}.get)
+    script += [get(signal.SIGTERM), end(0, 1)]
+    run_workers(f"{module}:second", processes=2)
+    assert set(Child.handlers) == {signal.SIGTERM, signal.SIGINT}
+
+
 def test_a_worker_is_its_own_group_so_that_ctrl_c_reaches_its_parent_alone(
     module: str, script: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,5 +196,5 @@ def test_a_worker_is_its_own_group_so_that_ctrl_c_reaches_its_parent_alone(
     monkeypatch.setattr("gc.freeze", lambda: None)
     Child.made[0].target(*Child.made[0].args)
     assert done == [(0, 0), 3]
-    assert Child.handlers == dict.fromkeys((signal.SIGTERM, signal.SIGINT), signal.SIG_DFL)
+    assert Child.handlers == dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), signal.SIG_DFL)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "a worker gets no signals"
