@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -30,8 +29,8 @@ logger = logging.getLogger("basiq_async.receiver")
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _WHEN_DUE = attrgetter("due", "key")
-_ASK_AGAIN = 0.3
-"""Seconds for which to ask again, while another statement or transaction has the key."""
+_ASK_TIMES = 15
+"""How often to ask, while another statement or transaction has the key."""
 _ASK_EVERY = 0.02
 _MOST_TOKENS = 256
 _PRUNE_EVERY = 128
@@ -371,12 +370,11 @@ class SQLInbox:
         # SQLite's writer may be a handler: a duplicate does not wait for it.
         if not self._store.on_postgresql and await self._store.run(look) is False:
             return False
-        deadline = time.monotonic() + _ASK_AGAIN
-        while (stored := await self._store.run(work, write=True)) is None:
-            if time.monotonic() >= deadline:
-                raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
+        for _ in range(_ASK_TIMES):
+            if (stored := await self._store.run(work, write=True)) is not None:
+                return stored
             await asyncio.sleep(_ASK_EVERY)
-        return stored
+        raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
 
     async def claim_due(
         self, webhook_id: str | None, token: str, *, limit: int, lease: float
