@@ -33,7 +33,7 @@ Work = Callable[[AsyncConnection], Awaitable[T]]
 logger = logging.getLogger("basiq_async.storage")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LONGEST_NAME = 63 - len("_quarantine_order")
+_LONGEST_NAME = 63 - len("_failures_order")
 """PostgreSQL truncates longer names, and the names of the indexes are made from the table's."""
 _LOCK_WAIT = 0.2
 """Seconds to wait for another process that writes to the SQLite file."""

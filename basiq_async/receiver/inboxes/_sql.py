@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -30,8 +29,8 @@ logger = logging.getLogger("basiq_async.receiver")
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _WHEN_DUE = attrgetter("due", "key")
-_ASK_AGAIN = 0.3
-"""Seconds for which to ask again, while another statement or transaction has the key."""
+_ASK_TIMES = 15
+"""How often to ask, while another statement or transaction has the key."""
 _ASK_EVERY = 0.02
 _MOST_TOKENS = 256
 _PRUNE_EVERY = 128
@@ -253,7 +252,7 @@ class SQLInbox:
             row = await self._sql.find(connection, key)
             before = 0
             if row is not None and row.handled_at is not None:
-                if row.quarantined_at is None or not (mine or (held is not None and held.retry)):
+                if not row.in_quarantine or not (mine or (held is not None and held.retry)):
                     return 0
                 before = unpack_entry(row.letter, key=key, at=_EVER).failures
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
@@ -317,6 +316,7 @@ class SQLInbox:
             return False
         values = {
             "a_moment": delivery.quarantined_at,
+            "a_due": delivery.quarantined_at.timestamp(),
             "a_letter": delivery.pack(),
             "a_acknowledged": delivery.acknowledged,
             "a_retry": held is not None and held.retry,
@@ -332,9 +332,9 @@ class SQLInbox:
             if after is None:
                 rows = await connection.execute(self._sql.letters, {"a_limit": limit})
             else:
-                place = {"a_limit": limit, "a_moment": after.quarantined_at, "a_key": after.key}
+                place = {"a_limit": limit, "a_due": after.quarantined_at.timestamp(), "a_key": after.key}
                 rows = await connection.execute(self._sql.letters_after, place)
-            return [unpack_entry(row.letter, key=row.key, at=as_aware(row.quarantined_at)) for row in rows]
+            return [unpack_entry(row.letter, key=row.key, at=as_aware(row.placed_at)) for row in rows]
 
         return await self._store.run(work)
 
@@ -345,7 +345,7 @@ class SQLInbox:
             if (await connection.execute(self._sql.drop, {"a_key": key})).first() is not None:
                 return True
             row = await self._sql.find(connection, key)
-            if row is not None and row.quarantined_at is not None:
+            if row is not None and row.in_quarantine:
                 raise InboxError(
                     "the delivery is being retried by a handler, and cannot be dropped until that has ended"
                 )
@@ -357,7 +357,7 @@ class SQLInbox:
 
     async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
         """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
-        values = {"a_key": delivery.key, "a_webhook": webhook_id or "", **_facts(delivery)}
+        values = {"a_key": delivery.key, **self._sql.queue(webhook_id), **_facts(delivery)}
 
         async def work(connection: AsyncConnection) -> bool | None:
             if (await connection.execute(self._sql.store, values)).first() is not None:
@@ -366,29 +366,28 @@ class SQLInbox:
 
         async def look(connection: AsyncConnection) -> bool | None:
             row = await self._sql.find(connection, delivery.key)
-            return None if row is None or (row.handled_at is None and row.due is None) else False
+            return None if row is None or (row.handled_at is None and row.queue is None) else False
 
         # SQLite's writer may be a handler: a duplicate does not wait for it.
         if not self._store.on_postgresql and await self._store.run(look) is False:
             return False
-        deadline = time.monotonic() + _ASK_AGAIN
-        while (stored := await self._store.run(work, write=True)) is None:
-            if time.monotonic() >= deadline:
-                raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
+        for _ in range(_ASK_TIMES):
+            if (stored := await self._store.run(work, write=True)) is not None:
+                return stored
             await asyncio.sleep(_ASK_EVERY)
-        return stored
+        raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
 
     async def claim_due(
         self, webhook_id: str | None, token: str, *, limit: int, lease: float
     ) -> Sequence[QuarantinedDelivery]:
         """See ``WaitingInbox``. The lease runs by the server's clock."""
-        webhook = {"a_webhook": webhook_id or ""}
+        queue = self._sql.queue(webhook_id)
 
         async def find(connection: AsyncConnection) -> bool:
-            return (await connection.execute(self._sql.find_due, webhook)).first() is not None
+            return (await connection.execute(self._sql.find_due, queue)).first() is not None
 
         async def work(connection: AsyncConnection) -> Sequence[Any]:
-            values = {**webhook, "a_token": token, "a_lease": lease, "a_limit": limit}
+            values = {**queue, "a_token": token, "a_lease": lease, "a_limit": limit}
             return (await connection.execute(self._sql.claim_due, values)).all()
 
         if not self._store.on_postgresql and not await self._store.run(find):
@@ -420,7 +419,7 @@ class SQLInbox:
         """See ``WaitingInbox``."""
 
         async def work(connection: AsyncConnection) -> Waiting:
-            row = (await connection.execute(self._sql.waiting, {"a_webhook": webhook_id or ""})).one()
+            row = (await connection.execute(self._sql.waiting, self._sql.queue(webhook_id))).one()
             if not row.number:
                 return Waiting()
             age = max(0.0, row.now - as_aware(row.oldest).timestamp())
@@ -503,7 +502,7 @@ def _read(rows: Iterable[Any]) -> list[QuarantinedDelivery]:
         unpack_entry(
             row.letter,
             key=row.key,
-            at=as_aware(row.stored_at),
+            at=as_aware(row.placed_at),
             trusted=False,
             due=datetime.fromtimestamp(row.due, UTC),
         )

@@ -190,20 +190,26 @@ class Transactions:
                 await run_to_completion(session.close)
 
     async def commit(self, key: str, held: Held) -> None:
-        """Commit the claim's transaction, and end the claim."""
+        """Commit the claim's transaction, and end the claim. A cancellation waits for that."""
         if not held.open:
             raise InboxError("the transaction of this claim failed: nothing was recorded")
-        held.open, whole = False, False
+        held.open = False
+
+        async def commit_once() -> None:
+            whole = False
+            try:
+                await self._store.within_limit(_commit_whole(held.connection))
+                whole = True
+            finally:
+                await self._end(held, whole=whole)
+            self._forget(key, held)
+
         try:
-            await self._store.within_limit(_commit_whole(held.connection))
-            whole = True
+            await run_to_completion(commit_once)
         except InboxError as exc:
             if isinstance(exc.__cause__, IntegrityError):
                 raise exc.__cause__ from None  # a deferred constraint refused the handler's writes
             raise
-        finally:
-            await self._end(held, whole=whole)
-        self._forget(key, held)
 
     async def roll_back(self, key: str, held: Held) -> None:
         """Roll the claim's transaction back, and end the claim. A cancellation waits for that."""
