@@ -34,8 +34,6 @@ R = TypeVar("R", bound=BasiqError)
 _REPORT_EVERY = 0.25
 _NOTE_EVERY = 5.0
 """Seconds between two hints."""
-_RECORDED = (None, HANDLED_BEFORE)
-"""The reasons, if any, for which nothing was done with a message that the record knows."""
 _MOST_AT_ONCE = 1_024
 """A target that never waits: the number of messages before other tasks get their turn."""
 
@@ -287,7 +285,7 @@ class Engine:
                     if chosen:
                         return self._begin(*following, error)
                     self._skipped["where"] += 1
-                    following[1].finish(recorded=False)
+                    following[1].finish()
                 elif not await self._turn_page():
                     break
         return None
@@ -342,7 +340,7 @@ class Engine:
         if self._recorder.in_batches:
             self._done.append(Finished(message, batch, reason))
         else:
-            batch.finish(recorded=reason in _RECORDED)
+            batch.finish()
             self._release(1)
 
     def _record_failure(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
@@ -426,7 +424,7 @@ class Engine:
             raise
         if recorded:
             for each in done:
-                each.batch.finish(recorded=each.reason in _RECORDED)
+                each.batch.finish()
             self._release(sum(each.error is None for each in done))  # one that failed made room at once
 
     async def _make_durable(self, done: Sequence[Finished]) -> bool:

@@ -73,16 +73,16 @@ class Hint:
     above: a part that was begun at the start of the list, and has not reached the base.
     page: the number of items of the longest page.
     steps: see ``ListOrder``.
-    first_keys, last_keys: keys that the record knows, of items among the first and the last that were read. If it does
-    not know them, it has lost what it knew.
     """
 
     base: Part
     above: Part | None
     page: int
     steps: list[int]
-    first_keys: list[str] = attrs.Factory(list)
-    last_keys: list[str] = attrs.Factory(list)
+
+    def links(self) -> list[str]:
+        """Return the links of both parts, which must be of this list."""
+        return [link for part in (self.base, self.above) if part is not None for link, _ in part.links]
 
 
 _TEXTS = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)

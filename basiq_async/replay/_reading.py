@@ -45,8 +45,6 @@ _MOST_REFUSED = 10
 """How often in a row the link to the next page may be refused before the list is taken to be broken."""
 _SAMPLES = 40
 """The number of items of a page whose times are compared."""
-_SAMPLE = 8
-"""The number of the record's first and last keys in a hint."""
 
 
 class Batch(Generic[T]):
@@ -55,8 +53,6 @@ class Batch(Generic[T]):
     def __init__(self, items: Sequence[T], keys: Sequence[str], indexes: Sequence[int]) -> None:
         self.items = items
         self.keys = keys
-        self.recorded = [*keys[:1], *keys[1:][-1:]]
-        """The keys of the first and of the last item; none if an item was not recorded."""
         self.indexes = indexes
         """The places of the items on the page."""
         self._left = len(items)
@@ -67,11 +63,9 @@ class Batch(Generic[T]):
         """Whether all items are done, and none was held."""
         return self._left <= 0 and not self._held
 
-    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
-        """Note that ``count`` of the items are done. ``recorded``: whether they are in the record now."""
+    def finish(self, count: int = 1) -> None:
+        """Note that ``count`` of the items are done."""
         self._left -= count
-        if not recorded:
-            self.recorded = []
 
     def hold(self) -> None:
         """Note that an item is not done: no hint passes this page in this run."""
@@ -80,15 +74,11 @@ class Batch(Generic[T]):
 
 @attrs.frozen
 class _Step:
-    """A page, or the end of a pass. ``hint`` may be noted once its items, and those of all steps before it, are done.
-
-    keys: some keys on the page that the record knows. from_start: whether the pass began at the start of the list.
-    """
+    """A page, or the end of a pass. ``hint`` may be noted once its items, and those of all steps before it, are
+    done."""
 
     hint: Hint | None
     batch: Batch[Any] | None
-    keys: Sequence[str]
-    from_start: bool
 
 
 class Reading(Generic[T]):
@@ -140,6 +130,8 @@ class Reading(Generic[T]):
         self._as_sent = as_sent
         self._selection = None if selection is None else f"{listing.name} {selection}"
         found = None if self._selection is None else read_hint(hint, self._selection)
+        if found is not None and not all(listing.has_page(listing.base.url(link)) for link in found.links()):
+            found = None
         self._former = found
         """The hint of an earlier run, while it counts."""
         self._pages = ListPages(listing, now or _now)
@@ -153,8 +145,6 @@ class Reading(Generic[T]):
         self._refused = 0
         self._steps: deque[_Step] = deque()
         self._noted: Hint | None = None
-        self._first_keys: list[str] = []
-        self._last_keys: deque[str] = deque(maxlen=_SAMPLE)
         self._base: Part | None = None
         """The part that reaches, or is to reach, the end of the list."""
         self.finished = False
@@ -208,48 +198,22 @@ class Reading(Generic[T]):
         """Return the hint to note now: for the last page until which all is done. None if there is nothing to note."""
         steps = self._steps
         while steps and (steps[0].batch is None or steps[0].batch.is_done):
-            step = steps.popleft()
-            if step.hint is None:
-                continue
-            self._noted = step.hint
-            keys = [*step.keys, *(() if step.batch is None else step.batch.recorded)]
-            self._last_keys.extend(keys)
-            if step.from_start:
-                self._first_keys += keys[: _SAMPLE - len(self._first_keys)]
+            self._noted = steps.popleft().hint or self._noted
         if self._noted is None or self._selection is None:
             return None
-        first, last = ([], []) if self._former is None else (self._former.first_keys, self._former.last_keys)
-        noted = attrs.evolve(
-            self._noted,
-            first_keys=[*self._first_keys, *first][:_SAMPLE],
-            last_keys=[*last, *self._last_keys][-_SAMPLE:],
-        )
-        return write_hint(noted, self._selection)
+        return write_hint(self._noted, self._selection)
 
-    def _add_step(self, hint: Hint | None, batch: Batch[T] | None, keys: Sequence[str], *, from_start: bool) -> None:
+    def _add_step(self, hint: Hint | None, batch: Batch[T] | None = None) -> None:
         if batch is not None or hint is not None:
-            self._steps.append(_Step(hint, batch, keys, from_start))
+            self._steps.append(_Step(hint, batch))
 
     def _make_hint(self, base: Part, above: Part | None = None) -> Hint:
         return Hint(base, above, self._longest, [*self._order.steps])
-
-    async def _check_former(self) -> None:
-        """Forget the hint if its links are not of this list, or if the record does not know its keys."""
-        former, listing = self._former, self._listing
-        if former is None:
-            return
-        parts = [part for part in (former.base, former.above) if part is not None]
-        keys = {*former.first_keys, *former.last_keys}
-        if not all(listing.has_page(listing.base.url(link)) for part in parts for link, _ in part.links) or (
-            keys and not keys.issubset(await self._ask(list(keys)))
-        ):
-            self._former = None
 
     # --- passes ---
 
     async def _passes(self) -> AsyncGenerator[Pass]:
         """Yield each pass to read. Go on when it has ended."""
-        await self._check_former()
         start, former = self._listing.start, self._former
         tails: list[Pass] = []
         if former is not None:
@@ -308,7 +272,7 @@ class Reading(Generic[T]):
         self.finished = True
         if self._base is not None:
             self._base = attrs.evolve(self._base, witness=None)
-            self._add_step(self._make_hint(self._base), None, (), from_start=False)
+            self._add_step(self._make_hint(self._base))
 
     def _each_tail(self, part: Part, until: Part | None) -> Iterator[Pass]:
         """Yield the passes that may lengthen a part, until one of them is connected with it."""
@@ -323,7 +287,7 @@ class Reading(Generic[T]):
         elif now.part is not None and self._base is not None:
             self._base = self._base.below(now.part)
         if self._base is not None:
-            self._add_step(self._make_hint(self._base), None, (), from_start=False)
+            self._add_step(self._make_hint(self._base))
 
     async def _begins_as(self, now: Pass) -> bool:
         """Return whether the first page of a pass still begins with the same item, or with newer ones above it."""
@@ -413,9 +377,8 @@ class Reading(Generic[T]):
             hint = self._make_hint(part)
         else:
             hint = self._make_hint(self._base, part)
-        recorded = [each for each in asked if each in known]
         left = batch if batch.items else None
-        self._add_step(hint, left, recorded[:1] + recorded[1:][-1:], from_start=now.from_start)
+        self._add_step(hint, left)
         return left
 
     def _find_unread(self, page: ListedPage, digests: Sequence[bytes]) -> list[int]:
