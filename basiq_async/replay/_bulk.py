@@ -134,7 +134,10 @@ class BulkEngine(Engine):
 
     async def _record_rest(self) -> None:
         """Write what the target has accepted."""
-        if self._unwritten and await self._make_durable(()):
+        if not self._unwritten:
+            return
+        await self._record()
+        if not self._broken:
             for batch, count in self._unwritten.items():
                 batch.finish(count)
             self._room += self._unwritten.total()
