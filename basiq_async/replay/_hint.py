@@ -13,6 +13,8 @@ from typing import Any
 import attrs
 import cattrs
 
+from .._wire.paging import Listing
+
 FIRST = 128
 """The number of ids at the beginning and at the end of a part that are kept."""
 MOST_TEXT = 65_536
@@ -80,9 +82,10 @@ class Hint:
     page: int
     steps: list[int]
 
-    def links(self) -> list[str]:
-        """Return the links of both parts, which must be of this list."""
-        return [link for part in (self.base, self.above) if part is not None for link, _ in part.links]
+    def is_of(self, listing: Listing[Any]) -> bool:
+        """Return whether all its links are pages of a list."""
+        links = [link for part in (self.base, self.above) if part is not None for link, _ in part.links]
+        return all(listing.has_page(listing.base.url(link)) for link in links)
 
 
 _TEXTS = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
