@@ -533,12 +533,12 @@ async def test_a_list_can_begin_behind_an_id(stop: int, prefetch: int) -> None:
 
 
 @virtual.clocked
-async def test_a_page_before_the_item_to_resume_after_is_empty_and_has_a_next_cursor() -> None:
-    resumed = listing(History(9), after="m6", prefetch=0)
+async def test_the_pages_before_the_item_to_resume_after_are_passed_over() -> None:
+    resumed = listing(History(9), after="m4", prefetch=0)
     found = [(len(page.items), page.next_cursor) async for page in resumed.pages()]
-    assert [count for count, _ in found] == [0, 0, 2]
-    assert [cursor is None for _, cursor in found] == [False, False, True]
-    assert await ids(listing(History(9), cursor=found[0][1])) == expected(7, 8)
+    assert [count for count, _ in found] == [1, 3]
+    assert [cursor is None for _, cursor in found] == [False, True]
+    assert await ids(listing(History(9), cursor=found[0][1])) == expected(6, 7, 8)
 
 
 @virtual.clocked

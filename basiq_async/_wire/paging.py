@@ -118,7 +118,8 @@ class PageRequests:
             if ahead is not None and ahead[0] == url:
                 self._ahead = None
                 return await result_of(ahead[1])
-            self.forget_ahead()
+            if ahead is not None:
+                self.forget_ahead()
             return await self._listing.fetch(str(url))
         except BasiqError as exc:
             if isinstance(url, UnshownText):
@@ -142,7 +143,8 @@ class PageRequests:
         return task
 
     def __del__(self) -> None:
-        self.forget_ahead()
+        if self._ahead is not None:
+            self.forget_ahead()
 
 
 def id_at(items: list[Any], index: int) -> str | None:

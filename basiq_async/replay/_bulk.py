@@ -97,7 +97,7 @@ class BulkEngine(Engine):
 
     def _skip(self, batch: MessageBatch) -> None:
         self._skipped["where"] += 1
-        batch.finish(recorded=False)
+        batch.finish()
 
     async def _deliver(self, message: Message, batch: MessageBatch) -> bool:
         """Hand one message to the target. Return False if the run ends."""
@@ -109,7 +109,7 @@ class BulkEngine(Engine):
             return self._fail_with(message, batch, error)
         if reason is not None:
             self._skipped[reason] += 1
-            batch.finish(recorded=False)
+            batch.finish()
         else:
             self._left = None if self._left is None else self._left - 1
             self._note_accepted(batch, 1)
@@ -134,7 +134,10 @@ class BulkEngine(Engine):
 
     async def _record_rest(self) -> None:
         """Write what the target has accepted."""
-        if self._unwritten and await self._make_durable(()):
+        if not self._unwritten:
+            return
+        await self._record()
+        if not self._broken:
             for batch, count in self._unwritten.items():
                 batch.finish(count)
             self._room += self._unwritten.total()

@@ -34,8 +34,6 @@ R = TypeVar("R", bound=BasiqError)
 _REPORT_EVERY = 0.25
 _NOTE_EVERY = 5.0
 """Seconds between two hints."""
-_RECORDED = (None, HANDLED_BEFORE)
-"""The reasons, if any, for which nothing was done with a message that the record knows."""
 _MOST_AT_ONCE = 1_024
 """A target that never waits: the number of messages before other tasks get their turn."""
 
@@ -287,7 +285,7 @@ class Engine:
                     if chosen:
                         return self._begin(*following, error)
                     self._skipped["where"] += 1
-                    following[1].finish(recorded=False)
+                    following[1].finish()
                 elif not await self._turn_page():
                     break
         return None
@@ -342,7 +340,7 @@ class Engine:
         if self._recorder.in_batches:
             self._done.append(Finished(message, batch, reason))
         else:
-            batch.finish(recorded=reason in _RECORDED)
+            batch.finish()
             self._release(1)
 
     def _record_failure(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
@@ -399,14 +397,17 @@ class Engine:
     # --- recording ---
 
     async def _record_finished(self) -> None:
-        """Record what is finished, until nothing is left. The last recording of the run is its end's."""
+        """Record what is finished, until nothing is left, and note a hint from time to time."""
         self._recording = True
         try:
-            while self._done and not self._broken and not self._stopped:
-                await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
-                await self._record()
-            if not self._broken and self._now() >= self._hint_due:
-                await self._note()
+            while not self._broken and not self._stopped:
+                if self._done:
+                    await asyncio.sleep(0)  # workers that can go on have their turn: one recording has them all
+                    await self._record()
+                elif self._now() >= self._hint_due:
+                    await self._note()
+                else:
+                    break
         finally:
             self._recording = False
 
@@ -418,31 +419,24 @@ class Engine:
 
     async def _record(self) -> None:
         """Record once. A failure ends the run. If it is cancelled, the next one has the same messages."""
-        done, self._done = self._done, []
-        try:
-            recorded = await self._make_durable(done)
-        except asyncio.CancelledError:
-            self._done[:0] = done
-            raise
-        if recorded:
-            for each in done:
-                each.batch.finish(recorded=each.reason in _RECORDED)
-            self._release(sum(each.error is None for each in done))  # one that failed made room at once
-
-    async def _make_durable(self, done: Sequence[Finished]) -> bool:
-        """Have messages recorded. Return False if that failed: then the run ends."""
         seconds = self._settings.record_timeout
         slow = ReplayError(
             f"the finished messages could not be recorded within {seconds:g} s: fix the record, then run the same again"
         )
+        done, self._done = self._done, []
         try:
             async with limit(seconds, slow):
                 await self._recorder.record(done)
+        except asyncio.CancelledError:
+            self._done[:0] = done
+            raise
         except Exception as exc:
             self._broken = True
             self._fail(exc if isinstance(exc, BasiqError) else _not_recorded(exc))
-            return False
-        return True
+        else:
+            for each in done:
+                each.batch.finish()
+            self._release(sum(each.error is None for each in done))  # one that failed made room at once
 
     async def _note(self) -> None:
         """Keep the source's hint for the next run. Without it, the next run makes more requests."""

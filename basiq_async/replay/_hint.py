@@ -13,6 +13,8 @@ from typing import Any
 import attrs
 import cattrs
 
+from .._wire.paging import Listing
+
 FIRST = 128
 """The number of ids at the beginning and at the end of a part that are kept."""
 MOST_TEXT = 65_536
@@ -73,16 +75,17 @@ class Hint:
     above: a part that was begun at the start of the list, and has not reached the base.
     page: the number of items of the longest page.
     steps: see ``ListOrder``.
-    first_keys, last_keys: keys that the record knows, of items among the first and the last that were read. If it does
-    not know them, it has lost what it knew.
     """
 
     base: Part
     above: Part | None
     page: int
     steps: list[int]
-    first_keys: list[str] = attrs.Factory(list)
-    last_keys: list[str] = attrs.Factory(list)
+
+    def is_of(self, listing: Listing[Any]) -> bool:
+        """Return whether all its links are pages of a list."""
+        links = [link for part in (self.base, self.above) if part is not None for link, _ in part.links]
+        return all(listing.has_page(listing.base.url(link)) for link in links)
 
 
 _TEXTS = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)

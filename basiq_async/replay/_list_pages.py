@@ -55,7 +55,7 @@ class ListPages(PageRequests):
 
     def __init__(self, listing: Listing[Any], now: Callable[[], datetime]) -> None:
         super().__init__(listing)
-        self._now = now
+        self.now = now
         self.began: datetime | None = None
         """When the first page was requested, by the API's clock."""
 
@@ -68,7 +68,7 @@ class ListPages(PageRequests):
         found = await self.fetch(url)
         if self.began is None:
             took = timedelta(seconds=asyncio.get_running_loop().time() - asked)
-            self.began = (self._now() - took).replace(microsecond=0)
+            self.began = (self.now() - took).replace(microsecond=0)
         return ListedPage(url, found.items, *self._listing.resolve(found.next_link, url, seen))
 
 

@@ -79,6 +79,8 @@ class Pass:
     def begin(self, url: str, *, from_start: bool) -> None:
         """Begin with a page, for the first time or again. ``from_start``: it is the first page of the list."""
         self.url = url
+        self.next_url: str | None = url
+        """The page to read next; None at the end of the pass."""
         self.from_start = from_start
         if from_start:
             self.part, self._above = None, ()
@@ -86,8 +88,6 @@ class Pass:
         """Whether the pass began above where its part ended, by as many places as an item may come late."""
         self.first_ids: list[str] = []
         """The ids of the first page."""
-        self.is_astray = False
-        """Whether it is not, and has met items that were not read before: it began below where its part ended."""
         self.pages = 0
         self.seen: set[int] = set()
         """The pages that were read."""

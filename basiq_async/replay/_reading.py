@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -45,18 +46,14 @@ _MOST_REFUSED = 10
 """How often in a row the link to the next page may be refused before the list is taken to be broken."""
 _SAMPLES = 40
 """The number of items of a page whose times are compared."""
-_SAMPLE = 8
-"""The number of the record's first and last keys in a hint."""
 
 
 class Batch(Generic[T]):
     """What a page has to hand out: the ``items`` that the record does not know, in the order of the list."""
 
-    def __init__(self, items: Sequence[T], keys: Sequence[str], indexes: Sequence[int]) -> None:
+    def __init__(self, items: Sequence[T] = (), keys: Sequence[str] = (), indexes: Sequence[int] = ()) -> None:
         self.items = items
         self.keys = keys
-        self.recorded = [*keys[:1], *keys[1:][-1:]]
-        """The keys of the first and of the last item; none if an item was not recorded."""
         self.indexes = indexes
         """The places of the items on the page."""
         self._left = len(items)
@@ -67,11 +64,9 @@ class Batch(Generic[T]):
         """Whether all items are done, and none was held."""
         return self._left <= 0 and not self._held
 
-    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
-        """Note that ``count`` of the items are done. ``recorded``: whether they are in the record now."""
+    def finish(self, count: int = 1) -> None:
+        """Note that ``count`` of the items are done."""
         self._left -= count
-        if not recorded:
-            self.recorded = []
 
     def hold(self) -> None:
         """Note that an item is not done: no hint passes this page in this run."""
@@ -80,15 +75,11 @@ class Batch(Generic[T]):
 
 @attrs.frozen
 class _Step:
-    """A page, or the end of a pass. ``hint`` may be noted once its items, and those of all steps before it, are done.
-
-    keys: some keys on the page that the record knows. from_start: whether the pass began at the start of the list.
-    """
+    """A page, or the end of a pass. ``hint`` may be noted once its items, and those of all steps before it, are
+    done."""
 
     hint: Hint | None
-    batch: Batch[Any] | None
-    keys: Sequence[str]
-    from_start: bool
+    batch: Batch[Any]
 
 
 class Reading(Generic[T]):
@@ -139,10 +130,12 @@ class Reading(Generic[T]):
         self._ask, self._key_of, self._convert, self._note_page = known, key_of, convert, note_page
         self._as_sent = as_sent
         self._selection = None if selection is None else f"{listing.name} {selection}"
-        found = None if self._selection is None else read_hint(hint, self._selection)
-        self._former = found
-        """The hint of an earlier run, while it counts."""
         self._pages = ListPages(listing, now or _now)
+        found = None if self._selection is None else read_hint(hint, self._selection)
+        if found is not None and (found.base.is_due(self._pages.now()) or not found.is_of(listing)):
+            found = None
+        self._former = found
+        """The hint of an earlier run, if it counts."""
         self._order = ListOrder(None if found is None else found.steps)
         self._longest = 1 if found is None else found.page
         self._passed = Ids() if passed is None else passed
@@ -153,44 +146,25 @@ class Reading(Generic[T]):
         self._refused = 0
         self._steps: deque[_Step] = deque()
         self._noted: Hint | None = None
-        self._first_keys: list[str] = []
-        self._last_keys: deque[str] = deque(maxlen=_SAMPLE)
         self._base: Part | None = None
         """The part that reaches, or is to reach, the end of the list."""
         self.finished = False
         """Whether every item that was listed throughout this run is in the record, or was handed out."""
         self.known_count = self.read_count = 0
         """The number of items that the record knew, and of those that were read."""
-        self._plan = self._passes()
-        self._pass: Pass | None = None
-        self._page: ListedPage | None = None
-        self._over = False
+        self._batches = self._read_all()
 
     async def advance(self) -> Batch[T] | None:
         """Return the next page that has anything to hand out; None at the end.
 
         Raises the errors of requests, of ``known``, and of items that cannot be read.
         """
-        if self._over:
-            return None
-        self._over = True  # until this call has ended well
-        while True:
-            now = self._pass
-            page = None if now is None else await self._next_page(now)
-            if now is None or page is None:
-                self._page, self._pass = None, await anext(self._plan, None)
-                if self._pass is None:
-                    return None
-            elif (batch := await self._enter(now, page)) is not None:
-                self._over = False
-                return batch
+        return await anext(self._batches, None)
 
     async def aclose(self) -> None:
         """End the reading, and cancel the request for the next page."""
-        self._over = True
-        self._page = None
         self._pages.forget_ahead()
-        await self._plan.aclose()
+        await self._batches.aclose()
 
     @property
     def order(self) -> Order:
@@ -207,49 +181,30 @@ class Reading(Generic[T]):
     def hint(self) -> str | None:
         """Return the hint to note now: for the last page until which all is done. None if there is nothing to note."""
         steps = self._steps
-        while steps and (steps[0].batch is None or steps[0].batch.is_done):
-            step = steps.popleft()
-            if step.hint is None:
-                continue
-            self._noted = step.hint
-            keys = [*step.keys, *(() if step.batch is None else step.batch.recorded)]
-            self._last_keys.extend(keys)
-            if step.from_start:
-                self._first_keys += keys[: _SAMPLE - len(self._first_keys)]
+        while steps and steps[0].batch.is_done:
+            self._noted = steps.popleft().hint or self._noted
         if self._noted is None or self._selection is None:
             return None
-        first, last = ([], []) if self._former is None else (self._former.first_keys, self._former.last_keys)
-        noted = attrs.evolve(
-            self._noted,
-            first_keys=[*self._first_keys, *first][:_SAMPLE],
-            last_keys=[*last, *self._last_keys][-_SAMPLE:],
-        )
-        return write_hint(noted, self._selection)
-
-    def _add_step(self, hint: Hint | None, batch: Batch[T] | None, keys: Sequence[str], *, from_start: bool) -> None:
-        if batch is not None or hint is not None:
-            self._steps.append(_Step(hint, batch, keys, from_start))
+        return write_hint(self._noted, self._selection)
 
     def _make_hint(self, base: Part, above: Part | None = None) -> Hint:
         return Hint(base, above, self._longest, [*self._order.steps])
 
-    async def _check_former(self) -> None:
-        """Forget the hint if its links are not of this list, or if the record does not know its keys."""
-        former, listing = self._former, self._listing
-        if former is None:
-            return
-        parts = [part for part in (former.base, former.above) if part is not None]
-        keys = {*former.first_keys, *former.last_keys}
-        if not all(listing.has_page(listing.base.url(link)) for part in parts for link, _ in part.links) or (
-            keys and not keys.issubset(await self._ask(list(keys)))
-        ):
-            self._former = None
-
     # --- passes ---
+
+    async def _read_all(self) -> AsyncGenerator[Batch[T]]:
+        """Yield what each page of each pass has to hand out."""
+        async with aclosing(self._passes()) as passes:
+            async for now in passes:
+                while (page := await self._next_page(now)) is not None:
+                    batch = await self._enter(now, page)
+                    if batch.items:
+                        yield batch
+                    if page.error is not None:
+                        raise page.error
 
     async def _passes(self) -> AsyncGenerator[Pass]:
         """Yield each pass to read. Go on when it has ended."""
-        await self._check_former()
         start, former = self._listing.start, self._former
         tails: list[Pass] = []
         if former is not None:
@@ -308,7 +263,7 @@ class Reading(Generic[T]):
         self.finished = True
         if self._base is not None:
             self._base = attrs.evolve(self._base, witness=None)
-            self._add_step(self._make_hint(self._base), None, (), from_start=False)
+            self._steps.append(_Step(self._make_hint(self._base), Batch()))
 
     def _each_tail(self, part: Part, until: Part | None) -> Iterator[Pass]:
         """Yield the passes that may lengthen a part, until one of them is connected with it."""
@@ -323,7 +278,7 @@ class Reading(Generic[T]):
         elif now.part is not None and self._base is not None:
             self._base = self._base.below(now.part)
         if self._base is not None:
-            self._add_step(self._make_hint(self._base), None, (), from_start=False)
+            self._steps.append(_Step(self._make_hint(self._base), Batch()))
 
     async def _begins_as(self, now: Pass) -> bool:
         """Return whether the first page of a pass still begins with the same item, or with newer ones above it."""
@@ -341,37 +296,20 @@ class Reading(Generic[T]):
 
     async def _next_page(self, now: Pass) -> ListedPage | None:
         """Return the next page of a pass; None if it has ended."""
-        page, url = self._page, now.url
-        if page is not None:
-            if page.error is not None:
-                raise page.error
-            if page.next_url is None or now.joined or now.is_astray:
-                return None
-            url = page.next_url
-        self._page = None
-        while True:
+        while now.next_url is not None:
             try:
-                page = await self._pages.read(url, now.seen)
+                return await self._pages.read(now.next_url, now.seen)
             except APIError as exc:
                 if is_lost(exc) and not now.from_start and not now.pages:
-                    return None
+                    break
                 self._refused += 1
-                if not is_lost(exc) or url == self._listing.start or self._refused > _MOST_REFUSED:
+                if not is_lost(exc) or now.next_url == self._listing.start or self._refused > _MOST_REFUSED:
                     raise
-            else:
-                if not self._is_due():
-                    return page
-                self._former = self._base = now.until = None
-            url = self._listing.start
-            now.begin(url, from_start=True)
+            now.begin(self._listing.start, from_start=True)
+        return None
 
-    def _is_due(self) -> bool:
-        """Return whether there is a hint, and the list must be read whole in spite of it."""
-        return self._former is not None and self._former.base.is_due(self._pages.began or _now())
-
-    async def _enter(self, now: Pass, page: ListedPage) -> Batch[T] | None:
-        """Return what a page has to hand out, or None."""
-        self._page = page
+    async def _enter(self, now: Pass, page: ListedPage) -> Batch[T]:
+        """Return what a page has to hand out."""
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
         if self._is_enough is not None and self._is_enough(
@@ -403,9 +341,10 @@ class Reading(Generic[T]):
         self.read_count += len(unread)
         self.known_count += sum(keys[index] in known for index in unread)
         now.meet(page, late, self._order, frozenset(batch.indexes))
-        now.is_astray = not now.connected and bool(batch.items)
-        if not (goes_on or now.joined or now.is_astray):
-            self._pages.request_ahead(page.next_url)
+        is_astray = not now.connected and bool(batch.items)
+        now.next_url = None if now.joined or is_astray else page.next_url
+        if not goes_on:
+            self._pages.request_ahead(now.next_url)
         part = None if page.failed else now.lengthen(page, late, self._pages.began or _now(), self._listing.base)
         if part is None:
             hint = None
@@ -413,10 +352,8 @@ class Reading(Generic[T]):
             hint = self._make_hint(part)
         else:
             hint = self._make_hint(self._base, part)
-        recorded = [each for each in asked if each in known]
-        left = batch if batch.items else None
-        self._add_step(hint, left, recorded[:1] + recorded[1:][-1:], from_start=now.from_start)
-        return left
+        self._steps.append(_Step(hint, batch))
+        return batch
 
     def _find_unread(self, page: ListedPage, digests: Sequence[bytes]) -> list[int]:
         """Return the indexes of the items that this run has not passed. ``digests`` are those of their keys."""

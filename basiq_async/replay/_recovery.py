@@ -34,11 +34,18 @@ from ..services.coverage import (
 )
 from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
 from ._engine import Observer
-from ._keys import event_key, message_key
 from ._reading import Reading
 from ._replay import Replay
 from ._report import OnProgress, Report
-from ._sources import EventMessage, UnreadableMessage, convert_events, open_events, placeholder_for
+from ._sources import (
+    EventMessage,
+    UnreadableMessage,
+    convert_events,
+    event_key,
+    message_key,
+    open_events,
+    placeholder_for,
+)
 from ._where import Predicate, Where, everything
 from .targets._adapters import AnyTarget
 from .targets._base import BUSY

@@ -36,7 +36,6 @@ from ..hooks import chain_hooks
 from ..models import Message
 from ._bulk import BulkEngine, PageTarget
 from ._engine import Engine, Observer, OnError, Recorder, RunSettings
-from ._keys import event_key, message_key
 from ._reading import Reading
 from ._records import InboxRecord, NoRecord, OwnRecord, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
@@ -48,7 +47,9 @@ from ._sources import (
     Source,
     as_object,
     convert_events,
+    event_key,
     message_id_of,
+    message_key,
     open_events,
     placeholder_for,
     plain_id,

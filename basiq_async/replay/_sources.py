@@ -14,8 +14,10 @@ from typing import Any, Literal, Protocol
 import attrs
 
 from .._wire.broken_items import BrokenItem
+from .._wire.codec import event_type_of
 from .._wire.order import Order
-from .._wire.paging import made_up_id, ordinary_ids
+from .._wire.paging import made_up_id, ordinary_ids, raw_id
+from .._work.keys import inbox_key
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
@@ -42,8 +44,8 @@ class MessageBatch(Protocol):
         """Their keys in the record."""
         ...
 
-    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
-        """Note that as many of them are done, and whether the record knows them. Others were not selected."""
+    def finish(self, count: int = 1) -> None:
+        """Note that as many of them are done."""
         ...
 
     def hold(self) -> None:
@@ -100,6 +102,35 @@ def plain_id(raw: Mapping[str, Any]) -> str:
     ``raw`` is the message as Basiq sent it, or its placeholder's.
     """
     return read_text(raw.get("id")) or made_up_id(raw)
+
+
+def message_key(raw: Any, webhook_id: str | None) -> str:
+    """Return the inbox key of a message."""
+    return inbox_key(*ids_of(raw), webhook_id)
+
+
+def event_key(raw: Any, webhook_id: str | None) -> str:
+    """Return the inbox key of an event: that of the message which it would have made."""
+    return inbox_key(*ids_of_event(raw), webhook_id)
+
+
+def ids_of(raw: Any) -> tuple[str | None, str | None, str]:
+    """Return the event type, the event id and the message id of a message; None for each of an event that it lacks."""
+    item = as_object(raw)
+    payload = item.get("payload")
+    payload = payload if isinstance(payload, dict) else {}
+    event_type_id = read_text(payload.get("eventTypeId") or item.get("eventTypeId"))
+    return event_type_id, read_text(payload.get("eventId") or item.get("eventId")), _id_of(raw)
+
+
+def ids_of_event(raw: Any) -> tuple[str | None, str | None, str]:
+    """Return the event type, the event id and the message id for an event of the event list."""
+    item = as_object(raw)
+    return event_type_of(item), read_text(item.get("id")), message_id_of(_id_of(raw))
+
+
+def _id_of(raw: Any) -> str:
+    return (isinstance(raw, BrokenItem) and raw_id(raw)) or plain_id(as_object(raw))
 
 
 def plain_ids(items: Sequence[Any]) -> list[str]:
@@ -241,7 +272,7 @@ class FixedBatch:
     def __init__(self, items: Sequence[Message]) -> None:
         self.items = items
 
-    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
+    def finish(self, count: int = 1) -> None:
         """See ``MessageBatch``."""
 
     def hold(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ._engine import Engine, Finished, OnError, RunSettings
-from ._keys import event_key, message_key
 from ._reading import Reading
 from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import make_plan
@@ -11,6 +10,8 @@ from ._sources import (
     FixedMessages,
     Source,
     UnreadableMessage,
+    event_key,
+    message_key,
     message_of,
     open_events,
     placeholder_for,
