@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, Request, Response, RetryPolicy
+from basiq_async import BasiqClient, InMemoryTransport, Request, Response, RetryPolicy
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, WebhookReceiver, sign
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq, serve
-from basiq_async.transports.memory import InMemoryTransport
 from tests.support import virtual
 from tests.support.outcomes import client_of
 from tests.support.wire import KEY, SIGNING, TOKEN, WEBHOOK, Wire, error, ok
