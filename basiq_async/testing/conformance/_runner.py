@@ -25,7 +25,8 @@ class BrokenPromisesError(AssertionError):
 
 def promises_of(kind: type[Any]) -> dict[str, Check]:
     """Return the public methods of a class, each of which checks the promise that its docstring is."""
-    return {str(check.__doc__): check for name, check in vars(kind).items() if name[0] != "_" and callable(check)}
+    members: dict[str, Any] = dict(vars(kind))
+    return {str(check.__doc__): check for name, check in members.items() if name[0] != "_" and callable(check)}
 
 
 def hold(kept: bool, otherwise: str) -> None:
