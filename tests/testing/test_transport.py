@@ -13,7 +13,7 @@ from basiq_async import (
     Request,
     RequestTimeoutError,
 )
-from basiq_async.testing import FakeBasiq, SystemClock
+from basiq_async.testing import FakeBasiq, SystemClock, check_transport
 from tests.support import virtual
 
 URL = "https://au-api.basiq.io/events/types"
@@ -29,6 +29,12 @@ def made(delay: float = 0.0) -> FakeBasiq:
     if delay:
         fake.fail_next(100, path="*", delay=delay)
     return fake
+
+
+async def test_it_keeps_every_promise_of_a_transport() -> None:
+    await check_transport(
+        InMemoryTransport, in_process=True, make_impatient=lambda fake: InMemoryTransport(fake, timeout=0.01)
+    )
 
 
 @pytest.mark.parametrize(

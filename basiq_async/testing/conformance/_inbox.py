@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from ..._work.protocol import Inbox
+from ..._work.protocol import Inbox, WaitingInbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
 from ._inbox_model import CALLS, CLAIMED, DONE, LATER, LONG, SHORT, Call, make_delivery
-from ._inbox_promises import CHECKS
+from ._inbox_promises import CHECKS, WaitingPromises
 from ._inbox_scripts import INTERRUPTED
 from ._inbox_workers import Workers, Write
 from ._runner import Check, hold, keep
@@ -64,7 +64,7 @@ async def check_inbox(
     """
     promises: dict[str, Callable[[], Awaitable[None]]] = {}
     for promise, (kind, check) in CHECKS.items():
-        attempt = partial(_try, make_inbox, partial(kind, clock=clock, leases=leases, write=write), check)
+        attempt = partial(_try, make_inbox, kind, check, clock=clock, leases=leases, write=write)
         promises[promise] = partial(attempt, workers=1)
         if shared:
             promises[f"{promise} (across two workers)"] = partial(attempt, workers=2)
@@ -77,10 +77,11 @@ async def check_inbox(
     await keep("the inbox", promises, seconds=seconds)
 
 
-async def _try(make_inbox: MakeInbox, kind: Callable[..., Any], check: Check, *, workers: int) -> None:
+async def _try(make_inbox: MakeInbox, kind: type[Workers[Any]], check: Check, *, workers: int, **options: Any) -> None:
     async with AsyncExitStack() as stack:
         inboxes = [await stack.enter_async_context(made(make_inbox)) for _ in range(workers)]
-        await check(kind(inboxes[0], inboxes[-1]))
+        if kind is not WaitingPromises or isinstance(inboxes[0], WaitingInbox):
+            await check(kind(inboxes[0], inboxes[-1], **options))
 
 
 @asynccontextmanager

@@ -112,14 +112,14 @@ INTERRUPTED: Sequence[str] = (
 
 def _read() -> Mapping[str, Sequence[str]]:
     found: dict[str, list[str]] = {}
-    script = ""
+    promise = script = ""
     for line in _TEXT.strip().splitlines():
         if not line.startswith(" "):
-            found[line] = scripts = []
+            promise = line
             continue
-        script += line.strip() + " "
-        if not script.endswith("; "):
-            scripts.append(script.strip())
+        script = f"{script} {line.strip()}".strip()
+        if not script.endswith(";"):
+            found.setdefault(promise, []).append(script)
             script = ""
     return found
 

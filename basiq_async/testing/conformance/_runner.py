@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from inspect import iscoroutinefunction
 from typing import Any
 
 from ..._work.limits import limit
@@ -25,7 +26,8 @@ class BrokenPromisesError(AssertionError):
 
 def promises_of(kind: type[Any]) -> dict[str, Check]:
     """Return the public methods of a class, each of which checks the promise that its docstring is."""
-    return {str(check.__doc__): check for name, check in vars(kind).items() if name[0] != "_" and callable(check)}
+    checks = {name: check for name, check in vars(kind).items() if iscoroutinefunction(check)}
+    return {str(check.__doc__): check for name, check in checks.items() if name[0] != "_"}
 
 
 def hold(kept: bool, otherwise: str) -> None:

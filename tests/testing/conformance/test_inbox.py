@@ -24,6 +24,14 @@ async def test_the_suite_can_pass_the_time_on_the_inboxs_own_clock() -> None:
     await check_inbox(lambda: MemoryInbox(clock=clock), clock=clock)
 
 
+async def test_an_inbox_that_keeps_nothing_for_later_is_not_asked_about_that() -> None:
+    class Plain(MemoryInbox):
+        store = None
+
+    clock = ManualClock()
+    await check_inbox(lambda: Plain(clock=clock), clock=clock)
+
+
 async def test_the_suite_takes_an_async_factory_and_closes_what_it_made() -> None:
     closed: list[bool] = []
 
