@@ -165,8 +165,8 @@ def _route(handler: Callable[..., Awaitable[object]], prepare: Prepare | None, *
     for what, function in (("the handler", handler), ("prepare=", prepare)):
         if function is not None and not is_async(function):
             raise ConfigurationError(
-                f"{what} {_name(function)} is not async: write `async def`, and not a lambda, and use "
-                "asyncio.to_thread for calls that block"
+                f"{what} {_name(function)} is not async: write `async def`, not a lambda, and use asyncio.to_thread "
+                "for calls that block"
             )
     if _has_dependency(handler):
         raise ConfigurationError(

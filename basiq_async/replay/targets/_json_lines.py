@@ -242,7 +242,7 @@ class JSONLinesTarget:
         if found is None or (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
             raise RecordError(
                 f"the file {self._path!r} was deleted or replaced while it was written: put it back, then run the same "
-                "again; or begin an export of everything to a new file (anew=True)"
+                "again; or begin an export of everything to a new file (anew=True, --anew)"
             )
 
     def _open(self) -> BinaryIO:
@@ -276,7 +276,7 @@ class JSONLinesTarget:
         if note is not None and note.size and (found.noted is None or found.noted.hex() != note.last):
             raise RecordError(
                 f"the file {self._path!r} is not the one that the last run wrote: put that back, or go on with this "
-                "one (anew=True)"
+                "one (anew=True, --anew)"
             )
         self._ids, self._size, self._last = found.ids, size, found.last
         return found.ids
@@ -301,7 +301,7 @@ class JSONLinesTarget:
         if note.size and not os.path.lexists(self._path):
             raise RecordError(
                 f"the file {self._path!r} is missing, and {self._note_path!r} says that it had {note.size:,} bytes: "
-                "put it back, or begin an export of everything to a new file (anew=True)"
+                "put it back, or begin an export of everything to a new file (anew=True, --anew)"
             )
         self._notes = notes
         return note

@@ -153,7 +153,7 @@ async def test_a_file_that_was_rotated_is_not_exported_anew_by_accident(tmp_path
         await h.replay(JSONLinesTarget(path)).run()
         path.rename(tmp_path / "export.jsonl.1")
         for look in (Replay.run, Replay.plan):
-            with pytest.raises(RecordError, match=r"is missing, and .* put it back, or begin .* \(anew=True\)"):
+            with pytest.raises(RecordError, match=r"is missing, and .* put it back, or begin .* \(anew=True, --anew\)"):
                 await look(h.replay(JSONLinesTarget(path)))
         assert not path.exists()
         report = await h.replay(JSONLinesTarget(path, anew=True)).run()
@@ -169,7 +169,7 @@ async def test_a_file_that_was_replaced_or_has_lost_lines_is_refused_until_that_
         lines = whole.splitlines(keepends=True)
         for other in (b"", b'{"id":"of another job"}\n', b"".join(lines[:-1]), b"".join(lines[1:])):
             path.write_bytes(other)
-            with pytest.raises(RecordError, match=r"is not the one that the last run wrote.* \(anew=True\)"):
+            with pytest.raises(RecordError, match=r"is not the one that the last run wrote.* \(anew=True, --anew\)"):
                 await h.replay(JSONLinesTarget(path)).run()
             assert path.read_bytes() == other
         path.write_bytes(b"".join(lines[1:]))
