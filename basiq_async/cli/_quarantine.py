@@ -130,6 +130,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
             return await _retry(basiq, target, record, options.webhook, wanted, watch)
 
     ended = await run_watched(watch, work)
+    watch.tell_busy()
     code = ended.exit(WRONG)
     if code != WRONG or ended.result is None:
         return code
@@ -142,6 +143,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
 
 _NO_KEY, _NOWHERE = "bm9uZTpub25l", "http://127.0.0.1:9"
 _LEFT = ("handled", "handled-before")
+_BUSY = "busy"
 
 
 async def _retry(
@@ -187,8 +189,17 @@ class _Retries(Watch):
 
     def _tell(self, message: Message, result: str, error: str | None) -> None:
         self.results[message.id] = result
+        if result != _BUSY:  # it is tried once more at the end
+            self._show(message.id, result, error)
+
+    def tell_busy(self) -> None:
+        """Show the messages that another worker held to the end."""
+        for id in [id for id, result in self.results.items() if result == _BUSY]:
+            self._show(id, _BUSY, None)
+
+    def _show(self, id: str, result: str, error: str | None) -> None:
         live(None)
-        self._output.rows([{"delivery_id": message.id, "result": result, "error": error}], _RETRIED)
+        self._output.rows([{"delivery_id": id, "result": result, "error": error}], _RETRIED)
 
 
 @quarantine_app.command()

@@ -302,6 +302,28 @@ def test_nothing_that_is_posted_elsewhere_counts_as_handled_by_the_service(
     assert (unknown.exit_code, "needs --inbox" in unknown.stderr) == (2, True), unknown.output
 
 
+def test_a_clock_that_is_wrong_is_named_before_anything_else(
+    run: Run, served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = served.fake
+    webhook_id = fake.add_webhook(endpoint.url, TYPES)
+    place = make_service(webhook_id)
+    # A mock on this machine has the time that a test gives it; this one is as far away as Basiq.
+    monkeypatch.setattr("basiq_async.services.api.is_this_machine", lambda host: False)
+
+    async def refused() -> None:
+        fake.endpoint_down(endpoint.url, status=401)
+        await emit(fake, 2)
+        await fake.advance(hours=2)
+
+    served.run(refused())
+    assert codes(run, webhook_id, "--receiver", place)[0] == "clock"
+    Path("broken").touch()
+    found = run("recover", webhook_id, "--receiver", place)
+    assert [each["code"] for each in found.row["problems"]] == ["clock", "quarantined"]
+    assert "behind Basiq's" in found.row["problems"][0]["text"]
+
+
 def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(
     run: Run, served: Served, endpoint: Endpoint
 ) -> None:
