@@ -210,7 +210,7 @@ def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
         "import sys\n"
         "from basiq_async.cli import main, _output, _work\n"
         "_output._TELL_EVERY = 0.01\n"
-        "_work._COUNT_EVERY = 0.01\n"
+        "_work._COUNT_EVERY = 1\n"
         f"sys.argv = ['basiq-async', 'work', '--receiver', '{service}:make']\n"
         "main()\n"
     )

@@ -103,37 +103,6 @@ def using(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 # --- types of event ---
 
-TYPO = "user.craeted"
-WITH_TYPES: dict[str, tuple[str, ...]] = {
-    "create": ("webhooks", "create", "--url", "https://example.com/x", "--event", "user.deleted", "--event", TYPO),
-    "ensure": ("webhooks", "ensure", "--url", "https://example.com/x", "--event", TYPO),
-    "update": ("webhooks", "update", "W", "--event", TYPO),
-    "trigger": ("trigger", TYPO),
-    "trigger --to": ("trigger", TYPO, "--to", "http://127.0.0.1:9/"),
-    "messages list": ("messages", "list", "W", "--event", TYPO),
-    "messages tail": ("messages", "tail", "W", "--event", TYPO),
-    "replay": ("replay", "W", "--to", "http://127.0.0.1:9/", "--event", TYPO),
-    "listen": ("listen", "--event", TYPO),
-    "listen --poll": ("listen", "--poll", "W", "--event", TYPO),
-    "mock call emit": ("mock", "call", "emit", f"eventTypeId={TYPO}"),
-}
-
-
-@pytest.mark.parametrize("command", WITH_TYPES.values(), ids=WITH_TYPES)
-def test_a_typo_of_an_event_type_is_refused_with_the_nearest(
-    command: tuple[str, ...], run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-    webhook_id = served.fake.seed_messages(3)
-    before = list(served.fake.webhooks())
-    done = run(*(webhook_id if word == "W" else word for word in command))
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert f"{TYPO!r}" in done.stderr
-    assert "did you mean 'user.created'?" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert list(served.fake.webhooks()) == before
-
 
 @pytest.mark.parametrize("pattern", ["cosnent.*", "consent*", "*.created"])
 def test_a_beginning_of_no_type_is_refused(run: Run, served: Served, pattern: str) -> None:

@@ -17,8 +17,7 @@ from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from tests.support.databases import engine_of
 from tests.support.deliveries import SECRET, Service, payload, post
 
-from ..support.command_line import PROGRAM
-from .conftest import Served
+from .conftest import Served, started
 
 BODY = "b0dy-that-must-not-show"
 
@@ -51,14 +50,9 @@ async def handle(delivery, session):
 
 
 async def run(*words: str, **variables: str) -> tuple[str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, *words,
-        env={**os.environ, **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    return out.decode(), err.decode()
+    async with started(*words, env={**os.environ, **variables}) as program:
+        out, err = await program.process.communicate()
+        return out.decode(), err.decode()
 
 
 async def test_debug_prints_no_body(
@@ -91,7 +85,7 @@ async def test_debug_prints_the_records_of_this_package(served: Served) -> None:
 async def test_a_workers_log_has_no_body_either() -> None:
     script = (
         "import logging; from basiq_async.cli._output import show_logs; "
-        "show_logs(logging.DEBUG, '%(name)s %(message)s', others=logging.INFO); "
+        "show_logs('DEBUG', '%(name)s %(message)s'); "
         "[logging.getLogger(name).debug('x') for name in ('aiosqlite', 'basiq_async.distributed')]"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stderr=asyncio.subprocess.PIPE)

@@ -87,22 +87,6 @@ def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
     assert "not in the quarantine" in gone.stderr
 
 
-@pytest.mark.parametrize(
-    ("place", "told"),
-    [
-        ("a_service", "named as module:variable"),
-        ("no_such_module:receiver", "cannot be used: ModuleNotFoundError: No module named"),
-        ("a_service:none", "cannot be used: AttributeError: "),
-        ("a_service:text", "is a str, not a WebhookReceiver"),
-    ],
-)
-def test_a_place_without_a_receiver_is_one_line(run: Run, place: str, told: str) -> None:
-    done = run("quarantine", "list", "--receiver", place)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert told in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
 def test_the_doctor_says_that_all_is_well(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(10)
     done = run("webhooks", "doctor", webhook_id, "--json")
