@@ -56,6 +56,11 @@ class Served:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads a program here."""
+        return {"BASIQ_API_KEY": self.fake.api_key, "BASIQ_BASE_URL": self.url}
+
     def run(self, work: Coroutine[Any, Any, object], *, seconds: float = PATIENCE) -> None:
         """Run something in the loop that serves."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
@@ -201,17 +206,21 @@ def served() -> Iterator[Served]:
 @pytest.fixture
 def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command against the served fake."""
-    monkeypatch.setenv("BASIQ_API_KEY", served.fake.DEFAULT_API_KEY)
-    monkeypatch.setenv("BASIQ_BASE_URL", served.url)
-
+    for name, value in served.environment.items():
+        monkeypatch.setenv(name, value)
     return run_command
 
 
-@pytest.fixture
-def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    """A service, whose secret the environment has, in a folder where a run leaves its files."""
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs in a folder of its own, and the environment has the secret of ``Endpoint``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A service."""
     with Endpoint() as running:
         yield running
 

@@ -47,9 +47,8 @@ async def entered():
 
 
 @pytest.fixture(autouse=True)
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def service(tmp_path: Path) -> str:
     """A service in this folder, in whose inbox two deliveries wait, and the name of its module."""
-    monkeypatch.chdir(tmp_path)
     name = f"service_{tmp_path.name.replace('-', '_')}"
     Path(f"{name}.py").write_text(_SERVICE.replace("SECRET", repr(SECRET)))
     asyncio.run(_defer("e-1", "e-2"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SECRET, Run, Served
+from .conftest import Run, Served
 
 PYTHON = re.compile(
     r"\b[a-z]+(_[a-z]+)+\b"  # subscribed_events
@@ -175,8 +175,6 @@ def each_is_record(names: list[str]) -> bool:
 def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     line: str, run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
     monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
     monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path))
     webhook_id = served.fake.seed_messages(2, failed=0.5)
@@ -184,7 +182,7 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     words = [{"W": webhook_id, "NOBODY": NOBODY}.get(word, word) for word in shlex.split(line)]
     done = run(*words, stdin="[]")
     code, told = FAILURES[line] if line in FAILURES else (2, USES[line])
-    assert (done.exit_code, told in done.stderr) == (code, True), done.output
+    assert (done.exit_code, told in done.stderr.replace(webhook_id, "W")) == (code, True), done.output
     assert code != 2 or done.stdout == ""
     (found,) = [each for each in done.stderr.splitlines() if each.startswith(("error: ", '{"error": '))]
     for word in (webhook_id, str(tmp_path), *words):

@@ -49,7 +49,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     with redis_server(tmp_path) as server:
         name = f"jobs_{server.port}"
         (tmp_path / f"{name}.py").write_text(JOBS)
-        monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setenv("TEST_REDIS", server.url)
         monkeypatch.setenv("BASIQ_FLEET", f"{name}:fleet")
@@ -164,7 +163,6 @@ def test_a_module_that_raises_is_named_with_its_error(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "jobs_broken.py").write_text("raise KeyError('DATABASE_URL')\n")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     done = run_command(*command, "--fleet", "jobs_broken:fleet")
     assert done.exit_code == 2

@@ -55,13 +55,10 @@ async def run(*words: str, **variables: str) -> tuple[str, str]:
         return out.decode(), err.decode()
 
 
-async def test_debug_prints_no_body(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_debug_prints_no_body(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
     await fill(url)
     (tmp_path / "a_service.py").write_text(SERVICE.format(secret=SECRET, url=url))
-    monkeypatch.chdir(tmp_path)
     out, err = await run("quarantine", "retry", "--receiver", "a_service:receiver", BASIQ_DEBUG="1")
     assert json.loads(out)["delivery_id"] == "msg_1"
     assert "basiq_async.receiver" in err
@@ -75,10 +72,9 @@ async def test_debug_prints_no_body(
 
 
 async def test_debug_prints_the_records_of_this_package(served: Served) -> None:
-    named = {"BASIQ_API_KEY": served.fake.api_key, "BASIQ_BASE_URL": served.url}
-    _, err = await run("webhooks", "list", BASIQ_DEBUG="1", **named)
+    _, err = await run("webhooks", "list", BASIQ_DEBUG="1", **served.environment)
     assert "DEBUG basiq_async." in err
-    _, err = await run("webhooks", "list", **named)
+    _, err = await run("webhooks", "list", **served.environment)
     assert "DEBUG" not in err
 
 

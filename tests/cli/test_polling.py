@@ -18,17 +18,8 @@ from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
 from ..support.command_line import run_command
 from ..support.real_time import PATIENCE
-from .conftest import Program, started
+from .conftest import SECRET, Program, started
 from .test_listen import serving
-
-SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1wb2xsaW5n"
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-    return tmp_path
 
 
 @asynccontextmanager

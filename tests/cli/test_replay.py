@@ -21,12 +21,6 @@ from ..support.command_line import PROGRAM
 from .conftest import SECRET, Endpoint, Run, Served, help_lines
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-
-
 def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(120)
     first = run("replay", webhook_id, "--to", endpoint.url)
@@ -176,14 +170,10 @@ def test_the_secret_comes_from_a_file_too_and_never_shows(
 
 
 def start(served: Served, *arguments: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "BASIQ_API_KEY": served.fake.DEFAULT_API_KEY,
-        "BASIQ_BASE_URL": served.url,
-        "BASIQ_WEBHOOK_SECRET": SECRET,
-    }
     words = [*PROGRAM, "replay", *arguments]
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        words, env={**os.environ, **served.environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
