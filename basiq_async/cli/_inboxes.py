@@ -34,7 +34,6 @@ Receiver = Annotated[
     option(
         "The place of a WebhookReceiver, such as service.hooks:receiver; or of a function that returns one, or an "
         "async context manager of one.",
-        "--receiver",
         metavar="MODULE:RECEIVER",
     ),
 ]
@@ -42,7 +41,6 @@ InboxPlace = Annotated[
     str | None,
     option(
         "The inbox of the service: the file of a SQLiteInbox, or a URL such as postgresql+asyncpg://... or redis://...",
-        "--inbox",
         metavar="URL|FILE",
     ),
 ]

@@ -27,7 +27,6 @@ FleetPlace = Annotated[
     str | None,
     option(
         "The module and variable of the Fleet, such as jobs:fleet.",
-        "--fleet",
         metavar="MODULE:FLEET",
         envvar="BASIQ_FLEET",
     ),
