@@ -105,6 +105,23 @@ def command(
     return make
 
 
+class Group(typer.Typer):
+    """A group of commands."""
+
+    def __init__(self, help: str | None = None, **more: Any) -> None:
+        super().__init__(help=help, no_args_is_help="invoke_without_command" not in more, **more)
+
+    def add(
+        self, view: View[Any] | None = None, *, name: str | None = None, cls: Any = None, **more: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Make a command of a function, and add it to the group, by the name of the function or another one."""
+
+        def make(function: Callable[..., Any]) -> Callable[..., Any]:
+            return self.command(name, cls=cls)(command(view, **more)(function))
+
+        return make
+
+
 Told = Mapping[str, tuple[str | None, str]]
 """The placeholder for a value, and the help, by the names of parameters."""
 _TOLD = re.compile(r"^(\w+)(?: (\S+))?: (.+(?:\n +.+)*)\n?", re.MULTILINE)

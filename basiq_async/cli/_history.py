@@ -11,20 +11,17 @@ import typer
 
 from .._redaction.text import json_line
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
-from ._command import command
+from ._command import Group
 from ._exit_codes import exit_code
 from ._options import (
     EndpointSecretFile,
-    EventPattern,
     Failed,
     Filter,
     Limit,
-    Since,
-    Until,
+    Selection,
     WebhookId,
     option,
     read_secrets,
-    read_selection,
 )
 from ._output import live, note
 from ._results import Column, Output, Row, View, cell_text
@@ -36,21 +33,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _IN_A_TERMINAL = 50
 
-messages_app = typer.Typer(help="The history of a webhook.", no_args_is_help=True)
-events_app = typer.Typer(help="The events of the last 7 days, and the event types.", no_args_is_help=True)
+messages_app = Group("The history of a webhook.")
+events_app = Group("The events of the last 7 days, and the event types.")
 
 
-def _attempts(message: Message) -> list[Row]:
-    return [
-        {
-            "timestamp": each.timestamp,
-            "status": each.status,
-            "status_code": each.status_code,
-            "url": each.url,
-            "response": each.response,
-        }
-        for each in message.attempts_by_time
-    ]
+def _message_row(message: Message) -> Row:
+    attempts, last = message.attempts_by_time, message.last_attempt
+    return {
+        "id": message.id,
+        "event_type_id": message.event_type_id,
+        "event_id": message.event_id,
+        "webhook_id": message.webhook_id,
+        "delivered": message.delivered,
+        "last_status_code": last.status_code if last else None,
+        "last_attempt": last.timestamp if last else None,
+        "attempts": [
+            {
+                "timestamp": each.timestamp,
+                "status": each.status,
+                "status_code": each.status_code,
+                "url": each.url,
+                "response": each.response,
+            }
+            for each in attempts
+        ],
+    }
 
 
 def _short_time(message: Row) -> str:
@@ -66,9 +73,7 @@ MESSAGE: View[Message] = View(
     Column("LAST (UTC)", _short_time),
     Column("DELIVERED", "delivered", optional=True),
     Column("EVENT", "event_id", optional=True),
-    last_status_code=lambda message: last.status_code if (last := message.last_attempt) else None,
-    last_attempt=lambda message: last.timestamp if (last := message.last_attempt) else None,
-    attempts=_attempts,
+    read=_message_row,
 )
 
 
@@ -93,16 +98,13 @@ def message_details(message: Message) -> Iterable[tuple[str, Any]]:
             yield "  response", attempt.response
 
 
-@messages_app.command("list")
-@command(raw=True)
+@messages_app.add(raw=True, name="list")
 async def list_(
     basiq: BasiqClient,
     output: Output,
     webhook_id: WebhookId,
+    selection: Selection,
     failed: Failed = False,
-    since: Since = None,
-    until: Until = None,
-    event: EventPattern = None,
     filter: Filter = None,
     limit: Limit = None,
 ) -> None:
@@ -110,13 +112,12 @@ async def list_(
 
     A terminal shows the newest messages, newest first. A pipe gets all messages, in Basiq's order.
     """
-    where = await read_selection(basiq, since=since, until=until, failed=failed, event=event)
+    where = await selection.read(basiq, failed=failed)
     messages = aiter(basiq.messages.list(webhook_id, filter=filter))
     await show_list(messages, output, MESSAGE, limit, wanted=where)
 
 
-@messages_app.command()
-@command(MESSAGE, details=message_details, raw=True)
+@messages_app.add(MESSAGE, details=message_details, raw=True)
 async def get(
     basiq: BasiqClient,
     webhook_id: WebhookId,
@@ -129,16 +130,14 @@ async def get(
     return await basiq.messages.get(webhook_id, message_id)
 
 
-@messages_app.command()
-@command()
+@messages_app.add()
 async def tail(
     basiq: BasiqClient,
     output: Output,
     webhook_id: WebhookId,
+    selection: Selection,
     follow: Annotated[bool, option(None, "--follow", "-f")] = False,
     failed: Failed = False,
-    since: Since = None,
-    event: EventPattern = None,
     filter: Filter = None,
     limit: Annotated[int, typer.Option(min=0)] = 10,
 ) -> None:
@@ -149,7 +148,7 @@ async def tail(
     """
     from ._follow import History, follow_up
 
-    where = await read_selection(basiq, since=since, failed=failed, event=event)
+    where = await selection.read(basiq, failed=failed)
     history = History(basiq, webhook_id, filter)
     found = await history.begin(limit or None, wanted=where, on_read=show_reading)
     live(None)
@@ -177,8 +176,7 @@ _RESENT: View[Row] = View(
 )
 
 
-@messages_app.command()
-@command()
+@messages_app.add()
 async def resend(
     basiq: BasiqClient,
     output: Output,
@@ -265,14 +263,11 @@ def _event_details(event: Event) -> Iterable[tuple[str, Any]]:
         yield "data", json_line(event.data)
 
 
-@events_app.command("list")
-@command(raw=True)
+@events_app.add(raw=True, name="list")
 async def list_events(
     basiq: BasiqClient,
     output: Output,
-    since: Since = None,
-    until: Until = None,
-    event: EventPattern = None,
+    selection: Selection,
     filter: Filter = None,
     limit: Limit = None,
 ) -> None:
@@ -282,13 +277,12 @@ async def list_events(
     """
     from ..replay.shared import message_of
 
-    where = await read_selection(basiq, since=since, until=until, event=event)
+    where = await selection.read(basiq)
     wanted = None if where is None else lambda event: where(message_of(event, ""))
     await show_list(aiter(basiq.events.list(filter=filter)), output, _EVENT, limit, wanted=wanted)
 
 
-@events_app.command("get")
-@command(_EVENT, details=_event_details, raw=True)
+@events_app.add(_EVENT, details=_event_details, raw=True, name="get")
 async def get_event(basiq: BasiqClient, event_id: str) -> Event:
     """Show one event.
 
@@ -297,8 +291,7 @@ async def get_event(basiq: BasiqClient, event_id: str) -> Event:
     return await basiq.events.get(event_id)
 
 
-@events_app.command()
-@command(_EVENT_TYPE, empty="there are no event types")
+@events_app.add(_EVENT_TYPE, empty="there are no event types")
 async def types(basiq: BasiqClient) -> Sequence[EventType]:
     """Show the event types that a webhook can subscribe to."""
     return await basiq.event_types.list().collect()

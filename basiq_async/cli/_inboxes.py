@@ -7,8 +7,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +34,6 @@ Receiver = Annotated[
     option(
         "The place of a WebhookReceiver, such as service.hooks:receiver; or of a function that returns one, or an "
         "async context manager of one.",
-        "--receiver",
         metavar="MODULE:RECEIVER",
     ),
 ]
@@ -42,7 +41,6 @@ InboxPlace = Annotated[
     str | None,
     option(
         "The inbox of the service: the file of a SQLiteInbox, or a URL such as postgresql+asyncpg://... or redis://...",
-        "--inbox",
         metavar="URL|FILE",
     ),
 ]
@@ -94,8 +92,8 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
 
     may_work.set(False)
     async with AsyncExitStack() as stack:
-        found = _load(place)
-        try:
+        with naming_errors(place):
+            found = _load(place)
             if callable(found) and not isinstance(found, WebhookReceiver):
                 found = found()
             if isinstance(found, WebhookReceiver):
@@ -104,10 +102,6 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
                 stack.push_async_callback(found.aclose)
             elif isinstance(found, AbstractAsyncContextManager):
                 found = await stack.enter_async_context(found)
-        except BasiqError:
-            raise
-        except Exception as exc:
-            raise name_failure(place, exc) from exc
         if not isinstance(found, WebhookReceiver):
             raise ConfigurationError(f"{place!r} is a {type(found).__name__}, not a WebhookReceiver")
         if webhook_id is not None and found.webhook_id not in (None, webhook_id):
@@ -126,23 +120,26 @@ def _load(place: str) -> object:
         )
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
-        found: object = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as exc:  # whatever the user's own module raises
-        raise name_failure(place, exc) from exc
+    found: object = importlib.import_module(name)
+    for part in attribute.split("."):
+        found = getattr(found, part)
     return found
 
 
 _STORES = ("asyncpg", "psycopg", "redis", "sqlalchemy")
 
 
-def name_failure(place: str, exc: Exception) -> BasiqError:
-    """Return the error for a user's module that raised, or whose storage is away."""
-    is_away = isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] in _STORES
-    kind = InboxError if is_away else ConfigurationError
-    return kind(f"{place!r} cannot be used: {type(exc).__name__}: {_said(exc)[:500]}")
+@contextmanager
+def naming_errors(place: str) -> Iterator[None]:
+    """Raise whatever the user's own module raises, or its storage that is away, as an error that names the module."""
+    try:
+        yield
+    except BasiqError:
+        raise
+    except Exception as exc:
+        is_away = isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] in _STORES
+        kind = InboxError if is_away else ConfigurationError
+        raise kind(f"{place!r} cannot be used: {type(exc).__name__}: {_said(exc)[:500]}") from exc
 
 
 def _said(exc: Exception) -> str:

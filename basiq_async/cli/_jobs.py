@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RecordError, ReplayError
-from ._command import command
-from ._inboxes import name_failure
-from ._options import Filter, WebhookId, option
+from ..errors import ConfigurationError, ConnectionFailedError, RecordError, ReplayError
+from ._command import Group, command
+from ._inboxes import naming_errors
+from ._options import Filter, LogLevel, WebhookId, option
 from ._output import live, note, show_logs
 from ._quarantine import show_entries, tell_dropped
 from ._replay import Source
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
     from ..distributed import Fleet, Job, JobProgress
 
 
-jobs_app = typer.Typer(help="The jobs of a fleet: show, watch, pause, resume or cancel them.", no_args_is_help=True)
+jobs_app = Group("The jobs of a fleet: show, watch, pause, resume or cancel them.")
 
 FleetPlace = Annotated[
     str | None,
     option(
         "The module and variable of the Fleet, such as jobs:fleet.",
-        "--fleet",
         metavar="MODULE:FLEET",
         envvar="BASIQ_FLEET",
     ),
@@ -61,16 +59,14 @@ def _row(key: str, progress: JobProgress) -> dict[str, Any]:
     return {"key": key, **_PROGRESS.row(progress)}
 
 
-@jobs_app.command("list")
-@command(_JOB, empty="there are no jobs; start one with 'basiq-async jobs submit'")
+@jobs_app.add(_JOB, empty="there are no jobs; start one with 'basiq-async jobs submit'", name="list")
 async def list_(fleet: FleetPlace = None) -> Sequence[Row]:
     """List all jobs. A job stays in the list until it is forgotten."""
     async with _open_fleet(fleet) as found:
         return [await _read(job) for job in await found.jobs()]
 
 
-@jobs_app.command()
-@command(ROWS, details=count_details)
+@jobs_app.add(ROWS, details=count_details)
 async def submit(
     function: str,
     webhook_id: WebhookId,
@@ -88,22 +84,20 @@ async def submit(
     """
     from ..distributed.processes import find_job
 
-    with _naming_errors(function):
+    with naming_errors(function):
         found, name = find_job(function, _find(fleet) if fleet else None)
     async with _open_fleet(fleet, found) as opened:
         return await _read(await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate))
 
 
-@jobs_app.command()
-@command(ROWS, details=count_details)
+@jobs_app.add(ROWS, details=count_details)
 async def show(key: Key, fleet: FleetPlace = None) -> Row:
     """Show the state and the counts of one job."""
     async with _open_job(fleet, key) as job:
         return await _read(job)
 
 
-@jobs_app.command()
-@command()
+@jobs_app.add()
 async def watch(output: Output, key: Key, fleet: FleetPlace = None) -> int:
     """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or set something aside."""
     shown = None
@@ -124,37 +118,32 @@ async def watch(output: Output, key: Key, fleet: FleetPlace = None) -> int:
 Reason = Annotated[str, option("Shown by list and show.")]
 
 
-@jobs_app.command()
-@command()
+@jobs_app.add()
 async def pause(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> None:
     """Pause a job: workers finish the messages under way, and start no further ones."""
     await _set_state(fleet, key, lambda job: job.pause(reason))
 
 
-@jobs_app.command()
-@command()
+@jobs_app.add()
 async def resume(key: Key, fleet: FleetPlace = None) -> None:
     """Continue a job that was paused or cancelled, or that failed."""
     await _set_state(fleet, key, lambda job: job.resume())
 
 
-@jobs_app.command()
-@command()
+@jobs_app.add()
 async def cancel(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> None:
     """End a job. Messages under way are finished and recorded."""
     await _set_state(fleet, key, lambda job: job.cancel(reason))
 
 
-@jobs_app.command("quarantine")
-@command()
+@jobs_app.add(name="quarantine")
 async def list_quarantine(output: Output, key: Key, fleet: FleetPlace = None) -> int:
     """List the messages of a job that failed, and were set aside. The exit code is 1 if there are any."""
     async with _open_job(fleet, key) as job:
         return await show_entries(job._read_quarantine(), output)
 
 
-@jobs_app.command()
-@command()
+@jobs_app.add()
 async def retry(key: Key, fleet: FleetPlace = None) -> None:
     """Have the workers hand out again what is in the quarantine of a job."""
     async with _open_job(fleet, key) as job:
@@ -162,8 +151,7 @@ async def retry(key: Key, fleet: FleetPlace = None) -> None:
     note("what is in the quarantine will be tried again; see 'basiq-async jobs watch'")
 
 
-@jobs_app.command()
-@command()
+@jobs_app.add()
 async def export(
     key: Key,
     file: str,
@@ -177,8 +165,7 @@ async def export(
         note(f"{await job.export_quarantined(file):,} entries written to {file!r}")
 
 
-@jobs_app.command()
-@command(ask=lambda key, ids, fleet: f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?")
+@jobs_app.add(ask=lambda key, ids, fleet: f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?")
 async def drop(
     key: Key,
     ids: list[str],
@@ -192,8 +179,7 @@ async def drop(
         tell_dropped(await job.drop_quarantined(ids), ids)
 
 
-@jobs_app.command()
-@command(ask=lambda key, fleet: f"Remove the job {key} with its counts and its quarantine?")
+@jobs_app.add(ask=lambda key, fleet: f"Remove the job {key} with its counts and its quarantine?")
 async def forget(key: Key, fleet: FleetPlace = None) -> None:
     """Remove a job that has ended, with its counts and its quarantine. Asks first."""
     async with _open_job(fleet, key) as job:
@@ -252,19 +238,8 @@ async def _open_fleet(place: str | None, fleet: Fleet | None = None) -> AsyncIte
 def _find(place: str) -> Fleet:
     from ..distributed.processes import find_fleet
 
-    with _naming_errors(place):
+    with naming_errors(place):
         return find_fleet(place)
-
-
-@contextmanager
-def _naming_errors(place: str) -> Iterator[None]:
-    """Raise whatever the user's own module raises as an error that names the module."""
-    try:
-        yield
-    except BasiqError:
-        raise
-    except Exception as exc:
-        raise name_failure(place, exc) from exc
 
 
 def _check_place(place: str | None) -> str:
@@ -278,7 +253,7 @@ def worker(
     fleet: FleetPlace = None,
     processes: Annotated[int, typer.Option(min=1)] = 1,
     segments: Annotated[int, typer.Option(min=1)] = 2,
-    log_level: str = "INFO",
+    log_level: LogLevel = "INFO",
 ) -> None:
     """Work on the jobs of a fleet until SIGTERM or Ctrl-C.
 
@@ -286,13 +261,9 @@ def worker(
 
     processes: How many worker processes to run.
     segments: How many pages a process works on at once.
-    log_level: The lowest level that is logged; DEBUG is for this package alone.
     """
     from ..distributed.processes import run_workers
 
-    level = logging.getLevelNamesMapping().get(log_level.upper())
-    if level is None:
-        raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
-    show_logs(level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s", others=logging.INFO)
-    with _naming_errors(_check_place(fleet)):
+    show_logs(log_level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
+    with naming_errors(_check_place(fleet)):
         run_workers(_check_place(fleet), processes=processes, segments=segments)

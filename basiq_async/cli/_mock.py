@@ -40,8 +40,7 @@ _HEALTH_TIMEOUT = 5.0
 _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; false"
 
 
-@mock_app.command()
-@command()
+@mock_app.add()
 async def wait(
     output: Output,
     ready_file: Path | None = None,

@@ -18,13 +18,13 @@ from .._wire.hosts import is_this_machine
 from .._wire.urls import BaseURL
 from ..errors import BasiqError, ConfigurationError, RequestTimeoutError, TransportError
 from ..transports.base import Request
-from ._command import command
+from ._command import Group
 from ._results import Output
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
 _TIMEOUT = 600.0
 
-mock_app = typer.Typer(invoke_without_command=True)
+mock_app = Group(invoke_without_command=True)
 
 
 class _Listing(TyperCommand):
@@ -52,8 +52,7 @@ def _complete_operation(incomplete: str) -> list[str]:
     return [name for name in OPERATIONS if name.startswith(incomplete)]
 
 
-@mock_app.command("call", cls=_Listing)
-@command()
+@mock_app.add(cls=_Listing)
 async def call(
     output: Output,
     name: Annotated[str, typer.Argument(autocompletion=_complete_operation)],

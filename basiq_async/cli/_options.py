@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import attrs
 import typer
@@ -143,7 +143,6 @@ Json = Annotated[
     str | None,
     option(
         "Print JSON lines, as in a pipe; errors are JSON too. --json=id,status prints only these fields.",
-        "--json",
         metavar="[=FIELDS]",
     ),
 ]
@@ -152,37 +151,17 @@ Limit = Annotated[
     option("Show only the newest N; 0 for all. By default 50 in a terminal, all in a pipe.", min=0, metavar="N"),
 ]
 Raw = Annotated[bool, option("Show the API's own JSON.", "--raw")]
-Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]
-Since = Annotated[
-    str | None,
-    option(
-        "Only messages first sent, or events that happened, at this time or later: a date, or how long ago (2d, 90m).",
-        "--since",
-        metavar="TIME",
-    ),
-]
-Until = Annotated[
-    str | None,
-    option(
-        "Only messages first sent, or events that happened, before this time, written as for --since.",
-        "--until",
-        metavar="TIME",
-    ),
-]
 Failed = Annotated[bool, option("Only messages without a successful attempt.", "--failed")]
-EventPattern = Annotated[
-    list[str] | None,
-    option(
-        "Only these event types, such as user.created or consent.*; may be repeated.",
-        "--event",
-        autocompletion=complete_event_type,
-    ),
-]
+Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]
 Yes = Annotated[bool, option("Do not ask. Needed without a terminal.", "--yes", "-y")]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=complete_webhook)]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    typer.Option(case_sensitive=False, help="The lowest level that is logged; DEBUG is for this package alone."),
+]
 EndpointSecretFile = Annotated[
     Path | None,
-    option(f"The file with the endpoint's signing secret. By default, {SECRET_VARIABLE} is used.", "--secret-file"),
+    option(f"The file with the endpoint's signing secret. By default, {SECRET_VARIABLE} is used."),
 ]
 
 
@@ -194,37 +173,43 @@ _WHOLE_SECOND = timedelta(seconds=1)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-async def read_selection(
-    basiq: BasiqClient,
-    *,
-    since: str | None = None,
-    until: str | None = None,
-    failed: bool = False,
-    event: Sequence[str] | None = None,
-    limit: int = 0,
-) -> Where | None:
-    """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
-    await check_event_types(basiq, event)
-    first = await read_moment(basiq, since, "--since")
-    end = await read_moment(basiq, until, "--until")
-    if not (first or end or failed or event or limit):
-        return None
-    from .. import replay  # only here, because it is slow to import
+@attrs.frozen(kw_only=True, slots=False)  # with slots, it could not be one of two base classes
+class Selection:
+    """What is selected of events, or of messages.
 
-    chosen: list[Where] = []
-    if first is not None:
-        chosen.append(replay.since(first))
-    if end is not None:
-        chosen.append(replay.until(end))
-    if failed:
-        chosen.append(replay.failed_only())
-    if event:
-        with warnings.catch_warnings():  # Basiq's own list has them
-            warnings.simplefilter("ignore", UnknownEventTypeWarning)
-            chosen.append(replay.event_types(*event))
-    if limit:
-        chosen.append(replay.limit(limit))
-    return reduce(operator.and_, chosen)
+    since TIME: Only messages first sent, or events that happened, at this time or later: a date, or how long ago (2d,
+        90m).
+    until TIME: Only messages first sent, or events that happened, before this time, written as for --since.
+    event: Only these event types, such as user.created or consent.*; may be repeated.
+    """
+
+    since: str | None = None
+    until: str | None = None
+    event: Annotated[list[str] | None, option(autocompletion=complete_event_type)] = None
+
+    async def read(self, basiq: BasiqClient, *, failed: bool = False, limit: int = 0) -> Where | None:
+        """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
+        await check_event_types(basiq, self.event)
+        first = await read_moment(basiq, self.since, "--since")
+        end = await read_moment(basiq, self.until, "--until")
+        if not (first or end or failed or self.event or limit):
+            return None
+        from .. import replay  # only here, because it is slow to import
+
+        chosen: list[Where] = []
+        if first is not None:
+            chosen.append(replay.since(first))
+        if end is not None:
+            chosen.append(replay.until(end))
+        if failed:
+            chosen.append(replay.failed_only())
+        if self.event:
+            with warnings.catch_warnings():  # Basiq's own list has them
+                warnings.simplefilter("ignore", UnknownEventTypeWarning)
+                chosen.append(replay.event_types(*self.event))
+        if limit:
+            chosen.append(replay.limit(limit))
+        return reduce(operator.and_, chosen)
 
 
 async def read_moment(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:

@@ -11,7 +11,7 @@ import typer
 
 from .._work.keys import inbox_key
 from ..errors import ConfigurationError
-from ._command import command
+from ._command import Group
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
 from ._options import EndpointSecretFile
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from ..replay import Report, Target
 
 
-quarantine_app = typer.Typer(
-    help="What an inbox set aside: messages, events and deliveries that failed.", no_args_is_help=True
-)
-inbox_app = typer.Typer(help="What the inbox of a service knows about an event.", no_args_is_help=True)
+quarantine_app = Group("What an inbox set aside: messages, events and deliveries that failed.")
+inbox_app = Group("What the inbox of a service knows about an event.")
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")]
 
 
@@ -51,8 +49,7 @@ _RETRIED: View[Row] = View(
 )
 
 
-@quarantine_app.command("list")
-@command()
+@quarantine_app.add(name="list")
 async def list_(output: Output, place: InboxOptions) -> int:
     """Show what is in the quarantine, oldest first.
 
@@ -80,8 +77,7 @@ def tell_dropped(count: int, ids: Iterable[str]) -> None:
         raise ConfigurationError(f"{missing:,} of these are not in the quarantine; {_HELP}")
 
 
-@quarantine_app.command()
-@command(_ENTRY)
+@quarantine_app.add(_ENTRY)
 async def show(id: str, place: InboxOptions) -> QuarantinedDelivery:
     """Show one entry of the quarantine, with what failed as Basiq sent it.
 
@@ -106,8 +102,7 @@ class RetryOptions(InboxOptions):
     secret_file: EndpointSecretFile = None
 
 
-@quarantine_app.command()
-@command()
+@quarantine_app.add()
 async def retry(output: Output, options: RetryOptions) -> int:
     """Hand what is in the quarantine to its handler or endpoint again, oldest first.
 
@@ -202,8 +197,7 @@ class _Retries(Watch):
         self._output.rows([{"delivery_id": id, "result": result, "error": error}], _RETRIED)
 
 
-@quarantine_app.command()
-@command(ROWS, ask=lambda ids, place: f"Remove {len(set(ids)):,} entries of the quarantine for good?")
+@quarantine_app.add(ROWS, ask=lambda ids, place: f"Remove {len(set(ids)):,} entries of the quarantine for good?")
 async def drop(ids: Ids, place: InboxOptions) -> Row:
     """Remove entries of the quarantine for good; they stay recorded as handled. Asks first."""
     from .._work.quarantine import drop_quarantined
@@ -214,8 +208,7 @@ async def drop(ids: Ids, place: InboxOptions) -> Row:
     return {"dropped": dropped}
 
 
-@quarantine_app.command()
-@command()
+@quarantine_app.add()
 async def export(file: str, place: InboxOptions) -> None:
     """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine.
 
@@ -255,8 +248,7 @@ def _kept(state: str) -> View[QuarantinedDelivery]:
     )
 
 
-@inbox_app.command("list")
-@command()
+@inbox_app.add(name="list")
 async def list_inbox(
     output: Output,
     place: InboxOptions,
@@ -281,8 +273,7 @@ async def list_inbox(
     return DONE
 
 
-@inbox_app.command()
-@command(ROWS)
+@inbox_app.add(ROWS)
 async def check(place: InboxOptions) -> Row:
     """Check that an inbox can be used. Show since when it knows what was handled, and of which webhooks."""
     from .._work.limits import inbox_limit
@@ -295,8 +286,7 @@ async def check(place: InboxOptions) -> Row:
         return {"known_since": since, "webhooks": list(await read_webhooks(inbox, timeout=INBOX_TIMEOUT))}
 
 
-@inbox_app.command()
-@command()
+@inbox_app.add()
 async def get(
     output: Output,
     event_id: str,

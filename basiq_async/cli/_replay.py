@@ -14,7 +14,7 @@ import typer
 from ._command import command
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
-from ._options import EventPattern, Failed, Since, Until, read_selection
+from ._options import Failed, Selection
 from ._output import is_terminal, live, note, session
 from ._results import Output, count_details
 from ._run import make_client, on_signals
@@ -29,7 +29,7 @@ Source = Literal["messages", "events"]
 
 
 @attrs.frozen(kw_only=True)
-class ReplayOptions(RunOptions):
+class ReplayOptions(RunOptions, Selection):
     """The options of a replay.
 
     file: The file to append to, one message per line. It is its own record.
@@ -51,9 +51,6 @@ class ReplayOptions(RunOptions):
     anew: bool = False
     source: Source = "messages"
     filter: list[str] | None = None
-    since: Since = None
-    until: Until = None
-    event: EventPattern = None
     failed: Failed = False
     limit: Annotated[int, typer.Option(min=0)] = 0
     dry_run: bool = False
@@ -112,14 +109,7 @@ async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -
 
     basiq = await stack.enter_async_context(make_client())
     options = watch.options = await options.fix_moments(basiq)
-    where = await read_selection(
-        basiq,
-        since=options.since,
-        until=options.until,
-        failed=options.failed,
-        event=options.event,
-        limit=options.limit,
-    )
+    where = await options.read(basiq, failed=options.failed, limit=options.limit)
     target, inbox = await _open_target(stack, options)
     job = Replay(
         basiq,

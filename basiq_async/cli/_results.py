@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import attrs
 
@@ -48,20 +48,20 @@ class View(Generic[T]):
 
     names: the names of the fields, separated by spaces. A field is the attribute of that name, or it is computed by the
         function of that name. Without names, the rows are mappings, and are shown whole.
+    read: returns the row of an object, in place of these: for long lists.
     """
 
-    def __init__(self, names: str, *columns: Column, **computed: Callable[[T], Any]) -> None:
+    def __init__(
+        self, names: str, *columns: Column, read: Callable[[T], Row] | None = None, **computed: Callable[[T], Any]
+    ) -> None:
         self.names = tuple(names.split())
         self.columns = columns
-        self._fields: list[tuple[str, Callable[[Any], Any]]] = [
-            (name, computed.get(name) or attrgetter(name)) for name in self.names
-        ]
+        fields = [(name, computed.get(name) or attrgetter(name)) for name in self.names]
+        self._read = read or (lambda item: {name: read_field(item) for name, read_field in fields})
 
     def row(self, item: T | Row) -> Row:
         """Return the fields of an object. A dictionary is a row already."""
-        if isinstance(item, dict):
-            return item
-        return {name: read(item) for name, read in self._fields}
+        return item if isinstance(item, dict) else self._read(cast(T, item))
 
 
 ROWS: View[Row] = View("")

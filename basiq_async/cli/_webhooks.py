@@ -13,7 +13,7 @@ import typer
 
 from .._storage.private_files import open_new
 from ..errors import ConfigurationError
-from ._command import command
+from ._command import Group
 from ._doctor import doctor
 from ._options import WebhookId, complete_event_type, expand_event_types, explain, option, program_line
 from ._output import is_terminal, live, note, write
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..models import EnsuredWebhook, Webhook
 
 W = TypeVar("W", bound="Webhook")
-webhooks_app = typer.Typer(help="Subscriptions: list, create, change, check, delete.", no_args_is_help=True)
+webhooks_app = Group("Subscriptions: list, create, change, check, delete.")
 
 Url = Annotated[str, typer.Option(help="The URL that Basiq calls.")]
 _EVENT = typer.Option(
@@ -56,22 +56,19 @@ _WEBHOOK: View[Webhook] = View(
 _ENSURED: View[EnsuredWebhook] = View(" ".join([*_WEBHOOK.names, "action"]))
 
 
-@webhooks_app.command("list")
-@command(_WEBHOOK, empty="there are no webhooks; create one with 'basiq-async webhooks create'")
+@webhooks_app.add(_WEBHOOK, empty="there are no webhooks; create one with 'basiq-async webhooks create'", name="list")
 async def list_(basiq: BasiqClient) -> Sequence[Webhook]:
     """Show all webhooks."""
     return await basiq.webhooks.list().collect()
 
 
-@webhooks_app.command()
-@command(_WEBHOOK)
+@webhooks_app.add(_WEBHOOK)
 async def get(basiq: BasiqClient, webhook_id: WebhookId) -> Webhook:
     """Show one webhook."""
     return await basiq.webhooks.get(webhook_id)
 
 
-@webhooks_app.command()
-@command(_WEBHOOK)
+@webhooks_app.add(_WEBHOOK)
 async def create(
     basiq: BasiqClient,
     url: Url,
@@ -86,8 +83,7 @@ async def create(
     return await _keep_secret(secret_file, basiq.webhooks.create, **named)
 
 
-@webhooks_app.command()
-@command(_ENSURED)
+@webhooks_app.add(_ENSURED)
 async def ensure(
     basiq: BasiqClient,
     url: Url,
@@ -116,8 +112,7 @@ async def ensure(
     return found
 
 
-@webhooks_app.command()
-@command(_WEBHOOK)
+@webhooks_app.add(_WEBHOOK)
 async def update(
     basiq: BasiqClient,
     webhook_id: WebhookId,
@@ -149,8 +144,7 @@ async def update(
     )
 
 
-@webhooks_app.command()
-@command(_WEBHOOK)
+@webhooks_app.add(_WEBHOOK)
 async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretFile = None) -> Webhook:
     """Make a disabled webhook active again, and change nothing else."""
     return await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
@@ -159,8 +153,7 @@ async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: Sec
 webhooks_app.command()(doctor)
 
 
-@webhooks_app.command()
-@command()
+@webhooks_app.add()
 async def secret(
     basiq: BasiqClient,
     output: Output,
@@ -194,16 +187,14 @@ async def secret(
         write(updated.secret.reveal())
 
 
-@webhooks_app.command()
-@command(ROWS, ask=lambda webhook_id: f"Delete the webhook {webhook_id} with its messages?")
+@webhooks_app.add(ROWS, ask=lambda webhook_id: f"Delete the webhook {webhook_id} with its messages?")
 async def delete(basiq: BasiqClient, webhook_id: WebhookId) -> Row:
     """Delete a webhook with its messages. Asks first."""
     await basiq.webhooks.delete(webhook_id)
     return {"id": webhook_id, "deleted": True}
 
 
-@webhooks_app.command()
-@command(_WEBHOOK)
+@webhooks_app.add(_WEBHOOK)
 async def wait(
     basiq: BasiqClient,
     webhook_id: WebhookId,

@@ -47,9 +47,8 @@ async def entered():
 
 
 @pytest.fixture(autouse=True)
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def service(tmp_path: Path) -> str:
     """A service in this folder, in whose inbox two deliveries wait, and the name of its module."""
-    monkeypatch.chdir(tmp_path)
     name = f"service_{tmp_path.name.replace('-', '_')}"
     Path(f"{name}.py").write_text(_SERVICE.replace("SECRET", repr(SECRET)))
     asyncio.run(_defer("e-1", "e-2"))
@@ -210,7 +209,7 @@ def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
         "import sys\n"
         "from basiq_async.cli import main, _output, _work\n"
         "_output._TELL_EVERY = 0.01\n"
-        "_work._COUNT_EVERY = 0.01\n"
+        "_work._COUNT_EVERY = 1\n"
         f"sys.argv = ['basiq-async', 'work', '--receiver', '{service}:make']\n"
         "main()\n"
     )

@@ -20,9 +20,8 @@ from .conftest import Endpoint, Run, Served
 
 
 @pytest.fixture(autouse=True)
-def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def inbox() -> None:
     """An inbox in this folder: ``e-good`` was handled, and ``e-bad`` was set aside."""
-    monkeypatch.chdir(tmp_path)
 
     async def main() -> None:
         async with (

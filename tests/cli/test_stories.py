@@ -32,12 +32,6 @@ def served() -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-
-
 def make_service(webhook_id: str, *, on: str = "*") -> str:
     """Write the module of a service that writes the events that it handles to a file, and start it once.
 
