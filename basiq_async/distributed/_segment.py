@@ -66,7 +66,7 @@ clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.
 """Monotonic seconds; on Linux they also count the time that the machine is suspended."""
 
 
-@attrs.define(eq=False)
+@attrs.define
 class Lease:
     """A worker's lease on a segment, with a unique token.
 
@@ -87,7 +87,7 @@ class Lease:
         self.until = float("-inf")
 
 
-@attrs.define(eq=False)
+@attrs.define
 class ActiveJob:
     """A job that this process works on, with its running segments by the tokens of their leases.
 
@@ -119,7 +119,7 @@ class ActiveJob:
             self.spread_pause(seconds)
 
 
-@attrs.define(eq=False)
+@attrs.define
 class Segment:
     """A claimed segment: it reads its page, records the next segment, and handles the messages.
 
@@ -260,7 +260,7 @@ async def _one_page(messages: Sequence[Message]) -> AsyncGenerator[Sequence[Mess
     yield messages
 
 
-@attrs.define(eq=False)
+@attrs.define
 class LeasedTarget:
     """Delivers messages while the lease lasts, each to its webhook's target: an inbox has other keys for each webhook.
 
@@ -307,7 +307,7 @@ class LeasedTarget:
         return id in self.tickets
 
 
-@attrs.define(eq=False)
+@attrs.define
 class SegmentRecorder:
     """Records the finished messages of a segment in the fleet's record. See ``Recorder``.
 

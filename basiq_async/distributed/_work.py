@@ -90,7 +90,7 @@ class Work:
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]
 
 
-@attrs.define(eq=False)
+@attrs.define
 class WorkCache:
     """Opens each job function of this process once, and keeps the ``Work`` that it yields.
 
