@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import attrs
 import pytest
@@ -27,12 +29,12 @@ from basiq_async import (
     Response,
     TargetError,
 )
-from basiq_async.distributed import Fleet, Work, Worker
+from basiq_async.distributed import Fleet, Job, Work, Worker
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
 from basiq_async.errors import InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import failed_only, limit, message_time, since
-from tests.support.fleets import crew
+from tests.support.fleets import Record, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
 
@@ -502,6 +504,62 @@ async def test_a_key_that_was_forgotten_can_be_another_jobs_with_another_selecti
         assert sorted(recorder.ids) == sorted(await fleet.ids())
 
 
+def test_defaults_are_those_that_the_pages_name() -> None:
+    defaults = {
+        name: parameter.default
+        for each in (Fleet, Fleet.submit, Work, Job.quarantined, Job.watch, Record)
+        for name, parameter in inspect.signature(each).parameters.items()
+        if parameter.default not in (parameter.empty, None)
+    }
+    assert defaults == {
+        "lease": 30.0, "prefix": "basiq", "source": "messages", "max_quarantined": 100_000, "concurrency": 32,
+        "on_error": "quarantine", "max_failures": 1_000, "max_pause": 3_600.0, "limit": 100, "every": 0.5,
+        "patience": 60.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"concurrency": 0}, {"max_failures": 0}, {"on_error": "none"}, {"max_pause": 0}, {"where": 5}, {"inbox": 5}],
+    ids=repr,
+)
+def test_work_that_cannot_be_is_refused(wrong: Any) -> None:
+    unused: Any = None
+    with pytest.raises(ConfigurationError):
+        Work(unused, Recorder(), **wrong)
+
+
+@pytest.mark.parametrize("on_error", ["quarantine", "skip", "stop"])
+def test_an_engine_of_a_segment_counts_no_failures_in_a_row_and_has_time_to_record(on_error: Any) -> None:
+    unused: Any = None
+    work = Work(unused, Recorder(), concurrency=1, max_failures=1, on_error=on_error)
+    settings = work.settings
+    assert (settings.concurrency, settings.rate, settings.max_failures, work.max_failures) == (1, None, None, 1)
+    assert settings.on_error == ("stop" if on_error == "stop" else "quarantine")
+    assert settings.record_timeout > 4 * 60, "each try to record may wait a minute for Redis"
+    assert Work(unused, Recorder(), max_failures=None).max_failures is None
+
+
+@pytest.mark.parametrize("source", ["messages", "events"])
+async def test_a_segment_asks_for_its_page_and_for_the_page_before_it(redis_url: str, source: Any) -> None:
+    """One that is requested ahead belongs to the next segment, and so to another worker."""
+    asked: list[str] = []
+
+    class Counting(InMemoryTransport):
+        async def send(self, request: Request, /) -> Response:
+            asked.append(request.url)
+            return await super().send(request)
+
+    async with crew(redis_url, messages=0, transport=Counting, workers=1, segments=1) as fleet:
+        for number in range(30):
+            fleet.fake.emit("user.created", user_id=f"u{number}")
+        count = len(await (fleet.client.events.list() if source == "events" else fleet.client.messages.list(
+            fleet.webhook_id)).collect())  # fmt: skip
+        pages, asked[:] = math.ceil(count / 10), []
+        assert (await fleet.run(source=source)).read == count
+    assert sum(f"/{source}" in url for url in asked) == 2 * pages - 1
+
+
 async def test_arguments_are_looked_over(redis_url: str) -> None:
     async with crew(redis_url, workers=0) as fleet:
         for wrong in (
@@ -524,11 +582,18 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
                 await fleet.submit(**wrong)
         with pytest.raises(ConfigurationError, match="there is no job function 'another'"):
             await fleet.fleet.plan("another", fleet.webhook_id)
-        longest = await fleet.submit(key="k" * 200)
+        longest = await fleet.submit(key="k" * 200, max_quarantined=1)
         assert [job.key for job in await fleet.fleet.jobs()] == [longest.key]
     for wrong in ({"lease": 0}, {"lease": 0.9}, {"lease": 3_601}, {"lease": True}, {"prefix": "a b"}, {"prefix": ""}):
         with pytest.raises(ConfigurationError):
             Fleet(redis_url, **wrong)
+    function = fleet.fleet._functions["work"]
+    for name in ("", " ", "n" * 201, 5, "work"):
+        with pytest.raises(ConfigurationError, match="job function"):
+            fleet.fleet.job(name)  # type: ignore[arg-type]
+    fleet.fleet.job("n" * 200)(function)
+    with pytest.raises(ConfigurationError, match="put @asynccontextmanager below"):
+        fleet.fleet.job("no function")("text")  # type: ignore[arg-type]
     for lease in (1, 3_600):
         assert Fleet(redis_url, lease=lease).lease == lease
     for lease in (0.5, 3_601):

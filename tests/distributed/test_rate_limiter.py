@@ -6,6 +6,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -98,6 +99,12 @@ async def test_a_slot_is_used_fifteen_milliseconds_late_at_the_most_and_for_two_
 async def test_one_request_draws_for_all_that_wait_each_time() -> None:
     store = Store(10_000.0)
     limiter = limiter_of(store)
+    limiter._callers = 100
+    await limiter._draw()
+    begins = [begin for begin, _ in limiter._slots]
+    assert len(begins) == 50, "slots of more than five milliseconds are drawn, and lost with a worker that dies"
+    assert [later - earlier for earlier, later in pairwise(begins)] == pytest.approx([store.interval] * 49)
+    limiter._callers, store.due = 0, float("-inf")
     for _ in range(3):
         limiter._slots.clear()
         requests, drawn = store.requests, store.drawn

@@ -242,6 +242,9 @@ async def test_a_pause_holds_for_all_callers_and_a_shorter_one_does_not_replace_
     await pair.two.pause(key, 5.0)
     heartbeat = await pair.two.heartbeat(key, "w", {}, lease=30.0)
     assert heartbeat.paused == 60.0
+    token = await pair.claim(key)
+    assert (await pair.save(key, token, *outcomes("a"))).paused == 60.0
+    await pair.one.release(key, "0.0", token)
     await pair.pass_seconds(10)
     assert (await pair.claimed(key)).paused == 50.0
 
