@@ -209,7 +209,7 @@ class Fleet:
                         yield page.messages
 
         async with self._functions[name]() as work:
-            where = attrs.evolve(await work.select(source, lists[0].webhook_id), limit=work.where.limit)
+            where = attrs.evolve(await work._select(source, lists[0].webhook_id), limit=work.where.limit)
             return await make_plan(FixedMessages(read(work.client)), where, handles=work.handling.handles)
 
     async def __aenter__(self) -> Self:

@@ -19,7 +19,7 @@ _AHEAD = 0.005
 """Seconds of the rate that one request draws. A worker that dies wastes at most that many."""
 
 
-@attrs.define(eq=False)
+@attrs.define
 class SharedRateLimiter:
     """The part of a job's rate that one process uses.
 
@@ -85,7 +85,7 @@ class SharedRateLimiter:
             self._slots.append((slot + begin, slot + end))
 
 
-@attrs.define(eq=False)
+@attrs.define
 class SegmentRate:
     """The limiter of one segment, which can be stopped separately. Its engine uses it in place of a ``RateLimiter``."""
 

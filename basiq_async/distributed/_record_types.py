@@ -126,10 +126,10 @@ class SegmentPage:
 class JobEntry(QuarantinedDelivery):
     """An entry of a job's quarantine. It is sealed for this job and this webhook. ``number`` is its place."""
 
-    job: str = attrs.field(default="", eq=False, repr=False)
+    job: str = attrs.field(default="", eq=False)
     """The key of the job and the name of its job function."""
-    webhook_id: str = attrs.field(default="", eq=False, repr=False)
-    number: int = attrs.field(default=0, eq=False, repr=False)
+    webhook_id: str = attrs.field(default="", eq=False)
+    number: int = attrs.field(default=0, eq=False)
 
     def sealed_parts(self) -> Sequence[bytes]:
         """See ``QuarantinedDelivery``."""

@@ -66,7 +66,7 @@ clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.
 """Monotonic seconds; on Linux they also count the time that the machine is suspended."""
 
 
-@attrs.define(eq=False)
+@attrs.define
 class Lease:
     """A worker's lease on a segment, with a unique token.
 
@@ -87,7 +87,7 @@ class Lease:
         self.until = float("-inf")
 
 
-@attrs.define(eq=False)
+@attrs.define
 class ActiveJob:
     """A job that this process works on, with its running segments by the tokens of their leases.
 
@@ -119,7 +119,7 @@ class ActiveJob:
             self.spread_pause(seconds)
 
 
-@attrs.define(eq=False)
+@attrs.define
 class Segment:
     """A claimed segment: it reads its page, records the next segment, and handles the messages.
 
@@ -224,11 +224,11 @@ class Segment:
 
     async def _hand_out(self, messages: Sequence[Message]) -> bool:
         """Hand out what is selected, and record it. Return whether nothing is left."""
-        work, own, most = self.work, self.work.own_target, None
+        work, own, most = self.work, self.work._own_target, None
         SUBMITTED.set(self.job.spec.submitted_at)
         where = as_where(None)
         if not self.is_retry:
-            where, most = await work.select(self.job.spec.source, self.list.webhook_id), work.where.limit
+            where, most = await work._select(self.job.spec.source, self.list.webhook_id), work.where.limit
         leased = LeasedTarget(self, await self._known(messages), most)
         self._engine = engine = Engine(
             FixedMessages(_one_page(messages)),
@@ -248,7 +248,7 @@ class Segment:
 
     async def _known(self, messages: Sequence[Message]) -> Collection[str]:
         """Return the ids of the messages that a target has which is its own record."""
-        target = self.work.own_target
+        target = self.work._own_target
         if not isinstance(target, KnownRecord):
             return ()
         keys = {plain_id(message.raw): message.id for message in messages}
@@ -260,7 +260,7 @@ async def _one_page(messages: Sequence[Message]) -> AsyncGenerator[Sequence[Mess
     yield messages
 
 
-@attrs.define(eq=False)
+@attrs.define
 class LeasedTarget:
     """Delivers messages while the lease lasts, each to its webhook's target: an inbox has other keys for each webhook.
 
@@ -287,7 +287,7 @@ class LeasedTarget:
         entry = message.entry if isinstance(message, QuarantinedMessage) else None
         webhook_id = entry.webhook_id if isinstance(entry, JobEntry) else segment.list.webhook_id
         if webhook_id not in self._targets:
-            self._targets[webhook_id] = segment.work.open_target(webhook_id, lease=segment.lease.seconds)
+            self._targets[webhook_id] = segment.work._open_target(webhook_id, lease=segment.lease.seconds)
         return await self._targets[webhook_id].deliver(message)
 
     def wait_for_others(self) -> None:
@@ -307,7 +307,7 @@ class LeasedTarget:
         return id in self.tickets
 
 
-@attrs.define(eq=False)
+@attrs.define
 class SegmentRecorder:
     """Records the finished messages of a segment in the fleet's record. See ``Recorder``.
 

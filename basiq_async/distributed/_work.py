@@ -54,7 +54,7 @@ class Work:
         self.target = target
         self.inbox = inbox
         self.handling = find_handling(target, inbox, exclusive=False, is_recorded=True)
-        self.own_target: object = self.handling.value if self.handling.inbox is None else None
+        self._own_target: object = self.handling.value if self.handling.inbox is None else None
         """The target, if no inbox records what it handled; else None."""
         self.where = as_where(where)
         self.on_error = on_error
@@ -68,7 +68,7 @@ class Work:
             record_timeout=_RECORDING,
         )
 
-    async def select(self, source: Source, webhook_id: str) -> Where:
+    async def _select(self, source: Source, webhook_id: str) -> Where:
         """Return what selects the messages of a list. The event list has the types of all webhooks."""
         where = Where(self.where.predicate)
         if source == "messages":
@@ -79,7 +79,7 @@ class Work:
             handles = frozenset(webhook.subscribed_events).__contains__
         return Where(lambda message: handles(message.event_type_id or "")) & where
 
-    def open_target(self, webhook_id: str, *, lease: float) -> Target:
+    def _open_target(self, webhook_id: str, *, lease: float) -> Target:
         """Return the target for messages of a webhook. Its claims in an inbox last ``lease`` seconds."""
         handling = self.handling
         if handling.receiver is None:
@@ -90,7 +90,7 @@ class Work:
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]
 
 
-@attrs.define(eq=False)
+@attrs.define
 class WorkCache:
     """Opens each job function of this process once, and keeps the ``Work`` that it yields.
 

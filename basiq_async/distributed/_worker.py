@@ -11,8 +11,6 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import attrs
-
 from .._redaction.text import printable
 from .._work.tasks import TaskOwner, run_to_completion
 from ..errors import InboxError, RateLimitError, ReplayError, ServerError, TransportError
@@ -32,25 +30,29 @@ _DELAY = 2.0
 """The longest pause before a segment is tried again, unless Basiq asks for a longer one: the client has retried."""
 
 
-@attrs.define(eq=False, slots=False)
 class Worker:
     """Runs segments, renews their leases, and finds abandoned segments.
 
     ``notify`` sends a notification of a segment. ``functions`` maps names to job functions; each is opened once.
     """
 
-    _record: Record
-    _functions: Mapping[str, JobFunction]
-    _notify: Callable[[str, str], Awaitable[object]]
-    _lease: float = attrs.field(kw_only=True)
-    name: str = attrs.field(factory=lambda: f"{socket.gethostname()}:{os.getpid()}", init=False)
-    _missing: set[str] = attrs.field(factory=set, init=False)
-    """The names of job functions that jobs need and this worker does not have."""
-    _active: dict[str, ActiveJob] = attrs.field(factory=dict, init=False)
-    """The active jobs by their ids: a forgotten key may belong to another job by now."""
-    _works: WorkCache = attrs.field(default=attrs.Factory(lambda self: WorkCache(self._fail_jobs_of), True), init=False)
-    _owner: TaskOwner = attrs.field(factory=TaskOwner, init=False)
-    _stopping: bool = attrs.field(default=False, init=False)
+    def __init__(
+        self,
+        record: Record,
+        functions: Mapping[str, JobFunction],
+        notify: Callable[[str, str], Awaitable[object]],
+        *,
+        lease: float,
+    ) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._record, self._functions, self._notify, self._lease = record, functions, notify, lease
+        self._missing: set[str] = set()
+        """The names of job functions that jobs need and this worker does not have."""
+        self._works = WorkCache(self._fail_jobs_of)
+        self._active: dict[str, ActiveJob] = {}
+        """The active jobs by their ids: a forgotten key may belong to another job by now."""
+        self._owner = TaskOwner()
+        self._stopping = False
 
     async def start(self) -> None:
         """Start the background tasks, which renew leases and notify of abandoned segments."""

@@ -14,64 +14,10 @@ from basiq_async.distributed._record_types import LeaseLostError, ListSpec  # pr
 from tests.support.fleets import Crew, Record, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
-from tests.support.records import make_page, make_spec, set_aside
-from tests.support.servers import RedisServer
-from tests.support.wire import slow_line
+from tests.support.records import make_spec
 
 SHORT = 0.2
 """Seconds of a lease that a worker which died leaves behind."""
-
-
-async def test_jobs_submitted_over_a_slow_line_are_found_by_workers_that_look_meanwhile(
-    shared_server: RedisServer, redis_url: str
-) -> None:
-    watching = Record(redis_url)
-    submitting = True
-
-    async def heal() -> None:
-        while submitting:
-            for key in await watching.keys(active=True):
-                await watching.reclaim_expired(key, "w", grace=30.0)
-
-    specs = [make_spec(f"job-{number}", lease=0.001) for number in range(20)]
-    async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
-        record = Record(f"redis://127.0.0.1:{port}/0")
-        healers = [asyncio.create_task(heal()) for _ in range(5)]
-        await asyncio.gather(*(record.create(spec) for spec in specs))
-        submitting = False
-        await asyncio.gather(*healers)
-        await record.aclose()
-    assert set(await watching.keys(active=True)) == {spec.key for spec in specs}
-    await watching.aclose()
-
-
-async def test_a_quarantine_retried_over_a_slow_line_is_found_by_workers_that_look_meanwhile(
-    shared_server: RedisServer, redis_url: str
-) -> None:
-    watching = Record(redis_url)
-    keys = [f"job-{number}" for number in range(10)]
-    for key in keys:
-        await watching.create(make_spec(key))
-        await watching.claim(key, "0.0", "t", lease=30.0, worker="w")
-        await watching.record_page(key, "0.0", "t", make_page(["a"], None), read=1, lease=30.0)
-        await watching.save(key, "0.0", "t", set_aside("a"), before=0, lease=30)
-        await watching.finish(key, "0.0", "t")
-    reviving = True
-
-    async def heal() -> None:
-        while reviving:
-            for key in keys:
-                await watching.reclaim_expired(key, "w", grace=30.0)
-
-    async with slow_line(shared_server.port, least=0.002, most=0.03) as port:
-        record = Record(f"redis://127.0.0.1:{port}/0")
-        healers = [asyncio.create_task(heal()) for _ in range(5)]
-        await asyncio.gather(*(record.retry_quarantined(key, "once") for key in keys))
-        reviving = False
-        await asyncio.gather(*healers)
-        await record.aclose()
-    assert set(await watching.keys(active=True)) == set(keys)
-    await watching.aclose()
 
 
 class Doomed:

@@ -268,6 +268,7 @@ class _Walk:
             lambda: record.save(key, name, token, ended, before=0, lease=30.0),
             lambda: record.finish(key, name, token),
             lambda: record.release(key, name, token),
+            lambda: record.take_ticket(key, name, token, "x", limit=1),
         )
         try:
             found = await self._rng.choice(calls)()

@@ -247,22 +247,6 @@ async def test_a_job_on_a_list_that_begins_with_the_newest_reads_what_was_there_
         assert (report.handled, report.finished) == (60, True)
 
 
-async def test_a_segment_at_the_top_is_taken_over_though_messages_arrived_above_it(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=8, workers=0, quirks=NEWEST_FIRST) as fleet:
-        job = await fleet.submit()
-        ids = await fleet.ids()
-        async with Redis.from_url(redis_url) as redis:
-            await redis.hset("basiq:{job}:s:0.0", mapping={"read": "6", "edge": json.dumps(ids[:6])})
-            await redis.hset("basiq:{job}", "lists_left", 0)
-        await fleet.fake.advance(minutes=30)
-        fleet.fake.seed_messages(25, fleet.webhook_id)
-        await fleet.start()
-        await job.wait(timeout=PATIENCE)
-        above = (await fleet.ids())[:25]
-        assert sorted(recorder.ids) == sorted([*above, *ids[:6]]), "what arrived is read with it, and nothing twice"
-
-
 class Table:
     """A bulk target that is its own record, as the rows of a table are."""
 
