@@ -30,7 +30,7 @@ from .._work.waiting import may_work
 from ..errors import ConfigurationError, SignatureVerificationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
-from ._backlog import Backlog, Limits, Ticket, check_deferrable
+from ._backlog import Backlog, Limits, check_deferrable
 from ._bodies import read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._dispatcher import PATIENCE, Dispatcher
@@ -39,6 +39,7 @@ from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of
 from ._quarantine import Quarantine
 from ._results import Result
 from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
+from ._worker import Ticket, Worker
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class WebhookReceiver:
                 "worker takes over a delivery while its handler is still running"
             )
         deferred_timeout = check_seconds("deferred_timeout", deferred_timeout)
+        deferred_lease = deferred_timeout + 2 * inbox_timeout + _LEASE_MARGIN
         limits = Limits(
             attempts=check_whole("attempts", attempts, least=1),
             concurrency=check_whole("concurrency", concurrency, least=1),
@@ -178,7 +180,7 @@ class WebhookReceiver:
             inbox_timeout=inbox_timeout,
             lease=lease,
             deferred_timeout=deferred_timeout,
-            deferred_lease=deferred_timeout + 2 * inbox_timeout + _LEASE_MARGIN,
+            deferred_lease=deferred_lease,
             quarantine_after=quarantine_after,
             clock=self._clock,
         )
@@ -187,15 +189,13 @@ class WebhookReceiver:
         self._backlog = Backlog(
             self._inbox,
             seal,
-            self._handle_deferred,
-            self.handles,
             limits,
             webhook_id=webhook_id,
-            lease=deferred_timeout + 2 * inbox_timeout + _LEASE_MARGIN,
-            inbox_timeout=inbox_timeout,
+            timeout=inbox_timeout,
             clock=self._clock,
             outages=self._dispatcher.outages,
         )
+        self._worker = Worker(self._backlog, self._handle_deferred, self.handles, lease=deferred_lease)
         if deferred:
             check_deferrable(self._inbox, accept_loss=accept_loss)
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
@@ -403,8 +403,8 @@ class WebhookReceiver:
         if not self._backlog.can_wait():
             await self._backlog.waiting()
         async with self:
-            await self._backlog.begin(certainly=True)
-            await self._backlog.join()
+            self._worker.begin(certainly=True)
+            await self._worker.join()
 
     async def _retry(self, quarantined: QuarantinedDelivery) -> Outcome:
         """Hand a quarantined delivery to its handler again, unless its seal does not match."""
@@ -465,12 +465,12 @@ class WebhookReceiver:
         it is cancelled, or left a task running, it lasts at most ``lease`` seconds more.
         """
         self._lifecycle.closed = True
-        await self._backlog.stop(self._dispatcher.handler_timeout)
+        await self._worker.stop(self._dispatcher.handler_timeout)
         await self._dispatcher.drain()
 
     async def __aenter__(self) -> Self:
         if await self._lifecycle.enter() and may_work.get():
-            await self._backlog.begin()
+            self._worker.begin()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -482,8 +482,14 @@ class WebhookReceiver:
         route = self._routes.find(delivery.event_type_id) if self._backlog.used else None
         if route is None or not route.deferred:
             return self._dispatch(delivery)
-        work = self._backlog.store(delivery)
+        work = self._store(delivery)
         return work if self._around is None else self._around(delivery, work)
+
+    async def _store(self, delivery: Delivery) -> Outcome:
+        done = await self._backlog.store(delivery)
+        if done.result is Result.DEFERRED:
+            self._worker.tell_stored()
+        return done
 
     async def _handle_deferred(self, delivery: Delivery, ticket: Ticket) -> Outcome:
         started = time.perf_counter()

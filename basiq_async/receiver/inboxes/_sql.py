@@ -115,7 +115,7 @@ class SQLInbox:
 
     async def __aenter__(self) -> Self:
         self._store.check_usable()
-        await self._store.within_limit(self._store.prepare())
+        await self._store.within_limit(self._store.prepare)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -366,7 +366,7 @@ class SQLInbox:
 
         async def look(connection: AsyncConnection) -> bool | None:
             row = await self._sql.find(connection, delivery.key)
-            return None if row is None or (row.handled_at is None and row.queue is None) else False
+            return None if row is None or (row.handled_at is None and not row.waits) else False
 
         # SQLite's writer may be a handler: a duplicate does not wait for it.
         if not self._store.on_postgresql and await self._store.run(look) is False:
