@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -162,7 +163,7 @@ class SQLStore:
         patient: bool = True,
         timeout: float | None = None,
     ) -> T:
-        """Do ``work`` in a transaction, within the time limit. A cancellation costs the connection, and rolls back.
+        """Do ``work`` in a transaction, within the time limit. See ``within_limit`` for a cancellation.
 
         write: commit. A write to SQLite waits for another writer: up to the time limit if ``patient``, else briefly.
         timeout: seconds, in place of the store's.
@@ -174,14 +175,21 @@ class SQLStore:
             return await self._run(work, write=write, patient=patient)
 
         self.check_usable()
-        return await self.within_limit(prepare_and_run(), timeout)
+        return await self.within_limit(prepare_and_run, timeout)
 
-    async def within_limit(self, work: Awaitable[T], timeout: float | None = None) -> T:
-        """Await ``work``. Raises the kind's error if it takes too long, and in place of a driver's error."""
-        timeout = self.timeout if timeout is None else timeout
+    async def within_limit(self, work: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
+        """Do ``work``. Raises the kind's error if it takes too long, and in place of a driver's error.
+
+        A cancellation costs the connection to a server, which then rolls back. In SQLite it waits for the end: the
+        driver's thread goes on with a statement that nobody awaits.
+        """
+        limited = partial(self._within_limit, work, self.timeout if timeout is None else timeout)
+        return await (limited() if self.on_postgresql else run_to_completion(limited))
+
+    async def _within_limit(self, work: Callable[[], Awaitable[T]], timeout: float) -> T:
         try:
             async with asyncio.timeout(timeout):
-                return await work
+                return await work()
         except (BasiqError, BusyError):
             raise
         except TimeoutError as exc:

@@ -21,11 +21,11 @@ from .._work.failures import failure_text, find_retry_after, is_outage
 from .._work.once import Ended, Ending, Unit, Units
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
-from ._backlog import Ticket
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
+from ._worker import Ticket
 
 logger = logging.getLogger("basiq_async.receiver")
 

@@ -206,7 +206,7 @@ class Statements:
         self.row = sa.select(
             events.c.handled_at,
             in_quarantine.label("in_quarantine"),
-            events.c.queue,
+            waits.label("waits"),
             letter_text.label("letter"),
             events.c.token,
             remaining,

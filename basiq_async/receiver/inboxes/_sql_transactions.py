@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -78,7 +79,7 @@ class Transactions:
         known = await self.known(key, token, retry=retry)
         if known is not None:
             return known
-        return await self._store.within_limit(self._prepare_and_begin(key, token, lease, retry))
+        return await self._store.within_limit(partial(self._prepare_and_begin, key, token, lease, retry))
 
     async def _prepare_and_begin(self, key: str, token: str, lease: float, retry: bool) -> Claim:
         await self._store.prepare()
@@ -198,7 +199,7 @@ class Transactions:
         async def commit_once() -> None:
             whole = False
             try:
-                await self._store.within_limit(_commit_whole(held.connection))
+                await self._store.within_limit(partial(_commit_whole, held.connection))
                 whole = True
             finally:
                 await self._end(held, whole=whole)

@@ -106,7 +106,7 @@ async def test_a_released_transaction_ends_the_lease_too(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["asyncpg", "psycopg"], indirect=True)
 async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._ASK_TIMES", 2)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_waiting._ASK_TIMES", 2)
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
         await inbox.claim_transaction("new", "a", lease=60)
@@ -277,7 +277,7 @@ async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_ind
 
 
 async def test_no_pruning_of_a_database_takes_what_waits(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._PRUNE_EVERY", 1)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_pruning._PRUNE_EVERY", 1)
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table, remember=1) as inbox:
         await store(inbox, "k")
