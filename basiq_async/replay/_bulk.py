@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from .._wire.codec import Unreadable, read_message
 from ..models import Message
 from ._engine import Engine
-from ._sources import MessageBatch, UnreadableMessage
+from ._sources import Batch, UnreadableMessage
 from ._where import choose, everything
 
 _MOST_UNWRITTEN = 4_096
@@ -36,7 +36,7 @@ class BulkEngine(Engine):
         super().__init__(*args, **options)
         self._as_sent = as_sent
         self._accepts_unreadable = getattr(self._target, "accepts_unreadable", False)
-        self._unwritten: Counter[MessageBatch] = Counter()
+        self._unwritten: Counter[Batch[Any]] = Counter()
         """The number of messages of each page that were accepted, and are not written yet."""
 
     async def _work(self) -> None:
@@ -52,7 +52,7 @@ class BulkEngine(Engine):
         except Exception as exc:
             self._fail(exc)
 
-    async def _accept_page(self, batch: MessageBatch) -> None:
+    async def _accept_page(self, batch: Batch[Any]) -> None:
         """Hand a page to the target as Basiq sent it."""
         places = list(range(len(batch.items)))
         if self._where.predicate is not everything:
@@ -73,15 +73,17 @@ class BulkEngine(Engine):
         await asyncio.sleep(0)
         await self._write_if_due()
 
-    def _hand_over(self, batch: MessageBatch, places: Sequence[int]) -> None:
+    def _hand_over(self, batch: Batch[Any], places: Sequence[int]) -> None:
         places = places[: self._left]
         if self._left is not None:
             self._left -= len(places)
         if places:
-            self._target.accept_page([batch.items[each] for each in places], [batch.keys[each] for each in places])
+            cast(PageTarget, self._target).accept_page(
+                [batch.items[each] for each in places], [batch.keys[each] for each in places]
+            )
             self._note_accepted(batch, len(places))
 
-    async def _accept(self, batch: MessageBatch) -> None:
+    async def _accept(self, batch: Batch[Any]) -> None:
         """Hand the messages of a page to the target, one after the other."""
         for message in batch.items:
             if self._stopped or self._left == 0:
@@ -95,11 +97,11 @@ class BulkEngine(Engine):
             elif not await self._deliver(message, batch):
                 return
 
-    def _skip(self, batch: MessageBatch) -> None:
+    def _skip(self, batch: Batch[Any]) -> None:
         self._skipped["where"] += 1
         batch.finish()
 
-    async def _deliver(self, message: Message, batch: MessageBatch) -> bool:
+    async def _deliver(self, message: Message, batch: Batch[Any]) -> bool:
         """Hand one message to the target. Return False if the run ends."""
         ending = await self._attempts.deliver(message)
         if ending is None:
@@ -116,13 +118,13 @@ class BulkEngine(Engine):
         await self._write_if_due()
         return True
 
-    def _note_accepted(self, batch: MessageBatch, count: int) -> None:
+    def _note_accepted(self, batch: Batch[Any], count: int) -> None:
         self._handled += count
         self._in_a_row = 0
         self._room -= count
         self._unwritten[batch] += count
 
-    def _fail_with(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
+    def _fail_with(self, message: Message, batch: Batch[Any], error: Exception) -> bool:
         self._open += 1
         self._room -= 1
         return self._record_failure(message, batch, error)

@@ -21,7 +21,7 @@ from ..errors import BasiqError, ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
-from ._sources import MessageBatch, MessageSource, Source
+from ._sources import Batch, MessageSource, Source
 from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
 from ._where import Where, choose
 from .targets._base import BUSY, HANDLED_BEFORE, Target
@@ -51,21 +51,17 @@ class RunSettings:
     record_timeout: float = 60.0
 
 
+@attrs.define(eq=False)
 class Finished:
     """A message that was handed out, and how that ended.
 
     ``reason``: why there was nothing to do. ``error``: the failure for which it is to be set aside.
     """
 
-    __slots__ = ("batch", "error", "message", "reason")
-
-    def __init__(
-        self, message: Message, batch: MessageBatch, reason: str | None = None, error: str | None = None
-    ) -> None:
-        self.message = message
-        self.batch = batch
-        self.reason = reason
-        self.error = error
+    message: Message
+    batch: Batch[Any]
+    reason: str | None = None
+    error: str | None = None
 
     @property
     def handled(self) -> bool:
@@ -149,7 +145,7 @@ class Engine:
         self._hint_due = 0.0
         self._turn = asyncio.Lock()
         """Held by the worker that takes the next message."""
-        self._items: Iterator[tuple[Message, MessageBatch]] = iter(())
+        self._items: Iterator[tuple[Message, Batch[Any]]] = iter(())
         """The messages that were read and not taken yet."""
         self._reading: asyncio.Task[Any] | None = None
         """The worker that waits for a page."""
@@ -166,7 +162,7 @@ class Engine:
         self._done: list[Finished] = []
         self._row: list[Finished] = []
         """The last failures in a row."""
-        self._busy: deque[tuple[Message, MessageBatch]] = deque()
+        self._busy: deque[tuple[Message, Batch[Any]]] = deque()
         """Messages that another worker holds. They are handed out again at the end, once."""
         self._at_end = False
         self._recording = False
@@ -272,7 +268,7 @@ class Engine:
         except Exception as exc:
             self._fail(exc)
 
-    async def _take(self) -> tuple[Message, MessageBatch, Exception | None] | None:
+    async def _take(self) -> tuple[Message, Batch[Any], Exception | None] | None:
         """Return the next message, with the error if it could not be read or selected. None: there are no more."""
         async with self._turn:
             while not self._stopped:
@@ -305,7 +301,7 @@ class Engine:
         self._items, self._busy = iter(self._busy), deque()
         return True
 
-    async def _next_page(self) -> MessageBatch | None:
+    async def _next_page(self) -> Batch[Any] | None:
         self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
         try:
             return await self._source.advance()
@@ -313,8 +309,8 @@ class Engine:
             self._reading = None
 
     def _begin(
-        self, message: Message, batch: MessageBatch, error: Exception | None
-    ) -> tuple[Message, MessageBatch, Exception | None]:
+        self, message: Message, batch: Batch[Any], error: Exception | None
+    ) -> tuple[Message, Batch[Any], Exception | None]:
         self._room -= 1
         self._open += 1
         if self._left is not None:
@@ -328,7 +324,7 @@ class Engine:
         self._released.clear()
         await self._released.wait()
 
-    def _record_success(self, message: Message, batch: MessageBatch, reason: str | None) -> None:
+    def _record_success(self, message: Message, batch: Batch[Any], reason: str | None) -> None:
         self._in_a_row = 0
         if reason is None:
             self._handled += 1
@@ -343,7 +339,7 @@ class Engine:
             batch.finish()
             self._release(1)
 
-    def _record_failure(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
+    def _record_failure(self, message: Message, batch: Batch[Any], error: Exception) -> bool:
         """Treat a failed message as ``on_error`` says. Return False if the job ends."""
         settings = self._settings
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):

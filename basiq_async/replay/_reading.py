@@ -34,7 +34,7 @@ from ..pagination import Paginator, unreadable_item
 from ._hint import Hint, Part, read_hint, write_hint
 from ._list_pages import ListedPage, ListPages
 from ._pass import Pass
-from ._sources import plain_ids
+from ._sources import Batch, plain_ids
 
 T = TypeVar("T")
 
@@ -46,31 +46,6 @@ _MOST_REFUSED = 10
 """How often in a row the link to the next page may be refused before the list is taken to be broken."""
 _SAMPLES = 40
 """The number of items of a page whose times are compared."""
-
-
-class Batch(Generic[T]):
-    """What a page has to hand out: the ``items`` that the record does not know, in the order of the list."""
-
-    def __init__(self, items: Sequence[T] = (), keys: Sequence[str] = (), indexes: Sequence[int] = ()) -> None:
-        self.items = items
-        self.keys = keys
-        self.indexes = indexes
-        """The places of the items on the page."""
-        self._left = len(items)
-        self._held = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all items are done, and none was held."""
-        return self._left <= 0 and not self._held
-
-    def finish(self, count: int = 1) -> None:
-        """Note that ``count`` of the items are done."""
-        self._left -= count
-
-    def hold(self) -> None:
-        """Note that an item is not done: no hint passes this page in this run."""
-        self._held = True
 
 
 @attrs.frozen

@@ -14,10 +14,11 @@ from typing import Any, TypeVar, cast, get_args
 import attrs
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
+from .._redaction.text import printable
 from .._signing.seal import Seal
 from .._storage.exports import export_entries
 from .._work.ids import Ids
-from .._work.limits import inbox_limit, limit
+from .._work.limits import inbox_limit, limit, wait_for_event
 from .._work.owners import note_webhook, read_webhooks
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import (
@@ -151,7 +152,7 @@ class Replay:
         self._observer: Observer | None = None
         self._listeners: list[OnProgress] = []
         self._running = False
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._finished = False
 
     @property
@@ -219,7 +220,7 @@ class Replay:
 
     def stop(self) -> None:
         """Let the present run begin no more messages. It returns when the messages under way are recorded."""
-        self._stopping = True
+        self._stopping.set()
         if self._engine is not None:
             self._engine.stop()
 
@@ -290,7 +291,7 @@ class Replay:
             note_hint=note_hint,
             wait_for_others=wait_for_others,
         )
-        if self._stopping:
+        if self._stopping.is_set():
             engine.stop()
         self._finished = False
         report = await engine.run(progress, plan)
@@ -323,7 +324,7 @@ class Replay:
         """Keep other runs of this object out, and those of others if the run is exclusive; yield its claim."""
         if self._running:
             raise ReplayError("this replay is running already: one object does one run at a time")
-        self._running, self._stopping = True, False
+        self._running, self._stopping = True, asyncio.Event()
         handling = self._handling
         try:
             async with AsyncExitStack() as stack:
@@ -444,10 +445,13 @@ class Replay:
                     return await call()
             except Exception as exc:
                 left = until - loop.time()
-                if not self._running or self._stopping or left <= 0 or not is_outage(exc):
+                if not self._running or left <= 0 or not is_outage(exc):
                     raise
-                logger.warning("the record does not respond (%s): the replay waits, and asks again", exc)
-            await asyncio.sleep(min(pause, left))
+                logger.warning(
+                    "the record does not respond (%s): the replay asks it again", printable(str(exc))
+                )
+                if await wait_for_event(self._stopping, min(pause, left)):
+                    raise
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _limit_record(self) -> AbstractAsyncContextManager[None]:

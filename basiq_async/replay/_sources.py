@@ -9,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
@@ -24,6 +24,10 @@ from ..filters import Filter, filter_text
 from ..models import Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
 
+if TYPE_CHECKING:
+    from ._reading import Reading
+
+T = TypeVar("T")
 Source = Literal["messages", "events"]
 REACH = timedelta(days=7)
 """The age of the oldest events in the event list (the vendor's reference)."""
@@ -31,62 +35,29 @@ EVENT_PREFIX = "event-"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
-class MessageBatch(Protocol):
-    """The messages of a page that are handed out."""
+class Batch(Generic[T]):
+    """What a page has to hand out: the ``items`` that the record does not know, in the order of the list."""
+
+    def __init__(self, items: Sequence[T] = (), keys: Sequence[str] = (), indexes: Sequence[int] = ()) -> None:
+        self.items = items
+        self.keys = keys
+        self.indexes = indexes
+        """The places of the items on the page."""
+        self._left = len(items)
+        self._held = False
 
     @property
-    def items(self) -> Sequence[Any]:
-        """The messages, at least one; or their JSON, if the source was opened for that."""
-        ...
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Their keys in the record."""
-        ...
+    def is_done(self) -> bool:
+        """Whether all items are done, and none was held."""
+        return self._left <= 0 and not self._held
 
     def finish(self, count: int = 1) -> None:
-        """Note that as many of them are done."""
-        ...
+        """Note that ``count`` of the items are done."""
+        self._left -= count
 
     def hold(self) -> None:
-        """Note that one of them is not done in this run: it failed and was skipped, or another worker holds it."""
-        ...
-
-
-class MessageSource(Protocol):
-    """Hands out messages, page by page. See ``Reading``, which is one."""
-
-    @property
-    def order(self) -> Order:
-        """The order of the list, as far as it is known."""
-        ...
-
-    @property
-    def finished(self) -> bool:
-        """Whether all messages were handed out, now or earlier."""
-        ...
-
-    @property
-    def read_count(self) -> int:
-        """The number of messages that were read."""
-        ...
-
-    @property
-    def known_count(self) -> int:
-        """The number of messages that the record knew."""
-        ...
-
-    async def advance(self) -> MessageBatch | None:
-        """Return the next messages; None at the end."""
-        ...
-
-    def hint(self) -> str | None:
-        """Return a text for the next run of the same job, which then reads less; None if there is nothing new."""
-        ...
-
-    async def aclose(self) -> None:
-        """Cancel the requests for pages ahead."""
-        ...
+        """Note that an item is not done: no hint passes this page in this run."""
+        self._held = True
 
 
 async def each_message(source: MessageSource) -> AsyncIterator[Message]:
@@ -176,13 +147,13 @@ class Lists:
     The order of the messages differs from run to run.
     """
 
-    def __init__(self, lists: Sequence[MessageSource]) -> None:
+    def __init__(self, lists: Sequence[Reading[Message]]) -> None:
         self._lists = lists
-        self._tasks: dict[MessageSource, asyncio.Task[MessageBatch | None]] = {}
+        self._tasks: dict[Reading[Message], asyncio.Task[Batch[Message] | None]] = {}
         self._waiting = deque(lists)
 
-    async def advance(self) -> MessageBatch | None:
-        """See ``MessageSource``. The next page is of the list whose last page was longest ago."""
+    async def advance(self) -> Batch[Message] | None:
+        """See ``Reading``. The next page is of the list whose last page was longest ago."""
         while self._waiting:
             for each in self._waiting:
                 if each not in self._tasks:
@@ -198,32 +169,32 @@ class Lists:
 
     @property
     def order(self) -> Order:
-        """See ``MessageSource``. The lists that are long enough to show an order decide."""
+        """See ``Reading``. The lists that are long enough to show an order decide."""
         orders: set[Order] = {each.order for each in self._lists if each.order != "unknown"}
         return orders.pop() if len(orders) == 1 else "unknown"
 
     @property
     def finished(self) -> bool:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         return all(each.finished for each in self._lists)
 
     @property
     def read_count(self) -> int:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         return sum(each.read_count for each in self._lists)
 
     @property
     def known_count(self) -> int:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         return sum(each.known_count for each in self._lists)
 
     def hint(self) -> str | None:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         hints = [each.hint() for each in self._lists]
         return None if all(each is None for each in hints) else json.dumps(hints)
 
     async def aclose(self) -> None:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -264,21 +235,6 @@ def read_filters(filter: str | Filter | Sequence[str | Filter] | None, source: S
     return list(texts)
 
 
-class FixedBatch:
-    """Messages that come from elsewhere than a list of Basiq's."""
-
-    keys: Sequence[str] = ()
-
-    def __init__(self, items: Sequence[Message]) -> None:
-        self.items = items
-
-    def finish(self, count: int = 1) -> None:
-        """See ``MessageBatch``."""
-
-    def hold(self) -> None:
-        """See ``MessageBatch``."""
-
-
 class FixedMessages:
     """A source that is no list of Basiq's. ``pages`` yields messages."""
 
@@ -290,20 +246,24 @@ class FixedMessages:
         self._pages = pages
         self.read_count = 0
 
-    async def advance(self) -> FixedBatch | None:
-        """See ``MessageSource``."""
+    async def advance(self) -> Batch[Message] | None:
+        """See ``Reading``."""
         async for messages in self._pages:
             if messages:
                 self.read_count += len(messages)
-                return FixedBatch(messages)
+                return Batch(messages)
         return None
 
     def hint(self) -> None:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
 
     async def aclose(self) -> None:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         await self._pages.aclose()
+
+
+MessageSource: TypeAlias = "Reading[Message] | Lists | FixedMessages"
+"""Hands out messages, page by page. What each method does, ``Reading`` says."""
 
 
 # --- events ---

@@ -19,7 +19,7 @@ from ._sources import (
     read_filters,
 )
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
-from .targets._adapters import AnyTarget, Handling, find_handling
+from .targets._adapters import AnyTarget, find_handling
 from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget, Handler, SessionHandler
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "Finished",
     "FixedMessages",
     "Handler",
-    "Handling",
     "OnError",
     "Predicate",
     "QuarantinedMessage",

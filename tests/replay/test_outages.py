@@ -315,6 +315,24 @@ async def test_a_run_waits_for_an_inbox_that_does_not_say_what_it_knows(
             await replay.plan()
 
 
+@virtual.clocked
+async def test_stop_does_not_wait_for_an_inbox_that_is_away() -> None:
+    class Away(MemoryInbox):
+        async def note(self, name: str) -> str | None:
+            if name.startswith("reading"):
+                raise InboxError("away")
+            return await super().note(name)
+
+    async with history(3) as h:
+        replay = h.replay(Recorder(), inbox=Away(clock=virtual.clock))
+        running = asyncio.create_task(replay.run())
+        await asyncio.sleep(300)
+        replay.stop()
+        with pytest.raises(InboxError, match="away"):
+            async with asyncio.timeout(1):
+                await running
+
+
 @pytest.mark.parametrize(("call", "work"), INBOX_CALLS)
 @virtual.clocked
 async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:

@@ -134,7 +134,7 @@ class JSONLinesTarget:
     async def begin_run(self) -> None:
         """See ``RunScoped``: opens and locks the file, and reads the ids in it."""
         async with self._using:
-            await self._in_thread(self._begin)
+            await self._in_thread(self._write_lines if self._lines else self._begin)
             self._in_run = True
 
     async def end_run(self) -> None:
