@@ -29,6 +29,7 @@ ADDRESS = "WARM_PROGRAMS"
 """The variable that leads the client here."""
 IMPORTED = (
     "aiohttp.web", "rich.live", "rich.markdown", "rich.progress", "rich.table", "typer.rich_utils", "sqlite3",
+    "aiosqlite", "sqlalchemy.ext.asyncio",
     "basiq_async.cli._app", "basiq_async.otel", "basiq_async.receiver", "basiq_async.replay", "basiq_async.testing",
     "basiq_async.testing.mock", "sybil", "tests.support.pages",
 )  # fmt: skip
