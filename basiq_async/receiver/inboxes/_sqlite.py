@@ -55,7 +55,7 @@ _NOTE_EVERY = 60.0
 
 
 def _sql(statement: str) -> str:
-    """Expand {name} placeholders, such as {free}, in a statement.
+    """Return a statement with its parts, which stand in braces.
 
     :now is the time of the clock of leases, and :horizon the moment up to which entries are forgotten.
     """
