@@ -9,7 +9,7 @@ from typing import Never
 import pytest
 
 from basiq_async.receiver import MemoryInbox
-from basiq_async.testing.conformance import _inbox, _inbox_promises  # private: all promises of each inbox take minutes
+from basiq_async.testing.conformance import _inbox, _inbox_model  # private: all promises of each inbox take minutes
 
 Checks = Mapping[str, Callable[[], Awaitable[None]]]
 
@@ -39,4 +39,4 @@ def check_briefly(patch: pytest.MonkeyPatch) -> None:
         await keep(subject, {each: promises[each] for each in promises if each not in alone}, seconds=seconds)
 
     patch.setattr(_inbox, "keep", keep_shared)
-    patch.setattr(_inbox_promises, "_WALKS", 1)
+    patch.setattr(_inbox_model, "_WALKS", 1)

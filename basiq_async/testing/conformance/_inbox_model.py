@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 SHORT, LONG, LATER = 0.03, 60.0, 3600.0
 """The lease of a worker that dies, that of any other, and for how long something is put off, in seconds."""
 PASSED = SHORT * 1.5
+WORKERS = "abc"
 KEYS = 2
 """The number of keys: one event of two webhooks has two."""
 START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
@@ -118,6 +120,18 @@ WALKED = tuple(name for name in CALLS if not name.endswith("shortly"))
 """The calls of a random walk: without those of which something ends at a time that no script waits for."""
 DYING = frozenset({"die", "die_in_retry", "die_of_due"})
 """Claims of a worker that dies: a short lease, which runs out."""
+
+
+_WALKS = 5
+_STEPS = 40
+
+
+def random_walks(calls: Sequence[str]) -> Iterator[str]:
+    """Return scripts of these calls."""
+    for seed in range(_WALKS):
+        chance = random.Random(seed)
+        steps = (f"{chance.choice(calls)} {chance.choice(WORKERS)} {chance.randrange(KEYS)}" for _ in range(_STEPS))
+        yield "; ".join(steps)
 
 
 # --- the model ---

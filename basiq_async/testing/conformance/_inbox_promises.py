@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -12,15 +11,25 @@ from typing import Any, get_args
 import attrs
 
 from ..._work.protocol import Inbox, Kind, QuarantinedDelivery, TransactionalInbox, WaitingInbox
-from ._inbox_model import BUSY, CLAIMED, DONE, KEYS, LATER, LONG, SHORT, START, WALKED, Listing, make_delivery
+from ._inbox_model import (
+    BUSY,
+    CLAIMED,
+    DONE,
+    LATER,
+    LONG,
+    SHORT,
+    START,
+    WALKED,
+    Listing,
+    make_delivery,
+    random_walks,
+)
 from ._inbox_scripts import SCRIPTS
-from ._inbox_workers import WORKERS, Workers, cancel_after
+from ._inbox_workers import Workers, cancel_after
 from ._runner import Check, hold, promises_of
 
 _WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
 """The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
-_WALKS = 5
-_STEPS = 40
 _ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 _SEAL = "v1,seal"
 _MANY = 10_000
@@ -41,13 +50,8 @@ class InboxPromises(Workers[Inbox]):
 
     async def walk(self) -> None:
         """Each call has the right result when workers act on two keys in any order, and some of them die"""
-        actions = [name for name in WALKED if self.makes(name)]
-        for seed in range(_WALKS):
-            chance = random.Random(seed)
-            steps = [
-                f"{chance.choice(actions)} {chance.choice(WORKERS)} {chance.randrange(KEYS)}" for _ in range(_STEPS)
-            ]
-            await self.follow("; ".join(steps))
+        for script in random_walks([name for name in WALKED if self.makes(name)]):
+            await self.follow(script)
 
     async def keep_apart(self) -> None:
         """Similar keys are independent of each other, up to a length of 400 ASCII characters"""

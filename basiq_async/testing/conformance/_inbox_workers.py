@@ -30,7 +30,6 @@ from ._inbox_model import (
 from ._runner import hold
 
 I = TypeVar("I", bound=Inbox)  # noqa: E741
-WORKERS = "abc"
 
 
 async def cancel_after(wait: float, call: Coroutine[Any, Any, object]) -> None:

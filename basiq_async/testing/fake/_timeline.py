@@ -17,7 +17,6 @@ from typing import Literal
 
 import attrs
 
-from ..._work.limits import wait_for_event
 from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
 from ._clock import Clock, MovableClock
@@ -354,4 +353,8 @@ class Timeline:
 
     async def _changed(self, *, within: float | None = None) -> bool:
         """Wait for a change. Return False if none comes ``within`` so many real seconds."""
-        return await wait_for_event(self._news, within)
+        try:
+            async with asyncio.timeout(within):
+                return await self._news.wait()
+        except TimeoutError:
+            return False

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 
 from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
-from basiq_async.testing.conformance._inbox_model import KEYS, WALKED  # private: check_inbox walks few steps
-from basiq_async.testing.conformance._inbox_workers import WORKERS, Workers  # private: this walks thousands
+from basiq_async.testing.conformance._inbox_model import KEYS, WALKED, WORKERS  # private: check_inbox walks few steps
+from basiq_async.testing.conformance._inbox_workers import Workers  # private: this walks thousands
 from tests.support.databases import ByTransaction, engine_of, new_table
 from tests.support.servers import PostgresServer, RedisServer
 
