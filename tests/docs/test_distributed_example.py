@@ -109,6 +109,10 @@ def test_a_job_survives_the_loss_of_one_of_two_machines(tmp_path: Path) -> None:
         assert "0 failed, finished: True" in said
         handled = get(f"http://127.0.0.1:{endpoint}/count")["handled"]
         assert f"\n{handled:,} handled" in said
+        again = start("again", [sys.executable, "jobs.py"])  # the same key: it starts nothing, and reports
+        until(lambda: again.poll() is not None)
+        assert (tmp_path / "again.log").read_text().splitlines()[-1] == said.splitlines()[-1]
+        assert get(f"http://127.0.0.1:{endpoint}/count")["handled"] == handled
         workers[1].send_signal(signal.SIGTERM)
         until(lambda: workers[1].poll() is not None)
         assert workers[1].returncode == 0

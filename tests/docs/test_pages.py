@@ -168,6 +168,9 @@ def test_every_public_name_is_in_the_reference() -> None:
         missing += [f"{module}.{name}" for name in import_module(module).__all__ if name not in documented]
     missing += [f"services.{each.name}" for each in RESOURCES if f".services.{each.name}." not in pages]
     assert missing == ["basiq_async.__version__"]
+    public = {name for module in api.MODULES for name in import_module(module).__all__}
+    gone = [name for name in documented - public if not re.search(rf"\.services\.\w+\.{name}\b", pages)]
+    assert gone == [], "the reference names what is not public"
     assert basiq_async.__version__
 
 

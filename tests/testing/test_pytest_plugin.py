@@ -111,7 +111,7 @@ def test_other(fake_basiq):
 def test_the_example_of_a_services_own_suite_passes() -> None:
     command = [*PYTEST, "-q", *QUICK, str(EXAMPLE)]
     done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    assert "5 passed" in done.stdout, done.stdout + done.stderr
+    assert "6 passed" in done.stdout, done.stdout + done.stderr
 
 
 IDS = """
