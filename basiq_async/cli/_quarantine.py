@@ -323,6 +323,8 @@ async def get(
     webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
     inboxes do not keep that time.
     """
+    from .._work.owners import read_former
+
     if (receiver is None) == (inbox is None):
         raise ConfigurationError("name the inbox with either --inbox or --receiver")
     if event is None:
@@ -332,7 +334,8 @@ async def get(
         if receiver is not None:
             opened = await stack.enter_async_context(open_receiver(receiver))
             check_owner(receiver, opened, webhook)
-            found, owners = opened.inbox, [opened.webhook_id]
+            found, own = opened.inbox, opened.webhook_id
+            owners = [own, *await read_former(found, own, timeout=INBOX_TIMEOUT)]
         else:
             found = await stack.enter_async_context(open_inbox(inbox or ""))
             owners = await _find_owners(found, webhook)
