@@ -203,10 +203,9 @@ class RecoveryRun:
         self._former = await read_former(self._inbox, self._webhook_id, timeout=_CALL)
         formerly = None if self._formerly in self._former else self._formerly
         if formerly is not None:
-            if formerly not in await read_webhooks(self._inbox, timeout=_CALL):
-                raise ConfigurationError(
-                    f"the inbox has nothing of the webhook {formerly!r}: what was handled of it would be repeated"
-                )
+            webhooks = await read_webhooks(self._inbox, timeout=_CALL)
+            own = self._webhook_id  # this run has noted it itself
+            refuse_others([each for each, live in webhooks.items() if live or each != own], formerly, "inbox")
             coverage = known.after(await self._read_coverage(formerly))
         acknowledged = latest(coverage.acknowledged, self._acknowledged)
         seen = coverage.seen_inactive or (None if active else now)

@@ -200,7 +200,7 @@ def test_a_webhook_that_was_deleted_and_made_again_repeats_nothing_of_the_former
     at = (webhook_id, "--receiver", now)
     assert run("recover", webhook_id, "--receiver", place).exit_code == 2
     mistyped = run("recover", *at, "--formerly", former[:-1])
-    assert (mistyped.exit_code, "nothing of the webhook" in mistyped.stderr) == (2, True), mistyped.output
+    assert (mistyped.exit_code, "cannot tell what was handled" in mistyped.stderr) == (2, True), mistyped.output
     line = help_for(run, "made-again", *at)
     assert line[-2:] == ["--formerly", former]
     found = run(*line)
