@@ -11,6 +11,7 @@ from .limits import inbox_limit
 from .protocol import Inbox, Record
 
 _NOTE = "webhooks"
+_FORMER_NOTE = "formerly"
 _MOST = 500
 """The number of webhooks that are noted; an inbox has a few."""
 
@@ -37,6 +38,28 @@ async def read_webhooks(record: Record, *, timeout: float) -> dict[str, datetime
         found = json.loads(text or "{}")
         known = {str(each): datetime.fromisoformat(since) if since else None for each, since in dict(found).items()}
         return {} if any(since is not None and since.tzinfo is None for since in known.values()) else known
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+async def note_former(record: Record, webhook_id: str, former: str, *, timeout: float) -> None:
+    """Note that a webhook replaces another, and those that this one replaced."""
+    known = await _read_former(record, timeout=timeout)
+    known[webhook_id] = list(dict.fromkeys([*known.get(webhook_id, []), former, *known.get(former, [])]))
+    async with inbox_limit(timeout):
+        await record.set_note(_FORMER_NOTE, json.dumps(dict(list(known.items())[-_MOST:])))
+
+
+async def read_former(record: Record, webhook_id: str | None, *, timeout: float) -> tuple[str, ...]:
+    """Return the webhooks that a webhook replaces: what a record has of them belongs to it."""
+    return () if webhook_id is None else tuple((await _read_former(record, timeout=timeout)).get(webhook_id, ()))
+
+
+async def _read_former(record: Record, *, timeout: float) -> dict[str, list[str]]:
+    async with inbox_limit(timeout):
+        text = await record.note(_FORMER_NOTE)
+    try:
+        return {str(each): [str(one) for one in former] for each, former in dict(json.loads(text or "{}")).items()}
     except (ValueError, TypeError, RecursionError):
         return {}
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from ..errors import ConfigurationError, InboxError
 from .keys import inbox_key, is_digest, may_be_of
 from .limits import inbox_limit
+from .owners import read_former
 from .protocol import Inbox, QuarantinedDelivery, WaitingInbox
 
 ANY_WEBHOOK = "*"
@@ -28,26 +29,28 @@ class _ReadPage(Protocol):
 def read_quarantine(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
 ) -> AsyncGenerator[QuarantinedDelivery]:
-    """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
+    """Yield each quarantined delivery of one webhook, and of those that it replaces, once, oldest first.
 
-    The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and
-    ``InboxError`` for an inbox whose pages do not advance: other programs may write to its storage.
+    Only those after ``after``, if it is given. The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page,
+    in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose pages do not advance: other programs
+    may write to its storage.
     """
-    return _read(inbox.quarantined, webhook_id, timeout, after)
+    return _read(inbox, inbox.quarantined, webhook_id, timeout, after)
 
 
 async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each delivery of one webhook that waits to be handled, oldest first. See ``read_quarantine``."""
     if isinstance(inbox, WaitingInbox):
-        async with aclosing(_read(inbox.list_waiting, webhook_id, timeout, None)) as found:
+        async with aclosing(_read(inbox, inbox.list_waiting, webhook_id, timeout, None)) as found:
             async for entry in found:
                 yield entry
 
 
 async def _read(
-    read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
+    inbox: Inbox, read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
 ) -> AsyncGenerator[QuarantinedDelivery]:
     seen: set[str] = set()
+    owners = (webhook_id, *await read_former(inbox, webhook_id, timeout=timeout))
     while True:
         async with inbox_limit(timeout):
             page = await read_page(after=after, limit=_PAGE)
@@ -60,20 +63,17 @@ async def _read(
             )
         for delivery in page:
             # A delivery that failed again has moved to the end.
-            own = webhook_id == ANY_WEBHOOK or _is_own(delivery, webhook_id)
+            own = webhook_id == ANY_WEBHOOK or any(_is_own(delivery, each) for each in owners)
             if own and delivery.key not in seen:
                 seen.add(delivery.key)
                 yield delivery
         after = last
 
 
-async def count_quarantined(inbox: Inbox, *webhook_ids: str | None, timeout: float) -> int:
-    """Return how many deliveries of these webhooks are in the quarantine. See ``read_quarantine``."""
-    count = 0
-    for each in webhook_ids:
-        async with aclosing(read_quarantine(inbox, each, timeout=timeout)) as found:
-            count += len([delivery.key async for delivery in found])
-    return count
+async def count_quarantined(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> int:
+    """Return how many of the webhook's deliveries are in the quarantine. See ``read_quarantine``."""
+    async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
+        return len([delivery.key async for delivery in found])
 
 
 async def first_quarantined(

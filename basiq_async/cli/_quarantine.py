@@ -303,7 +303,7 @@ async def get(
     event_id: The event's id.
     event: The event's type, such as consent.revoked; by default Basiq is asked.
     """
-    from .._work.owners import read_webhooks
+    from .._work.owners import read_former, read_webhooks
     from .._work.quarantine import ANY_WEBHOOK
 
     if event is None:
@@ -314,8 +314,8 @@ async def get(
         if place.receiver is None and known and owner not in (ANY_WEBHOOK, *known):
             whose = ", ".join(map(repr, known))
             raise ConfigurationError(f"the inbox is of the webhook {whose}, not of {owner!r}")
-        owners = [*known, None] if owner == ANY_WEBHOOK else [owner, None]  # None: of a receiver without a webhook
-        entry = await _find(inbox, event_id, event, owners)
+        owners = known if owner == ANY_WEBHOOK else [owner, *await read_former(inbox, owner, timeout=INBOX_TIMEOUT)]
+        entry = await _find(inbox, event_id, event, [*owners, None])  # None: of a receiver without a webhook
     output.one(entry)
     return DONE if entry["state"] == "handled" else WRONG
 

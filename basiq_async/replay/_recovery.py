@@ -14,7 +14,7 @@ from .._arguments import Duration
 from .._wire.order import is_past
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
-from .._work.owners import find_recording_since, read_webhooks, refuse_others
+from .._work.owners import find_recording_since, note_former, read_former, read_webhooks, refuse_others
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
@@ -156,6 +156,7 @@ class RecoveryRun:
 
     async def _run(self, progress: OnProgress | None) -> Recovery:
         replay, client = self._replay, self._client
+        owner = replay._handling.webhook_id
         webhooks = await read_webhooks(self._inbox, timeout=_CALL)
         refuse_others([each for each, live in webhooks.items() if live is not None], self._webhook_id, "inbox")
         async with replay._one_run() as claim:
@@ -164,8 +165,6 @@ class RecoveryRun:
             began = client._now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
-            self._former = coverage.formerly
-            owners = (replay._handling.webhook_id, *coverage.formerly)
             activity, passed = Activity(), Ids()
             messages = await self._read_messages(coverage.read_back_to(began), activity, passed)
             first = await replay._hand_out(messages, claim, progress)
@@ -190,8 +189,8 @@ class RecoveryRun:
                 events=second,
                 left_alone=self._left_alone,
                 recent=0 if surely_active else self._recent,
-                quarantined=await count_quarantined(self._inbox, *owners, timeout=_CALL),
-                waiting=await count_waiting(self._inbox, *owners, timeout=_CALL),
+                quarantined=await count_quarantined(self._inbox, owner, timeout=_CALL),
+                waiting=await count_waiting(self._inbox, owner, timeout=_CALL),
                 out_of_reach=lost,
                 webhook=webhook,
                 was_active=was_active,
@@ -208,17 +207,21 @@ class RecoveryRun:
     async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
         """Read what earlier recoveries found out, and note what is known before anything is handed out."""
         known = coverage = await self._read_coverage(self._webhook_id)
-        if self._formerly is not None and self._formerly not in known.formerly:
-            if self._formerly not in await read_webhooks(self._inbox, timeout=_CALL):
-                raise ConfigurationError(
-                    f"the inbox has nothing of the webhook {self._formerly!r}: what was handled of it would be repeated"
-                )
-            coverage = known.replace(self._formerly, await self._read_coverage(self._formerly))
+        self._former = await read_former(self._inbox, self._webhook_id, timeout=_CALL)
+        formerly = None if self._formerly in self._former else self._formerly
+        if formerly is not None:
+            webhooks = await read_webhooks(self._inbox, timeout=_CALL)
+            own = self._webhook_id  # this run has noted it itself
+            refuse_others([each for each, live in webhooks.items() if live or each != own], formerly, "inbox")
+            coverage = known.after(await self._read_coverage(formerly))
         acknowledged = latest(coverage.acknowledged, self._acknowledged)
         seen = coverage.seen_inactive or (None if active else now)
         coverage = attrs.evolve(coverage, acknowledged=acknowledged, seen_inactive=seen)
         if coverage != known:
             await self._note(coverage)
+        if formerly is not None:  # last: a run that is killed before it begins anew
+            await note_former(self._inbox, self._webhook_id, formerly, timeout=_CALL)
+            self._former = await read_former(self._inbox, self._webhook_id, timeout=_CALL)
         return coverage
 
     async def _read_coverage(self, webhook_id: str) -> Coverage:
@@ -284,22 +287,22 @@ class RecoveryRun:
 
     def _keys(self, make: Callable[..., str]) -> tuple[Callable[[Any], str], Callable[[Sequence[str]], Any]]:
         """Return the function of an item's key, and the one that asks the inbox, which also knows the former keys."""
-        key_of = partial(make, webhook_id=self._replay._handling.webhook_id)
+        owner = self._replay._handling.webhook_id
         if not self._former:
-            return key_of, self._replay._known
-        former: dict[str, list[str]] = {}
+            return partial(make, webhook_id=owner), self._replay._known
+        all_keys: dict[str, list[str]] = {}
 
-        def key_of_all(item: Any) -> str:
-            key = key_of(item)
-            former[key] = [key, *(make(item, webhook_id=each) for each in self._former)]
-            return key
+        def key_of(item: Any) -> str:
+            keys = [make(item, webhook_id=each) for each in (owner, *self._former)]
+            all_keys[keys[0]] = keys
+            return keys[0]
 
         async def known(keys: Sequence[str]) -> Collection[str]:
-            asked = {key: former.pop(key, [key]) for key in dict.fromkeys(keys)}
+            asked = {key: all_keys.pop(key, [key]) for key in dict.fromkeys(keys)}
             found = frozenset(await self._replay._known([*chain(*asked.values())]))
-            return {key for key, all_ids in asked.items() if not found.isdisjoint(all_ids)}
+            return {key for key, of_all in asked.items() if not found.isdisjoint(of_all)}
 
-        return key_of_all, known
+        return key_of, known
 
 
 @attrs.frozen
@@ -347,12 +350,8 @@ class Recovery:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """The problems that are left, each with its remedy."""
-        return tuple(self._find_problems())
-
-    def _find_problems(self) -> Iterable[Problem]:
-        left = list(self._find_what_is_left())
-        clock = find_clock_problem(self.clock_lead)
-        return [clock, *left] if left and clock is not None else left
+        left, clock = tuple(self._find_what_is_left()), find_clock_problem(self.clock_lead)
+        return left if clock is None or not left else (clock, *left)
 
     def _find_what_is_left(self) -> Iterable[Problem]:
         status = find_status_problem(self.webhook, None)

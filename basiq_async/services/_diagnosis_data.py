@@ -16,7 +16,7 @@ from .._wire.order import BEYOND, FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
-from .._work.owners import find_recording_since, read_webhooks, refuse_others
+from .._work.owners import find_recording_since, read_former, read_webhooks, refuse_others
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
 from .._work.waiting import count_waiting
@@ -72,7 +72,7 @@ async def diagnose(
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
     offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
-    await known.open()
+    await known.open(api)
     scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.handles)
     await scan.read(max_items)
     subscribed = webhook.subscribed_events
@@ -91,7 +91,8 @@ async def diagnose(
         quarantined=await known.count_quarantined(),
         waiting=await known.count_waiting(),
         clock_lead=api.clock_lead(),
-        formerly=await known.find_former(api),
+        formerly=known.formerly,
+        replaces=known.replaces,
         offered=offered,
     )
 
@@ -100,12 +101,12 @@ class _KnownEvents:
     """What an inbox knows of a webhook, and of those that it replaces. Without one, it knows nothing."""
 
     def __init__(self, inbox: Inbox | None, receiver: DiagnosedReceiver | None, webhook_id: str) -> None:
-        owner = webhook_id if inbox is not None or receiver is None else receiver.webhook_id
+        self._owner = owner = webhook_id if inbox is not None or receiver is None else receiver.webhook_id
         self._inbox = inbox
-        self._owners: tuple[str | None, ...] = (owner,)
+        self.replaces: tuple[str, ...] = ()
         self._webhook_id = webhook_id
-        self._earlier: list[str] = []
-        """The webhooks whose live deliveries the inbox has from before this one's, unless they are known to be one."""
+        self.formerly: str | None = None
+        """The latest webhook that Basiq does not have any more, and that this one may replace."""
         self._is_live = inbox is None and receiver is not None
         if inbox is None and receiver is not None:
             self._inbox = receiver.inbox
@@ -121,7 +122,7 @@ class _KnownEvents:
             return ()
         return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now)
 
-    async def open(self) -> None:
+    async def open(self, api: Api) -> None:
         """Find out whose the inbox is, and what recoveries noted in it. Raises ``ConfigurationError`` for another's."""
         inbox = self._inbox
         if inbox is None:
@@ -135,23 +136,19 @@ class _KnownEvents:
         async with inbox_limit(_INBOX_TIMEOUT):
             self.coverage = Coverage.read(await inbox.note(coverage_note(self._webhook_id)))
         live = webhooks.get(self._webhook_id)
-        self._owners += self.coverage.formerly
-        if self.coverage.read_up_to is None:
-            begun = {each: at for each, at in webhooks.items() if at is not None and each not in self._owners}
-            self._earlier = [each for each, at in begun.items() if live is None or at < live]
-
-    async def find_former(self, api: Api) -> str | None:
-        """Return the latest webhook that Basiq does not have any more, and that this one may replace."""
-        if not self._earlier:
-            return None
-        listed = [each.id async for each in api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)]
-        return next((each for each in reversed(self._earlier) if each not in listed), None)
+        self.replaces = await read_former(inbox, self._owner, timeout=_INBOX_TIMEOUT)
+        known = (self._owner, *self.replaces)
+        begun = {each: at for each, at in webhooks.items() if at is not None and each not in known}
+        earlier = [each for each, at in begun.items() if live is None or at < live]
+        if earlier and self.coverage.read_up_to is None:
+            listed = [each.id async for each in api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)]
+            self.formerly = next((each for each in reversed(earlier) if each not in listed), None)
 
     async def find(self, ids: Sequence[_Ids]) -> list[bool]:
         """Return for the ids of each event type, event and message whether the inbox knows that event."""
         if self._inbox is None or not ids:
             return [False] * len(ids)
-        keys = [[inbox_key(*each, owner) for owner in self._owners] for each in ids]
+        keys = [[inbox_key(*each, owner) for owner in (self._owner, *self.replaces)] for each in ids]
         async with inbox_limit(_INBOX_TIMEOUT):
             known = frozenset(await self._inbox.known([*chain(*keys)]))
         return [not known.isdisjoint(each) for each in keys]
@@ -160,11 +157,11 @@ class _KnownEvents:
         """Return how many entries of the webhook are in the quarantine."""
         if self._inbox is None:
             return 0
-        return await count_quarantined(self._inbox, *self._owners, timeout=_INBOX_TIMEOUT)
+        return await count_quarantined(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
 
     async def count_waiting(self) -> Waiting:
         """Return what waits of the webhook to be handled."""
-        return await count_waiting(self._inbox, *self._owners, timeout=_INBOX_TIMEOUT)
+        return await count_waiting(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
 
 
 class _HistoryScan:

@@ -112,7 +112,6 @@ class Coverage:
     acknowledged: what is out of reach before this moment is known to the user.
     lost: what was out of reach when it was read up to then, until it is acknowledged.
     types: the event types that were read up to then.
-    formerly: the webhooks that this one replaces. What was handled under their ids is handled.
     """
 
     read_up_to: datetime | None = None
@@ -120,7 +119,6 @@ class Coverage:
     acknowledged: datetime | None = None
     lost: tuple[Inactivity, ...] = ()
     types: tuple[str, ...] = ()
-    formerly: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, text: str | None) -> Coverage:
@@ -128,11 +126,11 @@ class Coverage:
         try:
             fields = dict(json.loads(text or "{}"))
             lost = [[datetime.fromisoformat(each) for each in pair] for pair in fields.pop("lost", ())]
-            names: dict[str, Any] = {name: tuple(map(str, fields.pop(name, ()))) for name in ("types", "formerly")}
-            moments: dict[str, Any] = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
+            types = tuple(map(str, fields.pop("types", ())))
+            moments = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
             if any(each.tzinfo is None for each in chain(moments.values(), *lost)):
                 return cls()
-            return cls(**moments, **names, lost=tuple(Inactivity(since, until) for since, until in lost))
+            return cls(**moments, types=types, lost=tuple(Inactivity(since, until) for since, until in lost))
         except (ValueError, TypeError, AttributeError, RecursionError):
             return cls()
 
@@ -141,16 +139,15 @@ class Coverage:
         moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged")}
         lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
         texts = {name: each and each.isoformat() for name, each in moments.items()}
-        return json.dumps({**texts, "lost": lost, "types": self.types, "formerly": self.formerly})
+        return json.dumps({**texts, "lost": lost, "types": self.types})
 
-    def replace(self, webhook_id: str, before: Coverage) -> Coverage:
+    def after(self, former: Coverage) -> Coverage:
         """Return the coverage of a webhook that replaces another: it was not active since the other was last read."""
-        formerly = (*self.formerly, webhook_id, *before.formerly)
-        if before.read_up_to is None:
-            return attrs.evolve(self, formerly=formerly)
-        acknowledged = latest(self.acknowledged, before.acknowledged)
-        seen = before.seen_inactive or before.read_up_to
-        return attrs.evolve(before, seen_inactive=seen, acknowledged=acknowledged, formerly=formerly)
+        if former.read_up_to is None:
+            return self
+        acknowledged = latest(self.acknowledged, former.acknowledged)
+        seen = former.seen_inactive or former.read_up_to
+        return attrs.evolve(former, seen_inactive=seen, acknowledged=acknowledged)
 
     def covered(self, types: Iterable[str], now: datetime) -> datetime | None:
         """Return the time up to which the events of all these types were read; None if one of them was not.

@@ -141,6 +141,7 @@ class Diagnosis:
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
     formerly: a webhook that is gone, whose deliveries the inbox has from before, and that this one may replace; None if
         there is none, or a recovery of this webhook was finished.
+    replaces: the webhooks that this one replaces, as recoveries were told. What the inbox has of them belongs to it.
     offered: the event types in Basiq's list.
     receiver, inbox, secret_file: what the command line was given, for the commands that help: the receiver, such as
         ``service:receiver``, and the other two as it names them.
@@ -174,6 +175,7 @@ class Diagnosis:
     latest: datetime | None = None
     complete: bool = True
     formerly: str | None = None
+    replaces: tuple[str, ...] = ()
     offered: tuple[EventTypeId, ...] = ()
     receiver: str | None = None
     inbox: str | None = None
@@ -326,7 +328,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         line = _line("inbox list", "", "--waiting", *kept, "--webhook", webhook.id) if kept else ()
         if found.receiver is not None:
             line = _line("work", "", "--receiver", found.receiver)
-        yield Problem("waiting", describe_waiting(found.waiting), line)
+        rest = f"; a receiver of {_join(found.replaces)} works off what is left of it" if found.replaces else ""
+        yield Problem("waiting", describe_waiting(found.waiting) + rest, line)
     if found.unreadable:
         yield Problem(
             "unreadable",

@@ -111,12 +111,11 @@ def test_only_what_was_read_of_each_type_is_covered_and_a_future_moment_shows_no
 
 
 def test_a_webhook_that_replaces_another_was_not_active_since_that_was_last_read() -> None:
-    found = Coverage().replace("former", Coverage(at(0), formerly=("first",), types=("a",)))
-    assert (found.read_up_to, found.seen_inactive, found.formerly) == (at(0), at(0), ("former", "first"))
+    found = Coverage(acknowledged=at(-2)).after(Coverage(at(0), acknowledged=at(-1), types=("a",)))
+    assert (found.read_up_to, found.seen_inactive, found.acknowledged) == (at(0), at(0), at(-1))
     assert Coverage.read(found.write()) == found
     assert found.out_of_reach([Inactivity(at(0), at(9))], at(5) + timedelta(days=7)) == (Inactivity(at(0), at(5)),)
-    unread = Coverage(at(3)).replace("former", Coverage(acknowledged=at(1)))
-    assert (unread.read_up_to, unread.formerly) == (at(3), ("former",))
+    assert Coverage(at(3)).after(Coverage(acknowledged=at(1))) == Coverage(at(3))
 
 
 def test_what_is_lost_is_kept_until_it_is_acknowledged() -> None:
