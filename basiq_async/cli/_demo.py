@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import sys
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -45,6 +45,7 @@ async def demo(
     from ..receiver import SQLiteInbox, WebhookReceiver
     from ..testing import FakeBasiq, ManualClock, serve
 
+    catch_up = runpy.run_path(str(_example_file()))["catch_up"]
     began = time.perf_counter()
     handled: Counter[str] = Counter()
     """How often each event was handled, by its id."""
@@ -111,7 +112,7 @@ async def demo(
         async with listening(make_service(), port=address.port):
             every = _BEFORE + _DURING + _DISABLED
             steps.narrate(f"{every - len(handled)} events never reached it")
-            recovery = await _load_example().catch_up(basiq, receiver, url, folder, _EVENTS)
+            recovery = await catch_up(basiq, receiver, url, folder, _EVENTS)
             status = (await basiq.webhooks.get(webhook.id)).status
             steps.confirm(f"ensure: the webhook is {status} again", true=status == "active")
             done, known = recovery.messages.handled, recovery.messages.skipped.get("handled-before", 0)
@@ -222,12 +223,3 @@ def _example_file() -> Path:
     name = "recover_after_outage.py"
     packaged = Path(__file__).with_name(f"_example_{name}")
     return packaged if packaged.exists() else Path(__file__).parents[2] / "examples" / name
-
-
-def _load_example() -> Any:
-    spec = importlib.util.spec_from_file_location("basiq_async_demo_program", _example_file())
-    if spec is None or spec.loader is None:
-        raise RuntimeError(f"{_example_file()} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -129,6 +129,7 @@ class Listener(Showing):
 
     async def handle(self, request: web.Request) -> web.Response:
         """Respond to one request. Its body is read only if its headers are those of a fresh delivery."""
+        import aiohttp
         from aiohttp import web
         from multidict import CIMultiDict
 
@@ -136,8 +137,11 @@ class Listener(Showing):
 
         async def chunks() -> AsyncGenerator[bytes]:
             nonlocal counted
-            async for chunk in _read_body(request):
-                yield chunk
+            try:
+                async for chunk in request.content.iter_any():
+                    yield chunk
+            except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as exc:
+                raise ConnectionError("the body broke off") from exc
             counted = self._count()
             if not counted:
                 raise _FullError
@@ -204,17 +208,6 @@ class _FullError(Exception):
 
 _PLAIN: Mapping[str, Any] = {"auto_decompress": False, "lingering_time": 0.0}
 """The options of the server: nothing is decompressed, and the rest of a body that was refused is not read."""
-
-
-async def _read_body(request: web.Request) -> AsyncGenerator[bytes]:
-    """Yield the body as it arrives. Raises ``ConnectionError`` if it breaks off."""
-    import aiohttp
-
-    try:
-        async for chunk in request.content.iter_any():
-            yield chunk
-    except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as exc:
-        raise ConnectionError("the body broke off") from exc
 
 
 _MOST_RETURNED = 1_048_576

@@ -83,11 +83,14 @@ class RunOptions:
 
     def show_retry(self, count: int) -> None:
         """Show the line that tries again what is in the quarantine."""
-        options: dict[str, object] = {"--receiver": self.receiver}
-        if self.receiver is None:
-            places = {"--to": self.to, "--inbox": self.inbox}
-            options = {name: _shown(name[2:], value) for name, value in places.items()}
-            options |= {"--webhook": self.webhook_id, "--secret-file": self.secret_file}
+        is_posted = self.receiver is None
+        options = {
+            "--receiver": self.receiver,
+            "--to": _shown("to", self.to),
+            "--inbox": _shown("inbox", self.inbox),
+            "--webhook": self.webhook_id if is_posted else None,
+            "--secret-file": self.secret_file if is_posted else None,
+        }
         show_line(
             f"{count:,} messages or deliveries are in the quarantine; try them again with:",
             program_line("quarantine retry", options=options),

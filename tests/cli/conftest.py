@@ -212,7 +212,7 @@ def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test runs in a folder of its own, and the environment has the secret of ``Endpoint``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)

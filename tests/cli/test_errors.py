@@ -96,6 +96,7 @@ USES: dict[str, str] = {
     "replay W --to ftp://example.com/": "url must be an absolute http or https url",
     "replay W --dry-run --since 2027-01-01": "--since is in the future:",
     "replay W --dry-run --until 2027-01-01": "--until is in the future:",
+    "sign /": "cannot be read: Is a directory",
     "sign missing.json": "the file 'missing.json' cannot be read: No such file or directory",
     "sign --at -5": "timestamp must not be before 1970",
     "sign --at 100000000000000000000": "--at must be a time within the years 1 to 9999",
