@@ -295,6 +295,18 @@ async def test_a_segment_that_is_stopped_is_released_at_once_and_without_a_probl
     assert record.calls == [("release", "job", "0.0", "token", 0.0, "")]
 
 
+async def test_a_worker_that_is_stopped_while_it_asks_for_a_job_opens_no_job_function() -> None:
+    class Stopping(Scripted):
+        async def spec(self, key: str) -> Any:
+            worker.stop()
+            return make_spec(key)
+
+    worker = worker_on(record := Stopping())
+    await worker.process_segment("job", "0.0")
+    await worker.process_segment("job", "0.0")
+    assert (record.calls, worker._works._works) == ([], {})
+
+
 async def test_a_step_that_fails_is_logged_and_made_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
