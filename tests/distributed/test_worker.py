@@ -227,18 +227,25 @@ async def test_a_job_function_that_a_worker_does_not_have_is_logged_once_and_its
 
 @attrs.define
 class Ending:
-    """A segment that ends in a way that a test chose."""
+    """A segment that ends in a way that a test chose, and not before ``until``."""
 
     how: Exception | bool
     job: ActiveJob
+    token: str = "token"
+    until: asyncio.Event | None = None
     stopping: bool = False
     name: str = "0.0"
     owner: tuple[str, ...] = ("job", "0.0", "token")
-    lease: Any = attrs.field(factory=lambda: SimpleNamespace(token="token"))
     claim: Any = attrs.field(factory=lambda: SimpleNamespace(rate=4.0))
 
+    @property
+    def lease(self) -> Lease:
+        return Lease(10.0, self.token)
+
     async def run(self) -> bool:
-        assert list(self.job.segments) == ["token"]
+        assert self.job.segments[self.token] is self
+        if self.until is not None:
+            await self.until.wait()
         if isinstance(self.how, Exception):
             raise self.how
         return self.how
@@ -293,6 +300,21 @@ async def test_a_segment_that_is_stopped_is_released_at_once_and_without_a_probl
     await worker._run(segment)  # type: ignore[arg-type]
     assert segment.stopping
     assert record.calls == [("release", "job", "0.0", "token", 0.0, "")]
+
+
+async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended() -> None:
+    worker = worker_on(record := Scripted(heartbeat=Heartbeat("running")))
+    job, ended = worker._job(make_spec("job", id="id")), asyncio.Event()
+    former, latter = (Ending(True, job, token=token) for token in ("former", "latter"))
+    latter.until = ended
+    running = asyncio.create_task(worker._run(latter))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    await worker._run(former)  # type: ignore[arg-type]
+    await worker._heartbeat()
+    assert record.calls == [("heartbeat", "job", "me", {"0.0": "latter"}, 10.0, "id")], "its lease is not prolonged"
+    ended.set()
+    await running
+    assert worker._active == {}
 
 
 async def test_a_worker_that_is_stopped_while_it_asks_for_a_job_opens_no_job_function() -> None:
