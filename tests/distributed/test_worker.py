@@ -200,17 +200,24 @@ async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_r
     assert (job.limiter.rate, kept.stopping, lost.stopping) == (5.0, True, True)
 
 
-@pytest.mark.parametrize(("lease", "grace"), [(1.0, 1.0), (10.0, 5.0)])
-async def test_segments_without_a_worker_are_told_of_once_in_half_a_lease(lease: float, grace: float) -> None:
-    told: list[tuple[str, str]] = []
+@pytest.mark.parametrize(
+    ("lease", "grace", "sent", "told"),
+    [(1.0, 1.0, True, ["0.1", "0.2"]), (10.0, 5.0, None, ["0.1", "0.2"]), (10.0, 5.0, False, ["0.1"])],
+    ids=["a short lease", "a long one", "a broker that is away, and is not waited for twice"],
+)
+async def test_segments_without_a_worker_are_told_of_once_in_half_a_lease(
+    lease: float, grace: float, sent: bool | None, told: list[str]
+) -> None:
+    found: list[str] = []
 
-    async def notify(key: str, segment: str) -> None:
-        told.append((key, segment))
+    async def notify(key: str, segment: str) -> bool | None:
+        found.append(segment)
+        return sent
 
     record = Scripted(keys=["job"], spec=make_spec("job"), reclaim_expired=["0.1", "0.2"])
     await worker_on(record, lease=lease, notify=notify)._heal()
     assert record.calls == [("keys", True), ("spec", "job"), ("reclaim_expired", "job", "me", grace)]
-    assert told == [("job", "0.1"), ("job", "0.2")]
+    assert found == told
 
 
 async def test_a_job_function_that_a_worker_does_not_have_is_logged_once_and_its_jobs_are_left_to_others(
