@@ -117,6 +117,7 @@ async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
     """
     before, cursor, ids = claim.before, claim.cursor, claim.after
     for _ in range(_MOST_TRIES):
+        page, following = None, None
         try:
             page = await _read(pages, cursor)
             following = page.after(ids)
@@ -126,8 +127,7 @@ async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
         except PaginationError as exc:
             if exc.link is not None:
                 raise
-            following = None
-        if following is None:
+        if page is None or following is None:
             page = await _search(pages, ids)
             following = page.after(ids) if page.next_cursor is None else ()  # the page after it shows whether it moves
         if following or page.next_cursor is None:

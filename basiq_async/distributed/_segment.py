@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import Any
 
 import attrs
 
@@ -16,7 +16,6 @@ from .._work.tasks import cancelling
 from ..errors import RecordError, ReplayError
 from ..models import Message
 from ..replay import Record as KnownRecord
-from ..replay import Target
 from ..replay.shared import (
     BUSY,
     HANDLED_BEFORE,
@@ -273,7 +272,7 @@ class LeasedTarget:
     known: Collection[str] = ()
     limit: int | None = None
     tickets: set[str] = attrs.field(factory=set)
-    _targets: dict[str, Target] = attrs.field(factory=dict)
+    _targets: dict[str, Any] = attrs.field(factory=dict)
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Raises ``LeaseLostError`` once the lease may have run out, or the job's limit is used up."""
@@ -288,7 +287,8 @@ class LeasedTarget:
         webhook_id = entry.webhook_id if isinstance(entry, JobEntry) else segment.list.webhook_id
         if webhook_id not in self._targets:
             self._targets[webhook_id] = segment.work._open_target(webhook_id, lease=segment.lease.seconds)
-        return await self._targets[webhook_id].deliver(message)
+        reason: str | None = await self._targets[webhook_id].deliver(message)
+        return reason
 
     def wait_for_others(self) -> None:
         """Have a message wait from now on that another worker holds in an inbox."""
@@ -319,7 +319,7 @@ class SegmentRecorder:
     flush: Callable[[], Awaitable[None]] | None
     log: list[Outcome] = attrs.field(factory=list)
     recorded: int = 0
-    in_batches: ClassVar[bool] = True
+    in_batches: bool = True
 
     async def record(self, finished: Sequence[Finished]) -> None:
         """See ``Recorder``."""

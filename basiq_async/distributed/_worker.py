@@ -93,7 +93,7 @@ class Worker:
 
     async def _process(self, key: str, segment: str) -> None:
         spec = await self._spec(key)
-        if spec is None:
+        if spec is None or self._stopping:
             return
         try:
             work = await self._works.get(spec.name, self._functions[spec.name])

@@ -29,8 +29,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def find_fleet(place: str) -> Fleet:
     """Import and return the fleet at a place such as ``jobs:fleet``. The current folder is searched too."""
-    module, attribute = _load(place, "a fleet", "jobs:fleet")
-    fleet = getattr(module, attribute, None)
+    _, fleet = _load(place, "a fleet", "jobs:fleet")
     if not isinstance(fleet, Fleet):
         raise ConfigurationError(f"{place} is a {type(fleet).__name__}, not a Fleet")
     return fleet
@@ -41,8 +40,7 @@ def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
 
     Without ``fleet``, all fleets of the same module are searched.
     """
-    module, attribute = _load(place, "a job function", "jobs:refill")
-    function = getattr(module, attribute, None)
+    module, function = _load(place, "a job function", "jobs:refill")
     fleets = [fleet] if fleet is not None else [each for each in vars(module).values() if isinstance(each, Fleet)]
     for each in fleets:
         for name, registered in each._functions.items():
@@ -51,18 +49,20 @@ def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
     raise ConfigurationError(f"{place} is not a job function of {'the fleet' if fleet else 'a fleet of this module'}")
 
 
-def _load(place: str, what: str, example: str) -> tuple[ModuleType, str]:
+def _load(place: str, what: str, example: str) -> tuple[ModuleType, object]:
+    """Return the module of a place, and what it has there; None for nothing."""
     name, _, attribute = place.partition(":")
     if not name or not attribute:
         raise ConfigurationError(f"{place!r} is not the place of {what}: write module:variable, such as {example}")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return import_module(name), attribute
+        module = import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
             raise
         raise ConfigurationError(f"module {name!r} was not found: run the command in the folder of the module") from exc
+    return module, getattr(module, attribute, None)
 
 
 def run_workers(place: str, *, processes: int = 1, segments: int = 2) -> None:

@@ -29,7 +29,7 @@ from basiq_async import (
 )
 from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
-from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import failed_only, limit, message_time, since
 from tests.support.fleets import Record, crew
 from tests.support.histories import Recorder, Refusing
@@ -698,16 +698,3 @@ async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs
                 "a message was skipped without a reason"
             )
         assert sorted(recorder.ids) == sorted(ids)
-
-
-async def test_messages_that_a_receiver_has_no_handler_for_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
-    receiver, handled = WebhookReceiver("whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), list[str]()
-    async with crew(redis_url, receiver, messages=0, page_size=10, where=limit(4), inbox=receiver.inbox) as fleet:
-        for number in range(20):
-            fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
-
-        @receiver.on("user.created")
-        async def handle(delivery: Delivery) -> None:
-            handled.append(delivery.event_type_id)
-
-        assert (await fleet.run()).handled == len(handled) == 4

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
 from basiq_async.distributed import Fleet, Worker
-from basiq_async.distributed._record_types import LeaseLostError, ListSpec  # private: a record's callers
+from basiq_async.distributed._record_types import LeaseLostError  # private: a record's callers
 from tests.support.fleets import Crew, Record, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
-from tests.support.records import make_spec
 
 SHORT = 0.2
 """Seconds of a lease that a worker which died leaves behind."""
@@ -140,29 +137,3 @@ async def test_notifications_by_a_broker_that_is_away_are_not_waited_for_one_by_
         await job.pause()
         await job.resume()
         assert sent == 2
-
-
-async def test_a_worker_whose_broker_is_away_asks_it_once_a_round(redis_url: str) -> None:
-    sent: list[str] = []
-    asked = 0
-
-    class Watching(Record):
-        async def reclaim_expired(self, *arguments: Any, **more: Any) -> Sequence[str]:
-            nonlocal asked
-            asked += 1
-            return await super().reclaim_expired(*arguments, **more)
-
-    async def notify(key: str, segment: str) -> bool:
-        sent.append(segment)
-        return False
-
-    record = Watching(redis_url)
-    await record.create(make_spec("job", lists=tuple(ListSpec(f"w{number}") for number in range(20)), lease=0.001))
-    worker = Worker(record, {"work": contextlib.nullcontext}, notify, lease=1.0)  # type: ignore[dict-item]
-    await worker.start()
-    async with asyncio.timeout(PATIENCE):
-        while asked < 2:
-            await asyncio.sleep(0.01)
-    assert len(sent) <= asked
-    await worker.aclose()
-    await record.aclose()

@@ -138,6 +138,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], None]]
     monkeypatch.setattr("basiq_async.distributed.processes.Process", Child)
     monkeypatch.setattr("basiq_async.distributed.processes.wait", lambda sentinels: Child.script.pop(0)())
     monkeypatch.setattr("basiq_async.distributed.processes._PAUSE", 0.0)
+    monkeypatch.setattr("signal.getsignal", lambda number: signal.SIG_DFL)
     monkeypatch.setattr("signal.signal", lambda number, handler: Child.handlers.update({number: handler}))
     yield Child.script
     for each in (Child.made, Child.handlers, Child.script):

@@ -86,45 +86,6 @@ def test_a_pause_of_the_target_reaches_each_segment_of_a_process_and_the_other_p
     assert first.told == second.told == [60.0, 90.0, 30.0, "stop"]
 
 
-async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended(redis_url: str) -> None:
-    begun: list[asyncio.Event] = []
-
-    async def behave(message: Message) -> None:
-        begun.append(asyncio.Event())
-        await begun[-1].wait()
-
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, messages=1, workers=1, segments=0) as fleet:
-        (worker,) = fleet.workers
-        job = await fleet.submit()
-        redis = Redis.from_url(redis_url)
-
-        async def claimed(count: int) -> asyncio.Task[None]:
-            """Claim the segment as if its worker had been stopped for long, until its message begins once more."""
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    await redis.hset("basiq:{job}:s:0.0", "until", "0")
-                    run = asyncio.create_task(worker.process_segment("job", "0.0"))
-                    while len(begun) < count and not run.done():  # a heartbeat of the former run may come first
-                        await asyncio.sleep(0.01)
-                    if len(begun) == count:
-                        return run
-
-        former = await claimed(1)
-        latter = await claimed(2)
-        begun[0].set()
-        await former
-        until = int(await redis.hget("basiq:{job}:s:0.0", "until"))
-        async with asyncio.timeout(PATIENCE):
-            while int(await redis.hget("basiq:{job}:s:0.0", "until")) <= until:  # it is prolonged as any other
-                await asyncio.sleep(0.01)
-        begun[1].set()
-        await latter
-        report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.finished) == (1, True)
-        await redis.aclose()
-
-
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
     redis = Redis.from_url(redis_url)
     seen = 0

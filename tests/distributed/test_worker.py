@@ -200,17 +200,24 @@ async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_r
     assert (job.limiter.rate, kept.stopping, lost.stopping) == (5.0, True, True)
 
 
-@pytest.mark.parametrize(("lease", "grace"), [(1.0, 1.0), (10.0, 5.0)])
-async def test_segments_without_a_worker_are_told_of_once_in_half_a_lease(lease: float, grace: float) -> None:
-    told: list[tuple[str, str]] = []
+@pytest.mark.parametrize(
+    ("lease", "grace", "sent", "told"),
+    [(1.0, 1.0, True, ["0.1", "0.2"]), (10.0, 5.0, None, ["0.1", "0.2"]), (10.0, 5.0, False, ["0.1"])],
+    ids=["a short lease", "a long one", "a broker that is away, and is not waited for twice"],
+)
+async def test_segments_without_a_worker_are_told_of_once_in_half_a_lease(
+    lease: float, grace: float, sent: bool | None, told: list[str]
+) -> None:
+    found: list[str] = []
 
-    async def notify(key: str, segment: str) -> None:
-        told.append((key, segment))
+    async def notify(key: str, segment: str) -> bool | None:
+        found.append(segment)
+        return sent
 
     record = Scripted(keys=["job"], spec=make_spec("job"), reclaim_expired=["0.1", "0.2"])
     await worker_on(record, lease=lease, notify=notify)._heal()
     assert record.calls == [("keys", True), ("spec", "job"), ("reclaim_expired", "job", "me", grace)]
-    assert told == [("job", "0.1"), ("job", "0.2")]
+    assert found == told
 
 
 async def test_a_job_function_that_a_worker_does_not_have_is_logged_once_and_its_jobs_are_left_to_others(
@@ -227,18 +234,25 @@ async def test_a_job_function_that_a_worker_does_not_have_is_logged_once_and_its
 
 @attrs.define
 class Ending:
-    """A segment that ends in a way that a test chose."""
+    """A segment that ends in a way that a test chose, and not before ``until``."""
 
     how: Exception | bool
     job: ActiveJob
+    token: str = "token"
+    until: asyncio.Event | None = None
     stopping: bool = False
     name: str = "0.0"
     owner: tuple[str, ...] = ("job", "0.0", "token")
-    lease: Any = attrs.field(factory=lambda: SimpleNamespace(token="token"))
     claim: Any = attrs.field(factory=lambda: SimpleNamespace(rate=4.0))
 
+    @property
+    def lease(self) -> Lease:
+        return Lease(10.0, self.token)
+
     async def run(self) -> bool:
-        assert list(self.job.segments) == ["token"]
+        assert self.job.segments[self.token] is self
+        if self.until is not None:
+            await self.until.wait()
         if isinstance(self.how, Exception):
             raise self.how
         return self.how
@@ -293,6 +307,33 @@ async def test_a_segment_that_is_stopped_is_released_at_once_and_without_a_probl
     await worker._run(segment)  # type: ignore[arg-type]
     assert segment.stopping
     assert record.calls == [("release", "job", "0.0", "token", 0.0, "")]
+
+
+async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended() -> None:
+    worker = worker_on(record := Scripted(heartbeat=Heartbeat("running")))
+    job, ended = worker._job(make_spec("job", id="id")), asyncio.Event()
+    former, latter = (Ending(True, job, token=token) for token in ("former", "latter"))
+    latter.until = ended
+    running = asyncio.create_task(worker._run(latter))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    await worker._run(former)  # type: ignore[arg-type]
+    await worker._heartbeat()
+    assert record.calls == [("heartbeat", "job", "me", {"0.0": "latter"}, 10.0, "id")], "its lease is not prolonged"
+    ended.set()
+    await running
+    assert worker._active == {}
+
+
+async def test_a_worker_that_is_stopped_while_it_asks_for_a_job_opens_no_job_function() -> None:
+    class Stopping(Scripted):
+        async def spec(self, key: str) -> Any:
+            worker.stop()
+            return make_spec(key)
+
+    worker = worker_on(record := Stopping())
+    await worker.process_segment("job", "0.0")
+    await worker.process_segment("job", "0.0")
+    assert (record.calls, worker._works._works) == ([], {})
 
 
 async def test_a_step_that_fails_is_logged_and_made_again(
