@@ -18,6 +18,7 @@ from ..errors import ConfigurationError
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, log_fields, shorten
 from ._results import Result
+from ._settings import Settings
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -28,38 +29,24 @@ _NOTE = "deferred"
 """The note of an inbox that a receiver with deferred handlers has used: what it stored must be worked off."""
 
 
-@attrs.frozen(kw_only=True)
-class Limits:
-    """The settings of deferred work: see ``WebhookReceiver``."""
-
-    attempts: int
-    concurrency: int
-    max_waiting: int
-    max_waiting_bytes: int
-
-
 class Backlog:
-    """What waits in the inbox of one receiver.
-
-    ``timeout`` is the limit for a call of the inbox, in seconds, and ``clock`` returns the seconds since 1970.
-    """
+    """What waits in the inbox of one receiver. ``clock`` returns the seconds since 1970."""
 
     def __init__(
         self,
         inbox: Inbox,
         seal: Seal,
-        limits: Limits,
+        settings: Settings,
         *,
         webhook_id: str | None,
-        timeout: float,
         clock: Callable[[], float],
         outages: Outages,
     ) -> None:
         self._inbox = inbox
         self.seal = seal
-        self.limits = limits
+        self.settings = settings
         self.webhook_id = webhook_id
-        self.timeout = timeout
+        self.timeout = settings.inbox_timeout
         self.clock = clock
         self.outages = outages
         self.used = False
@@ -107,8 +94,8 @@ class Backlog:
 
     async def _is_full(self) -> bool:
         await self.count(_COUNT_EVERY)
-        limits = self.limits
-        return self._counted.fresh >= limits.max_waiting or self._counted.size >= limits.max_waiting_bytes
+        settings = self.settings
+        return self._counted.fresh >= settings.max_waiting or self._counted.size >= settings.max_waiting_bytes
 
     async def count(self, every: float) -> None:
         """Count what waits, unless that was done in the last so many seconds."""

@@ -27,7 +27,7 @@ from .._work.waiting import may_work
 from ..errors import ConfigurationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
-from ._backlog import Backlog, Limits, check_deferrable
+from ._backlog import Backlog, check_deferrable
 from ._delivery import Delivery
 from ._dispatcher import PATIENCE, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox
@@ -36,6 +36,7 @@ from ._quarantine import Quarantine
 from ._requests import RequestReader
 from ._results import Result
 from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
+from ._settings import Settings
 from ._worker import Ticket, Worker
 from .inboxes._memory import MemoryInbox
 
@@ -50,10 +51,6 @@ H = TypeVar("H", bound=AnyHandler)
 P = TypeVar("P")
 Around = Callable[[Delivery, Coroutine[Any, Any, Outcome]], Coroutine[Any, Any, Outcome]]
 """A wrapper by which an observer, such as OpenTelemetry, awaits the work on a delivery."""
-
-_LEASE_MARGIN = 10.0
-"""Seconds by which a lease outlasts the time limits of one delivery, so that it expires only if its worker is dead or
-stuck."""
 
 
 class WebhookReceiver:
@@ -133,25 +130,17 @@ class WebhookReceiver:
         clock: TimeSource | None = None,
     ) -> None:
         keys = SigningKeys.read(secret, for_many=True)
-        handler_timeout = check_seconds("handler_timeout", handler_timeout)
-        inbox_timeout = check_seconds("inbox_timeout", inbox_timeout)
-        if lease is None:
-            lease = handler_timeout + 2 * inbox_timeout + _LEASE_MARGIN
-        elif (lease := check_seconds("lease", lease)) <= handler_timeout:
-            raise ConfigurationError(
-                f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s): otherwise another "
-                "worker takes over a delivery while its handler is still running"
-            )
-        deferred_timeout = check_seconds("deferred_timeout", deferred_timeout)
-        deferred_lease = deferred_timeout + 2 * inbox_timeout + _LEASE_MARGIN
-        limits = Limits(
-            attempts=check_whole("attempts", attempts, least=1),
-            concurrency=check_whole("concurrency", concurrency, least=1),
-            max_waiting=check_whole("max_waiting", max_waiting, least=1),
-            max_waiting_bytes=check_whole("max_waiting_bytes", max_waiting_bytes, least=1),
+        settings = Settings.check(
+            handler_timeout=handler_timeout,
+            inbox_timeout=inbox_timeout,
+            lease=lease,
+            quarantine_after=quarantine_after,
+            deferred_timeout=deferred_timeout,
+            attempts=attempts,
+            concurrency=concurrency,
+            max_waiting=max_waiting,
+            max_waiting_bytes=max_waiting_bytes,
         )
-        if quarantine_after is not None:
-            check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
         self._keys = keys
         self._webhook_id = webhook_id
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
@@ -169,35 +158,23 @@ class WebhookReceiver:
         )
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
         seal = self._seal = keys.make_seal("basiq quarantine")
-        self._dispatcher = Dispatcher(
-            self._routes,
-            self._inbox,
-            seal,
-            handler_timeout=handler_timeout,
-            inbox_timeout=inbox_timeout,
-            lease=lease,
-            deferred_timeout=deferred_timeout,
-            deferred_lease=deferred_lease,
-            quarantine_after=quarantine_after,
-            clock=self._clock,
-        )
+        self._dispatcher = Dispatcher(self._routes, self._inbox, seal, settings, clock=self._clock)
         self._accept_loss = accept_loss
         self._deferred = deferred
         self._backlog = Backlog(
             self._inbox,
             seal,
-            limits,
+            settings,
             webhook_id=webhook_id,
-            timeout=inbox_timeout,
             clock=self._clock,
             outages=self._dispatcher.outages,
         )
-        self._worker = Worker(self._backlog, self._handle_deferred, self.handles, lease=deferred_lease)
+        self._worker = Worker(self._backlog, self._handle_deferred, self.handles)
         if deferred:
             check_deferrable(self._inbox, accept_loss=accept_loss)
-        self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
+        self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=settings.inbox_timeout)
         self._asgi = ASGIApp(self)
-        self._lifecycle = Lifecycle(self._inbox, inbox_timeout, webhook_id=webhook_id, clock=self._clock)
+        self._lifecycle = Lifecycle(self._inbox, settings.inbox_timeout, webhook_id=webhook_id, clock=self._clock)
 
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"
@@ -402,21 +379,8 @@ class WebhookReceiver:
             await self._worker.join()
 
     async def _retry(self, quarantined: QuarantinedDelivery) -> Outcome:
-        """Hand a quarantined delivery to its handler again, unless its seal does not match."""
         started = time.perf_counter()
-        done = self._quarantine.refuse(quarantined) or await self._dispatch_again(quarantined)
-        return self._report(done, started)
-
-    async def _dispatch_again(self, quarantined: QuarantinedDelivery) -> Outcome:
-        delivery = self._quarantine.read(quarantined)
-        if isinstance(delivery, Outcome):
-            return delivery
-        if delivery.key == quarantined.key:
-            return await self._dispatch(delivery, retried=quarantined)
-        done = await self._dispatch(delivery)
-        if done.result in (Result.HANDLED, Result.DUPLICATE):
-            await self._quarantine.end(quarantined)
-        return done
+        return self._report(await self._quarantine.hand_out(quarantined, self._dispatch), started)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.
@@ -433,15 +397,9 @@ class WebhookReceiver:
         inbox and other resources.
         """
 
-        async def start(app: web.Application) -> None:
-            await self.__aenter__()
+        from ._aiohttp import serve
 
-        async def end(app: web.Application) -> None:
-            await self.__aexit__()
-
-        app.router.add_post(check_path(path), self.aiohttp_handler)
-        app.on_startup.append(start)
-        app.on_shutdown.append(end)
+        serve(self, app, check_path(path))
 
     def fastapi_router(self, path: str = "/basiq", *, tags: list[str] | None = None) -> APIRouter:
         """Return a router for ``app.include_router``: the route, its OpenAPI description, and a lifespan.

@@ -107,7 +107,7 @@ class Pause:
 class Worker:
     """Works off the deferred deliveries of one receiver, in a task of its own.
 
-    ``handle`` hands a delivery to its handler. ``handles`` returns whether its type has one. ``lease`` is in seconds.
+    ``handle`` hands a delivery to its handler. ``handles`` returns whether its type has one.
     """
 
     def __init__(
@@ -115,13 +115,11 @@ class Worker:
         backlog: Backlog,
         handle: Callable[[Delivery, Ticket], Awaitable[Outcome]],
         handles: Callable[[str], bool],
-        *,
-        lease: float,
     ) -> None:
         self._backlog = backlog
         self._handle = handle
         self._handles = handles
-        self._lease = lease
+        self._lease = backlog.settings.deferred_lease
         self._tasks = TaskOwner()
         self._task: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -177,7 +175,7 @@ class Worker:
     async def work_once(self) -> bool:
         """Handle what is due now, without a pause, and what runs. Return whether an attempt ended. For a test."""
         ended = self._ended
-        await self._claim(self._backlog.limits.concurrency)
+        await self._claim(self._backlog.settings.concurrency)
         if self._running:
             await asyncio.wait(set(self._running))
         return self._ended > ended
@@ -186,7 +184,7 @@ class Worker:
         await asyncio.sleep(0)
         if not (self._backlog.used or await self._was_used()):
             return
-        concurrency = self._backlog.limits.concurrency
+        concurrency = self._backlog.settings.concurrency
         while not self._stopping:
             self._news.clear()
             await self._note_and_count()
@@ -256,6 +254,12 @@ class Worker:
 
     async def _handle_one(self, entry: QuarantinedDelivery, token: str) -> None:
         await asyncio.sleep(0)  # an eager task would run in the middle of ``_claim``
+        try:
+            await self._try_one(entry, token)
+        except Exception:
+            logger.exception("delivery %r stays claimed until its lease runs out", shorten(entry.delivery_id))
+
+    async def _try_one(self, entry: QuarantinedDelivery, token: str) -> None:
 
         def put_off(seconds: float, changed: QuarantinedDelivery | None) -> Awaitable[bool]:
             sealed = None if changed is None else self._backlog.seal_again(changed)
@@ -265,7 +269,7 @@ class Worker:
         if isinstance(delivery, str):
             await self._refuse(entry, token, delivery)
             return
-        attempts = self._backlog.limits.attempts
+        attempts = self._backlog.settings.attempts
         done = await self._handle(
             delivery, Ticket(entry, token, attempts, put_off, lambda: self._pause.excuse(entry.key))
         )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
     found = state_of(run, "e-1")
     assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
     assert found["since"]
+    assert found["due"], "at once"
 
 
 @pytest.mark.parametrize("what", ["make", "entered"])
@@ -202,6 +204,8 @@ def test_a_failure_is_logged_and_it_waits_again(run: Run, service: str) -> None:
     assert "ValueError: it is bad" in told.decode()
     found = state_of(run, "e-1")
     assert (found["state"], found["error"]) == ("waiting", "ValueError: it is bad")
+    since, due = (datetime.fromisoformat(found[name]) for name in ("since", "due"))
+    assert due - since > timedelta(seconds=4.4)
 
 
 def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:

@@ -30,7 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basiq_async.receiver._worker._LOOK_EVERY", 0.02)
     monkeypatch.setattr("basiq_async.receiver._worker.Pause.SHORTEST", 0.02)
     monkeypatch.setattr("basiq_async.receiver._worker.Pause.LONGEST", 0.1)
-    monkeypatch.setattr("basiq_async.receiver._receiver._LEASE_MARGIN", 0.1)
+    monkeypatch.setattr("basiq_async.receiver._settings._LEASE_MARGIN", 0.1)
 
 
 def make(inbox: Any, handle: Callable[..., Any], **options: Any) -> WebhookReceiver:
