@@ -143,20 +143,20 @@ class Engine:
         self._note_hint, self._wait_for_others = note_hint, wait_for_others
         self._hint: str | None = None
         self._hint_due = 0.0
-        self._turn = asyncio.Lock()
-        """Held by the worker that takes the next message."""
         self._items: Iterator[tuple[Message, Batch[Any]]] = iter(())
         """The messages that were read and not taken yet."""
         self._reading: asyncio.Task[Any] | None = None
         """The worker that waits for a page."""
+        self._turning = False
+        """Whether a worker turns to the next page. The others wait."""
         self._whole = False
         """Whether the source was read to its end."""
         self._left = where.limit
         self._room = settings.concurrency
         self._open = 0
         """The number of messages under way, or handled and not recorded yet."""
-        self._released = asyncio.Event()
-        """Set when that has changed."""
+        self._changed = asyncio.Event()
+        """Set when that has changed, or when there is another page."""
         self._started = self._working = 0
         """The number of workers, and of those that have a message."""
         self._done: list[Finished] = []
@@ -207,7 +207,7 @@ class Engine:
         """Begin no more messages. ``run`` returns when the messages under way are finished and recorded."""
         self._stopped = True
         self._attempts.stop()
-        self._released.set()
+        self._changed.set()
         if self._reading is not None:
             self._reading.cancel()  # a page may take long
 
@@ -240,6 +240,7 @@ class Engine:
     async def _work(self) -> None:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
         try:
+            await asyncio.sleep(0)  # eager tasks would run in each other, as deep as there are workers
             for number in itertools.count(1):
                 taken = await self._take()
                 if taken is None:
@@ -270,36 +271,40 @@ class Engine:
 
     async def _take(self) -> tuple[Message, Batch[Any], Exception | None] | None:
         """Return the next message, with the error if it could not be read or selected. None: there are no more."""
-        async with self._turn:
-            while not self._stopped:
-                if self._room <= 0 or (self._left == 0 and self._open):
-                    await self._wait_for_room()
-                elif self._left == 0:
-                    break
-                elif (following := next(self._items, None)) is not None:
-                    chosen, error = choose(self._where, following[0])
-                    if chosen:
-                        return self._begin(*following, error)
-                    self._skipped["where"] += 1
-                    following[1].finish()
-                elif not await self._turn_page():
-                    break
+        while not self._stopped:
+            if self._left == 0 and not self._open:
+                break
+            if self._room <= 0 or self._left == 0 or self._turning:
+                await self._wait_for_change()
+            elif (following := next(self._items, None)) is not None:
+                chosen, error = choose(self._where, following[0])
+                if chosen:
+                    return self._begin(*following, error)
+                self._skipped["where"] += 1
+                following[1].finish()
+            elif not await self._turn_page():
+                break
         return None
 
     async def _turn_page(self) -> bool:
         """Take the next page; at the end, once, the messages that were busy. Return False if there is neither."""
         if self._at_end:
             return False
-        batch = await self._next_page()
-        if batch is not None:
-            self._items = ((message, batch) for message in batch.items)
+        self._turning = True
+        try:
+            batch = await self._next_page()
+            if batch is not None:
+                self._items = ((message, batch) for message in batch.items)
+                return True
+            self._at_end, self._whole = True, self._source.finished
+            while self._open and not self._stopped:
+                await self._wait_for_change()
+            self._attempts.timeout += self._wait_for_others() or 0.0
+            self._items, self._busy = iter(self._busy), deque()
             return True
-        self._at_end, self._whole = True, self._source.finished
-        while self._open and not self._stopped:
-            await self._wait_for_room()
-        self._attempts.timeout += self._wait_for_others() or 0.0
-        self._items, self._busy = iter(self._busy), deque()
-        return True
+        finally:
+            self._turning = False
+            self._changed.set()
 
     async def _next_page(self) -> Batch[Any] | None:
         self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
@@ -320,9 +325,9 @@ class Engine:
             self._start_worker()
         return message, batch, error
 
-    async def _wait_for_room(self) -> None:
-        self._released.clear()
-        await self._released.wait()
+    async def _wait_for_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     def _record_success(self, message: Message, batch: Batch[Any], reason: str | None) -> None:
         self._in_a_row = 0
@@ -384,7 +389,7 @@ class Engine:
         """Make room for as many messages, whose handling has ended."""
         self._open -= count
         self._room += count
-        self._released.set()
+        self._changed.set()
 
     def _fail(self, exc: Exception) -> None:
         self._error = self._error or exc
@@ -398,7 +403,9 @@ class Engine:
         try:
             while not self._broken and not self._stopped:
                 if self._done:
-                    await asyncio.sleep(0)  # workers that can go on have their turn: one recording has them all
+                    # Workers that can go on, or have just started, have their turn: one recording has them all.
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
                     await self._record()
                 elif self._now() >= self._hint_due:
                     await self._note()

@@ -447,9 +447,7 @@ class Replay:
                 left = until - loop.time()
                 if not self._running or left <= 0 or not is_outage(exc):
                     raise
-                logger.warning(
-                    "the record does not respond (%s): the replay asks it again", printable(str(exc))
-                )
+                logger.warning("the record does not respond (%s): the replay asks it again", printable(str(exc)))
                 if await wait_for_event(self._stopping, min(pause, left)):
                     raise
             pause = min(2 * pause, LONGEST_PAUSE)
