@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import random
+import runpy
 import selectors
 import signal
 import socket
@@ -165,6 +166,12 @@ class _Parent:
 def run_text() -> None:
     """Run the program that is the first word, as ``python -c`` does."""
     exec(compile(sys.argv[1], "<string>", "exec", dont_inherit=True), {"__name__": "__main__"})
+
+
+def run_file() -> None:
+    """Run the file that is the first word, as ``python FILE`` does."""
+    sys.path[:1] = [str(Path(sys.argv[1]).parent)]
+    runpy.run_path(sys.argv[1], run_name="__main__")
 
 
 def _give_streams(numbers: list[int], fds: list[int]) -> None:

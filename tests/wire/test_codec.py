@@ -398,11 +398,6 @@ def test_the_standard_librarys_decoder_is_as_strict_as_orjson_about_halves_of_pa
     assert _strict_loads(rb'["\ud83d\ude00", "\u00e9", "\n"]') == ["\U0001f600", "é", "\n"]
 
 
-@either_decoder
-def test_a_byte_order_mark_is_skipped(loads: Loads) -> None:
-    assert Codec(loads=loads).json(b'\xef\xbb\xbf{"a": "\xc3\xa9"}') == {"a": "é"}
-
-
 @pytest.mark.parametrize(
     ("body", "weight"),
     [
@@ -521,15 +516,6 @@ def test_half_a_surrogate_pair_is_escaped_in_its_item(loads: Loads) -> None:
         {"id": "m", "attempts": [{"response": "Thanks \\ud83d"}], "\\udc00": ["\\ude00\U0001f600", 1, None]},
     ]
     assert isinstance(found.items[2], BrokenItem)  # two ids could become one
-
-
-@either_decoder
-@pytest.mark.parametrize(
-    "body", [list_of(b'{"id":"a"}', b'{"id":"b"'), list_of(b"NaN")[:-3], list_of(b"[" * 5000), b"[NaN]"]
-)
-def test_a_page_with_a_fault_that_is_not_within_an_item_is_refused(body: bytes, loads: Loads) -> None:
-    with pytest.raises(ResponseDecodeError, match="not JSON"):
-        Codec(loads=loads).page(body)
 
 
 def test_many_items_that_are_nested_too_deeply_are_not_all_walked_through() -> None:
