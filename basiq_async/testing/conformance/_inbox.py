@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from ..._work.protocol import Inbox, WaitingInbox
+from ..._work.protocol import Inbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
 from ._inbox_model import CALLS, CLAIMED, DONE, LATER, LONG, SHORT, Call, make_delivery
-from ._inbox_promises import CHECKS, WaitingPromises
+from ._inbox_promises import CHECKS
 from ._inbox_scripts import INTERRUPTED
 from ._inbox_workers import Workers, Write
 from ._runner import Check, hold, keep
@@ -80,7 +80,7 @@ async def check_inbox(
 async def _try(make_inbox: MakeInbox, kind: type[Workers[Any]], check: Check, *, workers: int, **options: Any) -> None:
     async with AsyncExitStack() as stack:
         inboxes = [await stack.enter_async_context(made(make_inbox)) for _ in range(workers)]
-        if kind is not WaitingPromises or isinstance(inboxes[0], WaitingInbox):
+        if isinstance(inboxes[0], kind.needs):
             await check(kind(inboxes[0], inboxes[-1], **options))
 
 

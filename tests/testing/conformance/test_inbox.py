@@ -46,6 +46,22 @@ async def test_the_suite_takes_an_async_factory_and_closes_what_it_made() -> Non
     assert len(closed) == len(suite.CHECKS) + 2  # two for known_since
 
 
+async def test_a_claim_that_outlives_its_workers_inbox_is_told_where_claims_have_no_lease() -> None:
+    storage = MemoryInbox()
+
+    class OneWorkers(MemoryInbox):
+        def __init__(self) -> None:
+            self.__dict__ = storage.__dict__
+
+        async def aclose(self) -> None:
+            pass
+
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_inbox(OneWorkers, leases=False, shared=True)
+    promise = "A claim lasts as long as its worker's inbox is open (across two workers)"
+    assert caught.value.broken == {promise: "a claim after the first worker's inbox was closed was BUSY, not CLAIMED"}
+
+
 @pytest.mark.parametrize("broken", Broken.__subclasses__())
 def test_the_suite_catches_each_way_to_break_a_promise(broken: type[Broken]) -> None:
     assert check(broken)

@@ -35,6 +35,8 @@ def test_a_system_clock_goes_as_fast_as_it_is_told(monkeypatch: pytest.MonkeyPat
     began = datetime.now(UTC)
     assert timedelta(seconds=59) < clock() - began < timedelta(seconds=61)
     assert repr(clock) == "SystemClock(speed=60)"
+    monkeypatch.undo()
+    assert SystemClock().speed == 1
 
 
 @pytest.mark.parametrize("speed", [0, -1, float("nan")])
