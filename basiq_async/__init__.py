@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from .client import BasiqClient
     from .pagination import Page, Paginator, UnreadableItem
     from .services.diagnosis import Diagnosis, EndpointCheck, Problem
+    from .testing.transport import InMemoryTransport
     from .transports.aiohttp import AiohttpTransport
-    from .transports.memory import InMemoryTransport
     from .transports.retry import RetryPolicy
 
 __all__ = [
@@ -100,7 +100,7 @@ _LAZY = {
     "BasiqClient": "client",
     "Diagnosis": "services.diagnosis",
     "EndpointCheck": "services.diagnosis",
-    "InMemoryTransport": "transports.memory",
+    "InMemoryTransport": "testing.transport",
     "Page": "pagination",
     "Paginator": "pagination",
     "Problem": "services.diagnosis",

@@ -61,18 +61,16 @@ OnUnreadable: TypeAlias = Callable[[UnreadableItem], T | None]
 class _Place:
     """The place of a loop in its list: the page that it consumes, and how many items of this page it has consumed."""
 
-    __slots__ = ("before", "items", "left", "next_url", "passed", "sought", "url")
+    __slots__ = ("before", "items", "left", "next_url", "passed", "url")
 
-    def __init__(self, url: str, start: Cursor | None) -> None:
+    def __init__(self, url: str, before: str | None) -> None:
         self.url = url
-        self.sought = start if start is not None and start.offset else None
-        """The item to resume after, until its page has been found."""
         self.items: list[Any] = []
         self.left = iter(self.items)
         """An iterator over the items that were not consumed yet. A loop consumes it directly, which is faster than
         counting."""
         self.next_url: str | None = url
-        self.before = None if start is None else start.after
+        self.before = before
         """The id of the last item of the pages before this one."""
         self.passed: Cursor | None = None
         """The cursor of that item."""
@@ -89,8 +87,6 @@ class _Place:
     @property
     def last_id(self) -> str | None:
         """The id of the last consumed item that has an id."""
-        if self.sought is not None:
-            return self.sought.after
         ids = (id_at(self.items, index) for index in range(self.offset - 1, -1, -1))
         return next((found for found in ids if found is not None), self.before)
 
@@ -99,16 +95,12 @@ class _Place:
 
         The next page is no such place: what moved to the page before it would be skipped.
         """
-        if self.sought is not None:
-            return self.sought
         offset = self.offset
         return Cursor(base.relative(self.url), offset, id_at(self.items, offset - 1)) if offset else self.passed
 
     def next_page(self, base: BaseURL) -> Cursor | None:
         """Return the cursor of the next page, which is requested alone; None at the end."""
-        if self.next_url is None or self.sought is not None:
-            return self.sought
-        return Cursor(base.relative(self.next_url), 0, self.last_id)
+        return None if self.next_url is None else Cursor(base.relative(self.next_url), 0, self.last_id)
 
     def leave_page(self, base: BaseURL) -> None:
         """Forget the items of this page, but not the cursor of the last one.
@@ -119,19 +111,13 @@ class _Place:
         self.items = []
         self.left = iter(self.items)
 
-    def seek(self) -> None:
-        """Move to the place after the item to resume after, if this page has it. The item can have moved since."""
-        sought = self.sought
-        if sought is None:
-            return
-        last = min(sought.offset, len(self.items)) - 1
-        if last != sought.offset - 1 or id_at(self.items, last) != sought.after:
-            same = (i for i in reversed(range(len(self.items))) if id_at(self.items, i) == sought.after)
-            last = next(same, -1)
-        if last < 0:
-            self.offset = len(self.items)
-        else:
-            self.offset, self.sought = last + 1, None
+
+def _find_place(items: list[Any], cursor: Cursor) -> int | None:
+    """Return the place after the cursor's item on a page, where it can have moved since; None if it is not there."""
+    last = cursor.offset - 1
+    if last < len(items) and id_at(items, last) == cursor.after:
+        return cursor.offset
+    return next((i + 1 for i in reversed(range(len(items))) if id_at(items, i) == cursor.after), None)
 
 
 class _Loop(Generic[T]):
@@ -144,10 +130,10 @@ class _Loop(Generic[T]):
         # Looked up once, because they are used for every message of a history.
         self._hook, self._model = listing.reader.hook, listing.reader.model
         url = listing.start if start is None else listing.url(start.page)
-        self._place = paginator._place = _Place(url, start)
-        self._from_start = url == listing.start
-        """Whether the pages have been read from the start of the list."""
-        self._looked_for = start.after if start is not None and start.offset == ANYWHERE else None
+        self._place = paginator._place = _Place(url, None if start is None else start.after)
+        self._sought = start if start is not None and start.offset else None
+        """The item to resume after, until it has been found."""
+        self._looked_for: str | None = None
         """The last item that was searched for from the start of the list: a second search would not find it either."""
         self._prefetch = prefetch
         self._requests = PageRequests(listing)
@@ -163,43 +149,69 @@ class _Loop(Generic[T]):
         """
         if self._error is not None:
             raise self._error
-        place, listing = self._place, self._listing
-        url, sought = place.next_url, place.sought
-        if url is None and sought is not None and not self._from_start and self._may_search(sought.after):
-            url = self._begin_again()  # the item may have moved to a page before the one where it was
-        if url is None:
-            if sought is not None:
-                raise PaginationError(
-                    f"cannot resume: item {sought.after!r} is no longer in the list. Start again without cursor= and "
-                    "after="
-                )
+        place, url = self._place, self._place.next_url
+        if url is None and self._sought is None:
             return False
         if place.items:
-            place.leave_page(listing.base)
-        page: ListPage | None = None
-        try:
-            page = await self._requests.fetch(url)
-        except BasiqError as exc:
-            if not self._can_search(exc, url):
-                raise
-        if page is None:
-            url = self._begin_again()
-            page = await self._requests.fetch(url)
-        self._seen.add(hash(url))
+            place.leave_page(self._listing.base)
+        if url is not None and self._sought is None:
+            try:
+                await self._enter(url, await self._requests.fetch(url))
+            except BasiqError as exc:
+                if not self._can_search(exc, url):
+                    raise
+                self._sought = self._listing.after(place.last_id or "")
+        if self._sought is not None:
+            await self._find(self._sought)
+        return True
+
+    async def _enter(self, url: str, page: ListPage, offset: int = 0) -> None:
+        """Make a page the one to consume, from an offset on, and request the next one ahead."""
+        place = self._place
+        self._sought = None
         self._pages += 1
-        place.url, place.items, place.left = url, page.items, iter(page.items)
-        place.next_url, self._error = listing.resolve(page.next_link, url, self._seen)
-        place.seek()
+        self._seen.add(hash(url))
+        place.next_url, self._error = self._listing.resolve(page.next_link, url, self._seen)
+        place.url, place.items = url, page.items
+        place.left = iter(page.items[offset:] if offset else page.items)
         if place.next_url is not None and self._prefetch:
             self._requests.request_ahead(place.next_url)
             # A consumer that never awaits would not let the request start before the end of this page.
             await asyncio.sleep(0)
-        return True
+
+    async def _find(self, sought: Cursor) -> None:
+        """Go to the place after an item: on the cursor's page or a later one, else on any page of the list."""
+        listing = self._listing
+        first = listing.url(sought.page)
+        for start in (first, listing.start)[: 1 if first == listing.start or sought.after is None else 2]:
+            self._seen.clear()
+            if start != first or sought.offset == ANYWHERE:
+                self._looked_for = sought.after
+            url: str | None = start
+            while url is not None:
+                try:
+                    page = await self._requests.fetch(url)
+                except BasiqError as exc:
+                    if start == listing.start or not self._can_search(exc, url):
+                        raise
+                    break
+                offset = _find_place(page.items, sought)
+                if offset is not None:
+                    return await self._enter(url, page, offset)
+                self._seen.add(hash(url))
+                url, error = listing.resolve(page.next_link, url, self._seen)
+                if error is not None:
+                    raise error
+                if self._prefetch:
+                    self._requests.request_ahead(url)
+        raise PaginationError(
+            f"cannot resume: item {sought.after!r} is no longer in the list. Start again without cursor= and after="
+        )
 
     def _can_search(self, exc: BasiqError, url: str) -> bool:
         """Return whether to search for the last item from the start of the list, because its next page was refused."""
         item_id = self._place.last_id
-        if url == self._listing.start or not is_lost(exc) or not self._may_search(item_id):
+        if url == self._listing.start or not is_lost(exc) or item_id is None or item_id == self._looked_for:
             return False
         _log.info(
             "a page of the list was refused with status %d; reading the list again from its start to the item %r",
@@ -208,19 +220,6 @@ class _Loop(Generic[T]):
             extra={"http_status": exc.status, "correlation_id": exc.correlation_id, "item_id": item_id},
         )
         return True
-
-    def _may_search(self, item_id: str | None) -> bool:
-        return item_id is not None and item_id != self._looked_for
-
-    def _begin_again(self) -> str:
-        """Go back to the start of the list, to search for the last item. Return the URL of the first page."""
-        place, listing = self._place, self._listing
-        item_id = place.last_id or ""
-        place.sought = listing.after(item_id)
-        place.url = place.next_url = listing.start
-        self._looked_for, self._from_start = item_id, True
-        self._seen.clear()
-        return listing.start
 
     def _read_odd(self, index: int) -> T | None:
         """Read an item that may be unreadable: return what ``on_unreadable`` returns for it, or raise the failure."""
@@ -294,7 +293,7 @@ class _Pages(_Loop[T]):
                 read = list(map(self._read_odd, range(offset, len(place.items))))
                 items = [item for item in read if item is not None]
             place.offset = len(place.items)
-            more = place.next_url is not None or place.sought is not None
+            more = place.next_url is not None
             after = place.cursor(listing.base) or place.next_page(listing.base) if more else None
             return Page(items, None if after is None else listing.encode(after))
 
@@ -352,7 +351,7 @@ class Paginator(Generic[T]):
 
     @property
     def _next_page(self) -> str | None:
-        """The cursor of the next page alone; None at the end. What moved to the page before it is skipped."""
+        """Cursor of the next page; None on the last. Items that slipped back a page are missed."""
         after = None if self._place is None else self._place.next_page(self._listing.base)
         return None if after is None else self._listing.encode(after)
 

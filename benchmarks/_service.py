@@ -12,12 +12,28 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from orjson import loads
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.ext.asyncio.engine import AsyncEngine
@@ -28,6 +44,19 @@ from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 METADATA = MetaData()
 EFFECTS = Table("effects", METADATA, Column("n", Integer, primary_key=True), Column("event_id", String))
 HANDLED = Table("handled", METADATA, Column("event_id", String, primary_key=True))
+DEFERRED = Table(
+    "deferred",
+    METADATA,
+    Column("event_id", String, primary_key=True),
+    Column("n", BigInteger, Identity()),
+    Column("body", LargeBinary, nullable=False),
+    Column("done_at", DateTime(timezone=True)),
+)
+Index("deferred_order", DEFERRED.c.n, postgresql_where=DEFERRED.c.done_at.is_(None))
+AT_ONCE = 16
+"""How many events each of those that work after the response handles at once."""
+SLOW = 2.0
+"""Seconds that a slow handler takes."""
 INSERT_EFFECT = "INSERT INTO effects (event_id) VALUES ($1)"
 
 
@@ -44,8 +73,13 @@ async def write_by_connection(delivery: Delivery, connection: AsyncConnection) -
     await connection.execute(insert(EFFECTS).values(event_id=delivery.event_id))
 
 
-def receiver_of(secret: str, engine: AsyncEngine, handler: Any = write) -> WebhookReceiver:
-    receiver = WebhookReceiver(secret, webhook_id="w-1", inbox=SQLInbox(engine))
+async def write_slowly(delivery: Delivery, session: AsyncSession) -> None:
+    await asyncio.sleep(SLOW)
+    await write(delivery, session)
+
+
+def receiver_of(secret: str, engine: AsyncEngine, handler: Any = write, **options: Any) -> WebhookReceiver:
+    receiver = WebhookReceiver(secret, webhook_id="w-1", inbox=SQLInbox(engine), **options)
     receiver.on("*")(handler)
     return receiver
 
@@ -114,6 +148,68 @@ def ours_mounted(secret: str, url: str) -> FastAPI:
     return app
 
 
+def ours_deferred(secret: str, url: str, handler: Any = write) -> FastAPI:
+    """This package's router, and a deferred handler with a session."""
+    app = FastAPI()
+    receiver = receiver_of(secret, engine_of(url), handler, deferred=True, concurrency=AT_ONCE)
+    app.include_router(receiver.fastapi_router("/basiq"))
+    return app
+
+
+def by_table(secret: str, url: str, takes: float = 0.0) -> FastAPI:
+    """By hand: a table of what is to be done, and so many loops that each take the next row of it."""
+    by_hand, news = _ByHand(secret), asyncio.Semaphore(0)
+    sessions = async_sessionmaker(engine_of(url), expire_on_commit=False)
+    following = select(DEFERRED.c.event_id, DEFERRED.c.body).where(DEFERRED.c.done_at.is_(None))
+    following = following.order_by(DEFERRED.c.n).limit(1).with_for_update(skip_locked=True)
+
+    async def handle_next() -> bool:
+        async with sessions.begin() as session:
+            row = (await session.execute(following)).first()
+            if row is None:
+                return False
+            event = loads(row.body)
+            await asyncio.sleep(takes)
+            await session.execute(insert(EFFECTS).values(event_id=event["eventId"]))
+            done = update(DEFERRED).where(DEFERRED.c.event_id == row.event_id).values(done_at=func.now())
+            await session.execute(done)
+        return True
+
+    async def work() -> None:
+        while True:
+            try:
+                async with asyncio.timeout(1):
+                    await news.acquire()
+            except TimeoutError:
+                pass
+            try:
+                while await handle_next():
+                    pass
+            except Exception:
+                logging.exception("an event failed")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/basiq")
+    async def receive(request: Request) -> Response:
+        event = await by_hand.read(request)
+        async with sessions.begin() as session:
+            entry = postgresql.insert(DEFERRED).values(event_id=event["eventId"], body=await request.body())
+            await session.execute(entry.on_conflict_do_nothing())
+        news.release()
+        return Response(status_code=202)
+
+    return app
+
+
 def by_sqlalchemy(secret: str, url: str) -> FastAPI:
     """By hand: SQLAlchemy's session, and ``INSERT ... ON CONFLICT DO NOTHING``."""
     app, by_hand = FastAPI(), _ByHand(secret)
@@ -171,7 +267,7 @@ def by_procrastinate(secret: str, url: str) -> FastAPI:
         async with queue.open_async():
             if not await queue.check_connection_async():
                 await queue.schema_manager.apply_schema_async()
-            worker = asyncio.create_task(queue.run_worker_async(concurrency=16, install_signal_handlers=False))
+            worker = asyncio.create_task(queue.run_worker_async(concurrency=AT_ONCE, install_signal_handlers=False))
             yield
             worker.cancel()
             await asyncio.wait([worker], timeout=10)
@@ -230,6 +326,10 @@ WAYS: dict[str, Callable[[str, str], FastAPI]] = {
     "ours": ours,
     "ours-by-connection": ours_by_connection,
     "ours-mounted": ours_mounted,
+    "ours-deferred": ours_deferred,
+    "ours-slow": partial(ours_deferred, handler=write_slowly),
+    "table": by_table,
+    "table-slow": partial(by_table, takes=SLOW),
     "sqlalchemy": by_sqlalchemy,
     "asyncpg": by_asyncpg,
     "procrastinate": by_procrastinate,

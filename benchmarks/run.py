@@ -20,6 +20,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks import (
+    deferred,
     export,
     fleet,
     growth,
@@ -53,6 +54,7 @@ def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]
     }
     if not quick:
         found |= {
+            "deferred": deferred.measure,
             "replay_sql": replay_sql.measure,
             "memory": partial(asyncio.to_thread, memory.measure),
             "growth": growth.measure,

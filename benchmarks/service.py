@@ -43,7 +43,7 @@ _JOB = "an event in FastAPI and PostgreSQL, handled once"
 _ALONE = "an event in PostgreSQL, handled once, without a server"
 
 
-class _Database:
+class Database:
     """The server of PostgreSQL, and how many rows the services have written."""
 
     def __init__(self, server: PostgresServer) -> None:
@@ -60,7 +60,7 @@ class _Database:
         return children_time(self._pid)
 
 
-async def _deliver(pid: int, port: int, database: _Database, spent: list[float], count: int) -> float:
+async def _deliver(pid: int, port: int, database: Database, spent: list[float], count: int) -> float:
     """Send deliveries, and wait for their effects. Return the service's processor time for an event, in seconds.
 
     ``spent`` gets that of the database.
@@ -85,10 +85,10 @@ async def with_servers(runs: int = 5, slices: int = 4, requests: int = 200) -> l
         async with engine.begin() as connection:
             await connection.run_sync(_service.METADATA.create_all)
         await engine.dispose()
-        database = _Database(postgres)
+        database = Database(postgres)
         services = {
             way: stack.enter_context(server(way, "--at", postgres.url(), program="_service.py"))
-            for way in _service.WAYS
+            for way in ("ours", "ours-by-connection", "ours-mounted", *_PEERS)
         }
         spent: dict[str, list[float]] = {way: [] for way in services}
         contestants = {

@@ -13,102 +13,62 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter, deque
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 
-from basiq_async.distributed import Fleet
 from basiq_async.replay import Report
-from basiq_async.testing import FakeBasiq
-from tests.support.environment import ROOT
-from tests.support.killing import committed_effects, ids_of, make_tables
-from tests.support.servers import PostgresServer, RedisServer, postgres_server
+from tests.support.fleet_processes import AnyProcess, Plant, plant
+from tests.support.killing import committed_effects, make_tables
+from tests.support.servers import PostgresServer, postgres_server
 
 LEASE = 3.0
 SEGMENTS = 2
 CONCURRENCY = 16
-PLACE = "tests.support.fleet_jobs:fleet"
 
 
 class FleetCrash:
-    """One job, its workers and its Redis."""
+    """One job, its workers and its Redis, and what has happened to them so far."""
 
-    def __init__(
-        self, folder: Path, options: argparse.Namespace, rng: random.Random, database: PostgresServer | None
-    ) -> None:
-        self.folder, self.messages, self.rng, self.tear = folder, options.messages, rng, options.tear
-        self.effects = folder / "effects"  # with a database the attempts, of which it keeps what was committed
+    def __init__(self, made: Plant, rng: random.Random, *, tear: bool, database: PostgresServer | None) -> None:
+        self.plant, self.rng, self.tear = made, rng, tear
         self.database = database
-        self.redis = RedisServer(folder)
+        """Keeps what was committed; the plant's effects are then the attempts."""
         self.sizes: deque[tuple[float, int]] = deque(maxlen=400)
-        self.workers: list[subprocess.Popen[bytes]] = []
         self.kills = self.stops = self.redis_kills = 0
-        self.env = {
-            **os.environ,
-            "FLEET_TEST": json.dumps(
-                {
-                    "redis": self.redis.url,
-                    "messages": self.messages,
-                    "effects": str(self.effects),
-                    "lease": LEASE,
-                    "concurrency": CONCURRENCY,
-                    "wait": 0.004,
-                    "database": None if database is None else database.url(),
-                    "order": options.order,
-                }
-            ),
-        }
 
     def start_worker(self) -> None:
-        command = [sys.executable, "-c", "from basiq_async.cli import main; main()", "worker", "--fleet", PLACE]
-        log = (self.folder / f"worker-{len(self.workers) + self.kills}.log").open("wb")
-        with log:
-            self.workers.append(
-                subprocess.Popen(
-                    [*command, "--segments", str(SEGMENTS), "--log-level", "WARNING"],
-                    env=self.env,
-                    cwd=ROOT,
-                    stderr=log,
-                )
-            )
+        self.plant.start_command("--segments", str(SEGMENTS), "--log-level", "WARNING")
 
     def count(self) -> int:
         """How many effects there were, about: every line is as long."""
-        return self.effects.stat().st_size // 60 if self.effects.exists() else 0
+        path = self.plant.folder / "effects"
+        return path.stat().st_size // 60 if path.exists() else 0
 
     async def run(self, events: list[str]) -> Report:
-        """Submit the job, and make each event happen at its part of the way."""
-        _, webhook_id = make_history(self.messages)
-        fleet = Fleet(self.redis.url, lease=LEASE)
-        name = "effects" if self.database is None else "stored"
-        fleet.job(name)(contextlib.nullcontext)  # type: ignore[arg-type]
-        async with fleet, asyncio.TaskGroup() as group:
-            job = await fleet.submit(name, webhook_id, key="crash")
+        """Make each event happen at its part of the way, and wait for the end of the job."""
+        async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch_file())
             for number, event in enumerate(events, start=1):
-                wanted = self.messages * (number - self.rng.random() * 0.8) / (len(events) + 2)
+                wanted = self.plant.messages * (number - self.rng.random() * 0.8) / (len(events) + 2)
                 while self.count() < wanted:
                     await asyncio.sleep(0.02)
                 await self._happen(event, group)
-            report = await job.wait(timeout=3_600)
+            report = await self.plant.job.wait(timeout=3_600)
             watching.cancel()
         return report
 
     async def _happen(self, event: str, group: asyncio.TaskGroup) -> None:
-        running = [worker for worker in self.workers if worker.poll() is None]
-        worker = self.rng.choice(running)
+        worker = self.rng.choice([each for each in self.plant.processes if each.poll() is None])
+        redis = self.plant.redis
         if event == "kill":
             self.kills += 1
             worker.kill()
             worker.wait()
-            self.workers.remove(worker)
             self.start_worker()
         elif event == "stop":
             self.stops += 1
@@ -116,15 +76,15 @@ class FleetCrash:
             group.create_task(self._continue(worker))
         else:
             self.redis_kills += 1
-            self.redis.kill()
+            redis.kill()
             if self.tear:
-                log, before = self.redis.log(), time.monotonic() - 1.0
+                log, before = redis.log(), time.monotonic() - 1.0
                 kept = max((size for at, size in self.sizes if at <= before), default=0)
                 os.truncate(log, min(kept, log.stat().st_size))
             await asyncio.sleep(self.rng.random())
-            await asyncio.to_thread(self.redis.start)
+            await asyncio.to_thread(redis.start)
 
-    async def _continue(self, worker: subprocess.Popen[bytes]) -> None:
+    async def _continue(self, worker: AnyProcess) -> None:
         await asyncio.sleep(LEASE + 0.5 + self.rng.random() * 2)
         with contextlib.suppress(ProcessLookupError):
             worker.send_signal(signal.SIGCONT)
@@ -132,14 +92,14 @@ class FleetCrash:
     async def _watch_file(self) -> None:
         while True:
             with contextlib.suppress(OSError, IndexError):
-                self.sizes.append((time.monotonic(), self.redis.log().stat().st_size))
+                self.sizes.append((time.monotonic(), self.plant.redis.log().stat().st_size))
             await asyncio.sleep(0.05)
 
     def check(self, report: Report) -> int:
         """Hold the effects against the history; return how many were repeated."""
-        attempts = Counter(line.split()[0] for line in self.effects.read_text().splitlines())
+        attempts, messages = Counter(self.plant.effects()), self.plant.messages
         done = attempts if self.database is None else Counter(committed_effects(self.database))
-        lost = set(ids_of(make_history(self.messages))) - set(done)
+        lost = set(self.plant.ids) - set(done)
         assert not lost, f"{len(lost)} messages are lost: {sorted(lost)[:3]}"
         assert report.finished
         assert report.failed == 0
@@ -148,39 +108,31 @@ class FleetCrash:
         repeats = sum(attempts.values()) - len(attempts)
         known = report.skipped.get("handled-before", 0)  # committed, and not recorded when its worker was killed
         if not self.tear:
-            assert report.handled + known == self.messages, f"{report.handled} and {known} recorded of {self.messages}"
-            assert report.read == self.messages, f"{report.read} read of {self.messages}"
+            assert report.handled + known == messages, f"{report.handled} and {known} recorded of {messages}"
+            assert report.read == messages, f"{report.read} read of {messages}"
             most = CONCURRENCY * SEGMENTS * (self.kills + self.stops)
             assert repeats + known <= most, f"{repeats} repeats, {known} known already, and not at most {most}"
         return repeats
 
-    def close(self) -> None:
-        for worker in self.workers:
-            worker.kill()
-            worker.wait()
-        self.redis.close()
-
-
-def make_history(messages: int) -> tuple[FakeBasiq, str]:
-    """The history that every worker sees."""
-    fake = FakeBasiq(seed="fleet")
-    return fake, fake.seed_messages(messages)
-
 
 def crash_fleet(options: argparse.Namespace, rng: random.Random, folder: Path) -> str:
     """One run with one seed."""
-    events = ["kill"] * options.worker_kills + ["stop"] * options.stops + ["redis"] * options.redis_kills
-    rng.shuffle(events)
-    with ExitStack() as stack:
-        database = stack.enter_context(postgres_server()) if options.inbox else None
+    with postgres_server() if options.inbox else nullcontext() as database:
         if database is not None:
             make_tables(database)
-        crash = FleetCrash(folder, options, rng, database)
-        stack.callback(crash.close)
-        crash.redis.start()
+        return asyncio.run(_crash(options, rng, folder, database))
+
+
+async def _crash(options: argparse.Namespace, rng: random.Random, folder: Path, database: PostgresServer | None) -> str:
+    events = ["kill"] * options.worker_kills + ["stop"] * options.stops + ["redis"] * options.redis_kills
+    rng.shuffle(events)
+    name, url = ("effects", None) if database is None else ("stored", database.url())
+    settings = {"page": 500, "concurrency": CONCURRENCY, "wait": 0.004, "order": options.order, "database": url}
+    async with plant(folder, name, messages=options.messages, lease=LEASE, **settings) as made:
+        crash = FleetCrash(made, rng, tear=options.tear, database=database)
         for _ in range(options.workers):
             crash.start_worker()
-        report = asyncio.run(crash.run(events))
+        report = await crash.run(events)
         repeats = crash.check(report)
     return (
         f"{options.messages} messages, {options.workers} workers, lease {LEASE:g} s, {crash.kills} SIGKILL, "

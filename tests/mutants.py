@@ -4,6 +4,10 @@
 call that is left out. A seed chooses a sample of all that are possible. For each one, a test of the folder that runs
 the changed line must fail. A mutant that passes is a survivor: add a test, or list it in ``equivalent_mutants.txt``,
 with the reason why nobody can notice it.
+
+mutmut 3.8 was tried in its place. It leaves constants, defaults and decorated functions as they are, which are 12 to
+22 % of the mutants of a folder. Its wrappers keep arguments in the frames of errors and add to protocols, so tests of
+``signing`` and ``work`` fail without a change; and it ends where a test's id cannot be found again as an argument.
 """
 
 from __future__ import annotations

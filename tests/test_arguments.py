@@ -73,7 +73,8 @@ def test_a_length_of_time_is_seconds_or_a_timedelta_and_nothing_else(make: Calla
     made = make(**{name: timedelta(seconds=11.5)})
     if isinstance(made, RetryPolicy):
         assert getattr(made, name) == 11.5
-    for wrong in (-1, timedelta(seconds=-1), math.nan, math.inf):
+    of_another_type = () if make is FakeBasiq else ("1", True, [])
+    for wrong in (-1, timedelta(seconds=-1), math.nan, math.inf, *of_another_type):
         with pytest.raises(ConfigurationError, match=name):
             make(**{name: wrong})
 

@@ -8,7 +8,6 @@ from basiq_async import (
     BasiqClient,
     ConfigurationError,
 )
-from tests.support import virtual
 from tests.support.scripted import API_KEY, Scripted, answer
 
 
@@ -43,21 +42,3 @@ def test_the_base_url_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("BASIQ_BASE_URL", "http://example.com")
     with pytest.raises(ConfigurationError, match="base_url"):
         BasiqClient(API_KEY, transport=Scripted())
-
-
-@virtual.clocked
-async def test_the_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BASIQ_API_KEY", "from-the-environment")
-    transport = Scripted(answer({"id": "w", "url": "https://example.com"}))
-    async with BasiqClient(transport=transport) as basiq:
-        await basiq.webhooks.get("w")
-    assert transport.token_requests[0].headers["authorization"] == "Basic from-the-environment"
-
-
-def test_a_key_of_the_environment_is_looked_over_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BASIQ_API_KEY", "a b")
-    with pytest.raises(ConfigurationError):
-        BasiqClient()
-    monkeypatch.delenv("BASIQ_API_KEY")
-    with pytest.raises(ConfigurationError, match="BASIQ_API_KEY"):
-        BasiqClient()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from basiq_async import (
-    ConnectionFailedError,
     RetryPolicy,
     Webhook,
 )
@@ -17,29 +16,6 @@ from tests.support import virtual
 from tests.support.outcomes import QUICK, client_of, outcome
 from tests.support.scripted import Scripted, answer, client, error
 from tests.support.wire import WEBHOOK, Wire, http, ok
-
-
-@virtual.clocked
-async def test_hooks_are_told_of_every_attempt_and_wait() -> None:
-    requests: list[RequestEvent] = []
-    retries: list[RetryEvent] = []
-    transport = Scripted(
-        error(503), ConnectionFailedError("broken"), answer({"id": "w", "url": "https://a"}), delay=0.25
-    )
-    basiq = client(transport, retry=RetryPolicy(), on_request=requests.append, on_retry=retries.append)
-    await basiq.webhooks.get("w")
-    path = "/notifications/webhooks/w"
-    assert [(e.method, e.path, e.attempt, e.status, e.error) for e in requests] == [
-        ("POST", "/token", 1, 200, None),
-        ("GET", path, 1, 503, None),
-        ("GET", path, 2, None, "ConnectionFailedError"),
-        ("GET", path, 3, 200, None),
-    ]
-    assert [e.duration for e in requests[1:]] == pytest.approx([0.25, 0.25, 0.25])
-    assert [(e.path, e.attempt, e.status, e.error) for e in retries] == [
-        (path, 1, 503, None),
-        (path, 2, None, "ConnectionFailedError"),
-    ]
 
 
 @virtual.clocked

@@ -16,7 +16,6 @@ import basiq_async
 from tests.support.api import MODULES
 
 ROOT = Path(basiq_async.__file__).parent
-OPTIONAL = ("basiq_async.cli", "basiq_async.testing.pytest_plugin")
 
 
 def modules() -> list[str]:
@@ -50,16 +49,6 @@ def test_a_name_that_does_not_exist_is_an_attribute_error(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "home"),
-    [("WebhookReceiver", "receiver"), ("verify", "receiver"), ("Replay", "replay"), ("FakeBasiq", "testing")],
-)
-def test_a_name_that_is_elsewhere_is_an_import_error_that_says_where(name: str, home: str) -> None:
-    with pytest.raises(ImportError, match=f"from basiq_async.{home} import {name}"):
-        exec(f"from basiq_async import {name}")
-    assert hasattr(import_module(f"basiq_async.{home}"), name)
-
-
-@pytest.mark.parametrize(
     ("package", "name", "home"),
     [
         ("receiver", "Claim", "basiq_async.receiver.protocol"),
@@ -70,45 +59,6 @@ def test_a_name_for_implementers_and_an_error_have_one_home(package: str, name: 
     with pytest.raises(ImportError, match=f"from {home} import {name}$"):
         exec(f"from basiq_async.{package} import {name}")
     assert hasattr(import_module(home), name)
-
-
-def test_the_contract_is_there() -> None:
-    names = [
-        "BasiqClient",
-        "AiohttpTransport",
-        "InMemoryTransport",
-        "Transport",
-        "Request",
-        "Response",
-        "RetryPolicy",
-        "Paginator",
-        "Page",
-        "Webhook",
-        "Message",
-        "DeliveryAttempt",
-        "Event",
-        "EventType",
-        "Secret",
-        "F",
-        "BasiqError",
-        "ConfigurationError",
-        "TransportError",
-        "ConnectionFailedError",
-        "RequestTimeoutError",
-        "APIError",
-        "BadRequestError",
-        "AuthenticationError",
-        "PermissionDeniedError",
-        "NotFoundError",
-        "ConflictError",
-        "RateLimitError",
-        "ServerError",
-        "ResponseDecodeError",
-        "PaginationError",
-        "SignatureVerificationError",
-        "ReplayError",
-    ]
-    assert set(names) <= set(basiq_async.__all__)
 
 
 def test_every_error_is_in_the_tree_of_the_docstring() -> None:

@@ -10,12 +10,12 @@ import asyncio
 import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -26,6 +26,7 @@ from basiq_async.testing import FakeBasiq, ManualClock, serve
 from tests.support.environment import ROOT, free_port, unmeasured
 from tests.support.real_time import PATIENCE
 from tests.support.story_service import EFFECTS, POISON, database
+from tests.support.warm import CLIENT
 
 EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "400"))
 TYPES = ("consent.revoked", "account.updated", "transactions.updated")
@@ -43,10 +44,10 @@ class Service:
         return f"http://127.0.0.1:{self.port}/basiq"
 
     async def start(self) -> None:
-        command = ["-m", "tests.support.story_service", str(self.port), self.webhook_id, self.secret, str(self.folder)]
+        command = [*CLIENT, "tests.support.story_service:main", str(self.port), self.webhook_id, self.secret]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
             *command,
+            str(self.folder),
             cwd=ROOT,
             env=unmeasured(),
             stdout=asyncio.subprocess.PIPE,
@@ -55,20 +56,24 @@ class Service:
         assert self._process.stdout is not None
         async with asyncio.timeout(PATIENCE):
             assert await self._process.stdout.readline() == b"ready\n"
-            while True:
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                except ConnectionRefusedError:
-                    await asyncio.sleep(0.01)
-                else:
-                    writer.close()
-                    return
+            while not await self._listens():
+                await asyncio.sleep(0.01)
 
     async def kill(self) -> None:
         if self._process is not None:
             if self._process.returncode is None:
                 self._process.send_signal(signal.SIGKILL)
             await self._process.wait()
+            while await self._listens():  # what it stands for ends a moment later
+                await asyncio.sleep(0.01)
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except ConnectionError:
+            return False
+        writer.close()
+        return True
 
 
 class Story:
@@ -89,6 +94,7 @@ class Story:
         return sum(len(emission.message_ids) for _, emission in emitted)
 
 
+@pytest.mark.usefixtures("warm_programs")
 async def test_thirty_days_with_an_outage_end_with_each_event_handled_once_or_named(tmp_path: Path) -> None:
     fake = FakeBasiq(clock=ManualClock((datetime.now(UTC) - timedelta(days=30)).replace(microsecond=0)))
     story, service, stopped = Story(fake), Service(tmp_path), tmp_path / "stopped"

@@ -136,7 +136,7 @@ class Redactor(Unpicklable):
         plain = _ESCAPED.sub(_unescape, body) if escaped else body
         shown = [plain]
         if b"%" in plain:
-            few = plain.count(b"%") <= _FEW_PERCENT  # they are decoded fast, with memory for each
+            few = plain.count(b"%") <= _FEW_PERCENT  # unquote_to_bytes is fast but allocates per escape
             shown.append(unquote_to_bytes(plain) if few else _PERCENT_BYTES.sub(_unescape, plain))
         if any(form in text for text in shown for form in forms):
             return self.known(plain.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -33,7 +34,7 @@ Work = Callable[[AsyncConnection], Awaitable[T]]
 logger = logging.getLogger("basiq_async.storage")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LONGEST_NAME = 63 - len("_quarantine_order")
+_LONGEST_NAME = 63 - len("_failures_order")
 """PostgreSQL truncates longer names, and the names of the indexes are made from the table's."""
 _LOCK_WAIT = 0.2
 """Seconds to wait for another process that writes to the SQLite file."""
@@ -48,14 +49,14 @@ class StoreKind:
     """A kind of store: its name, the version of its tables, and its errors.
 
     closed: their text after the store was closed.
-    remedy: the end of their text while the database does not respond.
+    remedy: the end of their text if all connections of the pool are in use.
     """
 
     name: str
     version: int
     failure: Callable[[str], BasiqError]
-    closed: str = "is closed"
-    remedy: str = " (a handler with a session holds one while it runs)"
+    closed: str
+    remedy: str
 
 
 class StoreTables:
@@ -161,33 +162,34 @@ class SQLStore:
         write: bool = False,
         patient: bool = True,
         timeout: float | None = None,
-        prepare: bool = True,
-        recorded: Callable[[], None] = lambda: None,
     ) -> T:
-        """Do ``work`` in a transaction, within the time limit. A cancellation waits for its end.
+        """Do ``work`` in a transaction, within the time limit. See ``within_limit`` for a cancellation.
 
         write: commit. A write to SQLite waits for another writer: up to the time limit if ``patient``, else briefly.
-        timeout: seconds, in place of the store's. prepare: create missing tables first.
-        recorded: called when it has succeeded, even if the caller was cancelled.
+        timeout: seconds, in place of the store's.
         Raises the kind's error, and ``BusyError`` if the other writer does not finish.
         """
 
-        async def begin() -> T:
-            if prepare:
-                await self.prepare()
-            result = await self._run(work, write=write, patient=patient)
-            recorded()
-            return result
+        async def prepare_and_run() -> T:
+            await self.prepare()
+            return await self._run(work, write=write, patient=patient)
 
         self.check_usable()
-        return await run_to_completion(lambda: self.within_limit(begin(), timeout))
+        return await self.within_limit(prepare_and_run, timeout)
 
-    async def within_limit(self, work: Awaitable[T], timeout: float | None = None) -> T:
-        """Await ``work``. Raises the kind's error if it takes too long, and in place of a driver's error."""
-        timeout = self.timeout if timeout is None else timeout
+    async def within_limit(self, work: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
+        """Do ``work``. Raises the kind's error if it takes too long, and in place of a driver's error.
+
+        A cancellation costs the connection to a server, which then rolls back. In SQLite it waits for the end: the
+        driver's thread goes on with a statement that nobody awaits.
+        """
+        limited = partial(self._within_limit, work, self.timeout if timeout is None else timeout)
+        return await (limited() if self.on_postgresql else run_to_completion(limited))
+
+    async def _within_limit(self, work: Callable[[], Awaitable[T]], timeout: float) -> T:
         try:
             async with asyncio.timeout(timeout):
-                return await work
+                return await work()
         except (BasiqError, BusyError):
             raise
         except TimeoutError as exc:
@@ -202,7 +204,7 @@ class SQLStore:
         again, committing = True, False
         while True:
             try:
-                async with self.transaction(write=write, patient=patient) as connection:
+                async with self._transaction(write=write, patient=patient) as connection:
                     result = await work(connection)
                     if write:
                         committing = True
@@ -214,33 +216,48 @@ class SQLStore:
             again = False  # the server was restarted after the pool connected, so connect anew
 
     @asynccontextmanager
-    async def transaction(
-        self, *, write: bool = True, patient: bool = False, engine: AsyncEngine | None = None
-    ) -> AsyncGenerator[AsyncConnection]:
-        """Begin a transaction. Its end rolls back what was not committed, and gives the connection back to the pool.
-
-        engine: one with listeners of its own on the same pool.
-        Raises ``BusyError`` if another worker holds SQLite's write lock; ``patient``: wait for it without a limit.
-        Raises the errors of SQLAlchemy and the driver.
-        """
-        connection, whole = (engine or self.engine).connect(), False
-        turn = self._writing if write and not self.on_postgresql else None
-        if turn is not None:  # the tasks of this process take turns to write to SQLite
-            async with limit(None if patient else _QUEUE_WAIT, BusyError):
-                await turn.acquire()
+    async def _transaction(self, *, write: bool, patient: bool) -> AsyncGenerator[AsyncConnection]:
+        """Begin a transaction. Its end rolls back what was not committed. See ``open``."""
+        connection, whole = self.engine.connect(), False
+        await self.open(connection, write=write, patient=patient)
         try:
-            await connection.start()  # the first statement begins the transaction
-            if turn is not None:
-                await _begin_immediate(connection, patient=patient)
             yield connection
             whole = True
         finally:
-            try:
-                # A statement may have been interrupted. SQLite has no connection to a server that could be broken.
-                await _give_back(connection, broken=not whole and turn is None)
-            finally:
-                if turn is not None:
-                    turn.release()
+            await self.close(connection, write=write, whole=whole)
+
+    async def open(self, connection: AsyncConnection, *, write: bool, patient: bool) -> None:
+        """Connect. The first statement begins the transaction, in SQLite this call if it is to ``write``.
+
+        Raises ``BusyError`` if another worker holds SQLite's write lock; ``patient``: wait for it without a limit.
+        Raises the errors of SQLAlchemy and the driver.
+        """
+        in_turn = write and not self.on_postgresql
+        if in_turn:  # the tasks of this process take turns to write to SQLite
+            async with limit(None if patient else _QUEUE_WAIT, BusyError):
+                await self._writing.acquire()
+        try:
+            await connection.start()
+            if in_turn:
+                await _begin_immediate(connection, patient=patient)
+        except BaseException:
+            await self.close(connection, write=write, whole=False)
+            raise
+
+    async def close(self, connection: AsyncConnection, *, write: bool, whole: bool) -> None:
+        """Roll back what was not committed, and give the connection back to the pool.
+
+        whole: no statement was interrupted. Does not raise.
+        """
+        in_turn = write and not self.on_postgresql
+        try:
+            if whole or in_turn:  # SQLite has no connection to a server that could be broken
+                await _give_back(connection)
+            else:
+                await run_to_completion(lambda: _give_back(connection, broken=True))
+        finally:
+            if in_turn:
+                self._writing.release()
 
     async def prepare(self) -> None:
         """At the first call, create missing tables, unless ``create_tables`` is False, and check their version.
@@ -324,17 +341,21 @@ class BusyError(Exception):
         return "another worker holds the database's write lock, and does not finish: try again"
 
 
-async def _give_back(connection: AsyncConnection, *, broken: bool) -> None:
+async def _give_back(connection: AsyncConnection, *, broken: bool = False) -> None:
     """Roll back what was not committed, and return a connection to the pool; close a ``broken`` one.
 
     Does not raise, and lasts a second at most.
     """
+    if connection.sync_connection is None or connection.closed:
+        return
     try:
+        if not broken and not connection.in_transaction():  # nothing is sent
+            await connection.close()
+            return
         async with asyncio.timeout(_CLOSE):
-            if connection.sync_connection is not None and not connection.closed:
-                if broken:
-                    await connection.invalidate()
-                await connection.close()
+            if broken:
+                await connection.invalidate()
+            await connection.close()
     except Exception as exc:
         logger.debug("a connection to the database could not be closed properly", exc_info=drop_tracebacks(exc))
 

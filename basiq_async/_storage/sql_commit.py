@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import event
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..errors import InboxError
@@ -48,7 +48,7 @@ async def commit(connection: AsyncConnection) -> Literal["committed", "ended", "
             return state
     elif not getattr(driver, "in_transaction", True):  # aiosqlite
         return "ended"
-    await connection.commit()
+    await connection.run_sync(Connection.commit)
     return "failed" if tagged and driver.basiq_tag != "COMMIT" else "committed"
 
 

@@ -140,38 +140,24 @@ async def read_newest(
     return NewestItems([entry[3] for entry in heap], read, complete=beyond <= BEYOND)
 
 
-def raw_time(item: object) -> datetime | None:
+def raw_time(item: Any) -> datetime | None:
     """Return ``item_time`` of the JSON of a message or an event; None if it cannot be read."""
-    found = raw_times([item])
-    return found[0] if found else None
+    try:
+        (attempt,) = item["attempts"]
+        time = datetime.fromisoformat(attempt["timestamp"])
+    except (KeyError, TypeError, ValueError):  # the item does not have exactly one attempt, or has an unusual form
+        return _odd_time(item)
+    return time if time.tzinfo is not None else _odd_time(item)
 
 
-def is_past(items: Iterable[Any], order: Order, since: datetime | None) -> bool:
+def is_past(times: Iterable[datetime | None], order: Order, since: datetime | None) -> bool:
     """Return whether a list goes on with items from before ``since`` alone: it begins with the newest, and a page has
-    only older ones. ``items`` are the page's, as Basiq sent them.
+    only older ones. ``times`` are those of the page's items.
     """
     if since is None or order != "newest-first":
         return False
-    times = raw_times(items)
-    return bool(times) and max(times) < since - FAR
-
-
-def raw_times(items: Iterable[Any]) -> list[datetime]:
-    """Return ``raw_time`` of each item of a page that has one."""
-    found: list[datetime] = []
-    for item in items:
-        try:
-            (attempt,) = item["attempts"]
-            time = datetime.fromisoformat(attempt["timestamp"])
-            if time.tzinfo is None:
-                raise ValueError
-        except (KeyError, TypeError, ValueError):  # the item does not have exactly one attempt, or has an unusual form
-            odd = _odd_time(item)
-            if odd is None:
-                continue
-            time = odd
-        found.append(time)
-    return found
+    latest = max((time for time in times if time is not None), default=None)
+    return latest is not None and latest < since - FAR
 
 
 def _odd_time(raw: object) -> datetime | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
 from typing import Any, Generic, TypeGuard, TypeVar
 
@@ -118,7 +118,8 @@ class PageRequests:
             if ahead is not None and ahead[0] == url:
                 self._ahead = None
                 return await result_of(ahead[1])
-            self.forget_ahead()
+            if ahead is not None:
+                self.forget_ahead()
             return await self._listing.fetch(str(url))
         except BasiqError as exc:
             if isinstance(url, UnshownText):
@@ -142,7 +143,8 @@ class PageRequests:
         return task
 
     def __del__(self) -> None:
-        self.forget_ahead()
+        if self._ahead is not None:
+            self.forget_ahead()
 
 
 def id_at(items: list[Any], index: int) -> str | None:
@@ -154,6 +156,15 @@ def raw_id(item: object) -> str | None:
     """Return the id in an item's JSON, in the form of ``id_in_cursor``; None if it has none."""
     found = item.get("id") if isinstance(item, dict) else item.id if isinstance(item, BrokenItem) else None
     return id_in_cursor(found if isinstance(found, str) else json.dumps(found)) if found is not None else None
+
+
+def ordinary_ids(items: Sequence[Any]) -> list[str] | None:
+    """Return the ids in the JSON of a page's items; None if one of them has none, or not as a text."""
+    try:
+        ids = [item["id"] for item in items]
+    except (KeyError, TypeError):
+        return None
+    return ids if set(map(type, ids)) <= {str} and all(ids) else None
 
 
 def made_up_id(item: object) -> str:

@@ -8,12 +8,15 @@ from hashlib import blake2b
 
 _MOST_IN_BUCKET = 128
 _MOST_BUCKETS = 65_536
+_EMPTY = blake2b(digest_size=16)
 
 
 @lru_cache(maxsize=4_096)  # each id of a page is asked for about five times
 def digest_of(text: str) -> bytes:
     """Return the 16 bytes by which ``Ids`` knows an id."""
-    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+    found = _EMPTY.copy()  # faster than to make one
+    found.update(text.encode("utf-8", "surrogatepass"))
+    return found.digest()
 
 
 class Ids:
@@ -43,6 +46,8 @@ class Ids:
 
     def known(self, digests: Sequence[bytes]) -> list[bool]:
         """Return for each digest whether it is in the set."""
+        if not self._count:
+            return [False] * len(digests)
         buckets, shift = self._buckets, self._shift
         return [each in buckets[(each[0] << 8 | each[1]) >> shift] for each in digests]
 

@@ -9,6 +9,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 from ..errors import ConfigurationError
 
 _LONGEST_KEY = 400
+_DIGEST = "sha256:"
 _MOST_AT_ONCE = 500
 """The number of keys for one statement or script of an inbox."""
 
@@ -45,7 +46,12 @@ def may_be_of(key: str, webhook_id: str | None) -> bool:
     """Return whether a key can be of this webhook, or of a receiver without an id. A digest can be of any."""
     if webhook_id and key.startswith("webhook:"):
         return key.startswith(f"webhook:{_quoted(webhook_id)}:")
-    return key.startswith("sha256:") or (not webhook_id and not key.startswith("webhook:"))
+    return is_digest(key) or (not webhook_id and not key.startswith("webhook:"))
+
+
+def is_digest(key: str) -> bool:
+    """Return whether a key stands for one that is too long: it does not show its webhook."""
+    return key.startswith(_DIGEST)
 
 
 def in_parts(keys: Iterable[str]) -> Iterator[list[str]]:
@@ -56,4 +62,4 @@ def in_parts(keys: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _digest(key: str) -> str:
-    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+    return _DIGEST + hashlib.sha256(key.encode()).hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -18,6 +17,7 @@ from ..errors import InboxError
 from .failures import leaves
 from .limits import inbox_is_slow, inbox_limit, wait_for_event
 from .protocol import Claim, ClaimStatus, Inbox, TransactionalInbox
+from .steps import Steps
 from .tasks import wait_uncancelled
 
 _logger = logging.getLogger("basiq_async.receiver")
@@ -106,12 +106,9 @@ class Units:
 class Unit(ABC, Generic[T]):
     """One event to handle. A subclass does the work.
 
-    A task of its own does it, step by step. Waits, ``prepare`` and ``work`` may be interrupted; calls of the inbox come
-    to their end. Three can cancel a step:
-
-    - its time limit: once. The work, or the call of the inbox, has failed then.
-    - the caller, when it is cancelled: once, if the step may be interrupted; else the next such step does not begin.
-    - the event loop that shuts down: any step, again and again. A call of the inbox is then made again.
+    A task of its own does it, in ``Steps``. Waits, ``prepare`` and ``work`` are interruptible; calls of the inbox come
+    to their end. Work, or a call of the inbox, whose time is over has failed. A call that the event loop cancels,
+    because it shuts down, is made again.
 
     patience: for how many seconds to wait for another worker that holds the event.
     session: the inbox, if the work happens in a transaction of it, whose ``InboxError`` is a failure of the storage.
@@ -142,15 +139,7 @@ class Unit(ABC, Generic[T]):
         self.claimed = False
         self.timed_out = False
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._cancelled = False
-        """Whether the caller was cancelled, or the event loop shuts down."""
-        self._due = math.inf
-        """When the time of the present step is over, or the time to wait for its end."""
-        self._expired = False
-        """Whether the time limit has cancelled the present step."""
-        self._may_interrupt = False
-        """Whether the present step may be interrupted."""
+        self._steps = Steps(units.grace, self._tell_late)
         self._renewal_ended: asyncio.Event | None = None
 
     async def prepare(self) -> None:
@@ -187,16 +176,18 @@ class Unit(ABC, Generic[T]):
         try:
             return await self._answer
         except asyncio.CancelledError:
-            self._cancel()
-            await wait_uncancelled(self._task, self.units.grace)
-            if not self._task.done():
-                self._tell_late()
+            if self._renewal_ended is not None:  # from now on the lease runs out
+                self._renewal_ended.set()
+            self._steps.cancel()
+            await wait_uncancelled(self._steps.task, self.units.grace)
+            if not self._steps.task.done():
+                self._log_late()
             raise
 
     def _own(self, task: asyncio.Task[Ending[T]]) -> None:
         """Note the task that does the work. An eager one notes itself: it runs before ``create_task`` returns it."""
         if task not in self.units.tasks:
-            self._task = task
+            self._steps.task = task
             self.units.tasks.add(task)
             task.add_done_callback(self._answer_caller)
 
@@ -212,61 +203,17 @@ class Unit(ABC, Generic[T]):
         else:
             self._answer.set_result(task.result())
 
-    def _cancel(self) -> None:
-        """Cancel the present step, if it may be interrupted and nothing has cancelled it yet."""
-        self._cancelled = True
-        if self._renewal_ended is not None:  # from now on the lease runs out
-            self._renewal_ended.set()
-        if self._may_interrupt and not self._expired and not self._task.cancelling():
-            self._due = math.inf
-            self._task.cancel()
-
     def _tell_late(self) -> None:
-        """Log that the work was cancelled and has not ended. A caller that still waits gets ``LATE``."""
-        self._warn("the handler of %s was cancelled but still runs: it stays claimed until the handler ends")
+        """Return ``LATE`` to a caller that still waits: the work was cancelled and has not ended."""
         if not self._answer.done():
+            self._log_late()
             self._answer.set_result(Ending(Ended.LATE))
+
+    def _log_late(self) -> None:
+        self._warn("the handler of %s was cancelled but still runs: it stays claimed until the handler ends")
 
     def _warn(self, text: str, *arguments: object) -> None:
         self.units.logger.warning(text, self.describe(), *arguments, extra=self.log_fields())
-
-    # --- one timer, for the step that runs now ---
-
-    def _begin_step(self, seconds: float | None) -> None:
-        """Start the next step's time limit; forget earlier cancellations.
-
-        The timer is set anew only for an earlier time; otherwise it looks again when it comes.
-        """
-        if self._task.cancelling():
-            self._cancelled = self._cancelled or self._is_cancelled_by_others()
-            while self._task.cancelling():
-                self._task.uncancel()
-        self._expired = False
-        self._due = math.inf if seconds is None else self._loop.time() + seconds
-        if self._due < (math.inf if self._timer is None else self._timer.when()):
-            self._set_timer()
-
-    def _is_cancelled_by_others(self) -> bool:
-        """Return whether not only the time limit has cancelled the present step."""
-        by_time = 1 if self._expired else 0
-        return self._task.cancelling() > by_time
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
-
-    def _look_at_time(self) -> None:
-        if self._loop.time() >= self._due:
-            if self._expired:  # the step has not ended within the grace
-                self._due = math.inf
-                if not self._answer.done():
-                    self._tell_late()
-            else:
-                self._expired = True
-                self._due = self._due + self.units.grace if self._may_interrupt else math.inf
-                self._task.cancel()
-        self._set_timer()
 
     # --- the task ---
 
@@ -276,13 +223,13 @@ class Unit(ABC, Generic[T]):
         """Make a call of the inbox to its end, within a time limit. Raises its error; ``InboxError`` if it is slow."""
         seconds = self.units.call_timeout if seconds is None else seconds
         for _ in range(_MOST_STARTS):
-            self._begin_step(seconds)
+            self._steps.begin(seconds)
             try:
                 return await call(*arguments)
             except asyncio.CancelledError as exc:
-                if self._expired:
+                if self._steps.expired:
                     raise inbox_is_slow(seconds) from drop_tracebacks(exc)
-                if not self._task.cancelling():
+                if not self._steps.task.cancelling():
                     raise InboxError("the inbox awaited something that was cancelled") from exc
             except TimeoutError as exc:
                 if str(exc):
@@ -305,7 +252,7 @@ class Unit(ABC, Generic[T]):
         try:
             if self.key in by_key:
                 await self._interruptible(self._wait_for_turn, None)
-            by_key[self.key] = self._task
+            by_key[self.key] = self._steps.task
             if self.prepares:
                 if not (self.quarantined or self.leased) and (ending := await self._find_ended()) is not None:
                     return ending
@@ -329,9 +276,8 @@ class Unit(ABC, Generic[T]):
             await self.release()
             raise
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            if by_key.get(self.key) is self._task:
+            self._steps.close()
+            if by_key.get(self.key) is self._steps.task:
                 del by_key[self.key]
 
     async def _wait_for_turn(self) -> None:
@@ -400,25 +346,26 @@ class Unit(ABC, Generic[T]):
                 self._warn("the claim on %s could not be renewed: %s", exc)
 
     async def _interruptible(self, work: Callable[[], Awaitable[V]], seconds: float | None) -> V:
-        """Await a step that may be interrupted. Raises its error; ``CancelledError`` only if the unit was cancelled."""
-        self._begin_step(seconds)
-        if self._cancelled:
+        """Await an interruptible step. Raises its error; ``CancelledError`` only if the unit was cancelled."""
+        steps = self._steps
+        steps.begin(seconds)
+        if steps.cancelled:
             raise asyncio.CancelledError
-        self._may_interrupt = True
+        steps.interruptible = True
         try:
             return await work()
         except asyncio.CancelledError as exc:
-            if self._is_cancelled_by_others() or (self._cancelled and not self._expired):
+            if steps.is_cancelled_by_others() or (steps.cancelled and not steps.expired):
                 raise
-            if not self._expired:
+            if not steps.expired:
                 raise RuntimeError("the handler awaited something that was cancelled") from exc
             failure: BaseException = exc
         except Exception as exc:
-            if not self._expired:
+            if not steps.expired:
                 raise
             failure = exc
         finally:
-            self._may_interrupt, self._due = False, math.inf
+            steps.end()
         self.timed_out = True
         raise TimeoutError(f"the handler was cancelled after {seconds:g} s") from drop_tracebacks(failure)
 

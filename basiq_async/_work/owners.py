@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import datetime
 
+from ..errors import ConfigurationError
 from .limits import inbox_limit
-from .protocol import Record
+from .protocol import Inbox, Record
 
 _NOTE = "webhooks"
+_FORMER_NOTE = "formerly"
 _MOST = 500
 """The number of webhooks that are noted; an inbox has a few."""
 
@@ -37,3 +40,47 @@ async def read_webhooks(record: Record, *, timeout: float) -> dict[str, datetime
         return {} if any(since is not None and since.tzinfo is None for since in known.values()) else known
     except (ValueError, TypeError, RecursionError):
         return {}
+
+
+async def note_former(record: Record, webhook_id: str, former: str, *, timeout: float) -> None:
+    """Note that a webhook replaces another, and those that this one replaced."""
+    known = await _read_former(record, timeout=timeout)
+    known[webhook_id] = list(dict.fromkeys([*known.get(webhook_id, []), former, *known.get(former, [])]))
+    async with inbox_limit(timeout):
+        await record.set_note(_FORMER_NOTE, json.dumps(dict(list(known.items())[-_MOST:])))
+
+
+async def read_former(record: Record, webhook_id: str | None, *, timeout: float) -> tuple[str, ...]:
+    """Return the webhooks that a webhook replaces: what a record has of them belongs to it."""
+    return () if webhook_id is None else tuple((await _read_former(record, timeout=timeout)).get(webhook_id, ()))
+
+
+async def _read_former(record: Record, *, timeout: float) -> dict[str, list[str]]:
+    async with inbox_limit(timeout):
+        text = await record.note(_FORMER_NOTE)
+    try:
+        return {str(each): [str(one) for one in former] for each, former in dict(json.loads(text or "{}")).items()}
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+async def find_recording_since(inbox: Inbox, webhook_id: str, *, is_live: bool, timeout: float) -> datetime | None:
+    """Return since when an inbox has recorded every live delivery of a webhook; None if it does not record them.
+
+    is_live: whether it does, as far as the caller knows. Otherwise its note decides.
+    """
+    live = (await read_webhooks(inbox, timeout=timeout)).get(webhook_id)
+    if live is None and not is_live:
+        return None
+    async with inbox_limit(timeout):
+        since = await inbox.known_since()
+    return since if live is None else max(since, live)
+
+
+def refuse_others(owners: Collection[str | None], webhook_id: str, what: str) -> None:
+    """Raise ``ConfigurationError`` if an inbox or a receiver has owners, and the webhook is none of them."""
+    if owners and webhook_id not in owners:
+        raise ConfigurationError(
+            f"the {what} is of the webhook {', '.join(map(repr, owners))}, not of {webhook_id!r}: it cannot tell what "
+            "was handled of the other"
+        )

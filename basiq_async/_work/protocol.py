@@ -185,7 +185,8 @@ class QuarantinedDelivery:
     for what a job set aside: Basiq's next attempt may handle it.
 
     A ``WaitingInbox`` keeps deliveries that wait in the same form: ``quarantined_at`` is then the time when it was
-    stored, and ``error`` and ``failures`` are those of its attempts so far.
+    stored, and ``error`` and ``failures`` are those of its attempts so far. It returns them with ``due``, the time of
+    the next attempt, which the storage keeps beside; for all others ``due`` is None.
 
     ``seal`` is the receiver's signature over the delivery. An inbox whose storage other programs may write to keeps the
     seal, and returns an empty one if there is none. It is None from an inbox whose storage is trusted.
@@ -203,6 +204,7 @@ class QuarantinedDelivery:
     kind: Kind = "delivery"
     acknowledged: bool = True
     seal: str | None = attrs.field(default=None, eq=False, repr=False)
+    due: datetime | None = attrs.field(default=None, eq=False)
 
     def sealed_parts(self) -> Sequence[bytes]:
         """The parts that a seal covers: everything that a handler gets."""
@@ -215,6 +217,7 @@ class QuarantinedDelivery:
         ``seal``: whether to include the seal, for a storage that other programs may write to.
         """
         fields = attrs.asdict(self)
+        del fields["due"]
         if not seal:
             del fields["seal"]
         fields["body"] = b64encode(self.body).decode()
@@ -231,7 +234,7 @@ class QuarantinedDelivery:
             fields["body"] = b64decode(fields["body"])
             for name in ("signed_at", "quarantined_at"):
                 fields[name] = datetime.fromisoformat(fields[name])
-            found = cls(**fields)
+            found = cls(**fields, due=None)
         except (ValueError, TypeError, KeyError, RecursionError):
             found = None
         if found is None or not _is_whole(found):
@@ -251,7 +254,9 @@ def _is_whole(entry: QuarantinedDelivery) -> bool:
     )
 
 
-def unpack_entry(text: str | bytes, *, key: str, at: datetime, trusted: bool = True) -> QuarantinedDelivery:
+def unpack_entry(
+    text: str | bytes, *, key: str, at: datetime, trusted: bool = True, due: datetime | None = None
+) -> QuarantinedDelivery:
     """Return the entry that a storage holds for ``key``, at the time ``at`` of its order. Never raises.
 
     A text that no inbox has written becomes an unreadable entry with an empty seal: it is refused, kept and reported,
@@ -262,9 +267,9 @@ def unpack_entry(text: str | bytes, *, key: str, at: datetime, trusted: bool = T
     except InboxError as exc:
         body = text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogatepass")
         # With its key for an id, a person can drop it.
-        return QuarantinedDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", seal="")
+        return QuarantinedDelivery(key, key, "", "", body, at, str(exc), 0, at, kind="unreadable", seal="", due=due)
     # The key and time of its place, so that the next page always begins after it.
-    return attrs.evolve(entry, key=key, quarantined_at=at, seal=None if trusted else entry.seal or "")
+    return attrs.evolve(entry, key=key, quarantined_at=at, seal=None if trusted else entry.seal or "", due=due)
 
 
 @attrs.frozen(kw_only=True)
@@ -311,8 +316,8 @@ class WaitingInbox(Inbox, Protocol):
     ) -> bool:
         """End this token's claim on a key that waits. It is due again after ``seconds``, as ``delivery`` if given.
 
-        A transaction of the token is rolled back. Returns False, and changes nothing, if the token does not hold the
-        key, or if it does not wait.
+        A transaction of the token is rolled back first, in any case. Returns False, and changes nothing else, if the
+        token does not hold the key, or if it does not wait.
         """
         ...
 

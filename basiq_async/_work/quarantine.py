@@ -10,8 +10,9 @@ from contextlib import aclosing
 from typing import Protocol
 
 from ..errors import ConfigurationError, InboxError
-from .keys import inbox_key, may_be_of
+from .keys import inbox_key, is_digest, may_be_of
 from .limits import inbox_limit
+from .owners import read_former
 from .protocol import Inbox, QuarantinedDelivery, WaitingInbox
 
 ANY_WEBHOOK = "*"
@@ -28,26 +29,28 @@ class _ReadPage(Protocol):
 def read_quarantine(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
 ) -> AsyncGenerator[QuarantinedDelivery]:
-    """Yield each quarantined delivery of one webhook once, oldest first; those after ``after``, if it is given.
+    """Yield each quarantined delivery of one webhook, and of those that it replaces, once, oldest first.
 
-    The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and
-    ``InboxError`` for an inbox whose pages do not advance: other programs may write to its storage.
+    Only those after ``after``, if it is given. The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page,
+    in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose pages do not advance: other programs
+    may write to its storage.
     """
-    return _read(inbox.quarantined, webhook_id, timeout, after)
+    return _read(inbox, inbox.quarantined, webhook_id, timeout, after)
 
 
 async def read_waiting(inbox: Inbox, webhook_id: str | None, *, timeout: float) -> AsyncGenerator[QuarantinedDelivery]:
     """Yield each delivery of one webhook that waits to be handled, oldest first. See ``read_quarantine``."""
     if isinstance(inbox, WaitingInbox):
-        async with aclosing(_read(inbox.list_waiting, webhook_id, timeout, None)) as found:
+        async with aclosing(_read(inbox, inbox.list_waiting, webhook_id, timeout, None)) as found:
             async for entry in found:
                 yield entry
 
 
 async def _read(
-    read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
+    inbox: Inbox, read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
 ) -> AsyncGenerator[QuarantinedDelivery]:
     seen: set[str] = set()
+    owners = (webhook_id, *await read_former(inbox, webhook_id, timeout=timeout))
     while True:
         async with inbox_limit(timeout):
             page = await read_page(after=after, limit=_PAGE)
@@ -60,7 +63,7 @@ async def _read(
             )
         for delivery in page:
             # A delivery that failed again has moved to the end.
-            own = webhook_id == ANY_WEBHOOK or _is_own(delivery, webhook_id)
+            own = webhook_id == ANY_WEBHOOK or any(_is_own(delivery, each) for each in owners)
             if own and delivery.key not in seen:
                 seen.add(delivery.key)
                 yield delivery
@@ -117,7 +120,7 @@ def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
 
 
 def _is_own(delivery: QuarantinedDelivery, webhook_id: str | None) -> bool:
-    if delivery.kind == "unreadable":  # its ids may not be those of its key
+    if delivery.kind == "unreadable" or not is_digest(delivery.key):  # its ids may not be those of its key
         return may_be_of(delivery.key, webhook_id)
     try:
         ids = delivery.event_type_id, delivery.event_id, delivery.delivery_id

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -13,15 +14,10 @@ from typer.main import get_command
 
 from .. import __version__
 from ..errors import BasiqError, ConfigurationError
-from ._deliveries import sign, trigger, verify
-from ._demo import demo
+from ._command import command
 from ._exit_codes import MEANINGS, WRONG, exit_code
 from ._help import cut_no_names
-from ._history import events_app, messages_app
-from ._jobs import jobs_app, worker
-from ._listen import listen
-from ._mock import mock_app
-from ._options import complete_profile, completion, option, prepare_completion
+from ._options import complete_profile, option, prepare_completion
 from ._output import (
     DEBUG,
     OutputClosedError,
@@ -37,13 +33,7 @@ from ._output import (
     write_help,
     write_note,
 )
-from ._profiles import login, logout, profiles, whoami
-from ._quarantine import inbox_app, quarantine_app
-from ._recover import recover
-from ._replay import replay
 from ._run import run_until_signal
-from ._webhooks import webhooks_app
-from ._work import work
 
 _EPILOG = """\
 A terminal gets text, and a pipe gets JSON lines. `--json` prints JSON lines in a terminal too, and `--json=id,status`
@@ -58,30 +48,24 @@ Environment: BASIQ_API_KEY, BASIQ_BASE_URL, BASIQ_PROFILE, BASIQ_WEBHOOK_SECRET,
 BASIQ_DEBUG=1 shows tracebacks and logs.
 """.format("\n".join(f"| {code} | {meaning} |" for code, meaning in MEANINGS.items()))
 
-_COMMANDS: Mapping[str, Mapping[str, typer.Typer | Callable[..., Any]]] = {
-    "Webhooks": {"webhooks": webhooks_app, "messages": messages_app, "events": events_app},
-    "History": {
-        "replay": replay,
-        "recover": recover,
-        "quarantine": quarantine_app,
-        "inbox": inbox_app,
-    },
-    "Deferred handlers": {"work": work},
-    "Many machines": {"worker": worker, "jobs": jobs_app},
+_COMMANDS: Mapping[str, Mapping[str, str]] = {
+    "Webhooks": {"webhooks": "_webhooks", "messages": "_history", "events": "_history"},
+    "History": {"replay": "_replay", "recover": "_recover", "quarantine": "_quarantine", "inbox": "_quarantine"},
+    "Deferred handlers": {"work": "_work"},
+    "Many machines": {"worker": "_jobs", "jobs": "_jobs"},
     "Local development": {
-        "listen": listen,
-        "trigger": trigger,
-        "mock": mock_app,
-        "sign": sign,
-        "verify": verify,
-        "demo": demo,
+        "listen": "_listen", "trigger": "_deliveries", "mock": "_mock", "sign": "_deliveries", "verify": "_deliveries",
+        "demo": "_demo",
     },
-    "Settings": {"login": login, "logout": logout, "whoami": whoami, "profiles": profiles, "completion": completion},
-}
+    "Settings": {
+        **dict.fromkeys(("login", "logout", "whoami", "profiles"), "_profiles"), "completion": "_options",
+    },
+}  # fmt: skip
+"""The module of each command, by the heading that it has in the help."""
 
 
-def build() -> typer.Typer:
-    """Make the program."""
+def build(words: Collection[str] = ()) -> typer.Typer:
+    """Make the program with the commands that are among these words: the others are slow to import. Else with all."""
     made = typer.Typer(
         name="basiq-async",
         epilog=_EPILOG,
@@ -93,12 +77,13 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     made.callback()(_root)
-    for panel, commands in _COMMANDS.items():
-        for name, command in commands.items():
-            if isinstance(command, typer.Typer):
-                made.add_typer(command, name=name, rich_help_panel=panel)
-            else:
-                made.command(name, rich_help_panel=panel)(command)
+    places = [(panel, name, module) for panel, inner in _COMMANDS.items() for name, module in inner.items()]
+    for panel, name, place in [each for each in places if each[1] in words] or places:
+        module = import_module(f"{__package__}.{place}")
+        if (group := getattr(module, f"{name}_app", None)) is not None:
+            made.add_typer(group, name=name, rich_help_panel=panel)
+        else:
+            made.command(name, rich_help_panel=panel)(getattr(module, name))
     return made
 
 
@@ -108,24 +93,20 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+@command()
 def _root(
-    profile: Annotated[
-        str | None, option("The name of the stored API key to use; see login.", autocompletion=complete_profile)
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        option(
-            "Maximum seconds for a request with its retries. By default 30 for each attempt, and 120.",
-            metavar="N",
-            min=0.001,
-        ),
-    ] = None,
-    base_url: Annotated[
-        str | None, option("The API's URL, in place of BASIQ_BASE_URL.", "--base-url", metavar="URL")
-    ] = None,
-    version: Annotated[bool, option("Show the version.", "--version", callback=_version, is_eager=True)] = False,
+    profile: Annotated[str | None, option(autocompletion=complete_profile)] = None,
+    timeout: Annotated[float | None, option(None, min=0.001)] = None,
+    base_url: str | None = None,
+    version: Annotated[bool, option(None, callback=_version, is_eager=True)] = False,
 ) -> None:
-    """Basiq's webhooks from the command line."""
+    """Basiq's webhooks from the command line.
+
+    profile: The name of the stored API key to use; see login.
+    timeout N: Maximum seconds for a request with its retries. By default 30 for each attempt, and 120.
+    base_url URL: The API's URL, in place of BASIQ_BASE_URL.
+    version: Show the version.
+    """
     session().profile = profile
     session().timeout = timeout
     session().base_url = base_url
@@ -136,15 +117,15 @@ def run(given: Sequence[str]) -> int:
     end = given.index("--") if "--" in given else len(given)
     # typer has no option whose value is optional: --json alone gets an empty value.
     words = ["--json=" if word == "--json" else word for word in given[:end]]
-    prepare_completion()
+    is_help = prepare_completion() or not {"-h", "--help"}.isdisjoint(words)
     with new_session(json=any(word.startswith("--json=") for word in words)):
         try:
             try:
-                command: Any = build()
-                if isinstance(command, typer.Typer):
-                    command = get_command(command)
-                cut_no_names(command)
-                found = command(args=[*words, *given[end:]], prog_name="basiq-async", standalone_mode=False)
+                program: Any = build(() if is_help else words)
+                if isinstance(program, typer.Typer):
+                    program = get_command(program)
+                cut_no_names(program)
+                found = program(args=[*words, *given[end:]], prog_name="basiq-async", standalone_mode=False)
                 if inspect.iscoroutine(found):  # of a command that is an async function
                     found = run_until_signal(found)
                 code = found if isinstance(found, int) else 0

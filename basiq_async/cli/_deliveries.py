@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,11 +16,12 @@ from .._redaction.text import json_line
 from .._wire.hosts import show_url
 from .._wire.urls import VENDOR_URL, quote_segment
 from ..errors import ConfigurationError, RequestTimeoutError
+from ._command import command
+from ._exit_codes import DONE, WRONG
 from ._history import MESSAGE, message_details, show_reading
 from ._options import (
     SECRET_VARIABLE,
     EndpointSecretFile,
-    Json,
     check_event_types,
     check_known,
     complete_event_type,
@@ -35,7 +36,7 @@ from ._run import make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Message, Webhook
+    from ..models import Message
     from ._follow import History
 
 
@@ -49,41 +50,47 @@ SecretOption = Annotated[
         envvar=SECRET_VARIABLE,
     ),
 ]
-PlainJson = Annotated[str | None, option("Print one JSON object; errors are JSON too.", "--json", metavar="[=FIELDS]")]
 
 
+@command()
 def sign(
+    output: Output,
     secret: SecretOption,
     body: Body = "-",
-    message_id: Annotated[str, typer.Option("--id", help="The webhook-id.")] = "msg_test",
-    at: Annotated[int | None, option("The time to sign, in seconds since 1970; now by default.")] = None,
-    json: PlainJson = None,
+    message_id: Annotated[str, typer.Option("--id")] = "msg_test",
+    at: int | None = None,
 ) -> None:
-    """Print the headers that Basiq would send with a body, one per line. curl reads them with -H @FILE."""
+    """Print the headers that Basiq would send with a body, one per line. curl reads them with -H @FILE.
+
+    message_id: The webhook-id.
+    at: The time to sign, in seconds since 1970; now by default.
+    """
     from ..receiver import sign as make_headers
 
     headers = make_headers(secret, message_id, _moment(at), _read(body))
-    if json is not None:
-        Output(json).one(headers)
+    if output.json is not None:
+        output.one(headers)
     else:
         write_lines(f"{name}: {value}" for name, value in headers.items())
 
 
+@command()
 def verify(
+    output: Output,
     secret: SecretOption,
     body: Body = "-",
-    header: Annotated[
-        list[str] | None,
-        option('A header as "name: value"; repeat it for all three webhook- headers.', "--header", "-H"),
-    ] = None,
-    headers: Annotated[str | None, option("A file with the headers, one per line or as JSON.")] = None,
-    tolerance: Annotated[float, typer.Option(help="By how many seconds the timestamp may differ.")] = 300.0,
-    at: Annotated[
-        int | None, option("The time to compare the timestamp with, in seconds since 1970; now by default.")
-    ] = None,
-    json: PlainJson = None,
+    header: Annotated[list[str] | None, option(None, "--header", "-H")] = None,
+    headers: str | None = None,
+    tolerance: float = 300.0,
+    at: int | None = None,
 ) -> None:
-    """Check whether a body and its headers are a genuine delivery. The exit code is 0, or 1 with a reason."""
+    """Check whether a body and its headers are a genuine delivery. The exit code is 0, or 1 with a reason.
+
+    header: A header as "name: value"; repeat it for all three webhook- headers.
+    headers: A file with the headers, one per line or as JSON.
+    tolerance: By how many seconds the timestamp may differ.
+    at: The time to compare the timestamp with, in seconds since 1970; now by default.
+    """
     from ..receiver import verify as check
 
     if not 0 <= tolerance < 1e9:
@@ -91,7 +98,6 @@ def verify(
     pairs = [_pair(line) for line in header or ()]
     pairs += _headers_of(headers) if headers is not None else []
     check(secret, headers=pairs, body=_read(body), tolerance=tolerance, now=_moment(at))
-    output = Output(json)
     if output.as_json:
         output.one({"genuine": True})
     else:
@@ -137,35 +143,39 @@ def _pair(line: str) -> tuple[str, str]:
 _POLL = 1.0
 
 
+@command()
 async def trigger(
-    event_type: Annotated[
-        str, typer.Argument(help="The event type, such as user.created.", autocompletion=complete_event_type)
-    ],
-    to: Annotated[
-        str | None, option("Sign and send the message from here to this URL, without Basiq.", metavar="URL")
-    ] = None,
-    event_id: Annotated[
-        str | None, option("With --to: the id of an event that exists, so that it can be fetched; new by default.")
-    ] = None,
-    user_id: Annotated[str | None, option("With --to: the user's id in the links.")] = None,
-    entity_id: Annotated[str | None, option("With --to: the entity's id in the links.")] = None,
-    data: Annotated[
-        str | None, option("With --to: an object whose fields replace those of the payload.", metavar="JSON|@FILE")
-    ] = None,
-    message_id: Annotated[str | None, option("With --to: the webhook-id; new by default.", "--id")] = None,
+    output: Output,
+    event_type: Annotated[str, typer.Argument(autocompletion=complete_event_type)],
+    to: str | None = None,
+    event_id: str | None = None,
+    user_id: str | None = None,
+    entity_id: str | None = None,
+    data: str | None = None,
+    message_id: Annotated[str | None, option(None, "--id")] = None,
     secret_file: EndpointSecretFile = None,
-    text: Annotated[str | None, option("A text for Basiq to repeat in the message.")] = None,
-    url: Annotated[str | None, option("Have Basiq send the message only to this URL.")] = None,
-    wait: Annotated[bool, option("Wait for the first attempt, then show the message.", "--wait")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds that --wait waits.")] = 60.0,
-    json: Json = None,
+    text: str | None = None,
+    url: str | None = None,
+    wait: bool = False,
+    timeout: Annotated[float, typer.Option(min=0)] = 60.0,
 ) -> int:
     """Ask Basiq to send a test message of an event type to your webhooks. With --to, send a message from here.
 
     With --to, the exit code is 1 if the service does not accept the message. With --wait, it is 1 if an endpoint does
     not accept its message, or if a message or its first attempt is missing when --timeout has passed.
+
+    event_type: The event type, such as user.created.
+    to URL: Sign and send the message from here to this URL, without Basiq.
+    event_id: With --to: the id of an event that exists, so that it can be fetched; new by default.
+    user_id: With --to: the user's id in the links.
+    entity_id: With --to: the entity's id in the links.
+    data JSON|@FILE: With --to: an object whose fields replace those of the payload.
+    message_id: With --to: the webhook-id; new by default.
+    text: A text for Basiq to repeat in the message.
+    url: Have Basiq send the message only to this URL.
+    wait: Wait for the first attempt, then show the message.
+    timeout: Maximum seconds that --wait waits.
     """
-    output = Output(json)
     if to is not None:
         if text is not None or url is not None or wait:
             raise ConfigurationError("--text, --url and --wait are for Basiq's test messages: omit them with --to")
@@ -179,6 +189,8 @@ async def trigger(
         raise ConfigurationError("--event-id, --user-id, --entity-id, --data and --id require --to")
     if url is not None and text is not None:
         raise ConfigurationError("--text and --url cannot be used together: Basiq accepts only one of them")
+    from ._follow import History
+
     async with make_client() as basiq:
         await check_event_types(basiq, [event_type])
         called = [
@@ -186,11 +198,19 @@ async def trigger(
             async for each in basiq.webhooks.list()
             if (each.url == url if url is not None else event_type in each.subscribed_events)
         ]
-        if not _may_arrive(called, event_type, url) and wait:
-            return 1
-        arrivals = _Arrivals(basiq, event_type)
-        if wait:
-            await arrivals.begin(called)
+        active = [each for each in called if (each.status or "active").lower() == "active"]
+        for each in called:
+            if each not in active:
+                note(f"nothing will come to the webhook {each.id}: it is {(each.status or '').lower()}")
+        if not called and (wait or url is None):
+            whose = f"is subscribed to {event_type}" if url is None else "has this URL"
+            note(f"nothing will come: no webhook {whose}")
+        if wait and not active:
+            return WRONG
+        histories = {each.id: History(basiq, each.id) for each in active} if wait else {}
+        for history in histories.values():
+            await history.begin(1, on_read=show_reading)
+        live(None)
         if url is None:
             await basiq.messages.send_test(event_type, text=text)
         else:
@@ -199,32 +219,53 @@ async def trigger(
             note(f"asked Basiq for a test message of type {event_type}")
             if output.as_json:
                 output.one({"event_type_id": event_type, "asked": True})
-            return 0
+            return DONE
+        found: dict[str, Message] = {}
         try:
-            await arrivals.wait(timeout)
+            await _receive(basiq, histories, found, event_type, timeout)
         finally:
             live(None)
-            for message in arrivals.found.values():
+            for message in found.values():
                 output.one(message, MESSAGE, message_details(message))
-    for message in arrivals.found.values():
+    for message in found.values():
         if not message.delivered:
             why = "was not accepted by the endpoint" if message.attempts else "has no attempt yet"
             note(f"the message {message.id} {why}")
-    return 0 if all(message.delivered for message in arrivals.found.values()) else 1
+    return DONE if all(message.delivered for message in found.values()) else WRONG
 
 
-def _is_active(webhook: Webhook) -> bool:
-    return (webhook.status or "active").lower() == "active"
+async def _receive(
+    basiq: BasiqClient, histories: Mapping[str, History], found: dict[str, Message], event_type: str, timeout: float
+) -> None:
+    """Wait for a new message of the type in each history, with a first attempt, and put it into ``found``.
 
+    Raises ``RequestTimeoutError`` if a message does not appear.
+    """
+    import asyncio
 
-def _may_arrive(called: Sequence[Webhook], event_type: str, url: str | None) -> bool:
-    """Return whether one of the webhooks will get the test message. If not, write a note that says why."""
-    for each in called:
-        if not _is_active(each):
-            note(f"nothing will come to the webhook {each.id}: it is {(each.status or '').lower()}")
-    if not called and url is None:
-        note(f"nothing will come: no webhook is subscribed to {event_type}")
-    return any(map(_is_active, called)) or (not called and url is not None)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    while True:
+        for webhook_id, history in histories.items():
+            if (known := found.get(webhook_id)) is None:
+                for message in await history.poll():
+                    if message.event_type_id == event_type:
+                        found[webhook_id] = message
+            elif not known.attempts:
+                found[webhook_id] = await basiq.messages.get(webhook_id, known.id)
+        missing = histories.keys() - found.keys()
+        if not missing and all(message.attempts for message in found.values()):
+            return
+        left = end - loop.time()
+        if left <= 0:
+            break
+        live(f"waiting for {'the message to appear' if missing else 'an attempt'}, {left:.0f} s left")
+        await asyncio.sleep(min(_POLL, max(0.05, left)))
+    if missing:
+        whose = ", ".join(sorted(missing))
+        raise RequestTimeoutError(
+            f"the history of {whose} shows no new message of type {event_type!r} after {timeout:g} s"
+        )
 
 
 async def _send(output: Output, payload: dict[str, Any], to: str, message_id: str, secret_file: Path | None) -> int:
@@ -275,60 +316,3 @@ def read_json_object(text: str, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigurationError(f"{name} must be a JSON object")
     return found
-
-
-class _Arrivals:
-    """Waits until the requested test messages are in the webhooks' histories, with a first attempt each."""
-
-    def __init__(self, basiq: BasiqClient, event_type: str) -> None:
-        self._basiq = basiq
-        self._event_type = event_type
-        self._histories: dict[str, History] = {}
-        self._expected: set[str] = set()
-        self.found: dict[str, Message] = {}
-
-    async def begin(self, webhooks: Sequence[Webhook]) -> None:
-        """Read which messages exist already. Those of these webhooks that are active should get the test message."""
-        from ._follow import History
-
-        for webhook in webhooks:
-            history = self._histories[webhook.id] = History(self._basiq, webhook.id)
-            await history.begin(1, on_read=show_reading)
-        self._expected = {webhook.id for webhook in webhooks if _is_active(webhook)}
-        live(None)
-
-    async def wait(self, timeout: float) -> None:
-        """Wait for a message of each active webhook with this event type, and for the first attempt of each message.
-
-        Raises ``RequestTimeoutError`` if a message does not appear.
-        """
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while True:
-            await self._look()
-            missing = self._expected - self.found.keys()
-            if self.found and not missing and all(message.attempts for message in self.found.values()):
-                return
-            left = deadline - loop.time()
-            if left <= 0:
-                break
-            what = "an attempt" if self.found and not missing else "the message to appear"
-            live(f"waiting for {what}, {left:.0f} s left")
-            await asyncio.sleep(min(_POLL, max(0.05, left)))
-        live(None)
-        if missing or not self.found:
-            where = f"the history of {', '.join(sorted(missing))}" if missing else "no webhook's history"
-            verb = "shows no new" if missing else "shows a new"
-            raise RequestTimeoutError(f"{where} {verb} message of type {self._event_type!r} after {timeout:g} s")
-
-    async def _look(self) -> None:
-        for webhook_id, message in self.found.items():
-            if not message.attempts:
-                self.found[webhook_id] = await self._basiq.messages.get(webhook_id, message.id)
-        for webhook_id, history in self._histories.items():
-            if webhook_id not in self.found:
-                for message in await history.poll():
-                    if message.event_type_id == self._event_type:
-                        self.found[webhook_id] = message

@@ -2,87 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import sys
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import BasiqError, ConfigurationError, ServerError
-from ._options import option
+from ..errors import BasiqError
+from ._command import command
 from ._output import Styled, live, write, write_lines
-from ._run import make_client
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from ..client import BasiqClient
-    from ..models import Message
-    from ..pagination import Paginator
     from ..receiver import Delivery
     from ..testing import FakeBasiq
 
 
 # Slow modules are imported only when the demo runs, so that --help is fast.
+@command()
 async def demo(
-    live: Annotated[bool, option("Read the real API, without changes; needs an API key.", "--live")] = False,
-    messages: Annotated[int, typer.Option(min=1, metavar="N", help="How many messages to stream.")] = 200_000,
+    messages: Annotated[int, typer.Option(min=1)] = 200_000,
 ) -> None:
     """Show a service's outage and recovery over real HTTP: no event is lost or handled twice. Then stream a history.
 
-    Each step is checked. If one fails, the demo ends with the exit code 1. Without --live, nothing leaves this machine.
+    Each step is checked. If one fails, the demo ends with the exit code 1. Nothing leaves this machine.
+
+    messages N: How many messages to stream.
     """
-    if not live:
-        await tell(messages)
-        return
-    async with make_client() as basiq:
-        await read_live(basiq, messages)
-
-
-_EVENTS = ("consent.revoked", "consent.expired", "account.updated")
-_BEFORE, _DURING, _DISABLED = 12, 20, 9
-
-
-class UntrueError(BasiqError):
-    """A statement of the demo did not come true."""
-
-
-class Steps:
-    """Prints each step with the fake's time, and raises ``UntrueError`` for a statement that is not true."""
-
-    def __init__(self, fake: FakeBasiq | None = None) -> None:
-        self._fake = fake
-        self._began = None if fake is None else fake.now()
-
-    def chapter(self, title: str) -> None:
-        """Print the title of a part."""
-        write("")
-        write(Styled(title, "bold"))
-
-    def confirm(self, text: str, *, true: bool = True) -> None:
-        """Print a statement as ``ok``. Raises ``UntrueError`` if it is not true."""
-        if not true:
-            raise UntrueError(f"this did not come true: {text}")
-        write(Styled(self._clock(), "dim"), "  ", Styled("ok", "green"), f"  {text}")
-
-    def narrate(self, text: str) -> None:
-        """Print a statement that is not checked."""
-        write(Styled(self._clock(), "dim"), f"      {text}")
-
-    def _clock(self) -> str:
-        if self._fake is None or self._began is None:
-            return "live"
-        passed = self._fake.now() - self._began
-        return f"day {passed.days + 1} {(datetime.min + passed):%H:%M:%S}"
-
-
-async def tell(messages: int) -> None:
-    """Run the demo over real HTTP, on the fake's clock. Raises ``UntrueError`` if a statement is not true."""
     import tempfile
 
     from aiohttp import web
@@ -92,6 +45,7 @@ async def tell(messages: int) -> None:
     from ..receiver import SQLiteInbox, WebhookReceiver
     from ..testing import FakeBasiq, ManualClock, serve
 
+    catch_up = runpy.run_path(str(_example_file()))["catch_up"]
     began = time.perf_counter()
     handled: Counter[str] = Counter()
     """How often each event was handled, by its id."""
@@ -158,7 +112,7 @@ async def tell(messages: int) -> None:
         async with listening(make_service(), port=address.port):
             every = _BEFORE + _DURING + _DISABLED
             steps.narrate(f"{every - len(handled)} events never reached it")
-            recovery = await _load_example().catch_up(basiq, receiver, url, folder, _EVENTS)
+            recovery = await catch_up(basiq, receiver, url, folder, _EVENTS)
             status = (await basiq.webhooks.get(webhook.id)).status
             steps.confirm(f"ensure: the webhook is {status} again", true=status == "active")
             done, known = recovery.messages.handled, recovery.messages.skipped.get("handled-before", 0)
@@ -181,8 +135,8 @@ async def tell(messages: int) -> None:
     fake = FakeBasiq()
     webhook_id = fake.seed_messages(messages)
     async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
-        streamed = await stream(basiq.messages.list(webhook_id), messages)
-        steps.confirm(streamed.text, true=streamed.seen == messages == streamed.distinct)
+        text, whole = await _stream(basiq, webhook_id, messages)
+        steps.confirm(text, true=whole)
     write("")
     took = time.perf_counter() - began
     write(Styled("All of it came true", "bold"), f", in {took:.1f} s. The program that recovers,")
@@ -191,63 +145,53 @@ async def tell(messages: int) -> None:
     write_lines(_example_file().read_text(encoding="utf-8").rstrip().splitlines())
 
 
-async def read_live(basiq: BasiqClient, most: int) -> None:
-    """Read from the real API, without changing anything."""
-    steps = Steps()
-    kinds = [kind.id async for kind in basiq.event_types.list()]
-    steps.confirm(f"{len(kinds)} types of event: {', '.join(kinds[:3])} and so on", true=bool(kinds))
-    webhooks = await basiq.webhooks.list().collect()
-    steps.confirm(f"{len(webhooks)} webhooks")
-    for webhook in webhooks:
-        streamed = await stream(basiq.messages.list(webhook.id), most)
-        steps.confirm(f"webhook {webhook.id} ({webhook.status}): {streamed.text}")
-    try:
-        await basiq.webhooks.get("00000000-0000-4000-8000-000000000000")
-    except BasiqError as exc:
-        if isinstance(exc, (ServerError, ConfigurationError)):
-            raise
-        steps.confirm(f"an error as you see it: {type(exc).__name__}: {exc}")
-    write("")
-    write(Styled("Nothing was changed", "bold"), ": every request except the token request was a GET.")
+_EVENTS = ("consent.revoked", "consent.expired", "account.updated")
+_BEFORE, _DURING, _DISABLED = 12, 20, 9
 
 
-class Streamed:
-    """Counts the messages of a history that is streamed."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._ids: set[int] = set()
-        self.seen = 0
-
-    def add(self, message: Message) -> None:
-        """Count a message."""
-        self.seen += 1
-        self._ids.add(hash(message.id))
-
-    @property
-    def distinct(self) -> int:
-        """How many different messages there were."""
-        return len(self._ids)
-
-    @property
-    def text(self) -> str:
-        """The count, the rate and the peak memory, as a sentence."""
-        took = time.perf_counter() - self._began
-        rate = self.seen / took if took else 0.0
-        return f"streamed {self.seen:,} messages in {took:.1f} s: {rate:,.0f} a second, {_peak()}"
+class UntrueError(BasiqError):
+    """A statement of the demo did not come true."""
 
 
-async def stream(paginator: Paginator[Message], total: int) -> Streamed:
-    """Stream at most ``total`` messages of a history, with the progress on the screen."""
-    streamed = Streamed()
-    async for message in paginator:
-        streamed.add(message)
-        if streamed.seen % 2_000 == 0:
-            live(streamed.text, streamed.seen, total)
-        if streamed.seen == total:
-            break
+class Steps:
+    """Prints each step with the fake's time, and raises ``UntrueError`` for a statement that is not true."""
+
+    def __init__(self, fake: FakeBasiq) -> None:
+        self._fake = fake
+        self._began = fake.now()
+
+    def chapter(self, title: str) -> None:
+        """Print the title of a part."""
+        write("")
+        write(Styled(title, "bold"))
+
+    def confirm(self, text: str, *, true: bool = True) -> None:
+        """Print a statement as ``ok``. Raises ``UntrueError`` if it is not true."""
+        if not true:
+            raise UntrueError(f"this did not come true: {text}")
+        write(Styled(self._clock(), "dim"), "  ", Styled("ok", "green"), f"  {text}")
+
+    def narrate(self, text: str) -> None:
+        """Print a statement that is not checked."""
+        write(Styled(self._clock(), "dim"), f"      {text}")
+
+    def _clock(self) -> str:
+        passed = self._fake.now() - self._began
+        return f"day {passed.days + 1} {(datetime.min + passed):%H:%M:%S}"
+
+
+async def _stream(basiq: BasiqClient, webhook_id: str, total: int) -> tuple[str, bool]:
+    """Stream a history. Return the count, the rate and the peak memory as a sentence, and whether all of it came."""
+    began, seen, ids = time.perf_counter(), 0, set[int]()
+    async for message in basiq.messages.list(webhook_id):
+        seen += 1
+        ids.add(hash(message.id))
+        if seen % 2_000 == 0:
+            live(f"{seen:,} messages", seen, total)
     live(None)
-    return streamed
+    took = time.perf_counter() - began
+    text = f"streamed {seen:,} messages in {took:.1f} s: {seen / took:,.0f} a second, {_peak()}"
+    return text, seen == total == len(ids)
 
 
 def _happen(fake: FakeBasiq, count: int) -> int:
@@ -279,12 +223,3 @@ def _example_file() -> Path:
     name = "recover_after_outage.py"
     packaged = Path(__file__).with_name(f"_example_{name}")
     return packaged if packaged.exists() else Path(__file__).parents[2] / "examples" / name
-
-
-def _load_example() -> Any:
-    spec = importlib.util.spec_from_file_location("basiq_async_demo_program", _example_file())
-    if spec is None or spec.loader is None:
-        raise RuntimeError(f"{_example_file()} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

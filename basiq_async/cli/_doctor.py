@@ -13,7 +13,7 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
-from ._exit_codes import DONE, WRONG
+from ._exit_codes import DONE, WRONG, exit_code
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
 from ._options import SECRET_VARIABLE, Json, complete_webhook, help_line, option, read_secrets
 from ._output import live, note
@@ -39,7 +39,8 @@ def problem_details(problems: Iterable[Problem], name: str = "problem") -> Itera
     for each in problems:
         yield name, each.text
         if each.command:
-            yield "what helps", help_line(each.command)
+            is_whole = not any("?…" in word for word in each.command)
+            yield "what helps" if is_whole else "what helps (put back what is not shown)", help_line(each.command)
 
 
 _DIAGNOSIS: View[Diagnosis] = View(
@@ -103,7 +104,9 @@ async def doctor(
             "--test",
         ),
     ] = False,
-    secret_file: Annotated[Path | None, option("The file with the signing secret, for --test.")] = None,
+    secret_file: Annotated[
+        Path | None, option("The file with the signing secret, for --test, and for the lines that help.")
+    ] = None,
     receiver: Receiver = None,
     inbox: InboxPlace = None,
     limit: Annotated[
@@ -129,8 +132,12 @@ async def doctor(
         known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
         owners = {} if known is None else await read_webhooks(known, timeout=INBOX_TIMEOUT)
         ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
-        if not ids:
-            raise ConfigurationError("there is no webhook; create one with 'basiq-async webhooks create'")
+        served = [each for each, since in owners.items() if since is not None]
+        if opened is not None and opened.webhook_id is not None:
+            served = [opened.webhook_id]
+        gone = bool(served) and not {*ids} & {*served}
+        if gone:
+            note(f"the webhook {', '.join(served)} of this {'inbox' if opened is None else 'receiver'} is gone")
         for each in ids:
             live(f"checking webhook {each}")
             own = opened if opened is None or opened.webhook_id in (None, each) else None
@@ -138,22 +145,24 @@ async def doctor(
             secret = read_secrets(secret_file) if test and (own is None or secret_file is not None) else None
             try:
                 found = await _diagnose(basiq, each, own, its, max_items=limit or None, secret=secret, test=test)
-            except NotFoundError:
-                if webhook_id is not None:
+            except NotFoundError as exc:
+                if webhook_id is not None or exit_code(exc) != WRONG:
                     raise
                 note(f"the webhook {each} was deleted meanwhile")
                 continue
             finally:
                 live(None)
             diagnosis = attrs.evolve(
-                found, receiver=None if own is None else receiver, inbox=None if its is None else inbox
+                found,
+                receiver=None if own is None else receiver,
+                inbox=None if its is None else inbox,
+                secret_file=None if secret_file is None else str(secret_file),
             )
             output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
             healthy, seen = healthy and diagnosis.healthy, seen + 1
     if not seen:
-        note("no webhook is left")
-        return WRONG
-    if not healthy:
+        note("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
+    if gone or not seen or not healthy:
         return WRONG
     note("no problems found")
     return DONE

@@ -5,23 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ..errors import (
-    APIError,
-    BadRequestError,
-    BasiqError,
-    ConfigurationError,
-    ConflictError,
-    InboxError,
-    JobInUseError,
-    NotFoundError,
-    PaginationError,
-    RecordError,
-    ReplayError,
-    RequestTimeoutError,
-    ResponseDecodeError,
-    SignatureVerificationError,
-    TransportError,
-)
+from .. import errors
 
 DONE: Final = 0
 WRONG: Final = 1
@@ -40,28 +24,38 @@ MEANINGS: Mapping[int, str] = {
 }
 
 _CODES: Mapping[type[BaseException], int] = {
-    BasiqError: WRONG,
-    ConfigurationError: USAGE,
-    TransportError: NO_ANSWER,
-    APIError: NO_ANSWER,  # such as 302 or 408: a proxy's, or none that the API documents
-    BadRequestError: WRONG,
-    NotFoundError: WRONG,
-    ConflictError: WRONG,
-    ResponseDecodeError: NO_ANSWER,
-    PaginationError: NO_ANSWER,
-    SignatureVerificationError: WRONG,
-    InboxError: NO_ANSWER,
-    ReplayError: WRONG,
-    RecordError: NO_ANSWER,
-    JobInUseError: IN_USE,
+    errors.BasiqError: WRONG,
+    errors.ConfigurationError: USAGE,
+    errors.TransportError: NO_ANSWER,
+    errors.APIError: NO_ANSWER,  # such as 302 or 408: a proxy's, or none that the API documents
+    errors.BadRequestError: WRONG,
+    errors.NotFoundError: WRONG,
+    errors.ConflictError: WRONG,
+    errors.ResponseDecodeError: NO_ANSWER,
+    errors.PaginationError: NO_ANSWER,
+    errors.SignatureVerificationError: WRONG,
+    errors.InboxError: NO_ANSWER,
+    errors.ReplayError: WRONG,
+    errors.RecordError: NO_ANSWER,
+    errors.JobInUseError: IN_USE,
     TimeoutError: NO_ANSWER,
 }
 
 
+_LISTS = ("/events", "/events/types", "/notifications/webhooks")
+"""The paths that Basiq always has: nothing in them was named by a user."""
+
+
 def exit_code(error: BaseException) -> int:
-    """Return the exit code for an error. An error status of the login is no answer, whatever the status is."""
-    if isinstance(error, RequestTimeoutError) and error.method is None:  # what was waited for did not come
+    """Return the exit code for an error.
+
+    An error status is no answer if its body has no error in it, as of a proxy; and so is any status of the login.
+    """
+    if isinstance(error, errors.RequestTimeoutError) and error.method is None:  # what was waited for did not come
         return WRONG
-    if isinstance(error, APIError) and (error.path or "").endswith("/token"):
-        return NO_ANSWER
+    if isinstance(error, errors.APIError):
+        path = error.path or ""
+        is_missing_list = isinstance(error, errors.NotFoundError) and path.endswith(_LISTS)
+        if not error.errors or is_missing_list or path.endswith("/token"):
+            return NO_ANSWER
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), WRONG)

@@ -7,9 +7,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .._wire.order import NewestItems, is_past, item_time, raw_time, read_newest
+from .._wire.order import NewestItems, is_past, item_time, read_newest
 from .._wire.paging import raw_id
 from .._work.ids import Ids, digest_of
 from .._work.limits import wait_for_event
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _FIRST_WAIT, _LONGEST_WAIT = 2.0, 30.0
 _GROWTH = 1.5
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
-_OLD = ""
-"""The key of all messages that are older than the newest ones."""
 
 
 async def follow_up(
@@ -90,7 +88,8 @@ class History:
         reading: Reading[Message] = Reading(
             self._list(),
             known=self._known,
-            key_of=self._key_of,
+            key_of=lambda item: raw_id(item) or "",
+            convert=self._select,
             hint=self._hint,
             selection="follow",
             is_enough=partial(is_past, since=self._since),
@@ -114,9 +113,8 @@ class History:
 
     async def _known(self, keys: Sequence[str]) -> Sequence[str]:
         known = self._ids.known([digest_of(key) for key in keys])
-        return [key for key, there in zip(keys, known, strict=True) if there or key == _OLD]
+        return [key for key, there in zip(keys, known, strict=True) if there]
 
-    def _key_of(self, item: Any) -> str:
-        time = None if self._since is None else raw_time(item)
-        is_old = time is not None and self._since is not None and time < self._since
-        return _OLD if is_old else raw_id(item) or _OLD
+    def _select(self, message: Message) -> Message | None:
+        time = item_time(message)
+        return None if self._since is not None and time is not None and time < self._since else message

@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from .._redaction.text import json_line
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
+from ._command import Group
+from ._exit_codes import exit_code
 from ._options import (
     EndpointSecretFile,
-    EventPattern,
     Failed,
     Filter,
-    Json,
     Limit,
-    Raw,
-    Since,
-    Until,
+    Selection,
     WebhookId,
     option,
     read_secrets,
-    read_selection,
 )
 from ._output import live, note
 from ._results import Column, Output, Row, View, cell_text
-from ._run import make_client
 
 if TYPE_CHECKING:
+    from ..client import BasiqClient
     from ..models import Event, EventType, Message
 
 T = TypeVar("T")
 _IN_A_TERMINAL = 50
-_BATCH = 200
 
-messages_app = typer.Typer(help="The history of a webhook.", no_args_is_help=True)
-events_app = typer.Typer(help="The events of the last 7 days, and the event types.", no_args_is_help=True)
+messages_app = Group("The history of a webhook.")
+events_app = Group("The events of the last 7 days, and the event types.")
 
 
-def _attempts(message: Message) -> list[Row]:
-    return [
-        {
-            "timestamp": each.timestamp,
-            "status": each.status,
-            "status_code": each.status_code,
-            "url": each.url,
-            "response": each.response,
-        }
-        for each in message.attempts_by_time
-    ]
+def _message_row(message: Message) -> Row:
+    attempts, last = message.attempts_by_time, message.last_attempt
+    return {
+        "id": message.id,
+        "event_type_id": message.event_type_id,
+        "event_id": message.event_id,
+        "webhook_id": message.webhook_id,
+        "delivered": message.delivered,
+        "last_status_code": last.status_code if last else None,
+        "last_attempt": last.timestamp if last else None,
+        "attempts": [
+            {
+                "timestamp": each.timestamp,
+                "status": each.status,
+                "status_code": each.status_code,
+                "url": each.url,
+                "response": each.response,
+            }
+            for each in attempts
+        ],
+    }
 
 
 def _short_time(message: Row) -> str:
@@ -66,9 +73,7 @@ MESSAGE: View[Message] = View(
     Column("LAST (UTC)", _short_time),
     Column("DELIVERED", "delivered", optional=True),
     Column("EVENT", "event_id", optional=True),
-    last_status_code=lambda message: last.status_code if (last := message.last_attempt) else None,
-    last_attempt=lambda message: last.timestamp if (last := message.last_attempt) else None,
-    attempts=_attempts,
+    read=_message_row,
 )
 
 
@@ -93,74 +98,73 @@ def message_details(message: Message) -> Iterable[tuple[str, Any]]:
             yield "  response", attempt.response
 
 
-@messages_app.command("list")
+@messages_app.add(raw=True, name="list")
 async def list_(
+    basiq: BasiqClient,
+    output: Output,
     webhook_id: WebhookId,
+    selection: Selection,
     failed: Failed = False,
-    since: Since = None,
-    until: Until = None,
-    event: EventPattern = None,
     filter: Filter = None,
     limit: Limit = None,
-    raw: Raw = False,
-    json: Json = None,
 ) -> None:
     """Show a webhook's messages.
 
     A terminal shows the newest messages, newest first. A pipe gets all messages, in Basiq's order.
     """
-    async with make_client() as basiq:
-        where = await read_selection(basiq, since=since, until=until, failed=failed, event=event)
-        messages = aiter(basiq.messages.list(webhook_id, filter=filter))
-        await show_list(messages, Output(json, raw), MESSAGE, limit, wanted=where)
+    where = await selection.read(basiq, failed=failed)
+    messages = aiter(basiq.messages.list(webhook_id, filter=filter))
+    await show_list(messages, output, MESSAGE, limit, wanted=where)
 
 
-@messages_app.command()
+@messages_app.add(MESSAGE, details=message_details, raw=True)
 async def get(
+    basiq: BasiqClient,
     webhook_id: WebhookId,
-    message_id: Annotated[str, typer.Argument(help="The message's id.")],
-    raw: Raw = False,
-    json: Json = None,
-) -> None:
-    """Show one message with all its attempts."""
-    async with make_client() as basiq:
-        message = await basiq.messages.get(webhook_id, message_id)
-    Output(json, raw).one(message, MESSAGE, message_details(message))
+    message_id: str,
+) -> Message:
+    """Show one message with all its attempts.
+
+    message_id: The message's id.
+    """
+    return await basiq.messages.get(webhook_id, message_id)
 
 
-@messages_app.command()
+@messages_app.add()
 async def tail(
+    basiq: BasiqClient,
+    output: Output,
     webhook_id: WebhookId,
-    follow: Annotated[bool, option("Keep showing new messages as they appear.", "--follow", "-f")] = False,
+    selection: Selection,
+    follow: Annotated[bool, option(None, "--follow", "-f")] = False,
     failed: Failed = False,
-    since: Since = None,
-    event: EventPattern = None,
     filter: Filter = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="Show the newest N; 0 for all.")] = 10,
-    json: Json = None,
+    limit: Annotated[int, typer.Option(min=0)] = 10,
 ) -> None:
-    """Show the newest messages, newest first. With --follow, show new messages below them until SIGINT or SIGTERM."""
+    """Show the newest messages, newest first. With --follow, show new messages below them until SIGINT or SIGTERM.
+
+    follow: Keep showing new messages as they appear.
+    limit N: Show the newest N; 0 for all.
+    """
     from ._follow import History, follow_up
 
-    output = Output(json)
-    async with make_client() as basiq:
-        where = await read_selection(basiq, since=since, failed=failed, event=event)
-        history = History(basiq, webhook_id, filter)
-        found = await history.begin(limit or None, wanted=where, on_read=show_reading)
-        live(None)
-        output.rows(found.items, MESSAGE)
-        if not found.items:
-            note("nothing found")
-        if not follow:
-            return
+    where = await selection.read(basiq, failed=failed)
+    history = History(basiq, webhook_id, filter)
+    found = await history.begin(limit or None, wanted=where, on_read=show_reading)
+    live(None)
+    output.rows(found.items, MESSAGE)
+    if not found.items:
+        note("nothing found")
+    if not follow:
+        return
 
-        async def show_new() -> int:
-            fresh = await history.poll()
-            output.rows([each for each in fresh if where is None or where(each)], MESSAGE)
-            return len(fresh)
+    async def show_new() -> int:
+        fresh = await history.poll()
+        output.rows([each for each in fresh if where is None or where(each)], MESSAGE)
+        return len(fresh)
 
-        note("waiting for new messages; Ctrl-C ends")
-        await follow_up(show_new)
+    note("waiting for new messages; Ctrl-C ends")
+    await follow_up(show_new)
 
 
 _RESENT: View[Row] = View(
@@ -172,30 +176,33 @@ _RESENT: View[Row] = View(
 )
 
 
-@messages_app.command()
+@messages_app.add()
 async def resend(
+    basiq: BasiqClient,
+    output: Output,
     webhook_id: WebhookId,
-    message_ids: Annotated[list[str], typer.Argument(help="The ids of the messages.", metavar="MESSAGE_ID...")],
+    message_ids: list[str],
     to: Annotated[str, typer.Option(help="The endpoint to post to. Deliveries are signed as Basiq signs them.")],
     secret_file: EndpointSecretFile = None,
-    json: Json = None,
 ) -> int:
     """Post messages to an endpoint again, each with a new signature.
 
-    The exit code is 1 if a message was not accepted.
+    The exit code is 1 if a message was not accepted, and 3 if Basiq gave no usable response.
+
+    message_ids MESSAGE_ID...: The ids of the messages.
     """
     from ..models import Message
     from ..replay import HttpTarget
 
-    output, code = Output(json), 0
-    async with make_client() as basiq, HttpTarget(to, read_secrets(secret_file)) as target:
+    code = 0
+    async with HttpTarget(to, read_secrets(secret_file)) as target:
         for message_id in message_ids:
             message, error = Message(message_id, {}), None
             try:
                 message = await basiq.messages.get(webhook_id, message_id)
                 await target.deliver(message)
             except (BadRequestError, NotFoundError, TargetError, TransportError) as exc:
-                error, code = str(exc), 1  # the other messages are still posted
+                error, code = str(exc), max(code, exit_code(exc))  # the other messages are still posted
             sent = {"id": message.id, "event_type_id": message.event_type_id, "accepted": error is None, "error": error}
             output.rows([sent], _RESENT)
     return code
@@ -213,29 +220,12 @@ async def show_list(
     from .._wire.order import read_newest
 
     most = limit if limit is not None else 0 if output.as_json else _IN_A_TERMINAL
-    count = 0
     if most == 0:
-        batch: list[T] = []
-        try:
-            async for item in items:
-                if wanted is None or wanted(item):
-                    count += 1
-                    batch.append(item)
-                if len(batch) == _BATCH:
-                    shown, batch = batch, []
-                    output.rows(shown, view)
-        finally:  # what was read before an error or a signal is shown too
-            output.rows(batch, view)
-        if not count:
+        if not await output.stream(items, view, wanted=wanted):
             note("nothing found")
         return
-
-    def read(item: object) -> None:
-        nonlocal count
-        count += 1
-        show_reading(count)
-
-    found = await read_newest(items, most, wanted=wanted, on_read=read)
+    read = count()
+    found = await read_newest(items, most, wanted=wanted, on_read=lambda item: show_reading(next(read)))
     live(None)
     output.rows(found.items, view)
     if not found.items:
@@ -247,7 +237,7 @@ async def show_list(
 
 def show_reading(count: int) -> None:
     """Show how many items of a list were read, every 500 items."""
-    if count % 500 == 0:
+    if count and count % 500 == 0:
         live(f"reading, {count:,} so far")
 
 
@@ -273,15 +263,13 @@ def _event_details(event: Event) -> Iterable[tuple[str, Any]]:
         yield "data", json_line(event.data)
 
 
-@events_app.command("list")
+@events_app.add(raw=True, name="list")
 async def list_events(
-    since: Since = None,
-    until: Until = None,
-    event: EventPattern = None,
+    basiq: BasiqClient,
+    output: Output,
+    selection: Selection,
     filter: Filter = None,
     limit: Limit = None,
-    raw: Raw = False,
-    json: Json = None,
 ) -> None:
     """Show the events of the last 7 days.
 
@@ -289,33 +277,21 @@ async def list_events(
     """
     from ..replay.shared import message_of
 
-    async with make_client() as basiq:
-        where = await read_selection(basiq, since=since, until=until, event=event)
-
-        def wanted(found: Event) -> bool:
-            return where is None or where(message_of(found, ""))
-
-        events = aiter(basiq.events.list(filter=filter))
-        await show_list(events, Output(json, raw), _EVENT, limit, wanted=None if where is None else wanted)
+    where = await selection.read(basiq)
+    wanted = None if where is None else lambda event: where(message_of(event, ""))
+    await show_list(aiter(basiq.events.list(filter=filter)), output, _EVENT, limit, wanted=wanted)
 
 
-@events_app.command("get")
-async def get_event(
-    event_id: Annotated[str, typer.Argument(help="The event's id.")],
-    raw: Raw = False,
-    json: Json = None,
-) -> None:
-    """Show one event."""
-    async with make_client() as basiq:
-        event = await basiq.events.get(event_id)
-    Output(json, raw).one(event, _EVENT, _event_details(event))
+@events_app.add(_EVENT, details=_event_details, raw=True, name="get")
+async def get_event(basiq: BasiqClient, event_id: str) -> Event:
+    """Show one event.
+
+    event_id: The event's id.
+    """
+    return await basiq.events.get(event_id)
 
 
-@events_app.command()
-async def types(json: Json = None) -> None:
+@events_app.add(_EVENT_TYPE, empty="there are no event types")
+async def types(basiq: BasiqClient) -> Sequence[EventType]:
     """Show the event types that a webhook can subscribe to."""
-    async with make_client() as basiq:
-        found = await basiq.event_types.list().collect()
-    Output(json).rows(found, _EVENT_TYPE)
-    if not found:
-        note("there are no event types")
+    return await basiq.event_types.list().collect()

@@ -7,10 +7,12 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Annotated
+
+import attrs
 
 from .._wire.hosts import is_readable_url, show_place, show_url, show_urls_in
 from ..errors import BasiqError, ConfigurationError, InboxError
@@ -32,7 +34,6 @@ Receiver = Annotated[
     option(
         "The place of a WebhookReceiver, such as service.hooks:receiver; or of a function that returns one, or an "
         "async context manager of one.",
-        "--receiver",
         metavar="MODULE:RECEIVER",
     ),
 ]
@@ -40,10 +41,41 @@ InboxPlace = Annotated[
     str | None,
     option(
         "The inbox of the service: the file of a SQLiteInbox, or a URL such as postgresql+asyncpg://... or redis://...",
-        "--inbox",
         metavar="URL|FILE",
     ),
 ]
+
+
+WEBHOOK_VARIABLE = "BASIQ_WEBHOOK_ID"
+
+
+@attrs.frozen(kw_only=True)
+class InboxOptions:
+    """The options that name an inbox, and the webhook that is meant.
+
+    webhook: The id of the webhook that the messages are of.
+    """
+
+    receiver: Receiver = None
+    inbox: InboxPlace = None
+    to: To = None
+    webhook: Annotated[str | None, option(envvar=WEBHOOK_VARIABLE)] = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[tuple[Inbox, str | None]]:
+        """Open the inbox. Also yield the webhook whose entries are meant: by default ``ANY_WEBHOOK``."""
+        from .._work.quarantine import ANY_WEBHOOK
+
+        if (self.receiver is None) == (self.inbox is None and self.to is None):
+            raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
+        if self.receiver is not None:
+            async with open_receiver(self.receiver, self.webhook) as opened:
+                yield opened.inbox, opened.webhook_id
+            return
+        if self.inbox is None and self.webhook is None:
+            raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
+        async with open_inbox(self.inbox or record_file(self.webhook or "", self.to or "")) as found:
+            yield found, self.webhook or ANY_WEBHOOK
 
 
 @asynccontextmanager
@@ -60,8 +92,8 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
 
     may_work.set(False)
     async with AsyncExitStack() as stack:
-        found = _load(place)
-        try:
+        with naming_errors(place):
+            found = _load(place)
             if callable(found) and not isinstance(found, WebhookReceiver):
                 found = found()
             if isinstance(found, WebhookReceiver):
@@ -70,22 +102,14 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
                 stack.push_async_callback(found.aclose)
             elif isinstance(found, AbstractAsyncContextManager):
                 found = await stack.enter_async_context(found)
-        except BasiqError:
-            raise
-        except Exception as exc:
-            raise name_failure(place, exc) from exc
         if not isinstance(found, WebhookReceiver):
             raise ConfigurationError(f"{place!r} is a {type(found).__name__}, not a WebhookReceiver")
-        check_owner(place, found, webhook_id)
+        if webhook_id is not None and found.webhook_id not in (None, webhook_id):
+            # It does not know what was handled of this one.
+            raise ConfigurationError(
+                f"{place!r} is the receiver of the webhook {found.webhook_id!r}, not of {webhook_id!r}"
+            )
         yield found
-
-
-def check_owner(place: str, receiver: WebhookReceiver, webhook_id: str | None) -> None:
-    """Raise ``ConfigurationError`` for a receiver of another webhook: it does not know what was handled of this one."""
-    if webhook_id is not None and receiver.webhook_id not in (None, webhook_id):
-        raise ConfigurationError(
-            f"{place!r} is the receiver of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}"
-        )
 
 
 def _load(place: str) -> object:
@@ -96,23 +120,26 @@ def _load(place: str) -> object:
         )
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
-        found: object = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as exc:  # whatever the user's own module raises
-        raise name_failure(place, exc) from exc
+    found: object = importlib.import_module(name)
+    for part in attribute.split("."):
+        found = getattr(found, part)
     return found
 
 
 _STORES = ("asyncpg", "psycopg", "redis", "sqlalchemy")
 
 
-def name_failure(place: str, exc: Exception) -> BasiqError:
-    """Return the error for a user's module that raised, or whose storage is away."""
-    is_away = isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] in _STORES
-    kind = InboxError if is_away else ConfigurationError
-    return kind(f"{place!r} cannot be used: {type(exc).__name__}: {_said(exc)[:500]}")
+@contextmanager
+def naming_errors(place: str) -> Iterator[None]:
+    """Raise whatever the user's own module raises, or its storage that is away, as an error that names the module."""
+    try:
+        yield
+    except BasiqError:
+        raise
+    except Exception as exc:
+        is_away = isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] in _STORES
+        kind = InboxError if is_away else ConfigurationError
+        raise kind(f"{place!r} cannot be used: {type(exc).__name__}: {_said(exc)[:500]}") from exc
 
 
 def _said(exc: Exception) -> str:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RecordError, ReplayError
-from ._inboxes import name_failure
-from ._options import Filter, Json, WebhookId, Yes, option
+from ..errors import ConfigurationError, ConnectionFailedError, RecordError, ReplayError
+from ._command import Group, command
+from ._inboxes import naming_errors
+from ._options import Filter, LogLevel, WebhookId, option
 from ._output import live, note, show_logs
 from ._quarantine import show_entries, tell_dropped
 from ._replay import Source
-from ._results import Column, Output, Row, View, count_details
-from ._run import confirm
+from ._results import ROWS, Column, Output, Row, View, count_details
 
 if TYPE_CHECKING:
     from ..distributed import Fleet, Job, JobProgress
 
 
-jobs_app = typer.Typer(help="The jobs of a fleet: show, watch, pause, resume or cancel them.", no_args_is_help=True)
+jobs_app = Group("The jobs of a fleet: show, watch, pause, resume or cancel them.")
 
 FleetPlace = Annotated[
     str | None,
     option(
         "The module and variable of the Fleet, such as jobs:fleet.",
-        "--fleet",
         metavar="MODULE:FLEET",
         envvar="BASIQ_FLEET",
     ),
@@ -61,48 +59,48 @@ def _row(key: str, progress: JobProgress) -> dict[str, Any]:
     return {"key": key, **_PROGRESS.row(progress)}
 
 
-@jobs_app.command("list")
-async def list_(fleet: FleetPlace = None, json: Json = None) -> None:
+@jobs_app.add(_JOB, empty="there are no jobs; start one with 'basiq-async jobs submit'", name="list")
+async def list_(fleet: FleetPlace = None) -> Sequence[Row]:
     """List all jobs. A job stays in the list until it is forgotten."""
     async with _open_fleet(fleet) as found:
-        jobs = await found.jobs()
-        Output(json).rows([_row(job.key, await job.progress()) for job in jobs], _JOB)
-    if not jobs:
-        note("there are no jobs; start one with 'basiq-async jobs submit'")
+        return [await _read(job) for job in await found.jobs()]
 
 
-@jobs_app.command()
+@jobs_app.add(ROWS, details=count_details)
 async def submit(
-    function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="The job function, such as jobs:refill.")],
+    function: str,
     webhook_id: WebhookId,
     key: Annotated[str, typer.Option(help="The job's key; the key of an existing job resumes that job.")],
-    source: Annotated[Source, typer.Option(help="messages or events, as for replay.")] = "messages",
+    source: Source = "messages",
     filter: Filter = None,
-    rate: Annotated[float | None, option("Maximum messages per second.")] = None,
+    rate: float | None = None,
     fleet: FleetPlace = None,
-    json: Json = None,
-) -> None:
-    """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch."""
+) -> Row:
+    """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch.
+
+    function MODULE:FUNCTION: The job function, such as jobs:refill.
+    source: messages or events, as for replay.
+    rate: Maximum messages per second.
+    """
     from ..distributed.processes import find_job
 
-    with _naming_errors(function):
+    with naming_errors(function):
         found, name = find_job(function, _find(fleet) if fleet else None)
     async with _open_fleet(fleet, found) as opened:
-        job = await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate)
-        await _show(Output(json), job)
+        return await _read(await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate))
 
 
-@jobs_app.command()
-async def show(key: Key, fleet: FleetPlace = None, json: Json = None) -> None:
+@jobs_app.add(ROWS, details=count_details)
+async def show(key: Key, fleet: FleetPlace = None) -> Row:
     """Show the state and the counts of one job."""
     async with _open_job(fleet, key) as job:
-        await _show(Output(json), job)
+        return await _read(job)
 
 
-@jobs_app.command()
-async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
+@jobs_app.add()
+async def watch(output: Output, key: Key, fleet: FleetPlace = None) -> int:
     """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or set something aside."""
-    output, shown = Output(json), None
+    shown = None
     async with _open_job(fleet, key) as job:
         async for progress in job.watch():
             shown = _row(key, progress)
@@ -111,7 +109,7 @@ async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
             else:
                 live(_line(shown))
         live(None)
-        last = _row(key, await job.progress())  # the last of the watch can be from before the last commit
+        last = await _read(job)  # the last of the watch can be from before the last commit
     if shown is None or not output.as_json or last != {**shown, "rate": last["rate"], "elapsed": last["elapsed"]}:
         output.one(last, details=count_details(last))
     return 0 if last["state"] == "finished" and not last["quarantined"] else 1
@@ -120,32 +118,32 @@ async def watch(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
 Reason = Annotated[str, option("Shown by list and show.")]
 
 
-@jobs_app.command()
+@jobs_app.add()
 async def pause(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> None:
     """Pause a job: workers finish the messages under way, and start no further ones."""
     await _set_state(fleet, key, lambda job: job.pause(reason))
 
 
-@jobs_app.command()
+@jobs_app.add()
 async def resume(key: Key, fleet: FleetPlace = None) -> None:
     """Continue a job that was paused or cancelled, or that failed."""
     await _set_state(fleet, key, lambda job: job.resume())
 
 
-@jobs_app.command()
+@jobs_app.add()
 async def cancel(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> None:
     """End a job. Messages under way are finished and recorded."""
     await _set_state(fleet, key, lambda job: job.cancel(reason))
 
 
-@jobs_app.command("quarantine")
-async def list_quarantine(key: Key, fleet: FleetPlace = None, json: Json = None) -> int:
+@jobs_app.add(name="quarantine")
+async def list_quarantine(output: Output, key: Key, fleet: FleetPlace = None) -> int:
     """List the messages of a job that failed, and were set aside. The exit code is 1 if there are any."""
     async with _open_job(fleet, key) as job:
-        return await show_entries(job._read_quarantine(), Output(json))
+        return await show_entries(job._read_quarantine(), output)
 
 
-@jobs_app.command()
+@jobs_app.add()
 async def retry(key: Key, fleet: FleetPlace = None) -> None:
     """Have the workers hand out again what is in the quarantine of a job."""
     async with _open_job(fleet, key) as job:
@@ -153,49 +151,43 @@ async def retry(key: Key, fleet: FleetPlace = None) -> None:
     note("what is in the quarantine will be tried again; see 'basiq-async jobs watch'")
 
 
-@jobs_app.command()
+@jobs_app.add()
 async def export(
     key: Key,
-    file: Annotated[str, typer.Argument(help="The new file, with a line of JSON for each message.")],
+    file: str,
     fleet: FleetPlace = None,
 ) -> None:
-    """Write the quarantine of a job to a new file that only its owner can read. The job keeps it."""
+    """Write the quarantine of a job to a new file that only its owner can read. The job keeps it.
+
+    file: The new file, with a line of JSON for each message.
+    """
     async with _open_job(fleet, key) as job:
         note(f"{await job.export_quarantined(file):,} entries written to {file!r}")
 
 
-@jobs_app.command()
-def drop(
+@jobs_app.add(ask=lambda key, ids, fleet: f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?")
+async def drop(
     key: Key,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")],
+    ids: list[str],
     fleet: FleetPlace = None,
-    yes: Yes = False,
-) -> Awaitable[None]:
-    """Remove messages from the quarantine of a job for good. Asks first."""
-    confirm(f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?", yes=yes)
+) -> None:
+    """Remove messages from the quarantine of a job for good. Asks first.
 
-    async def work() -> None:
-        async with _open_job(fleet, key) as job:
-            tell_dropped(await job.drop_quarantined(ids), ids)
-
-    return work()
+    ids ID...: The ids to remove.
+    """
+    async with _open_job(fleet, key) as job:
+        tell_dropped(await job.drop_quarantined(ids), ids)
 
 
-@jobs_app.command()
-def forget(key: Key, fleet: FleetPlace = None, yes: Yes = False) -> Awaitable[None]:
+@jobs_app.add(ask=lambda key, fleet: f"Remove the job {key} with its counts and its quarantine?")
+async def forget(key: Key, fleet: FleetPlace = None) -> None:
     """Remove a job that has ended, with its counts and its quarantine. Asks first."""
-    confirm(f"Remove the job {key} with its counts and its quarantine?", yes=yes)
-
-    async def work() -> None:
-        async with _open_job(fleet, key) as job:
-            await job.forget()
-
-    return work()
+    async with _open_job(fleet, key) as job:
+        await job.forget()
 
 
-async def _show(output: Output, job: Job) -> None:
-    shown = _row(job.key, await job.progress())
-    output.one(shown, details=count_details(shown))
+async def _read(job: Job) -> Row:
+    return _row(job.key, await job.progress())
 
 
 def _line(job: Row) -> str:
@@ -246,19 +238,8 @@ async def _open_fleet(place: str | None, fleet: Fleet | None = None) -> AsyncIte
 def _find(place: str) -> Fleet:
     from ..distributed.processes import find_fleet
 
-    with _naming_errors(place):
+    with naming_errors(place):
         return find_fleet(place)
-
-
-@contextmanager
-def _naming_errors(place: str) -> Iterator[None]:
-    """Raise whatever the user's own module raises as an error that names the module."""
-    try:
-        yield
-    except BasiqError:
-        raise
-    except Exception as exc:
-        raise name_failure(place, exc) from exc
 
 
 def _check_place(place: str | None) -> str:
@@ -267,23 +248,22 @@ def _check_place(place: str | None) -> str:
     return place
 
 
+@command()
 def worker(
     fleet: FleetPlace = None,
-    processes: Annotated[int, typer.Option(min=1, help="How many worker processes to run.")] = 1,
-    segments: Annotated[int, typer.Option(min=1, help="How many pages a process works on at once.")] = 2,
-    log_level: Annotated[
-        str, typer.Option(help="The lowest level that is logged; DEBUG is for this package alone.")
-    ] = "INFO",
+    processes: Annotated[int, typer.Option(min=1)] = 1,
+    segments: Annotated[int, typer.Option(min=1)] = 2,
+    log_level: LogLevel = "INFO",
 ) -> None:
     """Work on the jobs of a fleet until SIGTERM or Ctrl-C.
 
     After the first signal, the worker finishes and records the messages under way. A second signal ends it at once.
+
+    processes: How many worker processes to run.
+    segments: How many pages a process works on at once.
     """
     from ..distributed.processes import run_workers
 
-    level = logging.getLevelNamesMapping().get(log_level.upper())
-    if level is None:
-        raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {log_level!r}")
-    show_logs(level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s", others=logging.INFO)
-    with _naming_errors(_check_place(fleet)):
+    show_logs(log_level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
+    with naming_errors(_check_place(fleet)):
         run_workers(_check_place(fleet), processes=processes, segments=segments)

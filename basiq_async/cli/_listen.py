@@ -12,9 +12,10 @@ from .._redaction.tracebacks import hide_arguments
 from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
-from ._options import check_known, command_of, read_secrets
+from ._command import command
+from ._options import check_known, read_secrets
 from ._output import OutputClosedError, OutputError, live, note
-from ._results import Row, View
+from ._results import Output, Row, View
 from ._showing import ListenOptions, Showing
 
 if TYPE_CHECKING:
@@ -24,29 +25,27 @@ if TYPE_CHECKING:
     from ..receiver import Delivery, Outcome
 
 
-@command_of(ListenOptions)
-async def listen(options: ListenOptions) -> None:
+@command()
+async def listen(output: Output, options: ListenOptions) -> None:
     """Receive deliveries, verify them, and print each one, until SIGINT or SIGTERM. Refused deliveries are printed too.
 
     With --forward-to, your service gets each genuine delivery unchanged, and Basiq gets your service's response. With
     --poll, you need no tunnel and no public address: new messages are read from Basiq's history, and with --forward-to
     posted with a new signature. Messages that came while the program was off are shown first.
     """
-    if options.poll is not None or options.poll_all:
-        if options.poll is not None and options.poll_all:
-            raise ConfigurationError("--poll and --all cannot be used together")
+    if options.poll is not None:
         from ._polling import Polling  # a replay is slow to import
 
-        await Polling(options).run()
+        await Polling(output, options, options.poll).run()
         return
     if options.since is not None or options.inbox is not None:
-        raise ConfigurationError("--since and --inbox require --poll or --all")
+        raise ConfigurationError("--since and --inbox require --poll")
     if not options.path.startswith("/"):
         raise ConfigurationError(f"--path must begin with a /, not {options.path!r}")
     if not 0 <= options.port <= 65535:
         raise ConfigurationError(f"--port must be from 0 to 65535, not {options.port}")
     check_known(options.event)
-    await Listener(options).serve()
+    await Listener(output, options).serve()
 
 
 _FORWARD_TIMEOUT = 30.0
@@ -69,7 +68,7 @@ class Listener(Showing):
     A delivery is acknowledged only after it was printed. After the output's reader closed it, Basiq gets a 503.
     """
 
-    def __init__(self, options: ListenOptions) -> None:
+    def __init__(self, output: Output, options: ListenOptions) -> None:
         from ..receiver import MemoryInbox, WebhookReceiver
         from ..receiver.protocol import Claim, ClaimStatus
 
@@ -79,7 +78,7 @@ class Listener(Showing):
             async def claim(self, key: str, token: str, *, lease: float) -> Claim:
                 return Claim(ClaimStatus.CLAIMED)
 
-        super().__init__(options, "accepted", "refused")
+        super().__init__(output, options, "accepted", "refused")
         secrets = read_secrets(options.secret_file, options.secret)
         self._forwarder = None if options.forward_to is None else Forwarder(options.forward_to)
         self._receiver = WebhookReceiver(secrets, inbox=None if self._forwarder is None else PassEverything())
@@ -130,6 +129,7 @@ class Listener(Showing):
 
     async def handle(self, request: web.Request) -> web.Response:
         """Respond to one request. Its body is read only if its headers are those of a fresh delivery."""
+        import aiohttp
         from aiohttp import web
         from multidict import CIMultiDict
 
@@ -137,8 +137,11 @@ class Listener(Showing):
 
         async def chunks() -> AsyncGenerator[bytes]:
             nonlocal counted
-            async for chunk in _read_body(request):
-                yield chunk
+            try:
+                async for chunk in request.content.iter_any():
+                    yield chunk
+            except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as exc:
+                raise ConnectionError("the body broke off") from exc
             counted = self._count()
             if not counted:
                 raise _FullError
@@ -205,17 +208,6 @@ class _FullError(Exception):
 
 _PLAIN: Mapping[str, Any] = {"auto_decompress": False, "lingering_time": 0.0}
 """The options of the server: nothing is decompressed, and the rest of a body that was refused is not read."""
-
-
-async def _read_body(request: web.Request) -> AsyncGenerator[bytes]:
-    """Yield the body as it arrives. Raises ``ConnectionError`` if it breaks off."""
-    import aiohttp
-
-    try:
-        async for chunk in request.content.iter_any():
-            yield chunk
-    except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as exc:
-        raise ConnectionError("the body broke off") from exc
 
 
 _MOST_RETURNED = 1_048_576

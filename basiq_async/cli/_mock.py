@@ -22,9 +22,10 @@ import typer
 from .._redaction.text import shell_line
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError
+from ._command import command
 from ._mock_control import TOKEN, MockError, Place, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
-from ._options import Json, command_of, option
+from ._options import option
 from ._output import flush, is_terminal, live, note, write, write_note
 from ._results import Output
 from ._run import on_signals
@@ -39,25 +40,28 @@ _HEALTH_TIMEOUT = 5.0
 _NO_MOCK = "export BASIQ_BASE_URL=http://no-mock.invalid BASIQ_API_KEY=no-mock; false"
 
 
-@mock_app.command()
+@mock_app.add()
 async def wait(
-    ready_file: Annotated[Path | None, option("The file that 'mock --ready-file FILE' writes.", metavar="FILE")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait.")] = 30.0,
-    json: Json = None,
+    output: Output,
+    ready_file: Path | None = None,
+    timeout: Annotated[float, typer.Option(min=0)] = 30.0,
 ) -> None:
     """Wait until a mock is ready, then print a line for a shell that exports its URL and API key.
 
     Waits for the mock of --ready-file, or for the mock at BASIQ_BASE_URL with the key BASIQ_API_KEY. If it is not ready
     in time, the exit code is 1, and the printed line fails in the shell too.
+
+    ready_file FILE: The file that 'mock --ready-file FILE' writes.
+    timeout: Maximum seconds to wait.
     """
     try:
         found = await _wait(ready_file, timeout)
     except BaseException:  # also after a signal
-        if json is None:
+        if output.json is None:
             write(_NO_MOCK)
         raise
-    if json is not None:
-        Output(json).one(found)
+    if output.json is not None:
+        output.one(found)
     else:
         write(export_line(found["base_url"], found["api_key"]))
 
@@ -102,56 +106,54 @@ def _read_ready(file: Path) -> dict[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class MockOptions:
-    """The options of a mock."""
+    """The options of a mock.
+
+    host: The address to listen on.
+    port: The port to listen on; 0 for any free port.
+    api_key: The API key that it accepts. By default it makes a new one.
+    seed_messages N: Begin with a webhook that has a history of N messages.
+    failed: The share of these messages that were not delivered, 0 to 1.
+    seed: Make ids and secrets from this seed; the same seed repeats them.
+    event_type: Add an event type to Basiq's; may be repeated.
+    quirk NAME=FORM: Respond in another documented form; may be repeated.
+    latency: The seconds that every response takes.
+    speed: How many times faster than real time its clock runs.
+    cool_off: The seconds until a new webhook is active.
+    state_file FILE: Keep the mock's state and API key in this file.
+    ready_file FILE: Write the URL and API key to this file once it is ready.
+    deliver_to HOST: Deliver to this host; may be repeated. By default only to this machine.
+    deliver_anywhere: Deliver to endpoints on other machines too.
+    allow_host NAME: Allow this name in the Host header too; may be repeated.
+    """
 
     context: typer.Context
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for any free port.")] = 4010
-    api_key: Annotated[str | None, option("The API key that it accepts. By default it makes a new one.")] = attrs.field(
-        default=None, repr=False
-    )
-    seed_messages: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Begin with a webhook that has a history of N messages.")
-    ] = 0
-    failed: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of these messages that were not delivered, 0 to 1.")
-    ] = 0.0
-    seed: Annotated[str | None, option("Make ids and secrets from this seed; the same seed repeats them.")] = None
-    event_type: Annotated[list[str] | None, option("Add an event type to Basiq's; may be repeated.")] = None
-    quirk: Annotated[
-        list[str] | None, option("Respond in another documented form; may be repeated.", metavar="NAME=FORM")
-    ] = None
-    latency: Annotated[float, typer.Option(min=0, help="The seconds that every response takes.")] = 0.0
-    speed: Annotated[float, typer.Option(help="How many times faster than real time its clock runs.")] = 1.0
-    cool_off: Annotated[float, typer.Option(min=0, help="The seconds until a new webhook is active.")] = 900.0
-    state_file: Annotated[
-        str | None, option("Keep the mock's state and API key in this file.", "--state", metavar="FILE")
-    ] = None
-    ready_file: Annotated[
-        Path | None, option("Write the URL and API key to this file once it is ready.", metavar="FILE")
-    ] = None
-    deliver_to: Annotated[
-        list[str] | None,
-        option("Deliver to this host; may be repeated. By default only to this machine.", metavar="HOST"),
-    ] = None
-    deliver_anywhere: Annotated[bool, option("Deliver to endpoints on other machines too.", "--deliver-anywhere")] = (
-        False
-    )
-    allow_host: Annotated[
-        list[str] | None, option("Allow this name in the Host header too; may be repeated.", metavar="NAME")
-    ] = None
-    json: Json = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 4010
+    api_key: str | None = attrs.field(default=None, repr=False)
+    seed_messages: Annotated[int, typer.Option(min=0)] = 0
+    failed: Annotated[float, typer.Option(min=0, max=1)] = 0.0
+    seed: str | None = None
+    event_type: list[str] | None = None
+    quirk: list[str] | None = None
+    latency: Annotated[float, typer.Option(min=0)] = 0.0
+    speed: float = 1.0
+    cool_off: Annotated[float, typer.Option(min=0)] = 900.0
+    state_file: Annotated[str | None, option(None, "--state")] = None
+    ready_file: Path | None = None
+    deliver_to: list[str] | None = None
+    deliver_anywhere: bool = False
+    allow_host: list[str] | None = None
 
 
 @mock_app.callback()
-@command_of(MockOptions)
-def mock(options: MockOptions) -> Awaitable[None] | None:
+@command()
+def mock(output: Output, options: MockOptions) -> Awaitable[None] | None:
     """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The command 'mock call' controls a mock that runs.
 
     When the mock is ready, it prints a line for a shell that exports BASIQ_BASE_URL and BASIQ_API_KEY, or one JSON
     object with --json. A terminal shows each request and each delivery.
     """
-    return None if options.context.invoked_subcommand is not None else _serve(options)
+    return None if options.context.invoked_subcommand is not None else _serve(options, output)
 
 
 def _make_fake(options: MockOptions) -> FakeBasiq:
@@ -179,7 +181,7 @@ def _make_fake(options: MockOptions) -> FakeBasiq:
         raise ConfigurationError(str(exc)) from exc
 
 
-async def _serve(options: MockOptions) -> None:
+async def _serve(options: MockOptions, output: Output) -> None:
     """Serve until a signal. The ready file exists only while the mock serves."""
     import asyncio
 
@@ -200,7 +202,7 @@ async def _serve(options: MockOptions) -> None:
         allowed_hosts=options.allow_host or (),
         state_file=options.state_file,
     )
-    output, stop = Output(options.json), asyncio.Event()
+    stop = asyncio.Event()
     with on_signals(lambda _: stop.set()), _removing(options.ready_file):
         async with AsyncExitStack() as stack:
             try:
@@ -265,32 +267,32 @@ async def _log(fake: FakeBasiq) -> None:
         await asyncio.sleep(0.1)
 
 
+@attrs.define
 class _Log:
     """Shows the requests and deliveries of one state that were not shown yet."""
 
-    def __init__(self, fake: FakeBasiq, label: str) -> None:
-        self._fake = fake
-        self._label = label
-        self._newest: object = None
-        self.requests = 0
-        self.deliveries = 0
+    fake: FakeBasiq
+    label: str
+    newest: object = None
+    requests: int = 0
+    deliveries: int = 0
 
     def show_news(self) -> None:
-        fake = self._fake
+        fake = self.fake
         for record in fake.request_log:
             if record.number > self.requests and (record.status is not None or record.duration):
                 self.requests = record.number
                 violated = f"  {', '.join(record.violations)}" if record.violations else ""
                 status = record.status or "dropped"
                 method = record.request.method
-                write_note(f"{record.at:%H:%M:%S}  {self._label}{method} {record.path}  {status}{violated}")
-        fresh = list(takewhile(lambda each: each is not self._newest, reversed(fake.deliveries)))
+                write_note(f"{record.at:%H:%M:%S}  {self.label}{method} {record.path}  {status}{violated}")
+        fresh = list(takewhile(lambda each: each is not self.newest, reversed(fake.deliveries)))
         for attempt in reversed(fresh):
-            self._newest = attempt
+            self.newest = attempt
             self.deliveries += 1
             status = attempt.status or "no response"
             write_note(
-                f"{fake.now():%H:%M:%S}  {self._label}-> {show_url(attempt.url)}  {attempt.event_type_id}  {status}"
+                f"{fake.now():%H:%M:%S}  {self.label}-> {show_url(attempt.url)}  {attempt.event_type_id}  {status}"
             )
 
 

@@ -16,15 +16,15 @@ from typer.core import TyperCommand
 from .._redaction.credentials import fingerprint
 from .._wire.hosts import is_this_machine
 from .._wire.urls import BaseURL
-from ..errors import BasiqError, ConfigurationError
-from ._options import Json
+from ..errors import BasiqError, ConfigurationError, RequestTimeoutError, TransportError
+from ..transports.base import Request
+from ._command import Group
 from ._results import Output
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
 _TIMEOUT = 600.0
-_MOST = 64 * 2**20
 
-mock_app = typer.Typer(invoke_without_command=True)
+mock_app = Group(invoke_without_command=True)
 
 
 class _Listing(TyperCommand):
@@ -52,49 +52,40 @@ def _complete_operation(incomplete: str) -> list[str]:
     return [name for name in OPERATIONS if name.startswith(incomplete)]
 
 
-@mock_app.command("call", cls=_Listing)
+@mock_app.add(cls=_Listing)
 async def call(
-    name: Annotated[str, typer.Argument(metavar="OPERATION", help="An operation.", autocompletion=_complete_operation)],
-    fields: Annotated[
-        list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="A field of the operation, and its value.")
-    ] = None,
-    json: Json = None,
+    output: Output,
+    name: Annotated[str, typer.Argument(autocompletion=_complete_operation)],
+    fields: Annotated[list[str] | None, typer.Argument()] = None,
 ) -> None:
     """Call an operation of a mock that runs, and print its response as JSON.
 
     BASIQ_BASE_URL names the mock, and BASIQ_API_KEY the state in it. A value is JSON if it can be read as JSON, and
     text if not; a field that takes a text takes it as it is. The operations and their fields:
 
+    name OPERATION: An operation.
+    fields FIELD=VALUE: A field of the operation, and its value.
     """
     from ..testing.mock.control_api import OPERATIONS
 
     operation = OPERATIONS.get(name)
     if operation is None:
-        raise ConfigurationError(
-            f"there is no operation {name!r}{_nearest(name, OPERATIONS)}; 'basiq-async mock call --help' lists them"
-        )
+        nearest = "".join(f" (did you mean {each!r}?)" for each in get_close_matches(name, OPERATIONS, n=1))
+        raise ConfigurationError(f"there is no operation {name!r}{nearest}; 'basiq-async mock call --help' lists them")
     given: dict[str, Any] = {}
     for each in fields or ():
         field, equals, text = each.partition("=")
-        if field not in operation.inputs:
-            raise ConfigurationError(
-                f"{name} has no field {field!r}{_nearest(field, operation.inputs)}; "
-                f"its fields are: {', '.join(operation.inputs) or 'none'}"
-            )
         if not equals:
             raise ConfigurationError(f"the field {field} has no value: write {field}=VALUE")
-        given[field] = text if operation.inputs[field].kind is str else _read_value(text)
+        declared = operation.inputs.get(field)  # the mock itself refuses a field that it does not have
+        given[field] = text if declared is not None and declared.kind is str else _read_value(text)
     path = operation.path
-    for field, declared in operation.inputs.items():
-        if declared.required and field not in given:
-            raise ConfigurationError(f"{name} needs {field}=VALUE: {declared.about.description}")
-        if field not in operation.fields:
-            path = path.replace(f"{{{field}}}", quote(given.pop(field), safe=""))
-    Output("" if json is None else json).one(await call_mock(operation.method, path, given))
-
-
-def _nearest(name: str, known: Mapping[str, object]) -> str:
-    return "".join(f" (did you mean {each!r}?)" for each in get_close_matches(name, known, n=1))
+    for field in operation.inputs.keys() - operation.fields.keys():
+        if field not in given:
+            raise ConfigurationError(f"{name} needs {field}=VALUE: {operation.inputs[field].about.description}")
+        path = path.replace(f"{{{field}}}", quote(given.pop(field), safe=""))
+    output.json = output.json or ""
+    output.one(await call_mock(operation.method, path, given))
 
 
 def _read_value(text: str) -> object:
@@ -153,38 +144,34 @@ async def call_mock(
     Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400, or to a mock
     on another machine without its token.
     """
-    import aiohttp
+    from ..transports.aiohttp import AiohttpTransport
 
     place = place or Place.find()
     origin = BaseURL.parse(place.base_url).origin
     given = {name: value for name, value in (values or {}).items() if value is not None}
     target = f"{origin}/_fake{path}" + (f"?{urlencode(given)}" if method == "GET" and given else "")
-    headers = {"X-Fake-State": fingerprint(place.api_key)}
+    headers = {"x-fake-state": fingerprint(place.api_key), "content-type": "application/json"}
     if token := os.environ.get(TOKEN):
-        headers["X-Fake-Token"] = token
+        headers["x-fake-token"] = token
     elif not is_this_machine(urlsplit(origin).hostname or ""):
         raise ConfigurationError(
             f"{origin} is another machine: set {TOKEN} to the control token of the mock there. If it is no mock, set "
             "BASIQ_BASE_URL to that of your mock"
         )
+    transport = AiohttpTransport(timeout=timeout)
     try:
-        async with (
-            aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, timeout=aiohttp.ClientTimeout(total=timeout)
-            ) as session,
-            session.request(
-                method, target, json=given if method == "POST" else None, headers=headers, allow_redirects=False
-            ) as response,
-        ):
-            status, body = response.status, await response.content.read(_MOST)
-    except TimeoutError:
+        body = None if method == "GET" else json_module.dumps(given).encode()
+        response = await transport.send(Request(method, target, headers, body))
+    except RequestTimeoutError:
         raise MockError(f"the mock at {origin} did not respond within {timeout:g} s") from None
-    except (aiohttp.ClientError, OSError, ValueError) as exc:
+    except TransportError as exc:
         raise MockError(
             f"no mock responds at {origin} ({type(exc).__name__}): start one with 'basiq-async mock', "
             "and evaluate the line that it prints"
         ) from None
-    return _read(origin, status, body)
+    finally:
+        await transport.aclose()
+    return _read(origin, response.status, response.body)
 
 
 def _read(origin: str, status: int, body: bytes) -> dict[str, Any]:

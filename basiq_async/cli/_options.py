@@ -7,12 +7,12 @@ import operator
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import attrs
 import typer
@@ -20,7 +20,6 @@ import typer
 from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, describe_unknown, match_event_types
 from .._redaction.text import PROGRAM, command_line, shell_line
 from .._redaction.tracebacks import hide_arguments
-from .._storage.private_files import open_new
 from .._wire.hosts import show_url
 from ..errors import BasiqError, ConfigurationError
 from ._output import session, write_lines
@@ -29,7 +28,6 @@ from ._settings import names
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Webhook
     from ..replay import Where
 
 Options = TypeVar("Options", bound=attrs.AttrsInstance)
@@ -37,8 +35,8 @@ R = TypeVar("R")
 SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, not a secret
 
 
-def option(help: str, *names: str, **more: Any) -> Any:
-    """Return an option without a default that help could show, or a flag."""
+def option(help: str | None = None, *names: str, **more: Any) -> Any:
+    """Return an option without a default that help could show, or a flag. Its help may be in the docstring."""
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
@@ -99,12 +97,14 @@ def completion(
     write_lines((_FOR_BARE_ZSH + script if shell == "zsh" else script).splitlines())
 
 
-def prepare_completion() -> None:
-    """Register the completion classes of typer, if a shell runs this process to get completions."""
-    if os.environ.get(_VARIABLE):
-        from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
+def prepare_completion() -> bool:
+    """Register the completion classes of typer, if a shell runs this process to get completions. Return whether."""
+    if not os.environ.get(_VARIABLE):
+        return False
+    from typer.completion import completion_init  # type: ignore[attr-defined]  # the same
 
-        completion_init()
+    completion_init()
+    return True
 
 
 def complete_event_type(incomplete: str) -> list[str]:
@@ -143,7 +143,6 @@ Json = Annotated[
     str | None,
     option(
         "Print JSON lines, as in a pipe; errors are JSON too. --json=id,status prints only these fields.",
-        "--json",
         metavar="[=FIELDS]",
     ),
 ]
@@ -152,37 +151,17 @@ Limit = Annotated[
     option("Show only the newest N; 0 for all. By default 50 in a terminal, all in a pipe.", min=0, metavar="N"),
 ]
 Raw = Annotated[bool, option("Show the API's own JSON.", "--raw")]
-Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]
-Since = Annotated[
-    str | None,
-    option(
-        "Only messages first sent, or events that happened, at this time or later: a date, or how long ago (2d, 90m).",
-        "--since",
-        metavar="TIME",
-    ),
-]
-Until = Annotated[
-    str | None,
-    option(
-        "Only messages first sent, or events that happened, before this time, written as for --since.",
-        "--until",
-        metavar="TIME",
-    ),
-]
 Failed = Annotated[bool, option("Only messages without a successful attempt.", "--failed")]
-EventPattern = Annotated[
-    list[str] | None,
-    option(
-        "Only these event types, such as user.created or consent.*; may be repeated.",
-        "--event",
-        autocompletion=complete_event_type,
-    ),
-]
+Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]
 Yes = Annotated[bool, option("Do not ask. Needed without a terminal.", "--yes", "-y")]
 WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=complete_webhook)]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    typer.Option(case_sensitive=False, help="The lowest level that is logged; DEBUG is for this package alone."),
+]
 EndpointSecretFile = Annotated[
     Path | None,
-    option(f"The file with the endpoint's signing secret. By default, {SECRET_VARIABLE} is used.", "--secret-file"),
+    option(f"The file with the endpoint's signing secret. By default, {SECRET_VARIABLE} is used."),
 ]
 
 
@@ -194,37 +173,43 @@ _WHOLE_SECOND = timedelta(seconds=1)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-async def read_selection(
-    basiq: BasiqClient,
-    *,
-    since: str | None = None,
-    until: str | None = None,
-    failed: bool = False,
-    event: Sequence[str] | None = None,
-    limit: int = 0,
-) -> Where | None:
-    """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
-    await check_event_types(basiq, event)
-    first = await read_moment(basiq, since, "--since")
-    end = await read_moment(basiq, until, "--until")
-    if not (first or end or failed or event or limit):
-        return None
-    from .. import replay  # only here, because it is slow to import
+@attrs.frozen(kw_only=True, slots=False)  # with slots, it could not be one of two base classes
+class Selection:
+    """What is selected of events, or of messages.
 
-    chosen: list[Where] = []
-    if first is not None:
-        chosen.append(replay.since(first))
-    if end is not None:
-        chosen.append(replay.until(end))
-    if failed:
-        chosen.append(replay.failed_only())
-    if event:
-        with warnings.catch_warnings():  # Basiq's own list has them
-            warnings.simplefilter("ignore", UnknownEventTypeWarning)
-            chosen.append(replay.event_types(*event))
-    if limit:
-        chosen.append(replay.limit(limit))
-    return reduce(operator.and_, chosen)
+    since TIME: Only messages first sent, or events that happened, at this time or later: a date, or how long ago (2d,
+        90m).
+    until TIME: Only messages first sent, or events that happened, before this time, written as for --since.
+    event: Only these event types, such as user.created or consent.*; may be repeated.
+    """
+
+    since: str | None = None
+    until: str | None = None
+    event: Annotated[list[str] | None, option(autocompletion=complete_event_type)] = None
+
+    async def read(self, basiq: BasiqClient, *, failed: bool = False, limit: int = 0) -> Where | None:
+        """Return the filter for the options; None if they select everything. Raises ``ConfigurationError``."""
+        await check_event_types(basiq, self.event)
+        first = await read_moment(basiq, self.since, "--since")
+        end = await read_moment(basiq, self.until, "--until")
+        if not (first or end or failed or self.event or limit):
+            return None
+        from .. import replay  # only here, because it is slow to import
+
+        chosen: list[Where] = []
+        if first is not None:
+            chosen.append(replay.since(first))
+        if end is not None:
+            chosen.append(replay.until(end))
+        if failed:
+            chosen.append(replay.failed_only())
+        if self.event:
+            with warnings.catch_warnings():  # Basiq's own list has them
+                warnings.simplefilter("ignore", UnknownEventTypeWarning)
+                chosen.append(replay.event_types(*self.event))
+        if limit:
+            chosen.append(replay.limit(limit))
+        return reduce(operator.and_, chosen)
 
 
 async def read_moment(basiq: BasiqClient, text: str | None, name: str) -> datetime | None:
@@ -238,7 +223,7 @@ async def read_moment(basiq: BasiqClient, text: str | None, name: str) -> dateti
     await basiq.event_types.list().first()
     now = basiq._now()
     try:
-        moment = now - found if isinstance(found, timedelta) else found
+        moment = (now - found).replace(microsecond=0) if isinstance(found, timedelta) else found
     except OverflowError:
         raise ConfigurationError(f"{name} is too long ago: {text!r}") from None
     if moment > now + _WHOLE_SECOND:
@@ -333,48 +318,6 @@ def read_file(path: str | Path, what: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"{what} {str(path)!r} cannot be read: {explain(exc)}") from None
-
-
-@contextmanager
-def new_secret_file(path: Path | None) -> Iterator[Callable[[Webhook], None]]:
-    """Create a file that only its owner can read, and yield a function that writes the secret of a webhook to it.
-
-    The file is opened before the request, because Basiq sends the secret only once. It is removed at the end if no
-    secret was written. Without a path, nothing is written. Raises ``ConfigurationError`` if the file (or a link of this
-    name) exists, or cannot be created or written.
-    """
-    if path is None:
-        yield lambda webhook: None
-        return
-    try:
-        descriptor = open_new(path)
-    except FileExistsError:
-        raise ConfigurationError(f"{str(path)!r} exists already; name a new file for the secret") from None
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"the file {str(path)!r} for the secret cannot be created: {explain(exc)}") from None
-    written = False
-
-    def write(webhook: Webhook) -> None:
-        nonlocal written
-        if webhook.secret is None:
-            return
-        try:
-            os.write(descriptor, webhook.secret.reveal().encode() + b"\n")
-            os.fsync(descriptor)
-        except OSError as exc:
-            raise ConfigurationError(
-                f"the secret could not be written to {str(path)!r}: {exc.strerror}; "
-                "'basiq-async webhooks secret' shows it again"
-            ) from None
-        written = True
-
-    try:
-        yield write
-    finally:
-        os.close(descriptor)
-        if not written:
-            with suppress(OSError):
-                path.unlink()
 
 
 @hide_arguments

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from logging import Formatter, LogRecord, StreamHandler, basicConfig, getLogger
+from logging import Formatter, LogRecord, StreamHandler, basicConfig, getLevelNamesMapping, getLogger
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -215,12 +215,13 @@ class PrintableLog(StreamHandler[TextIO]):
             self.handleError(record)
 
 
-def show_logs(level: int, form: str, *, others: int) -> None:
+def show_logs(level: str, form: str, *, others: str = "INFO") -> None:
     """Show log records of this package from ``level`` on, and of other libraries from the level ``others`` on.
 
     At DEBUG, some drivers of databases print the values of statements, and so whole deliveries.
     """
-    basicConfig(level=max(level, others), handlers=[PrintableLog(form)])
+    numbers = getLevelNamesMapping()
+    basicConfig(level=max(numbers[level], numbers[others]), handlers=[PrintableLog(form)])
     getLogger("basiq_async").setLevel(level)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Awaitable
-from typing import Annotated
+from collections.abc import Awaitable, Sequence
 
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
-from ._options import Json, Yes, option
+from ._command import command
+from ._options import Yes
 from ._output import is_terminal, note, session
-from ._results import Column, Output, Row, View
+from ._results import ROWS, Column, Output, Row, View
 from ._run import confirm, make_client
 from ._settings import DEFAULT, Settings, entries, find_settings, names, remove, store
 
@@ -28,17 +28,19 @@ def _chosen() -> str:
     return session().profile or os.environ.get("BASIQ_PROFILE") or DEFAULT
 
 
+@command()
 def login(
-    base_url: Annotated[
-        str | None, option("The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.")
-    ] = None,
-    check: Annotated[bool, option("Check first that Basiq accepts the key.", "--check/--no-check")] = True,
-    json: Json = None,
+    output: Output,
+    base_url: str | None = None,
+    check: bool = True,
 ) -> Awaitable[None]:
     """Store an API key as a profile (basiq-async --profile NAME login). The key is read from standard input.
 
     The key is stored in the operating system's keyring if the library 'keyring' is installed and finds one. Otherwise
     it is stored in a file that only you can read.
+
+    base_url: The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.
+    check: Check first that Basiq accepts the key.
     """
     name, url = _chosen(), base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL
     key = _read_key()
@@ -49,28 +51,30 @@ def login(
                 await basiq.event_types.list().first()
         place = store(name, key, url)
         note(f"the API key of profile {name!r} was stored in the {place}")
-        Output(json).one({"profile": name, "base_url": url, "key_in": place})
+        output.one({"profile": name, "base_url": url, "key_in": place})
 
     return work()
 
 
-def logout(yes: Yes = False, json: Json = None) -> None:
+@command(ROWS)
+def logout(yes: Yes = False) -> Row:
     """Remove a profile and its key (basiq-async --profile NAME logout). Asks first."""
     name = _chosen()
     if name not in names():
         raise ConfigurationError(f"there is no profile {name!r}")
     confirm(f"Remove the profile {name} and its key?", yes=yes)
     remove(name)
-    Output(json).one({"profile": name, "removed": True})
+    return {"profile": name, "removed": True}
 
 
-async def whoami(json: Json = None) -> None:
+@command(ROWS)
+async def whoami() -> Row:
     """Show where the API key in use comes from, and check that Basiq accepts it. The key itself is not shown."""
     found = find_settings()
     async with make_client(found) as basiq:
         webhooks = len(await basiq.webhooks.list().collect())
     digest = hashlib.sha256((found.api_key or "").encode(errors="replace")).hexdigest()[:12]
-    who = {
+    return {
         "profile": found.profile,
         "source": found.source,
         "base_url": found.base_url,
@@ -78,18 +82,15 @@ async def whoami(json: Json = None) -> None:
         "webhooks": webhooks,
         "profiles": names(),
     }
-    Output(json).one(who)
 
 
-def profiles(json: Json = None) -> None:
+@command(_PROFILE, empty="there are no profiles; make one with 'basiq-async login'")
+def profiles() -> Sequence[Row]:
     """List the profiles: their names, base URLs, and where their keys are stored. No key is shown."""
-    found = [
+    return [
         {"profile": name, "base_url": str(entry.get("base_url") or VENDOR_URL), "key_in": str(entry.get("key_in"))}
         for name, entry in sorted(entries().items())
     ]
-    Output(json).rows(found, _PROFILE)
-    if not found:
-        note("there are no profiles; make one with 'basiq-async login'")
 
 
 def _read_key() -> str:

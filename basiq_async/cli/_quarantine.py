@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from .._work.keys import inbox_key
 from ..errors import ConfigurationError
+from ._command import Group
 from ._exit_codes import DONE, WRONG
-from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, To, check_owner, open_inbox, open_receiver, record_file
-from ._options import EndpointSecretFile, Json, Yes, option
+from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
+from ._options import EndpointSecretFile
 from ._output import live, note
-from ._results import Column, Output, Row, View
-from ._run import confirm, make_client
-from ._runs import Watch, open_target, run_watched
+from ._results import ROWS, Column, Output, Row, View
+from ._run import make_client
+from ._runs import Watch, check_places, open_target, run_watched
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -25,15 +27,9 @@ if TYPE_CHECKING:
     from ..replay import Report, Target
 
 
-WEBHOOK_VARIABLE = "BASIQ_WEBHOOK_ID"
-
-quarantine_app = typer.Typer(
-    help="What an inbox set aside: messages, events and deliveries that failed.", no_args_is_help=True
-)
-Webhook = Annotated[
-    str | None, option("The id of the webhook that the messages are of.", "--webhook", envvar=WEBHOOK_VARIABLE)
-]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="The ids to try again; all by default.")]
+quarantine_app = Group("What an inbox set aside: messages, events and deliveries that failed.")
+inbox_app = Group("What the inbox of a service knows about an event.")
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")]
 
 
 _ENTRY: View[QuarantinedDelivery] = View(
@@ -53,31 +49,22 @@ _RETRIED: View[Row] = View(
 )
 
 
-@quarantine_app.command("list")
-async def list_(
-    receiver: Receiver = None, inbox: InboxPlace = None, to: To = None, webhook: Webhook = None, json: Json = None
-) -> int:
+@quarantine_app.add(name="list")
+async def list_(output: Output, place: InboxOptions) -> int:
     """Show what is in the quarantine, oldest first.
 
     Name the inbox with --receiver or --inbox, or with --to and --webhook if it records what was posted. The exit code
     is 1 if there is anything, and 3 if the inbox gave no usable response.
     """
-    async with _open(receiver, inbox, to, webhook) as entries:
-        return await show_entries(entries, Output(json))
+    from .._work.quarantine import read_quarantine
+
+    async with place.open() as (inbox, owner):
+        return await show_entries(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT), output)
 
 
-async def show_entries(entries: AsyncIterator[QuarantinedDelivery], output: Output) -> int:
+async def show_entries(entries: AsyncGenerator[QuarantinedDelivery], output: Output) -> int:
     """Show what is in a quarantine, and return the exit code: 1 if there is anything."""
-    page: list[QuarantinedDelivery] = []
-    count = 0
-    async for entry in entries:
-        page.append(entry)
-        count += 1
-        if len(page) == _PAGE:
-            output.rows(page, _ENTRY)
-            page = []
-    output.rows(page, _ENTRY)
-    if count:
+    if await output.stream(entries, _ENTRY):
         return WRONG
     note("the quarantine is empty")
     return DONE
@@ -90,65 +77,59 @@ def tell_dropped(count: int, ids: Iterable[str]) -> None:
         raise ConfigurationError(f"{missing:,} of these are not in the quarantine; {_HELP}")
 
 
-@quarantine_app.command()
-async def show(
-    id: Annotated[str, typer.Argument(help="The id of a message, event or delivery.")],
-    receiver: Receiver = None,
-    inbox: InboxPlace = None,
-    to: To = None,
-    webhook: Webhook = None,
-    json: Json = None,
-) -> None:
-    """Show one entry of the quarantine, with what failed as Basiq sent it."""
-    async with _open(receiver, inbox, to, webhook) as entries:
-        async for entry in entries:
-            if entry.delivery_id == id:
-                Output(json).one(entry, _ENTRY)
-                return
+@quarantine_app.add(_ENTRY)
+async def show(id: str, place: InboxOptions) -> QuarantinedDelivery:
+    """Show one entry of the quarantine, with what failed as Basiq sent it.
+
+    id: The id of a message, event or delivery.
+    """
+    from .._work.quarantine import read_pages
+
+    async with place.open() as (inbox, owner):
+        async for found in read_pages(inbox, owner, timeout=INBOX_TIMEOUT, ids={id}):
+            return found[0]
     raise _not_there([id])
 
 
-@quarantine_app.command()
-async def retry(
-    ids: Ids = None,
-    receiver: Receiver = None,
-    to: To = None,
-    webhook: Webhook = None,
-    inbox: InboxPlace = None,
-    secret_file: EndpointSecretFile = None,
-    json: Json = None,
-) -> int:
+@attrs.frozen(kw_only=True)
+class RetryOptions(InboxOptions):
+    """What to try again, and where.
+
+    ids [ID...]: The ids to try again; all by default.
+    """
+
+    ids: Annotated[list[str] | None, typer.Argument()] = None
+    secret_file: EndpointSecretFile = None
+
+
+@quarantine_app.add()
+async def retry(output: Output, options: RetryOptions) -> int:
     """Hand what is in the quarantine to its handler or endpoint again, oldest first.
 
     What is handled leaves the quarantine. The result is a word for each: handled, failed, no-handler, handled-before
     (meanwhile), busy (another worker holds it), refused (another program changed it), unreadable. The exit code is 1 if
     anything stays. --inbox is the record of what was posted with --to, by default the file of that name.
     """
-    if (receiver is None) == (to is None):
-        raise ConfigurationError("name the target with one of --receiver or --to")
-    if receiver is not None and inbox is not None:
-        raise ConfigurationError("--inbox is for --to: a receiver has its own inbox")
-    if to is not None and webhook is None:
+    check_places(options, {"--receiver": options.receiver, "--to": options.to})
+    if options.to is not None and options.webhook is None:
         raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
-    wanted = frozenset(ids or ())
-    watch = _Retries(Output(json))
+    wanted = frozenset(options.ids or ())
+    watch = _Retries(output)
 
     async def work() -> Report:
         async with AsyncExitStack() as stack:
             # A receiver's own entries come from its inbox, and have its seal: nothing is asked of Basiq.
-            client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if to is None else None)
+            client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if options.to is None else None)
             basiq = await stack.enter_async_context(client)
-            target, record = await open_target(
-                stack, webhook, to=to, receiver=receiver, inbox=inbox, secret_file=secret_file
-            )
-            return await _retry(basiq, target, record, webhook, wanted, watch)
+            target, record = await open_target(stack, options.webhook, options)
+            return await _retry(basiq, target, record, options.webhook, wanted, watch)
 
     ended = await run_watched(watch, work)
+    watch.tell_busy()
     code = ended.exit(WRONG)
     if code != WRONG or ended.result is None:
         return code
-    missing = wanted - watch.results.keys()
-    if missing:
+    if missing := wanted - watch.results.keys():
         raise _not_there(missing)
     if not watch.results:
         note("the quarantine is empty")
@@ -157,6 +138,7 @@ async def retry(
 
 _NO_KEY, _NOWHERE = "bm9uZTpub25l", "http://127.0.0.1:9"
 _LEFT = ("handled", "handled-before")
+_BUSY = "busy"
 
 
 async def _retry(
@@ -202,48 +184,41 @@ class _Retries(Watch):
 
     def _tell(self, message: Message, result: str, error: str | None) -> None:
         self.results[message.id] = result
+        if result != _BUSY:  # it is tried once more at the end
+            self._show(message.id, result, error)
+
+    def tell_busy(self) -> None:
+        """Show the messages that another worker held to the end."""
+        for id in [id for id, result in self.results.items() if result == _BUSY]:
+            self._show(id, _BUSY, None)
+
+    def _show(self, id: str, result: str, error: str | None) -> None:
         live(None)
-        self._output.rows([{"delivery_id": message.id, "result": result, "error": error}], _RETRIED)
+        self._output.rows([{"delivery_id": id, "result": result, "error": error}], _RETRIED)
 
 
-@quarantine_app.command()
-def drop(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")],
-    receiver: Receiver = None,
-    inbox: InboxPlace = None,
-    to: To = None,
-    webhook: Webhook = None,
-    yes: Yes = False,
-    json: Json = None,
-) -> Awaitable[None]:
+@quarantine_app.add(ROWS, ask=lambda ids, place: f"Remove {len(set(ids)):,} entries of the quarantine for good?")
+async def drop(ids: Ids, place: InboxOptions) -> Row:
     """Remove entries of the quarantine for good; they stay recorded as handled. Asks first."""
-    wanted = frozenset(ids)
-    confirm(f"Remove {len(wanted):,} entries of the quarantine for good?", yes=yes)
+    from .._work.quarantine import drop_quarantined
 
-    async def work() -> None:
-        from .._work.quarantine import drop_quarantined
-
-        async with _open_inbox(receiver, inbox, to, webhook) as (opened, owner):
-            dropped = await drop_quarantined(opened, owner, wanted, timeout=INBOX_TIMEOUT)
-        Output(json).one({"dropped": dropped})
-        tell_dropped(dropped, wanted)
-
-    return work()
+    async with place.open() as (inbox, owner):
+        dropped = await drop_quarantined(inbox, owner, frozenset(ids), timeout=INBOX_TIMEOUT)
+    tell_dropped(dropped, ids)
+    return {"dropped": dropped}
 
 
-@quarantine_app.command()
-async def export(
-    file: Annotated[str, typer.Argument(help="The new file, with a line of JSON for each entry.")],
-    receiver: Receiver = None,
-    inbox: InboxPlace = None,
-    to: To = None,
-    webhook: Webhook = None,
-) -> None:
-    """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine."""
+@quarantine_app.add()
+async def export(file: str, place: InboxOptions) -> None:
+    """Write what is in the quarantine to a new file that only its owner can read. It stays in the quarantine.
+
+    file: The new file, with a line of JSON for each entry.
+    """
     from .._storage.exports import export_entries
+    from .._work.quarantine import read_quarantine
 
-    async with _open(receiver, inbox, to, webhook) as entries:
-        count = await export_entries(entries, file)
+    async with place.open() as (inbox, owner):
+        count = await export_entries(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT), file)
     note(f"{count:,} entries written to {file!r}")
 
 
@@ -254,106 +229,95 @@ def _not_there(ids: Iterable[str]) -> ConfigurationError:
     return ConfigurationError(f"not in the quarantine: {', '.join(sorted(ids))}; {_HELP}")
 
 
-_PAGE = 100
-
-
-@asynccontextmanager
-async def _open(
-    receiver: str | None, inbox: str | None, to: str | None, webhook_id: str | None
-) -> AsyncIterator[AsyncGenerator[QuarantinedDelivery]]:
-    """Open the inbox that the options name, and yield what is in its quarantine."""
-    from .._work.quarantine import read_quarantine
-
-    async with (
-        _open_inbox(receiver, inbox, to, webhook_id) as (opened, owner),
-        aclosing(read_quarantine(opened, owner, timeout=INBOX_TIMEOUT)) as entries,
-    ):
-        yield entries
-
-
-@asynccontextmanager
-async def _open_inbox(
-    receiver: str | None, inbox: str | None, to: str | None, webhook_id: str | None
-) -> AsyncIterator[tuple[Inbox, str | None]]:
-    """Open the inbox that the options name. Also yield the webhook whose entries are meant: by default all of it."""
-    from .._work.quarantine import ANY_WEBHOOK
-
-    if (receiver is None) == (inbox is None and to is None):
-        raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
-    if receiver is not None:
-        async with open_receiver(receiver) as opened:
-            yield opened.inbox, opened.webhook_id
-        return
-    if inbox is None and webhook_id is None:
-        raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
-    async with open_inbox(inbox or record_file(webhook_id or "", to or "")) as found:
-        yield found, webhook_id or ANY_WEBHOOK
-
-
 # --- what an inbox knows of an event ---
 
-inbox_app = typer.Typer(help="What the inbox of a service knows about an event.", no_args_is_help=True)
+
+def _kept(state: str) -> View[QuarantinedDelivery]:
+    return View(
+        "state delivery_id event_type_id event_id since due failures error signed_at",
+        Column("ID", "delivery_id"),
+        Column("EVENT TYPE", "event_type_id", flexible=16),
+        Column("STATE", "state"),
+        Column("SINCE", "since", optional=True),
+        Column("DUE", "due", optional=True),
+        Column("FAILURES", "failures", optional=True),
+        Column("ERROR", "error", flexible=24),
+        state=lambda entry: state,
+        since=lambda entry: entry.quarantined_at,
+        error=lambda entry: entry.error or None,
+    )
 
 
-@inbox_app.command()
-async def get(
-    event_id: Annotated[str, typer.Argument(help="The event's id.")],
-    receiver: Receiver = None,
-    inbox: InboxPlace = None,
-    webhook: Webhook = None,
-    event: Annotated[
-        str | None, option("The event's type, such as consent.revoked; by default Basiq is asked.")
-    ] = None,
-    json: Json = None,
+@inbox_app.add(name="list")
+async def list_inbox(
+    output: Output,
+    place: InboxOptions,
+    waiting: bool = False,
 ) -> int:
-    """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
+    """Show what an inbox keeps: the deferred deliveries that wait to be handled, then the quarantine, oldest first.
 
-    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
-    webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
-    inboxes do not keep that time.
+    The exit code is 1 if there is anything, and 3 if the inbox gave no usable response.
+
+    waiting: Only deferred deliveries that wait to be handled.
     """
-    if (receiver is None) == (inbox is None):
-        raise ConfigurationError("name the inbox with either --inbox or --receiver")
-    if event is None:
-        async with make_client() as basiq:
-            event = (await basiq.events.get(event_id)).type
-    async with AsyncExitStack() as stack:
-        if receiver is not None:
-            opened = await stack.enter_async_context(open_receiver(receiver))
-            check_owner(receiver, opened, webhook)
-            found, owners = opened.inbox, [opened.webhook_id]
-        else:
-            found = await stack.enter_async_context(open_inbox(inbox or ""))
-            owners = await _find_owners(found, webhook)
-        entry = await _find(found, event_id, event, owners)
-    Output(json).one(entry)
-    return DONE if entry["state"] == "handled" else WRONG
+    from .._work.quarantine import read_quarantine, read_waiting
+
+    async with place.open() as (inbox, owner):
+        count = await output.stream(read_waiting(inbox, owner, timeout=INBOX_TIMEOUT), _kept("waiting"))
+        if not waiting:
+            entries = read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)
+            count += await output.stream(entries, _kept("quarantined"))
+    if count:
+        return WRONG
+    note("nothing waits" if waiting else "nothing waits, and the quarantine is empty")
+    return DONE
 
 
-@inbox_app.command()
-async def check(receiver: Receiver = None, inbox: InboxPlace = None, json: Json = None) -> None:
+@inbox_app.add(ROWS)
+async def check(place: InboxOptions) -> Row:
     """Check that an inbox can be used. Show since when it knows what was handled, and of which webhooks."""
     from .._work.limits import inbox_limit
     from .._work.owners import read_webhooks
 
-    async with _open_inbox(receiver, inbox, None, None) as (opened, _):
+    async with place.open() as (inbox, _):
         async with inbox_limit(INBOX_TIMEOUT):
-            await opened.check()
-            since = await opened.known_since()
-        owners = await read_webhooks(opened, timeout=INBOX_TIMEOUT)
-    Output(json).one({"known_since": since, "webhooks": list(owners)})
+            await inbox.check()
+            since = await inbox.known_since()
+        return {"known_since": since, "webhooks": list(await read_webhooks(inbox, timeout=INBOX_TIMEOUT))}
 
 
-async def _find_owners(inbox: Inbox, webhook_id: str | None) -> list[str | None]:
-    """Return the webhooks to look for: the one that is named, or else all of the inbox; and events of none."""
-    from .._work.owners import read_webhooks
+@inbox_app.add()
+async def get(
+    output: Output,
+    event_id: str,
+    place: InboxOptions,
+    event: str | None = None,
+) -> int:
+    """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
-    known = await read_webhooks(inbox, timeout=INBOX_TIMEOUT)
-    if webhook_id is None:
-        return [*known, None]
-    if known and webhook_id not in known:
-        raise ConfigurationError(f"the inbox is of the webhook {', '.join(map(repr, known))}, not of {webhook_id!r}")
-    return [webhook_id, None]
+    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed.
+    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
+    webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
+    inboxes do not keep that time.
+
+    event_id: The event's id.
+    event: The event's type, such as consent.revoked; by default Basiq is asked.
+    """
+    from .._work.owners import read_former, read_webhooks
+    from .._work.quarantine import ANY_WEBHOOK
+
+    if event is None:
+        async with make_client() as basiq:
+            event = (await basiq.events.get(event_id)).type
+    async with place.open() as (inbox, owner):
+        known = await read_webhooks(inbox, timeout=INBOX_TIMEOUT)
+        if place.receiver is None and known and owner not in (ANY_WEBHOOK, *known):
+            whose = ", ".join(map(repr, known))
+            raise ConfigurationError(f"the inbox is of the webhook {whose}, not of {owner!r}")
+        owners = known if owner == ANY_WEBHOOK else [owner, *await read_former(inbox, owner, timeout=INBOX_TIMEOUT)]
+        entry = await _find(inbox, event_id, event, [*owners, None])  # None: of a receiver without a webhook
+    output.one(entry)
+    return DONE if entry["state"] == "handled" else WRONG
 
 
 async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
@@ -361,20 +325,20 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
     from .._work.limits import inbox_limit
     from .._work.quarantine import read_quarantine, read_waiting
 
-    ids: dict[str, Any] = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0]}
+    row: Row = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0], "state": "unknown",
+                "since": None, "due": None, "error": None, "failures": None}  # fmt: skip
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
     async with inbox_limit(INBOX_TIMEOUT):
         known = await inbox.known([*keys])
     for key in known:
-        ids["webhook_id"] = keys[key]
+        row = {**row, "webhook_id": keys[key]}
         for state, read in (("waiting", read_waiting), ("quarantined", read_quarantine)):
             async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
                 async for entry in entries:
                     if entry.key == key:
-                        found = {"since": entry.quarantined_at, "error": entry.error or None}
-                        return {**ids, "state": state, **found, "failures": entry.failures}
+                        found = {"since": entry.quarantined_at, "due": entry.due, "error": entry.error or None}
+                        return {**row, "state": state, **found, "failures": entry.failures}
         handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
         async with inbox_limit(INBOX_TIMEOUT):
-            since = None if handled_at is None else await handled_at(key)
-        return {**ids, "state": "handled", "since": since, "error": None, "failures": None}
-    return {**ids, "state": "unknown", "since": None, "error": None, "failures": None}
+            return {**row, "state": "handled", "since": handled_at and await handled_at(key)}
+    return row

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import attrs
 
 from .._wire.hosts import show_url
+from ..errors import ConfigurationError, NotFoundError
+from ._command import command
 from ._doctor import problem_details, problem_rows
 from ._exit_codes import DONE, WRONG
-from ._options import command_of, option, read_moment
+from ._options import option
 from ._results import Output, Row, View, as_row
 from ._run import make_client
 from ._runs import Ended, Evidence, RunOptions, Watch, check_places, open_target, report_row, run_watched
@@ -85,8 +87,8 @@ def _details(row: Row, found: Recovery | None) -> Iterable[tuple[str, Any]]:
         yield from problem_details(found.problems, "left")
 
 
-@command_of(RecoverOptions)
-async def recover(options: RecoverOptions) -> int:
+@command()
+async def recover(output: Output, options: RecoverOptions) -> int:
     """Hand out everything that a service missed: first from the message history, then from the events of 7 days.
 
     An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. The inbox
@@ -96,9 +98,16 @@ async def recover(options: RecoverOptions) -> int:
     inbox gave no usable response, and 4 if another run of this job is alive.
     """
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
+    if options.formerly is not None and options.to is not None and options.inbox is None:
+        raise ConfigurationError(
+            "--formerly with --to needs --inbox, the inbox of the service: the record of what was posted does not have "
+            "what Basiq delivered of the former webhook"
+        )
     with Evidence(options.report) as evidence:
         shown = options.receiver if options.to is None else show_url(options.to)  # a query can hold a key
         evidence.write("began", webhook=options.webhook_id, target=shown)
+        if evidence.error is not None:
+            raise evidence.error
         watch = Watch(evidence)
         row = _partial_row(watch)
         try:
@@ -106,9 +115,12 @@ async def recover(options: RecoverOptions) -> int:
             row = _partial_row(watch) if ended.result is None else _RECOVERY.row(ended.result)
         finally:
             evidence.write("ended", **row)
-    Output(options.json).one(row, _RECOVERY, _details(row, ended.result))
-    _show_lines(options, ended)
-    return ended.exit(DONE if row["finished"] else WRONG)
+    output.one(row, _RECOVERY, _details(row, ended.result))
+    _show_lines(watch.options or options, ended)
+    code = ended.exit(DONE if row["finished"] else WRONG)
+    if evidence.error is not None and not ended.signal:
+        raise evidence.error
+    return code
 
 
 async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
@@ -116,15 +128,8 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
 
     async with AsyncExitStack() as stack:
         basiq = await stack.enter_async_context(make_client())
-        target, inbox = await open_target(
-            stack,
-            options.webhook_id,
-            to=options.to,
-            receiver=options.receiver,
-            inbox=options.inbox,
-            secret_file=options.secret_file,
-            concurrency=options.concurrency,
-        )
+        options = watch.options = await options.fix_moments(basiq)
+        target, inbox = await open_target(stack, options.webhook_id, options, concurrency=options.concurrency)
         run = hand_out_missed(
             basiq,
             options.webhook_id,
@@ -132,7 +137,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
             inbox=inbox,
             everything=options.everything,
             all_types=options.all_types,
-            acknowledged=await read_moment(basiq, options.acknowledged, "--acknowledged"),
+            acknowledged=None if options.acknowledged is None else datetime.fromisoformat(options.acknowledged),
             formerly=options.formerly,
             concurrency=options.concurrency,
             rate=options.rate,
@@ -145,6 +150,8 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
 def _show_lines(options: RecoverOptions, ended: Ended[Recovery]) -> None:
     """Show the lines that continue, try again, and acknowledge."""
     found = ended.result
+    if isinstance(ended.error, NotFoundError):
+        return  # the webhook is gone: the same line never brings more
     if ended.early or (found is not None and any(each.code == "unread" for each in found.problems)):
         options.show_line()
     if found is None:

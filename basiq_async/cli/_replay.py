@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import attrs
 import typer
 
+from ._command import command
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
-from ._options import EventPattern, Failed, Since, Until, command_of, option, read_selection
+from ._options import Failed, Selection
 from ._output import is_terminal, live, note, session
 from ._results import Output, count_details
 from ._run import make_client, on_signals
@@ -28,42 +29,35 @@ Source = Literal["messages", "events"]
 
 
 @attrs.frozen(kw_only=True)
-class ReplayOptions(RunOptions):
-    """The options of a replay."""
+class ReplayOptions(RunOptions, Selection):
+    """The options of a replay.
+
+    file: The file to append to, one message per line. It is its own record.
+    anew: With --file: begin a new file, though an earlier one is missing or was replaced.
+    source: messages: the history; events: all events of the last 7 days.
+    filter: A filter in Basiq's syntax, which Basiq applies; may be repeated: all lists are read at once.
+    limit N: At most N messages in this run; 0 for all.
+    dry_run: Count the messages, and hand out none.
+    plan: In a terminal: count first, for a progress bar and the time left.
+    on_error: What to do with a message that fails: quarantine sets it aside for 'quarantine retry'.
+    max_failures N: Stop after N failures in a row; 0 for never.
+    ui: Serve a page with the progress, and the failed messages to retry or drop.
+    """
 
     command: ClassVar[str] = "replay"
     once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "plan", "ui", "anew"}
 
-    file: Annotated[str | None, option("The file to append to, one message per line. It is its own record.")] = None
-    anew: Annotated[
-        bool, option("With --file: begin a new file, though an earlier one is missing or was replaced.", "--anew")
-    ] = False
-    source: Annotated[Source, typer.Option(help="messages: the history; events: all events of the last 7 days.")] = (
-        "messages"
-    )
-    filter: Annotated[
-        list[str] | None,
-        option("A filter in Basiq's syntax, which Basiq applies; may be repeated: all lists are read at once."),
-    ] = None
-    since: Since = None
-    until: Until = None
-    event: EventPattern = None
+    file: str | None = None
+    anew: bool = False
+    source: Source = "messages"
+    filter: list[str] | None = None
     failed: Failed = False
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="At most N messages in this run; 0 for all.")] = 0
-    dry_run: Annotated[bool, option("Count the messages, and hand out none.", "--dry-run")] = False
-    plan: Annotated[
-        bool, option("In a terminal: count first, for a progress bar and the time left.", "--plan/--no-plan")
-    ] = True
-    on_error: Annotated[
-        Literal["quarantine", "stop", "skip"],
-        typer.Option(help="What to do with a message that fails: quarantine sets it aside for 'quarantine retry'."),
-    ] = "quarantine"
-    max_failures: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Stop after N failures in a row; 0 for never.")
-    ] = 1_000
-    ui: Annotated[bool, option("Serve a page with the progress, and the failed messages to retry or drop.", "--ui")] = (
-        False
-    )
+    limit: Annotated[int, typer.Option(min=0)] = 0
+    dry_run: bool = False
+    plan: bool = True
+    on_error: Literal["quarantine", "stop", "skip"] = "quarantine"
+    max_failures: Annotated[int, typer.Option(min=0)] = 1_000
+    ui: bool = False
 
     @property
     def targets(self) -> Mapping[str, str | None]:
@@ -71,8 +65,8 @@ class ReplayOptions(RunOptions):
         return {"--to": self.to, "--receiver": self.receiver, "--file": self.file}
 
 
-@command_of(ReplayOptions)
-async def replay(options: ReplayOptions) -> int:
+@command()
+async def replay(output: Output, options: ReplayOptions) -> int:
     """Hand a webhook's history to an endpoint or a receiver again, or write it to a file.
 
     What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. What is
@@ -89,7 +83,7 @@ async def replay(options: ReplayOptions) -> int:
             return await _replay(stack, options, watch)
 
     ended = await run_watched(watch, work)
-    output = Output(options.json)
+    options = watch.options or options
     if ended.result is None:
         row = report_row(watch.lists[0], finished=False) if watch.lists else {"finished": False}
         output.one(row, details=report_details(row))
@@ -114,14 +108,8 @@ async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -
     from ..replay import Replay
 
     basiq = await stack.enter_async_context(make_client())
-    where = await read_selection(
-        basiq,
-        since=options.since,
-        until=options.until,
-        failed=options.failed,
-        event=options.event,
-        limit=options.limit,
-    )
+    options = watch.options = await options.fix_moments(basiq)
+    where = await options.read(basiq, failed=options.failed, limit=options.limit)
     target, inbox = await _open_target(stack, options)
     job = Replay(
         basiq,
@@ -159,15 +147,7 @@ async def _open_target(
         if options.inbox is not None or os.path.isfile(place):  # noqa: ASYNC240  # once, before the work begins
             return _count, await stack.enter_async_context(open_inbox(place))
         return _count, MemoryInbox()
-    return await open_target(
-        stack,
-        options.webhook_id,
-        to=options.to,
-        receiver=options.receiver,
-        inbox=options.inbox,
-        secret_file=options.secret_file,
-        concurrency=options.concurrency,
-    )
+    return await open_target(stack, options.webhook_id, options, concurrency=options.concurrency)
 
 
 async def _count(message: object) -> None:

@@ -7,12 +7,12 @@ out, and if that is not enough, each item is shown in lines of its own. An id is
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import attrs
 
@@ -48,20 +48,20 @@ class View(Generic[T]):
 
     names: the names of the fields, separated by spaces. A field is the attribute of that name, or it is computed by the
         function of that name. Without names, the rows are mappings, and are shown whole.
+    read: returns the row of an object, in place of these: for long lists.
     """
 
-    def __init__(self, names: str, *columns: Column, **computed: Callable[[T], Any]) -> None:
+    def __init__(
+        self, names: str, *columns: Column, read: Callable[[T], Row] | None = None, **computed: Callable[[T], Any]
+    ) -> None:
         self.names = tuple(names.split())
         self.columns = columns
-        self._fields: list[tuple[str, Callable[[Any], Any]]] = [
-            (name, computed.get(name) or attrgetter(name)) for name in self.names
-        ]
+        fields = [(name, computed.get(name) or attrgetter(name)) for name in self.names]
+        self._read = read or (lambda item: {name: read_field(item) for name, read_field in fields})
 
     def row(self, item: T | Row) -> Row:
         """Return the fields of an object. A dictionary is a row already."""
-        if isinstance(item, dict):
-            return item
-        return {name: read(item) for name, read in self._fields}
+        return item if isinstance(item, dict) else self._read(cast(T, item))
 
 
 ROWS: View[Row] = View("")
@@ -98,6 +98,22 @@ class Output:
                 self._draw(rows, view.columns)
         if self.as_json:
             flush()
+
+    async def stream(self, items: AsyncIterator[T], view: View[T], *, wanted: Callable[[T], bool] | None = None) -> int:
+        """Write results as they come, some at once, and return their number."""
+        count = 0
+        batch: list[T] = []
+        try:
+            async for item in items:
+                if wanted is None or wanted(item):
+                    batch.append(item)
+                if len(batch) == _BATCH:
+                    count += len(batch)
+                    shown, batch = batch, []
+                    self.rows(shown, view)
+        finally:  # what was read before an error or a signal is shown too
+            self.rows(batch, view)
+        return count + len(batch)
 
     def one(self, item: Any, view: View[Any] = ROWS, details: Iterable[tuple[str, Any]] | None = None) -> None:
         """Write a single result, in a terminal with a line for each pair of ``details``, or for each field."""

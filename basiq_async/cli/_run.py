@@ -119,7 +119,7 @@ def _quiet_logs() -> None:
     The commands report these events themselves. aiohttp's server logs a traceback for each request that is not HTTP.
     """
     if os.environ.get(DEBUG):
-        show_logs(logging.DEBUG, "%(levelname)s %(name)s: %(message)s", others=logging.WARNING)
+        show_logs("DEBUG", "%(levelname)s %(name)s: %(message)s", others="WARNING")
         return
     for name in ("basiq_async", "aiohttp.server"):
         logger = logging.getLogger(name)

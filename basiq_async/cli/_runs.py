@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import attrs
 import typer
@@ -18,12 +18,13 @@ from .._storage.private_files import open_private
 from .._wire.hosts import show_place
 from ..errors import BasiqError, ConfigurationError, JobInUseError, ReplayError
 from ._inboxes import Receiver, To, open_inbox, open_receiver, record_file
-from ._options import EndpointSecretFile, Json, WebhookId, explain, option, program_line, read_secrets
+from ._options import EndpointSecretFile, WebhookId, explain, program_line, read_moment, read_secrets
 from ._output import live, note, session
 from ._results import Row, count_details
 from ._run import stopping
 
 if TYPE_CHECKING:
+    from ..client import BasiqClient
     from ..models import Message
     from ..receiver import Inbox, WebhookReceiver
     from ..replay import Progress, Target
@@ -36,31 +37,36 @@ _NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "down"})
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a replay and of a recovery."""
+    """The options of a replay and of a recovery.
+
+    inbox URL|FILE: With --to: the inbox that records what was posted, so that nothing is posted twice; such as
+        postgresql+asyncpg://... By default a file that is named after the webhook and the target.
+    concurrency: Maximum messages under way at once.
+    rate: Maximum messages per second.
+    max_pause N: Stop when the target has been down, or asks for a pause, for N seconds.
+    """
 
     command: ClassVar[str]
-    once: ClassVar[frozenset[str]] = frozenset({"webhook_id", "json"})
+    once: ClassVar[frozenset[str]] = frozenset({"webhook_id"})
     """The fields that are not repeated in the line that continues the run, or are not options."""
 
     webhook_id: WebhookId
     to: To = None
     receiver: Receiver = None
-    inbox: Annotated[
-        str | None,
-        option(
-            "With --to: the inbox that records what was posted, so that nothing is posted twice; such as "
-            "postgresql+asyncpg://... By default a file that is named after the webhook and the target.",
-            "--inbox",
-            metavar="URL|FILE",
-        ),
-    ] = None
-    concurrency: Annotated[int, typer.Option(min=1, help="Maximum messages under way at once.")] = 32
-    rate: Annotated[float | None, option("Maximum messages per second.")] = None
-    max_pause: Annotated[
-        float, typer.Option(metavar="N", help="Stop when the target has been down, or asks for a pause, for N seconds.")
-    ] = 3_600.0
+    inbox: str | None = None
+    concurrency: Annotated[int, typer.Option(min=1)] = 32
+    rate: float | None = None
+    max_pause: float = 3_600.0
     secret_file: EndpointSecretFile = None
-    json: Json = None
+
+    async def fix_moments(self, basiq: BasiqClient) -> Self:
+        """Return these options with moments in place of lengths of time, which would be others when it is continued."""
+        moments: dict[str, Any] = {}
+        for name in ("since", "until", "acknowledged"):
+            moment = await read_moment(basiq, getattr(self, name, None), f"--{name}")
+            if moment is not None:
+                moments[name] = moment.isoformat()
+        return attrs.evolve(self, **moments)
 
     def line(self) -> str:
         """Return the line that continues the run. An option that has its default is left out."""
@@ -69,7 +75,7 @@ class RunOptions:
             for field in attrs.fields(type(self))
             if field.name not in self.once and (value := getattr(self, field.name)) != field.default
         }
-        return program_line(self.command, self.webhook_id, options={**options, "--json": self.json is not None})
+        return program_line(self.command, self.webhook_id, options={**options, "--json": session().json})
 
     def show_line(self, introduction: str = "to continue:") -> None:
         """Show the line that continues the run on standard error."""
@@ -77,11 +83,14 @@ class RunOptions:
 
     def show_retry(self, count: int) -> None:
         """Show the line that tries again what is in the quarantine."""
-        options: dict[str, object] = {"--receiver": self.receiver}
-        if self.receiver is None:
-            places = {"--to": self.to, "--inbox": self.inbox}
-            options = {name: _shown(name[2:], value) for name, value in places.items()}
-            options |= {"--webhook": self.webhook_id, "--secret-file": self.secret_file}
+        is_posted = self.receiver is None
+        options = {
+            "--receiver": self.receiver,
+            "--to": _shown("to", self.to),
+            "--inbox": _shown("inbox", self.inbox),
+            "--webhook": self.webhook_id if is_posted else None,
+            "--secret-file": self.secret_file if is_posted else None,
+        }
         show_line(
             f"{count:,} messages or deliveries are in the quarantine; try them again with:",
             program_line("quarantine retry", options=options),
@@ -118,22 +127,18 @@ def check_places(options: Any, targets: Mapping[str, str | None]) -> None:
 
 
 async def open_target(
-    stack: AsyncExitStack,
-    webhook_id: str | None,
-    *,
-    to: str | None,
-    receiver: str | None,
-    inbox: str | None,
-    secret_file: Any,
-    concurrency: int = 32,
+    stack: AsyncExitStack, webhook_id: str | None, options: Any, *, concurrency: int = 32
 ) -> tuple[Target | WebhookReceiver, Inbox | None]:
-    """Open the target of a run, and the record of what is posted to it. A receiver has its own."""
+    """Open the target that the options name, and the record of what is posted to it. A receiver has its own."""
     from ..replay import HttpTarget
 
-    if to is None:
-        return await stack.enter_async_context(open_receiver(receiver or "", webhook_id)), None
-    target = HttpTarget(to, read_secrets(secret_file), connections=concurrency)
-    record = await stack.enter_async_context(open_inbox(inbox or record_file(webhook_id or "", to), make=True))
+    if options.to is None:
+        return await stack.enter_async_context(open_receiver(options.receiver or "", webhook_id)), None
+    if "?…" in options.to:
+        raise ConfigurationError("put back what is not shown of --to: a URL of a line that helps ends before its query")
+    target = HttpTarget(options.to, read_secrets(options.secret_file), connections=concurrency)
+    place = options.inbox or record_file(webhook_id or "", options.to)
+    record = await stack.enter_async_context(open_inbox(place, make=True))
     return await stack.enter_async_context(target), record
 
 
@@ -190,6 +195,8 @@ class Watch:
     """
 
     def __init__(self, evidence: Evidence | None = None) -> None:
+        self.options: Any = None
+        """The options of the run with moments in place of lengths of time; None before they are known."""
         self._evidence = evidence
         self._run: _Stoppable | None = None
         self.lists: list[Progress] = []
@@ -213,7 +220,7 @@ class Watch:
 
     def wrap(self, target: Target) -> Target:
         """Write each message that the target accepts into the evidence."""
-        return target if self._evidence is None else _Witnessed(target, self._evidence, len(self.lists))
+        return target if self._evidence is None else _Witnessed(target, self._evidence, len(self.lists), self.stop)
 
     def begin(self, source: str) -> None:
         """Begin with a list that is read: first the messages, then the events."""
@@ -291,44 +298,47 @@ class Evidence:
     """Appends a line when a recovery begins, one for each message that the target accepted, and one at the end.
 
     Without a file, nothing is written. Use it as a context manager. Raises ``ConfigurationError`` if the file cannot be
-    opened.
+    opened. If it cannot be written, such as on a full disk, ``error`` says why, and nothing more is written.
     """
 
     def __init__(self, file: str | None) -> None:
-        self._file: TextIO | None = None
+        self.error: ReplayError | None = None
+        self._descriptor: int | None = None
         self._name = file
         if file is None:
             return
         try:
-            descriptor = open_private(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            self._descriptor = open_private(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         except (OSError, ValueError) as exc:
             raise ConfigurationError(f"--report {file!r} cannot be written: {explain(exc)}") from None
-        self._file = os.fdopen(descriptor, "a", buffering=1, encoding="ascii")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
     def write(self, what: str, **more: Any) -> None:
-        """Append a line with the time. Raises ``ReplayError``."""
-        if self._file is None:
+        """Append a line with the time."""
+        if self._descriptor is None or self.error is not None:
             return
+        left = json_line({what: datetime.now(UTC), **more}, ascii=True).encode() + b"\n"
         try:
-            self._file.write(json_line({what: datetime.now(UTC), **more}, ascii=True) + "\n")
+            while left:
+                left = left[os.write(self._descriptor, left) :]
         except OSError as exc:
-            raise ReplayError(f"--report {self._name!r} cannot be written: {explain(exc)}") from None
+            self.error = ReplayError(f"--report {self._name!r} cannot be written: {explain(exc)}")
 
 
 class _Witnessed:
-    """A target whose accepted messages are written down."""
+    """A target whose accepted messages are written down. If one cannot be, the run ends: what was accepted counts."""
 
-    def __init__(self, inner: Target, evidence: Evidence, number: int) -> None:
+    def __init__(self, inner: Target, evidence: Evidence, number: int, stop: Callable[[], object]) -> None:
         self._inner = inner
         self._evidence = evidence
         self._source = "events" if number else "messages"
+        self._stop = stop
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
@@ -336,4 +346,6 @@ class _Witnessed:
         if skipped is None:
             ids = {"id": message.id, "event_type_id": message.event_type_id, "event_id": message.event_id}
             self._evidence.write("accepted", source=self._source, **ids)
+            if self._evidence.error is not None:
+                self._stop()
         return skipped

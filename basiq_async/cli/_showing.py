@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ import attrs
 import typer
 
 from ..errors import ConfigurationError
-from ._options import SECRET_VARIABLE, Json, complete_event_type, complete_webhook, option
+from ._options import SECRET_VARIABLE, complete_event_type, complete_webhook, option
 from ._output import OutputClosedError, flush, is_terminal, live, note, session, write, write_lines
 from ._results import Output, Row, View
 from ._run import stopping
@@ -23,55 +23,36 @@ from ._run import stopping
 
 @attrs.frozen(kw_only=True)
 class ListenOptions:
-    """What to receive or to poll, and what to do with it."""
+    """What to receive or to poll, and what to do with it.
 
-    secret: Annotated[
-        list[str] | None,
-        option(
-            "The webhook's signing secret. Prefer the environment variable or --secret-file. May be repeated.",
-            "--secret",
-            envvar=SECRET_VARIABLE,
-        ),
-    ] = attrs.field(default=None, repr=False)
-    secret_file: Annotated[Path | None, option("A file with the signing secrets, one per line.")] = None
-    forward_to: Annotated[
-        str | None, option("Forward each genuine delivery to this service.", "--forward-to", metavar="URL")
-    ] = None
-    event: Annotated[
-        list[str] | None,
-        option(
-            "Only these event types, such as user.created or consent.*; may be repeated.",
-            "--event",
-            "--events",
-            autocompletion=complete_event_type,
-        ),
-    ] = None
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free port.")] = 8080
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1"
-    path: Annotated[str, typer.Option(help="The path that deliveries are posted to.")] = "/basiq"
-    poll: Annotated[
-        str | None,
-        option(
-            "Read this webhook's new messages from Basiq; needs no public address.",
-            metavar="WEBHOOK_ID",
-            autocompletion=complete_webhook,
-        ),
-    ] = None
-    poll_all: Annotated[bool, option("Like --poll, for all webhooks.", "--poll-all", "--all")] = False
-    since: Annotated[
-        str | None, option("With --poll: the first run begins that long ago, such as 10m.", metavar="TIME")
-    ] = None
-    every: Annotated[float, typer.Option(min=1, help="With --poll: the seconds between two requests.")] = 5.0
-    inbox: Annotated[
-        str | None,
-        option(
-            "With --poll: the file that records which messages were shown. By default it is named after the webhook.",
-            metavar="FILE",
-        ),
-    ] = None
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="End after N genuine deliveries; 0 for no limit.")] = 0
-    body: Annotated[bool, option("Also show the bodies of genuine deliveries.", "--body")] = False
-    json: Json = None
+    secret: The webhook's signing secret. Prefer the environment variable or --secret-file. May be repeated.
+    secret_file: A file with the signing secrets, one per line.
+    forward_to URL: Forward each genuine delivery to this service.
+    event: Only these event types, such as user.created or consent.*; may be repeated.
+    port: The port to listen on; 0 for any free port.
+    host: The address to listen on; 0.0.0.0 for all.
+    path: The path that deliveries are posted to.
+    poll WEBHOOK_ID: Read this webhook's new messages from Basiq; needs no public address.
+    since TIME: With --poll: the first run begins at this date, or so long ago (10m).
+    every: With --poll: the seconds between two requests.
+    inbox FILE: With --poll: the file that records which messages were shown. By default it is named after the webhook.
+    limit N: End after N genuine deliveries; 0 for no limit.
+    body: Also show the bodies of genuine deliveries.
+    """
+
+    secret: Annotated[list[str] | None, option(envvar=SECRET_VARIABLE)] = attrs.field(default=None, repr=False)
+    secret_file: Path | None = None
+    forward_to: str | None = None
+    event: Annotated[list[str] | None, option(None, "--event", "--events", autocompletion=complete_event_type)] = None
+    port: int = 8080
+    host: str = "127.0.0.1"
+    path: str = "/basiq"
+    poll: Annotated[str | None, option(autocompletion=complete_webhook)] = None
+    since: str | None = None
+    every: Annotated[float, typer.Option(min=1)] = 5.0
+    inbox: str | None = None
+    limit: Annotated[int, typer.Option(min=0)] = 0
+    body: bool = False
 
 
 class Showing:
@@ -80,11 +61,11 @@ class Showing:
     The end is a signal, the limit, or a reader of the output that closes it. ``failure`` is then raised.
     """
 
-    def __init__(self, options: ListenOptions, good: str, bad: str) -> None:
+    def __init__(self, output: Output, options: ListenOptions, good: str, bad: str) -> None:
         import asyncio
 
         self._options = options
-        self._output = Output(options.json)
+        self._output = output
         self._done = asyncio.Event()
         self._failure: Exception | None = None
         self._counts = {good: 0, bad: 0}
@@ -136,30 +117,21 @@ def watching_reader(gone: Callable[[], None]) -> Iterator[None]:
     import asyncio
 
     loop = asyncio.get_running_loop()
-    descriptor = _pipe_of_stdout()
-    if descriptor is None:
-        yield
-        return
+    descriptor = -1
 
     def left() -> None:
         loop.remove_reader(descriptor)
         gone()
 
-    try:
-        # The writing end of a pipe becomes "readable" when its reading end is closed. asyncio relies on it too.
-        loop.add_reader(descriptor, left)
-    except (NotImplementedError, OSError):
-        yield
-        return
+    # A file has no reader, and Windows cannot watch a pipe.
+    with suppress(NotImplementedError, OSError, ValueError):
+        if stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+            descriptor = sys.stdout.fileno()
+            # The writing end of a pipe becomes "readable" when its reading end is closed. asyncio relies on it too.
+            loop.add_reader(descriptor, left)
     try:
         yield
     finally:
-        loop.remove_reader(descriptor)
-
-
-def _pipe_of_stdout() -> int | None:
-    try:
-        descriptor = sys.stdout.fileno()
-        return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
-    except (OSError, ValueError):
-        return None
+        if descriptor >= 0:
+            with suppress(NotImplementedError):
+                loop.remove_reader(descriptor)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from .._storage.private_files import open_new
 from ..errors import ConfigurationError
+from ._command import Group
 from ._doctor import doctor
-from ._options import (
-    Json,
-    WebhookId,
-    Yes,
-    complete_event_type,
-    expand_event_types,
-    new_secret_file,
-    option,
-    program_line,
-)
+from ._options import WebhookId, complete_event_type, expand_event_types, explain, option, program_line
 from ._output import is_terminal, live, note, write
-from ._results import Column, Output, Row, View
-from ._run import confirm, make_client
+from ._results import ROWS, Column, Output, Row, View
 
 if TYPE_CHECKING:
+    from ..client import BasiqClient
     from ..models import EnsuredWebhook, Webhook
 
-webhooks_app = typer.Typer(help="Subscriptions: list, create, change, check, delete.", no_args_is_help=True)
+W = TypeVar("W", bound="Webhook")
+webhooks_app = Group("Subscriptions: list, create, change, check, delete.")
 
 Url = Annotated[str, typer.Option(help="The URL that Basiq calls.")]
 _EVENT = typer.Option(
@@ -61,197 +56,203 @@ _WEBHOOK: View[Webhook] = View(
 _ENSURED: View[EnsuredWebhook] = View(" ".join([*_WEBHOOK.names, "action"]))
 
 
-@webhooks_app.command("list")
-async def list_(json: Json = None) -> None:
+@webhooks_app.add(_WEBHOOK, empty="there are no webhooks; create one with 'basiq-async webhooks create'", name="list")
+async def list_(basiq: BasiqClient) -> Sequence[Webhook]:
     """Show all webhooks."""
-    async with make_client() as basiq:
-        found = await basiq.webhooks.list().collect()
-    Output(json).rows(found, _WEBHOOK)
-    if not found:
-        note("there are no webhooks; create one with 'basiq-async webhooks create'")
+    return await basiq.webhooks.list().collect()
 
 
-@webhooks_app.command()
-async def get(webhook_id: WebhookId, json: Json = None) -> None:
+@webhooks_app.add(_WEBHOOK)
+async def get(basiq: BasiqClient, webhook_id: WebhookId) -> Webhook:
     """Show one webhook."""
-    async with make_client() as basiq:
-        Output(json).one(await basiq.webhooks.get(webhook_id), _WEBHOOK)
+    return await basiq.webhooks.get(webhook_id)
 
 
-@webhooks_app.command()
+@webhooks_app.add(_WEBHOOK)
 async def create(
+    basiq: BasiqClient,
     url: Url,
     event: Event,
     name: Name = None,
     description: Description = None,
     secret_file: SecretFile = None,
-    json: Json = None,
-) -> None:
+) -> Webhook:
     """Subscribe a URL. The signing secret is not shown; --secret-file writes it to a file."""
-    with new_secret_file(secret_file) as keep:
-        async with make_client() as basiq:
-            types = await expand_event_types(basiq, event)
-            made = await basiq.webhooks.create(url=url, subscribed_events=types, name=name, description=description)
-            keep(made)
-    Output(json).one(made, _WEBHOOK)
-    _tell_secret(made, secret_file)
+    types = await expand_event_types(basiq, event)
+    named = {"url": url, "subscribed_events": types, "name": name, "description": description}
+    return await _keep_secret(secret_file, basiq.webhooks.create, **named)
 
 
-@webhooks_app.command()
+@webhooks_app.add(_ENSURED)
 async def ensure(
+    basiq: BasiqClient,
     url: Url,
     event: Event,
     name: Name = None,
     description: Description = None,
-    remove_event_types: Annotated[
-        bool, option("Remove the event types that are not named.", "--remove-event-types")
-    ] = False,
+    remove_event_types: bool = False,
     secret_file: SecretFile = None,
-    json: Json = None,
-) -> None:
+) -> EnsuredWebhook:
     """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
 
     Event types that are not named stay subscribed, unless --remove-event-types is given.
+
+    remove_event_types: Remove the event types that are not named.
     """
-    with new_secret_file(secret_file) as keep:
-        async with make_client() as basiq:
-            found = await basiq.webhooks.ensure(
-                url=url,
-                subscribed_events=await expand_event_types(basiq, event),
-                name=name,
-                description=description,
-                remove_event_types=remove_event_types,
-            )
-            keep(found)
-    Output(json).one(found, _ENSURED)
+    types = await expand_event_types(basiq, event)
+    named = {"url": url, "subscribed_events": types, "name": name, "description": description}
+    found: EnsuredWebhook = await _keep_secret(
+        secret_file, basiq.webhooks.ensure, **named, remove_event_types=remove_event_types
+    )
     if found.kept_event_types:
-        note(
-            f"the webhook stays subscribed to {', '.join(found.kept_event_types)}; to remove them, pass "
-            "--remove-event-types"
-        )
+        kept = ", ".join(found.kept_event_types)
+        note(f"the webhook stays subscribed to {kept}; to remove them, pass --remove-event-types")
     if found.removed_event_types:
         note(f"the webhook is no longer subscribed to {', '.join(found.removed_event_types)}")
-    if found.secret is not None:
-        _tell_secret(found, secret_file)
-    elif secret_file is not None:
-        note(
-            f"nothing changed, so Basiq did not send the secret, and {str(secret_file)!r} was not written; "
-            f"get the secret with: {_line_for_secret(found)}"
-        )
+    return found
 
 
-@webhooks_app.command()
+@webhooks_app.add(_WEBHOOK)
 async def update(
+    basiq: BasiqClient,
     webhook_id: WebhookId,
-    url: Annotated[str | None, option("The URL that Basiq calls.")] = None,
+    url: str | None = None,
     event: Annotated[list[str] | None, _EVENT] = None,
     name: Name = None,
     description: Description = None,
     secret_file: SecretFile = None,
-    json: Json = None,
-) -> None:
+) -> Webhook:
     """Change the named fields of a webhook. With only --secret-file, nothing changes, and the secret is written to it.
 
     Basiq reactivates a disabled webhook when it is updated.
+
+    url: The URL that Basiq calls.
     """
     if url is None and not event and name is None and description is None and secret_file is None:
         raise ConfigurationError("pass at least one of --url, --event, --name, --description and --secret-file")
-    with new_secret_file(secret_file) as keep:
-        async with make_client() as basiq:
-            types = await expand_event_types(basiq, event) if event else None
-            # All fields are sent: the reference does not say whether an update clears a missing field.
-            current = await basiq.webhooks.get(webhook_id)
-            changed = await basiq.webhooks.update(
-                webhook_id,
-                url=url if url is not None else current.url,
-                subscribed_events=types or current.subscribed_events or None,
-                name=name if name is not None else current.name,
-                description=description if description is not None else current.description,
-            )
-            keep(changed)
-    Output(json).one(changed, _WEBHOOK)
-    if secret_file is not None:
-        _tell_secret(changed, secret_file)
+    types = await expand_event_types(basiq, event) if event else None
+    # All fields are sent: the reference does not say whether an update clears a missing field.
+    current = await basiq.webhooks.get(webhook_id)
+    return await _keep_secret(
+        secret_file,
+        basiq.webhooks.update,
+        webhook_id,
+        url=url if url is not None else current.url,
+        subscribed_events=types or current.subscribed_events or None,
+        name=name if name is not None else current.name,
+        description=description if description is not None else current.description,
+    )
 
 
-@webhooks_app.command()
-async def reactivate(webhook_id: WebhookId, secret_file: SecretFile = None, json: Json = None) -> None:
+@webhooks_app.add(_WEBHOOK)
+async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretFile = None) -> Webhook:
     """Make a disabled webhook active again, and change nothing else."""
-    with new_secret_file(secret_file) as keep:
-        async with make_client() as basiq:
-            found = await basiq.webhooks.reactivate(webhook_id)
-            keep(found)
-    Output(json).one(found, _WEBHOOK)
-    if secret_file is not None:
-        _tell_secret(found, secret_file)
+    return await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
 
 
 webhooks_app.command()(doctor)
 
 
-@webhooks_app.command()
+@webhooks_app.add()
 async def secret(
+    basiq: BasiqClient,
+    output: Output,
     webhook_id: WebhookId,
     secret_file: SecretFile = None,
-    show: Annotated[bool, option("Print it in a terminal, where it stays on the screen.", "--show")] = False,
-    json: Json = None,
+    show: bool = False,
 ) -> None:
     """Show the signing secret of a webhook again, in a file or in a pipe.
 
     Basiq returns the secret only in response to an update, so the webhook is updated with its own values. Basiq
     reactivates a disabled webhook when it is updated. No source says whether an update makes a new secret: use the
     secret that is shown.
+
+    show: Print it in a terminal, where it stays on the screen.
     """
     if secret_file is None and is_terminal(sys.stdout) and not show:
         raise ConfigurationError(
             "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
         )
-    with new_secret_file(secret_file) as keep:
-        async with make_client() as basiq:
-            updated = await basiq.webhooks.reactivate(webhook_id)
-            keep(updated)
+    if secret_file is not None:
+        updated = await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
+    else:
+        updated = await basiq.webhooks.reactivate(webhook_id)
     if updated.secret is None:
         raise ConfigurationError("Basiq's response to the update holds no secret")
     if secret_file is not None:
-        note(f"the secret is in {str(secret_file)!r}")
-    elif json is not None:
-        Output(json).one({"id": updated.id, "secret": updated.secret.reveal()})
+        return
+    if output.json is not None:
+        output.one({"id": updated.id, "secret": updated.secret.reveal()})
     else:
         write(updated.secret.reveal())
 
 
-@webhooks_app.command()
-def delete(webhook_id: WebhookId, yes: Yes = False, json: Json = None) -> Awaitable[None]:
+@webhooks_app.add(ROWS, ask=lambda webhook_id: f"Delete the webhook {webhook_id} with its messages?")
+async def delete(basiq: BasiqClient, webhook_id: WebhookId) -> Row:
     """Delete a webhook with its messages. Asks first."""
-    confirm(f"Delete the webhook {webhook_id} with its messages?", yes=yes)
-
-    async def work() -> None:
-        async with make_client() as basiq:
-            await basiq.webhooks.delete(webhook_id)
-        Output(json).one({"id": webhook_id, "deleted": True})
-
-    return work()
+    await basiq.webhooks.delete(webhook_id)
+    return {"id": webhook_id, "deleted": True}
 
 
-@webhooks_app.command()
+@webhooks_app.add(_WEBHOOK)
 async def wait(
+    basiq: BasiqClient,
     webhook_id: WebhookId,
-    timeout: Annotated[
-        float, typer.Option(min=0, help="Maximum seconds to wait. The cool-off takes up to 15 minutes.")
-    ] = 1020.0,
-    json: Json = None,
-) -> None:
-    """Wait until a webhook is active."""
-    async with make_client() as basiq, _countdown(timeout):
-        found = await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
-    Output(json).one(found, _WEBHOOK)
+    timeout: Annotated[float, typer.Option(min=0)] = 1020.0,
+) -> Webhook:
+    """Wait until a webhook is active.
+
+    timeout: Maximum seconds to wait. The cool-off takes up to 15 minutes.
+    """
+    async with _countdown(timeout):
+        return await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
 
 
-def _tell_secret(webhook: Webhook, file: Path | None) -> None:
-    if file is not None and webhook.secret is not None:
+async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], *given: Any, **named: Any) -> W:
+    """Make a request, and write the secret of its webhook to a new file that only its owner can read.
+
+    The file is opened before the request, because Basiq sends the secret only once. It is removed if no secret was
+    written. Raises ``ConfigurationError`` if the file (or a link of this name) exists, or cannot be created or written.
+    """
+    if file is None:
+        found = await request(*given, **named)
+        if found.secret is not None:
+            note(f"the webhook's secret was not stored; get it with: {_line_for_secret(found)}")
+        return found
+    try:
+        descriptor = open_new(file)
+    except FileExistsError:
+        raise ConfigurationError(f"{str(file)!r} exists already; name a new file for the secret") from None
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(f"the file {str(file)!r} for the secret cannot be created: {explain(exc)}") from None
+    written = False
+    try:
+        found = await request(*given, **named)
+        if found.secret is not None:
+            _write(descriptor, found.secret.reveal(), file)
+            written = True
+    finally:
+        os.close(descriptor)
+        if not written:
+            with suppress(OSError):
+                os.unlink(file)
+    if written:
         note(f"the secret was written to {str(file)!r}")
     else:
-        note(f"the webhook's secret was not stored; get it with: {_line_for_secret(webhook)}")
+        why = f"nothing changed, so Basiq did not send the secret, and {str(file)!r} was not written"
+        note(f"{why}; get the secret with: {_line_for_secret(found)}")
+    return found
+
+
+def _write(descriptor: int, secret: str, file: Path) -> None:
+    try:
+        os.write(descriptor, secret.encode() + b"\n")
+        os.fsync(descriptor)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the secret could not be written to {str(file)!r}: {exc.strerror}; "
+            "'basiq-async webhooks secret' shows it again"
+        ) from None
 
 
 def _line_for_secret(webhook: Webhook) -> str:
@@ -264,12 +265,9 @@ async def _countdown(seconds: float) -> AsyncIterator[None]:
     import asyncio
 
     async def tick() -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while True:
-            left = max(0, round(end - loop.time()))
+        for left in range(round(seconds), -1, -1):
             live(f"waiting for the webhook to become active, {left // 60}:{left % 60:02} left")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1)
 
     ticking = asyncio.create_task(tick())
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -22,10 +24,18 @@ T = TypeVar("T")
 
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again: the first one was lost."""
-_SCRIPTS = (
-    *("claim", "create", "drop_quarantined", "finish", "forget", "heartbeat", "pause", "progress", "quarantined"),
-    *("rate_slots", "reclaim_expired", "record_page", "release", "retry_quarantined", "save", "set_state", "take"),
-)
+_LUA = files("basiq_async.distributed") / "lua"
+
+
+def _decode_any(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Pass lone surrogates, which ids and errors may hold, and replace bytes of other programs that are no text."""
+    try:
+        return codecs.lookup_error("surrogatepass")(error)
+    except UnicodeError:
+        return codecs.replace_errors(error)
+
+
+codecs.register_error("basiq-fleet", _decode_any)
 
 
 class Connection:
@@ -36,16 +46,10 @@ class Connection:
     """
 
     def __init__(self, url: str, *, patience: float) -> None:
-        client = _connect(url)
-        del url  # error reporters show local variables, and it may hold a password
-        if client is None:
-            raise ConfigurationError(
-                "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS. A '/', '@', "
-                "'?' or '#' in its password must be percent-encoded"
-            )
-        self._redis = client
+        self._redis = client = _connect(url)
         self._patience = patience
-        self._scripts = {name: client.register_script(_source(name)) for name in _SCRIPTS}
+        names = [path.name.removesuffix(".lua") for path in _LUA.iterdir() if not path.name.startswith("_")]
+        self._scripts = {name: client.register_script(_source(name)) for name in names}
 
     async def check(self) -> Sequence[str]:
         """Check the server's settings. Return warnings; raise ``ConfigurationError`` if messages could be lost.
@@ -87,12 +91,9 @@ class Connection:
     async def call(self, call: Callable[[Redis], Any]) -> Any:
         """Make a call of the client, and return the response as text and numbers."""
 
-        async def work() -> Any:
-            return _decode(await call(self._redis))
-
         try:
             async with asyncio.timeout(self._patience):
-                return await run_cancel_once(work(), again=_LOST_AFTER)
+                return await run_cancel_once(call(self._redis), again=_LOST_AFTER)
         except TimeoutError:
             raise RecordUnavailableError(
                 f"the fleet's Redis did not respond for {self._patience:g} s: check that it runs and can be reached"
@@ -118,41 +119,26 @@ class _Retry(Retry):
         return await super().call_with_retry(attempt, *arguments, **more)
 
 
-def _connect(url: str) -> Redis | None:
-    """Return a Redis client, or None if ``url`` is not a Redis URL."""
-    if not isinstance(url, str) or not is_readable_url(url):  # a part of the password would be taken for the host
-        return None
-    try:
-        return Redis.from_url(
-            url,
-            socket_timeout=5.0,
-            socket_connect_timeout=5.0,
-            socket_keepalive=True,
-            retry=_Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
-            retry_on_error=[ReadOnlyError],
-            encoding_errors="surrogatepass",  # ids and errors may hold any text
-        )
-    except (ValueError, TypeError, AttributeError):
-        return None
-
-
-def _decode(value: Any) -> Any:
-    """Decode the bytes in a response. Bytes that another program wrote, and that are no text, raise no error."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:
-            return value.decode("utf-8", "replace")
-    if isinstance(value, (list, set)):
-        return [_decode(each) for each in value]
-    if isinstance(value, dict):
-        return {_decode(name): _decode(each) for name, each in value.items()}
-    return value
+def _connect(url: str) -> Redis:
+    if isinstance(url, str) and is_readable_url(url):  # else a part of the password would be taken for the host
+        with suppress(ValueError, TypeError, AttributeError):
+            return Redis.from_url(
+                url,
+                socket_timeout=5.0,
+                socket_connect_timeout=5.0,
+                socket_keepalive=True,
+                retry=_Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
+                retry_on_error=[ReadOnlyError],
+                encoding_errors="basiq-fleet",
+                decode_responses=True,
+            )
+    raise ConfigurationError(
+        "url must be that of a Redis server, such as redis://host:6379/0 or rediss://… with TLS. A '/', '@', '?' or "
+        "'#' in its password must be percent-encoded"
+    )
 
 
 def _source(name: str) -> str:
-    folder = files("basiq_async.distributed") / "lua"
-    body = (folder / f"{name}.lua").read_text("utf-8")
-    prelude = (folder / "_prelude.lua").read_text("utf-8")
+    body, prelude = ((_LUA / f"{each}.lua").read_text("utf-8") for each in (name, "_prelude"))
     flags, _, rest = body.partition("\n")
     return f"{flags}\n{prelude}{rest}" if flags.startswith("#!") else f"#!lua\n{prelude}{body}"

@@ -93,7 +93,6 @@ class Fleet:
         elif self._broker is not None:
             self._send = connect(self._broker, self._process_segment, start=self._start, stop=self._stop)
         self._worker: Worker | None = None
-        self._running = contextlib.AsyncExitStack()
 
     def __repr__(self) -> str:
         return f"Fleet(lease={self.lease:g}, jobs={sorted(self._functions)})"
@@ -209,7 +208,7 @@ class Fleet:
                         yield page.messages
 
         async with self._functions[name]() as work:
-            where = attrs.evolve(await work.select(source, lists[0].webhook_id), limit=work.where.limit)
+            where = attrs.evolve(await work._select(source, lists[0].webhook_id), limit=work.where.limit)
             return await make_plan(FixedMessages(read(work.client)), where, handles=work.handling.handles)
 
     async def __aenter__(self) -> Self:
@@ -256,7 +255,7 @@ class Fleet:
         of abandoned segments. Each job function is opened once. ``worker.stop()`` lets running segments finish the
         messages that are under way.
         """
-        worker = Worker(self._record, self._functions, self._notify, lease=self.lease)
+        worker = self._make_worker()
         await worker.start()
         async with contextlib.aclosing(worker):
             yield worker
@@ -266,32 +265,34 @@ class Fleet:
             await self._worker.process_segment(key, segment)
 
     async def _start(self, state: TaskiqState) -> None:
-        async def open_worker() -> None:
-            self._worker = await self._running.enter_async_context(self.worker())
+        worker = self._worker = self._make_worker()
+        starting = asyncio.create_task(worker.start())
 
         def stop() -> None:
-            opening.cancel()  # Redis may be away for as long as the record is patient
-            if self._worker is not None:
-                self._worker.stop()
+            starting.cancel()  # Redis may be away for as long as the record is patient
+            worker.stop()
 
-        opening = asyncio.create_task(open_worker())
         _on_signals(stop)
         try:
-            await opening
+            await starting
         except asyncio.CancelledError:
             if cancelling():
                 raise
             logger.warning("the worker was stopped before it had started")
 
     async def _stop(self, state: TaskiqState) -> None:
-        await self._running.aclose()
+        if self._worker is not None:
+            await self._worker.aclose()
         await self._record.aclose()
+
+    def _make_worker(self) -> Worker:
+        return Worker(self._record, self._functions, self._notify, lease=self.lease)
 
 
 def _on_signals(stop: Callable[[], None]) -> None:
-    """On SIGTERM and SIGINT, call ``stop`` and then taskiq's own handler."""
+    """On SIGTERM, SIGINT and SIGHUP, call ``stop`` and then taskiq's own handler."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         earlier = signal.getsignal(number)
         if not callable(earlier):
             continue

@@ -112,37 +112,28 @@ async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
     """Return the page at the claim's cursor with the messages that follow ``after``.
 
     Messages slip to the page before, if pages are numbered and earlier messages vanish. So where the page itself does
-    not show what it follows, the page before is requested, after it: whatever slipped away until then is there.
+    not show what it follows, the page before is requested, after it: whatever slipped away until then is there. A place
+    that neither shows is searched from the start of the list.
     """
-    before, cursor = claim.before, claim.cursor
+    before, cursor, ids = claim.before, claim.cursor, claim.after
     for _ in range(_MOST_TRIES):
-        found = await _follow(pages, before, cursor, claim.after)
-        if found is None:
-            place = await _search(pages, claim.after)
-            rest = place.after(claim.after) if place.next_cursor is None else None
-            found = ListedPage(place.cursor, rest or (), place.next_cursor)
-        if found.messages or found.next_cursor is None:
-            return found
-        before, cursor = found.cursor, found.next_cursor
-    raise ReplayError(f"the place after message {claim.after[-1]!r} moves while it is read: {_INSTEAD}")
-
-
-async def _follow(pages: Pages, before: str | None, cursor: str | None, ids: Sequence[str]) -> ListedPage | None:
-    """Return the page at a cursor with the messages that follow these ids; None if the ids are not at its edge."""
-    try:
-        page = await _read(pages, cursor)
-        following = page.after(ids)
-        if following is None:
-            slipped = (await _read(pages, before)).after(ids)
-            if slipped is None:
-                return None
-            here = {message.id for message in page.messages}
-            following = [*(each for each in slipped if each.id not in here), *page.messages]
-    except PaginationError as exc:
-        if exc.link is not None:
-            raise
-        return None
-    return ListedPage(page.cursor, following, page.next_cursor)
+        page, following = None, None
+        try:
+            page = await _read(pages, cursor)
+            following = page.after(ids)
+            if following is None and (slipped := (await _read(pages, before)).after(ids)) is not None:
+                here = {message.id for message in page.messages}
+                following = [*(each for each in slipped if each.id not in here), *page.messages]
+        except PaginationError as exc:
+            if exc.link is not None:
+                raise
+        if page is None or following is None:
+            page = await _search(pages, ids)
+            following = page.after(ids) if page.next_cursor is None else ()  # the page after it shows whether it moves
+        if following or page.next_cursor is None:
+            return attrs.evolve(page, messages=following or ())
+        before, cursor = page.cursor, page.next_cursor
+    raise ReplayError(f"the place after message {ids[-1]!r} moves while it is read: {_INSTEAD}")
 
 
 async def _search(pages: Pages, ids: Sequence[str]) -> ListedPage:

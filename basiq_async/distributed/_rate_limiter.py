@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+import attrs
+
 from .._work.limits import wait_for_event
 from .._work.tasks import cancelling
 from ._record import Record
@@ -17,22 +19,23 @@ _AHEAD = 0.005
 """Seconds of the rate that one request draws. A worker that dies wastes at most that many."""
 
 
+@attrs.define
 class SharedRateLimiter:
     """The part of a job's rate that one process uses.
 
     Slots that were missed, in a pause or while the event loop was blocked, are dropped: no burst follows.
     """
 
-    def __init__(self, record: Record, key: str) -> None:
-        self._record = record
-        self._key = key
-        self._turn = asyncio.Lock()
-        self._callers = 0
-        self._slots: deque[tuple[float, float]] = deque()
-        self._earliest, self._latest = float("-inf"), float("inf")
-        self._changed = asyncio.Event()
-        self.rate: float | None = None
-        """The current rate of the job; None for no limit."""
+    _record: Record
+    _key: str
+    rate: float | None = None
+    """The current rate of the job; None for no limit."""
+    _turn: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    _callers: int = 0
+    _slots: deque[tuple[float, float]] = attrs.field(factory=deque)
+    _earliest: float = float("-inf")
+    _latest: float = float("inf")
+    _changed: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     def set_rate(self, rate: float | None) -> None:
         """Set the current rate of the job."""
@@ -56,14 +59,10 @@ class SharedRateLimiter:
                         self._slots.popleft()
                         return
                     else:
-                        await self._sleep(self._slots[0][0] - clock())
+                        self._changed.clear()
+                        await wait_for_event(self._changed, self._slots[0][0] - clock())
         finally:
             self._callers -= 1
-
-    async def _sleep(self, seconds: float) -> None:
-        """Wait ``seconds``, or until the rate changes."""
-        self._changed.clear()
-        await wait_for_event(self._changed, seconds)
 
     async def _draw(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -74,27 +73,25 @@ class SharedRateLimiter:
         if slots is None:
             self.set_rate(None)
             return
-        self._measure(asked - slots.now, clock() - slots.now)
+        # The store's clock was read between the request and the response, which narrows down its offset.
+        earliest, latest = asked - slots.now, clock() - slots.now
+        self._earliest, self._latest = max(self._earliest, earliest), min(self._latest, latest)
+        if self._earliest > self._latest:  # one of the clocks was set
+            self._earliest, self._latest = earliest, latest
         begin = self._latest
         end = max(self._earliest + _LATE, begin + _LEAST)
         for i in range(wanted):
             slot = slots.first + slots.interval * i
             self._slots.append((slot + begin, slot + end))
 
-    def _measure(self, earliest: float, latest: float) -> None:
-        """Narrow down the offset of the store's clock, which was read between the request and the response."""
-        self._earliest, self._latest = max(self._earliest, earliest), min(self._latest, latest)
-        if self._earliest > self._latest:  # one of the clocks was set
-            self._earliest, self._latest = earliest, latest
 
-
+@attrs.define
 class SegmentRate:
     """The limiter of one segment, which can be stopped separately. Its engine uses it in place of a ``RateLimiter``."""
 
-    def __init__(self, limiter: SharedRateLimiter) -> None:
-        self._limiter = limiter
-        self._waits: set[asyncio.Task[None]] = set()
-        self._stopped = False
+    _limiter: SharedRateLimiter
+    _waits: set[asyncio.Task[None]] = attrs.field(factory=set)
+    _stopped: bool = False
 
     @property
     def open(self) -> bool:
@@ -103,7 +100,7 @@ class SegmentRate:
 
     async def wait(self) -> bool:
         """Wait for a slot, and return True; False once the segment is stopped."""
-        if self._stopped or self.open:
+        if self._limiter.rate is None or self._stopped:
             return not self._stopped
         wait = asyncio.create_task(self._limiter.wait())
         self._waits.add(wait)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 import attrs
+import cattrs
 
 from .._work.throughput import messages_per_second
 from ..errors import InboxError, RecordError, ReplayError
+from ..replay.shared import HANDLED_BEFORE
 from ._connection import Connection
 from ._record_types import (
     EDGE,
     LONGEST_KEY,
-    LONGEST_NAME,
     SEGMENT_NAME,
     Heartbeat,
     JobEntry,
@@ -25,21 +26,25 @@ from ._record_types import (
     JobSpec,
     JobState,
     LeaseLostError,
-    ListSpec,
     Outcome,
     RateSlots,
     Refusal,
     SegmentClaim,
     SegmentPage,
-    Source,
     StateChange,
+    is_retry,
     shorten,
 )
 
 T = TypeVar("T")
 
 _MOST_TRIES = 20
+_LEAVES = ("handled", f"skipped:{HANDLED_BEFORE}")
+"""The results with which an entry leaves the quarantine."""
 _NEVER = datetime.fromtimestamp(0, UTC)
+_SPECS = cattrs.Converter(detailed_validation=False)
+_SPECS.register_unstructure_hook(datetime, datetime.isoformat)
+_SPECS.register_structure_hook(datetime, lambda text, _: datetime.fromisoformat(text))
 
 
 class Record:
@@ -68,18 +73,8 @@ class Record:
         The job is active from then until it ends. Raises ``ReplayError`` for a known key with another name, source or
         other lists.
         """
-        fields: dict[str, str | float | int] = {
-            "name": spec.name,
-            "source": spec.source,
-            "lists": json.dumps([[list_spec.webhook_id, list_spec.filter] for list_spec in spec.lists]),
-            "rate": "" if spec.rate is None else repr(spec.rate),
-            "submitted_at": spec.submitted_at.isoformat(),
-            "lease": round(spec.lease * 1000),
-            "most_quarantined": spec.most_quarantined,
-            "total": "" if spec.total is None else spec.total,
-            "id": spec.id,
-        }
-        pairs = [part for pair in fields.items() for part in pair]
+        fields = {**_SPECS.unstructure(spec), "lists": json.dumps(_SPECS.unstructure(spec.lists))}
+        pairs = [part for name, value in fields.items() for part in (name, "" if value is None else value)]
         found = await self._run("create", spec.key, _selection(spec), len(spec.lists), *pairs)
         if found[0] == "created":
             return list(found[1:])
@@ -94,7 +89,7 @@ class Record:
         """Return the job that was submitted under a key; None for an unknown key."""
         found: dict[str, str] = await self._connection.call(lambda redis: redis.hgetall(self._base(key)))
         with _damage(key):
-            return _spec(key, found) if "selection" in found else None
+            return _spec(found) if "selection" in found else None
 
     async def keys(self, *, active: bool = False) -> Sequence[str]:
         """Return the keys of all jobs, or only of the active ones: those that are running or paused."""
@@ -154,25 +149,30 @@ class Record:
         before: int,
         lease: float,
         max_failures: int | None = None,
+        tickets: Collection[str] = (),
     ) -> Heartbeat | int:
         """Record finished messages. ``before`` is the number of ids that are recorded already.
+
+        What a retry of the quarantine handled leaves it. Of ``tickets``, those of messages for which there was nothing
+        to do come back.
 
         If another number is recorded, return that and change nothing: the store has lost some, or has these.
         """
         counts = Counter(each.result for each in outcomes)
         handled, failed = counts["handled"], counts["failed"]
-        if given_up := sum(each.is_given_up for each in outcomes):
+        gone: list[str] = []
+        if is_retry(segment):
+            gone = [each.id for each in outcomes if each.result in _LEAVES]
+        elif given_up := sum(each.result == "failed" and each.entry is None for each in outcomes):
             counts["given_up"] = given_up
         entries = [(each.id, each.entry.pack(seal=True)) for each in outcomes if each.entry is not None]
-        gone = [each.id for each in outcomes if each.is_gone]
-        skipped = {each.id for each in outcomes if each.result not in ("handled", "failed")}
-        tickets = [each.id for each in outcomes if each.ticket]
+        held = [each for each in outcomes if each.id in tickets]
         lists: Sequence[Sequence[Any]] = (
             [part for pair in counts.items() for part in pair],
             [part for pair in entries for part in pair],
             gone,
-            [each for each in tickets if each not in skipped],
-            [each for each in tickets if each in skipped],
+            [each.id for each in held if each.result in ("handled", "failed")],
+            [each.id for each in held if each.result not in ("handled", "failed")],
         )
         ids = json.dumps([each.id for each in outcomes])
         found = await self._run_as_owner(
@@ -248,7 +248,7 @@ class Record:
                     [(int(at) / 1000, int(count)) for at, count in samples],
                     now_seconds=ended / 1000,
                     began_seconds=int(fields["began"]) / 1000,
-                    finished=int(fields.get("finished") or 0),
+                    finished=finished,
                 ),
                 elapsed=(ended - int(fields["began"])) / 1000,
                 remaining=None if total is None else max(0, total - finished),
@@ -308,7 +308,7 @@ def _damage(key: str) -> Iterator[None]:
     """Raise ``RecordError`` if what was read is not what a fleet wrote: others may write to Redis too."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as exc:
+    except Exception as exc:
         raise RecordError(
             f"another program changed the job {key!r} in Redis ({type(exc).__name__}): forget the job, and submit it "
             "again, with an inbox, so that nothing is handled twice"
@@ -323,21 +323,9 @@ def _selection(spec: JobSpec) -> str:
     return f"{spec.name!r} over the {spec.source} of {lists}"
 
 
-def _spec(key: str, fields: Mapping[str, str]) -> JobSpec:
-    if len(fields["name"]) > LONGEST_NAME:
-        raise ValueError("the name of the job function is too long")
-    return JobSpec(
-        key=key,
-        name=fields["name"],
-        lists=tuple(ListSpec(*each) for each in json.loads(fields["lists"])),
-        source=cast(Source, fields["source"]),
-        rate=_float(fields["rate"]),
-        submitted_at=datetime.fromisoformat(fields["submitted_at"]),
-        lease=int(fields["lease"]) / 1000,
-        most_quarantined=int(fields["most_quarantined"]),
-        total=_int(fields["total"]),
-        id=fields["id"],
-    )
+def _spec(fields: Mapping[str, str]) -> JobSpec:
+    known = {name: text or None for name, text in fields.items()}
+    return _SPECS.structure({**known, "lists": json.loads(fields["lists"])}, JobSpec)
 
 
 def _read_entry(id: str, number: int, text: str | None) -> JobEntry:

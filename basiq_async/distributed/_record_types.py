@@ -32,6 +32,11 @@ def is_notification(key: object, segment: object) -> bool:
     return 0 < len(key) <= LONGEST_KEY and SEGMENT_NAME.fullmatch(segment) is not None
 
 
+def is_retry(segment: str) -> bool:
+    """Whether a segment retries entries of the quarantine, in place of messages from Basiq."""
+    return segment.startswith("q")
+
+
 EDGE = 20
 """How many ids before a page are recorded: the place is found again as long as one of them is listed."""
 
@@ -61,7 +66,7 @@ class JobSpec:
     """A job as it was submitted. ``id`` is random, and differs from earlier jobs with the same key."""
 
     key: str
-    name: str
+    name: str = attrs.field(validator=attrs.validators.max_len(LONGEST_NAME))
     lists: tuple[ListSpec, ...]
     source: Source = "messages"
     rate: float | None = None
@@ -121,10 +126,10 @@ class SegmentPage:
 class JobEntry(QuarantinedDelivery):
     """An entry of a job's quarantine. It is sealed for this job and this webhook. ``number`` is its place."""
 
-    job: str = attrs.field(default="", eq=False, repr=False)
+    job: str = attrs.field(default="", eq=False)
     """The key of the job and the name of its job function."""
-    webhook_id: str = attrs.field(default="", eq=False, repr=False)
-    number: int = attrs.field(default=0, eq=False, repr=False)
+    webhook_id: str = attrs.field(default="", eq=False)
+    number: int = attrs.field(default=0, eq=False)
 
     def sealed_parts(self) -> Sequence[bytes]:
         """See ``QuarantinedDelivery``."""
@@ -134,18 +139,14 @@ class JobEntry(QuarantinedDelivery):
 
 @attrs.frozen
 class Outcome:
-    """How a message that was handed out ended. ``entry``: what is set aside of it.
+    """How a message that was handed out ended: "handled", "failed", or "skipped:" and the reason.
 
-    result: "handled", "failed", or "skipped:" and the reason. is_gone: whether its entry leaves the quarantine.
-    is_given_up: whether it failed and is not set aside. ticket: whether it had a ticket of the job's limit.
+    entry: what is set aside of it.
     """
 
     id: str
     result: str
     entry: JobEntry | None = None
-    is_gone: bool = False
-    is_given_up: bool = False
-    ticket: bool = False
 
 
 @attrs.frozen

@@ -54,6 +54,8 @@ class Work:
         self.target = target
         self.inbox = inbox
         self.handling = find_handling(target, inbox, exclusive=False, is_recorded=True)
+        self._own_target: object = self.handling.value if self.handling.inbox is None else None
+        """The target, if no inbox records what it handled; else None."""
         self.where = as_where(where)
         self.on_error = on_error
         self.max_failures = max_failures
@@ -66,12 +68,7 @@ class Work:
             record_timeout=_RECORDING,
         )
 
-    @property
-    def own_target(self) -> object:
-        """The target, if no inbox records what it handled; else None."""
-        return self.handling.value if self.handling.inbox is None else None
-
-    async def select(self, source: Source, webhook_id: str) -> Where:
+    async def _select(self, source: Source, webhook_id: str) -> Where:
         """Return what selects the messages of a list. The event list has the types of all webhooks."""
         where = Where(self.where.predicate)
         if source == "messages":
@@ -82,7 +79,7 @@ class Work:
             handles = frozenset(webhook.subscribed_events).__contains__
         return Where(lambda message: handles(message.event_type_id or "")) & where
 
-    def open_target(self, webhook_id: str, *, lease: float) -> Target:
+    def _open_target(self, webhook_id: str, *, lease: float) -> Target:
         """Return the target for messages of a webhook. Its claims in an inbox last ``lease`` seconds."""
         handling = self.handling
         if handling.receiver is None:
@@ -93,51 +90,52 @@ class Work:
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]
 
 
+@attrs.define
 class WorkCache:
     """Opens each job function of this process once, and keeps the ``Work`` that it yields.
 
     ``ended`` is called with the name and the error of a job function that ended by itself. It is opened again then.
     """
 
-    def __init__(self, ended: Callable[[str, Exception], object]) -> None:
-        self._ended = ended
-        self._works: dict[str, asyncio.Future[Work]] = {}
-        self._holders: set[asyncio.Task[None]] = set()
-        self._closing = asyncio.Event()
+    _ended: Callable[[str, Exception], object]
+    _works: dict[str, tuple[asyncio.Future[Work], asyncio.Task[None]]] = attrs.field(factory=dict)
+    _closing: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     async def get(self, name: str, function: JobFunction) -> Work:
         """Return the work of a job function. Open the function if it is not open yet, or failed to open."""
-        known = self._works.get(name)
-        if known is None:
-            known = self._works[name] = asyncio.get_running_loop().create_future()
-            holder = asyncio.create_task(self._hold(name, function, known))
-            self._holders.add(holder)
-            holder.add_done_callback(self._holders.discard)
-        return await asyncio.shield(known)
+        if name not in self._works:
+            opened: asyncio.Future[Work] = asyncio.get_running_loop().create_future()
+            self._works[name] = opened, asyncio.create_task(self._hold(name, function, opened))
+        return await asyncio.shield(self._works[name][0])
+
+    def stop(self) -> None:
+        """Cancel the job functions that are not open yet: that may last."""
+        for opened, holder in self._works.values():
+            if not opened.done():
+                holder.cancel()
 
     async def aclose(self) -> None:
         """Close all open job functions."""
         self._closing.set()
-        if self._holders:
-            await asyncio.wait(self._holders)
+        if holders := [holder for _, holder in self._works.values()]:
+            await asyncio.wait(holders)
 
     async def _hold(self, name: str, function: JobFunction, opened: asyncio.Future[Work]) -> None:
         # One task enters and leaves the context manager, because anyio scopes, for example, are bound to their task.
-        error: Exception | None = None
+        error: Exception = ReplayError("it was cancelled from within")  # as by a task group, or the worker stops
+        await asyncio.sleep(0)  # an eager task would run before ``get`` has noted it
         try:
             async with function() as work:
                 if not isinstance(work, Work):
                     raise ConfigurationError(f"the job function {name!r} must yield a Work, not {type(work).__name__}")
                 opened.set_result(work)
                 await self._closing.wait()
+            return
         except Exception as exc:
             error = exc
-        except asyncio.CancelledError:  # from within, such as a task group that ends: nobody else has this task
+        except asyncio.CancelledError:
             pass
-        if self._closing.is_set() and error is None:
-            return
         del self._works[name]
-        error = error or ReplayError("it was cancelled from within")
         if opened.done():
             self._ended(name, error)
         else:

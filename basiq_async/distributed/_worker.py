@@ -8,33 +8,16 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from .._redaction.text import printable
 from .._work.tasks import TaskOwner, run_to_completion
-from ..errors import (
-    InboxError,
-    RateLimitError,
-    RecordError,
-    ReplayError,
-    ServerError,
-    TransportError,
-)
-from ._handing import HeldSegment
-from ._lease import Lease, clock
+from ..errors import InboxError, RateLimitError, ReplayError, ServerError, TransportError
 from ._rate_limiter import SharedRateLimiter
 from ._record import Record
-from ._record_types import (
-    JobSpec,
-    LeaseLostError,
-    RecordUnavailableError,
-    SegmentClaim,
-    describe,
-    is_notification,
-)
-from ._segment import ActiveJob, Segment
+from ._record_types import JobSpec, LeaseLostError, RecordUnavailableError, SegmentClaim, describe, is_notification
+from ._segment import ActiveJob, Lease, Segment, clock
 from ._work import JobFunction, WorkCache
 
 logger = logging.getLogger("basiq_async.distributed")
@@ -62,12 +45,9 @@ class Worker:
         lease: float,
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._record = record
-        self._functions = functions
-        self._notify = notify
-        self._lease = lease
-        self._specs: dict[str, JobSpec | None] = {}
-        """The jobs by their keys; None for one whose job function this worker does not have."""
+        self._record, self._functions, self._notify, self._lease = record, functions, notify, lease
+        self._missing: set[str] = set()
+        """The names of job functions that jobs need and this worker does not have."""
         self._works = WorkCache(self._fail_jobs_of)
         self._active: dict[str, ActiveJob] = {}
         """The active jobs by their ids: a forgotten key may belong to another job by now."""
@@ -87,6 +67,7 @@ class Worker:
     def stop(self) -> None:
         """Begin no more messages. The messages under way are finished and recorded."""
         self._stopping = True
+        self._works.stop()
         for active in self._active.values():
             for segment in active.segments.values():
                 segment.stop()
@@ -107,49 +88,40 @@ class Worker:
         if not is_notification(key, segment):
             logger.warning("a notification that is not one of a fleet is ignored")
             return
-        try:
+        with _logged(f"segment {segment} of the job {key!r} was not processed"):
             await self._process(key, segment)
-        except RecordUnavailableError as exc:
-            logger.warning("segment %s of the job %r was not processed: %s", segment, key, describe(exc))
-        except Exception:
-            logger.exception("segment %s of the job %r was not processed", segment, key)
 
     async def _process(self, key: str, segment: str) -> None:
         spec = await self._spec(key)
-        if spec is None:
+        if spec is None or self._stopping:
             return
         try:
             work = await self._works.get(spec.name, self._functions[spec.name])
         except Exception as exc:
-            logger.exception("the job function %r failed to start", spec.name)
-            await self._fail(spec, f"the job function {spec.name!r} failed to start: {describe(exc)}")
+            if not self._stopping:
+                logger.exception("the job function %r failed to start", spec.name)
+                await self._fail(spec, f"the job function {spec.name!r} failed to start: {describe(exc)}")
             return
         lease = Lease(self._lease)
         asked_at = clock()
         claim = await self._record.claim(key, segment, lease.token, lease=self._lease, worker=self.name, job=spec.id)
-        if not isinstance(claim, SegmentClaim):
-            if claim in ("another", "gone"):
-                self._specs.pop(key, None)
-            if claim == "another":  # the job was forgotten, and another was submitted under its key
-                await self._process(key, segment)
-            return
-        lease.prolong(asked_at)
-        await self._run(HeldSegment(self._record, spec, segment, lease, work), claim)
+        if isinstance(claim, SegmentClaim):
+            lease.prolong(asked_at)
+            await self._run(Segment(self._record, self._job(spec), segment, lease, work, claim, self._notify))
 
     # --- one segment ---
 
-    async def _run(self, held: HeldSegment, claim: SegmentClaim) -> None:
-        spec, name, lease = held.spec, held.name, held.lease
-        key = spec.key
-        job = self._active.get(spec.id)
-        if job is None:
-            job = self._active[spec.id] = ActiveJob(
-                spec,
-                SharedRateLimiter(self._record, key),
-                lambda seconds: self._owner.spawn(self._record.pause(key, seconds, job=spec.id)),
-            )
-        job.limiter.set_rate(claim.rate)
-        segment = job.segments[lease.token] = Segment(held, job, claim, self._notify)
+    def _job(self, spec: JobSpec) -> ActiveJob:
+        if spec.id not in self._active:
+            spread = functools.partial(self._record.pause, spec.key, job=spec.id)
+            limiter = SharedRateLimiter(self._record, spec.key)
+            self._active[spec.id] = ActiveJob(spec, limiter, lambda seconds: self._owner.spawn(spread(seconds)))
+        return self._active[spec.id]
+
+    async def _run(self, segment: Segment) -> None:
+        job, name, key = segment.job, segment.name, segment.job.spec.key
+        job.limiter.set_rate(segment.claim.rate)
+        job.segments[segment.lease.token] = segment
         if self._stopping:
             segment.stop()
         problem, delay = "", 0.0
@@ -168,23 +140,21 @@ class Worker:
                 logger.warning("segment %s of the job %r is tried again in %.1f s: %s", name, key, delay, problem)
             else:
                 logger.error("the job %r stops at segment %s: %s", key, name, problem)
-                await self._fail(spec, f"segment {name}: {problem}")
+                await self._fail(job.spec, f"segment {name}: {problem}")
         finally:
-            del job.segments[lease.token]
+            del job.segments[segment.lease.token]
+            if not job.segments:
+                self._active.pop(job.spec.id, None)
             if not finished:
-                await run_to_completion(functools.partial(self._let_go, held, delay, problem))
+                await run_to_completion(functools.partial(self._let_go, segment, delay, problem))
 
-    async def _let_go(self, held: HeldSegment, delay: float, problem: str) -> None:
-        try:
-            await self._record.release(*held.owner, delay=delay, problem=problem)
-        except ReplayError as exc:  # its lease runs out anyway
-            logger.info("segment %s of the job %r could not be released: %s", held.name, held.spec.key, describe(exc))
+    async def _let_go(self, segment: Segment, delay: float, problem: str) -> None:
+        with _logged(f"segment {segment.name} of the job {segment.job.spec.key!r} was not released"):
+            await self._record.release(*segment.owner, delay=delay, problem=problem)
 
     async def _fail(self, spec: JobSpec, reason: str) -> None:
-        try:
+        with _logged(f"the job {spec.key!r} could not be stopped"):
             await self._record.set_state(spec.key, "fail", reason, job=spec.id)
-        except RecordError as exc:
-            logger.error("the job %r could not be stopped: %s", spec.key, describe(exc))
 
     def _fail_jobs_of(self, name: str, error: Exception) -> None:
         """Stop the jobs of a job function that has ended by itself."""
@@ -198,41 +168,26 @@ class Worker:
 
     async def _spec(self, key: str) -> JobSpec | None:
         """Return the job of a key, if this worker has its job function."""
-        if key not in self._specs:
-            spec = await self._record.spec(key)
-            if spec is None:
-                return None
-            if spec.name not in self._functions:
-                text = "the job %r is not for this worker: it has no job function %r, but %s"
-                logger.error(text, key, printable(spec.name), sorted(self._functions))
-            self._specs[key] = spec if spec.name in self._functions else None
-        return self._specs[key]
-
-    def _forget_all_but(self, keys: Sequence[str]) -> None:
-        """Forget the jobs that have ended, so that a worker does not grow with the number of jobs."""
-        for key in self._specs.keys() - set(keys):
-            del self._specs[key]
-        for id, active in list(self._active.items()):
-            if not active.segments and active.spec.key not in keys:
-                del self._active[id]
+        spec = await self._record.spec(key)
+        if spec is None or spec.name in self._functions:
+            return spec
+        if spec.name not in self._missing:
+            self._missing.add(spec.name)
+            text = "the job %r is not for this worker: it has no job function %r, but %s"
+            logger.error(text, key, printable(spec.name), sorted(self._functions))
+        return None
 
     # --- background tasks ---
 
-    async def _repeat(self, step: Callable[[], Coroutine[Any, Any, None]], every: float) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[None]], every: float) -> None:
         while True:
-            try:
+            with _logged("a background task of the worker failed, and is tried again"):
                 await step()
-            except RecordError as exc:
-                logger.warning("%s", describe(exc))
-            except Exception:
-                logger.exception("a background task of the worker failed, and is tried again")
             await asyncio.sleep(every * (0.75 + random.random() / 2))
 
     async def _heal(self) -> None:
-        keys = await self._record.keys(active=True)
-        self._forget_all_but(keys)
-        for key in keys:
-            with _damage_to_one_job():
+        for key in await self._record.keys(active=True):
+            with _logged(f"no segments of the job {key!r} were looked for"):
                 if await self._spec(key) is None:
                     continue
                 grace = max(1.0, self._lease / 2)
@@ -244,9 +199,7 @@ class Worker:
     async def _heartbeat(self) -> None:
         for active in list(self._active.values()):
             held = {segment.name: segment.lease for segment in active.segments.values()}
-            if not held:
-                continue
-            with _damage_to_one_job():
+            with _logged(f"the leases of the job {active.spec.key!r} were not renewed"):
                 asked_at, spec = clock(), active.spec
                 tokens = {name: lease.token for name, lease in held.items()}
                 heartbeat = await self._record.heartbeat(spec.key, self.name, tokens, lease=self._lease, job=spec.id)
@@ -261,30 +214,21 @@ class Worker:
     async def _tell(self) -> None:
         """Log how far the jobs are that this worker works on."""
         for active in list(self._active.values()):
-            with _damage_to_one_job():
-                progress = await self._record.progress(active.spec.key)
-                if progress is None:
-                    continue
-                left = "" if progress.remaining is None else f", {progress.remaining:,} left"
-                logger.info(
-                    "the job %r: %d handled, %d failed, %.0f a second%s",
-                    active.spec.key,
-                    progress.handled,
-                    progress.failed,
-                    progress.rate,
-                    left,
-                )
+            with _logged(f"the job {active.spec.key!r} did not tell its progress"):
+                if (progress := await self._record.progress(active.spec.key)) is not None:
+                    counts = progress.handled, progress.failed, progress.rate
+                    logger.info("the job %r: %d handled, %d failed, %.0f a second", active.spec.key, *counts)
 
 
 @contextmanager
-def _damage_to_one_job() -> Iterator[None]:
-    """Log an error of one job, so that the others are looked after. An outage of Redis is raised: it is for all."""
+def _logged(what: str) -> Iterator[None]:
+    """Log an error instead of raising it, so that the rest goes on: it is found again."""
     try:
         yield
-    except RecordError as exc:
-        if isinstance(exc, RecordUnavailableError) and exc.__cause__ is None:
-            raise
-        logger.warning("%s", describe(exc))
+    except ReplayError as exc:  # of the record, or the lease ran out
+        logger.warning("%s: %s", what, describe(exc))
+    except Exception:
+        logger.exception("%s", what)
 
 
 def _passing(exc: Exception) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from importlib import import_module
+from multiprocessing import Process
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -19,12 +22,14 @@ from ._fleet import Fleet
 __all__ = ["find_fleet", "find_job", "run_workers"]
 
 _SHUTDOWN = 30.0
+_PAUSE = 1.0
+"""Seconds before a process that died is replaced."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def find_fleet(place: str) -> Fleet:
     """Import and return the fleet at a place such as ``jobs:fleet``. The current folder is searched too."""
-    module, attribute = _load(place, "a fleet", "jobs:fleet")
-    fleet = getattr(module, attribute, None)
+    _, fleet = _load(place, "a fleet", "jobs:fleet")
     if not isinstance(fleet, Fleet):
         raise ConfigurationError(f"{place} is a {type(fleet).__name__}, not a Fleet")
     return fleet
@@ -35,8 +40,7 @@ def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
 
     Without ``fleet``, all fleets of the same module are searched.
     """
-    module, attribute = _load(place, "a job function", "jobs:refill")
-    function = getattr(module, attribute, None)
+    module, function = _load(place, "a job function", "jobs:refill")
     fleets = [fleet] if fleet is not None else [each for each in vars(module).values() if isinstance(each, Fleet)]
     for each in fleets:
         for name, registered in each._functions.items():
@@ -45,22 +49,24 @@ def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
     raise ConfigurationError(f"{place} is not a job function of {'the fleet' if fleet else 'a fleet of this module'}")
 
 
-def _load(place: str, what: str, example: str) -> tuple[ModuleType, str]:
+def _load(place: str, what: str, example: str) -> tuple[ModuleType, object]:
+    """Return the module of a place, and what it has there; None for nothing."""
     name, _, attribute = place.partition(":")
     if not name or not attribute:
         raise ConfigurationError(f"{place!r} is not the place of {what}: write module:variable, such as {example}")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return import_module(name), attribute
+        module = import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
             raise
         raise ConfigurationError(f"module {name!r} was not found: run the command in the folder of the module") from exc
+    return module, getattr(module, attribute, None)
 
 
 def run_workers(place: str, *, processes: int = 1, segments: int = 2) -> None:
-    """Run the workers of a fleet until SIGTERM or SIGINT. A second signal kills them.
+    """Run the workers of a fleet until SIGTERM, SIGINT or SIGHUP. A second signal kills them.
 
     Each process handles up to ``segments`` pages at once. With ``processes=1`` this process is the worker; otherwise a
     process that dies is replaced.
@@ -97,46 +103,41 @@ def _serve(place: str, segments: int) -> None:
     )
 
 
-def _serve_child(place: str, segments: int, args: object) -> None:
+def _serve_child(place: str, segments: int) -> None:
     """Run a worker in a child process, in its own process group: Ctrl-C then reaches only the parent."""
     os.setpgid(0, 0)
+    _handle_signals(signal.SIG_DFL)  # until taskiq has its own handlers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     _serve(place, segments)
 
 
+def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, handler)
+
+
 def _supervise(place: str, processes: int, segments: int) -> None:
-    from taskiq.cli.worker.args import WorkerArgs
-    from taskiq.cli.worker.process_manager import ProcessManager, ShutdownAction
-
-    manager = ProcessManager(
-        WorkerArgs(broker="", modules=[], workers=processes),
-        functools.partial(_serve_child, place, segments),
-    )
-    received, parent = 0, os.getpid()
-    signalled: set[int] = set()
-
-    def signal_workers() -> None:
-        for worker in manager.workers:
-            if worker.pid and worker.pid not in signalled and worker.is_alive():
-                signalled.add(worker.pid)
-                os.kill(worker.pid, signal.SIGTERM)
+    workers: list[Process] = []
+    received = started = 0
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        if os.getpid() != parent:  # a child that has not set its own handlers yet
-            os._exit(128 + number)
         received += 1
-        if received == 1:
-            manager.action_queue.put(ShutdownAction())
-            signal_workers()
-            return
-        for worker in manager.workers:
-            if worker.pid and worker.is_alive():
-                os.kill(worker.pid, signal.SIGKILL)
+        for worker in workers:
+            (worker.terminate if received == 1 else worker.kill)()
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    # The manager may start one more worker before it handles the action: this signals that worker too.
-    manager._shutdown_workers = signal_workers  # type: ignore[method-assign]  # it has no hook for this
-    manager.start()
-    for worker in manager.workers:
-        worker.join()
+    _handle_signals(end)
+    while True:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none comes between the start of a worker and its note
+        workers[:] = [worker for worker in workers if worker.is_alive()]
+        while not received and len(workers) < processes:
+            started += 1
+            workers.append(Process(target=_serve_child, args=(place, segments), name=f"worker-{started}"))
+            workers[-1].start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if not workers:
+            return
+        wait([worker.sentinel for worker in workers])
+        if not received:
+            time.sleep(_PAUSE)  # so that one that cannot start does not keep a processor busy

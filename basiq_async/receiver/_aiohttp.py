@@ -45,6 +45,20 @@ class AiohttpAdapter:
         return _respond(outcome, request, whole=content.at_eof())
 
 
+def serve(receiver: Receives, app: web.Application, path: str) -> None:
+    """Serve a path of an application, and enter and leave the receiver with it."""
+
+    async def start(app: web.Application) -> None:
+        await receiver.__aenter__()
+
+    async def end(app: web.Application) -> None:
+        await receiver.__aexit__()
+
+    app.router.add_post(path, AiohttpAdapter(receiver).handle)
+    app.on_startup.append(start)
+    app.on_shutdown.append(end)
+
+
 def _is_readable(request: web.BaseRequest) -> bool:
     """Return whether ``request.read()`` accepts the body. For a larger one, only the receiver's limit counts."""
     return not request.client_max_size or request.content.total_bytes <= request.client_max_size

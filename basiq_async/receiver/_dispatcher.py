@@ -21,11 +21,12 @@ from .._work.failures import failure_text, find_retry_after, is_outage
 from .._work.once import Ended, Ending, Unit, Units
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
 from ..errors import InboxError
-from ._backlog import Ticket
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
+from ._settings import Settings
+from ._worker import Ticket
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -49,9 +50,6 @@ class Dispatcher:
     Even if it is cancelled, a delivery is then either handled and recorded, or free to be handled again.
 
     seal: signs the deliveries that go into the quarantine.
-    handler_timeout, inbox_timeout, lease: in seconds. ``inbox_timeout`` limits each call of the inbox.
-    deferred_timeout, deferred_lease: those of deferred deliveries.
-    quarantine_after: failures of a delivery after which it is set aside; None for never.
     clock: seconds since 1970.
     """
 
@@ -60,28 +58,22 @@ class Dispatcher:
         routes: Routes,
         inbox: Inbox,
         seal: Seal,
+        settings: Settings,
         *,
-        handler_timeout: float,
-        inbox_timeout: float,
-        lease: float,
-        deferred_timeout: float,
-        deferred_lease: float,
-        quarantine_after: int | None,
         clock: Callable[[], float],
     ) -> None:
         self._routes = routes
         self._transactions = inbox if isinstance(inbox, TransactionalInbox) else None
         self.seal = seal
-        self.quarantine_after = quarantine_after
+        self.quarantine_after = settings.quarantine_after
         self.clock = clock
-        self.handler_timeout = handler_timeout
-        self.inbox_timeout = inbox_timeout
+        self.handler_timeout = settings.handler_timeout
+        self.inbox_timeout = settings.inbox_timeout
         self._unhandled: dict[str, int] = {}
         self._blocking: set[str] = set()
-        self._units = Units(inbox, lease=lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=handler_timeout)
-        self._deferred = Units(
-            inbox, lease=deferred_lease, call_timeout=inbox_timeout, grace=_MOMENT, work_timeout=deferred_timeout
-        )
+        make = partial(Units, inbox, call_timeout=self.inbox_timeout, grace=_MOMENT)
+        self._units = make(lease=settings.lease, work_timeout=self.handler_timeout)
+        self._deferred = make(lease=settings.deferred_lease, work_timeout=settings.deferred_timeout)
         self.outages = Outages()
 
     async def dispatch(

@@ -90,6 +90,18 @@ class Quarantine:
         await self.tell_changed()
         return outcomes
 
+    async def hand_out(self, quarantined: QuarantinedDelivery, dispatch: Callable[..., Awaitable[Outcome]]) -> Outcome:
+        """Hand a quarantined delivery to its handler again, unless its seal does not match."""
+        delivery = self.refuse(quarantined) or self.read(quarantined)
+        if isinstance(delivery, Outcome):
+            return delivery
+        if delivery.key == quarantined.key:
+            return await dispatch(delivery, retried=quarantined)
+        done = await dispatch(delivery)
+        if done.result in (Result.HANDLED, Result.DUPLICATE):
+            await self.end(quarantined)
+        return done
+
     def refuse(self, delivery: QuarantinedDelivery) -> Outcome | None:
         """Return the rejection of a quarantined delivery that no receiver with these secrets sealed, else None."""
         fault = None if delivery.seal is None else self._seal.find_fault(delivery.seal, *delivery.sealed_parts())

@@ -17,28 +17,27 @@ from .._redaction.tracebacks import hide_arguments
 from .._signing.secrets import SecretLike
 from .._signing.signature import (
     TOLERANCE,
-    CheckedHeaders,
     Headers,
     SigningKeys,
     check_body,
-    check_headers,
 )
-from .._web.bodies import BodyReader
 from .._work.clock import TimeSource, in_seconds
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
 from .._work.waiting import may_work
-from ..errors import ConfigurationError, SignatureVerificationError
+from ..errors import ConfigurationError
 from ..hooks import call_hook, chain_hooks
 from ._asgi import ASGIApp, check_path, make_fastapi_router
-from ._backlog import Backlog, Limits, Ticket, check_deferrable
-from ._bodies import read_body, refuse
-from ._delivery import Delivery, UnreadableBodyError, read_delivery
+from ._backlog import Backlog, check_deferrable
+from ._delivery import Delivery
 from ._dispatcher import PATIENCE, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox
 from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of
 from ._quarantine import Quarantine
+from ._requests import RequestReader
 from ._results import Result
 from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
+from ._settings import Settings
+from ._worker import Ticket, Worker
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
@@ -52,11 +51,6 @@ H = TypeVar("H", bound=AnyHandler)
 P = TypeVar("P")
 Around = Callable[[Delivery, Coroutine[Any, Any, Outcome]], Coroutine[Any, Any, Outcome]]
 """A wrapper by which an observer, such as OpenTelemetry, awaits the work on a delivery."""
-
-_LEASE_MARGIN = 10.0
-"""Seconds by which a lease outlasts the time limits of one delivery, so that it expires only if its worker is dead or
-stuck."""
-_BODIES = 16 * 2**20
 
 
 class WebhookReceiver:
@@ -136,71 +130,51 @@ class WebhookReceiver:
         clock: TimeSource | None = None,
     ) -> None:
         keys = SigningKeys.read(secret, for_many=True)
-        check_whole("max_body_size", max_body_size, least=1)
-        handler_timeout = check_seconds("handler_timeout", handler_timeout)
-        body_timeout = check_seconds("body_timeout", body_timeout)
-        inbox_timeout = check_seconds("inbox_timeout", inbox_timeout)
-        if lease is None:
-            lease = handler_timeout + 2 * inbox_timeout + _LEASE_MARGIN
-        elif (lease := check_seconds("lease", lease)) <= handler_timeout:
-            raise ConfigurationError(
-                f"lease ({lease:g} s) must be longer than handler_timeout ({handler_timeout:g} s): otherwise another "
-                "worker takes over a delivery while its handler is still running"
-            )
-        deferred_timeout = check_seconds("deferred_timeout", deferred_timeout)
-        limits = Limits(
-            attempts=check_whole("attempts", attempts, least=1),
-            concurrency=check_whole("concurrency", concurrency, least=1),
-            max_waiting=check_whole("max_waiting", max_waiting, least=1),
-            max_waiting_bytes=check_whole("max_waiting_bytes", max_waiting_bytes, least=1),
+        settings = Settings.check(
+            handler_timeout=handler_timeout,
+            inbox_timeout=inbox_timeout,
+            lease=lease,
+            quarantine_after=quarantine_after,
+            deferred_timeout=deferred_timeout,
+            attempts=attempts,
+            concurrency=concurrency,
+            max_waiting=max_waiting,
+            max_waiting_bytes=max_waiting_bytes,
         )
-        if quarantine_after is not None:
-            check_whole("quarantine_after", quarantine_after, least=1, or_else="or None for no quarantine")
         self._keys = keys
         self._webhook_id = webhook_id
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
         check_inbox(self._inbox, keys, webhook_id)
-        self._tolerance = check_seconds("tolerance", tolerance, from_zero=True)
-        self._max_body_size = max_body_size
-        self._bodies = BodyReader(
-            max_size=max_body_size, max_total=max(_BODIES, 2 * max_body_size), timeout=body_timeout
-        )
         self._on_delivery = on_delivery
         self._around: Around | None = None
         self._clock = in_seconds(clock)
-        self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
-        seal = self._seal = keys.make_seal("basiq quarantine")
-        self._dispatcher = Dispatcher(
-            self._routes,
-            self._inbox,
-            seal,
-            handler_timeout=handler_timeout,
-            inbox_timeout=inbox_timeout,
-            lease=lease,
-            deferred_timeout=deferred_timeout,
-            deferred_lease=deferred_timeout + 2 * inbox_timeout + _LEASE_MARGIN,
-            quarantine_after=quarantine_after,
+        self._requests = RequestReader(
+            keys,
+            webhook_id=webhook_id,
+            tolerance=tolerance,
+            max_body_size=max_body_size,
+            body_timeout=body_timeout,
             clock=self._clock,
         )
+        self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
+        seal = self._seal = keys.make_seal("basiq quarantine")
+        self._dispatcher = Dispatcher(self._routes, self._inbox, seal, settings, clock=self._clock)
         self._accept_loss = accept_loss
         self._deferred = deferred
         self._backlog = Backlog(
             self._inbox,
             seal,
-            self._handle_deferred,
-            self.handles,
-            limits,
+            settings,
             webhook_id=webhook_id,
-            lease=deferred_timeout + 2 * inbox_timeout + _LEASE_MARGIN,
-            inbox_timeout=inbox_timeout,
             clock=self._clock,
             outages=self._dispatcher.outages,
         )
+        self._worker = Worker(self._backlog, self._handle_deferred, self.handles)
         if deferred:
             check_deferrable(self._inbox, accept_loss=accept_loss)
-        self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=inbox_timeout)
+        self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=settings.inbox_timeout)
         self._asgi = ASGIApp(self)
-        self._lifecycle = Lifecycle(self._inbox, inbox_timeout, webhook_id=webhook_id, clock=self._clock)
+        self._lifecycle = Lifecycle(self._inbox, settings.inbox_timeout, webhook_id=webhook_id, clock=self._clock)
 
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"
@@ -298,13 +272,7 @@ class WebhookReceiver:
                 raise
         if self._lifecycle.closed:
             return self._report(self._closed(), started)
-        if len(body) > self._max_body_size:
-            return self._report(Outcome(Result.TOO_LARGE), started)
-        try:
-            checked = check_headers(headers, self._tolerance, self._clock())
-        except SignatureVerificationError as exc:
-            return self._report(_reject(exc), started)
-        delivery = self._read(checked, body)
+        delivery = self._requests.read(headers, body)
         done = delivery if isinstance(delivery, Outcome) else await self._receive(delivery)
         return self._report(done, started)
 
@@ -324,8 +292,12 @@ class WebhookReceiver:
         """
         started = time.perf_counter()
         self._lifecycle.join_loop()
+        delivery: Delivery | Outcome | None = None
         async with contextlib.aclosing(chunks):
-            delivery = await self._read_stream(headers, chunks, content_length, content_encoding)
+            if not self._lifecycle.closed:
+                delivery = await self._requests.read_stream(headers, chunks, content_length, content_encoding)
+        if delivery is None or (self._lifecycle.closed and not isinstance(delivery, Outcome)):
+            delivery = self._closed()
         done = delivery if isinstance(delivery, Outcome) else await self._receive(delivery)
         return self._report(done, started)
 
@@ -403,25 +375,12 @@ class WebhookReceiver:
         if not self._backlog.can_wait():
             await self._backlog.waiting()
         async with self:
-            await self._backlog.begin(certainly=True)
-            await self._backlog.join()
+            self._worker.begin(certainly=True)
+            await self._worker.join()
 
     async def _retry(self, quarantined: QuarantinedDelivery) -> Outcome:
-        """Hand a quarantined delivery to its handler again, unless its seal does not match."""
         started = time.perf_counter()
-        done = self._quarantine.refuse(quarantined) or await self._dispatch_again(quarantined)
-        return self._report(done, started)
-
-    async def _dispatch_again(self, quarantined: QuarantinedDelivery) -> Outcome:
-        delivery = self._quarantine.read(quarantined)
-        if isinstance(delivery, Outcome):
-            return delivery
-        if delivery.key == quarantined.key:
-            return await self._dispatch(delivery, retried=quarantined)
-        done = await self._dispatch(delivery)
-        if done.result in (Result.HANDLED, Result.DUPLICATE):
-            await self._quarantine.end(quarantined)
-        return done
+        return self._report(await self._quarantine.hand_out(quarantined, self._dispatch), started)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
         """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.
@@ -438,15 +397,9 @@ class WebhookReceiver:
         inbox and other resources.
         """
 
-        async def start(app: web.Application) -> None:
-            await self.__aenter__()
+        from ._aiohttp import serve
 
-        async def end(app: web.Application) -> None:
-            await self.__aexit__()
-
-        app.router.add_post(check_path(path), self.aiohttp_handler)
-        app.on_startup.append(start)
-        app.on_shutdown.append(end)
+        serve(self, app, check_path(path))
 
     def fastapi_router(self, path: str = "/basiq", *, tags: list[str] | None = None) -> APIRouter:
         """Return a router for ``app.include_router``: the route, its OpenAPI description, and a lifespan.
@@ -465,12 +418,12 @@ class WebhookReceiver:
         it is cancelled, or left a task running, it lasts at most ``lease`` seconds more.
         """
         self._lifecycle.closed = True
-        await self._backlog.stop(self._dispatcher.handler_timeout)
+        await self._worker.stop(self._dispatcher.handler_timeout)
         await self._dispatcher.drain()
 
     async def __aenter__(self) -> Self:
         if await self._lifecycle.enter() and may_work.get():
-            await self._backlog.begin()
+            self._worker.begin()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -482,8 +435,14 @@ class WebhookReceiver:
         route = self._routes.find(delivery.event_type_id) if self._backlog.used else None
         if route is None or not route.deferred:
             return self._dispatch(delivery)
-        work = self._backlog.store(delivery)
+        work = self._store(delivery)
         return work if self._around is None else self._around(delivery, work)
+
+    async def _store(self, delivery: Delivery) -> Outcome:
+        done = await self._backlog.store(delivery)
+        if done.result is Result.DEFERRED:
+            self._worker.tell_stored()
+        return done
 
     async def _handle_deferred(self, delivery: Delivery, ticket: Ticket) -> Outcome:
         started = time.perf_counter()
@@ -508,41 +467,6 @@ class WebhookReceiver:
         """Add a hook, called after the one that was passed to the constructor."""
         self._on_delivery = chain_hooks(self._on_delivery, on_delivery)
 
-    async def _read_stream(
-        self,
-        headers: Headers,
-        chunks: AsyncGenerator[bytes],
-        content_length: int | None,
-        content_encoding: str | None,
-    ) -> Delivery | Outcome:
-        refused = (
-            self._closed() if self._lifecycle.closed else refuse(content_length, content_encoding, self._max_body_size)
-        )
-        if refused is not None:
-            return refused
-        try:
-            checked = check_headers(headers, self._tolerance, self._clock())
-        except SignatureVerificationError as exc:
-            return _reject(exc)
-        body = await read_body(self._bodies, chunks, content_length)
-        if isinstance(body, Outcome):
-            return body
-        return self._closed() if self._lifecycle.closed else self._read(checked, body)
-
-    def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
-        """Verify and parse the body. Return the delivery, or the outcome if it is not genuine or not a JSON object."""
-        message_id, _, _, sent = checked
-        mismatch = self._keys.find_mismatch(checked, body)
-        if mismatch is not None:
-            return _reject(mismatch)
-        try:
-            return read_delivery(message_id, sent, body, self._webhook_id)
-        except UnreadableBodyError as exc:
-            logger.warning(
-                "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
-            )
-            return Outcome(Result.UNREADABLE)
-
     def _closed(self, delivery: Delivery | None = None) -> Outcome:
         self._lifecycle.tell_closed()
         return Outcome(Result.CLOSED, delivery, retry_after=RETRY_SOON)
@@ -552,8 +476,3 @@ class WebhookReceiver:
             event = event_of(done, time.perf_counter() - started, self._clock(), deferred=deferred)
             call_hook(self._on_delivery, event)
         return done
-
-
-def _reject(exc: SignatureVerificationError) -> Outcome:
-    logger.warning("refused a delivery (%s): %s", exc.reason, exc, extra={"reason": exc.reason})
-    return Outcome(Result.REJECTED, reason=exc.reason)

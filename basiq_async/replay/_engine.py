@@ -1,11 +1,12 @@
-"""One run of a replay: a reader, workers that hand messages to the target, and one recording after the other."""
+"""One run of a replay: workers that hand messages to the target, and one recording after the other."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import attrs
@@ -20,7 +21,7 @@ from ..errors import BasiqError, ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
-from ._sources import MessageBatch, MessageSource, Source
+from ._sources import Batch, MessageSource, Source
 from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
 from ._where import Where, choose
 from .targets._base import BUSY, HANDLED_BEFORE, Target
@@ -33,8 +34,6 @@ R = TypeVar("R", bound=BasiqError)
 _REPORT_EVERY = 0.25
 _NOTE_EVERY = 5.0
 """Seconds between two hints."""
-_RECORDED = (None, HANDLED_BEFORE)
-"""The reasons, if any, for which nothing was done with a message that the record knows."""
 _MOST_AT_ONCE = 1_024
 """A target that never waits: the number of messages before other tasks get their turn."""
 
@@ -52,21 +51,17 @@ class RunSettings:
     record_timeout: float = 60.0
 
 
+@attrs.define(eq=False)
 class Finished:
     """A message that was handed out, and how that ended.
 
     ``reason``: why there was nothing to do. ``error``: the failure for which it is to be set aside.
     """
 
-    __slots__ = ("batch", "error", "message", "reason")
-
-    def __init__(
-        self, message: Message, batch: MessageBatch, reason: str | None = None, error: str | None = None
-    ) -> None:
-        self.message = message
-        self.batch = batch
-        self.reason = reason
-        self.error = error
+    message: Message
+    batch: Batch[Any]
+    reason: str | None = None
+    error: str | None = None
 
     @property
     def handled(self) -> bool:
@@ -108,9 +103,9 @@ class Observer(Protocol):
 class Engine:
     """One run over a source of messages.
 
-    The reader puts messages into a queue, as many as may be handed out and not recorded yet. Workers take them, and
-    note how each ended. What is finished is recorded while no other recording is under way: what finishes meanwhile is
-    in the next one, so slower ones record more messages each.
+    Workers take messages, as many as may be handed out and not recorded yet, and note how each ended. What is finished
+    is recorded by a worker while no other one records: what finishes meanwhile is in the next recording, so slower ones
+    record more messages each.
 
     The last failures in a row are not recorded until a message succeeds or the run ends: if they end the run, nobody
     tried the messages with a target that works.
@@ -148,25 +143,29 @@ class Engine:
         self._note_hint, self._wait_for_others = note_hint, wait_for_others
         self._hint: str | None = None
         self._hint_due = 0.0
-        self._queue: asyncio.Queue[tuple[Message, MessageBatch, Exception | None] | None] = asyncio.Queue()
-        """The messages to begin, each with the error if it could not be read or selected; None is for the end."""
+        self._items: Iterator[tuple[Message, Batch[Any]]] = iter(())
+        """The messages that were read and not taken yet."""
         self._reading: asyncio.Task[Any] | None = None
+        """The worker that waits for a page."""
+        self._turning = False
+        """Whether a worker turns to the next page. The others wait."""
         self._whole = False
         """Whether the source was read to its end."""
         self._left = where.limit
         self._room = settings.concurrency
         self._open = 0
-        """The number of messages in the queue or under way."""
-        self._released = asyncio.Event()
-        """Set when the reader may go on."""
-        self._started = self._idle = 0
-        """The number of workers, and of those that have no message."""
+        """The number of messages under way, or handled and not recorded yet."""
+        self._changed = asyncio.Event()
+        """Set when that has changed, or when there is another page."""
+        self._started = self._working = 0
+        """The number of workers, and of those that have a message."""
         self._done: list[Finished] = []
         self._row: list[Finished] = []
         """The last failures in a row."""
-        self._busy: deque[tuple[Message, MessageBatch]] = deque()
-        """Messages that another worker holds. They are handed out again at the end."""
-        self._recording: asyncio.Task[None] | None = None
+        self._busy: deque[tuple[Message, Batch[Any]]] = deque()
+        """Messages that another worker holds. They are handed out again at the end, once."""
+        self._at_end = False
+        self._recording = False
         self._broken = False
         """Whether a recording failed. Then nothing more is recorded."""
         self._stopped = False
@@ -190,7 +189,7 @@ class Engine:
         try:
             if not self._stopped:
                 async with asyncio.TaskGroup() as self._group:
-                    self._group.create_task(self._read_messages())
+                    self._start_worker()
         finally:
             await run_to_completion(lambda: self._end(reporting))
             if progress is not None:
@@ -208,6 +207,7 @@ class Engine:
         """Begin no more messages. ``run`` returns when the messages under way are finished and recorded."""
         self._stopped = True
         self._attempts.stop()
+        self._changed.set()
         if self._reading is not None:
             self._reading.cancel()  # a page may take long
 
@@ -220,8 +220,7 @@ class Engine:
         self.stop()
         if reporting is not None:
             reporting.cancel()
-        if others := [task for task in (reporting, self._recording) if task is not None]:
-            await asyncio.wait(others)
+            await asyncio.wait((reporting,))
         try:
             while self._busy:
                 self._busy.popleft()[1].hold()
@@ -232,87 +231,28 @@ class Engine:
         finally:
             await self._source.aclose()
 
-    # --- reader ---
-
-    async def _read_messages(self) -> None:
-        """Put the messages to handle into the queue, until the source ends."""
-        self._reading = asyncio.current_task()  # here, because an eager task runs before ``create_task`` returns it
-        try:
-            while await self._may_hand_out():
-                batch = await self._source.advance()
-                if batch is None:
-                    self._whole = self._source.finished
-                    break
-                for message in batch.items:
-                    if (self._room <= 0 or self._left == 0) and not await self._may_hand_out():
-                        return
-                    self._hand_out(message, batch)
-            while self._open:
-                await self._wait_for_room()
-            self._attempts.timeout += self._wait_for_others() or 0.0
-            for _ in range(len(self._busy)):
-                if not await self._may_hand_out():
-                    return
-                self._put(*self._busy.popleft(), None)
-            while self._open:
-                await self._wait_for_room()
-        except Exception as exc:
-            self._error = self._error or exc
-        finally:
-            self._queue.put_nowait(None)
-
-    async def _may_hand_out(self) -> bool:
-        """Wait until a message may be handed out. Return False if the run has its limit of messages."""
-        while self._room <= 0 or (self._left == 0 and self._open):
-            await self._wait_for_room()
-        return self._left != 0
-
-    async def _wait_for_room(self) -> None:
-        self._released.clear()
-        await self._released.wait()
-
-    def _hand_out(self, message: Message, batch: MessageBatch) -> None:
-        """Put a message into the queue if it is selected."""
-        chosen, error = choose(self._where, message)
-        if not chosen:
-            self._skipped["where"] += 1
-            batch.finish(recorded=False)
-        else:
-            self._put(message, batch, error)
-
-    def _put(self, message: Message, batch: MessageBatch, error: Exception | None) -> None:
-        self._room -= 1
-        self._open += 1
-        if self._left is not None:
-            self._left -= 1
-        self._queue.put_nowait((message, batch, error))
-        self._need_worker()
-
     # --- workers ---
 
-    def _need_worker(self) -> None:
-        """Start another worker if all have a message. A target that never awaits needs only one."""
-        if not self._idle and self._started < self._settings.concurrency:
-            self._started += 1
-            self._idle += 1
-            self._group.create_task(self._work())
+    def _start_worker(self) -> None:
+        self._started += 1
+        self._group.create_task(self._work())
 
     async def _work(self) -> None:
         """Take messages, hand them to the target, and note how each ended, until there are no more."""
-        queue, settled = self._queue, 0
         try:
-            await asyncio.sleep(0)  # an eager task would run in the middle of ``_hand_out``, and start others in itself
-            while (item := await queue.get()) is not None and not self._stopped:
-                self._idle -= 1
-                if not queue.empty():
-                    self._need_worker()
-                message, batch, error = item
+            await asyncio.sleep(0)  # eager tasks would run in each other, as deep as there are workers
+            for number in itertools.count(1):
+                taken = await self._take()
+                if taken is None:
+                    break
+                message, batch, error = taken
                 reason = None
                 if error is None:
                     ending = await self._attempts.deliver(message)
                     if ending is None:
                         break
                     reason, error = ending
+                self._working -= 1
                 if error is not None:
                     if not self._record_failure(message, batch, error):
                         break
@@ -322,16 +262,74 @@ class Engine:
                     self._release(1)
                 else:
                     self._record_success(message, batch, reason)
-                self._idle += 1
-                settled += 1
-                if settled % _MOST_AT_ONCE == 0:
+                if not self._recording and (self._done or self._now() >= self._hint_due):
+                    await self._record_finished()
+                if number % _MOST_AT_ONCE == 0:
                     await asyncio.sleep(0)
         except Exception as exc:
             self._fail(exc)
-        finally:
-            queue.put_nowait(None)  # for the next worker
 
-    def _record_success(self, message: Message, batch: MessageBatch, reason: str | None) -> None:
+    async def _take(self) -> tuple[Message, Batch[Any], Exception | None] | None:
+        """Return the next message, with the error if it could not be read or selected. None: there are no more."""
+        while not self._stopped:
+            if self._left == 0 and not self._open:
+                break
+            if self._room <= 0 or self._left == 0 or self._turning:
+                await self._wait_for_change()
+            elif (following := next(self._items, None)) is not None:
+                chosen, error = choose(self._where, following[0])
+                if chosen:
+                    return self._begin(*following, error)
+                self._skipped["where"] += 1
+                following[1].finish()
+            elif not await self._turn_page():
+                break
+        return None
+
+    async def _turn_page(self) -> bool:
+        """Take the next page; at the end, once, the messages that were busy. Return False if there is neither."""
+        if self._at_end:
+            return False
+        self._turning = True
+        try:
+            batch = await self._next_page()
+            if batch is not None:
+                self._items = ((message, batch) for message in batch.items)
+                return True
+            self._at_end, self._whole = True, self._source.finished
+            while self._open and not self._stopped:
+                await self._wait_for_change()
+            self._attempts.timeout += self._wait_for_others() or 0.0
+            self._items, self._busy = iter(self._busy), deque()
+            return True
+        finally:
+            self._turning = False
+            self._changed.set()
+
+    async def _next_page(self) -> Batch[Any] | None:
+        self._reading = asyncio.current_task()  # ``stop`` cancels it while it waits here, and nowhere else
+        try:
+            return await self._source.advance()
+        finally:
+            self._reading = None
+
+    def _begin(
+        self, message: Message, batch: Batch[Any], error: Exception | None
+    ) -> tuple[Message, Batch[Any], Exception | None]:
+        self._room -= 1
+        self._open += 1
+        if self._left is not None:
+            self._left -= 1
+        self._working += 1
+        if self._working == self._started < self._settings.concurrency:  # a target that never awaits needs few
+            self._start_worker()
+        return message, batch, error
+
+    async def _wait_for_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _record_success(self, message: Message, batch: Batch[Any], reason: str | None) -> None:
         self._in_a_row = 0
         if reason is None:
             self._handled += 1
@@ -343,11 +341,10 @@ class Engine:
         if self._recorder.in_batches:
             self._done.append(Finished(message, batch, reason))
         else:
-            batch.finish(recorded=reason in _RECORDED)
+            batch.finish()
             self._release(1)
-        self._record_soon()
 
-    def _record_failure(self, message: Message, batch: MessageBatch, error: Exception) -> bool:
+    def _record_failure(self, message: Message, batch: Batch[Any], error: Exception) -> bool:
         """Treat a failed message as ``on_error`` says. Return False if the job ends."""
         settings = self._settings
         if isinstance(error, ReplayError) and not isinstance(error, TargetError):
@@ -376,7 +373,6 @@ class Engine:
                 "them: fix the target, then run the same again"
             )
             self._fail(_with_cause(stop, error))
-        self._record_soon()
         return True
 
     def _settle_row(self) -> None:
@@ -393,7 +389,7 @@ class Engine:
         """Make room for as many messages, whose handling has ended."""
         self._open -= count
         self._room += count
-        self._released.set()
+        self._changed.set()
 
     def _fail(self, exc: Exception) -> None:
         self._error = self._error or exc
@@ -401,20 +397,22 @@ class Engine:
 
     # --- recording ---
 
-    def _record_soon(self) -> None:
-        """Record what is finished, unless a recording is under way."""
-        due = bool(self._done) or (self._note_hint is not None and self._now() >= self._hint_due)
-        if due and (self._recording is None or self._recording.done()):
-            self._recording = asyncio.create_task(self._record_all())
-
-    async def _record_all(self) -> None:
-        """Record until nothing is left. The last recording of the run is its end's, which has the rest."""
-        await asyncio.sleep(0)  # an eager task would run in the middle of ``_record_soon``
-        while self._done and not self._broken and not self._stopped:
-            await self._record()
-            await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
-        if self._now() >= self._hint_due and not self._broken:
-            await self._note()
+    async def _record_finished(self) -> None:
+        """Record what is finished, until nothing is left, and note a hint from time to time."""
+        self._recording = True
+        try:
+            while not self._broken and not self._stopped:
+                if self._done:
+                    # Workers that can go on, or have just started, have their turn: one recording has them all.
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                    await self._record()
+                elif self._now() >= self._hint_due:
+                    await self._note()
+                else:
+                    break
+        finally:
+            self._recording = False
 
     async def _record_rest(self) -> None:
         """Record what is finished and not recorded yet, at the end of the run."""
@@ -424,31 +422,24 @@ class Engine:
 
     async def _record(self) -> None:
         """Record once. A failure ends the run. If it is cancelled, the next one has the same messages."""
-        done, self._done = self._done, []
-        try:
-            recorded = await self._make_durable(done)
-        except asyncio.CancelledError:
-            self._done[:0] = done
-            raise
-        if recorded:
-            for each in done:
-                each.batch.finish(recorded=each.reason in _RECORDED)
-            self._release(sum(each.error is None for each in done))  # one that failed made room at once
-
-    async def _make_durable(self, done: Sequence[Finished]) -> bool:
-        """Have messages recorded. Return False if that failed: then the run ends."""
         seconds = self._settings.record_timeout
         slow = ReplayError(
             f"the finished messages could not be recorded within {seconds:g} s: fix the record, then run the same again"
         )
+        done, self._done = self._done, []
         try:
             async with limit(seconds, slow):
                 await self._recorder.record(done)
+        except asyncio.CancelledError:
+            self._done[:0] = done
+            raise
         except Exception as exc:
             self._broken = True
             self._fail(exc if isinstance(exc, BasiqError) else _not_recorded(exc))
-            return False
-        return True
+        else:
+            for each in done:
+                each.batch.finish()
+            self._release(sum(each.error is None for each in done))  # one that failed made room at once
 
     async def _note(self) -> None:
         """Keep the source's hint for the next run. Without it, the next run makes more requests."""

@@ -13,6 +13,8 @@ from typing import Any
 import attrs
 import cattrs
 
+from .._wire.paging import Listing
+
 FIRST = 128
 """The number of ids at the beginning and at the end of a part that are kept."""
 MOST_TEXT = 65_536
@@ -20,8 +22,9 @@ MOST_TEXT = 65_536
 MOST_LINKS = 20
 UNPROVABLE = ""
 """A witness that no list shows."""
-_LONGEST_ID = 48
-_VERSION = 1
+LONGEST_ID = 48
+_FORMAT = 1
+"""Another number makes the hints of earlier releases void."""
 _DAY = timedelta(hours=24)
 _EARLY = timedelta(minutes=15)
 
@@ -72,16 +75,17 @@ class Hint:
     above: a part that was begun at the start of the list, and has not reached the base.
     page: the number of items of the longest page.
     steps: see ``ListOrder``.
-    first_keys, last_keys: keys that the record knows, of items among the first and the last that were read. If it does
-    not know them, it has lost what it knew.
     """
 
     base: Part
     above: Part | None
     page: int
     steps: list[int]
-    first_keys: list[str] = attrs.Factory(list)
-    last_keys: list[str] = attrs.Factory(list)
+
+    def is_of(self, listing: Listing[Any]) -> bool:
+        """Return whether all its links are pages of a list."""
+        links = [link for part in (self.base, self.above) if part is not None for link, _ in part.links]
+        return all(listing.has_page(listing.base.url(link)) for link in links)
 
 
 _TEXTS = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
@@ -105,7 +109,7 @@ def write_hint(hint: Hint, selection: str) -> str | None:
         for part in filter(None, (fields["base"], fields["above"])):
             part["links"] = part["links"][:most]
         body = json.dumps(fields, separators=(",", ":"))
-        text = f"{_VERSION} {_check(body, selection)} {body}"
+        text = f"{_check(body, selection)} {body}"
         if len(text) <= MOST_TEXT:
             return text
     return None
@@ -113,20 +117,19 @@ def write_hint(hint: Hint, selection: str) -> str | None:
 
 def read_hint(text: str | None, selection: str) -> Hint | None:
     """Return the hint of a text; None if it is damaged, of another release, or of another selection."""
-    version, _, rest = (text or "").partition(" ")
-    check, _, body = rest.partition(" ")
-    if version != str(_VERSION) or check != _check(body, selection):
+    check, _, body = (text or "").partition(" ")
+    if check != _check(body, selection):
         return None
     return _TEXTS.structure(json.loads(body), Hint)
 
 
 def _check(body: str, selection: str) -> str:
-    text = f"{json.dumps(selection)} {body}"
+    text = f"{json.dumps([_FORMAT, selection])} {body}"
     return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def short_id(item_id: str) -> str:
     """Return an id as a hint holds it: unchanged, or a digest of it if it is long or unusual."""
-    if len(item_id) <= _LONGEST_ID and item_id.isascii() and item_id.isprintable():
+    if len(item_id) <= LONGEST_ID and item_id.isascii() and item_id.isprintable():
         return item_id
     return "#" + blake2b(item_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()

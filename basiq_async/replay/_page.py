@@ -142,6 +142,7 @@ def _show_state(feed: ReplayFeed) -> Json:
             "selection": replay._where.description,
         },
         "running": replay.running,
+        "finished": replay._finished,
         "progress": None if progress is None else attrs.asdict(progress),
         "error": feed.wrong,
     }

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import attrs
 
-from .._wire.order import ListOrder, raw_time
+from .._wire.order import ListOrder
 from .._wire.urls import BaseURL
 from ._hint import FIRST, MOST_LINKS, UNPROVABLE, Part
 from ._list_pages import ListedPage
@@ -79,6 +79,8 @@ class Pass:
     def begin(self, url: str, *, from_start: bool) -> None:
         """Begin with a page, for the first time or again. ``from_start``: it is the first page of the list."""
         self.url = url
+        self.next_url: str | None = url
+        """The page to read next; None at the end of the pass."""
         self.from_start = from_start
         if from_start:
             self.part, self._above = None, ()
@@ -86,8 +88,6 @@ class Pass:
         """Whether the pass began above where its part ended, by as many places as an item may come late."""
         self.first_ids: list[str] = []
         """The ids of the first page."""
-        self.is_astray = False
-        """Whether it is not, and has met items that were not read before: it began below where its part ended."""
         self.pages = 0
         self.seen: set[int] = set()
         """The pages that were read."""
@@ -148,7 +148,7 @@ class Pass:
             if each in self._below:
                 self._met.add(each)
             elif until.oldest is not None and order.order == "oldest-first" and index not in fresh:
-                time = raw_time(page.items[index])
+                time = page.time_of(index)
                 if time is not None and time > until.oldest:
                     self._met.add(each)
         self.joined = len(self._met) >= late
@@ -157,7 +157,7 @@ class Pass:
         """Add a page to the part, and return it. None if it does not follow the part, or may not be noted."""
         if not self.notes or not self.connected:
             return None
-        part = self.part or Part(began, oldest=raw_time(page.items[0]) if page.items else None)
+        part = self.part or Part(began, oldest=page.time_of(0) if page.items else None)
         first = part.first
         if self.from_start and len(first) < FIRST:
             first = list(dict.fromkeys([*first, *page.ids]))[:FIRST]

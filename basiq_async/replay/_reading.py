@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import attrs
 
 from .._wire.codec import Unreadable
-from .._wire.order import ListOrder, Order, raw_time
+from .._wire.order import ListOrder, Order
 from .._wire.paging import is_lost
 from .._work.ids import Ids, digest_of
 from ..errors import APIError
@@ -33,6 +34,7 @@ from ..pagination import Paginator, unreadable_item
 from ._hint import Hint, Part, read_hint, write_hint
 from ._list_pages import ListedPage, ListPages
 from ._pass import Pass
+from ._sources import Batch, plain_ids
 
 T = TypeVar("T")
 
@@ -44,49 +46,15 @@ _MOST_REFUSED = 10
 """How often in a row the link to the next page may be refused before the list is taken to be broken."""
 _SAMPLES = 40
 """The number of items of a page whose times are compared."""
-_SAMPLE = 8
-"""The number of the record's first and last keys in a hint."""
-
-
-class Batch(Generic[T]):
-    """What a page has to hand out: the ``items`` that the record does not know, in the order of the list."""
-
-    def __init__(self, items: Sequence[T], keys: Sequence[str], indexes: Sequence[int]) -> None:
-        self.items = items
-        self.recorded = [*keys[:1], *keys[1:][-1:]]
-        """The keys of the first and of the last item; none if an item was not recorded."""
-        self.indexes = indexes
-        """The places of the items on the page."""
-        self._left = len(items)
-        self._held = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all items are done, and none was held."""
-        return self._left <= 0 and not self._held
-
-    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
-        """Note that ``count`` of the items are done. ``recorded``: whether they are in the record now."""
-        self._left -= count
-        if not recorded:
-            self.recorded = []
-
-    def hold(self) -> None:
-        """Note that an item is not done: no hint passes this page in this run."""
-        self._held = True
 
 
 @attrs.frozen
 class _Step:
-    """A page, or the end of a pass. ``hint`` may be noted once its items, and those of all steps before it, are done.
-
-    keys: some keys on the page that the record knows. from_start: whether the pass began at the start of the list.
-    """
+    """A page, or the end of a pass. ``hint`` may be noted once its items, and those of all steps before it, are
+    done."""
 
     hint: Hint | None
-    batch: Batch[Any] | None
-    keys: Sequence[str]
-    from_start: bool
+    batch: Batch[Any]
 
 
 class Reading(Generic[T]):
@@ -100,16 +68,17 @@ class Reading(Generic[T]):
         reading.finished             # whether nothing is left
 
     ``known`` is asked which of at most 500 keys the record knows; ``key_of`` returns the key of an item as Basiq sent
-    it. An item whose key occurs again is handed out once.
+    it, by default its plain id. An item whose key occurs again is handed out once.
 
     ``hint`` is the text of an earlier reading's ``hint()``. It counts only for the same ``selection``, which names what
     is selected. Without a selection, none is read or written. A hint that is lost costs requests, and never an item.
 
-    ``convert`` makes of each item of the list what is handed out, or None for one that is not selected. ``now`` returns
+    ``convert`` makes of each item of the list what is handed out, or None for one that is not selected; ``as_sent``:
+    the items are handed out as Basiq sent them, even those that cannot be read. ``now`` returns
     the time by the API's clock, as soon as a response was read. ``note_page`` is called with the items of each page, as
-    Basiq sent them, that this run has not read before. ``passed`` are the keys of another list, whose items are not
-    handed out. ``is_enough`` is called with the items of each page and the order of the list: the list ends for this
-    reading after a page for which it returns True.
+    Basiq sent them, that this run has not read before, and their times. ``passed`` are the keys of another list, whose
+    items are not handed out. ``is_enough`` is called with the times of each page and the order of the list: the list
+    ends for this reading after a page for which it returns True.
 
     The memory grows by 20 bytes an item. After an error or a cancellation a reading is over: another one, made from its
     last ``hint()``, goes on.
@@ -120,24 +89,28 @@ class Reading(Generic[T]):
         paginator: Paginator[Any],
         *,
         known: Callable[[Sequence[str]], Awaitable[Collection[str]]],
-        key_of: Callable[[Any], str],
+        key_of: Callable[[Any], str] | None = None,
         hint: str | None = None,
         selection: str | None = None,
         convert: Callable[[Any], T | None] | None = None,
+        as_sent: bool = False,
         now: Callable[[], datetime] | None = None,
-        note_page: Callable[[Sequence[Any]], object] | None = None,
+        note_page: Callable[[Sequence[Any], Sequence[datetime | None]], object] | None = None,
         passed: Ids | None = None,
-        is_enough: Callable[[Sequence[Any], Order], bool] | None = None,
+        is_enough: Callable[[Sequence[datetime | None], Order], bool] | None = None,
     ) -> None:
         listing = self._listing = paginator._listing
         self._on_unreadable = paginator._on_unreadable
         self._hook, self._model = listing.reader.hook, listing.reader.model
         self._ask, self._key_of, self._convert, self._note_page = known, key_of, convert, note_page
+        self._as_sent = as_sent
         self._selection = None if selection is None else f"{listing.name} {selection}"
-        found = None if self._selection is None else read_hint(hint, self._selection)
-        self._former = found
-        """The hint of an earlier run, while it counts."""
         self._pages = ListPages(listing, now or _now)
+        found = None if self._selection is None else read_hint(hint, self._selection)
+        if found is not None and (found.base.is_due(self._pages.now()) or not found.is_of(listing)):
+            found = None
+        self._former = found
+        """The hint of an earlier run, if it counts."""
         self._order = ListOrder(None if found is None else found.steps)
         self._longest = 1 if found is None else found.page
         self._passed = Ids() if passed is None else passed
@@ -148,44 +121,25 @@ class Reading(Generic[T]):
         self._refused = 0
         self._steps: deque[_Step] = deque()
         self._noted: Hint | None = None
-        self._first_keys: list[str] = []
-        self._last_keys: deque[str] = deque(maxlen=_SAMPLE)
         self._base: Part | None = None
         """The part that reaches, or is to reach, the end of the list."""
         self.finished = False
         """Whether every item that was listed throughout this run is in the record, or was handed out."""
         self.known_count = self.read_count = 0
         """The number of items that the record knew, and of those that were read."""
-        self._plan = self._passes()
-        self._pass: Pass | None = None
-        self._page: ListedPage | None = None
-        self._over = False
+        self._batches = self._read_all()
 
     async def advance(self) -> Batch[T] | None:
         """Return the next page that has anything to hand out; None at the end.
 
         Raises the errors of requests, of ``known``, and of items that cannot be read.
         """
-        if self._over:
-            return None
-        self._over = True  # until this call has ended well
-        while True:
-            now = self._pass
-            page = None if now is None else await self._next_page(now)
-            if now is None or page is None:
-                self._page, self._pass = None, await anext(self._plan, None)
-                if self._pass is None:
-                    return None
-            elif (batch := await self._enter(now, page)) is not None:
-                self._over = False
-                return batch
+        return await anext(self._batches, None)
 
     async def aclose(self) -> None:
         """End the reading, and cancel the request for the next page."""
-        self._over = True
-        self._page = None
         self._pages.forget_ahead()
-        await self._plan.aclose()
+        await self._batches.aclose()
 
     @property
     def order(self) -> Order:
@@ -202,49 +156,30 @@ class Reading(Generic[T]):
     def hint(self) -> str | None:
         """Return the hint to note now: for the last page until which all is done. None if there is nothing to note."""
         steps = self._steps
-        while steps and (steps[0].batch is None or steps[0].batch.is_done):
-            step = steps.popleft()
-            if step.hint is None:
-                continue
-            self._noted = step.hint
-            keys = [*step.keys, *(() if step.batch is None else step.batch.recorded)]
-            self._last_keys.extend(keys)
-            if step.from_start:
-                self._first_keys += keys[: _SAMPLE - len(self._first_keys)]
+        while steps and steps[0].batch.is_done:
+            self._noted = steps.popleft().hint or self._noted
         if self._noted is None or self._selection is None:
             return None
-        first, last = ([], []) if self._former is None else (self._former.first_keys, self._former.last_keys)
-        noted = attrs.evolve(
-            self._noted,
-            first_keys=[*self._first_keys, *first][:_SAMPLE],
-            last_keys=[*last, *self._last_keys][-_SAMPLE:],
-        )
-        return write_hint(noted, self._selection)
-
-    def _add_step(self, hint: Hint | None, batch: Batch[T] | None, keys: Sequence[str], *, from_start: bool) -> None:
-        if batch is not None or hint is not None:
-            self._steps.append(_Step(hint, batch, keys, from_start))
+        return write_hint(self._noted, self._selection)
 
     def _make_hint(self, base: Part, above: Part | None = None) -> Hint:
         return Hint(base, above, self._longest, [*self._order.steps])
 
-    async def _check_former(self) -> None:
-        """Forget the hint if its links are not of this list, or if the record does not know its keys."""
-        former, listing = self._former, self._listing
-        if former is None:
-            return
-        parts = [part for part in (former.base, former.above) if part is not None]
-        keys = {*former.first_keys, *former.last_keys}
-        if not all(listing.has_page(listing.base.url(link)) for part in parts for link, _ in part.links) or (
-            keys and not keys.issubset(await self._ask(list(keys)))
-        ):
-            self._former = None
-
     # --- passes ---
+
+    async def _read_all(self) -> AsyncGenerator[Batch[T]]:
+        """Yield what each page of each pass has to hand out."""
+        async with aclosing(self._passes()) as passes:
+            async for now in passes:
+                while (page := await self._next_page(now)) is not None:
+                    batch = await self._enter(now, page)
+                    if batch.items:
+                        yield batch
+                    if page.error is not None:
+                        raise page.error
 
     async def _passes(self) -> AsyncGenerator[Pass]:
         """Yield each pass to read. Go on when it has ended."""
-        await self._check_former()
         start, former = self._listing.start, self._former
         tails: list[Pass] = []
         if former is not None:
@@ -303,7 +238,7 @@ class Reading(Generic[T]):
         self.finished = True
         if self._base is not None:
             self._base = attrs.evolve(self._base, witness=None)
-            self._add_step(self._make_hint(self._base), None, (), from_start=False)
+            self._steps.append(_Step(self._make_hint(self._base), Batch()))
 
     def _each_tail(self, part: Part, until: Part | None) -> Iterator[Pass]:
         """Yield the passes that may lengthen a part, until one of them is connected with it."""
@@ -318,7 +253,7 @@ class Reading(Generic[T]):
         elif now.part is not None and self._base is not None:
             self._base = self._base.below(now.part)
         if self._base is not None:
-            self._add_step(self._make_hint(self._base), None, (), from_start=False)
+            self._steps.append(_Step(self._make_hint(self._base), Batch()))
 
     async def _begins_as(self, now: Pass) -> bool:
         """Return whether the first page of a pass still begins with the same item, or with newer ones above it."""
@@ -336,67 +271,55 @@ class Reading(Generic[T]):
 
     async def _next_page(self, now: Pass) -> ListedPage | None:
         """Return the next page of a pass; None if it has ended."""
-        page, url = self._page, now.url
-        if page is not None:
-            if page.error is not None:
-                raise page.error
-            if page.next_url is None or now.joined or now.is_astray:
-                return None
-            url = page.next_url
-        self._page = None
-        while True:
+        while now.next_url is not None:
             try:
-                page = await self._pages.read(url, now.seen)
+                return await self._pages.read(now.next_url, now.seen)
             except APIError as exc:
                 if is_lost(exc) and not now.from_start and not now.pages:
-                    return None
+                    break
                 self._refused += 1
-                if not is_lost(exc) or url == self._listing.start or self._refused > _MOST_REFUSED:
+                if not is_lost(exc) or now.next_url == self._listing.start or self._refused > _MOST_REFUSED:
                     raise
-            else:
-                if not self._is_due():
-                    return page
-                self._former = self._base = now.until = None
-            url = self._listing.start
-            now.begin(url, from_start=True)
+            now.begin(self._listing.start, from_start=True)
+        return None
 
-    def _is_due(self) -> bool:
-        """Return whether there is a hint, and the list must be read whole in spite of it."""
-        return self._former is not None and self._former.base.is_due(self._pages.began or _now())
-
-    async def _enter(self, now: Pass, page: ListedPage) -> Batch[T] | None:
-        """Return what a page has to hand out, or None."""
-        self._page = page
+    async def _enter(self, now: Pass, page: ListedPage) -> Batch[T]:
+        """Return what a page has to hand out."""
         self._longest = max(self._longest, len(page.ids))
         late = min(_LATE, self._longest)
         if self._is_enough is not None and self._is_enough(
-            page.items, self._order.order if self._order.sure else "unknown"
+            page.times, self._order.order if self._order.sure else "unknown"
         ):
             page.next_url = None
         now.enter(page, late)
         goes_on = now.until is None and now.connected
         if goes_on:
             self._pages.request_ahead(page.next_url)
-        keys = list(map(self._key_of, page.items))
-        unread = self._find_unread(page, keys)
-        asked = list(dict.fromkeys(keys[index] for index in unread))
+        keys = plain_ids(page.items) if self._key_of is None else list(map(self._key_of, page.items))
+        digests = list(map(digest_of, keys))
+        unread = self._find_unread(page, digests)
+        asked = list(dict.fromkeys([keys[index] for index in unread]))
+        count = len(self._passed)
         known: set[str] = set()
         for place in range(0, len(asked), _MOST_KEYS):
             known.update(await self._ask(asked[place : place + _MOST_KEYS]))
         fresh = [index for index in unread if keys[index] not in known]
+        if len(self._passed) > count:  # another list that is read at once has handed out some meanwhile
+            fresh = [index for index in fresh if not self._passed.known([digests[index]])[0]]
         if self._note_page is not None and unread:
-            self._note_page([page.items[index] for index in unread])
+            self._note_page([page.items[index] for index in unread], [page.times[index] for index in unread])
         shown = unread if self._former is None else fresh
         for index in shown[:: max(1, len(shown) // _SAMPLES)]:
-            self._order.see(raw_time(page.items[index]))
-        self._passed.extend(digest_of(each) for each in known)
-        batch = self._make_batch(page, fresh, keys)
+            self._order.see(page.time_of(index))
+        self._passed.extend(map(digest_of, known))
+        batch = self._make_batch(page, fresh, keys, digests)
         self.read_count += len(unread)
         self.known_count += sum(keys[index] in known for index in unread)
         now.meet(page, late, self._order, frozenset(batch.indexes))
-        now.is_astray = not now.connected and bool(batch.items)
-        if not (goes_on or now.joined or now.is_astray):
-            self._pages.request_ahead(page.next_url)
+        is_astray = not now.connected and bool(batch.items)
+        now.next_url = None if now.joined or is_astray else page.next_url
+        if not goes_on:
+            self._pages.request_ahead(now.next_url)
         part = None if page.failed else now.lengthen(page, late, self._pages.began or _now(), self._listing.base)
         if part is None:
             hint = None
@@ -404,40 +327,39 @@ class Reading(Generic[T]):
             hint = self._make_hint(part)
         else:
             hint = self._make_hint(self._base, part)
-        recorded = [each for each in asked if each in known]
-        left = batch if batch.items else None
-        self._add_step(hint, left, recorded[:1] + recorded[1:][-1:], from_start=now.from_start)
-        return left
+        self._steps.append(_Step(hint, batch))
+        return batch
 
-    def _find_unread(self, page: ListedPage, keys: Sequence[str]) -> list[int]:
-        """Return the indexes of the items that this run has not passed."""
-        passed = self._passed.known(list(map(digest_of, keys)))
-        unread = [index for index, each in enumerate(passed) if not each]
+    def _find_unread(self, page: ListedPage, digests: Sequence[bytes]) -> list[int]:
+        """Return the indexes of the items that this run has not passed. ``digests`` are those of their keys."""
+        unread = [index for index, passed in enumerate(self._passed.known(digests)) if not passed]
         if unread and len(self._left_out):
             left_out = self._left_out.known([digest_of(page.ids[index]) for index in unread])
             unread = [index for index, each in zip(unread, left_out, strict=True) if not each]
         return unread
 
-    def _make_batch(self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str]) -> Batch[T]:
+    def _make_batch(
+        self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str], digests: Sequence[bytes]
+    ) -> Batch[T]:
         """Read the items of a page that the record does not know. A failure is raised after the items before it."""
         items: list[T] = []
         handed: dict[str, int] = {}
         left_out: list[int] = []
-        again = self._passed.known([digest_of(keys[index]) for index in fresh])
-        for index, passed in zip(fresh, again, strict=True):
-            if passed or keys[index] in handed:  # another list that is read at once may have handed it out meanwhile
+        for index in fresh:
+            if keys[index] in handed:
                 continue
-            item = self._read(page, index)
+            item = page.items[index] if self._as_sent else self._read(page, index)
             if page.failed:
                 break
-            if item is None:
+            if item is None and not self._as_sent:
                 left_out.append(index)
             else:
                 items.append(item)
                 handed[keys[index]] = index
-        self._passed.extend(map(digest_of, handed))
+        places = list(handed.values())
+        self._passed.extend([digests[index] for index in places])
         self._left_out.extend({digest_of(page.ids[index]) for index in left_out})
-        return Batch(items, list(handed), list(handed.values()))
+        return Batch(items, list(handed), places)
 
     def _read(self, page: ListedPage, index: int) -> Any:
         """Return an item to hand out; None for one that was not selected, or if the page has failed at it."""

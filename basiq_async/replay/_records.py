@@ -24,9 +24,8 @@ from ..errors import SignatureVerificationError
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
 from ._engine import Finished
-from ._keys import ids_of, ids_of_event
 from ._run_claim import LEASE, RunClaim
-from ._sources import EVENT_PREFIX, EventMessage, UnreadableMessage, as_object
+from ._sources import EVENT_PREFIX, EventMessage, UnreadableMessage, as_object, ids_of, ids_of_event
 from .targets._adapters import interpret
 from .targets._base import BulkTarget, Target
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import attrs
@@ -13,7 +14,7 @@ from .._arguments import Duration
 from .._wire.order import is_past
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
-from .._work.owners import read_webhooks
+from .._work.owners import find_recording_since, note_former, read_former, read_webhooks, refuse_others
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
@@ -21,14 +22,30 @@ from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..models import Message, Webhook
-from ..services.coverage import SETTLE, Activity, Coverage, Inactivity, coverage_note, is_left_alone, is_recent
+from ..services.coverage import (
+    SETTLE,
+    Activity,
+    Coverage,
+    Inactivity,
+    coverage_note,
+    is_left_alone,
+    is_recent,
+    latest,
+)
 from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
 from ._engine import Observer
-from ._keys import event_key, message_key
 from ._reading import Reading
 from ._replay import Replay
 from ._report import OnProgress, Report
-from ._sources import EventMessage, UnreadableMessage, convert_events, open_events, placeholder_for
+from ._sources import (
+    EventMessage,
+    UnreadableMessage,
+    convert_events,
+    event_key,
+    message_key,
+    open_events,
+    placeholder_for,
+)
 from ._where import Predicate, Where, everything
 from .targets._adapters import AnyTarget
 from .targets._base import BUSY
@@ -75,7 +92,8 @@ def recover(
         By default only those of the types that the webhook is subscribed to are taken.
     acknowledged: periods that are out of reach before this moment, by Basiq's clock, are known, and do not count as
         unfinished. The inbox keeps it, for later recoveries and for ``webhooks.diagnose``.
-    formerly: the id of the webhook that this one replaces: what was handled under it counts as handled.
+    formerly: the id of the webhook that this one replaces: what was handled under it counts as handled. The inbox keeps
+        it too.
 
     Returns an object to await; ``run`` of it takes a hook for the progress, and ``stop`` ends it early. Raises
     ``ConfigurationError`` for invalid arguments, and when it is awaited the errors of ``Replay.run``.
@@ -91,11 +109,8 @@ def recover(
             "function, and an inbox of its own for an HttpTarget"
         )
     receiver = replay._handling.receiver
-    if receiver is not None and receiver.webhook_id not in (None, webhook_id):
-        raise ConfigurationError(
-            f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell what was "
-            "handled of the other"
-        )
+    if receiver is not None and receiver.webhook_id is not None:
+        refuse_others([receiver.webhook_id], webhook_id, "receiver")
     return RecoveryRun(
         replay, also_delivered=everything, all_types=all_types, acknowledged=acknowledged, formerly=formerly
     )
@@ -119,6 +134,7 @@ class RecoveryRun:
         self._all_types = all_types
         self._acknowledged = acknowledged
         self._formerly = formerly
+        self._former: tuple[str, ...] = ()
         self._left_alone = self._recent = 0
 
     def __await__(self) -> Generator[Any, None, Recovery]:
@@ -140,9 +156,11 @@ class RecoveryRun:
 
     async def _run(self, progress: OnProgress | None) -> Recovery:
         replay, client = self._replay, self._client
+        owner = replay._handling.webhook_id
+        webhooks = await read_webhooks(self._inbox, timeout=_CALL)
+        refuse_others([each for each, live in webhooks.items() if live is not None], self._webhook_id, "inbox")
         async with replay._one_run() as claim:
             self._left_alone = self._recent = 0
-            await self._check_owner()
             webhook = await client.webhooks.get(self._webhook_id)
             began = client._now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
@@ -160,7 +178,9 @@ class RecoveryRun:
             lost = coverage.out_of_reach(periods, client._now())
             if second is not None and second.finished and replay._where.predicate is everything:
                 seen = None if was_active else began
-                await self._note(attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=seen, lost=lost))
+                types = tuple(filter(self._handles, webhook.subscribed_events))
+                read = attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=seen, lost=lost, types=types)
+                await self._note(read)
             surely_active = was_active and all(
                 each.until is not None and each.until < began - SETTLE for each in periods
             )
@@ -169,59 +189,55 @@ class RecoveryRun:
                 events=second,
                 left_alone=self._left_alone,
                 recent=0 if surely_active else self._recent,
-                quarantined=await count_quarantined(self._inbox, replay._handling.webhook_id, timeout=_CALL),
-                waiting=await count_waiting(self._inbox, replay._handling.webhook_id, timeout=_CALL),
+                quarantined=await count_quarantined(self._inbox, owner, timeout=_CALL),
+                waiting=await count_waiting(self._inbox, owner, timeout=_CALL),
                 out_of_reach=lost,
                 webhook=webhook,
                 was_active=was_active,
                 clock_lead=client._api.clock_lead(),
             )
 
+    def _handles(self, event_type: str) -> bool:
+        return self._replay._handling.handles is None or self._replay._handling.handles(event_type)
+
     @property
     def _inbox(self) -> Inbox:
         return cast(Inbox, self._replay._handling.inbox)  # ``recover`` refuses a target without one
 
-    async def _check_owner(self) -> None:
-        """Raise ``ConfigurationError`` if the inbox has live deliveries, and none of this webhook."""
-        webhooks = await read_webhooks(self._inbox, timeout=_CALL)
-        live = [each for each, since in webhooks.items() if since is not None]
-        if live and self._webhook_id not in live and self._replay._handling.kind == "shared":
-            raise ConfigurationError(
-                f"the inbox has the deliveries of the webhook {', '.join(map(repr, live))}, not of "
-                f"{self._webhook_id!r}: it cannot tell what was handled of the other"
-            )
-
     async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
         """Read what earlier recoveries found out, and note what is known before anything is handed out."""
-        async with inbox_limit(_CALL):
-            known = Coverage.read(await self._inbox.note(coverage_note(self._webhook_id)))
-        acknowledged = max(
-            (each for each in (known.acknowledged, self._acknowledged) if each is not None), default=None
-        )
-        seen = known.seen_inactive or (None if active else now)
-        coverage = attrs.evolve(known, acknowledged=acknowledged, seen_inactive=seen)
+        known = coverage = await self._read_coverage(self._webhook_id)
+        self._former = await read_former(self._inbox, self._webhook_id, timeout=_CALL)
+        formerly = None if self._formerly in self._former else self._formerly
+        if formerly is not None:
+            webhooks = await read_webhooks(self._inbox, timeout=_CALL)
+            own = self._webhook_id  # this run has noted it itself
+            refuse_others([each for each, live in webhooks.items() if live or each != own], formerly, "inbox")
+            coverage = known.after(await self._read_coverage(formerly))
+        acknowledged = latest(coverage.acknowledged, self._acknowledged)
+        seen = coverage.seen_inactive or (None if active else now)
+        coverage = attrs.evolve(coverage, acknowledged=acknowledged, seen_inactive=seen)
         if coverage != known:
             await self._note(coverage)
+        if formerly is not None:  # last: a run that is killed before it begins anew
+            await note_former(self._inbox, self._webhook_id, formerly, timeout=_CALL)
+            self._former = await read_former(self._inbox, self._webhook_id, timeout=_CALL)
         return coverage
+
+    async def _read_coverage(self, webhook_id: str) -> Coverage:
+        async with inbox_limit(_CALL):
+            return Coverage.read(await self._inbox.note(coverage_note(webhook_id)))
 
     async def _note(self, coverage: Coverage) -> None:
         async with inbox_limit(_CALL):
             await self._inbox.set_note(coverage_note(self._webhook_id), coverage.write())
 
-    async def _find_recording_since(self) -> datetime | None:
-        """Return since when the inbox has recorded every live delivery; None for one without live deliveries."""
-        live = (await read_webhooks(self._inbox, timeout=_CALL)).get(self._webhook_id)
-        if live is None and self._replay._handling.kind != "shared":
-            return None
-        async with inbox_limit(_CALL):
-            since = await self._inbox.known_since()
-        return since if live is None else max(since, live)
-
     # --- what is read ---
 
     async def _read_messages(self, back_to: datetime | None, activity: Activity, passed: Ids) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
-        since = await self._find_recording_since()
+        is_live = self._replay._handling.kind == "shared"
+        since = await find_recording_since(self._inbox, self._webhook_id, is_live=is_live, timeout=_CALL)
         key_of, known = self._keys(message_key)
 
         def choose(message: Message) -> Message | None:
@@ -245,11 +261,10 @@ class RecoveryRun:
 
     def _read_events(self, webhook: Webhook, requested: datetime, passed: Ids) -> Reading[Message]:
         """Return the events to hand out: those that no listed message has, and that are no longer recent."""
-        handles = self._replay._handling.handles or (lambda event_type: True)
         subscribed = frozenset(webhook.subscribed_events)
 
         def is_wanted(event_type: str) -> bool:
-            return handles(event_type) and (self._all_types or event_type in subscribed)
+            return self._handles(event_type) and (self._all_types or event_type in subscribed)
 
         convert = convert_events(self._webhook_id, is_wanted)
 
@@ -272,25 +287,22 @@ class RecoveryRun:
 
     def _keys(self, make: Callable[..., str]) -> tuple[Callable[[Any], str], Callable[[Sequence[str]], Any]]:
         """Return the function of an item's key, and the one that asks the inbox, which also knows the former keys."""
-        key_of = partial(make, webhook_id=self._replay._handling.webhook_id)
-        if self._formerly is None:
-            return key_of, self._replay._known
-        former: dict[str, str] = {}
+        owner = self._replay._handling.webhook_id
+        if not self._former:
+            return partial(make, webhook_id=owner), self._replay._known
+        all_keys: dict[str, list[str]] = {}
 
-        def key_of_both(item: Any) -> str:
-            key = key_of(item)
-            former[key] = make(item, webhook_id=self._formerly)
-            return key
+        def key_of(item: Any) -> str:
+            keys = [make(item, webhook_id=each) for each in (owner, *self._former)]
+            all_keys[keys[0]] = keys
+            return keys[0]
 
         async def known(keys: Sequence[str]) -> Collection[str]:
-            found = frozenset(await self._replay._known(keys))
-            others = [key for key in keys if key not in found]
-            before = frozenset(await self._replay._known([former[key] for key in others]))
-            found |= {key for key in others if former[key] in before}
-            former.clear()
-            return found
+            asked = {key: all_keys.pop(key, [key]) for key in dict.fromkeys(keys)}
+            found = frozenset(await self._replay._known([*chain(*asked.values())]))
+            return {key for key, of_all in asked.items() if not found.isdisjoint(of_all)}
 
-        return key_of_both, known
+        return key_of, known
 
 
 @attrs.frozen
@@ -338,12 +350,8 @@ class Recovery:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """The problems that are left, each with its remedy."""
-        return tuple(self._find_problems())
-
-    def _find_problems(self) -> Iterable[Problem]:
-        left = list(self._find_what_is_left())
-        clock = find_clock_problem(self.clock_lead)
-        return [clock, *left] if left and clock is not None else left
+        left, clock = tuple(self._find_what_is_left()), find_clock_problem(self.clock_lead)
+        return left if clock is None or not left else (clock, *left)
 
     def _find_what_is_left(self) -> Iterable[Problem]:
         status = find_status_problem(self.webhook, None)

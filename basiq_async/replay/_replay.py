@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import attrs
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
+from .._redaction.text import printable
 from .._signing.seal import Seal
 from .._storage.exports import export_entries
 from .._work.ids import Ids
-from .._work.limits import inbox_limit, limit
-from .._work.owners import note_webhook
+from .._work.limits import inbox_limit, limit, wait_for_event
+from .._work.owners import note_webhook, read_webhooks
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import (
     count_quarantined,
@@ -32,9 +35,8 @@ from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter
 from ..hooks import chain_hooks
 from ..models import Message
-from ._bulk import BulkEngine
+from ._bulk import BulkEngine, PageTarget
 from ._engine import Engine, Observer, OnError, Recorder, RunSettings
-from ._keys import event_key, message_key
 from ._reading import Reading
 from ._records import InboxRecord, NoRecord, OwnRecord, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
@@ -46,18 +48,24 @@ from ._sources import (
     Source,
     as_object,
     convert_events,
+    event_key,
     message_id_of,
+    message_key,
     open_events,
     placeholder_for,
     plain_id,
     read_filters,
     read_hints,
 )
+from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, is_outage
 from ._where import Predicate, Where, as_where
 from .targets._adapters import AnyTarget, find_handling
 from .targets._base import BulkTarget, Patient, RunScoped, Target
+from .targets._http import HttpTarget
 from .targets._shared import PATIENCE
 
+T = TypeVar("T")
+logger = logging.getLogger("basiq_async.replay")
 _CALL = 5.0
 
 
@@ -144,7 +152,8 @@ class Replay:
         self._observer: Observer | None = None
         self._listeners: list[OnProgress] = []
         self._running = False
-        self._stopping = False
+        self._stopping = asyncio.Event()
+        self._finished = False
 
     @property
     def running(self) -> bool:
@@ -179,7 +188,7 @@ class Replay:
         if inbox is not None:
             left = await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
         waiting = await count_waiting(inbox, self._handling.webhook_id, timeout=_CALL)
-        source, _ = await self._open_source(hint=False)
+        source, _ = await self._open_source(counts_only=True)
         plan = await make_plan(source, self._where, handles=self._handling.handles)
         return attrs.evolve(plan, quarantined=left, waiting=waiting.count)
 
@@ -211,7 +220,7 @@ class Replay:
 
     def stop(self) -> None:
         """Let the present run begin no more messages. It returns when the messages under way are recorded."""
-        self._stopping = True
+        self._stopping.set()
         if self._engine is not None:
             self._engine.stop()
 
@@ -272,7 +281,7 @@ class Replay:
                 opened.patience = PATIENCE
             return PATIENCE
 
-        make = BulkEngine if handling.kind == "own" else Engine
+        make = partial(BulkEngine, as_sent=self._as_sent) if handling.kind == "own" else Engine
         self._engine = engine = make(
             source,
             target=target,
@@ -282,9 +291,12 @@ class Replay:
             note_hint=note_hint,
             wait_for_others=wait_for_others,
         )
-        if self._stopping:
+        if self._stopping.is_set():
             engine.stop()
-        return await engine.run(progress, plan)
+        self._finished = False
+        report = await engine.run(progress, plan)
+        self._finished = report.finished
+        return report
 
     def _make_recorder(self, target: Target, claim: RunClaim | None, *, retries: bool) -> Recorder:
         handling = self._handling
@@ -312,7 +324,7 @@ class Replay:
         """Keep other runs of this object out, and those of others if the run is exclusive; yield its claim."""
         if self._running:
             raise ReplayError("this replay is running already: one object does one run at a time")
-        self._running, self._stopping = True, False
+        self._running, self._stopping = True, asyncio.Event()
         handling = self._handling
         try:
             async with AsyncExitStack() as stack:
@@ -327,11 +339,25 @@ class Replay:
                     )
                     await self._limit_target(handling.value.begin_run, "begin")
                 if handling.inbox is not None:
+                    await self._check_place(handling.inbox)
                     await note_webhook(handling.inbox, self._webhook_id, live=None, timeout=_CALL)
                 yield claim
         finally:
             self._running = False
             self._engine = None
+
+    async def _check_place(self, inbox: Inbox) -> None:
+        """Raise ``ConfigurationError`` if what is posted would count as handled by a service that does not get it."""
+        target = self._handling.value
+        if not isinstance(target, HttpTarget):
+            return
+        if (await read_webhooks(inbox, timeout=_CALL)).get(self._webhook_id) is None:
+            return
+        if target._url != (await self._client.webhooks.get(self._webhook_id)).url:
+            raise ConfigurationError(
+                "the inbox is the service's, and what is posted to another place than the webhook's url is not handled "
+                "by it: pass an inbox that is kept for that place"
+            )
 
     async def _limit_target(self, call: Callable[[], Any], what: str) -> None:
         seconds = self._settings.record_timeout
@@ -340,7 +366,13 @@ class Replay:
 
     # --- what is read ---
 
-    async def _open_source(self, *, hint: bool = True) -> tuple[MessageSource, Callable[[str], Any] | None]:
+    @property
+    def _as_sent(self) -> bool:
+        """Whether a run hands pages to the target as Basiq sent them: nothing has to look at each message."""
+        plain = self._observer is None and self._settings.rate is None and self._source == "messages"
+        return plain and isinstance(self._handling.value, PageTarget)
+
+    async def _open_source(self, *, counts_only: bool = False) -> tuple[MessageSource, Callable[[str], Any] | None]:
         """Return what to read, and the function that notes a hint for the next run, if there can be one."""
         wanted = await self._wanted_types() if self._source == "events" else None
         types = sorted(wanted) if wanted is not None else None
@@ -351,17 +383,18 @@ class Replay:
         steady = self._where.steady
         record = self._handling.record
         found = None
-        if hint and steady:
-            async with self._limit_record():
-                found = await record.note(name)
+        if steady and not counts_only:
+            found = await self._ask(partial(record.note, name))
         hints = read_hints(found, len(self._filters)) if len(self._filters) > 1 else [found]
         handed_out = Ids()  # what several filters select is handed out once
         readings = [
-            self._read_list(filter, text, selection if steady else None, wanted, handed_out)
+            self._read_list(
+                filter, text, selection if steady else None, wanted, handed_out, self._as_sent and not counts_only
+            )
             for filter, text in zip(self._filters, hints, strict=True)
         ]
         source: MessageSource = readings[0] if len(readings) == 1 else Lists(readings)
-        return source, partial(record.set_note, name) if hint and steady else None
+        return source, partial(record.set_note, name) if steady and not counts_only else None
 
     def _read_list(
         self,
@@ -370,10 +403,11 @@ class Replay:
         selection: str | None,
         wanted: frozenset[str] | None,
         handed_out: Ids,
+        as_sent: bool,
     ) -> Reading[Message]:
         handling = self._handling
         listing: Any
-        key_of: Callable[[Any], str]
+        key_of: Callable[[Any], str] | None
         if self._source == "events":
             listing = open_events(self._client, filter)
             convert = convert_events(
@@ -385,7 +419,7 @@ class Replay:
             convert = None
             key_of = partial(message_key, webhook_id=handling.webhook_id)
         if handling.inbox is None:
-            key_of = _event_id if self._source == "events" else _message_id
+            key_of = _event_id if self._source == "events" else None
         return Reading(
             listing,
             known=self._known,
@@ -395,11 +429,28 @@ class Replay:
             convert=convert,
             now=self._client._now,
             passed=handed_out,
+            as_sent=as_sent,
         )
 
-    async def _known(self, keys: Sequence[str]) -> Any:
-        async with self._limit_record():
-            return await self._handling.record.known(keys)
+    async def _known(self, keys: Sequence[str]) -> Collection[str]:
+        return await self._ask(partial(self._handling.record.known, keys))
+
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim."""
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        until = loop.time() + self._settings.max_pause
+        while True:
+            try:
+                async with self._limit_record():
+                    return await call()
+            except Exception as exc:
+                left = until - loop.time()
+                if not self._running or left <= 0 or not is_outage(exc):
+                    raise
+                logger.warning("the record does not respond (%s): the replay asks it again", printable(str(exc)))
+                if await wait_for_event(self._stopping, min(pause, left)):
+                    raise
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _limit_record(self) -> AbstractAsyncContextManager[None]:
         """Limit a call of the record: one that is no inbox may have to read all that it has."""
@@ -414,10 +465,6 @@ class Replay:
             return None
         webhook = await self._client.webhooks.get(self._webhook_id)
         return frozenset(webhook.subscribed_events)
-
-
-def _message_id(item: Any) -> str:
-    return plain_id(as_object(item))
 
 
 def _event_id(item: Any) -> str:

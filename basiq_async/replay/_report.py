@@ -68,8 +68,6 @@ OnProgress = Callable[[Progress], None]
 class Plan:
     """What a run would do now.
 
-    Two messages for one event count twice, although a run would skip the second as handled before.
-
     total: the number of messages that would be handed to the target.
     by_type: the same by event type; an empty text is for messages without a type.
     by_day: the same by the day (UTC) of the first attempt; None is for messages without an attempt.

@@ -8,78 +8,54 @@ import json
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 
 from .._wire.broken_items import BrokenItem
+from .._wire.codec import event_type_of
 from .._wire.order import Order
-from .._wire.paging import made_up_id
+from .._wire.paging import made_up_id, ordinary_ids, raw_id
+from .._work.keys import inbox_key
 from ..client import BasiqClient
 from ..errors import ConfigurationError
 from ..filters import Filter, filter_text
 from ..models import Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
 
+if TYPE_CHECKING:
+    from ._reading import Reading
+
+T = TypeVar("T")
 Source = Literal["messages", "events"]
-REACH = timedelta(days=7)
-"""The age of the oldest events in the event list (the vendor's reference)."""
 EVENT_PREFIX = "event-"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
-class MessageBatch(Protocol):
-    """The messages of a page that are handed out."""
+class Batch(Generic[T]):
+    """What a page has to hand out: the ``items`` that the record does not know, in the order of the list."""
+
+    def __init__(self, items: Sequence[T] = (), keys: Sequence[str] = (), indexes: Sequence[int] = ()) -> None:
+        self.items = items
+        self.keys = keys
+        self.indexes = indexes
+        """The places of the items on the page."""
+        self._left = len(items)
+        self._held = False
 
     @property
-    def items(self) -> Sequence[Message]:
-        """The messages, at least one."""
-        ...
+    def is_done(self) -> bool:
+        """Whether all items are done, and none was held."""
+        return self._left <= 0 and not self._held
 
-    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
-        """Note that as many of them are done, and whether the record knows them. Others were not selected."""
-        ...
+    def finish(self, count: int = 1) -> None:
+        """Note that ``count`` of the items are done."""
+        self._left -= count
 
     def hold(self) -> None:
-        """Note that one of them is not done in this run: it failed and was skipped, or another worker holds it."""
-        ...
-
-
-class MessageSource(Protocol):
-    """Hands out messages, page by page. See ``Reading``, which is one."""
-
-    @property
-    def order(self) -> Order:
-        """The order of the list, as far as it is known."""
-        ...
-
-    @property
-    def finished(self) -> bool:
-        """Whether all messages were handed out, now or earlier."""
-        ...
-
-    @property
-    def read_count(self) -> int:
-        """The number of messages that were read."""
-        ...
-
-    @property
-    def known_count(self) -> int:
-        """The number of messages that the record knew."""
-        ...
-
-    async def advance(self) -> MessageBatch | None:
-        """Return the next messages; None at the end."""
-        ...
-
-    def hint(self) -> str | None:
-        """Return a text for the next run of the same job, which then reads less; None if there is nothing new."""
-        ...
-
-    async def aclose(self) -> None:
-        """Cancel the requests for pages ahead."""
-        ...
+        """Note that an item is not done: no hint passes this page in this run."""
+        self._held = True
 
 
 async def each_message(source: MessageSource) -> AsyncIterator[Message]:
@@ -95,6 +71,40 @@ def plain_id(raw: Mapping[str, Any]) -> str:
     ``raw`` is the message as Basiq sent it, or its placeholder's.
     """
     return read_text(raw.get("id")) or made_up_id(raw)
+
+
+def message_key(raw: Any, webhook_id: str | None) -> str:
+    """Return the inbox key of a message."""
+    return inbox_key(*ids_of(raw), webhook_id)
+
+
+def event_key(raw: Any, webhook_id: str | None) -> str:
+    """Return the inbox key of an event: that of the message which it would have made."""
+    return inbox_key(*ids_of_event(raw), webhook_id)
+
+
+def ids_of(raw: Any) -> tuple[str | None, str | None, str]:
+    """Return the event type, the event id and the message id of a message; None for each of an event that it lacks."""
+    item = as_object(raw)
+    payload = item.get("payload")
+    payload = payload if isinstance(payload, dict) else {}
+    event_type_id = read_text(payload.get("eventTypeId") or item.get("eventTypeId"))
+    return event_type_id, read_text(payload.get("eventId") or item.get("eventId")), _id_of(raw)
+
+
+def ids_of_event(raw: Any) -> tuple[str | None, str | None, str]:
+    """Return the event type, the event id and the message id for an event of the event list."""
+    item = as_object(raw)
+    return event_type_of(item), read_text(item.get("id")), message_id_of(_id_of(raw))
+
+
+def _id_of(raw: Any) -> str:
+    return (isinstance(raw, BrokenItem) and raw_id(raw)) or plain_id(as_object(raw))
+
+
+def plain_ids(items: Sequence[Any]) -> list[str]:
+    """Return ``plain_id`` of each item of a page, as Basiq sent it."""
+    return ordinary_ids(items) or [plain_id(as_object(item)) for item in items]
 
 
 @attrs.frozen(repr=False)
@@ -135,13 +145,13 @@ class Lists:
     The order of the messages differs from run to run.
     """
 
-    def __init__(self, lists: Sequence[MessageSource]) -> None:
+    def __init__(self, lists: Sequence[Reading[Message]]) -> None:
         self._lists = lists
-        self._tasks: dict[MessageSource, asyncio.Task[MessageBatch | None]] = {}
+        self._tasks: dict[Reading[Message], asyncio.Task[Batch[Message] | None]] = {}
         self._waiting = deque(lists)
 
-    async def advance(self) -> MessageBatch | None:
-        """See ``MessageSource``. The next page is of the list whose last page was longest ago."""
+    async def advance(self) -> Batch[Message] | None:
+        """See ``Reading``. The next page is of the list whose last page was longest ago."""
         while self._waiting:
             for each in self._waiting:
                 if each not in self._tasks:
@@ -157,32 +167,32 @@ class Lists:
 
     @property
     def order(self) -> Order:
-        """See ``MessageSource``. The lists that are long enough to show an order decide."""
+        """See ``Reading``. The lists that are long enough to show an order decide."""
         orders: set[Order] = {each.order for each in self._lists if each.order != "unknown"}
         return orders.pop() if len(orders) == 1 else "unknown"
 
     @property
     def finished(self) -> bool:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         return all(each.finished for each in self._lists)
 
     @property
     def read_count(self) -> int:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         return sum(each.read_count for each in self._lists)
 
     @property
     def known_count(self) -> int:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         return sum(each.known_count for each in self._lists)
 
     def hint(self) -> str | None:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         hints = [each.hint() for each in self._lists]
         return None if all(each is None for each in hints) else json.dumps(hints)
 
     async def aclose(self) -> None:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -223,19 +233,6 @@ def read_filters(filter: str | Filter | Sequence[str | Filter] | None, source: S
     return list(texts)
 
 
-class FixedBatch:
-    """Messages that come from elsewhere than a list of Basiq's."""
-
-    def __init__(self, items: Sequence[Message]) -> None:
-        self.items = items
-
-    def finish(self, count: int = 1, *, recorded: bool = True) -> None:
-        """See ``MessageBatch``."""
-
-    def hold(self) -> None:
-        """See ``MessageBatch``."""
-
-
 class FixedMessages:
     """A source that is no list of Basiq's. ``pages`` yields messages."""
 
@@ -247,20 +244,24 @@ class FixedMessages:
         self._pages = pages
         self.read_count = 0
 
-    async def advance(self) -> FixedBatch | None:
-        """See ``MessageSource``."""
+    async def advance(self) -> Batch[Message] | None:
+        """See ``Reading``."""
         async for messages in self._pages:
             if messages:
                 self.read_count += len(messages)
-                return FixedBatch(messages)
+                return Batch(messages)
         return None
 
     def hint(self) -> None:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
 
     async def aclose(self) -> None:
-        """See ``MessageSource``."""
+        """See ``Reading``."""
         await self._pages.aclose()
+
+
+MessageSource: TypeAlias = "Reading[Message] | Lists | FixedMessages"
+"""Hands out messages, page by page. What each method does, ``Reading`` says."""
 
 
 # --- events ---

@@ -25,10 +25,10 @@ _MOST_TRIES = 3
 """Maximum attempts at a message if the target accepts other messages meanwhile."""
 _MOST_TRIES_ALONE = 5
 """Maximum attempts at a message if no other message shows whether the target works."""
-_FIRST_BACKOFF = 0.05
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 60.0
 _LONGEST_BACKOFF = 5.0
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 60.0
+"""Seconds to wait more than the target asks for, if it asks again and again."""
 LONGEST_ERROR = 1_000
 """Characters of an error that are shown and kept."""
 
@@ -177,14 +177,15 @@ class Attempts:
         self.pressure = Pressure(width)
         self._accepted = 0
         """The number of messages that the target accepted."""
-        self.since: float | None = None
-        """The beginning of the outage, in the event loop's time; None without an outage."""
-        self._asking_since: float | None = None
-        """The first time at which the target asked for a pause since it last accepted a message."""
-        self._failures = 0
-        """The number of failures since the outage began."""
+        self._paused_since: float | None = None
+        """When the target first asked for a pause, or failed, since it last accepted a message."""
         self._failed: set[str] = set()
         """Ids of messages that failed since then: two are enough to tell that it is not one message's fault."""
+
+    @property
+    def since(self) -> float | None:
+        """The beginning of the outage, in the event loop's time; None without an outage."""
+        return self._paused_since if self._failed else None
 
     def stop(self) -> None:
         """Begin no more attempts."""
@@ -211,7 +212,8 @@ class Attempts:
                     continue
                 accepted = self._accepted
                 tries += 1
-                reason = await self._attempt(message)
+                async with limit(self.timeout, self._overdue):
+                    reason = await self._target.deliver(message)
                 self._accept()
                 return reason, None
             except asyncio.CancelledError as exc:
@@ -230,10 +232,6 @@ class Attempts:
             if pressure.open and not await pressure.rest(self._next_pause):
                 return None
 
-    async def _attempt(self, message: Message) -> str | None:
-        async with limit(self.timeout, self._overdue):
-            return await self._target.deliver(message)
-
     def _overdue(self) -> TargetTimeoutError:
         return TargetTimeoutError(f"no result within {self.timeout:g} s")
 
@@ -242,16 +240,15 @@ class Attempts:
         self._accepted += 1
         if not self.pressure.open or self.pressure.pauses:
             self.pressure.succeed()
-            self._asking_since = None
             if self.since is not None:
                 logger.warning("the target accepts messages again: the replay continues")
-                self.since, self._failures = None, 0
-                self._failed.clear()
+            self._paused_since = None
+            self._failed.clear()
 
     @property
     def _next_pause(self) -> float:
-        """Seconds to wait before the next attempt. They double with each failure."""
-        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 16)))
+        """Seconds to wait before the next attempt. They double with each pause."""
+        return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.pressure.pauses, 16)))
 
     def _judge(self, error: Exception, message: Message, tries: int, *, others_succeed: bool) -> Exception | None:
         """Return None if the message is to be tried again, else the error that counts as its failure.
@@ -260,68 +257,59 @@ class Attempts:
         ``others_succeed`` says whether the target accepted another message since the last one began.
         """
         kind = _outage_of(error)
-        if kind == "asks":
-            return self._pause_as_asked(error, message)
-        if kind == "maybe":
-            alone = not others_succeed
-            of_others = alone and bool(self._failed - {message.id})
-            if not of_others and tries >= (_MOST_TRIES_ALONE if alone else _MOST_TRIES):
-                return error
-        elif kind is None:
+        if kind is None:
             return error
-        if others_succeed and self.since is None and tries < 2:
-            return None  # the fault may be this message's: its worker waits, and the others continue
-        return self._pause_for_outage(error, message)
+        if kind == "maybe":
+            of_others = not others_succeed and bool(self._failed - {message.id})
+            if not of_others and tries >= (_MOST_TRIES if others_succeed else _MOST_TRIES_ALONE):
+                return error
+        if kind != "asks":
+            if others_succeed and self.since is None and tries < 2:
+                return None  # the fault may be this message's: its worker waits, and the others continue
+            if self.pressure.paused_until is not None:
+                return None  # this message failed together with the one that began the pause
+        return self._pause(error, message, find_retry_after(error) or 0.0 if kind == "asks" else None)
 
-    def _pause_as_asked(self, error: Exception, message: Message) -> Exception | None:
-        pressure, wait = self.pressure, find_retry_after(error) or 0.0
-        self._asking_since = _now() if self._asking_since is None else self._asking_since
-        if wait > self._max_pause:
-            text = f"the target asks for a pause of {wait:g} s, longer than max_pause: run the same again after that"
+    def _pause(self, error: Exception, message: Message, asked: float | None) -> Exception | None:
+        """Pause for as long as the target asks for; without a number, because it is down. Return what ends the run."""
+        now, text = _now(), printable(failure_text(error, longest=LONGEST_ERROR))
+        self._paused_since = now if self._paused_since is None else self._paused_since
+        lasted = now - self._paused_since
+        if asked is None:
+            if not self._failed:
+                logger.warning("the target seems to be down (%s): the replay waits, and tries again", text)
+            if len(self._failed) < 2:
+                self._failed.add(message.id)
+        elif asked > self._max_pause:
+            text = f"the target asks for a pause of {asked:g} s, longer than max_pause: run the same again after that"
             return _ending(text, error)
-        if pressure.pauses and pressure.paused_until is None:  # it asked before, and accepted nothing since
-            backoff = _FIRST_BACKOFF * 2.0 ** min(pressure.pauses - 1, 16)
-            wait = max(wait, min(_LONGEST_BACKOFF, self._max_pause, backoff))
-        lasted = _now() - self._asking_since
         if lasted >= self._max_pause:
-            text = f"the target has asked for pauses for {lasted:.0f} s, and accepted no message meanwhile"
-            return _ending(text, error, message)
-        self._pause(wait)
-        logger.info("the target asks for a pause: the replay waits %.2f s", wait)
-        return None
-
-    def _pause_for_outage(self, error: Exception, message: Message) -> Exception | None:
-        if self.pressure.paused_until is not None:
-            return None  # this message failed together with the one that began the pause
-        self.since = _now() if self.since is None else self.since
-        self._failures += 1
-        if len(self._failed) < 2:
-            self._failed.add(message.id)
-        lasted, text = _now() - self.since, failure_text(error, longest=LONGEST_ERROR)
-        if lasted >= self._max_pause:
-            return _ending(f"the target has been down for {lasted:.0f} s, the last attempt with {text}", error, message)
-        wait = min(self._next_pause, max(0.0, self._max_pause - lasted) or self._next_pause)
-        self._pause(wait)
-        shown = printable(text)
-        if self._failures == 1:
-            logger.warning("the target seems to be down (%s): the replay waits, and tries again", shown)
-        else:
-            logger.info("the target is still down after %.0f s (%s): next attempt in %.1f s", lasted, shown, wait)
-        return None
-
-    def _pause(self, seconds: float) -> None:
-        self.pressure.pause(seconds)
+            what = f"been down for {lasted:.0f} s, the last attempt with {text}"
+            if asked is not None:
+                what = f"asked for pauses for {lasted:.0f} s, and accepted no message meanwhile"
+            what += f"; the replay stopped before message {message.id!r}: run the same again to continue there"
+            return _ending(f"the target has {what}", error)
+        wait = min(self._next_pause, self._max_pause - lasted)
+        if asked is not None:
+            again = self.pressure.pauses and self.pressure.paused_until is None
+            wait = max(asked, min(wait, _LONGEST_BACKOFF)) if again else asked
+        self.pressure.pause(wait)
         if self._on_pause is not None:
-            self._on_pause(seconds)
+            self._on_pause(wait)
+        logger.info("the replay waits %.2f s for the target (%s)", wait, text)
+        return None
 
 
-def _ending(text: str, cause: Exception, before: Message | None = None) -> ReplayError:
+def _ending(text: str, cause: Exception) -> ReplayError:
     """Return the error that ends the run, in front of a message."""
-    if before is not None:
-        text += f"; the replay stopped before message {before.id!r}: run the same again to continue there"
     error = ReplayError(text)
     error.__cause__ = cause
     return error
+
+
+def is_outage(error: Exception) -> bool:
+    """Return whether an error can mean that whoever was asked is down, or asks for a pause."""
+    return _outage_of(error) is not None
 
 
 Outage = Literal["asks", "certain", "maybe"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ._engine import Engine, Finished, OnError, RunSettings
-from ._keys import event_key, message_key
 from ._reading import Reading
 from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import make_plan
@@ -11,6 +10,8 @@ from ._sources import (
     FixedMessages,
     Source,
     UnreadableMessage,
+    event_key,
+    message_key,
     message_of,
     open_events,
     placeholder_for,
@@ -18,7 +19,7 @@ from ._sources import (
     read_filters,
 )
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
-from .targets._adapters import AnyTarget, Handling, find_handling
+from .targets._adapters import AnyTarget, find_handling
 from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget, Handler, SessionHandler
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "Finished",
     "FixedMessages",
     "Handler",
-    "Handling",
     "OnError",
     "Predicate",
     "QuarantinedMessage",

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 from .._arguments import check_whole
 from .._redaction.tracebacks import hide_arguments
@@ -15,7 +16,7 @@ from .._wire.order import BEYOND, FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
-from .._work.owners import read_webhooks
+from .._work.owners import find_recording_since, read_former, read_webhooks, refuse_others
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
 from .._work.waiting import count_waiting
@@ -24,7 +25,7 @@ from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
 from .api import MOST_A_PAGE, Api
-from .coverage import MOST_ATTEMPTS, Activity, Coverage, Inactivity, coverage_note, is_left_alone, is_recent
+from .coverage import Activity, Coverage, Inactivity, coverage_note, first_after, is_left_alone, is_recent
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
@@ -43,7 +44,11 @@ _INBOX_TIMEOUT = 5.0
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _Sign = Callable[[str, datetime, bytes], Mapping[str, str]]
-_KEPT = 1_000
+_ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
+_SCAN = (
+    "undelivered never_sent unrecorded recovered unreadable looked_at earliest latest complete disabled_at out_of_reach"
+)
+"""What a ``Diagnosis`` takes from the scan."""
 
 
 async def diagnose(
@@ -67,8 +72,8 @@ async def diagnose(
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
     offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
-    await known.open()
-    scan = _HistoryScan(api, webhook, known, now)
+    await known.open(api)
+    scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.handles)
     await scan.read(max_items)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
@@ -80,79 +85,73 @@ async def diagnose(
         unknown=tuple(one for one in patterns if not one.endswith("*") and one not in offered),
         unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
         unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
-        failed_share=scan.attempts.failed_share,
-        last_success=scan.attempts.last_success,
-        by_status=dict(scan.attempts.by_status),
-        first_failure=scan.attempts.first_failure,
-        disabled_at=scan.attempts.disabled_at if is_inactive(webhook) else None,
-        oldest_undelivered=scan.attempts.oldest_undelivered,
-        out_of_reach=scan.out_of_reach,
+        **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
+        **{name: getattr(scan, name) for name in _SCAN.split()},
         endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
-        undelivered=scan.undelivered,
-        never_sent=scan.never_sent,
-        unrecorded=scan.unrecorded,
-        recovered=scan.recovered,
         quarantined=await known.count_quarantined(),
         waiting=await known.count_waiting(),
-        unreadable=scan.unreadable,
         clock_lead=api.clock_lead(),
-        looked_at=scan.looked_at,
-        earliest=scan.earliest,
-        latest=scan.latest,
-        complete=scan.complete,
+        formerly=known.formerly,
+        replaces=known.replaces,
         offered=offered,
     )
 
 
 class _KnownEvents:
-    """What an inbox knows of a webhook. Without one, it knows nothing."""
+    """What an inbox knows of a webhook, and of those that it replaces. Without one, it knows nothing."""
 
     def __init__(self, inbox: Inbox | None, receiver: DiagnosedReceiver | None, webhook_id: str) -> None:
-        self._inbox, self._owner = inbox, webhook_id if inbox is not None or receiver is None else receiver.webhook_id
+        self._owner = owner = webhook_id if inbox is not None or receiver is None else receiver.webhook_id
+        self._inbox = inbox
+        self.replaces: tuple[str, ...] = ()
         self._webhook_id = webhook_id
+        self.formerly: str | None = None
+        """The latest webhook that Basiq does not have any more, and that this one may replace."""
         self._is_live = inbox is None and receiver is not None
         if inbox is None and receiver is not None:
             self._inbox = receiver.inbox
-            if receiver.webhook_id not in (None, webhook_id):
-                raise ConfigurationError(
-                    f"the receiver is of the webhook {receiver.webhook_id!r}, not of {webhook_id!r}: it cannot tell "
-                    "what was handled of the other"
-                )
+            if owner is not None:
+                refuse_others([owner], webhook_id, "receiver")
         self.coverage = Coverage()
         self.recording_since: datetime | None = None
         """Since when the inbox has recorded every live delivery; None if it has none."""
 
-    @property
-    def has_inbox(self) -> bool:
-        """Whether there is an inbox."""
-        return self._inbox is not None
+    def out_of_reach(self, activity: Activity, inactive: datetime | None, now: datetime) -> tuple[Inactivity, ...]:
+        """Return the periods whose events are lost, as far as the recoveries with the inbox show it."""
+        if self._inbox is None:
+            return ()
+        return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now)
 
-    async def open(self) -> None:
+    async def open(self, api: Api) -> None:
         """Find out whose the inbox is, and what recoveries noted in it. Raises ``ConfigurationError`` for another's."""
         inbox = self._inbox
         if inbox is None:
             return
         webhooks = await read_webhooks(inbox, timeout=_INBOX_TIMEOUT)
-        if webhooks and self._webhook_id not in webhooks and not self._is_live:
-            raise ConfigurationError(
-                f"the inbox is of the webhook {', '.join(map(repr, webhooks))}, not of {self._webhook_id!r}: it "
-                "cannot tell what was handled of the other"
-            )
-        live = webhooks.get(self._webhook_id)
+        if not self._is_live:
+            refuse_others(webhooks, self._webhook_id, "inbox")
+        self.recording_since = await find_recording_since(
+            inbox, self._webhook_id, is_live=self._is_live, timeout=_INBOX_TIMEOUT
+        )
         async with inbox_limit(_INBOX_TIMEOUT):
-            since = await inbox.known_since()
             self.coverage = Coverage.read(await inbox.note(coverage_note(self._webhook_id)))
-        if self._is_live or live is not None:
-            self.recording_since = since if live is None else max(since, live)
+        live = webhooks.get(self._webhook_id)
+        self.replaces = await read_former(inbox, self._owner, timeout=_INBOX_TIMEOUT)
+        known = (self._owner, *self.replaces)
+        begun = {each: at for each, at in webhooks.items() if at is not None and each not in known}
+        earlier = [each for each, at in begun.items() if live is None or at < live]
+        if earlier and self.coverage.read_up_to is None:
+            listed = [each.id async for each in api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)]
+            self.formerly = next((each for each in reversed(earlier) if each not in listed), None)
 
     async def find(self, ids: Sequence[_Ids]) -> list[bool]:
         """Return for the ids of each event type, event and message whether the inbox knows that event."""
         if self._inbox is None or not ids:
             return [False] * len(ids)
-        keys = [inbox_key(*each, self._owner) for each in ids]
+        keys = [[inbox_key(*each, owner) for owner in (self._owner, *self.replaces)] for each in ids]
         async with inbox_limit(_INBOX_TIMEOUT):
-            known = frozenset(await self._inbox.known(keys))
-        return [key in known for key in keys]
+            known = frozenset(await self._inbox.known([*chain(*keys)]))
+        return [not known.isdisjoint(each) for each in keys]
 
     async def count_quarantined(self) -> int:
         """Return how many entries of the webhook are in the quarantine."""
@@ -168,8 +167,13 @@ class _KnownEvents:
 class _HistoryScan:
     """Reads the events of the last 7 days, then the messages, so that the messages of all these events are listed."""
 
-    def __init__(self, api: Api, webhook: Webhook, known: _KnownEvents, now: datetime) -> None:
+    def __init__(
+        self, api: Api, webhook: Webhook, known: _KnownEvents, now: datetime, handles: Callable[[str], bool]
+    ) -> None:
         self._api = api
+        self._handles = handles
+        self._wanted = frozenset(filter(handles, webhook.subscribed_events))
+        self._covered = known.coverage.covered(self._wanted, now)
         self._webhook = webhook
         self._known = known
         self._now = now
@@ -195,20 +199,22 @@ class _HistoryScan:
                 self._judge_event(created, known=is_known)
 
     @property
+    def disabled_at(self) -> datetime | None:
+        """See ``Diagnosis``."""
+        return self._activity.first_end(self.attempts.last_success) if is_inactive(self._webhook) else None
+
+    @property
     def out_of_reach(self) -> tuple[Inactivity, ...]:
         """The periods whose events are lost, as far as the messages and the recoveries with the inbox show it."""
-        if not self._known.has_inbox:
-            return ()
-        coverage = self._known.coverage
         inactive = self._now if is_inactive(self._webhook) else None
-        return coverage.out_of_reach(self._activity.periods(coverage.seen_inactive, inactive), self._now)
+        return self._known.out_of_reach(self._activity, inactive, self._now)
 
     async def _read_events(self, most: int | None) -> None:
-        wanted, order = frozenset(self._webhook.subscribed_events), ListOrder()
+        order = ListOrder()
         events: Paginator[Event] = self._api.listing(Event, self._api.at(EVENTS.path), on_unreadable=self._skip)
         async for event in events:
             self.looked_at += 1
-            if event.type in wanted:
+            if event.type in self._wanted:
                 self._without_message[event.type, event.id] = event.created
             order.see(event.created)
             newest_first = order.sure and order.order == "newest-first"
@@ -221,8 +227,7 @@ class _HistoryScan:
 
     def _is_covered(self, created: datetime | None) -> bool:
         """Return whether a recovery has read all events of that time."""
-        covered = self._known.coverage.read_up_to
-        return created is not None and covered is not None and created < covered - FAR
+        return created is not None and self._covered is not None and created < self._covered - FAR
 
     async def _read_messages(self, most: int | None) -> None:
         endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
@@ -230,11 +235,11 @@ class _HistoryScan:
         order, read = ListOrder(), 0
         async for page in messages.pages():
             known = await self._known.find([_ids_of(each) for each in page.items])
-            self._activity.see([each.raw for each in page.items])
-            for message, is_known in zip(page.items, known, strict=True):
+            times = [item_time(each) for each in page.items]
+            self._activity.see([each.raw for each in page.items], times)
+            for message, time, is_known in zip(page.items, times, known, strict=True):
                 read += 1
                 self.looked_at += 1
-                time = item_time(message)
                 self._judge_message(message, known=is_known)
                 if time is None:
                     continue
@@ -252,21 +257,21 @@ class _HistoryScan:
     def _judge_message(self, message: Message, *, known: bool) -> None:
         """Count the attempts of a message, and whether it was missed."""
         self._without_message.pop((message.event_type_id, message.event_id), None)
-        missed = not known and not is_left_alone(message, self._known.recording_since)
+        ignored = not self._handles(message.event_type_id or "")  # no recovery can bring it
+        missed = not (known or ignored or is_left_alone(message, self._known.recording_since))
         if message.delivered:
             self.unrecorded += missed
         elif message.attempts:
             self.recovered += known
             self.undelivered += missed
-        self.attempts.add(message, recovered=known and not message.delivered)
+        self.attempts.add(message, recovered=(known or ignored) and not message.delivered)
 
     @property
     def _enough(self) -> datetime:
         """Messages before this time need not be read: they were recovered, and are too old for ``failed_share``."""
-        covered = self._known.coverage.read_up_to
-        if covered is None:
+        if self._covered is None:
             return datetime.min.replace(tzinfo=UTC)
-        return min(covered, self._now - LATELY) - FAR * 4
+        return min(self._covered, self._now - LATELY) - FAR * 4
 
     def _judge_event(self, created: datetime | None, *, known: bool) -> None:
         """Count an event that has no message."""
@@ -303,12 +308,11 @@ class _Attempts:
         self.by_status: Counter[int | None] = Counter()
         self.last_success: datetime | None = None
         self.oldest_undelivered: datetime | None = None
-        self._failures: list[datetime] = []
-        """The times of the first failed attempts of undelivered messages, and of their eighth ones."""
-        self._ends: list[datetime] = []
+        self._failures: dict[int, datetime] = {}
+        """The times of attempts of undelivered messages, one in each second."""
 
     def add(self, message: Message, *, recovered: bool = False) -> None:
-        """Count the attempts of one message. One that was recovered tells only when Basiq disabled the webhook."""
+        """Count the attempts of one message. One that was recovered tells only the last success."""
         times: list[datetime] = []
         for attempt in message.attempts:
             at = attempt.timestamp
@@ -321,15 +325,11 @@ class _Attempts:
                 self.by_status[attempt.status_code] += 1
             if attempt.succeeded and (self.last_success is None or at > self.last_success):
                 self.last_success = at
-        if not times or message.delivered:
-            return
-        if len(message.attempts) >= MOST_ATTEMPTS:
-            self._ends = self._keep_few([*self._ends, max(times)])
-        if not recovered:
+        if times and not (message.delivered or recovered):
             self.oldest_undelivered = min(
                 times if self.oldest_undelivered is None else [*times, self.oldest_undelivered]
             )
-            self._failures = self._keep_few([*self._failures, *times])
+            self._failures.update((int(at.timestamp()), at) for at in times)
 
     @property
     def failed_share(self) -> float | None:
@@ -339,22 +339,7 @@ class _Attempts:
     @property
     def first_failure(self) -> datetime | None:
         """See ``Diagnosis``."""
-        return self._first_after_success(self._failures)
-
-    @property
-    def disabled_at(self) -> datetime | None:
-        """See ``Diagnosis``."""
-        return self._first_after_success(self._ends)
-
-    def _first_after_success(self, times: list[datetime]) -> datetime | None:
-        return min((each for each in times if self.last_success is None or each > self.last_success), default=None)
-
-    def _keep_few(self, times: list[datetime]) -> list[datetime]:
-        """Return the times; of many, the earliest and the latest of those after the last success."""
-        if len(times) <= 2 * _KEPT:
-            return times
-        times = sorted(each for each in times if self.last_success is None or each > self.last_success)
-        return times if len(times) <= _KEPT else [*times[: _KEPT // 2], *times[-_KEPT // 2 :]]
+        return first_after(self._failures.values(), self.last_success)
 
 
 def _subscribed_at(webhook: Webhook) -> datetime | None:

@@ -15,7 +15,6 @@ from typing import Any
 import attrs
 
 from .._wire.codec import Unreadable, read_message
-from .._wire.order import raw_times
 from ..models import Message
 
 LISTED = timedelta(days=7)
@@ -64,9 +63,11 @@ class Activity:
         self._ends: set[datetime] = set()
         """The times of eighth failed attempts."""
 
-    def see(self, items: Sequence[Any]) -> None:
-        """Record the attempts of messages, as Basiq sent them."""
-        for time in raw_times(list(items)):
+    def see(self, items: Sequence[Any], times: Iterable[datetime | None]) -> None:
+        """Record the attempts of messages, as Basiq sent them. ``times`` are those of their first attempts."""
+        for time in times:
+            if time is None:
+                continue
             hour = int(time.timestamp()) // 3600
             earliest, latest = self._active.get(hour, (time, time))
             self._active[hour] = min(earliest, time), max(latest, time)
@@ -83,6 +84,10 @@ class Activity:
             return
         if times and not message.delivered:
             self._ends.add(max(times))
+
+    def first_end(self, after: datetime | None) -> datetime | None:
+        """Return the first eighth failed attempt after a moment, or of all."""
+        return first_after(self._ends, after)
 
     def periods(self, *seen_inactive: datetime | None) -> tuple[Inactivity, ...]:
         """Return the periods, earliest first.
@@ -106,12 +111,14 @@ class Coverage:
     seen_inactive: when a recovery found the webhook not active, since which it did not read up to a later moment.
     acknowledged: what is out of reach before this moment is known to the user.
     lost: what was out of reach when it was read up to then, until it is acknowledged.
+    types: the event types that were read up to then.
     """
 
     read_up_to: datetime | None = None
     seen_inactive: datetime | None = None
     acknowledged: datetime | None = None
     lost: tuple[Inactivity, ...] = ()
+    types: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, text: str | None) -> Coverage:
@@ -119,10 +126,11 @@ class Coverage:
         try:
             fields = dict(json.loads(text or "{}"))
             lost = [[datetime.fromisoformat(each) for each in pair] for pair in fields.pop("lost", ())]
+            types = tuple(map(str, fields.pop("types", ())))
             moments = {name: datetime.fromisoformat(value) for name, value in fields.items() if value}
             if any(each.tzinfo is None for each in chain(moments.values(), *lost)):
                 return cls()
-            return cls(**moments, lost=tuple(Inactivity(since, until) for since, until in lost))
+            return cls(**moments, types=types, lost=tuple(Inactivity(since, until) for since, until in lost))
         except (ValueError, TypeError, AttributeError, RecursionError):
             return cls()
 
@@ -130,7 +138,24 @@ class Coverage:
         """Return the coverage as text."""
         moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged")}
         lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
-        return json.dumps({**{name: each and each.isoformat() for name, each in moments.items()}, "lost": lost})
+        texts = {name: each and each.isoformat() for name, each in moments.items()}
+        return json.dumps({**texts, "lost": lost, "types": self.types})
+
+    def after(self, former: Coverage) -> Coverage:
+        """Return the coverage of a webhook that replaces another: it was not active since the other was last read."""
+        if former.read_up_to is None:
+            return self
+        acknowledged = latest(self.acknowledged, former.acknowledged)
+        seen = former.seen_inactive or former.read_up_to
+        return attrs.evolve(former, seen_inactive=seen, acknowledged=acknowledged)
+
+    def covered(self, types: Iterable[str], now: datetime) -> datetime | None:
+        """Return the time up to which the events of all these types were read; None if one of them was not.
+
+        A moment in the future is of a clock that was wrong, and shows nothing.
+        """
+        is_past = self.read_up_to is not None and self.read_up_to <= now
+        return self.read_up_to if is_past and set(types) <= set(self.types) else None
 
     def read_back_to(self, now: datetime) -> datetime | None:
         """Return the time of the oldest messages to read; None for all, because no recovery has read them before.
@@ -144,7 +169,7 @@ class Coverage:
     def out_of_reach(self, periods: Iterable[Inactivity], now: datetime) -> tuple[Inactivity, ...]:
         """Return the parts of periods whose events no recovery has read, and which are no longer in the event list."""
         reach, active_at = now - LISTED, self.read_up_to if self.seen_inactive is None else None
-        begin = max((each for each in (self.read_up_to, self.acknowledged) if each is not None), default=None)
+        begin = latest(self.read_up_to, self.acknowledged)
         lost = [each for each in self.lost if self.acknowledged is None or (each.until or now) > self.acknowledged]
         for period in periods:
             if active_at is not None and period.since <= active_at:
@@ -154,6 +179,16 @@ class Coverage:
             if since < until:
                 lost.append(Inactivity(since, until))
         return tuple(lost)
+
+
+def first_after(moments: Iterable[datetime], after: datetime | None) -> datetime | None:
+    """Return the earliest of the moments that are later than ``after``, or of all; None if there is none."""
+    return min((each for each in moments if after is None or each > after), default=None)
+
+
+def latest(*moments: datetime | None) -> datetime | None:
+    """Return the latest of these moments; None if there is none."""
+    return max((each for each in moments if each is not None), default=None)
 
 
 def coverage_note(webhook_id: str) -> str:

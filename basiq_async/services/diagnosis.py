@@ -28,6 +28,7 @@ _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
     "clock",
+    "made-again",
     "disabled",
     "pending",
     "no-event-types",
@@ -138,8 +139,12 @@ class Diagnosis:
     looked_at: how many messages and events were read.
     earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
+    formerly: a webhook that is gone, whose deliveries the inbox has from before, and that this one may replace; None if
+        there is none, or a recovery of this webhook was finished.
+    replaces: the webhooks that this one replaces, as recoveries were told. What the inbox has of them belongs to it.
     offered: the event types in Basiq's list.
-    receiver, inbox: the receiver, such as ``service:receiver``, and the inbox as the command line names them.
+    receiver, inbox, secret_file: what the command line was given, for the commands that help: the receiver, such as
+        ``service:receiver``, and the other two as it names them.
     """
 
     webhook: Webhook
@@ -169,9 +174,12 @@ class Diagnosis:
     earliest: datetime | None = None
     latest: datetime | None = None
     complete: bool = True
+    formerly: str | None = None
+    replaces: tuple[str, ...] = ()
     offered: tuple[EventTypeId, ...] = ()
     receiver: str | None = None
     inbox: str | None = None
+    secret_file: str | None = None
 
     @property
     def healthy(self) -> bool:
@@ -258,12 +266,22 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     status = find_status_problem(webhook, found.cool_off_left)
     if status is not None:
         yield status
-    again = partial(_line, "webhooks doctor", webhook.id)
-    target = ("--to", show_url(webhook.url)) if found.receiver is None else ("--receiver", found.receiver)
     kept = () if found.inbox is None or found.receiver is not None else ("--inbox", show_place(found.inbox))
-    recover = partial(_line, "recover", webhook.id, *target, *kept)
+    secret = () if found.secret_file is None else ("--secret-file", found.secret_file)
+    place = kept if found.receiver is None else ("--receiver", found.receiver)
+    again = partial(_line, "webhooks doctor", webhook.id, *place)
+    target = ("--to", show_url(webhook.url), *secret) if found.receiver is None else place
+    former = () if found.formerly is None else ("--formerly", found.formerly)
+    recover = partial(_line, "recover", webhook.id, *target, *kept, *former)
+    if found.formerly is not None:
+        yield Problem(
+            "made-again",
+            f"the inbox has the deliveries of the webhook {found.formerly!r}, which is gone: if this one replaces it, "
+            "recover with its id, so that nothing of it is repeated",
+            recover(),
+        )
     if found.endpoint is not None and not found.endpoint.ok:
-        yield _endpoint_problem(found.endpoint, again("--test"), clock=clock)
+        yield _endpoint_problem(found.endpoint, again("--test", *secret), clock=clock)
     if not webhook.subscribed_events:
         yield Problem("no-event-types", "the webhook is not subscribed to any event type", _line("events types"))
     yield from _type_problems(found)
@@ -287,7 +305,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         yield Problem(
             "unrecorded",
             f"{found.unrecorded:,} messages were delivered, as Basiq says, but not to a receiver with this inbox, "
-            "which does not know them: recover them",
+            "which does not know them: see that the webhook's url is the service's, then recover them",
             recover(),
         )
     for period in found.out_of_reach:
@@ -310,7 +328,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         line = _line("inbox list", "", "--waiting", *kept, "--webhook", webhook.id) if kept else ()
         if found.receiver is not None:
             line = _line("work", "", "--receiver", found.receiver)
-        yield Problem("waiting", describe_waiting(found.waiting), line)
+        rest = f"; a receiver of {_join(found.replaces)} works off what is left of it" if found.replaces else ""
+        yield Problem("waiting", describe_waiting(found.waiting) + rest, line)
     if found.unreadable:
         yield Problem(
             "unreadable",

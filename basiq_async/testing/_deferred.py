@@ -41,7 +41,7 @@ async def handle_waiting(
     limit = as_seconds(within)
     advanced, step = 0.0, _FIRST_STEP
     while (count := (await receiver.waiting()).count) > 0:
-        if await receiver._backlog.work_once():
+        if await receiver._worker.work_once():
             step = _FIRST_STEP
             continue
         if advanced >= limit:

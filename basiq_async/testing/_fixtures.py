@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from .. import BasiqClient
-from ..transports.memory import InMemoryTransport
+from .transport import InMemoryTransport
 
 if TYPE_CHECKING:
     from .fake._fake import FakeBasiq

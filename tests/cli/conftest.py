@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shlex
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import verify
 from basiq_async.testing import FakeBasiq, ManualClock, serve
 
-from ..support.command_line import Ended, run_command
+from ..support import deliveries
+from ..support.command_line import PROGRAM, Ended, run_command
 from ..support.real_time import PATIENCE
 
 Run = Callable[..., Ended]
@@ -50,6 +55,11 @@ class Served:
     def __exit__(self, *args: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads a program here."""
+        return {"BASIQ_API_KEY": self.fake.api_key, "BASIQ_BASE_URL": self.url}
 
     def run(self, work: Coroutine[Any, Any, object], *, seconds: float = PATIENCE) -> None:
         """Run something in the loop that serves."""
@@ -113,6 +123,76 @@ class Endpoint:
         self._server.server_close()
 
 
+class Program:
+    """The program while it runs in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.told = ""
+        """What it has written to standard error, as far as it was read."""
+        self.url = ""
+
+    async def line(self) -> str:
+        """The next line of its output."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            return (await self.process.stdout.readline()).decode().rstrip("\n")
+
+    async def row(self) -> dict[str, Any]:
+        """The next line of its output, which is JSON."""
+        row: dict[str, Any] = json.loads(await self.line())
+        return row
+
+    async def hear(self, text: str = "\n") -> str:
+        """Read what it tells until a text is in it. Return the last line."""
+        assert self.process.stderr is not None
+        line = b""
+        async with asyncio.timeout(PATIENCE):
+            while text not in self.told:
+                line = await self.process.stderr.readline()
+                assert line, self.told
+                self.told += line.decode()
+        return line.decode()
+
+    async def end(self, *signals: int) -> tuple[int | None, list[dict[str, Any]]]:
+        """Send signals, and wait for the end: its exit code, and the rows that it showed since."""
+        for number in signals:
+            self.process.send_signal(number)
+        async with asyncio.timeout(PATIENCE):
+            out, err = await self.process.communicate()
+        self.told += (err or b"").decode()
+        return self.process.returncode, [json.loads(line) for line in (out or b"").splitlines()]
+
+    async def post(self, body: bytes, headers: Mapping[str, str]) -> int:
+        """Post a delivery to it, and return the status of its response."""
+        async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as answer:
+            return answer.status
+
+
+@asynccontextmanager
+async def started(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> AsyncIterator[Program]:
+    """Start ``basiq-async`` with these arguments. It is killed at the end."""
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(*program, *words, **pipes | more)
+    try:
+        yield Program(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def listening(*options: str, **more: Any) -> AsyncIterator[Program]:
+    """``listen`` at a free port, when it can be called."""
+    env = {**os.environ, "BASIQ_WEBHOOK_SECRET": deliveries.SECRET}
+    async with started("listen", "--port", "0", *options, env=env, **more) as program:
+        ready = await program.hear()
+        program.url = json.loads(ready)["url"] if ready.startswith("{") else ready.split()[-1]
+        program.told = ""
+        yield program
+
+
 @pytest.fixture(autouse=True, scope="session")
 def begin_warm(warm_programs: None) -> None: ...
 
@@ -126,17 +206,21 @@ def served() -> Iterator[Served]:
 @pytest.fixture
 def run(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command against the served fake."""
-    monkeypatch.setenv("BASIQ_API_KEY", served.fake.DEFAULT_API_KEY)
-    monkeypatch.setenv("BASIQ_BASE_URL", served.url)
-
+    for name, value in served.environment.items():
+        monkeypatch.setenv(name, value)
     return run_command
 
 
-@pytest.fixture
-def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    """A service, whose secret the environment has, in a folder where a run leaves its files."""
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs in a folder of its own, and the environment has the secret of ``Endpoint``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A service."""
     with Endpoint() as running:
         yield running
 

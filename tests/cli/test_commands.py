@@ -262,9 +262,7 @@ def test_a_limit_gives_the_newest_first(run: Run, served: Served) -> None:
 
 
 @pytest.mark.parametrize("command", ["list", "tail"])
-def test_the_newest_of_a_list_that_begins_with_them_cost_a_page(
-    command: str, run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_newest_of_a_list_that_begins_with_them_cost_a_page(command: str, run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(1_600)
     everything = run("messages", "list", webhook_id).rows
     served.fake.quirks = Quirks(message_order="newest-first")

@@ -33,7 +33,6 @@ def served() -> Iterator[Served]:
 def test_each_verdict_of_a_week_is_true(
     run: Run, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     fake, emitted = served.fake, set[str]()
     lines, sizes, verdicts = 0, [], []
     with Endpoint() as service:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,8 @@ async def entered():
 
 
 @pytest.fixture(autouse=True)
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def service(tmp_path: Path) -> str:
     """A service in this folder, in whose inbox two deliveries wait, and the name of its module."""
-    monkeypatch.chdir(tmp_path)
     name = f"service_{tmp_path.name.replace('-', '_')}"
     Path(f"{name}.py").write_text(_SERVICE.replace("SECRET", repr(SECRET)))
     asyncio.run(_defer("e-1", "e-2"))
@@ -111,6 +111,7 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
     found = state_of(run, "e-1")
     assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
     assert found["since"]
+    assert found["due"], "at once"
 
 
 @pytest.mark.parametrize("what", ["make", "entered"])
@@ -203,6 +204,8 @@ def test_a_failure_is_logged_and_it_waits_again(run: Run, service: str) -> None:
     assert "ValueError: it is bad" in told.decode()
     found = state_of(run, "e-1")
     assert (found["state"], found["error"]) == ("waiting", "ValueError: it is bad")
+    since, due = (datetime.fromisoformat(found[name]) for name in ("since", "due"))
+    assert due - since > timedelta(seconds=4.4)
 
 
 def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
@@ -210,7 +213,7 @@ def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
         "import sys\n"
         "from basiq_async.cli import main, _output, _work\n"
         "_output._TELL_EVERY = 0.01\n"
-        "_work._COUNT_EVERY = 0.01\n"
+        "_work._COUNT_EVERY = 1\n"
         f"sys.argv = ['basiq-async', 'work', '--receiver', '{service}:make']\n"
         "main()\n"
     )

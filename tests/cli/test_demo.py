@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Run, Served
+from .conftest import Run
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "recover_after_outage.py"
 
@@ -40,26 +40,8 @@ def test_in_a_process_of_its_own_it_leaves_no_warning() -> None:
 
 def test_what_is_not_true_ends_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     # From outside nothing makes a step of the story untrue.
-    monkeypatch.setattr("basiq_async.cli._demo.Streamed.distinct", 5)
+    monkeypatch.setattr("basiq_async.cli._demo._happen", lambda fake, count: 0)
     result = run("demo", "--messages", "1000")
     assert result.exit_code == 1
-    assert "did not come true: streamed 1,000 messages" in result.stderr
+    assert "did not come true: 12 events happen" in result.stderr
     assert "All of it came true" not in result.stdout
-
-
-def test_live_reads_and_only_reads(run: Run, served: Served) -> None:
-    served.fake.seed_messages(700)
-    result = run("demo", "--live", "--messages", "600")
-    assert result.exit_code == 0, result.output
-    assert "streamed 600 messages" in result.stdout
-    assert "Nothing was changed" in result.stdout
-    assert {request.method for request in served.fake.requests if not request.url.endswith("/token")} == {"GET"}
-
-
-def test_live_without_a_key_says_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("BASIQ_API_KEY")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    result = run("demo", "--live")
-    assert result.exit_code == 2
-    assert "BASIQ_API_KEY" in result.stderr

@@ -15,7 +15,6 @@ from basiq_async import Diagnosis, EndpointCheck, RetryPolicy, Webhook
 from basiq_async.replay import Inactivity
 from basiq_async.services.diagnosis import find_status_problem
 
-from ..support.command_line import program
 from .conftest import SECRET, Endpoint, Run, Served
 
 ID = "w-1"
@@ -44,15 +43,6 @@ SHOWN = "https://service.example/basiq?…"
 NO_TYPES = attrs.evolve(ILL, webhook=attrs.evolve(ILL.webhook, status="pending-approval", subscribed_events=()))
 
 
-def parse(words: list[str]) -> None:
-    """Have the command line read a line, without running it."""
-    command = program()
-    context = command.make_context("basiq-async", [], resilient_parsing=True)
-    while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
-    command.make_context("basiq-async", list(words), parent=context)
-
-
 @pytest.fixture
 def served(recently_served: Served) -> Served:
     return recently_served
@@ -62,21 +52,6 @@ def served(recently_served: Served) -> Served:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recovery leaves its record in the folder where it runs."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "found",
-    [ILL, NO_TYPES, attrs.evolve(ILL, receiver=None), attrs.evolve(ILL, receiver=None, inbox="an inbox.db")],
-    ids=["ill", "no types", "what was posted", "an inbox"],
-)
-def test_each_problem_has_a_line_that_the_command_line_reads(found: Diagnosis) -> None:
-    problems = found.problems
-    assert len(problems) >= 12
-    for problem in problems:
-        program, *words = problem.command
-        assert program == "basiq-async"
-        parse(words)
-        assert not any(name in str(problem) for name in ("ensure", "wait_until", "on_unreadable", "replay the"))
 
 
 BY_FILE = attrs.evolve(ILL, receiver=None)
@@ -184,7 +159,7 @@ def test_a_webhook_that_is_deleted_meanwhile_keeps_no_other_from_being_judged(ru
     assert f"{first} was deleted meanwhile" in done.stderr
     served.fake.fail_next(1_000, status=404, path="*/webhooks/*")
     gone = run("webhooks", "doctor")
-    assert (gone.exit_code, "no webhook is left" in gone.stderr) == (1, True), gone.output
+    assert (gone.exit_code, "there is no webhook" in gone.stderr) == (1, True), gone.output
 
 
 def test_each_webhook_is_judged_by_its_own_inbox(run: Run, served: Served, endpoint: Endpoint, webhook_id: str) -> None:

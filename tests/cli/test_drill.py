@@ -10,7 +10,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,8 +39,7 @@ def lines(webhook_id: str, url: str) -> list[list[str]]:
     return [[{"WEBHOOK_ID": webhook_id, URL: url}.get(word, word) for word in shlex.split(line)] for line in found]
 
 
-def test_the_incident_of_the_page(run: Run, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_incident_of_the_page(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
     fake, few = served.fake, max(20, COUNT // 100)
     with Endpoint() as service:

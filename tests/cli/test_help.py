@@ -103,5 +103,5 @@ def test_the_help_costs_little_more_than_that_of_a_program_with_one_command(tmp_
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    ratios = [seconds(*COLD) / seconds(sys.executable, str(one)) for _ in range(5)]
-    assert sorted(ratios)[2] < 2.2
+    ratios = [seconds(*COLD) / seconds(sys.executable, str(one)) for _ in range(3)]
+    assert sorted(ratios)[1] < 2.2

@@ -49,7 +49,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     with redis_server(tmp_path) as server:
         name = f"jobs_{server.port}"
         (tmp_path / f"{name}.py").write_text(JOBS)
-        monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setenv("TEST_REDIS", server.url)
         monkeypatch.setenv("BASIQ_FLEET", f"{name}:fleet")
@@ -137,22 +136,6 @@ def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: 
     assert "november" in screen
 
 
-def test_a_place_without_a_fleet_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place, why in (
-        ("jobs", "not the place of a fleet"),
-        ("no_such_module:fleet", "module 'no_such_module' was not found"),
-        ("json:loads", "not a Fleet"),
-    ):
-        result = run("list", "--fleet", place)
-        assert result.exit_code == 2
-        assert why in result.stderr
-        assert run_command("worker", "--fleet", place).exit_code == 2
-    monkeypatch.delenv("BASIQ_FLEET")
-    assert "--fleet MODULE:FLEET" in run("list").stderr
-    assert "--fleet MODULE:FLEET" in run_command("worker").stderr
-    assert run_command("worker", "--fleet", "json:loads", "--log-level", "loud").exit_code == 2
-
-
 def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basiq_async.cli._jobs._PATIENCE", 0.1)
     (tmp_path / "jobs_nowhere.py").write_text(JOBS)
@@ -180,7 +163,6 @@ def test_a_module_that_raises_is_named_with_its_error(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "jobs_broken.py").write_text("raise KeyError('DATABASE_URL')\n")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     done = run_command(*command, "--fleet", "jobs_broken:fleet")
     assert done.exit_code == 2

@@ -21,35 +21,16 @@ from basiq_async.cli._run import on_signals  # private: in the loop of another s
 from ..support.command_line import COLD, run_command
 from ..support.deliveries import OTHER_SECRET, SECRET, payload, signed
 from ..support.real_time import PATIENCE
-from .test_signing import Listener, listening
+from .conftest import listening
 
 BODY = payload("consent.revoked")
 NAMED_SECRET = "whsec_bmFtZWQtaW4tYW4tb3B0aW9uLW9mLXRoZS1saW5l"
 
 
-@asynccontextmanager
-async def listening_into_a_pipe() -> AsyncIterator[tuple[Listener, int]]:
-    """Gives the listener and the reading end of its output, which the test closes."""
-    reading, writing = os.pipe()
-    process = await asyncio.create_subprocess_exec(
-        *COLD, "listen", "--port", "0",
-        env={**os.environ, "BASIQ_WEBHOOK_SECRET": SECRET},
-        stdout=writing,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    os.close(writing)
-    assert process.stderr is not None
-    try:
-        yield Listener(process, (await process.stderr.readline()).decode().split()[-1]), reading
-        assert await process.stderr.read() == b""
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
 async def test_a_delivery_that_nobody_sees_any_more_is_not_acknowledged() -> None:
-    async with listening_into_a_pipe() as (listener, reading):
+    reading, writing = os.pipe()
+    async with listening(program=COLD, stdout=writing) as listener:
+        os.close(writing)
         assert await listener.post(BODY, signed(BODY, message_id="msg_1")) == 204
         assert json.loads(os.read(reading, 65_536))["delivery_id"] == "msg_1"
         # Stopped, so that the program has the delivery before it can see the pipe close.
@@ -60,13 +41,15 @@ async def test_a_delivery_that_nobody_sees_any_more_is_not_acknowledged() -> Non
         listener.process.send_signal(signal.SIGCONT)
         with suppress(aiohttp.ClientError):  # no response is no acknowledgement either
             assert await posting == 503
-        assert await listener.end() == 0
+        assert (await listener.end(), listener.told) == ((0, []), "")
 
 
 async def test_listening_ends_when_the_reader_leaves_though_nothing_comes() -> None:
-    async with listening_into_a_pipe() as (listener, reading):
+    reading, writing = os.pipe()
+    async with listening(program=COLD, stdout=writing) as listener:
+        os.close(writing)
         os.close(reading)
-        assert await listener.end() == 0
+        assert (await listener.end(), listener.told) == ((0, []), "")
 
 
 class Service:
@@ -106,28 +89,27 @@ async def test_a_genuine_delivery_is_forwarded_as_it_came_and_the_services_respo
         odd = BODY.replace(b'"links"', b'\n  "links"')  # the raw bytes, not the same JSON again
         headers = signed(odd, message_id="msg_1")
         assert await listener.post(odd, headers) == 200
-        line = json.loads(await listener.line())
+        line = await listener.row()
         assert (line["result"], line["forwarded_status"], line["forward_error"]) == ("handled", 200, None)
         service.status = 500
         assert await listener.post(odd, headers) == 500  # and it was not taken for a duplicate
-        line = json.loads(await listener.line())
+        line = await listener.row()
         assert (line["result"], line["status"], line["forwarded_status"]) == ("not-accepted", 500, 500)
         assert await listener.post(odd, signed(odd, secret=OTHER_SECRET)) == 401
-        assert json.loads(await listener.line())["result"] == "rejected"
+        assert (await listener.row())["result"] == "rejected"
         other = payload("user.created")
         assert await listener.post(other, signed(other)) == 204
-        assert json.loads(await listener.line())["result"] == "ignored"
+        assert (await listener.row())["result"] == "ignored"
         received = service.requests
         assert [body for _, body in received] == [odd, odd]
         assert {name: value for name, value in received[0][0].items() if name.startswith("webhook-")} == headers
-        listener.process.send_signal(signal.SIGINT)
-        assert await listener.end() == 0
+        assert await listener.end(signal.SIGINT) == (0, [])
 
 
 async def test_a_service_that_is_down_is_a_502_to_basiq() -> None:
     async with listening("--forward-to", "http://127.0.0.1:9/hook") as listener:
         assert await listener.post(BODY, signed(BODY)) == 502
-        line = json.loads(await listener.line())
+        line = await listener.row()
         assert line["forwarded_status"] is None
         assert line["forward_error"].startswith("no response: ")
 
@@ -176,13 +158,10 @@ async def test_a_second_signal_ends_it_at_once_and_in_order_though_the_service_h
     async with server, listening("--forward-to", f"http://{host}:{port}/hook") as listener:
         posting = asyncio.create_task(listener.post(BODY, signed(BODY)))
         await reached.wait()
-        assert listener.process.stderr is not None
         listener.process.send_signal(signal.SIGINT)
-        assert b"a second signal stops at once" in await listener.process.stderr.readline()
-        listener.process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(PATIENCE):
-            assert await listener.process.wait() == 130
-        assert await listener.process.stderr.read() == b""  # no connection is left open
+        await listener.hear("a second signal stops at once")
+        assert await listener.end(signal.SIGINT) == (130, [])
+        assert listener.told.count("\n") == 1  # no connection is left open
         with suppress(aiohttp.ClientError):
             assert await posting != 200
 
@@ -243,10 +222,7 @@ async def test_a_request_that_is_not_http_prints_no_traceback() -> None:
         writer.write(b"POST /basiq HTTP/1.1\r\nHost: x\r\nwebhook-id: \x1b[31m\r\n\r\n")
         assert b"400" in await reader.readline()
         writer.close()
-        listener.process.send_signal(signal.SIGTERM)
-        assert await listener.process.wait() == 0
-        assert listener.process.stderr is not None
-        assert await listener.process.stderr.read() == b""
+        assert (await listener.end(signal.SIGTERM), listener.told) == ((0, []), "")
 
 
 async def answered(url: str, headers: dict[str, str], *lines: str, length: int = 1_000_000) -> bytes:

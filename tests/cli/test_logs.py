@@ -17,8 +17,7 @@ from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from tests.support.databases import engine_of
 from tests.support.deliveries import SECRET, Service, payload, post
 
-from ..support.command_line import PROGRAM
-from .conftest import Served
+from .conftest import Served, started
 
 BODY = "b0dy-that-must-not-show"
 
@@ -51,23 +50,15 @@ async def handle(delivery, session):
 
 
 async def run(*words: str, **variables: str) -> tuple[str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, *words,
-        env={**os.environ, **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    return out.decode(), err.decode()
+    async with started(*words, env={**os.environ, **variables}) as program:
+        out, err = await program.process.communicate()
+        return out.decode(), err.decode()
 
 
-async def test_debug_prints_no_body(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_debug_prints_no_body(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
     await fill(url)
     (tmp_path / "a_service.py").write_text(SERVICE.format(secret=SECRET, url=url))
-    monkeypatch.chdir(tmp_path)
     out, err = await run("quarantine", "retry", "--receiver", "a_service:receiver", BASIQ_DEBUG="1")
     assert json.loads(out)["delivery_id"] == "msg_1"
     assert "basiq_async.receiver" in err
@@ -81,17 +72,16 @@ async def test_debug_prints_no_body(
 
 
 async def test_debug_prints_the_records_of_this_package(served: Served) -> None:
-    named = {"BASIQ_API_KEY": served.fake.api_key, "BASIQ_BASE_URL": served.url}
-    _, err = await run("webhooks", "list", BASIQ_DEBUG="1", **named)
+    _, err = await run("webhooks", "list", BASIQ_DEBUG="1", **served.environment)
     assert "DEBUG basiq_async." in err
-    _, err = await run("webhooks", "list", **named)
+    _, err = await run("webhooks", "list", **served.environment)
     assert "DEBUG" not in err
 
 
 async def test_a_workers_log_has_no_body_either() -> None:
     script = (
         "import logging; from basiq_async.cli._output import show_logs; "
-        "show_logs(logging.DEBUG, '%(name)s %(message)s', others=logging.INFO); "
+        "show_logs('DEBUG', '%(name)s %(message)s'); "
         "[logging.getLogger(name).debug('x') for name in ('aiosqlite', 'basiq_async.distributed')]"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stderr=asyncio.subprocess.PIPE)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import stat
 import threading
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,49 +21,28 @@ from basiq_async.testing import FakeBasiq, serve
 from basiq_async.testing.mock.control_api import OPERATIONS
 from tests.support.environment import unmeasured
 
-from ..support.command_line import PROGRAM
-from ..support.real_time import PATIENCE
-from .conftest import Run, Served
+from .conftest import Program, Run, Served, started
 
 NOBODY = "http://127.0.0.1:9/basiq"
 
 
-async def mock(*options: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *PROGRAM, "mock", *options,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=env,
-    )  # fmt: skip
+def mock(*options: str, **more: Any) -> AbstractAsyncContextManager[Program]:
+    return started("mock", "--port", "0", *options, **more)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_mock_says_how_to_call_it_serves_and_stops_at_a_signal(number: signal.Signals) -> None:
-    process = await mock("--port", "0", "--seed-messages", "1000", "--speed", "60", "--json")
-    assert process.stdout is not None
-    try:
-        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
+    async with mock("--seed-messages", "1000", "--speed", "60", "--json") as program:
+        ready = await program.row()
         async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
             assert len(await basiq.messages.list(ready["webhook_id"]).collect()) == 1000
-        process.send_signal(number)
-        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
-        assert (process.returncode, out) == (0, b"")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        assert await program.end(number) == (0, [])
 
 
-async def test_mock_says_what_is_wrong_with_its_arguments() -> None:
-    process = await mock("--speed", "0")
-    _, err = await process.communicate()
-    assert process.returncode == 2
-    assert b"speed must be above 0" in err
-    async with serve(FakeBasiq()) as base_url:
-        process = await mock("--port", base_url.rpartition(":")[2])
-        _, err = await process.communicate()
-    assert process.returncode == 2
-    assert b"cannot listen on 127.0.0.1" in err
+async def test_mock_says_that_it_cannot_listen() -> None:
+    async with serve(FakeBasiq()) as base_url, started("mock", "--port", base_url.rpartition(":")[2]) as program:
+        assert await program.end() == (2, [])
+    assert "cannot listen on 127.0.0.1" in program.told
 
 
 # --- driving one that runs ---
@@ -128,27 +108,6 @@ def test_the_commands_misuse_nothing_so_violations_can_end_a_job(run: Run, serve
     assert call(run, "violations") == {"items": []}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "told"),
-    [
-        (("advence",), 2, "there is no operation 'advence' (did you mean 'advance'?)"),
-        (("emit", "eventType=x"), 2, "emit has no field 'eventType' (did you mean 'eventTypeId'?); its fields are: "),
-        (("emit", "eventTypeId"), 2, "write eventTypeId=VALUE"),
-        (("emit",), 2, "emit needs eventTypeId=VALUE: The event type, such as consent.revoked."),
-        (("emit", "eventTypeId=no.such"), 2, "no event type"),
-        (("fail", "headers=[]"), 2, "headers must be a JSON object"),
-        (("advance", "days=soon"), 2, "days must be a number"),
-        (("redeliver", "messageId=a/../b"), 1, "there is no message 'a/../b'"),
-        (("removeState",), 2, "the first state of a mock cannot be removed"),
-    ],
-)
-def test_a_call_that_is_refused_is_one_line(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
-    done = run("mock", "call", *arguments)
-    assert (done.exit_code, done.stdout) == (code, "")
-    assert told in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
 def test_the_help_lists_each_operation_with_its_fields(run: Run) -> None:
     told = " ".join(run("mock", "call", "--help").output.split())
     for name, operation in OPERATIONS.items():
@@ -161,46 +120,32 @@ async def test_a_mock_keeps_its_state_and_has_the_key_the_forms_and_the_latency_
     tmp_path: Path,
 ) -> None:
     options = (
-        "--port", "0", "--json", "--state", str(tmp_path / "state.json"), "--api-key", "a2V5OmtleQ==",
+        "--json", "--state", str(tmp_path / "state.json"), "--api-key", "a2V5OmtleQ==",
         "--event-type", "loan.approved", "--quirk", "type-case=title", "--latency", "0.02", "--failed", "0.5",
     )  # fmt: skip
-    process = await mock(*options, "--seed-messages", "20")
-    try:
-        assert process.stdout is not None
-        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
+    async with mock(*options, "--seed-messages", "20") as program:
+        ready = await program.row()
         assert ready["api_key"] == "a2V5OmtleQ=="
         async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
             assert "loan.approved" in [kind.id async for kind in basiq.event_types.list()]
             messages = await basiq.messages.list(ready["webhook_id"]).collect()
             assert {message.delivered for message in messages} == {True, False}
             assert (await basiq.webhooks.get(ready["webhook_id"])).raw["type"] == "Webhook"
-        process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.communicate(), PATIENCE)
+        await program.end(signal.SIGTERM)
         assert (tmp_path / "state.json").stat().st_size > 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what_is_printed() -> None:
     keys, ids = set(), set()
     for _ in range(2):
-        process = await mock("--port", "0", env=unmeasured())
-        try:
-            assert process.stdout is not None
-            line = (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode()
-            words = shlex.split(line)
+        async with mock(env=unmeasured()) as program:
+            words = shlex.split(await program.line())
             assert words[0] == "export"
             assert words[1].startswith("BASIQ_BASE_URL=http://127.0.0.1:")
-            keys.add(words[2].removeprefix("BASIQ_API_KEY="))
-            async with BasiqClient(
-                words[2].removeprefix("BASIQ_API_KEY="), base_url=words[1].removeprefix("BASIQ_BASE_URL=")
-            ) as basiq:
+            base_url, key = (word.partition("=")[2] for word in words[1:3])
+            keys.add(key)
+            async with BasiqClient(key, base_url=base_url) as basiq:
                 ids.add((await basiq.webhooks.create(url=NOBODY, subscribed_events=["user.created"])).id)
-        finally:
-            process.kill()
-            await process.communicate()
     assert len(keys) == len(ids) == 2
     assert FakeBasiq.DEFAULT_API_KEY not in keys
 
@@ -210,20 +155,16 @@ async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what
 
 async def command(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
     env = {name: value for name, value in unmeasured().items() if not name.startswith("BASIQ_")}
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=env | environment,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+    async with started(*arguments, env=env | environment) as program:
+        out, err = await program.process.communicate()
+        return program.process.returncode, out.decode(), err.decode()
 
 
 async def test_a_script_waits_for_the_mock_that_it_starts(tmp_path: Path) -> None:
     file = tmp_path / "ready"
     file.write_text(json.dumps({"base_url": "http://127.0.0.1:9", "api_key": "b2xk"}))  # of a mock that was killed
     waiting = asyncio.create_task(command("mock", "wait", "--ready-file", str(file)))
-    process = await mock("--port", "0", "--ready-file", str(file))
-    try:
+    async with mock("--ready-file", str(file)) as program:
         code, out, err = await waiting
         assert (code, err) == (0, "")
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -232,13 +173,9 @@ async def test_a_script_waits_for_the_mock_that_it_starts(tmp_path: Path) -> Non
         named = {"BASIQ_BASE_URL": ready["base_url"], "BASIQ_API_KEY": ready["api_key"]}
         assert (await command("mock", "wait", **named))[1] == out
         assert (await command("mock", "wait", **{**named, "BASIQ_API_KEY": "b3RoZXI="}))[0] == 1
-        process.send_signal(signal.SIGTERM)
-        await process.communicate()
+        program.process.send_signal(signal.SIGTERM)
+        await program.process.communicate()
         assert not file.exists()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 async def test_where_no_mock_is_ready_no_later_command_reaches_a_stored_profile(tmp_path: Path) -> None:
@@ -278,13 +215,10 @@ def test_a_command_drives_the_mock_that_it_names_and_no_other(
 
 
 async def test_a_state_file_keeps_the_key_and_what_a_mock_that_was_killed_left(tmp_path: Path) -> None:
-    options = ("--port", "0", "--json", "--state", str(tmp_path / "state.json"))
     keys, made = set(), ""
     for _ in range(3):
-        process = await mock(*options, env=unmeasured())
-        try:
-            assert process.stdout is not None
-            ready = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
+        async with mock("--json", "--state", str(tmp_path / "state.json"), env=unmeasured()) as program:
+            ready = await program.row()
             keys.add(ready["api_key"])
             async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
                 if made:
@@ -293,9 +227,6 @@ async def test_a_state_file_keeps_the_key_and_what_a_mock_that_was_killed_left(t
                     made = (await basiq.webhooks.create(url=NOBODY, subscribed_events=["user.created"])).id
                     while made not in (tmp_path / "state.json").read_text():
                         await asyncio.sleep(0.02)
-        finally:
-            process.kill()
-            await process.communicate()
     assert len(keys) == 1
 
 

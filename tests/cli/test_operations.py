@@ -36,7 +36,6 @@ text = "no receiver"
 
 @pytest.fixture(autouse=True)
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     Path("a_service.py").write_text(SERVICE)
     yield
@@ -85,22 +84,6 @@ def test_what_was_set_aside_is_listed_retried_and_dropped(run: Run) -> None:
     gone = run("quarantine", "drop", "--yes", "--receiver", "a_service:receiver", "m-2")
     assert gone.exit_code == 2
     assert "not in the quarantine" in gone.stderr
-
-
-@pytest.mark.parametrize(
-    ("place", "told"),
-    [
-        ("a_service", "named as module:variable"),
-        ("no_such_module:receiver", "cannot be used: ModuleNotFoundError: No module named"),
-        ("a_service:none", "cannot be used: AttributeError: "),
-        ("a_service:text", "is a str, not a WebhookReceiver"),
-    ],
-)
-def test_a_place_without_a_receiver_is_one_line(run: Run, place: str, told: str) -> None:
-    done = run("quarantine", "list", "--receiver", place)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert told in done.stderr
-    assert done.stderr.count("\n") == 1
 
 
 def test_the_doctor_says_that_all_is_well(run: Run, served: Served) -> None:

@@ -92,7 +92,7 @@ def test_no_text_in_a_log_record_looks_like_another_record(end: str, capsys: pyt
     assert any("ValueError: of Basiq" in line for line in lines)
 
 
-async def test_a_secret_with_escapes_is_shown_escaped_wherever_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_secret_with_escapes_is_shown_escaped_wherever_it_comes_from() -> None:
     async with Wire(ok({**WEBHOOK, "secret": EVIL})) as wire:
         env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url}
         with Terminal("webhooks", "secret", "w1", "--show", env=env) as terminal:
@@ -144,7 +144,7 @@ SCREENS = [
 def test_a_screen_fits_and_has_what_its_terminal_can_show(busy: Served, name: str, look: str, columns: int) -> None:
     webhook_id, command, kind = busy.fake.webhooks()[-1].id, LISTS[name], KINDS[look]
     words = [webhook_id if word == "W" else word for word in command]
-    env = {"BASIQ_API_KEY": busy.fake.DEFAULT_API_KEY, "BASIQ_BASE_URL": busy.url, "NO_COLOR": "", "LC_ALL": "C.UTF-8"}
+    env = {**busy.environment, "NO_COLOR": "", "LC_ALL": "C.UTF-8"}
     program = COLD if look == "C" else PROGRAM  # the encoding is chosen when Python starts
     with Terminal(*words, columns=columns, env={**env, **kind}, program=program) as terminal:
         screen = terminal.end()

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
-from ..support.command_line import PROGRAM, run_command
+from ..support.command_line import run_command
 from ..support.real_time import PATIENCE
+from .conftest import SECRET, Program, started
 from .test_listen import serving
-
-SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1wb2xsaW5n"
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-    return tmp_path
 
 
 @asynccontextmanager
@@ -48,51 +38,8 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeBasiq]:
         yield fake
 
 
-class Poller:
-    """The program while it polls."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.told = ""
-
-    async def row(self) -> dict[str, Any]:
-        """Return the next message that it shows."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            row: dict[str, Any] = json.loads(await self.process.stdout.readline())
-        return row
-
-    async def hear(self, text: str) -> None:
-        """Read what it tells until a text is in it."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            while text not in self.told:
-                line = await self.process.stderr.readline()
-                assert line, self.told
-                self.told += line.decode()
-
-    async def end(self, *signals: int) -> tuple[int | None, list[dict[str, Any]]]:
-        """Send signals, and wait for the end: its exit code, and what it showed since."""
-        for number in signals:
-            self.process.send_signal(number)
-        async with asyncio.timeout(PATIENCE):
-            out, err = await self.process.communicate()
-        self.told += err.decode()
-        return self.process.returncode, [json.loads(line) for line in out.splitlines()]
-
-
-@asynccontextmanager
-async def polling(*options: str) -> AsyncIterator[Poller]:
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "listen", "--every", "1", *options,
-        env=os.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield Poller(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+def polling(*options: str) -> AbstractAsyncContextManager[Program]:
+    return started("listen", "--every", "1", *options)
 
 
 async def poll(*options: str) -> tuple[list[dict[str, Any]], str]:
@@ -147,7 +94,8 @@ async def test_a_message_that_is_not_accepted_is_shown(fake: FakeBasiq) -> None:
     fake.emit("user.created")
     async with serving() as service:
         service.status = 400
-        (row,), told = await poll("--poll-all", "--forward-to", service.url, "--since", "1h", "--limit", "1")
+        there = ("--poll", webhook_id, "--forward-to", service.url, "--since", "1h")
+        (row,), told = await poll(*there, "--limit", "1")
     assert row["result"] == "failed"
     assert "400" in row["error"]
     assert "1 messages were not accepted" in told
@@ -180,21 +128,6 @@ async def test_since_counts_by_the_clock_of_the_api_and_not_of_this_machine(
     assert (code, row["event_type_id"]) == (0, "user.created")
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (("--poll-all", "--inbox", "x"), "--inbox is for one webhook"),
-        (("--poll", "w", "--since", "2026-01-05T12:00:00"), "--since must be"),
-        (("--poll", "w", "--every", "inf"), "finite"),
-        (("--poll", "w", "--poll-all"), "cannot be used together"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(options: tuple[str, ...], told: str) -> None:
-    done = run_command("listen", *options)
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert told in done.stderr
-
-
 async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(fake: FakeBasiq) -> None:
     webhook_id = fake.seed_messages(0)
     for _ in range(3):
@@ -212,22 +145,6 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(f
         rows, _ = await poll(*there, "--limit", "3")
         assert len(service.requests) == 3
     assert [row["result"] for row in rows] == ["forwarded"] * 3
-
-
-async def test_a_webhook_that_is_deleted_keeps_no_other_from_being_polled(fake: FakeBasiq) -> None:
-    first = fake.seed_messages(0)
-    other = fake.add_webhook("https://other.example/basiq")
-    async with polling("--poll-all", "--limit", "1") as poller:
-        async with asyncio.timeout(PATIENCE):
-            while not any(other in request.url for request in fake.requests):
-                await asyncio.sleep(0.01)
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-            await basiq.webhooks.delete(first)
-        await poller.hear("was deleted")
-        assert poller.process.returncode is None
-        fake.emit("consent.revoked")
-        code, (row,) = await poller.end()
-    assert (code, row["webhook_id"]) == (0, other)
 
 
 async def test_no_more_than_the_limit_reach_the_service(fake: FakeBasiq) -> None:

@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SECRET, Endpoint, Run, Served
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+from .conftest import Endpoint, Run, Served
 
 
 @pytest.fixture

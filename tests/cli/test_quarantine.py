@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ from .conftest import Endpoint, Run, Served
 
 
 @pytest.fixture(autouse=True)
-def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def inbox() -> None:
     """An inbox in this folder: ``e-good`` was handled, and ``e-bad`` was set aside."""
-    monkeypatch.chdir(tmp_path)
 
     async def main() -> None:
         async with (
@@ -188,3 +188,33 @@ def test_the_inbox_of_a_service_is_not_emptied_by_posting_to_the_service(run: Ru
     refused = run("quarantine", "retry", *at)
     assert (refused.exit_code, "name its --receiver" in refused.stderr, endpoint.ids) == (2, True, [])
     assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 1
+
+
+def test_what_another_worker_holds_stays_and_has_one_word(run: Run) -> None:
+    async def hold() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            (entry,) = await inbox.quarantined()
+            await inbox.claim_quarantined(entry.key, "another worker", lease=60)
+
+    asyncio.run(hold())
+    done = run("quarantine", "retry", "--receiver", make_service(""))
+    assert (done.exit_code, [row["result"] for row in done.rows]) == (1, ["busy"]), done.output
+    assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 1
+
+
+def test_what_another_program_changed_is_refused_and_stays_in_sight(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    webhook_id = served.fake.seed_messages(2)
+    endpoint.status = 400
+    at = ("--webhook", webhook_id, "--inbox", "posted.db")
+    assert run("replay", webhook_id, "--to", endpoint.url, *at[2:]).exit_code == 1
+    endpoint.status = 204
+    with sqlite3.connect("posted.db") as database:
+        ((key,), *_) = database.execute("SELECT key FROM inbox WHERE letter IS NOT NULL").fetchall()
+        change = "UPDATE inbox SET letter = replace(letter, 'event_id', 'changed') WHERE key = ?"
+        assert database.execute(change, (key,)).rowcount == 1
+    done = run("quarantine", "retry", "--to", endpoint.url, *at)
+    assert (done.exit_code, sorted(row["result"] for row in done.rows)) == (1, ["handled", "refused"]), done.output
+    assert len(run("quarantine", "list", *at).rows) == 1
+    assert run("webhooks", "doctor", webhook_id, "--inbox", "posted.db").row["quarantined"] == 1

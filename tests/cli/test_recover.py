@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -192,6 +194,56 @@ def test_a_signal_during_the_last_message_shows_what_was_read_of_both_lists(
     (words,) = help_lines(stderr)
     assert run(*words).exit_code == 0
     assert len(endpoint.ids) == 9
+
+
+def test_a_signal_between_the_two_lists_begins_nothing_of_the_second(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, release, respond = threading.Event(), threading.Event(), served.fake._exchange
+
+    def hold(request: Any, *, prefix: str = "") -> Any:
+        if request.url.endswith("/events"):
+            asked.set()
+            release.wait(PATIENCE)
+        return respond(request, prefix=prefix)
+
+    monkeypatch.setattr(served.fake, "_exchange", hold)
+    with start(webhook_id, "--to", endpoint.url) as process:
+        assert asked.wait(PATIENCE)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert "finishing the work under way" in process.stderr.readline()
+        release.set()
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    report = json.loads(stdout)
+    assert process.returncode == 143, stderr
+    assert (report["messages"]["handled"], report["events"]["handled"], len(endpoint.ids)) == (4, 0, 4)
+    assert evidence()["messages"]["handled"] == 4
+    (words,) = help_lines(stderr)
+    assert run(*words).exit_code == 0
+    assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
+
+
+def test_a_report_that_cannot_be_written_ends_it_and_what_was_accepted_counts(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+) -> None:
+    written, write = list[bytes](), os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if b'"accepted"' in data and len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.extend([data] * (b'"accepted"' in data))
+        return write(descriptor, data)
+
+    line = ("recover", webhook_id, "--to", endpoint.url, "--report", "evidence.jsonl", "--concurrency", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("basiq_async.cli._runs.os.write", full)
+        done = run(*line)
+    assert (done.exit_code, "No space left" in done.stderr) == (1, True), done.output
+    assert (done.row["finished"], done.row["messages"]["handled"], len(endpoint.ids)) == (False, 3, 3)
+    (words,) = help_lines(done.stderr)
+    assert run(*words).exit_code == 0
+    assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
 
 
 def test_where_basiq_fails_in_the_second_list_it_says_what_was_read_of_the_first(

@@ -21,12 +21,6 @@ from ..support.command_line import PROGRAM
 from .conftest import SECRET, Endpoint, Run, Served, help_lines
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
-
-
 def test_a_history_is_posted_and_the_same_line_again_does_nothing(run: Run, served: Served, endpoint: Endpoint) -> None:
     webhook_id = served.fake.seed_messages(120)
     first = run("replay", webhook_id, "--to", endpoint.url)
@@ -175,41 +169,11 @@ def test_the_secret_comes_from_a_file_too_and_never_shows(
         assert SECRET not in refused.output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ((), "--to or --receiver or --file"),
-        (("--to", "http://127.0.0.1:9/", "--file", "x"), "--to or --receiver or --file"),
-        (("--file", "x", "--inbox", "y.db"), "--inbox is for --to"),
-        (("--dry-run", "--since", "yesterday"), "--since must be a length of time"),
-        (("--dry-run", "--since", "999999w"), "too long ago"),
-        (("--dry-run", "--until", "2d3"), "--until must be"),
-        (("--dry-run", "--on-error", "ignore"), "--on-error"),
-        (("--dry-run", "--rate", "0"), "rate"),
-        (("--dry-run", "--limit", "-1"), "limit"),
-        (("--to", "ftp://example.com/"), "url"),
-    ],
-)
-def test_a_wrong_use_is_one_line_and_exit_code_2(run: Run, arguments: tuple[str, ...], told: str) -> None:
-    refused = run("replay", "w1", *arguments)
-    assert refused.exit_code == 2, refused.output
-    assert told in refused.stderr
-    assert refused.stdout == ""
-    assert list(Path().iterdir()) == []
-
-
-# --- signals, in a process of its own ---
-
-
 def start(served: Served, *arguments: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "BASIQ_API_KEY": served.fake.DEFAULT_API_KEY,
-        "BASIQ_BASE_URL": served.url,
-        "BASIQ_WEBHOOK_SECRET": SECRET,
-    }
     words = [*PROGRAM, "replay", *arguments]
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        words, env={**os.environ, **served.environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

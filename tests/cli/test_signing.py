@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
-
-import aiohttp
-import pytest
 
 from basiq_async import BasiqClient
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.deliveries import OTHER_SECRET, SECRET, payload, signed
 
-from ..support.command_line import PROGRAM, run_command
-from ..support.real_time import PATIENCE
+from ..support.command_line import run_command
+from .conftest import listening
 
 KEY = "a2V5OnNlY3JldA=="
 
@@ -54,83 +48,22 @@ def test_a_delivery_that_is_not_genuine_ends_with_1_and_the_reason() -> None:
     assert "webhook-id" in run("verify", given=b"{}", code=1)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["sign", "missing.json"], "missing.json"),
-        (["sign", "--at", "-5"], "before 1970"),
-        (["sign", "--at", str(10**20)], "--at"),
-        (["sign", "--id", "a.b"], "message id must be"),
-        (["verify", "-H", "no colon"], "name: value"),
-        (["verify", "--tolerance", "-1"], "--tolerance"),
-        (["verify", "--tolerance", "nan"], "--tolerance"),
-        (["verify", "--headers", "-"], "must be lines or"),
-        (["listen", "--path", "basiq"], "--path"),
-        (["listen", "--port", "70000"], "--port"),
-        (["listen", "--host", "256.0.0.1"], "256.0.0.1"),
-    ],
-)
-def test_a_wrong_argument_ends_with_2_and_is_named(arguments: list[str], said: str) -> None:
-    assert said in run(*arguments, given=b"[]", code=2)
-
-
 def test_help_does_not_show_the_secret_of_the_environment() -> None:
     assert "BASIQ_WEBHOOK_SECRET" in run("sign", "--help")
-
-
-class Listener:
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self.process = process
-        self.url = url
-
-    async def post(self, body: bytes, headers: dict[str, str]) -> int:
-        async with aiohttp.ClientSession() as session, session.post(self.url, data=body, headers=headers) as answer:
-            return answer.status
-
-    async def line(self) -> str:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            return (await self.process.stdout.readline()).decode().rstrip("\n")
-
-    async def end(self) -> int:
-        async with asyncio.timeout(PATIENCE):
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def listening(*arguments: str) -> AsyncGenerator[Listener]:
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "listen", "--port", "0", *arguments,
-        env={**os.environ, "BASIQ_WEBHOOK_SECRET": SECRET},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            ready = (await process.stderr.readline()).decode()
-        url = json.loads(ready)["url"] if ready.startswith("{") else ready.split()[-1]
-        assert url.startswith("http://127.0.0.1:")
-        yield Listener(process, url)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_listen_prints_a_json_line_for_each_delivery_in_a_pipe_and_stops_on_sigterm() -> None:
     async with listening() as listener:
         body = payload("consent.revoked")
         assert await listener.post(body, signed(body, message_id="msg_1")) == 204
-        line = json.loads(await listener.line())
+        line = await listener.row()
         assert (line["status"], line["result"], line["event_type_id"]) == (204, "handled", "consent.revoked")
         assert await listener.post(body, signed(body, message_id="msg_1")) == 200
-        assert json.loads(await listener.line())["result"] == "duplicate"
+        assert (await listener.row())["result"] == "duplicate"
         assert await listener.post(body, signed(body, secret=OTHER_SECRET)) == 401
-        line = json.loads(await listener.line())
+        line = await listener.row()
         assert (line["result"], line["reason"], line["delivery_id"]) == ("rejected", "no-match", None)
-        listener.process.send_signal(signal.SIGTERM)
-        assert await listener.end() == 0
+        assert await listener.end(signal.SIGTERM) == (0, [])
 
 
 async def test_listen_ends_after_so_many_genuine_deliveries_and_shows_bodies_where_asked() -> None:
@@ -138,15 +71,15 @@ async def test_listen_ends_after_so_many_genuine_deliveries_and_shows_bodies_whe
         assert listener.url.endswith("/hooks")
         body = payload("user.created", "e-1")
         await listener.post(body, signed(body))
-        line = json.loads(await listener.line())
+        line = await listener.row()
         assert (line["result"], line["event_id"], line["body"]) == ("handled", "e-1", json.loads(body))
         await listener.post(b"{}", {})  # a forged one does not count
-        line = json.loads(await listener.line())
+        line = await listener.row()
         assert (line["result"], line["reason"], line["body"]) == ("rejected", "missing-header", None)
         body = payload("user.created", "e-2")
         await listener.post(body, signed(body, message_id="m-2"))
-        assert json.loads(await listener.line())["event_id"] == "e-2"
-        assert await listener.end() == 0
+        assert (await listener.row())["event_id"] == "e-2"
+        assert await listener.end() == (0, [])
 
 
 async def test_trigger_asks_basiq_for_a_test_message() -> None:

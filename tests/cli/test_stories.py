@@ -32,23 +32,20 @@ def served() -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", SECRET)
+def make_service(webhook_id: str, *, on: str = "*") -> str:
+    """Write the module of a service that writes the events that it handles to a file, and start it once.
 
-
-def make_service(webhook_id: str) -> str:
-    """Write the module of a service that writes the events that it handles to a file, and start it once."""
+    While the file ``broken`` exists, its handler raises."""
     name = f"a_story_{next(_NUMBERS)}"
     Path(f"{name}.py").write_text(
-        "import asyncio\n"
+        "import asyncio, os\n"
         "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
         "def receiver():\n"
         f"    made = WebhookReceiver({SECRET!r}, webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db'))\n"
-        "    @made.on('*')\n"
+        f"    @made.on({on!r})\n"
         "    async def handle(delivery):\n"
         "        await asyncio.sleep(0.01)\n"
+        "        if os.path.exists('broken'): raise ValueError('broken')\n"
         "        with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')\n"
         "    return made\n"
     )
@@ -66,9 +63,9 @@ def handled() -> list[str]:
     return file.read_text().split() if file.exists() else []
 
 
-async def emit(fake: FakeBasiq, count: int) -> None:
+async def emit(fake: FakeBasiq, count: int, event_type: str = "consent.revoked") -> None:
     for _ in range(count):
-        await fake.emit("consent.revoked")
+        await fake.emit(event_type)
 
 
 def help_for(run: Run, code: str, *doctor: str) -> list[str]:
@@ -77,6 +74,75 @@ def help_for(run: Run, code: str, *doctor: str) -> list[str]:
     assert done.exit_code == 1, done.output
     (line,) = [each["command"] for each in done.row["problems"] if each["code"] == code]
     return shlex.split(line)[1:]
+
+
+def codes(run: Run, *doctor: str) -> list[str]:
+    """The codes of the problems that doctor names."""
+    done = run("webhooks", "doctor", *doctor)
+    found = [each["code"] for each in done.row["problems"]]
+    assert done.exit_code == (1 if found else 0), done.output
+    return found
+
+
+async def change(fake: FakeBasiq, webhook_id: str, **more: Any) -> None:
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        await basiq.webhooks.update(webhook_id, **more)
+    await fake.advance(minutes=16)
+
+
+async def delete(fake: FakeBasiq, webhook_id: str) -> None:
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        await basiq.webhooks.delete(webhook_id)
+
+
+def test_events_of_a_type_that_was_added_again_are_named_though_a_recovery_ran_meanwhile(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    fake = served.fake
+    webhook_id = fake.add_webhook(endpoint.url, TYPES)
+    at = (webhook_id, "--receiver", make_service(webhook_id))
+
+    async def unsubscribed() -> None:
+        await emit(fake, 2, "user.created")
+        await fake.advance(hours=5)
+
+    served.run(unsubscribed())
+    assert run("recover", *at).exit_code == 0
+    assert codes(run, *at) == []
+    served.run(change(fake, webhook_id, url=endpoint.url, subscribed_events=[*TYPES, "user.created"]))
+    assert run(*help_for(run, "never-sent", *at)).exit_code == 0
+    assert len(set(handled())) == len(handled()) == 2
+    assert codes(run, *at) == []
+
+
+def test_what_has_no_handler_is_no_message_to_recover_and_the_line_that_unsubscribes_ends_it(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    fake = served.fake
+    webhook_id = fake.add_webhook(endpoint.url, [*TYPES, "user.created"])
+    endpoint.secret = fake.secret(webhook_id)
+    at = (webhook_id, "--receiver", make_service(webhook_id, on="consent.*"))
+
+    async def story() -> None:
+        await fake.advance(hours=1)
+        await emit(fake, 1, "user.created")  # acknowledged, since nothing handles it
+        await fake.advance(minutes=5)
+        fake.endpoint_down(endpoint.url)
+        await emit(fake, 2, "user.created")
+        await emit(fake, 2)
+        await fake.advance(hours=5)
+
+    served.run(story())
+    assert run("recover", *at).row["messages"]["skipped"]["no-handler"] == 3
+    assert codes(run, *at) == ["unhandled-event-types"]
+    assert run(*help_for(run, "unhandled-event-types", *at)).exit_code == 0
+    served.run(fake.advance(minutes=16))
+    assert codes(run, *at) == []
+    served.run(change(fake, webhook_id, url=endpoint.url, subscribed_events=[*TYPES, "user.created"]))
+    at = (webhook_id, "--receiver", make_service(webhook_id))  # a deploy brings the handler
+    assert run(*help_for(run, "undelivered", *at)).exit_code == 0
+    assert len(set(handled())) == len(handled()) == 5
+    assert codes(run, *at) == []
 
 
 def test_what_was_delivered_to_a_url_that_a_colleague_had_set_is_named_and_brought(
@@ -115,8 +181,7 @@ def test_a_webhook_that_was_deleted_and_made_again_repeats_nothing_of_the_former
         await fake.advance(minutes=10)
 
     async def replace() -> None:
-        async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-            await basiq.webhooks.delete(former)
+        await delete(fake, former)
         await emit(fake, 2)  # nobody is subscribed
         await fake.advance(minutes=10)
 
@@ -126,10 +191,133 @@ def test_a_webhook_that_was_deleted_and_made_again_repeats_nothing_of_the_former
     served.run(replace())
     webhook_id = fake.add_webhook(endpoint.url, TYPES)
     now = make_service(webhook_id)
+    at = (webhook_id, "--receiver", now)
     assert run("recover", webhook_id, "--receiver", place).exit_code == 2
-    found = run("recover", webhook_id, "--receiver", now, "--formerly", former)
+    mistyped = run("recover", *at, "--formerly", former[:-1])
+    assert (mistyped.exit_code, "cannot tell what was handled" in mistyped.stderr) == (2, True), mistyped.output
+    line = help_for(run, "made-again", *at)
+    assert line[-2:] == ["--formerly", former]
+    found = run(*line)
     assert (found.exit_code, found.row["events"]["handled"]) == (0, 2), found.output
+    assert codes(run, *at) == []
+    assert run("recover", *at).exit_code == 0  # as cron does
     assert len(set(handled())) == len(handled()) == 5
+
+
+def test_what_is_in_the_quarantine_of_a_former_webhook_is_not_forgotten(
+    run: Run, served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = served.fake
+    former = fake.add_webhook(endpoint.url, TYPES)
+    place = make_service(former)
+
+    async def away() -> None:
+        fake.endpoint_down(endpoint.url)
+        await emit(fake, 2)
+        await fake.advance(minutes=10)
+
+    served.run(away())
+    Path("broken").touch()
+    assert run("recover", former, "--receiver", place).exit_code == 1
+    Path("broken").unlink()
+    served.run(delete(fake, former))
+    webhook_id = fake.add_webhook(endpoint.url, TYPES)
+    at = (webhook_id, "--receiver", make_service(webhook_id))
+    found = run("recover", *at, "--formerly", former)
+    assert (found.exit_code, found.row["quarantined"]) == (1, 2), found.output
+    assert len(run("quarantine", "list", "--receiver", at[-1]).rows) == 2
+    assert run(*help_for(run, "quarantined", *at)).exit_code == 0
+    event = ("inbox", "get", handled()[0], "--event", "consent.revoked")
+    assert run(*event, "--receiver", at[-1]).row["state"] == "handled"
+    assert run("recover", *at).exit_code == 0
+    assert codes(run, *at) == []
+    assert len(set(handled())) == len(handled()) == 2
+
+
+def test_of_a_webhook_that_was_gone_for_long_the_time_that_no_list_has_is_named(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    fake = served.fake
+    former = fake.add_webhook(endpoint.url, TYPES)
+    assert run("recover", former, "--receiver", make_service(former)).exit_code == 0
+
+    async def gone() -> None:
+        await delete(fake, former)
+        await emit(fake, 1)
+        await fake.advance(days=10)
+
+    served.run(gone())
+    webhook_id = fake.add_webhook(endpoint.url, TYPES)
+    at = (webhook_id, "--receiver", make_service(webhook_id))
+    found = run(*help_for(run, "made-again", *at))
+    assert (found.exit_code, len(found.row["out_of_reach"])) == (1, 1), found.output
+    assert codes(run, *at) == ["out-of-reach"]
+
+
+def test_doctor_of_all_says_that_the_webhook_of_a_service_is_gone(run: Run, served: Served, endpoint: Endpoint) -> None:
+    fake = served.fake
+    webhook_id = fake.add_webhook(endpoint.url, TYPES)
+    place = make_service(webhook_id)
+    served.run(delete(fake, webhook_id))
+    for named in ((), ("--receiver", place), ("--inbox", "inbox.db")):
+        done = run("webhooks", "doctor", *named)
+        assert (done.exit_code, "there is no webhook" in done.stderr) == (1, True), done.output
+        assert (f"the webhook {webhook_id} of this" in done.stderr) == bool(named)
+    fake.add_webhook("https://other.example/basiq", TYPES)
+    assert run("webhooks", "doctor").exit_code == 0
+    for named in (("--receiver", place), ("--inbox", "inbox.db")):
+        done = run("webhooks", "doctor", *named)
+        assert (done.exit_code, f"the webhook {webhook_id} of this" in done.stderr) == (1, True), done.output
+    gone = run("recover", webhook_id, "--receiver", place)
+    assert (gone.exit_code, help_lines(gone.stderr)) == (1, [])
+
+
+def test_nothing_that_is_posted_elsewhere_counts_as_handled_by_the_service(
+    run: Run, served: Served, endpoint: Endpoint
+) -> None:
+    fake = served.fake
+    url = "https://service.example/basiq"
+    webhook_id, other = fake.add_webhook(url, TYPES), fake.add_webhook(endpoint.url, TYPES)
+    make_service(webhook_id)
+
+    async def away() -> None:
+        fake.endpoint_down()
+        await emit(fake, 2)
+        await fake.advance(minutes=10)
+
+    served.run(away())
+    elsewhere = run("recover", webhook_id, "--to", endpoint.url, "--inbox", "inbox.db")
+    assert (elsewhere.exit_code, "another place" in elsewhere.stderr) == (2, True), elsewhere.output
+    for line in (("recover", other, "--to", endpoint.url), ("webhooks", "doctor", other)):
+        refused = run(*line, "--inbox", "inbox.db")
+        assert (refused.exit_code, repr(webhook_id) in refused.stderr) == (2, True), refused.output
+    assert endpoint.ids == []
+    assert run("recover", webhook_id, "--to", endpoint.url).exit_code == 0
+    assert (len(endpoint.ids), "undelivered" in codes(run, webhook_id, "--inbox", "inbox.db")) == (2, True)
+    unknown = run("recover", other, "--to", endpoint.url, "--formerly", webhook_id)
+    assert (unknown.exit_code, "needs --inbox" in unknown.stderr) == (2, True), unknown.output
+
+
+def test_a_clock_that_is_wrong_is_named_before_anything_else(
+    run: Run, served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = served.fake
+    webhook_id = fake.add_webhook(endpoint.url, TYPES)
+    place = make_service(webhook_id)
+    # A mock on this machine has the time that a test gives it; this one is as far away as Basiq.
+    monkeypatch.setattr("basiq_async.services.api.is_this_machine", lambda host: False)
+
+    async def refused() -> None:
+        fake.endpoint_down(endpoint.url, status=401)
+        await emit(fake, 2)
+        await fake.advance(hours=2)
+
+    served.run(refused())
+    assert codes(run, webhook_id, "--receiver", place)[0] == "clock"
+    Path("broken").touch()
+    found = run("recover", webhook_id, "--receiver", place)
+    assert [each["code"] for each in found.row["problems"]] == ["clock", "quarantined"]
+    assert "behind Basiq's" in found.row["problems"][0]["text"]
 
 
 def test_two_recoveries_at_once_share_the_work_of_the_services_inbox(

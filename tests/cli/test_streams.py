@@ -20,14 +20,10 @@ from ..support.real_time import PATIENCE
 from .conftest import Run, Served
 
 
-def environment(served: Served, **more: str) -> dict[str, str]:
-    return {**os.environ, "BASIQ_API_KEY": served.fake.DEFAULT_API_KEY, "BASIQ_BASE_URL": served.url, **more}
-
-
 def shell(served: Served, line: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", line.replace("basiq-async", shlex.join(COLD))],
-        env=environment(served, **more),
+        env={**os.environ, **served.environment, **more},
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -10,20 +10,16 @@ import pytest
 
 from basiq_async import BasiqClient
 
-from .conftest import Served
+from .conftest import SECRET, Served
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 if sys.platform != "win32":
     from ..support.terminal import Terminal
 
 
-def environment(served: Served, **more: str) -> dict[str, str]:
-    return {"BASIQ_API_KEY": served.fake.DEFAULT_API_KEY, "BASIQ_BASE_URL": served.url, **more}
-
-
 def test_a_history_is_shown_newest_first_with_whole_ids_and_how_to_get_more(served: Served) -> None:
     webhook_id = served.fake.seed_messages(120)
-    with Terminal("messages", "list", webhook_id, env=environment(served)) as terminal:
+    with Terminal("messages", "list", webhook_id, env=served.environment) as terminal:
         screen = terminal.end()
         assert terminal.process.returncode == 0
     ids = [line[:36] for line in screen.splitlines() if line[8:9] == "-" and line[23:24] == "-"]
@@ -34,7 +30,7 @@ def test_a_history_is_shown_newest_first_with_whole_ids_and_how_to_get_more(serv
 
 def test_ctrl_c_ends_a_wait_with_130_and_the_time_left_was_shown(served: Served) -> None:
     webhook_id = served.fake.add_webhook("https://example.com/a", active=False)
-    with Terminal("webhooks", "wait", webhook_id, env=environment(served)) as terminal:
+    with Terminal("webhooks", "wait", webhook_id, env=served.environment) as terminal:
         terminal.read_until("to become active, 16:")
         terminal.type("\x03")
         screen = terminal.end()
@@ -49,7 +45,7 @@ def test_a_replay_shows_a_bar_with_its_end_and_then_the_report(
     folder = tmp_path_factory.mktemp("replay")
     webhook_id = served.fake.seed_messages(3_000)
     arguments = ("replay", webhook_id, "--file", str(folder / "out"))
-    with Terminal(*arguments, env=environment(served)) as terminal:
+    with Terminal(*arguments, env=served.environment) as terminal:
         screen = terminal.end()
         assert terminal.process.returncode == 0
     assert re.search(r"handled +3,000", screen)
@@ -70,8 +66,7 @@ def test_a_key_that_is_typed_does_not_show(served: Served, tmp_path_factory: pyt
 
 
 def test_listen_says_where_it_listens_and_ctrl_c_ends_it(served: Served) -> None:
-    env = environment(served, BASIQ_WEBHOOK_SECRET="whsec_c2VjcmV0LW9mLXRoZS10ZXN0cw==")
-    with Terminal("listen", "--port", "0", env=env) as terminal:
+    with Terminal("listen", "--port", "0", env={**served.environment, "BASIQ_WEBHOOK_SECRET": SECRET}) as terminal:
         terminal.read_until("0 accepted, 0 refused; Ctrl-C ends")
         terminal.type("\x03")
         screen = terminal.end()
@@ -81,7 +76,7 @@ def test_listen_says_where_it_listens_and_ctrl_c_ends_it(served: Served) -> None
 
 def test_a_secret_is_not_printed_on_a_screen_unless_asked_for(served: Served) -> None:
     webhook_id = served.fake.add_webhook("https://example.com/a")
-    with Terminal("webhooks", "secret", webhook_id, env=environment(served)) as terminal:
+    with Terminal("webhooks", "secret", webhook_id, env=served.environment) as terminal:
         screen = terminal.end()
         assert terminal.process.returncode == 2
     assert served.fake.secret(webhook_id) not in screen

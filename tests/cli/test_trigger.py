@@ -52,26 +52,6 @@ def test_a_delivery_that_is_not_accepted_ends_with_1(run: Run, endpoint: Endpoin
     assert (done.exit_code, done.row["status"]) == (1, None)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("--to", "http://127.0.0.1:9/", "--text", "x"), "omit them with --to"),
-        (("--data", "{}"), "require --to"),
-        (("--to", "http://127.0.0.1:9/", "--data", "[]"), "--data must be a JSON object"),
-        (("--to", "http://127.0.0.1:9/", "--data", "{"), "--data is not JSON"),
-        (("--to", "http://127.0.0.1:9/", "--data", "@/nowhere"), "cannot be read"),
-        (("--to", "ftp://x"), "url"),
-    ],
-)
-def test_a_wrong_use_of_trigger_is_one_line(
-    run: Run, endpoint: Endpoint, arguments: tuple[str, ...], told: str
-) -> None:
-    done = run("trigger", "user.created", *arguments)
-    assert done.exit_code == 2
-    assert told in done.stderr
-    assert endpoint.ids == []
-
-
 def test_messages_are_posted_again_and_what_is_not_accepted_ends_with_1(
     run: Run, served: Served, endpoint: Endpoint
 ) -> None:

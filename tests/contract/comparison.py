@@ -8,14 +8,13 @@ from datetime import timedelta
 
 import attrs
 
-from basiq_async import __version__
+from basiq_async import InMemoryTransport, __version__
 from basiq_async._wire.urls import VENDOR_URL, BaseURL
 from basiq_async.testing import FakeBasiq
 from basiq_async.testing.fake._operations import RESOURCES  # private: the table of what is compared
 from basiq_async.transports.aiohttp import AiohttpTransport
 from basiq_async.transports.auth import ApiKey, Authenticated
 from basiq_async.transports.base import Transport
-from basiq_async.transports.memory import InMemoryTransport
 from basiq_async.transports.retry import Retrying
 
 from .shape import FieldShape, places_above

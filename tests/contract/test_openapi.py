@@ -61,7 +61,7 @@ async def test_compare_looks_at_each_resource_of_the_fake() -> None:
 
 
 @schema.parametrize()
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_a_documented_one(case: schemathesis.Case, fake_server: Target) -> None:
     held(case, fake_server)
 

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import attrs
 import pytest
 from redis.asyncio import Redis
 from taskiq import InMemoryBroker
 
-from basiq_async import ConfigurationError, F, Message, ReplayError, TargetError
-from basiq_async.distributed import Fleet, Work, Worker
+from basiq_async import (
+    ConfigurationError,
+    F,
+    InMemoryTransport,
+    Message,
+    ReplayError,
+    Request,
+    Response,
+)
+from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
-from basiq_async.errors import InboxError
-from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import failed_only, limit, message_time, since
-from tests.support.fleets import crew
+from tests.support.fleets import Record, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
 
@@ -161,17 +169,6 @@ async def test_failures_in_a_row_end_the_job_over_all_segments(redis_url: str) -
         assert report.handled + report.failed == 60
 
 
-async def test_a_quarantine_that_is_too_large_pauses_the_job_and_says_so(redis_url: str) -> None:
-    async with crew(redis_url, target := Refusing()) as fleet:
-        target.refused.update(await fleet.ids())
-        job = await fleet.submit(max_quarantined=15)
-        async with asyncio.timeout(PATIENCE):
-            async for progress in job.watch(every=0.02):
-                if progress.state == "paused":
-                    break
-        assert "in the quarantine, as many as the job may keep" in progress.reason
-
-
 async def test_on_error_stop_ends_the_job_in_front_of_the_message(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing(), on_error="stop") as fleet:
         bad = (await fleet.ids())[25]
@@ -236,25 +233,62 @@ async def test_a_cancelled_job_returns_what_was_done(redis_url: str) -> None:
             await fleet.fleet.get("nothing")
 
 
-async def test_a_job_function_that_raises_is_reported_on_the_job(redis_url: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("no route to the database"), "OSError: no route to the database"),
+        (asyncio.CancelledError(), "it was cancelled from within"),
+    ],
+    ids=["an error", "a cancellation"],
+)
+async def test_a_job_function_that_does_not_open_stops_its_job_and_is_opened_again_when_that_is_resumed(
+    redis_url: str, error: BaseException, told: str
+) -> None:
     starts = 0
 
     async def opened() -> None:
         nonlocal starts
         starts += 1
         if starts < 3:
-            raise OSError("no route to the database")
+            raise error
 
     async with crew(redis_url, opened=opened, workers=1) as fleet:
         job = await fleet.submit()
-        with pytest.raises(ReplayError, match=r"'work' failed to start: OSError: no route to the database"):
-            await job.wait(timeout=PATIENCE)
-        assert starts == 1
-        await job.resume()
-        with pytest.raises(ReplayError, match="failed to start"):
-            await job.wait(timeout=PATIENCE)
-        await job.resume()
+        for number in (1, 2):
+            with pytest.raises(ReplayError, match=f"'work' failed to start: {told}"):
+                await job.wait(timeout=PATIENCE)
+            assert starts == number
+            await job.resume()
         assert (await job.wait(timeout=PATIENCE)).handled == 60
+
+
+@pytest.mark.parametrize("what", ["a job function", "a page"])
+async def test_a_worker_that_is_stopped_waits_neither_for_a_job_function_to_open_nor_for_a_page(
+    redis_url: str, what: str
+) -> None:
+    begun = asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    class Hanging(InMemoryTransport):
+        async def send(self, request: Request, /) -> Response:
+            if what == "a page" and "messages" in request.url:
+                await hang()
+            return await super().send(request)
+
+    opened = hang if what == "a job function" else None
+    async with crew(redis_url, opened=opened, transport=Hanging, workers=1, segments=0) as fleet:
+        job = await fleet.submit()
+        (worker,) = fleet.workers
+        running = asyncio.create_task(worker.process_segment("job", "0.0"))
+        async with asyncio.timeout(PATIENCE):
+            await begun.wait()
+            worker.stop()
+            await running
+        progress = await job.progress()
+        assert (progress.ended, progress.held, progress.reason, progress.problem) == (False, 0, "", "")
 
 
 async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_url: str) -> None:
@@ -282,46 +316,6 @@ async def test_a_worker_tells_how_far_its_jobs_are(redis_url: str, caplog: pytes
         free.set()
         await job.wait(timeout=PATIENCE)
     assert f"the job {job.key!r}: 0 handled, 0 failed, 0 a second" in caplog.text
-
-
-async def test_what_a_target_asks_of_one_worker_holds_for_all(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, beats = 0, Counter[str]()
-    heartbeat = Worker._heartbeat
-
-    async def count_heartbeat(worker: Worker) -> None:
-        await heartbeat(worker)
-        beats[worker.name] += 1
-
-    async def behave(message: Message) -> None:
-        nonlocal begun
-        begun += 1
-        if begun == 20:
-            raise TargetError("slow down", retry_after=600.0)
-
-    monkeypatch.setattr(Worker, "_heartbeat", count_heartbeat)
-    async with crew(redis_url, Recorder(behave), concurrency=1, workers=2) as fleet:
-
-        async def until_all_have_heard() -> None:
-            wanted = {worker.name: beats[worker.name] + 2 for worker in fleet.workers}
-            while any(beats[name] < count for name, count in wanted.items()):
-                await asyncio.sleep(0.01)
-
-        job = await fleet.submit()
-        async with asyncio.timeout(PATIENCE):
-            while not (await job.progress()).paused:
-                await asyncio.sleep(0.01)
-            await until_all_have_heard()
-            before = begun
-            await until_all_have_heard()
-            assert begun == before < 60, "a worker began a message during the pause that another one was asked for"
-            await job.pause()
-            while (await job.progress()).held:
-                await asyncio.sleep(0.01)
-            await job.resume()
-            while not (await job.progress()).held:
-                await asyncio.sleep(0.01)
-            await until_all_have_heard()
-        assert begun == before, "a pause and a resume of the job ended the pause that the target asked for"
 
 
 async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_no_message(redis_url: str) -> None:
@@ -390,7 +384,7 @@ async def test_a_plan_of_several_lists_counts_what_the_jobs_limit_allows(redis_u
         assert plan.total == report.handled == min(most, 120)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_stops_the_worker_and_then_reaches_the_brokers_own_handler(number: signal.Signals) -> None:
     received: list[int] = []
     stopped = asyncio.Event()
@@ -446,22 +440,60 @@ async def test_jobs_are_listed_and_forgotten(redis_url: str) -> None:
             await job.progress()
 
 
-async def test_a_key_that_was_forgotten_can_be_another_jobs_with_another_selection(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, failed=0.5, where=failed_only(), workers=1) as fleet:
+def test_defaults_are_those_that_the_pages_name() -> None:
+    defaults = {
+        name: parameter.default
+        for each in (Fleet, Fleet.submit, Work, Job.quarantined, Job.watch, Record)
+        for name, parameter in inspect.signature(each).parameters.items()
+        if parameter.default not in (parameter.empty, None)
+    }
+    assert defaults == {
+        "lease": 30.0, "prefix": "basiq", "source": "messages", "max_quarantined": 100_000, "concurrency": 32,
+        "on_error": "quarantine", "max_failures": 1_000, "max_pause": 3_600.0, "limit": 100, "every": 0.5,
+        "patience": 60.0,
+    }  # fmt: skip
 
-        @fleet.fleet.job("other")
-        @asynccontextmanager
-        async def function() -> AsyncIterator[Work]:
-            yield Work(fleet.client, recorder)
 
-        former = await fleet.submit()
-        await former.wait(timeout=PATIENCE)
-        await former.forget()
-        job = await fleet.submit("other")  # the worker still knows what the key was
-        report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, dict(report.skipped)) == (60, {})
-        assert sorted(recorder.ids) == sorted(await fleet.ids())
+@pytest.mark.parametrize(
+    "wrong",
+    [{"concurrency": 0}, {"max_failures": 0}, {"on_error": "none"}, {"max_pause": 0}, {"where": 5}, {"inbox": 5}],
+    ids=repr,
+)
+def test_work_that_cannot_be_is_refused(wrong: Any) -> None:
+    unused: Any = None
+    with pytest.raises(ConfigurationError):
+        Work(unused, Recorder(), **wrong)
+
+
+@pytest.mark.parametrize("on_error", ["quarantine", "skip", "stop"])
+def test_an_engine_of_a_segment_counts_no_failures_in_a_row_and_has_time_to_record(on_error: Any) -> None:
+    unused: Any = None
+    work = Work(unused, Recorder(), concurrency=1, max_failures=1, on_error=on_error)
+    settings = work.settings
+    assert (settings.concurrency, settings.rate, settings.max_failures, work.max_failures) == (1, None, None, 1)
+    assert settings.on_error == ("stop" if on_error == "stop" else "quarantine")
+    assert settings.record_timeout > 4 * 60, "each try to record may wait a minute for Redis"
+    assert Work(unused, Recorder(), max_failures=None).max_failures is None
+
+
+@pytest.mark.parametrize("source", ["messages", "events"])
+async def test_a_segment_asks_for_its_page_and_for_the_page_before_it(redis_url: str, source: Any) -> None:
+    """One that is requested ahead belongs to the next segment, and so to another worker."""
+    asked: list[str] = []
+
+    class Counting(InMemoryTransport):
+        async def send(self, request: Request, /) -> Response:
+            asked.append(request.url)
+            return await super().send(request)
+
+    async with crew(redis_url, messages=0, transport=Counting, workers=1, segments=1) as fleet:
+        for number in range(30):
+            fleet.fake.emit("user.created", user_id=f"u{number}")
+        count = len(await (fleet.client.events.list() if source == "events" else fleet.client.messages.list(
+            fleet.webhook_id)).collect())  # fmt: skip
+        pages, asked[:] = math.ceil(count / 10), []
+        assert (await fleet.run(source=source)).read == count
+    assert sum(f"/{source}" in url for url in asked) == 2 * pages - 1
 
 
 async def test_arguments_are_looked_over(redis_url: str) -> None:
@@ -486,11 +518,18 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
                 await fleet.submit(**wrong)
         with pytest.raises(ConfigurationError, match="there is no job function 'another'"):
             await fleet.fleet.plan("another", fleet.webhook_id)
-        longest = await fleet.submit(key="k" * 200)
+        longest = await fleet.submit(key="k" * 200, max_quarantined=1)
         assert [job.key for job in await fleet.fleet.jobs()] == [longest.key]
     for wrong in ({"lease": 0}, {"lease": 0.9}, {"lease": 3_601}, {"lease": True}, {"prefix": "a b"}, {"prefix": ""}):
         with pytest.raises(ConfigurationError):
             Fleet(redis_url, **wrong)
+    function = fleet.fleet._functions["work"]
+    for name in ("", " ", "n" * 201, 5, "work"):
+        with pytest.raises(ConfigurationError, match="job function"):
+            fleet.fleet.job(name)  # type: ignore[arg-type]
+    fleet.fleet.job("n" * 200)(function)
+    with pytest.raises(ConfigurationError, match="put @asynccontextmanager below"):
+        fleet.fleet.job("no function")("text")  # type: ignore[arg-type]
     for lease in (1, 3_600):
         assert Fleet(redis_url, lease=lease).lease == lease
     for lease in (0.5, 3_601):
@@ -648,23 +687,6 @@ async def test_a_job_function_that_ends_by_itself_stops_its_job_and_is_opened_ag
         assert (opened, report.handled) == (2, 60)
 
 
-async def test_a_job_function_that_is_cancelled_while_it_starts_stops_its_job(redis_url: str) -> None:
-    starts = 0
-
-    async def opened() -> None:
-        nonlocal starts
-        starts += 1
-        if starts == 1:
-            raise asyncio.CancelledError
-
-    async with crew(redis_url, opened=opened, workers=1) as fleet:
-        job = await fleet.submit()
-        with pytest.raises(ReplayError, match="'work' failed to start: it was cancelled from within"):
-            await job.wait(timeout=PATIENCE)
-        await job.resume()
-        assert (await job.wait(timeout=PATIENCE)).handled == 60
-
-
 async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
     recorder, inbox = Recorder(), MemoryInbox()
     async with crew(redis_url, recorder, where=limit(25), inbox=inbox) as fleet:
@@ -676,32 +698,3 @@ async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs
                 "a message was skipped without a reason"
             )
         assert sorted(recorder.ids) == sorted(ids)
-
-
-async def test_messages_that_a_receiver_has_no_handler_for_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
-    receiver, handled = WebhookReceiver("whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), list[str]()
-    async with crew(redis_url, receiver, messages=0, page_size=10, where=limit(4), inbox=receiver.inbox) as fleet:
-        for number in range(20):
-            fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
-
-        @receiver.on("user.created")
-        async def handle(delivery: Delivery) -> None:
-            handled.append(delivery.event_type_id)
-
-        assert (await fleet.run()).handled == len(handled) == 4
-
-
-async def test_an_inbox_that_is_away_while_a_limited_job_reads_has_the_job_wait(redis_url: str) -> None:
-    class Away(MemoryInbox):
-        calls = 0
-
-        async def known(self, keys: Sequence[str]) -> Collection[str]:
-            self.calls += 1
-            if self.calls <= 3:
-                raise InboxError("the database is away")
-            return await super().known(keys)
-
-    recorder = Recorder()
-    async with crew(redis_url, recorder, where=limit(25), inbox=Away()) as fleet:
-        report = await fleet.run()
-        assert report.handled == len(recorder.ids) == len(set(recorder.ids)) == 25

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from basiq_async import ConfigurationError, Message
+from basiq_async import ConfigurationError
 from basiq_async.distributed import Fleet, Work
 from basiq_async.distributed._record_types import RecordUnavailableError  # private: an error of the record alone
 from basiq_async.errors import RecordError
@@ -171,26 +171,3 @@ async def test_a_wrong_password_is_said_to_be_one(tmp_path: Path) -> None:
         assert "S3CRET" not in str(caught.value)
         assert leaks(caught.value) == []
         await record.aclose()
-
-
-async def test_pages_whose_cursors_no_longer_open_are_found_by_the_last_message_before_them(redis_url: str) -> None:
-    """As with another API key. The place is not on the first page of the list: an empty page on the way is no end."""
-
-    async def pause_at_the_fourth_page(message: Message) -> None:
-        if len(recorder.ids) == 34:
-            await (await fleet.fleet.get("job")).pause()
-
-    recorder = Recorder(pause_at_the_fourth_page)
-    async with crew(redis_url, recorder, workers=1, segments=1, concurrency=1) as fleet:
-        job = await fleet.submit()
-        while (progress := await job.progress()).state != "paused" or progress.held:
-            await asyncio.sleep(0.01)
-        assert 30 < progress.handled < 50
-        async with Redis.from_url(redis_url) as redis:
-            for name in await redis.keys("basiq:{job}:s:*"):
-                if await redis.type(name) == b"hash":
-                    await redis.hset(name, "cursor", "damaged")
-        await job.resume()
-        report = await job.wait(timeout=PATIENCE)
-        assert sorted(recorder.ids) == sorted(await fleet.ids())
-        assert report.finished

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import queue
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from taskiq.cli.worker.args import WorkerArgs
@@ -107,108 +106,96 @@ def test_a_worker_handles_so_many_segments_at_once_and_fetches_none_ahead(
 
 
 class Child:
-    """A worker process, as far as its parent sees."""
+    """A worker process as its parent sees it. It runs nothing: ``script`` says what happens when the parent waits."""
 
-    def __init__(self, pid: int | None, *, alive: bool = True) -> None:
-        self.pid, self.alive, self.joined = pid, alive, False
+    made: ClassVar[list[Child]] = []
+    handlers: ClassVar[dict[int, Any]] = {}
+    script: ClassVar[list[Callable[[], None]]] = []
+
+    def __init__(self, target: Callable[..., None], args: tuple[object, ...], name: str) -> None:
+        self.target, self.args, self.name = target, args, name
+        self.told: list[str] = []
+        self.alive = self.sentinel = False
+        self.made.append(self)
+
+    def start(self) -> None:
+        self.alive = True
 
     def is_alive(self) -> bool:
         return self.alive
 
-    def join(self) -> None:
-        self.joined = True
+    def terminate(self) -> None:
+        self.told.append("terminate")
 
-
-class Manager:
-    """A manager of processes that receives signals as soon as it is started."""
-
-    signals: ClassVar[list[int]] = []
-    handlers: ClassVar[dict[int, Callable[[int, None], None]]] = {}
-    made: ClassVar[list[Manager]] = []
-
-    def __init__(self, args: WorkerArgs, worker_function: Callable[..., None]) -> None:
-        self.args, self.worker_function = args, worker_function
-        self.workers = [Child(11), Child(12), Child(13, alive=False), Child(None)]
-        self.action_queue: queue.Queue[object] = queue.Queue()
-        self.made.append(self)
-
-    def _shutdown_workers(self) -> None:
-        raise AssertionError("the manager's own way to end workers does not wait for them")
-
-    def start(self) -> None:
-        for number in self.signals:
-            self.handlers[number](number, None)
-        self.workers.append(Child(14))  # started before the manager handles the action
-        self._shutdown_workers()
+    def kill(self) -> None:
+        self.told.append("kill")
+        self.alive = False
 
 
 @pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
-    """The processes that were sent a signal, each with the signal. No real one is."""
-    found: list[tuple[int, int]] = []
-    monkeypatch.setattr("taskiq.cli.worker.process_manager.ProcessManager", Manager)
-    monkeypatch.setattr("os.kill", lambda pid, number: found.append((pid, number)))
-    monkeypatch.setattr("signal.signal", lambda number, handler: Manager.handlers.update({number: handler}))
-    yield found
-    Manager.made.clear()
-    Manager.handlers.clear()
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], None]]]:
+    """What happens each time that the parent waits for its children, which are scripted."""
+    monkeypatch.setattr("basiq_async.distributed.processes.Process", Child)
+    monkeypatch.setattr("basiq_async.distributed.processes.wait", lambda sentinels: Child.script.pop(0)())
+    monkeypatch.setattr("basiq_async.distributed.processes._PAUSE", 0.0)
+    monkeypatch.setattr("signal.getsignal", lambda number: signal.SIG_DFL)
+    monkeypatch.setattr("signal.signal", lambda number, handler: Child.handlers.update({number: handler}))
+    yield Child.script
+    for each in (Child.made, Child.handlers, Child.script):
+        each.clear()
 
 
-TERM, KILL = signal.SIGTERM, signal.SIGKILL
+def end(*numbers: int) -> Callable[[], None]:
+    def happen() -> None:
+        for number in numbers:
+            Child.made[number].alive = False
+
+    return happen
 
 
-@pytest.mark.parametrize(
-    ("signals", "sent"),
-    [
-        ([signal.SIGTERM], [(11, TERM), (12, TERM), (14, TERM)]),
-        ([signal.SIGINT], [(11, TERM), (12, TERM), (14, TERM)]),
-        ([signal.SIGINT, signal.SIGTERM], [(11, TERM), (12, TERM), (11, KILL), (12, KILL), (14, TERM)]),
-    ],
-    ids=["SIGTERM", "Ctrl-C", "twice"],
-)
-def test_a_signal_ends_each_living_worker_once_and_a_second_one_kills(
-    module: str,
-    killed: list[tuple[int, int]],
-    monkeypatch: pytest.MonkeyPatch,
-    signals: list[int],
-    sent: list[tuple[int, int]],
+def get(number: signal.Signals) -> Callable[[], None]:
+    return lambda: Child.handlers[number](number, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_each_worker_in_order_and_a_second_one_kills_those_that_are_left(
+    module: str, script: list[Callable[[], None]], number: signal.Signals
 ) -> None:
-    monkeypatch.setattr(Manager, "signals", signals)
-    run_workers(f"{module}:second", processes=4, segments=3)
-    (manager,) = Manager.made
-    assert manager.args.workers == 4
-    assert killed == sent
-    assert manager.action_queue.qsize() == 1, "the manager is to end, and is told so once"
-    assert all(worker.joined for worker in manager.workers), "a worker is left behind"
+    script += [get(number), end(1), get(number)]
+    run_workers(f"{module}:second", processes=3, segments=7)
+    assert [child.told for child in Child.made] == [["terminate", "kill"], ["terminate"], ["terminate", "kill"]]
+    assert {child.args for child in Child.made} == {(f"{module}:second", 7)}
+    assert script == [], "the parent left before its workers"
+
+
+def test_a_worker_that_dies_is_replaced_until_a_signal_comes(module: str, script: list[Callable[[], None]]) -> None:
+    script += [end(0), end(1, 2), get(signal.SIGTERM), end(3), end(4)]
+    run_workers(f"{module}:second", processes=2)
+    assert [(child.name, child.told) for child in Child.made] == [
+        ("worker-1", []), ("worker-2", []), ("worker-3", []), ("worker-4", ["terminate"]), ("worker-5", ["terminate"]),
+    ]  # fmt: skip
+
+
+def test_a_signal_that_is_ignored_stays_so(
+    module: str, script: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SIGHUP below nohup."""
+    monkeypatch.setattr("signal.getsignal", {signal.SIGHUP: signal.SIG_IGN}.get)
+    script += [get(signal.SIGTERM), end(0, 1)]
+    run_workers(f"{module}:second", processes=2)
+    assert set(Child.handlers) == {signal.SIGTERM, signal.SIGINT}
 
 
 def test_a_worker_is_its_own_group_so_that_ctrl_c_reaches_its_parent_alone(
-    module: str, killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    module: str, script: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Manager, "signals", [])
+    script += [get(signal.SIGTERM), end(0, 1)]
     run_workers(f"{module}:second", processes=2, segments=3)
     done: list[object] = []
     monkeypatch.setattr("os.setpgid", lambda *of: done.append(of))
     monkeypatch.setattr("taskiq.cli.worker.run.start_listen", lambda args: done.append(args.max_async_tasks))
     monkeypatch.setattr("gc.freeze", lambda: None)
-    Manager.made[0].worker_function(args=None)
+    Child.made[0].target(*Child.made[0].args)
     assert done == [(0, 0), 3]
-
-
-def test_a_child_without_handlers_of_its_own_ends_at_once(
-    module: str, killed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Manager, "signals", [])
-    run_workers(f"{module}:second", processes=2)
-    killed.clear()
-    ended: list[int] = []
-
-    def end(code: int) -> None:
-        ended.append(code)
-        raise SystemExit
-
-    monkeypatch.setattr("os._exit", end)
-    monkeypatch.setattr("os.getpid", lambda: -1)
-    with pytest.raises(SystemExit):
-        Manager.handlers[TERM](TERM, None)
-    assert (ended, killed) == ([128 + TERM], []), "a child signalled the workers that are its parent's"
+    assert Child.handlers == dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), signal.SIG_DFL)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "a worker gets no signals"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64encode
 from collections import Counter
@@ -17,31 +16,11 @@ from basiq_async.receiver import MemoryInbox, QuarantinedDelivery
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.transports.auth import ApiKey
 from tests.support.fleets import Crew, crew
-from tests.support.histories import Recorder, Refusing
+from tests.support.histories import Refusing
 from tests.support.real_time import PATIENCE
 from tests.support.records import WHEN
 
 QUARANTINE = "basiq:{job}:quarantine"
-
-
-async def test_entries_that_are_retried_twice_at_once_are_tried_once(redis_url: str) -> None:
-    async def slowly(message: Message) -> None:
-        if failing:
-            raise ValueError("no")
-        await asyncio.sleep(0.02)
-
-    failing = True
-    recorder = Recorder(slowly)
-    async with crew(redis_url, recorder, messages=600, page_size=200, concurrency=16) as fleet:
-        job = await fleet.submit()
-        await job.wait(timeout=PATIENCE)
-        assert (await job.progress()).quarantined == 600
-        failing = False
-        same = await fleet.fleet.get("job")
-        await asyncio.gather(job.retry_quarantined(), job.retry_quarantined(), same.retry_quarantined())
-        report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, (await job.progress()).quarantined) == (600, 0)
-        assert len(recorder.ids) == 600
 
 
 async def test_a_page_of_the_quarantine_that_is_taken_over_holds_none_of_the_next_page(redis_url: str) -> None:
@@ -210,29 +189,6 @@ async def test_the_quarantine_is_read_in_pages_and_exported(redis_url: str, tmp_
         foreign = QuarantinedDelivery("k", "m", "t", "e", b"{}", WHEN, "no", 1, WHEN)
         with pytest.raises(ConfigurationError, match="after must be an entry"):
             await job.quarantined(after=foreign)
-
-
-async def test_an_entry_that_is_dropped_while_it_is_tried_again_does_not_come_back(redis_url: str) -> None:
-    began, free = asyncio.Event(), asyncio.Event()
-
-    async def behave(message: Message) -> None:
-        if retrying:
-            began.set()
-            await free.wait()
-        raise ValueError("no")
-
-    retrying = False
-    async with crew(redis_url, behave, messages=1) as fleet:
-        await fleet.run()
-        (job,) = await fleet.fleet.jobs()
-        retrying = True
-        await job.retry_quarantined()
-        await began.wait()
-        (entry,) = await job.quarantined()
-        assert await job.drop_quarantined([entry.delivery_id]) == 1
-        free.set()
-        report = await job.wait(timeout=PATIENCE)
-        assert (report.failed, await job.quarantined()) == (2, [])
 
 
 async def test_what_a_live_delivery_handled_meanwhile_leaves_the_quarantine_at_its_retry(redis_url: str) -> None:

@@ -6,10 +6,10 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import pytest
-from redis.asyncio import Redis
 
 from basiq_async.distributed._rate_limiter import (  # private: a store's clock that is set back
     SegmentRate,
@@ -98,6 +98,12 @@ async def test_a_slot_is_used_fifteen_milliseconds_late_at_the_most_and_for_two_
 async def test_one_request_draws_for_all_that_wait_each_time() -> None:
     store = Store(10_000.0)
     limiter = limiter_of(store)
+    limiter._callers = 100
+    await limiter._draw()
+    begins = [begin for begin, _ in limiter._slots]
+    assert len(begins) == 50, "slots of more than five milliseconds are drawn, and lost with a worker that dies"
+    assert [later - earlier for earlier, later in pairwise(begins)] == pytest.approx([store.interval] * 49)
+    limiter._callers, store.due = 0, float("-inf")
     for _ in range(3):
         limiter._slots.clear()
         requests, drawn = store.requests, store.drawn
@@ -223,31 +229,3 @@ async def test_a_rate_that_is_raised_holds_for_the_whole_fleet_at_once(redis_url
         assert len(recorder.ids) == 1
         job = await fleet.submit(rate=raised)
         assert (await job.wait(timeout=PATIENCE)).handled == 60
-
-
-async def test_a_rate_that_is_set_for_a_running_job_holds_in_the_midst_of_a_page(redis_url: str) -> None:
-    free = asyncio.Event()
-
-    async def behave(message: object) -> None:
-        await free.wait()
-
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, messages=30, page_size=30, workers=1, concurrency=1) as fleet:
-        job = await fleet.submit()
-        async with asyncio.timeout(PATIENCE), Redis.from_url(redis_url) as redis:
-            while not recorder.at_once:
-                await asyncio.sleep(0.01)
-            await fleet.submit(rate=0.001)
-            (worker,) = fleet.workers
-            for _ in range(2):  # with its next heartbeat the worker knows of the rate
-                told = since = await redis.zscore("basiq:{job}:workers", worker.name)
-                while told == since:
-                    await asyncio.sleep(0.01)
-                    told = await redis.zscore("basiq:{job}:workers", worker.name)
-            free.set()
-            while not recorder.ids:
-                await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
-        assert len(recorder.ids) <= 2  # the one that was begun, and one if the first slot was used on time
-        await fleet.submit(rate=None)
-        assert (await job.wait(timeout=PATIENCE)).handled == 30

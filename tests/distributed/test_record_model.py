@@ -206,7 +206,7 @@ class _Walk:
         failed = [each for each in left if self._rng.random() < 0.4]
         handled = [each for each in left if each not in failed]
         is_retry = name.startswith("q")
-        ended: list[Outcome] = [*outcomes(*handled, is_gone=is_retry), *set_aside(*failed)]
+        ended: list[Outcome] = [*outcomes(*handled), *set_aside(*failed)]
         before = len(segment.done)
         if left:
             save = self._record.save
@@ -262,12 +262,13 @@ class _Walk:
         name, token = self._rng.choice(self._former)
         record, key = self._record, self._key
         mark = SegmentPage(next_cursor="x", edge=["x"])
-        ended = [*set_aside("x"), *outcomes(*self._quarantine, is_gone=True)]
+        ended = [*set_aside("x"), *outcomes(*self._quarantine)]
         calls: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
             lambda: record.record_page(key, name, token, mark, read=9, lease=30.0),
             lambda: record.save(key, name, token, ended, before=0, lease=30.0),
             lambda: record.finish(key, name, token),
             lambda: record.release(key, name, token),
+            lambda: record.take_ticket(key, name, token, "x", limit=1),
         )
         try:
             found = await self._rng.choice(calls)()

@@ -14,10 +14,14 @@ from redis.asyncio import Redis
 
 from basiq_async import InMemoryTransport, Message, Request, Response
 from basiq_async.distributed import Work
-from basiq_async.distributed._handing import HeldSegment, LeasedTarget  # private: a lease ends between two messages
-from basiq_async.distributed._lease import Lease, clock  # private: the same
 from basiq_async.distributed._record_types import Heartbeat, LeaseLostError  # private: what a record says
-from basiq_async.distributed._segment import ActiveJob  # private: what a process knows of a job
+from basiq_async.distributed._segment import (  # private: a lease ends between two messages
+    ActiveJob,
+    Lease,
+    LeasedTarget,
+    Segment,
+    clock,
+)
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, inbox_key
 from basiq_async.testing import Quirks
@@ -33,7 +37,8 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
     lease = Lease(30.0)
     unused: Any = None
     work = Work(unused, recorder, inbox=inbox)
-    target = LeasedTarget(HeldSegment(unused, make_spec("job"), "0.0", lease, work), (), None)
+    job = ActiveJob(make_spec("job"), unused, unused)
+    target = LeasedTarget(Segment(unused, job, "0.0", lease, work, unused, unused))
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
@@ -79,45 +84,6 @@ def test_a_pause_of_the_target_reaches_each_segment_of_a_process_and_the_other_p
     job.apply(Heartbeat("running"))
     job.apply(Heartbeat("paused", 30.0))
     assert first.told == second.told == [60.0, 90.0, 30.0, "stop"]
-
-
-async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended(redis_url: str) -> None:
-    begun: list[asyncio.Event] = []
-
-    async def behave(message: Message) -> None:
-        begun.append(asyncio.Event())
-        await begun[-1].wait()
-
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, messages=1, workers=1, segments=0) as fleet:
-        (worker,) = fleet.workers
-        job = await fleet.submit()
-        redis = Redis.from_url(redis_url)
-
-        async def claimed(count: int) -> asyncio.Task[None]:
-            """Claim the segment as if its worker had been stopped for long, until its message begins once more."""
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    await redis.hset("basiq:{job}:s:0.0", "until", "0")
-                    run = asyncio.create_task(worker.process_segment("job", "0.0"))
-                    while len(begun) < count and not run.done():  # a heartbeat of the former run may come first
-                        await asyncio.sleep(0.01)
-                    if len(begun) == count:
-                        return run
-
-        former = await claimed(1)
-        latter = await claimed(2)
-        begun[0].set()
-        await former
-        until = int(await redis.hget("basiq:{job}:s:0.0", "until"))
-        async with asyncio.timeout(PATIENCE):
-            while int(await redis.hget("basiq:{job}:s:0.0", "until")) <= until:  # it is prolonged as any other
-                await asyncio.sleep(0.01)
-        begun[1].set()
-        await latter
-        report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.finished) == (1, True)
-        await redis.aclose()
 
 
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
@@ -240,22 +206,6 @@ async def test_a_job_on_a_list_that_begins_with_the_newest_reads_what_was_there_
         report = await fleet.run()
         assert sorted(recorder.ids) == sorted(before)
         assert (report.handled, report.finished) == (60, True)
-
-
-async def test_a_segment_at_the_top_is_taken_over_though_messages_arrived_above_it(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=8, workers=0, quirks=NEWEST_FIRST) as fleet:
-        job = await fleet.submit()
-        ids = await fleet.ids()
-        async with Redis.from_url(redis_url) as redis:
-            await redis.hset("basiq:{job}:s:0.0", mapping={"read": "6", "edge": json.dumps(ids[:6])})
-            await redis.hset("basiq:{job}", "lists_left", 0)
-        await fleet.fake.advance(minutes=30)
-        fleet.fake.seed_messages(25, fleet.webhook_id)
-        await fleet.start()
-        await job.wait(timeout=PATIENCE)
-        above = (await fleet.ids())[:25]
-        assert sorted(recorder.ids) == sorted([*above, *ids[:6]]), "what arrived is read with it, and nothing twice"
 
 
 class Table:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 from redis.asyncio import Redis
 
-from basiq_async.distributed._record_types import LONGEST_KEY  # private: the limit of a key
-from basiq_async.errors import RecordError
+from basiq_async import RateLimitError
+from basiq_async.distributed import Worker, _worker  # private: its paces
+from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
+    LONGEST_KEY,
+    Heartbeat,
+    LeaseLostError,
+    RecordUnavailableError,
+)
+from basiq_async.distributed._segment import ActiveJob, Lease, Segment, clock  # private: what a worker holds
+from basiq_async.errors import ConnectionFailedError, InboxError, RecordError
 from tests.support.fleets import crew
 from tests.support.histories import Recorder
 from tests.support.real_time import PATIENCE
+from tests.support.records import make_spec
 
 FORGED = "0.0\n2026-11-27 12:00:00 INFO basiq_async.distributed the job 'job' is finished"
 
@@ -127,3 +139,222 @@ async def test_a_job_whose_key_is_of_another_type_holds_up_no_other(redis_url: s
                 await asyncio.sleep(0.01)
             free.set()
             assert (await jobs[1].wait()).handled == 20
+
+
+class Scripted:
+    """A record that answers a call with what a test put there under its name, and notes the arguments."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*arguments: Any, **more: Any) -> Any:
+            self.calls.append((name, *arguments, *more.values()))
+            return self.answers.get(name)
+
+        return call
+
+
+async def nothing(key: str, segment: str) -> None: ...
+
+
+def worker_on(record: Any, *, lease: float = 10.0, notify: Any = nothing) -> Worker:
+    worker = Worker(record, {"work": None}, notify, lease=lease)  # type: ignore[dict-item]  # never opened
+    worker.name = "me"
+    return worker
+
+
+@pytest.mark.parametrize(("lease", "heal", "beat"), [(60.0, 1.0, 0.25), (1.2, 0.2, 0.2)])
+async def test_a_worker_looks_for_segments_renews_leases_and_tells_how_far_it_is_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, lease: float, heal: float, beat: float
+) -> None:
+    """A lease is renewed several times before it ends, and a new rate holds within half a second."""
+    paces: dict[str, float] = {}
+
+    async def repeat(worker: Worker, step: Any, every: float) -> None:
+        paces[step.__name__] = every
+
+    monkeypatch.setattr(Worker, "_repeat", repeat)
+    worker = worker_on(Scripted(check=()), lease=lease)
+    await worker.start()
+    await asyncio.sleep(0)
+    assert paces == {"_heal": pytest.approx(heal), "_heartbeat": pytest.approx(beat), "_tell": 30.0}
+    await worker.aclose()
+
+
+async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_rate_and_the_state_of_the_job() -> None:
+    record = Scripted(heartbeat=Heartbeat("paused", 0.0, 5.0, ["0.2"]))
+    worker = worker_on(record)
+    job, unused = worker._job(make_spec("job", id="id")), SimpleNamespace()
+    segments: list[Any] = [
+        Segment(unused, job, name, Lease(10.0, name, clock() + 1), unused, unused, nothing)  # type: ignore[arg-type]
+        for name in ("0.1", "0.2")
+    ]
+    job.segments.update({segment.lease.token: segment for segment in segments})
+    await worker._heartbeat()
+    assert record.calls == [("heartbeat", "job", "me", {"0.1": "0.1", "0.2": "0.2"}, 10.0, "id")]
+    kept, lost = segments
+    assert 9 < kept.lease.until - clock() <= 10
+    assert lost.lease.until == float("-inf")
+    assert (job.limiter.rate, kept.stopping, lost.stopping) == (5.0, True, True)
+
+
+@pytest.mark.parametrize(
+    ("lease", "grace", "sent", "told"),
+    [(1.0, 1.0, True, ["0.1", "0.2"]), (10.0, 5.0, None, ["0.1", "0.2"]), (10.0, 5.0, False, ["0.1"])],
+    ids=["a short lease", "a long one", "a broker that is away, and is not waited for twice"],
+)
+async def test_segments_without_a_worker_are_told_of_once_in_half_a_lease(
+    lease: float, grace: float, sent: bool | None, told: list[str]
+) -> None:
+    found: list[str] = []
+
+    async def notify(key: str, segment: str) -> bool | None:
+        found.append(segment)
+        return sent
+
+    record = Scripted(keys=["job"], spec=make_spec("job"), reclaim_expired=["0.1", "0.2"])
+    await worker_on(record, lease=lease, notify=notify)._heal()
+    assert record.calls == [("keys", True), ("spec", "job"), ("reclaim_expired", "job", "me", grace)]
+    assert found == told
+
+
+async def test_a_job_function_that_a_worker_does_not_have_is_logged_once_and_its_jobs_are_left_to_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    record = Scripted(keys=["a", "b"], spec=make_spec("a", name="other"))
+    worker = worker_on(record)
+    await worker._heal()
+    await worker.process_segment("a", "0.0")
+    assert {name for name, *_ in record.calls} == {"keys", "spec"}
+    assert len(caplog.records) == 1
+    assert "it has no job function 'other', but ['work']" in caplog.text
+
+
+@attrs.define
+class Ending:
+    """A segment that ends in a way that a test chose, and not before ``until``."""
+
+    how: Exception | bool
+    job: ActiveJob
+    token: str = "token"
+    until: asyncio.Event | None = None
+    stopping: bool = False
+    name: str = "0.0"
+    owner: tuple[str, ...] = ("job", "0.0", "token")
+    claim: Any = attrs.field(factory=lambda: SimpleNamespace(rate=4.0))
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(10.0, self.token)
+
+    async def run(self) -> bool:
+        assert self.job.segments[self.token] is self
+        if self.until is not None:
+            await self.until.wait()
+        if isinstance(self.how, Exception):
+            raise self.how
+        return self.how
+
+    def stop(self) -> None:
+        self.stopping = True
+
+
+HELD = "other workers hold messages of segment 0.0, and did not end"
+PASSING: Sequence[Exception] = (
+    ConnectionFailedError("away", sent=False),
+    InboxError("away"),
+    RecordUnavailableError("away"),
+)
+
+
+@pytest.mark.parametrize(
+    ("how", "released"),
+    [
+        (True, None),
+        (False, (2.0, HELD)),
+        (LeaseLostError("it ran out"), (0.0, "")),
+        *((each, (1.5, "away")) for each in PASSING),
+        (RateLimitError("slow down", status=429, retry_after=7.0), (7.0, "429: slow down (retry after 7 s)")),
+        (ValueError("no"), (0.0, "ValueError: no")),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+async def test_how_a_segment_ends_decides_when_it_is_tried_again_and_whether_its_job_stops(
+    monkeypatch: pytest.MonkeyPatch, how: Exception | bool, released: tuple[float, str] | None
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.5)
+    record = Scripted()
+    worker = worker_on(record)
+    job = worker._job(make_spec("job", id="id"))
+    await worker._run(Ending(how, job))  # type: ignore[arg-type]
+    calls: list[tuple[Any, ...]] = []
+    if isinstance(how, ValueError):
+        calls.append(("set_state", "job", "fail", "segment 0.0: ValueError: no", "id"))
+    if released is not None:
+        calls.append(("release", "job", "0.0", "token", *released))
+    assert record.calls == calls
+    assert job.limiter.rate == 4.0
+    assert worker._active == {}, "a worker grows with the number of its jobs"
+
+
+async def test_a_segment_that_is_stopped_is_released_at_once_and_without_a_problem() -> None:
+    record = Scripted()
+    worker = worker_on(record)
+    worker.stop()
+    segment = Ending(False, worker._job(make_spec("job")))
+    await worker._run(segment)  # type: ignore[arg-type]
+    assert segment.stopping
+    assert record.calls == [("release", "job", "0.0", "token", 0.0, "")]
+
+
+async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended() -> None:
+    worker = worker_on(record := Scripted(heartbeat=Heartbeat("running")))
+    job, ended = worker._job(make_spec("job", id="id")), asyncio.Event()
+    former, latter = (Ending(True, job, token=token) for token in ("former", "latter"))
+    latter.until = ended
+    running = asyncio.create_task(worker._run(latter))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    await worker._run(former)  # type: ignore[arg-type]
+    await worker._heartbeat()
+    assert record.calls == [("heartbeat", "job", "me", {"0.0": "latter"}, 10.0, "id")], "its lease is not prolonged"
+    ended.set()
+    await running
+    assert worker._active == {}
+
+
+async def test_a_worker_that_is_stopped_while_it_asks_for_a_job_opens_no_job_function() -> None:
+    class Stopping(Scripted):
+        async def spec(self, key: str) -> Any:
+            worker.stop()
+            return make_spec(key)
+
+    worker = worker_on(record := Stopping())
+    await worker.process_segment("job", "0.0")
+    await worker.process_segment("job", "0.0")
+    assert (record.calls, worker._works._works) == ([], {})
+
+
+async def test_a_step_that_fails_is_logged_and_made_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = [RecordError("away"), ValueError("wrong")]
+    waits: list[float] = []
+
+    async def step() -> None:
+        if not errors:
+            raise asyncio.CancelledError
+        raise errors.pop(0)
+
+    def sleep(seconds: float) -> Awaitable[None]:
+        waits.append(seconds)
+        return nothing("", "")
+
+    monkeypatch.setattr(_worker, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("random.random", lambda: 0.5)
+    with pytest.raises(asyncio.CancelledError):
+        await worker_on(Scripted())._repeat(step, 8.0)
+    assert waits == [8.0, 8.0]
+    assert ["away" in record.getMessage() for record in caplog.records] == [True, False]
+    assert caplog.records[1].exc_info is not None

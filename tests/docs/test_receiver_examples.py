@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -19,9 +18,11 @@ from basiq_async import BasiqClient, InMemoryTransport, RetryPolicy
 from basiq_async.receiver import WebhookReceiver
 from basiq_async.testing import FakeBasiq, serve
 from examples.opentelemetry_hooks import Metrics
+from tests.support.command_line import PROGRAM
 from tests.support.deliveries import SECRET, payload, signed
 from tests.support.environment import free_port, unmeasured
 from tests.support.real_time import PATIENCE
+from tests.support.warm import CLIENT
 
 ROOT = Path(__file__).parents[2]
 KEY = "a2V5OnNlY3JldA=="
@@ -57,8 +58,7 @@ class Service:
 async def running(example: str, tmp_path: Path, **environment: str) -> AsyncGenerator[Service]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(ROOT / "examples" / example),
+        *(*CLIENT, "tests.support.warm:run_file", str(ROOT / "examples" / example)),
         cwd=tmp_path,
         env={
             **unmeasured(),
@@ -156,7 +156,7 @@ async def test_a_deferred_handler_reads_transactions_after_the_response_and_anot
             "DATABASE_URL": database,
         }
         worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", "from basiq_async.cli import main; main()"),
+            *PROGRAM,
             *("work", "--receiver", "receive_deferred:receiver"),
             cwd=ROOT / "examples",
             env=environment,

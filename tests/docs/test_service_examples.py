@@ -25,14 +25,16 @@ from tests.support.command_line import run_command
 from tests.support.environment import free_port, unmeasured
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
+from tests.support.warm import CLIENT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMANDS = {
-    "aiohttp": [["service_aiohttp.py"], ["service_aiohttp.py"]],
+    "aiohttp": 2 * [[*CLIENT, "tests.support.warm:run_file", "service_aiohttp.py"]],
     "fastapi": [
-        ["-m", "uvicorn", "--factory", "service_fastapi:make_app", "--workers", "2", "--log-level", "error", "--port"]
+        [*(sys.executable, "-m", "uvicorn", "--factory", "service_fastapi:make_app", "--workers", "2"),
+         *("--log-level", "error", "--port")]
     ],
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,6 @@ async def two_workers(framework: str, port: int, database: PostgresServer, base_
         for command in COMMANDS[framework]:
             arguments = [*command, str(port)] if command[-1] == "--port" else command
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
                 *arguments,
                 cwd=EXAMPLES,
                 env={**unmeasured(), **environment_of(port, database, base_url)},

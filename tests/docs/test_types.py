@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -81,13 +82,17 @@ def errors_of(files: list[Path], folder: Path) -> list[tuple[Path, int, str, str
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     found = [_ERROR.fullmatch(line) for line in done.stdout.splitlines()]
-    return [(Path(each["file"]), int(each["line"]), each["text"], each["code"]) for each in found if each]
+    return [(ROOT / each["file"], int(each["line"]), each["text"], each["code"]) for each in found if each]
 
 
 @pytest.fixture(scope="module")
-def wrong(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def wrong() -> list[str]:
     """Check all pages in one run of mypy, and the files that a page shows in a run for each page."""
-    folder = tmp_path_factory.mktemp("types")
+    folder = ROOT / ".mypy_cache" / "pages"
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in folder.iterdir():  # but what an earlier run of mypy has found out, which takes most of the time
+        if each.name != ".cache":
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
     pages: dict[str, tuple[Path, list[Block]]] = {}
     found: list[str] = []
     for page in PAGES:

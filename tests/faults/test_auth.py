@@ -135,15 +135,7 @@ async def test_fifty_401s_make_one_renewal() -> None:
         assert len(wire.token_requests) == 2
 
 
-async def test_a_post_that_got_401_is_sent_again_once() -> None:
-    async with Wire(error(401), ok(WEBHOOK)) as wire, client_of(wire) as client:
-        got = await outcome(client.webhooks.create(url="https://example.com", subscribed_events=["user.created"]))
-        assert isinstance(got, Webhook)
-        assert [request.method for request in wire.requests] == ["POST", "POST"]
-        assert wire.requests[0].body == wire.requests[1].body
-
-
-@pytest.mark.parametrize(("step", "expected"), FAILING.values(), ids=FAILING)
+@pytest.mark.parametrize(("step", "expected"), [FAILING[each] for each in ("401", "closes", "never answers", "html")])
 async def test_a_renewal_that_fails_in_the_middle_of_a_stream_comes_after_its_items(step: Step, expected: Any) -> None:
     script = [page([{"id": "m1"}], "/x?n=1"), error(401), page([{"id": "m2"}])]
     async with Wire(*script, tokens=[token(), step, token()]) as wire, client_of(wire, timeout=0.1) as client:
@@ -166,12 +158,6 @@ async def test_expiry_in_the_middle_of_a_stream_is_not_noticed() -> None:
         assert len(wire.token_requests) == 6
 
 
-async def test_a_403_of_a_call_does_not_renew() -> None:
-    async with Wire(error(403)) as wire, client_of(wire) as client:
-        assert {type(one) for one in await at_once(client)} == {PermissionDeniedError}
-        assert len(wire.token_requests) == 1
-
-
 async def test_token_and_call_and_renewal_together_keep_to_max_elapsed() -> None:
     policy = RetryPolicy(max_retries=100, base=0.01, max_wait=0.01, max_elapsed=0.12)
     slow = slowly(error(503), 0.01)
@@ -184,20 +170,6 @@ async def test_token_and_call_and_renewal_together_keep_to_max_elapsed() -> None
         async with Wire(*script, tokens=tokens) as wire, client_of(wire, retry=policy, timeout=0.1) as client:
             got = await outcome(client.webhooks.get("w1"), within=0.32)
             assert type(got) in (ServerError, RequestTimeoutError)
-
-
-async def test_who_waits_for_others_tokens_keeps_to_max_elapsed_too() -> None:
-    """The one who fetches is cancelled again and again; who waits is not kept for ever."""
-    policy = RetryPolicy(max_retries=0, max_elapsed=0.25)
-    async with Wire(tokens=[hanging()]) as wire, client_of(wire, retry=policy, timeout=30.0) as client:
-        fetching = [asyncio.create_task(client.webhooks.get("w1")) for _ in range(3)]
-        await asyncio.sleep(0)
-        waiting = asyncio.create_task(outcome(client.webhooks.get("w2"), within=0.8))
-        for task in fetching:
-            await asyncio.sleep(0.04)
-            task.cancel()
-        assert type(await waiting) is RequestTimeoutError
-        await asyncio.gather(*fetching, return_exceptions=True)
 
 
 async def test_the_key_is_sent_to_the_token_endpoint_alone_and_the_token_elsewhere_alone() -> None:

@@ -13,15 +13,12 @@ import tempfile
 import zlib
 from asyncio.subprocess import PIPE
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 import basiq_async._wire.codec
 from basiq_async import (
     BadRequestError,
-    Message,
-    ResponseDecodeError,
     TransportError,
     Webhook,
 )
@@ -45,110 +42,9 @@ def named(name: str) -> bytes:
     return b'{"id":"w1","url":"https://example.com","name":' + name.encode() + b"}"
 
 
-def deep(depth: int, opening: str = "[", closing_: str = "]") -> str:
-    return opening * depth + closing_ * depth
-
-
-UNREADABLE: dict[str, bytes] = {
-    "white space": b"  \r\n ",
-    "a half object": b'{"id": "w1", "url',
-    "two objects": b"{}{}",
-    "a NUL after it": json.dumps(WEBHOOK).encode() + b"\0",
-    "single quotes": b"{'id': 'w1'}",
-    "a comma at the end": b'{"id": "w1",}',
-    "a comment": b'{"id": "w1" /* one */}',
-    "NaN": named("NaN"),
-    "Infinity": named("Infinity"),
-    "minus Infinity": named("-Infinity"),
-    "1e999": named("1e999"),
-    "5,000 digits": named("1" * 5000),
-    "nested 10,000 deep": named(deep(10_000)),
-    "objects nested 10,000 deep": named('{"a":' * 10_000 + "1" + "}" * 10_000),
-    "nested 100,000 deep, never closed": b"[" * 100_000,
-    "a control character": named('"\x01"'),
-    "UTF-16": json.dumps(WEBHOOK).encode("utf-16"),
-    "UTF-16 without a mark": json.dumps(WEBHOOK).encode("utf-16-le"),
-    "UTF-32": json.dumps(WEBHOOK).encode("utf-32"),
-    "Latin-1": named('"caf\xe9"').replace("é".encode(), b"\xe9"),
-    "an overlong form": named('"X"').replace(b"X", b"\xc0\xaf"),
-    "a surrogate in UTF-8": named('"X"').replace(b"X", b"\xed\xa0\x80"),
-    "two byte order marks": b"\xef\xbb\xbf\xef\xbb\xbf" + json.dumps(WEBHOOK).encode(),
-    "JSON with a prefix": b")]}',\n" + json.dumps(WEBHOOK).encode(),
-    "XML": b"<?xml version='1.0'?><webhook/>",
-    "an image": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
-}
-
-
-@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-async def test_a_body_that_is_no_json_is_a_decode_error(decoder: str, body: bytes) -> None:
-    async with Wire(http(200, body, "Content-Type: application/json")) as wire, client_of(wire) as client:
-        for call in (client.webhooks.get("w1"), client.webhooks.list().collect(), client.events.get("e1")):
-            got = await outcome(call)
-            assert type(got) is ResponseDecodeError, got
-            assert (got.location, got.method) == ("$", "GET")
-            assert len(str(got)) < 300
-
-
-@pytest.mark.parametrize("value", ["null", "true", "5", "1.5", '"text"', "[]", "[{}]"])
-async def test_json_that_is_no_object_is_a_decode_error(decoder: str, value: str) -> None:
-    async with Wire(http(200, value)) as wire, client_of(wire) as client:
-        for call in (client.webhooks.get("w1"), client.webhooks.list().collect(), client.events.get("e1")):
-            assert type(await outcome(call)) is ResponseDecodeError
-
-
-EXACT: dict[str, tuple[bytes, Any]] = {
-    "a byte order mark": (b"\xef\xbb\xbf" + named('"n"'), "n"),
-    "white space around it": (b"\r\n\t " + named('"n"') + b" \n", "n"),
-    "a pair of surrogates": (named('"\\ud83d\\ude00"'), "\U0001f600"),
-    "half a surrogate pair": (named('"\\ud800"'), "\\ud800"),
-    "the other half, in capitals": (named('"cut\\uDC00"'), "cut\\udc00"),
-    "a half and a pair": (named('"\\ud83d\\ud83d\\ude00"'), "\\ud83d\U0001f600"),
-    "half a surrogate pair in a key": (b'{"id":"w1","url":"https://example.com","\\ud800":1}', None),
-    "an emoji": (named('"\U0001f600"'), "\U0001f600"),
-    "an escaped NUL": (named('"\\u0000"'), "\0"),
-    "a separator of lines": (named('"\u2028"'), "\u2028"),
-    "the last of two equal keys": (b'{"id":"w0","id":"w1","url":"https://example.com","name":"a","name":"b"}', "b"),
-    "an escaped solidus": (named('"\\/"'), "/"),
-    "a number with an exponent": (named("1e3"), "1000.0"),
-    "a number as a name": (named("12"), "12"),
-    "a megabyte of a name": (named('"' + "x" * 1_000_000 + '"'), "x" * 1_000_000),
-}
-
-
-@pytest.mark.parametrize(("body", "name"), EXACT.values(), ids=EXACT)
-async def test_unusual_json_is_read_exactly(decoder: str, body: bytes, name: str) -> None:
-    async with Wire(http(200, body, "Content-Type: text/plain; charset=latin-1")) as wire, client_of(wire) as client:
-        got = await outcome(client.webhooks.get("w1"))
-        assert (got.id, got.name) == ("w1", name)
-        assert isinstance(repr(got), str)
-        assert json.dumps(got.raw, ensure_ascii=False).encode()
-
-
-async def test_half_a_surrogate_pair_in_an_id_is_a_decode_error(decoder: str) -> None:
-    async with Wire(http(200, '{"id":"w\\ud800","url":"https://example.com"}')) as wire, client_of(wire) as client:
-        assert type(await outcome(client.webhooks.get("w1"))) is ResponseDecodeError
-
-
-@pytest.mark.parametrize("depth", [100, 600, 900, 950, 980, 1000, 1020, 9000])
-@pytest.mark.parametrize("kind", ["list", "object"])
-async def test_depth_just_below_what_decoders_take_does_no_harm_later(decoder: str, depth: int, kind: str) -> None:
-    nested = deep(depth) if kind == "list" else '{"a":' * depth + "1" + "}" * depth
-    message = f'{{"id":"m1","payload":{{"eventId":{nested},"x":{nested}}},"attempts":[{nested}],"webhookId":{nested}}}'
-    async with Wire(http(200, message)) as wire, client_of(wire) as client:
-        one = await outcome(client.messages.get("w1", "m1"))
-        other = await outcome(client.messages.get("w1", "m1"))
-        if not isinstance(one, Message):
-            assert type(one) is ResponseDecodeError
-            return
-        assert one == other
-        assert hash(one) == hash(other)
-        for shown in (repr(one), str(one.attempts), str(one.links), str(one.webhook_id), one.event_id):
-            assert shown is None or isinstance(shown, str)
-
-
 @pytest.mark.parametrize("depth", [30, 40, 500, 900])
 async def test_a_deep_error_body_can_be_shown(decoder: str, depth: int) -> None:
-    body = f'{{"data":[{{"code":"c","detail":"d","more":{deep(depth)}}}]}}'
+    body = f'{{"data":[{{"code":"c","detail":"d","more":{"[" * depth + "]" * depth}}}]}}'
     async with Wire(http(400, body)) as wire, client_of(wire) as client:
         got = await outcome(client.webhooks.get("w1"))
         assert (type(got), got.code) == (BadRequestError, "c")

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, Request, Response, RetryPolicy
+from basiq_async import BasiqClient, InMemoryTransport, Request, Response, RetryPolicy
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, WebhookReceiver, sign
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq, serve
-from basiq_async.transports.memory import InMemoryTransport
 from tests.support import virtual
 from tests.support.outcomes import client_of
 from tests.support.wire import KEY, SIGNING, TOKEN, WEBHOOK, Wire, error, ok
@@ -140,76 +139,66 @@ class _Thin:
 TROUBLES: dict[str, dict[str, int]] = {"in order": {}, "with retries": {"failing": 2}, "with a renewal": {"stale": 1}}
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
-def test_an_operation_cancelled_at_each_of_its_awaits(operation: Operation, trouble: dict[str, int]) -> None:
-    async def main() -> int:
-        nth = 0
-        while True:
-            nth += 1
-            transport = Slow()
-            transport.__dict__.update(trouble)
-            client = BasiqClient(KEY, transport=transport, retry=RetryPolicy(base=1.0))
-            reached, got = await cancel_at(nth, operation(client))
-            assert not isinstance(got, BaseException), got
-            if reached and got is not None:
-                raise AssertionError("the cancellation was swallowed")
-            await asyncio.sleep(0)
-            transport.failing = transport.stale = 0
-            assert (await client.webhooks.get("w1")).id == "w1"
-            await client.aclose()
-            assert transport.under_way == 0
-            if not reached:
-                return nth
-
-    assert virtual.run(main()) > 3
-
-
-@pytest.mark.parametrize("prefetch", [0, 1])
-@virtual.clocked
-async def test_an_iteration_cancelled_at_each_of_its_awaits_continues_with_the_very_next_item(prefetch: int) -> None:
-    for nth in range(1, 60):
-        client = BasiqClient(KEY, transport=Slow())
-        paginator = client.messages.list("w1", prefetch=prefetch)
-        items = aiter(paginator)
-        ids: list[str] = []
-
-        async def run(ids: list[str] = ids, items: Any = items) -> None:
-            async for message in items:
-                ids.append(message.id)
-
-        reached, _ = await cancel_at(nth, run())
-        cursor = paginator.cursor
-        before = list(ids)
-        await run()
-        expected = [f"m{number}-{index}" for number in range(4) for index in range(2)]
-        assert ids == expected, nth
-        resumed = [m.id async for m in client.messages.list("w1", prefetch=prefetch, cursor=cursor)]
-        assert before + resumed == expected, nth
-        await client.aclose()
-        if not reached:
+async def at_each_await(attempt: Callable[[int], Awaitable[bool]], *, least: int = 3, most: int = 60) -> None:
+    """Call ``attempt`` with 1, 2, 3 … awaits, until it returns False: the work had ended before."""
+    for nth in range(1, most):
+        if not await attempt(nth):
+            assert nth > least
             return
     raise AssertionError("it never came to its end")
 
 
-@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
 @virtual.clocked
-async def test_pages_cancelled_at_each_of_their_awaits_skip_none(prefetch: int) -> None:
-    for nth in range(1, 60):
+async def test_an_operation_cancelled_at_each_of_its_awaits(operation: Operation, trouble: dict[str, int]) -> None:
+    async def attempt(nth: int) -> bool:
+        transport = Slow()
+        transport.__dict__.update(trouble)
+        client = BasiqClient(KEY, transport=transport, retry=RetryPolicy(base=1.0))
+        reached, got = await cancel_at(nth, operation(client))
+        assert not isinstance(got, BaseException), got
+        assert not reached or got is None, "the cancellation was swallowed"
+        await asyncio.sleep(0)
+        transport.failing = transport.stale = 0
+        assert (await client.webhooks.get("w1")).id == "w1"
+        await client.aclose()
+        assert transport.under_way == 0
+        return reached
+
+    await at_each_await(attempt)
+
+
+EVERY = [f"m{number}-{index}" for number in range(4) for index in range(2)]
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("pages", [False, True], ids=["items", "pages"])
+@virtual.clocked
+async def test_an_iteration_cancelled_at_each_of_its_awaits_continues_with_the_very_next_item(
+    pages: bool, prefetch: int
+) -> None:
+    async def attempt(nth: int) -> bool:
         client = BasiqClient(KEY, transport=Slow())
-        pages = client.messages.list("w1", prefetch=prefetch).pages()
+        paginator = client.messages.list("w1", prefetch=prefetch)
+        walked: Any = paginator.pages() if pages else aiter(paginator)
         ids: list[str] = []
 
-        async def run(ids: list[str] = ids, pages: Any = pages) -> None:
-            async for page in pages:
-                ids.extend(message.id for message in page.items)
+        async def run() -> None:
+            async for one in walked:
+                ids.extend(message.id for message in (one.items if pages else [one]))
 
         reached, _ = await cancel_at(nth, run())
+        cursor, before = paginator.cursor, list(ids)
         await run()
-        assert ids == [f"m{number}-{index}" for number in range(4) for index in range(2)], nth
+        assert ids == EVERY, nth
+        if not pages:
+            resumed = [m.id async for m in client.messages.list("w1", prefetch=prefetch, cursor=cursor)]
+            assert before + resumed == EVERY, nth
         await client.aclose()
-        if not reached:
-            return
+        return reached
+
+    await at_each_await(attempt)
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 25, 49])
@@ -217,7 +206,7 @@ async def test_pages_cancelled_at_each_of_their_awaits_skip_none(prefetch: int) 
 async def test_of_fifty_callers_one_is_cancelled_at_each_of_its_awaits_and_the_others_get_their_answers(
     cancelled: int,
 ) -> None:
-    for nth in range(1, 40):
+    async def attempt(nth: int) -> bool:
         transport = Slow()
         client = BasiqClient(KEY, transport=transport)
         work = [client.webhooks.get("w1") for _ in range(50)]
@@ -227,8 +216,9 @@ async def test_of_fifty_callers_one_is_cancelled_at_each_of_its_awaits_and_the_o
         assert {(await one).id for one in others} == {"w1"}
         assert transport.under_way == 0
         await client.aclose()
-        if not reached:
-            return
+        return reached
+
+    await at_each_await(attempt, least=1)
 
 
 @over_both

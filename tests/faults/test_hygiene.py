@@ -11,7 +11,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -39,32 +38,6 @@ async def test_no_cookie_is_kept() -> None:
         for _ in range(3):
             await client.webhooks.get("w1")
         assert all("cookie" not in request.headers for request in [*wire.requests, *wire.token_requests])
-
-
-async def test_the_environment_gives_neither_proxy_nor_credentials(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login user password from-netrc\n")
-    monkeypatch.setenv("NETRC", str(netrc))
-    async with Wire() as proxy, Wire() as wire:
-        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            monkeypatch.setenv(name, proxy.url)
-        async with client_of(wire) as client:
-            assert isinstance(await outcome(client.webhooks.get("w1")), Webhook)
-        assert proxy.connections == 0
-        assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
-
-
-async def test_a_closed_client_says_so_and_can_be_closed_again() -> None:
-    async with Wire() as wire, client_of(wire) as client:
-        await client.webhooks.get("w1")
-        for _ in range(2):
-            await client.aclose()
-        for call in (client.webhooks.get("w1"), client.messages.list("w1").collect(), client.webhooks.delete("w1")):
-            got = await outcome(call)
-            assert (type(got), got.sent) == (ConnectionFailedError, False)
-        assert len(wire.requests) == 1
 
 
 async def test_a_hundred_calls_at_once_share_a_pool_and_leave_nothing() -> None:
@@ -105,11 +78,6 @@ def test_a_transport_used_from_another_loop_is_an_error_of_ours() -> None:
         assert type(got) is ConfigurationError
         assert "event loop" in str(got)
         first.run(close())
-
-
-def test_outside_of_an_event_loop_nothing_is_begun() -> None:
-    client = BasiqClient(KEY)
-    assert client.messages.list("w1").cursor is None
 
 
 class Odd:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from basiq_async import AiohttpTransport, BasiqClient, ConfigurationError, F, RetryPolicy
 from basiq_async.services.messages import Messages
 from tests.support.outcomes import client_of, outcome
-from tests.support.wire import KEY, MESSAGE, WEBHOOK, Wire, error, ok, page
+from tests.support.wire import KEY, MESSAGE, WEBHOOK, Wire, ok, page
 
 
 class _Unknown:
@@ -23,58 +22,13 @@ class _Unknown:
 
 
 UNKNOWN = _Unknown()
-SEGMENTS = {
-    "spaces": " a b ",
-    "a colon": "a:b",
-    "an at": "user@host",
-    "a semicolon": "a;b",
-    "an ampersand": "a&b=c",
-    "a plus": "a+b",
-    "a percent": "100%",
-    "three dots": "...",
-    "a dot and a space": "..a",
-    "Chinese": "标识符",
-    "Arabic": "معرف",
-    "an emoji": "\U0001f600",
-    "combining": "e\u0301",
-    "from right to left": "\u202eabc",
-    "wide dots": "\uff0e\uff0e",
-    "a wide slash": "\uff0f",
-    "a quote": "'\"",
-    "two thousand characters": "a" * 2000,
-}
-REFUSED: dict[str, Any] = {
-    "a slash": "a/b",
-    "up": "../../token",
-    "up, and more": "../x",
-    "coded dots": "%2e%2e",
-    "coded slash": "a%2fb",
-    "a question": "a?b=c",
-    "a fragment": "a#b",
-    "a backslash": "a\\..\\b",
-    "a NUL": "a\0b",
-    "a newline": "a\r\nX-Injected: 1",
-    "a tab": "a\tb",
-    "dots and parameters": "..;x",
-    "a slash coded three times": "a%25252Fb",
-    "a C1 control": "a\x85b",
-    "empty": "",
-    "blank": "   ",
-    "a newline alone": "\n",
-    "a dot": ".",
-    "two dots": "..",
-    "two dots with blanks": " .. ",
-    "100,000 characters": "a" * 100_000,
-    "half a surrogate pair": "a\ud800",
-    "None": None,
-    "a number": 5,
-    "a float": 1.5,
-    "true": True,
-    "bytes": b"w1",
-    "a list": ["w1"],
-    "a dict": {},
-    "an object": UNKNOWN,
-}
+SEGMENTS = ["user@host;a&b=c", "100%", "...", "\u202e标识符\U0001f600"]
+"""With what has a meaning in a url; tests/wire/test_urls.py has more."""
+REFUSED: list[Any] = [
+    "a/b", "a\r\nX-Injected: 1", "..", "", "a" * 100_000, "a\ud800",
+    None, 5, 1.5, True, b"w1", ["w1"], {}, UNKNOWN,
+]  # fmt: skip
+"""tests/faults/test_paths.py has what leads to another path."""
 Call = Callable[[BasiqClient, Any], Awaitable[Any]]
 BY_ID: dict[str, tuple[Call, str, str]] = {
     "webhooks.get": (lambda c, v: c.webhooks.get(v), "/notifications/webhooks/{}", "webhook_id"),
@@ -115,13 +69,13 @@ async def test_an_identifier_is_exactly_one_segment_or_refused_before_anything_i
 ) -> None:
     answer = ok({**WEBHOOK, **MESSAGE, "data": []})
     async with Wire(answer) as wire, client_of(wire, timeout=5.0) as client:
-        for value in REFUSED.values():
+        for value in REFUSED:
             got = await outcome(call(client, value))
             assert type(got) is ConfigurationError, value
             assert name in str(got)
             assert len(str(got)) < 300
         assert wire.connections == 0
-        for value in SEGMENTS.values():
+        for value in SEGMENTS:
             got = await outcome(call(client, value))
             assert not isinstance(got, Exception), got
             target = wire.requests[-1].target.partition("?")[0]
@@ -237,33 +191,6 @@ async def test_a_filter_cannot_break_out_of_the_query() -> None:
                 assert query == {"limit": ["500"], "filter": [str(filter_)]}
 
 
-async def test_a_filter_longer_than_the_server_takes_is_the_servers_error() -> None:
-    async with Wire(error(414)) as wire, client_of(wire) as client:
-        got = await outcome(client.messages.list("w1", filter="a" * 50_000).collect())
-        assert got.status == 414
-        assert len(str(got)) < 500
-
-
-@pytest.mark.parametrize(
-    "name", ["", ".", "a.", ".a", "a..b", "a b", "a'", "a(", "é", "a\n", None, 5, b"a", "1a"], ids=repr
-)
-def test_a_name_of_a_field_that_is_none_is_refused(name: Any) -> None:
-    with pytest.raises(ConfigurationError):
-        F(name)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [None, b"x", [], {}, UNKNOWN, "\0", "\n", "\x7f", "\ud800", float("nan"), float("inf"), 10**5000,
-     datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), datetime.max.replace(tzinfo=timezone(-timedelta(hours=14)))],
-    ids=lambda value: repr(value)[:30] if not isinstance(value, int) else "huge",
-)  # fmt: skip
-@pytest.mark.parametrize("operator", ["eq", "ne", "gt", "gteq", "lt", "lteq", "bt"])
-def test_a_value_that_no_filter_can_hold_is_refused(operator: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError):
-        getattr(F("a"), operator)(*([value, value] if operator == "bt" else [value]))
-
-
 BAD_KEYS = [
     "",
     " ",
@@ -295,12 +222,11 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: Any) -> No
 
 
 OPTIONS: dict[str, list[Any]] = {
-    "base_url": ["", "x", "/x", "ftp://x", "http://", "http://a b", "http://user:pass@x", "http://x?y", "http://x#y", "http://x\n", "http://x\\y",
-                 "http://x:0", "http://x:65536", "http://x:99999", "http://x:abc", "http://é", "http://[::1", 5, b"http://x", "javascript:x", "http://\ud800", "//x"],
-    "timeout": [0, -1, float("nan"), float("inf"), None, "1", True, b"1", []],
+    "base_url": ["", "x", 5, b"http://x"],
+    "timeout": [0, None, "1", True, b"1", []],
     "retry": [0, {}, "x", RetryPolicy],
     "transport": [0, {}, "x", UNKNOWN],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -311,29 +237,6 @@ OPTIONS: dict[str, list[Any]] = {
 def test_a_bad_option_of_the_client_is_refused(option: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=option):
         BasiqClient(KEY, **{option: value})
-
-
-BAD_NUMBERS: list[Any] = [-1, float("nan"), float("inf"), "1", None, True, []]
-POLICIES: dict[str, list[Any]] = {
-    **dict.fromkeys(["base", "max_wait"], BAD_NUMBERS),
-    "max_retries": [*BAD_NUMBERS, 1.5],
-    "max_elapsed": [*BAD_NUMBERS, 0],
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in POLICIES.items() for value in values], ids=repr
-)
-def test_a_bad_retry_policy_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=name):
-        RetryPolicy(**{name: value})
-
-
-@pytest.mark.parametrize("name", ["timeout", "connect_timeout", "max_body_size"])
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None, True], ids=repr)
-def test_a_bad_option_of_the_transport_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=name):
-        AiohttpTransport(**{name: value})
 
 
 @pytest.mark.parametrize("session", [0, "x", UNKNOWN], ids=["0", "text", "object"])

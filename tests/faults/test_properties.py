@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import urllib.parse
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +17,6 @@ from basiq_async import (
     ConfigurationError,
     Event,
     EventType,
-    F,
     Message,
     Response,
     ResponseDecodeError,
@@ -26,14 +24,12 @@ from basiq_async import (
 )
 from basiq_async._redaction.credentials import Redactor
 from basiq_async._wire.codec import Codec, _strict_loads, default_loads
-from basiq_async._wire.cursors import Cursor, CursorSeal, UnusableCursorError
 from basiq_async._wire.urls import BaseURL, LinkError, absolute_url, quote_segment
 from basiq_async.transports.responses import error_from, parse_retry_after
 from tests.faults.test_schema import touch
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=75)
 NOW = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
-SEAL = CursorSeal("a key")
 CODECS = [Codec(loads=default_loads()), Codec(loads=_strict_loads)]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -96,88 +92,6 @@ def test_any_answer_is_an_error_of_its_status(status: int, body: bytes) -> None:
 def test_any_retry_after_is_a_wait_or_none(text: str) -> None:
     wait = parse_retry_after(text, NOW)
     assert wait is None or (wait >= 0 and math.isfinite(wait))
-
-
-@relaxed
-@given(st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1)))
-def test_a_date_of_retry_after_is_the_time_until_then(moment: datetime) -> None:
-    from email.utils import format_datetime
-
-    moment = moment.replace(microsecond=0, tzinfo=UTC)
-    wait = parse_retry_after(format_datetime(moment, usegmt=True), NOW)
-    left = (moment - NOW) / timedelta(seconds=1)
-    assert wait == (left if left >= 0 else None)
-
-
-def unquote(text: str) -> tuple[str, int]:
-    """A reader of the filter's syntax of the tests' own: the value of a quoted text, and where it ends."""
-    assert text[0] == "'"
-    value, index = "", 1
-    while text[index] != "'":
-        index += text[index] == "\\"
-        value += text[index]
-        index += 1
-    return value, index + 1
-
-
-@relaxed
-@given(
-    st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40),
-    st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40),
-)
-def test_no_value_breaks_out_of_a_filter(first: str, second: str) -> None:
-    text = str(F("a.b").eq(first) & F("c").bt(first, second))
-    assert text.startswith("a.b.eq(")
-    rest = text.removeprefix("a.b.eq(")
-    value, end = unquote(rest)
-    assert value == first
-    assert rest[end:].startswith("),c.bt(")
-    rest = rest[end:].removeprefix("),c.bt(")
-    value, end = unquote(rest)
-    assert (value, rest[end]) == (first, ",")
-    value, last = unquote(rest[end + 1 :])
-    assert (value, rest[end + 1 + last :]) == (second, ")")
-
-
-@relaxed
-@given(st.text(max_size=40))
-def test_any_value_of_a_filter_is_quoted_or_refused(value: str) -> None:
-    try:
-        text = str(F("a").eq(value))
-    except ConfigurationError:
-        assert not value.isprintable()
-        return
-    assert unquote(text.removeprefix("a.eq("))[0] == value
-
-
-@relaxed
-@given(st.text(max_size=60), st.integers(0, 10**9), st.none() | st.text(max_size=20), st.text(max_size=20))
-def test_a_cursor_reads_back_and_no_other_list_takes_it(
-    page: str, offset: int, after: str | None, listing: str
-) -> None:
-    cursor = Cursor(page, offset, after)
-    text = SEAL.seal(cursor, listing)
-    assert text.isascii()
-    assert SEAL.open(text, listing) == cursor
-    with pytest.raises(UnusableCursorError) as refused:
-        SEAL.open(text, listing + "x")
-    assert refused.value.elsewhere
-    with pytest.raises(UnusableCursorError, match="another API key"):
-        CursorSeal("another key").open(text, listing)
-
-
-@relaxed
-@given(st.text(max_size=60), st.data())
-def test_a_mangled_cursor_is_refused(page: str, data: st.DataObject) -> None:
-    text = SEAL.seal(Cursor(page, 3, "id"), "list")
-    at = data.draw(st.integers(0, len(text) - 1))
-    mangled = text[:at] + data.draw(st.characters()) + text[at + data.draw(st.integers(0, 2)) :]
-    try:
-        opened = SEAL.open(mangled, "list")
-    except UnusableCursorError as exc:
-        assert "damaged" in str(exc)  # and not of another key
-    else:
-        assert opened == Cursor(page, 3, "id")  # the last character can hold bits that count for nothing
 
 
 @relaxed

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import pickle
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -239,13 +238,6 @@ def test_unknown_fields_and_values_are_kept_and_do_no_harm(name: str) -> None:
     assert isinstance(got, model)
     assert got.raw["(raw)"] == 5
     assert got.raw["raw"] == 6
-
-
-@pytest.mark.parametrize("name", OBJECTS)
-def test_an_object_survives_a_pickle(name: str) -> None:
-    model, original = OBJECTS[name]
-    got = read(model, None, original)
-    assert pickle.loads(pickle.dumps(got)) == got
 
 
 DATES: dict[str, str | None] = {

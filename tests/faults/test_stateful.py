@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from basiq_async import BasiqClient, BasiqError, NotFoundError, Request, Response, RetryPolicy
+from basiq_async import BasiqClient, BasiqError, InMemoryTransport, NotFoundError, Request, Response, RetryPolicy
 from basiq_async.errors import ConflictError
 from basiq_async.testing import FakeBasiq
-from basiq_async.transports.memory import InMemoryTransport
 from tests.support.outcomes import assert_hidden
 from tests.support.virtual import VirtualLoop
 from tests.support.wire import KEY

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -22,11 +19,10 @@ from basiq_async import (
     RateLimitError,
     RequestTimeoutError,
     ResponseDecodeError,
-    RetryPolicy,
     ServerError,
     Webhook,
 )
-from tests.support.outcomes import ONCE, QUICK, client_of, outcome
+from tests.support.outcomes import QUICK, client_of, outcome
 from tests.support.wire import WEBHOOK, Wire, closing, error, http, ok
 
 pytestmark = pytest.mark.usefixtures("over_both")
@@ -141,77 +137,4 @@ async def test_an_answer_of_http_1_0_is_read_to_its_end() -> None:
             assert (await call(client, "GET")).id == "w1"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"<html>Bad gateway</html>",
-        b'{"data": [{"code":',
-        b"[]",
-        b"null",
-        b'"x"',
-        b"\xff\xfe",
-        b'{"data": 5}',
-        b'{"data": [5]}',
-    ],
-    ids=repr,
-)
-@pytest.mark.parametrize("status", [400, 404, 502])
-async def test_an_error_body_of_another_shape_still_gives_the_class_of_its_status(status: int, body: bytes) -> None:
-    async with Wire(http(status, body, "Content-Type: text/html")) as wire, client_of(wire) as client:
-        got = await call(client, "GET")
-        assert (type(got), got.status, got.code) == (expected_class(status), status, None)
-
-
-FAR = format_datetime(datetime.now(UTC) + timedelta(days=20), usegmt=True)
 """So far away that a suite that takes hours changes nothing."""
-RETRY_AFTER = {
-    "seconds": (["Retry-After: 0"], 0.0, 2),
-    "fraction": (["Retry-After: 0.01"], 0.01, 2),
-    "negative": (["Retry-After: -5"], None, 2),
-    "text": (["Retry-After: soon"], None, 2),
-    "empty": (["Retry-After:"], None, 2),
-    "past date": (["Retry-After: Wed, 21 Oct 2015 07:28:00 GMT"], None, 2),
-    "far date": ([f"Retry-After: {FAR}"], 20 * 86400.0, 1),
-    "huge": (["Retry-After: 99999999999999999999"], 1e20, 1),
-    "absurdly huge": ([f"Retry-After: {'9' * 400}"], sys.float_info.max, 1),
-    "twice": (["Retry-After: 0", "Retry-After: 3600"], 3600.0, 1),
-    "twice, with a text": (["Retry-After: soon", "Retry-After: 3600"], 3600.0, 1),
-    "infinite": (["Retry-After: inf"], None, 2),
-    "not a number": (["Retry-After: nan"], None, 2),
-    "other digits": (["Retry-After: \xb2"], None, 2),
-}
-
-
-@pytest.mark.parametrize(("headers", "asked", "sent"), RETRY_AFTER.values(), ids=RETRY_AFTER)
-async def test_every_form_of_retry_after(headers: list[str], asked: float | None, sent: int) -> None:
-    policy = RetryPolicy(max_retries=1, base=0.001, max_wait=0.05)
-    async with Wire() as wire, client_of(wire, retry=policy) as client:
-        for status in (429, 503):
-            wire.script, before = [error(status, "busy", *headers)], len(wire.requests)
-            got = await call(client, "GET")
-            assert type(got) is expected_class(status)
-            assert (got.attempts, len(wire.requests) - before) == (sent, sent)
-            assert got.retry_after == (asked if asked is None else pytest.approx(asked, rel=0.1, abs=1e-6))
-
-
-async def test_a_post_is_never_sent_twice_after_a_failure_that_leaves_it_open() -> None:
-    for answer in (error(500), error(503), closing(), closing(b"HTTP/1.1 2")):
-        async with Wire(answer) as wire, client_of(wire, retry=QUICK) as client:
-            got = await call(client, "POST")
-            assert type(got) in (ServerError, ConnectionFailedError)
-            assert len(wire.requests) == 1
-
-
-async def test_a_delete_whose_answer_was_lost_has_succeeded_when_nothing_is_found_then() -> None:
-    async with Wire(closing(), error(404)) as wire, client_of(wire, retry=QUICK) as client:
-        assert await call(client, "DELETE") is None
-        assert len(wire.requests) == 2
-
-
-async def test_without_retries_nothing_is_sent_twice() -> None:
-    async with Wire(closing()) as wire, client_of(wire, retry=ONCE) as client:
-        for method in CALLS:
-            got = await call(client, method)
-            assert (type(got), got.attempts) == (ConnectionFailedError, 1)
-        assert [request.method for request in wire.requests] == list(CALLS)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.environment import unmeasured
 from tests.support.servers import POSTGRES_PROGRAMS, REDIS_PROGRAM
+from tests.support.warm import CLIENT
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("warm_programs")
 
 
 # "replay" does what "postgres" and "restart" do, and more.
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def test_no_event_is_lost_and_in_a_database_none_has_its_effect_twice(scenario: str) -> None:
     if (REDIS_PROGRAM if scenario == "redis" else POSTGRES_PROGRAMS) is None:
         pytest.skip("there is no server for it here")
-    command = [sys.executable, "-m", "tests.crash", "--mode", "receiver", "--scenario", scenario]
+    command = [*CLIENT, "tests.crash:main", "--mode", "receiver", "--scenario", scenario]
     command += ["--events", "80", "--kills", "5", "--pause", "0.1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=unmeasured())
     assert done.returncode == 0, done.stderr

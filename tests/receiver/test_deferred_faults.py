@@ -27,10 +27,10 @@ TYPE = "transactions.updated"
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker looks often, its pauses are short, and so is a lease that nobody ends."""
-    monkeypatch.setattr("basiq_async.receiver._backlog._LOOK_EVERY", 0.02)
-    monkeypatch.setattr("basiq_async.receiver._backlog._SHORTEST_PAUSE", 0.02)
-    monkeypatch.setattr("basiq_async.receiver._backlog._LONGEST_PAUSE", 0.1)
-    monkeypatch.setattr("basiq_async.receiver._receiver._LEASE_MARGIN", 0.1)
+    monkeypatch.setattr("basiq_async.receiver._worker._LOOK_EVERY", 0.02)
+    monkeypatch.setattr("basiq_async.receiver._worker.Pause.SHORTEST", 0.02)
+    monkeypatch.setattr("basiq_async.receiver._worker.Pause.LONGEST", 0.1)
+    monkeypatch.setattr("basiq_async.receiver._settings._LEASE_MARGIN", 0.1)
 
 
 def make(inbox: Any, handle: Callable[..., Any], **options: Any) -> WebhookReceiver:

@@ -23,8 +23,8 @@ TYPE = "transactions.updated"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is due again at once, and a worker looks often."""
-    monkeypatch.setattr("basiq_async.receiver._backlog._WAITS", (0.01,))
-    monkeypatch.setattr("basiq_async.receiver._backlog._LOOK_EVERY", 0.02)
+    monkeypatch.setattr("basiq_async.receiver._worker._WAITS", (0.01,))
+    monkeypatch.setattr("basiq_async.receiver._worker._LOOK_EVERY", 0.02)
 
 
 def make(inbox: WaitingInbox, **options: Any) -> WebhookReceiver:

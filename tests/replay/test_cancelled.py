@@ -95,7 +95,9 @@ async def _cancelled_and_resumed(h: History, ids: list[str], inbox: Inbox, turn:
 async def test_an_exclusive_run_that_is_cancelled_at_any_await_loses_and_repeats_nothing(how: How) -> None:
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
-        await at_every_turn(lambda turn: _cancelled_and_resumed(h, ids, SlowInbox(), turn, how, exclusive=True))
+        await at_every_turn(
+            lambda turn: _cancelled_and_resumed(h, ids, SlowInbox(), turn, how, exclusive=True), step=3, enough=10
+        )
 
 
 @pytest.mark.parametrize("how", MAIN)
@@ -180,7 +182,7 @@ async def test_a_table_that_is_its_own_record_has_one_row_a_message_however_a_ru
             assert sorted(table.rows) == sorted(ids)
             return hit
 
-        await at_every_turn(attempt)
+        await at_every_turn(attempt, step=2, enough=10)
 
 
 @pytest.mark.parametrize("how", MAIN)
@@ -199,7 +201,7 @@ async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(
             assert len(lines) == len(set(lines)) == MESSAGES, f"after {turn} turns: {len(lines)} lines"
             return hit
 
-        await at_every_turn(attempt)
+        await at_every_turn(attempt, step=2, enough=10)
     assert len(ids) == MESSAGES
 
 

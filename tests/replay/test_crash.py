@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.environment import unmeasured
+from tests.support.warm import CLIENT
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("warm_programs")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_none_is_lost_however_often_a_run_is_killed(mode: str, order: str) -> None:
-    command = [sys.executable, "-m", "tests.crash", "--mode", mode, "--kills", "6"]
+    command = [*CLIENT, "tests.crash:main", "--mode", mode, "--kills", "6"]
     command += ["--order", order, "--messages", "400" if mode == "sql" else "1500"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=unmeasured())
     assert done.returncode == 0, done.stderr
@@ -35,7 +36,7 @@ def test_none_is_lost_however_often_a_run_is_killed(mode: str, order: str) -> No
 
 
 def test_none_is_lost_however_often_and_in_whatever_way_a_run_is_cancelled() -> None:
-    command = [sys.executable, "-m", "tests.crash", "--mode", "cancel", "--messages", "1500", "--cancellations", "40"]
+    command = [*CLIENT, "tests.crash:main", "--mode", "cancel", "--messages", "1500", "--cancellations", "40"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=unmeasured())
     assert done.returncode == 0, done.stderr
     assert re.search(r"40 cancellations.*none lost", done.stdout)

@@ -210,7 +210,7 @@ async def test_the_whole_list_is_read_a_day_after_the_last_whole_reading(order: 
 
 
 @ORDERS
-async def test_a_record_that_was_restored_or_replaced_makes_the_hint_void(order: str) -> None:
+async def test_what_a_record_lost_is_handed_out_again_within_a_day(order: str) -> None:
     job = a_job(100, order)
     await job.run()
     assert await job.requests() <= 3
@@ -219,8 +219,10 @@ async def test_a_record_that_was_restored_or_replaced_makes_the_hint_void(order:
         job.lists.grow()
     assert len(await job.run()) == 60
     job.record.keys = set(backup)
+    job.now += timedelta(hours=25)
     assert len(await job.run()) == 60
     job.record.keys = set()
+    job.now += timedelta(hours=25)
     assert len(await job.run()) == 160
 
 
@@ -319,7 +321,7 @@ async def test_each_item_is_counted_and_noted_once() -> None:
     noted: list[str] = []
     await job.run(most=50)
     known = len(job.record.keys)
-    reading = job.reading(hint=None, note_page=lambda items: noted.extend(item["id"] for item in items))
+    reading = job.reading(hint=None, note_page=lambda items, times: noted.extend(item["id"] for item in items))
     handed = 0
     while (batch := await reading.advance()) is not None:
         handed += len(batch.items)

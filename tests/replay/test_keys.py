@@ -13,8 +13,12 @@ from basiq_async._wire.codec import Codec, Unreadable
 from basiq_async._wire.paging import raw_id
 from basiq_async.pagination import UnreadableItem
 from basiq_async.receiver.protocol import inbox_key
-from basiq_async.replay._keys import event_key, message_key  # private: its users are in this package
-from basiq_async.replay._sources import message_of, placeholder_for  # private: what is made of an item
+from basiq_async.replay._sources import (  # private: what is made of an item is read by other rooms
+    event_key,
+    message_key,
+    message_of,
+    placeholder_for,
+)
 
 CODEC = Codec()
 TEXTS = st.sampled_from(["a", "a.b", "e-1", "x" * 250, "ü", '"', "\n", ""]) | st.text(max_size=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import attrs
@@ -275,7 +275,6 @@ async def hang(*_: object, **__: object) -> Any:
 
 
 INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
-    ("known", Replay.run),
     ("note", Replay.run),
     ("quarantined", Replay.retry_quarantined),
     ("known", Replay.plan),
@@ -283,6 +282,55 @@ INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
     ("quarantined", Replay.quarantined),
     ("quarantined", lambda replay: replay.drop_quarantined(["m"])),
 ]
+
+
+@pytest.mark.parametrize(
+    "failure", [InboxError("away"), ConnectionError("away"), None], ids=["inbox", "socket", "hangs"]
+)
+@pytest.mark.parametrize("lasts", [60, 100_000])
+@virtual.clocked
+async def test_a_run_waits_for_an_inbox_that_does_not_say_what_it_knows(
+    failure: Exception | None, lasts: float
+) -> None:
+    class Away(MemoryInbox):
+        async def known(self, keys: Sequence[str]) -> Collection[str]:
+            if virtual.now() < until:
+                await asyncio.sleep(0 if failure else 1_000)
+                raise failure or AssertionError
+            return await super().known(keys)
+
+    until = virtual.now() + lasts
+    async with history(30) as h:
+        replay = h.replay(Recorder(), inbox=Away(clock=virtual.clock), max_pause=300)
+        if lasts > 300:
+            with pytest.raises((InboxError, ConnectionError), match=r"away|did not respond"):
+                await replay.run()
+            assert 300 <= virtual.now() - until + lasts < 400
+        else:
+            report = await replay.run()
+            assert (report.handled, report.finished) == (30, True)
+            assert lasts <= report.duration < 150
+        with pytest.raises((InboxError, ConnectionError)):
+            until = virtual.now() + lasts
+            await replay.plan()
+
+
+@virtual.clocked
+async def test_stop_does_not_wait_for_an_inbox_that_is_away() -> None:
+    class Away(MemoryInbox):
+        async def note(self, name: str) -> str | None:
+            if name.startswith("reading"):
+                raise InboxError("away")
+            return await super().note(name)
+
+    async with history(3) as h:
+        replay = h.replay(Recorder(), inbox=Away(clock=virtual.clock))
+        running = asyncio.create_task(replay.run())
+        await asyncio.sleep(300)
+        replay.stop()
+        with pytest.raises(InboxError, match="away"):
+            async with asyncio.timeout(1):
+                await running
 
 
 @pytest.mark.parametrize(("call", "work"), INBOX_CALLS)

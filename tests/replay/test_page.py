@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,9 +40,13 @@ class Target:
     def __init__(self) -> None:
         self.mended = False
         self.seen = 0
+        self.hold_at: int | None = None
+        self.released = asyncio.Event()
 
     async def __call__(self, message: Message) -> None:
         self.seen += 1
+        if self.seen == self.hold_at:
+            await self.released.wait()
         if not self.mended and self.seen % 10 == 0:
             raise ValueError(ATTACK)
 
@@ -247,7 +251,7 @@ def test_a_rate_is_drawn_from_the_first_moment_to_the_last() -> None:
 
 @contextmanager
 def in_a_thread(kind: type[Replay] = Replay) -> Iterator[tuple[str, Any]]:
-    """The page of a replay that was run once, in a thread of its own; and what runs it again."""
+    """The page of a replay in a thread of its own, and what runs it, or calls a function with its target there."""
     ready, stop = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
     made: list[Any] = []
@@ -262,7 +266,15 @@ def in_a_thread(kind: type[Replay] = Replay) -> Iterator[tuple[str, Any]]:
     thread.start()
     ready.wait()
     try:
-        yield made[0], lambda: asyncio.run_coroutine_threadsafe(made[1].run(), loop).result()
+
+        async def call(what: Callable[[Target], object]) -> None:
+            what(made[2])
+
+        def do(what: Callable[[Target], object] | None = None, *, wait: bool = True) -> Any:
+            doing = asyncio.run_coroutine_threadsafe(made[1].run() if what is None else call(what), loop)
+            return doing.result(PATIENCE) if wait else doing
+
+        yield made[0], do
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
@@ -297,6 +309,55 @@ def test_the_page_follows_a_run_and_its_entries(browser: Any) -> None:
         page.locator("#nothing-set-aside").wait_for()
         page.locator("#progress .pill.ok", has_text="ended").wait_for()
         context.close()
+
+
+def tiles(page: Any) -> dict[str, str]:
+    """What the page says of the run, by its words."""
+    names, values = (page.locator(f"#progress .tiles {each}").all_inner_texts() for each in ("dt", "dd"))
+    return dict(zip((name.lower() for name in names), values, strict=True))
+
+
+def test_a_person_sees_how_a_run_goes_how_it_ended_and_what_a_retry_did(browser: Any) -> None:
+    with in_a_thread() as (url, do):
+        page = browser.new_context().new_page()
+        page.set_default_timeout(1000 * PATIENCE)
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(url)
+        do(lambda target: setattr(target, "hold_at", 26))
+        running = do(wait=False)
+
+        page.locator("#progress .pill", has_text="running").wait_for()
+        page.locator("#progress .tiles dd", has_text=re.compile("^23$")).wait_for()
+        seen = tiles(page)
+        assert (seen["handled"], seen["failed"], seen["in flight"], seen["set aside"]) == ("23", "2", "1", "2")
+        assert page.locator("#quarantine-count").inner_text() == "2"
+        page.get_by_role("button", name="Retry all").click()
+        page.locator("#said", has_text="the replay is running").wait_for()
+
+        page.get_by_role("button", name="Stop").click()
+        page.locator("#said", has_text="The run stops").wait_for()
+        do(lambda target: target.released.set())
+        running.result(PATIENCE)
+        page.locator("#progress .pill.lost", has_text="ended before its end").wait_for()
+        assert page.locator("#progress .pill.ok").count() == 0
+
+        do()  # the rest
+        page.locator("#progress .pill.failed", has_text="ended, with messages set aside").wait_for()
+        page.wait_for_function("() => document.querySelectorAll('#quarantine-list > li').length === 5")
+        seen = tiles(page)
+        assert (seen["handled"], seen["failed"], seen["skipped"], seen["in flight"]) == ("21", "3", "26", "0")
+
+        do(lambda target: setattr(target, "mended", True))
+        page.get_by_role("button", name="Retry all").click()
+        page.locator("#nothing-set-aside").wait_for()
+        page.locator("#progress .pill.ok", has_text="ended").wait_for()
+        seen = tiles(page)
+        assert (seen["handled"], seen["failed"], seen["set aside"]) == ("5", "0", "0")
+        assert page.locator("#quarantine-count").inner_text() == "0"
+        assert "does not respond" not in page.inner_text("body")
+        assert wrong == []
+        page.context.close()
 
 
 HOSTILE = [

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async import Message
+from basiq_async import BasiqClient, Message
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import JSONLinesTarget, Replay, limit, message_time
 from tests.support.histories import Recorder, Refusing, history
+from tests.support.scripted import Scripted, page
 
 pytestmark = pytest.mark.usefixtures("both_orders")
 
@@ -52,6 +53,14 @@ async def test_a_plan_is_for_what_the_record_does_not_know_and_counts_what_is_se
         await h.replay(Refusing(ids[20]), inbox=inbox, where=lambda message: message.id == ids[20]).run()
         plan = await h.replay(Recorder(), inbox=inbox).plan()
         assert (plan.total, plan.skipped, plan.quarantined) == (19, {"handled-before": 11}, 1)
+
+
+async def test_two_messages_for_one_event_are_one_in_a_plan_as_in_a_run() -> None:
+    payload = {"eventTypeId": "user.created", "eventId": "e1"}
+    items = [{"id": each, "payload": payload, "attempts": []} for each in ("a", "b")]
+    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
+        replay = Replay(client, "w1", Recorder(), inbox=MemoryInbox())
+        assert (await replay.plan()).total == 1
 
 
 async def test_a_plan_for_a_file_knows_its_lines(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from basiq_async.replay._reading import Batch, Reading  # private: its users are in this package
+from basiq_async.replay._reading import Reading  # private: its users are in this package
+from basiq_async.replay._sources import Batch  # private: its users are in this package
 from tests.support.changing_lists import NOON, KilledError, Lists, Records, key_of
 
 EXAMPLES = int(os.environ.get("BASIQ_FUZZ_EXAMPLES", "300"))

@@ -125,6 +125,21 @@ async def test_one_write_of_an_exclusive_run_serves_several_messages() -> None:
     assert len(inbox.completed) <= 1_000 / 16 + 10
 
 
+@virtual.clocked
+async def test_a_message_that_ends_while_the_place_is_noted_is_recorded_afterwards() -> None:
+    class Slow(MemoryInbox):
+        async def set_note(self, name: str, text: str) -> None:
+            await asyncio.sleep(0 if name.startswith("run:") else 3)
+            await super().set_note(name, text)
+
+    seconds = itertools.chain([1.0] * 18, (6.0, 7.0))
+    async with history(20, page_size=2) as h:
+        target = Recorder(lambda message: asyncio.sleep(next(seconds)))
+        async with asyncio.timeout(300):
+            report = await h.replay(target, inbox=Slow(clock=virtual.clock), concurrency=2, exclusive=True).run()
+    assert (report.handled, report.finished) == (20, True)
+
+
 async def test_a_slow_target_holds_the_pages_back() -> None:
     release = asyncio.Event()
     target = Recorder(lambda message: release.wait())

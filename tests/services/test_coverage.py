@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from basiq_async import Message
+from basiq_async._wire.order import raw_time
 from basiq_async.services.coverage import Activity, Coverage, Inactivity, is_left_alone
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -20,6 +21,10 @@ def at(hours: float) -> datetime:
 
 def tried(*hours: float, status: str = "Failed") -> dict[str, Any]:
     return {"id": "m", "attempts": [{"timestamp": at(each).isoformat(), "status": status} for each in hours]}
+
+
+def see(activity: Activity, items: list[Any]) -> None:
+    activity.see(items, map(raw_time, items))
 
 
 def test_coverage_is_read_as_it_was_written() -> None:
@@ -37,21 +42,23 @@ def test_a_damaged_coverage_is_as_good_as_none(text: str) -> None:
 
 def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
     activity = Activity()
-    activity.see([{"id": "m"}, tried(0, status="Success"), tried(*range(8)), tried(*(each + 0.5 for each in range(8)))])
-    activity.see([tried(3, 4)])  # a retry of what was begun before is no sign of life
+    see(
+        activity, [{"id": "m"}, tried(0, status="Success"), tried(*range(8)), tried(*(each + 0.5 for each in range(8)))]
+    )
+    see(activity, [tried(3, 4)])  # a retry of what was begun before is no sign of life
     assert activity.periods() == (Inactivity(at(7)),)
     assert "as far as its history shows" in str(activity.periods()[0])
-    activity.see([tried(50, status="Success"), tried(40, status="Success")])
+    see(activity, [tried(50, status="Success"), tried(40, status="Success")])
     assert activity.periods() == (Inactivity(at(7), at(40)),)
-    activity.see([tried(*range(60, 68))])
+    see(activity, [tried(*range(60, 68))])
     assert len(activity.periods()) == 2
     assert activity.periods(at(45), None)[1] == Inactivity(at(45), at(50))
 
 
 def test_a_message_that_was_delivered_at_last_ends_nothing() -> None:
     activity = Activity()
-    activity.see([{"id": "m", "attempts": [*tried(*range(8))["attempts"], *tried(8, status="Success")["attempts"]]}])
-    activity.see([{"id": "m", "attempts": [{"timestamp": "when?", "status": "Failed"}] * 8}, "no message", None])
+    see(activity, [{"id": "m", "attempts": [*tried(*range(8))["attempts"], *tried(8, status="Success")["attempts"]]}])
+    see(activity, [{"id": "m", "attempts": [{"timestamp": "when?", "status": "Failed"}] * 8}, "no message", None])
     assert activity.periods() == ()
 
 
@@ -93,6 +100,22 @@ def test_what_basiq_delivered_is_left_alone_unless_the_inbox_would_know_it(
     status: str, since: datetime | None, left_alone: bool
 ) -> None:
     assert is_left_alone(Message("m", tried(0, status=status)), since) is left_alone
+
+
+def test_only_what_was_read_of_each_type_is_covered_and_a_future_moment_shows_nothing() -> None:
+    found = Coverage(at(0), types=("a", "b"))
+    assert found.covered(["a"], at(1)) == found.covered(["b", "a"], at(0)) == at(0)
+    assert found.covered(["a", "c"], at(1)) is None
+    assert found.covered(["a"], at(-1)) is None
+    assert Coverage(types=("a",)).covered(["a"], at(1)) is None
+
+
+def test_a_webhook_that_replaces_another_was_not_active_since_that_was_last_read() -> None:
+    found = Coverage(acknowledged=at(-2)).after(Coverage(at(0), acknowledged=at(-1), types=("a",)))
+    assert (found.read_up_to, found.seen_inactive, found.acknowledged) == (at(0), at(0), at(-1))
+    assert Coverage.read(found.write()) == found
+    assert found.out_of_reach([Inactivity(at(0), at(9))], at(5) + timedelta(days=7)) == (Inactivity(at(0), at(5)),)
+    assert Coverage(at(3)).after(Coverage(acknowledged=at(1))) == Coverage(at(3))
 
 
 def test_what_is_lost_is_kept_until_it_is_acknowledged() -> None:

@@ -161,7 +161,7 @@ async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
         await w.emit(30)
         await w.fake.advance(hours=1)
         inbox = MemoryInbox()
-        covered = Coverage(read_up_to=w.fake.clock() - timedelta(hours=20))
+        covered = Coverage(read_up_to=w.fake.clock() - timedelta(hours=20), types=("user.created",))
         await inbox.set_note(coverage_note(w.webhook_id), covered.write())
         found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
         assert found.healthy, found.problems
@@ -218,6 +218,30 @@ async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off(
             ("inbox", "list", "--waiting", "--inbox", "inbox.db", "--webhook", w.webhook_id),
             ("work", "--receiver", "service:receiver"),
         ]
+
+
+async def test_what_waits_of_a_webhook_that_was_replaced_is_not_forgotten() -> None:
+    async with world("oldest-first") as w:
+        inbox = MemoryInbox(clock=w.fake.clock)
+        receiver = WebhookReceiver(
+            w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox, deferred=True, accept_loss=True
+        )
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None: ...
+
+        w.fake.route(URL, receiver)
+        await w.emit(2)
+        await w.basiq.webhooks.delete(w.webhook_id)
+        webhook_id = w.fake.add_webhook(URL, ["user.created"])
+        now = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox)
+        recovery = await recover(w.basiq, webhook_id, now, inbox=inbox, formerly=w.webhook_id)
+        assert (recovery.finished, recovery.waiting.count, recovery.handled) == (False, 2, 0)
+        await w.fake.advance(minutes=6)
+        found = await w.basiq.webhooks.diagnose(webhook_id, inbox=inbox)
+        (problem,) = [each for each in found.problems if each.code == "waiting"]
+        assert (found.waiting.count, found.replaces) == (2, (w.webhook_id,))
+        assert str(problem).endswith(f"; a receiver of {w.webhook_id!r} works off what is left of it")
 
 
 async def test_what_basiq_delivered_elsewhere_is_a_problem_where_the_inbox_would_know_it(order: str) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from basiq_async import ConfigurationError, Diagnosis, Message, NotFoundError, Problem, Webhook
 from basiq_async.receiver import Delivery, MemoryInbox, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
-from basiq_async.services.coverage import Coverage, coverage_note  # private: what a recovery notes
+from basiq_async.services.coverage import Activity, Coverage, coverage_note  # private: what a recovery notes
 from basiq_async.services.diagnosis import cool_off_left
 from tests.services.conftest import Basiq
 from tests.support.scripted import Scripted, answer, client, page
@@ -231,20 +231,23 @@ def test_a_problem_is_its_text() -> None:
 
 
 def test_a_recovered_message_still_tells_when_the_webhook_was_disabled() -> None:
-    attempts = _Attempts(NOW)
+    attempts, activity = _Attempts(NOW), Activity()
     tries = [attempt("Failed", timedelta(minutes=minute)) for minute in range(8, 0, -1)]
     attempts.add(Message("m", message(1, *tries)), recovered=True)
-    assert attempts.disabled_at == NOW - timedelta(minutes=1)
+    activity.see([message(1, *tries)])
+    assert activity.first_end(None) == NOW - timedelta(minutes=1)
     assert (attempts.first_failure, attempts.oldest_undelivered, attempts.failed_share) == (None, None, None)
 
 
 def test_the_first_failure_after_the_last_success_is_found_among_thousands() -> None:
-    attempts = _Attempts(NOW)
+    attempts, activity = _Attempts(NOW), Activity()
     for minute in range(2_100):
         status = "Success" if minute == 1_000 else "Failed"
         tries = [attempt(status, -timedelta(minutes=minute))] * (8 if status == "Failed" else 1)
         attempts.add(Message(f"m{minute}", message(minute, *tries)))
-    assert attempts.first_failure == attempts.disabled_at == NOW + timedelta(minutes=1_001)
+        activity.see([message(minute, *tries)])
+    first = NOW + timedelta(minutes=1_001)
+    assert attempts.first_failure == activity.first_end(attempts.last_success) == first
 
 
 @pytest.mark.parametrize(("hours", "named"), [(2, "7,200 s behind"), (-2, "7,200 s ahead of"), (0, None), (0.01, None)])

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from basiq_async import ConfigurationError, InboxError
 from basiq_async._storage.sql import BusyError, LetterType, SQLStore, StoreKind, StoreTables
 
-KIND = StoreKind("shelf", 3, InboxError, closed="is shut")
+KIND = StoreKind("shelf", 3, InboxError, closed="is shut", remedy="")
 
 
 class Tables(StoreTables):
@@ -103,7 +103,7 @@ async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
 async def test_tables_of_another_version_are_refused(store: SQLStore, engine: AsyncEngine) -> None:
     await store.run(count)
     later = SQLStore(engine, Tables(), create_tables=True, timeout=5)
-    later.kind = StoreKind("shelf", 4, InboxError)
+    later.kind = StoreKind("shelf", 4, InboxError, "is closed", "")
     with pytest.raises(InboxError, match="The shelf's tables shelf were made by another version"):
         await later.run(count)
 

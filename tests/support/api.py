@@ -19,6 +19,11 @@ MODULES = [
     "basiq_async", "basiq_async.receiver", "basiq_async.receiver.protocol", "basiq_async.replay",
     "basiq_async.distributed", "basiq_async.otel", "basiq_async.testing",
 ]  # fmt: skip
+MADE = {
+    *("Paginator", "Diagnosis", "EndpointCheck", "Problem", "Recovery", "RecoveryRun", "Report", "Plan"),
+    *("Job", "JobProgress", "Worker", "Emission", "DeliveredAttempt", "Violation", *(each.name for each in RESOURCES)),
+}
+"""Only the library makes these, so that their constructors are not public (docs/versioning.md)."""
 SPECIAL = {"__aenter__", "__aiter__", "__call__", "__and__", "__or__", "__invert__"}
 
 
@@ -54,7 +59,7 @@ def _module(name: str) -> Iterator[str]:
 def _class(name: str, value: type) -> Iterator[str]:
     bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
     yield f"class {name}({bases})" if bases else f"class {name}"
-    if "__init__" in vars(value) or hasattr(value, "__attrs_attrs__"):
+    if name not in MADE and ("__init__" in vars(value) or hasattr(value, "__attrs_attrs__")):
         yield f"    def __init__{_signature(value.__init__)}"
     shown = [getattr(module, each) for module in map(import_module, MODULES) for each in module.__all__]
     # What attrs makes of a field is in the class only where it has slots.

@@ -94,10 +94,13 @@ async def _in_time(limit: asyncio.Timeout, work: Coroutine[Any, Any, object]) ->
 async def at_every_turn(
     attempt: Callable[[int], Awaitable[bool]], *, enough: int = 20, most: int = 2_000, step: int = 1
 ) -> int:
-    """Call ``attempt`` with 1, 2, 3 … turns, until it returns False: the work had ended. Return the number of hits."""
+    """Call ``attempt`` with 1, 2, 3 … turns, until it returns False: the work had ended. Return the number of hits.
+
+    step: of so many turns in a row, one by chance: another one in the next run of the tests.
+    """
     hits = 0
     for count in range(1, most, step):
-        if not await attempt(count):
+        if not await attempt(count + random.randrange(step)):
             break
         hits += 1
     assert hits >= enough, f"only {hits} points were reached"

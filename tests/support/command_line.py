@@ -98,7 +98,7 @@ def run_command(
     }
     built = program()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("basiq_async.cli._app.build", lambda: built)
+        patch.setattr("basiq_async.cli._app.build", lambda words: built)
         for name, stream in streams.items():
             patch.setattr(sys, name, stream)
         patch.setattr(sys, "argv", ["basiq-async", *words])

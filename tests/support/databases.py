@@ -79,5 +79,5 @@ def in_use(engine: AsyncEngine) -> int:
 
 async def pruned(inbox: SQLInbox) -> None:
     """Wait until the inbox has deleted its old entries."""
-    if inbox._pruning is not None:
-        await asyncio.wait((inbox._pruning,))
+    if inbox._pruning.task is not None:
+        await asyncio.wait((inbox._pruning.task,))

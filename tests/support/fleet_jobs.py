@@ -97,44 +97,22 @@ async def effects() -> AsyncIterator[Work]:
 
 
 @fleet.job("once")
-@asynccontextmanager
-async def once() -> AsyncIterator[Work]:
-    """Write a row for each message, in the transaction of the inbox's entry."""
-    from sqlalchemy import text
-    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-
-    from basiq_async.receiver import SQLInbox
-
-    fake, _ = make_fake()
-    engine = create_async_engine(f"sqlite+aiosqlite:///{SETTINGS['database']}")
-    async with engine.begin() as connection:
-        await connection.execute(text("CREATE TABLE IF NOT EXISTS effects (id TEXT NOT NULL)"))
-
-    async def handler(message: Message, session: AsyncSession) -> None:
-        await session.execute(text("INSERT INTO effects VALUES (:id)"), {"id": message.id})
-        Path(SETTINGS["begun"]).touch()
-
-    try:
-        async with (
-            SQLInbox(engine) as inbox,
-            BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client,
-        ):
-            yield Work(client, handler, inbox=inbox, concurrency=2)
-    finally:
-        await engine.dispose()
-
-
 @fleet.job("stored")
 @asynccontextmanager
 async def stored() -> AsyncIterator[Work]:
-    """Write a row for each message to PostgreSQL, with the inbox's entry, and a line for each attempt, at once."""
+    """Write a row for each message, with the inbox's entry, and a line for each attempt, at once."""
     from sqlalchemy import text
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     from basiq_async.receiver import SQLInbox
 
     fake, _ = make_fake()
-    engine = create_async_engine(SETTINGS["database"], pool_size=40)
+    place = SETTINGS["database"]
+    in_file = "://" not in place
+    engine = create_async_engine(f"sqlite+aiosqlite:///{place}" if in_file else place, pool_size=40)
+    if in_file:
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE IF NOT EXISTS effects (id TEXT NOT NULL)"))
     attempts = os.open(SETTINGS["effects"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     wait, rng = SETTINGS.get("wait", 0.004), random.Random()
     insert = text("INSERT INTO effects VALUES (:id)")
@@ -146,10 +124,10 @@ async def stored() -> AsyncIterator[Work]:
 
     try:
         async with (
-            SQLInbox(engine, create_tables=False) as inbox,
+            SQLInbox(engine, create_tables=in_file) as inbox,
             BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client,
         ):
-            yield Work(client, handler, inbox=inbox, concurrency=SETTINGS.get("concurrency", 16))
+            yield Work(client, handler, inbox=inbox, concurrency=2 if in_file else SETTINGS.get("concurrency", 16))
     finally:
         os.close(attempts)
         await engine.dispose()

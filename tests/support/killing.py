@@ -14,9 +14,7 @@ from typing import Any
 import attrs
 import psycopg
 
-from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import SQLInbox
-from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of
 from tests.support.servers import PostgresServer
 
@@ -54,17 +52,6 @@ def start(work: Work) -> Worker:
 def _run(work: Work, ready: Event) -> None:
     logging.disable(logging.CRITICAL)  # what a kill or a restart breaks is logged
     asyncio.run(work(ready.set))
-
-
-def ids_of(made: tuple[FakeBasiq, str]) -> list[str]:
-    """The ids of a webhook's messages."""
-    fake, webhook_id = made
-
-    async def read() -> list[str]:
-        async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
-            return [message.id async for message in client.messages.list(webhook_id)]
-
-    return asyncio.run(read())
 
 
 def make_tables(database: PostgresServer) -> None:

@@ -1,4 +1,4 @@
-"""The service of ``tests/test_story.py``, in its own process: python -m tests.support.story_service PORT SECRET FOLDER.
+"""The service of ``tests/test_story.py``, in its own process: ``main`` with PORT WEBHOOK SECRET FOLDER.
 
 Its inbox and its effects are in one database. While the file ``stopped`` exists, the inbox raises errors. Its handler
 always fails for events of the type ``user.deleted``.
@@ -67,7 +67,7 @@ async def make_app(webhook_id: str, secret: str, folder: Path) -> web.Applicatio
     return app
 
 
-if __name__ == "__main__":
+def main() -> None:
     port, webhook_id, secret, folder = sys.argv[1:]
     web.run_app(
         make_app(webhook_id, secret, Path(folder)), host="127.0.0.1", port=int(port), print=None, access_log=None

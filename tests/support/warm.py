@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import random
+import runpy
 import selectors
 import signal
 import socket
@@ -29,6 +30,7 @@ ADDRESS = "WARM_PROGRAMS"
 """The variable that leads the client here."""
 IMPORTED = (
     "aiohttp.web", "rich.live", "rich.markdown", "rich.progress", "rich.table", "typer.rich_utils", "sqlite3",
+    "aiosqlite", "sqlalchemy.ext.asyncio",
     "basiq_async.cli._app", "basiq_async.otel", "basiq_async.receiver", "basiq_async.replay", "basiq_async.testing",
     "basiq_async.testing.mock", "sybil", "tests.support.pages",
 )  # fmt: skip
@@ -166,6 +168,12 @@ def run_text() -> None:
     exec(compile(sys.argv[1], "<string>", "exec", dont_inherit=True), {"__name__": "__main__"})
 
 
+def run_file() -> None:
+    """Run the file that is the first word, as ``python FILE`` does."""
+    sys.path[:1] = [str(Path(sys.argv[1]).parent)]
+    runpy.run_path(sys.argv[1], run_name="__main__")
+
+
 def _give_streams(numbers: list[int], fds: list[int]) -> None:
     """Have standard streams as Python makes them, where the client has them."""
     for number in range(3):
@@ -208,6 +216,6 @@ if __name__ == "__main__":
     from basiq_async.cli import _app  # private: the program is built once
 
     built: Any = get_command(_app.build())
-    _app.build = lambda: built
+    _app.build = lambda words: built
     gc.freeze()
     _Parent(sys.argv[1]).serve()

@@ -23,6 +23,7 @@ from basiq_async import (
     RequestTimeoutError,
     TransportError,
 )
+from basiq_async.testing import check_transport
 from basiq_async.transports.aiohttp import StatusTransport
 from tests.support.environment import free_port
 from tests.support.real_time import PATIENCE
@@ -67,22 +68,8 @@ async def transport() -> AsyncIterator[AiohttpTransport]:
     await made.aclose()
 
 
-async def test_a_request_arrives_byte_for_byte(server: Server, transport: AiohttpTransport) -> None:
-    target = "/a%2Fb/%27%28%29/..%2f?next='x',(y)&z=%41%20+~"
-    server.answer = web.Response(status=201, body=b"\x00\xff", headers={"X-One": "1"})
-    response = await transport.send(Request("POST", server.url + target, {"X-Two": "2"}, b"body\x00"))
-    method, path, headers, body = server.asked()
-    assert (method, path, body) == ("POST", target, b"body\x00")
-    assert headers["x-two" if "x-two" in headers else "X-Two"] == "2"
-    assert (response.status, response.body, response.headers["x-one"]) == (201, b"\x00\xff", "1")
-
-
-async def test_a_header_that_comes_twice_has_its_values_joined(server: Server, transport: AiohttpTransport) -> None:
-    answer = web.Response()
-    answer.headers.add("Retry-After", "3")
-    answer.headers.add("retry-after", "9")
-    server.answer = answer
-    assert (await transport.send(Request("GET", server.url))).headers["retry-after"] == "3, 9"
+async def test_it_keeps_every_promise_of_a_transport() -> None:
+    await check_transport(AiohttpTransport, make_impatient=lambda: AiohttpTransport(timeout=0.05))
 
 
 async def test_a_change_of_the_protocol_is_an_answer_without_a_body_and_the_connection_is_not_used_again(
@@ -127,12 +114,6 @@ async def test_a_session_that_its_owner_has_closed_is_a_typed_error(server: Serv
     with pytest.raises(ConnectionFailedError, match="the session is closed") as caught:
         await transport.send(Request("GET", f"{server.url}/a/b?c"))
     assert (caught.value.sent, caught.value.method, caught.value.path) == (False, "GET", "/a/b")
-
-
-async def test_closing_twice_and_closing_unused() -> None:
-    transport = AiohttpTransport()
-    await transport.aclose()
-    await transport.aclose()
 
 
 async def test_a_body_above_the_limit_is_refused(server: Server) -> None:
@@ -233,24 +214,6 @@ async def test_a_connection_that_breaks_is_one_typed_error_and_is_sent_once(
         assert len(server.requests) == before + 1
 
 
-async def test_a_cancelled_call_leaves_the_transport_usable(server: Server, transport: AiohttpTransport) -> None:
-    arrived = asyncio.Event()
-
-    async def hold(request: web.BaseRequest) -> web.Response:
-        arrived.set()
-        await asyncio.sleep(60)
-        raise AssertionError
-
-    server.answer = hold
-    task = asyncio.create_task(transport.send(Request("GET", f"{server.url}/held")))
-    await arrived.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    server.answer = lambda request: web.Response(body=b"after")
-    assert (await transport.send(Request("GET", server.url))).body == b"after"
-
-
 @pytest.mark.parametrize("limit", ["timeout", "deadline"])
 async def test_the_earlier_of_timeout_and_deadline_ends_a_request(limit: str, server: Server) -> None:
     async def never(request: web.BaseRequest) -> web.Response:
@@ -266,17 +229,6 @@ async def test_the_earlier_of_timeout_and_deadline_ends_a_request(limit: str, se
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.sent
     await transport.aclose()
-
-
-@pytest.mark.parametrize("ago", [0.0, 1.0])
-async def test_a_request_whose_deadline_has_passed_is_not_sent(
-    server: Server, transport: AiohttpTransport, ago: float
-) -> None:
-    deadline = asyncio.get_running_loop().time() - ago
-    with pytest.raises(RequestTimeoutError, match="the deadline passed before") as caught:
-        await transport.send(Request("GET", f"{server.url}/late", deadline=deadline))
-    assert not caught.value.sent
-    assert server.requests == []
 
 
 async def test_where_only_the_status_counts_a_body_of_any_length_changes_nothing(server: Server) -> None:
@@ -364,12 +316,3 @@ async def test_where_only_the_status_counts_the_headers_of_a_success_do_not(
     async with contextlib.aclosing(StatusTransport()) as transport:
         response = await transport.send(Request("GET", server.url))
     assert (response.status, response.headers.get("retry-after")) == (status, "7" if kept else None)
-
-
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_a_redirect_is_a_response_and_not_followed(
-    server: Server, transport: AiohttpTransport, status: int
-) -> None:
-    server.answer = lambda request: web.Response(status=status, headers={"Location": "/elsewhere"})
-    response = await transport.send(Request("GET", f"{server.url}/here"))
-    assert (response.status, response.headers["location"], len(server.requests)) == (status, "/elsewhere", 1)

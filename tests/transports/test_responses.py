@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -21,6 +22,7 @@ AT_ONCE, LATER = "Mon, 05 Jan 2026 12:00:00 GMT", "Mon, 05 Jan 2026 12:01:00 GMT
         (f"7, {LATER}", 60.0), ("90, 7", 90.0),
         ("Mon, 05 Jan 2026 12:01:00", 60.0), ("Mon, 05 Jan 2026 11:59:00 GMT", None), ("-7", None), ("", None),
         (None, None), ("soon", None), ("soon, 7", 7.0), ("inf", None), ("nan", None), ("1e3", None), ("\u0667", None),
+        ("9" * 20, 1e20), ("9" * 400, sys.float_info.max),
     ],
 )  # fmt: skip
 def test_a_retry_after_is_the_longest_of_its_waits(value: str | None, seconds: float | None) -> None:

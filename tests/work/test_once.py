@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -27,24 +28,102 @@ Work = Callable[[], Awaitable[str]]
 class Event(Unit[str]):
     doing: Work
     reported: list[Exception]
+    recorded: list[Exception]
+    records_in = 0.0
+    prepared = 0
+
+    async def prepare(self) -> None:
+        self.prepared += 1
 
     async def work(self) -> str:
         return await self.doing()
+
+    async def record_failure(self, failure: Exception) -> None:
+        await asyncio.sleep(self.records_in)
+        self.recorded.append(failure)
+        await super().record_failure(failure)
 
     def describe(self) -> str:
         return "an event"
 
     def report(self, what: str, failure: Exception) -> None:
+        super().report(what, failure)
         self.reported.append(failure)
+
+
+class Watched(MemoryInbox):
+    """An inbox on the virtual clock, with each call that came to its end, and the moment of it.
+
+    ``hooks`` are awaited by name before a call ends: a claim has been made then, and nothing else has been done.
+    """
+
+    def __init__(self, **hooks: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(clock=virtual.clock)
+        self.hooks = hooks
+        self.calls: list[tuple[str, float]] = []
+
+    @property
+    def claims(self) -> list[float]:
+        return [moment for call, moment in self.calls if call == "claim"]
+
+    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+        claim = await super().claim(key, token, lease=lease)
+        await self._end("claim")
+        return claim
+
+    async def complete(self, key: str, token: str) -> bool:
+        await self._end("complete")
+        return await super().complete(key, token)
+
+    async def release(self, key: str, token: str) -> None:
+        await self._end("release")
+        await super().release(key, token)
+
+    async def _end(self, call: str) -> None:
+        if call in self.hooks:
+            await self.hooks[call]()
+        self.calls.append((call, virtual.now()))
+
+    async def is_free(self) -> bool:
+        self.hooks = {}
+        return (await self.claim(KEY, "another", lease=1)).status is ClaimStatus.CLAIMED
+
+
+class Transactional(Watched):
+    """Its claims are leases here too: only who is asked for them differs."""
+
+    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
+        return await self.claim(key, token, lease=lease)
+
+    def transaction(self, key: str, token: str, *, session: bool = True) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+
+def takes(seconds: float) -> Callable[[], Awaitable[object]]:
+    return lambda: asyncio.sleep(seconds)
+
+
+def fails(error: BaseException | None) -> Callable[[], Awaitable[Any]]:
+    """Return what raises an error, or hangs where there is none."""
+
+    async def fail() -> None:
+        await (asyncio.Event().wait() if error is None else asyncio.sleep(0))
+        raise error or AssertionError
+
+    return fail
+
+
+def lasts(seconds: float) -> Work:
+    return lambda: asyncio.sleep(seconds, "done")
 
 
 def owner(inbox: MemoryInbox, **options: Any) -> Units:
     return Units(inbox, **{"lease": LEASE, "call_timeout": 5.0, "grace": 1.0} | options)
 
 
-def unit(units: Units, work: Work, token: str = "a", patience: float = 0.3, session: Any = None) -> Event:
-    one = Event(units, KEY, token, patience, session=session)
-    one.doing, one.reported = work, []
+def unit(units: Units, work: Work, token: str = "a", patience: float = 0.3, **options: Any) -> Event:
+    one = Event(units, KEY, token, patience, **options)
+    one.doing, one.reported, one.recorded = work, [], []
     return one
 
 
@@ -55,7 +134,7 @@ async def work() -> str:
 
 @virtual.clocked
 async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
-    units = owner(MemoryInbox(clock=virtual.clock))
+    units = owner(Watched())
     first = await unit(units, work).handle_once()
     again = await unit(units, work, "b").handle_once()
     assert (first.how, first.value, again.how) == (Ended.HANDLED, "done", Ended.DONE)
@@ -64,7 +143,7 @@ async def test_work_that_is_done_is_recorded_and_not_done_again() -> None:
 
 @virtual.clocked
 async def test_work_is_under_way_from_its_first_step() -> None:
-    units = owner(MemoryInbox(clock=virtual.clock))
+    units = owner(Watched())
     found: list[int] = []
 
     async def looks() -> str:
@@ -82,7 +161,7 @@ async def test_work_is_under_way_from_its_first_step() -> None:
 @pytest.mark.parametrize("across", [False, True], ids=["in one process", "across processes"])
 @virtual.clocked
 async def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> None:
-    inbox = MemoryInbox(clock=virtual.clock)
+    inbox = Watched()
     units = owner(inbox)
     owners = [owner(inbox) if across else units for _ in range(20)]
     endings = await asyncio.gather(
@@ -93,8 +172,8 @@ async def test_a_duplicate_waits_a_moment_for_the_first_one(*, across: bool) -> 
 
 @virtual.clocked
 async def test_a_duplicate_of_long_work_is_told_who_holds_it_and_for_how_long() -> None:
-    units = owner(MemoryInbox(clock=virtual.clock))
-    first = asyncio.create_task(unit(units, lambda: asyncio.sleep(20, "done")).handle_once())
+    units = owner(Watched())
+    first = asyncio.create_task(unit(units, lasts(20)).handle_once())
     await asyncio.sleep(0)
     started = virtual.now()
     ending = await unit(units, work, "b").handle_once()
@@ -110,34 +189,19 @@ async def test_who_waits_for_long_gets_its_turn_when_the_other_one_has_failed() 
         await asyncio.sleep(20)
         raise ValueError("no")
 
-    inbox = MemoryInbox(clock=virtual.clock)
+    inbox = Watched()
     first = asyncio.create_task(unit(owner(inbox), fails).handle_once())
     await asyncio.sleep(0)
     second = await unit(owner(inbox), work, "b", patience=60.0).handle_once()
     assert ((await first).how, second.how) == (Ended.FAILED, Ended.HANDLED)
 
 
-class Asked(MemoryInbox):
-    """An inbox that keeps the moments at which somebody claimed."""
-
-    def __init__(self) -> None:
-        super().__init__(clock=virtual.clock)
-        self.moments: list[float] = []
-        self.fault: Exception | None = None
-
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        self.moments.append(virtual.now())
-        if self.fault is not None:
-            raise self.fault
-        return await super().claim(key, token, lease=lease)
-
-
 @virtual.clocked
 async def test_who_waits_asks_after_20_ms_and_ever_later_up_to_every_5_seconds() -> None:
-    inbox = Asked()
+    inbox = Watched()
     await inbox.claim(KEY, "another", lease=3600)
     assert (await unit(owner(inbox), work, patience=60.0).handle_once()).how is Ended.BUSY
-    gaps = [later - earlier for earlier, later in pairwise(inbox.moments[1:])]
+    gaps = [later - earlier for earlier, later in pairwise(inbox.claims[1:])]
     expected = [min(5.0, 0.02 * 1.5**number) for number in range(len(gaps) - 1)]
     assert gaps[:-1] == pytest.approx(expected, abs=1e-6), (
         "the wait grows by half each time, and the inbox has its peace"
@@ -155,24 +219,24 @@ async def test_work_that_goes_on_after_the_cancellation_of_its_caller_has_its_le
                 continue
         return "late"
 
-    inbox = Asked()
+    inbox = Watched()
     units = owner(inbox, renew=True)
     caller = asyncio.create_task(unit(units, stubborn).handle_once())
     await asyncio.sleep(LEASE + 1)
-    renewed = len(inbox.moments)
+    renewed = len(inbox.claims)
     assert renewed >= 3
     caller.cancel()
     await asyncio.wait((caller,))
     await units.wait(2_000)
-    assert len(inbox.moments) == renewed, "a claim was renewed for work that nobody waits for"
+    assert len(inbox.claims) == renewed, "a claim was renewed for work that nobody waits for"
 
 
 @virtual.clocked
 async def test_a_renewal_that_fails_is_logged_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    inbox = Asked()
-    handling = asyncio.create_task(unit(owner(inbox, renew=True), lambda: asyncio.sleep(25, "done")).handle_once())
+    inbox = Watched()
+    handling = asyncio.create_task(unit(owner(inbox, renew=True), lasts(25)).handle_once())
     await asyncio.sleep(1)
-    inbox.fault = InboxError("away")
+    inbox.hooks["claim"] = fails(InboxError("away"))
     assert (await handling).how is Ended.HANDLED
     assert [record.getMessage() for record in caplog.records] == [
         "the claim on an event could not be renewed: away"
@@ -181,20 +245,17 @@ async def test_a_renewal_that_fails_is_logged_and_tried_again(caplog: pytest.Log
 
 @virtual.clocked
 async def test_the_claim_of_work_that_failed_is_released_at_once() -> None:
-    async def fails() -> str:
-        raise ValueError("no")
-
-    inbox = MemoryInbox(clock=virtual.clock)
-    assert (await unit(owner(inbox), fails).handle_once()).how is Ended.FAILED
-    assert (await inbox.claim(KEY, "another", lease=LEASE)).status is ClaimStatus.CLAIMED
+    inbox = Watched()
+    assert (await unit(owner(inbox), fails(ValueError("no"))).handle_once()).how is Ended.FAILED
+    assert await inbox.is_free()
 
 
 @virtual.clocked
 async def test_work_that_outlasts_its_lease_is_told_if_another_worker_has_handled_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    inbox = MemoryInbox(clock=virtual.clock)
-    slow = asyncio.create_task(unit(owner(inbox), lambda: asyncio.sleep(2 * LEASE, "done")).handle_once())
+    inbox = Watched()
+    slow = asyncio.create_task(unit(owner(inbox), lasts(2 * LEASE)).handle_once())
     await asyncio.sleep(LEASE + 1)
     assert (await unit(owner(inbox), work, "b").handle_once()).how is Ended.HANDLED
     assert (await slow).how is Ended.HANDLED
@@ -205,7 +266,7 @@ async def test_work_that_outlasts_its_lease_is_told_if_another_worker_has_handle
 
 @virtual.clocked
 async def test_a_unit_that_has_ended_is_held_by_nobody() -> None:
-    one = unit(owner(MemoryInbox(clock=virtual.clock)), work)
+    one = unit(owner(Watched()), work)
     await one.handle_once()
     found = weakref.ref(one)
     del one
@@ -215,7 +276,7 @@ async def test_a_unit_that_has_ended_is_held_by_nobody() -> None:
 
 @virtual.clocked
 async def test_units_that_are_to_end_wait_for_nobody() -> None:
-    inbox = MemoryInbox(clock=virtual.clock)
+    inbox = Watched()
     units = owner(inbox)
     await inbox.claim(KEY, "another", lease=3600)
     waiting = asyncio.create_task(unit(units, work, patience=3600.0).handle_once())
@@ -227,35 +288,13 @@ async def test_units_that_are_to_end_wait_for_nobody() -> None:
 
 @virtual.clocked
 async def test_a_lease_is_renewed_as_long_as_the_work_lasts_and_not_longer() -> None:
-    inbox = MemoryInbox(clock=virtual.clock)
-    long = unit(owner(inbox, renew=True), lambda: asyncio.sleep(10 * LEASE, "done"))
+    inbox = Watched()
+    long = unit(owner(inbox, renew=True), lasts(10 * LEASE))
     working = asyncio.create_task(long.handle_once())
     for _ in range(18):
         await asyncio.sleep(LEASE / 2)
         assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.BUSY
     assert (await working).how is Ended.HANDLED
-
-
-class Failing(MemoryInbox):
-    def __init__(self, call: str, error: Exception | None = None) -> None:
-        super().__init__(clock=virtual.clock)
-        self.failing, self.error = call, error
-
-    async def _fail(self, call: str) -> None:
-        if call == self.failing:
-            if self.error is None:
-                await asyncio.Event().wait()
-            else:
-                raise self.error
-
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        claim = await super().claim(key, token, lease=lease)
-        await self._fail("claim")
-        return claim
-
-    async def complete(self, key: str, token: str) -> bool:
-        await self._fail("complete")
-        return await super().complete(key, token)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +303,7 @@ class Failing(MemoryInbox):
 @pytest.mark.parametrize(("call", "how"), [("claim", Ended.UNAVAILABLE), ("complete", Ended.HANDLED)])
 @virtual.clocked
 async def test_an_inbox_that_fails_is_the_end_within_its_limit(call: str, how: Ended, error: Exception | None) -> None:
-    inbox = Failing(call, error)
+    inbox = Watched(**{call: fails(error)})
     started = virtual.now()
     one = unit(owner(inbox), work)
     ending = await one.handle_once()
@@ -279,9 +318,7 @@ async def test_an_inbox_that_fails_is_the_end_within_its_limit(call: str, how: E
         assert found is error
     assert virtual.now() - started <= 6.0
     if call == "claim":
-        inbox.failing = ""
-        claim = await inbox.claim(KEY, "other", lease=1)
-        assert claim.status is ClaimStatus.CLAIMED, "the claim that the inbox made all the same was left behind"
+        assert await inbox.is_free(), "the claim that the inbox made all the same was left behind"
 
 
 @virtual.clocked
@@ -298,7 +335,7 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
                 cancellations += 1
         return "done"
 
-    inbox = MemoryInbox(clock=virtual.clock)
+    inbox = Watched()
     units = owner(inbox, work_timeout=2.0)
     started = virtual.now()
     ending = await unit(units, resists).handle_once()
@@ -311,10 +348,10 @@ async def test_work_over_its_time_is_cancelled_once_and_keeps_its_claim_until_it
 
 @virtual.clocked
 async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
-    inbox = MemoryInbox(clock=virtual.clock)
+    inbox = Watched()
     units = owner(inbox)
     for step in range(8):
-        caller = asyncio.create_task(unit(units, lambda: asyncio.sleep(20, "done"), f"t{step}").handle_once())
+        caller = asyncio.create_task(unit(units, lasts(20), f"t{step}").handle_once())
         for _ in range(step):
             await asyncio.sleep(0)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:  # as asyncio.run does at its end
@@ -329,21 +366,10 @@ async def test_an_event_loop_that_shuts_down_leaves_no_claim_behind() -> None:
 
 @virtual.clocked
 async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
-    recorded: list[Exception] = []
-
-    async def fails() -> str:
-        raise ValueError("no")
-
-    class Recording(Event):
-        async def record_failure(self, failure: Exception) -> None:
-            await asyncio.sleep(1)
-            recorded.append(failure)
-            await self.release()
-
-    one = Recording(owner(MemoryInbox(clock=virtual.clock)), KEY, "a", 0.3)
-    one.doing = fails
+    one = unit(owner(Watched()), fails(ValueError("no")))
+    one.records_in = 1.0
     ending: Ending[str] = await one.handle_once()
-    assert (ending.how, [ending.error]) == (Ended.FAILED, recorded)
+    assert (ending.how, [ending.error]) == (Ended.FAILED, one.recorded)
 
 
 # --- a caller that is cancelled ---
@@ -351,9 +377,9 @@ async def test_a_failure_is_recorded_before_the_ending_is_told() -> None:
 
 @virtual.clocked
 async def test_a_caller_that_is_cancelled_ends_the_work_at_once_and_leaves_no_claim() -> None:
-    inbox = MemoryInbox(clock=virtual.clock)
+    inbox = Watched()
     units = owner(inbox, grace=10.0)
-    one = unit(units, lambda: asyncio.sleep(20, "done"))
+    one = unit(units, lasts(20))
     caller = asyncio.create_task(one.handle_once())
     await asyncio.sleep(1)
     began = virtual.now()
@@ -361,7 +387,7 @@ async def test_a_caller_that_is_cancelled_ends_the_work_at_once_and_leaves_no_cl
     await asyncio.wait((caller,))
     assert (caller.cancelled(), virtual.now() - began, len(units)) == (True, 0.0, 0)
     assert not one.timed_out
-    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+    assert await inbox.is_free()
 
 
 @pytest.mark.parametrize(("resists", "told"), [(False, 0), (True, 1)])
@@ -378,7 +404,7 @@ async def test_only_work_that_still_runs_after_its_cancellation_is_told(
             await asyncio.sleep(5)
         return "done"
 
-    units = owner(MemoryInbox(clock=virtual.clock))
+    units = owner(Watched())
     caller = asyncio.create_task(unit(units, works).handle_once())
     await asyncio.sleep(1)
     began = virtual.now()
@@ -391,31 +417,20 @@ async def test_only_work_that_still_runs_after_its_cancellation_is_told(
 
 @virtual.clocked
 async def test_a_caller_that_is_cancelled_before_the_work_begins_has_it_never_begin() -> None:
-    class Slow(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            await asyncio.sleep(1)
-            return await super().claim(key, token, lease=lease)
-
-    begun: list[str] = []
-
-    async def works() -> str:
-        begun.append("begun")
-        return "done"
-
-    inbox = Slow(clock=virtual.clock)
+    inbox = Watched(claim=takes(1))
     units = owner(inbox, grace=10.0)
-    caller = asyncio.create_task(unit(units, works).handle_once())
+    caller = asyncio.create_task(unit(units, fails(AssertionError("begun"))).handle_once())
     await asyncio.sleep(0.5)
     caller.cancel()
     await asyncio.wait((caller,))
-    assert (begun, caller.cancelled(), len(units)) == ([], True, 0)
-    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+    assert (caller.cancelled(), len(units)) == (True, 0)
+    assert await inbox.is_free()
 
 
 @virtual.clocked
 async def test_a_unit_says_whether_its_time_was_over() -> None:
-    units = owner(MemoryInbox(clock=virtual.clock), work_timeout=2.0)
-    slow = unit(units, lambda: asyncio.sleep(20, "done"))
+    units = owner(Watched(), work_timeout=2.0)
+    slow = unit(units, lasts(20))
     ending = await slow.handle_once()
     assert (ending.how, slow.timed_out, str(ending.error)) == (
         Ended.FAILED, True, "the handler was cancelled after 2 s",
@@ -426,27 +441,11 @@ async def test_a_unit_says_whether_its_time_was_over() -> None:
 
 @virtual.clocked
 async def test_a_duplicate_in_one_process_does_not_ask_the_inbox_while_the_first_one_is_at_work() -> None:
-    asked: list[float] = []
-
-    class Asked(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            asked.append(virtual.now())
-            return await super().claim(key, token, lease=lease)
-
-    units = owner(Asked(clock=virtual.clock))
+    inbox = Watched()
+    units = owner(inbox)
     began = virtual.now()
     await asyncio.gather(*(unit(units, work, token).handle_once() for token in "ab"))
-    assert asked == pytest.approx([began, began + 0.1])
-
-
-class Transactional(MemoryInbox):
-    """Its claims are leases here too: only who is asked for them differs."""
-
-    async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-        return await self.claim(key, token, lease=lease)
-
-    def transaction(self, key: str, token: str, *, session: bool = True) -> AbstractAsyncContextManager[None]:
-        return nullcontext()
+    assert inbox.claims == pytest.approx([began, began + 0.1])
 
 
 @pytest.mark.parametrize(("session", "how"), [(False, Ended.FAILED), (True, Ended.UNAVAILABLE)])
@@ -454,22 +453,12 @@ class Transactional(MemoryInbox):
 async def test_an_inbox_error_of_the_work_is_the_storages_only_where_the_storage_is_its_session(
     session: bool, how: Ended
 ) -> None:
-    async def fails() -> str:
-        raise InboxError("of another inbox, which the handler uses")
-
-    told: list[Exception] = []
-
-    class Recording(Event):
-        async def record_failure(self, failure: Exception) -> None:
-            told.append(failure)
-            await self.release()
-
-    inbox = Transactional(clock=virtual.clock)
-    one = Recording(owner(inbox), KEY, "a", 0.3, session=inbox if session else None)
-    one.doing = fails
-    ending = await one.handle_once()
-    assert (ending.how, len(told)) == (how, 0 if session else 1)
-    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+    inbox = Transactional()
+    error = InboxError("of another inbox, which the handler uses")
+    one = unit(owner(inbox), fails(error), session=inbox if session else None)
+    assert (await one.handle_once()).how is how
+    assert one.recorded == ([] if session else [error])
+    assert await inbox.is_free()
 
 
 @virtual.clocked
@@ -478,25 +467,17 @@ async def test_a_transaction_that_ended_before_its_commit_is_the_storages_failur
         async def complete(self, key: str, token: str) -> bool:
             return False
 
-    inbox = Lost(clock=virtual.clock)
+    inbox = Lost()
     ending = await unit(owner(inbox), work, session=inbox).handle_once()
     assert (ending.how, type(ending.error)) == (Ended.UNAVAILABLE, InboxError)
-    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+    assert await inbox.is_free()
 
 
 @virtual.clocked
 async def test_the_claim_of_a_transaction_is_not_renewed() -> None:
-    class Counted(Transactional):
-        claims = 0
-
-        async def claim_transaction(self, key: str, token: str, *, lease: float, quarantined: bool = False) -> Claim:
-            self.claims += 1
-            return await super().claim_transaction(key, token, lease=lease, quarantined=quarantined)
-
-    inbox = Counted(clock=virtual.clock)
-    units = owner(inbox, renew=True)
-    ending = await unit(units, lambda: asyncio.sleep(LEASE - 1, "done"), session=inbox).handle_once()
-    assert (ending.how, inbox.claims) == (Ended.HANDLED, 1)
+    inbox = Transactional()
+    ending = await unit(owner(inbox, renew=True), lasts(LEASE - 1), session=inbox).handle_once()
+    assert (ending.how, len(inbox.claims)) == (Ended.HANDLED, 1)
 
 
 @pytest.mark.parametrize("quarantined", [False, True])
@@ -504,55 +485,31 @@ async def test_the_claim_of_a_transaction_is_not_renewed() -> None:
 async def test_nothing_is_prepared_for_an_event_that_was_handled_unless_it_is_in_the_quarantine(
     quarantined: bool,
 ) -> None:
-    class Preparing(Event):
-        prepares = True
-        prepared = 0
-
-        async def prepare(self) -> None:
-            self.prepared += 1
-
-    inbox = Transactional(clock=virtual.clock)
+    inbox = Transactional()
     await inbox.claim(KEY, "former", lease=LEASE)
     await inbox.complete(KEY, "former")
-    one = Preparing(owner(inbox), KEY, "a", 0.3, session=inbox, quarantined=quarantined)
-    one.doing, one.reported = work, []
+    one = unit(owner(inbox), work, session=inbox, quarantined=quarantined)
+    one.prepares = True
     assert (await one.handle_once()).how is Ended.DONE
     assert one.prepared == quarantined
 
 
 @virtual.clocked
 async def test_a_renewal_under_way_comes_to_its_end_before_the_work_is_recorded() -> None:
-    steps: list[str] = []
-
-    class Slow(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if steps:
-                await asyncio.sleep(1)
-            steps.append("claim")
-            return await super().claim(key, token, lease=lease)
-
-        async def complete(self, key: str, token: str) -> bool:
-            steps.append("complete")
-            return await super().complete(key, token)
-
-    units = owner(Slow(clock=virtual.clock), renew=True)
-    ending = await unit(units, lambda: asyncio.sleep(LEASE / 3 + 0.5, "done")).handle_once()
-    assert (ending.how, steps) == (Ended.HANDLED, ["claim", "claim", "complete"])
-
-
-class Fatal(BaseException):
-    """Ends a program, as SystemExit does, but no event loop."""
+    inbox = Watched(claim=takes(1))
+    ending = await unit(owner(inbox, renew=True), lasts(LEASE / 3 + 0.5)).handle_once()
+    assert (ending.how, [call for call, _ in inbox.calls]) == (Ended.HANDLED, ["claim", "claim", "complete"])
 
 
 @virtual.clocked
 async def test_what_ends_the_program_leaves_no_claim() -> None:
-    async def ends() -> str:
-        raise Fatal
+    class Fatal(BaseException):
+        """Ends a program, as SystemExit does, but no event loop."""
 
-    inbox = MemoryInbox(clock=virtual.clock)
+    inbox = Watched()
     with pytest.raises(Fatal):
-        await unit(owner(inbox), ends).handle_once()
-    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+        await unit(owner(inbox), fails(Fatal())).handle_once()
+    assert await inbox.is_free()
 
 
 @virtual.clocked
@@ -563,13 +520,13 @@ async def test_work_that_raises_after_its_time_is_over_is_late_once_and_its_unit
         except asyncio.CancelledError:
             raise ValueError("of the cleaning up") from None
 
-    inbox = MemoryInbox(clock=virtual.clock)
+    inbox = Watched()
     one = unit(owner(inbox, work_timeout=5.0), fails)
     began = virtual.now()
     ending = await one.handle_once()
     assert (ending.how, type(ending.error), one.timed_out) == (Ended.FAILED, TimeoutError, True)
     assert virtual.now() - began == 5.0
-    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+    assert await inbox.is_free()
 
 
 @pytest.mark.parametrize(
@@ -585,56 +542,32 @@ async def test_work_that_raises_after_its_time_is_over_is_late_once_and_its_unit
 async def test_a_commit_that_the_storage_refuses_is_the_works_failure_and_one_that_it_cannot_do_is_its_own(
     error: Exception, how: Ended
 ) -> None:
-    class Refusing(Transactional):
-        async def complete(self, key: str, token: str) -> bool:
-            raise error
-
-    inbox = Refusing(clock=virtual.clock)
+    inbox = Transactional(complete=fails(error))
     ending = await unit(owner(inbox), work, session=inbox).handle_once()
     assert (ending.how, ending.error) == (how, error)
-    assert (await inbox.claim(KEY, "other", lease=1)).status is ClaimStatus.CLAIMED
+    assert await inbox.is_free()
 
 
 @virtual.clocked
 async def test_a_caller_that_is_cancelled_after_the_time_of_the_work_is_over_has_it_fail_all_the_same() -> None:
-    told: list[Exception] = []
-
-    class Recording(Event):
-        async def record_failure(self, failure: Exception) -> None:
-            told.append(failure)
-            await self.release()
-
     async def slowly() -> str:
         try:
             return await asyncio.sleep(100, "done")
         finally:
             await asyncio.sleep(0.5)
 
-    one = Recording(owner(MemoryInbox(clock=virtual.clock), work_timeout=5.0), KEY, "a", 0.3)
-    one.doing = slowly
+    one = unit(owner(Watched(), work_timeout=5.0), slowly)
     caller = asyncio.create_task(one.handle_once())
     await asyncio.sleep(5.2)
     caller.cancel()
     await asyncio.wait((caller,))
-    assert [type(each) for each in told] == [TimeoutError], "a failure that was not recorded is never set aside"
+    assert [type(each) for each in one.recorded] == [TimeoutError], "a failure that was not recorded is never set aside"
 
 
 @virtual.clocked
-async def test_what_became_of_an_event_is_logged_where_a_unit_does_not_say_it_itself(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Plain(Unit[str]):
-        async def work(self) -> str:
-            return "done"
-
-        def describe(self) -> str:
-            return "an event"
-
-    class Full(MemoryInbox):
-        async def complete(self, key: str, token: str) -> bool:
-            raise InboxError("away")
-
-    assert (await Plain(owner(Full(clock=virtual.clock)), KEY, "a", 0.3).handle_once()).how is Ended.HANDLED
+async def test_what_became_of_an_event_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    inbox = Watched(complete=fails(InboxError("away")))
+    assert (await unit(owner(inbox), work).handle_once()).how is Ended.HANDLED
     assert [record.getMessage() for record in caplog.records] == [
         "an event was handled, but that could not be recorded: away"
     ]
@@ -644,59 +577,35 @@ async def test_what_became_of_an_event_is_logged_where_a_unit_does_not_say_it_it
 @virtual.clocked
 async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancelled(call: str) -> None:
     begun: list[str] = []
-    steps: list[str] = []
 
-    class Slow(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            await self._take_a_second("claim")
-            return await super().claim(key, token, lease=lease)
+    async def take_a_second(what: str) -> None:
+        begun.append(what)
+        await asyncio.sleep(0.5)
+        if what == call:
+            caller.cancel()
+        await asyncio.sleep(0.5)
 
-        async def complete(self, key: str, token: str) -> bool:
-            await self._take_a_second("complete")
-            return await super().complete(key, token)
-
-        async def _take_a_second(self, what: str) -> None:
-            begun.append(what)
-            await asyncio.sleep(0.5)
-            if what == call:
-                caller.cancel()
-            await asyncio.sleep(0.5)
-            steps.append(what)
-
-    inbox = Slow(clock=virtual.clock)
+    inbox = Watched(**{what: partial(take_a_second, what) for what in ("claim", "complete")})
     caller = asyncio.create_task(unit(owner(inbox), work).handle_once())
     await asyncio.wait((caller,))
     await asyncio.sleep(2)
-    assert begun == steps == (["claim"] if call == "claim" else ["claim", "complete"])
+    ended = [what for what, _ in inbox.calls if what != "release"]
+    assert begun == ended == (["claim"] if call == "claim" else ["claim", "complete"])
     assert bool(await inbox.known([KEY])) == (call == "complete"), "what was handled is recorded, and nothing else"
 
 
 @virtual.clocked
 async def test_an_inbox_that_cancels_itself_has_failed() -> None:
-    class Odd(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            raise asyncio.CancelledError
-
-    ending = await unit(owner(Odd(clock=virtual.clock)), work).handle_once()
+    ending = await unit(owner(Watched(claim=fails(asyncio.CancelledError()))), work).handle_once()
     assert (ending.how, type(ending.error)) == (Ended.UNAVAILABLE, InboxError)
 
 
 @pytest.mark.parametrize(("call", "reported"), [("work", 1), ("claim", 0)])
 @virtual.clocked
 async def test_a_claim_that_stays_is_reported_unless_it_may_not_have_been_made(call: str, reported: int) -> None:
-    class Away(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if call == "claim":
-                raise InboxError("away")
-            return await super().claim(key, token, lease=lease)
-
-        async def release(self, key: str, token: str) -> None:
-            raise InboxError("away")
-
-    async def fails() -> str:
-        raise ValueError("no")
-
-    one = unit(owner(Away(clock=virtual.clock)), fails)
+    away = fails(InboxError("away"))
+    inbox = Watched(release=away, **{"claim": away} if call == "claim" else {})
+    one = unit(owner(inbox), fails(ValueError("no")))
     ending = await one.handle_once()
     assert ending.how is (Ended.FAILED if call == "work" else Ended.UNAVAILABLE)
     assert [type(each) for each in one.reported] == [InboxError] * reported

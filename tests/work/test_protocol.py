@@ -55,8 +55,3 @@ def test_a_claim_that_is_not_busy_asks_for_no_wait_and_a_seal_is_not_shown() -> 
     claim = Claim(ClaimStatus.CLAIMED)
     assert (claim.retry_after, claim.holder) == (0.0, None)
     assert "sealed" not in repr(ODD)
-
-
-def test_a_seal_is_packed_only_where_it_is_asked_for() -> None:
-    assert QuarantinedDelivery.unpack(ODD.pack(seal=True)).seal == "sealed"
-    assert "sealed" not in ODD.pack()

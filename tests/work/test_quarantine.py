@@ -49,9 +49,19 @@ async def test_each_delivery_of_the_webhook_comes_once_and_those_of_another_do_n
     assert [after and after.event_id for after in inbox.asked] == [None, "e-3", "e-1"]
 
 
-async def test_what_another_program_wrote_without_ids_is_passed_over() -> None:
+async def test_what_another_program_changed_belongs_to_the_webhook_of_its_key() -> None:
     odd = attrs.evolve(delivery(1), event_type_id="", event_id="", delivery_id="")
-    assert await read(Pages([odd, delivery(2)])) == ["e-2"]
+    changed = attrs.evolve(delivery(2), event_id="changed")
+    other = attrs.evolve(delivery(3, "w2"), event_id="changed")
+    assert await read(Pages([odd, changed, other, delivery(4)])) == ["", "changed", "e-4"]
+
+
+async def test_an_entry_whose_key_is_a_digest_is_found_by_its_ids() -> None:
+    long = attrs.evolve(delivery(1), event_id="e" * 500)
+    own = attrs.evolve(long, key=inbox_key("user.created", long.event_id, "msg_1", "w1"))
+    other = attrs.evolve(long, key=inbox_key("user.created", long.event_id, "msg_1", "w2"))
+    without_ids = attrs.evolve(own, event_type_id="", event_id="", delivery_id="")
+    assert await read(Pages([without_ids, other, own])) == [long.event_id]
 
 
 async def test_pages_that_do_not_advance_are_an_error_and_no_loop() -> None:

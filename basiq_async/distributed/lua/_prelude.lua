@@ -51,9 +51,10 @@ local function owns(id, token)
   return redis.call('HGET', segment_key(id), 'owner') == token
 end
 
-local function renew(id, lease)
+-- Prolong a lease, and set further fields of the segment in the same call.
+local function renew(id, lease, ...)
   local ends = whole(now + lease)
-  redis.call('HSET', segment_key(id), 'until', ends)
+  redis.call('HSET', segment_key(id), 'until', ends, ...)
   redis.call('ZADD', due, ends, id)
 end
 

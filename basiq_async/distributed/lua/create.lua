@@ -29,6 +29,6 @@ redis.call('HSET', base, 'selection', selection, 'lists_left', lists, 'began', w
 set_state('running', '')
 local made = { 'created' }
 for list_name = 0, lists - 1 do
-  made[#made + 1] = add_segment(whole(list_name), 0, '', now + tonumber(job('lease')))
+  made[#made + 1] = add_segment(whole(list_name), 0, '', now + 1000 * job('lease'))
 end
 return made

@@ -12,6 +12,6 @@ for _, id in ipairs(open) do
   held = held + (tonumber(fields[1] or 0) > now and 1 or 0)
   read = read + (fields[2] or 0)
 end
-local since = whole(now - math.min(60000, math.max(2000, tonumber(job('lease')))))
+local since = whole(now - math.min(60000, math.max(2000, 1000 * job('lease'))))
 local alive = redis.call('ZRANGEBYSCORE', workers, since, '+inf', 'LIMIT', 0, 1000)
 return { found, { whole(now), #open, held, read, redis.call('HLEN', quarantine), pause_left() }, alive }

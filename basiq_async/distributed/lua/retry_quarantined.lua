@@ -19,7 +19,7 @@ for _, each in ipairs(redis.call('ZRANGE', due, 0, -1)) do
   end
 end
 if tonumber(last[2]) > from then
-  id = add_segment('q' .. redis.call('HINCRBY', base, 'retries', 1), 0, whole(from), now + tonumber(job('lease')))
+  id = add_segment('q' .. redis.call('HINCRBY', base, 'retries', 1), 0, whole(from), now + 1000 * job('lease'))
   redis.call('HSET', segment_key(id), 'upto', last[2])
   redis.call('HINCRBY', base, 'lists_left', 1)
   redis.call('HSET', base, 'row', 0)

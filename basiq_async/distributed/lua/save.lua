@@ -5,17 +5,17 @@
 -- limit), then lists, each after its length: counts (name, value); entries to set aside (id, text); ids of entries that
 -- leave; ids whose tickets are spent; ids whose tickets come back.
 local id, token, before, handled, failed = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
-if not owns(id, token) then
+local s = segment_key(id)
+local owner, done = unpack(redis.call('HMGET', s, 'owner', 'done'))
+if owner ~= token then
   return { 'lost' }
 end
-local s = segment_key(id)
-local recorded = tonumber(redis.call('HGET', s, 'done') or 0)
+local recorded = tonumber(done or 0)
 if recorded ~= before then
   return { 'recorded', recorded } -- the server lost earlier saves, or has this one already
 end
 redis.call('RPUSH', s .. ':d', ARGV[6])
-redis.call('HSET', s, 'done', whole(before + ARGV[5]), 'tries', 0)
-renew(id, tonumber(ARGV[3]))
+renew(id, tonumber(ARGV[3]), 'done', whole(before + ARGV[5]), 'tries', 0)
 local at = 10
 local function list()
   local from, length = at + 1, tonumber(ARGV[at])
@@ -42,28 +42,33 @@ from, to = list()
 in_parts('HDEL', quarantine, from, to)
 in_parts('ZREM', numbers, from, to)
 from, to = list()
-redis.call('HINCRBY', base, 'tickets', 0 - in_parts('SREM', s .. ':t', from, to))
+if to >= from then
+  redis.call('HINCRBY', base, 'tickets', 0 - in_parts('SREM', s .. ':t', from, to))
+end
 from, to = list()
 give_back(in_parts('SREM', s .. ':t', from, to))
-if handled + failed > 0 then
+local slot = 'at:' .. clock[1] % 12
+local state, row, sample, handled_n, failed_n = unpack(redis.call('HMGET', base, 'state', 'row', slot, 'n:handled', 'n:failed'))
+if handled + failed > 0 and string.sub(sample or '', 1, #clock[1]) ~= clock[1] then
   -- For the rate: how many were finished before the first save of each of the last twelve seconds.
-  local total = redis.call('HINCRBY', base, 'finished', handled + failed)
-  local slot = 'at:' .. clock[1] % 12
-  if string.sub(job(slot) or '', 1, #clock[1]) ~= clock[1] then
-    redis.call('HSET', base, slot, whole(now) .. ' ' .. whole(total - handled - failed))
-  end
+  redis.call('HSET', base, slot, whole(now) .. ' ' .. whole((handled_n or 0) + (failed_n or 0) - handled - failed))
 end
 local most = tonumber(ARGV[9])
-if handled > 0 then
+if handled > 0 and row ~= '0' then
   redis.call('HSET', base, 'row', 0)
-elseif failed > 0 and redis.call('HINCRBY', base, 'row', failed) >= most and most > 0 and job('state') == 'running' then
-  set_state('failed', job('row') .. ' messages in a row failed; remove the cause, then resume the job and retry its quarantine')
+elseif handled == 0 and failed > 0 then
+  row = redis.call('HINCRBY', base, 'row', failed)
+  if row >= most and most > 0 and state == 'running' then
+    state = 'failed'
+    set_state(state, row .. ' messages in a row failed; remove the cause, then resume the job and retry its quarantine')
+  end
 end
-if added and job('state') == 'running' then
+if added and state == 'running' then
   local there = redis.call('HLEN', quarantine)
   if there >= tonumber(job('most_quarantined')) then
-    set_state('paused', there .. ' messages are in the quarantine, as many as the job may keep; export or retry them, ' ..
+    state = 'paused'
+    set_state(state, there .. ' messages are in the quarantine, as many as the job may keep; export or retry them, ' ..
       'then resume it')
   end
 end
-return { 'ok', job('state'), pause_left() }
+return { 'ok', state, pause_left() }

@@ -39,6 +39,9 @@ class _Wait:
     stored: float
     due: float
 
+    def entry(self) -> QuarantinedDelivery:
+        return attrs.evolve(self.delivery, due=datetime.fromtimestamp(self.due, UTC))
+
 
 class MemoryInbox:
     """An inbox in the memory of one process. Its entries are lost when the process ends.
@@ -203,7 +206,7 @@ class MemoryInbox:
             held = self._claims.get(key)
             free = held is None or held.remaining(self._lease_clock()) <= 0
             if wait.webhook_id == webhook_id and free and self._take(key, token, lease) is _CLAIMED:
-                found.append(wait.delivery)
+                found.append(wait.entry())
         return found
 
     async def put_off(
@@ -234,7 +237,7 @@ class MemoryInbox:
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``WaitingInbox``."""
-        return _page((wait.delivery for wait in self._waiting.values()), after, limit)
+        return _page((wait.entry() for wait in self._waiting.values()), after, limit)
 
     def _take(self, key: str, token: str, lease: float) -> Claim:
         now = self._lease_clock()

@@ -2,66 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import math
-from collections.abc import Awaitable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 from itertools import chain
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
-import attrs
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    NoScriptError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
+from redis.exceptions import RedisError
 
 from ..._arguments import Duration, check_remember, check_seconds
-from ..._redaction.tracebacks import UnshownText, drop_tracebacks
-from ..._work.calls import OneProcess
+from ..._redaction.tracebacks import UnshownText
 from ..._work.keys import in_parts
-from ..._work.limits import limit
 from ..._work.notes import read_note, write_note
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
-from ..._work.tasks import run_cancel_once
 from ...errors import ConfigurationError, InboxError
+from ._redis_calls import RedisCalls, text_of
 
-logger = logging.getLogger("basiq_async.receiver")
-
-T = TypeVar("T")
-
-_LAYOUT = "4"
-_SAFE_POLICY = "noeviction"
 _DAY = 86_400_000
 """Milliseconds for which the inbox knows the last worker that had a quarantined delivery, or one that waits: it may
 complete it."""
-_LOST_AFTER = 0.05
-"""Seconds after which a cancelled call to Redis that still runs is cancelled again."""
-
-
-@attrs.frozen
-class _Script:
-    text: str
-    digest: str
-
-    @classmethod
-    def load(cls, name: str) -> _Script:
-        folder = files("basiq_async.receiver.inboxes") / "_redis_scripts"
-        text = (folder / f"{name}.lua").read_text()
-        if name != "known":
-            text = (folder / "_prelude.lua").read_text() + text
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class RedisInbox:
@@ -104,17 +66,12 @@ class RedisInbox:
             raise ConfigurationError("RedisInbox needs a client of redis.asyncio: Redis.from_url(...)")
         if not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError("prefix must be a non-empty text without braces")
-        self._client = client
-        self._prefix = prefix
         seconds = check_remember(remember)
         self._remember = 0 if seconds == math.inf else _milliseconds(seconds)
-        self._timeout = check_seconds("timeout", timeout)
-        self._scripts: dict[str, _Script] = {}
-        self._process = OneProcess(f"the inbox below {prefix!r} in Redis", InboxError)
-        self._checked = False
+        self._calls = RedisCalls(client, prefix, timeout=check_seconds("timeout", timeout))
 
     def __repr__(self) -> str:
-        return f"<RedisInbox {self._prefix!r}>"
+        return f"<RedisInbox {self._calls.prefix!r}>"
 
     async def check(self) -> None:
         """See ``Inbox``: writes a key that lives for a second, and runs a script that checks the quarantine's type.
@@ -123,10 +80,10 @@ class RedisInbox:
         """
 
         async def look() -> None:
-            await self._client.set(f"{{{self._prefix}}}:check", "1", px=1000)
+            await self._calls.client.set(f"{{{self._calls.prefix}}}:check", "1", px=1000)
 
-        await self._within_limit(look())
-        kinds = [_text(kind) for kind in await self._run("check", [""])]
+        await self._calls.within_limit(look())
+        kinds = [text_of(kind) for kind in await self._calls.run("check", [""])]
         for kind, expected in zip(kinds, ("zset", "hash", "zset"), strict=True):
             if kind not in ("none", expected):
                 raise InboxError(
@@ -135,50 +92,52 @@ class RedisInbox:
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        return _as_claim(await self._run("claim", [key], token, _milliseconds(lease), _DAY))
+        return _as_claim(await self._calls.run("claim", [key], token, _milliseconds(lease), _DAY))
 
     async def complete(self, key: str | Sequence[str], token: str) -> bool:
         """See ``Inbox``."""
         parts = [[key]] if isinstance(key, str) else in_parts(key)
-        recorded = [await self._run("complete", part, token, self._remember) == len(part) for part in parts]
+        recorded = [await self._calls.run("complete", part, token, self._remember) == len(part) for part in parts]
         return all(recorded)
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""
-        await self._run("release", [key], token)
+        await self._calls.run("release", [key], token)
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
         found: set[str] = set()
         for part in in_parts(keys):
-            places = chain.from_iterable(self._keys(key)[:2] for key in part)
-            found.update(part[number] for number in await self._evaluate("known", list(places)))
+            places = chain.from_iterable(self._calls.keys(key)[:2] for key in part)
+            found.update(part[number] for number in await self._calls.evaluate("known", list(places)))
         return found
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
 
         async def read() -> Any:
-            await self._open()
-            return await cast(Awaitable[Any], self._client.hget(self._at("notes"), write_note(name)))
+            await self._calls.open()
+            return await cast(Awaitable[Any], self._calls.client.hget(self._calls.at("notes"), write_note(name)))
 
-        stored = await self._within_limit(read())
+        stored = await self._calls.within_limit(read())
         return None if stored is None else read_note(stored)
 
     async def set_note(self, name: str, text: str) -> None:
         """See ``Record``."""
 
         async def write() -> None:
-            await self._open()
-            await cast(Awaitable[Any], self._client.hset(self._at("notes"), write_note(name), write_note(text)))
+            await self._calls.open()
+            await cast(
+                Awaitable[Any], self._calls.client.hset(self._calls.at("notes"), write_note(name), write_note(text))
+            )
 
-        await self._within_limit(write())
+        await self._calls.within_limit(write())
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
 
         async def read() -> datetime:
-            facts = await self._begin()
+            facts = await self._calls.begin()
             now = datetime.now(UTC)
             known = [datetime.fromisoformat(facts["began"])]
             if self._remember:
@@ -189,16 +148,16 @@ class RedisInbox:
                     known.append(min(ago, _EPOCH + timedelta(milliseconds=int(until))))
             return max(known)
 
-        return await self._within_limit(read())
+        return await self._calls.within_limit(read())
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
-        return int(await self._run("fail", [key], token, self._remember))
+        return int(await self._calls.run("fail", [key], token, self._remember))
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
         values = (token, _place(delivery), delivery.failures, int(delivery.acknowledged), delivery.pack(seal=True))
-        return bool(await self._run("quarantine", [key], *values))
+        return bool(await self._calls.run("quarantine", [key], *values))
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
@@ -208,16 +167,16 @@ class RedisInbox:
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-        return _as_claim(await self._run("claim_quarantined", [key], token, _milliseconds(lease), _DAY))
+        return _as_claim(await self._calls.run("claim_quarantined", [key], token, _milliseconds(lease), _DAY))
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
-        return bool(await self._run("drop_quarantined", [key], self._remember))
+        return bool(await self._calls.run("drop_quarantined", [key], self._remember))
 
     async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
         """See ``WaitingInbox``."""
         values = (json.dumps(webhook_id), _place(delivery), delivery.failures, delivery.pack(seal=True), _DAY)
-        return bool(await self._run("store", [delivery.key], *values))
+        return bool(await self._calls.run("store", [delivery.key], *values))
 
     async def claim_due(
         self, webhook_id: str | None, token: str, *, limit: int, lease: float
@@ -225,12 +184,15 @@ class RedisInbox:
         """See ``WaitingInbox``. The lease runs by the server's clock."""
         webhook, last, claimed = json.dumps(webhook_id), "", list[QuarantinedDelivery]()
         while (wanted := limit - len(claimed)) > 0:
-            due = [_text(each) for each in await self._run("due", [], webhook, last, limit)]
+            due = [text_of(each) for each in await self._calls.run("due", [], webhook, last, limit)]
             if due:  # others may have claimed some of them, or all
-                keys, times = [each[_DUE_LENGTH:] for each in due], [each[:_DUE_LENGTH] for each in due]
+                keys = [each[_DUE_LENGTH + _PLACE_LENGTH :] for each in due]
                 values = (token, _milliseconds(lease), _DAY, webhook, wanted)
-                found = list(map(_unshown, await self._run("claim_due", keys, *values, *times)))
-                claimed += map(_read_entry, found[::2], found[1::2])
+                found = await self._calls.run("claim_due", keys, *values, *due)
+                claimed += [
+                    _read_entry(text_of(each)[_DUE_LENGTH:], text, each)
+                    for each, text in zip(found[::2], found[1::2], strict=True)
+                ]
             if len(due) < limit:
                 break
             last = due[-1]
@@ -243,11 +205,11 @@ class RedisInbox:
         changed: tuple[str | int, ...] = (
             () if delivery is None else (_place(delivery), delivery.failures, delivery.pack(seal=True))
         )
-        return bool(await self._run("put_off", [key], token, round(seconds * 1_000_000), *changed))
+        return bool(await self._calls.run("put_off", [key], token, round(seconds * 1_000_000), *changed))
 
     async def waiting(self, webhook_id: str | None) -> Waiting:
         """See ``WaitingInbox``."""
-        count, fresh, size, age = await self._run("waiting", [], json.dumps(webhook_id))
+        count, fresh, size, age = await self._calls.run("waiting", [], json.dumps(webhook_id))
         return Waiting(count=count, fresh=fresh, size=size, age=None if age < 0 else age / 1_000_000)
 
     async def list_waiting(
@@ -257,160 +219,78 @@ class RedisInbox:
         return await self._page("waiting", "a", "[a" if after is None else "(a" + _place(after), "(b", limit)
 
     async def __aenter__(self) -> Self:
-        await self._within_limit(self._open())
+        await self._calls.within_limit(self._calls.open())
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
-    def _at(self, name: str) -> str:
-        """Return a key in Redis. Its braces put the whole inbox into one slot of a cluster."""
-        return f"{{{self._prefix}}}:{name}"
-
-    def _keys(self, key: str) -> Sequence[str]:
-        """Return the keys in Redis of an inbox key: its entry, letter, retry and failures."""
-        return [self._at(f"{kind}:{key}") for kind in ("inbox", "delivery", "retry", "failures")]
-
     async def _page(self, order: str, begin: str, start: str, end: str, limit: int) -> list[QuarantinedDelivery]:
         """Return the entries whose places stand in an order, each after ``begin``, from ``start`` to ``end``."""
 
         async def read() -> list[QuarantinedDelivery]:
-            await self._open()
+            await self._calls.open()
             first, deliveries = start, list[QuarantinedDelivery]()
             while (wanted := limit - len(deliveries)) > 0:
-                members = await self._client.zrangebylex(self._at(order), first, end, start=0, num=wanted)
-                places = [_text(member).removeprefix(begin) for member in members]
-                for each, text in zip(places, await self._read_letters(places), strict=True):
-                    if text is not None:  # otherwise it was removed meanwhile, and the page gets another one
-                        deliveries.append(_read_entry(each, text))
+                members = await self._calls.client.zrangebylex(self._calls.at(order), first, end, start=0, num=wanted)
+                places = [text_of(member).removeprefix(begin) for member in members]
+                found = await self._read_letters(places)
+                deliveries += found.values()
+                if gone := [place for place in places if place not in found and order == "quarantine"]:
+                    # It was removed meanwhile, or Redis has evicted it: the page gets another one.
+                    await self._calls.run("forget_evicted", [place[_PLACE_LENGTH:] for place in gone], *gone)
                 if len(places) < wanted:
                     break
                 first = f"({begin}{places[-1]}"
             return deliveries
 
-        return await self._within_limit(read())
+        return await self._calls.within_limit(read())
 
-    async def _read_letters(self, places: Sequence[str]) -> Sequence[str | None]:
-        """Return the texts of the letters at these places; None for one that is not there."""
+    async def _read_letters(self, places: Sequence[str]) -> dict[str, QuarantinedDelivery]:
+        """Return for each of these places the entry of its letter, if it is there."""
         if not places:
-            return []
-        reading = self._client.pipeline(transaction=False)
+            return {}
+        reading = self._calls.client.pipeline(transaction=False)
         for place in places:
-            reading.hget(self._keys(place[_PLACE_LENGTH:])[1], "text")
+            reading.hmget(self._calls.keys(place[_PLACE_LENGTH:])[1], "text", "due")
+        entries: dict[str, QuarantinedDelivery] = {}
         # An error is one of a single letter, in whose place another program has stored something else.
-        texts = await reading.execute(raise_on_error=False)
-        for text in texts:
-            if isinstance(text, RedisError) and not str(text).startswith("WRONGTYPE"):
-                raise text
-        return [None if text is None else _unshown(text) for text in texts]
-
-    async def _run(self, name: str, keys: Iterable[str], *values: str | int) -> Any:
-        """Run a script about some keys of the inbox: see ``_prelude.lua``."""
-        own = [self._at("quarantine"), self._at("meta"), self._at("waiting")]
-        return await self._evaluate(name, [*own, *chain.from_iterable(map(self._keys, keys))], *values)
-
-    async def _evaluate(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
-        """Run a script by its digest. Send its text if Redis does not have it yet."""
-        script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
-
-        async def run() -> Any:
-            await self._open()
-            try:
-                return await self._client.evalsha(script.digest, len(keys), *keys, *values)
-            except NoScriptError:
-                return await self._client.eval(script.text, len(keys), *keys, *values)
-
-        return await self._within_limit(run())
-
-    async def _within_limit(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            self._process.check()
-        except InboxError:
-            work.close()
-            raise
-        try:
-            async with limit(self._timeout, lambda: InboxError(f"Redis did not respond within {self._timeout:g} s")):
-                return await run_cancel_once(work, again=_LOST_AFTER)
-        except InboxError:
-            raise
-        except Exception as exc:  # a RedisError, an OSError, or a RuntimeError if another event loop has the client
-            raise InboxError(_describe(exc)) from drop_tracebacks(exc)
-
-    async def _open(self) -> None:
-        """At the first call, check what is stored, and the eviction policy."""
-        if not self._checked:
-            await self._begin()
-            await self._check_policy()
-            self._checked = True
-
-    async def _begin(self) -> dict[str, str]:
-        """Note when the inbox was first used, and return its facts. Raises ``InboxError`` for another layout."""
-        meta = self._at("meta")
-        former = await self._client.exists(self._at("began"), self._at("pinned:began"))
-        if not former:
-            for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
-                await cast(Awaitable[Any], self._client.hsetnx(meta, name, value))
-        facts = await cast(Awaitable[dict[Any, Any]], self._client.hgetall(meta))
-        found = {_text(name): _text(value) for name, value in facts.items()}
-        if former or found.get("layout") != _LAYOUT:
-            raise InboxError(
-                f"the keys below {self._at('')} in Redis were written by another version of basiq-async: pass another "
-                "prefix=, or delete them"
-            )
-        return found
-
-    async def _check_policy(self) -> None:
-        try:
-            memory = await cast(Awaitable[Any], self._client.info("memory"))
-        except ResponseError as exc:  # this user or this server has no INFO
-            logger.debug("Redis did not tell its eviction policy: %s", exc)
-            memory = {}
-        nodes = memory.values() if memory and all(isinstance(node, dict) for node in memory.values()) else [memory]
-        for node in nodes:
-            policy = _text(node.get("maxmemory_policy", _SAFE_POLICY))
-            if policy != _SAFE_POLICY:
-                logger.warning(
-                    "Redis evicts keys when its memory is full (maxmemory-policy %s), and events whose entries it "
-                    "evicts are handled again. Set maxmemory-policy %s",
-                    policy,
-                    _SAFE_POLICY,
-                )
+        for place, found in zip(places, await reading.execute(raise_on_error=False), strict=True):
+            if isinstance(found, RedisError) and not str(found).startswith("WRONGTYPE"):
+                raise found
+            text, due = (found, None) if isinstance(found, RedisError) else found
+            if text is not None:
+                entries[place] = _read_entry(place, text, due)
+        return entries
 
 
 _PLACE_LENGTH = 17
-_DUE_LENGTH = 16
+_TIME_LENGTH = 16
+_DUE_LENGTH = _TIME_LENGTH + 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_NONE_FREE = "Too many connections"
-"""The text of redis-py's error for a pool without a free connection. Before version 8 it is a ConnectionError."""
-_MORE_CONNECTIONS = "each call uses one of the client's pool: raise its max_connections"
 
-_WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
-    (AuthenticationError, "check the client's user and password"),
-    (NoPermissionError, "the Redis user needs access to the inbox's keys and scripts: see the page on inboxes"),
-    (ReadOnlyError, "connect the client to the primary, not to a replica"),
-    (RedisConnectionError, "is it running, and is the client's url right?"),
-    (OSError, "is it running, and is the client's url right?"),
-)
+def _read_entry(place: str, text: Any, due: Any) -> QuarantinedDelivery:
+    """Return the entry at a place in the order, with its text, and when it is due, if it waits.
 
-
-def _describe(exc: Exception) -> str:
-    """Return why Redis failed, and the remedy if it is known."""
-    said = str(exc) or "no reason given"
-    if said == _NONE_FREE:
-        return f"Redis failed: {type(exc).__name__}: {said} ({_MORE_CONNECTIONS})"
-    advice = next((f" ({what})" for kind, what in _WHAT_TO_DO if isinstance(exc, kind)), "")
-    return f"Redis failed: {type(exc).__name__}: {said}{advice}"
+    Other programs may write to Redis.
+    """
+    at = _time(place[:_PLACE_LENGTH])
+    return unpack_entry(
+        _unshown(text),
+        key=place[_PLACE_LENGTH:],
+        at=at or _EPOCH,
+        trusted=False,
+        due=None if due is None else _time(text_of(due)[:_TIME_LENGTH]),
+    )
 
 
-def _read_entry(place: str, text: str) -> QuarantinedDelivery:
-    """Return the entry at a place in the order. Other programs may write to Redis."""
-    digits = place[:_PLACE_LENGTH]
-    at = _EPOCH
+def _time(digits: str) -> datetime | None:
+    """Return the time of so many microseconds since 1970."""
     if digits.isascii() and digits.isdigit():
         with suppress(OverflowError):
-            at += timedelta(microseconds=int(digits))
-    return unpack_entry(text, key=place[_PLACE_LENGTH:], at=at, trusted=False)
+            return _EPOCH + timedelta(microseconds=int(digits))
+    return None
 
 
 def _place(delivery: QuarantinedDelivery) -> str:
@@ -427,13 +307,8 @@ def _milliseconds(seconds: float) -> int:
     return max(1, math.ceil(seconds * 1000))
 
 
-def _text(value: object) -> str:
-    """Return a response as text, whether the client decodes responses or not."""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _as_claim(result: Sequence[Any]) -> Claim:
-    status, holder, remaining = ClaimStatus(_text(result[0])), _text(result[1]), int(result[2])
+    status, holder, remaining = ClaimStatus(text_of(result[0])), text_of(result[1]), int(result[2])
     if status is ClaimStatus.BUSY:
         return Claim(status, max(remaining, 1) / 1000, holder)
     return Claim(status)

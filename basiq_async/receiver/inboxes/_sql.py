@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import math
-import time
-from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from datetime import UTC, datetime
 from typing import Any, Literal, Self, overload
 
 from sqlalchemy import Executable, MetaData
@@ -23,19 +18,14 @@ from ..._work.notes import read_note, write_note
 from ..._work.protocol import Claim, QuarantinedDelivery, Waiting, unpack_entry
 from ..._work.tasks import run_to_completion
 from ...errors import InboxError
+from ._sql_pruning import Pruning
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
 from ._sql_transactions import Transactions, done_in_sqlite
+from ._sql_waiting import Waits
 
 logger = logging.getLogger("basiq_async.receiver")
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
-_WHEN_DUE = attrgetter("due", "key")
-_ASK_AGAIN = 0.3
-"""Seconds for which to ask again, while another statement or transaction has the key."""
-_ASK_EVERY = 0.02
-_MOST_TOKENS = 256
-_PRUNE_EVERY = 128
-"""Of so many records, one has twice as many old entries deleted: so they go faster than new ones come."""
 
 
 class SQLInbox:
@@ -89,11 +79,8 @@ class SQLInbox:
         self._sql = Statements(self._tables, engine.dialect.name)
         sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._transactions = Transactions(self._store, self._sql, sessions)
-        self._due_tokens: deque[str] = deque(maxlen=_MOST_TOKENS)
-        """The last tokens that claimed what was due: a transaction of such a token has a lease beside."""
-        self._remember = check_remember(remember)
-        self._unpruned = _PRUNE_EVERY - 1  # the first record prunes: a process may be short
-        self._pruning: asyncio.Task[None] | None = None
+        self._waits = Waits(self._store, self._sql)
+        self._pruning = Pruning(self._store, self._sql, check_remember(remember))
 
     def __repr__(self) -> str:
         closed = ", closed" if self._store.closed else ""
@@ -116,7 +103,7 @@ class SQLInbox:
 
     async def __aenter__(self) -> Self:
         self._store.check_usable()
-        await self._store.within_limit(self._store.prepare())
+        await self._store.within_limit(self._store.prepare)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -127,7 +114,12 @@ class SQLInbox:
         self._store.closed = True
         if self._store.process.inherited:
             return  # the claims belong to the parent process
-        await run_to_completion(self._end)
+
+        async def end() -> None:
+            await self._pruning.end()
+            await self._transactions.roll_back_all()
+
+        await run_to_completion(end)
 
     # --- claims that are leases ---
 
@@ -213,7 +205,7 @@ class SQLInbox:
             await self._transactions.commit(key, held)
         elif self._transactions.other(key) is not None or not await self._record(self._sql.complete, key, token):
             return False
-        self._count(1)
+        self._pruning.count(1)
         return True
 
     async def _complete_all(self, keys: Sequence[str], token: str) -> bool:
@@ -227,7 +219,7 @@ class SQLInbox:
                 return len((await connection.execute(self._sql.complete_all, values)).all())
 
             count = await self._store.run(work, write=True)
-            self._count(count)
+            self._pruning.count(count)
             recorded.append(count == len(part))
         return all(recorded)
 
@@ -237,7 +229,7 @@ class SQLInbox:
         held = self._transactions.mine(key, token)
         if held is not None:
             await self._transactions.roll_back(key, held)
-            if token not in self._due_tokens:
+            if token not in self._waits.tokens:
                 return  # it has no lease beside, and another connection may not be free
         if self._transactions.other(key) is None:
             await self._record(self._sql.release, key, token)
@@ -253,7 +245,7 @@ class SQLInbox:
             row = await self._sql.find(connection, key)
             before = 0
             if row is not None and row.handled_at is not None:
-                if row.quarantined_at is None or not (mine or (held is not None and held.retry)):
+                if not row.in_quarantine or not (mine or (held is not None and held.retry)):
                     return 0
                 before = unpack_entry(row.letter, key=key, at=_EVER).failures
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
@@ -303,7 +295,11 @@ class SQLInbox:
 
         async def work(connection: AsyncConnection) -> datetime:
             row = (await connection.execute(self._sql.since)).one()
-            known = [row.began, self._horizon(row.now), *([] if row.forgotten_at is None else [row.forgotten_at])]
+            known = [
+                row.began,
+                self._pruning.horizon(row.now),
+                *([] if row.forgotten_at is None else [row.forgotten_at]),
+            ]
             return max(map(as_aware, known))
 
         return await self._store.run(work)
@@ -317,6 +313,7 @@ class SQLInbox:
             return False
         values = {
             "a_moment": delivery.quarantined_at,
+            "a_due": delivery.quarantined_at.timestamp(),
             "a_letter": delivery.pack(),
             "a_acknowledged": delivery.acknowledged,
             "a_retry": held is not None and held.retry,
@@ -332,9 +329,9 @@ class SQLInbox:
             if after is None:
                 rows = await connection.execute(self._sql.letters, {"a_limit": limit})
             else:
-                place = {"a_limit": limit, "a_moment": after.quarantined_at, "a_key": after.key}
+                place = {"a_limit": limit, "a_due": after.quarantined_at.timestamp(), "a_key": after.key}
                 rows = await connection.execute(self._sql.letters_after, place)
-            return [unpack_entry(row.letter, key=row.key, at=as_aware(row.quarantined_at)) for row in rows]
+            return [unpack_entry(row.letter, key=row.key, at=as_aware(row.placed_at)) for row in rows]
 
         return await self._store.run(work)
 
@@ -345,7 +342,7 @@ class SQLInbox:
             if (await connection.execute(self._sql.drop, {"a_key": key})).first() is not None:
                 return True
             row = await self._sql.find(connection, key)
-            if row is not None and row.quarantined_at is not None:
+            if row is not None and row.in_quarantine:
                 raise InboxError(
                     "the delivery is being retried by a handler, and cannot be dropped until that has ended"
                 )
@@ -357,49 +354,13 @@ class SQLInbox:
 
     async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
         """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
-        values = {"a_key": delivery.key, "a_webhook": webhook_id or "", **_facts(delivery)}
-
-        async def work(connection: AsyncConnection) -> bool | None:
-            if (await connection.execute(self._sql.store, values)).first() is not None:
-                return True
-            return await look(connection)
-
-        async def look(connection: AsyncConnection) -> bool | None:
-            row = await self._sql.find(connection, delivery.key)
-            return None if row is None or (row.handled_at is None and row.due is None) else False
-
-        # SQLite's writer may be a handler: a duplicate does not wait for it.
-        if not self._store.on_postgresql and await self._store.run(look) is False:
-            return False
-        deadline = time.monotonic() + _ASK_AGAIN
-        while (stored := await self._store.run(work, write=True)) is None:
-            if time.monotonic() >= deadline:
-                raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
-            await asyncio.sleep(_ASK_EVERY)
-        return stored
+        return await self._waits.store(delivery, webhook_id)
 
     async def claim_due(
         self, webhook_id: str | None, token: str, *, limit: int, lease: float
     ) -> Sequence[QuarantinedDelivery]:
         """See ``WaitingInbox``. The lease runs by the server's clock."""
-        webhook = {"a_webhook": webhook_id or ""}
-
-        async def find(connection: AsyncConnection) -> bool:
-            return (await connection.execute(self._sql.find_due, webhook)).first() is not None
-
-        async def work(connection: AsyncConnection) -> Sequence[Any]:
-            values = {**webhook, "a_token": token, "a_lease": lease, "a_limit": limit}
-            return (await connection.execute(self._sql.claim_due, values)).all()
-
-        if not self._store.on_postgresql and not await self._store.run(find):
-            return []  # without SQLite's lock for writers
-        try:
-            rows = await self._store.run(work, write=True, patient=False)
-        except BusyError:
-            return []
-        if rows:
-            self._due_tokens.append(token)
-        return _read(sorted(rows, key=_WHEN_DUE))
+        return await self._waits.claim_due(webhook_id, token, limit, lease)
 
     async def put_off(
         self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
@@ -408,98 +369,18 @@ class SQLInbox:
         self._store.check_usable()
         held = self._transactions.mine(key, token)
         if held is not None:
-            row = await self._store.run(lambda connection: self._sql.find(connection, key))
-            if row is None or row.due is None:
-                return False
             await self._transactions.roll_back(key, held)
         elif self._transactions.other(key) is not None:
             return False
-        values = {"a_seconds": seconds, "a_held": held is not None}
-        if delivery is None:
-            return await self._record(self._sql.put_off, key, token, **values)
-        return await self._record(self._sql.put_off_changed, key, token, **values, **_facts(delivery))
+        statement, values = self._waits.put_off(seconds, delivery)
+        return await self._record(statement, key, token, a_held=held is not None, **values)
 
     async def waiting(self, webhook_id: str | None) -> Waiting:
         """See ``WaitingInbox``."""
-
-        async def work(connection: AsyncConnection) -> Waiting:
-            row = (await connection.execute(self._sql.waiting, {"a_webhook": webhook_id or ""})).one()
-            if not row.number:
-                return Waiting()
-            age = max(0.0, row.now - as_aware(row.oldest).timestamp())
-            return Waiting(count=row.number, fresh=int(row.fresh), size=int(row.size), age=age)
-
-        return await self._store.run(work)
+        return await self._waits.waiting(webhook_id)
 
     async def list_waiting(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``WaitingInbox``."""
-
-        async def work(connection: AsyncConnection) -> Sequence[QuarantinedDelivery]:
-            if after is None:
-                return _read(await connection.execute(self._sql.list_waiting, {"a_limit": limit}))
-            place = {"a_limit": limit, "a_moment": after.quarantined_at, "a_key": after.key}
-            return _read(await connection.execute(self._sql.list_waiting_after, place))
-
-        return await self._store.run(work)
-
-    # --- what is old ---
-
-    def _horizon(self, now: datetime) -> datetime:
-        """Return the moment before which entries are forgotten."""
-        return _EVER if self._remember == math.inf else as_aware(now) - timedelta(seconds=self._remember)
-
-    def _count(self, count: int) -> None:
-        """Count new records, and delete old ones in a task of its own: no delivery waits for it."""
-        self._unpruned += count
-        if self._unpruned >= _PRUNE_EVERY and not self._is_pruning():
-            self._pruning = asyncio.get_running_loop().create_task(self._prune())
-
-    async def _end(self) -> None:
-        if self._pruning is not None and self._is_pruning():
-            await asyncio.wait((self._pruning,))
-        await self._transactions.roll_back_all()
-
-    def _is_pruning(self) -> bool:
-        """Return whether old entries are being deleted: by a task of this loop, not of one that was closed."""
-        task = self._pruning
-        return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
-
-    async def _prune(self) -> None:
-        """Delete what is older than ``remember``: of each table twice as many rows as came since the last time."""
-        limit, self._unpruned = 2 * self._unpruned, 0
-
-        async def work(connection: AsyncConnection) -> None:
-            # An entry must be old by both clocks, so that a clock that jumps ahead deletes nothing.
-            values = {
-                "a_moment": self._horizon(min(datetime.now(UTC), await self._store.now(connection))),
-                "a_limit": limit,
-            }
-            deleted = (await connection.execute(self._sql.delete_old, values)).scalars().all()
-            if deleted:  # a later inbox, which is to remember for longer, must not believe that they are still there
-                await connection.execute(self._sql.forget, {"a_forgotten": max(deleted)})
-            await connection.execute(self._sql.delete_abandoned, {"a_limit": limit})
-            await connection.execute(self._sql.delete_failures, values)
-
-        try:
-            await self._store.run(work, write=True)
-        except Exception:
-            if not self._store.closed:
-                logger.warning("old entries of the inbox %s could not be deleted", self._tables.name, exc_info=True)
-
-
-def _facts(delivery: QuarantinedDelivery) -> dict[str, object]:
-    """Return the parameters of a delivery that waits."""
-    letter = delivery.pack(seal=True)
-    return {
-        "a_moment": delivery.quarantined_at,
-        "a_attempts": delivery.failures,
-        "a_size": len(letter),
-        "a_letter": letter,
-    }
-
-
-def _read(rows: Iterable[Any]) -> list[QuarantinedDelivery]:
-    """Return the entries of rows that wait, with their seals."""
-    return [unpack_entry(row.letter, key=row.key, at=as_aware(row.stored_at), trusted=False) for row in rows]
+        return await self._waits.list(after, limit)

@@ -6,7 +6,8 @@ An event is one row. It is claimed in one of two ways, which are independent:
 - A handler with a session has a *transaction*, which enters the event as handled, and commits when the handler has
   succeeded. So it takes the statements that a hand-written ``INSERT ... ON CONFLICT`` takes, and no other.
 
-An event that waits has a letter too, and is not handled: when it is due, and what is counted, stand beside the letter.
+What was set aside or waits has a letter, and is in a *queue*: the quarantine, or that of its webhook. When it is due,
+and what is counted, stand in one index beside it, so that what has no letter is in two indexes alone.
 
 Nobody sees the row of a transaction that has not committed, and an ``INSERT`` of the same key would wait for its end,
 with a connection. So each statement that may meet one has one condition more, the *gate*: an advisory lock of the key,
@@ -35,8 +36,9 @@ DONE = Claim(ClaimStatus.DONE)
 BUSY = Claim(ClaimStatus.BUSY, 1.0)
 """Another worker has the key by a transaction, whose end is unknown: try again after a second."""
 
-_KEPT = "quarantined_at IS NULL AND due IS NULL"
-_KIND = StoreKind("inbox", 3, InboxError, CLOSED)
+_QUARANTINE, _WAITING = "quarantine", "waiting:"
+"""The queue of what was set aside, and how those of what waits begin, before the webhook's id."""
+_KIND = StoreKind("inbox", 4, InboxError, CLOSED, " (a handler with a session holds one while it runs)")
 
 
 class Tables(StoreTables):
@@ -56,22 +58,21 @@ class Tables(StoreTables):
             sa.Column("token", sa.Text),
             sa.Column("lease", sa.Double),
             sa.Column("lease_ends", sa.Double),
-            # What is in the quarantine has a letter, and is handled only if it was acknowledged.
-            sa.Column("quarantined_at", sa.DateTime(timezone=True)),
-            sa.Column("letter", sa.Text),
-            # What waits has a letter too: when it is due, in seconds since 1970, for which webhook ('' for none), when
-            # it was stored, how often it failed, and the bytes of its letter.
+            # What was set aside or waits has a letter. It is handled only if it is in the quarantine and was
+            # acknowledged. It was placed in its queue at a time, and is due, in seconds since 1970: in the quarantine
+            # at that time. What waits failed so often, and its letter has so many bytes.
+            sa.Column("queue", sa.Text().with_variant(sa.Text(collation="C"), "postgresql")),
             sa.Column("due", sa.Double),
-            sa.Column("webhook_id", sa.Text),
-            sa.Column("stored_at", sa.DateTime(timezone=True)),
+            sa.Column("placed_at", sa.DateTime(timezone=True)),
             sa.Column("attempts", sa.Integer),
             sa.Column("size", sa.Integer),
-            sa.Index(f"{table}_order", "handled_at", **_where("quarantined_at IS NULL")),
-            sa.Index(f"{table}_claims", "lease_ends", **_where(f"handled_at IS NULL AND {_KEPT}")),
-            sa.Index(f"{table}_quarantine_order", "quarantined_at", "key", **_where("quarantined_at IS NOT NULL")),
+            sa.Column("letter", sa.Text),
+            # Also finds claims that nobody ended: they have no such time.
+            sa.Index(f"{table}_order", "handled_at", **_where("queue IS NULL")),
             # With all that is counted, so that a count reads no letters.
-            sa.Index(f"{table}_due", "webhook_id", "due", "attempts", "size", "stored_at", **_where("due IS NOT NULL")),
-            sa.Index(f"{table}_waiting", "stored_at", "key", **_where("due IS NOT NULL")),
+            sa.Index(
+                f"{table}_queue", "queue", "due", "key", "placed_at", "attempts", "size", **_where("queue IS NOT NULL")
+            ),
         )
         self.failures = sa.Table(
             f"{table}_failures",
@@ -138,17 +139,14 @@ class Statements:
         unclaimed = sa.or_(events.c.token.is_(None), sa.not_(live))
         free = sa.or_(unclaimed, events.c.token == _TOKEN)
         no_claim = {name: sa.cast(sa.null(), events.c[name].type) for name in ("token", "lease", "lease_ends")}
-        no_wait = {
-            name: sa.cast(sa.null(), events.c[name].type)
-            for name in ("due", "webhook_id", "stored_at", "attempts", "size")
-        }
         no_letter = {
-            **{name: sa.cast(sa.null(), events.c[name].type) for name in ("quarantined_at", "letter")},
-            **no_wait,
+            name: sa.cast(sa.null(), events.c[name].type)
+            for name in ("queue", "due", "placed_at", "attempts", "size", "letter")
         }
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
         handled = {"handled_at": now, **no_claim}
-        moment = sa.bindparam("a_moment", type_=events.c.quarantined_at.type)
+        moment = sa.bindparam("a_moment", type_=events.c.placed_at.type)
+        due = sa.bindparam("a_due", type_=sa.Double)
 
         def gate(key: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
             if not self.on_postgresql:
@@ -174,9 +172,10 @@ class Statements:
         def change(values: dict[str, Any], *conditions: sa.ColumnElement[bool]) -> Any:
             return sa.update(events).where(here, *conditions).values(values).returning(events.c.key)
 
-        in_quarantine = events.c.quarantined_at.is_not(None)
+        quarantine = sa.literal_column(f"'{_QUARANTINE}'", sa.Text)
+        in_quarantine = events.c.queue == quarantine
         not_handled = events.c.handled_at.is_(None)
-        waits = events.c.due.is_not(None)
+        waits = events.c.queue >= sa.literal_column(f"'{_WAITING}'", sa.Text)
         self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free))
         self.lease_letter = change(claimed, in_quarantine, free, gate(_KEY))
         self.begin = enter({**handled, **no_letter}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
@@ -187,9 +186,11 @@ class Statements:
         retried = sa.and_(sa.bindparam("a_retry", type_=sa.Boolean), in_quarantine, unclaimed)
         letter = {
             **handled,
-            **no_wait,
+            **no_letter,
             "handled_at": sa.case((sa.bindparam("a_acknowledged", type_=sa.Boolean), now)),
-            "quarantined_at": moment,
+            "queue": quarantine,
+            "due": due,
+            "placed_at": moment,
             "letter": sa.bindparam("a_letter", type_=LetterType),
         }
         self.complete = enter({**handled, **no_letter}, mine(_KEY), completes)
@@ -199,13 +200,13 @@ class Statements:
         self.drop = change({**handled, **no_letter}, in_quarantine, gate(_KEY))
 
         self.known = sa.select(events.c.key).where(
-            events.c.key.in_(sa.select(some)), sa.or_(in_quarantine, waits, events.c.handled_at.is_not(None))
+            events.c.key.in_(sa.select(some)), sa.or_(events.c.queue.is_not(None), events.c.handled_at.is_not(None))
         )
         remaining = sa.case((live, events.c.lease_ends - clock), else_=0.0).label("remaining")
         self.row = sa.select(
             events.c.handled_at,
-            events.c.quarantined_at,
-            events.c.due,
+            in_quarantine.label("in_quarantine"),
+            waits.label("waits"),
             letter_text.label("letter"),
             events.c.token,
             remaining,
@@ -216,35 +217,32 @@ class Statements:
         self.count_failure = first.on_conflict_do_update(
             index_elements=[failures.c.key], set_={"failures": more, "failed_at": now}
         ).returning(failures.c.failures)
-        order = (events.c.quarantined_at, events.c.key)
-        letters = sa.select(letter_text.label("letter"), events.c.key, events.c.quarantined_at)
-        self.letters = letters.where(in_quarantine).order_by(*order).limit(_LIMIT)
-        self.letters_after = self.letters.where(sa.tuple_(*order) > sa.tuple_(moment, _KEY))
+        order = (events.c.due, events.c.key)
+        entry = (letter_text.label("letter"), events.c.key, events.c.placed_at, events.c.due)
+        self.letters = sa.select(*entry).where(in_quarantine).order_by(*order).limit(_LIMIT)
+        self.letters_after = self.letters.where(sa.tuple_(*order) > sa.tuple_(due, _KEY))
 
-        webhook = events.c.webhook_id == sa.bindparam("a_webhook", type_=sa.Text)
+        queue = sa.bindparam("a_queue", type_=sa.Text)
+        in_queue = events.c.queue == queue
         text = sa.bindparam("a_letter", type_=LetterType)
         facts = {
-            "stored_at": moment,
+            "placed_at": moment,
             "attempts": sa.bindparam("a_attempts", type_=sa.Integer),
             "size": sa.bindparam("a_size", type_=sa.Integer),
             "letter": text,
         }
         self.store = enter(
-            {**no_letter, **facts, "due": time_of_day, "webhook_id": sa.bindparam("a_webhook", type_=sa.Text)},
+            {**facts, "due": time_of_day, "queue": queue},
             gate(_KEY),
-            sa.and_(not_handled, events.c.due.is_(None)),
+            sa.and_(not_handled, sa.or_(events.c.queue.is_(None), in_quarantine)),
         )
-        is_due = sa.select(events.c.key).where(webhook, events.c.due <= time_of_day, unclaimed).order_by(events.c.due)
+        is_due = sa.select(events.c.key).where(in_queue, events.c.due <= time_of_day, unclaimed).order_by(events.c.due)
         self.find_due = is_due.limit(1)
         # In a WITH: a planner may run a subquery of IN more than once, and each time lock other rows.
         found_due = is_due.limit(_LIMIT)
         ready = (found_due.with_for_update(skip_locked=True) if self.on_postgresql else found_due).cte("ready")
-        waiting = (letter_text.label("letter"), events.c.key, events.c.stored_at)
         self.claim_due = (
-            sa.update(events)
-            .where(events.c.key.in_(sa.select(ready.c.key)))
-            .values(claimed)
-            .returning(*waiting, events.c.due)
+            sa.update(events).where(events.c.key.in_(sa.select(ready.c.key))).values(claimed).returning(*entry)
         )
         later = {"due": time_of_day + sa.bindparam("a_seconds", type_=sa.Double), **no_claim}
         mine_here = sa.or_(events.c.token == _TOKEN, sa.and_(sa.bindparam("a_held", type_=sa.Boolean), unclaimed))
@@ -255,12 +253,17 @@ class Statements:
             func.count().label("number"),
             fresh.label("fresh"),
             func.sum(events.c.size).label("size"),
-            func.min(events.c.stored_at).label("oldest"),
+            func.min(events.c.placed_at).label("oldest"),
             time_of_day.label("now"),
-        ).where(webhook, waits)
-        in_turn = (events.c.stored_at, events.c.key)
-        self.list_waiting = sa.select(*waiting).where(waits).order_by(*in_turn).limit(_LIMIT)
-        self.list_waiting_after = self.list_waiting.where(sa.tuple_(*in_turn) > sa.tuple_(moment, _KEY))
+        ).where(in_queue)
+        in_turn = (events.c.placed_at, events.c.key)
+        page = sa.select(events.c.key).where(waits).order_by(*in_turn).limit(_LIMIT)
+
+        def list_page(page: Any) -> Any:  # sorted by the index alone, without the letters
+            return sa.select(*entry).where(events.c.key.in_(page)).order_by(*in_turn)
+
+        self.list_waiting = list_page(page)
+        self.list_waiting_after = list_page(page.where(sa.tuple_(*in_turn) > sa.tuple_(moment, _KEY)))
 
         self.note = sa.select(notes.c.text).where(notes.c.name == _NAME)
         new_note = insert(notes).values(name=_NAME, text=sa.bindparam("a_text", type_=sa.Text))
@@ -275,11 +278,9 @@ class Statements:
             .where(sa.or_(version.c.forgotten_at.is_(None), version.c.forgotten_at < forgotten))
             .values(forgotten_at=forgotten)
         )
-        kept = events.c.quarantined_at.is_(None)
+        kept = events.c.queue.is_(None)
         old = sa.select(events.c.key).where(events.c.handled_at < moment, kept).order_by(events.c.handled_at)
-        abandoned = sa.select(events.c.key).where(
-            not_handled, kept, events.c.due.is_(None), events.c.lease_ends < clock - _ABANDONED
-        )
+        abandoned = sa.select(events.c.key).where(not_handled, kept, events.c.lease_ends < clock - _ABANDONED)
         stale = sa.select(failures.c.key).where(failures.c.failed_at < moment)
 
         def delete(table: sa.Table, found: Any) -> Any:
@@ -291,6 +292,11 @@ class Statements:
         self.delete_old = delete(events, old).returning(events.c.handled_at)
         self.delete_abandoned = delete(events, abandoned)
         self.delete_failures = delete(failures, stale)
+
+    @staticmethod
+    def queue(webhook_id: str | None) -> dict[str, object]:
+        """Return the parameter of a statement about what waits of a webhook."""
+        return {"a_queue": _WAITING + (webhook_id or "")}
 
     def given(self, keys: Sequence[str]) -> dict[str, object]:
         """Return the parameter of a statement for several keys."""
@@ -305,7 +311,7 @@ class Statements:
     async def describe(self, connection: AsyncConnection, key: str, *, retry: bool) -> Claim:
         """Return the claim's result for a key that cannot be claimed: DONE, or BUSY with ``retry_after``."""
         row = await self.find(connection, key)
-        if (row is None or row.quarantined_at is None) if retry else (row is not None and row.handled_at is not None):
+        if (row is None or not row.in_quarantine) if retry else (row is not None and row.handled_at is not None):
             return DONE
         if row is not None and row.token is not None and row.remaining > 0:
             return Claim(ClaimStatus.BUSY, row.remaining, row.token)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, event
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import Connection, Executable
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
@@ -28,18 +29,30 @@ _KEPT_FREE = 5
 """One of this number of the pool's connections is kept for short calls."""
 
 
+class HandlersConnection(AsyncConnection):
+    """The connection of a handler's transaction, which only the inbox commits."""
+
+    async def commit(self) -> None:
+        """Roll back in place of the handler's COMMIT."""
+        await self.rollback()
+        raise ConfigurationError(
+            "the handler called commit(), which would divide its writes from the inbox's entry; all were rolled "
+            "back: leave commit() and rollback() to the inbox, and use begin_nested() for a part that may fail"
+        )
+
+
 @attrs.define(eq=False)
 class Held:
     """A claim that is a transaction of this process. ``retry``: the delivery is in the quarantine, and is tried again.
 
-    Closing ``scope`` rolls back, unless it was committed. The ``connection`` is None from the commit on. If that
-    failed, the claim is kept until it is released, so that a second ``complete`` records nothing either.
+    It is ``open`` until its commit begins. If that failed, the claim is kept until it is released, so that a second
+    ``complete`` records nothing either.
     """
 
     token: str
     retry: bool
-    scope: AsyncExitStack
-    connection: AsyncConnection | None
+    connection: HandlersConnection
+    open: bool = True
 
 
 class Transactions:
@@ -54,54 +67,65 @@ class Transactions:
         self._sessions = sessions
         self._slots = asyncio.Semaphore(_most_transactions(store.engine))
         self._held: dict[str, Held] = {}
-        self._of_handlers: set[Connection | None] = set()
-        # An engine of its own on the same pool, so that other transactions of the program have no listeners.
-        self._engine = store.engine.execution_options()
-        event.listen(self._engine.sync_engine, "begin", self._refuse_begin)
-        event.listen(self._engine.sync_engine, "commit", self._refuse_commit)
 
     def __len__(self) -> int:
-        return sum(held.connection is not None for held in self._held.values())
+        return sum(held.open for held in self._held.values())
 
     async def begin(self, key: str, token: str, lease: float, *, retry: bool) -> Claim:
-        """Claim the key: begin a transaction, and enter the event as handled. A cancellation waits for the end.
+        """Claim the key: begin a transaction, and enter the event as handled.
 
         PostgreSQL ends the transaction when its connection was idle for ``lease`` seconds.
         """
         known = await self.known(key, token, retry=retry)
         if known is not None:
             return known
-        # Breaking off in the middle of a statement would cost the pool a connection.
-        return await run_to_completion(lambda: self._store.within_limit(self._begin(key, token, lease, retry)))
+        return await self._store.within_limit(partial(self._prepare_and_begin, key, token, lease, retry))
 
-    async def _begin(self, key: str, token: str, lease: float, retry: bool) -> Claim:
+    async def _prepare_and_begin(self, key: str, token: str, lease: float, retry: bool) -> Claim:
         await self._store.prepare()
         if await done_in_sqlite(self._store, self._sql, key, retry=retry):
             return DONE
-        statement = self._sql.begin_letter if retry else self._sql.begin
+        try:
+            return await self._begin(key, token, lease, retry)
+        except DBAPIError as exc:
+            if not exc.connection_invalidated:
+                raise
+        # The server was restarted after the pool connected, so connect anew.
+        return await self._begin(key, token, lease, retry)
+
+    async def _begin(self, key: str, token: str, lease: float, retry: bool) -> Claim:
         values = {"a_key": key} if retry else {"a_key": key, "a_token": token}
         if self._store.on_postgresql:
             values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
-        again = True
-        while True:
-            try:
-                async with AsyncExitStack() as scope:
-                    await self._slots.acquire()
-                    scope.callback(self._slots.release)
-                    connection = await scope.enter_async_context(self._store.transaction(engine=self._engine))
-                    if (await connection.execute(statement, values)).first() is None:
-                        return await self._sql.describe(connection, key, retry=retry)
-                    self._store.check_usable()  # it may have been closed meanwhile
-                    self._of_handlers.add(connection.sync_connection)
-                    scope.callback(self._of_handlers.discard, connection.sync_connection)
-                    self._held[key] = Held(token, retry, scope.pop_all(), connection)
-                    return CLAIMED
-            except BusyError:
+        statement = self._sql.begin_letter if retry else self._sql.begin
+        held = Held(token, retry, HandlersConnection(self._store.engine))
+        await self._slots.acquire()
+        try:
+            await self._store.open(held.connection, write=True, patient=False)
+        except BaseException as exc:
+            self._slots.release()
+            if isinstance(exc, BusyError):
                 return BUSY
-            except DBAPIError as exc:
-                if not again or not exc.connection_invalidated:
-                    raise
-            again = False  # the server was restarted after the pool connected, so connect anew
+            raise
+        try:
+            if await held.connection.run_sync(_enter, statement, values):
+                self._store.check_usable()  # it may have been closed meanwhile
+                self._held[key] = held
+                return CLAIMED
+            claim = await self._sql.describe(held.connection, key, retry=retry)
+        except BaseException:
+            await self._end(held, whole=False)
+            raise
+        await self._end(held, whole=True)
+        return claim
+
+    async def _end(self, held: Held, *, whole: bool) -> None:
+        """Roll back, unless it was committed, and give the connection back. ``whole``: as of ``SQLStore.close``."""
+        held.open = False
+        try:
+            await self._store.close(held.connection, write=True, whole=whole)
+        finally:
+            self._slots.release()
 
     async def known(self, key: str, token: str, *, retry: bool) -> Claim | None:
         """Return the claim's result if a transaction of this process has the key, else None."""
@@ -117,7 +141,7 @@ class Transactions:
     def other(self, key: str) -> Held | None:
         """Return the open claim that any transaction of this process has on the key."""
         held = self._held.get(key)
-        return None if held is None or held.connection is None else held
+        return None if held is None or not held.open else held
 
     def mine(self, key: str, token: str) -> Held | None:
         """Return the claim if it is a transaction of this token."""
@@ -132,7 +156,7 @@ class Transactions:
         new transaction may begin.
         """
         held = self.mine(key, token)
-        if held is None or held.connection is None:
+        if held is None or not held.open:
             raise InboxError("this worker has not claimed the key with claim_transaction()")
         connection = held.connection
         outer = connection.get_transaction()
@@ -150,21 +174,10 @@ class Transactions:
             found = leaves(exc)
             of_the_handler = any(isinstance(each, BasiqError) for each in found)
             if of_the_handler or not (connection.invalidated or all(map(is_passing, found))):
+                if type(exc) is InvalidRequestError and outer is not None and not outer.is_active:
+                    raise _ended() from without_values(exc)
                 raise
             raise InboxError(f"the database failed while the handler ran: {brief(found[0])}") from without_values(exc)
-
-    def _refuse_begin(self, connection: Connection) -> None:
-        if connection in self._of_handlers:  # the claim's transaction began before its handler
-            raise _ended()
-
-    def _refuse_commit(self, connection: Connection) -> None:
-        """Roll back in place of a COMMIT of the handler: SQLAlchemy takes the transaction as ended either way."""
-        if connection in self._of_handlers:
-            connection.connection.rollback()
-            raise ConfigurationError(
-                "the handler called commit(), which would divide its writes from the inbox's entry; all were rolled "
-                "back: leave commit() and rollback() to the inbox, and use begin_nested() for a part that may fail"
-            )
 
     @asynccontextmanager
     async def _session(self, connection: AsyncConnection) -> AsyncGenerator[AsyncSession]:
@@ -179,14 +192,17 @@ class Transactions:
 
     async def commit(self, key: str, held: Held) -> None:
         """Commit the claim's transaction, and end the claim. A cancellation waits for that."""
-        connection, held.connection = held.connection, None
-        if connection is None:
+        if not held.open:
             raise InboxError("the transaction of this claim failed: nothing was recorded")
+        held.open = False
 
         async def commit_once() -> None:
-            async with held.scope:
-                self._of_handlers.discard(connection.sync_connection)
-                await self._store.within_limit(_commit_whole(connection))
+            whole = False
+            try:
+                await self._store.within_limit(partial(_commit_whole, held.connection))
+                whole = True
+            finally:
+                await self._end(held, whole=whole)
             self._forget(key, held)
 
         try:
@@ -199,7 +215,9 @@ class Transactions:
     async def roll_back(self, key: str, held: Held) -> None:
         """Roll the claim's transaction back, and end the claim. A cancellation waits for that."""
         self._forget(key, held)
-        await run_to_completion(held.scope.aclose)
+        if held.open:
+            held.open = False
+            await run_to_completion(lambda: self._end(held, whole=True))
 
     async def roll_back_all(self) -> None:
         for key, held in list(self._held.items()):
@@ -215,6 +233,13 @@ async def done_in_sqlite(store: SQLStore, sql: Statements, key: str, *, retry: b
     if store.on_postgresql:
         return False
     return await store.run(lambda connection: sql.describe(connection, key, retry=retry)) is DONE
+
+
+def _enter(connection: Connection, statement: Executable, values: dict[str, str]) -> bool:
+    """Begin the transaction, and enter the event. Return whether it was entered."""
+    # In its context, nothing can be written after a rollback: it would commit without the entry.
+    (connection.get_transaction() or connection.begin()).__enter__()
+    return connection.execute(statement, values).first() is not None
 
 
 def _ended() -> ConfigurationError:

@@ -20,7 +20,7 @@ from ..._work.ids import Ids, digest_of
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError, JobInUseError, RecordError
 from ...models import Message
-from .._sources import UnreadableMessage, plain_id
+from .._sources import UnreadableMessage, as_object, plain_id
 
 _quick_dumps: Callable[[Any], bytes] | None = None
 with suppress(ImportError):
@@ -65,8 +65,6 @@ class JSONLinesTarget:
     A file with other content, and a failure of the disk, raise ``RecordError``, which ends the job.
     """
 
-    accepts_unreadable = True
-
     def __init__(self, path: str | os.PathLike[str], *, anew: bool = False) -> None:
         self._path = os.fspath(path)
         if not isinstance(self._path, str) or not self._path or "\0" in self._path:
@@ -74,33 +72,36 @@ class JSONLinesTarget:
         self._note_path = self._path + ".note"
         self._anew = anew
         self._lines: list[bytes] = []
-        self._unwritten: list[bytes] = []
-        """The digests of the ids in ``_lines``."""
+        self._unwritten: list[str] = []
+        """The ids in ``_lines``."""
         self._file: BinaryIO | None = None
         self._size = 0
         """The bytes of the file up to the end of its last whole line."""
         self._last = b""
         """The digest of the id in that line."""
         self._ids: Ids | None = None
-        """The ids in the file; None before it was read."""
+        """The ids in the file; None before it was read. During a run, those that it had before: the run itself knows
+        which ones it has handed out since, and they are not kept twice."""
+        self._in_run = False
         self._notes: dict[str, str] = {}
         self._using = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"JSONLinesTarget({self._path!r})"
 
+    accepts_unreadable = True
+
     async def deliver(self, message: Message) -> None:
         """See ``Target``: the line is written with the next ``flush``."""
-        self.add([message])
+        raw = message.raw
+        if isinstance(message, UnreadableMessage) and message.of_event:
+            raw = {"id": message.id, "raw": raw}  # by this id the record knows it
+        self.accept_page([raw], [plain_id(raw)])
 
-    def add(self, messages: Sequence[Message]) -> None:
-        """Accept many messages at once: their lines are written with the next ``flush``."""
-        for message in messages:
-            raw = message.raw
-            if isinstance(message, UnreadableMessage) and message.of_event:
-                raw = {"id": message.id, "raw": raw}  # by this id the record knows it
-            self._lines.append(_make_line(raw))
-            self._unwritten.append(digest_of(plain_id(raw)))
+    def accept_page(self, items: Sequence[Any], ids: Sequence[str]) -> None:
+        """Accept items as Basiq sent them, with their plain ids: their lines are written with the next ``flush``."""
+        self._lines += _make_lines(items)
+        self._unwritten += ids
 
     async def flush(self) -> None:
         """See ``BulkTarget``: the lines are on the disk when it returns."""
@@ -133,7 +134,8 @@ class JSONLinesTarget:
     async def begin_run(self) -> None:
         """See ``RunScoped``: opens and locks the file, and reads the ids in it."""
         async with self._using:
-            await self._in_thread(self._begin)
+            await self._in_thread(self._write_lines if self._lines else self._begin)
+            self._in_run = True
 
     async def end_run(self) -> None:
         """See ``RunScoped``."""
@@ -185,7 +187,7 @@ class JSONLinesTarget:
     def _forget(self) -> None:
         """Close the file, and forget what was read from it."""
         file, self._file, self._ids = self._file, None, None
-        self._lines, self._unwritten = [], []
+        self._lines, self._unwritten, self._in_run = [], [], False
         if file is not None:
             with suppress(OSError):
                 file.close()
@@ -226,8 +228,9 @@ class JSONLinesTarget:
         os.fsync(file.fileno())
         self._check_in_place(file)
         self._size = file.tell()
-        ids.extend(self._unwritten[:count])
-        self._last = self._unwritten[count - 1]
+        self._last = digest_of(self._unwritten[count - 1])
+        if not self._in_run:
+            ids.extend(map(digest_of, self._unwritten[:count]))
         del self._lines[:count], self._unwritten[:count]
 
     def _check_in_place(self, file: BinaryIO) -> None:
@@ -357,8 +360,17 @@ def _whole_lines(file: BinaryIO) -> Iterator[list[bytes]]:
         yield lines
 
 
+def _make_lines(items: Sequence[Any]) -> Sequence[bytes]:
+    """Return each item as a line of ASCII, which is the same with orjson and without."""
+    if _quick_dumps is not None and set(map(type, items)) == {dict}:
+        with suppress(TypeError):  # such as a number above 64 bits
+            lines = list(map(_quick_dumps, items))
+            if all(map(bytes.isascii, lines)):
+                return lines
+    return [_make_line(as_object(item)) for item in items]
+
+
 def _make_line(message: Mapping[str, Any]) -> bytes:
-    """Return a message as a line of ASCII, which is the same with orjson and without."""
     if _quick_dumps is not None:
         try:
             line = _quick_dumps(message)

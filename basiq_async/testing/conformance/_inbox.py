@@ -7,36 +7,28 @@ import multiprocessing
 import os
 import signal
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-import attrs
-
-from ..._work.protocol import Inbox, TransactionalInbox, WaitingInbox
+from ..._work.protocol import Inbox, WaitingInbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
-from . import _inbox_model, _inbox_promises, _inbox_records  # noqa: F401  # they register promises
-from ._inbox_memory import known_since_opened
-from ._inbox_probe import (
-    CLAIMED,
-    DONE,
-    LONG,
-    InboxProbe,
-    MakeInbox,
-    always,
-    made,
-    make_delivery,
-    with_leases,
-    without_leases,
-)
-from ._inbox_transactions import Write, transacted
-from ._inbox_waiting import WaitingProbe, waiting, waiting_with_leases
-from ._runner import hold, keep, promise_of
+from ._inbox_model import CALLS, CLAIMED, DONE, LATER, LONG, SHORT, Call, make_delivery
+from ._inbox_promises import CHECKS, WaitingPromises
+from ._inbox_scripts import INTERRUPTED
+from ._inbox_workers import Workers, Write
+from ._runner import Check, hold, keep
 
+MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
+"""A function that makes an inbox: it returns the inbox, an awaitable of it, or an async context manager."""
+_ALIKE = timedelta(milliseconds=1)
+_DAY = timedelta(days=1)
+_OLDEST = timedelta(days=3650)
 Outage = Callable[[], AbstractAsyncContextManager[object]]
 
 
@@ -71,111 +63,91 @@ async def check_inbox(
     Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
     promises: dict[str, Callable[[], Awaitable[None]]] = {}
-    for promise, check in {**always.checks, **(with_leases if leases else without_leases).checks}.items():
-        promises[promise] = partial(_try, make_inbox, check, clock, workers=1)
+    for promise, (kind, check) in CHECKS.items():
+        attempt = partial(_try, make_inbox, kind, check, clock=clock, leases=leases, write=write)
+        promises[promise] = partial(attempt, workers=1)
         if shared:
-            promises[promise + " (across two workers)"] = partial(_try, make_inbox, check, clock, workers=2)
-    for promise, check_waiting in {**waiting.checks, **(waiting_with_leases.checks if leases else {})}.items():
-        promises[promise] = partial(_try_waiting, make_inbox, check_waiting, clock, workers=1)
-        if shared:
-            promises[promise + " (across two workers)"] = partial(
-                _try_waiting, make_inbox, check_waiting, clock, workers=2
-            )
-    promises[promise_of(known_since_opened)] = partial(known_since_opened, make_inbox, clock)
-    promises[promise_of(transacted)] = partial(_in_a_transaction, make_inbox, clock, write)
+            promises[f"{promise} (across two workers)"] = partial(attempt, workers=2)
+    promises[str(known_since_opened.__doc__)] = partial(known_since_opened, make_inbox, clock)
     if outage is not None:
-        promises[promise_of(away)] = partial(away, make_inbox, outage)
+        promises[str(away.__doc__)] = partial(away, make_inbox, outage)
     if processes:
-        promises[promise_of(raced)] = partial(raced, make_inbox)
-        promises[promise_of(killed)] = partial(killed, make_inbox, seconds)
+        promises[str(raced.__doc__)] = partial(raced, make_inbox)
+        promises[str(killed.__doc__)] = partial(killed, make_inbox, seconds)
     await keep("the inbox", promises, seconds=seconds)
 
 
-async def _try(
-    make_inbox: MakeInbox,
-    check: Callable[[InboxProbe], Awaitable[None]],
-    clock: ManualClock | None,
-    *,
-    workers: Literal[1, 2],
-) -> None:
+async def _try(make_inbox: MakeInbox, kind: type[Workers[Any]], check: Check, *, workers: int, **options: Any) -> None:
     async with AsyncExitStack() as stack:
         inboxes = [await stack.enter_async_context(made(make_inbox)) for _ in range(workers)]
-        await check(InboxProbe(inboxes[0], inboxes[-1], clock))
+        if kind is not WaitingPromises or isinstance(inboxes[0], WaitingInbox):
+            await check(kind(inboxes[0], inboxes[-1], **options))
 
 
-async def _try_waiting(
-    make_inbox: MakeInbox,
-    check: Callable[[WaitingProbe], Awaitable[None]],
-    clock: ManualClock | None,
-    *,
-    workers: Literal[1, 2],
-) -> None:
-    async with AsyncExitStack() as stack:
-        inboxes = [await stack.enter_async_context(made(make_inbox)) for _ in range(workers)]
-        first, last = inboxes[0], inboxes[-1]
-        if isinstance(first, WaitingInbox) and isinstance(last, WaitingInbox):
-            await check(WaitingProbe(first, last, clock))
+@asynccontextmanager
+async def made(make_inbox: MakeInbox) -> AsyncGenerator[Inbox]:
+    made = make_inbox()
+    # An inbox may itself be an async context manager, which opens and closes it.
+    if isinstance(made, AbstractAsyncContextManager):
+        async with made as entered:
+            yield entered
+        return
+    inbox = await made if isinstance(made, Awaitable) else made
+    try:
+        yield inbox
+    finally:
+        close = getattr(inbox, "aclose", None)
+        if close is not None:
+            await close()
 
 
-async def _in_a_transaction(make_inbox: MakeInbox, clock: ManualClock | None, write: Write | None) -> None:
+async def known_since_opened(make_inbox: MakeInbox, clock: ManualClock | None) -> None:
+    """known_since() is when the storage was first used, not earlier, and not when the inbox was opened"""
     async with made(make_inbox) as inbox:
-        if isinstance(inbox, TransactionalInbox):
-            await transacted(inbox, InboxProbe(inbox, inbox, clock), write)
+        workers = Workers(inbox, inbox, clock)
+        first = await inbox.known_since()
+        hold(first.tzinfo is not None, f"known_since() was {first}, without a time zone")
+        hold(first > workers.now() - _OLDEST, f"known_since() was {first}, when no inbox can have existed")
+        await inbox.complete(workers.key, workers.a)
+        await workers.wait(SHORT if clock is None else LATER)
+        began = workers.now()
+        _check_stayed(first, await inbox.known_since(), began, "")
+    async with made(make_inbox) as inbox:
+        again = await inbox.known_since()
+        if await inbox.known([workers.key]):
+            _check_stayed(first, again, began, " when the inbox was opened again")
+        else:  # each inbox has a new storage
+            skew = timedelta(minutes=1) if clock is None else timedelta()
+            hold(again >= began - skew, f"known_since() of an inbox that was made at {began} was {again}")
+
+
+def _check_stayed(first: datetime, again: datetime, now: datetime, when: str) -> None:
+    """Check that a later ``known_since`` is the same. It may move if the inbox forgets what is older than a day."""
+    stayed = first <= again < first + _ALIKE or first < again < now - _DAY
+    hold(
+        stayed,
+        f"known_since() moved from {first} to {again}{when}, though the inbox remembers what was handled in between",
+    )
 
 
 async def away(make_inbox: MakeInbox, outage: Outage) -> None:
     """While the storage is away, every call raises InboxError; afterwards all records are unchanged"""
     async with made(make_inbox) as inbox:
-        probe = InboxProbe(inbox, inbox, None)
-        handled, new = f"{probe.key}-handled", f"{probe.key}-new"
-        await inbox.complete(handled, "token")
-        await probe.claim_a(CLAIMED, "the first claim")
-        delivery = await probe.quarantine_a()
-        waits = make_delivery(f"{probe.key}-waits", failures=0)
-        if isinstance(inbox, WaitingInbox):
-            await inbox.store(waits, webhook_id=probe.key)
+        workers = Workers(inbox, inbox)
+        scripts = [script.split("; ...; ") for script in INTERRUPTED]
+        for number, (before, _) in enumerate(scripts):
+            await workers.follow(before, name=f"{workers.key}-{number}")
         async with outage():
-            calls: dict[str, Coroutine[Any, Any, object]] = {
-                "check": inbox.check(),
-                "claim": inbox.claim(f"{new}-claim", "token", lease=LONG),
-                "complete": inbox.complete(f"{new}-complete", "token"),
-                "known": inbox.known([f"{new}-known"]),
-                "note": inbox.note("name"),
-                "set_note": inbox.set_note("name", "text"),
-                "complete of many": inbox.complete([f"{new}-1", f"{new}-2"], "token"),
-                "known_since": inbox.known_since(),
-                "fail": inbox.fail(f"{new}-fail", "token"),
-                "quarantine": inbox.quarantine(f"{new}-quarantine", "token", make_delivery(f"{new}-quarantine")),
-                "quarantined": inbox.quarantined(),
-                "claim_quarantined": inbox.claim_quarantined(probe.key, "token", lease=LONG),
-                "drop_quarantined": inbox.drop_quarantined(probe.key),
-            }
-            if isinstance(inbox, WaitingInbox):
-                entry = make_delivery(f"{new}-store", failures=0)
-                calls["store"] = inbox.store(entry, webhook_id=probe.key)
-                calls["claim_due"] = inbox.claim_due(probe.key, "token", limit=1, lease=LONG)
-                calls["put_off"] = inbox.put_off(waits.key, "token", seconds=0)
-                calls["waiting"] = inbox.waiting(probe.key)
-                calls["list_waiting"] = inbox.list_waiting()
+            key = f"{workers.key}-0-1"
+            of = Call([key, f"{key}-2"], key, workers.b, make_delivery(key))
+            calls = {name: call(inbox, of) for name, call in CALLS.items() if workers.makes(name)}
+            calls["known_since"] = inbox.known_since()
             found = await asyncio.gather(*calls.values(), return_exceptions=True)
         for name, result in zip(calls, found, strict=True):
-            hold(
-                isinstance(result, InboxError),
-                f"while the storage was away, {name}() resulted in {result!r}, not in an InboxError",
-            )
-        claim = await inbox.claim(handled, "another token", lease=LONG)
-        hold(claim.status is DONE, f"after the outage, a claim of a handled key was {claim.status.name}, not DONE")
-        hold(await probe.deliveries() == [delivery], "after the outage, the quarantine was changed")
-        claim = await inbox.claim(new, "another token", lease=LONG)
-        hold(claim.status is CLAIMED, f"after the outage, a claim of a new key was {claim.status.name}, not CLAIMED")
-        hold(await inbox.complete(new, "another token"), "after the outage, complete() was not True")
-        if isinstance(inbox, WaitingInbox):
-            due = await inbox.claim_due(probe.key, "another token", limit=10, lease=LONG)
-            hold(due == [waits], f"after the outage, {len(due)} deliveries were due, or another one than was stored")
-
-
-_DEFERRED = 4
-"""Of so many deliveries of a process that is killed, one was only stored, one claimed, and one put off."""
+            hold(isinstance(result, InboxError), f"while the storage was away, {name} was {result!r}, not InboxError")
+        for number, (before, after) in enumerate(scripts):
+            await workers.follow(after, made=before, name=f"{workers.key}-{number}")
+        await workers.follow("claim a; complete a")
 
 
 async def raced(make_inbox: MakeInbox) -> None:
@@ -226,58 +198,19 @@ async def killed(make_inbox: MakeInbox, seconds: float) -> None:
     with suppress(BrokenProcessPool), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         await loop.run_in_executor(pool, _record_and_die, make_inbox, name, seconds)
     async with made(make_inbox) as inbox:
-        probe = InboxProbe(inbox, inbox, None)
-        probe.key = f"{name}-completed"
-        await probe.known(True, "for a key that a process had completed before it was killed")
-        await probe.claim_a(DONE, "a claim of a key that a process had completed before it was killed")
-        probe.key = f"{name}-quarantined"
-        deliveries = [delivery.key for delivery in await probe.deliveries()]
-        hold(deliveries == [probe.key], "what a process had put into the quarantine before it was killed was not there")
-        many = [f"{name}-many-{number}" for number in range(3)]
-        hold(len(await inbox.known(many)) == 3, "what a process completed at once before it was killed was not there")
-        hold(await inbox.note(name) == "text", "the note of a process that was killed was not there")
-        failures = await inbox.fail(f"{name}-failed", probe.a)
-        hold(failures == 2, f"the failure after one of a process that was killed was counted as {failures}, not 2")
-        if isinstance(inbox, WaitingInbox):
-            found = await inbox.waiting(name)
-            hold(
-                (found.count, found.fresh) == (_DEFERRED, _DEFERRED - 1),
-                f"a process stored {_DEFERRED} deliveries, put one off and was killed: waiting() was {found}",
-            )
-            known = await inbox.known([f"{name}-waiting-{number}" for number in range(_DEFERRED)])
-            hold(len(set(known)) == _DEFERRED, f"known() had {len(set(known))} of {_DEFERRED} that wait")
+        for number, script in enumerate(INTERRUPTED):
+            before, after = script.split("; ...; ")
+            await Workers(inbox, inbox).follow(after, made=before, name=f"{name}-{number}")
 
 
-def _record_and_die(make_inbox: MakeInbox, key: str, seconds: float) -> None:
-    """Record with five inboxes, in a separate process, and be killed before they are closed."""
+def _record_and_die(make_inbox: MakeInbox, name: str, seconds: float) -> None:
+    """Record with one inbox for each script, in a separate process, and be killed before they are closed."""
 
     async def run() -> None:
         async with asyncio.timeout(seconds), AsyncExitStack() as stack:
-            first, second, third, fourth, fifth = [await stack.enter_async_context(made(make_inbox)) for _ in range(5)]
-            await first.fail(f"{key}-failed", "token")
-            await second.quarantine(f"{key}-quarantined", "token", make_delivery(f"{key}-quarantined"))
-            await third.claim(f"{key}-completed", "token", lease=LONG)
-            await third.complete(f"{key}-completed", "token")
-            await fourth.complete([f"{key}-many-{number}" for number in range(3)], "token")
-            await fifth.set_note(key, "text")
-            await _defer_all(key, [first, second, third, fourth, fifth])
+            for number, script in enumerate(INTERRUPTED):
+                inbox = await stack.enter_async_context(made(make_inbox))
+                await Workers(inbox, inbox).follow(script.partition("; ...; ")[0], name=f"{name}-{number}")
             os.kill(os.getpid(), signal.SIGKILL)
 
     asyncio.run(run())
-
-
-async def _defer_all(key: str, inboxes: Sequence[Inbox]) -> None:
-    """Store deliveries, claim them, and put one off after a failure, each call with another inbox."""
-    storing, claiming, putting_off, *_ = inboxes
-    if not (
-        isinstance(storing, WaitingInbox)
-        and isinstance(claiming, WaitingInbox)
-        and isinstance(putting_off, WaitingInbox)
-    ):
-        return
-    names = [f"{key}-waiting-{number}" for number in range(_DEFERRED)]
-    for name in names[1:]:
-        await storing.store(make_delivery(name, failures=0), webhook_id=key)
-    entries = await claiming.claim_due(key, "token", limit=_DEFERRED, lease=LONG)
-    await putting_off.put_off(entries[0].key, "token", seconds=LONG, delivery=attrs.evolve(entries[0], failures=1))
-    await storing.store(make_delivery(names[0], failures=0), webhook_id=key)

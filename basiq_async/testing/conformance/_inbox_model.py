@@ -1,234 +1,286 @@
-"""Random walks of an inbox and of a simple model: after each step, both must have the same result."""
+"""A model of an inbox, and the calls of a script: each must have the result that the model has."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import attrs
 
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, WaitingInbox
-from ...errors import InboxError
-from ._inbox_probe import BUSY, CLAIMED, DONE, LONG, SHORT, InboxProbe, make_delivery, with_leases
-from ._runner import hold
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting
 
-ACTIONS = (
-    "claim",
-    "claim_quarantined",
-    "complete",
-    "release",
-    "fail",
-    "quarantine",
-    "set aside",
-    "complete both",
-    "drop_quarantined",
-    "known",
-    "quarantined",
-    "die",
-    "die in a retry",
-)
-"""The actions of a worker on a key. To "set aside" is a quarantine that was not acknowledged. The last two are claims
-with a short lease, which is left to expire."""
-WAITING_ACTIONS = (*ACTIONS, "store", "store", "claim due", "claim due", "put off", "put off for long", "waiting")
-"""The actions on an inbox that also keeps deliveries to be handled later."""
-_LATER = 3600.0
-_MORTAL = ("die", "die in a retry")
-WORKERS = 3
+CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
+SHORT, LONG, LATER = 0.03, 60.0, 3600.0
+"""The lease of a worker that dies, that of any other, and for how long something is put off, in seconds."""
+PASSED = SHORT * 1.5
+WORKERS = "abc"
 KEYS = 2
 """The number of keys: one event of two webhooks has two."""
+START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+
+
+def make_delivery(
+    key: str, *, failures: int = 3, at: datetime | None = None, acknowledged: bool = True
+) -> QuarantinedDelivery:
+    return QuarantinedDelivery(
+        key=key,
+        delivery_id="msg_1",
+        event_type_id="user.created",
+        event_id="event-1",
+        body=b'{"eventTypeId": "user.created"}',
+        signed_at=START,
+        error="ValueError: no",
+        failures=failures,
+        quarantined_at=at or datetime.now(UTC),
+        kind="delivery" if acknowledged else "message",
+        acknowledged=acknowledged,
+    )
+
+
+Listing = Callable[..., Awaitable[Sequence[QuarantinedDelivery]]]
+
+
+async def list_all(listing: Listing, beginning: str) -> list[QuarantinedDelivery]:
+    """Return the deliveries of all pages whose keys begin so. Other users of the storage may have more."""
+    found: list[QuarantinedDelivery] = []
+    page = await listing()
+    while page:
+        found += [delivery for delivery in page if delivery.key.startswith(beginning)]
+        page = await listing(after=page[-1])
+    return found
+
+
+# --- calls ---
+
+
+@attrs.frozen
+class Call:
+    """The arguments of a call: two keys and the one that it is about, the worker's token, and a delivery to store."""
+
+    keys: Sequence[str]
+    key: str
+    token: str
+    entry: QuarantinedDelivery
+
+    @property
+    def webhook_id(self) -> str:
+        return self.keys[0]
+
+    def failed(self, *, acknowledged: bool) -> QuarantinedDelivery:
+        """Return the delivery as it is put into the quarantine."""
+        entry = self.entry
+        return make_delivery(self.key, failures=entry.failures + 1, at=entry.quarantined_at, acknowledged=acknowledged)
+
+
+async def _in_order(entries: Awaitable[Sequence[QuarantinedDelivery]]) -> list[QuarantinedDelivery]:
+    return sorted(await entries, key=lambda entry: entry.key)
+
+
+async def _counts(waiting: Awaitable[Waiting]) -> tuple[int, int]:
+    found = await waiting
+    return found.count, found.fresh
+
+
+async def _set_of(keys: Awaitable[Iterable[str]]) -> set[str]:
+    return set(await keys)
+
+
+CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
+    "check": lambda inbox, of: inbox.check(),
+    "claim": lambda inbox, of: inbox.claim(of.key, of.token, lease=LONG),
+    "claim_shortly": lambda inbox, of: inbox.claim(of.key, of.token, lease=SHORT),
+    "die": lambda inbox, of: inbox.claim(of.key, of.token, lease=SHORT),
+    "retry": lambda inbox, of: inbox.claim_quarantined(of.key, of.token, lease=LONG),
+    "die_in_retry": lambda inbox, of: inbox.claim_quarantined(of.key, of.token, lease=SHORT),
+    "complete": lambda inbox, of: inbox.complete(of.key, of.token),
+    "complete_both": lambda inbox, of: inbox.complete(of.keys, of.token),
+    "release": lambda inbox, of: inbox.release(of.key, of.token),
+    "fail": lambda inbox, of: inbox.fail(of.key, of.token),
+    "quarantine": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=True)),
+    "set_aside": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=False)),
+    "drop": lambda inbox, of: inbox.drop_quarantined(of.key),
+    "note": lambda inbox, of: inbox.note(of.key),
+    "set_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat()),
+    "known": lambda inbox, of: _set_of(inbox.known(of.keys)),
+    "quarantined": lambda inbox, of: list_all(inbox.quarantined, of.webhook_id[:-1]),
+    "store": lambda inbox, of: inbox.store(of.entry, webhook_id=of.webhook_id),
+    "claim_due": lambda inbox, of: _in_order(inbox.claim_due(of.webhook_id, of.token, limit=KEYS, lease=LONG)),
+    "die_of_due": lambda inbox, of: _in_order(inbox.claim_due(of.webhook_id, of.token, limit=KEYS, lease=SHORT)),
+    "put_off": lambda inbox, of: inbox.put_off(of.key, of.token, seconds=0.0, delivery=of.entry),
+    "put_off_shortly": lambda inbox, of: inbox.put_off(of.key, of.token, seconds=SHORT),
+    "put_off_for_long": lambda inbox, of: inbox.put_off(of.key, of.token, seconds=LATER, delivery=of.entry),
+    "waiting": lambda inbox, of: _counts(inbox.waiting(of.webhook_id)),
+    "list_waiting": lambda inbox, of: list_all(inbox.list_waiting, of.webhook_id[:-1]),
+}
+"""The calls of a script: of an inbox, or of the model, which has the same methods."""
+WAITING_CALLS = frozenset(tuple(CALLS)[tuple(CALLS).index("store") :])
+WALKED = tuple(name for name in CALLS if not name.endswith("shortly"))
+"""The calls of a random walk: without those of which something ends at a time that no script waits for."""
+DYING = frozenset({"die", "die_in_retry", "die_of_due"})
+"""Claims of a worker that dies: a short lease, which runs out."""
+
+
 _WALKS = 5
 _STEPS = 40
-_START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 
-Step = tuple[str, int, int]
-"""An action, the number of the worker, and the number of the key."""
+
+def random_walks(calls: Sequence[str]) -> Iterator[str]:
+    """Return scripts of these calls."""
+    for seed in range(_WALKS):
+        chance = random.Random(seed)
+        steps = (f"{chance.choice(calls)} {chance.choice(WORKERS)} {chance.randrange(KEYS)}" for _ in range(_STEPS))
+        yield "; ".join(steps)
+
+
+# --- the model ---
 
 
 @attrs.define
 class _Key:
-    """The expected state of one key.
+    """``done``: it was handled, or ``entry`` is in the quarantine and was acknowledged. ``waits``: what waits."""
 
-    ``done``: it was handled, or ``delivery`` is in the quarantine and was acknowledged. ``alive`` is False if the
-    holder's lease has run out.
-    """
-
-    name: str
     done: bool = False
     failures: int = 0
     holder: str | None = None
-    alive: bool = False
-    delivery: QuarantinedDelivery | None = None
-    waiting: QuarantinedDelivery | None = None
-    due: bool = False
+    ends: float = 0.0
+    entry: QuarantinedDelivery | None = None
+    waits: QuarantinedDelivery | None = None
+    due: float = 0.0
+    note: str | None = None
 
-    def claim(self, token: str, *, retry: bool, alive: bool) -> ClaimStatus:
-        if (self.delivery is None) if retry else self.done:
-            return DONE
-        if self.holder not in (None, token) and self.alive:
-            return BUSY
-        self.holder, self.alive = token, alive
-        return CLAIMED
 
-    def complete(self, token: str) -> bool:
-        handled = self.done and self.delivery is None
-        if self.holder != token and (handled or self._is_held()):
+@attrs.define
+class Model:
+    """What the calls do to some keys, as simple as possible. Its time passes when a script says so."""
+
+    keys: dict[str, _Key]
+    now: float = 0.0
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Model:
+        return cls({name: _Key() for name in names})
+
+    def pass_time(self) -> bool:
+        """Let a short lease run out. Return whether anything comes to its end by that."""
+        before, self.now = self.now, self.now + PASSED
+        ends = [each.ends for each in self.keys.values() if each.holder is not None]
+        ends += [each.due for each in self.keys.values() if each.waits is not None]
+        return any(before < end <= self.now for end in ends)
+
+    def _is_held(self, key: _Key) -> bool:
+        return key.holder is not None and key.ends > self.now
+
+    def may_refuse(self, name: str) -> bool:
+        """Return whether a key is in a transaction, and would else be stored."""
+        key = self.keys[name]
+        return key.holder is not None and key.waits is None and not key.done
+
+    def _claim(self, key: _Key, token: str, lease: float, *, over: bool) -> Claim:
+        if over:
+            return Claim(DONE)
+        if key.holder != token and self._is_held(key):
+            return Claim(BUSY, holder=key.holder)
+        key.holder, key.ends = token, self.now + lease
+        return Claim(CLAIMED)
+
+    async def check(self) -> None:
+        pass
+
+    async def claim(self, name: str, token: str, *, lease: float) -> Claim:
+        return self._claim(self.keys[name], token, lease, over=self.keys[name].done)
+
+    async def claim_quarantined(self, name: str, token: str, *, lease: float) -> Claim:
+        return self._claim(self.keys[name], token, lease, over=self.keys[name].entry is None)
+
+    async def complete(self, names: str | Sequence[str], token: str) -> bool:
+        recorded = [self._complete(self.keys[name], token) for name in ([names] if isinstance(names, str) else names)]
+        return all(recorded)
+
+    def _complete(self, key: _Key, token: str) -> bool:
+        if key.holder != token and ((key.done and key.entry is None) or self._is_held(key)):
             return False
-        self.done, self.delivery, self.holder, self.failures, self.waiting = True, None, None, 0, None
+        key.done, key.entry, key.holder, key.failures, key.waits = True, None, None, 0, None
         return True
 
-    def set_aside(self, token: str, delivery: QuarantinedDelivery) -> bool:
-        if self.holder != token and (self.done or self._is_held()):
-            return False
-        self.done, self.delivery, self.holder, self.waiting = delivery.acknowledged, delivery, None, None
-        return True
+    async def release(self, name: str, token: str) -> None:
+        key = self.keys[name]
+        key.holder = None if key.holder == token else key.holder
 
-    def store(self, delivery: QuarantinedDelivery) -> bool:
-        if self.done or self.waiting is not None:
-            return False
-        self.waiting, self.due, self.delivery = delivery, True, None
-        return True
-
-    def claim_due(self, token: str) -> bool:
-        if self.waiting is None or not self.due or self._is_held():
-            return False
-        self.holder, self.alive = token, True
-        return True
-
-    def put_off(self, token: str, delivery: QuarantinedDelivery, *, due: bool) -> bool:
-        if self.waiting is None or self.holder != token:
-            return False
-        self.waiting, self.due, self.holder = delivery, due, None
-        return True
-
-    def _is_held(self) -> bool:
-        return self.holder is not None and self.alive
-
-    def release(self, token: str) -> bool:
-        mine = self.holder == token
-        if mine:
-            self.holder = None
-        return mine
-
-    def fail(self, token: str) -> int:
-        mine = self.release(token)
-        if self.done and not (mine and self.delivery is not None):
+    async def fail(self, name: str, token: str) -> int:
+        key = self.keys[name]
+        mine = key.holder == token
+        await self.release(name, token)
+        if key.done and not (mine and key.entry is not None):
             return 0
-        self.failures = 1 + max(self.failures, self.delivery.failures if self.done and self.delivery else 0)
-        return self.failures
+        key.failures = 1 + max(key.failures, key.entry.failures if key.done and key.entry is not None else 0)
+        return key.failures
 
-    def drop(self) -> bool:
-        if self.delivery is None:
+    async def quarantine(self, name: str, token: str, entry: QuarantinedDelivery) -> bool:
+        key = self.keys[name]
+        if key.holder != token and (key.done or self._is_held(key)):
             return False
-        self.done, self.delivery, self.holder, self.failures = True, None, None, 0
+        key.done, key.entry, key.holder, key.waits = entry.acknowledged, entry, None, None
         return True
 
+    async def drop_quarantined(self, name: str) -> bool:
+        key = self.keys[name]
+        if key.entry is None:
+            return False
+        key.done, key.entry, key.holder, key.failures = True, None, None, 0
+        return True
 
-@with_leases
-async def walked(probe: InboxProbe) -> None:
-    """Each call has the right result when workers act on two keys in any order, and some of them die"""
-    await walk(probe, ACTIONS)
+    async def note(self, name: str) -> str | None:
+        return self.keys[name].note
 
+    async def set_note(self, name: str, text: str) -> None:
+        self.keys[name].note = text
 
-async def walk(probe: InboxProbe, actions: Sequence[str]) -> None:
-    """Follow some random walks of these actions."""
-    for seed in range(_WALKS):
-        chance = random.Random(seed)
-        steps = [(chance.choice(actions), chance.randrange(WORKERS), chance.randrange(KEYS)) for _ in range(_STEPS)]
-        await follow(probe, steps, name=f"{probe.key}-{seed}")
+    async def known(self, names: Sequence[str]) -> set[str]:
+        found = {name: self.keys[name] for name in names}
+        return {name for name, key in found.items() if key.done or key.entry is not None or key.waits is not None}
 
+    async def quarantined(self, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
+        return _page([key.entry for key in self.keys.values()], after)
 
-async def follow(probe: InboxProbe, steps: Sequence[Step], *, name: str) -> None:
-    """Make the steps on keys that begin with ``name``.
+    async def store(self, entry: QuarantinedDelivery, *, webhook_id: str) -> bool:
+        key = self.keys[entry.key]
+        if key.done or key.waits is not None:
+            return False
+        key.waits, key.due, key.entry = entry, self.now, None
+        return True
 
-    Raises ``AssertionError`` at the first step whose result differs from the model, and names the steps up to it.
-    """
-    keys = [_Key(f"{name}-{number}") for number in range(KEYS)]
-    for number, (action, worker, index) in enumerate(steps):
-        found, expected = await _step(probe, action, f"{probe.a}-{worker}", worker, keys, index, number)
-        if found != expected:
-            taken = "".join(f"\n    {action} by {worker} of {index}" for action, worker, index in steps[: number + 1])
-            raise AssertionError(f"the last of these steps had the result {found!r}, not {expected!r}:{taken}")
+    async def claim_due(
+        self, webhook_id: str, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        found: list[QuarantinedDelivery] = []
+        for key in self.keys.values():
+            if key.waits is not None and key.due <= self.now and not self._is_held(key):
+                key.holder, key.ends = token, self.now + lease
+                found.append(key.waits)
+        return found
 
+    async def put_off(
+        self, name: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+    ) -> bool:
+        key = self.keys[name]
+        if key.waits is None or key.holder != token:
+            return False
+        key.waits, key.due, key.holder = delivery or key.waits, self.now + seconds, None
+        return True
 
-async def _step(
-    probe: InboxProbe, action: str, token: str, worker: int, keys: list[_Key], index: int, number: int
-) -> tuple[object, object]:
-    """Make a step. Return its result and the expected one."""
-    inbox = (probe.inbox, probe.other)[worker % 2]
-    key = keys[index]
-    name = key.name
-    match action:
-        case "claim" | "die":
-            claim = await inbox.claim(name, token, lease=LONG if action == "claim" else SHORT)
-            return await _claimed(probe, claim, key, token, action)
-        case "claim_quarantined" | "die in a retry":
-            claim = await inbox.claim_quarantined(name, token, lease=LONG if action == "claim_quarantined" else SHORT)
-            return await _claimed(probe, claim, key, token, action)
-        case "complete":
-            return await inbox.complete(name, token), key.complete(token)
-        case "complete both":
-            recorded = await inbox.complete([each.name for each in keys], token)
-            expected = [each.complete(token) for each in keys]
-            return recorded, all(expected)
-        case "release":
-            await inbox.release(name, token)
-            key.release(token)
-            return None, None
-        case "fail":
-            return await inbox.fail(name, token), key.fail(token)
-        case "quarantine" | "set aside":
-            at = _START + timedelta(seconds=number)
-            delivery = make_delivery(name, failures=1 + number % 3, at=at, acknowledged=action == "quarantine")
-            return await inbox.quarantine(name, token, delivery), key.set_aside(token, delivery)
-        case "drop_quarantined":
-            return await inbox.drop_quarantined(name), key.drop()
-        case "known":
-            known = {each.name for each in keys if each.done or each.delivery is not None or each.waiting is not None}
-            return set(await inbox.known([each.name for each in keys])), known
-        case "store" | "claim due" | "put off" | "put off for long" | "waiting":
-            assert isinstance(inbox, WaitingInbox)  # noqa: S101  # others do not walk so
-            return await _step_of_waiting(inbox, action, token, keys, index, number)
-        case _:
-            found = [delivery for delivery in await probe.deliveries() if delivery.key in {each.name for each in keys}]
-            quarantined = [each.delivery for each in keys if each.delivery is not None]
-            return found, sorted(quarantined, key=lambda delivery: (delivery.quarantined_at, delivery.key))
+    async def waiting(self, webhook_id: str) -> Waiting:
+        found = await self.list_waiting()
+        return Waiting(count=len(found), fresh=sum(not entry.failures for entry in found))
+
+    async def list_waiting(self, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
+        return _page([key.waits for key in self.keys.values()], after)
 
 
-async def _step_of_waiting(
-    inbox: WaitingInbox, action: str, token: str, keys: list[_Key], index: int, number: int
-) -> tuple[object, object]:
-    key = keys[index]
-    webhook_id = keys[0].name
-    delivery = make_delivery(key.name, failures=number % 3, at=_START + timedelta(seconds=number))
-    if action == "store":
-        try:
-            stored = await inbox.store(delivery, webhook_id=webhook_id)
-        except InboxError:  # of a key that a transaction holds
-            return key.holder is not None and key.waiting is None and not key.done, True
-        return stored, key.store(delivery)
-    if action == "claim due":
-        entries = await inbox.claim_due(webhook_id, token, limit=KEYS, lease=LONG)
-        return {entry.key for entry in entries}, {each.name for each in keys if each.claim_due(token)}
-    if action == "waiting":
-        found = await inbox.waiting(webhook_id)
-        entries = [entry for entry in await inbox.list_waiting(limit=1000) if entry.key in {each.name for each in keys}]
-        waiting = [each.waiting for each in keys if each.waiting is not None]
-        order = sorted(waiting, key=lambda entry: (entry.quarantined_at, entry.key))
-        fresh = sum(not entry.failures for entry in waiting)
-        return (found.count, found.fresh, entries), (len(waiting), fresh, order)
-    seconds = 0.0 if action == "put off" else _LATER
-    put_off = await inbox.put_off(key.name, token, seconds=seconds, delivery=delivery)
-    return put_off, key.put_off(token, delivery, due=not seconds)
-
-
-async def _claimed(probe: InboxProbe, claim: Claim, key: _Key, token: str, action: str) -> tuple[object, object]:
-    dies = action in _MORTAL
-    holder = key.holder
-    expected = key.claim(token, retry=action in ("claim_quarantined", "die in a retry"), alive=not dies)
-    if claim.status is BUSY:
-        hold(0 < claim.retry_after <= LONG, f"retry_after was {claim.retry_after}, with a lease of {LONG:g} s")
-        hold(claim.holder in (None, holder), f"the holder was {claim.holder!r}, not {holder!r}")
-    if dies and claim.status is CLAIMED:
-        await probe.wait(SHORT * 1.5)
-    return claim.status, expected
+def _page(
+    entries: Iterable[QuarantinedDelivery | None], after: QuarantinedDelivery | None
+) -> Sequence[QuarantinedDelivery]:
+    """Return all on the first page."""
+    found = [entry for entry in entries if entry is not None and after is None]
+    return sorted(found, key=lambda entry: (entry.quarantined_at, entry.key))

@@ -1,360 +1,332 @@
-"""The promises of an inbox, each a function that checks it: claims, completed keys, failures and the quarantine."""
+"""The promises of an inbox that no script can check, each a method."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
-from typing import get_args
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any, get_args
 
 import attrs
 
-from ..._work.protocol import ClaimStatus, Inbox, Kind
-from ._inbox_probe import (
+from ..._work.protocol import Inbox, Kind, QuarantinedDelivery, TransactionalInbox, WaitingInbox
+from ._inbox_model import (
     BUSY,
     CLAIMED,
     DONE,
+    LATER,
     LONG,
-    ODD,
     SHORT,
-    InboxProbe,
-    always,
-    cancel_after,
+    START,
+    WALKED,
+    Listing,
     make_delivery,
-    waits,
-    with_leases,
-    without_leases,
+    random_walks,
 )
-from ._runner import hold
+from ._inbox_scripts import SCRIPTS
+from ._inbox_workers import Workers, cancel_after
+from ._runner import Check, hold, promises_of
+
+_WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
+"""The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
+_ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
+_SEAL = "v1,seal"
+_MANY = 10_000
+_AT_ONCE = 500
+_NOTE = 64 * 1024
+_RESENT = 28
+"""Hours: longer than Basiq sends a message again, which is 27 h 35 min."""
+_LONGEST = 100 * 24
+"""Hours: an inbox that remembers for longer is asked no more."""
+_HOURS = 6
+_OTHERS = 100
+_YEAR, _PRUNING = 365, 40
+"""Days, and after how many of them so many others are handled."""
 
 
-@always
-async def checked(probe: InboxProbe) -> None:
-    """check() accepts a storage that works, and changes nothing"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    for inbox in (probe.inbox, probe.other):
-        await inbox.check()
-    await probe.claim_b(BUSY, "another worker's claim after check()")
-    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True after check()")
+class InboxPromises(Workers[Inbox]):
+    """What an inbox promises, beside the scripts. Each public method checks the promise that its docstring is."""
 
+    async def walk(self) -> None:
+        """Each call has the right result when workers act on two keys in any order, and some of them die"""
+        for script in random_walks([name for name in WALKED if self.makes(name)]):
+            await self.follow(script)
 
-@always
-async def free(probe: InboxProbe) -> None:
-    """A free key can be claimed, and then another worker's claim is BUSY"""
-    await probe.claim_a(CLAIMED, "the first claim of a key")
-    await probe.claim_b(BUSY, "the claim of a second worker")
+    async def keep_apart(self) -> None:
+        """Similar keys are independent of each other, up to a length of 400 ASCII characters"""
+        long = self.key.ljust(399, "x")
+        alike = [*(self.key + end for end in ("", " ", "%", "'\";*")), self.key.upper(), long + "1", long + "2"]
+        for number, key in enumerate(alike):
+            status = await self.claim(key, f"{self.a}-{number}")
+            hold(status is CLAIMED, f"a claim of the key {key!r} was {status.name}")
+            hold(await self.inbox.complete(key, f"{self.a}-{number}"), f"the key {key!r} could not be completed")
 
-
-@always
-async def apart(probe: InboxProbe) -> None:
-    """Similar keys are independent of each other, up to a length of 400 ASCII characters"""
-    long = probe.key.ljust(399, "x")
-    alike = [*(probe.key + end for end in ("", " ", "%", "'\";*")), probe.key.upper(), long + "1", long + "2"]
-    for number, key in enumerate(alike):
-        claim = await probe.inbox.claim(key, f"{probe.a}-{number}", lease=LONG)
-        hold(claim.status is CLAIMED, f"a claim of the key {key!r} was {claim.status.name}")
-        hold(await probe.inbox.complete(key, f"{probe.a}-{number}"), f"the key {key!r} could not be completed")
-
-
-@with_leases
-async def again(probe: InboxProbe) -> None:
-    """The holder's token may claim a key again, and its lease begins anew"""
-    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
-    await probe.claim_a(CLAIMED, "the same token's second claim")
-    await probe.wait(SHORT * 1.2)
-    await probe.claim_b(BUSY, "another worker's claim after the first of two leases had run out")
-
-
-@always
-async def completed(probe: InboxProbe) -> None:
-    """A completed key stays completed for all workers, and is recorded once"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
-    await probe.claim_b(DONE, "another worker's claim after that")
-    await probe.claim_a(DONE, "the same worker's claim after that")
-    hold(await probe.inbox.complete(probe.key, probe.a) is False, "a second complete() was not False")
-    hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
-    await probe.known(True, "for a completed key")
-
-
-@always
-async def released(probe: InboxProbe) -> None:
-    """A released key is free at once, and a second release() changes nothing"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    await probe.inbox.release(probe.key, probe.a)
-    await probe.inbox.release(probe.key, probe.a)
-    await probe.claim_b(CLAIMED, "another worker's claim after the release")
-    await probe.inbox.release(probe.key, probe.a)
-    await probe.claim_a(BUSY, "a claim after release() by a former holder")
-
-
-@always
-async def not_mine(probe: InboxProbe) -> None:
-    """Only the holder can release or complete"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    await probe.other.release(probe.key, probe.b)
-    await probe.claim_b(BUSY, "a claim after release() by a worker that does not hold the key")
-    hold(await probe.other.complete(probe.key, probe.b) is False, "complete() by another was not False")
-    await probe.known(False, "after complete() by a worker that does not hold the key")
-
-
-@always
-async def kept(probe: InboxProbe) -> None:
-    """release() does not change a completed key"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    await probe.inbox.complete(probe.key, probe.a)
-    await probe.inbox.release(probe.key, probe.a)
-    await probe.known(True, "after a release")
-    await probe.claim_b(DONE, "a claim after complete() and release()")
-
-
-@with_leases
-async def crashed(probe: InboxProbe) -> None:
-    """After a lease has run out, another worker can claim the key, and the former holder changes nothing"""
-    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
-    await probe.wait(SHORT * 1.2)
-    await probe.claim_b(CLAIMED, "another worker's claim after the lease ran out")
-    await probe.inbox.release(probe.key, probe.a)
-    await probe.claim_a(BUSY, "a claim after the former holder's release()")
-    hold(await probe.inbox.complete(probe.key, probe.a) is False, "the former holder's complete() was not False")
-    await probe.known(False, "after the former holder's complete()")
-    hold(await probe.other.complete(probe.key, probe.b) is True, "complete() by the new holder was not True")
-
-
-@with_leases
-async def late(probe: InboxProbe) -> None:
-    """A worker whose lease has run out can still complete the key if no other worker claimed it"""
-    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
-    await probe.wait(SHORT * 1.2)
-    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() after the lease had run out was not True")
-    await probe.claim_b(DONE, "a claim after that")
-
-
-@always
-async def race(probe: InboxProbe) -> None:
-    """If fifty workers claim a key at once, one of them gets it"""
-    tokens = [f"{probe.a}-{number}" for number in range(50)]
-    inboxes = [probe.inbox, probe.other] * 25
-
-    async def claim(inbox: Inbox, token: str) -> ClaimStatus:
-        return (await inbox.claim(probe.key, token, lease=LONG)).status
-
-    found = await asyncio.gather(*map(claim, inboxes, tokens))
-    hold(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} workers got CLAIMED, not 1")
-    hold(found.count(BUSY) == 49, f"{found.count(BUSY)} workers got BUSY, not 49")
-
-
-@always
-async def cancelled(probe: InboxProbe) -> None:
-    """After a cancelled claim, release() frees the key"""
-    for steps in range(4):
-        task = asyncio.create_task(probe.inbox.claim(probe.key, probe.a, lease=LONG))
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait({task})
-        await probe.inbox.release(probe.key, probe.a)
-        await probe.claim_b(
-            CLAIMED, f"another worker's claim, after one that was cancelled at step {steps} and released,"
+    async def race(self) -> None:
+        """If fifty workers claim a key at once, one of them gets it"""
+        calls = (
+            self.claim(self.key, f"{self.a}-{number}", (self.inbox, self.other)[number % 2]) for number in range(50)
         )
-        await probe.other.release(probe.key, probe.b)
+        found = await asyncio.gather(*calls)
+        hold(found.count(CLAIMED) == 1, f"{found.count(CLAIMED)} workers got CLAIMED, not 1")
+        hold(found.count(BUSY) == 49, f"{found.count(BUSY)} workers got BUSY, not 49")
 
+    async def hold_on(self) -> None:
+        """A claim lasts as long as its worker's inbox is open"""
+        await self.claim(self.key, self.a)
+        status = await self.claim(self.key, self.b, self.other)
+        hold(status is BUSY, f"another worker's claim was {status.name}, not BUSY")
+        close = getattr(self.inbox, "aclose", None)
+        if self.leases or self.other is self.inbox or close is None:
+            return
+        await close()
+        status = await self.claim(self.key, self.b, self.other)
+        hold(status is CLAIMED, f"a claim after the first worker's inbox was closed was {status.name}, not CLAIMED")
 
-@always
-async def cancelled_anywhere(probe: InboxProbe) -> None:
-    """A cancelled call was carried out completely or not at all, wherever it was cancelled"""
-    for number, wait in enumerate(waits):
-        key, a, b = f"{probe.key}-{number}", f"{probe.a}-{number}", f"{probe.b}-{number}"
-        await probe.inbox.claim(key, a, lease=LONG)
-        await cancel_after(wait, probe.inbox.complete(key, a))
-        await probe.inbox.complete(key, a)
-        hold(key in await probe.other.known([key]), "after a cancelled and another complete(), the key was not known")
+    async def know_many(self) -> None:
+        """complete() takes 0 keys, and 1,001 with a duplicate; known() takes 0, 1 and 10,000 keys in any order"""
+        keys = [f"{self.key}-{number}" for number in range(_MANY)]
+        expected = set(keys[: 2 * _AT_ONCE + 1])
+        for asked in ([*sorted(expected), keys[0]], []):
+            recorded = await self.inbox.complete(asked, self.a)
+            hold(recorded is True, f"complete() of {len(asked):,} free keys was {recorded}, not True")
+        for asked in ([], keys[:1], keys[-1:], [*reversed(keys), *keys[:10]]):
+            found, wanted = set(await self.other.known(asked)), expected.intersection(asked)
+            hold(found == wanted, f"of {len(asked):,} keys, known() had {len(found)}, not {len(wanted)}")
 
-        key += "-failed"
-        await probe.inbox.claim(key, a, lease=LONG)
-        await cancel_after(wait, probe.inbox.fail(key, a))
-        await probe.inbox.release(key, a)
-        claim = await probe.other.claim(key, b, lease=LONG)
-        hold(claim.status is CLAIMED, f"after a cancelled fail() and release(), a claim was {claim.status.name}")
+    async def keep_notes(self) -> None:
+        """A note is kept for all workers until another one takes its place, whatever its name and text, up to 64 kB"""
+        name = f"{self.key} {_ODD}"
+        hold(await self.inbox.note(name) is None, "a note that nobody stored was not None")
+        await self.inbox.set_note(f"{name}-2", "another")
+        for text in ("first", "", _ODD, "ü" * _NOTE, '{"json": [1, null]}'):
+            await self.inbox.set_note(name, text)
+            for inbox in (self.inbox, self.other):
+                found = await inbox.note(name)
+                hold(found == text, f"a note of {len(text)} characters was {None if found is None else found[:80]!a}")
+        hold(await self.other.note(f"{name}-2") == "another", "a note was changed by one of another name")
 
-        await cancel_after(wait, probe.other.quarantine(key, b, make_delivery(key)))
-        await probe.other.release(key, b)
-        known, deliveries = await probe.inbox.known([key]), [one for one in await probe.deliveries() if one.key == key]
-        hold(
-            bool(known) is bool(deliveries),
-            f"after a cancelled quarantine(), known() was {known}, with {len(deliveries)} in the quarantine",
-        )
-        if not deliveries:
-            await probe.other.quarantine(key, b, make_delivery(key))
-        await cancel_after(wait, probe.inbox.claim_quarantined(key, a, lease=LONG))
-        await probe.inbox.release(key, a)
-        claim = await probe.other.claim_quarantined(key, b, lease=LONG)
-        hold(claim.status is CLAIMED, f"after a cancelled claim_quarantined(), another was {claim.status.name}")
-        await probe.other.release(key, b)
-        await cancel_after(wait, probe.inbox.drop_quarantined(key))
-        await probe.inbox.drop_quarantined(key)
-        hold(key in await probe.other.known([key]), "after a cancelled drop_quarantined(), the key was not known")
+    async def record_together(self) -> None:
+        """A cancelled complete() of 500 keys recorded all or none"""
+        for number, wait in enumerate(_WAITS):
+            keys = [f"{self.key}-{number}-{each}" for each in range(_AT_ONCE)]
+            await cancel_after(wait, self.inbox.complete(keys, self.a))
+            found = len(set(await self.other.known(keys)))
+            hold(found in (0, _AT_ONCE), f"a cancelled complete() recorded {found} of {_AT_ONCE} keys")
 
+    async def list_in_order(self) -> None:
+        """quarantined() has pages in order of time, though some are dropped; each may have any bytes and any text"""
+        stored = _odd_deliveries(self.key)
+        for each in stored:
+            await self.inbox.quarantine(each.key, self.a, each)
+        await _check_order(self, self.other.quarantined, stored, self.inbox.drop_quarantined)
 
-@without_leases
-async def holds_on(probe: InboxProbe) -> None:
-    """A claim lasts as long as its worker's inbox is open"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    await probe.claim_b(BUSY, "another worker's claim")
-    close = getattr(probe.inbox, "aclose", None)
-    if probe.other is probe.inbox or close is None:
-        return
-    await close()
-    await probe.claim_b(CLAIMED, "another worker's claim after the first one's inbox was closed")
+    # --- memory ---
 
+    async def remember(self) -> None:
+        """A handled key is remembered while Basiq may send its message again, and for as long as known_since() says"""
+        delivery = make_delivery(f"{self.key}-quarantined", at=self.now())
+        await self.inbox.quarantine(delivery.key, self.a, delivery)
+        await self.wait(SHORT)
+        first = f"{self.key}-0"
+        await self.claim(first, self.a)
+        handled = self.now()
+        for number in range(_OTHERS + 1):
+            await self.inbox.complete(f"{self.key}-{number}", self.a)
+        status = await self.claim(first, self.b, self.other)
+        hold(status is DONE, f"a claim of a key after which {_OTHERS} others were handled was {status.name}, not DONE")
+        for hours in range(_HOURS, _LONGEST if self.clock is not None else 0, _HOURS):
+            await self.wait(_HOURS * 3600)
+            since = await self.inbox.known_since()
+            if not await self.other.known([first]):
+                hold(
+                    hours > _RESENT,
+                    f"a key was forgotten {hours} hours after it was handled; Basiq sends again for 27 h 35 min",
+                )
+                hold(since >= handled, f"what was handled at {handled} was forgotten, and known_since() was {since}")
+                break
+            status = await self.claim(first, self.b, self.other)
+            hold(status is DONE, f"a claim of a key that known() has, after {hours} hours, was {status.name}")
+        found = await self.list_own(self.other.quarantined)
+        hold(found == [delivery], "a quarantined delivery was gone, though nobody handled or dropped it")
 
-@always
-async def failed(probe: InboxProbe) -> None:
-    """fail() releases the claim and counts the failure, until the key is completed"""
-    for number in (1, 2):
-        await probe.claim_a(CLAIMED, "a claim")
-        await probe.fail_a(number, f"the failure number {number}")
-        await probe.known(False, "after a failure")
-    await probe.claim_b(CLAIMED, "another worker's claim after a failure")
-    await probe.fail_b(3, "another worker's failure")
-    await probe.claim_a(CLAIMED, "a claim after three failures")
-    await probe.inbox.release(probe.key, probe.a)
-    await probe.claim_a(CLAIMED, "a claim after a release")
-    await probe.fail_a(4, "after a release, the fourth failure")
-    await probe.claim_a(CLAIMED, "a claim after four failures")
-    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() after failures was not True")
-    await probe.fail_a(0, "a failure of a completed key")
-    await probe.claim_b(DONE, "a claim after a failure of a completed key")
+    # --- transactions ---
 
+    async def commit_together(self) -> None:
+        """A handler's writes commit together with the entry, and a handler that fails leaves neither"""
+        inbox = self.inbox
+        if not isinstance(inbox, TransactionalInbox):
+            return
+        rows: list[int] = []
 
-@with_leases
-async def failed_late(probe: InboxProbe) -> None:
-    """fail() by a former holder counts the failure, and the new holder's claim stays"""
-    await probe.claim_a(CLAIMED, "the first claim", lease=SHORT)
-    await probe.wait(SHORT * 1.2)
-    await probe.claim_b(CLAIMED, "another worker's claim after the lease expired")
-    await probe.fail_a(1, "the late worker's failure")
-    await probe.claim_a(BUSY, "a claim after the late worker's failure")
-    await probe.fail_b(2, "the failure of the worker that took over")
+        async def handle(key: str, *, fails: bool) -> None:
+            claim = await inbox.claim_transaction(key, self.a, lease=LONG)
+            hold(claim.status is CLAIMED, f"claim_transaction() was {claim.status.name}, not CLAIMED")
+            async with inbox.transaction(key, self.a) as session:
+                rows.append(len(rows) if self.write is None else await self.write(session))
+                if fails:
+                    raise _RefusedError
 
-
-@always
-async def quarantined(probe: InboxProbe) -> None:
-    """A quarantined key counts as handled, and all workers can read its delivery unchanged"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    delivery = await probe.quarantine_a()
-    await probe.claim_b(DONE, "a claim of a key in the quarantine")
-    await probe.known(True, "for a key in the quarantine")
-    hold(await probe.deliveries() == [delivery], "the quarantined delivery was not the one that was stored")
-    again = await probe.inbox.quarantine(probe.key, probe.a, make_delivery(probe.key, failures=9))
-    hold(again is False, "a second quarantine() was not False")
-    await probe.fail_b(0, "a failure of a key in the quarantine")
-    hold(await probe.deliveries() == [delivery], "a worker that does not hold the key changed the quarantined delivery")
-    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() of a key in the quarantine was not True")
-    hold(not await probe.deliveries(), "a delivery that was handled after all was still in the quarantine")
-
-
-@always
-async def quarantined_by_another(probe: InboxProbe) -> None:
-    """Only the holder can quarantine a key, and a completed key cannot be quarantined"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    taken = await probe.other.quarantine(probe.key, probe.b, make_delivery(probe.key))
-    hold(taken is False, "quarantine() by another was not False")
-    hold(not await probe.deliveries(), "quarantine() by another stored something")
-    await probe.inbox.complete(probe.key, probe.a)
-    taken = await probe.inbox.quarantine(probe.key, probe.a, make_delivery(probe.key))
-    hold(taken is False, "quarantine() of a completed key was not False")
-    hold(not await probe.deliveries(), "quarantine() of a completed key stored something")
-
-
-@always
-async def retried(probe: InboxProbe) -> None:
-    """One worker at a time can claim a quarantined key for a retry, and complete() removes it from the quarantine"""
-    await probe.retry_a(DONE, "claim_quarantined() of a key that is not in the quarantine")
-    await probe.claim_a(CLAIMED, "the first claim")
-    delivery = await probe.quarantine_a()
-    await probe.retry_a(CLAIMED, "claim_quarantined()")
-    await probe.retry_b(BUSY, "another's claim_quarantined()")
-    await probe.claim_b(DONE, "a claim during a retry")
-    hold(await probe.deliveries() == [delivery], "the quarantined delivery was gone before complete()")
-    hold(await probe.other.complete(probe.key, probe.b) is False, "another's complete() was not False")
-    hold(await probe.inbox.complete(probe.key, probe.a) is True, "complete() by the holder was not True")
-    hold(not await probe.deliveries(), "the delivery was still in the quarantine after complete()")
-    await probe.known(True, "after complete()")
-    await probe.claim_b(DONE, "a claim after complete()")
-
-
-@always
-async def retry_given_back(probe: InboxProbe) -> None:
-    """After a retry that was released or failed, the quarantined delivery is unchanged"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    delivery = await probe.quarantine_a()
-    for end in ("release", "fail"):
-        await probe.retry_a(CLAIMED, "claim_quarantined()")
-        if end == "release":
-            await probe.inbox.release(probe.key, probe.a)
+        try:
+            await handle(self.key, fails=True)
+        except _RefusedError:
+            failures = await inbox.fail(self.key, self.a)
+            hold(failures == 1, f"the failure of a handler with a session was counted as {failures}, not 1")
         else:
-            await probe.fail_a(4, "after 3 failures, the failure of a retry")
-        hold(await probe.deliveries() == [delivery], f"the quarantine was empty after a retry that ended by {end}")
-        await probe.claim_b(DONE, f"a claim after a retry that ended by {end}")
-    await probe.retry_b(CLAIMED, "another's retry after that")
-    newer = attrs.evolve(delivery, failures=5, error="ValueError: again")
-    hold(await probe.other.quarantine(probe.key, probe.b, newer) is True, "quarantine() after a retry was not True")
-    hold(await probe.deliveries() == [newer], "the new quarantined delivery did not replace the old one")
+            raise AssertionError("the exception of a handler with a session was swallowed by transaction()")
+        hold(not await self.other.known([self.key]), "after a handler with a session failed, its key was known")
+
+        await handle(self.key, fails=False)
+        status = await self.claim(self.key, self.b, self.other)
+        hold(status is BUSY, f"a claim before complete() of a handler with a session was {status.name}, not BUSY")
+        hold(await inbox.complete(self.key, self.a) is True, "complete() of a handler with a session was not True")
+        status = await self.claim(self.key, self.b, self.other)
+        hold(status is DONE, f"a claim after complete() of a handler with a session was {status.name}, not DONE")
+
+        await handle(f"{self.key}-next", fails=False)
+        await inbox.release(f"{self.key}-next", self.a)
+        if self.write is not None:
+            before, after_failure, after_commit = rows
+            hold(after_failure == before, f"a handler that failed left {after_failure - before} of its rows, not 0")
+            hold(after_commit == before + 1, f"a handler that was completed left {after_commit - before} rows, not 1")
 
 
-@with_leases
-async def retry_abandoned(probe: InboxProbe) -> None:
-    """After a retry whose lease expired, the quarantined delivery is unchanged"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    delivery = await probe.quarantine_a()
-    await probe.inbox.claim_quarantined(probe.key, probe.a, lease=SHORT)
-    await probe.wait(SHORT * 1.2)
-    hold(await probe.deliveries() == [delivery], "after the lease had expired, the quarantined delivery was gone")
-    await probe.claim_b(DONE, "a claim after that")
-    await probe.retry_b(CLAIMED, "another's retry after that")
+class _RefusedError(Exception):
+    """The failure of a handler."""
 
 
-@always
-async def dropped(probe: InboxProbe) -> None:
-    """drop_quarantined() removes a quarantined delivery, and its key stays handled"""
-    dropped = await probe.inbox.drop_quarantined(probe.key)
-    hold(dropped is False, f"drop_quarantined() of a key that is not in the quarantine was {dropped}, not False")
-    await probe.claim_a(CLAIMED, "the first claim")
-    await probe.quarantine_a()
-    hold(await probe.other.drop_quarantined(probe.key) is True, "drop_quarantined() was not True")
-    hold(not await probe.deliveries(), "the delivery was still in the quarantine")
-    await probe.claim_b(DONE, "a claim after that")
+class WaitingPromises(Workers[WaitingInbox]):
+    """What an inbox promises about deliveries that it keeps to be handled later, beside the scripts.
+
+    The id of the webhook is the key.
+    """
+
+    async def _store(self, name: str) -> QuarantinedDelivery:
+        delivery = make_delivery(self.key + name, failures=0, at=self.now())
+        stored = await self.inbox.store(delivery, webhook_id=self.key)
+        hold(stored is True, f"store() of a new delivery was {stored}, not True")
+        return delivery
+
+    async def _claim_due(self, token: str, inbox: WaitingInbox, limit: int = 10) -> list[str]:
+        return [each.key for each in await inbox.claim_due(self.key, token, limit=limit, lease=LONG)]
+
+    async def store_once(self) -> None:
+        """Of twenty calls of store() for an event at once, one stores it; then it is known, and not handled"""
+        delivery = make_delivery(self.key)
+        inboxes = [self.inbox, self.other] * 10
+        stored = await asyncio.gather(*(inbox.store(delivery, webhook_id=self.key) for inbox in inboxes))
+        hold(stored.count(True) == 1, f"{stored.count(True)} of 20 calls stored it, not 1")
+        await self.follow("store a; waiting a; waiting b; known a; known b; claim b; store a")
+
+    async def claim_in_turn(self) -> None:
+        """claim_due() claims what is due of its own webhook, the longest due first, and no more than its limit"""
+        keys: list[str] = []
+        for number in (3, 1, 4, 2, 0):
+            keys.append((await self._store(f"-{number}")).key)
+            await self.wait(SHORT / 10)
+        for webhook_id in (None, f"{self.key}-"):
+            others = await self.other.claim_due(webhook_id, self.b, limit=1000, lease=0.001)
+            hold(not any(each.key in keys for each in others), f"claim_due({webhook_id!r}) had a delivery of another")
+        found = await self._claim_due(self.a, self.inbox, limit=2)
+        hold(found == keys[:2], f"the two that were due first were {found}, not {keys[:2]}")
+        for key, seconds in zip(found, (0.0, LATER), strict=True):
+            await self.inbox.put_off(key, self.a, seconds=seconds)
+        found, expected = await self._claim_due(self.b, self.other), [*keys[2:], keys[0]]
+        hold(found == expected, f"after one was put off and is due at once, the order was {found}, not {expected}")
+
+    async def measure(self) -> None:
+        """waiting() has the bytes of a webhook's deliveries, and the age of the oldest"""
+        first = await self._store("-first")
+        least = SHORT if self.clock is None else LATER
+        await self.wait(least)
+        await self._store("-second")
+        found = await self.other.waiting(self.key)
+        hold(found.size >= 2 * len(first.body), f"of {2 * len(first.body)} bytes, waiting() had {found.size}")
+        age = -1 if found.age is None else found.age
+        hold(least * 0.9 <= age < least + LONG, f"after {least:g} s, the age was {found.age}")
+        sizes = [found.size]
+        await self.inbox.claim(first.key, self.a, lease=LONG)
+        longer = attrs.evolve(first, body=first.body * 2)
+        await self.inbox.put_off(first.key, self.a, seconds=0, delivery=longer)
+        sizes.append((await self.other.waiting(self.key)).size)
+        await self.inbox.complete(first.key, self.a)
+        sizes.append((await self.other.waiting(self.key)).size)
+        hold(0 < sizes[2] < sizes[0] < sizes[1], f"of two, a longer one, and one, waiting() had {sizes} bytes")
+        others = await self.other.waiting(f"{self.key}-")
+        hold((others.count, others.size, others.age) == (0, 0, None), f"waiting() of another webhook was {others}")
+
+    async def list_in_order(self) -> None:
+        """list_waiting() returns pages of all webhooks in order of time, each delivery as it was, with its seal"""
+        stored = _odd_deliveries(self.key)
+        for number, each in enumerate(stored):
+            await self.inbox.store(each, webhook_id=None if number % 2 else self.key)
+
+        async def complete(key: str) -> bool:
+            return await self.inbox.complete(key, self.a)
+
+        await _check_order(self, self.other.list_waiting, stored, complete)
+        listed = await self.list_own(self.other.list_waiting)
+        claimed = await self.inbox.claim_due(self.key, self.a, limit=10, lease=LONG)
+        hold(
+            len(claimed) == 2, f"of 3 deliveries of the webhook, of which 1 was handled, {len(claimed)} were due, not 2"
+        )
+        hold({each.seal for each in (*listed, *claimed)} == {_SEAL}, "a seal was lost")
+
+    async def keep_for_long(self) -> None:
+        """Nothing forgets a delivery that waits, however long it waits and however many are handled meanwhile"""
+        stored = await self._store("")
+        for key in await self._claim_due(self.a, self.inbox):
+            await self.inbox.put_off(key, self.a, seconds=0.0)
+        for day in range(0, _YEAR if self.clock is not None else 1, _PRUNING):
+            for number in range(_PRUNING):
+                await self.inbox.complete(f"{self.key}-{day}-{number}", self.b)
+            if self.clock is not None:
+                self.clock.advance(timedelta(days=_PRUNING))
+        hold(self.key in await self.other.known([self.key]), "what waits for long was not known")
+        hold(await self.list_own(self.other.list_waiting) == [stored], "what waits for long was gone")
+        hold(await self._claim_due(self.b, self.other) == [self.key], "what waits for long was not due")
 
 
-@always
-async def paged(probe: InboxProbe) -> None:
-    """quarantined() returns pages in order of time, even if earlier deliveries were dropped"""
-    start = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
-    ages = [3, 1, 2, 2, 5, 4]
-    for number, age in enumerate(ages):
-        key, token = f"{probe.key}-{number}", f"{probe.a}-{number}"
-        await probe.inbox.claim(key, token, lease=LONG)
-        await probe.inbox.quarantine(key, token, make_delivery(key, at=start + timedelta(microseconds=age)))
-    expected = [f"{probe.key}-{number}" for number in (1, 2, 3, 0, 5, 4)]
-    deliveries = await probe.deliveries()
-    found = [delivery.key for delivery in deliveries]
-    hold(found == expected, f"the order was {found}, not {expected}")
-    page = await probe.inbox.quarantined(limit=1)
-    hold(len(page) == 1, f"with a limit of 1, quarantined() returned {len(page)}")
-    await probe.inbox.drop_quarantined(expected[1])
-    rest = await probe.inbox.quarantined(after=deliveries[1], limit=1000)
-    found = [delivery.key for delivery in rest if delivery.key.startswith(probe.key)]
-    hold(found == expected[2:], f"the page after the second delivery, which was dropped, was {found}")
+def _odd_deliveries(key: str) -> list[QuarantinedDelivery]:
+    """Return deliveries of different times and kinds, with any bytes and any text."""
+    found: list[QuarantinedDelivery] = []
+    for number, (kind, age) in enumerate(zip((*get_args(Kind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
+        at = START + timedelta(microseconds=age)
+        plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
+        odd = attrs.evolve(plain, body=bytes(range(256)), delivery_id=_ODD, event_id=_ODD, error=_ODD)
+        found.append(attrs.evolve(odd, kind=kind, seal=_SEAL))
+    return found
 
 
-@always
-async def odd_deliveries(probe: InboxProbe) -> None:
-    """A quarantined delivery may contain any bytes and any text"""
-    await probe.claim_a(CLAIMED, "the first claim")
-    odd = attrs.evolve(make_delivery(probe.key), body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
-    for kind in get_args(Kind):
-        for delivery in (attrs.evolve(odd, kind=kind, acknowledged=acknowledged) for acknowledged in (False, True)):
-            await probe.inbox.quarantine(probe.key, probe.a, delivery)
-            found = await probe.deliveries()
-            hold(found == [delivery], f"the quarantine had {found!a}, not {delivery!a}")
-            await probe.retry_a(CLAIMED, "claim_quarantined() of an odd delivery")
+async def _check_order(
+    workers: Workers[Any],
+    listing: Listing,
+    stored: Sequence[QuarantinedDelivery],
+    remove: Callable[[str], Awaitable[object]],
+) -> None:
+    """Check the pages of what was stored, and the page after a delivery that is removed."""
+    expected = sorted(stored, key=lambda each: (each.quarantined_at, each.key))
+    found = await workers.list_own(listing)
+    hold(found == expected, f"the order was {[each.key for each in found]}, or a delivery was changed")
+    hold(len(await listing(limit=1)) == 1, "with a limit of 1, a page did not have 1")
+    await remove(expected[1].key)
+    rest = await listing(after=expected[1], limit=1000)
+    keys = [each.key for each in rest if each.key.startswith(workers.key)]
+    hold(keys == [each.key for each in expected[2:]], f"the page after the second, which was removed, was {keys}")
+
+
+async def _follow(scripts: Sequence[str], workers: Workers[Any]) -> None:
+    for script in scripts:
+        for wait in _WAITS if "cancelled" in script else (0.0,):
+            await workers.follow(script, wait=wait)
+
+
+CHECKS: dict[str, tuple[type[Workers[Any]], Check]] = {
+    **{promise: (InboxPromises, partial(_follow, scripts)) for promise, scripts in SCRIPTS.items()},
+    **{
+        promise: (kind, check)
+        for kind in (InboxPromises, WaitingPromises)
+        for promise, check in promises_of(kind).items()
+    },
+}
+"""For each promise, what checks it, and with what it is called."""

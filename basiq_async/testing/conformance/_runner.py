@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, TypeVar
+from inspect import iscoroutinefunction
+from typing import Any
 
-P = TypeVar("P")
+from ..._work.limits import limit
+
+Check = Callable[[Any], Awaitable[None]]
+"""Checks one promise of what it is called with."""
 
 
 class BrokenPromisesError(AssertionError):
@@ -21,19 +24,10 @@ class BrokenPromisesError(AssertionError):
         self.broken = dict(broken)
 
 
-class Promises(Generic[P]):
-    """The functions that each check one promise. The promise is the function's docstring."""
-
-    def __init__(self) -> None:
-        self.checks: dict[str, Callable[[P], Awaitable[None]]] = {}
-
-    def __call__(self, check: Callable[[P], Awaitable[None]]) -> Callable[[P], Awaitable[None]]:
-        self.checks[promise_of(check)] = check
-        return check
-
-
-def promise_of(check: Callable[..., object]) -> str:
-    return (check.__doc__ or check.__name__).strip().rstrip(".")
+def promises_of(kind: type[Any]) -> dict[str, Check]:
+    """Return the public methods of a class, each of which checks the promise that its docstring is."""
+    checks = {name: check for name, check in vars(kind).items() if iscoroutinefunction(check)}
+    return {str(check.__doc__): check for name, check in checks.items() if name[0] != "_"}
 
 
 def hold(kept: bool, otherwise: str) -> None:
@@ -47,12 +41,10 @@ async def keep(subject: str, promises: Mapping[str, Callable[[], Awaitable[None]
     broken: dict[str, str] = {}
     for promise, attempt in promises.items():
         try:
-            async with asyncio.timeout(seconds):
+            async with limit(seconds, AssertionError(f"nothing happened for {seconds:g} s")):
                 await attempt()
-        except AssertionError as error:
+        except (AssertionError, TimeoutError) as error:
             broken[promise] = str(error) or "an assertion failed"
-        except TimeoutError as error:
-            broken[promise] = str(error) or f"nothing happened for {seconds:g} s"
         except Exception as error:
             broken[promise] = f"it raised {type(error).__name__}: {error}"
     if broken:

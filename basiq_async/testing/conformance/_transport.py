@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gzip
 import inspect
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import cache, partial
 from typing import Any
 
 import attrs
 
+from ..._work.limits import limit
 from ...errors import ConnectionFailedError, RequestTimeoutError, TransportError
 from ...transports.base import Request, Response, Transport
 from ..fake._clock import SystemClock
 from ..fake._deliveries import ORIGIN
 from ..fake._fake import FakeBasiq
-from ._runner import hold, keep
+from ._runner import Check, hold, keep, promises_of
 
 MakeTransport = Callable[..., Transport | Awaitable[Transport]]
 # fmt: off
@@ -56,278 +57,251 @@ async def check_transport(
 
     Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
-    promises = {**SHARED, **({} if in_process else NETWORK)}
-    checks = {promise: _on_stage(check, make_transport, in_process) for promise, check in promises.items()}
+    promises: dict[str, Check] = dict(promises_of(TransportPromises))
+    if not in_process:
+        promises |= promises_of(NetworkPromises)
+    checks = {promise: partial(_try, check, make_transport, in_process) for promise, check in promises.items()}
     if make_impatient is not None:
-        checks["a missing response is a RequestTimeoutError"] = _on_stage(_timeout, make_impatient, in_process)
+        checks[str(_times_out.__doc__)] = partial(_try, _times_out, make_impatient, in_process)
     await keep(getattr(make_transport, "__name__", "the transport"), checks, seconds=seconds)
 
 
+async def _try(check: Check, make: MakeTransport, in_process: bool) -> None:
+    fake = FakeBasiq(clock=SystemClock())  # its delays are real, so that a send can be cancelled in one
+    async with nullcontext(ORIGIN) if in_process else _serve(fake) as base:
+        made = make(*((fake,) if in_process else ()))
+        transport: Transport = await made if inspect.isawaitable(made) else made
+        try:
+            await check(NetworkPromises(transport, fake, base))
+        finally:
+            await transport.aclose()
+
+
+def _serve(fake: FakeBasiq) -> AbstractAsyncContextManager[str]:
+    from ..mock._server import serve  # it needs aiohttp
+
+    return serve(fake)
+
+
 @attrs.frozen
-class _Stage:
-    """A transport, and the fake that receives its requests."""
+class TransportPromises:
+    """What a transport promises. Each public method checks the promise that its docstring is.
+
+    ``fake`` receives the requests, below the URL ``base``.
+    """
 
     transport: Transport
     fake: FakeBasiq
     base: str
 
-    async def get(self, path: str = "/anything") -> Response:
+    async def _get(self, path: str = "/anything") -> Response:
         return await self.transport.send(Request("GET", self.base + path))
 
-    def last(self) -> Request:
+    def _last(self) -> Request:
         hold(bool(self.fake.requests), "no request arrived")
         return self.fake.requests[-1]
 
-    async def until_seen(self, path: str) -> None:
+    async def _until_seen(self, path: str) -> None:
         for _ in range(10_000):
             if any(request.url == self.base + path for request in self.fake.requests):
                 return
             await asyncio.sleep(0.0005)
         raise AssertionError("the request was not sent")
 
-    async def check_usable(self, after: str) -> None:
+    async def _check_usable(self, after: str) -> None:
         self.fake.fail_next(body=b"usable", path="*")
-        hold((await self.get()).body == b"usable", f"the request after {after} got a wrong response")
+        hold((await self._get()).body == b"usable", f"the request after {after} got a wrong response")
 
-
-_Check = Callable[[_Stage], Awaitable[None]]
-
-
-def _on_stage(check: _Check, make: MakeTransport, in_process: bool) -> Callable[[], Awaitable[None]]:
-    async def attempt() -> None:
-        fake = FakeBasiq(clock=SystemClock())  # its delays are real, so that a send can be cancelled in one
-        async with _reached(fake, in_process) as base:
-            made = make(*((fake,) if in_process else ()))
-            transport: Transport = await made if inspect.isawaitable(made) else made
-            try:
-                await check(_Stage(transport, fake, base))
-            finally:
-                await transport.aclose()
-
-    return attempt
-
-
-def _reached(fake: FakeBasiq, in_process: bool) -> AbstractAsyncContextManager[str]:
-    if in_process:
-        return nullcontext(ORIGIN)
-    from ..mock._server import serve
-
-    return serve(fake)
-
-
-async def _protocol(stage: _Stage) -> None:
-    hold(isinstance(stage.transport, Transport), f"{type(stage.transport).__name__} lacks send or aclose")
-    hold(isinstance(await stage.get(), Response), "send returned something other than a Response")
-
-
-async def _statuses(stage: _Stage) -> None:
-    for status in STATUSES:
-        stage.fake.fail_next(status=status, body=b"", path="*")
+    async def _failure(self, request: Request, kind: type[TransportError]) -> TransportError:
+        """Return the error of a send. Fails if it ends in another way."""
         try:
-            response = await stage.get()
+            response = await self.transport.send(request)
+        except kind as error:
+            return error
         except Exception as error:
-            raise AssertionError(f"{status} raised {type(error).__name__}") from error
-        hold(response.status == status, f"{status} came back as {response.status}")
+            raise AssertionError(f"it raised {type(error).__name__}, not {kind.__name__}: {error}") from error
+        size = len(response.body)
+        raise AssertionError(
+            f"it returned a response of status {response.status} with {size} bytes, not a {kind.__name__}"
+        )
+
+    async def _ends_at_its_deadline(self, url: str) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SHORT
+        async with limit(SHORT + 2.0, AssertionError("the send went on for 2 s after its deadline")):
+            await self._failure(Request("GET", url, deadline=deadline), RequestTimeoutError)
+
+    async def fit_the_protocol(self) -> None:
+        """send and aclose are all it needs"""
+        hold(isinstance(self.transport, Transport), f"{type(self.transport).__name__} lacks send or aclose")
+        hold(isinstance(await self._get(), Response), "send returned something other than a Response")
+
+    async def return_every_status(self) -> None:
+        """every HTTP status is a Response"""
+        for status in STATUSES:
+            self.fake.fail_next(status=status, body=b"", path="*")
+            try:
+                response = await self._get()
+            except Exception as error:
+                raise AssertionError(f"{status} raised {type(error).__name__}") from error
+            hold(response.status == status, f"{status} came back as {response.status}")
+
+    async def follow_no_redirect(self) -> None:
+        """redirects are not followed"""
+        for status in (301, 302, 303, 307, 308):
+            for location in (f"{self.base}/elsewhere", "http://[not a url"):
+                self.fake.fail_next(status=status, headers={"location": location}, path="*")
+                before = len(self.fake.requests)
+                response = await self._get()
+                hold(len(self.fake.requests) == before + 1, f"after a {status} another request was sent")
+                hold(response.headers.get("location") == location, "the location header is gone")
+
+    async def send_the_url(self) -> None:
+        """the URL is sent byte for byte"""
+        await self._get(URL)
+        sent = self._last().url.removeprefix(self.base)
+        hold(sent == URL, f"{URL} was sent as {sent}")
+
+    async def send_the_request(self) -> None:
+        """method, headers and body are sent unchanged"""
+        headers = {"content-type": "application/octet-stream", "x-check": "A value, with: marks"}
+        for method, body in (("POST", EVERY_BYTE), ("GET", None), ("DELETE", None), ("POST", b"")):
+            await self.transport.send(Request(method, self.base + "/anything", headers, body))
+            sent = self._last()
+            hold(sent.method == method, f"{method} was sent as {sent.method}")
+            for name, value in headers.items():
+                got = sent.headers.get(name)
+                hold(got == value, f"the header {name}: {value} was sent as {got!r}")
+            hold((sent.body or b"") == (body or b""), f"a body of {len(body or b'')} bytes was changed")
+
+    async def return_the_response(self) -> None:
+        """the response's headers and body are returned unchanged"""
+        for body in (EVERY_BYTE, b"", b"\r\n\r\n"):
+            self.fake.fail_next(body=body, headers={"X-Check": "A value"}, path="*")
+            response = await self._get()
+            hold(response.body == body, f"a body of {len(body)} bytes came back as {len(response.body)}")
+            hold(response.headers.get("x-check") == "A value", "a header did not come back in lower case")
+
+    async def keep_no_cookie(self) -> None:
+        """no cookie is kept"""
+        self.fake.fail_next(status=200, headers={"set-cookie": "kept=yes; Path=/"}, path="*")
+        await self._get()
+        await self._get()
+        hold("cookie" not in self._last().headers, "a cookie of the first response was sent with the second")
+
+    async def send_at_once(self) -> None:
+        """concurrent sends each get the right response"""
+        for number in range(AT_ONCE):
+            self.fake.fail_next(body=str(number), delay=0.001 * (AT_ONCE - number), path=f"/{number}")
+        responses = await asyncio.gather(*(self._get(f"/{number}") for number in range(AT_ONCE)))
+        mixed = [number for number, response in enumerate(responses) if response.body != str(number).encode()]
+        hold(not mixed, f"{len(mixed)} of {AT_ONCE} got the response of another")
+
+    async def report_a_drop(self) -> None:
+        """a dropped connection is a ConnectionFailedError"""
+        for drop in ("request", "response"):
+            # Three times, because an HTTP client may repeat a request by itself on a kept connection.
+            self.fake.fail_next(3, drop=drop, path="/dropped", method="POST")
+            error = await self._failure(Request("POST", self.base + "/dropped", {}, b"x"), ConnectionFailedError)
+            hold(getattr(error, "sent", True), "sent is False, although the request had been sent")
+            self.fake.reset_log()
+        await self._check_usable("a dropped connection")
+
+    async def end_when_cancelled(self) -> None:
+        """a send can be cancelled, and the transport is usable after"""
+        await self._get()
+        before = asyncio.all_tasks()
+        self.fake.fail_next(delay=60.0, status=200, path="/slow")
+        task = asyncio.ensure_future(self._get("/slow"))
+        await self._until_seen("/slow")
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=1.0)
+        hold(bool(done), "a cancelled send did not end within 1 s")
+        hold(task.cancelled(), "a cancelled send did not raise CancelledError")
+        await self._check_usable("a cancelled send")
+        left = {task for task in asyncio.all_tasks() - before if _is_of_transport(task)}
+        hold(not left, f"the transport left {len(left)} tasks running")
+
+    async def end_at_the_deadline(self) -> None:
+        """a send ends at its deadline, and none is sent after it"""
+        self.fake.fail_next(3, delay=60.0, status=200, path="/slow")
+        await self._ends_at_its_deadline(self.base + "/slow")
+        await self._check_usable("a deadline")
+        before = len(self.fake.requests)
+        passed = Request("POST", self.base + "/late", {}, b"x", deadline=asyncio.get_running_loop().time() - 1)
+        error = await self._failure(passed, RequestTimeoutError)
+        hold(getattr(error, "sent", True) is False, "sent is not False, although the deadline had passed before")
+        hold(len(self.fake.requests) == before, "a request was sent after its deadline")
+
+    async def close_twice(self) -> None:
+        """aclose may be called twice"""
+        await self._get()
+        await self.transport.aclose()
+        await self.transport.aclose()
+
+    async def refuse_when_closed(self) -> None:
+        """a send after aclose is a ConnectionFailedError"""
+        await self.close_twice()
+        before = len(self.fake.requests)
+        await self._failure(Request("GET", self.base + "/anything"), ConnectionFailedError)
+        hold(len(self.fake.requests) == before, "the request was sent after aclose()")
 
 
-async def _redirects(stage: _Stage) -> None:
-    for status in (301, 302, 303, 307, 308):
-        for location in (f"{stage.base}/elsewhere", "http://[not a url"):
-            stage.fake.fail_next(status=status, headers={"location": location}, path="*")
-            before = len(stage.fake.requests)
-            response = await stage.get()
-            hold(len(stage.fake.requests) == before + 1, f"after a {status} another request was sent")
-            hold(response.headers.get("location") == location, "the location header is gone")
+class NetworkPromises(TransportPromises):
+    """What a transport over a network promises too."""
+
+    async def report_a_refusal(self) -> None:
+        """a refused connection is a ConnectionFailedError with sent=False"""
+        async with _saying(b"") as base:
+            pass  # the port is free again
+        error = await self._failure(Request("POST", base, {}, b"x"), ConnectionFailedError)
+        hold(getattr(error, "sent", True) is False, "sent is not False, although nothing can have been sent")
+
+    async def report_a_broken_body(self) -> None:
+        """a body that breaks off is a ConnectionFailedError"""
+        async with _saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf a body") as base:
+            await self._failure(Request("GET", base), ConnectionFailedError)
+
+    async def report_what_is_not_http(self) -> None:
+        """a response that is not HTTP is a TransportError"""
+        async with _saying(b"these are not\r\nheaders\r\n\r\n") as base:
+            await self._failure(Request("GET", base), TransportError)
+
+    async def end_a_drip(self) -> None:
+        """a body that drips ends at the deadline"""
+        async with _saying(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", drips=True) as base:
+            await self._ends_at_its_deadline(base)
+
+    async def decompress(self) -> None:
+        """a compressed body is returned decompressed"""
+        self.fake.fail_next(body=gzip.compress(EVERY_BYTE), headers={"content-encoding": "gzip"}, path="*")
+        hold((await self._get()).body == EVERY_BYTE, "a gzip body did not come back as what was packed")
+
+    async def limit_the_body(self) -> None:
+        """a body that inflates beyond a limit is a TransportError"""
+        async with _saying(_make_bomb()) as base:
+            await self._failure(Request("GET", base), TransportError)
+
+    async def join_headers(self) -> None:
+        """the values of a repeated header are joined"""
+        async with _saying(b"HTTP/1.1 200 OK\r\nX-Twice: one\r\nX-Twice: two\r\nContent-Length: 0\r\n\r\n") as base:
+            got = (await self.transport.send(Request("GET", base))).headers.get("x-twice")
+            hold(got == "one, two", f"'one' and 'two' came back as {got!r}")
 
 
-async def _url(stage: _Stage) -> None:
-    await stage.get(URL)
-    sent = stage.last().url.removeprefix(stage.base)
-    hold(sent == URL, f"{URL} was sent as {sent}")
+async def _times_out(stage: TransportPromises) -> None:
+    """a missing response is a RequestTimeoutError"""
+    stage.fake.fail_next(3, delay=60.0, path="*")
+    await stage._failure(Request("GET", stage.base + "/anything"), RequestTimeoutError)
 
 
-async def _request(stage: _Stage) -> None:
-    headers = {"content-type": "application/octet-stream", "x-check": "A value, with: marks"}
-    for method, body in (("POST", EVERY_BYTE), ("GET", None), ("DELETE", None), ("POST", b"")):
-        await stage.transport.send(Request(method, stage.base + "/anything", headers, body))
-        sent = stage.last()
-        hold(sent.method == method, f"{method} was sent as {sent.method}")
-        for name, value in headers.items():
-            got = sent.headers.get(name)
-            hold(got == value, f"the header {name}: {value} was sent as {got!r}")
-        hold((sent.body or b"") == (body or b""), f"a body of {len(body or b'')} bytes was changed")
-
-
-async def _response(stage: _Stage) -> None:
-    for body in (EVERY_BYTE, b"", b"\r\n\r\n"):
-        stage.fake.fail_next(body=body, headers={"X-Check": "A value"}, path="*")
-        response = await stage.get()
-        hold(response.body == body, f"a body of {len(body)} bytes came back as {len(response.body)}")
-        hold(response.headers.get("x-check") == "A value", "a header did not come back in lower case")
-
-
-async def _cookies(stage: _Stage) -> None:
-    stage.fake.fail_next(status=200, headers={"set-cookie": "kept=yes; Path=/"}, path="*")
-    await stage.get()
-    await stage.get()
-    hold("cookie" not in stage.last().headers, "a cookie of the first response was sent with the second")
-
-
-async def _at_once(stage: _Stage) -> None:
-    for number in range(AT_ONCE):
-        stage.fake.fail_next(body=str(number), delay=0.001 * (AT_ONCE - number), path=f"/{number}")
-    responses = await asyncio.gather(*(stage.get(f"/{number}") for number in range(AT_ONCE)))
-    mixed = [number for number, response in enumerate(responses) if response.body != str(number).encode()]
-    hold(not mixed, f"{len(mixed)} of {AT_ONCE} got the response of another")
-
-
-async def _dropped(stage: _Stage) -> None:
-    for drop in ("request", "response"):
-        # Three times, because an HTTP client may repeat a request by itself on a kept connection.
-        stage.fake.fail_next(3, drop=drop, path="/dropped", method="POST")
-        error = await _failure(stage, Request("POST", stage.base + "/dropped", {}, b"x"), ConnectionFailedError)
-        hold(getattr(error, "sent", True), "sent is False, although the request had been sent")
-        stage.fake.reset_log()
-    await stage.check_usable("a dropped connection")
-
-
-async def _cancelled(stage: _Stage) -> None:
-    await stage.get()
-    before = asyncio.all_tasks()
-    stage.fake.fail_next(delay=60.0, status=200, path="/slow")
-    task = asyncio.ensure_future(stage.get("/slow"))
-    await stage.until_seen("/slow")
-    task.cancel()
-    done, _ = await asyncio.wait([task], timeout=1.0)
-    hold(bool(done), "a cancelled send did not end within 1 s")
-    hold(task.cancelled(), "a cancelled send did not raise CancelledError")
-    await stage.check_usable("a cancelled send")
-    left = {task for task in asyncio.all_tasks() - before if _is_of_transport(task)}
-    hold(not left, f"the transport left {len(left)} tasks running")
-
-
-async def _deadline(stage: _Stage) -> None:
-    stage.fake.fail_next(3, delay=60.0, status=200, path="/slow")
-    await _ends_at_its_deadline(stage, stage.base + "/slow")
-    await stage.check_usable("a deadline")
-    before = len(stage.fake.requests)
-    passed = Request("POST", stage.base + "/late", {}, b"x", deadline=asyncio.get_running_loop().time() - 1)
-    error = await _failure(stage, passed, RequestTimeoutError)
-    hold(getattr(error, "sent", True) is False, "sent is not False, although the deadline had passed before")
-    hold(len(stage.fake.requests) == before, "a request was sent after its deadline")
-
-
-async def _closed_twice(stage: _Stage) -> None:
-    await stage.get()
-    await stage.transport.aclose()
-    await stage.transport.aclose()
-
-
-async def _closed(stage: _Stage) -> None:
-    await _closed_twice(stage)
-    before = len(stage.fake.requests)
-    await _failure(stage, Request("GET", stage.base + "/anything"), ConnectionFailedError)
-    hold(len(stage.fake.requests) == before, "the request was sent after aclose()")
-
-
-async def _refused(stage: _Stage) -> None:
-    async with _saying(b"") as base:
-        pass  # the port is free again
-    error = await _failure(stage, Request("POST", base, {}, b"x"), ConnectionFailedError)
-    hold(getattr(error, "sent", True) is False, "sent is not False, although nothing can have been sent")
-
-
-async def _broken_body(stage: _Stage) -> None:
-    async with _saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf a body") as base:
-        await _failure(stage, Request("GET", base), ConnectionFailedError)
-
-
-async def _not_http(stage: _Stage) -> None:
-    async with _saying(b"these are not\r\nheaders\r\n\r\n") as base:
-        await _failure(stage, Request("GET", base), TransportError)
-
-
-async def _dripping(stage: _Stage) -> None:
-    async with _saying(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", drips=True) as base:
-        await _ends_at_its_deadline(stage, base)
-
-
-async def _compressed(stage: _Stage) -> None:
-    stage.fake.fail_next(body=gzip.compress(EVERY_BYTE), headers={"content-encoding": "gzip"}, path="*")
-    hold((await stage.get()).body == EVERY_BYTE, "a gzip body did not come back as what was packed")
-
-
-@functools.cache
+@cache
 def _make_bomb() -> bytes:
     packing = zlib.compressobj(1, wbits=31)
     zeros = bytes(2**20)
     packed = b"".join([*(packing.compress(zeros) for _ in range(INFLATED // len(zeros))), packing.flush()])
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
     return head.encode() + packed
-
-
-async def _inflating(stage: _Stage) -> None:
-    async with _saying(_make_bomb()) as base:
-        await _failure(stage, Request("GET", base), TransportError)
-
-
-async def _joined(stage: _Stage) -> None:
-    async with _saying(b"HTTP/1.1 200 OK\r\nX-Twice: one\r\nX-Twice: two\r\nContent-Length: 0\r\n\r\n") as base:
-        got = (await stage.transport.send(Request("GET", base))).headers.get("x-twice")
-        hold(got == "one, two", f"'one' and 'two' came back as {got!r}")
-
-
-async def _timeout(stage: _Stage) -> None:
-    stage.fake.fail_next(3, delay=60.0, path="*")
-    await _failure(stage, Request("GET", stage.base + "/anything"), RequestTimeoutError)
-
-
-SHARED: dict[str, _Check] = {
-    "send and aclose are all it needs": _protocol,
-    "every HTTP status is a Response": _statuses,
-    "redirects are not followed": _redirects,
-    "the URL is sent byte for byte": _url,
-    "method, headers and body are sent unchanged": _request,
-    "the response's headers and body are returned unchanged": _response,
-    "no cookie is kept": _cookies,
-    "concurrent sends each get the right response": _at_once,
-    "a dropped connection is a ConnectionFailedError": _dropped,
-    "a send can be cancelled, and the transport is usable after": _cancelled,
-    "a send ends at its deadline, and none is sent after it": _deadline,
-    "aclose may be called twice": _closed_twice,
-    "a send after aclose is a ConnectionFailedError": _closed,
-}
-NETWORK: dict[str, _Check] = {
-    "a refused connection is a ConnectionFailedError with sent=False": _refused,
-    "a body that breaks off is a ConnectionFailedError": _broken_body,
-    "a response that is not HTTP is a TransportError": _not_http,
-    "a body that drips ends at the deadline": _dripping,
-    "a compressed body is returned decompressed": _compressed,
-    "a body that inflates beyond a limit is a TransportError": _inflating,
-    "the values of a repeated header are joined": _joined,
-}
-
-
-async def _failure(stage: _Stage, request: Request, kind: type[TransportError]) -> TransportError:
-    """Return the error of a send. Fails if it ends in another way."""
-    try:
-        response = await stage.transport.send(request)
-    except kind as error:
-        return error
-    except Exception as error:
-        raise AssertionError(f"it raised {type(error).__name__}, not {kind.__name__}: {error}") from error
-    size = len(response.body)
-    raise AssertionError(f"it returned a response of status {response.status} with {size} bytes, not a {kind.__name__}")
-
-
-async def _ends_at_its_deadline(stage: _Stage, url: str) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + SHORT
-    try:
-        async with asyncio.timeout_at(deadline + 2.0):
-            await _failure(stage, Request("GET", url, deadline=deadline), RequestTimeoutError)
-    except TimeoutError:
-        raise AssertionError("the send went on for 2 s after its deadline") from None
 
 
 def _is_of_transport(task: asyncio.Task[Any]) -> bool:

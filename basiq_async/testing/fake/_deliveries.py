@@ -12,14 +12,13 @@ import attrs
 
 from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
-from ._agenda import Agenda, Cause, PlannedAttempt
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
 from ._faults import DeliveryFault, take_fault
 from ._logs import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Quirks, Renderer, as_json, signed_headers
 from ._store import Application, Store
-from ._timeline import Timeline
+from ._timeline import Cause, PlannedAttempt, Timeline
 from .catalog import SCHEDULE
 
 logger = logging.getLogger("basiq_async.testing")
@@ -100,8 +99,7 @@ class Deliveries:
         self._violations = violations
         self._changes = changes
         self._timeout = timeout
-        self.agenda = Agenda(store.clock)
-        self.timeline = Timeline(store.clock, self.agenda, self.attempt, self.wake)
+        self.timeline = Timeline(store.clock, self.attempt, self.wake)
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
         self._outlets: list[Outlet] = []
         self.routes: dict[str, Endpoint] = {}
@@ -130,7 +128,7 @@ class Deliveries:
             if even_unsubscribed or type_id in webhook.events
         ]
         active = [webhook for webhook in chosen if webhook.status(now) == "active"]
-        current = self.agenda.current()
+        current = self.timeline.current()
         cause = Cause() if current is None else current.cause
         if current is not None:
             cause.count(len(active))
@@ -156,7 +154,7 @@ class Deliveries:
 
     def _plan(self, event: Event, attempts: Sequence[PlannedAttempt], not_sent: tuple[str, ...] = ()) -> Emission:
         for planned in attempts:
-            self.agenda.plan(planned)
+            self.timeline.plan(planned)
         self._changes.note()
         self.wake()
         message_ids = tuple(planned.message.id for planned in attempts)
@@ -186,7 +184,7 @@ class Deliveries:
 
     async def attempt(self, planned: PlannedAttempt, outlet: Outlet | None = None) -> None:
         """Make one attempt, in a task of its own. If it fails, plan the next one."""
-        self.agenda.enter(planned)
+        self.timeline.enter(planned)
         begun = planned.begun
         try:
             if planned.app.webhooks.get(planned.webhook.id) is planned.webhook and (
@@ -196,7 +194,7 @@ class Deliveries:
             else:
                 planned.state = "over"
         finally:
-            self.agenda.end(begun)
+            self.timeline.end(begun)
             self.wake()
             self._changes.note()
 
@@ -265,7 +263,7 @@ class Deliveries:
             return
         if planned.number < len(SCHEDULE):
             due = started + SCHEDULE[planned.number]
-            self.agenda.plan(
+            self.timeline.plan(
                 PlannedAttempt(due, planned.app, webhook, message, planned.number + 1, False, planned.cause)
             )
         else:

@@ -15,7 +15,6 @@ import attrs
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from . import _snapshots as snapshots
-from ._agenda import Cause, PlannedAttempt
 from ._clock import LATEST, Clock, ManualClock, MovableClock, SystemClock, as_seconds, in_utc
 from ._deliveries import Emission
 from ._faults import take_fault
@@ -25,7 +24,7 @@ from ._operations import Call, find_operation, get_resource
 from ._responses import Quirks, Refusal, Renderer, error_response
 from ._state import State
 from ._store import Application, Store, require
-from ._timeline import Timeline
+from ._timeline import Cause, PlannedAttempt, Timeline
 from .catalog import EVENT_TYPES
 
 _LONGEST_COOL_OFF = 10 * 365 * 86_400
@@ -211,7 +210,7 @@ class FakeBasiq(State):
         state = self._states.pop(api_key, None)
         if state is None:
             raise ConfigurationError("no state that was added has this API key")
-        state._deliveries.agenda.forget()
+        state._deliveries.timeline.forget()
         state._tokens.forget()
         self._changes.note()
 
@@ -246,7 +245,7 @@ class FakeBasiq(State):
             key: ManualClock(snapshots.load(state.content).now) if state.still else None
             for key, state in saved.states.items()
         }
-        self._deliveries.agenda.forget()
+        self._deliveries.timeline.forget()
         self._tokens.forget()
         if isinstance(self.clock, MovableClock):
             self.clock.move_to(saved.now)
@@ -255,7 +254,7 @@ class FakeBasiq(State):
         for each in saved.upcoming:
             found = self._store.find_message(each.message_id)
             if found is not None:
-                self._deliveries.agenda.plan(PlannedAttempt(each.due, *found, each.number, each.once, Cause()))
+                self._deliveries.timeline.plan(PlannedAttempt(each.due, *found, each.number, each.once, Cause()))
         for key in tuple(self.states):
             self.remove_state(key)
         for key, state in saved.states.items():

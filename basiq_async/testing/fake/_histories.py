@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from itertools import pairwise
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 import attrs
@@ -232,69 +232,43 @@ class Log(Generic[T]):
         found = self._by_id.get(id) or self.kept.get(id.lower())
         return found or next((item for seeded in self.seeded() if (item := seeded.find(id)) is not None), None)
 
-    def count_before(self, moment: datetime, *, at: bool = False) -> int:
-        """Return the number of items that were created before a moment, or also ``at`` it."""
-        bisect = bisect_right if at else bisect_left
-        for begin, segment in zip(reversed(self._starts), reversed(self.segments), strict=True):
-            if found := bisect(segment, moment, key=lambda item: item.created):
-                return begin + found
-        return 0
+    def scan(
+        self, start: int | None = None, *, since: datetime | None = None, to: datetime | None = None, back: bool = False
+    ) -> Iterator[tuple[int, T]]:
+        """Yield each item and its position in order of time, the oldest first or, ``back``, the newest.
 
-    def scan(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
-        """Yield each item and its position, from ``start`` or else from the oldest. Skip items older than ``since``."""
-        if self._overlaps():
-            yield from self._merge(start, since)
-            return
-        start = max(start or 0, 0 if since is None else self.count_before(since))
-        for begin, segment in zip(self._starts, self.segments, strict=True):
-            for index in range(max(start - begin, 0), len(segment)):
-                yield begin + index, self._current(segment[index])
+        start: the position of the first item. ``since``, ``to``: only items of this time, and of times between.
 
-    def scan_back(self, start: int | None = None, *, since: datetime | None = None) -> Iterator[tuple[int, T]]:
-        """Yield each item and its position, from ``start`` or else from the newest, back to ``since``."""
-        if self._overlaps():
-            yield from self._merge(start, since, back=True)
-            return
-        start = self._size - 1 if start is None else start
-        for begin, segment in zip(reversed(self._starts), reversed(self.segments), strict=True):
-            for index in range(min(start - begin, len(segment) - 1), -1, -1):
+        Parts may overlap, such as the history of a second webhook. Items of one time are in the order of positions.
+        """
+        if start is not None and start >= self._size:
+            if not back:
+                return
+            start = None
+        first = None if start is None else (self._at(start).created, start)
+        earliest, latest = since, to
+        if first is not None and back:
+            latest = first[0]
+        elif first is not None:
+            earliest = first[0] if since is None else max(first[0], since)
+
+        def part(begin: int, segment: list[T] | Seeded[T]) -> Iterator[tuple[datetime, int, T]]:
+            low = 0 if earliest is None else bisect_left(segment, earliest, key=_created)
+            high = len(segment) if latest is None else bisect_right(segment, latest, key=_created)
+            for index in range(high - 1, low - 1, -1) if back else range(low, high):
                 item = segment[index]
-                if since is not None and item.created < since:
-                    return
-                yield begin + index, self._current(item)
-
-    def _overlaps(self) -> bool:
-        """Return whether a part begins before the end of an earlier one, such as the history of a second webhook."""
-        pairs = pairwise(self.segments)
-        return len(self.segments) > 1 and any(later[0].created < part[len(part) - 1].created for part, later in pairs)
-
-    def _merge(self, start: int | None, since: datetime | None, *, back: bool = False) -> Iterator[tuple[int, T]]:
-        """Do what ``scan`` and ``scan_back`` do for parts that overlap. Items of one time are in the order of parts."""
-        first: tuple[datetime, int] | None = None
-        if start is not None:
-            first = self._at(start).created, start
-
-        def part(begin: int, segment: list[T] | Seeded[T]) -> Iterator[tuple[datetime, int]]:
-            """Yield the places of a part, from ``first`` or ``since`` on."""
-            oldest, end = 0, len(segment)
-            if since is not None:
-                oldest = bisect_left(segment, since, key=lambda item: item.created)
-            if first is not None and back:
-                end = bisect_right(segment, first[0], key=lambda item: item.created)
-            elif first is not None:
-                oldest = max(oldest, bisect_left(segment, first[0], key=lambda item: item.created))
-            for index in range(end - 1, oldest - 1, -1) if back else range(oldest, end):
-                place = segment[index].created, begin + index
+                place = item.created, begin + index
                 if first is None or (place <= first if back else place >= first):
-                    yield place
+                    yield *place, item
 
         parts = [part(*each) for each in zip(self._starts, self.segments, strict=True)]
-        for _, position in heapq.merge(*parts, reverse=back):
-            yield position, self._current(self._at(position))
+        for _, position, item in heapq.merge(*parts, key=itemgetter(0, 1), reverse=back):
+            yield position, self.kept.get(item.id, item) if self.kept else item
 
     def _at(self, position: int) -> T:
         index = bisect_right(self._starts, position) - 1
         return self.segments[index][position - self._starts[index]]
 
-    def _current(self, item: T) -> T:
-        return self.kept.get(item.id, item) if self.kept else item
+
+def _created(item: Recorded) -> datetime:
+    return item.created

@@ -292,7 +292,7 @@ class Resource(Generic[T]):
 def _scan(
     log: Log[L], newest_first: bool, since: datetime | None = None
 ) -> Callable[[int | None], Iterator[tuple[int, L]]]:
-    return partial(log.scan_back if newest_first else log.scan, since=since)
+    return partial(log.scan, since=since, back=newest_first)
 
 
 WEBHOOKS: Resource[Webhook] = Resource(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import dropwhile
 from typing import get_args
 
 import attrs
@@ -15,7 +16,7 @@ from ._clock import Clock, as_seconds
 from ._deliveries import DeliveredAttempt, Deliveries, Emission
 from ._endpoints import Receiver, adapt
 from ._faults import DeliveryFault, Drop, Fault
-from ._histories import Log, SeededEvents, SeededMessages
+from ._histories import SeededEvents, SeededMessages
 from ._logs import Changes, Recent, RequestRecord, Violation, Violations, size_of
 from ._records import Message, Webhook
 from ._resources import check_set
@@ -251,7 +252,7 @@ class State:
     def reset(self) -> None:
         """Forget everything except the API keys, the routes and the time."""
         self.reset_log()
-        self._deliveries.agenda.forget()
+        self._deliveries.timeline.forget()
         self._tokens.forget()
         self._store.clear()
         self._changes.note()
@@ -265,7 +266,7 @@ class State:
     @property
     def next_due(self) -> datetime | None:
         """The time of the next delivery attempt; None if none is planned."""
-        return self._deliveries.agenda.next_due()
+        return self._deliveries.timeline.next_due()
 
     @property
     def requests(self) -> Sequence[Request]:
@@ -286,28 +287,13 @@ class State:
         """Return the attempts that are planned or under way, in the order of their due times."""
         return [
             Upcoming(planned.message.id, planned.webhook.id, planned.number, planned.due, planned.once)
-            for planned in self._deliveries.agenda.planned()
+            for planned in self._deliveries.timeline.planned()
         ]
 
     @property
     def pending(self) -> int:
         """The number of attempts that are planned or under way."""
-        return len(self._deliveries.agenda)
-
-    @property
-    def endpoints_down(self) -> Mapping[str | None, int | None]:
-        """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
-        return dict(self._deliveries.down)
-
-    @property
-    def faults(self) -> Sequence[Fault]:
-        """The faults for the next requests."""
-        return tuple(self._faults)
-
-    @property
-    def delivery_faults(self) -> Sequence[DeliveryFault]:
-        """The faults for the next deliveries."""
-        return tuple(self._deliveries.faults)
+        return len(self._deliveries.timeline.planned())
 
     @property
     def violations(self) -> Sequence[Violation]:
@@ -329,7 +315,7 @@ class State:
         """Return the webhooks of all applications, in the order of their creation."""
         return sorted((webhook for _, webhook in self._store.each()), key=lambda webhook: webhook.serial)
 
-    def find_message(self, message_id: str) -> Message | None:
+    def _find_message(self, message_id: str) -> Message | None:
         """Return the message with this id; None if it does not exist."""
         found = self._store.find_message(message_id)
         return None if found is None else found[2]
@@ -344,37 +330,23 @@ class State:
 
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
         """Return the messages of a webhook, or of all webhooks, newest first."""
-        return (message for _, message in self._scan_messages(webhook_id))
+        return self._scan_messages(webhook_id)
 
-    def _scan_messages(
-        self, webhook_id: str | None = None, start: tuple[int, int] | None = None
-    ) -> Iterator[tuple[tuple[int, int], Message]]:
-        """Return the messages of a webhook, or of all webhooks, newest first, each with its place.
+    def _scan_messages(self, webhook_id: str | None = None, *, start: str | None = None) -> Iterator[Message]:
+        """Return the messages of a webhook, or of all webhooks, newest first.
 
-        A place is the webhook's serial number, and the number of its messages up to this one.
+        Of messages of one time, those of the webhook that was added first come first.
 
-        start: the place of the first message. Raises ``ConfigurationError`` if no message is there.
+        start: the id of the first message. Raises ``ConfigurationError`` if there is none any more.
         """
-        logs = {
-            webhook.serial: app.messages[webhook.id]
-            for app, webhook in self._store.each()
-            if webhook_id is None or webhook.id == webhook_id
-        }
-        ends: dict[int, int] = {}
-        if start is not None:
-            serial, end = start
-            first = next(logs[serial].scan(end - 1), None) if serial in logs and end else None
-            if first is None:
-                raise ConfigurationError("there is no message at this place any more")
-            # Of messages of one time, those of the webhook that was added first come first.
-            ends = {
-                each: log.count_before(first[1].created, at=each > serial)
-                for each, log in logs.items()
-                if each != serial
-            }
-            ends[serial] = end
-        placed = (_placed(serial, logs[serial], ends.get(serial)) for serial in sorted(logs))
-        return heapq.merge(*placed, key=lambda placed: placed[1].created, reverse=True)
+        first = None if start is None else self._find_message(start)
+        here = first is not None and webhook_id in (None, first.webhook_id)
+        require(start is None or here, "there is no message at this place any more")
+        webhooks = sorted(self._store.each(), key=lambda each: each[1].serial)
+        logs = [app.messages[webhook.id] for app, webhook in webhooks if webhook_id in (None, webhook.id)]
+        parts = [log.scan(to=None if first is None else first.created, back=True) for log in logs]
+        merged = heapq.merge(*parts, key=lambda placed: placed[1].created, reverse=True)
+        return dropwhile(lambda each: start not in (None, each.id), (message for _, message in merged))
 
 
 def _check(times: int, status: int | None) -> None:
@@ -387,8 +359,3 @@ def _drop(drop: Drop | bool) -> Drop | None:
         return "request"
     require(not drop or drop in get_args(Drop), f"drop must be 'request' or 'response', not {drop!r}")
     return drop or None
-
-
-def _placed(serial: int, log: Log[Message], end: int | None) -> Iterator[tuple[tuple[int, int], Message]]:
-    """Return the messages before the position ``end``, newest first, each with its place."""
-    return (((serial, position + 1), item) for position, item in log.scan_back(None if end is None else end - 1))

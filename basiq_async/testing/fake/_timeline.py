@@ -1,4 +1,4 @@
-"""Waits for the fake: for its clock, and for deliveries.
+"""The planned attempts to deliver messages, and the waits for them and for the clock.
 
 A task that waits for the fake makes the due attempts, and moves the clock, one step at a time, until its wait is
 over. If several tasks wait, one of them makes the steps for all.
@@ -7,17 +7,21 @@ over. If several tasks wait, one of them makes the steps for all.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Literal
 
 import attrs
 
 from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
-from ._agenda import Agenda, PlannedAttempt
 from ._clock import Clock, MovableClock
+from ._records import Message, Webhook
+from ._store import Application
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = 1e9
@@ -28,6 +32,51 @@ _GRACE = 1.0
 
 It may be waiting for one of them, for example for the token that another handler's client is about to request again.
 """
+
+
+MOST_CAUSED = 10_000
+
+
+@attrs.define
+class Cause:
+    """The event that a test emitted, and the number of messages that handlers emitted because of it."""
+
+    messages: int = 0
+
+    def count(self, messages: int) -> None:
+        """Count more messages. Raises ``ConfigurationError`` if handlers emit events without end."""
+        self.messages += messages
+        if self.messages > MOST_CAUSED:
+            raise ConfigurationError(
+                f"one event made its handlers emit more than {MOST_CAUSED:,} messages: a handler that emits an event "
+                "on each delivery of that event never comes to an end"
+            )
+
+
+@attrs.define(eq=False)
+class PlannedAttempt:
+    """An attempt to deliver a message.
+
+    once: whether no further attempt follows if this one fails.
+    begun: the attempt's number in the order of beginning; 0 before it begins.
+    state: ``over`` once it is recorded, or dropped by a reset.
+    """
+
+    due: datetime
+    app: Application
+    webhook: Webhook
+    message: Message
+    number: int
+    once: bool
+    cause: Cause
+    begun: int = 0
+    state: Literal["due", "under way", "over"] = "due"
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of message {self.message.id}"
+
+
+_current: ContextVar[PlannedAttempt | None] = ContextVar("the attempt whose handler the current code is part of")
 
 
 @attrs.define(eq=False)
@@ -51,7 +100,7 @@ class Waiter:
 
 
 class Timeline:
-    """The waits for a fake. It is also the clock on which a client of the fake waits, which takes no real time.
+    """The planned attempts of a fake, and the waits for it: also the clock of a client, which takes no real time.
 
     start: makes an attempt. It is called in a task of its own.
     wake: is called when the servers may make attempts again.
@@ -60,12 +109,10 @@ class Timeline:
     def __init__(
         self,
         clock: Clock,
-        agenda: Agenda,
         start: Callable[[PlannedAttempt], Awaitable[None]],
         wake: Callable[[], None],
     ) -> None:
         self._clock = clock
-        self._agenda = agenda
         self._start = start
         self._wake = wake
         self._waiters: list[Waiter] = []
@@ -74,7 +121,67 @@ class Timeline:
         self._changes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[Exception] = []
-        agenda.changed = self._notify
+        self._due: list[tuple[datetime, int, PlannedAttempt]] = []
+        self._serial = 0
+        self._begun = 0
+        self.under_way: dict[int, PlannedAttempt] = {}
+
+    # --- planned attempts ---
+
+    def plan(self, attempt: PlannedAttempt) -> None:
+        self._serial += 1
+        heapq.heappush(self._due, (attempt.due, self._serial, attempt))
+        self._notify()
+
+    def take_due(self) -> PlannedAttempt | None:
+        """Take the next attempt that is due; None if none is. Pass its number to ``end``, whatever becomes of it."""
+        if not self.is_due():
+            return None
+        attempt = heapq.heappop(self._due)[2]
+        self._begun += 1
+        attempt.begun, attempt.state = self._begun, "under way"
+        self.under_way[attempt.begun] = attempt
+        return attempt
+
+    def end(self, begun: int) -> None:
+        """End the attempt that began with this number. It is given back unless it is over. May be called twice."""
+        attempt = self.under_way.pop(begun, None)
+        if attempt is None:
+            return
+        if attempt.state == "under way":
+            attempt.state = "due"
+            self.plan(attempt)
+        self._notify()
+
+    def forget(self) -> None:
+        """Drop all planned attempts, and ignore the results of attempts that are under way."""
+        for attempt in self.planned():
+            attempt.state = "over"
+        self._due.clear()
+        self._notify()
+
+    def is_due(self) -> bool:
+        return bool(self._due) and self._due[0][0] <= self._clock()
+
+    def next_due(self) -> datetime | None:
+        """Return the time of the next attempt; None if none is planned."""
+        return self._due[0][0] if self._due else None
+
+    def planned(self) -> Sequence[PlannedAttempt]:
+        """Return the attempts that are due or under way, in the order of their due times."""
+        waiting = (attempt for _, _, attempt in sorted(self._due))
+        return sorted([*self.under_way.values(), *waiting], key=lambda attempt: attempt.due)
+
+    # --- the attempt that the current code is part of ---
+
+    def enter(self, attempt: PlannedAttempt) -> None:
+        """Make the current task part of an attempt."""
+        _current.set(attempt)
+
+    def current(self) -> PlannedAttempt | None:
+        """Return the attempt whose handler the current code is part of, if it is under way."""
+        attempt = _current.get(None)
+        return attempt if attempt is not None and self.under_way.get(attempt.begun) is attempt else None
 
     # --- the clock of a client ---
 
@@ -115,9 +222,9 @@ class Timeline:
         await self._wait("all deliveries that are due", self._settled())
 
     def _settled(self) -> Callable[[], bool]:
-        current = self._agenda.current()
+        current = self.current()
         mine = 0 if current is None else current.begun
-        return lambda: not self._agenda.is_due() and not any(begun > mine for begun in self._agenda.under_way)
+        return lambda: not self.is_due() and not any(begun > mine for begun in self.under_way)
 
     async def complete(self, attempts: Sequence[PlannedAttempt]) -> None:
         """Make due attempts until all of these are over. Wait for those that other tasks are making."""
@@ -136,7 +243,7 @@ class Timeline:
     ) -> None:
         if is_over():
             return
-        waiter = Waiter(what, is_over, until, self._agenda.current(), sleeps)
+        waiter = Waiter(what, is_over, until, self.current(), sleeps)
         self._waiters.append(waiter)
         self._notify()
         try:
@@ -168,7 +275,7 @@ class Timeline:
         """Make one attempt, or move the clock to the next moment at which something happens."""
         if self._is_busy() and await self._changed(within=_GRACE):
             return
-        planned = self._agenda.take_due()
+        planned = self.take_due()
         if planned is not None:
             task = asyncio.create_task(self._make(planned), name="basiq-async fake delivery")
             self._tasks.add(task)
@@ -182,19 +289,19 @@ class Timeline:
             return
         if moment is None:
             waiters = "; ".join(map(str, self._waiters))
-            raise ConfigurationError(f"nothing can happen any more at the fake, because everybody waits: {waiters}")
+            raise ConfigurationError(f"deadlock in the test: every handler and the test wait for the fake: {waiters}")
         self._move(moment)
 
     def _is_busy(self) -> bool:
         """Return whether an attempt is under way that does not wait for the fake."""
         waiting = {each.attempt.begun for each in self._waiters if each.attempt is not None and not each.is_over()}
-        return not waiting.issuperset(self._agenda.under_way)
+        return not waiting.issuperset(self.under_way)
 
     def _next_moment(self) -> datetime | None:
         """Return the next moment at which a wait ends or an attempt is due; None if no wait depends on the clock."""
         now = self._clock()
         ends = [each.until for each in self._waiters if each.until is not None and each.until > now]
-        due = self._agenda.next_due()
+        due = self.next_due()
         return min([*ends, due] if due is not None else ends) if ends else None
 
     def _move(self, moment: datetime) -> None:
@@ -224,7 +331,7 @@ class Timeline:
 
     def _end(self, begun: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._agenda.end(begun)  # also if the task was cancelled before it began
+        self.end(begun)  # also if the task was cancelled before it began
 
     async def _abandon(self) -> asyncio.CancelledError | None:
         """Cancel the attempts that were begun here. They are given back. Return a cancellation that came meanwhile."""

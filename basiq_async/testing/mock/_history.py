@@ -65,10 +65,8 @@ class Messages:
     async def run(self, control: Control) -> Page[ShownMessage]:
         fake = control.fake
         upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
-        serial, end = read_next(self.next, 2)
-        found = fake._scan_messages(self.webhook_id, None if self.next is None else (int(serial), int(end)))
         return page_of(
-            ((f"{serial}-{end}", message) for (serial, end), message in found),
+            ((message.id, message) for message in fake._scan_messages(self.webhook_id, start=self.next)),
             fake.count_messages(self.webhook_id),
             self.limit,
             self.search,
@@ -97,7 +95,7 @@ class Message:
 
 
 def find_message(control: Control, message_id: str) -> records.Message:
-    found = control.fake.find_message(message_id)
+    found = control.fake._find_message(message_id)
     if found is None:
         raise ControlError(404, "not-found", f"there is no message {message_id!r}")
     return found
@@ -134,7 +132,7 @@ class Requests:
 
     async def run(self, control: Control) -> Page[ShownRequest]:
         log = control.fake.request_log
-        (newest,) = read_next(self.next, 1)
+        newest = read_next(self.next)
         return page_of(
             ((str(each.number), each) for each in reversed(log) if each.number <= newest),
             len(log),
@@ -184,7 +182,7 @@ class Deliveries:
     next: Next = None
 
     async def run(self, control: Control) -> Page[Delivery]:
-        (newest,) = read_next(self.next, 1)
+        newest = read_next(self.next)
 
         def attempts() -> Iterator[tuple[str, tuple[int, DeliveredAttempt]]]:
             for number, each in control.fake._deliveries.attempts.numbered():

@@ -269,11 +269,10 @@ def page_of(
     return Page(tuple(shown), total, None)
 
 
-def read_next(text: str | None, numbers: int) -> list[float]:
-    """Return the numbers of a ``next``; without one, infinity. Raises ``ControlError`` if it has another form."""
+def read_next(text: str | None) -> float:
+    """Return the number that a ``next`` is; without one, infinity. Raises ``ControlError`` if it has another form."""
     if text is None:
-        return [math.inf] * numbers
-    parts = text.split("-")
-    if len(parts) != numbers or not all(map(_NUMBER.fullmatch, parts)):
+        return math.inf
+    if not _NUMBER.fullmatch(text):
         raise ControlError(400, "not-valid", "next must be the `next` of the page before")
-    return list(map(float, parts))
+    return int(text)

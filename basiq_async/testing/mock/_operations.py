@@ -147,7 +147,7 @@ class State:
     async def run(self, control: Control) -> WholeState:
         fake, clock = control.fake, control.fake.clock
         speed = clock.speed if isinstance(clock, SystemClock) else None
-        down = tuple(Outage(url, status) for url, status in fake.endpoints_down.items())
+        down = tuple(Outage(url, status) for url, status in fake._deliveries.down.items())
         return take(
             WholeState,
             summarize(fake),
@@ -155,6 +155,8 @@ class State:
             base_url=control.base_url,
             clock=Clock(speed is not None, speed),
             endpoints_down=down,
+            faults=tuple(fake._faults),
+            delivery_faults=tuple(fake._deliveries.faults),
             revision=fake._changes.revision,
         )
 

@@ -174,17 +174,17 @@ def marks(message: Mapping[str, Any]) -> Iterator[Mark]:
         kind = "ok" if attempt["ok"] else "lost" if attempt["status"] is None else "failed"
         shown = "no response" if attempt["status"] is None else str(attempt["status"])
         text = (
-            f"Attempt {attempt['number']}, {describe(since)}: {shown}, {attempt['response']}, "
+            f"Attempt {attempt['number']}, {_describe_delay(since)}: {shown}, {attempt['response']}, "
             f"{attempt['duration'] * 1000:.0f} ms"
         )
         yield Mark(place(since), kind, text)
     coming = message["nextAttempt"]
     if coming is not None:
         since = (datetime.fromisoformat(coming["due"]) - created).total_seconds()
-        yield Mark(place(since), "due", f"Attempt {coming['number']} is due {describe(since)}")
+        yield Mark(place(since), "due", f"Attempt {coming['number']} is due {_describe_delay(since)}")
 
 
-def describe(seconds: float) -> str:
+def _describe_delay(seconds: float) -> str:
     """Return the time after the message in words, such as 'after 5 min'."""
     if seconds < 1:
         return "at once"

@@ -11,7 +11,7 @@ from ..._web.access import IN_PATH, ControlError, read_token
 from ..._web.serving import read_json, respond
 from ...errors import BasiqError
 from ._operation import Control, Operation
-from .control_api import OPERATIONS, ROOT, STATE_HEADER, describe
+from .control_api import OPERATIONS, ROOT, STATE_HEADER, openapi_document
 
 _BASIQ = Path(__file__).parents[1] / "basiq.yaml"
 """An OpenAPI document of Basiq's API as the fake implements it."""
@@ -22,7 +22,7 @@ def routes(control: Control) -> list[web.RouteDef]:
     """Return the routes of all operations and of the two OpenAPI documents."""
 
     async def openapi(request: web.Request) -> web.Response:
-        return respond(describe())
+        return respond(openapi_document())
 
     async def basiq(request: web.Request) -> web.Response:
         return web.Response(body=_BASIQ.read_bytes(), content_type="application/yaml", charset="utf-8")

@@ -21,11 +21,11 @@ from ..._work.limits import wait_for_event
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
-from ..fake._agenda import PlannedAttempt
 from ..fake._clock import ManualClock, SystemClock
 from ..fake._deliveries import Deliveries, Outlet
 from ..fake._endpoints import Endpoint, over_http
 from ..fake._fake import FakeBasiq
+from ..fake._timeline import PlannedAttempt
 from ._operation import Control
 from ._routes import routes
 from .control_api import ROOT
@@ -193,7 +193,7 @@ async def _dispatch(
         while True:
             news.clear()
             for deliveries in [each._deliveries for each in served]:
-                while _is_free(deliveries) and (planned := deliveries.agenda.take_due()) is not None:
+                while _is_free(deliveries) and (planned := deliveries.timeline.take_due()) is not None:
                     task = group.create_task(attempt(deliveries, planned))
                     # Also if the task was cancelled before it began:
                     task.add_done_callback(partial(_end, deliveries, planned.begun))
@@ -202,12 +202,12 @@ async def _dispatch(
 
 
 def _end(deliveries: Deliveries, begun: int, _: asyncio.Task[None]) -> None:
-    deliveries.agenda.end(begun)
+    deliveries.timeline.end(begun)
 
 
 def _is_free(deliveries: Deliveries) -> bool:
     """Return whether the server may make one more attempt. While a task moves the clock, that task makes them."""
-    return not deliveries.timeline.is_moving and len(deliveries.agenda.under_way) < AT_ONCE
+    return not deliveries.timeline.is_moving and len(deliveries.timeline.under_way) < AT_ONCE
 
 
 def _wait(fake: FakeBasiq) -> float | None:

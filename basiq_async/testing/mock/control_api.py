@@ -39,11 +39,11 @@ _KEYS = (
 )
 
 
-def describe() -> Json:
+def openapi_document() -> Json:
     """Return the OpenAPI document of the control API."""
     paths: dict[str, Json] = {}
     for each in OPERATIONS.values():
-        paths.setdefault(ROOT + each.path, {})[each.method.lower()] = _describe(each)
+        paths.setdefault(ROOT + each.path, {})[each.method.lower()] = _describe_operation(each)
     keys = {key: {"type": "apiKey", "in": "header", "name": name, "description": text} for key, name, text in _KEYS}
     return {
         "openapi": "3.1.0",
@@ -54,7 +54,7 @@ def describe() -> Json:
     }
 
 
-def _describe(operation: Operation) -> Json:
+def _describe_operation(operation: Operation) -> Json:
     inputs = {name: _schema_of_input(each) for name, each in operation.inputs.items()}
     in_path = {"in": "path", "required": True}
     responses = {

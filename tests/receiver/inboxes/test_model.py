@@ -14,43 +14,36 @@ from redis.asyncio import Redis
 
 from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
-from basiq_async.testing.conformance._inbox_model import (  # private: check_inbox walks few steps, this thousands
-    KEYS,
-    WAITING_ACTIONS,
-    WORKERS,
-    Step,
-    follow,
-)
-from basiq_async.testing.conformance._inbox_probe import InboxProbe  # private: what the model is held against
+from basiq_async.testing.conformance._inbox_model import KEYS, WALKED, WORKERS  # private: check_inbox walks few steps
+from basiq_async.testing.conformance._inbox_workers import Workers  # private: this walks thousands
 from tests.support.databases import ByTransaction, engine_of, new_table
 from tests.support.servers import PostgresServer, RedisServer
 
 Two = Callable[[], AbstractAsyncContextManager[tuple[Inbox, Inbox]]]
 
 
-def walks(actions: tuple[str, ...] = WAITING_ACTIONS) -> st.SearchStrategy[list[Step]]:
-    return st.lists(
-        st.tuples(st.sampled_from(actions), st.integers(0, WORKERS - 1), st.integers(0, KEYS - 1)), max_size=40
-    )
+def walks(calls: tuple[str, ...] = WALKED) -> st.SearchStrategy[list[str]]:
+    numbers = (str(number) for number in range(KEYS))
+    parts = (st.sampled_from(calls), st.sampled_from(WORKERS), st.sampled_from(tuple(numbers)))
+    return st.lists(st.tuples(*parts).map(" ".join), min_size=1, max_size=40)
 
 
-QUICK = tuple(action for action in WAITING_ACTIONS if not action.startswith("die"))
+QUICK = tuple(call for call in WALKED if not call.startswith("die"))
 """Without those that wait until a lease has run out."""
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def walk(two: Two, steps: list[Step]) -> None:
+def walk(two: Two, steps: list[str], *, leases: bool = True) -> None:
     async def main() -> None:
         async with two() as (inbox, other):
-            probe = InboxProbe(inbox, other, None)
-            await follow(probe, steps, name=probe.key)
+            await Workers(inbox, other, leases=leases).follow("; ".join(steps))
 
     asyncio.run(main())
 
 
 @given(walks(QUICK))
 @settings(relaxed, max_examples=200)
-def test_the_inbox_in_memory_does_what_the_model_does(steps: list[Step]) -> None:
+def test_the_inbox_in_memory_does_what_the_model_does(steps: list[str]) -> None:
     @asynccontextmanager
     async def two() -> Iterator[tuple[Inbox, Inbox]]:
         inbox = MemoryInbox()
@@ -61,7 +54,7 @@ def test_the_inbox_in_memory_does_what_the_model_does(steps: list[Step]) -> None
 
 @given(walks(QUICK))
 @settings(relaxed, max_examples=15)
-def test_two_inboxes_on_one_file_do_what_the_model_does(tmp_path: Path, steps: list[Step]) -> None:
+def test_two_inboxes_on_one_file_do_what_the_model_does(tmp_path: Path, steps: list[str]) -> None:
     @asynccontextmanager
     async def two() -> Iterator[tuple[Inbox, Inbox]]:
         async with SQLiteInbox(tmp_path / "inbox.db") as one, SQLiteInbox(tmp_path / "inbox.db") as other:
@@ -72,7 +65,7 @@ def test_two_inboxes_on_one_file_do_what_the_model_does(tmp_path: Path, steps: l
 
 @given(walks())
 @settings(relaxed, max_examples=10)
-def test_two_inboxes_in_one_redis_do_what_the_model_does(redis: RedisServer, steps: list[Step]) -> None:
+def test_two_inboxes_in_one_redis_do_what_the_model_does(redis: RedisServer, steps: list[str]) -> None:
     @asynccontextmanager
     async def two() -> Iterator[tuple[Inbox, Inbox]]:
         async with Redis.from_url(redis.url) as one, Redis.from_url(redis.url) as other:
@@ -82,10 +75,10 @@ def test_two_inboxes_in_one_redis_do_what_the_model_does(redis: RedisServer, ste
 
 
 @pytest.mark.parametrize("kind", [SQLInbox, ByTransaction], ids=["leases", "transactions"])
-@given(walks(tuple(action for action in QUICK if action != "drop_quarantined")))
+@given(walks(tuple(call for call in QUICK if call != "drop")))
 @settings(relaxed, max_examples=5, phases=[Phase.explicit, Phase.generate])
 def test_two_inboxes_in_one_database_do_what_the_model_does(
-    kind: type[SQLInbox], postgres: PostgresServer, steps: list[Step]
+    kind: type[SQLInbox], postgres: PostgresServer, steps: list[str]
 ) -> None:
     @asynccontextmanager
     async def two() -> Iterator[tuple[Inbox, Inbox]]:
@@ -94,16 +87,16 @@ def test_two_inboxes_in_one_database_do_what_the_model_does(
             async with kind(engine, table=table) as one, kind(engine, table=table) as other:
                 yield one, other
 
-    walk(two, steps)
+    walk(two, steps, leases=kind is SQLInbox)
 
 
 async def test_a_delivery_that_is_dropped_while_the_quarantine_is_listed_hides_no_other(redis: RedisServer) -> None:
     async with Redis.from_url(redis.url) as client:
         inbox = RedisInbox(client, prefix="dropping")
-        probe = InboxProbe(inbox, inbox, None)
-        names = [f"{probe.key}-{number}" for number in range(6)]
+        workers = Workers(inbox, inbox)
+        names = [f"{workers.key}-{number}" for number in range(6)]
         for name in names:
-            await follow(probe, [("quarantine", 0, 0)], name=name)
+            await workers.follow("quarantine a", name=name)
         for name in names[:3]:  # the delivery is gone, and its place in the order not yet
             await client.delete(f"{{dropping}}:delivery:{name}-0")
         page = await inbox.quarantined(limit=2)

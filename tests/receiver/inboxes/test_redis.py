@@ -21,9 +21,10 @@ from basiq_async import InboxError
 from basiq_async.receiver import Inbox, RedisInbox, WebhookReceiver
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
-from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
+from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
 from tests.support.cancelling import HOWS, How, cancel_after
 from tests.support.deliveries import NOW, SECRET, post, quarantined_delivery
+from tests.support.inboxes import check_briefly
 from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer, redis_server
 
@@ -49,7 +50,7 @@ async def test_an_inbox_in_redis_keeps_every_promise(
     redis: RedisServer, decoded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not decoded:  # the statements are the same, and walk the whole way once
-        monkeypatch.setattr(_inbox_model, "_WALKS", 1)
+        check_briefly(monkeypatch)
     make = partial(inbox_of, redis.url, decode_responses=decoded)
     await check_inbox(make, shared=True, processes=decoded, seconds=PATIENCE)
 

@@ -106,7 +106,7 @@ async def test_a_longer_memory_in_a_database_brings_nothing_back(url: str) -> No
                 f"UPDATE {table} SET handled_at = '{at}'",
                 f"UPDATE {table}_version SET began = '{older:%Y-%m-%d %H:%M:%S.%f}'",
             )
-            inbox._unpruned = 128  # private: the next record deletes old ones
+            inbox._pruning.unpruned = 128  # private: the next record deletes old ones
             await inbox.complete("late", "a")
             await pruned(inbox)
         for remember in (60 * DAY, None):
@@ -114,7 +114,7 @@ async def test_a_longer_memory_in_a_database_brings_nothing_back(url: str) -> No
                 assert abs(await inbox.known_since() - old) < timedelta(seconds=1)
                 assert await inbox.known(["early", "late"]) == {"late"}
         async with inbox_of(url, table, remember=None) as inbox:
-            inbox._unpruned = 128
+            inbox._pruning.unpruned = 128
             await run(engine, f"UPDATE {table} SET handled_at = '{at}'")
             await inbox.complete("new", "a")
             await pruned(inbox)

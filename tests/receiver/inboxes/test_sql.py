@@ -19,9 +19,10 @@ from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Inbox, SQLInbox, WebhookReceiver, inbox_metadata
 from basiq_async.receiver.protocol import ClaimStatus, TransactionalInbox
 from basiq_async.testing import check_inbox
-from basiq_async.testing.conformance import _inbox, _inbox_model  # private: one promise alone; all take minutes
+from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
 from tests.support.databases import ByTransaction, engine_of, in_use, inbox_of, new_table, pruned, run, scalar
 from tests.support.deliveries import SECRET, post, quarantined_delivery
+from tests.support.inboxes import check_briefly
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
 
@@ -35,7 +36,7 @@ CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 )
 async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox], monkeypatch: pytest.MonkeyPatch) -> None:
     if "asyncpg" not in url:  # which has the same statements, and walks the whole way
-        monkeypatch.setattr(_inbox_model, "_WALKS", 1)
+        check_briefly(monkeypatch)
     table = new_table()
     async with engine_of(url) as engine:
 

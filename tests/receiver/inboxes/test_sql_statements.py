@@ -72,7 +72,7 @@ def count_entries(connection: sqlite3.Connection) -> int:
 @pytest.fixture
 def due(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune with every record."""
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._PRUNE_EVERY", 1)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_pruning._PRUNE_EVERY", 1)
 
 
 @pytest.mark.usefixtures("due")
@@ -101,7 +101,7 @@ async def test_a_database_forgets_a_heap_beside_the_deliveries(url: str) -> None
             engine, f"UPDATE {table} SET handled_at = '{old}'", f"UPDATE {table}_failures SET failed_at = '{old}'"
         )
         await inbox.fail("new-failure", "a")
-        inbox._unpruned = 0  # private: those that came while it was pruning
+        inbox._pruning.unpruned = 0  # private: those that came while it was pruning
         for left in (8 - 1, 8 - 2, 8 - 3, 8 - 4):  # two of seven go with each, and a new one comes
             assert await inbox.complete(f"new-{left}", "a")
             await pruned(inbox)
@@ -127,7 +127,7 @@ async def test_one_clock_that_is_ahead_forgets_nothing(
             def now(cls, tz: object = None) -> datetime:
                 return datetime.now(UTC) + timedelta(days=40)
 
-        monkeypatch.setattr("basiq_async.receiver.inboxes._sql.datetime", Ahead)
+        monkeypatch.setattr("basiq_async.receiver.inboxes._sql_pruning.datetime", Ahead)
     else:
         monkeypatch.setattr(sql, "_NOW", text("SELECT now() + interval '40 days'"))
     await inbox.complete("l", "a")

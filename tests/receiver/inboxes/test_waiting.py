@@ -7,6 +7,7 @@ import multiprocessing
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ async def test_a_released_transaction_ends_the_lease_too(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["asyncpg", "psycopg"], indirect=True)
 async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._ASK_AGAIN", 0.02)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_waiting._ASK_TIMES", 2)
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
         await inbox.claim_transaction("new", "a", lease=60)
@@ -117,7 +118,8 @@ async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkey
             assert await other.store(entry("k"), webhook_id="w") is False, "it waits already"
             assert await due(other, "b") == []
             assert not await other.put_off("k", "a", seconds=0), "the token holds nothing that is committed"
-            await inbox.release("new", "a")
+            assert not await inbox.put_off("new", "a", seconds=0), "it does not wait"
+            assert (await other.claim("new", "b", lease=60)).status is CLAIMED, "its transaction was rolled back"
             assert await other.store(entry("new"), webhook_id="w")
 
 
@@ -189,9 +191,9 @@ async def fill_sql(engine: AsyncEngine, table: str) -> None:
     rows = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY})"
     await run(
         engine,
-        f"INSERT INTO {table} (key, due, webhook_id, stored_at, attempts, size, letter) {rows} "
-        f"SELECT 'k-' || i, CASE i WHEN 1 THEN 1e3 ELSE 1e10 + i END, 'w', '2026-01-05 12:00:00.000000', 1, 200, "
-        f"'{'x' * 200}' FROM n",
+        f"INSERT INTO {table} (key, due, queue, placed_at, attempts, size, letter) {rows} "
+        "SELECT 'k-' || i, CASE i WHEN 1 THEN 1e3 ELSE 1e10 + i END, 'waiting:w', '2026-01-05 12:00:00.000000', 1, "
+        f"900, '{'x' * 900}' FROM n",
     )
 
 
@@ -230,15 +232,15 @@ async def test_with_100_000_that_wait_a_count_and_a_claim_read_the_index_alone(u
         claimed = await plans_of(engine, table, due(inbox, "a"))
         listed = await plans_of(engine, table, inbox.list_waiting(limit=10))
         if on_postgresql:
-            assert f"Index Only Scan using {table}_due" in counted
-            assert f"Index Scan using {table}_due" in claimed
-            assert f"Index Scan using {table}_waiting" in listed
-            assert "Index Cond: ((webhook_id = 'w'" in claimed
+            assert f"Index Only Scan using {table}_queue" in counted
+            assert f"Index Scan using {table}_queue" in claimed
+            assert f"Index Only Scan using {table}_queue" in listed
+            assert "Index Cond: ((queue = 'waiting:w'" in claimed
             assert "(due <= " in claimed.partition("Index Cond")[2].partition("\n")[0]
         else:
-            assert f"COVERING INDEX {table}_due (webhook_id=?" in counted
-            assert f"USING INDEX {table}_due (webhook_id=? AND due<?)" in claimed
-            assert f"USING INDEX {table}_waiting" in listed
+            assert f"COVERING INDEX {table}_queue (queue=?" in counted
+            assert f"USING INDEX {table}_queue (queue=? AND due<?)" in claimed
+            assert f"COVERING INDEX {table}_queue (queue>?" in listed
         assert "Seq Scan" not in counted + claimed + listed
 
 
@@ -275,13 +277,13 @@ async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_ind
 
 
 async def test_no_pruning_of_a_database_takes_what_waits(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql._PRUNE_EVERY", 1)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_pruning._PRUNE_EVERY", 1)
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table, remember=1) as inbox:
         await store(inbox, "k")
         await due(inbox, "dead")
         old = "2020-01-01 00:00:00.000000"
-        await run(engine, f"UPDATE {table} SET lease_ends = -1e9, due = 1, stored_at = '{old}'")
+        await run(engine, f"UPDATE {table} SET lease_ends = -1e9, due = 1, placed_at = '{old}'")
         await inbox.complete("other", "a")
         await pruned(inbox)
         assert await inbox.known(["k"])
@@ -325,6 +327,22 @@ async def test_redis_shares_many_and_passes_over_those_that_others_hold(redis: R
         }, "what waits never expires"
 
 
+async def test_what_redis_evicted_leaves_the_orders_and_the_counts(redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url) as client:
+        inbox = RedisInbox(client, prefix="evicting")
+        await store(inbox, "gone", "again", "left")
+        for key in ("k", "l"):
+            assert await inbox.quarantine(key, "a", entry(key))
+        await client.delete(*(f"{{evicting}}:delivery:{key}" for key in ("gone", "again", "k")))
+        await inbox.store(attrs.evolve(entry("again"), quarantined_at=NOW + timedelta(1)), webhook_id="w")
+        assert sorted(await due(inbox, "a")) == ["again", "left"]
+        assert [each.key for each in await inbox.quarantined()] == ["l"]
+        assert await inbox.complete(["again", "left"], "a")
+        assert await inbox.drop_quarantined("l")
+        assert await inbox.waiting("w") == Waiting()
+        assert not await client.exists("{evicting}:waiting", "{evicting}:quarantine")
+
+
 async def test_what_a_former_version_stored_is_refused(tmp_path: Path, redis: RedisServer) -> None:
     path = tmp_path / "inbox.db"
     async with SQLiteInbox(path) as inbox:
@@ -335,6 +353,6 @@ async def test_what_a_former_version_stored_is_refused(tmp_path: Path, redis: Re
         async with SQLiteInbox(path):
             pass
     async with Redis.from_url(redis.url) as client:
-        await client.hset("{former}:meta", "layout", "3")
+        await client.hset("{former}:meta", "layout", "4")
         with pytest.raises(InboxError, match="another version of basiq-async"):
             await RedisInbox(client, prefix="former").check()

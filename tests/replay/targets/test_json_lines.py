@@ -244,6 +244,17 @@ async def test_a_flush_that_is_cancelled_has_written_its_lines(tmp_path: Path) -
     await target.aclose()
 
 
+async def test_lines_that_were_collected_before_a_run_are_known_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    target = JSONLinesTarget(path)
+    async with history(5) as h:
+        async for message in h.client.messages.list(h.webhook_id):
+            if len(target._lines) < 2:
+                await target.deliver(message)
+        assert (await h.replay(target).run()).handled == 3
+    assert len(path.read_text().splitlines()) == 5
+
+
 @pytest.mark.parametrize("path", ["", "a\0b", b"bytes"])
 def test_a_path_that_is_no_file_is_refused(path: Any) -> None:
     with pytest.raises(ConfigurationError, match="path must be"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from basiq_async.receiver import SQLiteInbox
-from basiq_async.testing.conformance._inbox_memory import known_since_opened  # private: one promise alone
+from basiq_async.testing.conformance._inbox import known_since_opened  # private: one promise alone
 
 from .broken_inboxes import (
     Broken,
@@ -57,5 +57,5 @@ class KnowsSinceItWasOpened(SQLiteInbox):
 
 
 async def test_an_inbox_that_knows_only_since_a_restart_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="when the inbox was opened again, though it remembers"):
+    with pytest.raises(AssertionError, match="when the inbox was opened again, though the inbox remembers"):
         await known_since_opened(partial(KnowsSinceItWasOpened, tmp_path / "inbox.db"), None)

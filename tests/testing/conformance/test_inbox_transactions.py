@@ -10,7 +10,7 @@ import pytest
 from basiq_async.receiver import Inbox, MemoryInbox
 from basiq_async.receiver.protocol import Claim
 from basiq_async.testing import BrokenPromisesError, check_inbox
-from basiq_async.testing.conformance._inbox_transactions import transacted  # private: its promise is what is broken
+from basiq_async.testing.conformance._inbox_promises import InboxPromises  # private: its promise is what is broken
 
 
 class Transactional(MemoryInbox):
@@ -62,7 +62,7 @@ async def test_an_inbox_whose_entry_and_writes_are_not_one_is_told_so(fault: str
 
     with pytest.raises(BrokenPromisesError) as caught:
         await check_inbox(make, write=write)
-    assert caught.value.broken == {str(transacted.__doc__): said}
+    assert caught.value.broken == {str(InboxPromises.commit_together.__doc__): said}
 
 
 async def test_an_inbox_whose_entry_and_writes_are_one_keeps_every_promise() -> None:

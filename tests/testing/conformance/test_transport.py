@@ -34,16 +34,6 @@ def httpx_transport() -> Any:
     return module.HttpxTransport
 
 
-async def test_the_transport_over_the_network_keeps_every_promise() -> None:
-    await check_transport(AiohttpTransport, make_impatient=lambda: AiohttpTransport(timeout=0.05))
-
-
-async def test_the_transport_in_this_process_keeps_every_promise() -> None:
-    await check_transport(
-        InMemoryTransport, in_process=True, make_impatient=lambda fake: InMemoryTransport(fake, timeout=0.01)
-    )
-
-
 async def test_a_transport_on_httpx_in_under_60_lines_keeps_every_promise() -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 60
     make = httpx_transport()

@@ -55,7 +55,7 @@ async def test_an_asgi_application_sees_an_ordinary_request() -> None:
     assert (fake.deliveries[0].status, fake.deliveries[0].response) == (202, "taken: {")
     (scope,) = scopes
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c=d")
-    assert dict(scope["headers"])[b"host"] == b"example.com"
+    assert (dict(scope["headers"])[b"host"], scope["server"]) == (b"example.com", ("example.com", 80))
 
 
 async def test_an_asgi_application_that_says_nothing_is_a_failure() -> None:

@@ -14,8 +14,6 @@ from basiq_async import (
     ConnectionFailedError,
     InMemoryTransport,
     PaginationError,
-    Request,
-    RequestTimeoutError,
     ResponseDecodeError,
     RetryPolicy,
     ServerError,
@@ -23,7 +21,7 @@ from basiq_async import (
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
 
-from ..conftest import BASE, Caller
+from ..conftest import Caller
 
 ONCE = RetryPolicy(max_retries=0)
 
@@ -128,24 +126,6 @@ async def test_a_page_that_loops_is_told_after_its_items(stage: Stage) -> None:
         async for message in stage.basiq.messages.list(webhook.id):
             seen.append(message.id)
     assert len(seen) == 2
-
-
-async def test_the_answer_of_a_closed_transport_is_an_error(fake: FakeBasiq) -> None:
-    transport = InMemoryTransport(fake)
-    assert repr(transport) == f"InMemoryTransport({fake!r})"
-    await transport.aclose()
-    await transport.aclose()
-    with pytest.raises(ConnectionFailedError) as caught:
-        await transport.send(Request("GET", BASE + "/events?filter=x"))
-    assert (caught.value.sent, caught.value.path) == (False, "/events")
-    assert not fake.requests
-
-
-async def test_in_this_process_an_answer_that_takes_too_long_is_a_timeout(fake: FakeBasiq) -> None:
-    transport = InMemoryTransport(fake, timeout=0.01)
-    fake.fail_next(delay=60)
-    with pytest.raises(RequestTimeoutError):
-        await transport.send(Request("GET", BASE + "/events"))
 
 
 async def test_a_transport_without_a_fake_makes_one() -> None:

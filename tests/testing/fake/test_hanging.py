@@ -121,7 +121,7 @@ async def test_two_handlers_that_wait_for_each_other_are_both_named() -> None:
     fake.route(ENDPOINT, handle)
     fake.add_webhook(ENDPOINT)
     emitted += [fake.emit("user.created") for _ in range(2)]
-    with pytest.raises(ConfigurationError, match="everybody waits") as caught:
+    with pytest.raises(ConfigurationError, match="deadlock in the test") as caught:
         async with asyncio.timeout(PATIENCE):
             await fake.deliver()
     one, two = (f"attempt 1 of message {each.message_ids[0]}" for each in emitted)
@@ -131,7 +131,7 @@ async def test_two_handlers_that_wait_for_each_other_are_both_named() -> None:
 
 
 async def test_events_that_cause_events_without_end_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.testing.fake._agenda.MOST_CAUSED", 100)
+    monkeypatch.setattr("basiq_async.testing.fake._timeline.MOST_CAUSED", 100)
     fake = FakeBasiq()
 
     async def handle(headers: dict[str, str], body: bytes) -> int:
@@ -294,5 +294,5 @@ def test_whatever_handlers_and_tests_do_it_comes_to_an_end(
                     await step(name)
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=Bounded) as runner:
-        patch.setattr("basiq_async.testing.fake._agenda.MOST_CAUSED", 30)
+        patch.setattr("basiq_async.testing.fake._timeline.MOST_CAUSED", 30)
         runner.run(main())

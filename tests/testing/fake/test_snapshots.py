@@ -27,8 +27,8 @@ async def arranged() -> FakeBasiq:
     fake.seed_messages(2000, webhook_id, failed=0.2)
     await fake.emit("consent.revoked", user_id="u-1", data={"ü": ["\ud800", None]})
     caller.create("https://example.com/second", name="second")
-    message = next(message for message in fake.messages(webhook_id) if len(message.attempts) == 1)
-    await fake.redeliver(message.id)
+    *_, seeded = fake.messages(webhook_id)
+    await fake.redeliver(seeded.id)
     fake.seed_messages(10, webhook_id)
     await fake.advance(seconds=5)
     return fake

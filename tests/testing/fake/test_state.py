@@ -41,18 +41,19 @@ async def test_a_scan_goes_on_from_any_place(of_one: bool) -> None:
     fake, ids = await make_histories()
     webhook_id = ids[1] if of_one else None
     everything = list(fake._scan_messages(webhook_id))
-    for number, (place, _) in enumerate(everything):
-        assert list(fake._scan_messages(webhook_id, place)) == everything[number:], f"from {place}"
+    for number, message in enumerate(everything):
+        assert list(fake._scan_messages(webhook_id, start=message.id)) == everything[number:]
     await fake.advance(seconds=1)
     fake.emit("user.created", api_key="two")
-    assert list(fake._scan_messages(webhook_id, everything[0][0])) == everything, "what is newer was shown again"
+    assert list(fake._scan_messages(webhook_id, start=everything[0].id)) == everything, "what is newer was shown again"
 
 
-@pytest.mark.parametrize("place", [(1, 0), (1, 4), (9, 1)])
-async def test_a_scan_does_not_go_on_where_no_message_is(place: tuple[int, int]) -> None:
-    fake, _ = await make_histories()
-    with pytest.raises(ConfigurationError, match="no message at this place"):
-        fake._scan_messages(None, place)
+async def test_a_scan_does_not_go_on_where_no_message_is() -> None:
+    fake, ids = await make_histories()
+    last = next(iter(fake.messages(ids[0])))
+    for webhook_id, start in ((None, "unknown"), (ids[1], last.id)):
+        with pytest.raises(ConfigurationError, match="no message at this place"):
+            fake._scan_messages(webhook_id, start=start)
 
 
 def test_an_endpoint_that_comes_back_leaves_the_others_down(fake: FakeBasiq) -> None:
@@ -60,9 +61,9 @@ def test_an_endpoint_that_comes_back_leaves_the_others_down(fake: FakeBasiq) -> 
         fake.endpoint_down(url, status=503)
     fake.endpoint_down()
     fake.endpoint_up(f"{ENDPOINT}/1")
-    assert dict(fake.endpoints_down) == {f"{ENDPOINT}/2": 503, None: None}
+    assert dict(fake._deliveries.down) == {f"{ENDPOINT}/2": 503, None: None}
     fake.endpoint_up()
-    assert not fake.endpoints_down
+    assert not fake._deliveries.down
 
 
 async def test_an_endpoint_that_is_down_with_a_status_of_its_own_keeps_it_while_all_are_down(fake: FakeBasiq) -> None:

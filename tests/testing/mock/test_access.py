@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import pickle
 import sys
@@ -18,8 +17,9 @@ from basiq_async._redaction.credentials import fingerprint
 from basiq_async._web.access import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
-from tests.support.real_time import PATIENCE
 from tests.support.served import serving
+
+from .conftest import first_line
 
 PATHS = ["/_fake/state", "/token", "/notifications/webhooks", "/_fake/openapi.json", "/_fake/no-such"]
 
@@ -68,12 +68,8 @@ async def test_another_site_is_refused(headers: dict[str, str]) -> None:
 
 async def test_two_host_headers_are_refused(fake: FakeBasiq) -> None:
     async with serve(fake) as base_url:
-        host = base_url.removeprefix("http://")
-        reader, writer = await asyncio.open_connection(*host.split(":"))
-        writer.write(f"GET /_fake/state HTTP/1.1\r\nHost: {host}\r\nHost: attacker.example\r\n\r\n".encode())
-        assert b" 40" in await reader.readline()
-        writer.close()
-        await writer.wait_closed()
+        head = "GET /_fake/state HTTP/1.1\r\nHost: {host}\r\nHost: attacker.example\r\n\r\n"
+        assert b" 40" in await first_line(base_url, head)
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1:99", "[::1]:5", "mock", "mock:4010"])
@@ -127,13 +123,9 @@ async def test_a_link_or_a_frame_of_another_site_reaches_the_page_and_nothing_el
 
 async def test_a_token_of_other_bytes_is_refused_as_what_is_not_valid(fake: FakeBasiq) -> None:
     async with serve(fake, control_token="t0ken") as base_url:
-        host = base_url.removeprefix("http://")
         for path, line in ((b"/_fake/state", b"X-Fake-Token: \xff"), (b"/_fake/~%C3%BF/state", b"X: y")):
-            reader, writer = await asyncio.open_connection(*host.split(":"))
-            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: " + host.encode() + b"\r\n" + line + b"\r\n\r\n")
-            assert b" 400 " in await reader.readline()
-            writer.close()
-            await writer.wait_closed()
+            head = b"GET " + path + b" HTTP/1.1\r\nHost: {host}\r\n" + line + b"\r\n\r\n"
+            assert b" 400 " in await first_line(base_url, head)
 
 
 @pytest.mark.parametrize(
@@ -197,18 +189,10 @@ def test_a_token_that_is_not_given_cannot_be_guessed_and_does_not_show() -> None
 async def test_a_body_that_does_not_arrive_has_a_time_limit(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basiq_async._web.serving.SECONDS", 0.05)
     async with serve(fake) as base_url:
-        host = base_url.removeprefix("http://")
         for path in ("/token", "/_fake/emit"):
-            reader, writer = await asyncio.open_connection(*host.split(":"))
-            head = (
-                f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-                f"Authorization: Basic {fake.api_key}\r\nContent-Length: 9\r\n\r\n"
-            )
-            writer.write(head.encode())
-            async with asyncio.timeout(PATIENCE):
-                assert b" 408 " in await reader.readline()
-            writer.close()
-            await writer.wait_closed()
+            head = f"POST {path} HTTP/1.1\r\nHost: {{host}}\r\nContent-Type: application/json\r\n"
+            head += f"Authorization: Basic {fake.api_key}\r\nContent-Length: 9\r\n\r\n"
+            assert b" 408 " in await first_line(base_url, head)
     assert not fake.requests
 
 

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi import checks
 
 from basiq_async.testing import FakeBasiq
-from basiq_async.testing.mock.control_api import describe
+from basiq_async.testing.mock.control_api import openapi_document
 from tests.support.served import served
 
-SCHEMA = schemathesis.openapi.from_dict(describe())
+SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 OPERATIONS = [result.ok() for result in SCHEMA.get_all_operations()]
 # What the fake knows and the description does not, such as an event type, is refused although it is well-formed.
 LEFT_OUT = [checks.ignored_auth, checks.negative_data_rejection, checks.unsupported_method]

@@ -278,6 +278,7 @@ async def test_time_and_history_end_where_dates_do(control: Controller) -> None:
 
 async def test_no_request_looks_at_more_than_some_of_a_long_history(control: Controller) -> None:
     first_webhook = control.fake.seed_messages(1_000_000)
+    (history,) = next(iter(control.fake._store.each()))[0].messages[first_webhook].segments
     looked_at = 0
     make = SeededMessages.__getitem__
 
@@ -291,8 +292,8 @@ async def test_no_request_looks_at_more_than_some_of_a_long_history(control: Con
         first = await control.get("/messages", search="no such text")
         assert (first["items"], first["total"]) == ([], 1_000_000)
         await control.get("/messages", status="Pending")
-        await control.get("/messages", next="1-500000", search="no such text", webhookId=first_webhook)
-        deep = await control.get("/messages", next="1-3")
+        await control.get("/messages", next=history[500_000].id, search="no such text", webhookId=first_webhook)
+        deep = await control.get("/messages", next=history[2].id)
         assert (len(deep["items"]), deep["next"]) == (3, None)
         async with BasiqClient(control.fake.api_key, base_url=control.base_url) as basiq:
             pages = basiq.messages.list(first_webhook, filter="status.eq('Pending')", prefetch=0).pages()
@@ -300,7 +301,7 @@ async def test_no_request_looks_at_more_than_some_of_a_long_history(control: Con
             await pages.aclose()
     assert looked_at <= 3 * 5_001 + 2 * 20_001 + 100
     assert (await control.get("/messages", search="no such text", next=first["next"]))["next"] != first["next"]
-    for place in ("1-", "1", "9-1", "1-0"):
+    for place in ("1-", "1", ""):
         await control.get("/messages", expect=400, next=place)
 
 

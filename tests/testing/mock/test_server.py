@@ -15,6 +15,7 @@ from basiq_async.testing import FakeBasiq, serve
 from tests.support.real_time import PATIENCE
 
 from ..conftest import ENDPOINT
+from .conftest import first_line
 
 
 @pytest.fixture
@@ -32,14 +33,8 @@ async def test_a_url_arrives_as_it_was_sent(fake: FakeBasiq) -> None:
 
 async def test_a_target_in_absolute_form_is_taken(fake: FakeBasiq) -> None:
     async with serve(fake) as base_url:
-        host = base_url.removeprefix("http://")
-        name, _, port = host.partition(":")
-        reader, writer = await asyncio.open_connection(name, int(port))
-        head = f"GET {base_url}/events/types?a=b HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-        writer.write(head.encode())
-        assert b" 401 " in await reader.readline()
-        writer.close()
-        await writer.wait_closed()
+        head = f"GET {base_url}/events/types?a=b HTTP/1.1\r\nHost: {{host}}\r\nConnection: close\r\n\r\n"
+        assert b" 401 " in await first_line(base_url, head)
     assert fake.requests[0].url == f"{base_url}/events/types?a=b"
 
 

@@ -1,4 +1,5 @@
--- ARGV: webhook, the last one of the page before or '', limit. Returns what is due, in order: each with its time and key.
+-- ARGV: webhook, the last one of the page before or '', limit. Returns what is due, in order: for each its
+-- time, its bytes and its place.
 local from = 'd' .. ARGV[1]
 local upto = '(' .. from .. string.format('%016.0f', now_in_us() + 1)
 local after = ARGV[2] == '' and '[' .. from or '(' .. from .. ARGV[2]

@@ -3,9 +3,8 @@ local due, webhook, place, text = unpack(redis.call('HMGET', letter, 'due', 'web
 if not due or holder_of(retry) ~= ARGV[1] then
   return 0
 end
-local key = string.sub(place, 18)
-local fresh = redis.call('ZSCORE', backlog, 'f' .. webhook .. key) and '0' or '1'
+local fresh = redis.call('ZSCORE', backlog, 'f' .. webhook .. string.sub(place, 18)) and '0' or '1'
 take_out(letter)
 redis.call('DEL', retry)
-begin_wait(letter, key, webhook, now_in_us() + ARGV[2], ARGV[3] or place, ARGV[4] or fresh, ARGV[5] or text)
+begin_wait(letter, webhook, now_in_us() + ARGV[2], ARGV[3] or place, ARGV[4] or fresh, ARGV[5] or text)
 return 1

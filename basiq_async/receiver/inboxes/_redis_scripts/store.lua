@@ -12,5 +12,5 @@ elseif held then -- the claim stays
   claim_letter(retry, string.sub(held, 6), redis.call('PTTL', entry), ARGV[5])
   redis.call('DEL', entry)
 end
-begin_wait(letter, string.sub(ARGV[2], 18), ARGV[1], now_in_us(), ARGV[2], ARGV[3], ARGV[4])
+begin_wait(letter, ARGV[1], now_in_us(), ARGV[2], ARGV[3], ARGV[4])
 return 1

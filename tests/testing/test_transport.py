@@ -8,15 +8,12 @@ from datetime import timedelta
 import pytest
 
 from basiq_async import (
-    BasiqClient,
     ConnectionFailedError,
-    Event,
     InMemoryTransport,
-    NotFoundError,
     Request,
     RequestTimeoutError,
 )
-from basiq_async.testing import FakeBasiq, SystemClock
+from basiq_async.testing import FakeBasiq, SystemClock, check_transport
 from tests.support import virtual
 
 URL = "https://au-api.basiq.io/events/types"
@@ -32,6 +29,12 @@ def made(delay: float = 0.0) -> FakeBasiq:
     if delay:
         fake.fail_next(100, path="*", delay=delay)
     return fake
+
+
+async def test_it_keeps_every_promise_of_a_transport() -> None:
+    await check_transport(
+        InMemoryTransport, in_process=True, make_impatient=lambda fake: InMemoryTransport(fake, timeout=0.01)
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,39 +64,29 @@ async def test_a_delay_counts_against_the_earlier_of_both_limits(
     assert virtual.now() - began == took
 
 
-@pytest.mark.parametrize("within", [0.0, -1.0])
 @virtual.clocked
-async def test_after_its_deadline_nothing_is_sent(within: float) -> None:
+async def test_at_its_deadline_nothing_is_sent_and_just_before_it_is() -> None:
     fake = made()
     with pytest.raises(RequestTimeoutError, match="before the request was sent") as caught:
-        await send(InMemoryTransport(fake), within=within)
+        await send(InMemoryTransport(fake), within=0.0)
     assert (caught.value.sent, list(fake.requests)) == (False, [])
+    assert await send(InMemoryTransport(fake), within=0.5) == 401  # no token
 
 
-@virtual.clocked
-async def test_up_to_its_deadline_a_request_is_sent() -> None:
-    assert await send(InMemoryTransport(made()), within=0.5) == 401  # no token
-
-
-@virtual.clocked
-async def test_what_is_closed_sends_nothing_and_a_dropped_connection_is_an_error() -> None:
+async def test_what_is_closed_or_dropped_says_so_without_the_query() -> None:
     fake = made()
     fake.fail_next(1, path="*", drop=True)
     transport = InMemoryTransport(fake)
-    with pytest.raises(ConnectionFailedError, match="was dropped"):
-        await send(transport)
+    assert repr(transport).startswith("InMemoryTransport(<FakeBasiq at ")
+    with pytest.raises(ConnectionFailedError, match="was dropped") as caught:
+        await send(transport, url=f"{URL}?filter=x")
+    assert caught.value.path == "/events/types"
     await transport.aclose()
-    await transport.aclose()
-    asked = len(fake.requests)
     with pytest.raises(ConnectionFailedError, match="is closed") as caught:
-        await send(transport)
-    assert (caught.value.sent, len(fake.requests)) == (False, asked)
+        await send(transport, url=f"{URL}?filter=x")
+    assert (caught.value.sent, caught.value.path) == (False, "/events/types")
 
 
-async def test_the_default_fake_of_the_in_memory_transport_is_its_own() -> None:
+def test_the_default_fake_of_the_in_memory_transport_is_its_own() -> None:
     first, second = InMemoryTransport(), InMemoryTransport()
     assert first.fake is not second.fake
-    async with BasiqClient(first.fake.DEFAULT_API_KEY, transport=first) as basiq:
-        with pytest.raises(NotFoundError):
-            await basiq.events.get("nothing")
-    assert isinstance(Event("e"), Event)

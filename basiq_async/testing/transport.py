@@ -3,48 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, Protocol
 from urllib.parse import urlsplit
 
 from .._arguments import Duration, check_seconds
 from .._work.clock import Clock, LoopClock
 from ..errors import ConnectionFailedError, RequestTimeoutError
-from .base import Request, Response
-
-__all__ = ["InMemoryTransport"]
-
-
-class Exchange(Protocol):
-    """The result of one request: a response after ``delay`` seconds, or None for a dropped connection."""
-
-    @property
-    def response(self) -> Response | None: ...
-
-    @property
-    def delay(self) -> float: ...
+from ..transports.base import Request, Response
+from .fake._fake import FakeBasiq
 
 
-class ExchangesRequests(Protocol):
-    """The part of a ``FakeBasiq`` that the transport uses."""
-
-    @property
-    def _waits(self) -> Clock | None: ...
-
-    def _exchange(self, request: Request, *, prefix: str = "") -> Exchange: ...
-
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    F = TypeVar("F", bound=ExchangesRequests, default=Any)
-else:
-    from typing import TypeVar
-
-    F = TypeVar("F")
-
-
-class InMemoryTransport(Generic[F]):
+class InMemoryTransport:
     """Sends requests to a ``FakeBasiq``. The attribute ``fake`` holds it. By default it is a new one.
 
     If the fake has a ``ManualClock``, the client waits on that clock, for retries, timeouts and ``wait_until_active``.
@@ -55,9 +23,8 @@ class InMemoryTransport(Generic[F]):
     ``/basiq``, for a client whose ``base_url`` has the same path.
     """
 
-    def __init__(self, fake: F | None = None, *, timeout: Duration = 30.0, prefix: str = "") -> None:
-        # By name: the package of the fake imports this one.
-        self.fake: F = import_module("basiq_async.testing").FakeBasiq() if fake is None else fake
+    def __init__(self, fake: FakeBasiq | None = None, *, timeout: Duration = 30.0, prefix: str = "") -> None:
+        self.fake = FakeBasiq() if fake is None else fake
         self._timeout = check_seconds("timeout", timeout, from_zero=True)
         self._prefix = prefix
         self._closed = False

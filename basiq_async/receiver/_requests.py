@@ -1,0 +1,93 @@
+"""Verify and read requests: a genuine delivery, or the outcome of what is not one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+
+from .._arguments import Duration, check_seconds, check_whole
+from .._signing.signature import CheckedHeaders, Headers, SigningKeys, check_headers
+from .._web.bodies import BodyReader
+from ..errors import SignatureVerificationError
+from ._bodies import read_body, refuse
+from ._delivery import Delivery, UnreadableBodyError, read_delivery
+from ._outcome import Outcome
+from ._results import Result
+
+logger = logging.getLogger("basiq_async.receiver")
+
+_BODIES = 16 * 2**20
+
+
+class RequestReader:
+    """Verifies and reads the requests of one receiver.
+
+    tolerance, body_timeout: in seconds. clock: seconds since 1970. Raises ``ConfigurationError`` for invalid arguments.
+    """
+
+    def __init__(
+        self,
+        keys: SigningKeys,
+        *,
+        webhook_id: str | None,
+        tolerance: Duration,
+        max_body_size: int,
+        body_timeout: Duration,
+        clock: Callable[[], float],
+    ) -> None:
+        self._keys = keys
+        self._webhook_id = webhook_id
+        self._tolerance = check_seconds("tolerance", tolerance, from_zero=True)
+        self._max_body_size = check_whole("max_body_size", max_body_size, least=1)
+        self._bodies = BodyReader(
+            max_size=max_body_size,
+            max_total=max(_BODIES, 2 * max_body_size),
+            timeout=check_seconds("body_timeout", body_timeout),
+        )
+        self._clock = clock
+
+    def read(self, headers: Headers, body: bytes) -> Delivery | Outcome:
+        """Return the delivery of a request whose body has arrived, or the outcome of one that is not genuine."""
+        if len(body) > self._max_body_size:
+            return Outcome(Result.TOO_LARGE)
+        try:
+            checked = check_headers(headers, self._tolerance, self._clock())
+        except SignatureVerificationError as exc:
+            return _reject(exc)
+        return self._read(checked, body)
+
+    async def read_stream(
+        self,
+        headers: Headers,
+        chunks: AsyncGenerator[bytes],
+        content_length: int | None,
+        content_encoding: str | None,
+    ) -> Delivery | Outcome:
+        """Do the same, but read the body only after the headers have passed every check that needs no body."""
+        refused = refuse(content_length, content_encoding, self._max_body_size)
+        if refused is not None:
+            return refused
+        try:
+            checked = check_headers(headers, self._tolerance, self._clock())
+        except SignatureVerificationError as exc:
+            return _reject(exc)
+        body = await read_body(self._bodies, chunks, content_length)
+        return body if isinstance(body, Outcome) else self._read(checked, body)
+
+    def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
+        message_id, _, _, sent = checked
+        mismatch = self._keys.find_mismatch(checked, body)
+        if mismatch is not None:
+            return _reject(mismatch)
+        try:
+            return read_delivery(message_id, sent, body, self._webhook_id)
+        except UnreadableBodyError as exc:
+            logger.warning(
+                "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
+            )
+            return Outcome(Result.UNREADABLE)
+
+
+def _reject(exc: SignatureVerificationError) -> Outcome:
+    logger.warning("refused a delivery (%s): %s", exc.reason, exc, extra={"reason": exc.reason})
+    return Outcome(Result.REJECTED, reason=exc.reason)

@@ -1,0 +1,167 @@
+"""Calls of an inbox in Redis: its scripts, their time limit, their errors, and what is checked first."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from itertools import chain
+from typing import Any, TypeVar, cast
+
+import attrs
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ..._redaction.tracebacks import drop_tracebacks
+from ..._work.calls import OneProcess
+from ..._work.limits import limit
+from ..._work.tasks import run_cancel_once
+from ...errors import InboxError
+
+logger = logging.getLogger("basiq_async.receiver")
+
+T = TypeVar("T")
+
+_LAYOUT = "5"
+_SAFE_POLICY = "noeviction"
+_LOST_AFTER = 0.05
+"""Seconds after which a cancelled call to Redis that still runs is cancelled again."""
+
+
+@attrs.frozen
+class _Script:
+    text: str
+    digest: str
+
+    @classmethod
+    def load(cls, name: str) -> _Script:
+        folder = files("basiq_async.receiver.inboxes") / "_redis_scripts"
+        text = (folder / f"{name}.lua").read_text()
+        if name != "known":
+            text = (folder / "_prelude.lua").read_text() + text
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class RedisCalls:
+    """The scripts of one inbox in Redis, each within the time limit, and the facts that it notes at its first use.
+
+    ``timeout`` is in seconds. All keys begin with ``prefix``, in braces.
+    """
+
+    def __init__(self, client: Redis | RedisCluster, prefix: str, *, timeout: float) -> None:
+        self.client = client
+        self.prefix = prefix
+        self._timeout = timeout
+        self._scripts: dict[str, _Script] = {}
+        self._process = OneProcess(f"the inbox below {prefix!r} in Redis", InboxError)
+        self._checked = False
+
+    def at(self, name: str) -> str:
+        """Return a key in Redis. Its braces put the whole inbox into one slot of a cluster."""
+        return f"{{{self.prefix}}}:{name}"
+
+    def keys(self, key: str) -> Sequence[str]:
+        """Return the keys in Redis of an inbox key: its entry, letter, retry and failures."""
+        return [self.at(f"{kind}:{key}") for kind in ("inbox", "delivery", "retry", "failures")]
+
+    async def run(self, name: str, keys: Iterable[str], *values: str | int) -> Any:
+        """Run a script about some keys of the inbox: see ``_prelude.lua``."""
+        own = [self.at("quarantine"), self.at("meta"), self.at("waiting")]
+        return await self.evaluate(name, [*own, *chain.from_iterable(map(self.keys, keys))], *values)
+
+    async def evaluate(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
+        """Run a script by its digest. Send its text if Redis does not have it yet."""
+        script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
+
+        async def run() -> Any:
+            await self.open()
+            try:
+                return await self.client.evalsha(script.digest, len(keys), *keys, *values)
+            except NoScriptError:
+                return await self.client.eval(script.text, len(keys), *keys, *values)
+
+        return await self.within_limit(run())
+
+    async def within_limit(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            self._process.check()
+        except InboxError:
+            work.close()
+            raise
+        try:
+            async with limit(self._timeout, lambda: InboxError(f"Redis did not respond within {self._timeout:g} s")):
+                return await run_cancel_once(work, again=_LOST_AFTER)
+        except InboxError:
+            raise
+        except Exception as exc:  # a RedisError, an OSError, or a RuntimeError if another event loop has the client
+            raise InboxError(_describe(exc)) from drop_tracebacks(exc)
+
+    async def open(self) -> None:
+        """At the first call, check what is stored, and the eviction policy."""
+        if not self._checked:
+            await self.begin()
+            await self._check_policy()
+            self._checked = True
+
+    async def begin(self) -> dict[str, str]:
+        """Note when the inbox was first used, and return its facts. Raises ``InboxError`` for another layout."""
+        meta = self.at("meta")
+        former = await self.client.exists(self.at("began"), self.at("pinned:began"))
+        if not former:
+            for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
+                await cast(Awaitable[Any], self.client.hsetnx(meta, name, value))
+        facts = await cast(Awaitable[dict[Any, Any]], self.client.hgetall(meta))
+        found = {text_of(name): text_of(value) for name, value in facts.items()}
+        if former or found.get("layout") != _LAYOUT:
+            raise InboxError(
+                f"the keys below {self.at('')} in Redis were written by another version of basiq-async: pass another "
+                "prefix=, or delete them"
+            )
+        return found
+
+    async def _check_policy(self) -> None:
+        try:
+            memory = await cast(Awaitable[Any], self.client.info("memory"))
+        except ResponseError as exc:  # this user or this server has no INFO
+            logger.debug("Redis did not tell its eviction policy: %s", exc)
+            memory = {}
+        nodes = memory.values() if memory and all(isinstance(node, dict) for node in memory.values()) else [memory]
+        for node in nodes:
+            policy = text_of(node.get("maxmemory_policy", _SAFE_POLICY))
+            if policy != _SAFE_POLICY:
+                logger.warning(
+                    "Redis evicts keys when its memory is full (maxmemory-policy %s), and events whose entries it "
+                    "evicts are handled again. Set maxmemory-policy %s",
+                    policy,
+                    _SAFE_POLICY,
+                )
+
+
+_NONE_FREE = "Too many connections"
+"""The text of redis-py's error for a pool without a free connection. Before version 8 it is a ConnectionError."""
+_MORE_CONNECTIONS = "each call uses one of the client's pool: raise its max_connections"
+
+_WHAT_TO_DO: tuple[tuple[type[Exception], str], ...] = (
+    (AuthenticationError, "check the client's user and password"),
+    (NoPermissionError, "the Redis user needs access to the inbox's keys and scripts: see the page on inboxes"),
+    (ReadOnlyError, "connect the client to the primary, not to a replica"),
+    (RedisConnectionError, "is it running, and is the client's url right?"),
+    (OSError, "is it running, and is the client's url right?"),
+)
+
+
+def _describe(exc: Exception) -> str:
+    """Return why Redis failed, and the remedy if it is known."""
+    said = str(exc) or "no reason given"
+    if said == _NONE_FREE:
+        return f"Redis failed: {type(exc).__name__}: {said} ({_MORE_CONNECTIONS})"
+    advice = next((f" ({what})" for kind, what in _WHAT_TO_DO if isinstance(exc, kind)), "")
+    return f"Redis failed: {type(exc).__name__}: {said}{advice}"
+
+
+def text_of(value: object) -> str:
+    """Return a response as text, whether the client decodes responses or not."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,132 @@
+"""The table of an inbox in a SQLite file, and its statements."""
+
+from __future__ import annotations
+
+from ..._storage.sqlite_files import FileKind
+from ..._work.calls import CLOSED
+from ...errors import InboxError
+
+KIND = FileKind(
+    name="inbox",
+    application_id=0x42515349,
+    version=6,
+    schema=(
+        # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
+        # monotonic one. ``letter`` is a quarantined delivery as JSON, and ``at`` is the time when it was set aside. The
+        # key is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What waits has a letter
+        # too, and is not handled: ``due`` is by the wall clock, and ``stored``, ``attempts`` (those that failed) and
+        # ``size`` stand beside the letter, so that nobody has to read it to count.
+        "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
+        "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, tried INTEGER NOT NULL DEFAULT 0, "
+        "due REAL, webhook TEXT, stored REAL, attempts INTEGER, size INTEGER, letter TEXT) WITHOUT ROWID",
+        "CREATE INDEX inbox_expires ON inbox (expires)",
+        "CREATE INDEX inbox_quarantine ON inbox (at, key) WHERE at IS NOT NULL",
+        "CREATE INDEX inbox_due ON inbox (webhook, due, attempts, size, stored) WHERE due IS NOT NULL",
+        "CREATE INDEX inbox_waiting ON inbox (stored, key) WHERE due IS NOT NULL",
+        # When the file was made, and the state of the clock of retention.
+        "CREATE TABLE clock (began REAL NOT NULL, seen_at REAL, hold_until REAL)",
+        # For how long entries were kept that were recorded up to a moment.
+        "CREATE TABLE kept (remember REAL PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID",
+    ),
+    failure=InboxError,
+    closed=CLOSED,
+)
+
+
+def _sql(statement: str) -> str:
+    """Expand {name} placeholders, such as {free}, in a statement.
+
+    :now is the time of the clock of leases, and :horizon the moment up to which entries are forgotten.
+    """
+    parts = {
+        "may_complete": "(token = :token OR (({open} OR at IS NOT NULL) AND NOT {live}))",
+        "may_set_aside": "(token = :token OR ({open} AND NOT {live}))",
+        "free": "(token = :token OR NOT {live})",
+        "live": "(token IS NOT NULL AND ends > :now)",
+        "open": "(NOT handled OR expires <= :horizon)",
+        "counted": "CASE WHEN expires <= :horizon THEN 0 ELSE failures END",
+        "no_claim": "token = NULL, lease = NULL, ends = NULL",
+        "no_letter": "at = NULL, tried = 0, letter = NULL, {no_wait}",
+        "no_wait": "due = NULL, webhook = NULL, stored = NULL, attempts = NULL, size = NULL",
+    }
+    for name, part in parts.items():
+        statement = statement.replace("{" + name + "}", part)
+    return statement
+
+
+_ONE = "VALUES (:key, 1, 0, :expires)"
+# The row of a claim is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
+CLAIM = _sql("""
+INSERT INTO inbox (key, handled, failures, expires, token, lease, ends)
+VALUES (:key, 0, 0, :expires, :token, :lease, :now + :lease)
+ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = max(expires, excluded.expires),
+token = excluded.token, lease = excluded.lease, ends = excluded.ends WHERE {open} AND {free}
+""")
+CLAIM_QUARANTINED = _sql("""
+UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease
+WHERE key = :key AND at IS NOT NULL AND {free}
+""")
+COMPLETE_ALL = _sql("""
+INSERT INTO inbox (key, handled, failures, expires) SELECT value, 1, 0, :expires FROM json_each(:key) WHERE true
+ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_letter}
+WHERE {may_complete}
+""")
+COMPLETE = COMPLETE_ALL.replace("SELECT value, 1, 0, :expires FROM json_each(:key) WHERE true", _ONE)
+# A quarantined key is forgotten only when it is handled or dropped.
+QUARANTINE = _sql("""
+INSERT INTO inbox (key, handled, failures, expires, at, tried, letter)
+VALUES (:key, :acknowledged, 0, 1e18, :at, :tried, :letter)
+ON CONFLICT (key) DO UPDATE SET handled = excluded.handled, failures = {counted}, expires = excluded.expires,
+{no_claim}, {no_wait}, at = excluded.at, tried = excluded.tried, letter = excluded.letter WHERE {may_set_aside}
+""")
+RELEASE = _sql("UPDATE inbox SET {no_claim} WHERE key = :key AND token = :token")
+FAIL = _sql("""
+INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 0, 1, :expires)
+ON CONFLICT (key) DO UPDATE SET failures = max({counted}, tried) + 1, expires = max(expires, excluded.expires),
+handled = handled AND expires > :horizon WHERE {open} OR token = :token
+""")
+DROP = _sql("""
+UPDATE inbox SET handled = 1, failures = 0, expires = :expires, {no_claim}, {no_letter}
+WHERE key = :key AND at IS NOT NULL
+""")
+STORE = _sql("""
+INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, attempts, size, letter)
+VALUES (:key, 0, 0, 1e18, :wall, :webhook, :stored, :attempts, :size, :letter)
+ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = excluded.expires, at = NULL, tried = 0,
+due = excluded.due, webhook = excluded.webhook, stored = excluded.stored, attempts = excluded.attempts,
+size = excluded.size, letter = excluded.letter WHERE {open} AND due IS NULL
+""")
+# A lease that begins later than now is one of before a restart, which sets the clock of leases back.
+DUE = """
+SELECT letter, key, stored, due FROM inbox
+WHERE webhook = :webhook AND due <= :wall AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)
+ORDER BY due LIMIT :limit
+"""
+CLAIM_DUE = """
+UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease WHERE key IN (SELECT value FROM json_each(:key))
+"""
+PUT_OFF = _sql("""
+UPDATE inbox SET due = :wall + :seconds, {no_claim}, stored = coalesce(:stored, stored),
+attempts = coalesce(:attempts, attempts), size = coalesce(:size, size), letter = coalesce(:letter, letter)
+WHERE key = :key AND token = :token AND due IS NOT NULL
+""")
+WAITING = """
+SELECT count(*), coalesce(sum(attempts = 0), 0), coalesce(sum(size), 0), min(stored) FROM inbox
+WHERE webhook = ? AND due IS NOT NULL
+"""
+LIST_WAITING = """
+SELECT letter, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (?, ?) ORDER BY stored, key LIMIT ?
+"""
+FIND = "SELECT handled AND expires > ?, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = ?"
+KNOWN = """
+SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(?))
+AND (at IS NOT NULL OR due IS NOT NULL OR (handled AND expires > ?))
+"""
+LETTERS = "SELECT letter, key, at, NULL FROM inbox WHERE at IS NOT NULL AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?"
+KEPT = """
+INSERT INTO kept (remember, until) VALUES (?, ?) ON CONFLICT (remember) DO UPDATE SET until = max(until, excluded.until)
+"""
+SINCE = "SELECT began, (SELECT max(min(until, ? - remember)) FROM kept) FROM clock"
+NOTE = "INSERT INTO notes (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text"
+PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"

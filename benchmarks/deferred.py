@@ -1,0 +1,103 @@
+"""What does an event cost that is acknowledged first and handled afterwards, and how long does Basiq wait for it?
+
+16 senders send signed deliveries to services on FastAPI and PostgreSQL: those of ``_service``. Each stores an event
+durably, responds, and handles it in the same process, 16 at once: one row of the handler. The time of an event is the
+processor's, of the service and of PostgreSQL together, until all is handled and recorded. PostgreSQL does not sync to
+the disk, because the disk's time would hide the difference.
+
+The latency is that of the response, while 64 senders send and handlers take 2 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from sqlalchemy import create_engine
+
+from benchmarks import _service
+from benchmarks._harness import Figure, best_slices, figure, microseconds, processor_time, ratios
+from benchmarks._receiver_load import load, percentile, request, server
+from benchmarks.service import Database
+from tests.support.servers import PostgresServer, postgres_server
+
+_SENDERS, _MANY_SENDERS = 16, 64
+_PEERS = {"table": "a table and a loop by hand", "procrastinate": "procrastinate", "dbos": "DBOS"}
+_MARKS = {"table": "<= 1.5", "procrastinate": "<= 0.6", "dbos": "<= 0.2"}
+_FEWER = {"dbos": 50}
+_JOB = "an event in FastAPI and PostgreSQL, acknowledged first and handled afterwards"
+_SETTLED = 0.1
+"""Seconds within which a service records that it has handled the last event."""
+LATENCY = "time of 99 %"
+
+
+async def deliver(pid: int, port: int, database: Database, count: int) -> float:
+    """Send deliveries, and wait until they are handled. Return the processor time of an event, in seconds."""
+    requests = [request(uuid.uuid4().hex) for _ in range(count)]
+    wanted = database.effects() + count
+    before = processor_time(pid) + database.processor_time()
+    _, statuses, _ = await load(port, requests, _SENDERS)
+    assert set(statuses) <= {202, 204}, set(statuses)
+    until = time.monotonic() + 60
+    while database.effects() < wanted:
+        assert time.monotonic() < until, "an effect is missing"
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(_SETTLED)
+    return (processor_time(pid) + database.processor_time() - before) / count
+
+
+async def acknowledge(port: int, count: int) -> float:
+    """Send deliveries by many senders. Return the time within which 99 % of them had their response, in seconds."""
+    _, statuses, latencies = await load(port, [request(uuid.uuid4().hex) for _ in range(count)], _MANY_SENDERS)
+    assert set(statuses) == {202}, set(statuses)
+    return percentile(latencies, 0.99)
+
+
+@contextmanager
+def _services(*ways: str) -> Iterator[tuple[PostgresServer, dict[str, tuple[int, int]]]]:
+    """Run services with a database of their own. Yield it, and the process and port of each."""
+    with ExitStack() as stack:
+        postgres = stack.enter_context(postgres_server())
+        engine = create_engine(postgres.url("psycopg"))
+        _service.METADATA.create_all(engine)
+        engine.dispose()
+        found = {way: stack.enter_context(server(way, "--at", postgres.url(), program="_service.py")) for way in ways}
+        yield postgres, {way: (process.pid, port) for way, (process, port) in found.items()}
+
+
+async def measure(runs: int = 3, slices: int = 3, events: int = 200) -> list[Figure]:
+    with _services("ours-deferred", *_PEERS) as (postgres, services):
+        database = Database(postgres)
+        contestants = {
+            way: partial(deliver, pid, port, database, _FEWER.get(way, events)) for way, (pid, port) in services.items()
+        }
+        for each in contestants.values():  # connections are opened
+            await each()
+        found = await best_slices(contestants, runs=runs, slices=slices, clock=None)
+    with _services("ours-slow", "table-slow") as (_, services):
+        slow = {way: partial(acknowledge, port, 3 * events) for way, (_, port) in services.items()}
+        waits = await best_slices(slow, runs=runs, slices=slices, clock=None)
+    ours = found["ours-deferred"]
+    milliseconds = f"{min(waits['ours-slow']) * 1e3:.0f} ms"
+    return [
+        *(
+            figure(_JOB, peer, ratios(ours, found[way]), _MARKS[way], ours=microseconds(ours))
+            for way, peer in _PEERS.items()
+        ),
+        figure(
+            "the acknowledgement of an event at 64 senders, while handlers take 2 s",
+            _PEERS["table"],
+            ratios(waits["ours-slow"], waits["table-slow"]),
+            what=LATENCY,
+            ours=milliseconds,
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    for line in asyncio.run(measure()):
+        print(line)

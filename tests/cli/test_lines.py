@@ -1,0 +1,554 @@
+"""Each line that a verdict prints is run as it is printed, by a shell, in a story that prints it: it does what it says.
+
+Lines keep the profile or the base URL, the inbox, the target and the file of the secret, and show no password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import attrs
+import pytest
+
+from basiq_async import BasiqClient, InMemoryTransport
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
+from basiq_async.services.diagnosis import ProblemCode
+from basiq_async.testing import FakeBasiq, ManualClock, Quirks
+
+from ..support.command_line import PROGRAM, Ended
+from ..support.deliveries import payload, signed
+from ..support.real_time import PATIENCE
+from .conftest import SECRET, Endpoint, Run, Served
+
+if sys.platform == "win32":
+    pytest.skip("there is no shell", allow_module_level=True)
+
+_NUMBERS = itertools.count()
+TYPE = "consent.revoked"
+KEYLESS = {"BASIQ_API_KEY": None, "BASIQ_BASE_URL": None, "BASIQ_WEBHOOK_SECRET": None}
+
+
+@attrs.frozen
+class World:
+    """A Basiq, an endpoint whose secret is in a file, a folder, and the shell of a person."""
+
+    run: Run
+    served: Served
+    endpoint: Endpoint
+
+    @property
+    def fake(self) -> FakeBasiq:
+        return self.served.fake
+
+    def webhook(self, *types: str, active: bool = True) -> str:
+        found = self.fake.add_webhook(self.endpoint.url, types or (TYPE,), active=active)
+        self.endpoint.secret = self.fake.secret(found)
+        Path("the secret").write_text(self.endpoint.secret)
+        return found
+
+    def emit(self, count: int, event_type: str = TYPE) -> None:
+        async def emitted() -> None:
+            for _ in range(count):
+                await self.fake.emit(event_type)
+
+        self.served.run(emitted())
+
+    def pass_time(self, **more: float) -> None:
+        self.served.run(self.fake.advance(**more))
+
+    def outage(self, missed: int = 2, later: int = 0) -> None:
+        """The endpoint is down while events happen; ``later`` of them after the webhook was disabled."""
+        self.fake.endpoint_down(self.endpoint.url)
+        self.emit(missed)
+        self.pass_time(minutes=10)
+        if later:
+            self.pass_time(hours=30)
+            self.emit(later)
+            self.pass_time(minutes=10)
+        self.fake.endpoint_up(self.endpoint.url)
+
+    def call(self, ask: Callable[[BasiqClient], Any]) -> None:
+        async def called() -> None:
+            async with BasiqClient(self.fake.api_key, transport=InMemoryTransport(self.fake)) as basiq:
+                await ask(basiq)
+
+        self.served.run(called())
+
+    def service(self, webhook_id: str, *on: str, more: str = "") -> str:
+        """Write and start a service with an inbox; its handler raises while the file ``broken`` exists."""
+        name = f"a_service_of_lines_{next(_NUMBERS)}"
+        Path(f"{name}.py").write_text(
+            "import os\n"
+            "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
+            "def receiver():\n"
+            f"    made = WebhookReceiver({SECRET!r}, webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db'){more})\n"
+            f"    @made.on({', '.join(map(repr, on or ('*',)))})\n"
+            "    async def handle(delivery):\n"
+            "        if os.path.exists('broken'): raise ValueError('broken')\n"
+            "        with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')\n"
+            "    return made\n"
+        )
+
+        async def begin() -> None:
+            async with SQLiteInbox("inbox.db") as inbox, WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
+                pass
+
+        asyncio.run(begin())
+        return f"{name}:receiver"
+
+    def handled(self) -> int:
+        """The number of events that the service has handled, each once."""
+        events = Path("handled").read_text().split() if Path("handled").exists() else []
+        assert len(set(events)) == len(events)
+        return len(events)
+
+    def posted(self) -> int:
+        """The number of messages that the endpoint got, each once."""
+        assert len(set(self.endpoint.ids)) == len(self.endpoint.ids)
+        return len(self.endpoint.ids)
+
+    def wait_for(self, event_ids: list[str], webhook_id: str) -> None:
+        """Let deferred deliveries wait in the inbox for ten minutes."""
+
+        async def defer() -> None:
+            async with SQLiteInbox("inbox.db") as inbox:
+                receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
+
+                @receiver.on("*")
+                async def handle(delivery: Delivery) -> None: ...
+
+                for event_id in event_ids:
+                    body = payload(TYPE, event_id)
+                    await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
+
+        asyncio.run(defer())
+        with sqlite3.connect("inbox.db") as database:
+            database.execute("UPDATE inbox SET stored = stored - 600")
+
+
+@pytest.fixture
+def world(run: Run, endpoint: Endpoint, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The program is in the shell's path. Its key is in a profile: the environment has neither key nor secret."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    script = programs / "basiq-async"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    stored = run("--base-url", served.url, "--profile", "on call", "login", stdin=f"{served.fake.api_key}\n")
+    assert stored.exit_code == 0, stored.output
+    for name in KEYLESS:
+        monkeypatch.delenv(name)
+    return World(lambda *words: run("--profile", "on call", *words), served, endpoint)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with Served(FakeBasiq(clock=ManualClock(datetime.now(UTC)))) as running:
+        yield running
+
+
+def shell(line: str, until: Callable[[], object] | None = None) -> Ended:
+    """Run a line as a person pastes it; one that does not end by itself until something is true."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(["/bin/sh", "-c", f"exec {line}"], **pipes) as process:
+        if until is not None:
+            end = time.monotonic() + PATIENCE
+            while not until() and time.monotonic() < end:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    return Ended(process.returncode, stdout, stderr)
+
+
+def told(ended: Ended) -> list[str]:
+    """The lines that a run printed to help."""
+    return [line.strip() for line in ended.stderr.splitlines() if line.startswith("  basiq-async ")]
+
+
+# --- stories of doctor: each yields the words for doctor, gets the line that helps, and runs it ---
+
+Story = Generator[tuple[str, ...], str, None]
+
+
+def disabled(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.outage(later=1)
+    line = yield (webhook_id,)
+    assert shell(line).row["status"] == "active"
+
+
+def pending(w: World) -> Story:
+    webhook_id = w.webhook(active=False)
+    line = yield (webhook_id,)
+    w.pass_time(minutes=15)  # while a person reads it
+    assert shell(line).row["status"] == "active"
+
+
+def made_again(w: World) -> Story:
+    former = w.webhook()
+    w.outage()
+    assert w.run("recover", former, "--receiver", w.service(former)).exit_code == 0
+    w.call(lambda basiq: basiq.webhooks.delete(former))
+    w.emit(3)
+    w.pass_time(minutes=10)
+    webhook_id = w.webhook()
+    line = yield (webhook_id, "--receiver", w.service(webhook_id))
+    assert shell(line).row["events"]["handled"] == 3
+    assert w.handled() == 5
+
+
+def unreachable(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.call(lambda basiq: basiq.webhooks.update(webhook_id, url="http://127.0.0.1:9/basiq"))
+    w.pass_time(minutes=16)
+    line = yield (webhook_id, "--test", "--secret-file", "the secret")
+    w.call(lambda basiq: basiq.webhooks.update(webhook_id, url=w.endpoint.url))
+    w.pass_time(minutes=16)
+    assert shell(line).row["endpoint_status"] == 204
+
+
+def refuses(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.endpoint.status = 500
+    line = yield (webhook_id, "--test", "--secret-file", "the secret")
+    w.endpoint.status = 204
+    assert shell(line).row["endpoint_status"] == 204
+
+
+def refuses_its_receiver(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.endpoint.secret, w.endpoint.status = SECRET, 401
+    line = yield (webhook_id, "--test", "--receiver", w.service(webhook_id))
+    w.endpoint.status = 204
+    assert shell(line).row["endpoint_status"] == 204
+
+
+def no_types(w: World) -> Story:
+    webhook_id = w.fake.add_webhook(w.endpoint.url, [])
+    line = yield (webhook_id,)
+    assert TYPE in [row["id"] for row in shell(line).rows]
+
+
+def retired(w: World) -> Story:
+    webhook_id = w.webhook(TYPE, "user.created")
+    types = dict(w.fake.event_types)
+    del types["user.created"]
+    w.fake._store.event_types = types
+    line = yield (webhook_id,)
+    assert shell(line).row["subscribed_events"] == [TYPE]
+
+
+def unknown(w: World) -> Story:
+    webhook_id = w.webhook()
+    types = {name: text for name, text in w.fake.event_types.items() if name != "user.created"}
+    w.fake._store.event_types = types
+    place = w.service(webhook_id, TYPE, "user.created")
+    line = yield (webhook_id, "--receiver", place)
+    assert {row["id"] for row in shell(line).rows} == set(types)
+
+
+def unhandled(w: World) -> Story:
+    webhook_id = w.webhook(TYPE, "user.created")
+    line = yield (webhook_id, "--receiver", w.service(webhook_id, TYPE))
+    assert shell(line).row["subscribed_events"] == [TYPE]
+
+
+def unsubscribed(w: World) -> Story:
+    webhook_id = w.webhook(TYPE)
+    place = w.service(webhook_id, TYPE, "user.*")
+    line = yield (webhook_id, "--receiver", place)
+    assert set(shell(line).row["subscribed_events"]) > {TYPE, "user.created", "user.deleted"}
+
+
+def failing(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.outage()
+    line = yield (webhook_id,)
+    assert [row["delivered"] for row in shell(line).rows] == [False, False]
+
+
+def undelivered(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.outage()
+    line = yield (webhook_id, "--receiver", w.service(webhook_id))
+    assert shell(line).exit_code == 0
+    assert (w.handled(), w.posted()) == (2, 0)
+
+
+def undelivered_and_posted(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.outage()
+    line = yield (webhook_id, "--secret-file", "the secret")
+    done = shell(line)
+    assert (done.exit_code, w.posted()) == (0, 2), done.output
+
+
+def undelivered_by_an_inbox(w: World) -> Story:
+    """The service shares its inbox with the job: it is posted to, and nothing is repeated."""
+    webhook_id = w.webhook()
+    w.service(webhook_id)
+    w.outage()
+    line = yield (webhook_id, "--inbox", "inbox.db", "--secret-file", "the secret")
+    done = shell(line)
+    assert (done.exit_code, w.posted()) == (0, 2), done.output
+    assert shell(line).row["messages"]["handled"] == 0
+
+
+def never_sent(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.outage(later=3)
+    w.call(lambda basiq: basiq.webhooks.reactivate(webhook_id))
+    line = yield (webhook_id, "--receiver", w.service(webhook_id))
+    assert shell(line).row["events"]["handled"] == 3
+    assert w.handled() == 5
+
+
+def unrecorded(w: World) -> Story:
+    webhook_id = w.webhook()
+    place = w.service(webhook_id)
+    w.pass_time(hours=1)
+    w.emit(2)  # to another service: the endpoint is none of the receiver's
+    w.pass_time(minutes=10)
+    line = yield (webhook_id, "--receiver", place)
+    assert shell(line).exit_code == 0
+    assert w.handled() == 2
+
+
+def _lost(w: World) -> str:
+    """Events of a time that no list has."""
+    webhook_id = w.webhook()
+    w.outage(later=1)
+    w.pass_time(days=10)
+    w.call(lambda basiq: basiq.webhooks.reactivate(webhook_id))
+    w.emit(1)
+    w.pass_time(minutes=10)
+    return webhook_id
+
+
+def out_of_reach(w: World) -> Story:
+    webhook_id = _lost(w)
+    place = w.service(webhook_id)
+    line = yield (webhook_id, "--receiver", place)
+    done = shell(line)
+    assert (done.exit_code, done.row["out_of_reach"]) == (0, []), done.output
+
+
+def quarantined(w: World) -> Story:
+    webhook_id = w.webhook()
+    place = w.service(webhook_id)
+    w.outage()
+    Path("broken").touch()
+    assert w.run("recover", webhook_id, "--receiver", place).exit_code == 1
+    Path("broken").unlink()
+    line = yield (webhook_id, "--receiver", place)
+    assert [row["result"] for row in shell(line).rows] == ["handled"] * 2
+    assert w.handled() == 2
+
+
+def quarantined_by_an_inbox(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.outage()
+    Path("broken").touch()
+    assert w.run("recover", webhook_id, "--receiver", w.service(webhook_id)).exit_code == 1
+    line = yield (webhook_id, "--inbox", "inbox.db")
+    assert [row["kind"] for row in shell(line).rows] == ["message"] * 2
+
+
+def quarantined_of_what_was_posted(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.outage()
+    w.endpoint.status = 400
+    assert w.run("recover", webhook_id, "--to", w.endpoint.url, "--secret-file", "the secret").exit_code == 1
+    w.endpoint.status = 204
+    w.endpoint.ids.clear()
+    line = yield (webhook_id, "--secret-file", "the secret")
+    assert [row["result"] for row in shell(line).rows] == ["handled"] * 2
+    assert w.posted() == 2
+
+
+def waiting(w: World) -> Story:
+    webhook_id = w.webhook()
+    place = w.service(webhook_id, more=", deferred=True")
+    w.wait_for(["e-1", "e-2"], webhook_id)
+    line = yield (webhook_id, "--receiver", place)
+    shell(line, until=lambda: w.handled() == 2)
+    assert w.handled() == 2
+
+
+def waiting_in_an_inbox(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.service(webhook_id)
+    w.wait_for(["e-1"], webhook_id)
+    line = yield (webhook_id, "--inbox", "inbox.db")
+    assert shell(line).row["event_id"] == "e-1"
+
+
+def unreadable(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.emit(1)
+    body = json.dumps({"type": "list", "data": [{"id": 1.5}]})
+    w.fake.fail_next(1, status=200, body=body, path="*/messages*")
+    line = yield (webhook_id,)
+    assert shell(line).exit_code == 0
+
+
+def partial(w: World) -> Story:
+    webhook_id = w.webhook()
+    place = w.service(webhook_id)
+    w.fake.quirks = Quirks(message_order="newest-first", event_order="newest-first")
+    w.fake.seed_messages(3_000, webhook_id)
+    line = yield (webhook_id, "--receiver", place, "--limit", "10")
+    found = shell(line).row
+    assert (found["complete"], found["looked_at"] >= 3_000, found["recovered"]) == (True, True, 0)
+
+
+STORIES: dict[ProblemCode, tuple[Callable[[World], Story], ...]] = {
+    "disabled": (disabled,),
+    "pending": (pending,),
+    "made-again": (made_again,),
+    "endpoint-unreachable": (unreachable,),
+    "endpoint-refuses": (
+        refuses,
+        refuses_its_receiver,
+    ),
+    "no-event-types": (no_types,),
+    "retired-event-types": (retired,),
+    "unknown-event-types": (unknown,),
+    "unhandled-event-types": (unhandled,),
+    "unsubscribed-event-types": (unsubscribed,),
+    "failing": (failing,),
+    "undelivered": (
+        undelivered,
+        undelivered_and_posted,
+        undelivered_by_an_inbox,
+    ),
+    "never-sent": (never_sent,),
+    "unrecorded": (unrecorded,),
+    "out-of-reach": (out_of_reach,),
+    "quarantined": (
+        quarantined,
+        quarantined_by_an_inbox,
+        quarantined_of_what_was_posted,
+    ),
+    "waiting": (
+        waiting,
+        waiting_in_an_inbox,
+    ),
+    "unreadable": (unreadable,),
+    "partial": (partial,),
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "tell"),
+    [(code, tell) for code, tells in STORIES.items() for tell in tells],
+    ids=[tell.__name__ for tells in STORIES.values() for tell in tells],
+)
+def test_each_line_of_doctor_is_run_as_it_is_printed(
+    code: ProblemCode, tell: Callable[[World], Story], world: World
+) -> None:
+    story = tell(world)
+    looked = world.run("webhooks", "doctor", *next(story))
+    lines = {each["code"]: each["command"] for each in looked.row["problems"]}
+    assert code in lines, looked.output
+    assert not any(name in looked.stdout for name in ("ensure", "wait_until", "on_unreadable", "replay the"))
+    assert lines[code].startswith("basiq-async --profile 'on call' ")
+    with pytest.raises(StopIteration):
+        story.send(lines[code])
+
+
+def test_each_problem_with_a_line_has_a_story() -> None:
+    """The others have no line of their own: a clock is set, and what was not read has the line of the run."""
+    assert set(STORIES) == set(get_args(ProblemCode)) - {"clock", "unread"}
+
+
+# --- the lines of recover and replay ---
+
+
+@pytest.mark.parametrize("command", ["recover", "replay"])
+def test_the_lines_of_a_run_continue_it_and_try_again_what_failed(world: World, command: str) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage()
+    line = (command, webhook_id, "--to", w.endpoint.url, "--inbox", "my inbox.db", "--secret-file", "the secret")
+    w.fake.fail_next(1_000, status=400, path="*/messages*")
+    broken = w.run(*line)
+    assert broken.exit_code == 1, broken.output
+    w.fake._faults.clear()
+    (again,) = told(broken)
+    w.endpoint.status = 400
+    failed = shell(again)
+    assert (failed.exit_code, w.posted()) == (1, 2), failed.output
+    w.endpoint.status = 204
+    w.endpoint.ids.clear()
+    (retry,) = told(failed)
+    assert [row["result"] for row in shell(retry).rows] == ["handled"] * 2
+    assert (shell(again).exit_code, w.posted()) == (0, 2)
+
+
+def test_a_line_that_continues_selects_the_same_time_however_late_it_is_run(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage()
+    w.fake.fail_next(1_000, status=400, path="*/messages*")
+    at = ("--to", w.endpoint.url, "--secret-file", "the secret")
+    broken = w.run("replay", webhook_id, *at, "--since", "1h")
+    w.fake._faults.clear()
+    w.pass_time(hours=2)
+    w.endpoint.ids.clear()  # Basiq's own attempts
+    (line,) = told(broken)
+    assert (shell(line).exit_code, w.posted()) == (0, 2), line
+
+
+def test_the_line_of_a_receivers_run_tries_again_what_failed(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage()
+    Path("broken").touch()
+    failed = w.run("recover", webhook_id, "--receiver", w.service(webhook_id))
+    Path("broken").unlink()
+    (retry,) = told(failed)
+    assert (shell(retry).exit_code, w.handled()) == (0, 2)
+
+
+def test_the_line_that_acknowledges_ends_what_is_out_of_reach(world: World) -> None:
+    w, webhook_id = world, _lost(world)
+    found = w.run("recover", webhook_id, "--receiver", w.service(webhook_id))
+    assert [each["code"] for each in found.row["problems"]] == ["out-of-reach"], found.output
+    (line,) = told(found)
+    assert shell(line).exit_code == 0
+
+
+def test_a_line_whose_url_is_not_shown_whole_says_so_and_is_refused_until_it_is(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage()
+    w.fake.fail_next(1_000, status=400, path="*/messages*")
+    to = f"{w.endpoint.url}?code=geheim"
+    broken = w.run("recover", webhook_id, "--to", to, "--secret-file", "the secret")
+    assert "geheim" not in broken.output
+    assert "put back what is not shown" in broken.stderr
+    w.fake._faults.clear()
+    (line,) = told(broken)
+    refused = shell(line)
+    assert (refused.exit_code, "put back" in refused.stderr, w.posted()) == (2, True, 0), refused.output
+    assert shell(line.replace("…", "code=geheim")).exit_code == 0
+    assert w.posted() == 2
+
+
+def test_the_line_for_the_secret_of_a_new_webhook_stores_it(world: World) -> None:
+    made = world.run("webhooks", "create", "--url", "https://example.com/basiq", "--event", TYPE)
+    line = made.stderr.partition("get it with: ")[2].strip()
+    assert shell(line).exit_code == 0
+    assert Path("FILE").read_text().strip() == world.fake.secret(made.row["id"])
