@@ -15,6 +15,7 @@ from tests.support.environment import ROOT
 
 EXEMPT = {
     "Inactivity.describe_loss": "the text of a problem, which pages show",
+    "JSONLinesTarget.accept_page": "called by a replay",
     "JSONLinesTarget.begin_run": "called by a replay",
     "JSONLinesTarget.end_run": "called by a replay",
     "QuarantinedDelivery.sealed_parts": "called by what seals and opens",
@@ -23,10 +24,6 @@ EXEMPT = {
     "WebhookReceiver.dispatch.patience": "called by a replay",
     "Work.open_target": "called by a worker",
     "Work.select": "called by a worker",
-    "FakeBasiq.count_messages": "called by the mock",
-    "FakeBasiq.find_message": "called by the mock",
-    "FakeBasiq.restore": "what `mock --state` does",
-    "FakeBasiq.snapshot": "what `mock --state` does",
 }
 """Names that no page shows, and why: nobody has to type them."""
 
