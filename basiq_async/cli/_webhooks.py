@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .._storage.private_files import open_new
+from .._redaction.tracebacks import hide_arguments
+from .._signing.secrets import read_keys
+from .._storage.private_files import open_new, read_private, replace_private
 from ..errors import ConfigurationError
 from ._command import Group
 from ._doctor import doctor
@@ -95,15 +98,26 @@ async def ensure(
 ) -> EnsuredWebhook:
     """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
 
-    Event types that are not named stay subscribed, unless --remove-event-types is given.
+    Event types that are not named stay subscribed, unless --remove-event-types is given. A --secret-file of an earlier
+    run stays; if the webhook has another secret by now, the file gets that, and the one before goes to FILE.old.
 
     remove_event_types: Remove the event types that are not named.
     """
     types = await expand_event_types(basiq, event)
-    named = {"url": url, "subscribed_events": types, "name": name, "description": description}
-    found: EnsuredWebhook = await _keep_secret(
-        secret_file, basiq.webhooks.ensure, **named, remove_event_types=remove_event_types
+    request = partial(
+        basiq.webhooks.ensure,
+        url=url,
+        subscribed_events=types,
+        name=name,
+        description=description,
+        remove_event_types=remove_event_types,
     )
+    earlier = None if secret_file is None else _read_earlier(secret_file)
+    if secret_file is None or earlier is None:
+        found: EnsuredWebhook = await _keep_secret(secret_file, request)
+    else:
+        found = await request()
+        _renew(secret_file, earlier, found)
     if found.kept_event_types:
         kept = ", ".join(found.kept_event_types)
         note(f"the webhook stays subscribed to {kept}; to remove them, pass --remove-event-types")
@@ -244,10 +258,48 @@ async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], 
     return found
 
 
-def _write(descriptor: int, secret: str, file: Path) -> None:
+@hide_arguments
+def _read_earlier(file: Path) -> str | None:
+    """Return the secret that an earlier run wrote; None if there is no such file. Any other file is refused."""
+    why = "holds no signing secret"
     try:
+        text = read_private(str(file)).decode().strip()
+        read_keys(text)
+    except FileNotFoundError:
+        return None
+    except ConfigurationError:
+        pass
+    except (OSError, ValueError) as exc:
+        why = f"cannot be read: {explain(exc)}"
+    else:
+        return text
+    raise ConfigurationError(f"{str(file)!r} exists already, and {why}; name another file for the secret")
+
+
+@hide_arguments
+def _renew(file: Path, earlier: str, webhook: Webhook) -> None:
+    """Write the webhook's secret to the file of an earlier run, if it is another one by now."""
+    secret = earlier if webhook.secret is None else webhook.secret.reveal()
+    if secret == earlier:
+        note(f"{str(file)!r} keeps the secret that it has")
+        return
+    with _told(file):
+        replace_private(f"{file}.old", earlier.encode() + b"\n")
+        replace_private(file, secret.encode() + b"\n")
+    note(f"the webhook has another secret: it is in {str(file)!r}, and the one before in '{file}.old'")
+
+
+def _write(descriptor: int, secret: str, file: Path) -> None:
+    with _told(file):
         os.write(descriptor, secret.encode() + b"\n")
         os.fsync(descriptor)
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Say what to do if the secret cannot be written."""
+    try:
+        yield
     except OSError as exc:
         raise ConfigurationError(
             f"the secret could not be written to {str(file)!r}: {exc.strerror}; "

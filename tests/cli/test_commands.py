@@ -81,6 +81,33 @@ def test_the_secret_goes_to_a_new_file_and_nowhere_else(run: Run, served: Served
     assert secret not in again.output + ensured.output + unchanged.output + json.dumps(made)
 
 
+def test_ensure_may_run_at_each_start_with_its_secret_file(run: Run, served: Served, tmp_path: Path) -> None:
+    file, arguments = tmp_path / "secret", ("--url", URL, "--event", "user.created")
+    made = run("webhooks", "ensure", *arguments, "--secret-file", str(file)).row
+    first = served.fake.secret(made["id"]) + "\n"
+    served.fake.quirks = Quirks(signing_key_on_update="new")
+    again = run("webhooks", "ensure", *arguments, "--secret-file", str(file))
+    assert (again.exit_code, again.row["action"], file.read_text()) == (0, "unchanged", first)
+    assert "keeps the secret that it has" in again.stderr
+    changed = run("webhooks", "ensure", *arguments, "--event", "user.updated", "--secret-file", str(file))
+    second = served.fake.secret(made["id"]) + "\n"
+    assert (changed.exit_code, file.read_text(), (tmp_path / "secret.old").read_text()) == (0, second, first)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()] == [0o600, 0o600]
+    assert not {first.strip(), second.strip()} & set((again.output + changed.output).split())
+
+
+@pytest.mark.parametrize("content", ["notes of mine", "", "\xff"])
+def test_ensure_writes_no_secret_over_another_file(run: Run, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "notes"
+    file.write_text(content, encoding="latin-1")
+    file.chmod(0o600)
+    for mode, why in ((0o600, "exists already, and"), (0o644, "other users can open it")):
+        file.chmod(mode)
+        refused = run("webhooks", "ensure", "--url", URL, "--event", "user.created", "--secret-file", str(file))
+        assert (refused.exit_code, why in refused.stderr, file.read_text(encoding="latin-1")) == (2, True, content)
+    assert run("webhooks", "list").rows == []
+
+
 def test_messages(run: Run, served: Served) -> None:
     webhook_id = served.fake.seed_messages(603, failed=0.5)
     some = run("messages", "list", webhook_id, "--limit", "3").rows

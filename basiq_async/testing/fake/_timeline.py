@@ -353,8 +353,9 @@ class Timeline:
 
     async def _changed(self, *, within: float | None = None) -> bool:
         """Wait for a change. Return False if none comes ``within`` so many real seconds."""
+        changes = self._changes
         try:
             async with asyncio.timeout(within):
                 return await self._news.wait()
         except TimeoutError:
-            return False
+            return self._changes != changes  # it came with the end of the time

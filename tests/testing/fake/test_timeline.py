@@ -191,3 +191,11 @@ async def test_the_client_of_the_fixture_waits_in_no_time(basiq_client: BasiqCli
     fake_basiq.fail_next(status=503, retry_after=29)
     await basiq_client.event_types.get("user.created")
     assert moved(fake_basiq, start) == 29
+
+
+async def test_a_change_that_comes_with_the_end_of_a_wait_is_one() -> None:
+    timeline = FakeBasiq()._timeline  # private: the two seldom come in one turn of the loop
+    waiting = asyncio.create_task(timeline._changed(within=0))
+    await asyncio.sleep(0)
+    timeline._notify()
+    assert await waiting
