@@ -297,6 +297,7 @@ def test_nothing_that_is_posted_elsewhere_counts_as_handled_by_the_service(
     for line in (("recover", other, "--to", endpoint.url), ("webhooks", "doctor", other)):
         refused = run(*line, "--inbox", "inbox.db")
         assert (refused.exit_code, repr(webhook_id) in refused.stderr) == (2, True), refused.output
+        assert "is gone" not in refused.stderr
     assert endpoint.ids == []
     assert run("recover", webhook_id, "--to", endpoint.url).exit_code == 0
     assert (len(endpoint.ids), "undelivered" in codes(run, webhook_id, "--inbox", "inbox.db")) == (2, True)
