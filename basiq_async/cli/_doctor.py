@@ -135,9 +135,10 @@ async def doctor(
         served = [each for each, since in owners.items() if since is not None]
         if opened is not None and opened.webhook_id is not None:
             served = [opened.webhook_id]
-        gone = bool(served) and not {*ids} & {*served}
+        gone = webhook_id is None and bool(served) and not {*ids} & {*served}
         if gone:
-            note(f"the webhook {', '.join(served)} of this {'inbox' if opened is None else 'receiver'} is gone")
+            what = f"the webhook {', '.join(served)} of this {'inbox' if opened is None else 'receiver'}"
+            note(f"{what} is gone; if another replaces it, give the service its id before you recover it")
         for each in ids:
             live(f"checking webhook {each}")
             own = opened if opened is None or opened.webhook_id in (None, each) else None

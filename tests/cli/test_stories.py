@@ -286,11 +286,13 @@ def test_nothing_that_is_posted_elsewhere_counts_as_handled_by_the_service(
         await fake.advance(minutes=10)
 
     served.run(away())
-    elsewhere = run("recover", webhook_id, "--to", endpoint.url, "--inbox", "inbox.db")
-    assert (elsewhere.exit_code, "another place" in elsewhere.stderr) == (2, True), elsewhere.output
+    for command in ("recover", "replay"):
+        elsewhere = run(command, webhook_id, "--to", endpoint.url, "--inbox", "inbox.db")
+        assert (elsewhere.exit_code, "another place" in elsewhere.stderr) == (2, True), elsewhere.output
     for line in (("recover", other, "--to", endpoint.url), ("webhooks", "doctor", other)):
         refused = run(*line, "--inbox", "inbox.db")
         assert (refused.exit_code, repr(webhook_id) in refused.stderr) == (2, True), refused.output
+        assert "is gone" not in refused.stderr
     assert endpoint.ids == []
     assert run("recover", webhook_id, "--to", endpoint.url).exit_code == 0
     assert (len(endpoint.ids), "undelivered" in codes(run, webhook_id, "--inbox", "inbox.db")) == (2, True)
