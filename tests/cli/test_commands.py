@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from basiq_async import BasiqClient, InMemoryTransport, __version__
 from basiq_async.cli import main
+from basiq_async.cli._app import build  # private: which commands there are shows in no output
 from basiq_async.cli._follow import History  # private: on the command line its polls are seconds apart
 from basiq_async.services.resources import RESOURCES, Resource
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.environment import unmeasured
 
-from ..support.command_line import run_command
+from ..support.command_line import program, run_command
 from ..support.real_time import PATIENCE
 from .conftest import Run, Served
 
@@ -171,18 +173,37 @@ def test_the_version_needs_nothing_heavy() -> None:
     assert run_command("--version").stdout == f"basiq-async {__version__}\n"
 
 
-def test_the_help_waits_for_nothing_that_it_does_not_need() -> None:
+@pytest.mark.parametrize(
+    ("words", "unneeded", "told"),
+    [
+        ("--help", {"asyncio", "aiohttp", "cattrs", "sqlite3", "orjson"}, "webhooks"),
+        (
+            "whoami",
+            {f"basiq_async.cli._{each}" for each in ("jobs", "listen", "mock", "webhooks")},
+            "no API",
+        ),
+    ],
+)
+def test_a_command_waits_for_nothing_that_it_does_not_need(words: str, unneeded: set[str], told: str) -> None:
     code = (
-        "import sys; sys.argv = ['basiq-async', '--help']\n"
+        f"import sys; sys.argv = ['basiq-async', {words!r}]\n"
         "from basiq_async.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'asyncio', 'aiohttp', 'cattrs', 'sqlite3', 'orjson'} & set(sys.modules)), file=sys.stderr)"
+        f"print(sorted({unneeded} & set(sys.modules)), file=sys.stderr)"
     )
     # A process that is measured loads sqlite3 for its measurements.
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unmeasured())
-    assert done.stderr == "[]\n"
-    assert "webhooks" in done.stdout
+    env = {name: value for name, value in unmeasured().items() if not name.startswith("BASIQ_")}
+    env |= {"HOME": os.getcwd(), "XDG_CONFIG_HOME": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stderr.endswith("[]\n")
+    assert told in done.stdout + done.stderr
+
+
+def test_the_program_has_each_command_that_its_words_may_mean() -> None:
+    found = get_command(build(["--profile", "listen", "webhooks", "list"]))
+    assert set(found.commands) == {"listen", "webhooks"}
+    assert len(get_command(build(["webhoks"])).commands) == len(program().commands)
 
 
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
