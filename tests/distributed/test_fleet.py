@@ -29,6 +29,7 @@ from basiq_async import (
 )
 from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
+from basiq_async.distributed.processes import run_workers
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import failed_only, limit, message_time, since
 from tests.support.fleets import Record, crew
@@ -443,14 +444,14 @@ async def test_jobs_are_listed_and_forgotten(redis_url: str) -> None:
 def test_defaults_are_those_that_the_pages_name() -> None:
     defaults = {
         name: parameter.default
-        for each in (Fleet, Fleet.submit, Work, Job.quarantined, Job.watch, Record)
+        for each in (Fleet, Fleet.submit, Work, Job.quarantined, Job.watch, Record, run_workers)
         for name, parameter in inspect.signature(each).parameters.items()
         if parameter.default not in (parameter.empty, None)
     }
     assert defaults == {
         "lease": 30.0, "prefix": "basiq", "source": "messages", "max_quarantined": 100_000, "concurrency": 32,
         "on_error": "quarantine", "max_failures": 1_000, "max_pause": 3_600.0, "limit": 100, "every": 0.5,
-        "patience": 60.0,
+        "patience": 60.0, "processes": 1, "segments": 2,
     }  # fmt: skip
 
 

@@ -324,6 +324,18 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
     assert worker._active == {}
 
 
+async def test_a_job_function_that_ends_by_itself_stops_its_jobs_and_their_segments_and_no_others() -> None:
+    worker = worker_on(record := Scripted())
+    segments = [Ending(True, worker._job(make_spec(name, name=name, id=name))) for name in ("work", "other")]
+    for segment in segments:
+        segment.job.segments["token"] = segment  # type: ignore[assignment]
+    worker._fail_jobs_of("work", OSError("it bit"))
+    await asyncio.sleep(0)
+    assert [segment.stopping for segment in segments] == [True, False]
+    reason = "the job function 'work' ended while it was needed: OSError: it bit"
+    assert record.calls == [("set_state", "work", "fail", reason, "work")]
+
+
 async def test_a_worker_that_is_stopped_while_it_asks_for_a_job_opens_no_job_function() -> None:
     class Stopping(Scripted):
         async def spec(self, key: str) -> Any:
