@@ -176,11 +176,13 @@ async def test_a_worker_looks_for_segments_renews_leases_and_tells_how_far_it_is
         paces[step.__name__] = every
 
     monkeypatch.setattr(Worker, "_repeat", repeat)
-    worker = worker_on(Scripted(check=()), lease=lease)
+    worker = worker_on(record := Scripted(check=()), lease=lease)
     await worker.start()
     await asyncio.sleep(0)
     assert paces == {"_heal": pytest.approx(heal), "_heartbeat": pytest.approx(beat), "_tell": 30.0}
     await worker.aclose()
+    await worker.process_segment("job", "0.0")
+    assert record.calls == [("check",)], "a closed worker begins a segment"
 
 
 async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_rate_and_the_state_of_the_job() -> None:
