@@ -8,7 +8,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -230,6 +230,8 @@ async def test_a_cancelled_job_returns_what_was_done(redis_url: str) -> None:
         report = await job.wait(timeout=PATIENCE)
         assert not report.finished
         assert report.handled < 60
+        job = await fleet.submit()
+        assert (await job.wait(timeout=PATIENCE)).handled == 60, "a known job that was cancelled is not resumed"
         with pytest.raises(ReplayError, match="there is no job"):
             await fleet.fleet.get("nothing")
 
@@ -407,7 +409,8 @@ async def test_a_signal_stops_the_worker_and_then_reaches_the_brokers_own_handle
 async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it_started(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", lambda stop: None)
+    signals: list[Callable[[], None]] = []
+    monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", signals.append)
     recorder = Recorder()
     broker = InMemoryBroker()
     broker.is_worker_process = True
@@ -426,6 +429,9 @@ async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it
         try:
             job = await fleet.submit("work", made.webhook_id, key="job")
             assert (await job.wait(timeout=PATIENCE)).handled == 60
+            signals[0]()
+            assert fleet._worker is not None
+            assert fleet._worker._stopping
         finally:
             await broker.shutdown()
 

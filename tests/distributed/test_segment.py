@@ -101,6 +101,13 @@ async def test_what_the_store_has_decides_what_is_saved_again(answers: Any, save
     assert (recorder.segment.lease.until > clock()) is (RUNNING in answers)
 
 
+async def test_a_segment_that_is_stopped_before_it_begins_reads_nothing_and_is_not_finished() -> None:
+    recorder, calls = recorder_on()
+    recorder.segment.stop()
+    assert await recorder.segment.run() is False
+    assert calls == []
+
+
 @pytest.mark.parametrize("known", [1, 5])
 async def test_a_store_that_has_more_than_was_saved_or_less_than_was_claimed_is_an_error(known: int) -> None:
     recorder, _ = recorder_on(known)

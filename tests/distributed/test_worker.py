@@ -19,6 +19,7 @@ from basiq_async.distributed._record_types import (  # private: what a record ex
     Heartbeat,
     LeaseLostError,
     RecordUnavailableError,
+    shorten,
 )
 from basiq_async.distributed._segment import ActiveJob, Lease, Segment, clock  # private: what a worker holds
 from basiq_async.errors import ConnectionFailedError, InboxError, RecordError
@@ -83,6 +84,7 @@ async def test_an_error_is_one_printable_line_of_limited_length_in_the_log_and_i
         while not (progress := await job.progress()).ended:
             await asyncio.sleep(0.01)
     assert progress.state == "failed"
+    assert shorten("x" * 1_001) == "x" * 1_000 + "…"
     for text in (progress.reason, *(record.getMessage() for record in caplog.records)):
         assert "\n" not in text
         assert len(text) < 2_000
