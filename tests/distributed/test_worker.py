@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import RateLimitError
-from basiq_async.distributed import Worker, _worker  # private: its paces
+from basiq_async.distributed import Work, Worker, _worker  # private: its paces
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     LONGEST_KEY,
     Heartbeat,
@@ -326,6 +327,24 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
     ended.set()
     await running
     assert worker._active == {}
+
+
+async def test_a_job_function_is_opened_once_and_stays_open_until_its_worker_is_closed() -> None:
+    seen: list[str] = []
+    unused: Any = None
+
+    @asynccontextmanager
+    async def function() -> AsyncIterator[Work]:
+        seen.append("opened")
+        yield Work(unused, Recorder())
+        seen.append("closed")
+
+    worker = worker_on(Scripted())
+    assert await worker._works.get("work", function) is await worker._works.get("work", function)
+    await asyncio.sleep(0.01)
+    assert seen == ["opened"]
+    await worker.aclose()
+    assert seen == ["opened", "closed"]
 
 
 async def test_a_job_function_that_ends_by_itself_stops_its_jobs_and_their_segments_and_no_others() -> None:
