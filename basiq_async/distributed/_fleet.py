@@ -265,7 +265,7 @@ class Fleet:
             await self._worker.process_segment(key, segment)
 
     async def _start(self, state: TaskiqState) -> None:
-        worker = self._worker = self._make_worker()
+        worker = self._make_worker()
         starting = asyncio.create_task(worker.start())
 
         def stop() -> None:
@@ -275,6 +275,7 @@ class Fleet:
         _on_signals(stop)
         try:
             await starting
+            self._worker = worker
         except asyncio.CancelledError:
             if cancelling():
                 raise

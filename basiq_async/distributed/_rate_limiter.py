@@ -54,7 +54,7 @@ class SharedRateLimiter:
                     while self._slots and self._slots[0][1] < clock():
                         self._slots.popleft()
                     if not self._slots:
-                        await self._draw()
+                        await self._draw(self.rate)
                     elif self._slots[0][0] <= clock():
                         self._slots.popleft()
                         return
@@ -64,9 +64,8 @@ class SharedRateLimiter:
         finally:
             self._callers -= 1
 
-    async def _draw(self) -> None:
+    async def _draw(self, rate: float) -> None:
         clock = asyncio.get_running_loop().time
-        rate = self.rate or 1.0
         wanted = max(1, min(self._callers, int(rate * _AHEAD)))
         asked = clock()
         slots = await self._record.rate_slots(self._key, wanted)

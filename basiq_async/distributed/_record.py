@@ -128,7 +128,7 @@ class Record:
 
         Return the next segment if this call created it.
         """
-        more, edge = page.next_cursor is not None, json.dumps(page.edge[-EDGE:])
+        more, edge = page.next_cursor is not None, json.dumps(page.edge)
         place = (int(more), page.next_cursor or "", page.cursor or "", edge)
         return (await self._run_as_owner("record_page", key, segment, token, _ms(lease), read, *place))[1] or None
 

@@ -144,8 +144,8 @@ class Segment:
 
     @cached_property
     def list(self) -> ListSpec:
-        """The list of which it is a page; the first one for the quarantine."""
-        return self.job.spec.lists[0 if self.is_retry else int(self.name.partition(".")[0])]
+        """The list of which it is a page, and not one of the quarantine."""
+        return self.job.spec.lists[int(self.name.partition(".")[0])]
 
     @property
     def owner(self) -> tuple[str, str, str]:

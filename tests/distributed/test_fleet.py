@@ -8,7 +8,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -29,6 +29,7 @@ from basiq_async import (
 )
 from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
+from basiq_async.distributed.processes import run_workers
 from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import failed_only, limit, message_time, since
 from tests.support.fleets import Record, crew
@@ -229,6 +230,8 @@ async def test_a_cancelled_job_returns_what_was_done(redis_url: str) -> None:
         report = await job.wait(timeout=PATIENCE)
         assert not report.finished
         assert report.handled < 60
+        job = await fleet.submit()
+        assert (await job.wait(timeout=PATIENCE)).handled == 60, "a known job that was cancelled is not resumed"
         with pytest.raises(ReplayError, match="there is no job"):
             await fleet.fleet.get("nothing")
 
@@ -406,7 +409,8 @@ async def test_a_signal_stops_the_worker_and_then_reaches_the_brokers_own_handle
 async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it_started(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", lambda stop: None)
+    signals: list[Callable[[], None]] = []
+    monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", signals.append)
     recorder = Recorder()
     broker = InMemoryBroker()
     broker.is_worker_process = True
@@ -425,6 +429,9 @@ async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it
         try:
             job = await fleet.submit("work", made.webhook_id, key="job")
             assert (await job.wait(timeout=PATIENCE)).handled == 60
+            signals[0]()
+            assert fleet._worker is not None
+            assert fleet._worker._stopping
         finally:
             await broker.shutdown()
 
@@ -443,14 +450,14 @@ async def test_jobs_are_listed_and_forgotten(redis_url: str) -> None:
 def test_defaults_are_those_that_the_pages_name() -> None:
     defaults = {
         name: parameter.default
-        for each in (Fleet, Fleet.submit, Work, Job.quarantined, Job.watch, Record)
+        for each in (Fleet, Fleet.submit, Work, Job.quarantined, Job.watch, Record, run_workers)
         for name, parameter in inspect.signature(each).parameters.items()
         if parameter.default not in (parameter.empty, None)
     }
     assert defaults == {
         "lease": 30.0, "prefix": "basiq", "source": "messages", "max_quarantined": 100_000, "concurrency": 32,
         "on_error": "quarantine", "max_failures": 1_000, "max_pause": 3_600.0, "limit": 100, "every": 0.5,
-        "patience": 60.0,
+        "patience": 60.0, "processes": 1, "segments": 2,
     }  # fmt: skip
 
 

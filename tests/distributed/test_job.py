@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import attrs
@@ -98,6 +99,7 @@ async def test_what_a_caller_asks_for_is_looked_over() -> None:
     with pytest.raises(ReplayError, match="there is no job 'job'"):
         await job.export_quarantined("never-written")
     assert repr(job) == "Job('job')"
+    assert inspect.signature(job.quarantined).parameters["limit"].default == 100
 
 
 @pytest.mark.parametrize(("remaining", "rate", "eta"), [(None, 1.5, None), (30, 0.0, None), (30, 1.5, 20.0)])

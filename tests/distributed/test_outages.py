@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from taskiq import InMemoryBroker
 
 from basiq_async import ConfigurationError
 from basiq_async.distributed import Fleet, Work
@@ -90,6 +91,21 @@ async def test_the_loop_of_a_task_queue_continues_when_redis_is_away_or_a_job_is
                 assert not serving.done()
                 serving.cancel()
                 await asyncio.wait((serving,))
+
+
+async def test_a_worker_that_waits_for_redis_when_it_starts_ends_at_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    signals: list[Callable[[], None]] = []
+    monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", signals.append)
+    broker = InMemoryBroker()
+    broker.is_worker_process = True
+    Fleet(f"redis://127.0.0.1:{free_port()}/0", broker=broker)
+    starting = asyncio.create_task(broker.startup())
+    while not signals:
+        await asyncio.sleep(0.01)
+    signals[0]()
+    async with asyncio.timeout(10):
+        await starting
+    await broker.shutdown()
 
 
 async def test_a_redis_cluster_is_refused_at_the_start_and_told_why(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,12 +105,16 @@ def test_a_worker_handles_so_many_segments_at_once_and_fetches_none_ahead(
     assert logger.level == logging.WARNING, "each notification is a line in the log"
 
 
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
 class Child:
     """A worker process as its parent sees it. It runs nothing: ``script`` says what happens when the parent waits."""
 
     made: ClassVar[list[Child]] = []
     handlers: ClassVar[dict[int, Any]] = {}
     script: ClassVar[list[Callable[[], None]]] = []
+    pauses: ClassVar[list[float]] = []
 
     def __init__(self, target: Callable[..., None], args: tuple[object, ...], name: str) -> None:
         self.target, self.args, self.name = target, args, name
@@ -119,6 +123,7 @@ class Child:
         self.made.append(self)
 
     def start(self) -> None:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= SIGNALS, "a signal would miss a worker that starts"
         self.alive = True
 
     def is_alive(self) -> bool:
@@ -136,12 +141,17 @@ class Child:
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], None]]]:
     """What happens each time that the parent waits for its children, which are scripted."""
     monkeypatch.setattr("basiq_async.distributed.processes.Process", Child)
-    monkeypatch.setattr("basiq_async.distributed.processes.wait", lambda sentinels: Child.script.pop(0)())
-    monkeypatch.setattr("basiq_async.distributed.processes._PAUSE", 0.0)
+
+    def wait(sentinels: Sequence[object]) -> None:
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "no signal ends the workers"
+        Child.script.pop(0)()
+
+    monkeypatch.setattr("basiq_async.distributed.processes.wait", wait)
+    monkeypatch.setattr("time.sleep", Child.pauses.append)
     monkeypatch.setattr("signal.getsignal", lambda number: signal.SIG_DFL)
     monkeypatch.setattr("signal.signal", lambda number, handler: Child.handlers.update({number: handler}))
     yield Child.script
-    for each in (Child.made, Child.handlers, Child.script):
+    for each in (Child.made, Child.handlers, Child.script, Child.pauses):
         each.clear()
 
 
@@ -174,6 +184,15 @@ def test_a_worker_that_dies_is_replaced_until_a_signal_comes(module: str, script
     assert [(child.name, child.told) for child in Child.made] == [
         ("worker-1", []), ("worker-2", []), ("worker-3", []), ("worker-4", ["terminate"]), ("worker-5", ["terminate"]),
     ]  # fmt: skip
+    assert Child.pauses == [1.0, 1.0], "a worker that cannot start keeps a processor busy"
+
+
+def test_a_place_without_a_fleet_is_refused_before_a_worker_starts(
+    module: str, script: list[Callable[[], None]]
+) -> None:
+    with pytest.raises(ConfigurationError, match="is a NoneType, not a Fleet"):
+        run_workers(f"{module}:nothing", processes=2)
+    assert Child.made == []
 
 
 def test_a_signal_that_is_ignored_stays_so(

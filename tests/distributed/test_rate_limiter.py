@@ -89,7 +89,7 @@ async def test_a_slot_is_used_fifteen_milliseconds_late_at_the_most_and_for_two_
 ) -> None:
     """How long a request was on the way is not known of the store's clock, so it is taken off."""
     limiter = limiter_of(Store(RATE, on_the_way=on_the_way))
-    await limiter._draw()
+    await limiter._draw(RATE)
     ((begin, end),) = limiter._slots
     assert end - begin == pytest.approx(wide, abs=1e-6)
 
@@ -99,7 +99,7 @@ async def test_one_request_draws_for_all_that_wait_each_time() -> None:
     store = Store(10_000.0)
     limiter = limiter_of(store)
     limiter._callers = 100
-    await limiter._draw()
+    await limiter._draw(10_000.0)
     begins = [begin for begin, _ in limiter._slots]
     assert len(begins) == 50, "slots of more than five milliseconds are drawn, and lost with a worker that dies"
     assert [later - earlier for earlier, later in pairwise(begins)] == pytest.approx([store.interval] * 49)

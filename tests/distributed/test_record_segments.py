@@ -58,6 +58,7 @@ async def test_a_released_segment_is_free_at_once_and_is_not_taken_over(pair: Pa
     key = await pair.job()
     token = await pair.claim(key)
     await pair.one.release(key, "0.0", token, problem="the vendor is away")
+    assert list(await pair.two.reclaim_expired(key, "w", grace=1.0)) == ["0.0"]
     await pair.claimed(key)
     status = await pair.status(key)
     assert (status.takeovers, status.problem) == (0, "the vendor is away")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Collection, Sequence
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import attrs
@@ -20,10 +21,13 @@ from basiq_async.distributed._segment import (  # private: a lease ends between 
     Lease,
     LeasedTarget,
     Segment,
+    SegmentRecorder,
     clock,
 )
+from basiq_async.errors import RecordError
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, inbox_key
+from basiq_async.replay.shared import Finished
 from basiq_async.testing import Quirks
 from tests.support.fleets import crew
 from tests.support.histories import Recorder, Refusing
@@ -56,6 +60,59 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has this clock")
 def test_a_lease_also_counts_the_time_that_the_machine_is_suspended() -> None:
     assert getattr(clock, "args", None) == (time.CLOCK_BOOTTIME,), "a suspended worker would hold its lease for longer"
+
+
+def recorder_on(*answers: Heartbeat | int) -> tuple[SegmentRecorder, list[tuple[int, list[str]]]]:
+    """A recorder whose former owner recorded two messages, and what is saved, each with the number before it."""
+    calls: list[tuple[int, list[str]]] = []
+    left = list(answers)
+
+    class Store:
+        async def save(self, key: str, segment: str, token: str, outcomes: Any, *, before: int, **more: Any) -> Any:
+            calls.append((before, [each.id for each in outcomes]))
+            return left.pop(0)
+
+    unused: Any = None
+    store: Any = Store()
+    claim: Any = SimpleNamespace(done=["a", "b"])
+    job = ActiveJob(make_spec("job"), unused, unused)
+    segment = Segment(store, job, "0.0", Lease(30.0), Work(unused, Recorder()), claim, unused)
+    return SegmentRecorder(segment, LeasedTarget(segment), None), calls
+
+
+FINISHED: list[Any] = [Finished(Message(id, {}), None) for id in ("c", "d")]  # type: ignore[arg-type]
+RUNNING = Heartbeat("running")
+
+
+@pytest.mark.parametrize(
+    ("answers", "saved"),
+    [
+        ([RUNNING], [(2, ["c", "d"])]),
+        ([3, RUNNING], [(2, ["c", "d"]), (3, ["d"])]),
+        ([2, RUNNING], [(2, ["c", "d"]), (2, ["c", "d"])]),
+        ([4], [(2, ["c", "d"])]),
+    ],
+    ids=["all is well", "a part was saved already", "it was lost", "all was saved already"],
+)
+async def test_what_the_store_has_decides_what_is_saved_again(answers: Any, saved: list[Any]) -> None:
+    recorder, calls = recorder_on(*answers)
+    await recorder.record(FINISHED)
+    assert calls == saved
+    assert (recorder.segment.lease.until > clock()) is (RUNNING in answers)
+
+
+async def test_a_segment_that_is_stopped_before_it_begins_reads_nothing_and_is_not_finished() -> None:
+    recorder, calls = recorder_on()
+    recorder.segment.stop()
+    assert await recorder.segment.run() is False
+    assert calls == []
+
+
+@pytest.mark.parametrize("known", [1, 5])
+async def test_a_store_that_has_more_than_was_saved_or_less_than_was_claimed_is_an_error(known: int) -> None:
+    recorder, _ = recorder_on(known)
+    with pytest.raises(RecordError, match=r"another program changed segment 0\.0"):
+        await recorder.record(FINISHED)
 
 
 class Noted:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import RateLimitError
-from basiq_async.distributed import Worker, _worker  # private: its paces
+from basiq_async.distributed import Work, Worker, _worker  # private: its paces
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     LONGEST_KEY,
     Heartbeat,
     LeaseLostError,
     RecordUnavailableError,
+    shorten,
 )
 from basiq_async.distributed._segment import ActiveJob, Lease, Segment, clock  # private: what a worker holds
 from basiq_async.errors import ConnectionFailedError, InboxError, RecordError
@@ -83,6 +85,7 @@ async def test_an_error_is_one_printable_line_of_limited_length_in_the_log_and_i
         while not (progress := await job.progress()).ended:
             await asyncio.sleep(0.01)
     assert progress.state == "failed"
+    assert shorten("x" * 1_001) == "x" * 1_000 + "…"
     for text in (progress.reason, *(record.getMessage() for record in caplog.records)):
         assert "\n" not in text
         assert len(text) < 2_000
@@ -176,11 +179,13 @@ async def test_a_worker_looks_for_segments_renews_leases_and_tells_how_far_it_is
         paces[step.__name__] = every
 
     monkeypatch.setattr(Worker, "_repeat", repeat)
-    worker = worker_on(Scripted(check=()), lease=lease)
+    worker = worker_on(record := Scripted(check=()), lease=lease)
     await worker.start()
     await asyncio.sleep(0)
     assert paces == {"_heal": pytest.approx(heal), "_heartbeat": pytest.approx(beat), "_tell": 30.0}
     await worker.aclose()
+    await worker.process_segment("job", "0.0")
+    assert record.calls == [("check",)], "a closed worker begins a segment"
 
 
 async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_rate_and_the_state_of_the_job() -> None:
@@ -322,6 +327,36 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
     ended.set()
     await running
     assert worker._active == {}
+
+
+async def test_a_job_function_is_opened_once_and_stays_open_until_its_worker_is_closed() -> None:
+    seen: list[str] = []
+    unused: Any = None
+
+    @asynccontextmanager
+    async def function() -> AsyncIterator[Work]:
+        seen.append("opened")
+        yield Work(unused, Recorder())
+        seen.append("closed")
+
+    worker = worker_on(Scripted())
+    assert await worker._works.get("work", function) is await worker._works.get("work", function)
+    await asyncio.sleep(0.01)
+    assert seen == ["opened"]
+    await worker.aclose()
+    assert seen == ["opened", "closed"]
+
+
+async def test_a_job_function_that_ends_by_itself_stops_its_jobs_and_their_segments_and_no_others() -> None:
+    worker = worker_on(record := Scripted())
+    segments = [Ending(True, worker._job(make_spec(name, name=name, id=name))) for name in ("work", "other")]
+    for segment in segments:
+        segment.job.segments["token"] = segment  # type: ignore[assignment]
+    worker._fail_jobs_of("work", OSError("it bit"))
+    await asyncio.sleep(0)
+    assert [segment.stopping for segment in segments] == [True, False]
+    reason = "the job function 'work' ended while it was needed: OSError: it bit"
+    assert record.calls == [("set_state", "work", "fail", reason, "work")]
 
 
 async def test_a_worker_that_is_stopped_while_it_asks_for_a_job_opens_no_job_function() -> None:
