@@ -35,6 +35,7 @@ _GRACE = 600.0
 """What a process cannot handle goes to the quarantine only after so many seconds: during a deploy, the processes before
 it meet types and secrets that they do not know."""
 _TRY_ELSEWHERE = 60.0
+_MOST_REASONS = 1_000
 
 
 @attrs.define
@@ -130,8 +131,8 @@ class Worker:
         self._ended = 0
         """How many attempts ended otherwise than by an outage."""
         self._pause = Pause()
-        self._refused: dict[str, float] = {}
-        """For each reason for which this process could not handle a delivery, when it first met it."""
+        self._refused: dict[str, tuple[float, float]] = {}
+        """For each reason for which this process could not handle a delivery, when it first and last met it."""
 
     def begin(self, *, certainly: bool = False) -> None:
         """Begin to work off what waits, if a handler is deferred, was deferred, or ``certainly``."""
@@ -266,7 +267,7 @@ class Worker:
             return self._backlog.inbox.put_off(entry.key, token, seconds=seconds, delivery=sealed)
 
         delivery = self._read(entry)
-        if isinstance(delivery, str):
+        if isinstance(delivery, _Refusal):
             await self._refuse(entry, token, delivery)
             return
         attempts = self._backlog.settings.attempts
@@ -279,44 +280,36 @@ class Worker:
         self._pause.end(entry.key, handled=done.result is Result.HANDLED)
         self._ended += 1
 
-    def _read(self, entry: QuarantinedDelivery) -> Delivery | str:
-        """Return an entry as a delivery, or why it cannot be handled."""
+    def _read(self, entry: QuarantinedDelivery) -> Delivery | _Refusal:
+        """Return an entry as a delivery, or why this process cannot handle it."""
         fault = None if entry.seal is None else self._backlog.seal.find_fault(entry.seal, *entry.sealed_parts())
         if fault is not None:
-            return f"what was stored {fault}: another program wrote it, or the secret was replaced meanwhile"
+            why = f"what was stored {fault}: another program wrote it, or the secret was replaced meanwhile"
+            return _Refusal(why, elsewhere=entry.kind != "unreadable")
         at = int(entry.signed_at.timestamp())
         try:
             delivery = read_delivery(entry.delivery_id, at, entry.body, self._backlog.webhook_id)
         except UnreadableBodyError as exc:
-            return str(exc)
+            return _Refusal(str(exc), elsewhere=False)
         if not self._handles(delivery.event_type_id):
-            return f"no handler is registered for event type {shorten(delivery.event_type_id)!r} any more"
+            why = f"no handler is registered for event type {shorten(delivery.event_type_id)!r} any more"
+            return _Refusal(why, elsewhere=True)
         return delivery
 
-    async def _refuse(self, entry: QuarantinedDelivery, token: str, why: str) -> None:
+    async def _refuse(self, entry: QuarantinedDelivery, token: str, refusal: _Refusal) -> None:
         """Leave a delivery to other processes for a while, then move it to the quarantine.
 
         Its seal stays, for a receiver that knows it.
         """
-        now = self._backlog.clock()
-        if why not in self._refused and len(self._refused) < 1_000:
-            self._refused[why] = now
-            logger.warning(
-                "delivery %r was deferred and this process cannot handle it: %s. In %.0f s it goes to the quarantine",
-                shorten(entry.delivery_id),
-                why,
-                _GRACE,
-            )
-        left = self._refused.get(why, now) + _GRACE - now
-        if left > 0:
+        if refusal.elsewhere and (left := self._seconds_left(refusal.why)) > 0:
             await self._give_back(entry, token, min(left, _TRY_ELSEWHERE))
             return
         logger.error(
             "delivery %r was deferred and cannot be handled: %s; it is in the quarantine",
             shorten(entry.delivery_id),
-            why,
+            refusal.why,
         )
-        changed = attrs.evolve(entry, error=why, acknowledged=True, quarantined_at=self._backlog.now())
+        changed = attrs.evolve(entry, error=refusal.why, acknowledged=True, quarantined_at=self._backlog.now())
         try:
             async with inbox_limit(self._backlog.timeout):
                 await self._backlog.inbox.quarantine(entry.key, token, changed)
@@ -324,6 +317,28 @@ class Worker:
             text = "could not be put into the quarantine"
             self._backlog.outages.report(shorten(entry.delivery_id), text, exc, {})
         self._ended += 1
+
+    def _seconds_left(self, why: str) -> float:
+        """Return for how many seconds what this process refuses for a reason is left to others."""
+        now = self._backlog.clock()
+        first, last = self._refused.get(why, (now, now))
+        if now - last > _GRACE:  # another deploy
+            first = now
+        if first == now:
+            text = "deferred deliveries are left to other processes for %.0f s, then they go to the quarantine: %s"
+            logger.warning(text, _GRACE, why)
+        if why in self._refused or len(self._refused) < _MOST_REASONS:
+            self._refused[why] = first, now
+            return first + _GRACE - now
+        return 0.0
+
+
+@attrs.frozen
+class _Refusal:
+    """Why this process cannot handle a delivery. ``elsewhere``: another one may be able to."""
+
+    why: str
+    elsewhere: bool
 
 
 def _jittered(seconds: float) -> float:

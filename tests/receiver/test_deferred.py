@@ -6,13 +6,14 @@ import asyncio
 import itertools
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import ConfigurationError, InboxError, RateLimitError, TransportError
 from basiq_async.receiver import Delivery, MemoryInbox, Outcome, QuarantinedDelivery, Result, WebhookReceiver
 from basiq_async.receiver._worker import Pause  # private: no test has so many outages
 from tests.support import virtual
-from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
+from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, quarantined_delivery, signed
 from tests.support.inboxes import fail_in
 
 
@@ -362,6 +363,31 @@ async def test_a_type_without_a_handler_and_a_lost_secret_go_to_the_quarantine()
         await asyncio.sleep(662)
         entries = {entry.event_id: entry.error for entry in await rotated.quarantined()}
     assert "was sealed with another secret" in entries["e-3"]
+
+
+@virtual.clocked
+async def test_each_deploy_has_ten_minutes_and_what_is_unreadable_has_none() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    before = make(inbox=inbox, webhook_id="w1")
+    after = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", deferred=True, accept_loss=True, clock=virtual.clock)
+
+    @after.on("transactions.updated")
+    async def handle(delivery: Delivery) -> None: ...
+
+    async def set_aside() -> int:
+        return len(await inbox.quarantined())
+
+    async with after:
+        for count in (1, 2):
+            await post(before, f"e-{count}", type_id="consent.revoked")
+            await asyncio.sleep(590)
+            assert await set_aside() == count - 1
+            await asyncio.sleep(3_600)
+            assert await set_aside() == count
+        entry = attrs.evolve(quarantined_delivery("k"), kind="unreadable", seal="", failures=0)
+        await inbox.store(entry, webhook_id="w1")
+        await asyncio.sleep(1.1)
+        assert await set_aside() == 3
 
 
 @virtual.clocked

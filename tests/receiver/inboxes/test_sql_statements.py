@@ -156,7 +156,7 @@ async def test_a_record_does_not_wait_for_the_pruning_and_the_end_of_the_inbox_d
         begun += 1
         await released.wait()
 
-    monkeypatch.setattr(inbox, "_prune", slow)
+    monkeypatch.setattr(inbox._pruning, "_prune", slow)
     async with asyncio.timeout(PATIENCE):
         for key in ("k", "l"):
             assert await inbox.complete(key, "a")
@@ -187,7 +187,7 @@ def test_an_event_loop_that_was_closed_does_not_hinder_the_next_one(
 
     engine = create_async_engine(postgres.url())
     inbox = SQLInbox(engine, table=new_table())
-    monkeypatch.setattr(inbox, "_prune", for_ever)
+    monkeypatch.setattr(inbox._pruning, "_prune", for_ever)
     for key in ("k", "l"):
         loop = asyncio.new_event_loop()
         loop.run_until_complete(record(key))
@@ -229,7 +229,7 @@ async def each_call(inbox: Any) -> None:
     await inbox.waiting("w")
     await inbox.list_waiting(limit=1, after=(await inbox.list_waiting(limit=1))[0])
     if isinstance(inbox, SQLInbox):
-        await inbox._prune()
+        await inbox._pruning._prune()
 
 
 async def test_no_statement_of_a_file_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
