@@ -342,7 +342,7 @@ class Reading(Generic[T]):
         self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str], digests: Sequence[bytes]
     ) -> Batch[T]:
         """Read the items of a page that the record does not know. A failure is raised after the items before it."""
-        items: list[T] = []
+        items: list[Any] = []
         handed: dict[str, int] = {}
         left_out: list[int] = []
         for index in fresh:
