@@ -410,11 +410,14 @@ class Engine:
     async def _record_all(self) -> None:
         """Record until nothing is left. The last recording of the run is its end's, which has the rest."""
         await asyncio.sleep(0)  # an eager task would run in the middle of ``_record_soon``
-        while self._done and not self._broken and not self._stopped:
-            await self._record()
-            await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
-        if self._now() >= self._hint_due and not self._broken:
-            await self._note()
+        while not self._broken:
+            if self._done and not self._stopped:
+                await self._record()
+                await asyncio.sleep(0)  # the workers that can go on have their turn, so that one recording has them all
+            elif self._now() >= self._hint_due:
+                await self._note()  # meanwhile more may have been finished, for which nobody else records
+            else:
+                return
 
     async def _record_rest(self) -> None:
         """Record what is finished and not recorded yet, at the end of the run."""
