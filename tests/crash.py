@@ -9,10 +9,6 @@ what the killed ones have claimed.
 
     python -m tests.crash --mode exclusive --messages 10000 --concurrency 16 --kills 200
 
-``--mode cancel`` cancels runs in one process instead, in every way of asyncio and anyio:
-
-    python -m tests.crash --mode cancel --messages 10000 --cancellations 500
-
 ``--mode receiver`` kills the processes of a service, and ``--mode fleet`` workers and their Redis.
 """
 
@@ -22,7 +18,6 @@ import argparse
 import asyncio
 import functools
 import json
-import logging
 import os
 import random
 import shutil
@@ -41,7 +36,6 @@ from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceive
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import HttpTarget, JSONLinesTarget, Replay
 from basiq_async.testing import FakeBasiq, Quirks
-from tests.support.cancelling import Tally, storm
 from tests.support.databases import engine_of
 from tests.support.environment import free_port
 from tests.support.killing import committed_effects, make_tables, start
@@ -267,28 +261,8 @@ def crash_replay(options: argparse.Namespace, rng: random.Random, folder: Path) 
     )
 
 
-def cancel_replay(options: argparse.Namespace, rng: random.Random, folder: Path) -> str:
-    logging.getLogger("basiq_async").setLevel(logging.ERROR)
-
-    async def cancel() -> Tally:
-        times = options.cancellations
-        async with SQLiteInbox(folder / "storm.db") as inbox:
-            return await storm(inbox, make_fake(options), concurrency=options.concurrency, cancellations=times, rng=rng)
-
-    tally = asyncio.run(cancel())
-    if 2 * tally.hits < tally.cancellations:
-        raise SystemExit("most cancellations hit a run that had done nothing yet: this proves little")
-    ways = ", ".join(f"{way} {count}" for way, count in sorted(tally.by_way.items()))
-    return (
-        f"{options.messages} messages, {options.order}, concurrency {options.concurrency}, "
-        f"{tally.cancellations} cancellations ({ways}), {tally.hits} of them in the midst of work: none lost, "
-        f"{tally.repeated} repeated, {tally.unexplained} of them in a save that a shutdown cut off"
-    )
-
-
 MODES: dict[str, Callable[[argparse.Namespace, random.Random, Path], str]] = {
     **dict.fromkeys(("shared", "exclusive", "http", "export", "sql"), crash_replay),
-    "cancel": cancel_replay,
     "fleet": crash_fleet,
     "receiver": crash_receiver,
 }
@@ -301,7 +275,6 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--cancellations", type=int, default=500)
     parser.add_argument("--order", choices=get_args(Order), help="of the list; by default either, by chance")
     parser.add_argument("--longest", type=float, default=0.02, help="seconds from its first effect to a kill, at most")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator
 
@@ -62,10 +61,3 @@ def over_both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         from httpx_transport import HttpxTransport
 
         monkeypatch.setattr(outcomes, "make_transport", lambda timeout: HttpxTransport(timeout=timeout))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections() -> None:
-    """Each scenario ends with a collection of garbage: what was there before need not be looked through each time."""
-    gc.collect()
-    gc.freeze()

@@ -40,13 +40,6 @@ async def test_no_cookie_is_kept() -> None:
         assert all("cookie" not in request.headers for request in [*wire.requests, *wire.token_requests])
 
 
-async def test_a_hundred_calls_at_once_share_a_pool_and_leave_nothing() -> None:
-    async with Wire() as wire, client_of(wire, timeout=5.0) as client:
-        got = await asyncio.gather(*(client.webhooks.get(f"w{index}") for index in range(300)))
-        assert len(got) == 300
-        assert wire.connections <= 101
-
-
 async def test_a_client_that_is_never_closed_warns_of_nothing_of_ours_and_one_that_did_nothing_of_nothing() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -33,10 +33,3 @@ def test_none_is_lost_however_often_a_run_is_killed(mode: str, order: str) -> No
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=unmeasured())
     assert done.returncode == 0, done.stderr
     assert re.search(r"6 kills.*none lost", done.stdout)
-
-
-def test_none_is_lost_however_often_and_in_whatever_way_a_run_is_cancelled() -> None:
-    command = [*CLIENT, "tests.crash:main", "--mode", "cancel", "--messages", "1500", "--cancellations", "40"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=unmeasured())
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"40 cancellations.*none lost", done.stdout)

@@ -1,24 +1,17 @@
-"""Cancel work: at every turn of the event loop, or a replay at random moments, in every way."""
+"""Cancel work at every turn of the event loop, in every way."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
-from zlib import crc32
 
 import anyio
-import attrs
 
-from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async._storage import sqlite  # private: the thread of a store
-from basiq_async.receiver import Inbox
-from basiq_async.replay import Replay
-from basiq_async.testing import FakeBasiq
 from tests.support.real_time import PATIENCE
 
 How = Literal["once", "twice", "repeatedly", "anyio", "timeout", "everything"]
@@ -140,93 +133,3 @@ class InlineStore(sqlite.SQLiteStore):
         if self._connection is not None:
             self.file.close(self._connection)
         await asyncio.sleep(0)
-
-
-@attrs.define
-class Tally:
-    """The counts of a storm."""
-
-    cancellations: int = 0
-    hits: int = 0
-    """Cancellations of a run that had handled something."""
-    repeated: int = 0
-    unexplained: int = 0
-    """Effects that were repeated although they were not under way. Only a loop that shuts down during a save may cause
-    them."""
-    by_way: Counter[str] = attrs.field(factory=Counter[str])
-
-
-async def storm(
-    inbox: Inbox, made: tuple[FakeBasiq, str], *, concurrency: int, cancellations: int, rng: random.Random
-) -> Tally:
-    """Cancel a replay many times, at random moments and in every way; then run it to the end, and check the result.
-
-    The runs are exclusive. A message that was handled, and is not under way at the cancellation, is recorded, so no
-    later run repeats it. A message that failed is set aside or is tried again. No message is lost.
-    """
-    fake, webhook_id = made
-    effects: Counter[str] = Counter()
-    under_way: Counter[str] = Counter()
-    allowance = 0
-    tally = Tally()
-    begun = asyncio.Event()
-
-    async def handler(message: Message) -> None:
-        await asyncio.sleep(rng.random() * 0.002)
-        begun.set()
-        if crc32(message.id.encode()) % 50 == 0:
-            raise ValueError("poisoned")
-        effects[message.id] += 1
-        try:
-            await asyncio.sleep(rng.random() * 0.001)
-        except asyncio.CancelledError:
-            under_way[message.id] += 1
-            raise
-
-    async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(fake)) as client:
-        ids = [message.id async for message in client.messages.list(webhook_id)]
-        replay = Replay(
-            client,
-            webhook_id,
-            handler,
-            inbox=inbox,
-            exclusive=True,
-            concurrency=concurrency,
-            max_failures=None,
-        )
-        while tally.cancellations < cancellations:
-            before = effects.total()
-            begun.clear()
-            how = rng.choice(HOWS)
-            delay = rng.random() * 0.006 if rng.random() < 0.9 else None
-            if not await cancel_at(lambda delay=delay: _moment(begun, delay, rng), replay.run(), how):
-                raise SystemExit(
-                    f"the job was done after {tally.cancellations} cancellations: more messages are needed"
-                )
-            tally.cancellations += 1
-            tally.hits += effects.total() > before
-            tally.by_way[how] += 1
-            # A loop that shuts down also cuts off the save that is under way: it is not known whether it was recorded.
-            allowance += concurrency if how == "everything" else 0
-        report = await replay.run()
-        aside = {entry.delivery_id for entry in await replay.quarantined(limit=1_000_000)}
-    assert report.finished
-    missing = set(ids) - set(effects) - aside
-    assert not missing, f"{len(missing)} messages are lost"
-    assert aside == {each for each in ids if crc32(each.encode()) % 50 == 0}, "not all that failed is set aside"
-    tally.repeated = sum(count - 1 for count in effects.values())
-    unexplained = tally.unexplained = sum(max(0, count - 1 - under_way[each]) for each, count in effects.items())
-    assert unexplained <= allowance, f"{unexplained} effects were repeated that were not under way"
-    return tally
-
-
-async def _moment(begun: asyncio.Event, delay: float | None, rng: random.Random) -> None:
-    """Wait for a random moment: with a ``delay``, after the first effect; else in the first turns of the run."""
-    if delay is None:
-        for _ in range(rng.randrange(1, 40)):
-            await asyncio.sleep(0)
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
-            await begun.wait()
-    await asyncio.sleep(delay)

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 
 import attrs
 
+from tests.support.wire import listening, relay
+
 
 @attrs.define
 class Proxy:
@@ -39,44 +41,17 @@ class Proxy:
         if not status.startswith("200"):
             writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
         elif head[0].startswith("CONNECT "):
-            upstream, upwards = await asyncio.open_connection("127.0.0.1", self.target)
             writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode())
-            await asyncio.gather(_copy(reader, upwards), _copy(upstream, writer))
+            await relay(reader, writer, self.target)
         else:
             body = b'{"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}'
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-        writer.close()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.close()
 
 
 @asynccontextmanager
 async def a_proxy(target: int = 1, *, login: str | None = None, refuses: str | None = None) -> AsyncIterator[Proxy]:
     """Serve a proxy. At the end, the connections through it are closed."""
     proxy = Proxy("", target, login, refuses)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        await proxy.serve(reader, writer)
-        tasks.discard(task)
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with listening(proxy.serve) as port:
+        proxy.url = f"http://127.0.0.1:{port}"
         yield proxy
-    finally:
-        server.close()
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)

@@ -237,34 +237,25 @@ async def refusing() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def slow_line(port: int, *, least: float, most: float, seed: int = 0) -> AsyncIterator[int]:
-    """Yield the port of a proxy to ``port`` that delays data by ``least`` to ``most`` seconds in either direction."""
-    rng = random.Random(seed)
+async def listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[int]:
+    """Serve connections, and yield the port. At the end they are closed."""
     tasks: set[asyncio.Task[object]] = set()
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                await asyncio.sleep(least + rng.random() * (most - least))
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
+            await serve(reader, writer)
         except asyncio.CancelledError:
-            pass  # at the end of the proxy, which awaits this task: asyncio would report a cancelled one
+            pass  # at the end, where this task is awaited: asyncio would report a cancelled one
         finally:
-            there_writer.close()
             writer.close()
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -274,3 +265,31 @@ async def slow_line(port: int, *, least: float, most: float, seed: int = 0) -> A
             task.cancel()
         if left:
             await asyncio.wait(left)
+
+
+async def relay(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, delay: Callable[[], float] = float
+) -> None:
+    """Carry data between a connection and a server on this machine, each piece after a delay, until both are closed."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                await asyncio.sleep(delay())
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
+    finally:
+        there_writer.close()
+
+
+@asynccontextmanager
+async def slow_line(port: int, *, least: float, most: float, seed: int = 0) -> AsyncIterator[int]:
+    """Yield the port of a proxy to ``port`` that delays data by ``least`` to ``most`` seconds in either direction."""
+    rng = random.Random(seed)
+    async with listening(lambda *ends: relay(*ends, port, lambda: least + rng.random() * (most - least))) as made:
+        yield made
