@@ -234,7 +234,7 @@ def test_a_recovered_message_still_tells_when_the_webhook_was_disabled() -> None
     attempts, activity = _Attempts(NOW), Activity()
     tries = [attempt("Failed", timedelta(minutes=minute)) for minute in range(8, 0, -1)]
     attempts.add(Message("m", message(1, *tries)), recovered=True)
-    activity.see([message(1, *tries)])
+    activity.see([message(1, *tries)], [])
     assert activity.first_end(None) == NOW - timedelta(minutes=1)
     assert (attempts.first_failure, attempts.oldest_undelivered, attempts.failed_share) == (None, None, None)
 
@@ -245,7 +245,7 @@ def test_the_first_failure_after_the_last_success_is_found_among_thousands() -> 
         status = "Success" if minute == 1_000 else "Failed"
         tries = [attempt(status, -timedelta(minutes=minute))] * (8 if status == "Failed" else 1)
         attempts.add(Message(f"m{minute}", message(minute, *tries)))
-        activity.see([message(minute, *tries)])
+        activity.see([message(minute, *tries)], [])
     first = NOW + timedelta(minutes=1_001)
     assert attempts.first_failure == activity.first_end(attempts.last_success) == first
 
