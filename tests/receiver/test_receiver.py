@@ -457,7 +457,7 @@ async def test_two_bodies_of_the_largest_size_may_arrive_at_once(monkeypatch: py
     bodies = [payload(name="x" * (size - len(payload(name="")))) for _ in range(2)]
     assert {len(body) for body in bodies} == {size}
     async with asyncio.timeout(PATIENCE):
-        read = [receiver._read_stream(signed(body), arrive(body), size, None) for body in bodies]
+        read = [receiver._requests.read_stream(signed(body), arrive(body), size, None) for body in bodies]
         found = await asyncio.gather(*read)
     assert [isinstance(each, Delivery) for each in found] == [True, True], "a genuine delivery was refused"
 
