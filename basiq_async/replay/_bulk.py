@@ -70,6 +70,7 @@ class BulkEngine(Engine):
                     if not self._fail_with(message, batch, error):
                         return
         self._hand_over(batch, places)
+        batch.items = ()  # they stand in lines by now
         await asyncio.sleep(0)
         await self._write_if_due()
 

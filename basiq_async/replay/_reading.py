@@ -173,8 +173,10 @@ class Reading(Generic[T]):
             async for now in passes:
                 while (page := await self._next_page(now)) is not None:
                     batch = await self._enter(now, page)
+                    page.items = []  # the next page is decoded faster where memory is used again
                     if batch.items:
                         yield batch
+                    del batch
                     if page.error is not None:
                         raise page.error
 

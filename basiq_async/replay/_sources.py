@@ -50,8 +50,10 @@ class Batch(Generic[T]):
         return self._left <= 0 and not self._held
 
     def finish(self, count: int = 1) -> None:
-        """Note that ``count`` of the items are done."""
+        """Note that ``count`` of the items are done. A batch that is done keeps its place, and not its items."""
         self._left -= count
+        if self._left <= 0:
+            self.items = ()
 
     def hold(self) -> None:
         """Note that an item is not done: no hint passes this page in this run."""
