@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import statistics
+import weakref
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
@@ -50,6 +51,22 @@ async def test_every_message_of_the_history_is_handled_once(exclusive: bool) -> 
     assert (report.handled, report.failed, report.skipped) == (1_234, 0, {})
     assert (report.read, report.finished, report.in_flight) == (1_234, True, 0)
     assert report.rate > 0
+
+
+@both_kinds
+async def test_no_message_is_kept_once_it_is_handled(exclusive: bool) -> None:
+    given: list[weakref.ref[Message]] = []
+    alive: list[int] = []
+
+    async def target(message: Message) -> None:
+        given.append(weakref.ref(message))
+        if len(given) % 500 == 0:
+            alive.append(sum(each() is not None for each in given))
+
+    async with history(3_000) as h:
+        await h.replay(target, exclusive=exclusive, concurrency=8).run()
+    assert len(alive) == 6
+    assert max(alive) < 1_500, "more than the page that is handed out, the next one and what is under way"
 
 
 async def test_an_empty_history_is_done_at_once() -> None:
