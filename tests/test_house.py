@@ -129,3 +129,11 @@ def test_each_command_is_run_by_a_test() -> None:
         words = [re.compile(rf"""["' ]{word}["' ]|\b{word}\(""") for word in path]
         known = any(all(word.search(text) for word in words) for text in texts)
         assert known, f"no test in tests/cli runs `basiq-async {' '.join(path)}`"
+
+
+def test_each_test_that_a_target_or_the_ci_names_is_there() -> None:
+    named: set[str] = set()
+    for file in ("Makefile", ".ci/run"):
+        named |= set(re.findall(r"tests/[\w/]+\.py", (TESTS.parent / file).read_text()))
+    assert named
+    assert [name for name in sorted(named) if not (TESTS.parent / name).is_file()] == []
