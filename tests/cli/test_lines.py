@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -135,7 +136,7 @@ class World:
                     await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
 
         asyncio.run(defer())
-        with sqlite3.connect("inbox.db") as database:
+        with closing(sqlite3.connect("inbox.db")) as database, database:
             database.execute("UPDATE inbox SET stored = stored - 600")
 
 

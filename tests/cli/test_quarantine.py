@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def test_what_another_program_changed_is_refused_and_stays_in_sight(
     at = ("--webhook", webhook_id, "--inbox", "posted.db")
     assert run("replay", webhook_id, "--to", endpoint.url, *at[2:]).exit_code == 1
     endpoint.status = 204
-    with sqlite3.connect("posted.db") as database:
+    with closing(sqlite3.connect("posted.db")) as database, database:
         ((key,), *_) = database.execute("SELECT key FROM inbox WHERE letter IS NOT NULL").fetchall()
         change = "UPDATE inbox SET letter = replace(letter, 'event_id', 'changed') WHERE key = ?"
         assert database.execute(change, (key,)).rowcount == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from datetime import timedelta
@@ -236,7 +237,9 @@ async def check(
             text = record.hints.get(f"selection {1 - run['selects']}")
         elif run["hint"] == "damaged" and text is not None:
             text = text[:-9] + ("0" if text[-9] != "0" else "1") + text[-8:]
-        whole = text is None or run["hint"] in ("lost", "old", "foreign", "damaged")
+        whole = text is None or run["hint"] in ("lost", "foreign", "damaged")
+        if run["hint"] == "old" and text is not None:  # a reading that was cut off goes on; the next one is whole
+            whole = bool(json.loads(text.partition(" ")[2])["base"]["complete"])
         reading = Reading(
             lists.paginator(),
             known=record.known,
