@@ -73,12 +73,12 @@ class Reading(Generic[T]):
     ``hint`` is the text of an earlier reading's ``hint()``. It counts only for the same ``selection``, which names what
     is selected. Without a selection, none is read or written. A hint that is lost costs requests, and never an item.
 
-    ``convert`` makes of each item of the list what is handed out, or None for one that is not selected; ``as_sent``:
-    the items are handed out as Basiq sent them, even those that cannot be read. ``now`` returns
-    the time by the API's clock, as soon as a response was read. ``note_page`` is called with the items of each page, as
-    Basiq sent them, that this run has not read before, and their times. ``passed`` are the keys of another list, whose
-    items are not handed out. ``is_enough`` is called with the times of each page and the order of the list: the list
-    ends for this reading after a page for which it returns True.
+    ``convert`` makes of each item of the list what is handed out, or None for one that is not selected. With
+    ``as_sent``, items are handed out as Basiq sent them, even those that cannot be read. ``now`` returns the time by
+    the API's clock, as soon as a response was read. ``note_page`` is called with the items of each page, as Basiq sent
+    them, that this run has not read before, and their times. ``passed`` are the keys of another list, whose items are
+    not handed out. ``is_enough`` is called with the times of each page and the order of the list: the list ends for
+    this reading after a page for which it returns True.
 
     The memory grows by 20 bytes an item. After an error or a cancellation a reading is over: another one, made from its
     last ``hint()``, goes on.

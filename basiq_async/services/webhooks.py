@@ -210,8 +210,7 @@ class Webhooks:
         ``receiver``, the event types are also compared with its handlers. Nothing is changed at Basiq.
 
         Raises ``ConfigurationError`` for a receiver or an inbox of another webhook, the errors of requests to the API,
-        and ``InboxError``. A problem of the webhook or of its endpoint is not
-        raised: it is part of the result.
+        and ``InboxError``. A problem of the webhook or of its endpoint is not raised: it is part of the result.
         """
         from ._diagnosis_data import diagnose
 
