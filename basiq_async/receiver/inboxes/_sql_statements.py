@@ -26,10 +26,8 @@ from sqlalchemy import MetaData, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..._storage.sql import LetterType, StoreKind, StoreTables, key_type, server_seconds
-from ..._work.calls import CLOSED
+from ..._storage.sql import LetterType, StoreTables, key_type, server_seconds
 from ..._work.protocol import Claim, ClaimStatus
-from ...errors import InboxError
 
 CLAIMED = Claim(ClaimStatus.CLAIMED)
 DONE = Claim(ClaimStatus.DONE)
@@ -38,7 +36,7 @@ BUSY = Claim(ClaimStatus.BUSY, 1.0)
 
 _QUARANTINE, _WAITING = "quarantine", "waiting:"
 """The queue of what was set aside, and how those of what waits begin, before the webhook's id."""
-_KIND = StoreKind("inbox", 4, InboxError, CLOSED, " (a handler with a session holds one while it runs)")
+_LAYOUT = 4
 
 
 class Tables(StoreTables):
@@ -48,7 +46,7 @@ class Tables(StoreTables):
     """
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
-        super().__init__(_KIND, table, schema)
+        super().__init__(_LAYOUT, table, schema)
         self.events = sa.Table(
             table,
             self.metadata,

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from ..._storage.sqlite_files import FileKind
-from ..._work.calls import CLOSED
-from ...errors import InboxError
 
 KIND = FileKind(
-    name="inbox",
     application_id=0x42515349,
     version=6,
     schema=(
@@ -29,8 +26,6 @@ KIND = FileKind(
         "CREATE TABLE kept (remember REAL PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID",
         "CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID",
     ),
-    failure=InboxError,
-    closed=CLOSED,
 )
 
 
