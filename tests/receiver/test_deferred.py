@@ -81,7 +81,7 @@ async def test_what_waits_is_worked_off_by_the_next_process_even_without_a_defer
     inbox = MemoryInbox(clock=virtual.clock)
     before = make(inbox=inbox)
     async with before.receiver:
-        pass  # its start notes that it defers
+        pass
     stored = make(inbox=inbox)
     await post(stored)
     later = make(inbox=inbox, deferred=False)
@@ -91,12 +91,19 @@ async def test_what_waits_is_worked_off_by_the_next_process_even_without_a_defer
 
 
 @virtual.clocked
-async def test_a_receiver_that_never_deferred_does_not_look_for_what_waits() -> None:
-    service = make(deferred=False)
+async def test_a_receiver_that_never_deferred_looks_once_a_minute_for_what_others_have_deferred() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    service = make(inbox=inbox, deferred=False)
     async with service.receiver:
-        await asyncio.sleep(0.01)
-        assert len(asyncio.all_tasks()) == 1
         assert (await post(service)).result is Result.HANDLED
+        await post(make(inbox=inbox), "e-2")
+        await asyncio.sleep(59)
+        assert len(service.handled) == 1
+        await asyncio.sleep(2)
+        assert len(service.handled) == 2
+        await post(make(inbox=inbox), "e-3")
+        await asyncio.sleep(1.1)
+        assert len(service.handled) == 3, "from then on it looks each second"
 
 
 @virtual.clocked

@@ -169,7 +169,7 @@ async def test_a_delivery_that_comes_while_a_replay_handles_its_event_is_not_han
 
 
 @virtual.clocked
-async def test_an_inbox_that_is_away_at_the_start_is_asked_again_whether_something_was_deferred() -> None:
+async def test_an_inbox_that_is_away_at_the_start_is_asked_again_for_what_waits() -> None:
     handled: list[str] = []
 
     async def handle(delivery: Delivery) -> None:
@@ -180,12 +180,12 @@ async def test_an_inbox_that_is_away_at_the_start_is_asked_again_whether_somethi
     before = make(inbox, handle, accept_loss=True, clock=virtual.clock)
     await before.handle(signed(body, message_id="m-1", at=virtual.clock()), body)
     for left in (True, False):
-        away = fail_in("note", error=InboxError("away"), inbox=inbox)
+        away = fail_in("claim_due", error=InboxError("away"), inbox=inbox)
         receiver = WebhookReceiver(SECRET, inbox=away, webhook_id="w1", clock=virtual.clock)
         receiver.on(TYPE)(handle)
         async with receiver:
             await asyncio.sleep(150)
             assert handled == ([] if left else ["e-1"])
-            del inbox.note
+            del inbox.claim_due
             await asyncio.sleep(61)
             assert handled == ["e-1"]
