@@ -320,9 +320,6 @@ async def _give_back(connection: AsyncConnection, *, broken: bool = False) -> No
     if connection.sync_connection is None or connection.closed:
         return
     try:
-        if not broken and not connection.in_transaction():  # nothing is sent
-            await connection.close()
-            return
         async with asyncio.timeout(_CLOSE):
             if broken:
                 await connection.invalidate()
