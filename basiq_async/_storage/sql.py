@@ -6,11 +6,11 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, func
@@ -148,6 +148,21 @@ class SQLStore:
 
         self.check_usable()
         return await self.within_limit(prepare_and_run)
+
+    async def rows(
+        self,
+        statement: sa.Executable,
+        values: Mapping[str, object] | None = None,
+        *,
+        write: bool = False,
+        patient: bool = True,
+    ) -> Sequence[sa.Row[Any]]:
+        """Run one statement, which returns rows. See ``run``."""
+
+        async def work(connection: AsyncConnection) -> Sequence[sa.Row[Any]]:
+            return (await connection.execute(statement, values)).all()
+
+        return await self.run(work, write=write, patient=patient)
 
     async def within_limit(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do ``work``. Raises ``InboxError`` if it takes too long, and in place of a driver's error.

@@ -306,7 +306,7 @@ async def test_a_lost_connection_records_nothing_and_frees_the_claim(
 
 
 async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbox, engine: AsyncEngine) -> None:
-    other = SQLInbox(engine, table=inbox.metadata.sorted_tables[0].name)
+    other = SQLInbox(engine, table=inbox._tables.name)
     await inbox.claim_transaction("k", "a", lease=0.02)
     async with asyncio.timeout(PATIENCE):
         while (await other.claim("k", "b", lease=60)).status is BUSY:
@@ -366,7 +366,7 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(
 ) -> None:
     for key in "kl":
         await inbox.quarantine(key, "a", quarantined_delivery(key))
-    await run(engine, f"UPDATE {inbox.metadata.sorted_tables[0].name} SET letter = '{{' WHERE key = 'k'")
+    await run(engine, f"UPDATE {inbox._tables.name} SET letter = '{{' WHERE key = 'k'")
     found = await inbox.quarantined()
     assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
         ("k", "unreadable", ""),

@@ -106,7 +106,7 @@ async def test_a_released_transaction_ends_the_lease_too(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["asyncpg", "psycopg"], indirect=True)
 async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_waiting._ASK_TIMES", 2)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_rows._ASK_TIMES", 2)
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
         await inbox.claim_transaction("new", "a", lease=60)
