@@ -341,18 +341,3 @@ async def test_what_redis_evicted_leaves_the_orders_and_the_counts(redis: RedisS
         assert await inbox.drop_quarantined("l")
         assert await inbox.waiting("w") == Waiting()
         assert not await client.exists("{evicting}:waiting", "{evicting}:quarantine")
-
-
-async def test_what_a_former_version_stored_is_refused(tmp_path: Path, redis: RedisServer) -> None:
-    path = tmp_path / "inbox.db"
-    async with SQLiteInbox(path) as inbox:
-        await inbox.check()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version=5")
-    with pytest.raises(InboxError, match="has format 5, and this release knows only format 6"):
-        async with SQLiteInbox(path):
-            pass
-    async with Redis.from_url(redis.url) as client:
-        await client.hset("{former}:meta", "layout", "4")
-        with pytest.raises(InboxError, match="another version of basiq-async"):
-            await RedisInbox(client, prefix="former").check()
