@@ -79,7 +79,9 @@ class Quarantine:
             return await dispatch(delivery, retried=quarantined)
         done = await dispatch(delivery)
         if done.result in (Result.HANDLED, Result.DUPLICATE):
-            await self.end(quarantined)
+            # It was handled under another key: what was unreadable has that of its event.
+            async with inbox_limit(self._timeout):
+                await self._inbox.drop_quarantined(quarantined.key)
         return done
 
     def refuse(self, delivery: QuarantinedDelivery) -> Outcome | None:
@@ -112,11 +114,6 @@ class Quarantine:
             error = UnreadableBodyError(f"it still cannot be read: {exc if isinstance(exc, Unreadable) else 'no JSON'}")
             return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=error)
         return attrs.evolve(made, webhook_id=self._webhook_id)
-
-    async def end(self, delivery: QuarantinedDelivery) -> None:
-        """Remove a delivery that was handled under another key: what was unreadable has that of its event."""
-        async with inbox_limit(self._timeout):
-            await self._inbox.drop_quarantined(delivery.key)
 
     def _by_its_ids(self, delivery: QuarantinedDelivery) -> Delivery:
         return Delivery(
