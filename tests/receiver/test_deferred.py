@@ -108,7 +108,7 @@ async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_set_as
     service = make(fail)
     async with service.receiver:
         await post(service)
-        await asyncio.sleep(12 * 3600)
+        await asyncio.sleep(7.5 * 3600)
         [entry] = await service.receiver.quarantined()
         assert (entry.error, entry.failures, entry.acknowledged) == ("ValueError: no", 8, True)
         assert (await service.receiver.waiting()).count == 0
