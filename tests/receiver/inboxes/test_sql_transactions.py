@@ -553,11 +553,17 @@ async def test_sixty_handlers_at_once_that_open_sessions_of_their_own_share_a_sm
 
 
 @on_one
-async def test_an_inbox_that_is_closed_under_a_handler_is_named_and_not_the_handler(service: Service) -> None:
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_an_inbox_that_is_closed_under_a_handler_is_named_and_not_the_handler(
+    service: Service, *, goes_on: bool
+) -> None:
     async def close(delivery: Delivery, session: AsyncSession) -> None:
         await service.inbox.aclose()
+        if goes_on:
+            await write(delivery, session)
 
     service.on_all(close)
     done = await service.post(new_id())
     assert done.result is Result.UNAVAILABLE
     assert "close the receiver before its inbox" in str(done.error)
+    assert "rolled" not in str(done.error)
