@@ -4,42 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from basiq_async.receiver import Delivery, Outcome, Result, SQLInbox, SQLiteInbox, WebhookReceiver
-from basiq_async.receiver.protocol import WaitingInbox
+from basiq_async.receiver import Delivery, Result, SQLInbox, SQLiteInbox
 from tests.support.databases import engine_of, new_table, run, scalar, url_of
-from tests.support.deliveries import SECRET, payload, signed
-from tests.support.real_time import PATIENCE
-
-TYPE = "transactions.updated"
+from tests.support.deferring import deferring, look_often, post_event, worked_off
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What failed is due again at once, and a worker looks often."""
-    monkeypatch.setattr("basiq_async.receiver._worker._WAITS", (0.01,))
-    monkeypatch.setattr("basiq_async.receiver._worker._LOOK_EVERY", 0.02)
-
-
-def make(inbox: WaitingInbox, **options: Any) -> WebhookReceiver:
-    return WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", deferred=True, attempts=2, **options)
-
-
-async def post(receiver: WebhookReceiver, event_id: str) -> Outcome:
-    body = payload(TYPE, event_id)
-    return await receiver.handle(signed(body, message_id=f"msg_{event_id}"), body)
-
-
-async def worked_off(receiver: WebhookReceiver) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while (await receiver.waiting()).count:
-            await asyncio.sleep(0.01)
+    look_often(monkeypatch)
 
 
 async def test_a_file_hands_each_out_tries_again_and_sets_aside(tmp_path: Path) -> None:
@@ -51,33 +29,25 @@ async def test_a_file_hands_each_out_tries_again_and_sets_aside(tmp_path: Path) 
             raise ValueError("no")
 
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        stored = make(inbox)
-        stored.on(TYPE)(handle)
-        done = await asyncio.gather(*(post(stored, event_id) for event_id in ("e-1", "e-bad", "e-once", "e-1")))
+        stored = deferring(inbox, handle, attempts=2)
+        done = await asyncio.gather(*(post_event(stored, event_id) for event_id in ("e-1", "e-bad", "e-once", "e-1")))
         assert sorted(each.result for each in done) == [Result.DEFERRED] * 3 + [Result.DUPLICATE]
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:  # the next process
-        receiver = make(inbox)
-        receiver.on(TYPE)(handle)
+        receiver = deferring(inbox, handle, attempts=2)
         async with receiver:
             await worked_off(receiver)
             [entry] = await receiver.quarantined()
             assert (entry.event_id, entry.failures) == ("e-bad", 2)
-            assert (await post(receiver, "e-1")).result is Result.DUPLICATE
+            assert (await post_event(receiver, "e-1")).result is Result.DUPLICATE
     assert sorted(calls) == ["e-1", "e-bad", "e-bad", "e-once", "e-once"]
-
-
-@asynccontextmanager
-async def database(request: pytest.FixtureRequest, folder: Path) -> AsyncGenerator[tuple[Any, str]]:
-    table = new_table()
-    async with engine_of(url_of(request, folder)) as engine:
-        await run(engine, f"CREATE TABLE {table}_rows (event_id TEXT)")
-        yield engine, table
 
 
 @pytest.fixture(params=["asyncpg", "aiosqlite"])
 async def stored(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Any, str]]:
-    async with database(request, tmp_path) as found:
-        yield found
+    table = new_table()
+    async with engine_of(url_of(request, tmp_path)) as engine:
+        await run(engine, f"CREATE TABLE {table}_rows (event_id TEXT)")
+        yield engine, table
 
 
 def writing(table: str, fails: Callable[[str], bool]) -> Any:
@@ -99,11 +69,12 @@ async def test_with_a_session_each_effect_happens_exactly_once(stored: tuple[Any
         return event_id == "e-bad" or (event_id == "e-1" and not again)
 
     async with SQLInbox(engine, table=table) as inbox:
-        receiver = make(inbox, concurrency=3)
-        receiver.on(TYPE)(writing(table, fails))
+        receiver = deferring(inbox, writing(table, fails), attempts=2, concurrency=3)
         async with receiver:
             for _ in range(2):
-                done = await asyncio.gather(*(post(receiver, event_id) for event_id in ("e-1", "e-2", "e-3", "e-bad")))
+                done = await asyncio.gather(
+                    *(post_event(receiver, event_id) for event_id in ("e-1", "e-2", "e-3", "e-bad"))
+                )
                 assert {each.status for each in done} <= {200, 202}
             await worked_off(receiver)
             [entry] = await receiver.quarantined()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, ServerError, TargetError
+from basiq_async import ConfigurationError, InboxError, ServerError, TargetError
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, Result, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
-from basiq_async.testing import FakeBasiq, ManualClock
+from basiq_async.testing import ManualClock
 from tests.support import virtual
 from tests.support.deliveries import NOW, OTHER_SECRET, SECRET, Service, payload, quarantined_delivery, signed
 from tests.support.inboxes import fail_in
@@ -129,15 +128,6 @@ async def test_the_list_comes_in_pages_and_each_delivery_is_tried_once_on_a_cloc
         await service.receiver.quarantined(limit=0)
 
 
-async def test_a_type_without_a_handler_stays_in_the_quarantine() -> None:
-    service = Service("user.broken", quarantine_after=1)
-    await post(service)
-    other = WebhookReceiver(SECRET, inbox=service.receiver.inbox)
-    [outcome] = await other.retry_quarantined()
-    assert outcome.result is Result.IGNORED
-    assert len(await other.quarantined()) == 1
-
-
 async def test_a_receiver_that_closes_begins_no_further_retry() -> None:
     service = Service(quarantine_after=1)
     for number in range(3):
@@ -191,26 +181,6 @@ def test_an_inbox_that_is_none_is_refused() -> None:
     assert isinstance(MemoryInbox(), Inbox)
 
 
-async def test_one_poison_event_does_not_have_the_endpoint_disabled() -> None:
-    fake = FakeBasiq()
-    webhook_id = fake.add_webhook("https://example.org/basiq")
-    receiver = WebhookReceiver(fake.secret(webhook_id), quarantine_after=5)
-
-    @receiver.on("user.created")
-    async def handle(delivery: Delivery) -> None:
-        raise RuntimeError("never")
-
-    fake.route("https://example.org/basiq", receiver)
-    await fake.emit("user.created", user_id="u-1")
-    await fake.advance(hours=40)
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as client:
-        assert (await client.webhooks.get(webhook_id)).status == "active"
-    assert [attempt.status for attempt in fake.deliveries] == [500] * 4 + [200]
-    [entry] = await receiver.quarantined()
-    assert entry.failures == 5
-    assert entry.quarantined_at - entry.signed_at < timedelta(hours=1)
-
-
 async def test_without_webhook_ids_two_webhooks_on_one_inbox_are_refused() -> None:
     inbox = MemoryInbox()
     first = WebhookReceiver(SECRET, inbox=inbox)
@@ -219,22 +189,6 @@ async def test_without_webhook_ids_two_webhooks_on_one_inbox_are_refused() -> No
         WebhookReceiver(OTHER_SECRET, inbox=inbox)
     WebhookReceiver(OTHER_SECRET, inbox=inbox, webhook_id="w2")
     await first.aclose()
-
-
-async def test_an_error_that_cannot_be_described_is_set_aside_by_its_name() -> None:
-    class UnspeakableError(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("no words")
-
-    receiver = WebhookReceiver(SECRET, quarantine_after=1)
-
-    @receiver.on("user.created")
-    async def handle(delivery: Delivery) -> None:
-        raise UnspeakableError
-
-    body = payload("user.created")
-    assert (await receiver.handle(signed(body), body)).result is Result.QUARANTINED
-    assert [entry.error for entry in await receiver.quarantined()] == ["UnspeakableError"]
 
 
 @pytest.mark.parametrize("call", ["quarantined", "drop_quarantined"])

@@ -64,10 +64,6 @@ async def test_a_closed_inbox_says_so_and_may_be_closed_again(kind: str, tmp_pat
                 await call
 
 
-async def test_an_inbox_in_memory_is_always_ready() -> None:
-    await MemoryInbox().check()
-
-
 async def test_a_file_that_cannot_be_made_is_named_with_its_folder(tmp_path: Path) -> None:
     inbox = SQLiteInbox(tmp_path / "missing" / "inbox.db")
     with pytest.raises(InboxError, match=r"cannot be opened.*is there a folder .*missing"):

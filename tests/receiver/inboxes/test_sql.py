@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Inbox, SQLInbox, inbox_metadata
-from basiq_async.receiver.protocol import ClaimStatus, TransactionalInbox
+from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
 from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
 from tests.support.databases import ByTransaction, engine_of, in_use, inbox_of, new_table, pruned, run, scalar
@@ -79,11 +79,6 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
         async with engine_of(server.url(driver)) as engine:
             table = new_table()
             await _inbox.away(lambda: SQLInbox(engine, table=table), outage)
-
-
-def test_it_shares_its_transaction_and_others_do_not() -> None:
-    assert issubclass(SQLInbox, Inbox)
-    assert issubclass(SQLInbox, TransactionalInbox)
 
 
 # --- tables ---

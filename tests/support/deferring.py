@@ -1,0 +1,47 @@
+"""Receivers whose handlers are deferred, on an inbox that keeps what waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from basiq_async import InboxError
+from basiq_async.receiver import Outcome, WebhookReceiver
+from tests.support.deliveries import SECRET, payload, signed
+from tests.support.real_time import PATIENCE
+
+TYPE = "transactions.updated"
+
+
+def look_often(patch: pytest.MonkeyPatch) -> None:
+    """Let a worker look often, pause shortly, and try again at once what failed."""
+    patch.setattr("basiq_async.receiver._worker._LOOK_EVERY", 0.02)
+    patch.setattr("basiq_async.receiver._worker._WAITS", (0.01,))
+    patch.setattr("basiq_async.receiver._worker.Pause.SHORTEST", 0.02)
+    patch.setattr("basiq_async.receiver._worker.Pause.LONGEST", 0.1)
+
+
+def deferring(inbox: Any, handle: Callable[..., Awaitable[object]], **options: Any) -> WebhookReceiver:
+    receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", deferred=True, **options)
+    receiver.on(TYPE)(handle)
+    return receiver
+
+
+async def post_event(receiver: WebhookReceiver, event_id: str, *, at: Any = None, **more: object) -> Outcome:
+    body = payload(TYPE, event_id, **more)
+    return await receiver.handle(signed(body, message_id=f"msg_{event_id}", at=at), body)
+
+
+async def worked_off(receiver: WebhookReceiver) -> None:
+    """Wait until nothing waits any more."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                if not (await receiver.waiting()).count:
+                    return
+            except InboxError:
+                pass
+            await asyncio.sleep(0.02)
