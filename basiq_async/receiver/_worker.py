@@ -229,12 +229,16 @@ class Worker:
         return len(entries)
 
     async def _give_back(self, entry: QuarantinedDelivery, token: str, seconds: float) -> None:
+        put_off = self._backlog.inbox.put_off(entry.key, token, seconds=seconds)
+        await self._end_claim(entry, put_off, "stays claimed until its lease runs out")
+
+    async def _end_claim(self, entry: QuarantinedDelivery, call: Awaitable[object], otherwise: str) -> None:
+        """Await a call of the inbox that ends a claim. If it fails, log ``otherwise``."""
         try:
             async with inbox_limit(self._backlog.timeout):
-                await self._backlog.inbox.put_off(entry.key, token, seconds=seconds)
+                await call
         except Exception as exc:
-            text = "stays claimed until its lease runs out"
-            self._backlog.outages.report(shorten(entry.delivery_id), text, exc, {})
+            self._backlog.outages.report(shorten(entry.delivery_id), otherwise, exc, {})
 
     def _end_one(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -298,12 +302,8 @@ class Worker:
             refusal.why,
         )
         changed = attrs.evolve(entry, error=refusal.why, acknowledged=True, quarantined_at=self._backlog.now())
-        try:
-            async with inbox_limit(self._backlog.timeout):
-                await self._backlog.inbox.quarantine(entry.key, token, changed)
-        except Exception as exc:
-            text = "could not be put into the quarantine"
-            self._backlog.outages.report(shorten(entry.delivery_id), text, exc, {})
+        set_aside = self._backlog.inbox.quarantine(entry.key, token, changed)
+        await self._end_claim(entry, set_aside, "could not be put into the quarantine")
         self._ended += 1
 
     def _seconds_left(self, why: str) -> float:

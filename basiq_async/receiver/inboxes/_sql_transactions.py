@@ -35,10 +35,7 @@ class HandlersConnection(AsyncConnection):
     async def commit(self) -> None:
         """Roll back in place of the handler's COMMIT."""
         await self.rollback()
-        raise ConfigurationError(
-            "the handler called commit(), which would divide its writes from the inbox's entry; all were rolled "
-            "back: leave commit() and rollback() to the inbox, and use begin_nested() for a part that may fail"
-        )
+        raise _ended()
 
 
 @attrs.define(eq=False)
@@ -251,8 +248,9 @@ def _enter(connection: Connection, statement: Executable, values: dict[str, str]
 
 def _ended() -> ConfigurationError:
     return ConfigurationError(
-        "the handler ended its transaction with commit() or rollback(), and so divided it from the inbox's entry: "
-        "leave that to the inbox, raise an exception to roll back, and use begin_nested() for a part that may fail"
+        "the handler ended its transaction, with commit() or rollback() or in SQL of its own, and so divided it from "
+        "the inbox's entry: leave both to the inbox, raise an exception to roll back, and use begin_nested() for a "
+        "part that may fail"
     )
 
 
@@ -260,10 +258,7 @@ async def _commit_whole(connection: AsyncConnection) -> None:
     """Commit a handler's transaction. Raises if it did not commit."""
     result = await commit(connection)
     if result == "ended":
-        raise ConfigurationError(
-            "the handler ended the transaction with COMMIT or ROLLBACK in its own SQL, so that the inbox's entry is "
-            "not part of it: leave both to the inbox, and use session.begin_nested() for a part that may fail"
-        )
+        raise _ended()
     if result == "failed":
         failure = failed_in(connection)
         if failure is not None and failure.passing:
