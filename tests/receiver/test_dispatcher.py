@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from basiq_async.receiver import Delivery, Outcome, Result, WebhookReceiver
 from tests.support import virtual
-from tests.support.deliveries import SECRET, payload, signed
+from tests.support.deliveries import SECRET, payload, post, signed
 
 BODY = payload(event_id="one")
 LIMIT = 2.0
@@ -188,3 +190,20 @@ async def test_two_hundred_handlers_whose_time_ends_at_once_are_two_hundred_task
     outcomes = await asyncio.gather(*(service.receiver.handle(signed(body), body) for body in bodies))
     assert {outcome.result for outcome in outcomes} == {Result.TIMED_OUT}
     assert most <= 2 * 200 + 1, "each delivery has the task of its server, and one for its handler"
+
+
+async def test_what_was_handled_is_freed_at_once_and_not_by_the_garbage_collector() -> None:
+    handled: list[weakref.ref[Delivery]] = []
+
+    async def handle(delivery: Delivery) -> None:
+        handled.append(weakref.ref(delivery))
+        await asyncio.sleep(0)
+
+    receiver = WebhookReceiver(SECRET)
+    receiver.on("*")(handle)
+    gc.disable()
+    try:
+        assert (await post(receiver)).result is Result.HANDLED
+        assert [each() for each in handled] == [None]
+    finally:
+        gc.enable()
