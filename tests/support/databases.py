@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
@@ -81,3 +81,31 @@ async def pruned(inbox: SQLInbox) -> None:
     """Wait until the inbox has deleted its old entries."""
     if inbox._pruning.task is not None:
         await asyncio.wait((inbox._pruning.task,))
+
+
+async def plans_of(
+    engine: AsyncEngine, table: str, call: Awaitable[object], *, scan: bool = True
+) -> dict[str, list[str]]:
+    """Return the statements about a table that a call makes, each with the steps of its plan.
+
+    scan: whether PostgreSQL may read a whole table that is small. Else it does so only where there is no index.
+    """
+    found: dict[str, Any] = {}
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        if table in statement and f"FROM {table}_version" not in statement:  # which has one row
+            found[statement] = parameters
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await call
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+    on_postgresql = engine.dialect.name == "postgresql"
+    explain = "EXPLAIN" if on_postgresql else "EXPLAIN QUERY PLAN"
+    plans: dict[str, list[str]] = {}
+    async with engine.connect() as connection:
+        if on_postgresql and not scan:
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        for statement, parameters in found.items():
+            rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+            plans[statement] = [str(row[-1]) for row in rows]
+    return plans

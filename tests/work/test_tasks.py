@@ -32,22 +32,6 @@ async def _by_timeout(work: Callable[[], Coroutine[object, object, None]]) -> No
             await run_to_completion(work)
 
 
-async def _by_wait_for(work: Callable[[], Coroutine[object, object, None]]) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(run_to_completion(work), 1)
-
-
-async def _by_task_group(work: Callable[[], Coroutine[object, object, None]]) -> None:
-    async def fail() -> None:
-        await asyncio.sleep(1)
-        raise ValueError
-
-    with contextlib.suppress(ExceptionGroup):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(run_to_completion(work))
-            group.create_task(fail())
-
-
 async def _again_and_again(work: Callable[[], Coroutine[object, object, None]]) -> None:
     task = asyncio.create_task(run_to_completion(work))
     while not task.done():
@@ -62,14 +46,7 @@ async def _by_scope(work: Callable[[], Coroutine[object, object, None]]) -> None
     assert scope.cancelled_caught
 
 
-async def _by_anyio_group(work: Callable[[], Coroutine[object, object, None]]) -> None:
-    async with anyio.create_task_group() as group:
-        group.start_soon(run_to_completion, work)
-        await asyncio.sleep(1)
-        group.cancel_scope.cancel()
-
-
-WAYS = [_by_timeout, _by_wait_for, _by_task_group, _again_and_again, _by_scope, _by_anyio_group]
+WAYS = [_by_timeout, _again_and_again, _by_scope]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -122,18 +99,13 @@ def test_a_loop_that_shuts_down_starts_the_work_again() -> None:
     assert ended == [2]
 
 
-async def test_an_error_of_the_work_is_raised_unless_the_caller_is_cancelled() -> None:
+async def test_an_error_of_the_work_is_raised() -> None:
     async def work() -> None:
         await asyncio.sleep(0)
         raise KeyError("oops")
 
     with pytest.raises(KeyError):
         await run_to_completion(work)
-    task = asyncio.create_task(run_to_completion(work))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
 
 
 async def test_a_native_cancellation_is_not_swallowed_by_a_scope_of_anyio() -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async._storage import sql  # private: the time of the server
 from basiq_async.receiver import SQLInbox, SQLiteInbox, inbox_metadata
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock
-from tests.support.databases import engine_of, new_table, pruned, run, scalar
+from tests.support.databases import engine_of, new_table, plans_of, pruned, run, scalar
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer
@@ -259,19 +259,14 @@ async def test_no_statement_of_a_file_reads_a_whole_table(tmp_path: Path, monkey
 async def test_no_statement_of_a_database_reads_a_whole_table(url: str) -> None:
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
-        found: dict[str, Any] = {}
 
-        def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-            if table in statement and f"FROM {table}_version" not in statement:  # which has one row
-                found[statement] = parameters
+        async def calls() -> None:
+            await each_call(inbox)
+            for quarantined in (False, True):
+                await inbox.claim_transaction("o", "a", lease=60, quarantined=quarantined)
+                await inbox.release("o", "a")
 
-        event.listen(engine.sync_engine, "before_cursor_execute", note)
-        await each_call(inbox)
-        for quarantined in (False, True):
-            await inbox.claim_transaction("o", "a", lease=60, quarantined=quarantined)
-            await inbox.release("o", "a")
-        event.remove(engine.sync_engine, "before_cursor_execute", note)
-        plans = {statement: await explain(engine, statement, parameters) for statement, parameters in found.items()}
+        plans = await plans_of(engine, table, calls(), scan=False)
     assert len(plans) > 12
     assert sum(f"DELETE FROM {table}" in statement for statement in plans) >= 3
     scans = {statement: plan for statement, plan in plans.items() if any(reads_all(step) for step in plan)}
@@ -284,14 +279,3 @@ def reads_all(step: str) -> bool:
         ("SCAN CONSTANT ROW", "SCAN given VIRTUAL TABLE", "SCAN ready")
     )
     return "Seq Scan" in step or (scan and "USING INDEX" not in step)
-
-
-async def explain(engine: AsyncEngine, statement: str, parameters: Any) -> list[str]:
-    """The steps of a statement; PostgreSQL reads a whole table, however small, only where it has no index."""
-    async with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            return [row[3] for row in rows]
-        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        rows = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
-        return [row[0] for row in rows]

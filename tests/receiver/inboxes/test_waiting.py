@@ -8,20 +8,21 @@ import sqlite3
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from redis.asyncio import Redis
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from basiq_async import InboxError
 from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus, Waiting, WaitingInbox
 from basiq_async.testing import ManualClock
-from tests.support.databases import engine_of, inbox_of, new_table, pruned, run, scalar
+from tests.support.databases import engine_of, inbox_of, new_table, plans_of, pruned, run, scalar
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -197,27 +198,6 @@ async def fill_sql(engine: AsyncEngine, table: str) -> None:
     )
 
 
-async def plans_of(engine: AsyncEngine, table: str, call: Any) -> str:
-    """Return the plans of the statements of a call, as the database itself chooses them."""
-    found: dict[str, Any] = {}
-
-    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-        if table in statement:
-            found[statement] = parameters
-
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
-    await call
-    event.remove(engine.sync_engine, "before_cursor_execute", note)
-    assert found
-    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
-    steps: list[str] = []
-    async with engine.connect() as connection:
-        for statement, parameters in found.items():
-            rows = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
-            steps += [str(row[-1]) for row in rows]
-    return "\n".join(steps)
-
-
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 async def test_with_100_000_that_wait_a_count_and_a_claim_read_the_index_alone(url: str) -> None:
     table = new_table()
@@ -228,9 +208,9 @@ async def test_with_100_000_that_wait_a_count_and_a_claim_read_the_index_alone(u
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
             await connection.exec_driver_sql(f"VACUUM ANALYZE {table}" if on_postgresql else "ANALYZE")
         assert (await inbox.waiting("w")).count == MANY
-        counted = await plans_of(engine, table, inbox.waiting("w"))
-        claimed = await plans_of(engine, table, due(inbox, "a"))
-        listed = await plans_of(engine, table, inbox.list_waiting(limit=10))
+        calls = (inbox.waiting("w"), due(inbox, "a"), inbox.list_waiting(limit=10))
+        plans = [await plans_of(engine, table, call) for call in calls]
+        counted, claimed, listed = ("\n".join(chain.from_iterable(each.values())) for each in plans)
         if on_postgresql:
             assert f"Index Only Scan using {table}_queue" in counted
             assert f"Index Scan using {table}_queue" in claimed
