@@ -4,9 +4,6 @@ import asyncio
 import json
 import logging
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -251,35 +248,6 @@ def test_a_client_of_another_event_loop_is_an_error_of_ours(redis: RedisServer) 
     with asyncio.Runner() as first, asyncio.Runner() as second:
         first.run(leave_it_open())
         second.run(use_and_close())
-
-
-FORKED = """
-    import asyncio, os, sys
-    from redis.asyncio import Redis
-    from basiq_async import InboxError
-    from basiq_async.receiver import RedisInbox
-
-    client = Redis.from_url(sys.argv[1])
-    inbox = RedisInbox(client, prefix="forked")
-
-    with asyncio.Runner() as runner:
-        runner.run(inbox.claim("k", "a", lease=60))
-        child = os.fork()
-        if child == 0:
-            try:
-                asyncio.run(inbox.claim("other", "b", lease=60))
-            except InboxError as error:
-                os._exit(0 if "after the fork" in str(error) else 1)
-            os._exit(1)
-        status = os.waitpid(child, 0)[1]
-        assert runner.run(inbox.complete("k", "a"))
-        assert status == 0
-        runner.run(client.aclose())
-"""
-
-
-def test_a_forked_child_refuses_its_parents_client(redis: RedisServer) -> None:
-    subprocess.run([sys.executable, "-c", textwrap.dedent(FORKED), redis.url], check=True, timeout=PATIENCE)
 
 
 async def test_an_error_does_not_show_the_password(redis: RedisServer) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,6 +29,7 @@ from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.databases import engine_of, new_table, url_of
 from tests.support.deliveries import quarantined_delivery
+from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer
 
 ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -147,3 +151,52 @@ def test_an_inbox_that_outlives_the_process_needs_the_webhooks_id(tmp_path: Path
     for part in ("webhook_id=", "webhooks list", "ensure", "BASIQ_WEBHOOK_ID"):
         assert part in str(caught.value)
     WebhookReceiver(ONE, inbox=MemoryInbox())
+
+
+FORKED = """
+    import asyncio, os, sys
+    from basiq_async import InboxError
+
+    url, name = sys.argv[1:]
+    if url.startswith("redis"):
+        from redis.asyncio import Redis
+        from basiq_async.receiver import RedisInbox
+
+        client = Redis.from_url(url)
+        inbox, end = RedisInbox(client, prefix=name), client.aclose
+        claim = inbox.claim
+    else:
+        from sqlalchemy.ext.asyncio import create_async_engine
+        from basiq_async.receiver import SQLInbox
+
+        engine = create_async_engine(url)
+        inbox, end = SQLInbox(engine, table=name), engine.dispose
+        claim = inbox.claim_transaction
+
+    def refuses(work):
+        try:
+            asyncio.run(work)
+        except InboxError as error:
+            return "after the fork" in str(error)
+
+    with asyncio.Runner() as runner:
+        runner.run(claim("k", "a", lease=60))
+        child = os.fork()
+        if child == 0:
+            asyncio.run(inbox.__aexit__())
+            calls = inbox.complete("k", "a"), inbox.release("k", "a"), inbox.claim("other", "b", lease=60)
+            os._exit(0 if all([refuses(each) for each in calls]) else 1)
+        status = os.waitpid(child, 0)[1]
+        assert runner.run(inbox.complete("k", "a"))
+        assert runner.run(inbox.known(["k"]))
+        assert status == 0
+        runner.run(end())
+"""
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "redis"])
+def test_a_forked_child_refuses_its_parents_claims_and_harms_none(driver: str, request: pytest.FixtureRequest) -> None:
+    server = request.getfixturevalue("redis" if driver == "redis" else "postgres")
+    url = server.url if driver == "redis" else server.url(driver)
+    code = textwrap.dedent(FORKED)
+    subprocess.run([sys.executable, "-c", code, url, new_table()], check=True, timeout=PATIENCE)

@@ -4,7 +4,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -307,42 +306,6 @@ async def test_the_server_ends_a_claim_whose_machine_has_vanished(inbox: SQLInbo
     with pytest.raises(InboxError):
         await inbox.complete("k", "a")
     await other.aclose()
-
-
-FORKED = """
-    import asyncio, os, sys
-    from sqlalchemy.ext.asyncio import create_async_engine
-    from basiq_async import InboxError
-    from basiq_async.receiver import SQLInbox
-
-    engine = create_async_engine(sys.argv[1])
-    inbox = SQLInbox(engine, table=sys.argv[2])
-
-    def refuses(work):
-        try:
-            asyncio.run(work)
-        except InboxError as error:
-            return "after the fork" in str(error)
-
-    with asyncio.Runner() as runner:
-        runner.run(inbox.claim_transaction("k", "a", lease=60))
-        child = os.fork()
-        if child == 0:
-            asyncio.run(inbox.aclose())
-            calls = inbox.complete("k", "a"), inbox.release("k", "a"), inbox.claim("other", "b", lease=60)
-            os._exit(0 if all([refuses(each) for each in calls]) else 1)
-        status = os.waitpid(child, 0)[1]
-        assert runner.run(inbox.complete("k", "a"))
-        assert runner.run(inbox.known(["k"]))
-        assert status == 0
-        runner.run(engine.dispose())
-"""
-
-
-@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-def test_a_forked_child_refuses_its_parents_claims_and_harms_none(driver: str, postgres: PostgresServer) -> None:
-    code = textwrap.dedent(FORKED)
-    subprocess.run([sys.executable, "-c", code, postgres.url(driver), new_table()], check=True, timeout=PATIENCE)
 
 
 async def test_a_delivery_that_a_handler_with_a_session_retries_cannot_be_dropped(inbox: SQLInbox) -> None:
