@@ -166,6 +166,19 @@ async def test_a_claim_of_another_worker_is_busy_at_once(engine: AsyncEngine) ->
             claim = await other.claim("k", "b", lease=60)
         assert claim.status is BUSY
         assert claim.retry_after > 0
+        assert (await inbox.claim_transaction("k", "a", lease=60)).status is CLAIMED
+        assert (await inbox.claim_transaction("k", "b", lease=60)).holder == "a"
+
+
+@pytest.mark.parametrize("url", ["aiosqlite"], indirect=True)
+async def test_sqlite_runs_one_handler_with_a_session_at_a_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basiq_async._storage.sql._LOCK_WAIT", 0.02)
+    table = new_table()
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as a, SQLInbox(engine, table=table) as b:
+        assert (await a.claim_transaction("k", "a", lease=60)).status is CLAIMED
+        assert (await b.claim_transaction("l", "b", lease=60)).status is BUSY
+        await a.release("k", "a")
+        assert (await b.claim_transaction("l", "b", lease=60)).status is CLAIMED
 
 
 async def test_without_a_free_connection_a_claim_fails_in_time_and_nothing_leaks(postgres: PostgresServer) -> None:
