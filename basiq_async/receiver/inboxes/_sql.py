@@ -259,7 +259,7 @@ class SQLInbox(SQLRows):
         return await self._record(self._sql.quarantine, key, token, **values)
 
     async def drop_quarantined(self, key: str) -> bool:
-        """See ``Inbox``. It asks for a moment; raises ``InboxError`` while a handler with a session retries it."""
+        """See ``Inbox``. It asks again for a moment; raises ``InboxError`` while a handler with a session retries it."""
 
         async def work(connection: AsyncConnection) -> bool | None:
             if (await connection.execute(self._sql.drop, {"a_key": key})).first() is not None:
