@@ -259,17 +259,19 @@ class SQLInbox(SQLRows):
         return await self._record(self._sql.quarantine, key, token, **values)
 
     async def drop_quarantined(self, key: str) -> bool:
-        """See ``Inbox``. It asks again for a moment; raises ``InboxError`` while a handler with a session retries it."""
+        """See ``Inbox``. Raises ``InboxError`` while a handler with a session retries the delivery."""
 
-        async def work(connection: AsyncConnection) -> bool | None:
+        async def work(connection: AsyncConnection) -> bool:
             if (await connection.execute(self._sql.drop, {"a_key": key})).first() is not None:
                 return True
             row = await self._sql.find(connection, key)
-            return None if row is not None and row.in_quarantine else False
+            if row is not None and row.in_quarantine:
+                raise InboxError(
+                    "the delivery is being retried by a handler, and cannot be dropped until that has ended"
+                )
+            return False
 
-        if (dropped := await self._ask(work)) is None:
-            raise InboxError("the delivery is being retried by a handler, and cannot be dropped until that has ended")
-        return dropped
+        return await self._store.run(work, write=True)
 
     async def put_off(
         self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None

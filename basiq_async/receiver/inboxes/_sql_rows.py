@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -100,20 +100,11 @@ class SQLRows:
         # SQLite's writer may be a handler: a duplicate does not wait for it.
         if not self._store.on_postgresql and await self._store.run(look) is False:
             return False
-        if (stored := await self._ask(work)) is None:
-            raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
-        return stored
-
-    async def _ask(self, work: Callable[[AsyncConnection], Awaitable[bool | None]]) -> bool | None:
-        """Do ``work`` again for a moment while its result is None, because another statement has the key.
-
-        It may be one whose caller was cancelled: the server ends it a little later.
-        """
         for _ in range(_ASK_TIMES):
-            if (result := await self._store.run(work, write=True)) is not None:
-                return result
+            if (stored := await self._store.run(work, write=True)) is not None:
+                return stored
             await asyncio.sleep(_ASK_EVERY)
-        return None
+        raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
 
     async def claim_due(
         self, webhook_id: str | None, token: str, *, limit: int, lease: float
