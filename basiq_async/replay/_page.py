@@ -137,7 +137,7 @@ def _show_state(feed: ReplayFeed) -> Json:
     return {
         "job": {
             "webhookId": replay._webhook_id,
-            "filter": ", ".join(each for each in replay._filters if each),
+            "filter": replay._filter or "",
             "source": replay._source,
             "selection": replay._where.description,
         },

@@ -28,6 +28,7 @@ from ..services.coverage import (
     Coverage,
     Inactivity,
     coverage_note,
+    describe_loss,
     is_left_alone,
     is_recent,
     latest,
@@ -176,7 +177,7 @@ class RecoveryRun:
             inactive_now = None if find_status_problem(webhook, None) is None else began
             periods = activity.periods(coverage.seen_inactive, inactive_now)
             lost = coverage.out_of_reach(periods, client._now())
-            if second is not None and second.finished and replay._where.predicate is everything:
+            if second is not None and second.finished and replay._where._predicate is everything:
                 seen = None if was_active else began
                 types = tuple(filter(self._handles, webhook.subscribed_events))
                 read = attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=seen, lost=lost, types=types)
@@ -321,9 +322,6 @@ class Recovery:
     out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
         read them. These events cannot be recovered from Basiq.
     webhook: the webhook, read after the recovery.
-    was_active: whether the webhook was active before the messages were read, so that new events became messages.
-    clock_lead: by how many seconds this machine's clock is ahead of Basiq's. If something is left, ``problems`` names a
-        clock that is wrong by more than 5 minutes first.
     """
 
     messages: Report
@@ -334,8 +332,10 @@ class Recovery:
     waiting: Waiting
     out_of_reach: tuple[Inactivity, ...]
     webhook: Webhook
-    was_active: bool
-    clock_lead: float = 0.0
+    _was_active: bool
+    """Whether the webhook was active before the messages were read, so that new events became messages."""
+    _clock_lead: float = 0.0
+    """By how many seconds this machine's clock is ahead of Basiq's."""
 
     @property
     def finished(self) -> bool:
@@ -349,15 +349,15 @@ class Recovery:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems that are left, each with its remedy."""
-        left, clock = tuple(self._find_what_is_left()), find_clock_problem(self.clock_lead)
+        """The problems that are left, each with its remedy. A clock that is wrong by over 5 minutes comes first."""
+        left, clock = tuple(self._find_what_is_left()), find_clock_problem(self._clock_lead)
         return left if clock is None or not left else (clock, *left)
 
     def _find_what_is_left(self) -> Iterable[Problem]:
         status = find_status_problem(self.webhook, None)
         if status is not None:
             yield status
-        elif not self.was_active:
+        elif not self._was_active:
             yield Problem("unread", "the webhook was not active when the messages were read: run the same again")
         for report, name in ((self.messages, "message history"), (self.events, "event list")):
             busy = 0 if report is None else report.skipped.get(BUSY, 0)
@@ -376,4 +376,4 @@ class Recovery:
         if self.waiting.count:
             yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:
-            yield Problem("out-of-reach", period.describe_loss())
+            yield Problem("out-of-reach", describe_loss(period))

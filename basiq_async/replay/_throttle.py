@@ -282,13 +282,13 @@ class Attempts:
                 self._failed.add(message.id)
         elif asked > self._max_pause:
             text = f"the target asks for a pause of {asked:g} s, longer than max_pause: run the same again after that"
-            return _ending(text, error)
+            return ending_error(text, error)
         if lasted >= self._max_pause:
             what = f"been down for {lasted:.0f} s, the last attempt with {text}"
             if asked is not None:
                 what = f"asked for pauses for {lasted:.0f} s, and accepted no message meanwhile"
             what += f"; the replay stopped before message {message.id!r}: run the same again to continue there"
-            return _ending(f"the target has {what}", error)
+            return ending_error(f"the target has {what}", error)
         wait = min(self._next_pause, self._max_pause - lasted)
         if asked is not None:
             again = self.pressure.pauses and self.pressure.paused_until is None
@@ -300,7 +300,7 @@ class Attempts:
         return None
 
 
-def _ending(text: str, cause: Exception) -> ReplayError:
+def ending_error(text: str, cause: Exception) -> ReplayError:
     """Return the error that ends the run, in front of a message."""
     error = ReplayError(text)
     error.__cause__ = cause

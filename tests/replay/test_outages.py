@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -20,8 +21,9 @@ from basiq_async import (
     TargetError,
 )
 from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import Progress, Replay
+from basiq_async.replay import JSONLinesTarget, Progress, Replay
 from tests.support import virtual
+from tests.support.cancelling import Inline
 from tests.support.deliveries import SECRET
 from tests.support.histories import Recorder, Refusing, Table, history, set_aside
 
@@ -375,27 +377,17 @@ async def test_a_note_that_cannot_be_written_costs_requests_and_nothing_else() -
 
 @pytest.mark.parametrize("what", ["begin", "end"])
 @virtual.clocked
-async def test_a_target_that_does_not_begin_or_end_its_run_is_an_error_in_time(what: str) -> None:
-    class Holding(Recorder):
-        async def deliver(self, message: Message) -> None:
-            await self(message)
-
-        async def flush(self) -> None:
-            pass
-
-        async def begin_run(self) -> None:
-            if what == "begin":
-                await hang()
-
-        async def end_run(self) -> None:
-            if what == "end":
-                await hang()
-
+async def test_a_file_that_does_not_open_or_close_is_an_error_in_time(what: str, tmp_path: Path) -> None:
+    asyncio.get_running_loop().set_default_executor(Inline(1))
+    target = JSONLinesTarget(tmp_path / "export.jsonl")
+    aclose = target.aclose
+    setattr(target, {"begin": "_begin_run", "end": "aclose"}[what], hang)
     async with history(3) as h:
-        replay = timed(h.replay(Holding()), record_timeout=5)
+        replay = timed(h.replay(target), record_timeout=5)
         with pytest.raises(ReplayError, match=f"the target did not {what} its run within 5 s"):
             async with asyncio.timeout(60):
                 await replay.run()
+    await aclose()
 
 
 def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:

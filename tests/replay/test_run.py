@@ -289,17 +289,6 @@ async def test_another_filter_or_selection_with_the_same_inbox_hands_out_each_me
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-async def test_several_filters_that_overlap_hand_out_each_message_once() -> None:
-    filters = [F("eventTypeId").eq("user.created"), F("eventTypeId").ne("consent.revoked")]
-    for exclusive in (False, True):
-        target = Recorder()
-        async with history(300, page_size=20) as h:
-            wanted = [each.id async for each in h.client.messages.list(h.webhook_id, filter=filters[1])]
-            report = await h.replay(target, filter=filters, exclusive=exclusive).run()
-            assert sorted(target.ids) == sorted(wanted)
-            assert (report.handled, report.finished) == (len(wanted), True)
-
-
 # --- what goes wrong ---
 
 

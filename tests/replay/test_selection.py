@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from basiq_async import ConfigurationError, Message
+from basiq_async import Message
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import Where, event_types, failed_only, limit, message_time, since, until
 from tests.support.deliveries import SECRET
@@ -79,18 +79,3 @@ async def test_a_run_with_nothing_new_asks_for_few_pages_whatever_was_selected(w
         again = await replay.run()
         assert (again.handled, again.finished) == (0, True)
         assert len(h.fake.requests) - asked <= 3
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"filter": []}, "at least one"),
-        ({"filter": [""]}, "none of them empty"),
-        ({"filter": ["a", "a"]}, "same filter is there twice"),
-        ({"filter": ["a", "b"], "source": "events"}, 'need source="messages"'),
-    ],
-)
-async def test_filters_that_make_no_job_are_refused(options: dict[str, Any], text: str) -> None:
-    async with history(1) as h:
-        with pytest.raises(ConfigurationError, match=text):
-            h.replay(Recorder(), **options)

@@ -27,6 +27,11 @@ _LONGEST_END = 60.0
 """Seconds to wait for a cancelled target to end. After that, its claim ends with its lease."""
 
 
+def new_token() -> str:
+    """Return a new token to claim with, which names this process."""
+    return f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}"
+
+
 class Shared:
     """A target whose messages are claimed in an inbox, as live deliveries are.
 
@@ -68,7 +73,7 @@ class Shared:
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Returns ``BUSY`` if another worker holds the message."""
         key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
-        token = f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}"
+        token = new_token()
         unit = _Message(self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined)
         unit.message, unit.connection = message, self._connection
         unit.target, unit.flush, unit.handler = self._target, self._flush, self._handler

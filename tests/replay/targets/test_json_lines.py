@@ -319,5 +319,5 @@ async def test_an_export_that_others_can_open_or_a_link_is_refused(tmp_path: Pat
     link.symlink_to(tmp_path / "nothing")
     for path, said in ((loose, "other users can open it"), (link, "symbolic link")):
         with pytest.raises(ReplayError, match=said):
-            await JSONLinesTarget(path).begin_run()
+            await JSONLinesTarget(path)._begin_run()
     assert not (tmp_path / "nothing").exists()
