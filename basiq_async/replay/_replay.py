@@ -17,6 +17,7 @@ from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.text import printable
 from .._signing.seal import Seal
 from .._storage.exports import export_entries
+from .._work.failures import is_outage
 from .._work.limits import inbox_limit, limit, wait_for_event
 from .._work.owners import note_webhook, read_webhooks
 from .._work.protocol import Inbox, QuarantinedDelivery
@@ -53,7 +54,7 @@ from ._sources import (
     placeholder_for,
     plain_id,
 )
-from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, is_outage
+from ._throttle import FIRST_PAUSE, LONGEST_PAUSE
 from ._where import Predicate, Where, as_where
 from .targets._adapters import AnyTarget, ReceiverTarget, find_handling
 from .targets._base import BulkTarget

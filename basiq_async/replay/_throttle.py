@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from .._redaction.text import printable
-from .._work.failures import failure_text, find_retry_after, leaves
+from .._work.failures import failure_text, find_retry_after, is_outage, leaves
 from .._work.limits import limit, wait_for_event
 from .._work.tasks import cancelling
-from ..errors import ConnectionFailedError, InboxError, ReplayError, TargetError, TransportError
+from ..errors import ConnectionFailedError, ReplayError, TargetError
 from ..models import Message
 from .targets._base import Target
 
@@ -34,10 +34,7 @@ LONGEST_ERROR = 1_000
 
 
 class Limiter(Protocol):
-    """Decides when the next message may begin. ``open``: whether it may begin without ``wait``."""
-
-    @property
-    def open(self) -> bool: ...
+    """Decides when the next message may begin."""
 
     async def wait(self) -> bool:
         """Wait until a message may begin. Return False if the job stops."""
@@ -60,8 +57,6 @@ async def _wait_until(moment: float, stopped: asyncio.Event) -> bool:
 
 class RateLimiter:
     """Lets ``rate`` messages a second begin, evenly spaced. Slots that were not used are lost."""
-
-    open = False
 
     def __init__(self, rate: float) -> None:
         self._interval = 1.0 / rate
@@ -99,7 +94,7 @@ class Pressure:
         self._turn = asyncio.Lock()
         """Held by the next caller to be admitted; the others follow in the order in which they came."""
         self._changed = asyncio.Event()
-        self._stopped = asyncio.Event()
+        self.stopped = asyncio.Event()
 
     @property
     def paused_until(self) -> float | None:
@@ -123,7 +118,7 @@ class Pressure:
     async def enter(self) -> bool:
         """Wait to be admitted. Return False if the job stops. Each caller that was admitted must call ``leave``."""
         async with self._turn:
-            while await _wait_until(self._until, self._stopped):
+            while await _wait_until(self._until, self.stopped):
                 if self.paused_until is not None:  # the pause was lengthened
                     continue
                 if self.open or self._inside < self._admits:
@@ -138,13 +133,9 @@ class Pressure:
         self._inside -= 1
         self._changed.set()
 
-    async def rest(self, seconds: float) -> bool:
-        """Let only the calling task wait. Return False if the job stops."""
-        return await _wait_until(_now() + seconds, self._stopped)
-
     def stop(self) -> None:
         """Let every waiting call, and every later one, return False."""
-        self._stopped.set()
+        self.stopped.set()
         self._changed.set()
 
 
@@ -206,13 +197,13 @@ class Attempts:
                 return None
             accepted = self._accepted
             try:
-                if limiter is not None and not limiter.open and not await limiter.wait():
+                if limiter is not None and not await limiter.wait():
                     return None
                 if not pressure.open and pressure.paused_until is not None:  # a pause that began meanwhile
                     continue
                 accepted = self._accepted
                 tries += 1
-                async with limit(self.timeout, self._overdue):
+                async with limit(self.timeout, lambda: TargetTimeoutError(f"no result within {self.timeout:g} s")):
                     reason = await self._target.deliver(message)
                 self._accept()
                 return reason, None
@@ -229,11 +220,8 @@ class Attempts:
             error = self._judge(failure, message, tries, others_succeed=self._accepted != accepted)
             if error is not None:
                 return None, error
-            if pressure.open and not await pressure.rest(self._next_pause):
+            if pressure.open and await wait_for_event(pressure.stopped, self._next_pause):  # only this message waits
                 return None
-
-    def _overdue(self) -> TargetTimeoutError:
-        return TargetTimeoutError(f"no result within {self.timeout:g} s")
 
     def _accept(self) -> None:
         """Count a message that the target accepted. That ends an outage."""
@@ -259,12 +247,11 @@ class Attempts:
         kind = _outage_of(error)
         if kind is None:
             return error
-        if kind == "maybe":
-            of_others = not others_succeed and bool(self._failed - {message.id})
-            if not of_others and tries >= (_MOST_TRIES if others_succeed else _MOST_TRIES_ALONE):
-                return error
+        most = _MOST_TRIES if others_succeed else _MOST_TRIES_ALONE
+        if kind == "maybe" and tries >= most and (others_succeed or self._failed <= {message.id}):
+            return error
         if kind != "asks":
-            if others_succeed and self.since is None and tries < 2:
+            if others_succeed and self.since is None:
                 return None  # the fault may be this message's: its worker waits, and the others continue
             if self.pressure.paused_until is not None:
                 return None  # this message failed together with the one that began the pause
@@ -307,11 +294,6 @@ def ending_error(text: str, cause: Exception) -> ReplayError:
     return error
 
 
-def is_outage(error: Exception) -> bool:
-    """Return whether an error can mean that whoever was asked is down, or asks for a pause."""
-    return _outage_of(error) is not None
-
-
 Outage = Literal["asks", "certain", "maybe"]
 """The target asks for a pause; it is down; it is down, or cannot take this message."""
 
@@ -329,9 +311,7 @@ def _kind_of(error: BaseException) -> Outage | None:
         return "asks"
     if isinstance(error, ConnectionRefusedError) or (isinstance(error, ConnectionFailedError) and error.sent is False):
         return "certain"
-    if isinstance(error, (TransportError, ConnectionError, TimeoutError, InboxError)):
-        return "maybe"
-    return "maybe" if getattr(error, "status", None) in _GATEWAY_DOWN else None
+    return "maybe" if is_outage(error) or getattr(error, "status", None) in _GATEWAY_DOWN else None
 
 
 class TargetTimeoutError(TargetError, TimeoutError):
