@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from .._lazy import missing_extra
 from .._web.access import IN_PATH, ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
 from .._work.protocol import QuarantinedDelivery
-from .._work.tasks import run_to_completion, wait_uncancelled
+from .._work.tasks import run_to_completion
 from ..errors import BasiqError
 from ._report import Progress
 
@@ -79,12 +79,6 @@ async def serve_page(
 
 
 def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
-    async def state(request: web.Request) -> web.Response:
-        return respond(_show_state(feed))
-
-    async def quarantine(request: web.Request) -> web.Response:
-        return respond({"items": [_show_entry(each) for each in await feed.quarantine()]})
-
     async def entry(request: web.Request) -> web.Response:
         return respond(_show_entry(await feed.entry(request.query.get("id", "")), whole=True))
 
@@ -106,8 +100,6 @@ def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
         return respond({"stopping": feed.replay.running})
 
     return [
-        web.get(f"{ROOT}{IN_PATH}/state", state),
-        web.get(f"{ROOT}{IN_PATH}/quarantine", quarantine),
         web.get(f"{ROOT}{IN_PATH}/quarantine-entry", entry),
         web.post(f"{ROOT}{IN_PATH}/quarantine/retry", retry),
         web.post(f"{ROOT}{IN_PATH}/quarantine/drop", drop),
@@ -223,10 +215,17 @@ class ReplayFeed:
     def retry(self, ids: Sequence[str] | None) -> None:
         """Hand quarantined messages to the target again, in the background."""
         self._check_rests()
-        self._start(self._retry(ids))
+        task = asyncio.create_task(self._retry(ids), name="basiq-async replay page")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _retry(self, ids: Sequence[str] | None) -> None:
-        await self.replay.retry_quarantined(ids=ids)
+        try:
+            await self.replay.retry_quarantined(ids=ids)
+            self.wrong = None
+        except BasiqError as error:
+            self.wrong = f"{type(error).__name__}: {error}"
+        self.note()
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Remove quarantined messages for good."""
@@ -239,27 +238,11 @@ class ReplayFeed:
         if self.replay.running:
             raise ControlError(409, "running", "the replay is running: change its quarantine when it has ended")
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        async def run() -> None:
-            try:
-                await work
-                self.wrong = None
-            except BasiqError as error:
-                self.wrong = f"{type(error).__name__}: {error}"
-            self.note()
-
-        task = asyncio.create_task(run(), name="basiq-async replay page")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def aclose(self) -> None:
-        """Stop the retry that the page started, and wait until its results are recorded."""
-        cancelled: asyncio.CancelledError | None = None
-        for task in tuple(self._tasks):
+        """Stop the retry that the page started, and wait until its results are recorded. Safe to repeat."""
+        if self._tasks:
             self.replay.stop()
-            cancelled = await wait_uncancelled(task) or cancelled
-        if cancelled is not None:
-            raise cancelled
+            await asyncio.wait(self._tasks)
 
 
 WIDTH, HEIGHT = 600, 120
