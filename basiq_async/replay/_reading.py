@@ -37,6 +37,7 @@ from ._pass import Pass
 from ._sources import Batch, plain_ids
 
 T = TypeVar("T")
+Known = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 
 _LATE = 64
 """An item may come late by so many places, or by a page if that is shorter."""
@@ -88,7 +89,7 @@ class Reading(Generic[T]):
         self,
         paginator: Paginator[Any],
         *,
-        known: Callable[[Sequence[str]], Awaitable[Collection[str]]],
+        known: Known,
         key_of: Callable[[Any], str] | None = None,
         hint: str | None = None,
         selection: str | None = None,

@@ -37,7 +37,7 @@ from ..hooks import chain_hooks
 from ..models import Message
 from ._bulk import BulkEngine
 from ._engine import Engine, Observer, OnError, RunSettings
-from ._reading import Reading
+from ._reading import Known, Reading
 from ._records import JobRecord, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
 from ._run_claim import ClaimedTarget, RunClaim
@@ -323,7 +323,7 @@ class Replay:
                 claim = None
                 if handling.kind == "exclusive" and handling.inbox is not None:
                     claim = RunClaim(handling.inbox, self._webhook_id)
-                    stack.push_async_callback(claim.release)
+                    stack.push_async_callback(run_to_completion, claim.release)
                     await claim.take()
                 if self._file is not None:
                     stack.push_async_callback(run_to_completion, partial(self._limit_file, self._file.aclose, "end"))
@@ -382,28 +382,27 @@ class Replay:
             selection = json.dumps([self._source, self._filter, types, patterns, self._where.description])
             hint = await self._ask(partial(record.note, name))
             note_hint = partial(record.set_note, name)
-        listing: Any
+        events = self._source == "events"
         key_of: Callable[[Any], str] | None
-        if self._source == "events":
+        key_of = partial(event_key if events else message_key, webhook_id=handling.webhook_id)
+        if handling.inbox is None:  # it knows plain ids
+            key_of = _event_id if events else None
+        handles = (handling.handles if wanted is None else wanted.__contains__) or (lambda _: True)
+        convert = convert_events(self._webhook_id, handles) if events else None
+        options = {"convert": convert, "hint": hint, "selection": selection}
+        as_sent = self._as_sent and not counts_only
+        return self._read(self._source, key_of, self._known, **options, as_sent=as_sent), note_hint
+
+    def _read(
+        self, source: Source, key_of: Callable[[Any], str] | None, known: Known, **options: Any
+    ) -> Reading[Message]:
+        """Return a reading of one of the two lists."""
+        listing: Any
+        if source == "events":
             listing = open_events(self._client, self._filter)
-            handles = handling.handles if wanted is None else wanted.__contains__
-            convert = convert_events(self._webhook_id, handles or (lambda _: True))
-            key_of = _event_id if handling.inbox is None else partial(event_key, webhook_id=handling.webhook_id)
         else:
             listing = self._client.messages.list(self._webhook_id, filter=self._filter, on_unreadable=placeholder_for)
-            convert = None
-            key_of = None if handling.inbox is None else partial(message_key, webhook_id=handling.webhook_id)
-        reading = Reading[Message](
-            listing,
-            known=self._known,
-            key_of=key_of,
-            hint=hint,
-            selection=selection,
-            convert=convert,
-            now=self._client._now,
-            as_sent=self._as_sent and not counts_only,
-        )
-        return reading, note_hint
+        return Reading(listing, known=known, key_of=key_of, now=self._client._now, **options)
 
     async def _known(self, keys: Sequence[str]) -> Collection[str]:
         return await self._ask(partial(self._handling.record.known, keys))
