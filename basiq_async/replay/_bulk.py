@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
-from .._wire.codec import Unreadable, read_message
 from ..models import Message
 from ._engine import Engine
 from ._sources import Batch, UnreadableMessage
-from ._where import choose, everything
+from ._where import choose
 from .targets._json_lines import JSONLinesTarget
 
 _MOST_UNWRITTEN = 4_096
@@ -22,7 +20,7 @@ class BulkEngine(Engine):
     """A run whose messages are accepted one after the other, and written together.
 
     file: the target, if it is a file: it takes also what cannot be read.
-    as_sent: the source has items as Basiq sent them, which the file takes page by page.
+    as_sent: the source has items as Basiq sent them, all of which the file takes, page by page.
     """
 
     def __init__(self, *args: Any, file: JSONLinesTarget | None, as_sent: bool, **options: Any) -> None:
@@ -48,34 +46,13 @@ class BulkEngine(Engine):
             self._fail(exc)
 
     async def _accept_page(self, batch: Batch[Any], file: JSONLinesTarget) -> None:
-        """Hand a page to the target as Basiq sent it."""
-        places = list(range(len(batch.items)))
-        if self._where._predicate is not everything:
-            places = []
-            for place, item in enumerate(batch.items):
-                message = _read(item)
-                wanted, error = (True, None) if message is None else choose(self._where, message)
-                if not wanted:
-                    self._skip(batch)
-                elif message is None or error is None:
-                    places.append(place)
-                else:
-                    self._hand_over(batch, places, file)
-                    places = []
-                    if not self._fail_with(message, batch, error):
-                        return
-        self._hand_over(batch, places, file)
+        """Hand a page to the file as Basiq sent it."""
+        count = len(batch.items) if self._left is None else min(self._left, len(batch.items))
+        file._accept(batch.items[:count], batch.keys[:count])
+        self._note_accepted(batch, count)
         batch.items = ()  # they stand in lines by now
         await asyncio.sleep(0)
         await self._write_if_due()
-
-    def _hand_over(self, batch: Batch[Any], places: Sequence[int], file: JSONLinesTarget) -> None:
-        places = places[: self._left]
-        if self._left is not None:
-            self._left -= len(places)
-        if places:
-            file._accept([batch.items[each] for each in places], [batch.keys[each] for each in places])
-            self._note_accepted(batch, len(places))
 
     async def _accept(self, batch: Batch[Any]) -> None:
         """Hand the messages of a page to the target, one after the other."""
@@ -103,7 +80,6 @@ class BulkEngine(Engine):
             self._skipped[reason] += 1
             batch.finish()
         else:
-            self._left = None if self._left is None else self._left - 1
             self._note_accepted(batch, 1)
         await self._write_if_due()
         return True
@@ -111,6 +87,8 @@ class BulkEngine(Engine):
     def _note_accepted(self, batch: Batch[Any], count: int) -> None:
         self._handled += count
         self._in_a_row = 0
+        if self._left is not None:
+            self._left -= count
         self._open += count
         self._unwritten[batch] += count
 
@@ -133,10 +111,3 @@ class BulkEngine(Engine):
                 batch.finish(count)
             self._open -= self._unwritten.total()
             self._unwritten.clear()
-
-
-def _read(item: Any) -> Message | None:
-    try:
-        return read_message(item)
-    except Unreadable:
-        return None

@@ -189,9 +189,9 @@ class Engine:
                     self._start_worker()
         finally:
             await run_to_completion(lambda: self._end(reporting))
+            report = self._report(plan)
             if progress is not None:
-                call_hook(progress, self._progress(plan))
-        report = self._report()
+                call_hook(progress, report)
         if self._error is not None:
             if isinstance(self._error, ReplayError):
                 self._error.report = report
@@ -455,8 +455,8 @@ class Engine:
 
     # --- report and progress ---
 
-    def _report(self) -> Report:
-        progress = self._progress(None)
+    def _report(self, plan: Plan | None) -> Report:
+        progress = self._progress(plan)
         seconds = progress.duration
         finished = self._at_end and self._source.finished and not self._open and self._error is None
         return Report(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from .._web.serving import listening, make_app, read_json, respond
 from .._work.protocol import QuarantinedDelivery
 from .._work.tasks import run_to_completion
 from ..errors import BasiqError
-from ._report import Progress
+from ._report import Progress, Report
 
 if TYPE_CHECKING:
     from ._replay import Replay
@@ -41,7 +40,7 @@ async def serve_page(
             print(url)
             await replay.run()
 
-    The page shows the progress, the rate over time, and the quarantine with its errors. Between runs it can retry and
+    The page shows the progress, and the quarantine with its errors. Between runs it can retry and
     drop its messages. Every request needs the token, on this machine too, because the page shows data that an inbox
     hides from other users. All of the page's URLs are below the one that is yielded. Raises ``MissingExtraError`` if
     the extra ``ui`` is not installed.
@@ -64,7 +63,7 @@ async def serve_page(
     LivePage(
         ROOT,
         Path(__file__).parent / "templates",
-        ("progress", "plot", "quarantine"),
+        ("progress", "quarantine"),
         show,
         feed.watch,
         lambda: {"revision": [feed.revision, replay.running], "texts": {}},
@@ -121,7 +120,7 @@ async def _show(feed: ReplayFeed) -> Json:
         entries = [_show_entry(each) for each in await feed.quarantine()]
     except ControlError:
         entries = []  # the inbox is away: the next change shows them
-    return {"state": _show_state(feed), "plot": draw(tuple(feed.rates)), "quarantine": entries}
+    return {"state": _show_state(feed), "quarantine": entries}
 
 
 def _show_state(feed: ReplayFeed) -> Json:
@@ -134,7 +133,7 @@ def _show_state(feed: ReplayFeed) -> Json:
             "selection": replay._where.description,
         },
         "running": replay.running,
-        "finished": replay._finished,
+        "finished": isinstance(progress, Report) and progress.finished,
         "progress": None if progress is None else attrs.asdict(progress),
         "error": feed.wrong,
     }
@@ -159,8 +158,6 @@ def _read_body(body: bytes) -> object:
 
 
 _MOST_ENTRIES = 200
-_MOST_RATES = 300
-_EVERY = 1.0
 
 
 class ReplayFeed:
@@ -170,17 +167,12 @@ class ReplayFeed:
         self.replay = replay
         self.revision = 0
         self.progress: Progress | None = None
-        self.rates: deque[tuple[float, float]] = deque(maxlen=_MOST_RATES)
         self.wrong: str | None = None
         self._watchers: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hear(self, progress: Progress) -> None:
         """Record the progress of a run, and call the listeners."""
-        if self.rates and progress.duration < self.rates[-1][0]:
-            self.rates.clear()  # another run
-        if not self.rates or progress.duration - self.rates[-1][0] >= _EVERY:
-            self.rates.append((progress.duration, progress.rate))
         self.progress = progress
         self.note()
 
@@ -243,32 +235,3 @@ class ReplayFeed:
         if self._tasks:
             self.replay.stop()
             await asyncio.wait(self._tasks)
-
-
-WIDTH, HEIGHT = 600, 120
-
-
-@attrs.frozen
-class Plot:
-    """A plot of the rate: ``points`` of an SVG polyline within 600 by 120, and ``area`` of the polygon below it.
-
-    ``top`` is the rate at the upper edge, ``seconds`` the time from the left edge to the right.
-    """
-
-    points: str
-    area: str
-    top: float
-    seconds: float
-
-
-def draw(rates: Sequence[tuple[float, float]]) -> Plot | None:
-    """Return the plot of these pairs of a time and a rate; None if there are fewer than two."""
-    if len(rates) < 2:
-        return None
-    first, last = rates[0][0], rates[-1][0]
-    top = max(max(rate for _, rate in rates), 1.0)
-    points = " ".join(
-        f"{(at - first) / max(last - first, 1e-9) * WIDTH:.1f},{HEIGHT - rate / top * (HEIGHT - 4):.1f}"
-        for at, rate in rates
-    )
-    return Plot(points, f"0,{HEIGHT} {points} {WIDTH},{HEIGHT}", top, last - first)

@@ -55,7 +55,7 @@ from ._sources import (
     plain_id,
 )
 from ._throttle import FIRST_PAUSE, LONGEST_PAUSE
-from ._where import Predicate, Where, as_where
+from ._where import Predicate, Where, as_where, everything
 from .targets._adapters import AnyTarget, ReceiverTarget, find_handling
 from .targets._base import BulkTarget
 from .targets._http import HttpTarget
@@ -151,7 +151,6 @@ class Replay:
         self._listeners: list[OnProgress] = []
         self._running = False
         self._stopping = asyncio.Event()
-        self._finished = False
 
     @property
     def running(self) -> bool:
@@ -161,8 +160,8 @@ class Replay:
     async def run(self, progress: OnProgress | None = None, *, plan: Plan | None = None) -> Report:
         """Hand the messages of the source that the record does not know to the target.
 
-        ``progress`` is called four times a second and at the end. With a ``plan``, it also has the remaining messages
-        and time. Raises ``JobInUseError`` if another run has the job, ``ReplayError`` if the job cannot start or
+        ``progress`` is called four times a second, and at the end with the report. With a ``plan``, it also has the
+        remaining messages and time. Raises ``JobInUseError`` if another run has the job, ``ReplayError`` if the job cannot start or
         continue (``.report`` says how far it got), and the errors of reading the source and of the inbox. Finished
         messages are recorded before it raises, and when it is cancelled.
         """
@@ -300,10 +299,7 @@ class Replay:
         )
         if self._stopping.is_set():
             engine.stop()
-        self._finished = False
-        report = await engine.run(progress, plan)
-        self._finished = report.finished
-        return report
+        return await engine.run(progress, plan)
 
     @property
     def _seal(self) -> Seal:
@@ -365,7 +361,7 @@ class Replay:
     def _as_sent(self) -> bool:
         """Whether a run hands pages to the target as Basiq sent them: nothing has to look at each message."""
         plain = self._observer is None and self._settings.rate is None and self._source == "messages"
-        return plain and self._file is not None
+        return plain and self._where._predicate is everything and self._file is not None
 
     async def _open_source(self, *, counts_only: bool = False) -> tuple[Reading[Message], Callable[[str], Any] | None]:
         """Return what to read, and the function that notes a hint for the next run, if there can be one."""

@@ -171,7 +171,7 @@ class Attempts:
         self._paused_since: float | None = None
         """When the target first asked for a pause, or failed, since it last accepted a message."""
         self._failed: set[str] = set()
-        """Ids of messages that failed since then: two are enough to tell that it is not one message's fault."""
+        """Ids of messages that failed since then. If there are two, it is not one message's fault."""
 
     @property
     def since(self) -> float | None:
@@ -265,8 +265,7 @@ class Attempts:
         if asked is None:
             if not self._failed:
                 logger.warning("the target seems to be down (%s): the replay waits, and tries again", text)
-            if len(self._failed) < 2:
-                self._failed.add(message.id)
+            self._failed.add(message.id)
         elif asked > self._max_pause:
             text = f"the target asks for a pause of {asked:g} s, longer than max_pause: run the same again after that"
             return ending_error(text, error)

@@ -20,8 +20,8 @@ import pytest
 from basiq_async import BasiqClient, InMemoryTransport, Message
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, SQLiteInbox
-from basiq_async.replay import Progress, Replay, serve_page
-from basiq_async.replay._page import ReplayFeed, draw  # private: what open pages are told, and what they draw
+from basiq_async.replay import Replay, serve_page
+from basiq_async.replay._page import ReplayFeed  # private: what open pages are told
 from basiq_async.testing import FakeBasiq
 from tests.support.real_time import PATIENCE
 
@@ -210,27 +210,6 @@ async def test_it_shows_the_first_entries_where_there_are_many() -> None:
     ):
         assert (await get(session, url, "ui/sections"))["counts"] == {"quarantine": 200}, "the page has a largest size"
         assert "among the first 200" in str(await get(session, url, "quarantine-entry?id=m201", expect=404))
-
-
-async def test_the_rates_are_those_of_the_last_run_a_second_apart() -> None:
-    async with replaying() as (replay, _):
-        feed = ReplayFeed(replay)
-        for duration in (0.0, 0.5, 1.0, 1.9, 2.0):
-            feed.hear(Progress(duration=duration, rate=5))
-        assert list(feed.rates) == [(0.0, 5), (1.0, 5), (2.0, 5)], "a point each second"
-        feed.hear(Progress(duration=0.5, rate=7))
-        assert list(feed.rates) == [(0.5, 7)], "another run has a plot of its own"
-        for second in range(1, 1_000):
-            feed.hear(Progress(duration=second + 0.5, rate=7))
-        assert len(feed.rates) == 300, "the plot has a largest size"
-
-
-def test_a_rate_is_drawn_from_the_first_moment_to_the_last() -> None:
-    assert draw([(0, 5)]) is None
-    plot = draw([(10, 0), (15, 50), (20, 100)])
-    assert plot is not None
-    assert plot.points == "0.0,120.0 300.0,62.0 600.0,4.0"
-    assert (plot.top, plot.seconds) == (100, 10)
 
 
 @contextmanager
