@@ -161,9 +161,9 @@ class Replay:
         """Hand the messages of the source that the record does not know to the target.
 
         ``progress`` is called four times a second, and at the end with the report. With a ``plan``, it also has the
-        remaining messages and time. Raises ``JobInUseError`` if another run has the job, ``ReplayError`` if the job cannot start or
-        continue (``.report`` says how far it got), and the errors of reading the source and of the inbox. Finished
-        messages are recorded before it raises, and when it is cancelled.
+        remaining messages and time. Raises ``JobInUseError`` if another run has the job, ``ReplayError`` if the job
+        cannot start or continue (``.report`` says how far it got), and the errors of reading the source and of the
+        inbox. Finished messages are recorded before it raises, and when it is cancelled.
         """
         return await run_cancel_once(self._run(progress, plan))
 
