@@ -48,6 +48,7 @@ async def test_what_was_set_aside_is_tried_again_without_asking_basiq(exclusive:
         ids = await h.ids()
         target = Refusing(*ids[:600])
         replay = h.replay(target, inbox=inbox, exclusive=exclusive)
+        assert (await replay.retry_quarantined()).handled == 0
         assert (await replay.run()).failed == 600
         target.refused = {ids[5]}
         asked = len(h.fake.requests)
@@ -60,14 +61,6 @@ async def test_what_was_set_aside_is_tried_again_without_asking_basiq(exclusive:
         assert await set_aside(replay) == {}
         assert (await replay.run()).handled == 0
         assert sorted(target.taken) == sorted(ids)
-
-
-async def test_retrying_when_nothing_was_set_aside_is_no_work() -> None:
-    async with history(20) as h:
-        replay = h.replay(Recorder())
-        assert await set_aside(replay) == {}
-        assert (await replay.retry_quarantined()).handled == 0
-        assert (await replay.run()).handled == 20
 
 
 @both_kinds
@@ -237,18 +230,6 @@ async def test_a_replay_error_of_a_target_ends_the_job_at_once(exclusive: bool) 
         assert (len(inbox), await set_aside(replay)) == (0, {})
 
 
-async def test_a_target_that_is_not_async_is_refused_before_it_is_called() -> None:
-    taken: list[str] = []
-
-    def handler(message: Message) -> None:
-        taken.append(message.id)
-
-    async with history(50) as h:
-        with pytest.raises(ConfigurationError, match="not async"):
-            h.replay(handler)
-    assert taken == []
-
-
 # --- patience ---
 
 
@@ -340,17 +321,6 @@ async def test_a_target_that_only_ever_asks_for_patience_ends_the_job_after_max_
         with pytest.raises(ReplayError, match=f"asked for pauses .* before message '{first}': run the"):
             await h.replay(target, concurrency=1, max_pause=1_800).run()
         assert 1_800 <= virtual.now() - began < 1_800 + max(wait, 6)
-
-
-@virtual.clocked
-async def test_stop_does_not_wait_for_a_target_that_asked_for_patience() -> None:
-    async with history(20) as h:
-        target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=600))
-        replay = h.replay(target, concurrency=4)
-        asyncio.get_running_loop().call_later(3, replay.stop)
-        report = await replay.run()
-        assert (report.handled, report.failed, report.finished) == (0, 0, False)
-        assert report.duration == pytest.approx(3)
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -1, True, "30", None])

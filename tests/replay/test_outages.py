@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from basiq_async import (
     RequestTimeoutError,
     TargetError,
 )
-from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver import MemoryInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget, Progress, Replay
 from tests.support import virtual
 from tests.support.cancelling import Inline
@@ -99,10 +99,13 @@ async def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> No
         assert target.taken == ids
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionFailedError("refused", sent=False), TargetError("no", retry_after=600)], ids=["down", "asks"]
+)
 @virtual.clocked
-async def test_stop_does_not_wait_for_a_target_that_is_down() -> None:
+async def test_stop_does_not_wait_for_a_target_that_is_down_or_asks_for_a_pause(error: Exception) -> None:
     async with history(20) as h:
-        target = Refusing(*await h.ids(), error=lambda: ConnectionFailedError("refused", sent=False))
+        target = Refusing(*await h.ids(), error=lambda: error)
         replay = h.replay(target, concurrency=4)
         asyncio.get_running_loop().call_later(100, replay.stop)
         report = await replay.run()
@@ -250,28 +253,6 @@ async def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handle
     assert sum(f"could not be recorded in the inbox: {why}" in each.message for each in caplog.records) == 5
 
 
-def test_an_inbox_that_hangs_has_the_job_wait() -> None:
-    from basiq_async.receiver.protocol import Claim
-
-    class Stopped(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if virtual.now() < until:
-                await asyncio.Event().wait()
-            return await super().claim(key, token, lease=lease)
-
-    async def main() -> None:
-        nonlocal until
-        until = virtual.now() + 120
-        async with history(30) as h:
-            replay = h.replay(Recorder(), inbox=Stopped(clock=virtual.clock))
-            report = await replay.run()
-        assert (report.handled, report.failed) == (30, 0)
-        assert 120 <= report.duration < 260
-
-    until = 0.0
-    virtual.run(main())
-
-
 async def hang(*_: object, **__: object) -> Any:
     await asyncio.Event().wait()
 
@@ -286,47 +267,78 @@ INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(
+class Away(MemoryInbox):
+    """An inbox of which one call fails for a while, or hangs if there is no failure."""
+
+    def __init__(self, call: str, failure: Exception | None, seconds: float) -> None:
+        super().__init__(clock=virtual.clock)
+        self.until = virtual.now() + seconds
+        whole = getattr(self, call)
+
+        async def ask(*args: Any, **options: Any) -> Any:
+            if virtual.now() < self.until:
+                await asyncio.sleep(0 if failure else 1_000)
+                raise failure or AssertionError
+            return await whole(*args, **options)
+
+        setattr(self, call, ask)
+
+
+failures = pytest.mark.parametrize(
     "failure", [InboxError("away"), ConnectionError("away"), None], ids=["inbox", "socket", "hangs"]
 )
+
+
+@failures
+@pytest.mark.parametrize("kind", ["receiver", "function"])
+@virtual.clocked
+async def test_a_run_waits_for_an_inbox_that_claims_nothing(kind: str, failure: Exception | None) -> None:
+    inbox = Away("claim", failure, 120)
+    target: Any = Recorder()
+    if kind == "receiver":
+        target = WebhookReceiver(SECRET, inbox=inbox, clock=virtual.clock)
+
+        @target.on("*")
+        async def handle(_: object) -> None: ...
+
+    async with history(30) as h:
+        report = await h.replay(target, inbox=inbox).run()
+    assert (report.handled, report.failed) == (30, 0)
+    assert 120 <= report.duration < 260
+
+
+@failures
 @pytest.mark.parametrize("lasts", [60, 100_000])
 @virtual.clocked
 async def test_a_run_waits_for_an_inbox_that_does_not_say_what_it_knows(
     failure: Exception | None, lasts: float
 ) -> None:
-    class Away(MemoryInbox):
-        async def known(self, keys: Sequence[str]) -> Collection[str]:
-            if virtual.now() < until:
-                await asyncio.sleep(0 if failure else 1_000)
-                raise failure or AssertionError
-            return await super().known(keys)
-
-    until = virtual.now() + lasts
+    inbox, began = Away("known", failure, lasts), virtual.now()
     async with history(30) as h:
-        replay = h.replay(Recorder(), inbox=Away(clock=virtual.clock), max_pause=300)
+        replay = h.replay(Recorder(), inbox=inbox, max_pause=300)
         if lasts > 300:
             with pytest.raises((InboxError, ConnectionError), match=r"away|did not respond"):
                 await replay.run()
-            assert 300 <= virtual.now() - until + lasts < 400
+            assert 300 <= virtual.now() - began < 400
         else:
             report = await replay.run()
             assert (report.handled, report.finished) == (30, True)
             assert lasts <= report.duration < 150
+        inbox.until = virtual.now() + lasts
         with pytest.raises((InboxError, ConnectionError)):
-            until = virtual.now() + lasts
             await replay.plan()
 
 
 @virtual.clocked
 async def test_stop_does_not_wait_for_an_inbox_that_is_away() -> None:
-    class Away(MemoryInbox):
+    class AwayAtFirst(MemoryInbox):
         async def note(self, name: str) -> str | None:
             if name.startswith("reading"):
                 raise InboxError("away")
             return await super().note(name)
 
     async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=Away(clock=virtual.clock))
+        replay = h.replay(Recorder(), inbox=AwayAtFirst())
         running = asyncio.create_task(replay.run())
         await asyncio.sleep(300)
         replay.stop()
@@ -388,33 +400,6 @@ async def test_a_file_that_does_not_open_or_close_is_an_error_in_time(what: str,
             async with asyncio.timeout(60):
                 await replay.run()
     await aclose()
-
-
-def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
-    from basiq_async.receiver import WebhookReceiver
-    from basiq_async.receiver.protocol import Claim
-
-    class Away(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if virtual.now() < until:
-                raise InboxError("the database does not respond")
-            return await super().claim(key, token, lease=lease)
-
-    async def main() -> None:
-        nonlocal until
-        until = virtual.now() + 3_000
-        async with history(30) as h:
-            receiver = WebhookReceiver(SECRET, inbox=Away(clock=virtual.clock), clock=virtual.clock)
-            receiver.on("*")(take)
-            report = await h.replay(receiver).run()
-        assert (report.handled, report.failed) == (30, 0)
-        assert 3_000 <= report.duration < 3_010
-
-    async def take(_: object) -> None:
-        pass
-
-    until = 0.0
-    virtual.run(main())
 
 
 @virtual.clocked
