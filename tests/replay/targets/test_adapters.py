@@ -233,24 +233,6 @@ async def test_what_a_receiver_puts_into_its_quarantine_is_there_once() -> None:
         assert (entry.delivery_id, entry.acknowledged) == ("m0", True)
 
 
-@virtual.clocked
-async def test_a_delivery_that_another_worker_holds_is_waited_for() -> None:
-    inbox = MemoryInbox(clock=virtual.clock)
-    receiver = WebhookReceiver(SECRET, inbox=inbox)
-    got: list[str] = []
-
-    @receiver.on("*")
-    async def handle(delivery: Delivery) -> None:
-        got.append(delivery.id)
-
-    item = {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1"}}
-    await inbox.claim(inbox_key("user.created", "e1", "m1"), "a-killed-worker", lease=25)
-    async with BasiqClient("a2V5", transport=Scripted(page([item]))) as client:
-        report = await Replay(client, "w1", receiver, inbox=inbox).run()
-    assert (report.handled, got) == (1, ["m1"])
-    assert report.duration == pytest.approx(25, abs=1.5)
-
-
 @pytest.mark.parametrize("kind", ["receiver", "function"])
 @virtual.clocked
 async def test_what_another_worker_never_finishes_is_asked_again_at_the_end_and_is_no_failure(kind: str) -> None:
