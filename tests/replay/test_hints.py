@@ -125,9 +125,7 @@ async def test_a_list_that_expires_at_every_request_is_proven_with_two_passes() 
     assert job.lists.requests < 290
 
 
-@pytest.mark.parametrize(
-    "vanishing", [None, {1: 1, 6: 15}], ids=["steadily", "past where it began"]
-)
+@pytest.mark.parametrize("vanishing", [None, {1: 1, 6: 15}], ids=["steadily", "past where it began"])
 async def test_what_slips_away_in_a_tail_is_read(vanishing: dict[int, int] | None) -> None:
     job = a_job(100, "oldest-first", "offset")
     await job.run()
