@@ -256,24 +256,6 @@ async def test_retry_after_has_the_whole_job_wait_and_nothing_is_lost(error: Any
 
 
 @virtual.clocked
-async def test_a_target_that_takes_one_a_second_is_fed_one_a_second_and_gets_all() -> None:
-    last = -10.0
-
-    async def behave(message: Message) -> None:
-        nonlocal last
-        now = virtual.now()
-        if now - last < 1:
-            raise TargetError("slow down", retry_after=1)
-        last = now
-
-    async with history(60) as h:
-        target = Recorder(behave)
-        report = await h.replay(target).run()
-    assert (report.handled, report.failed) == (60, 0)
-    assert report.duration < 130
-
-
-@virtual.clocked
 async def test_a_wait_beyond_max_pause_ends_the_job_in_order() -> None:
     async with history(20) as h:
         ids = await h.ids()
@@ -305,20 +287,6 @@ async def test_a_retry_after_that_is_no_time_is_an_ordinary_failure(odd: Any) ->
         target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=odd))
         report = await h.replay(target).run()
         assert report.failed == 2
-
-
-@virtual.clocked
-async def test_cancelling_during_a_pause_leaves_nothing_behind() -> None:
-    async with history(20) as h:
-        target = Refusing(*await h.ids(), error=lambda: TargetError("no", retry_after=600))
-        replay = h.replay(target, concurrency=4)
-        running = asyncio.create_task(replay.run())
-        await asyncio.sleep(2)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        target.refused = set()
-        assert (await replay.run()).handled == 20
 
 
 async def test_an_own_record_ends_at_a_failure_in_front_of_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,37 +113,28 @@ async def test_stop_does_not_wait_for_a_target_that_is_down_or_asks_for_a_pause(
         assert report.duration == pytest.approx(100)
 
 
-@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(("concurrency", "place"), [(1, 7), (8, 7), (8, 199)])
 @virtual.clocked
-async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency: int) -> None:
-    async with history(40) as h:
+async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency: int, place: int) -> None:
+    async with history(200) as h:
         ids = await h.ids()
-        tries = 0
+        tries, told = 0, list[Progress]()
 
         async def behave(message: Message) -> None:
             nonlocal tries
             await asyncio.sleep(0.1)
-            if message.id == ids[7]:
+            if message.id == ids[place]:
                 tries += 1
                 raise TimeoutError
 
-        target = Recorder(behave)
-        replay = h.replay(target, concurrency=concurrency)
-        report = await replay.run()
-        assert (report.handled, report.failed) == (39, 1)
-        assert set(await set_aside(replay)) == {ids[7]}
-        assert 3 <= tries <= 5
-        assert report.duration < 30
-
-
-@virtual.clocked
-async def test_the_last_message_of_a_history_that_times_out_is_set_aside() -> None:
-    async with history(5) as h:
-        ids = await h.ids()
-        target = Refusing(ids[4], error=TimeoutError)
-        replay = h.replay(target)
-        report = await replay.run()
-        assert (report.handled, report.failed, report.finished) == (4, 1, True)
+        replay = h.replay(Recorder(behave), concurrency=concurrency)
+        report = await replay.run(told.append)
+        assert (report.handled, report.failed, report.finished) == (199, 1, True)
+        assert set(await set_aside(replay)) == {ids[place]}
+        alone = concurrency == 1 or place == 199
+        assert tries == (5 if alone else 3)
+        assert (max(each.down for each in told) > 0) == alone, "while others are accepted, only this one waits"
+        assert report.duration < 50
 
 
 @pytest.mark.parametrize("limit", [10, 300])
@@ -183,32 +174,6 @@ async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_call
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-@virtual.clocked
-async def test_an_inbox_that_hangs_with_the_record_of_an_exclusive_run_ends_the_job_with_what_to_do() -> None:
-    class Hanging(MemoryInbox):
-        hangs = False
-
-        async def complete(self, key: str | Sequence[str], token: str) -> bool:
-            if self.hangs:
-                await hang()
-            return await super().complete(key, token)
-
-    inbox = Hanging()
-    async with history(30) as h:
-
-        async def behave(message: Message) -> None:
-            inbox.hangs = len(target.ids) > 10
-
-        target = Recorder(behave)
-        replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=4)
-        with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
-            await replay.run()
-        inbox.hangs = False
-        target._behave = None
-        assert (await replay.run()).finished
-        assert set(target.ids) == set(await h.ids())
-
-
 class Collecting:
     """A target that collects messages, and cannot write them."""
 
@@ -232,33 +197,14 @@ async def test_a_flush_that_hangs_ends_the_job_with_what_to_do(kind: Callable[[]
             await h.replay(kind()).run()
 
 
-@pytest.mark.parametrize("hangs", [False, True])
-@virtual.clocked
-async def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_again(
-    hangs: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Full(MemoryInbox):
-        async def complete(self, key: str | Sequence[str], token: str) -> bool:
-            if hangs:
-                await asyncio.Event().wait()
-            raise OSError("no space left")
-
-    async with history(5) as h:
-        target = Recorder()
-        replay = h.replay(target, inbox=Full(clock=virtual.clock))
-        report = await replay.run()
-        assert (report.handled, report.failed) == (5, 0)
-        assert sorted(target.ids) == sorted(await h.ids())
-    why = "the inbox did not respond within 5 s" if hangs else "no space left"
-    assert sum(f"could not be recorded in the inbox: {why}" in each.message for each in caplog.records) == 5
-
-
 async def hang(*_: object, **__: object) -> Any:
     await asyncio.Event().wait()
 
 
 INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
     ("note", Replay.run),
+    ("claim", Replay.run),
+    ("complete", Replay.run),
     ("quarantined", Replay.retry_quarantined),
     ("known", Replay.plan),
     ("quarantined", Replay.plan),
@@ -352,27 +298,21 @@ async def test_stop_does_not_wait_for_an_inbox_that_is_away() -> None:
 async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:
     inbox = MemoryInbox()
     async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=inbox)
+        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
         await replay.run()
+        await h.fake.emit("user.created")
         setattr(inbox, call, hang)
         with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
             async with asyncio.timeout(60):
                 await work(replay)
 
 
-@pytest.mark.parametrize("call", ["claim", "release"])
 @virtual.clocked
-async def test_the_claim_of_a_run_is_not_waited_for_without_end(call: str) -> None:
+async def test_the_release_of_a_run_is_not_waited_for_without_end() -> None:
     inbox = MemoryInbox()
-    async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
-        setattr(inbox, call, hang)
-        async with asyncio.timeout(60):
-            if call == "claim":
-                with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
-                    await replay.run()
-            else:  # it ends with its lease
-                assert (await replay.run()).finished
+    inbox.release = hang
+    async with history(3) as h, asyncio.timeout(60):
+        assert (await h.replay(Recorder(), inbox=inbox, exclusive=True).run()).finished  # it ends with its lease
 
 
 @virtual.clocked

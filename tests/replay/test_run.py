@@ -22,7 +22,6 @@ from basiq_async import (
     InboxError,
     InMemoryTransport,
     Message,
-    PaginationError,
     ReplayError,
     Request,
     Response,
@@ -322,13 +321,6 @@ async def test_a_text_cut_anywhere_costs_its_own_message_at_most(loads: str, mon
         found = entry.delivery_id, json.loads(entry.body)
         assert found == ("m200", {"raw": items[200].decode(errors="backslashreplace")})
         assert "$.data[200]: is not JSON of UTF-8 text (not UTF-8)" in entry.error
-
-
-async def test_a_next_link_that_loops_is_a_pagination_error() -> None:
-    looping = Scripted(page([{"id": "a"}], "https://au-api.basiq.io/notifications/webhooks/w1/messages?limit=500"))
-    async with BasiqClient("a2V5", transport=looping) as client:
-        with pytest.raises(PaginationError):
-            await Replay(client, "w1", Recorder(), inbox=MemoryInbox()).run()
 
 
 @pytest.mark.parametrize(
