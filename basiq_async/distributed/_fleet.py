@@ -19,10 +19,10 @@ from .._redaction.tracebacks import UnshownText
 from .._work.tasks import cancelling
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
-from ..filters import Filter
+from ..filters import Filter, filter_text
 from ..models import Message
 from ..replay import Plan
-from ..replay.shared import FixedMessages, make_plan, read_filters
+from ..replay.shared import FixedMessages, make_plan
 from ._job import Job, notify_all
 from ._pages import list_pages
 from ._record import Record
@@ -314,9 +314,13 @@ def _list_specs(
     webhooks = [webhook_id] if isinstance(webhook_id, str) else list(webhook_id)
     if not webhooks or not all(isinstance(each, str) and each.strip() for each in webhooks):
         raise ConfigurationError("webhook_id must be the id of a webhook, or a list of them")
-    lists = tuple(ListSpec(webhook, text or "") for webhook in webhooks for text in read_filters(filter, source))
+    filters = list(filter) if isinstance(filter, Sequence) and not isinstance(filter, str) else [filter]
+    texts = [filter_text(each) or "" for each in filters]
+    if not texts or (len(texts) > 1 and not all(texts)):
+        raise ConfigurationError("filter must be a filter, or a list of at least one, none of them empty")
+    lists = tuple(ListSpec(webhook, text) for webhook in webhooks for text in texts)
     if len(set(lists)) < len(lists):
-        raise ConfigurationError("the same webhook is there twice: every message of it would be handled twice")
+        raise ConfigurationError("the same webhook or filter is there twice: messages of it would be handled twice")
     if source == "events" and len(lists) > 1:
         raise ConfigurationError('source="events" is one list, of all webhooks: pass one webhook_id')
     return lists

@@ -70,7 +70,7 @@ class Work:
 
     async def _select(self, source: Source, webhook_id: str) -> Where:
         """Return what selects the messages of a list. The event list has the types of all webhooks."""
-        where = Where(self.where.predicate)
+        where = Where(self.where._predicate)
         if source == "messages":
             return where
         handles = self.handling.handles

@@ -585,6 +585,9 @@ async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
         assert len(set(recorder.ids)) == len(events)
         with pytest.raises(ConfigurationError, match="is one list"):
             await fleet.submit(webhook_id=["w-1", "w-2"], source="events", key="other")
+        for filters, said in (([], "at least one"), (["a", ""], "none of them empty"), (["a", "a"], "there twice")):
+            with pytest.raises(ConfigurationError, match=said):
+                await fleet.submit(filter=filters, key="other")
 
 
 async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) -> None:

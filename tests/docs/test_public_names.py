@@ -14,10 +14,6 @@ from tests.support.api import SNAPSHOT
 from tests.support.environment import ROOT
 
 EXEMPT = {
-    "Inactivity.describe_loss": "the text of a problem, which pages show",
-    "JSONLinesTarget.accept_page": "called by a replay",
-    "JSONLinesTarget.begin_run": "called by a replay",
-    "JSONLinesTarget.end_run": "called by a replay",
     "QuarantinedDelivery.sealed_parts": "called by what seals and opens",
     "SQLInbox.handled_at": "what `inbox get` shows",
     "WebhookReceiver.dispatch": "called by a replay",
