@@ -15,7 +15,7 @@ from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
 from ._exit_codes import DONE, WRONG, exit_code
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
-from ._options import SECRET_VARIABLE, Json, complete_webhook, help_line, option, read_secrets
+from ._options import SECRET_VARIABLE, Json, help_line, option, read_secrets
 from ._output import live, note
 from ._results import Output, Row, View, as_row, cell_text
 from ._run import make_client
@@ -94,9 +94,7 @@ def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
 
 
 async def doctor(
-    webhook_id: Annotated[
-        str | None, typer.Argument(help="The webhook; all webhooks by default.", autocompletion=complete_webhook)
-    ] = None,
+    webhook_id: Annotated[str | None, typer.Argument(help="The webhook; all webhooks by default.")] = None,
     test: Annotated[
         bool,
         option(

@@ -1,7 +1,4 @@
-"""The settings of a client, and where API keys are stored by name: in the operating system's keyring, or in a file.
-
-Only the file's owner can read it.
-"""
+"""The settings of a client, and the file that stores API keys by name, which only its owner can read."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json as json_module
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ from ..errors import ConfigurationError
 from ._output import session
 
 DEFAULT = "default"
-_SERVICE = "basiq-async"
 
 
 @attrs.frozen
@@ -72,15 +67,10 @@ def read(name: str) -> Settings | None:
     entry = entries().get(name)
     if entry is None:
         return None
-    place, key = entry.get("key_in"), entry.get("api_key")
-    if place == "keyring":
-        key = None
-        if (keyring := _keyring()) is not None:
-            with suppress(Exception):
-                key = keyring.get_password(_SERVICE, name)
+    key = entry.get("api_key")
     if not isinstance(key, str):
-        raise ConfigurationError(f"the key of profile {name!r} is not in the {place or 'file'} any more: log in again")
-    return Settings(key, str(entry.get("base_url") or VENDOR_URL), f"profile {name} ({place})", name)
+        raise ConfigurationError(f"the key of profile {name!r} is not in the file any more: log in again")
+    return Settings(key, str(entry.get("base_url") or VENDOR_URL), f"profile {name}", name)
 
 
 def names() -> list[str]:
@@ -88,31 +78,14 @@ def names() -> list[str]:
     return sorted(entries())
 
 
-def store(name: str, api_key: str, base_url: str) -> str:
-    """Store a profile. Return where its key was stored: ``keyring`` or ``file``."""
-    entry = {"base_url": base_url, "key_in": "file", "api_key": api_key}
-    if (keyring := _keyring()) is not None:
-        with suppress(Exception):
-            keyring.set_password(_SERVICE, name, api_key)
-            if keyring.get_password(_SERVICE, name) == api_key:
-                entry = {"base_url": base_url, "key_in": "keyring"}
-    _write({**entries(), name: entry})
-    return entry["key_in"]
+def store(name: str, api_key: str, base_url: str) -> None:
+    """Store a profile."""
+    _write({**entries(), name: {"base_url": base_url, "api_key": api_key}})
 
 
-def remove(name: str) -> bool:
-    """Remove a profile and its key. Return whether the profile existed."""
-    found = entries()
-    entry = found.pop(name, None)
-    if entry is None:
-        return False
-    if entry.get("key_in") == "keyring" and (keyring := _keyring()) is not None:
-        try:
-            keyring.delete_password(_SERVICE, name)
-        except Exception as exc:
-            raise ConfigurationError(f"the keyring did not remove the key of profile {name!r}") from exc
-    _write(found)
-    return True
+def remove(name: str) -> None:
+    """Remove a profile and its key."""
+    _write({each: entry for each, entry in entries().items() if each != name})
 
 
 def _file() -> Path:
@@ -148,16 +121,3 @@ def _write(found: Mapping[str, Mapping[str, Any]]) -> None:
         replace_private(file, json_module.dumps({"profiles": found}, indent=2).encode())
     except OSError as exc:
         raise ConfigurationError(f"the profiles cannot be written to {file}: {exc.strerror}") from None
-
-
-def _keyring() -> Any:
-    """Return the optional library ``keyring`` if it has a keyring here. Where it fails, the file is used."""
-    if os.environ.get("BASIQ_NO_KEYRING"):
-        return None
-    try:
-        import keyring
-        from keyring.backends import fail
-
-        return None if isinstance(keyring.get_keyring(), fail.Keyring) else keyring
-    except Exception:
-        return None

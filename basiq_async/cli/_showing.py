@@ -15,7 +15,7 @@ import attrs
 import typer
 
 from ..errors import ConfigurationError
-from ._options import SECRET_VARIABLE, complete_event_type, complete_webhook, option
+from ._options import SECRET_VARIABLE, complete_event_type, option
 from ._output import OutputClosedError, flush, is_terminal, live, note, session, write, write_lines
 from ._results import Output, Row, View
 from ._run import stopping
@@ -47,7 +47,7 @@ class ListenOptions:
     port: int = 8080
     host: str = "127.0.0.1"
     path: str = "/basiq"
-    poll: Annotated[str | None, option(autocompletion=complete_webhook)] = None
+    poll: str | None = None
     since: str | None = None
     every: Annotated[float, typer.Option(min=1)] = 5.0
     inbox: str | None = None

@@ -174,7 +174,6 @@ def each_is_record(names: list[str]) -> bool:
 def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     line: str, run: Run, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
     monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path))
     webhook_id = served.fake.seed_messages(2, failed=0.5)
     before = list(served.fake.webhooks())

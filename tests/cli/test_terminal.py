@@ -55,7 +55,7 @@ def test_a_replay_shows_a_bar_with_its_end_and_then_the_report(
 
 def test_a_key_that_is_typed_does_not_show(served: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
     home = str(tmp_path_factory.mktemp("home"))
-    env = {"HOME": home, "XDG_CONFIG_HOME": home, "BASIQ_NO_KEYRING": "1"}
+    env = {"HOME": home, "XDG_CONFIG_HOME": home}
     with Terminal("login", "--base-url", served.url, env=env) as terminal:
         terminal.read_until("API key (not shown):")
         terminal.type(served.fake.DEFAULT_API_KEY + "\n")
