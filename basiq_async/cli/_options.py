@@ -259,34 +259,24 @@ def explain(exc: OSError | ValueError) -> str:
     return "it is not text" if isinstance(exc, UnicodeError) else "its name holds a null character"
 
 
-def read_file(path: str | Path, what: str) -> str:
-    """Return the text of a file, of which an error says ``what`` it is. Raises ``ConfigurationError``."""
+def read_file(path: str | Path, what: str) -> bytes:
+    """Return the bytes of a file, of which an error says ``what`` it is. Raises ``ConfigurationError``."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes()
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"{what} {str(path)!r} cannot be read: {explain(exc)}") from None
 
 
 @hide_arguments
-def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]:
-    """Return the signing secrets of the options ``--secret`` and ``--secret-file``, or else of the environment.
+def read_secrets(file: Path | None) -> list[str]:
+    """Return the signing secrets of ``--secret-file``, or else of the environment, separated by spaces or lines.
 
-    ``given`` holds the secrets of ``--secret``. typer fills it from the environment if the option is missing; the
-    environment's secrets are not used if a file is named. Raises ``ConfigurationError`` if there are no secrets, or the
-    file cannot be read.
+    Raises ``ConfigurationError`` if there are no secrets, or the file cannot be read.
     """
-    environment = os.environ.get(SECRET_VARIABLE, "").split()
-    if file is None:
-        secrets = given or environment
-    else:
-        lines = [line.split() for line in read_file(file, "--secret-file").splitlines() if line.strip()]
-        if not lines:
-            raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
-        if any(len(line) > 1 for line in lines):
-            raise ConfigurationError(
-                f"--secret-file {str(file)!r} has several words in a line: write one secret in a line"
-            )
-        secrets = [*(given if given and given != environment else ()), *(line[0] for line in lines)]
+    text = os.environ.get(SECRET_VARIABLE, "") if file is None else read_file(file, "--secret-file").decode("latin-1")
+    secrets = text.split()
+    if not secrets and file is not None:
+        raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
     if not secrets:
         raise ConfigurationError(
             f"the endpoint's signing secret is needed, in {SECRET_VARIABLE} or in a --secret-file; "

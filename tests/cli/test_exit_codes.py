@@ -7,7 +7,6 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,58 +36,15 @@ from basiq_async.errors import (
     TransportError,
 )
 from basiq_async.receiver import SQLiteInbox
-from basiq_async.testing import FakeBasiq, Quirks
+from basiq_async.testing import FakeBasiq
 
 from ..support.command_line import run_command
-from .conftest import Endpoint, Run, Served
+from .conftest import Run, Served
 
 if sys.platform != "win32":
     from ..support.terminal import Terminal
 
 on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-
-
-# --- trigger --wait ---
-
-
-@pytest.mark.parametrize(("status", "order"), [(204, "newest-first"), (500, "oldest-first")])
-def test_waiting_tells_by_its_exit_code_whether_the_delivery_was_accepted(
-    monkeypatch: pytest.MonkeyPatch, status: int, order: Any
-) -> None:
-    with Endpoint() as endpoint, Served(FakeBasiq(quirks=Quirks(message_order=order))) as served:
-        endpoint.status = status
-        run = using(served, monkeypatch)
-        webhook_id = served.fake.add_webhook(endpoint.url)
-        endpoint.secret = served.fake.secret(webhook_id)
-        served.fake.seed_messages(700, webhook_id, event_types=["user.created"])
-        done = run("trigger", "user.created", "--wait")
-        (message,) = done.rows
-        assert (done.exit_code, message["delivered"]) == ((0, True) if status == 204 else (1, False)), done.output
-        assert message["id"] in endpoint.ids if status == 204 else "was not accepted" in done.stderr
-
-
-def test_waiting_ends_with_1_while_the_delivery_is_under_way(run: Run, served: Served) -> None:
-    with Endpoint() as endpoint:
-        endpoint.secret = served.fake.secret(served.fake.add_webhook(endpoint.url))
-        endpoint.release.clear()
-        try:
-            done = run("trigger", "user.created", "--wait", "--timeout", "0.3")
-        finally:
-            endpoint.release.set()
-    assert done.exit_code == 1, done.output
-    assert done.rows[0]["attempts"] == []
-    assert "has no attempt yet" in done.stderr
-
-
-def test_waiting_is_for_every_webhook(run: Run, served: Served) -> None:
-    with Endpoint() as good:
-        good.secret = served.fake.secret(served.fake.add_webhook(good.url))
-        bad = served.fake.add_webhook("http://127.0.0.1:9/")
-        served.fake.add_webhook("https://example.com/other", ["consent.revoked"])
-        done = run("trigger", "user.created", "--wait")
-    assert done.exit_code == 1, done.output
-    assert {row["webhook_id"]: row["delivered"] for row in done.rows}[bad] is False
-    assert len(done.rows) == 2
 
 
 def using(served: Served, monkeypatch: pytest.MonkeyPatch) -> Run:
