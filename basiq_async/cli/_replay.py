@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -15,7 +14,7 @@ from ._command import command
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
 from ._options import Failed, Selection
-from ._output import is_terminal, live, note, session
+from ._output import live, note
 from ._results import Output, count_details
 from ._run import make_client, on_signals
 from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched
@@ -38,14 +37,13 @@ class ReplayOptions(RunOptions, Selection):
     filter: A filter in Basiq's syntax, which Basiq applies; may be repeated: all lists are read at once.
     limit N: At most N messages in this run; 0 for all.
     dry_run: Count the messages, and hand out none.
-    plan: In a terminal: count first, for a progress bar and the time left.
     on_error: What to do with a message that fails: quarantine sets it aside for 'quarantine retry'.
     max_failures N: Stop after N failures in a row; 0 for never.
     ui: Serve a page with the progress, and the failed messages to retry or drop.
     """
 
     command: ClassVar[str] = "replay"
-    once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "plan", "ui", "anew"}
+    once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "ui", "anew"}
 
     file: str | None = None
     anew: bool = False
@@ -54,7 +52,6 @@ class ReplayOptions(RunOptions, Selection):
     failed: Failed = False
     limit: Annotated[int, typer.Option(min=0)] = 0
     dry_run: bool = False
-    plan: bool = True
     on_error: Literal["quarantine", "stop", "skip"] = "quarantine"
     max_failures: Annotated[int, typer.Option(min=0)] = 1_000
     ui: bool = False
@@ -160,13 +157,12 @@ async def _run(job: Replay, options: ReplayOptions, watch: Watch) -> Report:
 
     from ..replay import serve_page
 
-    counted = await _make_plan(job) if options.plan else None
     async with AsyncExitStack() as page:
         url = await page.enter_async_context(serve_page(job)) if options.ui else None
         if url is not None:
             note(f"the page is at {url}", url=url)
         watch.follow(job)
-        report = await job.run(plan=counted)
+        report = await job.run()
         if url is not None and report.failed and report.finished:
             live(None)
             note(f"messages failed: retry or drop them at {url}; Ctrl-C ends", url=url)
@@ -176,14 +172,3 @@ async def _run(job: Replay, options: ReplayOptions, watch: Watch) -> Report:
     # What began on the page has ended now, and is recorded.
     handled = sum(each.handled for each in watch.lists)
     return attrs.evolve(report, handled=handled, failed=max(0, report.failed - (handled - report.handled)))
-
-
-async def _make_plan(job: Replay) -> Plan | None:
-    """Count the messages for the progress bar. Return None without a terminal, which shows no bar."""
-    if not is_terminal(sys.stderr) or session().json:
-        return None
-    live("counting the messages; with --no-plan the run starts at once")
-    try:
-        return await job.plan()
-    finally:
-        live(None)

@@ -152,26 +152,15 @@ def report_details(row: Row) -> Iterable[tuple[str, Any]]:
     return count_details(row, "order")
 
 
-def progress_text(now: Progress) -> tuple[str, int, int | None]:
-    """Return the progress of a run as text, what is done, and what is to be done in all; None without a plan."""
-    done = now.handled + now.failed + sum(now.skipped.values())
-    total = None if now.remaining is None else done + now.remaining
-    words = [f"{done:,} done" if not total else f"{done:,}/{total:,}"]
+def progress_text(now: Progress) -> str:
+    """Return the progress of a run as text."""
+    words = [f"{now.handled + now.failed + sum(now.skipped.values()):,} done"]
     if now.failed:
         words.append(f"{now.failed:,} failed")
     words.append(f"{now.rate:,.0f}/s")
     if now.paused:
         words.append(f"paused for {now.paused:.0f} s{f', down for {now.down:.0f} s' if now.down else ''}")
-    elif now.eta is not None:
-        words.append(f"{_clock(now.eta)} left")
-    return "  ".join(words), done, total
-
-
-def _clock(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    if whole >= 3600:
-        return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
-    return f"{whole // 60}:{whole % 60:02}"
+    return "  ".join(words)
 
 
 class _Stoppable(Protocol):
@@ -236,7 +225,7 @@ class Watch:
             self._told = time.monotonic()
             why = f"which has been down for {now.down:.0f} s" if down else "which asked for a pause"
             note(f"waiting for the target, {why}; the next message is tried in {math.ceil(now.paused)} s")
-        live(*progress_text(now))
+        live(progress_text(now))
 
 
 # --- how a run ends ---

@@ -128,7 +128,7 @@ USES: dict[str, str] = {
     "webhooks list --json=id,colour": "the fields are id, url, status, subscribed_events, name, description",
     "quarantine list --inbox none.db": "the inbox file 'none.db' does not exist",
     "inbox check --inbox none.db": "the inbox file 'none.db' does not exist",
-    "inbox list": "name the inbox with --inbox or --receiver, or with --to and --webhook",
+    "inbox waiting": "name the inbox with --inbox or --receiver, or with --to and --webhook",
     "quarantine list": "name the inbox with --inbox or --receiver, or with --to and --webhook",
     "work": "name the receiver with --receiver MODULE:RECEIVER",
     "webhooks create --url https://x.example --event user.deleted --event user.craeted": "did you mean 'user.created'?",

@@ -236,6 +236,7 @@ def test_states_are_added_shown_used_and_removed(run: Run, served: Served, monke
     monkeypatch.setenv("BASIQ_API_KEY", key)
     assert run("webhooks", "create", "--url", NOBODY, "--event", "user.created").exit_code == 0
     assert (call(run, "state")["name"], call(run, "state")["seed"]) == ("payments", "7")
+    assert run("mock", "call", "state", terminal=True).row["name"] == "payments"
     states = [(each["name"], each["webhooks"]) for each in call(run, "states")["items"]]
     assert states == [("first", 0), ("payments", 1)]
     other = call(run, "addState", "apiKey=b3RoZXI=")

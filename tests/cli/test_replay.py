@@ -161,7 +161,7 @@ def test_the_secret_comes_from_a_file_too_and_never_shows(
     for arguments, told in (
         ((), "the endpoint's signing secret is needed"),
         (("--secret-file", "nowhere"), "cannot be read: No such file"),
-        (("--secret-file", "odd"), "cannot be read: it is not text"),
+        (("--secret-file", "odd"), "the secret is not base64"),
     ):
         refused = run("replay", webhook_id, "--to", endpoint.url, *arguments)
         assert refused.exit_code == 2
