@@ -14,14 +14,13 @@ from ._command import command
 from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
 from ._options import Failed, Selection
-from ._output import live, note
 from ._results import Output, count_details
-from ._run import make_client, on_signals
+from ._run import make_client
 from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched
 
 if TYPE_CHECKING:
     from ..receiver import Inbox, WebhookReceiver
-    from ..replay import Plan, Replay, Report, Target
+    from ..replay import Replay, Report, Target
 
 
 Source = Literal["messages", "events"]
@@ -39,11 +38,10 @@ class ReplayOptions(RunOptions, Selection):
     dry_run: Count the messages, and hand out none.
     on_error: What to do with a message that fails: quarantine sets it aside for 'quarantine retry'.
     max_failures N: Stop after N failures in a row; 0 for never.
-    ui: Serve a page with the progress, and the failed messages to retry or drop.
     """
 
     command: ClassVar[str] = "replay"
-    once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "ui", "anew"}
+    once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "anew"}
 
     file: str | None = None
     anew: bool = False
@@ -54,7 +52,6 @@ class ReplayOptions(RunOptions, Selection):
     dry_run: bool = False
     on_error: Literal["quarantine", "stop", "skip"] = "quarantine"
     max_failures: Annotated[int, typer.Option(min=0)] = 1_000
-    ui: bool = False
 
     @property
     def targets(self) -> Mapping[str, str | None]:
@@ -72,23 +69,20 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     'quarantine retry', and the exit code is 1 while any are left. It is 4 if another run of this job is alive.
     """
     watch = Watch()
-    if not options.dry_run:
-        check_places(options, options.targets)
-
-    async def work() -> tuple[Report, int] | Plan:
+    if options.dry_run:
         async with AsyncExitStack() as stack:
-            return await _replay(stack, options, watch)
-
-    ended = await run_watched(watch, work)
+            job, _, _ = await _make_job(stack, options, watch)
+            plan = await job.plan()
+        output.one(plan, details=count_details(plan))
+        return DONE
+    check_places(options, options.targets)
+    ended = await run_watched(watch, lambda: _replay(options, watch))
     options = watch.options or options
     if ended.result is None:
         row = report_row(watch.lists[0], finished=False) if watch.lists else {"finished": False}
         output.one(row, details=report_details(row))
         options.show_line()
         return ended.exit(WRONG)
-    if not isinstance(ended.result, tuple):
-        output.one(ended.result, details=count_details(ended.result))
-        return ended.exit(DONE)
     report, left = ended.result
     row = {**report_row(report), "quarantined": left}
     output.one(row, details=report_details(row))
@@ -99,9 +93,21 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     return ended.exit(WRONG if left or report.failed or "busy" in report.skipped else DONE)
 
 
-async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -> tuple[Report, int] | Plan:
-    """Run the replay, or count what it would do. Return its report, and the number of messages in the quarantine."""
+async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:
+    """Run the replay. Return its report, and the number of messages in the quarantine."""
     from .._work.quarantine import count_quarantined
+
+    async with AsyncExitStack() as stack:
+        job, record, owner = await _make_job(stack, options, watch)
+        watch.follow(job)
+        report = await job.run()
+        return report, 0 if record is None else await count_quarantined(record, owner, timeout=INBOX_TIMEOUT)
+
+
+async def _make_job(
+    stack: AsyncExitStack, options: ReplayOptions, watch: Watch
+) -> tuple[Replay, Inbox | None, str | None]:
+    """Return the replay, the inbox with its quarantine, and the webhook whose entries are meant."""
     from ..replay import Replay
 
     basiq = await stack.enter_async_context(make_client())
@@ -122,12 +128,7 @@ async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -
         max_failures=options.max_failures or None,
         max_pause=options.max_pause,
     )
-    if options.dry_run:
-        return await job.plan()
-    report = await _run(job, options, watch)
-    record = getattr(target, "inbox", inbox)
-    owner = getattr(target, "webhook_id", options.webhook_id)
-    return report, 0 if record is None else await count_quarantined(record, owner, timeout=INBOX_TIMEOUT)
+    return job, getattr(target, "inbox", inbox), getattr(target, "webhook_id", options.webhook_id)
 
 
 async def _open_target(
@@ -149,26 +150,3 @@ async def _open_target(
 
 async def _count(message: object) -> None:
     """Do nothing: a plan counts."""
-
-
-async def _run(job: Replay, options: ReplayOptions, watch: Watch) -> Report:
-    """Run the job. If messages failed, the page of ``--ui`` stays until a signal: they can be tried again there."""
-    import asyncio
-
-    from ..replay import serve_page
-
-    async with AsyncExitStack() as page:
-        url = await page.enter_async_context(serve_page(job)) if options.ui else None
-        if url is not None:
-            note(f"the page is at {url}", url=url)
-        watch.follow(job)
-        report = await job.run()
-        if url is not None and report.failed and report.finished:
-            live(None)
-            note(f"messages failed: retry or drop them at {url}; Ctrl-C ends", url=url)
-            stop = asyncio.Event()
-            with on_signals(lambda _: stop.set()):
-                await stop.wait()
-    # What began on the page has ended now, and is recorded.
-    handled = sum(each.handled for each in watch.lists)
-    return attrs.evolve(report, handled=handled, failed=max(0, report.failed - (handled - report.handled)))
