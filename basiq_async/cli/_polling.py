@@ -15,12 +15,11 @@ from ..errors import ConfigurationError, ReplayError
 from ..models import Message
 from ..receiver import SQLiteInbox
 from ..replay import HttpTarget, Replay, since
-from ._follow import follow_up
 from ._inboxes import INBOX_TIMEOUT, record_file
 from ._options import read_moment, read_secrets
 from ._output import OutputClosedError, OutputError, live, note
 from ._results import Output, Row, View
-from ._run import make_client
+from ._run import follow_up, make_client
 from ._runs import Watch
 from ._showing import ListenOptions, Showing
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,8 +19,9 @@ from ._output import DEBUG, is_terminal, live, note, prompt, session, show_logs
 from ._settings import Settings, find_settings
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..client import BasiqClient
-    from ..errors import BasiqError
     from ..hooks import RetryEvent
     from ..transports.retry import RetryPolicy
 
@@ -94,23 +95,40 @@ def confirm(question: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
-def wait_patiently(exc: BasiqError, wait: float, most: float) -> float:
-    """Write a note about a failed request, and return the seconds to wait before the next one.
+_FIRST_WAIT, _LONGEST_WAIT = 2.0, 30.0
+_GROWTH = 1.5
 
-    That is twice ``wait`` (at most ``most``), or the wait that a 429 asks for if it is longer. Raises ``exc`` if
-    waiting does not help.
+
+async def follow_up(
+    poll: Callable[[], Awaitable[int]],
+    *,
+    first: float | None = None,
+    longest: float = _LONGEST_WAIT,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Call ``poll``, which returns how many messages were new, until ``stop`` is set.
+
+    While none are new, and while Basiq cannot be asked, the pauses between the calls grow from ``first`` to
+    ``longest`` seconds. A note says why Basiq cannot be asked. Raises other errors of Basiq: waiting does not help.
     """
+    import asyncio
+    import random
+
+    from .._work.limits import wait_for_event
     from ..errors import RateLimitError, ServerError, TransportError
 
-    if isinstance(exc, RateLimitError):
-        wait = max(exc.retry_after or 0.0, min(most, wait * 2))
-        note(f"Basiq asks for fewer requests; next request in {wait:.0f} s")
-    elif isinstance(exc, (TransportError, ServerError)):
-        wait = min(most, wait * 2)
-        note(f"{type(exc).__name__}: {exc}; next request in {wait:.0f} s")
-    else:
-        raise exc
-    return wait
+    first, stop = first or _FIRST_WAIT, stop or asyncio.Event()
+    wait = first
+    while not stop.is_set():
+        try:
+            wait = first if await poll() else min(longest, wait * _GROWTH)
+        except RateLimitError as exc:
+            wait = max(exc.retry_after or 0.0, min(longest, wait * 2))
+            note(f"Basiq asks for fewer requests; next request in {wait:.0f} s")
+        except (TransportError, ServerError) as exc:
+            wait = min(longest, wait * 2)
+            note(f"{type(exc).__name__}: {exc}; next request in {wait:.0f} s")
+        await wait_for_event(stop, wait * random.uniform(0.9, 1.0))
 
 
 def _quiet_logs() -> None:
