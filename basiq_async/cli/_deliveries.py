@@ -15,7 +15,6 @@ from .._wire.hosts import show_url
 from .._wire.urls import VENDOR_URL, quote_segment
 from ..errors import ConfigurationError
 from ._command import command
-from ._exit_codes import DONE, WRONG
 from ._options import (
     EndpointSecretFile,
     check_event_types,
@@ -27,7 +26,7 @@ from ._options import (
 )
 from ._output import note, write_lines
 from ._results import Output
-from ._run import make_client
+from ._run import DONE, WRONG, make_client
 
 Body = Annotated[str, typer.Argument(help="The file with the exact body; - for standard input.")]
 

@@ -13,12 +13,11 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
-from ._exit_codes import DONE, WRONG, exit_code
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
 from ._options import SECRET_VARIABLE, Json, help_line, option, read_secrets
 from ._output import live, note
 from ._results import Output, Row, View, as_row, cell_text
-from ._run import make_client
+from ._run import DONE, WRONG, exit_code, make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient

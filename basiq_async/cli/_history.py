@@ -12,7 +12,6 @@ import typer
 from .._redaction.text import json_line
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
 from ._command import Group
-from ._exit_codes import exit_code
 from ._options import (
     EndpointSecretFile,
     Failed,
@@ -25,7 +24,7 @@ from ._options import (
 )
 from ._output import live, note
 from ._results import Column, Output, Row, View, cell_text
-from ._run import follow_up
+from ._run import exit_code, follow_up
 
 if TYPE_CHECKING:
     from .._wire.order import NewestItems

@@ -11,12 +11,11 @@ import typer
 
 from ..errors import ConfigurationError
 from ._command import Group
-from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
 from ._options import EndpointSecretFile
 from ._output import live, note
 from ._results import ROWS, Column, Output, Row, View
-from ._run import make_client
+from ._run import DONE, WRONG, make_client
 from ._runs import Watch, check_places, open_target, run_watched
 from ._settings import Settings
 

@@ -12,10 +12,9 @@ import attrs
 from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._doctor import problem_details, problem_rows
-from ._exit_codes import DONE, WRONG
 from ._options import option
 from ._results import Output, Row, View, as_row
-from ._run import make_client
+from ._run import DONE, WRONG, make_client
 from ._runs import Ended, RunOptions, Watch, check_places, open_target, report_row, run_watched
 
 if TYPE_CHECKING:

@@ -11,11 +11,10 @@ import attrs
 import typer
 
 from ._command import command
-from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
 from ._options import Failed, Selection
 from ._results import Output, count_details
-from ._run import make_client
+from ._run import DONE, WRONG, make_client
 from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched
 
 if TYPE_CHECKING:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from .._work.keys import inbox_key
 from ..errors import ConfigurationError
 from ._command import Group, command
-from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, open_receiver
 from ._options import LogLevel
 from ._output import live, note, show_logs
 from ._results import ROWS, Column, Output, Row, View
-from ._run import make_client, stopping
+from ._run import DONE, WRONG, make_client, stopping
 
 if TYPE_CHECKING:
     from ..receiver import Inbox, QuarantinedDelivery
