@@ -42,8 +42,6 @@ async def listen(output: Output, options: ListenOptions) -> None:
         raise ConfigurationError("--since and --inbox require --poll")
     if not options.path.startswith("/"):
         raise ConfigurationError(f"--path must begin with a /, not {options.path!r}")
-    if not 0 <= options.port <= 65535:
-        raise ConfigurationError(f"--port must be from 0 to 65535, not {options.port}")
     await Listener(output, options).serve()
 
 

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._doctor import problem_details, problem_rows
 from ._options import option
-from ._results import Output, Row, View, as_row
+from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, make_client
 from ._runs import Ended, RunOptions, Watch, check_places, open_target, report_row, run_watched
 
@@ -63,13 +63,8 @@ def _partial_row(watch: Watch) -> Row:
 
 def _details(row: Row, found: Recovery | None) -> Iterable[tuple[str, Any]]:
     for source in ("messages", "events"):
-        report = row[source] or {}
-        if report:
-            yield f"{source} handled", f"{report['handled']:,}"
-        for why, count in report.get("skipped", {}).items():
-            yield f"{source} skipped, {why}", f"{count:,}"
-        if report.get("failed"):
-            yield f"{source} failed", f"{report['failed']:,}"
+        counts = {name: (row[source] or {}).get(name) for name in ("handled", "failed", "skipped")}
+        yield from ((f"{source} {name}", value) for name, value in count_details(counts))
     if row["left_alone"]:
         yield "left alone", f"{row['left_alone']:,} that Basiq delivered; --everything includes them"
     yield "finished", row["finished"]

@@ -47,30 +47,22 @@ def find_settings() -> Settings:
     if chosen is None and key is not None:
         return Settings(key, VENDOR_URL if base_url is None else base_url, "BASIQ_API_KEY")
     name = chosen or os.environ.get("BASIQ_PROFILE") or DEFAULT
-    found = read(name)
-    if found is None:
+    entry = entries().get(name)
+    if entry is None:
         if chosen is None and not os.environ.get("BASIQ_PROFILE"):
             raise ConfigurationError("no API key: set BASIQ_API_KEY, or store one with 'basiq-async login'")
         line = shell_line([PROGRAM, "--profile", name, "login"])
         raise ConfigurationError(f"there is no profile {name!r}; make it with: {line}")
-    if (chosen is None or asked) and base_url is not None and base_url.rstrip("/") != found.base_url.rstrip("/"):
-        where = "BASIQ_BASE_URL" if asked is None else "--base-url"
-        raise ConfigurationError(
-            f"{where} differs from {found.base_url}, which the key of profile {name!r} is for: "
-            "set BASIQ_API_KEY too, pass --profile, or leave the URL out"
-        )
-    return found
-
-
-def read(name: str) -> Settings | None:
-    """Return a profile's settings, or None if the profile does not exist."""
-    entry = entries().get(name)
-    if entry is None:
-        return None
-    key = entry.get("api_key")
+    key, own = entry.get("api_key"), str(entry.get("base_url") or VENDOR_URL)
     if not isinstance(key, str):
         raise ConfigurationError(f"the key of profile {name!r} is not in the file any more: log in again")
-    return Settings(key, str(entry.get("base_url") or VENDOR_URL), f"profile {name}", name)
+    if (chosen is None or asked) and base_url is not None and base_url.rstrip("/") != own.rstrip("/"):
+        where = "BASIQ_BASE_URL" if asked is None else "--base-url"
+        raise ConfigurationError(
+            f"{where} differs from {own}, which the key of profile {name!r} is for: "
+            "set BASIQ_API_KEY too, pass --profile, or leave the URL out"
+        )
+    return Settings(key, own, f"profile {name}", name)
 
 
 def names() -> list[str]:

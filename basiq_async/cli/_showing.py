@@ -35,7 +35,7 @@ class ListenOptions:
 
     forward_to: str | None = None
     secret_file: EndpointSecretFile = None
-    port: int = 8080
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080
     host: str = "127.0.0.1"
     path: str = "/basiq"
     poll: str | None = None

@@ -243,7 +243,9 @@ async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], 
     try:
         found = await request(*given, **named)
         if found.secret is not None:
-            _write(descriptor, found.secret.reveal(), file)
+            with _told(file):
+                os.write(descriptor, found.secret.reveal().encode() + b"\n")
+                os.fsync(descriptor)
             written = True
     finally:
         os.close(descriptor)
@@ -287,12 +289,6 @@ def _renew(file: Path, earlier: str, webhook: Webhook) -> None:
         replace_private(f"{file}.old", earlier.encode() + b"\n")
         replace_private(file, secret.encode() + b"\n")
     note(f"the webhook has another secret: it is in {str(file)!r}, and the one before in '{file}.old'")
-
-
-def _write(descriptor: int, secret: str, file: Path) -> None:
-    with _told(file):
-        os.write(descriptor, secret.encode() + b"\n")
-        os.fsync(descriptor)
 
 
 @contextmanager
