@@ -7,10 +7,9 @@ import json
 import os
 import shlex
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import verify
-from basiq_async.testing import FakeBasiq, ManualClock, serve
+from basiq_async.testing import FakeBasiq, ManualClock
 
 from ..support import deliveries
 from ..support.command_line import PROGRAM, Ended, run_command
 from ..support.real_time import PATIENCE
+from ..support.served import Handler, Served, answering
 
 Run = Callable[..., Ended]
 
@@ -34,45 +34,6 @@ def help_lines(told: str) -> list[list[str]]:
 
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
-
-
-class Served:
-    """A fake that a thread serves over HTTP."""
-
-    def __init__(self, fake: FakeBasiq | None = None) -> None:
-        self.fake = fake or FakeBasiq()
-        self.url = ""
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Served:
-        self._thread.start()
-        assert self._ready.wait(PATIENCE)
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What leads a program here."""
-        return {"BASIQ_API_KEY": self.fake.api_key, "BASIQ_BASE_URL": self.url}
-
-    def run(self, work: Coroutine[Any, Any, object], *, seconds: float = PATIENCE) -> None:
-        """Run something in the loop that serves."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
-
-    def _run(self) -> None:
-        async def main() -> None:
-            async with serve(self.fake) as self.url:
-                self._ready.set()
-                await self._stop.wait()
-
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(main())
 
 
 class Endpoint:
@@ -88,11 +49,13 @@ class Endpoint:
         self.release = threading.Event()
         self.release.set()
         self.asked = threading.Event()
+        self.url = ""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Endpoint:
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Posted(Handler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 outer.asked.set()
@@ -101,26 +64,14 @@ class Endpoint:
                 verify(outer.secret, headers=dict(self.headers.items()), body=body)
                 outer.ids.append(self.headers["webhook-id"])
                 outer.bodies.append(body)
-                self.send_response(outer.status)
-                self.send_header("content-length", "0")
-                self.end_headers()
+                self.respond(outer.status)
 
-            def log_message(self, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/basiq"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self) -> Endpoint:
-        self._thread.start()
+        self.url = f"{self._stack.enter_context(answering(Posted))}/basiq"
         return self
 
     def __exit__(self, *args: object) -> None:
         self.release.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._stack.close()
 
 
 class Program:

@@ -24,7 +24,6 @@ USES: dict[str, str] = {
     "webhooks create --url '' --event ''": "'' is not an event type that Basiq documents",
     "webhooks create --url https://example.com/x --event ''": "'' is not an event type that Basiq documents",
     "webhooks get ''": "webhook id must not be empty, '.' or '..'",
-    "webhooks get ..": "webhook id must not be empty, '.' or '..'",
     "webhooks update W": "pass at least one of --url, --event, --name, --description and --secret-file",
     "webhooks update W --url ftp://x": "url must be an absolute http or https url",
     "webhooks doctor W --receiver nothing": "a receiver must be named as module:variable",
@@ -32,15 +31,18 @@ USES: dict[str, str] = {
     "messages list W --since 999999w": "--since is too long ago: '999999w'",
     "messages list W --until 2026-13-01": "--until must be a length of time such as 2d, 12h or 90m, or a date,",
     "messages list W --event 'consent*'": "'consent*' matches no event type that Basiq documents (did you mean",
-    "messages list W --event ''": "'' is not an event type that Basiq documents",
+    "messages list W --event 'cosnent.*'": "'cosnent.*' matches no event type",
+    "webhooks update W --event '*.created'": "'*.created' is not an event type",
+    "trigger user.created --to NOBODY --secret-file empty": "--secret-file 'empty' is empty",
+    "listen --secret-file empty": "--secret-file 'empty' is empty",
+    "recover W --to NOBODY --receiver a:b": "name the target with one of --to or --receiver",
+    "recover W --receiver a:b --inbox x.db": "--inbox is for --to: a receiver has its own inbox",
     "messages resend W none --to nonsense": "url must be an absolute http or https url",
     "trigger user.created --to ftp://x": "url must be an absolute http or https url",
     "trigger user.created --to http://u:p@x/": "url must not hold a user or password",
     "trigger ''": "'' is not an event type that Basiq documents",
     "replay W": "name the target with one of --to or --receiver or --file",
     "replay W --to NOBODY --concurrency 0": "Invalid value for '--concurrency'",
-    "replay W --to NOBODY --concurrency -1": "Invalid value for '--concurrency'",
-    "replay W --to NOBODY --rate 0": "rate must be a finite number above 0",
     "replay W --to NOBODY --rate nan": "rate must be a finite number above 0",
     "replay W --to NOBODY --on-error nothing": "Invalid value for '--on-error': Value error, 'nothing' is not",
     "replay W --to NOBODY --source nothing": "Invalid value for '--source': Value error, 'nothing' is not one",
@@ -75,7 +77,6 @@ USES: dict[str, str] = {
     "mock --speed -1": "speed must be above 0 and at most 1e+06, not -1.0",
     "mock --speed 0": "speed must be above 0 and at most 1e+06, not 0.0",
     "mock --api-key ''": "--api-key is empty",
-    "mock call x": "there is no operation 'x'",
     "mock call advance x": "the field x has no value: write x=VALUE",
     "mock call emit eventTypeId=x": "there is no event type 'x'",
     "mock call fail status=1": "status must be from 100 to 999",
@@ -85,24 +86,11 @@ USES: dict[str, str] = {
     "mock --state no/such/file": "the state file no/such/file cannot be written: No such file or directory",
     "completion csh": "the shell must be bash, zsh or fish, not 'csh'",
     "nothing": "No such command 'nothing'.",
-    "replay W --to NOBODY --file x": "name the target with one of --to or --receiver or --file",
-    "replay W --file x --inbox y.db": "--inbox is for --to: a receiver has its own inbox, and a file is its",
-    "replay W --dry-run --since yesterday": "--since must be a length of time such as 2d, 12h or 90m, or a",
-    "replay W --dry-run --since 999999w": "--since is too long ago: '999999w'",
-    "replay W --dry-run --until 2d3": "--until must be a length of time such as 2d, 12h or 90m, or a date, not",
-    "replay W --dry-run --on-error ignore": "Invalid value for '--on-error': Value error, 'ignore' is not one",
-    "replay W --dry-run --rate 0": "rate must be a finite number above 0",
     "replay W --dry-run --limit -1": "Invalid value for '--limit'",
-    "replay W --to ftp://example.com/": "url must be an absolute http or https url",
-    "replay W --dry-run --since 2027-01-01": "--since is in the future:",
     "replay W --dry-run --until 2027-01-01": "--until is in the future:",
     "sign /": "cannot be read: Is a directory",
-    "sign missing.json": "the file 'missing.json' cannot be read: No such file or directory",
     "sign --at -5": "timestamp must not be before 1970",
-    "sign --at 100000000000000000000": "--at must be a time within the years 1 to 9999",
     "sign --id a.b": 'message id must be printable ASCII, without spaces and without a "."',
-    "verify --headers x --tolerance nan": "--tolerance must be a number of seconds, 0 or more",
-    "listen --path basiq": "--path must begin with a /, not 'basiq'",
     "listen --host 256.0.0.1": "cannot listen on 256.0.0.1 port 8080: Name or service not known",
     "trigger user.created --to NOBODY --text x": "--text and --url are for Basiq's test messages: omit",
     "trigger user.created --event-id e-1": "--event-id, --user-id, --entity-id and --id require --to",
@@ -110,25 +98,19 @@ USES: dict[str, str] = {
     "trigger user.created --to NOBODY --event-id ../users": "the event id must be one segment of a path",
     "mock call advence": "there is no operation 'advence' (did you mean 'advance'?)",
     "mock call emit eventType=x eventTypeId=x": "there is no field 'eventType'; the fields are: eventTypeId,",
-    "mock call emit eventTypeId": "the field eventTypeId has no value: write eventTypeId=VALUE",
     "mock call emit": "eventTypeId is missing: The event type",
     "mock call fail 'headers=[]'": "headers must be a JSON object",
     "mock call advance days=soon": "days must be a number",
     "mock call removeState": "the first state of a mock cannot be removed",
     "listen --since 1h": "--since and --inbox require --poll",
     "listen --poll w --every inf": "--every must be a finite number of seconds",
-    "quarantine list --receiver json": "a receiver must be named as module:variable",
     "quarantine list --receiver json:none": "'json:none' cannot be used: AttributeError: module 'json' has no",
     "quarantine list --receiver json:decoder": "'json:decoder' is a module, not a WebhookReceiver",
-    "jobs list --fleet jobs": "'jobs' is not the place of a fleet: write module:variable",
     "jobs list --fleet json:loads": "json:loads is a function, not a Fleet",
-    "worker --fleet json:loads": "json:loads is a function, not a Fleet",
-    "messages list W --limit -1": "Invalid value for '--limit'",
     "webhooks list --json=id,colour": "the fields are id, url, status, subscribed_events, name, description",
     "quarantine list --inbox none.db": "the inbox file 'none.db' does not exist",
     "inbox check --inbox none.db": "the inbox file 'none.db' does not exist",
     "inbox waiting": "name the inbox with --inbox or --receiver, or with --to and --webhook",
-    "quarantine list": "name the inbox with --inbox or --receiver, or with --to and --webhook",
     "work": "name the receiver with --receiver MODULE:RECEIVER",
     "webhooks create --url https://x.example --event user.deleted --event user.craeted": "did you mean 'user.created'?",
     "webhooks ensure --url https://x.example --event user.craeted": "did you mean 'user.created'?",
@@ -169,6 +151,7 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path))
     webhook_id = served.fake.seed_messages(2, failed=0.5)
     before = list(served.fake.webhooks())
+    Path("empty").touch()
     words = [{"W": webhook_id, "NOBODY": NOBODY}.get(word, word) for word in shlex.split(line)]
     done = run(*words, stdin="[]")
     code, told = FAILURES[line] if line in FAILURES else (2, USES[line])
@@ -180,5 +163,5 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     python = PYTHON.search(found.removeprefix('{"error"'))
     assert not python or found.startswith("{"), f"{python and python[0]!r} in {found}"
     assert list(served.fake.webhooks()) == before
-    left = [each.name for each in tmp_path.iterdir()]
+    left = [each.name for each in tmp_path.iterdir() if each.name != "empty"]
     assert not left or ("--to" in words and each_is_record(left))

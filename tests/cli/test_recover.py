@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from basiq_async import RetryPolicy
 from tests.support.real_time import PATIENCE
 
 from ..support.command_line import COLD, PROGRAM
+from ..support.served import Handler, answering
 from .conftest import Endpoint, Run, Served, help_lines
 
 
@@ -67,20 +67,6 @@ def test_what_is_not_accepted_is_set_aside_and_the_line_that_tries_again_brings_
     assert run(*line).exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ((), "--to or --receiver"),
-        (("--to", "http://127.0.0.1:9/", "--receiver", "a:b"), "--to or --receiver"),
-        (("--receiver", "a:b", "--inbox", "x.db"), "--inbox is for --to"),
-        (("--to", "http://127.0.0.1:9/", "--acknowledged", "2099-01-01"), "--acknowledged is in the future"),
-    ],
-)
-def test_a_wrong_use_is_refused(run: Run, endpoint: Endpoint, options: tuple[str, ...], told: str) -> None:
-    done = run("recover", "w1", *options)
-    assert (done.exit_code, done.stdout, told in done.stderr) == (2, "", True), done.output
-
-
 # --- how it ends ---
 
 
@@ -117,17 +103,13 @@ def test_a_signal_before_the_first_response_ends_it_at_once_with_a_result(
 ) -> None:
     asked, release = threading.Event(), threading.Event()
 
-    class Hangs(BaseHTTPRequestHandler):
+    class Hangs(Handler):
         def do_POST(self) -> None:
             asked.set()
             release.wait(PATIENCE)
 
-        def log_message(self, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hangs) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        monkeypatch.setenv("BASIQ_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    with answering(Hangs) as url:
+        monkeypatch.setenv("BASIQ_BASE_URL", url)
         try:
             with start("w1", "--to", endpoint.url) as process:
                 assert asked.wait(PATIENCE)
@@ -135,8 +117,6 @@ def test_a_signal_before_the_first_response_ends_it_at_once_with_a_result(
                 stdout, stderr = process.communicate(timeout=PATIENCE)
         finally:
             release.set()
-            server.shutdown()
-            thread.join()
     assert process.returncode == 143, stderr
     assert json.loads(stdout)["finished"] is False
     assert len(help_lines(stderr)) == 1
