@@ -19,10 +19,7 @@ from ..support.command_line import COLD, PROGRAM
 from ..support.served import Handler, answering
 from .conftest import Endpoint, Run, Served, help_lines
 
-
-@pytest.fixture
-def served(recently_served: Served) -> Served:
-    return recently_served
+DAYS_AGO = 4
 
 
 def recovered(run: Run, *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -50,21 +47,6 @@ def test_everything_is_posted_where_that_is_asked_for(
 ) -> None:
     found = recovered(run, webhook_id, "--to", endpoint.url, "--everything")
     assert (found["messages"]["handled"], found["events"]["handled"]) == (7, 5)
-
-
-def test_what_is_not_accepted_is_set_aside_and_the_line_that_tries_again_brings_it(
-    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
-) -> None:
-    endpoint.status = 400
-    line = ("recover", webhook_id, "--to", endpoint.url)
-    done = run(*line)
-    assert (done.exit_code, done.row["quarantined"]) == (1, 9), done.output
-    assert [each["code"] for each in done.row["problems"]] == ["quarantined"]
-    (words,) = help_lines(done.stderr)
-    endpoint.status = 204
-    assert run(*words).exit_code == 0
-    assert len(set(endpoint.ids)) == 9
-    assert run(*line).exit_code == 0
 
 
 # --- how it ends ---

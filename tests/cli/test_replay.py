@@ -99,27 +99,6 @@ def test_what_to_replay_can_be_chosen_and_times_are_by_the_clock_of_basiq(run: R
     assert total("--since", "2d") + total("--until", "2d") == 200
     assert total("--since", "2020-01-01") == 200
     assert total("--limit", "7") == 7
-    for option in ("--since", "--until"):
-        refused = run("replay", webhook_id, "--dry-run", option, "2027-01-01")
-        assert (refused.exit_code, "is in the future" in refused.stderr) == (2, True), refused.output
-
-
-def test_what_fails_is_set_aside_and_the_line_that_tries_it_again_brings_it(
-    run: Run, served: Served, endpoint: Endpoint
-) -> None:
-    webhook_id = served.fake.seed_messages(5)
-    endpoint.status = 400
-    line = ("replay", webhook_id, "--to", endpoint.url)
-    failed = run(*line, "--event", "*")
-    assert (failed.exit_code, failed.row["failed"], failed.row["quarantined"]) == (1, 5, 5)
-    again = run(*line)
-    assert (again.exit_code, again.row["failed"]) == (1, 0), "1 until it is handled"
-    (words,) = help_lines(again.stderr)
-    endpoint.status = 204
-    retried = run(*words)
-    assert (retried.exit_code, {row["result"] for row in retried.rows}) == (0, {"handled"}), retried.output
-    assert run(*line).exit_code == 0
-    assert len(set(endpoint.ids)) == 5
 
 
 def test_a_job_that_cannot_go_on_tells_how_far_it_came(run: Run, served: Served, endpoint: Endpoint) -> None:
