@@ -20,7 +20,6 @@ from ...errors import InboxError
 from ..fake._clock import ManualClock
 from ._inbox_model import CALLS, CLAIMED, DONE, LATER, LONG, SHORT, Call, make_delivery
 from ._inbox_promises import CHECKS
-from ._inbox_scripts import INTERRUPTED
 from ._inbox_workers import Workers, Write
 from ._runner import Check, hold, keep
 
@@ -30,6 +29,16 @@ _ALIKE = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
 _OLDEST = timedelta(days=3650)
 Outage = Callable[[], AbstractAsyncContextManager[object]]
+INTERRUPTED = (
+    "claim a; complete a; ...; known b; claim b",
+    "complete_both a; ...; known b",
+    "fail a; ...; fail b",
+    "quarantine a; set_aside a 1; ...; quarantined b; known b; claim b; claim b 1",
+    "set_note a; ...; note b",
+    "store a; ...; waiting b; list_waiting b; known b; claim_due b",
+    "store a; store a 1; claim_due a; put_off_for_long a; ...; waiting b; list_waiting b; known b; claim_due b",
+)
+"""What is recorded before something happens to the storage or to the process, and is there afterwards."""
 
 
 async def check_inbox(

@@ -1,11 +1,10 @@
-"""The promises of an inbox that no script can check, each a method."""
+"""The promises of an inbox, each a method. Most are scripts, of which a model knows the results."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any, get_args
 
 import attrs
@@ -24,12 +23,9 @@ from ._inbox_model import (
     make_delivery,
     random_walks,
 )
-from ._inbox_scripts import SCRIPTS
-from ._inbox_workers import Workers, cancel_after
+from ._inbox_workers import WAITS, Workers, cancel_after
 from ._runner import Check, hold, promises_of
 
-_WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
-"""The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
 _ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
 _SEAL = "v1,seal"
 _MANY = 10_000
@@ -46,7 +42,142 @@ _YEAR, _PRUNING = 365, 40
 
 
 class InboxPromises(Workers[Inbox]):
-    """What an inbox promises, beside the scripts. Each public method checks the promise that its docstring is."""
+    """What an inbox promises. Each public method checks the promise that its docstring is."""
+
+    async def check_the_storage(self) -> None:
+        """check() accepts a storage that works, and changes nothing"""
+        await self.follow("claim a; check a; check b; claim b; complete a")
+
+    async def claim_what_is_free(self) -> None:
+        """A free key can be claimed, and then another worker's claim is BUSY"""
+        await self.follow("claim a; claim b")
+
+    async def claim_again(self) -> None:
+        """The holder's token may claim a key again, and its lease begins anew"""
+        await self.follow("claim_shortly a; claim a; pass a; claim b")
+
+    async def stay_completed(self) -> None:
+        """A completed key stays completed for all workers, and is recorded once"""
+        await self.follow("claim a; complete a; claim b; claim a; complete a; complete b; known a; known b")
+
+    async def release(self) -> None:
+        """A released key is free at once, and a second release() changes nothing"""
+        await self.follow("claim a; release a; release a; claim b; release a; claim a")
+
+    async def obey_the_holder_alone(self) -> None:
+        """Only the holder can release or complete"""
+        await self.follow("claim a; release b; claim b; complete b; known a; known b")
+
+    async def stay_completed_when_released(self) -> None:
+        """release() does not change a completed key"""
+        await self.follow("claim a; complete a; release a; known a; known b; claim b")
+
+    async def take_over(self) -> None:
+        """After a lease has run out, another worker can claim the key, and the former holder changes nothing"""
+        await self.follow("die a; claim b; release a; claim a; complete a; known a; known b; complete b")
+
+    async def complete_late(self) -> None:
+        """A worker whose lease has run out can still complete the key if no other worker claimed it"""
+        await self.follow("die a; complete a; claim b")
+
+    async def complete_many(self) -> None:
+        """complete() of many keys records each that is free or its own, and leaves what another holds or has handled"""
+        await self.follow(
+            "claim b 1; complete_both a; known b; claim a; claim a 1; complete b 1",
+            "claim a; complete b 1; complete_both a; known b; claim b",
+            "set_aside b; quarantine b 1; complete_both a; known b; quarantined b; claim b",
+        )
+
+    async def know(self) -> None:
+        """known() has what was handled or set aside, but not what was claimed or released"""
+        await self.follow(
+            "known b; claim a; known b; release a; known b; claim a; fail a; known b; complete a; set_aside a 1; "
+            "known b",
+        )
+
+    async def count_failures(self) -> None:
+        """fail() releases the claim and counts the failure, until the key is completed"""
+        await self.follow(
+            "claim a; fail a; known b; claim a; fail a; claim b; fail b; claim a; release a; claim a; fail a; "
+            "known a; claim a; complete a; fail a; claim b",
+        )
+
+    async def count_late_failures(self) -> None:
+        """fail() by a former holder counts the failure, and the new holder's claim stays"""
+        await self.follow("die a; claim b; fail a; claim a; fail b")
+
+    async def quarantine(self) -> None:
+        """A quarantined key counts as handled, and all workers can read its delivery unchanged"""
+        await self.follow(
+            "claim a; quarantine a; claim b; known a; known b; quarantined b; quarantine a; fail b; "
+            "quarantined b; complete a; quarantined b",
+        )
+
+    async def quarantine_for_the_holder(self) -> None:
+        """Only the holder can quarantine a key, and a completed key cannot be quarantined"""
+        await self.follow("claim a; quarantine b; quarantined b; complete a; quarantine a; quarantined b")
+
+    async def retry(self) -> None:
+        """One worker at a time can claim a quarantined key for a retry, and complete() ends its quarantine"""
+        await self.follow(
+            "retry a; claim a; quarantine a; retry a; retry b; claim b; quarantined b; complete b; complete a; "
+            "quarantined b; known a; known b; claim b",
+        )
+
+    async def keep_after_a_failed_retry(self) -> None:
+        """After a retry that was released or failed, the quarantined delivery is unchanged"""
+        await self.follow(
+            "claim a; quarantine a; retry a; release a; quarantined b; claim b; retry a; fail a; quarantined b; "
+            "claim b; retry b; quarantine b; quarantined b",
+        )
+
+    async def keep_after_an_expired_retry(self) -> None:
+        """After a retry whose lease expired, the quarantined delivery is unchanged"""
+        await self.follow("claim a; quarantine a; die_in_retry a; quarantined b; claim b; retry b")
+
+    async def drop_quarantined(self) -> None:
+        """drop_quarantined() removes a quarantined delivery, and its key stays handled"""
+        await self.follow("drop a; claim a; quarantine a; drop b; quarantined b; claim b")
+
+    async def claim_what_was_set_aside(self) -> None:
+        """What was set aside and not acknowledged can be claimed, and stays in the quarantine until it is completed"""
+        await self.follow(
+            "set_aside a; known b; claim b; quarantined b; release b; quarantined b; claim b; fail b; known b; "
+            "quarantined b; claim b; complete b; quarantined b; claim a",
+        )
+
+    async def claim_or_retry(self) -> None:
+        """Of what was set aside, either a live attempt or a retry is under way: the other is BUSY"""
+        await self.follow(
+            "set_aside a; claim a; retry b; complete b; release a; retry b; claim a; set_aside a; complete b; "
+            "quarantined b",
+        )
+
+    async def replace_what_was_set_aside(self) -> None:
+        """A later quarantine() replaces what was set aside, and one that is acknowledged ends the attempts"""
+        await self.follow(
+            "set_aside a; set_aside b; quarantined b; claim a; quarantine a; quarantined b; claim b; drop a",
+        )
+
+    async def complete_what_was_set_aside(self) -> None:
+        """A worker whose lease ran out can complete what was set aside meanwhile, and it leaves the quarantine"""
+        await self.follow(
+            "die a; set_aside b; complete a; quarantined b; claim b",
+            "die a; quarantine b; complete a; quarantined b; claim b",
+        )
+
+    async def survive_a_cancellation(self) -> None:
+        """A cancelled call was carried out completely or not at all, wherever it was cancelled"""
+        await self.follow(
+            "cancelled claim a; release a; claim b; release b",
+            "claim a; cancelled complete a; complete a; known b",
+            "cancelled complete_both a; complete_both a; known b",
+            "claim a; cancelled fail a; release a; claim b; fail b",
+            "cancelled quarantine a; release a; known b; quarantined b; quarantine a; cancelled retry a; "
+            "release a; retry b; release b",
+            "quarantine a; cancelled drop a; drop a; known b; quarantined b",
+            "set_note a; cancelled set_note a; note a; note b",
+        )
 
     async def walk(self) -> None:
         """Each call has the right result when workers act on two keys in any order, and some of them die"""
@@ -108,7 +239,7 @@ class InboxPromises(Workers[Inbox]):
 
     async def record_together(self) -> None:
         """A cancelled complete() of 500 keys recorded all or none"""
-        for number, wait in enumerate(_WAITS):
+        for number, wait in enumerate(WAITS):
             keys = [f"{self.key}-{number}-{each}" for each in range(_AT_ONCE)]
             await cancel_after(wait, self.inbox.complete(keys, self.a))
             found = len(set(await self.other.known(keys)))
@@ -195,7 +326,7 @@ class _RefusedError(Exception):
 
 
 class WaitingPromises(Workers[WaitingInbox]):
-    """What an inbox promises about deliveries that it keeps to be handled later, beside the scripts.
+    """What an inbox promises about deliveries that it keeps to be handled later.
 
     The id of the webhook is the key.
     """
@@ -210,6 +341,68 @@ class WaitingPromises(Workers[WaitingInbox]):
 
     async def _claim_due(self, token: str, inbox: WaitingInbox, limit: int = 10) -> list[str]:
         return [each.key for each in await inbox.claim_due(self.key, token, limit=limit, lease=LONG)]
+
+    async def store_what_is_open(self) -> None:
+        """store() is False for what was handled or acknowledged in the quarantine, and True for what a job set aside"""
+        await self.follow(
+            "complete a; quarantine a 1; store b; store b 1; waiting a; quarantined b; claim_due b",
+            "set_aside a; store b; waiting a; quarantined b; claim_due b",
+        )
+
+    async def put_off(self) -> None:
+        """put_off() ends the claim: the delivery is due again after so many seconds, as it was given, and not before"""
+        await self.follow(
+            "store a; claim_due a; put_off a; claim_due b; put_off_for_long b; claim_due a; list_waiting b; "
+            "claim a; put_off_shortly a; pass a; claim_due a; put_off_for_long a; claim b; complete b; put_off a",
+        )
+
+    async def hold_what_waits(self) -> None:
+        """While one token holds a delivery that waits, another one cannot claim it, put it off or complete it"""
+        await self.follow(
+            "store a; claim_due a; claim b; claim_due b; put_off_for_long b; complete b; list_waiting b; "
+            "release b; claim b; release a; claim b; claim_due a; put_off_for_long a; release b; claim_due a",
+        )
+
+    async def put_off_what_waits_alone(self) -> None:
+        """put_off() of a key that does not wait is False, and records nothing"""
+        await self.follow("claim a; put_off a; known a; known b; waiting a; waiting b")
+
+    async def leave_the_lease(self) -> None:
+        """put_off() of a key that does not wait leaves its lease"""
+        await self.follow("claim_shortly a; claim a; put_off a; claim b")
+
+    async def end_the_wait(self) -> None:
+        """complete(), of one or many, and quarantine() end the wait; release(), fail() and a retry do not"""
+        await self.follow(
+            "store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; "
+            "claim_due a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+            "store a; complete_both a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+            "store a; quarantine a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+        )
+
+    async def stop_waiting_when_set_aside(self) -> None:
+        """What waits and a job sets aside waits no longer; and what was dropped from the quarantine cannot be stored"""
+        await self.follow("store a; set_aside b; waiting a; quarantined b; drop b; store b; waiting a")
+
+    async def store_what_is_claimed(self) -> None:
+        """A claimed key can be stored: the claim stays, and its complete() ends the wait"""
+        await self.follow(
+            "claim a; store b; claim b; claim_due b; complete a; waiting a",
+            "set_aside a; claim a; store b; claim_due b; release a; claim_due b",
+        )
+
+    async def be_due_after_a_death(self) -> None:
+        """A delivery whose claim died is due again; its former holder can put it off until another claims it"""
+        await self.follow(
+            "store a; die_of_due a; put_off a; die_of_due a; claim_due b; put_off_for_long a; complete b; waiting a",
+        )
+
+    async def survive_a_cancelled_call(self) -> None:
+        """A cancelled call about what waits was carried out completely or not at all, wherever it was cancelled"""
+        await self.follow(
+            "cancelled store a; store a; waiting b; cancelled claim_due a; release a; claim_due b; "
+            "cancelled put_off_for_long b; put_off b; waiting b; claim a; complete a",
+        )
 
     async def store_once(self) -> None:
         """Of twenty calls of store() for an event at once, one stores it; then it is known, and not handled"""
@@ -316,18 +509,7 @@ async def _check_order(
     hold(keys == [each.key for each in expected[2:]], f"the page after the second, which was removed, was {keys}")
 
 
-async def _follow(scripts: Sequence[str], workers: Workers[Any]) -> None:
-    for script in scripts:
-        for wait in _WAITS if "cancelled" in script else (0.0,):
-            await workers.follow(script, wait=wait)
-
-
 CHECKS: dict[str, tuple[type[Workers[Any]], Check]] = {
-    **{promise: (InboxPromises, partial(_follow, scripts)) for promise, scripts in SCRIPTS.items()},
-    **{
-        promise: (kind, check)
-        for kind in (InboxPromises, WaitingPromises)
-        for promise, check in promises_of(kind).items()
-    },
+    promise: (kind, check) for kind in (InboxPromises, WaitingPromises) for promise, check in promises_of(kind).items()
 }
 """For each promise, what checks it, and with what it is called."""
