@@ -28,17 +28,11 @@ _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 @attrs.define
 class Control:
-    """The target of a call of the control API.
-
-    fake: the state that the call is for.
-    first: the first state of the same mock.
-    api_key: the key of the application that the call is for; None for the first application of ``fake``.
-    """
+    """The target of a call of the control API: the state that the call is for, and the first state of the same mock."""
 
     fake: FakeBasiq
     base_url: str
-    first: FakeBasiq = attrs.field(default=attrs.Factory(lambda self: self.fake, takes_self=True))
-    api_key: str | None = attrs.field(default=None, repr=False)
+    first: FakeBasiq
 
 
 @attrs.frozen

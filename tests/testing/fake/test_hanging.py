@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +22,7 @@ from basiq_async import (
 )
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Delivery, WebhookReceiver
-from basiq_async.testing import Emission, FakeBasiq, ManualClock, serve
+from basiq_async.testing import Emission, FakeBasiq, serve
 from tests.support import virtual
 from tests.support.real_time import PATIENCE
 
@@ -143,16 +142,6 @@ async def test_events_that_cause_events_without_end_are_an_error(monkeypatch: py
     fake.emit("user.created")
     with pytest.raises(ConfigurationError, match=r"emit more than 100 messages"):
         await fake.deliver()
-
-
-async def test_a_clock_that_does_not_move_is_an_error() -> None:
-    class Stuck(ManualClock):
-        def move_to(self, moment: datetime) -> None:
-            pass
-
-    fake = FakeBasiq(clock=Stuck())
-    with pytest.raises(ConfigurationError, match="move_to must set a clock forward"):
-        await fake.advance(seconds=1)
 
 
 @virtual.clocked

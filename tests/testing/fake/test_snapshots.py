@@ -84,15 +84,14 @@ def test_the_state_of_another_key_is_refused() -> None:
 
 def _damaged(saved: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], object]]:
     """Yield functions that damage a snapshot, each at one place, and leave it JSON of the right shape."""
-    (key,) = saved["applications"]
-    first, second = saved["applications"][key]["webhooks"]
+    first, second = saved["application"]["webhooks"]
     yield lambda state: state.pop("now")
-    yield lambda state: state["applications"][key].pop("messages")
-    yield lambda state: state["applications"][key]["messages"].pop(second)
-    yield lambda state: state["applications"][key]["webhooks"][first].update(id="another")
-    yield lambda state: state["applications"][key]["events"]["segments"][0].update(types=[])
-    yield lambda state: state["applications"][key]["messages"][first]["segments"][0]["events"].update(types=[])
-    yield lambda state: next(iter(state["states"].values()))["content"].pop("applications")
+    yield lambda state: state["application"].pop("messages")
+    yield lambda state: state["application"]["messages"].pop(second)
+    yield lambda state: state["application"]["webhooks"][first].update(id="another")
+    yield lambda state: state["application"]["events"]["segments"][0].update(types=[])
+    yield lambda state: state["application"]["messages"][first]["segments"][0]["events"].update(types=[])
+    yield lambda state: next(iter(state["states"].values()))["content"].pop("application")
 
 
 async def test_a_damaged_state_is_refused_and_changes_nothing() -> None:

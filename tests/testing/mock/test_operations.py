@@ -278,7 +278,7 @@ async def test_time_and_history_end_where_dates_do(control: Controller) -> None:
 
 async def test_no_request_looks_at_more_than_some_of_a_long_history(control: Controller) -> None:
     first_webhook = control.fake.seed_messages(1_000_000)
-    (history,) = next(iter(control.fake._store.each()))[0].messages[first_webhook].segments
+    (history,) = control.fake._store.app.messages[first_webhook].segments
     looked_at = 0
     make = SeededMessages.__getitem__
 
