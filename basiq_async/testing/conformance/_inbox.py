@@ -19,9 +19,10 @@ from ..._work.protocol import Inbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
 from ._inbox_model import CALLS, CLAIMED, DONE, LATER, LONG, SHORT, Call, make_delivery
-from ._inbox_promises import CHECKS
+from ._inbox_promises import InboxPromises
+from ._inbox_waiting import WaitingPromises
 from ._inbox_workers import Workers, Write
-from ._runner import Check, hold, keep
+from ._runner import Check, hold, keep, promises_of
 
 MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
 """A function that makes an inbox: it returns the inbox, an awaitable of it, or an async context manager."""
@@ -29,6 +30,10 @@ _ALIKE = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
 _OLDEST = timedelta(days=3650)
 Outage = Callable[[], AbstractAsyncContextManager[object]]
+CHECKS: dict[str, tuple[type[Workers[Any]], Check]] = {
+    promise: (kind, check) for kind in (InboxPromises, WaitingPromises) for promise, check in promises_of(kind).items()
+}
+"""For each promise, what checks it, and with what it is called."""
 INTERRUPTED = (
     "claim a; complete a; ...; known b; claim b",
     "complete_both a; ...; known b",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
 
 import attrs
 
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting
+from ..._work.protocol import Claim, ClaimStatus, Kind, QuarantinedDelivery, Waiting
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 SHORT, LONG, LATER = 0.03, 60.0, 3600.0
@@ -37,6 +37,21 @@ def make_delivery(
         kind="delivery" if acknowledged else "message",
         acknowledged=acknowledged,
     )
+
+
+ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
+SEAL = "v1,seal"
+
+
+def make_odd_deliveries(key: str) -> list[QuarantinedDelivery]:
+    """Return deliveries of different times and kinds, with any bytes and any text."""
+    found: list[QuarantinedDelivery] = []
+    for number, (kind, age) in enumerate(zip((*get_args(Kind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
+        at = START + timedelta(microseconds=age)
+        plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
+        odd = attrs.evolve(plain, body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
+        found.append(attrs.evolve(odd, kind=kind, seal=SEAL))
+    return found
 
 
 Listing = Callable[..., Awaitable[Sequence[QuarantinedDelivery]]]
@@ -181,6 +196,9 @@ class Model:
     @classmethod
     def of(cls, names: Sequence[str]) -> Model:
         return cls({name: _Key() for name in names})
+
+    def copy(self) -> Model:
+        return Model({name: attrs.evolve(key) for name, key in self.keys.items()}, self.now)
 
     def pass_time(self) -> bool:
         """Let a short lease run out. Return whether anything comes to its end by that."""

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
-from typing import Any, get_args
 
-import attrs
-
-from ..._work.protocol import Inbox, Kind, QuarantinedDelivery, TransactionalInbox, WaitingInbox
+from ..._work.protocol import Inbox, TransactionalInbox
 from ._inbox_model import (
     BUSY,
     CLAIMED,
     DONE,
-    LATER,
     LONG,
+    ODD,
     SHORT,
-    START,
     WALKED,
-    Listing,
     make_delivery,
+    make_odd_deliveries,
     random_walks,
 )
 from ._inbox_workers import WAITS, Workers, cancel_after
-from ._runner import Check, hold, promises_of
+from ._runner import hold
 
-_ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
-_SEAL = "v1,seal"
 _MANY = 10_000
 _AT_ONCE = 500
 _NOTE = 64 * 1024
@@ -37,8 +29,6 @@ _LONGEST = 100 * 24
 """Hours: an inbox that remembers for longer is asked no more."""
 _HOURS = 6
 _OTHERS = 100
-_YEAR, _PRUNING = 365, 40
-"""Days, and after how many of them so many others are handled."""
 
 
 class InboxPromises(Workers[Inbox]):
@@ -227,10 +217,10 @@ class InboxPromises(Workers[Inbox]):
 
     async def keep_notes(self) -> None:
         """A note is kept for all workers until another one takes its place, whatever its name and text, up to 64 kB"""
-        name = f"{self.key} {_ODD}"
+        name = f"{self.key} {ODD}"
         hold(await self.inbox.note(name) is None, "a note that nobody stored was not None")
         await self.inbox.set_note(f"{name}-2", "another")
-        for text in ("first", "", _ODD, "ü" * _NOTE, '{"json": [1, null]}'):
+        for text in ("first", "", ODD, "ü" * _NOTE, '{"json": [1, null]}'):
             await self.inbox.set_note(name, text)
             for inbox in (self.inbox, self.other):
                 found = await inbox.note(name)
@@ -247,10 +237,10 @@ class InboxPromises(Workers[Inbox]):
 
     async def list_in_order(self) -> None:
         """quarantined() has pages in order of time, though some are dropped; each may have any bytes and any text"""
-        stored = _odd_deliveries(self.key)
+        stored = make_odd_deliveries(self.key)
         for each in stored:
             await self.inbox.quarantine(each.key, self.a, each)
-        await _check_order(self, self.other.quarantined, stored, self.inbox.drop_quarantined)
+        await self.check_order(self.other.quarantined, stored, self.inbox.drop_quarantined)
 
     # --- memory ---
 
@@ -323,193 +313,3 @@ class InboxPromises(Workers[Inbox]):
 
 class _RefusedError(Exception):
     """The failure of a handler."""
-
-
-class WaitingPromises(Workers[WaitingInbox]):
-    """What an inbox promises about deliveries that it keeps to be handled later.
-
-    The id of the webhook is the key.
-    """
-
-    needs: Any = WaitingInbox
-
-    async def _store(self, name: str) -> QuarantinedDelivery:
-        delivery = make_delivery(self.key + name, failures=0, at=self.now())
-        stored = await self.inbox.store(delivery, webhook_id=self.key)
-        hold(stored is True, f"store() of a new delivery was {stored}, not True")
-        return delivery
-
-    async def _claim_due(self, token: str, inbox: WaitingInbox, limit: int = 10) -> list[str]:
-        return [each.key for each in await inbox.claim_due(self.key, token, limit=limit, lease=LONG)]
-
-    async def store_what_is_open(self) -> None:
-        """store() is False for what was handled or acknowledged in the quarantine, and True for what a job set aside"""
-        await self.follow(
-            "complete a; quarantine a 1; store b; store b 1; waiting a; quarantined b; claim_due b",
-            "set_aside a; store b; waiting a; quarantined b; claim_due b",
-        )
-
-    async def put_off(self) -> None:
-        """put_off() ends the claim: the delivery is due again after so many seconds, as it was given, and not before"""
-        await self.follow(
-            "store a; claim_due a; put_off a; claim_due b; put_off_for_long b; claim_due a; list_waiting b; "
-            "claim a; put_off_shortly a; pass a; claim_due a; put_off_for_long a; claim b; complete b; put_off a",
-        )
-
-    async def hold_what_waits(self) -> None:
-        """While one token holds a delivery that waits, another one cannot claim it, put it off or complete it"""
-        await self.follow(
-            "store a; claim_due a; claim b; claim_due b; put_off_for_long b; complete b; list_waiting b; "
-            "release b; claim b; release a; claim b; claim_due a; put_off_for_long a; release b; claim_due a",
-        )
-
-    async def put_off_what_waits_alone(self) -> None:
-        """put_off() of a key that does not wait is False, and records nothing"""
-        await self.follow("claim a; put_off a; known a; known b; waiting a; waiting b")
-
-    async def leave_the_lease(self) -> None:
-        """put_off() of a key that does not wait leaves its lease"""
-        await self.follow("claim_shortly a; claim a; put_off a; claim b")
-
-    async def end_the_wait(self) -> None:
-        """complete(), of one or many, and quarantine() end the wait; release(), fail() and a retry do not"""
-        await self.follow(
-            "store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; "
-            "claim_due a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
-            "store a; complete_both a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
-            "store a; quarantine a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
-        )
-
-    async def stop_waiting_when_set_aside(self) -> None:
-        """What waits and a job sets aside waits no longer; and what was dropped from the quarantine cannot be stored"""
-        await self.follow("store a; set_aside b; waiting a; quarantined b; drop b; store b; waiting a")
-
-    async def store_what_is_claimed(self) -> None:
-        """A claimed key can be stored: the claim stays, and its complete() ends the wait"""
-        await self.follow(
-            "claim a; store b; claim b; claim_due b; complete a; waiting a",
-            "set_aside a; claim a; store b; claim_due b; release a; claim_due b",
-        )
-
-    async def be_due_after_a_death(self) -> None:
-        """A delivery whose claim died is due again; its former holder can put it off until another claims it"""
-        await self.follow(
-            "store a; die_of_due a; put_off a; die_of_due a; claim_due b; put_off_for_long a; complete b; waiting a",
-        )
-
-    async def survive_a_cancelled_call(self) -> None:
-        """A cancelled call about what waits was carried out completely or not at all, wherever it was cancelled"""
-        await self.follow(
-            "cancelled store a; store a; waiting b; cancelled claim_due a; release a; claim_due b; "
-            "cancelled put_off_for_long b; put_off b; waiting b; claim a; complete a",
-        )
-
-    async def store_once(self) -> None:
-        """Of twenty calls of store() for an event at once, one stores it; then it is known, and not handled"""
-        delivery = make_delivery(self.key)
-        inboxes = [self.inbox, self.other] * 10
-        stored = await asyncio.gather(*(inbox.store(delivery, webhook_id=self.key) for inbox in inboxes))
-        hold(stored.count(True) == 1, f"{stored.count(True)} of 20 calls stored it, not 1")
-        await self.follow("store a; waiting a; waiting b; known a; known b; claim b; store a")
-
-    async def claim_in_turn(self) -> None:
-        """claim_due() claims what is due of its own webhook, the longest due first, and no more than its limit"""
-        keys: list[str] = []
-        for number in (3, 1, 4, 2, 0):
-            keys.append((await self._store(f"-{number}")).key)
-            await self.wait(SHORT / 10)
-        for webhook_id in (None, f"{self.key}-"):
-            others = await self.other.claim_due(webhook_id, self.b, limit=1000, lease=0.001)
-            hold(not any(each.key in keys for each in others), f"claim_due({webhook_id!r}) had a delivery of another")
-        found = await self._claim_due(self.a, self.inbox, limit=2)
-        hold(found == keys[:2], f"the two that were due first were {found}, not {keys[:2]}")
-        for key, seconds in zip(found, (0.0, LATER), strict=True):
-            await self.inbox.put_off(key, self.a, seconds=seconds)
-        found, expected = await self._claim_due(self.b, self.other), [*keys[2:], keys[0]]
-        hold(found == expected, f"after one was put off and is due at once, the order was {found}, not {expected}")
-
-    async def measure(self) -> None:
-        """waiting() has the bytes of a webhook's deliveries, and the age of the oldest"""
-        first = await self._store("-first")
-        least = SHORT if self.clock is None else LATER
-        await self.wait(least)
-        await self._store("-second")
-        found = await self.other.waiting(self.key)
-        hold(found.size >= 2 * len(first.body), f"of {2 * len(first.body)} bytes, waiting() had {found.size}")
-        age = -1 if found.age is None else found.age
-        hold(least * 0.9 <= age < least + LONG, f"after {least:g} s, the age was {found.age}")
-        sizes = [found.size]
-        await self.inbox.claim(first.key, self.a, lease=LONG)
-        longer = attrs.evolve(first, body=first.body * 2)
-        await self.inbox.put_off(first.key, self.a, seconds=0, delivery=longer)
-        sizes.append((await self.other.waiting(self.key)).size)
-        await self.inbox.complete(first.key, self.a)
-        sizes.append((await self.other.waiting(self.key)).size)
-        hold(0 < sizes[2] < sizes[0] < sizes[1], f"of two, a longer one, and one, waiting() had {sizes} bytes")
-        others = await self.other.waiting(f"{self.key}-")
-        hold((others.count, others.size, others.age) == (0, 0, None), f"waiting() of another webhook was {others}")
-
-    async def list_in_order(self) -> None:
-        """list_waiting() returns pages of all webhooks in order of time, each delivery as it was, with its seal"""
-        stored = _odd_deliveries(self.key)
-        for number, each in enumerate(stored):
-            await self.inbox.store(each, webhook_id=None if number % 2 else self.key)
-
-        async def complete(key: str) -> bool:
-            return await self.inbox.complete(key, self.a)
-
-        await _check_order(self, self.other.list_waiting, stored, complete)
-        listed = await self.list_own(self.other.list_waiting)
-        claimed = await self.inbox.claim_due(self.key, self.a, limit=10, lease=LONG)
-        hold(
-            len(claimed) == 2, f"of 3 deliveries of the webhook, of which 1 was handled, {len(claimed)} were due, not 2"
-        )
-        hold({each.seal for each in (*listed, *claimed)} == {_SEAL}, "a seal was lost")
-
-    async def keep_for_long(self) -> None:
-        """Nothing forgets a delivery that waits, however long it waits and however many are handled meanwhile"""
-        stored = await self._store("")
-        for key in await self._claim_due(self.a, self.inbox):
-            await self.inbox.put_off(key, self.a, seconds=0.0)
-        for day in range(0, _YEAR if self.clock is not None else 1, _PRUNING):
-            for number in range(_PRUNING):
-                await self.inbox.complete(f"{self.key}-{day}-{number}", self.b)
-            if self.clock is not None:
-                self.clock.advance(timedelta(days=_PRUNING))
-        hold(self.key in await self.other.known([self.key]), "what waits for long was not known")
-        hold(await self.list_own(self.other.list_waiting) == [stored], "what waits for long was gone")
-        hold(await self._claim_due(self.b, self.other) == [self.key], "what waits for long was not due")
-
-
-def _odd_deliveries(key: str) -> list[QuarantinedDelivery]:
-    """Return deliveries of different times and kinds, with any bytes and any text."""
-    found: list[QuarantinedDelivery] = []
-    for number, (kind, age) in enumerate(zip((*get_args(Kind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
-        at = START + timedelta(microseconds=age)
-        plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
-        odd = attrs.evolve(plain, body=bytes(range(256)), delivery_id=_ODD, event_id=_ODD, error=_ODD)
-        found.append(attrs.evolve(odd, kind=kind, seal=_SEAL))
-    return found
-
-
-async def _check_order(
-    workers: Workers[Any],
-    listing: Listing,
-    stored: Sequence[QuarantinedDelivery],
-    remove: Callable[[str], Awaitable[object]],
-) -> None:
-    """Check the pages of what was stored, and the page after a delivery that is removed."""
-    expected = sorted(stored, key=lambda each: (each.quarantined_at, each.key))
-    found = await workers.list_own(listing)
-    hold(found == expected, f"the order was {[each.key for each in found]}, or a delivery was changed")
-    hold(len(await listing(limit=1)) == 1, "with a limit of 1, a page did not have 1")
-    await remove(expected[1].key)
-    rest = await listing(after=expected[1], limit=1000)
-    keys = [each.key for each in rest if each.key.startswith(workers.key)]
-    hold(keys == [each.key for each in expected[2:]], f"the page after the second, which was removed, was {keys}")
-
-
-CHECKS: dict[str, tuple[type[Workers[Any]], Check]] = {
-    promise: (kind, check) for kind in (InboxPromises, WaitingPromises) for promise, check in promises_of(kind).items()
-}
-"""For each promise, what checks it, and with what it is called."""

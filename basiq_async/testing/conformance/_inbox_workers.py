@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
@@ -89,6 +88,22 @@ class Workers(Generic[I]):
     async def list_own(self, listing: Listing) -> list[QuarantinedDelivery]:
         return await list_all(listing, self.key)
 
+    async def check_order(
+        self,
+        listing: Listing,
+        stored: Sequence[QuarantinedDelivery],
+        remove: Callable[[str], Awaitable[object]],
+    ) -> None:
+        """Check the pages of what was stored, and the page after a delivery that is removed."""
+        expected = sorted(stored, key=lambda each: (each.quarantined_at, each.key))
+        found = await self.list_own(listing)
+        hold(found == expected, f"the order was {[each.key for each in found]}, or a delivery was changed")
+        hold(len(await listing(limit=1)) == 1, "with a limit of 1, a page did not have 1")
+        await remove(expected[1].key)
+        rest = await listing(after=expected[1], limit=1000)
+        keys = [each.key for each in rest if each.key.startswith(self.key)]
+        hold(keys == [each.key for each in expected[2:]], f"the page after the second, which was removed, was {keys}")
+
     def makes(self, action: str) -> bool:
         """Return whether the inbox has such a call: not all have leases, or keep what is to be handled later."""
         if action not in WAITING_CALLS:
@@ -155,7 +170,7 @@ class Workers(Generic[I]):
             if isinstance(found, Claim) and found.status is BUSY:
                 is_busy, seconds = True, found.retry_after
                 hold(0 < seconds <= LONG, f"{step}: retry_after was {seconds}, with a lease of {LONG:g} s")
-            made = [(model, model.make(action, of)) for model in copy.deepcopy(possible)]
+            made = [(model, model.make(action, of)) for model in [each.copy() for each in possible]]
             alike = [model for model, expected in made if _is_same(found, expected)]
             if alike or not is_busy or not tries:
                 wanted = " or ".join(dict.fromkeys(_show(expected) for _, expected in made))
@@ -166,7 +181,7 @@ class Workers(Generic[I]):
 
 def _after(models: Sequence[Model], action: str, of: Call) -> list[Model]:
     """Return copies of the models for which a call was made."""
-    copies = copy.deepcopy(list(models))
+    copies = [model.copy() for model in models]
     for model in copies:
         model.make(action, of)
     return copies
