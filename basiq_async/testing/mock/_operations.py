@@ -195,7 +195,7 @@ class Next:
 
 
 def _count_attempts(fake: FakeBasiq) -> int:
-    return next((number for number, _ in fake._deliveries.attempts.numbered()), 0)
+    return fake._deliveries.attempts.added
 
 
 # --- events ---
