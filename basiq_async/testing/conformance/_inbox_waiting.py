@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -23,7 +23,7 @@ class WaitingPromises(Workers[WaitingInbox]):
     The id of the webhook is the key.
     """
 
-    needs: Any = WaitingInbox
+    needs: ClassVar[Any] = WaitingInbox
 
     async def _store(self, name: str) -> QuarantinedDelivery:
         delivery = make_delivery(self.key + name, failures=0, at=self.now())

@@ -6,7 +6,9 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
+
+import attrs
 
 from ..._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, WaitingInbox
 from ...errors import InboxError
@@ -50,27 +52,20 @@ Write = Callable[[Any], Awaitable[int]]
 """Called with the session of a handler. Writes a row, and returns how many there were before."""
 
 
+@attrs.define(eq=False)
 class Workers(Generic[I]):
     """Three workers with new keys. A and C use ``inbox``, B uses ``other``: the same one, or another of its storage."""
 
-    needs: Any = Inbox
+    needs: ClassVar[Any] = Inbox
 
-    def __init__(
-        self,
-        inbox: I,
-        other: I,
-        clock: ManualClock | None = None,
-        *,
-        leases: bool = True,
-        write: Write | None = None,
-    ) -> None:
-        self.inbox = inbox
-        self.other = other
-        self.clock = clock
-        self.leases = leases
-        self.write = write
-        self.key = f"check:{uuid.uuid4()}"
-        self.a, self.b = f"{uuid.uuid4().hex}-a", f"{uuid.uuid4().hex}-b"
+    inbox: I
+    other: I
+    clock: ManualClock | None = None
+    leases: bool = attrs.field(default=True, kw_only=True)
+    write: Write | None = attrs.field(default=None, kw_only=True)
+    key: str = attrs.field(init=False, factory=lambda: f"check:{uuid.uuid4()}")
+    a: str = attrs.field(init=False, factory=lambda: f"{uuid.uuid4().hex}-a")
+    b: str = attrs.field(init=False, factory=lambda: f"{uuid.uuid4().hex}-b")
 
     async def wait(self, seconds: float) -> None:
         if self.clock is None:

@@ -136,7 +136,7 @@ class State:
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
         delay: float = 0.0,
-        drop: Drop | bool = False,
+        drop: Drop | None = None,
         loop: bool = False,
         method: str | None = None,
         path: str | None = None,
@@ -148,36 +148,35 @@ class State:
             sets its header.
         body: respond with this body unchanged, such as ``b'{"data": [{'``. The status is ``status``, or 200.
         delay: respond after this many seconds. Without another fault, the response is the normal one.
-        drop: break the connection: ``"request"`` (or True) before the request is carried out, ``"response"`` after
-            it.
+        drop: break the connection: ``"request"`` before the request is carried out, ``"response"`` after it.
         loop: let a list's ``next`` link lead to the same page.
         method, path: fail only matching requests; ``*`` in a path matches any text. Without a path, every request
             except the token call matches.
         """
         wrong = status is not None or body is not None or delay or drop or loop
         require(bool(wrong), "say what goes wrong: status, body, delay, drop or loop")
-        _check(times, status)
+        _check(times, status, drop)
         extra = {name.lower(): text for name, text in (headers or {}).items()}
         if retry_after is not None:
             extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
         raw = body.encode() if isinstance(body, str) else body
-        self._faults.append(Fault(times, method, path, status, extra, raw, delay, _drop(drop), loop))
+        self._faults.append(Fault(times, method, path, status, extra, raw, delay, drop, loop))
         self._changes.note()
 
     def fail_deliveries(
-        self, times: int = 1, *, status: int | None = None, drop: Drop | bool = False, url: str | None = None
+        self, times: int = 1, *, status: int | None = None, drop: Drop | None = None, url: str | None = None
     ) -> None:
         """Make the next deliveries fail.
 
         times: how many deliveries fail.
         status: do not call the endpoint, and record this status for the attempt.
-        drop: break the connection: ``"request"`` (or True) before the endpoint receives the delivery,
-            ``"response"`` after the endpoint has handled it, so that Basiq delivers it again.
+        drop: break the connection: ``"request"`` before the endpoint receives the delivery, ``"response"`` after the
+            endpoint has handled it, so that Basiq delivers it again.
         url: fail only deliveries to endpoints whose url matches; ``*`` matches any text.
         """
         require((status is None) is bool(drop), "say what goes wrong with the deliveries: either status or drop")
-        _check(times, status)
-        self._deliveries.faults.append(DeliveryFault(times, url, status, _drop(drop)))
+        _check(times, status, drop)
+        self._deliveries.faults.append(DeliveryFault(times, url, status, drop))
         self._changes.note()
 
     def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
@@ -334,13 +333,7 @@ class State:
         return dropwhile(lambda each: start not in (None, each.id), (message for _, message in merged))
 
 
-def _check(times: int, status: int | None) -> None:
+def _check(times: int, status: int | None, drop: str | None) -> None:
     require(times >= 1, f"times must be 1 or more, not {times!r}")
     require(status is None or 100 <= status <= 999, f"status must be from 100 to 999, not {status!r}")
-
-
-def _drop(drop: Drop | bool) -> Drop | None:
-    if drop is True:
-        return "request"
-    require(not drop or drop in get_args(Drop), f"drop must be 'request' or 'response', not {drop!r}")
-    return drop or None
+    require(drop is None or drop in get_args(Drop), f"drop must be 'request' or 'response', not {drop!r}")

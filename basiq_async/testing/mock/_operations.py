@@ -259,7 +259,7 @@ class Fail:
         headers: Mapping[str, Any] = self.headers or {}
         if not all(isinstance(text, str) and text.isprintable() for each in headers.items() for text in each):
             raise invalid("headers must be printable texts")
-        control.fake.fail_next(**{**given(self), "headers": headers, "drop": self.drop or False})
+        control.fake.fail_next(**{**given(self), "headers": headers})
 
 
 @operation("POST", "/deliveries/fail")
@@ -272,7 +272,7 @@ class FailDeliveries:
     url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None
 
     async def run(self, control: Control) -> None:
-        control.fake.fail_deliveries(**{**given(self), "drop": self.drop or False})
+        control.fake.fail_deliveries(**given(self))
 
 
 @operation("POST", "/endpoint/down")

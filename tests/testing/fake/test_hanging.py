@@ -252,7 +252,7 @@ def test_whatever_handlers_and_tests_do_it_comes_to_an_end(
                     case "delay":
                         fake.fail_next(times, delay=50)
                     case "drop":
-                        fake.fail_next(times, drop=True)
+                        fake.fail_next(times, drop="request")
                     case "token":
                         fake.fail_next(times, status=503, path="/token")
                     case "outage":

@@ -29,7 +29,7 @@ DETAILS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("path", "body", "method", "arguments"),
     [
-        ("/fail", {"delay": 1}, "fail_next", {"times": 1, "delay": 1, "drop": False, "status": None, "headers": {}}),
+        ("/fail", {"delay": 1}, "fail_next", {"times": 1, "delay": 1, "drop": None, "status": None, "headers": {}}),
         (
             "/fail",
             {**DETAILS, "times": 2, "retryAfter": 7, "headers": {"x-a": "b"}, "drop": "response"},
@@ -40,7 +40,7 @@ DETAILS: dict[str, Any] = {
             "/deliveries/fail",
             {"status": 500},
             "fail_deliveries",
-            {"times": 1, "status": 500, "drop": False, "url": None},
+            {"times": 1, "status": 500, "drop": None, "url": None},
         ),
         (
             "/deliveries/fail",
