@@ -19,7 +19,7 @@ from basiq_async.receiver import WebhookReceiver
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 from tests.support.served import serving
 
-from ..conftest import ENDPOINT, Caller, Endpoint, arranged
+from ..conftest import ENDPOINT, Caller, Endpoint, arranged, handling
 
 # The vendor's delivery schedule, written out: after how many seconds each attempt comes.
 DUE = [0, 5, 305, 2105, 9305, 27305, 63305, 99305]
@@ -186,15 +186,12 @@ async def test_a_handler_may_emit_and_wait_for_it() -> None:
     fake = FakeBasiq()
     got: list[str] = []
 
-    async def endpoint(headers: dict[str, str], body: bytes) -> int:
-        type_id = json.loads(body)["eventTypeId"]
-        got.append(type_id)
-        if type_id == "user.created":
+    async def emit(headers: dict[str, str], body: bytes) -> None:
+        got.append(json.loads(body)["eventTypeId"])
+        if len(got) == 1:
             await fake.emit("user.updated")
-        return 200
 
-    fake.route(ENDPOINT, endpoint)
-    fake.add_webhook(ENDPOINT)
+    handling(fake, emit)
     await fake.emit("user.created")
     assert got == ["user.created", "user.updated"]
 

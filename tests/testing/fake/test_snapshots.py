@@ -12,16 +12,12 @@ import pytest
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, ManualClock
 
-from ..conftest import ENDPOINT, Caller
-
-
-async def _receive(headers: dict[str, str], body: bytes) -> int:
-    return 503
+from ..conftest import ENDPOINT, Caller, Endpoint
 
 
 async def arranged() -> FakeBasiq:
     fake = FakeBasiq(seed=7)
-    fake.route(ENDPOINT, _receive)
+    fake.route(ENDPOINT, Endpoint(503))
     caller = Caller(fake)
     webhook_id = fake.add_webhook(ENDPOINT)
     fake.seed_messages(2000, webhook_id, failed=0.2)
@@ -61,7 +57,7 @@ async def test_tokens_secrets_and_attempts_to_come_survive() -> None:
     other.restore(json.loads(json.dumps(fake.snapshot())))
     assert Caller(other, token=caller.token).get("/events/types")
     assert other.secret(webhook.id) == fake.secret(webhook.id)
-    other.route(ENDPOINT, _receive)
+    other.route(ENDPOINT, Endpoint(503))
     await other.advance(hours=30)
     assert other.webhooks()[0].disabled
     assert [attempt.number for attempt in other.deliveries] == list(range(3, 9))

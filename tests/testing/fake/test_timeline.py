@@ -22,7 +22,7 @@ from basiq_async import (
 from basiq_async.testing import FakeBasiq, SystemClock
 from tests.support import virtual
 
-from ..conftest import ENDPOINT
+from ..conftest import ENDPOINT, Endpoint, arranged
 
 
 @asynccontextmanager
@@ -96,15 +96,7 @@ async def test_a_time_limit_is_one_of_the_fakes_clock(
 
 @virtual.clocked
 async def test_the_cool_off_is_waited_out_and_deliveries_are_made_meanwhile() -> None:
-    fake = FakeBasiq()
-    got: list[bytes] = []
-
-    async def receive(headers: dict[str, str], body: bytes) -> int:
-        got.append(body)
-        return 200 if len(got) > 2 else 503
-
-    fake.route(ENDPOINT, receive)
-    fake.add_webhook(ENDPOINT)
+    fake, _ = arranged(Endpoint(503, 503, 200))
     start = fake.now()
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq, in_no_time():
         made = await basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.created"])
