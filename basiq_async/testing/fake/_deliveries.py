@@ -101,7 +101,8 @@ class Deliveries:
         self._timeout = timeout
         self.timeline = Timeline(store.clock, self.attempt, self.wake)
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
-        self._outlets: list[Outlet] = []
+        self.outlets: list[Outlet] = []
+        """Those of the servers that run; all states of a fake share them."""
         self.routes: dict[str, Endpoint] = {}
         self.down: dict[str | None, int | None] = {}
         """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
@@ -163,19 +164,19 @@ class Deliveries:
     @property
     def outlet(self) -> Outlet:
         """The outlet of the server that started last, or the default one."""
-        return self._outlets[-1] if self._outlets else self._default
+        return self.outlets[-1] if self.outlets else self._default
 
     def open(self, outlet: Outlet) -> None:
-        self._outlets.append(outlet)
+        self.outlets.append(outlet)
         outlet.wake()
 
     def close(self, outlet: Outlet) -> None:
-        self._outlets.remove(outlet)
+        self.outlets.remove(outlet)
         self.wake()
 
     def wake(self) -> None:
         """Tell the servers that an attempt may be due."""
-        for outlet in self._outlets:
+        for outlet in self.outlets:
             outlet.wake()
 
     # --- one attempt ---

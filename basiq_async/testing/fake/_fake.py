@@ -192,6 +192,7 @@ class FakeBasiq(State):
             latency=self._latency,
             delivery_timeout=self._delivery_timeout,
         )
+        state._deliveries.outlets = self._deliveries.outlets
         self._added += 1
         state.name = name or f"state {self._added}"
         self._states[key] = state

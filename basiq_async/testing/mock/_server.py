@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable, Set
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from email.utils import format_datetime
 from functools import partial
@@ -146,28 +146,14 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
     """
     news = asyncio.Event()
     outlet = Outlet(endpoint, base_url, news.set)
-    served: set[FakeBasiq] = set()
     wrong: list[ConfigurationError] = []
-
-    def follow_states() -> None:
-        states = {fake, *fake.states.values()}
-        for each in states - served:
-            each._deliveries.open(outlet)
-        for each in served - states:
-            each._deliveries.close(outlet)
-        served.clear()
-        served.update(states)
-
-    follow_states()
-    stop = fake._changes.watch(follow_states)
-    task = asyncio.create_task(_dispatch(served, outlet, news, wrong), name="basiq-async fake deliveries")
+    fake._deliveries.open(outlet)
+    task = asyncio.create_task(_dispatch(fake, outlet, news, wrong), name="basiq-async fake deliveries")
     try:
         yield
     finally:
-        stop()
         outlet.closed = True
-        for each in served:
-            each._deliveries.close(outlet)
+        fake._deliveries.close(outlet)
         task.cancel()
         cancelled = await wait_uncancelled(task)
         if not task.cancelled():
@@ -178,9 +164,7 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
         raise wrong[0]
 
 
-async def _dispatch(
-    served: Set[FakeBasiq], outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]
-) -> None:
+async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]) -> None:
     async def attempt(deliveries: Deliveries, planned: PlannedAttempt) -> None:
         try:
             await deliveries.attempt(planned, outlet)
@@ -191,6 +175,7 @@ async def _dispatch(
     async with asyncio.TaskGroup() as group:
         while True:
             news.clear()
+            served = (fake, *fake.states.values())
             for deliveries in [each._deliveries for each in served]:
                 while _is_free(deliveries) and (planned := deliveries.timeline.take_due()) is not None:
                     task = group.create_task(attempt(deliveries, planned))
