@@ -31,7 +31,7 @@ from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
 from basiq_async.distributed.processes import run_workers
 from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import failed_only, limit, message_time, since
+from basiq_async.replay import Replay, failed_only, limit, message_time, since
 from tests.support.fleets import Record, crew
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
@@ -98,16 +98,6 @@ async def test_a_message_for_which_the_predicate_raises_goes_into_the_quarantine
         await job.retry_quarantined()
         assert (await job.wait(timeout=PATIENCE)).handled == 60, "a retry asked the predicate again"
         assert await job.quarantined() == []
-
-
-@pytest.mark.parametrize("most", [1, 10, 25, 59])
-async def test_a_limit_is_the_jobs_not_a_workers(redis_url: str, most: int) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, where=limit(most)) as fleet:
-        report = await fleet.run()
-        assert len(recorder.ids) == len(set(recorder.ids)) == report.handled == most
-        assert report.read == most, "a job that its limit ended counts what was handed out"
-        assert not report.finished
 
 
 async def test_several_lists_are_read_at_once(redis_url: str) -> None:
@@ -209,7 +199,7 @@ async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
             while not all(s.stopping for w in fleet.workers for u in w._active.values() for s in u.segments.values()):
                 await asyncio.sleep(0.02)
             free.set()
-            while (progress := await job.progress()).held:
+            while (progress := await job.progress())._held:
                 await asyncio.sleep(0.02)
         assert progress.state == "paused"
         assert progress.reason == "for the night"
@@ -291,7 +281,7 @@ async def test_a_worker_that_is_stopped_waits_neither_for_a_job_function_to_open
             worker.stop()
             await running
         progress = await job.progress()
-        assert (progress.ended, progress.held, progress.reason, progress.problem) == (False, 0, "", "")
+        assert (progress.ended, progress._held, progress.reason, progress.problem) == (False, 0, "", "")
 
 
 async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_url: str) -> None:
@@ -301,24 +291,6 @@ async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_
         report = await fleet.run()
         assert sorted(recorder.ids) == sorted(await fleet.ids())
         assert report.handled == 60
-
-
-async def test_a_worker_tells_how_far_its_jobs_are(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    begun, free = asyncio.Event(), asyncio.Event()
-
-    async def behave(message: Message) -> None:
-        begun.set()
-        await free.wait()
-
-    caplog.set_level("INFO", "basiq_async.distributed")
-    async with crew(redis_url, Recorder(behave), concurrency=1) as fleet, asyncio.timeout(PATIENCE):
-        job = await fleet.submit()
-        await begun.wait()
-        for worker in fleet.workers:
-            await worker._tell()
-        free.set()
-        await job.wait(timeout=PATIENCE)
-    assert f"the job {job.key!r}: 0 handled, 0 failed, 0 a second" in caplog.text
 
 
 async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_no_message(redis_url: str) -> None:
@@ -369,22 +341,13 @@ async def test_the_vendor_being_away_is_waited_for(redis_url: str) -> None:
 
 async def test_progress_counts_what_is_left_with_a_plan(redis_url: str) -> None:
     async with crew(redis_url, failed=0.5, where=failed_only()) as fleet:
-        plan = await fleet.fleet.plan("work", fleet.webhook_id)
+        replay = Replay(fleet.client, fleet.webhook_id, Recorder(), inbox=MemoryInbox(), where=failed_only())
+        plan = await replay.plan()
         job = await fleet.submit(plan=plan)
         report = await job.wait(timeout=PATIENCE)
         progress = await job.progress()
         assert report.handled == plan.total
         assert (progress.remaining, progress.lag, progress.segments) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("most", [10, 100, 1_000])
-async def test_a_plan_of_several_lists_counts_what_the_jobs_limit_allows(redis_url: str, most: int) -> None:
-    async with crew(redis_url, where=limit(most)) as fleet:
-        other = fleet.fake.seed_messages(60, fleet.fake.add_webhook(url="https://other.example/hook"))
-        webhooks = [fleet.webhook_id, other]
-        plan = await fleet.fleet.plan("work", webhooks)
-        report = await fleet.run(webhook_id=webhooks)
-        assert plan.total == report.handled == min(most, 120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -463,7 +426,15 @@ def test_defaults_are_those_that_the_pages_name() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"concurrency": 0}, {"max_failures": 0}, {"on_error": "none"}, {"max_pause": 0}, {"where": 5}, {"inbox": 5}],
+    [
+        {"concurrency": 0},
+        {"max_failures": 0},
+        {"on_error": "none"},
+        {"max_pause": 0},
+        {"where": 5},
+        {"where": limit(5)},
+        {"inbox": 5},
+    ],
     ids=repr,
 )
 def test_work_that_cannot_be_is_refused(wrong: Any) -> None:
@@ -523,8 +494,6 @@ async def test_arguments_are_looked_over(redis_url: str) -> None:
         ):
             with pytest.raises(ConfigurationError):
                 await fleet.submit(**wrong)
-        with pytest.raises(ConfigurationError, match="there is no job function 'another'"):
-            await fleet.fleet.plan("another", fleet.webhook_id)
         longest = await fleet.submit(key="k" * 200, max_quarantined=1)
         assert [job.key for job in await fleet.fleet.jobs()] == [longest.key]
     for wrong in ({"lease": 0}, {"lease": 0.9}, {"lease": 3_601}, {"lease": True}, {"prefix": "a b"}, {"prefix": ""}):
@@ -576,12 +545,7 @@ async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
         for number in range(10):
             fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
         events = [event async for event in fleet.client.events.list()]
-        plan = await fleet.fleet.plan("work", fleet.webhook_id, source="events")
-        assert recorder.ids == []
-        job = await fleet.submit(source="events", plan=plan)
-        report = await job.wait(timeout=PATIENCE)
-        assert report.handled == plan.total == len(events) >= 10
-        assert (await job.progress()).remaining == 0
+        assert (await fleet.run(source="events")).handled == len(events) >= 10
         assert len(set(recorder.ids)) == len(events)
         with pytest.raises(ConfigurationError, match="is one list"):
             await fleet.submit(webhook_id=["w-1", "w-2"], source="events", key="other")
@@ -626,7 +590,7 @@ async def test_a_deploy_that_adds_a_type_in_the_middle_of_a_page_loses_none_of_i
         first.stop()
         free.set()
         async with asyncio.timeout(PATIENCE):
-            while (await job.progress()).held:
+            while (await job.progress())._held:
                 await asyncio.sleep(0.01)
         assert 0 < len(recorder.ids) < 5
         types.add("user.created")
@@ -692,16 +656,3 @@ async def test_a_job_function_that_ends_by_itself_stops_its_job_and_is_opened_ag
         await job.resume()
         report = await job.wait(timeout=PATIENCE)
         assert (opened, report.handled) == (2, 60)
-
-
-async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
-    recorder, inbox = Recorder(), MemoryInbox()
-    async with crew(redis_url, recorder, where=limit(25), inbox=inbox) as fleet:
-        ids = await fleet.ids()
-        for number in range(1, 4):
-            report = await fleet.run(key=f"job {number}")
-            assert report.handled == min(25, 60 - 25 * (number - 1)), "handled messages counted against the limit"
-            assert report.skipped.get("handled-before", 0) == 25 * (number - 1), (
-                "a message was skipped without a reason"
-            )
-        assert sorted(recorder.ids) == sorted(ids)

@@ -113,7 +113,7 @@ async def test_a_full_redis_has_the_job_wait(tmp_path: Path) -> None:
             await redis.config_set("maxmemory", "1")
             works.go()
             deadline = time.monotonic() + PATIENCE
-            while (progress := await works.job.progress()).held:
+            while (progress := await works.job.progress())._held:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
             full = works.effects()
@@ -133,7 +133,7 @@ async def test_a_signal_has_a_worker_record_what_is_under_way_and_end(tmp_path: 
         assert await works.exit_of(first) == 0
         progress = await works.job.progress()
         assert progress.handled == len(works.effects()) < 200
-        assert progress.held == 0
+        assert progress._held == 0
         works.start()
         await works.check(0)
 

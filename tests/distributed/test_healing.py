@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -52,15 +53,15 @@ async def run_until_it_dies(fleet: Crew, url: str, key: str, segment: str, nth: 
     doomed = Doomed(record, nth, before=before)
     waiting = [segment]
 
-    async def notify(key: str, following: str) -> None:
+    async def notify(key: str, following: Sequence[str]) -> None:
         if not doomed.died:
-            waiting.append(following)
+            waiting.extend(following)
 
     worker = Worker(cast(Record, doomed), fleet.fleet._functions, notify, lease=SHORT)
     while waiting and not doomed.died:
         await worker.process_segment(key, waiting.pop(0))
-    await worker.aclose()
-    await record.aclose()
+    await worker.__aexit__()
+    await record.connection.aclose()
     return doomed.died
 
 

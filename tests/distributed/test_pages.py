@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from basiq_async import Message
-from basiq_async.distributed._pages import ListedPage, read_page  # private: one page at a time
+from basiq_async.distributed._pages import read_page  # private: one page at a time
 from basiq_async.distributed._record_types import (  # private: what a segment knows of its place
     SegmentClaim,
     SegmentPage,
@@ -41,7 +41,7 @@ class NumberedList:
         self.before_request: Callable[[], None] = lambda: None
         self.refused: set[str] = set()
 
-    async def pages(self, cursor: str | None) -> AsyncGenerator[ListedPage]:
+    async def pages(self, cursor: str | None) -> AsyncGenerator[SegmentPage]:
         while True:
             self.before_request()
             self.requests += 1
@@ -50,7 +50,8 @@ class NumberedList:
             begin = int(cursor or 0)
             end = begin + self.size
             following = str(end) if end < len(self.ids) else None
-            yield ListedPage(cursor, [Message(each, {"id": each}) for each in self.ids[begin:end]], following)
+            messages = [Message(each, {"id": each}) for each in self.ids[begin:end]]
+            yield SegmentPage(messages=messages, cursor=cursor, next_cursor=following)
             if following is None:
                 return
             cursor = following

@@ -27,9 +27,7 @@ from tests.support.servers import RedisServer
 
 async def test_a_new_job_is_running_and_has_the_first_segment_of_each_list(pair: Pair) -> None:
     spec = make_spec(uuid.uuid4().hex, lists=(ListSpec("w1"), ListSpec("w2", "f")))
-    found = await pair.one.create(spec)
-    assert found is not None
-    assert sorted(found) == ["0.0", "1.0"]
+    assert await pair.one.create(spec) == ("running", ["0.0", "1.0"])
     status = await pair.status(spec.key)
     assert (status.state, status.segments, status.handled, status.quarantined) == ("waiting", 2, 0, 0)
     claim = await pair.claimed(spec.key, "1.0")
@@ -52,7 +50,7 @@ async def test_all_callers_find_a_submitted_job(pair: Pair) -> None:
 async def test_a_submission_that_is_sent_again_creates_no_second_job(pair: Pair) -> None:
     spec = make_spec(uuid.uuid4().hex)
     first = await pair.one.create(spec)
-    assert first is not None
+    assert first == ("running", ["0.0"])
     assert await pair.two.create(spec) == first
 
 
@@ -76,7 +74,7 @@ async def test_a_known_key_gets_the_new_rate_and_no_other_name_source_or_list(pa
     spec = make_spec(uuid.uuid4().hex)
     await pair.one.create(spec)
     again = await pair.two.create(attrs.evolve(spec, rate=9.0, id=new_token()))
-    assert again is None
+    assert again == ("running", [])
     found = await pair.two.spec(spec.key)
     assert found is not None
     assert (found.rate, found.id) == (9.0, spec.id)
@@ -279,7 +277,7 @@ async def test_a_job_that_has_ended_can_be_forgotten_and_submitted_again(pair: P
     await pair.one.forget(spec.key)
     assert await pair.two.progress(spec.key) is None
     assert spec.key not in await pair.two.keys()
-    assert await pair.two.create(spec) is not None
+    assert await pair.two.create(spec) == ("running", ["0.0"])
 
 
 async def test_ids_errors_reasons_cursors_and_keys_may_hold_any_text(pair: Pair) -> None:
@@ -300,22 +298,25 @@ async def test_ids_errors_reasons_cursors_and_keys_may_hold_any_text(pair: Pair)
     assert (status.problem, dict(status.skipped)) == (ODD, {ODD: 1})
 
 
-async def test_a_server_that_may_drop_keys_is_refused(shared_server: RedisServer, redis_url: str) -> None:
+async def test_a_server_that_may_drop_keys_is_refused_and_one_that_may_lose_them_is_warned_of(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     record = Record(redis_url)
     async with Redis.from_url(redis_url) as redis:
         try:
             await redis.config_set("maxmemory-policy", "allkeys-lru")
             with pytest.raises(ConfigurationError, match="set maxmemory-policy noeviction"):
-                await record.check()
+                await record.connection.check()
             await redis.config_set("maxmemory-policy", "noeviction")
-            assert await record.check() == ()
+            await record.connection.check()
+            assert caplog.text == ""
             await redis.config_set("appendonly", "no")
-            (warning,) = await record.check()
-            assert "Set appendonly yes" in warning
+            await record.connection.check()
+            assert "Set appendonly yes" in caplog.text
         finally:
             await redis.config_set("maxmemory-policy", "noeviction")
             await redis.config_set("appendonly", "yes")
-            await record.aclose()
+            await record.connection.aclose()
 
 
 async def test_a_server_that_is_away_for_too_long_is_an_error_of_the_record() -> None:
@@ -323,7 +324,7 @@ async def test_a_server_that_is_away_for_too_long_is_an_error_of_the_record() ->
     with pytest.raises(RecordError, match=r"did not respond for 0\.2 s") as caught:
         await record.progress(uuid.uuid4().hex)
     assert "secret" not in str(caught.value) + repr(record)
-    await record.aclose()
+    await record.connection.aclose()
 
 
 async def test_a_cancellation_is_never_lost_though_redis_is_silent_or_away(shared_server: RedisServer) -> None:
@@ -342,7 +343,7 @@ async def test_a_cancellation_is_never_lost_though_redis_is_silent_or_away(share
         finally:
             if silent:
                 shared_server.send(signal.SIGCONT)
-        await record.aclose()
+        await record.connection.aclose()
 
 
 @pytest.mark.parametrize(("hours", "ahead"), [(-1, 30.0), (1, 0.0)])

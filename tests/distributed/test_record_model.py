@@ -125,7 +125,7 @@ class _Walk:
         known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._quarantine))
         assert found == known, f"state, open segments, handled, failed, read and quarantined were {found}, not {known}"
         held = sum(segment.alive for segment in self._open.values())
-        assert status.held == held, f"{status.held} segments had an owner, not {held}"
+        assert status._held == held, f"{status._held} segments had an owner, not {held}"
 
     async def _perhaps_twice(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call, and sometimes repeat it, as if its response was lost."""
@@ -268,7 +268,6 @@ class _Walk:
             lambda: record.save(key, name, token, ended, before=0, lease=30.0),
             lambda: record.finish(key, name, token),
             lambda: record.release(key, name, token),
-            lambda: record.take_ticket(key, name, token, "x", limit=1),
         )
         try:
             found = await self._rng.choice(calls)()
@@ -292,9 +291,9 @@ class _Walk:
         covered = max((segment.upto for name, segment in self._open.items() if name[0] == "q"), default=0)
         last = max(self._quarantine.values(), default=0)
         if not self._quarantine:
-            assert retry is None, f"without entries, retry_quarantined() returned {retry}, not None"
-        elif retry is None:
-            raise AssertionError(f"with {len(self._quarantine)} entries, retry_quarantined() returned None")
+            assert retry == "", f"without entries, retry_quarantined() returned {retry}"
+        elif not retry:
+            raise AssertionError(f"with {len(self._quarantine)} entries, retry_quarantined() returned {retry}")
         elif last > covered:
             assert retry not in self._open, f"retry_quarantined() left later entries to an earlier segment: {retry}"
             self._open[retry] = _Segment(after=covered, upto=last)

@@ -19,9 +19,7 @@ from basiq_async.distributed._record_types import Heartbeat, LeaseLostError  # p
 from basiq_async.distributed._segment import (  # private: a lease ends between two messages
     ActiveJob,
     Lease,
-    LeasedTarget,
     Segment,
-    SegmentRecorder,
     clock,
 )
 from basiq_async.errors import RecordError
@@ -42,7 +40,7 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
     unused: Any = None
     work = Work(unused, recorder, inbox=inbox)
     job = ActiveJob(make_spec("job"), unused, unused)
-    target = LeasedTarget(Segment(unused, job, "0.0", lease, work, unused, unused))
+    target = Segment(unused, job, "0.0", lease, work, unused, unused)
     message = Message("m1", {"id": "m1"})
     with pytest.raises(LeaseLostError):
         await target.deliver(message)
@@ -62,8 +60,8 @@ def test_a_lease_also_counts_the_time_that_the_machine_is_suspended() -> None:
     assert getattr(clock, "args", None) == (time.CLOCK_BOOTTIME,), "a suspended worker would hold its lease for longer"
 
 
-def recorder_on(*answers: Heartbeat | int) -> tuple[SegmentRecorder, list[tuple[int, list[str]]]]:
-    """A recorder whose former owner recorded two messages, and what is saved, each with the number before it."""
+def segment_on(*answers: Heartbeat | int) -> tuple[Segment, list[tuple[int, list[str]]]]:
+    """A segment whose former owner recorded two messages, and what is saved, each with the number before it."""
     calls: list[tuple[int, list[str]]] = []
     left = list(answers)
 
@@ -76,8 +74,7 @@ def recorder_on(*answers: Heartbeat | int) -> tuple[SegmentRecorder, list[tuple[
     store: Any = Store()
     claim: Any = SimpleNamespace(done=["a", "b"])
     job = ActiveJob(make_spec("job"), unused, unused)
-    segment = Segment(store, job, "0.0", Lease(30.0), Work(unused, Recorder()), claim, unused)
-    return SegmentRecorder(segment, LeasedTarget(segment), None), calls
+    return Segment(store, job, "0.0", Lease(30.0), Work(unused, Recorder()), claim, unused), calls
 
 
 FINISHED: list[Any] = [Finished(Message(id, {}), None) for id in ("c", "d")]  # type: ignore[arg-type]
@@ -95,24 +92,24 @@ RUNNING = Heartbeat("running")
     ids=["all is well", "a part was saved already", "it was lost", "all was saved already"],
 )
 async def test_what_the_store_has_decides_what_is_saved_again(answers: Any, saved: list[Any]) -> None:
-    recorder, calls = recorder_on(*answers)
-    await recorder.record(FINISHED)
+    segment, calls = segment_on(*answers)
+    await segment.record(FINISHED)
     assert calls == saved
-    assert (recorder.segment.lease.until > clock()) is (RUNNING in answers)
+    assert (segment.lease.until > clock()) is (RUNNING in answers)
 
 
 async def test_a_segment_that_is_stopped_before_it_begins_reads_nothing_and_is_not_finished() -> None:
-    recorder, calls = recorder_on()
-    recorder.segment.stop()
-    assert await recorder.segment.run() is False
+    segment, calls = segment_on()
+    segment.stop()
+    assert await segment.run() is False
     assert calls == []
 
 
 @pytest.mark.parametrize("known", [1, 5])
 async def test_a_store_that_has_more_than_was_saved_or_less_than_was_claimed_is_an_error(known: int) -> None:
-    recorder, _ = recorder_on(known)
+    segment, _ = segment_on(known)
     with pytest.raises(RecordError, match=r"another program changed segment 0\.0"):
-        await recorder.record(FINISHED)
+        await segment.record(FINISHED)
 
 
 class Noted:
@@ -128,19 +125,15 @@ class Noted:
         self.told.append("stop")
 
 
-def test_a_pause_of_the_target_reaches_each_segment_of_a_process_and_the_other_processes_once() -> None:
-    spread: list[float] = []
+def test_a_heartbeat_pauses_or_stops_each_segment_of_a_process() -> None:
     first, second = Noted(), Noted()
     segments: Any = {"a": first, "b": second}
     unused: Any = None
-    job = ActiveJob(unused, unused, spread.append, segments)
-    for seconds in (60.0, 60.0, 5.0, 90.0):  # each segment is refused, and the target asks of each
-        job.pause(seconds)
-    assert first.told == second.told == spread == [60.0, 90.0]
+    job = ActiveJob(unused, unused, unused, segments)
     job.apply(Heartbeat("running", 30.0))
     job.apply(Heartbeat("running"))
     job.apply(Heartbeat("paused", 30.0))
-    assert first.told == second.told == [60.0, 90.0, 30.0, "stop"]
+    assert first.told == second.told == [30.0, "stop"]
 
 
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
@@ -322,4 +315,4 @@ async def test_what_on_error_skip_gives_up_is_counted_and_the_report_is_not_fini
         report = await job.wait(timeout=PATIENCE)
         progress = await job.progress()
         assert (report.handled, report.failed, report.finished) == (54, 6, False)
-        assert (progress.state, progress.given_up, progress.quarantined) == ("finished", 6, 0)
+        assert (progress.state, progress._given_up, progress.quarantined) == ("finished", 6, 0)

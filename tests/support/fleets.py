@@ -33,10 +33,11 @@ class Crew:
     _queue: asyncio.Queue[tuple[str, str]] = attrs.field(factory=asyncio.Queue)
     _tasks: list[asyncio.Task[None]] = attrs.field(factory=list)
 
-    async def notify(self, key: str, segment: str) -> None:
-        self.notifications.append((key, segment))
-        for _ in range(self.lost(len(self.notifications))):
-            self._queue.put_nowait((key, segment))
+    async def notify(self, key: str, segments: Sequence[str]) -> None:
+        for segment in segments:
+            self.notifications.append((key, segment))
+            for _ in range(self.lost(len(self.notifications))):
+                self._queue.put_nowait((key, segment))
 
     async def start(self, count: int = 1, *, segments: int = 2) -> list[Worker]:
         """Start ``count`` workers, each with its own connection to Redis."""
@@ -47,7 +48,7 @@ class Crew:
             worker.name += f":{len(self.workers)}"
             self.workers.append(worker)
             started.append(worker)
-            await worker.start()
+            await worker.__aenter__()
             self._tasks += [asyncio.create_task(self._serve(worker)) for _ in range(segments)]
         return started
 
@@ -69,8 +70,8 @@ class Crew:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         for worker in self.workers:
-            await worker.aclose()
-            await worker._record.aclose()
+            await worker.__aexit__()
+            await worker._record.connection.aclose()
 
     async def submit(self, name: str = "work", *, key: str = "job", **arguments: Any) -> Job:
         return await self.fleet.submit(name, arguments.pop("webhook_id", self.webhook_id), key=key, **arguments)
