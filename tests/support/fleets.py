@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy, Transport
-from basiq_async.distributed import Fleet, Job, Work, Worker
+from basiq_async.distributed import Fleet, Job, JobProgress, Work, Worker
 from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
+from basiq_async.distributed._segment import Segment  # private: what its workers run
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.histories import Recorder
@@ -38,6 +39,11 @@ class Crew:
             self.notifications.append((key, segment))
             for _ in range(self.lost(len(self.notifications))):
                 self._queue.put_nowait((key, segment))
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """The segments that its workers run."""
+        return [each for worker in self.workers for job in worker._active.values() for each in job.segments.values()]
 
     async def start(self, count: int = 1, *, segments: int = 2) -> list[Worker]:
         """Start ``count`` workers, each with its own connection to Redis."""
@@ -124,8 +130,31 @@ async def crew(
                 await made.aclose()
 
 
-def messages_of(*recorders: Recorder) -> Sequence[str]:
-    return [each for recorder in recorders for each in recorder.ids]
+class Holding(Recorder):
+    """A target that holds each message until ``free`` is set. ``began`` is set by the first."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hold)
+        self.began, self.free = asyncio.Event(), asyncio.Event()
+
+    async def _hold(self, message: Message) -> None:
+        self.began.set()
+        await self.free.wait()
 
 
-__all__ = ["Crew", "Message", "Record", "crew", "messages_of"]
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def progress_when(job: Job, condition: Callable[[JobProgress], object]) -> JobProgress:
+    """Return the first progress of a job for which a condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition(progress := await job.progress()):
+            await asyncio.sleep(0.01)
+    return progress
+
+
+__all__ = ["Crew", "Holding", "Record", "crew", "progress_when", "until"]
