@@ -165,7 +165,7 @@ async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_process_that_dies_is_started_anew_and_a_signal_ends_them_all(tmp_path: Path) -> None:
-    async with plant(tmp_path, messages=1_000) as works:
+    async with plant(tmp_path) as works:
         parent = works.start(processes=2)
         await works.until(100)
         pids = {int(line.split()[1]) for line in (tmp_path / "effects").read_text().splitlines()}
@@ -179,15 +179,11 @@ async def test_a_process_that_dies_is_started_anew_and_a_signal_ends_them_all(tm
                 os.kill(pid, 0)
 
 
-async def test_taskiqs_own_worker_command_works_as_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["basiq-async worker", "taskiq worker"])
+async def test_each_command_starts_a_worker_that_ends_at_a_signal(tmp_path: Path, command: str) -> None:
     async with plant(tmp_path, messages=200) as works:
-        works.start_taskiq()
-        await works.check(0)
-
-
-async def test_the_command_starts_a_worker_and_ends_with_0_at_a_signal(tmp_path: Path) -> None:
-    async with plant(tmp_path, messages=200) as works:
-        process = works.start_command("--segments", "1", "--log-level", "DEBUG")
+        own = command == "basiq-async worker"
+        process = works.start_command("--segments", "1", "--log-level", "DEBUG") if own else works.start_taskiq()
         await works.check(0)
         process.send_signal(signal.SIGTERM)
         assert await works.exit_of(process) == 0
@@ -222,43 +218,28 @@ async def test_with_the_sql_inbox_nothing_is_handled_twice_whatever_is_killed(tm
 
 async def test_a_segment_that_kills_every_worker_stops_the_job_which_names_it(tmp_path: Path) -> None:
     async with plant(tmp_path, messages=50) as works:
-        parent = works.start(processes=2, deadly=[works.ids[0]], most_tries=3, wait=0.0)
-        with pytest.raises(ReplayError, match=r"segment 0\.0 was claimed 3 times and no message of it was finished"):
+        parent = works.start(processes=2, deadly=[works.ids[0]], most_tries=2, wait=0.0)
+        with pytest.raises(ReplayError, match=r"segment 0\.0 was claimed 2 times and no message of it was finished"):
             await works.job.wait(timeout=PATIENCE)
         assert works.ids[0] not in works.effects()
         parent.send_signal(signal.SIGTERM)
         await works.exit_of(parent)
         deaths = (await works.job.progress()).takeovers
-        assert deaths >= 3
+        assert deaths >= 2
         await works.job.resume()
         works.start()
         await works.check(BOUND * deaths)
 
 
-async def test_a_message_that_raises_each_time_is_set_aside_and_the_rest_is_handled(tmp_path: Path) -> None:
-    async with plant(tmp_path, messages=200) as works:
-        poison = works.ids[25]
-        first = works.start(poison=[poison])
-        works.start(poison=[poison])
-        report = await works.job.wait(timeout=PATIENCE)
-        assert (report.handled, report.failed, report.finished) == (199, 1, True)
-        assert sorted({*works.effects(), poison}) == sorted(works.ids)
-        await works.job.retry_quarantined()
-        assert (await works.job.wait(timeout=PATIENCE)).handled == 199
-        (entry,) = await works.job.quarantined()
-        assert (entry.delivery_id, entry.error) == (poison, "ValueError: poisoned")
-        first.kill()
-
-
 async def test_one_rate_holds_over_processes_and_across_a_takeover(tmp_path: Path) -> None:
     rate = 200.0
-    async with plant(tmp_path, messages=800, wait=0.0, rate=rate) as works:
+    async with plant(tmp_path, messages=400, wait=0.0, rate=rate) as works:
         doomed, *_others = [works.start() for _ in range(3)]
-        await works.until(100, doomed.pid)
+        await works.until(50, doomed.pid)
         doomed.kill()
         await works.check(BOUND)
         assert (await works.job.progress()).takeovers >= 1
         moments = works.moments()
         # A process that a busy machine stops between a slot and its effect has one message of each segment late.
-        for window in (0.5, 1.0, 2.0):
+        for window in (0.5, 1.0):
             assert most_within(moments, window) <= 1.15 * rate * window + 1 + 3 * 2

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from taskiq import InMemoryBroker
 
 from basiq_async import ConfigurationError
 from basiq_async.distributed import Fleet, Work
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.skipif(REDIS_PROGRAM is None, reason="no redis-server i
 
 
 @pytest.mark.real_time("workers are patient by a clock that they share with a server that is killed")
-@pytest.mark.parametrize("rate", [None, 2_000.0, 20.0])
+@pytest.mark.parametrize("rate", [None, 20.0])
 async def test_no_job_ends_because_redis_was_away_for_longer_than_workers_are_patient(
     rate: float | None, tmp_path: Path
 ) -> None:
@@ -91,21 +90,6 @@ async def test_the_loop_of_a_task_queue_continues_when_redis_is_away_or_a_job_is
                 await asyncio.wait((serving,))
 
 
-async def test_a_worker_that_waits_for_redis_when_it_starts_ends_at_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    signals: list[Callable[[], None]] = []
-    monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", signals.append)
-    broker = InMemoryBroker()
-    broker.is_worker_process = True
-    Fleet(f"redis://127.0.0.1:{free_port()}/0", broker=broker)
-    starting = asyncio.create_task(broker.startup())
-    while not signals:
-        await asyncio.sleep(0.01)
-    signals[0]()
-    async with asyncio.timeout(10):
-        await starting
-    await broker.shutdown()
-
-
 async def test_a_redis_cluster_is_refused_at_the_start_and_told_why(tmp_path: Path) -> None:
     with redis_server(tmp_path, "--cluster-enabled", "yes") as server:
         fleet = Fleet(server.url)
@@ -147,7 +131,7 @@ async def test_the_password_of_redis_shows_in_no_error_no_repr_and_no_frame(tmp_
     fleet._record = record
     errors: list[BaseException] = []
     for call in (record.progress("job"), record.connection.check(), fleet.get("job"), fleet.jobs()):
-        with pytest.raises(RecordError) as caught:
+        with pytest.raises(RecordError, match=r"did not respond for 0\.1 s") as caught:
             await call
         errors.append(caught.value)
     for arguments in ({"lease": 0}, {"prefix": ""}, {"notify": print, "broker": fleet.broker}):

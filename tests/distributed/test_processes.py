@@ -80,11 +80,6 @@ def test_a_number_of_workers_that_cannot_be_is_refused_by_its_name(module: str, 
         run_workers(f"{module}:first", **wrong)
 
 
-def test_one_process_and_one_segment_are_enough(module: str) -> None:
-    with pytest.raises(ConfigurationError, match="is a NoneType, not a Fleet"):
-        run_workers(f"{module}:nothing", processes=1, segments=1)
-
-
 def test_a_worker_handles_so_many_segments_at_once_and_fetches_none_ahead(
     module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,11 +179,12 @@ def test_a_worker_that_dies_is_replaced_until_a_signal_comes(module: str, script
     assert Child.pauses == [1.0, 1.0], "a worker that cannot start keeps a processor busy"
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_place_without_a_fleet_is_refused_before_a_worker_starts(
-    module: str, script: list[Callable[[], None]]
+    module: str, script: list[Callable[[], None]], processes: int
 ) -> None:
     with pytest.raises(ConfigurationError, match="is a NoneType, not a Fleet"):
-        run_workers(f"{module}:nothing", processes=2)
+        run_workers(f"{module}:nothing", processes=processes, segments=1)
     assert Child.made == []
 
 

@@ -66,7 +66,7 @@ class _Walk:
         self._former: list[tuple[str, str]] = []
         self._state = "running"
         self._counts = {"handled": 0, "failed": 0}
-        self._read = 0
+        self._read = self._takeovers = 0
         self._quarantine: dict[str, int] = {}
         self._numbers = 0
 
@@ -85,15 +85,8 @@ class _Walk:
             await self._compare()
         for _ in range(3):
             await self._go_to_the_end()
-            for step in (
-                self._retry,
-                self._claim,
-                self._record_page,
-                self._retry,
-                self._save,
-                self._die,
-                self._retry,
-            ):
+            steps = (self._retry, self._claim, self._record_page, self._retry, self._drop, self._save, self._die)
+            for step in (*steps, self._retry):
                 await self._step(step)
                 await self._compare()
         await self._go_to_the_end()
@@ -125,7 +118,8 @@ class _Walk:
         known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._quarantine))
         assert found == known, f"state, open segments, handled, failed, read and quarantined were {found}, not {known}"
         held = sum(segment.alive for segment in self._open.values())
-        assert status._held == held, f"{status._held} segments had an owner, not {held}"
+        found, known = (status._held, status.takeovers), (held, self._takeovers)
+        assert found == known, f"segments with an owner, and takeovers, were {found}, not {known}"
 
     async def _perhaps_twice(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call, and sometimes repeat it, as if its response was lost."""
@@ -162,6 +156,7 @@ class _Walk:
             assert place == (str(segment.after), segment.upto), f"the claim of {name} covers the entries {place}"
         if segment.token is not None:
             self._former.append((name, segment.token))
+            self._takeovers += 1
         segment.token, segment.alive = token, True
 
     async def _record_page(self) -> None:

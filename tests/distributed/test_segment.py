@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import InMemoryTransport, Message, Request, Response
-from basiq_async.distributed import Work
+from basiq_async.distributed import Work, _segment, _worker  # private: how long they wait for others
 from basiq_async.distributed._record_types import Heartbeat, LeaseLostError  # private: what a record says
 from basiq_async.distributed._segment import (  # private: a lease ends between two messages
     ActiveJob,
@@ -27,8 +26,8 @@ from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, inbox_key
 from basiq_async.replay.shared import Finished
 from basiq_async.testing import Quirks
-from tests.support.fleets import crew
-from tests.support.histories import Recorder, Refusing
+from tests.support.fleets import crew, progress_when
+from tests.support.histories import Recorder, Refusing, Table
 from tests.support.real_time import PATIENCE
 from tests.support.records import make_spec
 
@@ -110,30 +109,6 @@ async def test_a_store_that_has_more_than_was_saved_or_less_than_was_claimed_is_
     segment, _ = segment_on(known)
     with pytest.raises(RecordError, match=r"another program changed segment 0\.0"):
         await segment.record(FINISHED)
-
-
-class Noted:
-    """A segment that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[object] = []
-
-    def pause(self, seconds: float) -> None:
-        self.told.append(seconds)
-
-    def stop(self) -> None:
-        self.told.append("stop")
-
-
-def test_a_heartbeat_pauses_or_stops_each_segment_of_a_process() -> None:
-    first, second = Noted(), Noted()
-    segments: Any = {"a": first, "b": second}
-    unused: Any = None
-    job = ActiveJob(unused, unused, unused, segments)
-    job.apply(Heartbeat("running", 30.0))
-    job.apply(Heartbeat("running"))
-    job.apply(Heartbeat("paused", 30.0))
-    assert first.told == second.told == [30.0, "stop"]
 
 
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
@@ -258,50 +233,28 @@ async def test_a_job_on_a_list_that_begins_with_the_newest_reads_what_was_there_
         assert (report.handled, report.finished) == (60, True)
 
 
-class Table:
-    """A bulk target that is its own record, as the rows of a table are."""
-
-    def __init__(self, *ids: str) -> None:
-        self.rows, self.unwritten, self.delivered = set(ids), list[str](), list[str]()
-
-    async def deliver(self, message: Message) -> None:
-        self.delivered.append(message.id)
-        self.unwritten.append(message.id)
-
-    async def flush(self) -> None:
-        self.rows.update(self.unwritten)
-        self.unwritten.clear()
-
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        return self.rows.intersection(keys)
-
-    async def note(self, name: str) -> str | None:
-        return None
-
-    async def set_note(self, name: str, text: str) -> None: ...
-
-
 async def test_a_target_that_is_its_own_record_gets_only_what_it_does_not_have(redis_url: str) -> None:
     table = Table()
     async with crew(redis_url, table) as fleet:
         ids = await fleet.ids()
-        table.rows.update(ids[:20])
+        table.rows += ids[:20]
         report = await fleet.run()
-        assert sorted(table.delivered) == sorted(ids[20:])
-        assert table.rows == set(ids)
+        assert sorted(table.rows) == sorted(ids)
         assert (report.handled, dict(report.skipped)) == (40, {"handled-before": 20})
 
 
-async def test_a_message_that_a_live_delivery_holds_is_handled_when_that_has_ended(redis_url: str) -> None:
+async def test_a_message_that_a_live_delivery_holds_is_handled_when_that_has_ended(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_segment, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_worker, "_DELAY", 0.05)
     inbox, recorder = MemoryInbox(), Recorder()
     async with crew(redis_url, recorder, messages=12, inbox=inbox, workers=1, segments=1) as fleet:
         message = (await fleet.client.messages.list(fleet.webhook_id).collect())[3]
         key = inbox_key(message.event_type_id, message.event_id, message.id, fleet.webhook_id)
         await inbox.claim(key, "a live delivery", lease=600)
         job = await fleet.submit()
-        async with asyncio.timeout(PATIENCE):
-            while (await job.progress()).handled < 11:
-                await asyncio.sleep(0.01)
+        await progress_when(job, lambda progress: progress.handled == 11)
         await inbox.fail(key, "a live delivery")
         report = await job.wait(timeout=PATIENCE)
         assert sorted(recorder.ids) == sorted(await fleet.ids())

@@ -56,6 +56,11 @@ class Pair:
         await self.one.create(spec)
         return spec.key
 
+    async def owned(self, **changes: Any) -> tuple[str, str]:
+        """Create a job and claim its first segment. Return the job's key and the token."""
+        key = await self.job(**changes)
+        return key, await self.claim(key)
+
     async def claim(
         self, key: str, segment: str = "0.0", *, lease: float = 30.0, token: str | None = None, record: Any = None
     ) -> str:
@@ -88,6 +93,12 @@ class Pair:
     async def page(self, key: str, token: str, ids: list[str], next_cursor: str | None, segment: str = "0.0") -> Any:
         page = make_page(ids, next_cursor)
         return await self.one.record_page(key, segment, token, page, read=len(ids), lease=30.0)
+
+    async def ahead(self, key: str) -> float:
+        """Draw a slot of the job's rate, and return how many seconds it is ahead."""
+        slots = await self.two.rate_slots(key, 1)
+        assert slots is not None, "the job has no rate"
+        return slots.first - slots.now
 
     async def status(self, key: str) -> JobProgress:
         status = await self.two.progress(key)
