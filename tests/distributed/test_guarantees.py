@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from redis.asyncio import Redis
 from basiq_async.errors import ReplayError
 from tests.distributed.test_rate_limiter import most_within
 from tests.support.fleet_processes import plant
+from tests.support.fleets import progress_when, until
 from tests.support.real_time import PATIENCE
 from tests.support.servers import REDIS_PROGRAM
 
@@ -49,9 +49,7 @@ async def test_workers_that_die_at_any_step_lose_nothing(tmp_path: Path) -> None
 async def test_a_worker_stopped_beyond_its_lease_begins_no_message_when_it_continues(tmp_path: Path) -> None:
     async with plant(tmp_path, wait=0.0) as works:
         first = works.start(most=20)
-        async with asyncio.timeout(PATIENCE):
-            while (await works.job.progress()).handled < 20:
-                await asyncio.sleep(0.01)
+        await progress_when(works.job, lambda progress: progress.handled >= 20)
         first.send_signal(signal.SIGSTOP)
         second = works.start()
         await works.until(200, second.pid)
@@ -112,10 +110,7 @@ async def test_a_full_redis_has_the_job_wait(tmp_path: Path) -> None:
         async with Redis.from_url(works.redis.url) as redis:
             await redis.config_set("maxmemory", "1")
             works.go()
-            deadline = time.monotonic() + PATIENCE
-            while (progress := await works.job.progress())._held:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+            progress = await progress_when(works.job, lambda progress: not progress._held)
             full = works.effects()
             assert len(full) < works.messages
             assert progress.state == "running"
@@ -144,16 +139,13 @@ async def test_a_worker_that_starts_while_redis_is_away_ends_at_a_signal(tmp_pat
         worker = works.start()
         await works.until_logged(" starts")
         worker.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
-            await works.exit_of(worker)
+        await works.exit_of(worker)
 
 
 async def test_a_second_signal_ends_a_worker_at_once(tmp_path: Path) -> None:
     async with plant(tmp_path, least=30.0) as works:
         first = works.start(begun=str(tmp_path / "begun"))
-        async with asyncio.timeout(PATIENCE):
-            while not (tmp_path / "begun").exists():
-                await asyncio.sleep(0.02)
+        await until((tmp_path / "begun").exists)
         first.send_signal(signal.SIGTERM)
         await works.until_logged("Got signal")
         assert first.poll() is None
@@ -190,22 +182,11 @@ async def test_each_command_starts_a_worker_that_ends_at_a_signal(tmp_path: Path
 
 
 async def test_with_the_sql_inbox_nothing_is_handled_twice_whatever_is_killed(tmp_path: Path) -> None:
-    database = tmp_path / "effects.db"
-    settings = {"database": str(database), "begun": str(tmp_path / "begun")}
-
-    def count() -> int:
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            try:
-                return int(connection.execute("SELECT count(*) FROM effects").fetchone()[0])
-            except sqlite3.OperationalError:  # not there yet
-                return 0
-
-    async with plant(tmp_path, "once", messages=60, **settings) as works:
-        for wanted in (10, 25):
+    database = str(tmp_path / "effects.db")
+    async with plant(tmp_path, "once", messages=60, database=database) as works:
+        for attempts in (10, 25):
             doomed = works.start()
-            async with asyncio.timeout(PATIENCE):
-                while not database.exists() or count() < wanted:
-                    await asyncio.sleep(0.01)
+            await works.until(attempts)
             doomed.kill()
         works.start()
         report = await works.job.wait(timeout=PATIENCE)

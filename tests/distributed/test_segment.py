@@ -125,19 +125,17 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
             await redis.zrem("basiq:{job}:due", "0.1")
         await asyncio.sleep(0.002)
 
-    recorder = Recorder(behave)
     async with crew(
-        redis_url, recorder, messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
+        redis_url, Recorder(behave), messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
     ) as fleet:
         report = await fleet.run()
-        assert sorted(recorder.ids) == sorted(await fleet.ids())
+        assert sorted(fleet.recorder.ids) == sorted(await fleet.ids())
         assert (report.handled, report.read) == (60, 60)
     await redis.aclose()
 
 
 async def test_a_page_is_handled_to_the_messages_behind_which_the_next_one_begins(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=5, workers=0) as fleet:
+    async with crew(redis_url, messages=5, workers=0) as fleet:
         job = await fleet.submit()
         ids = await fleet.ids()
         async with Redis.from_url(redis_url) as redis:  # a former owner read three messages, and died
@@ -145,7 +143,7 @@ async def test_a_page_is_handled_to_the_messages_behind_which_the_next_one_begin
             await redis.hset("basiq:{job}", "lists_left", 0)
         await fleet.start()
         report = await job.wait(timeout=PATIENCE)
-        assert sorted(recorder.ids) == sorted(ids[:3])
+        assert sorted(fleet.recorder.ids) == sorted(ids[:3])
         assert (report.read, report.handled) == (3, 3)
 
 
@@ -156,11 +154,10 @@ async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_bef
         if message.id == ids[0]:
             await redis.hset("basiq:{job}:s:0.1", "cursor", "of another key")
 
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, messages=45, workers=1, segments=1) as fleet:
+    async with crew(redis_url, Recorder(behave), messages=45, workers=1, segments=1) as fleet:
         ids = await fleet.ids()
         report = await fleet.run()
-        assert sorted(recorder.ids) == sorted(ids)
+        assert sorted(fleet.recorder.ids) == sorted(ids)
         assert report.handled == 45
     await redis.aclose()
 
@@ -177,9 +174,8 @@ async def test_a_message_that_cannot_be_read_goes_into_the_quarantine(redis_url:
                     item["attempts"] = "neither a list nor an object"
             return attrs.evolve(response, body=json.dumps(page).encode())
 
-    recorder = Recorder()
     async with crew(
-        redis_url, recorder, messages=25, workers=1, where=lambda message: message.delivered, transport=Breaking
+        redis_url, messages=25, workers=1, where=lambda message: message.delivered, transport=Breaking
     ) as fleet:
         ids = await fleet.ids()
         broken.append(ids[12])
@@ -220,16 +216,15 @@ async def test_a_job_on_a_list_that_begins_with_the_newest_reads_what_was_there_
     redis_url: str, paging: Literal["item", "offset"]
 ) -> None:
     async def behave(message: Message) -> None:
-        if len(recorder.ids) % 7 == 3:
+        if len(fleet.recorder.ids) % 7 == 3:
             await fleet.fake.advance(minutes=2)
             fleet.fake.seed_messages(1, fleet.webhook_id)
         await asyncio.sleep(0.001)
 
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, quirks=attrs.evolve(NEWEST_FIRST, paging=paging)) as fleet:
+    async with crew(redis_url, Recorder(behave), quirks=attrs.evolve(NEWEST_FIRST, paging=paging)) as fleet:
         before = await fleet.ids()
         report = await fleet.run()
-        assert sorted(recorder.ids) == sorted(before)
+        assert sorted(fleet.recorder.ids) == sorted(before)
         assert (report.handled, report.finished) == (60, True)
 
 

@@ -27,6 +27,8 @@ class Crew:
     fake: FakeBasiq
     webhook_id: str
     client: BasiqClient
+    recorder: Recorder
+    """The target, if it is one."""
     workers: list[Worker] = attrs.field(factory=list)
     notifications: list[tuple[str, str]] = attrs.field(factory=list)
     lost: Callable[[int], int] = lambda number: 1
@@ -112,7 +114,8 @@ async def crew(
     retry = RetryPolicy(max_retries=0)
     async with BasiqClient(fake.DEFAULT_API_KEY, transport=transport(fake), retry=retry) as client:
         fleet = Fleet(url, lease=lease)
-        made = Crew(fleet, fake, webhook_id, client, url=url)
+        target = Recorder() if target is None else target
+        made = Crew(fleet, fake, webhook_id, client, target, url=url)
         fleet._notify = made.notify  # type: ignore[method-assign]
 
         @fleet.job("work")
@@ -120,7 +123,7 @@ async def crew(
         async def function() -> AsyncIterator[Work]:
             if opened is not None:
                 await opened()
-            yield Work(client, Recorder() if target is None else target, **work)
+            yield Work(client, target, **work)
 
         async with fleet:
             try:
