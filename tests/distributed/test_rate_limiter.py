@@ -160,15 +160,11 @@ async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
     assert await SegmentRate(limiter).wait()
 
 
-async def test_without_a_rate_nobody_waits() -> None:
-    limiter = SharedRateLimiter(cast(Record, Store(1.0)), "job")
-    assert await SegmentRate(limiter).wait()
-
-
 async def test_a_segment_that_is_under_way_waits_as_soon_as_its_job_has_a_rate() -> None:
     limiter = SharedRateLimiter(cast(Record, Store(0.001)), "job")
     rate, stopped = SegmentRate(limiter), SegmentRate(limiter)
     assert rate.open
+    assert await rate.wait()
     stopped.stop()
     limiter.set_rate(0.001)
     assert not rate.open
