@@ -188,7 +188,7 @@ class SQLStore:
 
     async def _within_limit(self, work: Callable[[], Awaitable[T]], timeout: float) -> T:
         try:
-            async with asyncio.timeout(timeout):
+            async with limit(timeout):
                 return await work()
         except (BasiqError, BusyError):
             raise
@@ -352,7 +352,7 @@ async def _give_back(connection: AsyncConnection, *, broken: bool = False) -> No
         if not broken and not connection.in_transaction():  # nothing is sent
             await connection.close()
             return
-        async with asyncio.timeout(_CLOSE):
+        async with limit(_CLOSE):
             if broken:
                 await connection.invalidate()
             await connection.close()

@@ -126,10 +126,11 @@ def complete_webhook(incomplete: str) -> list[str]:
     """
     import asyncio
 
+    from .._work.limits import limit
     from ..transports.retry import RetryPolicy
 
     async def find() -> list[str]:
-        async with asyncio.timeout(_PATIENCE), make_client(retry=RetryPolicy(max_retries=0)) as basiq:
+        async with limit(_PATIENCE), make_client(retry=RetryPolicy(max_retries=0)) as basiq:
             return [webhook.id async for webhook in basiq.webhooks.list()]
 
     with suppress(BasiqError, TimeoutError):

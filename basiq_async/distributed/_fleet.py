@@ -16,6 +16,7 @@ import attrs
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.tracebacks import UnshownText
+from .._work.limits import limit
 from .._work.tasks import cancelling
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
@@ -237,7 +238,7 @@ class Fleet:
     async def _notify(self, key: str, segment: str) -> bool:
         """Send a notification, and return whether it was sent."""
         try:
-            async with asyncio.timeout(_NOTIFY):
+            async with limit(_NOTIFY):
                 await self._send(key, segment)
             return True
         except Exception as exc:  # a broker may raise anything, and workers find the segment without a notification

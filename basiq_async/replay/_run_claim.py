@@ -13,7 +13,7 @@ from functools import partial
 from .._redaction.text import printable
 from .._work.calls import HOST
 from .._work.keys import run_key
-from .._work.limits import inbox_limit
+from .._work.limits import inbox_limit, wait_for_event
 from .._work.protocol import Claim, ClaimStatus, Inbox
 from .._work.tasks import run_to_completion
 from ..errors import JobInUseError, ReplayError
@@ -91,10 +91,8 @@ class RunClaim:
 
     async def _renew(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LEASE / 3):
-                    await self._ending.wait()
-                    return
+            if await wait_for_event(self._ending, LEASE / 3):
+                return
             with suppress(Exception):  # ``check`` tries again, and raises
                 if _clock() < self._until:  # what lapsed is for ``check`` to judge
                     await self._claim()

@@ -14,6 +14,7 @@ from .. import __version__
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of, hide_arguments
+from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from .base import Request, Response, credential_of
 from .proxies import Proxies, show_proxy
@@ -83,23 +84,16 @@ class AiohttpTransport:
             if allowed <= 0:
                 said = "the deadline passed before the request was sent"
                 raise RequestTimeoutError(said, method=request.method, path=_path(request), sent=False)
-        limit = asyncio.timeout(allowed)
         url = URL(request.url, encoded=True)
         proxy = None if self._proxies is None else self._proxies.find(url)
         try:
-            async with limit:
+            async with limit(allowed, lambda: RequestTimeoutError(f"no complete response within {allowed:g} s")):
                 return await self._exchange(request, url, proxy)
         except Exception as exc:
-            if limit.expired() and isinstance(exc, TimeoutError):
-                said = f"no complete response within {allowed:g} s"
-                failure: BasiqError = RequestTimeoutError(said, method=request.method, path=_path(request))
-                cause = None
-            else:
-                failure = _translate(exc, request, proxy)
-                hide = Redactor(credential_of(request)).known
-                cause = exc.__cause__ if failure is exc else cause_of(exc, hide)
-                if proxy is not None and proxy.raw_user is not None:
-                    cause = None  # aiohttp's errors name the proxy with its password
+            failure = _translate(exc, request, proxy)
+            cause = exc.__cause__ if failure is exc else cause_of(exc, Redactor(credential_of(request)).known)
+            if proxy is not None and proxy.raw_user is not None:
+                cause = None  # aiohttp's errors name the proxy with its password
         # Raised outside of the except block: a cause that was left out must not become the context.
         raise failure from cause
 
@@ -185,7 +179,7 @@ class StatusTransport(AiohttpTransport):
         found = Response(response.status, join_headers(response.headers) if response.status >= 300 else {})
         read = 0
         try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
+            async with limit(_DRAIN_SECONDS):
                 async for chunk in response.content.iter_any():
                     read += len(chunk)
                     if read > _DRAINED:

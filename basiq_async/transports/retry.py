@@ -18,6 +18,7 @@ from .._arguments import as_seconds, check_from_zero, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of, clean
 from .._work.clock import clock_of
+from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
 from .base import Request, Response, Transport, credential_of
@@ -151,9 +152,8 @@ class _Run:
         request = self._request
         if self._owner.waits is not None:  # the transport waits on another clock than the loop's: it must end by itself
             request = attrs.evolve(request, deadline=self._loop_time() + allowed)
-        limit = asyncio.timeout(allowed)
         try:
-            async with limit:
+            async with limit(allowed, lambda: self._late(f"no complete response within {allowed:g} s")):
                 response = await self._owner._inner.send(request)
             if not isinstance(response, Response) or (type(response.status), type(response.body)) != (int, bytes):
                 said = "the transport did not return a Response with an int as its status and bytes as its body"
@@ -168,7 +168,7 @@ class _Run:
             failure: Exception = self._broken("the transport cancelled itself")
             cause = None
         except Exception as exc:
-            failure = self._translate(exc, f"no complete response within {allowed:g} s" if limit.expired() else None)
+            failure = self._translate(exc)
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._hide)
         else:
             if self._owner.on_request is not None or _log.isEnabledFor(logging.DEBUG):
@@ -240,13 +240,12 @@ class _Run:
         doubled = policy.base * 2.0 ** min(self._attempts - 1, 64)
         return self._owner._uniform(0.0, min(policy.max_wait, doubled))
 
-    def _translate(self, exc: Exception, timed_out: str | None) -> BasiqError:
+    def _translate(self, exc: Exception) -> BasiqError:
         """Return the error of this package for an exception of a transport: a user's transport may raise any."""
         if isinstance(exc, BasiqError):
             return clean(exc, self._hide)
         if isinstance(exc, TimeoutError):
-            said = timed_out or "the transport ran out of time"
-            return RequestTimeoutError(said, method=self._request.method, path=self._path)
+            return self._late("the transport ran out of time")
         if isinstance(exc, OSError):
             return self._broken(f"the connection broke: {type(exc).__name__}")
         said = f"the transport failed with {type(exc).__name__}; it must raise a TransportError"
@@ -255,6 +254,9 @@ class _Run:
     def _hide(self, text: str) -> str:
         """Return a text without credentials: those of the client, and that of the request."""
         return self._owner._redact(Redactor(credential_of(self._request)).known(text))
+
+    def _late(self, said: str) -> RequestTimeoutError:
+        return RequestTimeoutError(said, method=self._request.method, path=self._path)
 
     def _broken(self, said: str) -> ConnectionFailedError:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
