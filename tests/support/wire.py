@@ -1,10 +1,9 @@
-"""Network faults for tests: a server that sends exactly the scripted bytes, and a proxy that delays data."""
+"""Network faults for tests: a server that sends exactly the scripted bytes, and a relay."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 import socket
 import ssl
 import struct
@@ -267,15 +266,12 @@ async def listening(
             await asyncio.wait(left)
 
 
-async def relay(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, delay: Callable[[], float] = float
-) -> None:
-    """Carry data between a connection and a server on this machine, each piece after a delay, until both are closed."""
+async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
+    """Carry data between a connection and a server on this machine, until both are closed."""
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65_536):
-                await asyncio.sleep(delay())
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -285,11 +281,3 @@ async def relay(
         await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
     finally:
         there_writer.close()
-
-
-@asynccontextmanager
-async def slow_line(port: int, *, least: float, most: float, seed: int = 0) -> AsyncIterator[int]:
-    """Yield the port of a proxy to ``port`` that delays data by ``least`` to ``most`` seconds in either direction."""
-    rng = random.Random(seed)
-    async with listening(lambda *ends: relay(*ends, port, lambda: least + rng.random() * (most - least))) as made:
-        yield made
