@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -62,6 +62,7 @@ class RetryPolicy:
 
 _Outcome: TypeAlias = Response | TransportError
 """The outcome of an attempt: a response, or an error that may be worth another attempt."""
+_Event = TypeVar("_Event", RequestEvent, RetryEvent)
 
 
 class Retrying:
@@ -165,7 +166,7 @@ class _Run:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            failure: Exception = self._broken("the transport cancelled itself")
+            failure: BasiqError = self._broken("the transport cancelled itself")
             cause = None
         except Exception as exc:
             failure = self._translate(exc)
@@ -177,7 +178,7 @@ class _Run:
                 return response
             return attrs.evolve(response, attempts=self._attempts, repeated=self._repeated)
         # Outside of the except block: a cause that was left out must not become the context.
-        self._report(began, error=type(failure).__name__)
+        self._report(began, failure)
         failure.__cause__, failure.__suppress_context__ = cause, True
         if isinstance(failure, TransportError):
             failure.attempts = self._attempts
@@ -261,20 +262,13 @@ class _Run:
     def _broken(self, said: str) -> ConnectionFailedError:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
 
-    def _report(self, began: float, response: Response | None = None, *, error: str | None = None) -> None:
-        event = RequestEvent(
-            self._request.method,
-            self._path,
-            self._attempts,
-            self._clock() - began,
-            *self._result(response, error),
-            self._request.url_template,
-        )
+    def _report(self, began: float, outcome: Response | BasiqError) -> None:
+        event = self._event_of(RequestEvent, self._clock() - began, outcome)
         _log.debug(
             "%s %s: %s in %.3f s (attempt %d)",
             event.method,
             event.path,
-            event.status or error,
+            event.status or event.error,
             event.duration,
             event.attempt,
             extra=_extra_of(event),
@@ -282,15 +276,7 @@ class _Run:
         call_hook(self._owner.on_request, event)
 
     def _announce(self, outcome: _Outcome, wait: float) -> None:
-        response = outcome if isinstance(outcome, Response) else None
-        event = RetryEvent(
-            self._request.method,
-            self._path,
-            self._attempts,
-            wait,
-            *self._result(response, None if response is not None else type(outcome).__name__),
-            self._request.url_template,
-        )
+        event = self._event_of(RetryEvent, wait, outcome)
         _log.info(
             "%s %s: %s, next attempt in %.2f s",
             event.method,
@@ -301,11 +287,13 @@ class _Run:
         )
         call_hook(self._owner.on_retry, event)
 
-    def _result(self, response: Response | None, error: str | None) -> tuple[int | None, str | None, str | None]:
-        """Return the status, the error and the correlation id of an attempt, as the two events have them."""
-        if response is None:
-            return None, error, None
-        return response.status, error, read_correlation_id(response, self._owner._redact)
+    def _event_of(self, kind: type[_Event], seconds: float, outcome: Response | BasiqError) -> _Event:
+        """Return the event of an attempt and its outcome. ``seconds``: how long it took, or the wait after it."""
+        result: tuple[int | None, str | None, str | None] = None, type(outcome).__name__, None
+        if isinstance(outcome, Response):
+            result = outcome.status, None, read_correlation_id(outcome, self._owner._redact)
+        request = self._request
+        return kind(request.method, self._path, self._attempts, seconds, *result, request.url_template)
 
 
 _EXTRA = {"method": "http_method", "path": "http_path", "status": "http_status", "error": "error_type"}
