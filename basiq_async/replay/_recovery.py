@@ -376,4 +376,4 @@ class Recovery:
         if self.waiting.count:
             yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:
-            yield Problem("out-of-reach", period.describe_loss())
+            yield Problem("out-of-reach", str(period))

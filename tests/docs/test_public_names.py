@@ -14,7 +14,6 @@ from tests.support.api import SNAPSHOT
 from tests.support.environment import ROOT
 
 EXEMPT = {
-    "Inactivity.describe_loss": "the text of a problem, which pages show",
     "JSONLinesTarget.accept_page": "called by a replay",
     "JSONLinesTarget.begin_run": "called by a replay",
     "JSONLinesTarget.end_run": "called by a replay",
