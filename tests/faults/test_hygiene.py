@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import ssl
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,7 +26,9 @@ from basiq_async import (
     TransportError,
     Webhook,
 )
+from tests.support.environment import ROOT
 from tests.support.outcomes import ONCE, QUICK, client_of, outcome
+from tests.support.programs import run
 from tests.support.wire import KEY, TOKEN, WEBHOOK, Wire, ok, page
 
 
@@ -173,13 +173,10 @@ asyncio.run(main())
 @pytest.mark.parametrize("end", ["close", "leave"])
 async def test_a_program_that_stops_in_the_middle_of_a_stream_ends_quietly(end: str) -> None:
     async with Wire(page([{"id": "m1"}], "/x?n=1"), page([{"id": "m2"}])) as wire:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-c", PROGRAM, wire.url, end,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()},
-        )  # fmt: skip
-        said, complaints = await child.communicate()
-        assert said == b"m1\n"
+        command = (sys.executable, "-W", "error", "-c", PROGRAM, wire.url, end)
+        done = await asyncio.to_thread(run, *command, cwd=ROOT)
+        assert done.stdout == "m1\n"
         if end == "close":
-            assert complaints == b""
-        assert b"never retrieved" not in complaints
-        assert b"was destroyed" not in complaints
+            assert done.stderr == ""
+        assert "never retrieved" not in done.stderr
+        assert "was destroyed" not in done.stderr

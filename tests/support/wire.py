@@ -79,15 +79,23 @@ def token(text: str = TOKEN, expires_in: Any = 3600) -> bytes:
     return ok({"access_token": text, "expires_in": expires_in, "token_type": "Bearer"})
 
 
-def page(items: Iterable[Any], next_link: Any = None) -> bytes:
+def page_body(items: Iterable[Any], next_link: Any = None) -> dict[str, Any]:
     data = list(items)
-    links = {"self": "x", **({} if next_link is None else {"next": next_link})}
-    return ok({"type": "list", "size": len(data), "count": len(data), "data": data, "links": links})
+    links = {"self": "https://au-api.basiq.io/x", **({} if next_link is None else {"next": next_link})}
+    return {"type": "list", "size": len(data), "count": len(data), "data": data, "links": links}
+
+
+def page(items: Iterable[Any], next_link: Any = None) -> bytes:
+    return ok(page_body(items, next_link))
+
+
+def error_body(code: str = "some-code", detail: str = "A detail.") -> dict[str, Any]:
+    entry = {"type": "error", "code": code, "title": "A title", "detail": detail}
+    return {"type": "list", "correlationId": "corr-1", "data": [entry]}
 
 
 def error(status: int, code: str = "some-code", *headers: str, detail: str = "A detail.") -> bytes:
-    entry = {"type": "error", "code": code, "title": "A title", "detail": detail}
-    return ok({"type": "list", "correlationId": "corr-1", "data": [entry]}, *headers, status=status)
+    return ok(error_body(code, detail), *headers, status=status)
 
 
 def closing(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:

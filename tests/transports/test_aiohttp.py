@@ -25,6 +25,7 @@ from basiq_async import (
 from basiq_async.testing import check_transport
 from basiq_async.transports.aiohttp import StatusTransport
 from tests.support.environment import free_port
+from tests.support.frames import chain
 from tests.support.real_time import PATIENCE
 from tests.support.wire import Conn, Wire, closing, hanging, http, listening
 
@@ -206,10 +207,8 @@ async def test_no_cause_shows_a_credential_that_the_server_sent_back(
     wire.script = [closing((line.replace("{}", form) + "\r\n\r\n").encode())]
     with pytest.raises(TransportError) as caught:
         await transport.send(Request("GET", wire.url, {"authorization": f"Basic {KEY}"}))
-    error: BaseException | None = caught.value
-    while error is not None:
+    for error in chain(caught.value):
         assert form not in f"{error!r} {error} {vars(error)}"
-        error = error.__cause__ or error.__context__
 
 
 async def test_connections_bounds_how_many_are_open_at_once(wire: Wire) -> None:
