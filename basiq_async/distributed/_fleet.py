@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self, get_args
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.tracebacks import UnshownText
+from .._work.limits import limit
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..replay import Plan
@@ -197,7 +198,7 @@ class Fleet:
         """Send a notification of each segment, and stop at the first that cannot be sent: workers find the rest."""
         for segment in segments:
             try:
-                async with asyncio.timeout(_NOTIFY):
+                async with limit(_NOTIFY):
                     await self._send(key, segment)
             except Exception as exc:  # a broker may raise anything
                 logger.warning("segment %s of the job %r was not notified of: %s", segment, key, describe(exc))
