@@ -183,7 +183,7 @@ def _take_all(make_inbox: MakeInbox, keys: Sequence[str]) -> list[str]:
 
     async def run() -> list[str]:
         completed: list[str] = []
-        async with asyncio.timeout(_RACE), made(make_inbox) as inbox:
+        async with limit(_RACE), made(make_inbox) as inbox:
             for key in keys:
                 token = uuid.uuid4().hex
                 while (claim := await inbox.claim(key, token, lease=LONG)).status is BUSY:  # noqa: ASYNC110  # the other process has it
