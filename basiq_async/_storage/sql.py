@@ -175,7 +175,7 @@ class SQLStore:
 
     async def _within_limit(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
-            async with asyncio.timeout(self.timeout):
+            async with limit(self.timeout):
                 return await work()
         except (BasiqError, BusyError):
             raise
@@ -335,7 +335,7 @@ async def _give_back(connection: AsyncConnection, *, broken: bool = False) -> No
     if connection.sync_connection is None or connection.closed:
         return
     try:
-        async with asyncio.timeout(_CLOSE):
+        async with limit(_CLOSE):
             if broken:
                 await connection.invalidate()
             await connection.close()
