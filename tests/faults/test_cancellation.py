@@ -1,23 +1,22 @@
-"""Cancelled at each await of each operation: the cancellation comes out, nothing is left, and the client is usable."""
+"""Cancelled at each await of each operation: the cancellation comes out, nothing is left, and the client is usable.
+
+``tests/receiver/test_cancellation.py`` and ``tests/replay/test_cancelled.py`` do this with deliveries and replays.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Generator
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport, Request, Response, RetryPolicy
-from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLiteInbox, WebhookReceiver, sign
-from basiq_async.replay import Replay
+from basiq_async import BasiqClient, Request, Response, RetryPolicy
 from basiq_async.testing import FakeBasiq, serve
 from tests.support import virtual
 from tests.support.outcomes import client_of
-from tests.support.wire import KEY, SIGNING, TOKEN, WEBHOOK, Wire, error, ok
+from tests.support.wire import KEY, TOKEN, WEBHOOK, Wire, error, ok
 
 over_both = pytest.mark.usefixtures("over_both")
 
@@ -262,74 +261,3 @@ async def test_closing_the_client_cancelled_at_each_await_can_be_done_again() ->
             await anext(stream)
             await cancel_at(nth, client.aclose())
             await client.aclose()
-
-
-BODY = json.dumps({"eventTypeId": "user.created", "eventId": "e1", "links": {}}).encode()
-
-
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_receiving_cancelled_at_each_await_lets_the_delivery_be_handled_when_it_comes_again(
-    kind: str, tmp_path: Path
-) -> None:
-    for nth in range(1, 40):
-        inbox = MemoryInbox() if kind == "memory" else SQLiteInbox(tmp_path / f"inbox-{nth}.db")
-        # No limit of a disk's time decides: after it, the delivery is answered with 503, and free to come again.
-        receiver, second = (
-            WebhookReceiver(SIGNING, webhook_id="wh-1", inbox=inbox, handler_timeout=600, inbox_timeout=600)
-            for _ in range(2)
-        )
-        handled: list[str] = []
-
-        @second.on("*")
-        @receiver.on("*")
-        async def handler(delivery: Delivery, handled: list[str] = handled) -> None:
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            handled.append(delivery.id)
-
-        headers = sign(SIGNING, "msg_1", datetime.now(UTC), BODY)
-        reached, _ = await cancel_at(nth, receiver.handle(headers, BODY))
-        again = await receiver.handle(headers, BODY)
-        await receiver.aclose()
-        if again.result is Result.BUSY:  # the cancelled one was still ending; by now it has ended
-            again = await second.handle(headers, BODY)
-        assert again.result in (Result.HANDLED, Result.DUPLICATE), ("the delivery stays claimed", nth, again)
-        assert 1 <= len(handled) <= 2
-        assert again.result is Result.HANDLED or len(handled) == 1
-        await second.aclose()
-        if isinstance(inbox, SQLiteInbox):
-            await inbox.aclose()
-        await asyncio.sleep(0)
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not left, (nth, left)
-        if not reached:
-            return
-    raise AssertionError("it never came to its end")
-
-
-@pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13, 21, 34, 55])
-async def test_a_replay_cancelled_at_an_await_continues_and_loses_nothing(nth: int, tmp_path: Path) -> None:
-    fake = FakeBasiq(api_keys=[KEY], page_size=10)
-    webhook = fake.seed_messages(40)
-    seen: list[str] = []
-
-    async def target(message: Any) -> None:
-        await asyncio.sleep(0)
-        seen.append(message.id)
-
-    transport = InMemoryTransport(fake)
-    async with BasiqClient(KEY, transport=transport) as client:
-        before = asyncio.all_tasks()
-
-        async def run() -> None:
-            async with SQLiteInbox(tmp_path / "job.db") as inbox:
-                await Replay(client, webhook, target, inbox=inbox, exclusive=True, concurrency=4).run()
-
-        await cancel_at(nth, run())
-        left = [task for task in asyncio.all_tasks() - before if not task.done()]
-        assert not left, left
-        await run()
-        every = [message.id async for message in client.messages.list(webhook)]
-        assert sorted(set(seen)) == sorted(every)
-        assert len(seen) <= len(every) + 4
-    await transport.aclose()
