@@ -14,9 +14,7 @@ import pytest
 import basiq_async
 from basiq_async import errors
 from basiq_async.errors import BasiqError, NotFoundError, SignatureVerificationError
-from basiq_async.receiver._worker import _WAITS  # private: the table of waits, of which pages give the sum
 from tests.support.environment import ROOT
-from tests.support.pages import PAGES
 
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
 SECTIONS = {*re.findall(r"^\((.+)\)=$", TEXT, re.MULTILINE), *re.findall(r"^#+ (.+)$", TEXT.lower(), re.MULTILINE)}
@@ -105,11 +103,3 @@ def test_what_installs_by_name_is_found() -> None:
     assert INSTALLS_BY_NAME.search("pip install -q basiq_async")
     assert not INSTALLS_BY_NAME.search("pip install 'basiq-async[cli] @ git+https://GIT-HOST/PATH'")
     assert not INSTALLS_BY_NAME.search("pip install 'dist/basiq_async-0.1.0-py3-none-any.whl[cli]'")
-
-
-def test_each_page_has_the_hours_that_the_attempts_at_a_deferred_delivery_take() -> None:
-    waits = [_WAITS[min(failures, len(_WAITS)) - 1] for failures in range(1, 8)]  # after the eighth there is none
-    texts = [path.read_text() for path in (*PAGES, ROOT / "basiq_async" / "testing" / "_deferred.py")]
-    told = [hours for text in texts for hours in re.findall(r"(\d+\.\d) hours", text)]
-    assert len(told) >= 5
-    assert set(told) == {f"{sum(waits) / 3600:.1f}"}
