@@ -1,4 +1,4 @@
-"""The numbers that pages give are those of the code."""
+"""The numbers and the loggers that pages name are those of the code."""
 
 from __future__ import annotations
 
@@ -45,3 +45,9 @@ def test_each_page_has_the_hours_that_the_attempts_at_a_deferred_delivery_take()
     told = [hours for text in texts for hours in re.findall(r"(\d+\.\d) hours", text)]
     assert len(told) >= 5
     assert set(told) == {f"{sum(waits) / 3600:.1f}"}
+
+
+def test_the_page_on_logging_names_each_logger() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "basiq_async").rglob("*.py"))
+    table = re.findall(r"^\| `(basiq_async\.\w+)` \|", (ROOT / "docs" / "logging.md").read_text(), re.MULTILINE)
+    assert set(table) == set(re.findall(r'getLogger\("(basiq_async\.\w+)"\)', sources))
