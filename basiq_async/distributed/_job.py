@@ -16,6 +16,8 @@ from ._record import Record
 from ._record_types import JobEntry, JobProgress, StateChange, new_token
 
 _PAGE = 250
+Notify = Callable[[str, Sequence[str]], Awaitable[object]]
+"""Sends notifications of segments of the job with a key, in their order."""
 
 
 class Job:
@@ -25,7 +27,7 @@ class Job:
     job was forgotten.
     """
 
-    def __init__(self, record: Record, key: str, notify: Callable[[str, str], Awaitable[object]]) -> None:
+    def __init__(self, record: Record, key: str, notify: Notify) -> None:
         self.key = key
         self._record = record
         self._notify = notify
@@ -68,10 +70,6 @@ class Job:
             raise error
         return report
 
-    async def report(self) -> Report:
-        """Return a report of the job so far."""
-        return _report(await self.progress())
-
     async def pause(self, reason: str = "") -> None:
         """Pause the job: all workers finish and record the messages under way, and begin no more."""
         await self._set_state("pause", reason)
@@ -106,17 +104,17 @@ class Job:
         """Remove the messages with these ids from the quarantine for good, and return the number removed."""
         return await self._record.drop_quarantined(self.key, list(ids))
 
-    async def retry_quarantined(self) -> Report:
+    async def retry_quarantined(self) -> None:
         """Have the workers retry all messages that are in the job's quarantine now. ``wait`` for the end.
 
-        Returns the report until now. What is handled leaves the quarantine, and what fails stays. A message that is
-        queued for a retry already is retried once, so this can be called again after an error.
+        What is handled leaves the quarantine, and what fails stays. A message that is queued for a retry already is
+        retried once, so this can be called again after an error.
         """
-        report = await self.report()
         segment = await self._record.retry_quarantined(self.key, new_token())
-        if segment is not None:
-            await self._notify(self.key, segment)
-        return report
+        if segment is None:
+            raise self._gone()
+        if segment:
+            await self._notify(self.key, [segment])
 
     async def forget(self) -> None:
         """Remove the job with its counts and its quarantine. Raises ``ReplayError`` while it is running."""
@@ -132,17 +130,10 @@ class Job:
         state, segments = await self._record.set_state(self.key, action, reason)
         if state == "gone":
             raise self._gone()
-        await notify_all(self._notify, self.key, segments)
+        await self._notify(self.key, segments)
 
     def _gone(self) -> ReplayError:
         return ReplayError(f"there is no job {self.key!r}: it was never submitted here, or was forgotten")
-
-
-async def notify_all(notify: Callable[[str, str], Awaitable[object]], key: str, segments: Sequence[str]) -> None:
-    """Send a notification for each segment. Stop at the first that cannot be sent: workers find the rest themselves."""
-    for segment in segments:
-        if await notify(key, segment) is False:
-            return
 
 
 def _report(progress: JobProgress) -> Report:
@@ -153,5 +144,5 @@ def _report(progress: JobProgress) -> Report:
         failed=progress.failed,
         duration=progress.elapsed,
         rate=progress.rate,
-        finished=progress.state == "finished" and not progress.cut and not progress.given_up,
+        finished=progress.state == "finished" and not progress._given_up,
     )

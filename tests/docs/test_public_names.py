@@ -15,9 +15,6 @@ from tests.support.environment import ROOT
 from tests.support.pages import PAGES
 
 EXEMPT = {
-    "JSONLinesTarget.accept_page": "called by a replay",
-    "JSONLinesTarget.begin_run": "called by a replay",
-    "JSONLinesTarget.end_run": "called by a replay",
     "QuarantinedDelivery.sealed_parts": "called by what seals and opens",
     "SQLInbox.handled_at": "what `inbox get` shows",
     "WebhookReceiver.dispatch": "called by a replay",

@@ -215,7 +215,7 @@ async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off(
         lines = [each.command[1:] for one in as_named for each in one.problems if each.code == "waiting"]
         assert lines == [
             (),
-            ("inbox", "list", "--waiting", "--inbox", "inbox.db", "--webhook", w.webhook_id),
+            ("inbox", "waiting", "--inbox", "inbox.db", "--webhook", w.webhook_id),
             ("work", "--receiver", "service:receiver"),
         ]
 
