@@ -14,7 +14,7 @@ from basiq_async.receiver.inboxes import _sql_pruning, _sqlite  # private: what 
 from basiq_async.replay._engine import RunSettings  # private: what pages say in words
 from basiq_async.replay._reading import _LATE  # private: what pages say in words
 from basiq_async.testing.fake import _lists, _logs  # private: what pages say in words
-from basiq_async.testing.mock import _operation  # private: what pages say in words
+from basiq_async.testing.mock import _history  # private: what pages say in words
 from tests.support.environment import ROOT
 from tests.support.pages import PAGES
 
@@ -27,7 +27,7 @@ SENTENCES = [
     ("guarantees.md", f"The others wait {PATIENCE:g} s for it"),
     ("guarantees.md", f"by {_LATE} places, or a page if that is shorter"),
     ("mock.md", f"A request looks at {_lists.MOST_SCANNED:,} messages at most"),
-    ("mock.md", f"and a control call at {_operation.MOST_SCANNED:,}"),
+    ("mock.md", f"and a control call at {_history.MOST_SCANNED:,}"),
     ("mock.md", f"The log keeps {_logs.MOST_KEPT:,} entries, and at most {_logs.MOST_BYTES // 2**20} MiB"),
     ("replay.md", f"{RUN['target_timeout']:g} s for one message"),
     ("replay.md", f"{RUN['record_timeout']:g} s for a `flush`"),

@@ -224,7 +224,7 @@ async def test_of_fifty_callers_one_is_cancelled_at_each_of_its_awaits_and_the_o
 @pytest.mark.parametrize("nth", range(1, 12))
 async def test_over_http_a_cancelled_call_leaves_no_connection_in_a_state_to_mislead_the_next(nth: int) -> None:
     fake = FakeBasiq(api_keys=[KEY])
-    first, second = fake.add_webhook(api_key=KEY), fake.add_webhook(url="https://example.com/2", api_key=KEY)
+    first, second = fake.add_webhook(), fake.add_webhook(url="https://example.com/2")
     async with serve(fake) as url, client_of(url, timeout=60) as client:
         for _ in range(3):
             await cancel_at(nth, client.webhooks.get(first))
