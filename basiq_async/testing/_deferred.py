@@ -33,7 +33,7 @@ async def handle_waiting(
     the deliveries that are due on the way. The receiver need not be entered. Its inbox needs the clock of the fake.
 
     within: at most so much is the clock advanced, in seconds or as a timedelta. The default is longer than the eight
-        attempts at a delivery take, which is 8.6 hours.
+        attempts at a delivery take, which is 6.6 hours.
 
     Raises ``TimeoutError`` if something still waits then, and the errors of the inbox.
     """

@@ -66,9 +66,7 @@ class AiohttpTransport:
             raise ConfigurationError("session must be an aiohttp.ClientSession, or None to have the transport make one")
         self._session = session
         self._owns_session = session is None
-        self._client_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=check_seconds("connect_timeout", connect_timeout)
-        )
+        self._connect_timeout = check_seconds("connect_timeout", connect_timeout)
         self._max_body_size = max_body_size
         self._connections = connections
         self._user_agent = user_agent
@@ -99,6 +97,9 @@ class AiohttpTransport:
         raise failure from cause
 
     async def _exchange(self, request: Request, url: URL, proxy: URL | None) -> Response:
+        # The limit of a socket does not cover a proxy's response. The other one counts the wait for a free connection.
+        tunnel = None if proxy is None else self._connect_timeout
+        limits = aiohttp.ClientTimeout(total=None, connect=tunnel, sock_connect=self._connect_timeout)
         while True:
             try:
                 async with self._open_session().request(
@@ -110,7 +111,7 @@ class AiohttpTransport:
                     allow_redirects=False,
                     auto_decompress=True,
                     raise_for_status=False,
-                    timeout=self._client_timeout,
+                    timeout=limits,
                 ) as response:
                     if response.status == _PROXY_AUTHENTICATION and proxy is not None:
                         raise _wants_password(proxy)

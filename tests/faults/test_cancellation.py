@@ -1,18 +1,18 @@
-"""Cancelled at each await of each operation: the cancellation comes out, nothing is left, and the client is usable."""
+"""Cancelled at each await of each operation: the cancellation comes out, nothing is left, and the client is usable.
+
+``tests/receiver/test_cancellation.py`` and ``tests/replay/test_cancelled.py`` do this with deliveries and replays.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport, Request, Response, RetryPolicy
-from basiq_async.receiver import SQLiteInbox
-from basiq_async.replay import Replay
+from basiq_async import BasiqClient, Request, Response, RetryPolicy
 from basiq_async.testing import FakeBasiq, serve
 from tests.support import virtual
 from tests.support.outcomes import client_of
@@ -261,31 +261,3 @@ async def test_closing_the_client_cancelled_at_each_await_can_be_done_again() ->
             await anext(stream)
             await cancel_at(nth, client.aclose())
             await client.aclose()
-
-
-@pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 13, 21, 34, 55])
-async def test_a_replay_cancelled_at_an_await_continues_and_loses_nothing(nth: int, tmp_path: Path) -> None:
-    fake = FakeBasiq(api_keys=[KEY], page_size=10)
-    webhook = fake.seed_messages(40)
-    seen: list[str] = []
-
-    async def target(message: Any) -> None:
-        await asyncio.sleep(0)
-        seen.append(message.id)
-
-    transport = InMemoryTransport(fake)
-    async with BasiqClient(KEY, transport=transport) as client:
-        before = asyncio.all_tasks()
-
-        async def run() -> None:
-            async with SQLiteInbox(tmp_path / "job.db") as inbox:
-                await Replay(client, webhook, target, inbox=inbox, exclusive=True, concurrency=4).run()
-
-        await cancel_at(nth, run())
-        left = [task for task in asyncio.all_tasks() - before if not task.done()]
-        assert not left, left
-        await run()
-        every = [message.id async for message in client.messages.list(webhook)]
-        assert sorted(set(seen)) == sorted(every)
-        assert len(seen) <= len(every) + 4
-    await transport.aclose()

@@ -9,13 +9,17 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 
 from basiq_async import (
+    AiohttpTransport,
     APIError,
+    BasiqClient,
     ConfigurationError,
     ConnectionFailedError,
+    NotFoundError,
     RequestTimeoutError,
     ResponseDecodeError,
     TransportError,
@@ -23,11 +27,13 @@ from basiq_async import (
 )
 from tests.support.outcomes import ONCE, QUICK, client_of, outcome
 from tests.support.wire import (
+    KEY,
     WEBHOOK,
     Conn,
     Step,
     Wire,
     closing,
+    error,
     hanging,
     http,
     ok,
@@ -303,8 +309,6 @@ async def test_http_at_the_port_of_tls_and_tls_at_the_port_of_http(authority: tr
 
 @pytest.fixture
 async def trusting(authority: trustme.CA) -> AsyncIterator[Any]:
-    import aiohttp
-
     context = ssl.create_default_context()
     authority.configure_trust(context)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
@@ -313,13 +317,8 @@ async def trusting(authority: trustme.CA) -> AsyncIterator[Any]:
 
 
 async def test_over_tls_with_an_authority_of_the_users(authority: trustme.CA, trusting: Any) -> None:
-    from basiq_async import AiohttpTransport
-
     wire = Wire(ok(WEBHOOK), closing(b"HTTP/1.1 2"), ok(WEBHOOK), tls=tls_server(authority, "127.0.0.1"))
     async with wire:
-        from basiq_async import BasiqClient
-        from tests.support.wire import KEY
-
         transport = AiohttpTransport(trusting)
         async with BasiqClient(KEY, base_url=wire.url, transport=transport, retry=QUICK, timeout=1.0) as client:
             for _ in range(2):
@@ -330,9 +329,6 @@ async def test_over_tls_with_an_authority_of_the_users(authority: trustme.CA, tr
 
 
 async def test_a_certificate_for_another_name_is_refused(authority: trustme.CA, trusting: Any) -> None:
-    from basiq_async import AiohttpTransport, BasiqClient
-    from tests.support.wire import KEY
-
     async with Wire(tls=tls_server(authority, "other.example")) as wire:
         client = BasiqClient(KEY, base_url=wire.url, transport=AiohttpTransport(trusting), retry=ONCE)
         assert type(await outcome(client.webhooks.get("w1"))) is ConnectionFailedError
@@ -382,11 +378,6 @@ async def test_what_an_answer_says_of_its_connection_does_no_harm(header: str) -
 
 
 async def test_a_session_of_the_users_with_odd_defaults_changes_nothing() -> None:
-    import aiohttp
-
-    from basiq_async import AiohttpTransport, BasiqClient, NotFoundError
-    from tests.support.wire import KEY, error
-
     session = aiohttp.ClientSession(
         raise_for_status=True,
         auto_decompress=False,

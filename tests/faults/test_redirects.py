@@ -6,7 +6,7 @@ import pytest
 
 from basiq_async import APIError
 from tests.support.outcomes import client_of, outcome
-from tests.support.wire import Wire, http, ok
+from tests.support.wire import TOKEN, Wire, http, ok
 
 pytestmark = pytest.mark.usefixtures("over_both")
 
@@ -33,8 +33,6 @@ CALLS = {
 
 @pytest.mark.parametrize("location", LOCATIONS.values(), ids=LOCATIONS)
 async def test_a_redirect_of_any_call_is_an_error_and_nothing_reaches_the_other_side(location: str) -> None:
-    from tests.support.wire import TOKEN
-
     async with Wire(ok({})) as other, Wire() as wire, client_of(wire) as client:
         target = location.format(other=other.port, own=wire.port, token=TOKEN)
         for number, status in enumerate((301, 302, 303, 307, 308, 300)):

@@ -20,7 +20,7 @@ import structlog
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from basiq_async import BasiqClient, BasiqError, Message, RetryPolicy
+from basiq_async import BasiqClient, BasiqError, Message
 from basiq_async.receiver import (
     QuarantinedDelivery,
     RedisInbox,
@@ -194,10 +194,3 @@ async def test_the_cause_of_an_error_says_where_it_came_from() -> None:
     assert error.__cause__ is not None
     assert error.__cause__.__traceback__ is None
     assert any("raised at " in note for note in error.__cause__.__notes__)
-
-
-async def test_the_policy_of_retries_changes_nothing_of_that() -> None:
-    async with Wire(reset) as wire, client_of(wire, retry=RetryPolicy(max_retries=2, base=0.001)) as client:
-        with pytest.raises(BasiqError) as caught:
-            await client.webhooks.get("w1")
-    assert leaks(caught.value) == []

@@ -11,6 +11,7 @@ import pytest
 
 from basiq_async import BasiqClient, BasiqError, Request, Response, Secret, TransportError
 from basiq_async.transports.auth import ApiKey, Authenticated
+from tests.faults.conftest import _Records
 from tests.support.outcomes import ONCE, QUICK, assert_hidden, client_of, outcome, texts_of
 from tests.support.wire import KEY, MARK, SIGNING, TOKEN, Step, Wire, closing, http, ok, page, resetting
 
@@ -174,8 +175,6 @@ def test_the_helpers_of_these_tests_find_a_secret_that_is_shown() -> None:
 
 
 def test_a_secret_that_is_logged_is_found(caplog: pytest.LogCaptureFixture) -> None:
-    from tests.faults.conftest import _Records
-
     records = _Records()
     records.emit(logging.LogRecord("x", logging.DEBUG, "f", 1, "%s", (TOKEN,), None))
     assert MARK in records.texts[0]

@@ -23,7 +23,7 @@ from basiq_async import (
     Webhook,
 )
 from tests.support.outcomes import QUICK, client_of, outcome
-from tests.support.wire import WEBHOOK, Wire, closing, error, http, ok
+from tests.support.wire import WEBHOOK, Wire, closing, error, http, ok, trickling
 
 pytestmark = pytest.mark.usefixtures("over_both")
 
@@ -120,8 +120,6 @@ async def test_an_interim_answer_is_passed_over(status: int) -> None:
 
 
 async def test_interim_answers_without_end_run_into_the_timeout() -> None:
-    from tests.support.wire import trickling
-
     async with (
         Wire(trickling(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", every=0.001)) as wire,
         client_of(wire) as client,

@@ -11,8 +11,6 @@ import pytest
 from basiq_async.receiver import MemoryInbox
 from basiq_async.testing.conformance import _inbox, _inbox_model  # private: all promises of each inbox take minutes
 
-Checks = Mapping[str, Callable[[], Awaitable[None]]]
-
 
 def fail_in(*calls: str, error: BaseException | None = None, inbox: MemoryInbox | None = None) -> MemoryInbox:
     """Let some calls of an inbox raise an error, or hang where none is given. ``del inbox.call`` mends one."""

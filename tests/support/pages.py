@@ -264,15 +264,6 @@ async def _test(function: Any, namespace: Mapping[str, Any]) -> None:
             await result
 
 
-async def run_text(text: str, name: str, namespace: dict[str, Any]) -> None:
-    """Run one block of Python code in the present event loop."""
-    code = compile(text, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    if code.co_flags & inspect.CO_COROUTINE:
-        await eval(code, namespace)
-    else:
-        exec(code, namespace)
-
-
 def has_blocks(page: Path) -> bool:
     """Return whether a page has blocks to run; the reference, for example, has none."""
     return any(Page(page.parent, {})._page(page))

@@ -236,14 +236,6 @@ class Wire:
 
 
 @asynccontextmanager
-async def refusing() -> AsyncIterator[str]:
-    """Yield a URL whose port is bound but refuses connections."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-
-
-@asynccontextmanager
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[int]:

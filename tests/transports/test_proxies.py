@@ -21,6 +21,8 @@ from basiq_async import (
     ConfigurationError,
     ConnectionFailedError,
     InMemoryTransport,
+    Request,
+    RequestTimeoutError,
     RetryPolicy,
     Webhook,
 )
@@ -30,7 +32,7 @@ from tests.support.environment import free_port
 from tests.support.outcomes import client_of, outcome
 from tests.support.programs import run
 from tests.support.proxy import Proxy, a_proxy
-from tests.support.wire import KEY, Wire, page
+from tests.support.wire import KEY, Wire, listening, page
 
 API = "https://basiq.example"
 QUICK = RetryPolicy(max_retries=1, base=0.001)
@@ -130,6 +132,19 @@ async def test_a_proxy_that_is_not_there_is_named() -> None:
         assert (type(got), got.sent) == (ConnectionFailedError, False)
         assert f"no connection to the proxy {url}: Connect" in str(got)
         assert "pw" not in f"{got!s}{got!r}{got.__cause__!r}"
+
+
+async def test_a_proxy_that_accepts_a_connection_and_does_not_respond_is_named_and_nothing_was_sent() -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with listening(say_nothing) as port:
+        transport = AiohttpTransport(proxy=f"http://ann:pw@127.0.0.1:{port}", timeout=5.0, connect_timeout=0.05)
+        said = f"^no connection through the proxy http://127.0.0.1:{port} within connect_timeout"
+        with pytest.raises(RequestTimeoutError, match=said) as caught:
+            await transport.send(Request("POST", f"{API}/x"))
+        assert not caught.value.sent
+        await transport.aclose()
 
 
 async def test_a_certificate_that_is_refused_behind_a_proxy_says_so(api: Wire) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -201,8 +202,6 @@ async def test_an_answer_that_came_after_retries_tells_so_in_the_error() -> None
 
 
 def test_no_error_shows_the_machinery_of_the_retries() -> None:
-    import traceback
-
     outcome, _, _ = send(GET, BROKEN)
     assert "_Failed" not in "".join(traceback.format_exception(outcome))
 

@@ -1,0 +1,53 @@
+"""The numbers and the loggers that pages name are those of the code."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+import pytest
+
+from basiq_async.distributed._record_types import EDGE  # private: what pages say in words
+from basiq_async.receiver._dispatcher import PATIENCE  # private: what pages say in words
+from basiq_async.receiver._worker import _WAITS  # private: what pages say in words
+from basiq_async.receiver.inboxes import _sql_pruning, _sqlite  # private: what pages say in words
+from basiq_async.replay._engine import RunSettings  # private: what pages say in words
+from basiq_async.replay._reading import _LATE  # private: what pages say in words
+from basiq_async.testing.fake import _lists, _logs  # private: what pages say in words
+from basiq_async.testing.mock import _history  # private: what pages say in words
+from tests.support.environment import ROOT
+from tests.support.pages import PAGES
+
+RUN = {field.name: field.default for field in attrs.fields(RunSettings)}
+OLD, LESS = _sqlite._PRUNE_EVERY, _sql_pruning._PRUNE_EVERY
+SENTENCES = [
+    ("inboxes.md", f"`SQLiteInbox` deletes up to {2 * OLD} with one of {OLD} events that it records"),
+    ("inboxes.md", f"`SQLInbox` up to {2 * LESS} after each {LESS} events"),
+    ("distributed.md", f"A segment knows the ids of the last {EDGE} messages before its page"),
+    ("guarantees.md", f"The others wait {PATIENCE:g} s for it"),
+    ("guarantees.md", f"by {_LATE} places, or a page if that is shorter"),
+    ("mock.md", f"A request looks at {_lists.MOST_SCANNED:,} messages at most"),
+    ("mock.md", f"and a control call at {_history.MOST_SCANNED:,}"),
+    ("mock.md", f"The log keeps {_logs.MOST_KEPT:,} entries, and at most {_logs.MOST_BYTES // 2**20} MiB"),
+    ("replay.md", f"{RUN['target_timeout']:g} s for one message"),
+    ("replay.md", f"{RUN['record_timeout']:g} s for a `flush`"),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence"), SENTENCES)
+def test_a_page_gives_the_number_of_the_code(page: str, sentence: str) -> None:
+    assert sentence in " ".join((ROOT / "docs" / page).read_text().split())
+
+
+def test_each_page_has_the_hours_that_the_attempts_at_a_deferred_delivery_take() -> None:
+    waits = [_WAITS[min(failures, len(_WAITS)) - 1] for failures in range(1, 8)]  # after the eighth there is none
+    texts = [path.read_text() for path in (*PAGES, ROOT / "basiq_async" / "testing" / "_deferred.py")]
+    told = [hours for text in texts for hours in re.findall(r"(\d+\.\d) hours", text)]
+    assert len(told) >= 5
+    assert set(told) == {f"{sum(waits) / 3600:.1f}"}
+
+
+def test_the_page_on_logging_names_each_logger() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "basiq_async").rglob("*.py"))
+    table = re.findall(r"^\| `(basiq_async\.\w+)` \|", (ROOT / "docs" / "logging.md").read_text(), re.MULTILINE)
+    assert set(table) == set(re.findall(r'getLogger\("(basiq_async\.\w+)"\)', sources))
