@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 
 from basiq_async import Message, NotFoundError
 from basiq_async.distributed._pages import read_page  # private: one page at a time
-from basiq_async.distributed._record_types import (  # private: what a segment knows of its place
-    SegmentClaim,
-    SegmentPage,
-)
+from basiq_async.distributed._record_types import SegmentClaim, SegmentPage  # private: what a segment knows
 from basiq_async.errors import PaginationError, ReplayError
 from tests.support.changing_lists import START, Lists
 

@@ -13,11 +13,7 @@ from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError
 from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
-from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
-    ListSpec,
-    StateChange,
-    new_token,
-)
+from basiq_async.distributed._record_types import ListSpec, StateChange, new_token  # private: a record's callers
 from basiq_async.errors import ReplayError
 from tests.support.cancelling import HOWS, cancel_after
 from tests.support.environment import free_port

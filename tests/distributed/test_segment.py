@@ -252,6 +252,16 @@ async def test_a_message_that_a_live_delivery_holds_is_handled_when_that_has_end
         assert (report.handled, report.failed, report.finished) == (12, 0, True)
 
 
+async def test_a_segment_that_is_claimed_in_a_pause_begins_no_message_before_its_end(redis_url: str) -> None:
+    async with crew(redis_url, messages=5, workers=0) as fleet:
+        job = await fleet.submit()
+        began = clock()
+        await fleet.fleet._record.pause("job", 0.3)
+        await fleet.start()
+        assert (await job.wait(timeout=PATIENCE)).handled == 5
+        assert clock() - began >= 0.29
+
+
 async def test_what_on_error_skip_gives_up_is_counted_and_the_report_is_not_finished(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing(), on_error="skip") as fleet:
         target.refused.update((await fleet.ids())[3:9])
