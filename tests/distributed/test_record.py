@@ -41,9 +41,13 @@ async def test_a_call_for_a_job_that_was_forgotten_changes_nothing_of_a_later_on
     old, new = (make_spec(uuid.uuid4().hex) for _ in range(2))
     new = attrs.evolve(new, key=old.key)
     await pair.one.create(old)
+    with pytest.raises(ReplayError, match="cancel it before it is forgotten"):
+        await pair.one.forget(old.key)
     await pair.one.set_state(old.key, "cancel")
     await pair.one.forget(old.key)
-    await pair.two.create(new)
+    assert await pair.two.progress(old.key) is None
+    assert old.key not in await pair.two.keys()
+    assert await pair.two.create(new) == ("running", ["0.0"])
     assert await pair.refusal(old.key, job=old.id) == "another"
     await pair.one.set_state(old.key, "fail", "of the old one", job=old.id)
     await pair.one.pause(old.key, 60.0, job=old.id)
@@ -215,18 +219,6 @@ async def test_a_rate_that_is_raised_lowered_or_removed_takes_effect_at_once(pai
         assert least <= await pair.ahead(spec.key) <= most
     await pair.one.create(attrs.evolve(spec, id=new_token()))
     assert await pair.two.rate_slots(spec.key, 1) is None
-
-
-async def test_a_job_that_has_ended_can_be_forgotten_and_submitted_again(pair: Pair) -> None:
-    spec = make_spec(uuid.uuid4().hex)
-    await pair.one.create(spec)
-    with pytest.raises(ReplayError, match="cancel it before it is forgotten"):
-        await pair.one.forget(spec.key)
-    await pair.one.set_state(spec.key, "cancel")
-    await pair.one.forget(spec.key)
-    assert await pair.two.progress(spec.key) is None
-    assert spec.key not in await pair.two.keys()
-    assert await pair.two.create(spec) == ("running", ["0.0"])
 
 
 async def test_ids_errors_reasons_cursors_and_keys_may_hold_any_text(pair: Pair) -> None:

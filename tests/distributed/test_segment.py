@@ -130,19 +130,6 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
     await redis.aclose()
 
 
-async def test_a_page_is_handled_to_the_messages_behind_which_the_next_one_begins(redis_url: str) -> None:
-    async with crew(redis_url, messages=5, workers=0) as fleet:
-        job = await fleet.submit()
-        ids = await fleet.ids()
-        async with Redis.from_url(redis_url) as redis:  # a former owner read three messages, and died
-            await redis.hset("basiq:{job}:s:0.0", mapping={"read": "3", "edge": json.dumps(ids[:3])})
-            await redis.hset("basiq:{job}", "lists_left", 0)
-        await fleet.start()
-        report = await job.wait(timeout=PATIENCE)
-        assert sorted(fleet.recorder.ids) == sorted(ids[:3])
-        assert (report.read, report.handled) == (3, 3)
-
-
 async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_before_it(redis_url: str) -> None:
     redis = Redis.from_url(redis_url)
 
