@@ -315,29 +315,20 @@ async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it
 ) -> None:
     signals: list[Callable[[], None]] = []
     monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", signals.append)
-    recorder = Recorder()
     broker = InMemoryBroker()
     broker.is_worker_process = True
-    async with crew(redis_url, recorder, workers=0) as made:
+    async with crew(redis_url, workers=0) as made:
         fleet = Fleet(redis_url, lease=1.0, broker=broker)
-
-        @fleet.job("work")
-        @asynccontextmanager
-        async def function() -> AsyncIterator[Work]:
-            yield Work(made.client, recorder)
-
+        fleet.job("work")(made.fleet._functions["work"])
         task = broker.find_task("basiq_async.distributed:process_segment")
         assert task is not None
         await task.original_func("job", "0.0")  # before the worker is started, a notification does no harm
-        await broker.startup()
-        try:
+        async with fleet:
             job = await fleet.submit("work", made.webhook_id, key="job")
             assert (await job.wait(timeout=PATIENCE)).handled == 60
             signals[0]()
             assert fleet._worker is not None
             assert fleet._worker._stopping
-        finally:
-            await broker.shutdown()
 
 
 def test_defaults_are_those_that_the_pages_name() -> None:

@@ -108,7 +108,6 @@ async def test_a_segment_that_is_stopped_before_it_begins_reads_nothing_and_is_n
 
 
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
-    redis = Redis.from_url(redis_url)
     seen = 0
 
     async def behave(message: Message) -> None:
@@ -121,28 +120,28 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
             await redis.zrem("basiq:{job}:due", "0.1")
         await asyncio.sleep(0.002)
 
-    async with crew(
-        redis_url, Recorder(behave), messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
-    ) as fleet:
+    async with (
+        crew(
+            redis_url, Recorder(behave), messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
+        ) as fleet,
+        Redis.from_url(redis_url) as redis,
+    ):
         report = await fleet.run()
         assert sorted(fleet.recorder.ids) == sorted(await fleet.ids())
         assert (report.handled, report.read) == (60, 60)
-    await redis.aclose()
 
 
 async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_before_it(redis_url: str) -> None:
-    redis = Redis.from_url(redis_url)
-
     async def behave(message: Message) -> None:
         if message.id == ids[0]:
             await redis.hset("basiq:{job}:s:0.1", "cursor", "of another key")
 
-    async with crew(redis_url, Recorder(behave), messages=45, workers=1, segments=1) as fleet:
+    target = Recorder(behave)
+    async with crew(redis_url, target, messages=45, workers=1, segments=1) as fleet, Redis.from_url(redis_url) as redis:
         ids = await fleet.ids()
         report = await fleet.run()
         assert sorted(fleet.recorder.ids) == sorted(ids)
         assert report.handled == 45
-    await redis.aclose()
 
 
 async def test_a_message_that_cannot_be_read_goes_into_the_quarantine(redis_url: str) -> None:
