@@ -31,9 +31,9 @@ _DELAY = 2.0
 
 
 class Worker:
-    """Runs segments, renews their leases, and finds abandoned segments.
+    """A worker of this process, from ``Fleet.worker()``: it runs segments, renews their leases, and finds abandoned ones.
 
-    ``notify`` sends notifications of segments. ``functions`` maps names to job functions; each is opened once.
+    Open it with ``async with``. Each job function is opened once, when it is needed.
     """
 
     def __init__(
