@@ -129,6 +129,15 @@ async def test_a_page_that_is_taken_over_ends_where_the_next_one_begins_whatever
     assert ids_of(await read(again)) == [], "the next segment has what follows"
 
 
+async def test_a_page_of_which_nothing_is_left_is_the_end_of_the_list() -> None:
+    listed = numbered(8, 4)
+    claim = following(FIRST, await read_page(partial(pages_of, listed), FIRST))
+    assert claim is not None
+    del listed.listed[4:]
+    page = await read_page(partial(pages_of, listed), claim)
+    assert (ids_of(page), page.next_cursor) == ([], None)
+
+
 async def test_a_page_at_the_top_that_is_taken_over_is_found_under_what_arrived() -> None:
     listed = numbered(8, 4, "newest-first")
     first = await read_page(partial(pages_of, listed), FIRST)

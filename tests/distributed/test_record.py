@@ -91,7 +91,7 @@ async def test_a_rate_is_that_of_the_last_ten_seconds_and_zero_while_nothing_fin
     skipped = outcomes(*ids[40:45], result="skipped:x")
     await pair.save(key, token, *outcomes(*ids[:30]), *outcomes(*ids[30:40], result="failed"), *skipped)
     await pair.pass_seconds(5)
-    assert (await pair.status(key)).rate == 8.0
+    assert ((await pair.status(key)).rate, (await pair.status(key)).elapsed) == (8.0, 5.0)
     await pair.save(key, token, *outcomes(*ids[45:65]), before=45)
     progress = await pair.status(key)
     assert (progress.rate, progress.remaining, progress.eta) == (12.0, 40, 40 / 12.0)
@@ -189,7 +189,7 @@ async def test_a_pause_holds_for_all_callers_whatever_happens_to_the_job_and_a_s
         key, token = await pair.owned()
         await pair.one.pause(key, 60.0)
         await pair.two.pause(key, 5.0)
-        assert (await pair.save(key, token, *outcomes("a"))).paused == 60.0
+        assert (await pair.save(key, token, *outcomes("a"))).paused == (await pair.status(key)).paused == 60.0
         await pair.one.release(key, "0.0", token)
         if change is not None:
             await pair.one.set_state(key, change)

@@ -107,6 +107,13 @@ async def test_a_segment_that_is_stopped_before_it_begins_reads_nothing_and_is_n
     assert calls == []
 
 
+async def test_the_state_of_the_job_that_a_save_returns_holds_at_once() -> None:
+    segment, _ = segment_on(Heartbeat("paused"))
+    segment.job.segments["token"] = segment
+    await segment.record(FINISHED)
+    assert segment.stopping
+
+
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
     seen = 0
 
