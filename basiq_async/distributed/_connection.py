@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyEr
 
 from .._redaction.tracebacks import drop_tracebacks
 from .._wire.hosts import is_readable_url
+from .._work.limits import limit
 from .._work.tasks import run_cancel_once
 from ..errors import ConfigurationError
 from ._record_types import RecordUnavailableError
@@ -72,13 +72,14 @@ class Connection:
     async def call(self, call: Callable[[Redis], Any]) -> Any:
         """Make a call of the client, and return the response as text and numbers."""
 
-        try:
-            async with asyncio.timeout(self._patience):
-                return await run_cancel_once(call(self._redis), again=_LOST_AFTER)
-        except TimeoutError:
-            raise RecordUnavailableError(
+        def late() -> RecordUnavailableError:
+            return RecordUnavailableError(
                 f"the fleet's Redis did not respond for {self._patience:g} s: check that it runs and can be reached"
-            ) from None
+            )
+
+        try:
+            async with limit(self._patience, late):
+                return await run_cancel_once(call(self._redis), again=_LOST_AFTER)
         except RedisError as exc:
             raise RecordUnavailableError(f"the fleet's Redis refused a command: {exc}") from drop_tracebacks(exc)
 

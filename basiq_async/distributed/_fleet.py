@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Self, get_args
 
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.tracebacks import UnshownText
+from .._work.limits import limit
 from ..errors import ConfigurationError, ReplayError
-from ..filters import Filter
+from ..filters import Filter, filter_text
 from ..replay import Plan
-from ..replay.shared import read_filters
 from ._job import Job
 from ._record import Record
 from ._record_types import LONGEST_KEY, LONGEST_NAME, JobSpec, ListSpec, Source, describe
@@ -198,7 +198,7 @@ class Fleet:
         """Send a notification of each segment, and stop at the first that cannot be sent: workers find the rest."""
         for segment in segments:
             try:
-                async with asyncio.timeout(_NOTIFY):
+                async with limit(_NOTIFY):
                     await self._send(key, segment)
             except Exception as exc:  # a broker may raise anything
                 logger.warning("segment %s of the job %r was not notified of: %s", segment, key, describe(exc))
@@ -254,9 +254,13 @@ def _list_specs(
     webhooks = [webhook_id] if isinstance(webhook_id, str) else list(webhook_id)
     if not webhooks or not all(isinstance(each, str) and each.strip() for each in webhooks):
         raise ConfigurationError("webhook_id must be the id of a webhook, or a list of them")
-    lists = tuple(ListSpec(webhook, text or "") for webhook in webhooks for text in read_filters(filter, source))
+    filters = list(filter) if isinstance(filter, Sequence) and not isinstance(filter, str) else [filter]
+    texts = [filter_text(each) or "" for each in filters]
+    if not texts or (len(texts) > 1 and not all(texts)):
+        raise ConfigurationError("filter must be a filter, or a list of at least one, none of them empty")
+    lists = tuple(ListSpec(webhook, text) for webhook in webhooks for text in texts)
     if len(set(lists)) < len(lists):
-        raise ConfigurationError("the same webhook is there twice: every message of it would be handled twice")
+        raise ConfigurationError("the same webhook or filter is there twice: messages of it would be handled twice")
     if source == "events" and len(lists) > 1:
         raise ConfigurationError('source="events" is one list, of all webhooks: pass one webhook_id')
     return lists

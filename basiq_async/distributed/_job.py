@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 from .._arguments import Duration, check_seconds, check_whole
 from .._storage.exports import export_entries
+from .._work.limits import limit
 from .._work.protocol import QuarantinedDelivery
 from ..errors import ConfigurationError, ReplayError
 from ..replay import Report
@@ -57,7 +58,7 @@ class Job:
         A paused job has not ended. Raises ``ReplayError`` with the reason and ``.report`` if the job failed, and
         ``TimeoutError`` after ``timeout`` seconds.
         """
-        async with asyncio.timeout(None if timeout is None else check_seconds("timeout", timeout, from_zero=True)):
+        async with limit(None if timeout is None else check_seconds("timeout", timeout, from_zero=True)):
             delay = 0.02
             while not (progress := await self.progress()).ended:
                 await asyncio.sleep(delay)

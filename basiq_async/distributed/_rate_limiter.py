@@ -86,11 +86,6 @@ class SegmentRate:
     _waits: set[asyncio.Task[None]] = attrs.field(factory=set)
     _stopped: bool = False
 
-    @property
-    def open(self) -> bool:
-        """Whether a message need not ``wait``: the job has no rate."""
-        return self._limiter.rate is None and not self._stopped
-
     async def wait(self) -> bool:
         """Wait for a slot, and return True; False once the segment is stopped."""
         if self._limiter.rate is None or self._stopped:

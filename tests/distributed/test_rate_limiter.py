@@ -163,15 +163,14 @@ async def test_a_store_that_fails_is_told_to_those_who_wait() -> None:
 async def test_a_segment_that_is_under_way_waits_as_soon_as_its_job_has_a_rate() -> None:
     limiter = SharedRateLimiter(cast(Record, Store(0.001)), "job")
     rate, stopped = SegmentRate(limiter), SegmentRate(limiter)
-    assert rate.open
     assert await rate.wait()
     stopped.stop()
     limiter.set_rate(0.001)
-    assert not rate.open
-    assert not SegmentRate(limiter).open
+    waiting = [asyncio.create_task(each.wait()) for each in (rate, SegmentRate(limiter))]
+    await asyncio.sleep(0.01)
+    assert not all(each.done() for each in waiting)
     limiter.set_rate(None)
-    assert rate.open
-    assert not stopped.open  # it is asked, and says that the job stops
+    assert all(await asyncio.gather(*waiting))
     assert await stopped.wait() is False
 
 
