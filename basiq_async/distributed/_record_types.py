@@ -190,13 +190,13 @@ class JobProgress:
     failed: int
     skipped: Mapping[str, int]
     quarantined: int
-    _given_up: int  # failed, and not set aside
+    _given_up: int = attrs.field(alias="given_up")  # failed, and not set aside
     rate: float
     elapsed: float
     remaining: int | None
     worker_names: Sequence[str]
     segments: int
-    _held: int  # segments that a worker owns
+    _held: int = attrs.field(alias="held")  # segments that a worker owns
     takeovers: int
     paused: float
 

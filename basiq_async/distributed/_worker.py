@@ -31,19 +31,12 @@ _DELAY = 2.0
 
 
 class Worker:
-    """Runs segments, renews their leases, and finds abandoned segments.
+    """A worker of this process, from ``Fleet.worker()``. It runs segments, renews leases, and finds abandoned segments.
 
-    ``notify`` sends notifications of segments. ``functions`` maps names to job functions; each is opened once.
+    Open it with ``async with``. Each job function is opened once, when it is needed.
     """
 
-    def __init__(
-        self,
-        record: Record,
-        functions: Mapping[str, JobFunction],
-        notify: Notify,
-        *,
-        lease: float,
-    ) -> None:
+    def __init__(self, record: Record, functions: Mapping[str, JobFunction], notify: Notify, *, lease: float) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._record, self._functions, self._notify, self._lease = record, functions, notify, lease
         self._missing: set[str] = set()

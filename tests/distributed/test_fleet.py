@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import math
 import signal
@@ -113,26 +114,6 @@ async def test_an_empty_history_finishes_at_once(redis_url: str) -> None:
         assert (report.handled, report.finished) == (0, True)
 
 
-async def test_what_fails_goes_into_the_quarantine_and_can_be_tried_again(redis_url: str) -> None:
-    async with crew(redis_url, target := Refusing()) as fleet:
-        ids = await fleet.ids()
-        target.refused.update(ids[7:40])
-        job = await fleet.submit()
-        report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.failed, (await job.progress()).quarantined) == (27, 33, 33)
-        target.refused.clear()
-        target.refused.add(ids[9])
-        await job.retry_quarantined()
-        report = await job.wait(timeout=PATIENCE)
-        assert (report.handled, report.finished) == (59, True)
-        assert sorted(target.taken) == sorted(set(ids) - {ids[9]})
-        (entry,) = await job.quarantined()
-        assert (entry.delivery_id, entry.failures) == (ids[9], 2)
-        assert await job.drop_quarantined([ids[9]]) == 1
-        await job.retry_quarantined()
-        assert (await job.progress()).quarantined == 0
-
-
 async def test_failures_in_a_row_end_the_job_over_all_segments(redis_url: str) -> None:
     async with crew(redis_url, target := Refusing(), max_failures=25, concurrency=4) as fleet:
         target.refused.update(await fleet.ids())
@@ -237,6 +218,14 @@ async def test_a_job_function_that_ends_by_itself_stops_its_job_and_is_opened_ag
         assert ((await job.wait(timeout=PATIENCE)).handled, opened) == (60, failures + 1)
 
 
+async def test_a_job_function_that_yields_something_else_stops_its_job(redis_url: str) -> None:
+    async with crew(redis_url, workers=1) as fleet:
+        fleet.fleet.job("odd")(contextlib.nullcontext)  # type: ignore[arg-type]
+        job = await fleet.submit("odd")
+        with pytest.raises(ReplayError, match=r"'odd' failed to start: .*'odd' must yield a Work, not NoneType"):
+            await job.wait(timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("what", ["a job function", "a page"])
 async def test_a_worker_that_is_stopped_waits_neither_for_a_job_function_to_open_nor_for_a_page(
     redis_url: str, what: str
@@ -326,29 +315,20 @@ async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it
 ) -> None:
     signals: list[Callable[[], None]] = []
     monkeypatch.setattr("basiq_async.distributed._fleet._on_signals", signals.append)
-    recorder = Recorder()
     broker = InMemoryBroker()
     broker.is_worker_process = True
-    async with crew(redis_url, recorder, workers=0) as made:
+    async with crew(redis_url, workers=0) as made:
         fleet = Fleet(redis_url, lease=1.0, broker=broker)
-
-        @fleet.job("work")
-        @asynccontextmanager
-        async def function() -> AsyncIterator[Work]:
-            yield Work(made.client, recorder)
-
+        fleet.job("work")(made.fleet._functions["work"])
         task = broker.find_task("basiq_async.distributed:process_segment")
         assert task is not None
         await task.original_func("job", "0.0")  # before the worker is started, a notification does no harm
-        await broker.startup()
-        try:
+        async with fleet:
             job = await fleet.submit("work", made.webhook_id, key="job")
             assert (await job.wait(timeout=PATIENCE)).handled == 60
             signals[0]()
             assert fleet._worker is not None
             assert fleet._worker._stopping
-        finally:
-            await broker.shutdown()
 
 
 def test_defaults_are_those_that_the_pages_name() -> None:

@@ -26,6 +26,11 @@ class Told:
     def __init__(self, *states: dict[str, Any] | None) -> None:
         self.left, self.asked = list(states), list[float]()
 
+    async def set_state(self, key: str, action: str, reason: str) -> tuple[str, Sequence[str]]:
+        return "gone", []
+
+    async def retry_quarantined(self, key: str, request: str) -> None: ...
+
     async def progress(self, key: str) -> JobProgress | None:
         self.asked.append(round(virtual.now() - 1000.0, 3))
         found = self.left.pop(0)
@@ -95,8 +100,9 @@ async def test_what_a_caller_asks_for_is_looked_over() -> None:
     for wrong in (0, -1):
         with pytest.raises(ConfigurationError, match="every must be"):
             await anext(aiter(job.watch(every=wrong)))
-    with pytest.raises(ReplayError, match="there is no job 'job'"):
-        await job.export_quarantined("never-written")
+    for call in (job.pause(), job.retry_quarantined(), job.export_quarantined("never-written")):
+        with pytest.raises(ReplayError, match="there is no job 'job'"):
+            await call
     assert repr(job) == "Job('job')"
     assert inspect.signature(job.quarantined).parameters["limit"].default == 100
 

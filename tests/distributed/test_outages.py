@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError
-from basiq_async.distributed import Fleet, Work
+from basiq_async.distributed import Fleet
 from basiq_async.distributed._record_types import RecordUnavailableError  # private: an error of the record alone
 from basiq_async.errors import RecordError
 from tests.support.environment import free_port
@@ -63,12 +61,7 @@ async def test_the_loop_of_a_task_queue_continues_when_redis_is_away_or_a_job_is
         fleet = Fleet(server.url, lease=1.0, notify=send)
         fleet._record = Record(server.url)
         async with crew(server.url, messages=20, workers=0) as made:
-
-            @fleet.job("work")
-            @asynccontextmanager
-            async def function() -> AsyncIterator[Work]:
-                yield Work(made.client, made.recorder)
-
+            fleet.job("work")(made.fleet._functions["work"])
             async with fleet, fleet.worker() as worker:
                 await worker.process_segment("nothing", "0.0")
                 server.kill()

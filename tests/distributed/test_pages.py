@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 
 from basiq_async import Message, NotFoundError
 from basiq_async.distributed._pages import read_page  # private: one page at a time
-from basiq_async.distributed._record_types import (  # private: what a segment knows of its place
-    SegmentClaim,
-    SegmentPage,
-)
+from basiq_async.distributed._record_types import SegmentClaim, SegmentPage  # private: what a segment knows
 from basiq_async.errors import PaginationError, ReplayError
 from tests.support.changing_lists import START, Lists
 
@@ -130,6 +127,15 @@ async def test_a_page_that_is_taken_over_ends_where_the_next_one_begins_whatever
     assert ids_of(await read(again)) == ["m5", "m6", "m41", "m8"]
     del listed.listed[2:6]
     assert ids_of(await read(again)) == [], "the next segment has what follows"
+
+
+async def test_a_page_of_which_nothing_is_left_is_the_end_of_the_list() -> None:
+    listed = numbered(8, 4)
+    claim = following(FIRST, await read_page(partial(pages_of, listed), FIRST))
+    assert claim is not None
+    del listed.listed[4:]
+    page = await read_page(partial(pages_of, listed), claim)
+    assert (ids_of(page), page.next_cursor) == ([], None)
 
 
 async def test_a_page_at_the_top_that_is_taken_over_is_found_under_what_arrived() -> None:

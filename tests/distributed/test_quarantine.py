@@ -155,15 +155,21 @@ async def test_the_quarantine_is_read_in_pages_and_exported(redis_url: str, tmp_
             await job.quarantined(after=foreign)
 
 
-async def test_what_a_live_delivery_handled_meanwhile_leaves_the_quarantine_at_its_retry(redis_url: str) -> None:
+async def test_what_is_handled_leaves_the_quarantine_at_its_retry_and_what_fails_again_stays(redis_url: str) -> None:
     inbox = MemoryInbox()
-    async with crew(redis_url, target := Refusing(), messages=2, inbox=inbox) as fleet:
+    async with crew(redis_url, target := Refusing(), messages=3, inbox=inbox) as fleet:
         await with_a_quarantine(fleet, target)
         (job,) = await fleet.fleet.jobs()
-        first, second = await job.quarantined()
+        first, second, third = await job.quarantined()
+        target.refused.add(third.delivery_id)
         assert (await inbox.claim(first.key, "live", lease=60)).status is ClaimStatus.CLAIMED
         await inbox.complete(first.key, "live")
         await job.retry_quarantined()
         report = await job.wait(timeout=PATIENCE)
         assert (dict(report.skipped), report.handled, target.taken) == ({"handled-before": 1}, 1, [second.delivery_id])
-        assert await job.quarantined() == []
+        assert report.finished
+        (entry,) = await job.quarantined()
+        assert (entry.delivery_id, entry.failures) == (third.delivery_id, 2)
+        assert await job.drop_quarantined([third.delivery_id]) == 1
+        await job.retry_quarantined()
+        assert (await job.progress()).quarantined == 0

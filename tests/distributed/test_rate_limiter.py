@@ -18,7 +18,7 @@ from basiq_async.distributed._record import Record  # private: the limiter draws
 from basiq_async.distributed._record_types import RateSlots  # private: what it draws
 from basiq_async.errors import RecordError
 from tests.support import virtual
-from tests.support.fleets import crew
+from tests.support.fleets import crew, until
 from tests.support.real_time import PATIENCE
 
 RATE = 300.0
@@ -193,9 +193,7 @@ async def test_who_waits_for_a_slow_slot_continues_when_the_rate_is_raised_or_ta
 async def test_a_rate_that_is_raised_holds_for_the_whole_fleet_at_once(redis_url: str, raised: float | None) -> None:
     async with crew(redis_url, messages=60, workers=3) as fleet:
         await fleet.submit(rate=0.01)
-        async with asyncio.timeout(PATIENCE):
-            while not fleet.recorder.ids:
-                await asyncio.sleep(0.01)
+        await until(lambda: fleet.recorder.ids)
         await asyncio.sleep(0.05)
         assert len(fleet.recorder.ids) == 1
         job = await fleet.submit(rate=raised)

@@ -9,7 +9,7 @@ from importlib.resources import files
 import pytest
 
 from basiq_async.distributed import _connection  # private: its scripts are broken here on purpose
-from tests.distributed import test_record, test_record_model, test_record_segments
+from tests.distributed import test_record, test_record_model
 from tests.support.records import Pair
 
 BROKEN = {
@@ -44,7 +44,7 @@ BROKEN = {
 }
 TESTS = {
     name: test
-    for module in (test_record, test_record_segments, test_record_model)
+    for module in (test_record, test_record_model)
     for name, test in vars(module).items()
     if name.startswith("test_")
 }

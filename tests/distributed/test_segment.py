@@ -107,8 +107,14 @@ async def test_a_segment_that_is_stopped_before_it_begins_reads_nothing_and_is_n
     assert calls == []
 
 
+async def test_the_state_of_the_job_that_a_save_returns_holds_at_once() -> None:
+    segment, _ = segment_on(Heartbeat("paused"))
+    segment.job.segments["token"] = segment
+    await segment.record(FINISHED)
+    assert segment.stopping
+
+
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
-    redis = Redis.from_url(redis_url)
     seen = 0
 
     async def behave(message: Message) -> None:
@@ -121,41 +127,28 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
             await redis.zrem("basiq:{job}:due", "0.1")
         await asyncio.sleep(0.002)
 
-    async with crew(
-        redis_url, Recorder(behave), messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
-    ) as fleet:
+    async with (
+        crew(
+            redis_url, Recorder(behave), messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
+        ) as fleet,
+        Redis.from_url(redis_url) as redis,
+    ):
         report = await fleet.run()
         assert sorted(fleet.recorder.ids) == sorted(await fleet.ids())
         assert (report.handled, report.read) == (60, 60)
-    await redis.aclose()
-
-
-async def test_a_page_is_handled_to_the_messages_behind_which_the_next_one_begins(redis_url: str) -> None:
-    async with crew(redis_url, messages=5, workers=0) as fleet:
-        job = await fleet.submit()
-        ids = await fleet.ids()
-        async with Redis.from_url(redis_url) as redis:  # a former owner read three messages, and died
-            await redis.hset("basiq:{job}:s:0.0", mapping={"read": "3", "edge": json.dumps(ids[:3])})
-            await redis.hset("basiq:{job}", "lists_left", 0)
-        await fleet.start()
-        report = await job.wait(timeout=PATIENCE)
-        assert sorted(fleet.recorder.ids) == sorted(ids[:3])
-        assert (report.read, report.handled) == (3, 3)
 
 
 async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_before_it(redis_url: str) -> None:
-    redis = Redis.from_url(redis_url)
-
     async def behave(message: Message) -> None:
         if message.id == ids[0]:
             await redis.hset("basiq:{job}:s:0.1", "cursor", "of another key")
 
-    async with crew(redis_url, Recorder(behave), messages=45, workers=1, segments=1) as fleet:
+    target = Recorder(behave)
+    async with crew(redis_url, target, messages=45, workers=1, segments=1) as fleet, Redis.from_url(redis_url) as redis:
         ids = await fleet.ids()
         report = await fleet.run()
         assert sorted(fleet.recorder.ids) == sorted(ids)
         assert report.handled == 45
-    await redis.aclose()
 
 
 async def test_a_message_that_cannot_be_read_goes_into_the_quarantine(redis_url: str) -> None:
@@ -250,6 +243,16 @@ async def test_a_message_that_a_live_delivery_holds_is_handled_when_that_has_end
         report = await job.wait(timeout=PATIENCE)
         assert sorted(recorder.ids) == sorted(await fleet.ids())
         assert (report.handled, report.failed, report.finished) == (12, 0, True)
+
+
+async def test_a_segment_that_is_claimed_in_a_pause_begins_no_message_before_its_end(redis_url: str) -> None:
+    async with crew(redis_url, messages=5, workers=0) as fleet:
+        job = await fleet.submit()
+        began = clock()
+        await fleet.fleet._record.pause("job", 0.3)
+        await fleet.start()
+        assert (await job.wait(timeout=PATIENCE)).handled == 5
+        assert clock() - began >= 0.29
 
 
 async def test_what_on_error_skip_gives_up_is_counted_and_the_report_is_not_finished(redis_url: str) -> None:

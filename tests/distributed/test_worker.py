@@ -302,6 +302,11 @@ async def test_a_worker_that_waits_for_redis_when_it_starts_ends_when_it_is_stop
     assert await starting is worker
     await worker.process_segment("job", "0.0")
     assert (record.calls, worker._owner._tasks) == ([], set())
+    starting = asyncio.create_task(worker_on(record).__aenter__())
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
 
 
 async def test_a_job_function_is_opened_once_and_stays_open_until_its_worker_is_closed() -> None:
