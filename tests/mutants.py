@@ -262,7 +262,7 @@ class Tests:
             found = [
                 each
                 for line, names in contexts.items()
-                if named is None or named.search(source[line - 1])
+                if named is None or named.search("".join(source[line - 1 : line]))
                 for each in names
             ]
             own = f"/test_{Path(mutant.path).stem.lstrip('_')}.py::"
