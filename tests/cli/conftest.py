@@ -7,9 +7,11 @@ import itertools
 import json
 import os
 import shlex
+import subprocess
+import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,18 @@ async def started(*words: str, program: Sequence[str] = PROGRAM, **more: Any) ->
         await process.communicate()
 
 
+@contextmanager
+def launched(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start ``basiq-async`` with these arguments, for a test that has no loop. It is killed at the end."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*program, *words], **pipes | more) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
 @asynccontextmanager
 async def listening(*options: str, **more: Any) -> AsyncIterator[Program]:
     """``listen`` at a free port, when it can be called."""
@@ -146,6 +160,30 @@ async def listening(*options: str, **more: Any) -> AsyncIterator[Program]:
         program.url = json.loads(ready)["url"] if ready.startswith("{") else ready.split()[-1]
         program.told = ""
         yield program
+
+
+def write_service(
+    webhook_id: str | None, *on: str, more: str = "", handle: str = "...", secret: str = SECRET, inbox: bool = True
+) -> str:
+    """Write the module of a service that does this with a delivery, and return the place of its receiver."""
+    name = f"a_service_{next(_NUMBERS)}"
+    named = f", webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db')" if inbox else ""
+    Path(f"{name}.py").write_text(
+        "import asyncio, os\n"
+        "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
+        "def receiver():\n"
+        f"    made = WebhookReceiver({secret!r}{named}{more})\n"
+        f"    @made.on({', '.join(map(repr, on or ('*',)))})\n"
+        f"    async def handle(delivery):\n{textwrap.indent(handle, ' ' * 8)}\n"
+        "    return made\n"
+    )
+    return f"{name}:receiver"
+
+
+_HANDLE = """\
+await asyncio.sleep(0.01)
+if os.path.exists('broken'): raise ValueError('broken')
+with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')"""
 
 
 @attrs.frozen
@@ -196,26 +234,13 @@ class World:
 
     def service(self, webhook_id: str, *on: str, more: str = "") -> str:
         """Write and start a service with an inbox; its handler raises while the file ``broken`` exists."""
-        name = f"a_service_{next(_NUMBERS)}"
-        Path(f"{name}.py").write_text(
-            "import asyncio, os\n"
-            "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
-            "def receiver():\n"
-            f"    made = WebhookReceiver({SECRET!r}, webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db'){more})\n"
-            f"    @made.on({', '.join(map(repr, on or ('*',)))})\n"
-            "    async def handle(delivery):\n"
-            "        await asyncio.sleep(0.01)\n"
-            "        if os.path.exists('broken'): raise ValueError('broken')\n"
-            "        with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')\n"
-            "    return made\n"
-        )
 
         async def begin() -> None:
             async with SQLiteInbox("inbox.db") as inbox, WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
                 pass
 
         asyncio.run(begin())
-        return f"{name}:receiver"
+        return write_service(webhook_id, *on, more=more, handle=_HANDLE)
 
     def handled(self) -> int:
         """The number of events that the service has handled, each once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from basiq_async import Diagnosis, EndpointCheck, RetryPolicy, Webhook
 from basiq_async.replay import Inactivity
 from basiq_async.services.diagnosis import find_status_problem
 
-from .conftest import SECRET, Endpoint, Run, Served
+from .conftest import SECRET, Endpoint, Run, Served, write_service
 
 DAYS_AGO = 4
 
@@ -174,22 +175,14 @@ def test_a_webhook_is_reactivated_and_nothing_else_changes(run: Run, served: Ser
     assert less.row["subscribed_events"] == ["user.created"]
 
 
-def test_it_posts_nothing_unless_it_is_asked_to(
-    run: Run, served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_posts_nothing_unless_it_is_asked_to(run: Run, served: Served, endpoint: Endpoint) -> None:
     served.fake.add_webhook(endpoint.url, ["user.created"])
-    Path("a_tested_service.py").write_text(
-        "from basiq_async.receiver import WebhookReceiver\n"
-        f"receiver = WebhookReceiver({SECRET!r})\n"
-        "@receiver.on('*')\n"
-        "async def handle(delivery): ...\n"
-    )
-    monkeypatch.syspath_prepend(".")
-    for options in ((), ("--receiver", "a_tested_service:receiver")):
+    receiver = ("--receiver", write_service(None, inbox=False))
+    for options in ((), receiver):
         done = run("webhooks", "doctor", *options)
         assert (done.exit_code, done.row["endpoint_status"]) == (0, None), done.output
     assert endpoint.ids == []
-    for options in ((), ("--receiver", "a_tested_service:receiver")):
+    for options in ((), receiver):
         done = run("webhooks", "doctor", *options, "--test")
         assert (done.exit_code, done.row["endpoint_status"]) == (0, 204), done.output
     assert len(endpoint.ids) == 2
@@ -250,3 +243,30 @@ def test_what_was_posted_to_its_url_from_this_folder_is_no_problem(
     assert run("recover", missed, "--to", endpoint.url).exit_code == 0
     done = run("webhooks", "doctor")
     assert (done.exit_code, done.row["undelivered"], done.row["recovered"]) == (0, 0, 9), done.output
+
+
+def test_all_is_well_or_what_is_wrong_is_named_also_in_a_terminal(
+    run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook_id = served.fake.seed_messages(10)
+    done = run("webhooks", "doctor", webhook_id, "--json")
+    assert (done.exit_code, done.row["healthy"], done.row["problems"]) == (0, True, []), done.output
+    assert json.loads(done.stderr.splitlines()[-1]) == {"note": "no problems found"}
+    served.fake.seed_messages(4, webhook_id, failed=1.0)
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = run("webhooks", "doctor", webhook_id, terminal=True).stdout
+    assert "4 messages were not delivered" in shown
+    assert f" recover {webhook_id} --to" in shown.replace("\n  ", "")
+
+
+def test_each_webhook_is_judged_and_a_receiver_judges_its_own(run: Run, served: Served) -> None:
+    served.fake.seed_messages(10, served.fake.add_webhook("http://127.0.0.1:9/a", ["user.created"]), failed=1.0)
+    served.fake.add_webhook("https://example.com/b", active=False)
+    done = run("webhooks", "doctor", "--test", "--receiver", write_service("w1", "consent.*"))
+    assert done.exit_code == 1, done.output
+    first, second = done.rows
+    found = {problem["code"] for problem in first["problems"]}
+    assert {"endpoint-unreachable", "undelivered"} <= found
+    assert "unhandled-event-types" not in found, "the receiver is of another webhook"
+    assert first["undelivered"] == 10
+    assert "pending" in {problem["code"] for problem in second["problems"]}

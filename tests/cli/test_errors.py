@@ -131,6 +131,7 @@ FAILURES: dict[str, tuple[int, str]] = {
     "replay W --to NOBODY --inbox no/such/folder/x.db": (3, "the inbox 'no/such/folder/x.db' cannot be opened: No"),
     "replay W --to NOBODY --inbox .": (3, "the inbox '.' cannot be opened"),
     "replay W --to NOBODY --source events --filter '\x00'": (1, "400 parameter-not-valid: The filter is not valid:"),
+    "replay W --file no/such/out.jsonl": (3, "cannot be written: No such file or directory"),
     "replay W --file .": (3, "the file '.' cannot be written: Is a directory"),
     "inbox get none --receiver nothing:receiver": (1, "404 resource-not-found: There is no event with this id."),
     "mock call redeliver messageId=none": (1, "there is no message 'none'"),

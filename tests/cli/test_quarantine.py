@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import sqlite3
 from contextlib import closing
@@ -17,7 +16,7 @@ from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 
 from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
-from .conftest import Endpoint, Run, Served
+from .conftest import Endpoint, Run, Served, write_service
 
 
 @pytest.fixture(autouse=True)
@@ -42,21 +41,8 @@ def inbox() -> None:
     asyncio.run(main())
 
 
-def make_service(body: str, *, on: str = "*") -> str:
-    """Write the module of a service whose handler does this, and return the place of its receiver."""
-    name = f"a_service_{next(_NUMBERS)}"
-    Path(f"{name}.py").write_text(
-        "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
-        "def receiver():\n"
-        f"    made = WebhookReceiver({SECRET!r}, webhook_id='w1', inbox=SQLiteInbox('inbox.db'), quarantine_after=1)\n"
-        f"    @made.on({on!r})\n"
-        f"    async def handle(delivery): {body or '...'}\n"
-        "    return made\n"
-    )
-    return f"{name}:receiver"
-
-
-_NUMBERS = itertools.count()
+def make_service(handle: str = "...", *, on: str = "*") -> str:
+    return write_service("w1", on, more=", quarantine_after=1", handle=handle, secret=SECRET)
 
 
 def entry(run: Run, event_id: str, *more: str, code: int) -> dict[str, Any]:
@@ -121,7 +107,7 @@ def test_without_its_type_basiq_is_asked_for_an_event(run: Run, served: Served) 
 def test_a_receiver_needs_no_webhook_and_no_key_to_try_again(
     run: Run, broken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = make_service("" if not broken else "raise RuntimeError('broken again')")
+    place = make_service("raise RuntimeError('broken again')" if broken else "...")
     listed = run("inbox", "get", "e-bad", "--receiver", place, "--event", "consent.revoked")
     assert (listed.row["state"], listed.row["webhook_id"]) == ("quarantined", "w1")
     monkeypatch.delenv("BASIQ_API_KEY")
@@ -134,7 +120,7 @@ def test_a_receiver_needs_no_webhook_and_no_key_to_try_again(
 
 
 def test_what_stays_because_its_type_has_no_handler_has_a_word(run: Run) -> None:
-    place = make_service("", on="user.created")
+    place = make_service(on="user.created")
     done = run("quarantine", "retry", "m-e-bad", "--receiver", place)
     assert (done.exit_code, done.row["result"]) == (1, "no-handler"), done.output
     assert run("quarantine", "retry", "none", "--receiver", place).exit_code == 2
@@ -198,7 +184,7 @@ def test_what_another_worker_holds_stays_and_has_one_word(run: Run) -> None:
             await inbox.claim_quarantined(entry.key, "another worker", lease=60)
 
     asyncio.run(hold())
-    done = run("quarantine", "retry", "--receiver", make_service(""))
+    done = run("quarantine", "retry", "--receiver", make_service())
     assert (done.exit_code, [row["result"] for row in done.rows]) == (1, ["busy"]), done.output
     assert run("quarantine", "list", "--inbox", "inbox.db").exit_code == 1
 
