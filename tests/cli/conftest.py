@@ -11,7 +11,7 @@ import subprocess
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,22 @@ def launched(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> Iter
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+@asynccontextmanager
+async def hanging() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A service that does not respond: its URL, and whether a request has reached it."""
+    reached = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        with suppress(ConnectionError):
+            await reader.read()  # until the other side is gone
+            writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}/hook", reached
 
 
 @asynccontextmanager

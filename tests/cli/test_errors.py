@@ -60,6 +60,7 @@ USES: dict[str, str] = {
     "quarantine show none --to NOBODY --webhook W": "the inbox file 'basiq-W-084fd42e.db' does not exist",
     "listen --port 99999": "Invalid value for '--port'",
     "listen --path x": "--path must begin with a /, not 'x'",
+    "listen --forward-to http://user:hunter2@127.0.0.1/hook": "url must not hold a user or password",
     "listen --forward-to x": "url must be an absolute http or https url",
     "listen --poll W --since x": "--since must be a length of time such as 2d, 12h or 90m, or a date, not 'x'",
     "sign --at 99999999999999999 none": "--at must be a time within the years 1 to 9999",
@@ -158,6 +159,7 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     code, told = FAILURES[line] if line in FAILURES else (2, USES[line])
     assert (done.exit_code, told in done.stderr.replace(webhook_id, "W")) == (code, True), done.output
     assert code != 2 or done.stdout == ""
+    assert "hunter2" not in done.output
     (found,) = [each for each in done.stderr.splitlines() if each.startswith(("error: ", '{"error":'))]
     for word in (webhook_id, str(tmp_path), *words):
         found = found.replace(word, "") if word else found

@@ -37,6 +37,13 @@ def test_an_event_that_exists_can_be_fetched_and_another_one_is_told_to_be_a_404
     assert (done.exit_code, "one segment" in done.stderr) == (2, True)
 
 
+def test_basiq_is_asked_for_a_test_message_to_all_or_to_one(run: Run, served: Served) -> None:
+    served.fake.add_webhook("https://example.org/a", ["user.created"])
+    for options in (("--text", "hello"), ("--url", "https://example.org/a")):
+        assert run("trigger", "user.created", *options).row == {"event_type_id": "user.created", "asked": True}
+    assert sum(request.url.endswith("/notifications/messages/test") for request in served.fake.requests) == 2
+
+
 def test_a_delivery_that_is_not_accepted_ends_with_1(run: Run, endpoint: Endpoint) -> None:
     endpoint.status = 500
     done = run("trigger", "user.created", "--to", endpoint.url)
