@@ -124,36 +124,6 @@ def test_no_other_command_works_off_what_waits(run: Run, service: str, what: str
     assert begun() == []
 
 
-def test_doctor_and_a_recovery_know_that_it_waits(run: Run, service: str, webhook_id: str) -> None:
-    text = Path(f"{service}.py").read_text()
-    name = f"{service}_other"
-    Path(f"{name}.py").write_text(text.replace('"w1"', repr(webhook_id)).replace("inbox.db", "other.db"))
-    place = f"{name}:entered"
-    first = run("recover", webhook_id, "--receiver", place)
-    assert (first.row["waiting"], first.row["waiting_age"]) == (0, None)
-    assert sorted(begun())
-    count = len(begun())
-
-    async def store() -> None:
-        async with SQLiteInbox("other.db") as inbox:
-            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
-
-            @receiver.on("*")
-            async def handle(delivery: Delivery) -> None: ...
-
-            body = payload("consent.revoked", "e-9")
-            assert (await receiver.handle(signed(body), body)).status == 202
-
-    asyncio.run(store())
-    again = run("recover", webhook_id, "--receiver", place)
-    assert (again.exit_code, again.row["finished"], again.row["waiting"]) == (1, False, 1), again.output
-    (problem,) = [each for each in again.row["problems"] if each["code"] == "waiting"]
-    assert problem["text"].startswith("1 deferred deliveries wait to be handled, the oldest for ")
-    found = run("webhooks", "doctor", webhook_id, "--receiver", place)
-    assert (found.row["waiting"], found.row["waiting_age"] >= 0) == (1, True)
-    assert len(begun()) == count
-
-
 def test_it_works_until_a_signal_and_ends_with_0(run: Run, service: str) -> None:
     with working(f"{service}:make") as process:
         wait_until(lambda: sorted(begun()) == ["e-1", "e-2"])

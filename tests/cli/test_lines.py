@@ -297,6 +297,8 @@ def waiting(w: World) -> Story:
     webhook_id = w.webhook()
     place = w.service(webhook_id, more=", deferred=True")
     let_wait(webhook_id, "e-1", "e-2")
+    found = w.run("recover", webhook_id, "--receiver", place)
+    assert (found.exit_code, found.row["finished"], found.row["waiting"], w.handled()) == (1, False, 2, 0)
     line = yield (webhook_id, "--receiver", place)
     shell(line, until=lambda: w.handled() == 2)
     assert w.handled() == 2
