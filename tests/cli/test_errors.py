@@ -33,6 +33,7 @@ USES: dict[str, str] = {
     "messages list W --event 'consent*'": "'consent*' matches no event type that Basiq documents (did you mean",
     "messages list W --event 'cosnent.*'": "'cosnent.*' matches no event type",
     "webhooks update W --event '*.created'": "'*.created' is not an event type",
+    "replay W --to NOBODY --secret-file nowhere": "--secret-file 'nowhere' cannot be read: No such file",
     "trigger user.created --to NOBODY --secret-file empty": "--secret-file 'empty' is empty",
     "listen --secret-file empty": "--secret-file 'empty' is empty",
     "recover W --to NOBODY --receiver a:b": "name the target with one of --to or --receiver",
@@ -125,6 +126,7 @@ USES: dict[str, str] = {
 }
 """What is told, for each line; W is the id of a webhook."""
 FAILURES: dict[str, tuple[int, str]] = {
+    "webhooks doctor 00000000-0000-4000-8000-000000000000": (1, "404 "),
     "webhooks get none": (1, "400 path-parameter-not-valid: The webhookId is not valid."),
     "messages list W --filter '\x00'": (1, "400 parameter-not-valid: The filter is not valid: expected"),
     "messages get W none": (1, "400 path-parameter-not-valid: The messageId is not valid."),
