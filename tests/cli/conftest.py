@@ -7,11 +7,13 @@ import itertools
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
+import sys
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,18 @@ import attrs
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, ManualClock
 
 from ..support import deliveries
 from ..support.command_line import PROGRAM, Ended, run_command
+from ..support.deliveries import payload, signed
 from ..support.real_time import PATIENCE
 from ..support.served import Handler, Served, answering
+
+if sys.platform != "win32":
+    from ..support.terminal import Terminal as Terminal
+on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
 Run = Callable[..., Ended]
 
@@ -202,6 +209,53 @@ if os.path.exists('broken'): raise ValueError('broken')
 with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')"""
 
 
+def make_inbox(webhook_id: str | None = None) -> None:
+    """Make the inbox ``inbox.db`` of a service."""
+
+    async def make() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            if webhook_id is not None:
+                async with WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
+                    pass
+
+    asyncio.run(make())
+
+
+def let_wait(webhook_id: str, *event_ids: str) -> None:
+    """Let deferred deliveries wait in the inbox for ten minutes."""
+
+    async def defer() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None: ...
+
+            for event_id in event_ids:
+                body = payload(TYPE, event_id)
+                done = await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
+            assert done.status == 202, done
+
+    asyncio.run(defer())
+    with closing(sqlite3.connect("inbox.db")) as database, database:
+        database.execute("UPDATE inbox SET stored = stored - 600")
+
+
+def state_of(run: Run, event_id: str, *more: str, inbox: str = "inbox.db") -> dict[str, Any]:
+    """What an inbox knows of an event."""
+    done = run("inbox", "get", event_id, "--inbox", inbox, "--webhook", "w1", *more)
+    found: dict[str, Any] = done.row
+    assert done.exit_code == (0 if found["state"] == "handled" else 1), done.output
+    return found
+
+
+async def ran(*words: str, **variables: str) -> tuple[int | None, str, str]:
+    """Run a command in a process of its own: its exit code and its two outputs."""
+    async with started(*words, env=variables) as program:
+        out, err = await program.process.communicate()
+        return program.process.returncode, out.decode(), err.decode()
+
+
 @attrs.frozen
 class World:
     """A Basiq, an endpoint whose secret is in the file ``the secret``, and a folder with a service and its inbox."""
@@ -251,11 +305,7 @@ class World:
     def service(self, webhook_id: str, *on: str, more: str = "") -> str:
         """Write and start a service with an inbox; its handler raises while the file ``broken`` exists."""
 
-        async def begin() -> None:
-            async with SQLiteInbox("inbox.db") as inbox, WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
-                pass
-
-        asyncio.run(begin())
+        make_inbox(webhook_id)
         return write_service(webhook_id, *on, more=more, handle=_HANDLE)
 
     def handled(self) -> int:

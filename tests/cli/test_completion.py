@@ -15,11 +15,9 @@ import pytest
 from ..redaction.test_shell import NASTY
 from ..support.command_line import PROGRAM
 from ..support.real_time import PATIENCE
+from .conftest import Terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such shells")
-if sys.platform != "win32":
-    from ..support.terminal import Terminal
-
 GOOD = "prod.au"
 EVIL = [
     *(each for each in NASTY if each not in ("", "\ud800")),

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
 import pytest
 
 from basiq_async import errors
-from basiq_async.receiver import SQLiteInbox
 from basiq_async.testing import FakeBasiq
 
 from ..support.command_line import run_command
 from ..support.served import Handler, answering
-from .conftest import Run, Served
-
-if sys.platform != "win32":
-    from ..support.terminal import Terminal
-
-on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-
+from .conftest import Run, Served, Terminal, make_inbox, on_a_terminal
 
 # --- types of event ---
 
@@ -185,14 +175,6 @@ def test_no_usable_answer_is_no_verdict(
 
 
 # --- what is empty says so ---
-
-
-def make_inbox() -> None:
-    async def main() -> None:
-        async with SQLiteInbox("inbox.db"):
-            pass
-
-    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -5,30 +5,25 @@ Lines keep the profile or the base URL, the inbox, the target and the file of th
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shlex
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 from basiq_async.services.diagnosis import ProblemCode
 from basiq_async.testing import Quirks
 
 from ..support.command_line import PROGRAM, Ended
-from ..support.deliveries import payload, signed
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, TYPE, Endpoint, Run, Served, World
+from .conftest import SECRET, TYPE, Endpoint, Run, Served, World, let_wait
 
 if sys.platform == "win32":
     pytest.skip("there is no shell", allow_module_level=True)
@@ -65,25 +60,6 @@ def shell(line: str, until: Callable[[], object] | None = None) -> Ended:
             process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=PATIENCE)
     return Ended(process.returncode, stdout, stderr)
-
-
-def let_wait(webhook_id: str, *event_ids: str) -> None:
-    """Let deferred deliveries wait in the inbox for ten minutes."""
-
-    async def defer() -> None:
-        async with SQLiteInbox("inbox.db") as inbox:
-            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
-
-            @receiver.on("*")
-            async def handle(delivery: Delivery) -> None: ...
-
-            for event_id in event_ids:
-                body = payload(TYPE, event_id)
-                await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
-
-    asyncio.run(defer())
-    with closing(sqlite3.connect("inbox.db")) as database, database:
-        database.execute("UPDATE inbox SET stored = stored - 600")
 
 
 def told(ended: Ended) -> list[str]:

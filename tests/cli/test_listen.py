@@ -116,33 +116,14 @@ async def test_a_service_that_is_down_is_a_502_to_basiq() -> None:
         assert line["forward_error"].startswith("no response: ")
 
 
-class WindowsLoop(asyncio.SelectorEventLoop):
-    """A loop that lacks what Windows' loops lack."""
-
-    def add_signal_handler(self, *args: object) -> None:
-        raise NotImplementedError
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_need_nothing_that_windows_lacks(number: int) -> None:
-    received: list[int] = []
-
-    async def main() -> None:
-        event = asyncio.Event()
-
-        def handle(number: int) -> None:
-            received.append(number)
-            event.set()
-
-        with on_signals(handle):
-            os.kill(os.getpid(), number)
-            async with asyncio.timeout(PATIENCE):
-                await event.wait()
-
-    before = signal.getsignal(number)
-    with asyncio.Runner(loop_factory=WindowsLoop) as runner:
-        runner.run(main())
-    assert received == [number]
+async def test_signals_need_nothing_that_windows_lacks(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler")
+    received, before = asyncio.Queue[int](), signal.getsignal(number)
+    with on_signals(received.put_nowait):
+        os.kill(os.getpid(), number)
+        async with asyncio.timeout(PATIENCE):
+            assert await received.get() == number
     assert signal.getsignal(number) == before
 
 

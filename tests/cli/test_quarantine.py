@@ -8,7 +8,6 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 
 from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
-from .conftest import Endpoint, Run, Served, write_service
+from .conftest import Endpoint, Run, Served, state_of, write_service
 
 
 @pytest.fixture(autouse=True)
@@ -45,19 +44,12 @@ def make_service(handle: str = "...", *, on: str = "*") -> str:
     return write_service("w1", on, more=", quarantine_after=1", handle=handle, secret=SECRET)
 
 
-def entry(run: Run, event_id: str, *more: str, code: int) -> dict[str, Any]:
-    done = run("inbox", "get", event_id, "--inbox", "inbox.db", "--webhook", "w1", *more)
-    assert done.exit_code == code, done.output
-    found: dict[str, Any] = done.row
-    return found
-
-
 def test_what_the_inbox_knows_of_an_event_is_its_state_and_the_exit_code(run: Run) -> None:
     kind = ("--event", "consent.revoked")
-    assert entry(run, "e-good", *kind, code=0)["state"] == "handled"
-    bad = entry(run, "e-bad", *kind, code=1)
+    assert state_of(run, "e-good", *kind)["state"] == "handled"
+    bad = state_of(run, "e-bad", *kind)
     assert (bad["state"], "broken" in bad["error"], bool(bad["since"])) == ("quarantined", True, True)
-    assert entry(run, "e-other", *kind, code=1)["state"] == "unknown"
+    assert state_of(run, "e-other", *kind)["state"] == "unknown"
     unnamed = run("inbox", "get", "e-good", "--inbox", "inbox.db", *kind)
     assert (unnamed.exit_code, unnamed.row["webhook_id"]) == (0, "w1")
     refused = run("inbox", "get", "e-good", "--inbox", "inbox.db", "--webhook", "w2", *kind)
@@ -99,7 +91,7 @@ def test_an_inbox_in_a_database_says_when_an_event_was_handled(run: Run, tmp_pat
 def test_without_its_type_basiq_is_asked_for_an_event(run: Run, served: Served) -> None:
     served.fake.add_webhook("https://service.example/basiq")
     event_id = served.fake.emit("consent.revoked").event_id
-    found = entry(run, event_id, code=1)
+    found = state_of(run, event_id)
     assert (found["event_type_id"], found["state"]) == ("consent.revoked", "unknown")
 
 

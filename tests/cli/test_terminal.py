@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 
 import pytest
 
-from .conftest import SECRET, Served
+from .conftest import SECRET, Served, Terminal, on_a_terminal
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-if sys.platform != "win32":
-    from ..support.terminal import Terminal
+pytestmark = on_a_terminal
 
 
 def test_a_history_is_shown_newest_first_with_whole_ids_and_how_to_get_more(served: Served) -> None:
