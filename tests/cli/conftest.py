@@ -133,6 +133,14 @@ class Program:
             return answer.status
 
 
+def install(folder: Path) -> str:
+    """Put the program into a folder. Return a path for shells that find it there."""
+    folder.mkdir()
+    (folder / "basiq-async").write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
+    (folder / "basiq-async").chmod(0o700)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
 @asynccontextmanager
 async def started(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> AsyncIterator[Program]:
     """Start ``basiq-async`` with these arguments. It is killed at the end."""

@@ -257,28 +257,25 @@ def test_with_json_an_error_is_json_on_standard_error(
         assert error["correlation_id"]
 
 
-def test_a_limit_gives_the_newest_first(run: Run, served: Served) -> None:
-    webhook_id = served.fake.seed_messages(600)
-    everything = run("messages", "list", webhook_id).rows
-    newest = run("messages", "list", webhook_id, "--limit", "3").rows
-    assert newest == everything[:-4:-1]
-    assert run("messages", "tail", webhook_id, "--limit", "3").rows == newest
-    failed = run("messages", "list", webhook_id, "--failed").rows
-    assert failed == []
+def test_messages_are_selected(run: Run, served: Served) -> None:
+    webhook_id = served.fake.seed_messages(100)
+    assert run("messages", "list", webhook_id, "--failed").rows == []
     some = run("messages", "list", webhook_id, "--event", "consent.*", "--since", "2026-01-01").rows
     assert {row["event_type_id"].partition(".")[0] for row in some} == {"consent"}
 
 
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
 @pytest.mark.parametrize("command", ["list", "tail"])
-def test_the_newest_of_a_list_that_begins_with_them_cost_a_page(command: str, run: Run, served: Served) -> None:
+def test_a_limit_gives_the_newest_first_at_the_cost_of_a_page_if_they_are_there(
+    command: str, order: Any, run: Run, served: Served
+) -> None:
     webhook_id = served.fake.seed_messages(1_600)
     everything = run("messages", "list", webhook_id).rows
-    served.fake.quirks = Quirks(message_order="newest-first")
+    served.fake.quirks = Quirks(message_order=order)
     asked = len(served.fake.requests)
-    newest = run("messages", command, webhook_id, "--limit", "3").rows
-    assert newest == everything[:-4:-1]
+    assert run("messages", command, webhook_id, "--limit", "3").rows == everything[:-4:-1]
     pages = [request for request in served.fake.requests[asked:] if "/messages" in request.url]
-    assert len(pages) <= 2  # the second was asked for ahead
+    assert len(pages) <= 2 or order == "oldest-first"  # the second was asked for ahead
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])

@@ -21,7 +21,6 @@ PYTHON = re.compile(
 NOBODY = "http://127.0.0.1:9/"
 USES: dict[str, str] = {
     "webhooks create --url nonsense --event user.created": "url must be an absolute http or https url",
-    "webhooks create --url '' --event ''": "'' is not an event type that Basiq documents",
     "webhooks create --url https://example.com/x --event ''": "'' is not an event type that Basiq documents",
     "webhooks get ''": "webhook id must not be empty, '.' or '..'",
     "webhooks update W": "pass at least one of --url, --event, --name, --description and --secret-file",
@@ -74,7 +73,6 @@ USES: dict[str, str] = {
     "jobs list --fleet nothing": "'nothing' is not the place of a fleet: write module:variable",
     "jobs list --fleet nothing:fleet": "module 'nothing' was not found",
     "worker": "name the fleet with --fleet MODULE:FLEET or the environment variable BASIQ_FLEET",
-    "worker --fleet nothing": "'nothing' is not the place of a fleet: write module:variable",
     "worker --fleet nothing:fleet --log-level x": "Invalid value for '--log-level': Value error, 'x' is not",
     "mock --speed -1": "speed must be above 0 and at most 1e+06, not -1.0",
     "mock --speed 0": "speed must be above 0 and at most 1e+06, not 0.0",
@@ -89,7 +87,6 @@ USES: dict[str, str] = {
     "completion csh": "the shell must be bash, zsh or fish, not 'csh'",
     "nothing": "No such command 'nothing'.",
     "replay W --dry-run --limit -1": "Invalid value for '--limit'",
-    "replay W --dry-run --until 2027-01-01": "--until is in the future:",
     "sign /": "cannot be read: Is a directory",
     "sign --at -5": "timestamp must not be before 1970",
     "sign --id a.b": 'message id must be printable ASCII, without spaces and without a "."',
@@ -137,7 +134,6 @@ FAILURES: dict[str, tuple[int, str]] = {
     "replay W --file no/such/out.jsonl": (3, "cannot be written: No such file or directory"),
     "replay W --file .": (3, "the file '.' cannot be written: Is a directory"),
     "inbox get none --receiver nothing:receiver": (1, "404 resource-not-found: There is no event with this id."),
-    "mock call redeliver messageId=none": (1, "there is no message 'none'"),
     "mock call redeliver messageId=a/../b": (1, "there is no message 'a/../b'"),
 }
 """The same with the exit code, for lines that fail while they work."""

@@ -6,8 +6,6 @@ Lines keep the profile or the base URL, the inbox, the target and the file of th
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,9 +19,9 @@ import pytest
 from basiq_async.services.diagnosis import ProblemCode
 from basiq_async.testing import Quirks
 
-from ..support.command_line import PROGRAM, Ended
+from ..support.command_line import Ended
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, TYPE, Endpoint, Run, Served, World, let_wait
+from .conftest import SECRET, TYPE, Endpoint, Run, Served, World, install, let_wait
 
 if sys.platform == "win32":
     pytest.skip("there is no shell", allow_module_level=True)
@@ -35,12 +33,7 @@ KEYLESS = {"BASIQ_API_KEY": None, "BASIQ_BASE_URL": None, "BASIQ_WEBHOOK_SECRET"
 @pytest.fixture
 def world(run: Run, endpoint: Endpoint, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """The program is in the shell's path. Its key is in a profile: the environment has neither key nor secret."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    script = programs / "basiq-async"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
-    script.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", install(tmp_path / "programs"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     stored = run("--base-url", served.url, "--profile", "on call", "login", stdin=f"{served.fake.api_key}\n")
     assert stored.exit_code == 0, stored.output

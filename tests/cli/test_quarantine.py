@@ -60,7 +60,6 @@ def test_an_inbox_is_checked_and_shows_what_waits(run: Run) -> None:
     at = ("--inbox", "inbox.db")
     found = run("inbox", "check", *at)
     assert (found.exit_code, found.row["webhooks"], bool(found.row["known_since"])) == (0, ["w1"], True), found.output
-    assert run("inbox", "check", "--inbox", "none.db").exit_code == 2
     nothing = run("inbox", "waiting", *at)
     assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "nothing waits\n"), nothing.output
 
@@ -132,10 +131,6 @@ def test_the_quarantine_of_an_inbox_is_listed_shown_exported_and_emptied_without
     assert (row["id"], row["body"]["eventId"]) == ("m-e-bad", "e-bad")
     assert Path("failed.jsonl").stat().st_mode & 0o777 == 0o600
     assert run("quarantine", "export", "failed.jsonl", *at).exit_code == 2
-    assert run("quarantine", "list", "--inbox", "none.db").exit_code == 2
-    assert run("quarantine", "list").exit_code == 2
-    retried = run("quarantine", "retry", *at)
-    assert (retried.exit_code, "--receiver or --to" in retried.stderr) == (2, True)
     refused = run("quarantine", "drop", "m-e-bad", *at)
     assert (refused.exit_code, "pass --yes" in refused.stderr) == (2, True)
     dropped = run("quarantine", "drop", "m-e-bad", *at, "--yes")
