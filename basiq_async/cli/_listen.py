@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -95,11 +95,10 @@ class Listener(Showing):
 
         Deliveries under way are finished. A second signal ends the server at once.
         """
-        import asyncio
-
         from aiohttp import web
 
         from .._web.serving import Address, listening
+        from .._work.limits import wait_for_event
 
         host, port, path = self._options.host, self._options.port, self._options.path
         app = web.Application()
@@ -119,9 +118,7 @@ class Listener(Showing):
             note(f"listening on {url}", url=url)
             while not self._done.is_set():
                 live(f"{self.status}; Ctrl-C ends")
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_SHOW_EVERY):
-                        await self._done.wait()
+                await wait_for_event(self._done, _SHOW_EVERY)
             await self._idle.wait()
 
     async def handle(self, request: web.Request) -> web.Response:

@@ -32,7 +32,7 @@ class ReplayOptions(RunOptions, Selection):
     file: The file to append to, one message per line. It is its own record.
     anew: With --file: begin a new file, though an earlier one is missing or was replaced.
     source: messages: the history; events: all events of the last 7 days.
-    filter: A filter in Basiq's syntax, which Basiq applies; may be repeated: all lists are read at once.
+    filter: A filter in Basiq's syntax, which Basiq applies.
     limit N: At most N messages in this run; 0 for all.
     dry_run: Count the messages, and hand out none.
     on_error: What to do with a message that fails: quarantine sets it aside for 'quarantine retry'.
@@ -45,7 +45,7 @@ class ReplayOptions(RunOptions, Selection):
     file: str | None = None
     anew: bool = False
     source: Source = "messages"
-    filter: list[str] | None = None
+    filter: str | None = None
     failed: Failed = False
     limit: Annotated[int, typer.Option(min=0)] = 0
     dry_run: bool = False

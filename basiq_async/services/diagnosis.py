@@ -310,7 +310,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         )
     for period in found.out_of_reach:
         known = () if period.until is None else ("--acknowledged", period.until.astimezone(UTC).isoformat())
-        yield Problem("out-of-reach", period.describe_loss(), recover(*known))
+        yield Problem("out-of-reach", str(period), recover(*known))
     if found.quarantined:
         if found.receiver is not None:
             line = _line("quarantine retry", "", "--receiver", found.receiver)

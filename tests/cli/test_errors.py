@@ -81,7 +81,7 @@ USES: dict[str, str] = {
     "mock call emit eventTypeId=x": "there is no event type 'x'",
     "mock call fail status=1": "status must be from 100 to 999",
     "mock call redeliver": "redeliver needs messageId=VALUE: The message's id.",
-    "mock call seed messages=1 webhookId=none": "there is no webhook none",
+    "mock call seed messages=1 webhookId=none": "there is no webhook 'none'",
     "mock --quirk x": "--quirk must be one of messages-path=plain|slash",
     "mock --state no/such/file": "the state file no/such/file cannot be written: No such file or directory",
     "completion csh": "the shell must be bash, zsh or fish, not 'csh'",
