@@ -116,7 +116,7 @@ async def trigger(
     """Ask Basiq to send a test message of an event type to your webhooks. With --to, send a message from here.
 
     With --to, the exit code is 1 if the service does not accept the message. 'messages tail WEBHOOK_ID --follow' shows
-    what becomes of a test message of Basiq. 'sign' and curl post any other body.
+    a test message when Basiq lists it. 'sign' and curl post any other body.
 
     event_type: The event type, such as user.created.
     to URL: Sign and send the message from here to this URL, without Basiq.

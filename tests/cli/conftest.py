@@ -7,9 +7,13 @@ import itertools
 import json
 import os
 import shlex
+import sqlite3
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +23,18 @@ import attrs
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
+from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, ManualClock
 
 from ..support import deliveries
 from ..support.command_line import PROGRAM, Ended, run_command
+from ..support.deliveries import payload, signed
 from ..support.real_time import PATIENCE
 from ..support.served import Handler, Served, answering
+
+if sys.platform != "win32":
+    from ..support.terminal import Terminal as Terminal
+on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
 Run = Callable[..., Ended]
 
@@ -124,6 +133,14 @@ class Program:
             return answer.status
 
 
+def install(folder: Path) -> str:
+    """Put the program into a folder. Return a path for shells that find it there."""
+    folder.mkdir()
+    (folder / "basiq-async").write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
+    (folder / "basiq-async").chmod(0o700)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
 @asynccontextmanager
 async def started(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> AsyncIterator[Program]:
     """Start ``basiq-async`` with these arguments. It is killed at the end."""
@@ -137,6 +154,34 @@ async def started(*words: str, program: Sequence[str] = PROGRAM, **more: Any) ->
         await process.communicate()
 
 
+@contextmanager
+def launched(*words: str, program: Sequence[str] = PROGRAM, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start ``basiq-async`` with these arguments, for a test that has no loop. It is killed at the end."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*program, *words], **pipes | more) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@asynccontextmanager
+async def hanging() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A service that does not respond: its URL, and whether a request has reached it."""
+    reached = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        with suppress(ConnectionError):
+            await reader.read()  # until the other side is gone
+            writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}/hook", reached
+
+
 @asynccontextmanager
 async def listening(*options: str, **more: Any) -> AsyncIterator[Program]:
     """``listen`` at a free port, when it can be called."""
@@ -146,6 +191,77 @@ async def listening(*options: str, **more: Any) -> AsyncIterator[Program]:
         program.url = json.loads(ready)["url"] if ready.startswith("{") else ready.split()[-1]
         program.told = ""
         yield program
+
+
+def write_service(
+    webhook_id: str | None, *on: str, more: str = "", handle: str = "...", secret: str = SECRET, inbox: bool = True
+) -> str:
+    """Write the module of a service that does this with a delivery, and return the place of its receiver."""
+    name = f"a_service_{next(_NUMBERS)}"
+    named = f", webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db')" if inbox else ""
+    Path(f"{name}.py").write_text(
+        "import asyncio, os\n"
+        "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
+        "def receiver():\n"
+        f"    made = WebhookReceiver({secret!r}{named}{more})\n"
+        f"    @made.on({', '.join(map(repr, on or ('*',)))})\n"
+        f"    async def handle(delivery):\n{textwrap.indent(handle, ' ' * 8)}\n"
+        "    return made\n"
+    )
+    return f"{name}:receiver"
+
+
+_HANDLE = """\
+await asyncio.sleep(0.01)
+if os.path.exists('broken'): raise ValueError('broken')
+with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')"""
+
+
+def make_inbox(webhook_id: str | None = None) -> None:
+    """Make the inbox ``inbox.db`` of a service."""
+
+    async def make() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            if webhook_id is not None:
+                async with WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
+                    pass
+
+    asyncio.run(make())
+
+
+def let_wait(webhook_id: str, *event_ids: str) -> None:
+    """Let deferred deliveries wait in the inbox for ten minutes."""
+
+    async def defer() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None: ...
+
+            for event_id in event_ids:
+                body = payload(TYPE, event_id)
+                done = await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
+            assert done.status == 202, done
+
+    asyncio.run(defer())
+    with closing(sqlite3.connect("inbox.db")) as database, database:
+        database.execute("UPDATE inbox SET stored = stored - 600")
+
+
+def state_of(run: Run, event_id: str, *more: str, inbox: str = "inbox.db") -> dict[str, Any]:
+    """What an inbox knows of an event."""
+    done = run("inbox", "get", event_id, "--inbox", inbox, "--webhook", "w1", *more)
+    found: dict[str, Any] = done.row
+    assert done.exit_code == (0 if found["state"] == "handled" else 1), done.output
+    return found
+
+
+async def ran(*words: str, **variables: str) -> tuple[int | None, str, str]:
+    """Run a command in a process of its own: its exit code and its two outputs."""
+    async with started(*words, env=variables) as program:
+        out, err = await program.process.communicate()
+        return program.process.returncode, out.decode(), err.decode()
 
 
 @attrs.frozen
@@ -196,26 +312,9 @@ class World:
 
     def service(self, webhook_id: str, *on: str, more: str = "") -> str:
         """Write and start a service with an inbox; its handler raises while the file ``broken`` exists."""
-        name = f"a_service_{next(_NUMBERS)}"
-        Path(f"{name}.py").write_text(
-            "import asyncio, os\n"
-            "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
-            "def receiver():\n"
-            f"    made = WebhookReceiver({SECRET!r}, webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db'){more})\n"
-            f"    @made.on({', '.join(map(repr, on or ('*',)))})\n"
-            "    async def handle(delivery):\n"
-            "        await asyncio.sleep(0.01)\n"
-            "        if os.path.exists('broken'): raise ValueError('broken')\n"
-            "        with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')\n"
-            "    return made\n"
-        )
 
-        async def begin() -> None:
-            async with SQLiteInbox("inbox.db") as inbox, WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
-                pass
-
-        asyncio.run(begin())
-        return f"{name}:receiver"
+        make_inbox(webhook_id)
+        return write_service(webhook_id, *on, more=more, handle=_HANDLE)
 
     def handled(self) -> int:
         """The number of events that the service has handled, each once."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,13 +12,10 @@ from pathlib import Path
 import pytest
 
 from ..redaction.test_shell import NASTY
-from ..support.command_line import PROGRAM
 from ..support.real_time import PATIENCE
+from .conftest import Terminal, install
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such shells")
-if sys.platform != "win32":
-    from ..support.terminal import Terminal
-
 GOOD = "prod.au"
 EVIL = [
     *(each for each in NASTY if each not in ("", "\ud800")),
@@ -43,12 +39,7 @@ def require(shell: str) -> None:
 @pytest.fixture
 def program(tmp_path: Path) -> dict[str, str]:
     """The environment of a shell that finds the program."""
-    file = tmp_path / "bin" / "basiq-async"
-    file.parent.mkdir()
-    file.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
-    file.chmod(0o700)
-    path = f"{file.parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "HOME": str(tmp_path)}
+    return {**os.environ, "PATH": install(tmp_path / "bin"), "HOME": str(tmp_path)}
 
 
 @pytest.mark.parametrize("shell", ASK)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
-
 from ..support.command_line import COLD
-from ..support.deliveries import SECRET, payload, signed
 from ..support.real_time import PATIENCE
-from .conftest import Run
+from .conftest import SECRET, Run, launched, let_wait, state_of
 
+KIND = ("--event", "consent.revoked")
 _SERVICE = """\
 import asyncio, pathlib
 from contextlib import asynccontextmanager
@@ -52,36 +48,16 @@ def service(tmp_path: Path) -> str:
     """A service in this folder, in whose inbox two deliveries wait, and the name of its module."""
     name = f"service_{tmp_path.name.replace('-', '_')}"
     Path(f"{name}.py").write_text(_SERVICE.replace("SECRET", repr(SECRET)))
-    asyncio.run(_defer("e-1", "e-2"))
+    let_wait("w1", "e-1", "e-2")
     return name
-
-
-async def _defer(*event_ids: str) -> None:
-    async with SQLiteInbox("inbox.db") as inbox:
-        receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, deferred=True)
-
-        @receiver.on("*")
-        async def handle(delivery: Delivery) -> None: ...
-
-        for event_id in event_ids:
-            body = payload("consent.revoked", event_id)
-            done = await receiver.handle(signed(body, message_id=f"m-{event_id}"), body)
-            assert done.status == 202, done
 
 
 def begun() -> list[str]:
     return Path("begun.txt").read_text().split() if Path("begun.txt").exists() else []
 
 
-@contextmanager
-def working(place: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([*COLD, "work", "--receiver", place, *more], stderr=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def working(place: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return launched("work", "--receiver", place, program=COLD)
 
 
 def wait_until(what: Any) -> None:
@@ -91,13 +67,6 @@ def wait_until(what: Any) -> None:
         time.sleep(0.02)
 
 
-def state_of(run: Run, event_id: str) -> dict[str, Any]:
-    done = run("inbox", "get", event_id, "--inbox", "inbox.db", "--webhook", "w1", "--event", "consent.revoked")
-    found: dict[str, Any] = done.row
-    assert done.exit_code == (0 if found["state"] == "handled" else 1)
-    return found
-
-
 def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
     for named in (["--inbox", "inbox.db"], ["--receiver", f"{service}:make"]):
         done = run("inbox", "waiting", *named)
@@ -105,7 +74,7 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
         assert [(row["event_id"], row["failures"]) for row in done.rows] == [("e-1", 0), ("e-2", 0)]
     assert run("inbox", "waiting", "--inbox", "inbox.db", "--webhook", "w2").exit_code == 0
     assert run("inbox", "waiting").exit_code == 2
-    found = state_of(run, "e-1")
+    found = state_of(run, "e-1", *KIND)
     assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
     assert found["since"]
     assert found["due"], "at once"
@@ -124,46 +93,16 @@ def test_no_other_command_works_off_what_waits(run: Run, service: str, what: str
     assert begun() == []
 
 
-def test_doctor_and_a_recovery_know_that_it_waits(run: Run, service: str, webhook_id: str) -> None:
-    text = Path(f"{service}.py").read_text()
-    name = f"{service}_other"
-    Path(f"{name}.py").write_text(text.replace('"w1"', repr(webhook_id)).replace("inbox.db", "other.db"))
-    place = f"{name}:entered"
-    first = run("recover", webhook_id, "--receiver", place)
-    assert (first.row["waiting"], first.row["waiting_age"]) == (0, None)
-    assert sorted(begun())
-    count = len(begun())
-
-    async def store() -> None:
-        async with SQLiteInbox("other.db") as inbox:
-            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
-
-            @receiver.on("*")
-            async def handle(delivery: Delivery) -> None: ...
-
-            body = payload("consent.revoked", "e-9")
-            assert (await receiver.handle(signed(body), body)).status == 202
-
-    asyncio.run(store())
-    again = run("recover", webhook_id, "--receiver", place)
-    assert (again.exit_code, again.row["finished"], again.row["waiting"]) == (1, False, 1), again.output
-    (problem,) = [each for each in again.row["problems"] if each["code"] == "waiting"]
-    assert problem["text"].startswith("1 deferred deliveries wait to be handled, the oldest for ")
-    found = run("webhooks", "doctor", webhook_id, "--receiver", place)
-    assert (found.row["waiting"], found.row["waiting_age"] >= 0) == (1, True)
-    assert len(begun()) == count
-
-
 def test_it_works_until_a_signal_and_ends_with_0(run: Run, service: str) -> None:
     with working(f"{service}:make") as process:
         wait_until(lambda: sorted(begun()) == ["e-1", "e-2"])
-        wait_until(lambda: state_of(run, "e-2")["state"] == "handled")
-        asyncio.run(_defer("e-3"))
+        wait_until(lambda: state_of(run, "e-2", *KIND)["state"] == "handled")
+        let_wait("w1", "e-3")
         wait_until(lambda: "e-3" in begun())
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, told.decode()
-    assert "3 handled" in told.decode()
+    assert process.returncode == 0, told
+    assert "3 handled" in told
     assert run("inbox", "waiting", "--inbox", "inbox.db").exit_code == 0
 
 
@@ -177,8 +116,8 @@ def test_after_a_signal_it_ends_what_runs_within_the_time_and_a_second_one_ends_
         time.sleep(0.05)
         Path("hold").unlink()
         _, told = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, state_of(run, "e-1")["state"]) == (0, "handled"), told.decode()
-    asyncio.run(_defer("e-3"))
+    assert (process.returncode, state_of(run, "e-1", *KIND)["state"]) == (0, "handled"), told
+    let_wait("w1", "e-3")
     Path("hold").touch()
     with working(f"{service}:make") as process:
         wait_until(lambda: "e-3" in begun())
@@ -186,20 +125,20 @@ def test_after_a_signal_it_ends_what_runs_within_the_time_and_a_second_one_ends_
         time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 143, told.decode()
-    found = state_of(run, "e-3")
+    assert process.returncode == 143, told
+    found = state_of(run, "e-3", *KIND)
     assert (found["state"], found["failures"]) == ("waiting", 0), "its claim was given back"
 
 
 def test_a_failure_is_logged_and_it_waits_again(run: Run, service: str) -> None:
     Path("bad").touch()
     with working(f"{service}:make") as process:
-        wait_until(lambda: state_of(run, "e-1")["failures"] == 1)
+        wait_until(lambda: state_of(run, "e-1", *KIND)["failures"] == 1)
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, told.decode()
-    assert "ValueError: it is bad" in told.decode()
-    found = state_of(run, "e-1")
+    assert process.returncode == 0, told
+    assert "ValueError: it is bad" in told
+    found = state_of(run, "e-1", *KIND)
     assert (found["state"], found["error"]) == ("waiting", "ValueError: it is bad")
     since, due = (datetime.fromisoformat(found[name]) for name in ("since", "due"))
     assert due - since > timedelta(seconds=4.4)
@@ -214,17 +153,11 @@ def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
         f"sys.argv = ['basiq-async', 'work', '--receiver', '{service}:make']\n"
         "main()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
-    try:
+    with launched(program=(sys.executable, "-c", program)) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if b"2 handled; Ctrl-C ends" in line:
-                break
+        assert any("2 handled; Ctrl-C ends" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_what_cannot_work_has_the_exit_code_of_the_table(run: Run, service: str) -> None:

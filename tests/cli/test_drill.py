@@ -74,10 +74,10 @@ def test_the_incident_of_the_page(run: Run, served: Served, monkeypatch: pytest.
         assert after.exit_code == 0, after.output
 
         # Nothing is missing, and nothing came twice: neither from Basiq and the recovery, nor from both sources.
-        messages = rows(run, "messages", "list", webhook_id)
+        messages = run("messages", "list", webhook_id).rows
         delivered = {each["event_id"] for each in messages if each["delivered"]}
         by_message = {each["id"]: each["event_id"] for each in messages}
-        events = {each["id"] for each in rows(run, "events", "list")}
+        events = {each["id"] for each in run("events", "list").rows}
         posted = [by_message.get(each, each.removeprefix("event-")) for each in service.ids]
         assert len(posted) == len(set(posted)) == found["messages"]["handled"] + found["events"]["handled"]
         assert found["events"]["handled"] == few
@@ -85,7 +85,3 @@ def test_the_incident_of_the_page(run: Run, served: Served, monkeypatch: pytest.
         assert events == delivered | set(posted)
         assert run(*recover).exit_code == 0
         assert len(service.ids) == len(posted)
-
-
-def rows(run: Run, *arguments: str) -> list[dict[str, Any]]:
-    return run(*arguments, "--json").rows

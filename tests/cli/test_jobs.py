@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,10 @@ import pytest
 
 from basiq_async.testing import FakeBasiq
 from tests.support.servers import redis_server
-from tests.support.terminal import Terminal
 
 from ..support.command_line import COLD, Ended, run_command
 from ..support.real_time import PATIENCE
+from .conftest import Terminal, launched
 
 JOBS = """
 import os
@@ -65,15 +64,12 @@ def submit(run: Run) -> None:
 def working(folder: Path) -> Iterator[None]:
     """A worker of the fleet, until the end of the block."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    worker = subprocess.Popen(
-        [*COLD, "worker"], env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
+    env = {**os.environ, "PYTHONPATH": path}
+    with launched("worker", program=COLD, env=env, start_new_session=True) as worker:
         yield
-    finally:
         worker.terminate()
         _, log = worker.communicate(timeout=PATIENCE)
-    assert worker.returncode == 0, log.decode()
+        assert worker.returncode == 0, log
 
 
 def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:

@@ -5,30 +5,23 @@ Lines keep the profile or the base URL, the inbox, the target and the file of th
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import shlex
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 from basiq_async.services.diagnosis import ProblemCode
 from basiq_async.testing import Quirks
 
-from ..support.command_line import PROGRAM, Ended
-from ..support.deliveries import payload, signed
+from ..support.command_line import Ended
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, TYPE, Endpoint, Run, Served, World
+from .conftest import SECRET, TYPE, Endpoint, Run, Served, World, install, let_wait
 
 if sys.platform == "win32":
     pytest.skip("there is no shell", allow_module_level=True)
@@ -40,12 +33,7 @@ KEYLESS = {"BASIQ_API_KEY": None, "BASIQ_BASE_URL": None, "BASIQ_WEBHOOK_SECRET"
 @pytest.fixture
 def world(run: Run, endpoint: Endpoint, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """The program is in the shell's path. Its key is in a profile: the environment has neither key nor secret."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    script = programs / "basiq-async"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
-    script.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", install(tmp_path / "programs"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     stored = run("--base-url", served.url, "--profile", "on call", "login", stdin=f"{served.fake.api_key}\n")
     assert stored.exit_code == 0, stored.output
@@ -67,25 +55,6 @@ def shell(line: str, until: Callable[[], object] | None = None) -> Ended:
     return Ended(process.returncode, stdout, stderr)
 
 
-def let_wait(webhook_id: str, *event_ids: str) -> None:
-    """Let deferred deliveries wait in the inbox for ten minutes."""
-
-    async def defer() -> None:
-        async with SQLiteInbox("inbox.db") as inbox:
-            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
-
-            @receiver.on("*")
-            async def handle(delivery: Delivery) -> None: ...
-
-            for event_id in event_ids:
-                body = payload(TYPE, event_id)
-                await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
-
-    asyncio.run(defer())
-    with closing(sqlite3.connect("inbox.db")) as database, database:
-        database.execute("UPDATE inbox SET stored = stored - 600")
-
-
 def told(ended: Ended) -> list[str]:
     """The lines that a run printed to help."""
     return [line.strip() for line in ended.stderr.splitlines() if line.startswith("  basiq-async ")]
@@ -94,8 +63,19 @@ def told(ended: Ended) -> list[str]:
 # --- stories of doctor: each yields the words for doctor, gets the line that helps, and runs it ---
 
 Story = Generator[tuple[str, ...], str, None]
+Tell = Callable[[World], Story]
+STORIES: list[tuple[ProblemCode, Tell]] = []
 
 
+def story_of(code: ProblemCode) -> Callable[[Tell], Tell]:
+    def add(tell: Tell) -> Tell:
+        STORIES.append((code, tell))
+        return tell
+
+    return add
+
+
+@story_of("disabled")
 def disabled(w: World) -> Story:
     webhook_id = w.webhook()
     w.outage(later=1)
@@ -103,6 +83,7 @@ def disabled(w: World) -> Story:
     assert shell(line).row["status"] == "active"
 
 
+@story_of("pending")
 def pending(w: World) -> Story:
     webhook_id = w.webhook(active=False)
     line = yield (webhook_id,)
@@ -110,6 +91,7 @@ def pending(w: World) -> Story:
     assert shell(line).row["status"] == "active"
 
 
+@story_of("made-again")
 def made_again(w: World) -> Story:
     former = w.webhook()
     w.outage()
@@ -123,6 +105,7 @@ def made_again(w: World) -> Story:
     assert w.handled() == 5
 
 
+@story_of("endpoint-unreachable")
 def unreachable(w: World) -> Story:
     webhook_id = w.webhook()
     w.call(lambda basiq: basiq.webhooks.update(webhook_id, url="http://127.0.0.1:9/basiq"))
@@ -133,6 +116,7 @@ def unreachable(w: World) -> Story:
     assert shell(line).row["endpoint_status"] == 204
 
 
+@story_of("endpoint-refuses")
 def refuses(w: World) -> Story:
     webhook_id = w.webhook()
     w.endpoint.status = 500
@@ -141,6 +125,7 @@ def refuses(w: World) -> Story:
     assert shell(line).row["endpoint_status"] == 204
 
 
+@story_of("endpoint-refuses")
 def refuses_its_receiver(w: World) -> Story:
     webhook_id = w.webhook()
     w.endpoint.secret, w.endpoint.status = SECRET, 401
@@ -149,12 +134,14 @@ def refuses_its_receiver(w: World) -> Story:
     assert shell(line).row["endpoint_status"] == 204
 
 
+@story_of("no-event-types")
 def no_types(w: World) -> Story:
     webhook_id = w.fake.add_webhook(w.endpoint.url, [])
     line = yield (webhook_id,)
     assert TYPE in [row["id"] for row in shell(line).rows]
 
 
+@story_of("retired-event-types")
 def retired(w: World) -> Story:
     webhook_id = w.webhook(TYPE, "user.created")
     types = dict(w.fake.event_types)
@@ -164,6 +151,7 @@ def retired(w: World) -> Story:
     assert shell(line).row["subscribed_events"] == [TYPE]
 
 
+@story_of("unknown-event-types")
 def unknown(w: World) -> Story:
     webhook_id = w.webhook()
     types = {name: text for name, text in w.fake.event_types.items() if name != "user.created"}
@@ -173,12 +161,14 @@ def unknown(w: World) -> Story:
     assert {row["id"] for row in shell(line).rows} == set(types)
 
 
+@story_of("unhandled-event-types")
 def unhandled(w: World) -> Story:
     webhook_id = w.webhook(TYPE, "user.created")
     line = yield (webhook_id, "--receiver", w.service(webhook_id, TYPE))
     assert shell(line).row["subscribed_events"] == [TYPE]
 
 
+@story_of("unsubscribed-event-types")
 def unsubscribed(w: World) -> Story:
     webhook_id = w.webhook(TYPE)
     place = w.service(webhook_id, TYPE, "user.*")
@@ -186,6 +176,7 @@ def unsubscribed(w: World) -> Story:
     assert set(shell(line).row["subscribed_events"]) > {TYPE, "user.created", "user.deleted"}
 
 
+@story_of("failing")
 def failing(w: World) -> Story:
     webhook_id = w.webhook()
     w.outage()
@@ -193,6 +184,7 @@ def failing(w: World) -> Story:
     assert [row["delivered"] for row in shell(line).rows] == [False, False]
 
 
+@story_of("undelivered")
 def undelivered(w: World) -> Story:
     webhook_id = w.webhook()
     w.outage()
@@ -201,6 +193,7 @@ def undelivered(w: World) -> Story:
     assert (w.handled(), w.posted()) == (2, 0)
 
 
+@story_of("undelivered")
 def undelivered_and_posted(w: World) -> Story:
     webhook_id = w.webhook()
     w.outage()
@@ -209,6 +202,7 @@ def undelivered_and_posted(w: World) -> Story:
     assert (done.exit_code, w.posted()) == (0, 2), done.output
 
 
+@story_of("undelivered")
 def undelivered_by_an_inbox(w: World) -> Story:
     """The service shares its inbox with the job: it is posted to, and nothing is repeated."""
     webhook_id = w.webhook()
@@ -220,6 +214,7 @@ def undelivered_by_an_inbox(w: World) -> Story:
     assert shell(line).row["messages"]["handled"] == 0
 
 
+@story_of("never-sent")
 def never_sent(w: World) -> Story:
     webhook_id = w.webhook()
     w.outage(later=3)
@@ -229,6 +224,7 @@ def never_sent(w: World) -> Story:
     assert w.handled() == 5
 
 
+@story_of("unrecorded")
 def unrecorded(w: World) -> Story:
     webhook_id = w.webhook()
     place = w.service(webhook_id)
@@ -251,6 +247,7 @@ def _lost(w: World) -> str:
     return webhook_id
 
 
+@story_of("out-of-reach")
 def out_of_reach(w: World) -> Story:
     webhook_id = _lost(w)
     place = w.service(webhook_id)
@@ -260,6 +257,7 @@ def out_of_reach(w: World) -> Story:
     assert w.codes(webhook_id, "--receiver", place) == []
 
 
+@story_of("quarantined")
 def quarantined(w: World) -> Story:
     webhook_id = w.webhook()
     place = w.service(webhook_id)
@@ -272,6 +270,7 @@ def quarantined(w: World) -> Story:
     assert w.handled() == 2
 
 
+@story_of("quarantined")
 def quarantined_by_an_inbox(w: World) -> Story:
     webhook_id = w.webhook()
     w.outage()
@@ -281,6 +280,7 @@ def quarantined_by_an_inbox(w: World) -> Story:
     assert [row["kind"] for row in shell(line).rows] == ["message"] * 2
 
 
+@story_of("quarantined")
 def quarantined_of_what_was_posted(w: World) -> Story:
     webhook_id = w.webhook()
     w.outage()
@@ -293,15 +293,19 @@ def quarantined_of_what_was_posted(w: World) -> Story:
     assert w.posted() == 2
 
 
+@story_of("waiting")
 def waiting(w: World) -> Story:
     webhook_id = w.webhook()
     place = w.service(webhook_id, more=", deferred=True")
     let_wait(webhook_id, "e-1", "e-2")
+    found = w.run("recover", webhook_id, "--receiver", place)
+    assert (found.exit_code, found.row["finished"], found.row["waiting"], w.handled()) == (1, False, 2, 0)
     line = yield (webhook_id, "--receiver", place)
     shell(line, until=lambda: w.handled() == 2)
     assert w.handled() == 2
 
 
+@story_of("waiting")
 def waiting_in_an_inbox(w: World) -> Story:
     webhook_id = w.webhook()
     w.service(webhook_id)
@@ -310,6 +314,7 @@ def waiting_in_an_inbox(w: World) -> Story:
     assert shell(line).row["event_id"] == "e-1"
 
 
+@story_of("unreadable")
 def unreadable(w: World) -> Story:
     webhook_id = w.webhook()
     w.emit(1)
@@ -319,6 +324,7 @@ def unreadable(w: World) -> Story:
     assert shell(line).exit_code == 0
 
 
+@story_of("partial")
 def partial(w: World) -> Story:
     webhook_id = w.webhook()
     place = w.service(webhook_id)
@@ -329,51 +335,8 @@ def partial(w: World) -> Story:
     assert (found["complete"], found["looked_at"] >= 3_000, found["recovered"]) == (True, True, 0)
 
 
-STORIES: dict[ProblemCode, tuple[Callable[[World], Story], ...]] = {
-    "disabled": (disabled,),
-    "pending": (pending,),
-    "made-again": (made_again,),
-    "endpoint-unreachable": (unreachable,),
-    "endpoint-refuses": (
-        refuses,
-        refuses_its_receiver,
-    ),
-    "no-event-types": (no_types,),
-    "retired-event-types": (retired,),
-    "unknown-event-types": (unknown,),
-    "unhandled-event-types": (unhandled,),
-    "unsubscribed-event-types": (unsubscribed,),
-    "failing": (failing,),
-    "undelivered": (
-        undelivered,
-        undelivered_and_posted,
-        undelivered_by_an_inbox,
-    ),
-    "never-sent": (never_sent,),
-    "unrecorded": (unrecorded,),
-    "out-of-reach": (out_of_reach,),
-    "quarantined": (
-        quarantined,
-        quarantined_by_an_inbox,
-        quarantined_of_what_was_posted,
-    ),
-    "waiting": (
-        waiting,
-        waiting_in_an_inbox,
-    ),
-    "unreadable": (unreadable,),
-    "partial": (partial,),
-}
-
-
-@pytest.mark.parametrize(
-    ("code", "tell"),
-    [(code, tell) for code, tells in STORIES.items() for tell in tells],
-    ids=[tell.__name__ for tells in STORIES.values() for tell in tells],
-)
-def test_each_line_of_doctor_is_run_as_it_is_printed(
-    code: ProblemCode, tell: Callable[[World], Story], world: World
-) -> None:
+@pytest.mark.parametrize(("code", "tell"), STORIES, ids=[tell.__name__ for _, tell in STORIES])
+def test_each_line_of_doctor_is_run_as_it_is_printed(code: ProblemCode, tell: Tell, world: World) -> None:
     story = tell(world)
     looked = world.run("webhooks", "doctor", *next(story))
     lines = {each["code"]: each["command"] for each in looked.row["problems"]}
@@ -386,7 +349,7 @@ def test_each_line_of_doctor_is_run_as_it_is_printed(
 
 def test_each_problem_with_a_line_has_a_story() -> None:
     """The others have no line of their own: a clock is set, and what was not read has the line of the run."""
-    assert set(STORIES) == set(get_args(ProblemCode)) - {"clock", "unread"}
+    assert {code for code, _ in STORIES} == set(get_args(ProblemCode)) - {"clock", "unread"}
 
 
 # --- the lines of recover and replay ---

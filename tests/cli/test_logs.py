@@ -17,7 +17,7 @@ from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from tests.support.databases import engine_of
 from tests.support.deliveries import SECRET, Service, payload, post
 
-from .conftest import Served, started
+from .conftest import Served, ran
 
 BODY = "b0dy-that-must-not-show"
 
@@ -49,17 +49,13 @@ async def handle(delivery, session):
 """
 
 
-async def run(*words: str, **variables: str) -> tuple[str, str]:
-    async with started(*words, env={**os.environ, **variables}) as program:
-        out, err = await program.process.communicate()
-        return out.decode(), err.decode()
-
-
 async def test_debug_prints_no_body(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
     await fill(url)
     (tmp_path / "a_service.py").write_text(SERVICE.format(secret=SECRET, url=url))
-    out, err = await run("quarantine", "retry", "--receiver", "a_service:receiver", BASIQ_DEBUG="1")
+    _, out, err = await ran(
+        "quarantine", "retry", "--receiver", "a_service:receiver", **{**os.environ, "BASIQ_DEBUG": "1"}
+    )
     assert json.loads(out)["delivery_id"] == "msg_1"
     assert "basiq_async.receiver" in err
     assert BODY not in out + err
@@ -72,9 +68,9 @@ async def test_debug_prints_no_body(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 async def test_debug_prints_the_records_of_this_package(served: Served) -> None:
-    _, err = await run("webhooks", "list", BASIQ_DEBUG="1", **served.environment)
+    *_, err = await ran("webhooks", "list", **{**os.environ, **served.environment, "BASIQ_DEBUG": "1"})
     assert "DEBUG basiq_async." in err
-    _, err = await run("webhooks", "list", **served.environment)
+    *_, err = await ran("webhooks", "list", **{**os.environ, **served.environment})
     assert "DEBUG" not in err
 
 

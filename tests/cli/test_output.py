@@ -28,12 +28,8 @@ from basiq_async.testing import FakeBasiq
 
 from ..support.command_line import COLD, PROGRAM
 from ..support.wire import KEY, WEBHOOK, Wire, http, ok
-from .conftest import Served
+from .conftest import Served, Terminal, on_a_terminal
 
-if sys.platform != "win32":
-    from ..support.terminal import Terminal
-
-on_a_terminal = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 EVIL = "\x1b]0;title\x07\x9b2J\u202e\r\nx\x1b[31m"
 STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 

@@ -17,8 +17,9 @@ from .conftest import Run, Served
 DAYS_AGO = 4
 
 NEVER = ("geheim", "4711")
+AWAY = ("postgresql+asyncpg://user:geheim@127.0.0.1:9/none", "redis://:geheim@127.0.0.1:9/0")
 URLS = (
-    *("postgresql+asyncpg://user:geheim@127.0.0.1:9/none", "redis://:geheim@127.0.0.1:9/0"),
+    *AWAY,
     # a character of the password is not percent-encoded
     *("postgresql+asyncpg://user:geheim@geheim@127.0.0.1:9/none", "postgresql+asyncpg://user:geheim/x@127.0.0.1:9/a"),
     *("postgresql+asyncpg://user:4711/geheim@127.0.0.1:9/none", "postgresql+asyncpg://user:geheim#x@127.0.0.1:9/none"),
@@ -39,7 +40,7 @@ def test_no_command_shows_the_password_of_an_inbox(run: Run, served: Served, url
         ("inbox", "get", "e-1", "--event", "user.created", "--webhook", found),
     ):  # fmt: skip
         done = run("--timeout", "0.5", *command, "--inbox", url)
-        assert done.exit_code in (2, 3), done.output
+        assert done.exit_code in ((3,) if url in AWAY else (2, 3)), done.output
         assert [each for each in NEVER if each in done.output] == []
 
 

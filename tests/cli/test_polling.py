@@ -18,7 +18,7 @@ from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
 from ..support.command_line import run_command
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, Program, started
+from .conftest import SECRET, Program, hanging, started
 from .test_listen import serving
 
 
@@ -151,22 +151,14 @@ async def test_what_nobody_saw_comes_again(fake: FakeBasiq) -> None:
 async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(fake: FakeBasiq) -> None:
     webhook_id = fake.seed_messages(0)
     fake.emit("consent.revoked")
-    reached = asyncio.Event()
-
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        reached.set()
-        await reader.read()  # until the other side is gone
-        writer.close()
-
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    async with server:
-        host, port = server.sockets[0].getsockname()
-        there = ("--poll", webhook_id, "--forward-to", f"http://{host}:{port}/hook", "--since", "1h")
-        async with polling(*there) as poller:
-            await reached.wait()
-            poller.process.send_signal(signal.SIGINT)
-            await poller.hear("a second signal stops at once")
-            assert await poller.end(signal.SIGINT) == (130, [])
+    async with (
+        hanging() as (url, reached),
+        polling("--poll", webhook_id, "--forward-to", url, "--since", "1h") as poller,
+    ):
+        await reached.wait()
+        poller.process.send_signal(signal.SIGINT)
+        await poller.hear("a second signal stops at once")
+        assert await poller.end(signal.SIGINT) == (130, [])
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])

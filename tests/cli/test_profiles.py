@@ -13,22 +13,18 @@ from .conftest import Run, Served
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where profiles are stored; the environment names no key."""
     monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path / "settings"))
-    return tmp_path / "settings"
-
-
-@pytest.fixture
-def without_key(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BASIQ_API_KEY")
     monkeypatch.delenv("BASIQ_BASE_URL")
+    return tmp_path / "settings"
 
 
 def login(served: Served, *arguments: str, key: str | None = None) -> Any:
     return run_command("login", "--base-url", served.url, *arguments, stdin=f"{key or served.fake.DEFAULT_API_KEY}\n")
 
 
-@pytest.mark.usefixtures("without_key")
 def test_a_profile_is_named_before_the_command(run: Run, served: Served, home: Path) -> None:
     done = run_command("--profile", "uat", "login", "--base-url", served.url, stdin=f"{served.fake.DEFAULT_API_KEY}\n")
     assert done.exit_code == 0, done.output
@@ -49,7 +45,6 @@ def test_a_profile_is_named_before_the_command(run: Run, served: Served, home: P
     assert run("--profile", "uat", "logout").exit_code == 2
 
 
-@pytest.mark.usefixtures("without_key")
 def test_the_variable_names_a_profile_and_the_default_one_needs_no_name(
     run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,13 +56,12 @@ def test_the_variable_names_a_profile_and_the_default_one_needs_no_name(
     assert "no profile 'other'" in refused.stderr
 
 
-def test_the_keys_of_the_environment_come_before_the_default_profile(run: Run, served: Served) -> None:
+def test_the_keys_of_the_environment_come_before_the_default_profile(served: Served) -> None:
     login(served)
-    assert run("whoami").row["source"] == "BASIQ_API_KEY"
-    assert run("--profile", "default", "whoami").row["profile"] == "default"
+    assert run_command("whoami", env=served.environment).row["source"] == "BASIQ_API_KEY"
+    assert run_command("--profile", "default", "whoami", env=served.environment).row["profile"] == "default"
 
 
-@pytest.mark.usefixtures("without_key")
 def test_a_profiles_key_goes_to_no_other_url(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     login(served)
     before = len(served.fake.requests)
@@ -78,7 +72,6 @@ def test_a_profiles_key_goes_to_no_other_url(run: Run, served: Served, monkeypat
     assert len(served.fake.requests) == before
 
 
-@pytest.mark.usefixtures("without_key")
 def test_a_key_that_basiq_refuses_is_not_stored(served: Served, home: Path) -> None:
     refused = login(served, key="bm90OmEta2V5")
     assert refused.exit_code == 3
@@ -89,7 +82,6 @@ def test_a_key_that_basiq_refuses_is_not_stored(served: Served, home: Path) -> N
     assert (nothing.exit_code, "no API key was entered" in nothing.stderr) == (2, True)
 
 
-@pytest.mark.usefixtures("without_key")
 def test_a_file_that_others_can_read_is_refused(run: Run, served: Served, home: Path) -> None:
     login(served)
     (home / "profiles.json").chmod(0o644)
@@ -101,7 +93,6 @@ def test_a_file_that_others_can_read_is_refused(run: Run, served: Served, home: 
     assert "is not JSON" in run("whoami").stderr
 
 
-@pytest.mark.usefixtures("without_key")
 def test_a_profile_without_a_key_is_told_and_removing_one_asks(run: Run, served: Served, home: Path) -> None:
     login(served)
     asked = run("logout")

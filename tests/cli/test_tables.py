@@ -151,14 +151,6 @@ async def test_cards_leave_out_what_is_not_there() -> None:
     assert shown.splitlines() == [IDS[0], "  active", f"  {long['url']}"]
 
 
-async def test_a_pipe_gets_no_status_line_and_no_colour() -> None:
-    async with Wire(page(WEBHOOKS)) as wire:
-        env = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": wire.url}
-        done = await asyncio.to_thread(run_command, "webhooks", "list", env=env)
-    assert done.stderr == ""
-    assert "\x1b" not in done.stdout
-
-
 @pytest.mark.parametrize("columns", [80, 40])
 async def test_a_long_cell_is_drawn_in_linear_time(columns: int) -> None:
     long = "\u65e5" * 200_000

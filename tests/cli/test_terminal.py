@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
+from pathlib import Path
 
-import pytest
+from .conftest import SECRET, Served, Terminal, on_a_terminal
 
-from .conftest import SECRET, Served
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-if sys.platform != "win32":
-    from ..support.terminal import Terminal
+pytestmark = on_a_terminal
 
 
 def test_a_history_is_shown_newest_first_with_whole_ids_and_how_to_get_more(served: Served) -> None:
@@ -36,22 +32,17 @@ def test_ctrl_c_ends_a_wait_with_130(served: Served) -> None:
     assert "waiting" not in screen  # the line is taken away at the end
 
 
-def test_a_replay_shows_its_progress_and_then_the_report(
-    served: Served, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("replay")
+def test_a_replay_shows_its_progress_and_then_the_report(served: Served) -> None:
     webhook_id = served.fake.seed_messages(3_000)
-    arguments = ("replay", webhook_id, "--file", str(folder / "out"))
-    with Terminal(*arguments, env=served.environment) as terminal:
+    with Terminal("replay", webhook_id, "--file", "out", env=served.environment) as terminal:
         screen = terminal.end()
         assert terminal.process.returncode == 0
     assert re.search(r"handled +3,000", screen)
     assert b"3,000 done" in terminal.raw
 
 
-def test_a_key_that_is_typed_does_not_show(served: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
-    home = str(tmp_path_factory.mktemp("home"))
-    env = {"HOME": home, "XDG_CONFIG_HOME": home}
+def test_a_key_that_is_typed_does_not_show(served: Served, tmp_path: Path) -> None:
+    env = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     with Terminal("login", "--base-url", served.url, env=env) as terminal:
         terminal.read_until("API key (not shown):")
         terminal.type(served.fake.DEFAULT_API_KEY + "\n")

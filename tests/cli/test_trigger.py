@@ -1,12 +1,14 @@
-"""``trigger`` and ``messages resend``: deliveries from here, signed as Basiq signs; and completion."""
+"""``trigger``, ``messages resend``, ``sign`` and ``verify``: deliveries from here, signed as Basiq's; completion."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from ..support.command_line import run_command
+from ..support.deliveries import OTHER_SECRET, SECRET, payload
 from .conftest import Endpoint, Run, Served
 
 
@@ -37,6 +39,13 @@ def test_an_event_that_exists_can_be_fetched_and_another_one_is_told_to_be_a_404
     assert (done.exit_code, "one segment" in done.stderr) == (2, True)
 
 
+def test_basiq_is_asked_for_a_test_message_to_all_or_to_one(run: Run, served: Served) -> None:
+    served.fake.add_webhook("https://example.org/a", ["user.created"])
+    for options in (("--text", "hello"), ("--url", "https://example.org/a")):
+        assert run("trigger", "user.created", *options).row == {"event_type_id": "user.created", "asked": True}
+    assert sum(request.url.endswith("/notifications/messages/test") for request in served.fake.requests) == 2
+
+
 def test_a_delivery_that_is_not_accepted_ends_with_1(run: Run, endpoint: Endpoint) -> None:
     endpoint.status = 500
     done = run("trigger", "user.created", "--to", endpoint.url)
@@ -49,10 +58,10 @@ def test_messages_are_posted_again_and_what_is_not_accepted_ends_with_1(
     run: Run, served: Served, endpoint: Endpoint
 ) -> None:
     webhook_id = served.fake.seed_messages(5)
-    ids = [json.loads(line)["id"] for line in run("messages", "list", webhook_id, "--limit", "2").stdout.splitlines()]
+    ids = [row["id"] for row in run("messages", "list", webhook_id, "--limit", "2").rows]
     done = run("messages", "resend", webhook_id, *ids, "--to", endpoint.url)
     assert done.exit_code == 0, done.output
-    assert [json.loads(line)["accepted"] for line in done.stdout.splitlines()] == [True, True]
+    assert [row["accepted"] for row in done.rows] == [True, True]
     assert endpoint.ids == ids
     endpoint.status = 400
     refused = run("messages", "resend", webhook_id, ids[0], "--to", endpoint.url)
@@ -65,18 +74,17 @@ def test_an_unknown_id_keeps_no_other_message_from_being_posted_again(
     run: Run, served: Served, endpoint: Endpoint
 ) -> None:
     webhook_id = served.fake.seed_messages(5)
-    ids = [json.loads(line)["id"] for line in run("messages", "list", webhook_id, "--limit", "2").stdout.splitlines()]
+    ids = [row["id"] for row in run("messages", "list", webhook_id, "--limit", "2").rows]
     unknown = "00000000-0000-4000-8000-000000000000"
     done = run("messages", "resend", webhook_id, ids[0], unknown, "none", ids[1], "--to", endpoint.url)
     assert done.exit_code == 1
-    assert [json.loads(line)["accepted"] for line in done.stdout.splitlines()] == [True, False, False, True]
+    assert [row["accepted"] for row in done.rows] == [True, False, False, True]
     assert endpoint.ids == ids
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_there_is_a_completion_script_for_each_shell(run: Run, shell: str) -> None:
     assert "_BASIQ_ASYNC_COMPLETE" in run("completion", shell).stdout
-    assert run("completion", "csh").exit_code == 2
 
 
 def complete(*words: str) -> list[str]:
@@ -107,3 +115,36 @@ def test_where_nothing_will_come_that_is_said_at_once(run: Run, served: Served) 
     assert f"nothing will come to the webhook {pending}: it is pending-approval" in done.stderr
     other = run("trigger", "consent.revoked")
     assert (other.exit_code, "no webhook is subscribed to consent.revoked" in other.stderr) == (0, True)
+
+
+# --- sign and verify ---
+
+
+def checked(*arguments: str, given: bytes = b"", secret: str = SECRET, code: int = 0) -> str:
+    result = run_command(*arguments, stdin=given, env={"BASIQ_WEBHOOK_SECRET": secret, "COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    assert SECRET not in result.output
+    return result.output
+
+
+def test_what_is_signed_on_the_command_line_verifies_on_it(tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(payload())
+    (tmp_path / "headers").write_text(checked("sign", str(tmp_path / "body"), "--id", "msg_1"))
+    assert checked("verify", str(tmp_path / "body"), "--headers", str(tmp_path / "headers")) == '{"genuine":true}\n'
+
+
+def test_a_body_comes_from_the_standard_input() -> None:
+    Path("headers").write_text(checked("sign", "--at", "1767614400", given=b"\xff\x00"))
+    options = ("--headers", "headers")
+    assert checked("verify", *options, "--at", "1767614700", given=b"\xff\x00") == '{"genuine":true}\n'
+    assert "no signature matches" in checked("verify", *options, "--at", "1767614400", given=b"\xff", code=1)
+    assert "301 s ago" in checked("verify", *options, "--at", "1767614701", given=b"\xff\x00", code=1)
+    checked("verify", *options, "--at", "1767614701", "--tolerance", "301", given=b"\xff\x00")
+
+
+def test_a_delivery_that_is_not_genuine_ends_with_1_and_the_reason() -> None:
+    Path("headers").write_text(checked("sign", given=b"{}"))
+    options = ("--headers", "headers")
+    assert "no signature matches" in checked("verify", *options, given=b"{}", secret=OTHER_SECRET, code=1)
+    Path("headers").write_text("")
+    assert "webhook-id" in checked("verify", *options, given=b"{}", code=1)
