@@ -17,7 +17,6 @@ from ..errors import BadRequestError, ConflictError, RequestTimeoutError
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
 from .api import Api, Endpoint, encode
-from .diagnosis import is_inactive
 from .resources import WEBHOOKS
 
 if TYPE_CHECKING:
@@ -257,6 +256,8 @@ class Webhooks:
                 printable(", ".join(kept)),
             )
         body = {**body, "subscribedEvents": [*asked, *kept]}
+        from .diagnosis import is_inactive  # it is large, and few programs need it
+
         deaf = is_inactive(existing)
         if not deaf and _agrees(existing, body):
             return EnsuredWebhook.of(existing, "unchanged", kept=kept)
