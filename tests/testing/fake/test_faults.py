@@ -18,7 +18,6 @@ from basiq_async import (
     RetryPolicy,
     ServerError,
 )
-from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.testing import FakeBasiq, serve
 
@@ -214,27 +213,3 @@ async def test_an_endpoint_is_down_until_it_is_up_and_a_message_is_redelivered_a
     await fake.redeliver(seeded.id)
     kept = next(fake.messages(webhook_id))
     assert ([each.status for each in kept.attempts], kept.status) == ([500, 200], "Success")
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda fake: fake.fail_deliveries(),
-        lambda fake: fake.fail_deliveries(0, status=500),
-        lambda fake: fake.fail_deliveries(status=500, drop="request"),
-        lambda fake: fake.fail_deliveries(drop="answer"),
-        lambda fake: fake.fail_next(drop="answer"),
-        lambda fake: fake.redeliver("none"),
-        lambda fake: fake.secret("none"),
-        lambda fake: FakeBasiq(latency=-1),
-        lambda fake: FakeBasiq(cool_off=-1),
-        lambda fake: FakeBasiq(cool_off=float("inf")),
-        lambda fake: FakeBasiq(cool_off=float("nan")),
-        lambda fake: FakeBasiq(cool_off=1e12),
-        lambda fake: FakeBasiq(delivery_timeout=0),
-        lambda fake: FakeBasiq(delivery_timeout=float("inf")),
-    ],
-)
-def test_what_makes_no_sense_is_refused(call: Any) -> None:
-    with pytest.raises(ConfigurationError):
-        call(FakeBasiq())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
 from basiq_async import Request
-from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq
 
 from ..conftest import BASE, ENDPOINT, Caller
@@ -189,36 +187,6 @@ def test_text_that_has_no_bytes_in_utf8_comes_back_as_it_went_in(caller: Caller)
     body = b'{"url": "https://example.com/", "name": "\\ud800"}'
     made = caller.send("POST", WEBHOOKS, body, content_type="application/json")
     assert json.loads(made.body)["name"] == "\ud800"
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        lambda: FakeBasiq(page_size=0),
-        lambda: FakeBasiq(page_size=501),
-        lambda: FakeBasiq(api_keys=[]),
-        lambda: FakeBasiq(api_keys="one-key"),
-        lambda: FakeBasiq().emit("user.exploded"),
-        lambda: FakeBasiq().add_webhook(ENDPOINT, ["user.exploded"]),
-        lambda: FakeBasiq().secret(NOWHERE),
-        lambda: FakeBasiq().seed_messages(-1),
-        lambda: FakeBasiq().seed_messages(1, failed=2),
-        lambda: FakeBasiq().seed_messages(1, NOWHERE),
-        lambda: FakeBasiq().seed_messages(1, event_types=["user.exploded"]),
-        lambda: FakeBasiq().seed_messages(1, event_types=[]),
-        lambda: FakeBasiq().fail_next(),
-        lambda: FakeBasiq().fail_next(0, status=500),
-    ],
-)
-def test_what_cannot_be_arranged_is_a_configuration_error(wrong: Any) -> None:
-    with pytest.raises(ConfigurationError):
-        wrong()
-
-
-def test_a_webhook_that_is_there_already_is_not_added_again(fake: FakeBasiq) -> None:
-    fake.add_webhook(ENDPOINT)
-    with pytest.raises(ConfigurationError, match="already"):
-        fake.add_webhook(ENDPOINT)
 
 
 def test_a_fake_shows_its_time_and_no_key(fake: FakeBasiq) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BadRequestError, BasiqClient, ConfigurationError, F, InMemoryTransport, NotFoundError, Request
+from basiq_async import BadRequestError, BasiqClient, F, InMemoryTransport, NotFoundError, Request
 from basiq_async.receiver import Delivery, WebhookReceiver
 from basiq_async.testing import FakeBasiq
 
@@ -146,22 +146,3 @@ def test_what_was_set_is_in_a_snapshot_and_gone_after_a_reset() -> None:
     assert again.snapshot()["application"] == saved["application"]
     fake.reset()
     assert "a1" not in json.dumps(fake.snapshot())
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("users/u1", {}),
-        ("/users/u1/", {}),
-        ("/users/u1?x=1", {}),
-        ("/events/e1", {}),
-        ("/notifications/webhooks", []),
-        ("/token", {}),
-        ("/users/u1", "text"),
-        ("/users/u1", ["text"]),
-        ("/users/u1", 7),
-    ],
-)
-def test_what_cannot_be_set_is_refused(path: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError):
-        FakeBasiq().set(path, value)
