@@ -6,7 +6,7 @@ import base64
 import math
 import secrets
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Self
 
@@ -28,6 +28,7 @@ from ._timeline import Cause, PlannedAttempt, Timeline
 from .catalog import EVENT_TYPES
 
 _LONGEST_COOL_OFF = 10 * 365 * 86_400
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 @attrs.frozen
@@ -234,10 +235,6 @@ class FakeBasiq(State):
             saved.api_key == self.api_key,
             "the state belongs to another API key: make the fake with the api_keys of the saved one",
         )
-        clocks = {
-            key: ManualClock(snapshots.load(state.content).now) if state.still else None
-            for key, state in saved.states.items()
-        }
         self._deliveries.timeline.forget()
         self.clock.move_to(saved.now)
         self._store.ids.made, self._store.serial, self._store.app = saved.ids, saved.serial, saved.application
@@ -248,7 +245,8 @@ class FakeBasiq(State):
         for key in tuple(self.states):
             self.remove_state(key)
         for key, state in saved.states.items():
-            self.add_state(state.name, api_key=key, clock=clocks[key]).restore(state.content)
+            clock = ManualClock(_BEGINNING) if state.still else None
+            self.add_state(state.name, api_key=key, clock=clock).restore(state.content)
         self._changes.note()
         self._deliveries.wake()
 
