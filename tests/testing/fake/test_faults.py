@@ -158,7 +158,7 @@ async def test_an_endpoint_is_down_until_it_is_up_and_a_message_is_redelivered_a
     assert (fake.deliveries[-1].status, fake.webhooks()[0].disabled) == (502, True)
     fake.endpoint_up()
     await fake.redeliver(message_id)
-    assert (fake.deliveries[-1].ok, fake.pending) == (True, 0)
+    assert (fake.deliveries[-1].ok, list(fake.upcoming())) == (True, [])
     fake.seed_messages(20, webhook_id, failed=1)
     seeded = next(fake.messages(webhook_id))
     await fake.redeliver(seeded.id)
