@@ -49,8 +49,8 @@ class FakeBasiq(State):
 
     clock: a ``SystemClock``, or a ``ManualClock``, which stands still until ``advance`` moves it. By default a
         ``ManualClock``.
-    api_keys: the accepted keys, by default only ``DEFAULT_API_KEY``. Each further key belongs to a state of its own, as
-        of ``add_state``.
+    api_keys: the accepted keys, by default only ``DEFAULT_API_KEY``. Each further key belongs to a state of its own, in
+        ``states``.
     page_size: maximum number of items in a response, even if ``limit`` asks for more.
     cool_off: how long a new webhook is ``pending-approval``, 15 minutes by default.
     quirks: the form of responses where Basiq's own sources contradict each other.
@@ -166,9 +166,9 @@ class FakeBasiq(State):
         seed: int | str | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Add an empty state: a separate fake with the same settings, for the same server or transport.
+        """Add an empty state: a separate fake with the same settings, for the same server.
 
-        A request belongs to the state whose API key or token it carries. States share no data.
+        A request to the server belongs to the state whose API key or token it carries. States share no data.
 
         name: the name to show; by default a number.
         api_key: the state's key; by default a random one.
@@ -269,9 +269,6 @@ class FakeBasiq(State):
         """Carry out one request, with the faults that it meets, and return its outcome."""
         if not all(map(str.islower, request.headers)):
             request = attrs.evolve(request, headers={name.lower(): text for name, text in request.headers.items()})
-        state = self._find_state(request.headers.get("authorization", ""))
-        if state is not self:
-            return state._exchange(request, prefix=prefix)
         origin, path, query = _split(request.url)
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"
