@@ -186,7 +186,6 @@ class _TracedTarget:
     def __init__(self, inner: Target, replay: ReplayTelemetry) -> None:
         self._inner = inner
         self._replay = replay
-        self.accepts_unreadable = getattr(inner, "accepts_unreadable", False)
 
     async def deliver(self, message: Message) -> str | None:
         self._replay.reach(message)

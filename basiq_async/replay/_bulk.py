@@ -4,85 +4,55 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any
 
-from .._wire.codec import Unreadable, read_message
 from ..models import Message
 from ._engine import Engine
 from ._sources import Batch, UnreadableMessage
-from ._where import choose, everything
+from ._where import choose
+from .targets._json_lines import JSONLinesTarget
 
 _MOST_UNWRITTEN = 4_096
 """The number of messages that are collected before they are written together."""
 
 
-@runtime_checkable
-class PageTarget(Protocol):
-    """A bulk target that takes a page at once, as Basiq sent it, also what cannot be read."""
-
-    def accept_page(self, items: Sequence[Any], ids: Sequence[str]) -> None:
-        """Accept items of the list, with their plain ids. They are written with the next ``flush``."""
-        ...
-
-
 class BulkEngine(Engine):
     """A run whose messages are accepted one after the other, and written together.
 
-    as_sent: the source has items as Basiq sent them, and the target is a ``PageTarget``.
+    file: the target, if it is a file: it takes also what cannot be read.
+    as_sent: the source has items as Basiq sent them, all of which the file takes, page by page.
     """
 
-    def __init__(self, *args: Any, as_sent: bool = False, **options: Any) -> None:
+    def __init__(self, *args: Any, file: JSONLinesTarget | None, as_sent: bool, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._file = file
         self._as_sent = as_sent
-        self._accepts_unreadable = getattr(self._target, "accepts_unreadable", False)
         self._unwritten: Counter[Batch[Any]] = Counter()
         """The number of messages of each page that were accepted, and are not written yet."""
 
     async def _work(self) -> None:
         """Hand the messages of each page to the target, and have it write them from time to time."""
-        accept = self._accept_page if self._as_sent else self._accept
         try:
             while not self._stopped and self._left != 0:
                 batch = await self._next_page()
                 if batch is None:
-                    self._whole = self._source.finished
+                    self._at_end = True
                     break
-                await accept(batch)
+                if self._as_sent and self._file is not None:
+                    await self._accept_page(batch, self._file)
+                else:
+                    await self._accept(batch)
         except Exception as exc:
             self._fail(exc)
 
-    async def _accept_page(self, batch: Batch[Any]) -> None:
-        """Hand a page to the target as Basiq sent it."""
-        places = list(range(len(batch.items)))
-        if self._where.predicate is not everything:
-            places = []
-            for place, item in enumerate(batch.items):
-                message = _read(item)
-                wanted, error = (True, None) if message is None else choose(self._where, message)
-                if not wanted:
-                    self._skip(batch)
-                elif message is None or error is None:
-                    places.append(place)
-                else:
-                    self._hand_over(batch, places)
-                    places = []
-                    if not self._fail_with(message, batch, error):
-                        return
-        self._hand_over(batch, places)
+    async def _accept_page(self, batch: Batch[Any], file: JSONLinesTarget) -> None:
+        """Hand a page to the file as Basiq sent it."""
+        count = len(batch.items) if self._left is None else min(self._left, len(batch.items))
+        file._accept(batch.items[:count], batch.keys[:count])
+        self._note_accepted(batch, count)
         batch.items = ()  # they stand in lines by now
         await asyncio.sleep(0)
         await self._write_if_due()
-
-    def _hand_over(self, batch: Batch[Any], places: Sequence[int]) -> None:
-        places = places[: self._left]
-        if self._left is not None:
-            self._left -= len(places)
-        if places:
-            cast(PageTarget, self._target).accept_page(
-                [batch.items[each] for each in places], [batch.keys[each] for each in places]
-            )
-            self._note_accepted(batch, len(places))
 
     async def _accept(self, batch: Batch[Any]) -> None:
         """Hand the messages of a page to the target, one after the other."""
@@ -92,15 +62,11 @@ class BulkEngine(Engine):
             wanted, error = choose(self._where, message)
             if not wanted:
                 self._skip(batch)
-            elif error is not None and not (self._accepts_unreadable and isinstance(message, UnreadableMessage)):
+            elif error is not None and not (self._file is not None and isinstance(message, UnreadableMessage)):
                 if not self._fail_with(message, batch, error):
                     return
             elif not await self._deliver(message, batch):
                 return
-
-    def _skip(self, batch: Batch[Any]) -> None:
-        self._skipped["where"] += 1
-        batch.finish()
 
     async def _deliver(self, message: Message, batch: Batch[Any]) -> bool:
         """Hand one message to the target. Return False if the run ends."""
@@ -114,7 +80,6 @@ class BulkEngine(Engine):
             self._skipped[reason] += 1
             batch.finish()
         else:
-            self._left = None if self._left is None else self._left - 1
             self._note_accepted(batch, 1)
         await self._write_if_due()
         return True
@@ -122,12 +87,13 @@ class BulkEngine(Engine):
     def _note_accepted(self, batch: Batch[Any], count: int) -> None:
         self._handled += count
         self._in_a_row = 0
-        self._room -= count
+        if self._left is not None:
+            self._left -= count
+        self._open += count
         self._unwritten[batch] += count
 
     def _fail_with(self, message: Message, batch: Batch[Any], error: Exception) -> bool:
         self._open += 1
-        self._room -= 1
         return self._record_failure(message, batch, error)
 
     async def _write_if_due(self) -> None:
@@ -143,12 +109,5 @@ class BulkEngine(Engine):
         if not self._broken:
             for batch, count in self._unwritten.items():
                 batch.finish(count)
-            self._room += self._unwritten.total()
+            self._open -= self._unwritten.total()
             self._unwritten.clear()
-
-
-def _read(item: Any) -> Message | None:
-    try:
-        return read_message(item)
-    except Unreadable:
-        return None

@@ -7,7 +7,7 @@ import itertools
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -22,14 +22,13 @@ from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import Batch, MessageSource, Source
-from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter
+from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter, ending_error
 from ._where import Where, choose
 from .targets._base import BUSY, HANDLED_BEFORE, Target
 
 logger = logging.getLogger("basiq_async.replay")
 
 OnError = Literal["quarantine", "stop", "skip"]
-R = TypeVar("R", bound=BasiqError)
 
 _REPORT_EVERY = 0.25
 _NOTE_EVERY = 5.0
@@ -149,10 +148,7 @@ class Engine:
         """The worker that waits for a page."""
         self._turning = False
         """Whether a worker turns to the next page. The others wait."""
-        self._whole = False
-        """Whether the source was read to its end."""
         self._left = where.limit
-        self._room = settings.concurrency
         self._open = 0
         """The number of messages under way, or handled and not recorded yet."""
         self._changed = asyncio.Event()
@@ -165,6 +161,7 @@ class Engine:
         self._busy: deque[tuple[Message, Batch[Any]]] = deque()
         """Messages that another worker holds. They are handed out again at the end, once."""
         self._at_end = False
+        """Whether all pages were taken."""
         self._recording = False
         self._broken = False
         """Whether a recording failed. Then nothing more is recorded."""
@@ -192,9 +189,9 @@ class Engine:
                     self._start_worker()
         finally:
             await run_to_completion(lambda: self._end(reporting))
+            report = self._report(plan)
             if progress is not None:
-                call_hook(progress, self._progress(plan))
-        report = self._report()
+                call_hook(progress, report)
         if self._error is not None:
             if isinstance(self._error, ReplayError):
                 self._error.report = report
@@ -274,14 +271,15 @@ class Engine:
         while not self._stopped:
             if self._left == 0 and not self._open:
                 break
-            if self._room <= 0 or self._left == 0 or self._turning:
+            if self._open >= self._settings.concurrency or self._left == 0 or self._turning:
                 await self._wait_for_change()
             elif (following := next(self._items, None)) is not None:
-                chosen, error = choose(self._where, following[0])
+                message, batch = following
+                chosen, error = choose(self._where, message)
                 if chosen:
-                    return self._begin(*following, error)
-                self._skipped["where"] += 1
-                following[1].finish()
+                    self._begin()
+                    return message, batch, error
+                self._skip(batch)
             elif not await self._turn_page():
                 break
         return None
@@ -296,7 +294,7 @@ class Engine:
             if batch is not None:
                 self._items = ((message, batch) for message in batch.items)
                 return True
-            self._at_end, self._whole = True, self._source.finished
+            self._at_end = True
             while self._open and not self._stopped:
                 await self._wait_for_change()
             self._attempts.timeout += self._wait_for_others() or 0.0
@@ -313,17 +311,18 @@ class Engine:
         finally:
             self._reading = None
 
-    def _begin(
-        self, message: Message, batch: Batch[Any], error: Exception | None
-    ) -> tuple[Message, Batch[Any], Exception | None]:
-        self._room -= 1
+    def _skip(self, batch: Batch[Any]) -> None:
+        """Pass over a message that is not selected."""
+        self._skipped["where"] += 1
+        batch.finish()
+
+    def _begin(self) -> None:
         self._open += 1
         if self._left is not None:
             self._left -= 1
         self._working += 1
         if self._working == self._started < self._settings.concurrency:  # a target that never awaits needs few
             self._start_worker()
-        return message, batch, error
 
     async def _wait_for_change(self) -> None:
         self._changed.clear()
@@ -355,8 +354,8 @@ class Engine:
         self._failed += 1
         self._in_a_row += 1
         if settings.on_error == "stop":
-            stop = ReplayError(f"message {message.id!r} failed, and the replay stopped before it: {text}")
-            self._fail(_with_cause(stop, error))
+            stop = f"message {message.id!r} failed, and the replay stopped before it: {text}"
+            self._fail(ending_error(stop, error))
             return False
         if settings.on_error == "quarantine":
             self._row.append(Finished(message, batch, error=text))
@@ -368,11 +367,8 @@ class Engine:
         self._release(1)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
             self._row.clear()
-            stop = ReplayError(
-                f"{self._in_a_row} messages in a row failed, the last one with {text}. The replay stopped in front of "
-                "them: fix the target, then run the same again"
-            )
-            self._fail(_with_cause(stop, error))
+            stop = f"{self._in_a_row} messages in a row failed, the last one with {text}. The replay stopped in front"
+            self._fail(ending_error(f"{stop} of them: fix the target, then run the same again", error))
         return True
 
     def _settle_row(self) -> None:
@@ -388,7 +384,6 @@ class Engine:
     def _release(self, count: int) -> None:
         """Make room for as many messages, whose handling has ended."""
         self._open -= count
-        self._room += count
         self._changed.set()
 
     def _fail(self, exc: Exception) -> None:
@@ -435,7 +430,8 @@ class Engine:
             raise
         except Exception as exc:
             self._broken = True
-            self._fail(exc if isinstance(exc, BasiqError) else _not_recorded(exc))
+            text = f"the finished messages could not be recorded: {type(exc).__name__}: {exc}"
+            self._fail(exc if isinstance(exc, BasiqError) else ending_error(text, exc))
         else:
             for each in done:
                 each.batch.finish()
@@ -459,10 +455,10 @@ class Engine:
 
     # --- report and progress ---
 
-    def _report(self) -> Report:
-        progress = self._progress(None)
+    def _report(self, plan: Plan | None) -> Report:
+        progress = self._progress(plan)
         seconds = progress.duration
-        finished = self._whole and not self._open and self._error is None
+        finished = self._at_end and self._source.finished and not self._open and self._error is None
         return Report(
             **attrs.asdict(progress, recurse=False, filter=attrs.filters.exclude("rate")),
             rate=(self._handled + self._failed) / seconds if seconds > 0 else 0.0,
@@ -490,7 +486,7 @@ class Engine:
             handled=self._handled,
             skipped={reason: count for reason, count in skipped.items() if count},
             failed=self._failed,
-            in_flight=self._settings.concurrency - self._room,
+            in_flight=self._open,
             duration=now - self._began,
             rate=rate,
             remaining=remaining,
@@ -499,12 +495,3 @@ class Engine:
             down=0.0 if since is None else now - since,
             order=self._source.order,
         )
-
-
-def _not_recorded(exc: Exception) -> ReplayError:
-    return _with_cause(ReplayError(f"the finished messages could not be recorded: {type(exc).__name__}: {exc}"), exc)
-
-
-def _with_cause(error: R, cause: BaseException) -> R:
-    error.__cause__ = cause
-    return error

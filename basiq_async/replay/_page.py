@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ from .._lazy import missing_extra
 from .._web.access import IN_PATH, ControlError, Guard
 from .._web.serving import listening, make_app, read_json, respond
 from .._work.protocol import QuarantinedDelivery
-from .._work.tasks import run_to_completion, wait_uncancelled
+from .._work.tasks import run_to_completion
 from ..errors import BasiqError
-from ._report import Progress
+from ._report import Progress, Report
 
 if TYPE_CHECKING:
     from ._replay import Replay
@@ -41,7 +40,7 @@ async def serve_page(
             print(url)
             await replay.run()
 
-    The page shows the progress, the rate over time, and the quarantine with its errors. Between runs it can retry and
+    The page shows the progress, and the quarantine with its errors. Between runs it can retry and
     drop its messages. Every request needs the token, on this machine too, because the page shows data that an inbox
     hides from other users. All of the page's URLs are below the one that is yielded. Raises ``MissingExtraError`` if
     the extra ``ui`` is not installed.
@@ -64,7 +63,7 @@ async def serve_page(
     LivePage(
         ROOT,
         Path(__file__).parent / "templates",
-        ("progress", "plot", "quarantine"),
+        ("progress", "quarantine"),
         show,
         feed.watch,
         lambda: {"revision": [feed.revision, replay.running], "texts": {}},
@@ -79,12 +78,6 @@ async def serve_page(
 
 
 def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
-    async def state(request: web.Request) -> web.Response:
-        return respond(_show_state(feed))
-
-    async def quarantine(request: web.Request) -> web.Response:
-        return respond({"items": [_show_entry(each) for each in await feed.quarantine()]})
-
     async def entry(request: web.Request) -> web.Response:
         return respond(_show_entry(await feed.entry(request.query.get("id", "")), whole=True))
 
@@ -106,8 +99,6 @@ def _routes(feed: ReplayFeed) -> list[web.RouteDef]:
         return respond({"stopping": feed.replay.running})
 
     return [
-        web.get(f"{ROOT}{IN_PATH}/state", state),
-        web.get(f"{ROOT}{IN_PATH}/quarantine", quarantine),
         web.get(f"{ROOT}{IN_PATH}/quarantine-entry", entry),
         web.post(f"{ROOT}{IN_PATH}/quarantine/retry", retry),
         web.post(f"{ROOT}{IN_PATH}/quarantine/drop", drop),
@@ -129,7 +120,7 @@ async def _show(feed: ReplayFeed) -> Json:
         entries = [_show_entry(each) for each in await feed.quarantine()]
     except ControlError:
         entries = []  # the inbox is away: the next change shows them
-    return {"state": _show_state(feed), "plot": draw(tuple(feed.rates)), "quarantine": entries}
+    return {"state": _show_state(feed), "quarantine": entries}
 
 
 def _show_state(feed: ReplayFeed) -> Json:
@@ -137,12 +128,12 @@ def _show_state(feed: ReplayFeed) -> Json:
     return {
         "job": {
             "webhookId": replay._webhook_id,
-            "filter": ", ".join(each for each in replay._filters if each),
+            "filter": replay._filter or "",
             "source": replay._source,
             "selection": replay._where.description,
         },
         "running": replay.running,
-        "finished": replay._finished,
+        "finished": isinstance(progress, Report) and progress.finished,
         "progress": None if progress is None else attrs.asdict(progress),
         "error": feed.wrong,
     }
@@ -167,8 +158,6 @@ def _read_body(body: bytes) -> object:
 
 
 _MOST_ENTRIES = 200
-_MOST_RATES = 300
-_EVERY = 1.0
 
 
 class ReplayFeed:
@@ -178,17 +167,12 @@ class ReplayFeed:
         self.replay = replay
         self.revision = 0
         self.progress: Progress | None = None
-        self.rates: deque[tuple[float, float]] = deque(maxlen=_MOST_RATES)
         self.wrong: str | None = None
         self._watchers: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hear(self, progress: Progress) -> None:
         """Record the progress of a run, and call the listeners."""
-        if self.rates and progress.duration < self.rates[-1][0]:
-            self.rates.clear()  # another run
-        if not self.rates or progress.duration - self.rates[-1][0] >= _EVERY:
-            self.rates.append((progress.duration, progress.rate))
         self.progress = progress
         self.note()
 
@@ -223,10 +207,17 @@ class ReplayFeed:
     def retry(self, ids: Sequence[str] | None) -> None:
         """Hand quarantined messages to the target again, in the background."""
         self._check_rests()
-        self._start(self._retry(ids))
+        task = asyncio.create_task(self._retry(ids), name="basiq-async replay page")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _retry(self, ids: Sequence[str] | None) -> None:
-        await self.replay.retry_quarantined(ids=ids)
+        try:
+            await self.replay.retry_quarantined(ids=ids)
+            self.wrong = None
+        except BasiqError as error:
+            self.wrong = f"{type(error).__name__}: {error}"
+        self.note()
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Remove quarantined messages for good."""
@@ -239,53 +230,8 @@ class ReplayFeed:
         if self.replay.running:
             raise ControlError(409, "running", "the replay is running: change its quarantine when it has ended")
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        async def run() -> None:
-            try:
-                await work
-                self.wrong = None
-            except BasiqError as error:
-                self.wrong = f"{type(error).__name__}: {error}"
-            self.note()
-
-        task = asyncio.create_task(run(), name="basiq-async replay page")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def aclose(self) -> None:
-        """Stop the retry that the page started, and wait until its results are recorded."""
-        cancelled: asyncio.CancelledError | None = None
-        for task in tuple(self._tasks):
+        """Stop the retry that the page started, and wait until its results are recorded. Safe to repeat."""
+        if self._tasks:
             self.replay.stop()
-            cancelled = await wait_uncancelled(task) or cancelled
-        if cancelled is not None:
-            raise cancelled
-
-
-WIDTH, HEIGHT = 600, 120
-
-
-@attrs.frozen
-class Plot:
-    """A plot of the rate: ``points`` of an SVG polyline within 600 by 120, and ``area`` of the polygon below it.
-
-    ``top`` is the rate at the upper edge, ``seconds`` the time from the left edge to the right.
-    """
-
-    points: str
-    area: str
-    top: float
-    seconds: float
-
-
-def draw(rates: Sequence[tuple[float, float]]) -> Plot | None:
-    """Return the plot of these pairs of a time and a rate; None if there are fewer than two."""
-    if len(rates) < 2:
-        return None
-    first, last = rates[0][0], rates[-1][0]
-    top = max(max(rate for _, rate in rates), 1.0)
-    points = " ".join(
-        f"{(at - first) / max(last - first, 1e-9) * WIDTH:.1f},{HEIGHT - rate / top * (HEIGHT - 4):.1f}"
-        for at, rate in rates
-    )
-    return Plot(points, f"0,{HEIGHT} {points} {WIDTH},{HEIGHT}", top, last - first)
+            await asyncio.wait(self._tasks)

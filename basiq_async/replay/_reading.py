@@ -37,6 +37,7 @@ from ._pass import Pass
 from ._sources import Batch, plain_ids
 
 T = TypeVar("T")
+Known = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 
 _LATE = 64
 """An item may come late by so many places, or by a page if that is shorter."""
@@ -88,7 +89,7 @@ class Reading(Generic[T]):
         self,
         paginator: Paginator[Any],
         *,
-        known: Callable[[Sequence[str]], Awaitable[Collection[str]]],
+        known: Known,
         key_of: Callable[[Any], str] | None = None,
         hint: str | None = None,
         selection: str | None = None,
@@ -301,13 +302,10 @@ class Reading(Generic[T]):
         digests = list(map(digest_of, keys))
         unread = self._find_unread(page, digests)
         asked = list(dict.fromkeys([keys[index] for index in unread]))
-        count = len(self._passed)
         known: set[str] = set()
         for place in range(0, len(asked), _MOST_KEYS):
             known.update(await self._ask(asked[place : place + _MOST_KEYS]))
         fresh = [index for index in unread if keys[index] not in known]
-        if len(self._passed) > count:  # another list that is read at once has handed out some meanwhile
-            fresh = [index for index in fresh if not self._passed.known([digests[index]])[0]]
         if self._note_page is not None and unread:
             self._note_page([page.items[index] for index in unread], [page.times[index] for index in unread])
         shown = unread if self._former is None else fresh

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Literal
@@ -15,7 +13,6 @@ import attrs
 from .._redaction.text import printable
 from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
-from .._work.calls import HOST
 from .._work.clock import TimeSource
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
@@ -27,59 +24,32 @@ from ._engine import Finished
 from ._run_claim import LEASE, RunClaim
 from ._sources import EVENT_PREFIX, EventMessage, UnreadableMessage, as_object, ids_of, ids_of_event
 from .targets._adapters import interpret
-from .targets._base import BulkTarget, Target
+from .targets._base import Target
+from .targets._shared import new_token
 
 logger = logging.getLogger("basiq_async.replay")
 _CALL = 5.0
 
 
-class OwnRecord:
-    """The record of a target that is its own: what was flushed is recorded."""
+@attrs.define
+class JobRecord:
+    """Records the messages of a run, after ``flush``.
 
-    in_batches = True
-
-    def __init__(self, target: BulkTarget) -> None:
-        self._target = target
-
-    async def record(self, finished: Sequence[Finished]) -> None:
-        """See ``Recorder``."""
-        await self._target.flush()
-
-
-class NoRecord:
-    """For messages of the quarantine that a receiver tries again, and records itself."""
-
-    in_batches = False
-
-    async def record(self, finished: Sequence[Finished]) -> None:
-        """See ``Recorder``."""
-
-
-class InboxRecord:
-    """The record of a run in an inbox.
-
-    claim: of an exclusive run, which records what was handled in batches, after ``flush``. None is for a run that
-        shares the inbox: its target claims and records each message by itself, and only failures come here.
+    inbox: where the failures are set aside. None for a run without any: its target is its own record, or a receiver
+        records itself what it tries again.
     seal: signs the messages that are set aside.
+    claim: of an exclusive run, which records what was handled in batches. None is for a run that shares the inbox: its
+        target claims and records each message by itself, and only failures come here.
     """
 
-    def __init__(
-        self,
-        inbox: Inbox,
-        *,
-        webhook_id: str | None,
-        seal: Seal,
-        now: TimeSource,
-        claim: RunClaim | None = None,
-        flush: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        self._inbox = inbox
-        self._webhook_id = webhook_id
-        self._seal = seal
-        self._now = now
-        self._claim = claim
-        self._flush = flush
-        self._token = f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}" if claim is None else claim.token
+    _inbox: Inbox | None
+    _webhook_id: str | None
+    _seal: Seal
+    _now: TimeSource
+    _claim: RunClaim | None = None
+    _flush: Callable[[], Awaitable[None]] | None = None
+    _token: str = attrs.field(factory=new_token)
+    """The token of a run that shares the inbox: the same for a recording that is repeated."""
 
     @property
     def in_batches(self) -> bool:
@@ -90,31 +60,32 @@ class InboxRecord:
         """See ``Recorder``."""
         if self._flush is not None:
             await self._flush()
-        if self._claim is not None:
+        if self._inbox is not None and self._claim is not None:
             await self._claim.check()
             handled = [key_of(each.message, self._webhook_id) for each in finished if each.handled]
             if handled:
                 async with inbox_limit(_CALL):
-                    await self._inbox.complete(handled, self._token)
+                    await self._inbox.complete(handled, self._claim.token)
         for each in finished:
-            if each.error is not None:
-                await self._set_aside(each.message, each.error)
+            if self._inbox is not None and each.error is not None:
+                await self._set_aside(self._inbox, each.message, each.error)
 
-    async def _set_aside(self, message: Message, error: str) -> None:
+    async def _set_aside(self, inbox: Inbox, message: Message, error: str) -> None:
         """Put a message into the quarantine, unless it was handled meanwhile, or another worker holds it."""
+        token = self._token if self._claim is None else self._claim.token
         if isinstance(message, QuarantinedMessage):
             entry = attrs.evolve(
                 message.entry, error=error, failures=message.entry.failures + 1, quarantined_at=self._now()
             )
             async with inbox_limit(_CALL):  # a new entry replaces the old one only for a worker that holds it
-                found = await self._inbox.claim_quarantined(entry.key, self._token, lease=LEASE)
+                found = await inbox.claim_quarantined(entry.key, token, lease=LEASE)
             if found.status is not ClaimStatus.CLAIMED:
                 return
         else:
             entry = make_entry(message, key_of(message, self._webhook_id), error, now=self._now())
         entry = attrs.evolve(entry, seal=self._seal.seal(*entry.sealed_parts()))
         async with inbox_limit(_CALL):
-            await self._inbox.quarantine(entry.key, self._token, entry)
+            await inbox.quarantine(entry.key, token, entry)
 
 
 def key_of(message: Message, webhook_id: str | None) -> str:

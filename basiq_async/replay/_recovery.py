@@ -34,7 +34,7 @@ from ..services.coverage import (
 )
 from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
 from ._engine import Observer
-from ._reading import Reading
+from ._reading import Known, Reading
 from ._replay import Replay
 from ._report import OnProgress, Report
 from ._sources import (
@@ -43,8 +43,6 @@ from ._sources import (
     convert_events,
     event_key,
     message_key,
-    open_events,
-    placeholder_for,
 )
 from ._where import Predicate, Where, everything
 from .targets._adapters import AnyTarget
@@ -116,26 +114,18 @@ def recover(
     )
 
 
+@attrs.define(eq=False)
 class RecoveryRun:
     """A recovery: await it, or its ``run``. ``instrument`` of ``basiq_async.otel`` observes it."""
 
-    def __init__(
-        self,
-        replay: Replay,
-        *,
-        also_delivered: bool,
-        all_types: bool,
-        acknowledged: datetime | None,
-        formerly: str | None,
-    ) -> None:
-        self._replay = replay
-        self._client, self._webhook_id = replay._client, replay._webhook_id
-        self._also_delivered = also_delivered
-        self._all_types = all_types
-        self._acknowledged = acknowledged
-        self._formerly = formerly
-        self._former: tuple[str, ...] = ()
-        self._left_alone = self._recent = 0
+    _replay: Replay
+    _also_delivered: bool
+    _all_types: bool
+    _acknowledged: datetime | None
+    _formerly: str | None
+    _former: tuple[str, ...] = ()
+    _left_alone: int = 0
+    _recent: int = 0
 
     def __await__(self) -> Generator[Any, None, Recovery]:
         return self.run().__await__()
@@ -155,7 +145,7 @@ class RecoveryRun:
         return self._replay._listen(listener)
 
     async def _run(self, progress: OnProgress | None) -> Recovery:
-        replay, client = self._replay, self._client
+        replay, client = self._replay, self._replay._client
         owner = replay._handling.webhook_id
         webhooks = await read_webhooks(self._inbox, timeout=_CALL)
         refuse_others([each for each, live in webhooks.items() if live is not None], self._webhook_id, "inbox")
@@ -176,7 +166,7 @@ class RecoveryRun:
             inactive_now = None if find_status_problem(webhook, None) is None else began
             periods = activity.periods(coverage.seen_inactive, inactive_now)
             lost = coverage.out_of_reach(periods, client._now())
-            if second is not None and second.finished and replay._where.predicate is everything:
+            if second is not None and second.finished and replay._where._predicate is everything:
                 seen = None if was_active else began
                 types = tuple(filter(self._handles, webhook.subscribed_events))
                 read = attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=seen, lost=lost, types=types)
@@ -196,6 +186,10 @@ class RecoveryRun:
                 was_active=was_active,
                 clock_lead=client._api.clock_lead(),
             )
+
+    @property
+    def _webhook_id(self) -> str:
+        return self._replay._webhook_id
 
     def _handles(self, event_type: str) -> bool:
         return self._replay._handling.handles is None or self._replay._handling.handles(event_type)
@@ -247,17 +241,9 @@ class RecoveryRun:
             passed.extend([digest_of(key_of(message.raw))])  # its event is left alone too
             return None
 
-        listing = self._client.messages.list(self._webhook_id, on_unreadable=placeholder_for)
-        return Reading(
-            listing,
-            known=known,
-            key_of=key_of,
-            convert=choose,
-            now=self._client._now,
-            note_page=activity.see,
-            passed=passed,
-            is_enough=partial(is_past, since=back_to),
-        )
+        is_enough = partial(is_past, since=back_to)
+        options = {"convert": choose, "note_page": activity.see, "passed": passed, "is_enough": is_enough}
+        return self._replay._read("messages", key_of, known, **options)
 
     def _read_events(self, webhook: Webhook, requested: datetime, passed: Ids) -> Reading[Message]:
         """Return the events to hand out: those that no listed message has, and that are no longer recent."""
@@ -275,17 +261,9 @@ class RecoveryRun:
                 return None
             return message
 
-        key_of, known = self._keys(event_key)
-        return Reading(
-            open_events(self._client, None),
-            known=known,
-            key_of=key_of,
-            convert=choose,
-            now=self._client._now,
-            passed=passed,
-        )
+        return self._replay._read("events", *self._keys(event_key), convert=choose, passed=passed)
 
-    def _keys(self, make: Callable[..., str]) -> tuple[Callable[[Any], str], Callable[[Sequence[str]], Any]]:
+    def _keys(self, make: Callable[..., str]) -> tuple[Callable[[Any], str], Known]:
         """Return the function of an item's key, and the one that asks the inbox, which also knows the former keys."""
         owner = self._replay._handling.webhook_id
         if not self._former:
@@ -321,9 +299,6 @@ class Recovery:
     out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
         read them. These events cannot be recovered from Basiq.
     webhook: the webhook, read after the recovery.
-    was_active: whether the webhook was active before the messages were read, so that new events became messages.
-    clock_lead: by how many seconds this machine's clock is ahead of Basiq's. If something is left, ``problems`` names a
-        clock that is wrong by more than 5 minutes first.
     """
 
     messages: Report
@@ -334,8 +309,10 @@ class Recovery:
     waiting: Waiting
     out_of_reach: tuple[Inactivity, ...]
     webhook: Webhook
-    was_active: bool
-    clock_lead: float = 0.0
+    _was_active: bool
+    """Whether the webhook was active before the messages were read, so that new events became messages."""
+    _clock_lead: float = 0.0
+    """By how many seconds this machine's clock is ahead of Basiq's."""
 
     @property
     def finished(self) -> bool:
@@ -349,15 +326,15 @@ class Recovery:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems that are left, each with its remedy."""
-        left, clock = tuple(self._find_what_is_left()), find_clock_problem(self.clock_lead)
+        """The problems that are left, each with its remedy. A clock that is wrong by over 5 minutes comes first."""
+        left, clock = tuple(self._find_what_is_left()), find_clock_problem(self._clock_lead)
         return left if clock is None or not left else (clock, *left)
 
     def _find_what_is_left(self) -> Iterable[Problem]:
         status = find_status_problem(self.webhook, None)
         if status is not None:
             yield status
-        elif not self.was_active:
+        elif not self._was_active:
             yield Problem("unread", "the webhook was not active when the messages were read: run the same again")
         for report, name in ((self.messages, "message history"), (self.events, "event list")):
             busy = 0 if report is None else report.skipped.get(BUSY, 0)
@@ -376,4 +353,4 @@ class Recovery:
         if self.waiting.count:
             yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:
-            yield Problem("out-of-reach", period.describe_loss())
+            yield Problem("out-of-reach", str(period))

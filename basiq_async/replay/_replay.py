@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 import attrs
 
@@ -17,7 +17,7 @@ from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.text import printable
 from .._signing.seal import Seal
 from .._storage.exports import export_entries
-from .._work.ids import Ids
+from .._work.failures import is_outage
 from .._work.limits import inbox_limit, limit, wait_for_event
 from .._work.owners import note_webhook, read_webhooks
 from .._work.protocol import Inbox, QuarantinedDelivery
@@ -32,18 +32,17 @@ from .._work.tasks import run_cancel_once, run_to_completion
 from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
-from ..filters import Filter
+from ..filters import Filter, filter_text
 from ..hooks import chain_hooks
 from ..models import Message
-from ._bulk import BulkEngine, PageTarget
-from ._engine import Engine, Observer, OnError, Recorder, RunSettings
-from ._reading import Reading
-from ._records import InboxRecord, NoRecord, OwnRecord, RetryTarget, message_of_entry
+from ._bulk import BulkEngine
+from ._engine import Engine, Observer, OnError, RunSettings
+from ._reading import Known, Reading
+from ._records import JobRecord, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
 from ._run_claim import ClaimedTarget, RunClaim
 from ._sources import (
     FixedMessages,
-    Lists,
     MessageSource,
     Source,
     as_object,
@@ -54,15 +53,14 @@ from ._sources import (
     open_events,
     placeholder_for,
     plain_id,
-    read_filters,
-    read_hints,
 )
-from ._throttle import FIRST_PAUSE, LONGEST_PAUSE, is_outage
-from ._where import Predicate, Where, as_where
-from .targets._adapters import AnyTarget, find_handling
-from .targets._base import BulkTarget, Patient, RunScoped, Target
+from ._throttle import FIRST_PAUSE, LONGEST_PAUSE
+from ._where import Predicate, Where, as_where, everything
+from .targets._adapters import AnyTarget, ReceiverTarget, find_handling
+from .targets._base import BulkTarget
 from .targets._http import HttpTarget
-from .targets._shared import PATIENCE
+from .targets._json_lines import JSONLinesTarget
+from .targets._shared import PATIENCE, Shared
 
 T = TypeVar("T")
 logger = logging.getLogger("basiq_async.replay")
@@ -93,7 +91,7 @@ class Replay:
     source: "messages" reads the message history. "events" reads the event list of the last 7 days, which also has the
         events that happened while the webhook was not active. It selects the types that the receiver has handlers
         for, or that the webhook is subscribed to. A message and its event have the same key in an inbox.
-    filter: sent to Basiq, built with ``F`` or as plain text. Several, such as one for each day, are read at once.
+    filter: sent to Basiq, built with ``F`` or as plain text.
     where: selects messages after they are read: ``since(...) & failed_only()``, or any function from a ``Message`` to
         a bool. If it raises, its message counts as failed.
     concurrency: maximum number of messages that are handed out and not recorded yet; 32 by default.
@@ -118,7 +116,7 @@ class Replay:
         inbox: Inbox | None = None,
         exclusive: bool | None = None,
         source: Source = "messages",
-        filter: str | Filter | Sequence[str | Filter] | None = None,
+        filter: str | Filter | None = None,
         where: Where | Predicate | None = None,
         concurrency: int = 32,
         rate: float | None = None,
@@ -136,7 +134,7 @@ class Replay:
         self._webhook_id = webhook_id
         self._handling = find_handling(target, inbox, exclusive, webhook_id=webhook_id)
         self._source: Source = source
-        self._filters = read_filters(filter, source)
+        self._filter = filter_text(filter)
         self._where = as_where(where)
         if on_error == "quarantine" and self._handling.kind == "own":
             on_error = "stop"
@@ -153,7 +151,6 @@ class Replay:
         self._listeners: list[OnProgress] = []
         self._running = False
         self._stopping = asyncio.Event()
-        self._finished = False
 
     @property
     def running(self) -> bool:
@@ -163,10 +160,10 @@ class Replay:
     async def run(self, progress: OnProgress | None = None, *, plan: Plan | None = None) -> Report:
         """Hand the messages of the source that the record does not know to the target.
 
-        ``progress`` is called four times a second and at the end. With a ``plan``, it also has the remaining messages
-        and time. Raises ``JobInUseError`` if another run has the job, ``ReplayError`` if the job cannot start or
-        continue (``.report`` says how far it got), and the errors of reading the source and of the inbox. Finished
-        messages are recorded before it raises, and when it is cancelled.
+        ``progress`` is called four times a second, and at the end with the report. With a ``plan``, it also has the
+        remaining messages and time. Raises ``JobInUseError`` if another run has the job, ``ReplayError`` if the job
+        cannot start or continue (``.report`` says how far it got), and the errors of reading the source and of the
+        inbox. Finished messages are recorded before it raises, and when it is cancelled.
         """
         return await run_cancel_once(self._run(progress, plan))
 
@@ -264,7 +261,14 @@ class Replay:
     ) -> Report:
         handling = self._handling
         opened = target = handling.open(quarantined=retries)
-        recorder = self._make_recorder(opened, claim, retries=retries)
+        recorder = JobRecord(
+            None if retries and handling.receiver is not None else handling.inbox,
+            handling.webhook_id,
+            self._seal,
+            self._client._now,
+            claim=None if retries else claim,
+            flush=target.flush if isinstance(target, BulkTarget) else None,
+        )
         if retries:
             target = RetryTarget(target, self._seal, handling.receiver)
         if claim is not None:
@@ -277,11 +281,13 @@ class Replay:
             progress = chain_hooks(progress, self._observer.on_progress)
 
         def wait_for_others() -> float:
-            if isinstance(opened, Patient):
+            if isinstance(opened, (Shared, ReceiverTarget)):
                 opened.patience = PATIENCE
             return PATIENCE
 
-        make = partial(BulkEngine, as_sent=self._as_sent) if handling.kind == "own" else Engine
+        make: Callable[..., Engine] = Engine
+        if handling.kind == "own":
+            make = partial(BulkEngine, file=self._file, as_sent=self._as_sent)
         self._engine = engine = make(
             source,
             target=target,
@@ -293,25 +299,7 @@ class Replay:
         )
         if self._stopping.is_set():
             engine.stop()
-        self._finished = False
-        report = await engine.run(progress, plan)
-        self._finished = report.finished
-        return report
-
-    def _make_recorder(self, target: Target, claim: RunClaim | None, *, retries: bool) -> Recorder:
-        handling = self._handling
-        if handling.inbox is None:
-            return OwnRecord(cast(BulkTarget, target))
-        if retries and handling.receiver is not None:
-            return NoRecord()
-        return InboxRecord(
-            handling.inbox,
-            webhook_id=handling.webhook_id,
-            seal=self._seal,
-            claim=None if retries else claim,
-            flush=target.flush if isinstance(target, BulkTarget) else None,
-            now=self._client._now,
-        )
+        return await engine.run(progress, plan)
 
     @property
     def _seal(self) -> Seal:
@@ -331,13 +319,11 @@ class Replay:
                 claim = None
                 if handling.kind == "exclusive" and handling.inbox is not None:
                     claim = RunClaim(handling.inbox, self._webhook_id)
-                    stack.push_async_callback(claim.release)
+                    stack.push_async_callback(run_to_completion, claim.release)
                     await claim.take()
-                if isinstance(handling.value, RunScoped):
-                    stack.push_async_callback(
-                        run_to_completion, partial(self._limit_target, handling.value.end_run, "end")
-                    )
-                    await self._limit_target(handling.value.begin_run, "begin")
+                if self._file is not None:
+                    stack.push_async_callback(run_to_completion, partial(self._limit_file, self._file.aclose, "end"))
+                    await self._limit_file(self._file._begin_run, "begin")
                 if handling.inbox is not None:
                     await self._check_place(handling.inbox)
                     await note_webhook(handling.inbox, self._webhook_id, live=None, timeout=_CALL)
@@ -359,7 +345,12 @@ class Replay:
                 "by it: pass an inbox that is kept for that place"
             )
 
-    async def _limit_target(self, call: Callable[[], Any], what: str) -> None:
+    @property
+    def _file(self) -> JSONLinesTarget | None:
+        """The target, if it is a file."""
+        return self._handling.value if isinstance(self._handling.value, JSONLinesTarget) else None
+
+    async def _limit_file(self, call: Callable[[], Any], what: str) -> None:
         seconds = self._settings.record_timeout
         async with limit(seconds, ReplayError(f"the target did not {what} its run within {seconds:g} s")):
             await call()
@@ -370,67 +361,44 @@ class Replay:
     def _as_sent(self) -> bool:
         """Whether a run hands pages to the target as Basiq sent them: nothing has to look at each message."""
         plain = self._observer is None and self._settings.rate is None and self._source == "messages"
-        return plain and isinstance(self._handling.value, PageTarget)
+        return plain and self._where._predicate is everything and self._file is not None
 
-    async def _open_source(self, *, counts_only: bool = False) -> tuple[MessageSource, Callable[[str], Any] | None]:
+    async def _open_source(self, *, counts_only: bool = False) -> tuple[Reading[Message], Callable[[str], Any] | None]:
         """Return what to read, and the function that notes a hint for the next run, if there can be one."""
-        wanted = await self._wanted_types() if self._source == "events" else None
-        types = sorted(wanted) if wanted is not None else None
-        receiver = self._handling.receiver
-        patterns = None if receiver is None else sorted(receiver.patterns)
-        selection = json.dumps([self._source, self._filters, types, patterns, self._where.description])
-        name = f"reading {json.dumps([self._source, self._webhook_id, self._filters])}"
-        steady = self._where.steady
-        record = self._handling.record
-        found = None
-        if steady and not counts_only:
-            found = await self._ask(partial(record.note, name))
-        hints = read_hints(found, len(self._filters)) if len(self._filters) > 1 else [found]
-        handed_out = Ids()  # what several filters select is handed out once
-        readings = [
-            self._read_list(
-                filter, text, selection if steady else None, wanted, handed_out, self._as_sent and not counts_only
-            )
-            for filter, text in zip(self._filters, hints, strict=True)
-        ]
-        source: MessageSource = readings[0] if len(readings) == 1 else Lists(readings)
-        return source, partial(record.set_note, name) if steady and not counts_only else None
-
-    def _read_list(
-        self,
-        filter: str | None,
-        hint: str | None,
-        selection: str | None,
-        wanted: frozenset[str] | None,
-        handed_out: Ids,
-        as_sent: bool,
-    ) -> Reading[Message]:
-        handling = self._handling
-        listing: Any
+        handling, record = self._handling, self._handling.record
+        receiver, wanted = handling.receiver, None
+        if self._source == "events" and receiver is None:
+            webhook = await self._client.webhooks.get(self._webhook_id)
+            wanted = frozenset(webhook.subscribed_events)
+        hint = selection = note_hint = None
+        if self._where._steady and not counts_only:
+            name = f"reading {json.dumps([self._source, self._webhook_id, self._filter])}"
+            types = None if wanted is None else sorted(wanted)
+            patterns = None if receiver is None else sorted(receiver.patterns)
+            selection = json.dumps([self._source, self._filter, types, patterns, self._where.description])
+            hint = await self._ask(partial(record.note, name))
+            note_hint = partial(record.set_note, name)
+        events = self._source == "events"
         key_of: Callable[[Any], str] | None
-        if self._source == "events":
-            listing = open_events(self._client, filter)
-            convert = convert_events(
-                self._webhook_id, (handling.handles if wanted is None else wanted.__contains__) or (lambda _: True)
-            )
-            key_of = partial(event_key, webhook_id=handling.webhook_id)
+        key_of = partial(event_key if events else message_key, webhook_id=handling.webhook_id)
+        if handling.inbox is None:  # it knows plain ids
+            key_of = _event_id if events else None
+        handles = (handling.handles if wanted is None else wanted.__contains__) or (lambda _: True)
+        convert = convert_events(self._webhook_id, handles) if events else None
+        options = {"convert": convert, "hint": hint, "selection": selection}
+        as_sent = self._as_sent and not counts_only
+        return self._read(self._source, key_of, self._known, **options, as_sent=as_sent), note_hint
+
+    def _read(
+        self, source: Source, key_of: Callable[[Any], str] | None, known: Known, **options: Any
+    ) -> Reading[Message]:
+        """Return a reading of one of the two lists."""
+        listing: Any
+        if source == "events":
+            listing = open_events(self._client, self._filter)
         else:
-            listing = self._client.messages.list(self._webhook_id, filter=filter, on_unreadable=placeholder_for)
-            convert = None
-            key_of = partial(message_key, webhook_id=handling.webhook_id)
-        if handling.inbox is None:
-            key_of = _event_id if self._source == "events" else None
-        return Reading(
-            listing,
-            known=self._known,
-            key_of=key_of,
-            hint=hint,
-            selection=selection,
-            convert=convert,
-            now=self._client._now,
-            passed=handed_out,
-            as_sent=as_sent,
-        )
+            listing = self._client.messages.list(self._webhook_id, filter=self._filter, on_unreadable=placeholder_for)
+        return Reading(listing, known=known, key_of=key_of, now=self._client._now, **options)
 
     async def _known(self, keys: Sequence[str]) -> Collection[str]:
         return await self._ask(partial(self._handling.record.known, keys))
@@ -458,13 +426,6 @@ class Replay:
             return inbox_limit(_CALL)
         seconds = self._settings.record_timeout
         return limit(seconds, ReplayError(f"the target's record did not respond within {seconds:g} s"))
-
-    async def _wanted_types(self) -> frozenset[str] | None:
-        """Return the event types to take from the event list; None for those that the receiver has handlers for."""
-        if self._handling.receiver is not None:
-            return None
-        webhook = await self._client.webhooks.get(self._webhook_id)
-        return frozenset(webhook.subscribed_events)
 
 
 def _event_id(item: Any) -> str:

@@ -13,9 +13,8 @@ from functools import partial
 from .._redaction.text import printable
 from .._work.calls import HOST
 from .._work.keys import run_key
-from .._work.limits import inbox_limit
+from .._work.limits import inbox_limit, wait_for_event
 from .._work.protocol import Claim, ClaimStatus, Inbox
-from .._work.tasks import run_to_completion
 from ..errors import JobInUseError, ReplayError
 from ..models import Message
 from .targets._base import Target
@@ -63,16 +62,26 @@ class RunClaim:
 
     async def check(self) -> None:
         """Raise ``ReplayError`` if another run may have taken the job over."""
-        if _clock() >= self._until and (await self._claim() is not None or not await self._was_last()):
-            self._until = float("-inf")
-            raise ReplayError(
-                "another run has taken the job over, because this one was stopped for longer than its lease: it "
-                "delivers and records nothing more"
-            )
+        if _clock() < self._until:
+            return
+        if await self._claim() is None:
+            async with inbox_limit(_CALL):
+                if await self._inbox.note(self._key) == self.token:  # no other run took the job, and has ended since
+                    return
+        self._until = float("-inf")
+        raise ReplayError(
+            "another run has taken the job over, because this one was stopped for longer than its lease: it delivers "
+            "and records nothing more"
+        )
 
     async def release(self) -> None:
-        """End the claim. A cancellation does not prevent it."""
-        await run_to_completion(self._release)
+        """End the claim. Safe to repeat."""
+        self._ending.set()
+        if self._renewing is not None:
+            await asyncio.wait((self._renewing,))
+        with suppress(Exception):  # its lease runs out
+            async with inbox_limit(_CALL):
+                await self._inbox.release(self._key, self.token)
 
     async def _claim(self) -> Claim | None:
         """Claim the job, or renew the claim. Return the claim of another run; None if this run has the job."""
@@ -84,28 +93,11 @@ class RunClaim:
             return None
         return found
 
-    async def _was_last(self) -> bool:
-        """Return whether no other run has taken the job since: it may have ended meanwhile."""
-        async with inbox_limit(_CALL):
-            return await self._inbox.note(self._key) == self.token
-
     async def _renew(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LEASE / 3):
-                    await self._ending.wait()
-                    return
+        while not await wait_for_event(self._ending, LEASE / 3):
             with suppress(Exception):  # ``check`` tries again, and raises
                 if _clock() < self._until:  # what lapsed is for ``check`` to judge
                     await self._claim()
-
-    async def _release(self) -> None:
-        self._ending.set()
-        if self._renewing is not None:
-            await asyncio.wait((self._renewing,))
-        with suppress(Exception):  # its lease runs out
-            async with inbox_limit(_CALL):
-                await self._inbox.release(self._key, self.token)
 
 
 class ClaimedTarget:

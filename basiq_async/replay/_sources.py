@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
 import re
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
@@ -19,8 +16,6 @@ from .._wire.order import Order
 from .._wire.paging import made_up_id, ordinary_ids, raw_id
 from .._work.keys import inbox_key
 from ..client import BasiqClient
-from ..errors import ConfigurationError
-from ..filters import Filter, filter_text
 from ..models import Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
 
@@ -141,100 +136,6 @@ class EventMessage(Message):
     created: datetime | None
 
 
-class Lists:
-    """Several lists at once: while a page of one is consumed, the next pages of all are requested.
-
-    The order of the messages differs from run to run.
-    """
-
-    def __init__(self, lists: Sequence[Reading[Message]]) -> None:
-        self._lists = lists
-        self._tasks: dict[Reading[Message], asyncio.Task[Batch[Message] | None]] = {}
-        self._waiting = deque(lists)
-
-    async def advance(self) -> Batch[Message] | None:
-        """See ``Reading``. The next page is of the list whose last page was longest ago."""
-        while self._waiting:
-            for each in self._waiting:
-                if each not in self._tasks:
-                    self._tasks[each] = asyncio.create_task(each.advance())
-            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
-            found = next(each for each in self._waiting if self._tasks[each].done())
-            self._waiting.remove(found)
-            batch = self._tasks.pop(found).result()
-            if batch is not None:
-                self._waiting.append(found)
-                return batch
-        return None
-
-    @property
-    def order(self) -> Order:
-        """See ``Reading``. The lists that are long enough to show an order decide."""
-        orders: set[Order] = {each.order for each in self._lists if each.order != "unknown"}
-        return orders.pop() if len(orders) == 1 else "unknown"
-
-    @property
-    def finished(self) -> bool:
-        """See ``Reading``."""
-        return all(each.finished for each in self._lists)
-
-    @property
-    def read_count(self) -> int:
-        """See ``Reading``."""
-        return sum(each.read_count for each in self._lists)
-
-    @property
-    def known_count(self) -> int:
-        """See ``Reading``."""
-        return sum(each.known_count for each in self._lists)
-
-    def hint(self) -> str | None:
-        """See ``Reading``."""
-        hints = [each.hint() for each in self._lists]
-        return None if all(each is None for each in hints) else json.dumps(hints)
-
-    async def aclose(self) -> None:
-        """See ``Reading``."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled():
-                task.exception()
-        for each in self._lists:
-            await each.aclose()
-
-
-def read_hints(text: str | None, count: int) -> Sequence[str | None]:
-    """Split the text of ``Lists.hint`` into one for each list; all are None if it is not such a text."""
-    try:
-        hints = json.loads(text or "null")
-        if isinstance(hints, list) and len(hints) == count and all(isinstance(each, str | None) for each in hints):
-            return hints
-    except (ValueError, RecursionError):
-        pass
-    return [None] * count
-
-
-def read_filters(filter: str | Filter | Sequence[str | Filter] | None, source: Source) -> list[str | None]:
-    """Check the ``filter`` argument of a replay, and return the text to send for each list to read.
-
-    Raises ``ConfigurationError``.
-    """
-    if not isinstance(filter, Sequence) or isinstance(filter, str):
-        return [filter_text(filter)]
-    texts = [filter_text(each) or "" for each in filter]
-    if not texts or not all(texts):
-        raise ConfigurationError("filter must be a filter, or a list of at least one, none of them empty")
-    if source != "messages" and len(texts) > 1:
-        raise ConfigurationError('several filters need source="messages": the event list is short enough for one')
-    if len(set(texts)) < len(texts):
-        raise ConfigurationError("the same filter is there twice")
-    return list(texts)
-
-
 class FixedMessages:
     """A source that is no list of Basiq's. ``pages`` yields messages."""
 
@@ -262,7 +163,7 @@ class FixedMessages:
         await self._pages.aclose()
 
 
-MessageSource: TypeAlias = "Reading[Message] | Lists | FixedMessages"
+MessageSource: TypeAlias = "Reading[Message] | FixedMessages"
 """Hands out messages, page by page. What each method does, ``Reading`` says."""
 
 

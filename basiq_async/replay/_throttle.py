@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from .._redaction.text import printable
-from .._work.failures import failure_text, find_retry_after, leaves
+from .._work.failures import failure_text, find_retry_after, is_outage, leaves
 from .._work.limits import limit, wait_for_event
 from .._work.tasks import cancelling
-from ..errors import ConnectionFailedError, InboxError, ReplayError, TargetError, TransportError
+from ..errors import ConnectionFailedError, ReplayError, TargetError
 from ..models import Message
 from .targets._base import Target
 
@@ -34,10 +34,7 @@ LONGEST_ERROR = 1_000
 
 
 class Limiter(Protocol):
-    """Decides when the next message may begin. ``open``: whether it may begin without ``wait``."""
-
-    @property
-    def open(self) -> bool: ...
+    """Decides when the next message may begin."""
 
     async def wait(self) -> bool:
         """Wait until a message may begin. Return False if the job stops."""
@@ -60,8 +57,6 @@ async def _wait_until(moment: float, stopped: asyncio.Event) -> bool:
 
 class RateLimiter:
     """Lets ``rate`` messages a second begin, evenly spaced. Slots that were not used are lost."""
-
-    open = False
 
     def __init__(self, rate: float) -> None:
         self._interval = 1.0 / rate
@@ -99,7 +94,7 @@ class Pressure:
         self._turn = asyncio.Lock()
         """Held by the next caller to be admitted; the others follow in the order in which they came."""
         self._changed = asyncio.Event()
-        self._stopped = asyncio.Event()
+        self.stopped = asyncio.Event()
 
     @property
     def paused_until(self) -> float | None:
@@ -123,7 +118,7 @@ class Pressure:
     async def enter(self) -> bool:
         """Wait to be admitted. Return False if the job stops. Each caller that was admitted must call ``leave``."""
         async with self._turn:
-            while await _wait_until(self._until, self._stopped):
+            while await _wait_until(self._until, self.stopped):
                 if self.paused_until is not None:  # the pause was lengthened
                     continue
                 if self.open or self._inside < self._admits:
@@ -138,13 +133,9 @@ class Pressure:
         self._inside -= 1
         self._changed.set()
 
-    async def rest(self, seconds: float) -> bool:
-        """Let only the calling task wait. Return False if the job stops."""
-        return await _wait_until(_now() + seconds, self._stopped)
-
     def stop(self) -> None:
         """Let every waiting call, and every later one, return False."""
-        self._stopped.set()
+        self.stopped.set()
         self._changed.set()
 
 
@@ -180,7 +171,7 @@ class Attempts:
         self._paused_since: float | None = None
         """When the target first asked for a pause, or failed, since it last accepted a message."""
         self._failed: set[str] = set()
-        """Ids of messages that failed since then: two are enough to tell that it is not one message's fault."""
+        """Ids of messages that failed since then. If there are two, it is not one message's fault."""
 
     @property
     def since(self) -> float | None:
@@ -206,13 +197,13 @@ class Attempts:
                 return None
             accepted = self._accepted
             try:
-                if limiter is not None and not limiter.open and not await limiter.wait():
+                if limiter is not None and not await limiter.wait():
                     return None
                 if not pressure.open and pressure.paused_until is not None:  # a pause that began meanwhile
                     continue
                 accepted = self._accepted
                 tries += 1
-                async with limit(self.timeout, self._overdue):
+                async with limit(self.timeout, lambda: TargetTimeoutError(f"no result within {self.timeout:g} s")):
                     reason = await self._target.deliver(message)
                 self._accept()
                 return reason, None
@@ -229,11 +220,8 @@ class Attempts:
             error = self._judge(failure, message, tries, others_succeed=self._accepted != accepted)
             if error is not None:
                 return None, error
-            if pressure.open and not await pressure.rest(self._next_pause):
+            if pressure.open and await wait_for_event(pressure.stopped, self._next_pause):  # only this message waits
                 return None
-
-    def _overdue(self) -> TargetTimeoutError:
-        return TargetTimeoutError(f"no result within {self.timeout:g} s")
 
     def _accept(self) -> None:
         """Count a message that the target accepted. That ends an outage."""
@@ -259,12 +247,11 @@ class Attempts:
         kind = _outage_of(error)
         if kind is None:
             return error
-        if kind == "maybe":
-            of_others = not others_succeed and bool(self._failed - {message.id})
-            if not of_others and tries >= (_MOST_TRIES if others_succeed else _MOST_TRIES_ALONE):
-                return error
+        most = _MOST_TRIES if others_succeed else _MOST_TRIES_ALONE
+        if kind == "maybe" and tries >= most and (others_succeed or self._failed <= {message.id}):
+            return error
         if kind != "asks":
-            if others_succeed and self.since is None and tries < 2:
+            if others_succeed and self.since is None:
                 return None  # the fault may be this message's: its worker waits, and the others continue
             if self.pressure.paused_until is not None:
                 return None  # this message failed together with the one that began the pause
@@ -278,17 +265,16 @@ class Attempts:
         if asked is None:
             if not self._failed:
                 logger.warning("the target seems to be down (%s): the replay waits, and tries again", text)
-            if len(self._failed) < 2:
-                self._failed.add(message.id)
+            self._failed.add(message.id)
         elif asked > self._max_pause:
             text = f"the target asks for a pause of {asked:g} s, longer than max_pause: run the same again after that"
-            return _ending(text, error)
+            return ending_error(text, error)
         if lasted >= self._max_pause:
             what = f"been down for {lasted:.0f} s, the last attempt with {text}"
             if asked is not None:
                 what = f"asked for pauses for {lasted:.0f} s, and accepted no message meanwhile"
             what += f"; the replay stopped before message {message.id!r}: run the same again to continue there"
-            return _ending(f"the target has {what}", error)
+            return ending_error(f"the target has {what}", error)
         wait = min(self._next_pause, self._max_pause - lasted)
         if asked is not None:
             again = self.pressure.pauses and self.pressure.paused_until is None
@@ -300,16 +286,11 @@ class Attempts:
         return None
 
 
-def _ending(text: str, cause: Exception) -> ReplayError:
+def ending_error(text: str, cause: Exception) -> ReplayError:
     """Return the error that ends the run, in front of a message."""
     error = ReplayError(text)
     error.__cause__ = cause
     return error
-
-
-def is_outage(error: Exception) -> bool:
-    """Return whether an error can mean that whoever was asked is down, or asks for a pause."""
-    return _outage_of(error) is not None
 
 
 Outage = Literal["asks", "certain", "maybe"]
@@ -329,9 +310,7 @@ def _kind_of(error: BaseException) -> Outage | None:
         return "asks"
     if isinstance(error, ConnectionRefusedError) or (isinstance(error, ConnectionFailedError) and error.sent is False):
         return "certain"
-    if isinstance(error, (TransportError, ConnectionError, TimeoutError, InboxError)):
-        return "maybe"
-    return "maybe" if getattr(error, "status", None) in _GATEWAY_DOWN else None
+    return "maybe" if is_outage(error) or getattr(error, "status", None) in _GATEWAY_DOWN else None
 
 
 class TargetTimeoutError(TargetError, TimeoutError):

@@ -25,17 +25,17 @@ class Where:
     """A predicate to combine with ``&``, ``|`` and ``~``: ``since(timedelta(days=2)) & ~event_types("user.*")``.
 
     ``limit`` is the maximum number of messages for one run, None for all. ``description`` is the selection in words; a
-    limit is not part of it. ``steady`` says that a message which is not selected never will be, so that the next run
-    need not look at it again. A function has no description, and is not steady.
+    limit is not part of it. What is ``_steady`` will never select a message that it does not select now, so that the
+    next run need not look at it again. A function has no description, and is not steady.
     """
 
-    predicate: Predicate = attrs.field(repr=False)
+    _predicate: Predicate = attrs.field(repr=False)
     limit: int | None = None
     description: str = attrs.field(default="", kw_only=True)
-    steady: bool = attrs.field(default=False, kw_only=True)
+    _steady: bool = attrs.field(default=False, kw_only=True)
 
     def __call__(self, message: Message) -> bool:
-        return self.predicate(message)
+        return self._predicate(message)
 
     def __and__(self, other: Where | Predicate) -> Where:
         if not callable(other):
@@ -43,15 +43,15 @@ class Where:
         right = as_where(other)
         limits = [each for each in (self.limit, right.limit) if each is not None]
         most = min(limits, default=None)
-        if self.predicate is everything or right.predicate is everything:
-            chosen = right if self.predicate is everything else self
+        if self._predicate is everything or right._predicate is everything:
+            chosen = right if self._predicate is everything else self
             return attrs.evolve(chosen, limit=most)
-        left, other_predicate = self.predicate, right.predicate
+        left, other_predicate = self._predicate, right._predicate
         return Where(
             lambda message: left(message) and other_predicate(message),
             most,
             description=f"{self.description} & {right.description}",
-            steady=self.steady and right.steady,
+            steady=self._steady and right._steady,
         )
 
     __rand__ = __and__
@@ -75,7 +75,7 @@ class Where:
     def _unlimited(self, operator: str) -> Predicate:
         if self.limit is not None:
             raise ConfigurationError(f"limit() can only be combined by &, not by {operator}")
-        return self.predicate
+        return self._predicate
 
 
 def as_where(value: Where | Predicate | None) -> Where:

@@ -16,7 +16,6 @@ from ._sources import (
     open_events,
     placeholder_for,
     plain_id,
-    read_filters,
 )
 from ._where import SUBMITTED, Predicate, as_where, choose, everything
 from .targets._adapters import AnyTarget, find_handling
@@ -55,5 +54,4 @@ __all__ = [
     "open_events",
     "placeholder_for",
     "plain_id",
-    "read_filters",
 ]

@@ -42,10 +42,6 @@ class Inactivity:
     until: datetime | None = None
 
     def __str__(self) -> str:
-        until = "until now, as far as its history shows" if self.until is None else f"to {_show(self.until)}"
-        return f"the webhook was not active from {_show(self.since)} {until}: events of that time made no messages"
-
-    def describe_loss(self) -> str:
         """Return a text that says that the events of this period are lost, and what to do."""
         until = "" if self.until is None else f" to {_show(self.until)}"
         return (

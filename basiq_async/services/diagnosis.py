@@ -310,7 +310,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         )
     for period in found.out_of_reach:
         known = () if period.until is None else ("--acknowledged", period.until.astimezone(UTC).isoformat())
-        yield Problem("out-of-reach", period.describe_loss(), recover(*known))
+        yield Problem("out-of-reach", str(period), recover(*known))
     if found.quarantined:
         if found.receiver is not None:
             line = _line("quarantine retry", "", "--receiver", found.receiver)
@@ -325,7 +325,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             line,
         )
     if (found.waiting.age or 0) > _LONG_WAIT:
-        line = _line("inbox list", "", "--waiting", *kept, "--webhook", webhook.id) if kept else ()
+        line = _line("inbox waiting", "", *kept, "--webhook", webhook.id) if kept else ()
         if found.receiver is not None:
             line = _line("work", "", "--receiver", found.receiver)
         rest = f"; a receiver of {_join(found.replaces)} works off what is left of it" if found.replaces else ""

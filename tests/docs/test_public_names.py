@@ -12,12 +12,9 @@ from functools import cache
 
 from tests.support.api import SNAPSHOT
 from tests.support.environment import ROOT
+from tests.support.pages import PAGES
 
 EXEMPT = {
-    "Inactivity.describe_loss": "the text of a problem, which pages show",
-    "JSONLinesTarget.accept_page": "called by a replay",
-    "JSONLinesTarget.begin_run": "called by a replay",
-    "JSONLinesTarget.end_run": "called by a replay",
     "QuarantinedDelivery.sealed_parts": "called by what seals and opens",
     "SQLInbox.handled_at": "what `inbox get` shows",
     "WebhookReceiver.dispatch": "called by a replay",
@@ -32,8 +29,7 @@ EXEMPT = {
 def shown() -> str:
     """The code of all pages, with their headings, and the examples."""
     parts = [path.read_text() for path in (ROOT / "examples").rglob("*.py")]
-    docs = [path for path in (ROOT / "docs").rglob("*.md") if not {"_build", "reference"} & set(path.parts)]
-    for page in (ROOT / "README.md", *docs):
+    for page in (path for path in PAGES if "reference" not in path.parts):
         text = re.sub(r"<!-- invisible.*?-->", "", page.read_text(), flags=re.DOTALL)
         parts += re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
         text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)

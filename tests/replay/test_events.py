@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, NotFoundError
+from basiq_async import BasiqClient, NotFoundError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget, Replay, since
 from tests.support.histories import Recorder, Refusing, history, set_aside
@@ -98,12 +98,6 @@ async def test_a_replay_of_events_is_stopped_and_continues(exclusive: bool) -> N
         assert not (await replay.run()).finished
         assert (await replay.run()).finished
         assert len(target.ids) == len(set(target.ids)) == 100
-
-
-async def test_a_source_is_messages_or_events() -> None:
-    async with history(3) as h:
-        with pytest.raises(ConfigurationError, match="source must be"):
-            h.replay(Recorder(), source="both")
 
 
 async def test_a_message_and_its_event_are_the_same_in_one_inbox() -> None:

@@ -193,17 +193,3 @@ def dead_process() -> int:
     child = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(child, 0)
     return child
-
-
-@virtual.clocked
-async def test_what_is_finished_while_the_place_is_noted_is_recorded_and_the_run_goes_on() -> None:
-    class Noting(MemoryInbox):
-        async def set_note(self, name: str, text: str) -> None:
-            await asyncio.sleep(4)
-            await super().set_note(name, text)
-
-    async with history(60, page_size=10) as h:
-        target = Recorder(lambda message: asyncio.sleep(1))
-        async with asyncio.timeout(600):
-            report = await h.replay(target, inbox=Noting(), exclusive=True, concurrency=4).run()
-    assert (report.handled, report.finished) == (60, True)

@@ -125,23 +125,16 @@ async def test_a_list_that_expires_at_every_request_is_proven_with_two_passes() 
     assert job.lists.requests < 290
 
 
-async def test_what_slips_away_in_a_tail_is_read() -> None:
-    job = a_job(100, "oldest-first", "offset")
-    await job.run()
-    for _ in range(45):
-        job.lists.grow()
-    job.lists.before_request = lambda: job.lists.expire(1)
-    await job.run()
-    job.check_finished()
-
-
-async def test_what_slips_away_in_a_tail_is_read_though_the_page_where_it_began_moved_up_past_it() -> None:
+@pytest.mark.parametrize("vanishing", [None, {1: 1, 6: 15}], ids=["steadily", "past where it began"])
+async def test_what_slips_away_in_a_tail_is_read(vanishing: dict[int, int] | None) -> None:
     job = a_job(100, "oldest-first", "offset")
     await job.run()
     for _ in range(45):
         job.lists.grow()
     first = job.lists.requests
-    job.lists.before_request = lambda: job.lists.expire({1: 1, 6: 15}.get(job.lists.requests - first, 0))
+    job.lists.before_request = lambda: job.lists.expire(
+        1 if vanishing is None else vanishing.get(job.lists.requests - first, 0)
+    )
     await job.run()
     job.check_finished()
 
@@ -330,35 +323,24 @@ async def test_each_item_is_counted_and_noted_once() -> None:
     await reading.aclose()
 
 
-async def test_a_link_that_loops_raises_after_the_items_of_its_page() -> None:
+@pytest.mark.parametrize(
+    ("link", "said"), [("?next=10&0-1", "loops"), ("https://elsewhere.example/events", "not followed")]
+)
+async def test_a_link_that_leads_nowhere_raises_after_the_items_of_its_page(link: str, said: str) -> None:
     job = a_job(100, "newest-first", "offset")
     fetch = job.lists.fetch
 
-    async def loop(url: str) -> Any:
+    async def mislead(url: str) -> Any:
         page = await fetch(url)
-        return attrs.evolve(page, next_link="?next=10&0-1") if "next=30" in url else page
+        return attrs.evolve(page, next_link=link) if "next=30" in url else page
 
-    job.lists.fetch = loop  # type: ignore[method-assign]
-    with pytest.raises(PaginationError, match="loops"):
+    job.lists.fetch = mislead  # type: ignore[method-assign]
+    with pytest.raises(PaginationError, match=said):
         await job.run()
     assert len(job.record.keys) == 40
     assert job.last is not None
     assert not job.last.finished
     assert await job.last.advance() is None
-
-
-async def test_a_link_to_another_origin_raises_after_the_items_of_its_page() -> None:
-    job = a_job(100, "newest-first", "offset")
-    fetch = job.lists.fetch
-
-    async def elsewhere(url: str) -> Any:
-        page = await fetch(url)
-        return attrs.evolve(page, next_link="https://elsewhere.example/events") if "next=30" in url else page
-
-    job.lists.fetch = elsewhere  # type: ignore[method-assign]
-    with pytest.raises(PaginationError, match="not followed"):
-        await job.run()
-    assert len(job.record.keys) == 40
 
 
 async def test_links_that_are_always_refused_end_a_run() -> None:

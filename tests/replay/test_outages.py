@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,9 +20,10 @@ from basiq_async import (
     RequestTimeoutError,
     TargetError,
 )
-from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import Progress, Replay
+from basiq_async.receiver import MemoryInbox, WebhookReceiver
+from basiq_async.replay import JSONLinesTarget, Progress, Replay
 from tests.support import virtual
+from tests.support.cancelling import Inline
 from tests.support.deliveries import SECRET
 from tests.support.histories import Recorder, Refusing, Table, history, set_aside
 
@@ -97,10 +99,13 @@ async def test_an_outage_that_lasts_ends_the_job_in_front_of_the_message() -> No
         assert target.taken == ids
 
 
+@pytest.mark.parametrize(
+    "error", [ConnectionFailedError("refused", sent=False), TargetError("no", retry_after=600)], ids=["down", "asks"]
+)
 @virtual.clocked
-async def test_stop_does_not_wait_for_a_target_that_is_down() -> None:
+async def test_stop_does_not_wait_for_a_target_that_is_down_or_asks_for_a_pause(error: Exception) -> None:
     async with history(20) as h:
-        target = Refusing(*await h.ids(), error=lambda: ConnectionFailedError("refused", sent=False))
+        target = Refusing(*await h.ids(), error=lambda: error)
         replay = h.replay(target, concurrency=4)
         asyncio.get_running_loop().call_later(100, replay.stop)
         report = await replay.run()
@@ -108,37 +113,28 @@ async def test_stop_does_not_wait_for_a_target_that_is_down() -> None:
         assert report.duration == pytest.approx(100)
 
 
-@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(("concurrency", "place"), [(1, 7), (8, 7), (8, 199)])
 @virtual.clocked
-async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency: int) -> None:
-    async with history(40) as h:
+async def test_one_message_that_times_out_is_set_aside_and_no_outage(concurrency: int, place: int) -> None:
+    async with history(200) as h:
         ids = await h.ids()
-        tries = 0
+        tries, told = 0, list[Progress]()
 
         async def behave(message: Message) -> None:
             nonlocal tries
             await asyncio.sleep(0.1)
-            if message.id == ids[7]:
+            if message.id == ids[place]:
                 tries += 1
                 raise TimeoutError
 
-        target = Recorder(behave)
-        replay = h.replay(target, concurrency=concurrency)
-        report = await replay.run()
-        assert (report.handled, report.failed) == (39, 1)
-        assert set(await set_aside(replay)) == {ids[7]}
-        assert 3 <= tries <= 5
-        assert report.duration < 30
-
-
-@virtual.clocked
-async def test_the_last_message_of_a_history_that_times_out_is_set_aside() -> None:
-    async with history(5) as h:
-        ids = await h.ids()
-        target = Refusing(ids[4], error=TimeoutError)
-        replay = h.replay(target)
-        report = await replay.run()
-        assert (report.handled, report.failed, report.finished) == (4, 1, True)
+        replay = h.replay(Recorder(behave), concurrency=concurrency)
+        report = await replay.run(told.append)
+        assert (report.handled, report.failed, report.finished) == (199, 1, True)
+        assert set(await set_aside(replay)) == {ids[place]}
+        alone = concurrency == 1 or place == 199
+        assert tries == (5 if alone else 3)
+        assert (max(each.down for each in told) > 0) == alone, "while others are accepted, only this one waits"
+        assert report.duration < 50
 
 
 @pytest.mark.parametrize("limit", [10, 300])
@@ -178,32 +174,6 @@ async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_call
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-@virtual.clocked
-async def test_an_inbox_that_hangs_with_the_record_of_an_exclusive_run_ends_the_job_with_what_to_do() -> None:
-    class Hanging(MemoryInbox):
-        hangs = False
-
-        async def complete(self, key: str | Sequence[str], token: str) -> bool:
-            if self.hangs:
-                await hang()
-            return await super().complete(key, token)
-
-    inbox = Hanging()
-    async with history(30) as h:
-
-        async def behave(message: Message) -> None:
-            inbox.hangs = len(target.ids) > 10
-
-        target = Recorder(behave)
-        replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=4)
-        with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
-            await replay.run()
-        inbox.hangs = False
-        target._behave = None
-        assert (await replay.run()).finished
-        assert set(target.ids) == set(await h.ids())
-
-
 class Collecting:
     """A target that collects messages, and cannot write them."""
 
@@ -227,55 +197,14 @@ async def test_a_flush_that_hangs_ends_the_job_with_what_to_do(kind: Callable[[]
             await h.replay(kind()).run()
 
 
-@pytest.mark.parametrize("hangs", [False, True])
-@virtual.clocked
-async def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_again(
-    hangs: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Full(MemoryInbox):
-        async def complete(self, key: str | Sequence[str], token: str) -> bool:
-            if hangs:
-                await asyncio.Event().wait()
-            raise OSError("no space left")
-
-    async with history(5) as h:
-        target = Recorder()
-        replay = h.replay(target, inbox=Full(clock=virtual.clock))
-        report = await replay.run()
-        assert (report.handled, report.failed) == (5, 0)
-        assert sorted(target.ids) == sorted(await h.ids())
-    why = "the inbox did not respond within 5 s" if hangs else "no space left"
-    assert sum(f"could not be recorded in the inbox: {why}" in each.message for each in caplog.records) == 5
-
-
-def test_an_inbox_that_hangs_has_the_job_wait() -> None:
-    from basiq_async.receiver.protocol import Claim
-
-    class Stopped(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if virtual.now() < until:
-                await asyncio.Event().wait()
-            return await super().claim(key, token, lease=lease)
-
-    async def main() -> None:
-        nonlocal until
-        until = virtual.now() + 120
-        async with history(30) as h:
-            replay = h.replay(Recorder(), inbox=Stopped(clock=virtual.clock))
-            report = await replay.run()
-        assert (report.handled, report.failed) == (30, 0)
-        assert 120 <= report.duration < 260
-
-    until = 0.0
-    virtual.run(main())
-
-
 async def hang(*_: object, **__: object) -> Any:
     await asyncio.Event().wait()
 
 
 INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
     ("note", Replay.run),
+    ("claim", Replay.run),
+    ("complete", Replay.run),
     ("quarantined", Replay.retry_quarantined),
     ("known", Replay.plan),
     ("quarantined", Replay.plan),
@@ -284,47 +213,78 @@ INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(
+class Away(MemoryInbox):
+    """An inbox of which one call fails for a while, or hangs if there is no failure."""
+
+    def __init__(self, call: str, failure: Exception | None, seconds: float) -> None:
+        super().__init__(clock=virtual.clock)
+        self.until = virtual.now() + seconds
+        whole = getattr(self, call)
+
+        async def ask(*args: Any, **options: Any) -> Any:
+            if virtual.now() < self.until:
+                await asyncio.sleep(0 if failure else 1_000)
+                raise failure or AssertionError
+            return await whole(*args, **options)
+
+        setattr(self, call, ask)
+
+
+failures = pytest.mark.parametrize(
     "failure", [InboxError("away"), ConnectionError("away"), None], ids=["inbox", "socket", "hangs"]
 )
+
+
+@failures
+@pytest.mark.parametrize("kind", ["receiver", "function"])
+@virtual.clocked
+async def test_a_run_waits_for_an_inbox_that_claims_nothing(kind: str, failure: Exception | None) -> None:
+    inbox = Away("claim", failure, 120)
+    target: Any = Recorder()
+    if kind == "receiver":
+        target = WebhookReceiver(SECRET, inbox=inbox, clock=virtual.clock)
+
+        @target.on("*")
+        async def handle(_: object) -> None: ...
+
+    async with history(30) as h:
+        report = await h.replay(target, inbox=inbox).run()
+    assert (report.handled, report.failed) == (30, 0)
+    assert 120 <= report.duration < 260
+
+
+@failures
 @pytest.mark.parametrize("lasts", [60, 100_000])
 @virtual.clocked
 async def test_a_run_waits_for_an_inbox_that_does_not_say_what_it_knows(
     failure: Exception | None, lasts: float
 ) -> None:
-    class Away(MemoryInbox):
-        async def known(self, keys: Sequence[str]) -> Collection[str]:
-            if virtual.now() < until:
-                await asyncio.sleep(0 if failure else 1_000)
-                raise failure or AssertionError
-            return await super().known(keys)
-
-    until = virtual.now() + lasts
+    inbox, began = Away("known", failure, lasts), virtual.now()
     async with history(30) as h:
-        replay = h.replay(Recorder(), inbox=Away(clock=virtual.clock), max_pause=300)
+        replay = h.replay(Recorder(), inbox=inbox, max_pause=300)
         if lasts > 300:
             with pytest.raises((InboxError, ConnectionError), match=r"away|did not respond"):
                 await replay.run()
-            assert 300 <= virtual.now() - until + lasts < 400
+            assert 300 <= virtual.now() - began < 400
         else:
             report = await replay.run()
             assert (report.handled, report.finished) == (30, True)
             assert lasts <= report.duration < 150
+        inbox.until = virtual.now() + lasts
         with pytest.raises((InboxError, ConnectionError)):
-            until = virtual.now() + lasts
             await replay.plan()
 
 
 @virtual.clocked
 async def test_stop_does_not_wait_for_an_inbox_that_is_away() -> None:
-    class Away(MemoryInbox):
+    class AwayAtFirst(MemoryInbox):
         async def note(self, name: str) -> str | None:
             if name.startswith("reading"):
                 raise InboxError("away")
             return await super().note(name)
 
     async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=Away(clock=virtual.clock))
+        replay = h.replay(Recorder(), inbox=AwayAtFirst())
         running = asyncio.create_task(replay.run())
         await asyncio.sleep(300)
         replay.stop()
@@ -338,27 +298,21 @@ async def test_stop_does_not_wait_for_an_inbox_that_is_away() -> None:
 async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:
     inbox = MemoryInbox()
     async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=inbox)
+        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
         await replay.run()
+        await h.fake.emit("user.created")
         setattr(inbox, call, hang)
         with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
             async with asyncio.timeout(60):
                 await work(replay)
 
 
-@pytest.mark.parametrize("call", ["claim", "release"])
 @virtual.clocked
-async def test_the_claim_of_a_run_is_not_waited_for_without_end(call: str) -> None:
+async def test_the_release_of_a_run_is_not_waited_for_without_end() -> None:
     inbox = MemoryInbox()
-    async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
-        setattr(inbox, call, hang)
-        async with asyncio.timeout(60):
-            if call == "claim":
-                with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
-                    await replay.run()
-            else:  # it ends with its lease
-                assert (await replay.run()).finished
+    inbox.release = hang
+    async with history(3) as h, asyncio.timeout(60):
+        assert (await h.replay(Recorder(), inbox=inbox, exclusive=True).run()).finished  # it ends with its lease
 
 
 @virtual.clocked
@@ -375,54 +329,17 @@ async def test_a_note_that_cannot_be_written_costs_requests_and_nothing_else() -
 
 @pytest.mark.parametrize("what", ["begin", "end"])
 @virtual.clocked
-async def test_a_target_that_does_not_begin_or_end_its_run_is_an_error_in_time(what: str) -> None:
-    class Holding(Recorder):
-        async def deliver(self, message: Message) -> None:
-            await self(message)
-
-        async def flush(self) -> None:
-            pass
-
-        async def begin_run(self) -> None:
-            if what == "begin":
-                await hang()
-
-        async def end_run(self) -> None:
-            if what == "end":
-                await hang()
-
+async def test_a_file_that_does_not_open_or_close_is_an_error_in_time(what: str, tmp_path: Path) -> None:
+    asyncio.get_running_loop().set_default_executor(Inline(1))
+    target = JSONLinesTarget(tmp_path / "export.jsonl")
+    aclose = target.aclose
+    setattr(target, {"begin": "_begin_run", "end": "aclose"}[what], hang)
     async with history(3) as h:
-        replay = timed(h.replay(Holding()), record_timeout=5)
+        replay = timed(h.replay(target), record_timeout=5)
         with pytest.raises(ReplayError, match=f"the target did not {what} its run within 5 s"):
             async with asyncio.timeout(60):
                 await replay.run()
-
-
-def test_an_inbox_of_a_receiver_that_is_away_has_the_job_wait() -> None:
-    from basiq_async.receiver import WebhookReceiver
-    from basiq_async.receiver.protocol import Claim
-
-    class Away(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if virtual.now() < until:
-                raise InboxError("the database does not respond")
-            return await super().claim(key, token, lease=lease)
-
-    async def main() -> None:
-        nonlocal until
-        until = virtual.now() + 3_000
-        async with history(30) as h:
-            receiver = WebhookReceiver(SECRET, inbox=Away(clock=virtual.clock), clock=virtual.clock)
-            receiver.on("*")(take)
-            report = await h.replay(receiver).run()
-        assert (report.handled, report.failed) == (30, 0)
-        assert 3_000 <= report.duration < 3_010
-
-    async def take(_: object) -> None:
-        pass
-
-    until = 0.0
-    virtual.run(main())
+    await aclose()
 
 
 @virtual.clocked

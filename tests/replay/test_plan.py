@@ -9,21 +9,14 @@ from pathlib import Path
 import pytest
 
 from basiq_async import BasiqClient, Message
-from basiq_async.receiver import Delivery, Inbox, MemoryInbox, WebhookReceiver
-from basiq_async.receiver.protocol import inbox_key
+from basiq_async.receiver import MemoryInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget, Replay, limit, message_time
-from tests.support.histories import Recorder, Refusing, history
+from tests.support.histories import Recorder, Refusing, history, set_aside
 from tests.support.scripted import Scripted, page
 
 pytestmark = pytest.mark.usefixtures("both_orders")
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
-
-
-async def enter(inbox: Inbox, message: Message, webhook_id: str) -> None:
-    key = inbox_key(message.event_type_id, message.event_id, message.id, webhook_id)
-    await inbox.claim(key, "token", lease=1)
-    await inbox.complete(key, "token")
 
 
 async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path) -> None:
@@ -55,14 +48,6 @@ async def test_a_plan_is_for_what_the_record_does_not_know_and_counts_what_is_se
         assert (plan.total, plan.skipped, plan.quarantined) == (19, {"handled-before": 11}, 1)
 
 
-async def test_two_messages_for_one_event_are_one_in_a_plan_as_in_a_run() -> None:
-    payload = {"eventTypeId": "user.created", "eventId": "e1"}
-    items = [{"id": each, "payload": payload, "attempts": []} for each in ("a", "b")]
-    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
-        replay = Replay(client, "w1", Recorder(), inbox=MemoryInbox())
-        assert (await replay.plan()).total == 1
-
-
 async def test_a_plan_for_a_file_knows_its_lines(tmp_path: Path) -> None:
     async with history(30) as h:
         replay = h.replay(JSONLinesTarget(tmp_path / "export.jsonl"), where=limit(10))
@@ -72,31 +57,7 @@ async def test_a_plan_for_a_file_knows_its_lines(tmp_path: Path) -> None:
         assert (await replay.plan()).skipped == {"handled-before": 20}, "the file is read again"
 
 
-async def test_a_plan_knows_what_the_inbox_knows() -> None:
-    inbox = MemoryInbox()
-    async with history(30) as h:
-        async for each in h.client.messages.list(h.webhook_id):
-            if each.id < "8":
-                await enter(inbox, each, h.webhook_id)
-        known = sum(each < "8" for each in await h.ids())
-
-        async def handler(message: Message) -> None: ...
-
-        async def handle(delivery: Delivery) -> None: ...
-
-        receiver = WebhookReceiver(SECRET, webhook_id=h.webhook_id, inbox=inbox)
-        receiver.on("*")(handle)
-        for target, given in ((handler, inbox), (receiver, None)):
-            replay = h.replay(target, inbox=given)
-            plan = await replay.plan()
-            assert plan.total == 30 - known
-            assert plan.skipped == ({"handled-before": known} if known else {})
-
-
 async def test_messages_without_type_or_time_are_counted_as_such() -> None:
-    from basiq_async import BasiqClient
-    from tests.support.scripted import Scripted, page
-
     async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}]))) as client:
         plan = await Replay(client, "w1", Recorder(), inbox=MemoryInbox()).plan()
     assert (plan.by_type, plan.by_day, plan.first, plan.last) == ({"": 1}, {None: 1}, None, None)
@@ -116,5 +77,6 @@ async def test_a_plan_counts_the_message_that_a_run_counts_as_failed() -> None:
         replay = h.replay(receiver, where=where)
         plan = await replay.plan()
         report = await replay.run()
+        assert set(await set_aside(replay)) == {messages[4].id}
     assert (report.failed, dict(report.skipped)) == (1, {"where": 9})
     assert (plan.total, dict(plan.skipped)) == (report.failed, dict(report.skipped)), "plan and run decide differently"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -115,29 +114,6 @@ async def test_it_is_not_finished_while_the_webhook_is_disabled_and_says_which_l
     assert len(world.got) == len(set(world.got)) == 4
 
 
-async def test_it_is_not_finished_while_the_webhook_is_pending() -> None:
-    fake = FakeBasiq()
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        made = await basiq.webhooks.create(url=URL, subscribed_events=["user.created"])
-        receiver = WebhookReceiver(SECRET)
-        found = await recover(basiq, made.id, receiver, inbox=receiver.inbox)
-        assert (codes(found), found.finished) == (["pending"], False)
-        await fake.advance(minutes=20)
-        assert (await recover(basiq, made.id, receiver, inbox=receiver.inbox)).finished
-
-
-async def test_it_is_not_finished_while_a_message_is_in_the_quarantine_also_of_an_earlier_run(world: World) -> None:
-    (bad, *_) = await world.emit(3, status=500)
-    world.poisoned.add(bad)
-    receiver = world.receiver(quarantine_after=1)
-    for _ in range(2):
-        found = await world.recover(receiver)
-        assert (codes(found), found.quarantined, found.finished) == (["quarantined"], 1, False)
-    world.poisoned.clear()
-    await receiver.retry_quarantined()
-    assert (await world.recover(receiver)).finished
-
-
 async def test_the_quarantine_of_a_functions_inbox_counts_too_but_not_another_webhooks(world: World) -> None:
     inbox = MemoryInbox()
     for webhook_id, expected in (("another-webhook", 0), (world.webhook_id, 1)):
@@ -203,16 +179,6 @@ async def test_a_replay_that_meets_a_waiting_key_claims_and_handles_it(world: Wo
     world.fake.route(URL, service)
     report = await Replay(world.basiq, world.webhook_id, service, inbox=inbox).run()
     assert (report.handled, stored, world.got, (await service.waiting()).count) == (1, [1], [missed], 0)
-
-
-async def test_what_a_recovery_set_aside_is_retried_by_the_receiver(world: World) -> None:
-    world.poisoned.update(await world.emit(1, status=500))
-    receiver = world.receiver()
-    assert (await world.recover(receiver)).quarantined == 1
-    world.poisoned.clear()
-    (outcome,) = await receiver.retry_quarantined()
-    assert outcome.result == "handled"
-    assert (await world.recover(receiver)).finished
 
 
 async def test_with_a_limit_it_is_not_finished_since_the_history_was_not_read_to_its_end(world: World) -> None:
@@ -283,29 +249,6 @@ async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begi
     assert (known.finished, known.out_of_reach) == (True, ())
 
 
-async def test_what_was_brought_in_time_is_not_out_of_reach_later(world: World) -> None:
-    await world.disable()
-    await world.emit(1)
-    await world.reactivate()
-    receiver = world.receiver()
-    for _ in range(4):
-        await world.emit(1)
-        found = await world.recover(receiver)
-        assert (found.finished, found.out_of_reach) == (True, ())
-        await world.fake.advance(days=3)
-
-
-async def test_a_webhook_that_a_recovery_found_active_did_not_lose_what_happened_later(world: World) -> None:
-    await world.disable()
-    await world.reactivate()
-    receiver = world.receiver()
-    assert (await world.recover(receiver)).finished  # no message shows yet that the webhook is active again
-    await world.fake.advance(days=9)
-    await world.emit(1)
-    found = await world.recover(receiver)
-    assert (found.finished, found.out_of_reach) == (True, ()), "nothing was lost in the quiet days"
-
-
 async def test_of_a_long_outage_the_part_that_no_list_has_is_out_of_reach(world: World) -> None:
     await world.disable()
     began = world.fake.clock()
@@ -331,6 +274,8 @@ async def test_delivered_messages_from_before_the_inbox_began_are_left_alone_and
         assert (found.left_alone, found.finished) == (6, True)
         again = await world.recover(target, **options)
         assert (len(world.got), again.left_alone, again.finished) == (2, 6, True)
+    found = await world.recover(world.handle, inbox=MemoryInbox(), everything=True)
+    assert (len(world.got), found.left_alone) == (2 + 8, 0)
 
 
 async def test_events_of_a_type_that_is_not_subscribed_are_handed_out_where_it_is_asked_for(world: World) -> None:
@@ -350,12 +295,6 @@ async def test_events_from_before_a_type_was_subscribed_are_handed_out(world: Wo
     await world.basiq.webhooks.ensure(url=URL, subscribed_events=["consent.revoked"])
     assert (await world.recover(receiver)).finished
     assert world.got == [other.event_id]
-
-
-async def test_everything_is_handled_where_that_is_asked_for(world: World) -> None:
-    await world.emit(6)
-    found = await world.recover(world.handle, inbox=MemoryInbox(), everything=True)
-    assert (len(world.got), found.left_alone) == (6, 0)
 
 
 async def test_an_inbox_that_forgot_repeats_nothing(world: World) -> None:
@@ -432,36 +371,6 @@ async def test_a_message_under_way_at_an_earlier_look_is_looked_at_again_before_
     assert (await world.recover(receiver, acknowledged=found.out_of_reach[0].until)).finished
     assert (await world.recover(receiver)).finished
     assert not (await world.basiq.webhooks.diagnose(world.webhook_id, receiver=receiver)).out_of_reach
-
-
-@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
-async def test_a_failure_shows_however_many_messages_were_under_way_at_the_earlier_look(order: str) -> None:
-    quirks = Quirks(message_order=order, event_order=order)  # type: ignore[arg-type]  # one of two words
-    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=3)), quirks=quirks)
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        world = World(fake, basiq, fake.add_webhook(URL, ["user.created"]))
-        failing: set[str] = set()
-
-        async def receive(headers: Any, body: bytes) -> int:
-            return 500 if json.loads(body)["eventId"] in failing or not failing else 204
-
-        fake.route(URL, receive)
-        for _ in range(12):
-            sent = await world.emit(10)
-            await fake.advance(seconds=10)
-        await fake.advance(hours=1)
-        receiver = world.receiver()
-        assert (await world.recover(receiver)).finished
-        failing.add(sent[-1])  # all others are delivered now; they were more than the recovery knows by their ids
-        await fake.advance(hours=30)
-        assert (await basiq.webhooks.get(world.webhook_id)).status == "disabled"
-        silent = await world.emit(2)
-        await fake.advance(days=9)
-        await world.reactivate()
-        await world.emit(1)
-        found = await world.recover(receiver)
-        assert (codes(found), found.finished) == (["out-of-reach"], False)
-        assert set(world.got).isdisjoint(silent)
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])

@@ -157,13 +157,6 @@ async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
         assert report.read == 1_000
 
 
-async def test_a_history_of_which_nothing_is_chosen_is_gone_through_to_its_end() -> None:
-    async with history(3_000) as h:
-        replay = h.replay(Recorder(), where=lambda m: False)
-        report = await replay.run()
-    assert (report.handled, report.read, report.skipped, report.finished) == (0, 3_000, {"where": 3_000}, True)
-
-
 @pytest.mark.parametrize("kind", ["shared", "exclusive", "table"])
 async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_them(kind: str) -> None:
     async with history(50, page_size=20) as h:

@@ -14,6 +14,7 @@ from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from ._base import BUSY, BulkTarget, Function, Handler, SessionHandler, Target
+from ._http import HttpTarget
 from ._shared import LEASE, Shared
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def find_handling(
         connection = has_parameter(cast(SessionHandler, value), "connection")
         return Handling("shared", handler, inbox, webhook_id, connection)
     if exclusive is None:
-        exclusive = isinstance(handler, BulkTarget) or getattr(handler, "exclusive_by_default", False)
+        exclusive = isinstance(handler, (BulkTarget, HttpTarget))
     return Handling("exclusive" if exclusive else "shared", handler, inbox, webhook_id)
 
 

@@ -49,26 +49,6 @@ class BulkTarget(Target, Protocol):
         ...
 
 
-@runtime_checkable
-class RunScoped(Protocol):
-    """A target that holds a resource during a run, such as the lock of a file."""
-
-    async def begin_run(self) -> None:
-        """Acquire the resource, before the first message of a run."""
-        ...
-
-    async def end_run(self) -> None:
-        """Release the resource at the end of a run."""
-        ...
-
-
-@runtime_checkable
-class Patient(Protocol):
-    """A target that can wait for another worker, ``patience`` seconds for each message."""
-
-    patience: float
-
-
 class Function:
     """A target that calls an async function."""
 

@@ -45,9 +45,6 @@ class HttpTarget:
     any other response, and a ``TransportError`` if there was no response.
     """
 
-    exclusive_by_default = True
-    """A replay records what was posted in batches."""
-
     @hide_arguments
     def __init__(
         self,

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -89,16 +89,14 @@ class JSONLinesTarget:
     def __repr__(self) -> str:
         return f"JSONLinesTarget({self._path!r})"
 
-    accepts_unreadable = True
-
     async def deliver(self, message: Message) -> None:
         """See ``Target``: the line is written with the next ``flush``."""
         raw = message.raw
         if isinstance(message, UnreadableMessage) and message.of_event:
             raw = {"id": message.id, "raw": raw}  # by this id the record knows it
-        self.accept_page([raw], [plain_id(raw)])
+        self._accept([raw], [plain_id(raw)])
 
-    def accept_page(self, items: Sequence[Any], ids: Sequence[str]) -> None:
+    def _accept(self, items: Sequence[Any], ids: Sequence[str]) -> None:
         """Accept items as Basiq sent them, with their plain ids: their lines are written with the next ``flush``."""
         self._lines += _make_lines(items)
         self._unwritten += ids
@@ -131,15 +129,11 @@ class JSONLinesTarget:
             self._notes[name] = text
             await self._in_thread(self._write_note)
 
-    async def begin_run(self) -> None:
-        """See ``RunScoped``: opens and locks the file, and reads the ids in it."""
+    async def _begin_run(self) -> None:
+        """Open and lock the file for a run, and read the ids in it. ``aclose`` ends the run."""
         async with self._using:
             await self._in_thread(self._write_lines if self._lines else self._begin)
             self._in_run = True
-
-    async def end_run(self) -> None:
-        """See ``RunScoped``."""
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Write the remaining lines, and close the file. A later ``flush`` opens it again."""
@@ -360,26 +354,14 @@ def _whole_lines(file: BinaryIO) -> Iterator[list[bytes]]:
         yield lines
 
 
-def _make_lines(items: Sequence[Any]) -> Sequence[bytes]:
-    """Return each item as a line of ASCII, which is the same with orjson and without."""
-    if _quick_dumps is not None and set(map(type, items)) == {dict}:
-        with suppress(TypeError):  # such as a number above 64 bits
-            lines = list(map(_quick_dumps, items))
-            if all(map(bytes.isascii, lines)):
-                return lines
-    return [_make_line(as_object(item)) for item in items]
-
-
-def _make_line(message: Mapping[str, Any]) -> bytes:
-    if _quick_dumps is not None:
+def _make_lines(items: Sequence[Any]) -> Iterator[bytes]:
+    """Yield each item as a line of ASCII, which is the same with orjson and without."""
+    for item in map(as_object, items):
         try:
-            line = _quick_dumps(message)
+            line = None if _quick_dumps is None else _quick_dumps(item)
         except TypeError:  # such as a number above 64 bits
-            pass
-        else:
-            if line.isascii():
-                return line
-    return _dumps(message).encode()
+            line = None
+        yield line if line is not None and line.isascii() else _dumps(item).encode()
 
 
 if sys.platform == "win32":  # pragma: no cover  # the coverage is measured on Linux

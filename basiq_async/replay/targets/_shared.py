@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable
 
 from ..._redaction.text import printable
 from ..._work.calls import HOST
@@ -25,6 +24,11 @@ _LONGEST_TRANSACTION = 300.0
 """A transaction ends with its process. Its lease is for a machine that vanishes, not for a slow handler."""
 _LONGEST_END = 60.0
 """Seconds to wait for a cancelled target to end. After that, its claim ends with its lease."""
+
+
+def new_token() -> str:
+    """Return a new token to claim with, which names this process."""
+    return f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}"
 
 
 class Shared:
@@ -68,10 +72,9 @@ class Shared:
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Returns ``BUSY`` if another worker holds the message."""
         key = inbox_key(message.event_type_id, message.event_id, message.id, self._webhook_id)
-        token = f"{HOST}/{os.getpid()}/{secrets.token_hex(16)}"
+        token = new_token()
         unit = _Message(self._units, key, token, self.patience, session=self._session, quarantined=self._quarantined)
-        unit.message, unit.connection = message, self._connection
-        unit.target, unit.flush, unit.handler = self._target, self._flush, self._handler
+        unit.shared, unit.message = self, message
         ending = await unit.handle_once()
         if ending.how is Ended.HANDLED:
             return ending.value
@@ -83,21 +86,19 @@ class Shared:
 
 
 class _Message(Unit[str | None]):
+    shared: Shared
     message: Message
-    target: Target | None
-    flush: Callable[[], Awaitable[None]] | None
-    handler: SessionHandler | None
-    connection: bool
 
     async def work(self) -> str | None:
-        if self.target is not None:
-            found = await self.target.deliver(self.message)
-            if self.flush is not None:
-                await self.flush()
+        shared = self.shared
+        if shared._target is not None:
+            found = await shared._target.deliver(self.message)
+            if shared._flush is not None:
+                await shared._flush()
             return found
-        if self.session is not None and self.handler is not None:
-            async with self.session.transaction(self.key, self.token, session=not self.connection) as session:
-                await self.handler(self.message, session)
+        if self.session is not None and shared._handler is not None:
+            async with self.session.transaction(self.key, self.token, session=not shared._connection) as session:
+                await shared._handler(self.message, session)
         return None
 
     def describe(self) -> str:

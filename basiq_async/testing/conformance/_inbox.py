@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from ..._work.limits import limit
 from ..._work.protocol import Inbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
@@ -182,7 +183,7 @@ def _take_all(make_inbox: MakeInbox, keys: Sequence[str]) -> list[str]:
 
     async def run() -> list[str]:
         completed: list[str] = []
-        async with asyncio.timeout(_RACE), made(make_inbox) as inbox:
+        async with limit(_RACE), made(make_inbox) as inbox:
             for key in keys:
                 token = uuid.uuid4().hex
                 while (claim := await inbox.claim(key, token, lease=LONG)).status is BUSY:  # noqa: ASYNC110  # the other process has it
@@ -212,7 +213,7 @@ def _record_and_die(make_inbox: MakeInbox, name: str, seconds: float) -> None:
     """Record with one inbox for each script, in a separate process, and be killed before they are closed."""
 
     async def run() -> None:
-        async with asyncio.timeout(seconds), AsyncExitStack() as stack:
+        async with limit(seconds), AsyncExitStack() as stack:
             for number, script in enumerate(INTERRUPTED):
                 inbox = await stack.enter_async_context(made(make_inbox))
                 await Workers(inbox, inbox).follow(script.partition("; ...; ")[0], name=f"{name}-{number}")

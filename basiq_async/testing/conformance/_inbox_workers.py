@@ -160,8 +160,11 @@ class Workers(Generic[I]):
             except InboxError:
                 if action == "store" and not self.leases and all(model.may_refuse(of.key) for model in possible):
                     return possible
-                raise
-            is_busy = False
+                if action != "drop" or not tries:  # while a transaction has the delivery, it cannot be dropped
+                    raise
+                await asyncio.sleep(_PAUSE)
+                continue
+            is_busy = action == "claim_due" and found == []
             if isinstance(found, Claim) and found.status is BUSY:
                 is_busy, seconds = True, found.retry_after
                 hold(0 < seconds <= LONG, f"{step}: retry_after was {seconds}, with a lease of {LONG:g} s")

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import attrs
 
+from ..._work.limits import limit
 from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
@@ -274,9 +275,14 @@ class Deliveries:
         if fault is not None and fault.drop == "request":
             return None, "the connection failed: the endpoint is down"
         endpoint = self.routes.get(url, outlet.endpoint)
-        limit = asyncio.timeout(self._timeout)
+
+        def late() -> NoResponse:
+            said = f"{url} did not acknowledge a delivery within {self._timeout:g} s"
+            self._violations.add("slow-acknowledgement", said)
+            return NoResponse(f"no response within {self._timeout:g} s")
+
         try:
-            async with limit:
+            async with limit(self._timeout, late):
                 response: EndpointResponse = await endpoint(url, headers, body)
         except NoResponse as error:
             return None, str(error)
@@ -287,10 +293,6 @@ class Deliveries:
                 raise  # this attempt was cancelled, not a task that the endpoint waited for
             return None, "the endpoint was cancelled before it responded"
         except Exception as error:
-            if limit.expired():
-                said = f"{url} did not acknowledge a delivery within {self._timeout:g} s"
-                self._violations.add("slow-acknowledgement", said)
-                return None, f"no response within {self._timeout:g} s"
             # An endpoint in this process that raises is like a server that responds with 500. Its error is only logged.
             logger.exception("the endpoint %s raised", url)
             return 500, f"Internal Server Error: {type(error).__name__}"

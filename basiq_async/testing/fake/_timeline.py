@@ -17,6 +17,7 @@ from typing import Literal
 
 import attrs
 
+from ..._work.limits import wait_for_event
 from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
 from ._clock import Clock
@@ -343,9 +344,4 @@ class Timeline:
 
     async def _changed(self, *, within: float | None = None) -> bool:
         """Wait for a change. Return False if none comes ``within`` so many real seconds."""
-        changes = self._changes
-        try:
-            async with asyncio.timeout(within):
-                return await self._news.wait()
-        except TimeoutError:
-            return self._changes != changes  # it came with the end of the time
+        return await wait_for_event(self._news, within)

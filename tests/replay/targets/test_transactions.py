@@ -12,10 +12,9 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select,
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import ConfigurationError, Message
-from basiq_async.receiver import Delivery, MemoryInbox, SQLInbox, WebhookReceiver
+from basiq_async.receiver import MemoryInbox, SQLInbox
 from basiq_async.replay import Replay
 from tests.support.databases import engine_of, new_table
-from tests.support.deliveries import SECRET
 from tests.support.histories import history, shared_target
 from tests.support.servers import PostgresServer
 
@@ -110,19 +109,6 @@ async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
         replay = h.replay(handler, inbox=inbox, concurrency=1)
         report = await replay.run()
         assert (report.handled, report.failed) == (5, 0)
-        assert await effects(engine) == Counter(await h.ids())
-
-
-async def test_a_receivers_handlers_commit_with_their_entries_too(engine: AsyncEngine, inbox: SQLInbox) -> None:
-    receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox)
-
-    @receiver.on("*")
-    async def handler(delivery: Delivery, session: AsyncSession) -> None:
-        await session.execute(insert(EFFECTS).values(id=delivery.id))
-
-    async with history(10) as h:
-        for _ in range(2):
-            await h.replay(receiver, concurrency=4).run()
         assert await effects(engine) == Counter(await h.ids())
 
 
