@@ -35,6 +35,7 @@ def test_the_next_requests_that_match_fail_as_often_as_asked_and_no_more(
     caller.fake.fail_next(**fault, retry_after=1)
     answers = [caller.send("GET", path) for path in CALLS]
     assert [answer.status for answer in answers] == statuses
+    assert {record.duration for record in caller.fake.request_log} == {0}
     for answer in answers:
         if answer.status != 200:
             body = json.loads(answer.body)
