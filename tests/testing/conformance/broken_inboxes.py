@@ -274,6 +274,9 @@ FAULTS: dict[str, dict[str, Change]] = {
         "complete": given(key=lambda _, of: of.key[:255] if isinstance(of.key, str) else of.key),
     },
     # complete
+    "completes in lower case": {
+        "complete": given(key=lambda _, of: of.key.lower() if isinstance(of.key, str) else of.key),
+    },
     "forgets": {"complete": forget},
     "forgets with the lease": {"complete": remember_for_the_lease},
     "completes twice": {"complete": after(lambda *_: True)},
