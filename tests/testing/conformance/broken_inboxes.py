@@ -290,6 +290,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "handled with others but waits": {"complete": keep("_waiting", lambda inbox, of: not is_one(inbox, of))},
     # known, notes
     "knows the first of many": {"known": given(keys=lambda _, of: of.keys[:500])},
+    "knows all of very many": {"known": after(lambda _, of, found: of.keys if len(of.keys) > 1_000 else found)},
     "sees claims": {"known": after(lambda inbox, of, found: inbox._claims.keys() & set(of.keys) or found)},
     "knows not what a job set aside": {
         "known": after(lambda inbox, of, found: {key for key in found if inbox._is_done(key)}),

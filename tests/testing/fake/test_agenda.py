@@ -70,20 +70,22 @@ async def test_an_attempt_that_is_interrupted_is_made_again(
     assert [(attempt.number, attempt.ok) for attempt in fake.deliveries] == [(1, True)]
 
 
-async def test_an_attempt_whose_task_is_cancelled_before_it_begins_is_made_again() -> None:
+@pytest.mark.parametrize("served", [False, True])
+async def test_an_attempt_whose_task_is_cancelled_before_it_begins_is_made_again(served: bool) -> None:
     """As the end of an event loop does, which cancels all tasks."""
     fake, endpoint = stalled()
     endpoint.released.set()
-    async with serve(fake), asyncio.timeout(PATIENCE):
-        known = asyncio.all_tasks()
+    async with serve(fake) if served else contextlib.nullcontext(), asyncio.timeout(PATIENCE):
         emitted = fake.emit("user.created")
+        delivering = None if served else asyncio.create_task(fake.deliver())
+        known = asyncio.all_tasks()
         while not (made := asyncio.all_tasks() - known):
             await asyncio.sleep(0)
         for task in made:
             task.cancel()
         await asyncio.wait(made)
         assert endpoint.calls == 0, "it had begun"
-        await emitted
+        await (delivering or emitted)
     assert [attempt.message_id for attempt in fake.deliveries] == list(emitted.message_ids)
 
 
