@@ -192,10 +192,10 @@ async def emit(
             if server is not None and number in restarts:
                 await asyncio.to_thread(server.stop, signal.SIGQUIT)
                 await asyncio.to_thread(server.start)
-            while fake.pending > _MOST_PENDING or time.monotonic() < began + number * pause:
+            while len(fake.upcoming()) > _MOST_PENDING or time.monotonic() < began + number * pause:
                 await asyncio.sleep(0.002)
         async with asyncio.timeout(600):
-            while fake.pending or not done.poll():
+            while fake.upcoming() or not done.poll():
                 await asyncio.sleep(0.05)
             while job.deferred and await count_waiting(job):
                 await asyncio.sleep(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -58,36 +59,28 @@ QUICK = [f"-pno:{name}" for name in ("cacheprovider", "schemathesis", "hypothesi
 LOOPS = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 
-@pytest.mark.parametrize("mode", ["strict", "auto"])
-def test_the_fixtures_work_with_pytest_asyncio(tmp_path: Path, mode: str) -> None:
-    assert "2 passed" in run(tmp_path, *LOOPS, "-o", f"asyncio_mode={mode}", test_it=ASYNCIO)
+WITH_BACKEND = {name: ANYIO.replace("BACKEND", name) for name in ("'asyncio'", "('asyncio', {})", "'trio'")}
+AUTO, NO_ASYNCIO = (*LOOPS, "-o", "asyncio_mode=auto"), ("-p", "no:asyncio")
 
 
-def test_the_fixtures_work_with_anyio_beside_pytest_asyncio(tmp_path: Path) -> None:
-    files = {"test_it": ASYNCIO, "test_any": ANYIO.replace("BACKEND", "'asyncio'")}
-    assert "4 passed" in run(tmp_path, *LOOPS, **files)
-
-
-def test_the_fixtures_work_with_anyio_alone(tmp_path: Path) -> None:
-    assert "2 passed" in run(tmp_path, "-p", "no:asyncio", test_it=ANYIO.replace("BACKEND", "('asyncio', {})"))
-
-
-def test_a_test_that_both_plugins_run_fails_with_what_to_do(tmp_path: Path) -> None:
-    shown = run(tmp_path, *LOOPS, "-o", "asyncio_mode=auto", test_it=ANYIO.replace("BACKEND", "'asyncio'"))
-    assert "2 errors" in shown
-    assert "set asyncio_mode to strict" in shown
-
-
-def test_a_backend_that_is_not_asyncio_fails_with_what_to_do(tmp_path: Path) -> None:
-    shown = run(tmp_path, "-p", "no:asyncio", test_it=ANYIO.replace("BACKEND", "'trio'"))
-    assert "let the fixture anyio_backend return 'asyncio'" in shown
-    assert "2 errors" in shown
-
-
-def test_a_test_that_is_not_async_fails_with_what_to_do(tmp_path: Path) -> None:
-    shown = run(tmp_path, *LOOPS, test_it="def test_it(basiq_server): pass")
-    assert "basiq_server needs an async test" in shown
-    assert "1 error" in shown
+@pytest.mark.parametrize(
+    ("options", "files", "said"),
+    [
+        ((*LOOPS, "-o", "asyncio_mode=strict"), {"test_it": ASYNCIO}, ["2 passed"]),
+        (AUTO, {"test_it": ASYNCIO}, ["2 passed"]),
+        (LOOPS, {"test_it": ASYNCIO, "test_any": WITH_BACKEND["'asyncio'"]}, ["4 passed"]),
+        (NO_ASYNCIO, {"test_it": WITH_BACKEND["('asyncio', {})"]}, ["2 passed"]),
+        (AUTO, {"test_it": WITH_BACKEND["'asyncio'"]}, ["2 errors", "set asyncio_mode to strict"]),
+        (NO_ASYNCIO, {"test_it": WITH_BACKEND["'trio'"]}, ["2 errors", "the fixture anyio_backend return 'asyncio'"]),
+        (LOOPS, {"test_it": "def test_it(basiq_server): pass"}, ["1 error", "basiq_server needs an async test"]),
+    ],
+    ids=["strict", "auto", "anyio beside it", "anyio alone", "both run a test", "trio", "no async test"],
+)
+def test_the_fixtures_work_with_both_plugins_or_say_what_to_do(
+    tmp_path: Path, options: Sequence[str], files: dict[str, str], said: Sequence[str]
+) -> None:
+    shown = run(tmp_path, *options, **files)
+    assert [text for text in said if text not in shown] == [], shown
 
 
 def test_a_violation_fails_the_test_that_asked_for_that(tmp_path: Path) -> None:

@@ -181,7 +181,8 @@ class InboxPromises(Workers[Inbox]):
         for number, key in enumerate(alike):
             status = await self.claim(key, f"{self.a}-{number}")
             hold(status is CLAIMED, f"a claim of the key {key!r} was {status.name}")
-            await self.inbox.complete(key, f"{self.a}-{number}")
+            recorded = await self.inbox.complete(key, f"{self.a}-{number}")
+            hold(recorded is True, f"complete() of the claimed key {key!r} was {recorded}, not True")
 
     async def race(self) -> None:
         """If fifty workers claim a key at once, one of them gets it"""

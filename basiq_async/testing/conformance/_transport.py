@@ -53,22 +53,26 @@ async def check_transport(
 
     Raises ``BrokenPromisesError``, an ``AssertionError`` that names each broken promise and what happened instead.
     """
-    promises: dict[str, Check] = dict(promises_of(TransportPromises))
+    kinds: dict[type[TransportPromises], MakeTransport] = {TransportPromises: make_transport}
     if not in_process:
-        promises |= promises_of(NetworkPromises)
-    checks = {promise: partial(_try, check, make_transport, in_process) for promise, check in promises.items()}
+        kinds[NetworkPromises] = make_transport
     if make_impatient is not None:
-        checks[str(_times_out.__doc__)] = partial(_try, _times_out, make_impatient, in_process)
+        kinds[ImpatientPromises] = make_impatient
+    checks = {
+        promise: partial(_try, kind, check, make, in_process)
+        for kind, make in kinds.items()
+        for promise, check in promises_of(kind).items()
+    }
     await keep(getattr(make_transport, "__name__", "the transport"), checks, seconds=seconds)
 
 
-async def _try(check: Check, make: MakeTransport, in_process: bool) -> None:
+async def _try(kind: type[TransportPromises], check: Check, make: MakeTransport, in_process: bool) -> None:
     fake = FakeBasiq(clock=SystemClock())  # its delays are real, so that a send can be cancelled in one
     async with nullcontext(ORIGIN) if in_process else _serve(fake) as base:
         made = make(*((fake,) if in_process else ()))
         transport: Transport = await made if inspect.isawaitable(made) else made
         try:
-            await check(NetworkPromises(transport, fake, base))
+            await check(kind(transport, fake, base))
         finally:
             await transport.aclose()
 
@@ -285,10 +289,13 @@ class NetworkPromises(TransportPromises):
             hold(got == "one, two", f"'one' and 'two' came back as {got!r}")
 
 
-async def _times_out(stage: TransportPromises) -> None:
-    """a missing response is a RequestTimeoutError"""
-    stage.fake.fail_next(3, delay=60.0, path="*")
-    await stage._failure(Request("GET", stage.base + "/anything"), RequestTimeoutError)
+class ImpatientPromises(TransportPromises):
+    """What a transport with a short timeout promises too."""
+
+    async def time_out(self) -> None:
+        """a missing response is a RequestTimeoutError"""
+        self.fake.fail_next(3, delay=60.0, path="*")
+        await self._failure(Request("GET", self.base + "/anything"), RequestTimeoutError)
 
 
 @cache

@@ -6,7 +6,7 @@ import base64
 import math
 import secrets
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Self
 
@@ -28,6 +28,7 @@ from ._timeline import Cause, PlannedAttempt, Timeline
 from .catalog import EVENT_TYPES
 
 _LONGEST_COOL_OFF = 10 * 365 * 86_400
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 @attrs.frozen
@@ -48,8 +49,8 @@ class FakeBasiq(State):
 
     clock: a ``SystemClock``, or a ``ManualClock``, which stands still until ``advance`` moves it. By default a
         ``ManualClock``.
-    api_keys: the accepted keys, by default only ``DEFAULT_API_KEY``. Each further key belongs to a state of its own, as
-        of ``add_state``.
+    api_keys: the accepted keys, by default only ``DEFAULT_API_KEY``. Each further key belongs to a state of its own, in
+        ``states``.
     page_size: maximum number of items in a response, even if ``limit`` asks for more.
     cool_off: how long a new webhook is ``pending-approval``, 15 minutes by default.
     quirks: the form of responses where Basiq's own sources contradict each other.
@@ -165,9 +166,9 @@ class FakeBasiq(State):
         seed: int | str | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Add an empty state: a separate fake with the same settings, for the same server or transport.
+        """Add an empty state: a separate fake with the same settings, for the same server.
 
-        A request belongs to the state whose API key or token it carries. States share no data.
+        A request to the server belongs to the state whose API key or token it carries. States share no data.
 
         name: the name to show; by default a number.
         api_key: the state's key; by default a random one.
@@ -234,10 +235,6 @@ class FakeBasiq(State):
             saved.api_key == self.api_key,
             "the state belongs to another API key: make the fake with the api_keys of the saved one",
         )
-        clocks = {
-            key: ManualClock(snapshots.load(state.content).now) if state.still else None
-            for key, state in saved.states.items()
-        }
         self._deliveries.timeline.forget()
         self.clock.move_to(saved.now)
         self._store.ids.made, self._store.serial, self._store.app = saved.ids, saved.serial, saved.application
@@ -248,7 +245,8 @@ class FakeBasiq(State):
         for key in tuple(self.states):
             self.remove_state(key)
         for key, state in saved.states.items():
-            self.add_state(state.name, api_key=key, clock=clocks[key]).restore(state.content)
+            clock = ManualClock(_BEGINNING) if state.still else None
+            self.add_state(state.name, api_key=key, clock=clock).restore(state.content)
         self._changes.note()
         self._deliveries.wake()
 
@@ -271,9 +269,6 @@ class FakeBasiq(State):
         """Carry out one request, with the faults that it meets, and return its outcome."""
         if not all(map(str.islower, request.headers)):
             request = attrs.evolve(request, headers={name.lower(): text for name, text in request.headers.items()})
-        state = self._find_state(request.headers.get("authorization", ""))
-        if state is not self:
-            return state._exchange(request, prefix=prefix)
         origin, path, query = _split(request.url)
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"

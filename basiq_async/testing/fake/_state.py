@@ -277,11 +277,6 @@ class State:
         ]
 
     @property
-    def pending(self) -> int:
-        """The number of attempts that are planned or under way."""
-        return len(self._deliveries.timeline.planned())
-
-    @property
     def violations(self) -> Sequence[Violation]:
         """The misuses of Basiq by callers and endpoints, such as requests that Basiq would refuse; the first 1,000."""
         return self._violations.seen()

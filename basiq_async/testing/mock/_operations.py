@@ -58,7 +58,7 @@ class StateSummary:
 def summarize(fake: FakeBasiq) -> StateSummary:
     logs = {"requests": fake.request_log, "deliveries": fake.deliveries, "violations": fake.violations}
     counts = {name: len(log) for name, log in logs.items()}
-    counts |= {"webhooks": len(fake.webhooks()), "messages": fake.count_messages()}
+    counts |= {"webhooks": len(fake.webhooks()), "messages": fake.count_messages(), "pending": len(fake.upcoming())}
     return take(StateSummary, fake, seed=str(fake.seed), now=fake.now(), **counts)
 
 

@@ -274,6 +274,9 @@ FAULTS: dict[str, dict[str, Change]] = {
         "complete": given(key=lambda _, of: of.key[:255] if isinstance(of.key, str) else of.key),
     },
     # complete
+    "completes in lower case": {
+        "complete": given(key=lambda _, of: of.key.lower() if isinstance(of.key, str) else of.key),
+    },
     "forgets": {"complete": forget},
     "forgets with the lease": {"complete": remember_for_the_lease},
     "completes twice": {"complete": after(lambda *_: True)},
@@ -287,6 +290,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "handled with others but waits": {"complete": keep("_waiting", lambda inbox, of: not is_one(inbox, of))},
     # known, notes
     "knows the first of many": {"known": given(keys=lambda _, of: of.keys[:500])},
+    "knows all of very many": {"known": after(lambda _, of, found: of.keys if len(of.keys) > 1_000 else found)},
     "sees claims": {"known": after(lambda inbox, of, found: inbox._claims.keys() & set(of.keys) or found)},
     "knows not what a job set aside": {
         "known": after(lambda inbox, of, found: {key for key in found if inbox._is_done(key)}),

@@ -155,6 +155,14 @@ async def send_after_closing(broken: Broken, request: Request) -> Response:
     return await broken.inner.send(request)
 
 
+async def send_after_closing_and_fail(broken: Broken, request: Request) -> Response:
+    closed = broken.inner._closed
+    response = await send_after_closing(broken, request)
+    if closed:
+        raise ConnectionFailedError("closed")
+    return response
+
+
 async def send_late(broken: Broken, request: Request) -> Response:
     try:
         return await broken.inner.send(request)
@@ -222,6 +230,7 @@ FAULTS: Sequence[tuple[str, Do | Callable[[], AiohttpTransport]]] = [
     (CANCELLED, break_when_cancelled),
     ("aclose may be called twice", ClosesOnce),
     ("a send after aclose is a ConnectionFailedError", send_after_closing),
+    ("a send after aclose is a ConnectionFailedError", send_after_closing_and_fail),
     ("a compressed body is returned decompressed", returns(still_packed)),
     ("the values of a repeated header are joined", returns(take_the_last)),
     (DEADLINE, ignore_deadlines),

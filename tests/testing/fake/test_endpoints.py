@@ -45,13 +45,13 @@ async def test_an_asgi_application_sees_an_ordinary_request() -> None:
         assert (await receive())["type"] == "http.disconnect"
         await send({"type": "http.response.start", "status": 202, "headers": []})
         await send({"type": "http.response.body", "body": b"taken: " + event["body"][:1], "more_body": True})
-        await send({"type": "http.response.body"})
+        await send({"type": "http.response.body", "body": b"x" * 2_000})
 
     fake = FakeBasiq()
     fake.add_webhook("https://example.com/a%20b?c=d")
     fake.route("https://example.com/a%20b?c=d", app)
     await fake.emit("user.created")
-    assert (fake.deliveries[0].status, fake.deliveries[0].response) == (202, "taken: {")
+    assert (fake.deliveries[0].status, fake.deliveries[0].response) == (202, "taken: {" + "x" * 992)
     (scope,) = scopes
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a b", b"/a%20b", b"c=d")
     assert (dict(scope["headers"])[b"host"], scope["server"]) == (b"example.com", ("example.com", 80))
@@ -80,12 +80,6 @@ async def test_a_receiver_that_gives_no_status_is_a_configuration_error(result: 
     fake, _ = arranged(Endpoint(result))
     with pytest.raises(ConfigurationError, match="a receiver returns a status"):
         await fake.emit("user.created")
-
-
-@pytest.mark.parametrize("receiver", [None, 5, "text", lambda: 200, print, int])
-def test_what_is_no_receiver_cannot_be_routed_to(fake: FakeBasiq, receiver: Any) -> None:
-    with pytest.raises(ConfigurationError, match="a receiver is"):
-        fake.route(ENDPOINT, receiver)
 
 
 async def test_an_acknowledgement_after_30_seconds_is_a_violation() -> None:

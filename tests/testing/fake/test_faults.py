@@ -1,132 +1,92 @@
-"""Faults of requests on demand, each in one line, in this process and over HTTP."""
+"""Faults of requests and deliveries on demand, each in one line. ``check_transport`` has those over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+import json
 from typing import Any
 
-import attrs
 import pytest
 
-from basiq_async import (
-    BasiqClient,
-    ConnectionFailedError,
-    InMemoryTransport,
-    PaginationError,
-    ResponseDecodeError,
-    RetryPolicy,
-    ServerError,
-)
-from basiq_async.errors import ConfigurationError
+from basiq_async import BasiqClient, ConnectionFailedError, InMemoryTransport, Response
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.testing import FakeBasiq, serve
+from basiq_async.testing import FakeBasiq
 
-from ..conftest import ENDPOINT, Caller, Endpoint, arranged
+from ..conftest import BASE, ENDPOINT, Caller, Endpoint, arranged
 
-ONCE = RetryPolicy(max_retries=0)
-
-
-@attrs.frozen
-class Stage:
-    fake: FakeBasiq
-    basiq: BasiqClient
-    in_memory: bool = False
-
-    def time(self) -> float:
-        """The clock that the client waits by."""
-        waits = self.fake._waits if self.in_memory else None
-        return asyncio.get_running_loop().time() if waits is None else waits.time()
+TYPE = "/events/types/user.created"
+WEBHOOKS = "/notifications/webhooks"
+CALLS = (WEBHOOKS, TYPE, TYPE, TYPE)
 
 
-@pytest.fixture(params=["in memory", "over HTTP"])
-async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    fake = FakeBasiq(page_size=2)
-    fake.seed_messages(6)
-    if request.param == "in memory":
-        transport = InMemoryTransport(fake)
-        async with BasiqClient(fake.api_key, transport=transport, retry=ONCE) as basiq:
-            yield Stage(fake, basiq, True)
-    else:
-        async with serve(fake) as url, BasiqClient(fake.api_key, base_url=url, retry=ONCE) as basiq:
-            yield Stage(fake, basiq)
+@pytest.mark.parametrize(
+    ("fault", "statuses", "code"),
+    [
+        ({"times": 2, "status": 503, "path": "/events/*"}, [200, 503, 503, 200], "service-unavailable"),
+        ({"status": 500}, [500, 200, 200, 200], "internal-server-error"),
+        ({"times": 2, "status": 502, "path": TYPE, "method": "GET"}, [200, 502, 502, 200], "error"),
+        ({"status": 500, "method": "DELETE"}, [200, 200, 200, 200], None),
+        ({"status": 500, "path": "/token"}, [200, 200, 200, 200], None),
+    ],
+)
+def test_the_next_requests_that_match_fail_as_often_as_asked_and_no_more(
+    caller: Caller, fault: Any, statuses: list[int], code: str | None
+) -> None:
+    caller.authorize()
+    caller.fake.fail_next(**fault, retry_after=1)
+    answers = [caller.send("GET", path) for path in CALLS]
+    assert [answer.status for answer in answers] == statuses
+    assert {record.duration for record in caller.fake.request_log} == {0}
+    for answer in answers:
+        if answer.status != 200:
+            body = json.loads(answer.body)
+            assert (body["data"][0]["code"], answer.headers["retry-after"]) == (code, "1")
+            assert body["correlationId"]
 
 
-async def test_the_next_requests_fail_as_often_as_asked_and_no_more(stage: Stage) -> None:
-    stage.fake.fail_next(2, status=503, retry_after=1, path="/events/types")
-    await stage.basiq.webhooks.list().collect()
-    for _ in range(2):
-        with pytest.raises(ServerError) as caught:
-            await stage.basiq.event_types.list().collect()
-        assert (caught.value.status, caught.value.code, caught.value.retry_after) == (503, "service-unavailable", 1)
-        assert caught.value.correlation_id
-    await stage.basiq.event_types.list().collect()
-
-
-async def test_without_a_path_the_token_call_is_spared(stage: Stage) -> None:
-    stage.fake.fail_next(status=500)
-    with pytest.raises(ServerError) as caught:
-        await stage.basiq.event_types.get("user.created")
-    assert caught.value.path == "/events/types/user.created"
-    assert stage.fake.requests[0].url.endswith("/token")
-
-
-async def test_a_fault_can_be_for_a_method_and_for_a_pattern_of_paths(stage: Stage) -> None:
-    stage.fake.fail_next(status=500, method="DELETE")
-    stage.fake.fail_next(status=502, path="/notifications/webhooks/*")
-    (webhook,) = await stage.basiq.webhooks.list().collect()
-    with pytest.raises(ServerError) as caught:
-        await stage.basiq.webhooks.get(webhook.id)
-    assert (caught.value.status, caught.value.code) == (502, "error")
-    await stage.basiq.webhooks.get(webhook.id)
-    with pytest.raises(ServerError):
-        await stage.basiq.webhooks.delete(webhook.id)
-    await stage.basiq.webhooks.delete(webhook.id)
+def test_without_a_path_the_token_call_is_spared(caller: Caller) -> None:
+    caller.fake.fail_next(status=500)
+    caller.authorize()
+    assert caller.send("GET", TYPE).status == 500
 
 
 @pytest.mark.parametrize("drop", ["request", "response"])
-async def test_a_dropped_connection_is_one(stage: Stage, drop: Any) -> None:
-    await stage.basiq.event_types.get("user.created")
-    stage.fake.fail_next(3, drop=drop, method="POST")
-    with pytest.raises(ConnectionFailedError):
-        await stage.basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.created"])
-    stage.fake.reset_log()
-    urls = [webhook.url async for webhook in stage.basiq.webhooks.list()]
-    # Dropped before, nothing was done; dropped after, it was.
-    assert ("https://example.com/new" in urls) == (drop == "response")
+def test_a_dropped_connection_is_one_before_or_after_the_request_is_carried_out(caller: Caller, drop: Any) -> None:
+    caller.authorize()
+    caller.fake.fail_next(drop=drop, method="POST")
+    with pytest.raises(ConnectionFailedError, match="POST /notifications/webhooks"):
+        caller.create("https://example.com/new")
+    assert len(caller.get(WEBHOOKS)["data"]) == (drop == "response")
+    assert [record.status for record in caller.fake.request_log] == [200, None, 200]
 
 
-async def test_a_body_can_be_anything(stage: Stage) -> None:
-    stage.fake.fail_next(body=b'{"data": [{')
-    with pytest.raises(ResponseDecodeError):
-        await stage.basiq.event_types.get("user.created")
-    stage.fake.fail_next(body="<html>", status=502, headers={"content-type": "text/html"})
-    with pytest.raises(ServerError):
-        await stage.basiq.event_types.get("user.created")
+def test_a_body_can_be_anything(caller: Caller) -> None:
+    caller.authorize()
+    caller.fake.fail_next(body=b'{"data": [{')
+    assert caller.send("GET", TYPE) == Response(200, {"content-type": "application/json"}, b'{"data": [{')
+    caller.fake.fail_next(body="<html>", status=502, headers={"Content-Type": "text/html"})
+    assert caller.send("GET", TYPE) == Response(502, {"content-type": "text/html"}, b"<html>")
 
 
-async def test_a_slow_answer_is_the_right_one_later(stage: Stage) -> None:
-    stage.fake.fail_next(delay=0.03)
-    began = stage.time()
-    assert (await stage.basiq.event_types.get("user.created")).id == "user.created"
-    assert stage.time() - began >= 0.029
+def test_a_slow_answer_is_the_right_one_later_and_handle_does_not_wait_for_it(caller: Caller) -> None:
+    caller.authorize()
+    caller.fake.fail_next(delay=60)
+    assert caller.get(TYPE)["id"] == "user.created"
+    assert caller.fake.request_log[-1].duration == 60
 
 
-async def test_an_expired_token_is_renewed_by_the_client(stage: Stage) -> None:
-    await stage.basiq.event_types.get("user.created")
-    stage.fake.expire_tokens()
-    await stage.basiq.event_types.get("user.created")
-    assert [request.url.rpartition("/")[2] for request in stage.fake.requests].count("token") == 2
+def test_tokens_that_expire_open_nothing_any_more(caller: Caller) -> None:
+    caller.get(TYPE)
+    caller.fake.expire_tokens()
+    assert caller.error("GET", TYPE, status=401)["code"] == "unauthorized-access"
 
 
-async def test_a_page_that_loops_is_told_after_its_items(stage: Stage) -> None:
-    (webhook,) = await stage.basiq.webhooks.list().collect()
-    stage.fake.fail_next(100, loop=True)
-    seen: list[str] = []
-    with pytest.raises(PaginationError):
-        async for message in stage.basiq.messages.list(webhook.id):
-            seen.append(message.id)
-    assert len(seen) == 2
+def test_a_page_can_lead_to_itself() -> None:
+    caller = Caller(FakeBasiq(page_size=2))
+    path = f"{WEBHOOKS}/{caller.fake.seed_messages(6)}/messages?limit=2"
+    caller.authorize()
+    caller.fake.fail_next(loop=True)
+    assert caller.get(path)["links"]["next"] == BASE + path
+    assert len(caller.every(path)) == 6
 
 
 async def test_a_transport_without_a_fake_makes_one() -> None:
@@ -135,15 +95,6 @@ async def test_a_transport_without_a_fake_makes_one() -> None:
         transport.fake.api_key, transport=transport, base_url="https://proxy.example/basiq"
     ) as basiq:
         assert len(await basiq.event_types.list().collect()) == 15
-
-
-def test_handle_answers_at_once_and_raises_what_is_dropped(fake: FakeBasiq, caller: Caller) -> None:
-    caller.authorize()
-    fake.fail_next(delay=60)
-    caller.get("/events/types")
-    fake.fail_next(drop="request")
-    with pytest.raises(ConnectionFailedError, match="GET /events/types"):
-        caller.get("/events/types")
 
 
 def test_retry_after_can_be_any_text(fake: FakeBasiq, caller: Caller) -> None:
@@ -208,33 +159,9 @@ async def test_an_endpoint_is_down_until_it_is_up_and_a_message_is_redelivered_a
     assert (fake.deliveries[-1].status, fake.webhooks()[0].disabled) == (502, True)
     fake.endpoint_up()
     await fake.redeliver(message_id)
-    assert (fake.deliveries[-1].ok, fake.pending) == (True, 0)
+    assert (fake.deliveries[-1].ok, list(fake.upcoming())) == (True, [])
     fake.seed_messages(20, webhook_id, failed=1)
     seeded = next(fake.messages(webhook_id))
     await fake.redeliver(seeded.id)
     kept = next(fake.messages(webhook_id))
     assert ([each.status for each in kept.attempts], kept.status) == ([500, 200], "Success")
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda fake: fake.fail_deliveries(),
-        lambda fake: fake.fail_deliveries(0, status=500),
-        lambda fake: fake.fail_deliveries(status=500, drop="request"),
-        lambda fake: fake.fail_deliveries(drop="answer"),
-        lambda fake: fake.fail_next(drop="answer"),
-        lambda fake: fake.redeliver("none"),
-        lambda fake: fake.secret("none"),
-        lambda fake: FakeBasiq(latency=-1),
-        lambda fake: FakeBasiq(cool_off=-1),
-        lambda fake: FakeBasiq(cool_off=float("inf")),
-        lambda fake: FakeBasiq(cool_off=float("nan")),
-        lambda fake: FakeBasiq(cool_off=1e12),
-        lambda fake: FakeBasiq(delivery_timeout=0),
-        lambda fake: FakeBasiq(delivery_timeout=float("inf")),
-    ],
-)
-def test_what_makes_no_sense_is_refused(call: Any) -> None:
-    with pytest.raises(ConfigurationError):
-        call(FakeBasiq())

@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,12 +145,6 @@ async def test_a_limit_of_the_one_who_waits_is_none_of_the_handlers() -> None:
     assert [(each.ok, each.duration) for each in fake.deliveries] == [(True, 20)]
 
 
-ACTIONS = ("fetch", "emit", "emit and wait", "deliver", "advance", "sleep", "task", "raise", "wait for all", "pause")
-FAULTS = ("503", "delay", "drop", "token", "outage", "lost")
-ROUTES = ("function", "object", "asgi")
-STEPS = ("emit", "emit and wait", "deliver", "advance", "next", "call", "together")
-
-
 class Bounded(virtual.VirtualLoop):
     """A virtual loop that fails where anything goes on without end."""
 
@@ -176,90 +171,98 @@ def routed(kind: str, handle: Callable[[bytes], Awaitable[int]]) -> Any:
     return {"function": function, "object": SimpleNamespace(handle=function), "asgi": asgi}[kind]
 
 
+@attrs.frozen
+class Story:
+    """A fake, a client of it, and what was emitted so far."""
+
+    fake: FakeBasiq
+    basiq: BasiqClient
+    emitted: list[Emission] = attrs.field(factory=list[Emission])
+
+    async def emit(self, event_type_id: str, *, wait: bool = False) -> None:
+        self.emitted.append(self.fake.emit(event_type_id))
+        if wait:
+            await self.emitted[-1]
+
+    async def wait_for_all(self) -> None:
+        for each in self.emitted:
+            await each
+
+    async def sleep(self) -> None:
+        assert self.fake._waits is not None
+        await self.fake._waits.sleep(40)
+
+    async def fail(self) -> None:
+        raise ValueError("a handler's mistake")
+
+    async def call_while_time_passes(self) -> None:
+        await self.emit("user.created")
+        advancing, call = self.fake.advance(hours=1), self.basiq.event_types.get("user.created")
+        await asyncio.gather(advancing, call, return_exceptions=True)
+
+
+ROUTES = ("function", "object", "asgi")
+ACTIONS: dict[str, Callable[[Story, str], Awaitable[object]]] = {
+    "fetch": lambda story, event_id: story.basiq.events.get(event_id),
+    "fetch in a task": lambda story, event_id: asyncio.create_task(story.basiq.events.get(event_id)),
+    "emit": lambda story, _: story.emit("user.updated"),
+    "emit and wait": lambda story, _: story.fake.emit("user.updated"),
+    "wait for all": lambda story, _: story.wait_for_all(),
+    "deliver": lambda story, _: story.fake.deliver(),
+    "advance": lambda story, _: story.fake.advance(seconds=7),
+    "sleep": lambda story, _: story.sleep(),
+    "pause": lambda story, _: asyncio.sleep(0.5),
+    "raise": lambda story, _: story.fail(),
+}
+"""What a handler may do."""
+FAULTS: dict[str, Callable[[FakeBasiq, int], None]] = {
+    "503": lambda fake, times: fake.fail_next(times, status=503, path="/events/*"),
+    "delay": lambda fake, times: fake.fail_next(times, delay=50),
+    "drop": lambda fake, times: fake.fail_next(times, drop="request"),
+    "token": lambda fake, times: fake.fail_next(times, status=503, path="/token"),
+    "outage": lambda fake, times: fake.endpoint_down(f"{ENDPOINT}/0"),
+    "lost": lambda fake, times: fake.fail_deliveries(times, drop="response"),
+}
+STEPS: dict[str, Callable[[Story], Awaitable[object]]] = {
+    "emit": lambda story: story.emit("user.created"),
+    "emit and wait": lambda story: story.emit("user.created", wait=True),
+    "deliver": lambda story: story.fake.deliver(),
+    "advance": lambda story: story.fake.advance(hours=3),
+    "next": lambda story: story.fake.advance_to_next(),
+    "call": lambda story: story.basiq.event_types.get("user.created"),
+    "together": lambda story: story.call_while_time_passes(),
+}
+"""What a test may do."""
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     routes=st.lists(st.sampled_from(ROUTES), min_size=3, max_size=3),
-    handlers=st.lists(st.lists(st.sampled_from(ACTIONS), max_size=3), min_size=1, max_size=3),
-    faults=st.lists(st.tuples(st.sampled_from(FAULTS), st.integers(1, 6)), max_size=3),
-    steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=6),
+    handlers=st.lists(st.lists(st.sampled_from(tuple(ACTIONS)), max_size=3), min_size=1, max_size=3),
+    faults=st.lists(st.tuples(st.sampled_from(tuple(FAULTS)), st.integers(1, 6)), max_size=3),
+    steps=st.lists(st.sampled_from(tuple(STEPS)), min_size=1, max_size=6),
 )
 def test_whatever_handlers_and_tests_do_it_comes_to_an_end(
     routes: list[str], handlers: list[list[str]], faults: list[tuple[str, int]], steps: list[str]
 ) -> None:
     async def main() -> None:
-        fake, emitted = FakeBasiq(), list[Emission]()
+        fake = FakeBasiq()
         async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-
-            async def act(action: str, event_id: str) -> None:
-                match action:
-                    case "fetch":
-                        await basiq.events.get(event_id)
-                    case "emit":
-                        emitted.append(fake.emit("user.updated"))
-                    case "emit and wait":
-                        await fake.emit("user.updated")
-                    case "deliver":
-                        await fake.deliver()
-                    case "advance":
-                        await fake.advance(seconds=7)
-                    case "sleep":
-                        assert fake._waits is not None
-                        await fake._waits.sleep(40)
-                    case "task":
-                        await asyncio.create_task(act("fetch", event_id))
-                    case "raise":
-                        raise ValueError("a handler's mistake")
-                    case "wait for all":
-                        for each in emitted:
-                            await each
-                    case "pause":
-                        await asyncio.sleep(0.5)
-
+            story = Story(fake, basiq)
             for number, (route, actions) in enumerate(zip(routes, handlers, strict=False)):
 
                 async def handle(body: bytes, actions: list[str] = actions) -> int:
                     for action in actions:
-                        await act(action, json.loads(body)["eventId"])
+                        await ACTIONS[action](story, json.loads(body)["eventId"])
                     return 200
 
                 fake.route(f"{ENDPOINT}/{number}", routed(route, handle))
                 fake.add_webhook(f"{ENDPOINT}/{number}", ["user.created", "user.updated"][: number + 1])
             for fault, times in faults:
-                match fault:
-                    case "503":
-                        fake.fail_next(times, status=503, path="/events/*")
-                    case "delay":
-                        fake.fail_next(times, delay=50)
-                    case "drop":
-                        fake.fail_next(times, drop="request")
-                    case "token":
-                        fake.fail_next(times, status=503, path="/token")
-                    case "outage":
-                        fake.endpoint_down(f"{ENDPOINT}/0")
-                    case "lost":
-                        fake.fail_deliveries(times, drop="response")
-
-            async def step(name: str) -> None:
-                match name:
-                    case "emit" | "emit and wait":
-                        emitted.append(fake.emit("user.created"))
-                        if name != "emit":
-                            await emitted[-1]
-                    case "deliver":
-                        await fake.deliver()
-                    case "advance":
-                        await fake.advance(hours=3)
-                    case "next":
-                        await fake.advance_to_next()
-                    case "call":
-                        await basiq.event_types.get("user.created")
-                    case "together":
-                        emitted.append(fake.emit("user.created"))
-                        await asyncio.gather(fake.advance(hours=1), step("call"), return_exceptions=True)
-
+                FAULTS[fault](fake, times)
             for name in (*steps, "deliver"):
                 with suppress(BasiqError):
-                    await step(name)
+                    await STEPS[name](story)
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=Bounded) as runner:
         patch.setattr("basiq_async.testing.fake._timeline.MOST_CAUSED", 30)

@@ -20,7 +20,7 @@ async def arranged() -> FakeBasiq:
     fake.route(ENDPOINT, Endpoint(503))
     caller = Caller(fake)
     webhook_id = fake.add_webhook(ENDPOINT)
-    fake.seed_messages(2000, webhook_id, failed=0.2)
+    fake.seed_messages(520, webhook_id, failed=0.2)
     await fake.emit("consent.revoked", user_id="u-1", data={"ü": ["\ud800", None]})
     caller.create("https://example.com/second", name="second")
     *_, seeded = fake.messages(webhook_id)

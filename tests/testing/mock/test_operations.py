@@ -11,7 +11,9 @@ import schemathesis
 
 from basiq_async import BasiqClient, RetryPolicy, ServerError
 from basiq_async.testing import FakeBasiq
+from basiq_async.testing.fake import _lists  # private: a limit of 20,000 takes seconds
 from basiq_async.testing.fake._histories import SeededMessages  # private: how many are looked at is what is counted
+from basiq_async.testing.mock import _history  # private: as above
 
 from ..conftest import ENDPOINT, Endpoint
 from .conftest import Controller
@@ -259,7 +261,12 @@ async def test_time_and_history_end_where_dates_do(control: Controller) -> None:
     assert "before the year 1" in refused["error"]["message"]
 
 
-async def test_no_request_looks_at_more_than_some_of_a_long_history(control: Controller) -> None:
+async def test_no_request_looks_at_more_than_some_of_a_long_history(
+    control: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (_history.MOST_SCANNED, _lists.MOST_SCANNED) == (5_000, 20_000), "as the documentation says"
+    monkeypatch.setattr(_history, "MOST_SCANNED", 50)
+    monkeypatch.setattr(_lists, "MOST_SCANNED", 200)
     first_webhook = control.fake.seed_messages(1_000_000)
     (history,) = control.fake._store.app.messages[first_webhook].segments
     looked_at = 0
@@ -270,19 +277,18 @@ async def test_no_request_looks_at_more_than_some_of_a_long_history(control: Con
         looked_at += 1
         return make(self, index)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SeededMessages, "__getitem__", counting)
-        first = await control.get("/messages", search="no such text")
-        assert (first["items"], first["total"]) == ([], 1_000_000)
-        await control.get("/messages", status="Pending")
-        await control.get("/messages", next=history[500_000].id, search="no such text", webhookId=first_webhook)
-        deep = await control.get("/messages", next=history[2].id)
-        assert (len(deep["items"]), deep["next"]) == (3, None)
-        async with BasiqClient(control.fake.api_key, base_url=control.base_url) as basiq:
-            pages = basiq.messages.list(first_webhook, filter="status.eq('Pending')", prefetch=0).pages()
-            assert [len((await anext(pages)).items) for _ in range(2)] == [0, 0]
-            await pages.aclose()
-    assert looked_at <= 3 * 5_001 + 2 * 20_001 + 100
+    monkeypatch.setattr(SeededMessages, "__getitem__", counting)
+    first = await control.get("/messages", search="no such text")
+    assert (first["items"], first["total"]) == ([], 1_000_000)
+    await control.get("/messages", status="Pending")
+    await control.get("/messages", next=history[500_000].id, search="no such text", webhookId=first_webhook)
+    deep = await control.get("/messages", next=history[2].id)
+    assert (len(deep["items"]), deep["next"]) == (3, None)
+    async with BasiqClient(control.fake.api_key, base_url=control.base_url) as basiq:
+        pages = basiq.messages.list(first_webhook, filter="status.eq('Pending')", prefetch=0).pages()
+        assert [len((await anext(pages)).items) for _ in range(2)] == [0, 0]
+        await pages.aclose()
+    assert looked_at <= 3 * 51 + 2 * 201 + 100
     assert (await control.get("/messages", search="no such text", next=first["next"]))["next"] != first["next"]
     for place in ("1-", "1", ""):
         await control.get("/messages", expect=400, next=place)

@@ -1,0 +1,61 @@
+"""What a test asks of a fake and cannot have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from basiq_async.errors import ConfigurationError
+from basiq_async.testing import FakeBasiq, ManualClock, SystemClock
+
+from ..conftest import ENDPOINT
+
+NOWHERE = "11111111-2222-4333-8444-555555555555"
+NO_PATHS = ("users/u1", "/users/u1/", "/users/u1?x=1", "/events/e1", "/notifications/webhooks", "/token")
+NAN, INF = float("nan"), float("inf")
+MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
+    *((lambda _, n=n: FakeBasiq(page_size=n), "page_size must be from 1 to 500") for n in (0, 501)),
+    *((lambda _, n=n: FakeBasiq(cool_off=n), "cool_off must be from 0 seconds to 10") for n in (-1, INF, NAN, 1e12)),
+    *((lambda _, n=n: FakeBasiq(delivery_timeout=n), "delivery_timeout must be a number") for n in (0, INF)),
+    (lambda _: FakeBasiq(latency=-1), "latency must be a number of seconds from 0"),
+    (lambda _: FakeBasiq(api_keys=[]), "api_keys is empty"),
+    (lambda _: FakeBasiq(api_keys="one-key"), "api_keys is a sequence of keys, not one key"),
+    (lambda _: FakeBasiq(api_keys=["one", "one"]), "another state has this API key"),
+    (lambda _: FakeBasiq(clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)), "a ManualClock or a SystemClock"),
+    (lambda _: ManualClock(datetime(2026, 1, 1)), "start needs a time zone"),
+    (lambda _: SystemClock(start=datetime(2026, 1, 1)), "start needs a time zone"),
+    *((lambda _, n=n: SystemClock(n), "speed must be above 0") for n in (0, -1, NAN)),
+    (lambda fake: fake.emit("user.exploded"), "there is no event type 'user.exploded'"),
+    (lambda fake: fake.add_webhook(f"{ENDPOINT}/2", ["user.creatd"]), "did you mean 'user.created'?"),
+    (lambda fake: fake.add_webhook(ENDPOINT), "there is a webhook with the url"),
+    (lambda fake: fake.secret(NOWHERE), "there is no webhook"),
+    (lambda fake: fake.redeliver(NOWHERE), "there is no message"),
+    (lambda fake: fake.seed_messages(-1), "n must be 0 or more"),
+    (lambda fake: fake.seed_messages(1, failed=2), "failed from 0 to 1"),
+    (lambda fake: fake.seed_messages(1, NOWHERE), "there is no webhook"),
+    (lambda fake: fake.seed_messages(1, event_types=["user.exploded"]), "there is no event type"),
+    (lambda fake: fake.seed_messages(1, event_types=[]), "at least one event type"),
+    (lambda fake: fake.fail_next(), "say what goes wrong"),
+    (lambda fake: fake.fail_next(0, status=500), "times must be 1 or more"),
+    (lambda fake: fake.fail_next(drop="answer"), "drop must be 'request' or 'response'"),
+    (lambda fake: fake.fail_deliveries(), "say what goes wrong with the deliveries"),
+    (lambda fake: fake.fail_deliveries(0, status=500), "times must be 1 or more"),
+    (lambda fake: fake.fail_deliveries(status=500, drop="request"), "either status or drop"),
+    (lambda fake: fake.fail_deliveries(drop="answer"), "drop must be 'request' or 'response'"),
+    *((lambda fake, it=it: fake.route(ENDPOINT, it), "a receiver is") for it in (None, 5, "text", print, int)),
+    (lambda fake: fake.route(ENDPOINT, lambda: 200), "a receiver is"),
+    *((lambda fake, it=it: fake.set(it, {}), "path must be such as|cannot be set") for it in NO_PATHS),
+    *((lambda fake, it=it: fake.set("/users/u1", it), "json must be an object") for it in ("text", ["text"], 7)),
+]
+
+
+@pytest.mark.parametrize(("misuse", "said"), MISUSES)
+def test_what_cannot_be_arranged_is_a_configuration_error(
+    fake: FakeBasiq, misuse: Callable[[Any], object], said: str
+) -> None:
+    fake.add_webhook(ENDPOINT)
+    with pytest.raises(ConfigurationError, match=said.replace("?", r"\?")):
+        misuse(fake)
