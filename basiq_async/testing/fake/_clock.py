@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from ...errors import ConfigurationError
@@ -72,5 +73,38 @@ class SystemClock:
             self._start += ahead
 
 
-Clock = ManualClock | SystemClock
+class OwnClock:
+    """The time of a user's callable, in UTC, and how far the fake was moved past it.
+
+    In another zone, sums of times are of its wall clock, and so an hour off at a change to or from summer time.
+    """
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        now = self._clock()
+        if now.tzinfo is None:
+            raise ConfigurationError(f"a clock must return an aware datetime, such as datetime.now(UTC): {self!r}")
+        return now.astimezone(UTC) + self._ahead
+
+    def __repr__(self) -> str:
+        return repr(self._clock)
+
+    def move_to(self, moment: datetime) -> None:
+        """Set the fake's time forward to ``moment``, and go on from there. A moment in the past changes nothing."""
+        self._ahead += max(moment - self(), timedelta())
+
+
+Clock = ManualClock | SystemClock | OwnClock
 """The clock of a fake."""
+
+
+def as_clock(clock: Callable[[], datetime] | None) -> Clock:
+    """Return the clock of a fake: by default a ``ManualClock``. Raises ``ConfigurationError`` for no callable."""
+    if clock is None:
+        return ManualClock()
+    if not callable(clock):
+        raise ConfigurationError(f"clock must be a callable that returns an aware datetime, not {clock!r}")
+    return clock if isinstance(clock, Clock) else OwnClock(clock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Self
@@ -15,7 +15,7 @@ import attrs
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from . import _snapshots as snapshots
-from ._clock import LATEST, Clock, ManualClock, SystemClock, as_seconds
+from ._clock import LATEST, ManualClock, OwnClock, SystemClock, as_clock, as_seconds
 from ._deliveries import Emission
 from ._faults import take_fault
 from ._histories import IdFactory
@@ -47,8 +47,8 @@ class Exchange:
 class FakeBasiq(State):
     """A fake Basiq for tests: it responds to requests, emits events, and delivers webhooks on its own clock.
 
-    clock: a ``SystemClock``, or a ``ManualClock``, which stands still until ``advance`` moves it. By default a
-        ``ManualClock``.
+    clock: a callable that returns the time as an aware datetime. By default a ``ManualClock``, which stands still until
+        ``advance`` moves it. ``advance`` moves the fake past any clock, which then goes on from there.
     api_keys: the accepted keys, by default only ``DEFAULT_API_KEY``. Each further key belongs to a state of its own, in
         ``states``.
     page_size: maximum number of items in a response, even if ``limit`` asks for more.
@@ -71,7 +71,7 @@ class FakeBasiq(State):
     def __init__(
         self,
         *,
-        clock: Clock | None = None,
+        clock: Callable[[], datetime] | None = None,
         api_keys: Iterable[str] | None = None,
         page_size: int = 500,
         cool_off: float | timedelta = 900.0,
@@ -94,10 +94,9 @@ class FakeBasiq(State):
         require(bool(keys), "api_keys is empty: pass at least one key for the fake to accept")
         if seed is None:
             seed = secrets.token_hex(8)
-        clock = ManualClock() if clock is None else clock
-        require(isinstance(clock, Clock), f"clock must be a ManualClock or a SystemClock, not {clock!r}")
+        own = as_clock(clock)
         store = Store(
-            clock,
+            own,
             IdFactory(seed),
             seed,
             quirks or Quirks(),
@@ -106,7 +105,7 @@ class FakeBasiq(State):
             {**EVENT_TYPES, **(event_types or {})},
             keys[0],
         )
-        super().__init__(store, clock, delivery_timeout)
+        super().__init__(store, own, delivery_timeout)
         self.name = "first"
         """The name from ``add_state``; ``first`` for the original state."""
         self._received = 0
@@ -164,7 +163,7 @@ class FakeBasiq(State):
         *,
         api_key: str | None = None,
         seed: int | str | None = None,
-        clock: Clock | None = None,
+        clock: Callable[[], datetime] | None = None,
     ) -> Self:
         """Add an empty state: a separate fake with the same settings, for the same server.
 
@@ -173,7 +172,7 @@ class FakeBasiq(State):
         name: the name to show; by default a number.
         api_key: the state's key; by default a random one.
         seed: the seed of the state's ids; by default a random one.
-        clock: by default a new clock of the same kind as this fake's.
+        clock: by default a new clock of the same kind as this fake's; your own clock is shared.
         """
         key = self.make_api_key() if api_key is None else api_key
         require(
@@ -181,7 +180,8 @@ class FakeBasiq(State):
             "another state has this API key, or it is empty: pass another api_key",
         )
         if clock is None:
-            clock = SystemClock(self.clock.speed) if isinstance(self.clock, SystemClock) else ManualClock()
+            clock = SystemClock(self.clock.speed) if isinstance(self.clock, SystemClock) else None
+            clock = self.clock if isinstance(self.clock, OwnClock) else clock
         state = type(self)(
             clock=clock,
             api_keys=[key],
@@ -269,6 +269,9 @@ class FakeBasiq(State):
         """Carry out one request, with the faults that it meets, and return its outcome."""
         if not all(map(str.islower, request.headers)):
             request = attrs.evolve(request, headers={name.lower(): text for name, text in request.headers.items()})
+        state = self._find_state(request.headers.get("authorization", ""))
+        if state is not self:
+            return state._exchange(request, prefix=prefix)
         origin, path, query = _split(request.url)
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"

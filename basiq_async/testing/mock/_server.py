@@ -21,7 +21,7 @@ from ..._work.limits import wait_for_event
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
-from ..fake._clock import ManualClock
+from ..fake._clock import ManualClock, SystemClock
 from ..fake._deliveries import Deliveries, Outlet
 from ..fake._endpoints import Endpoint, over_http
 from ..fake._fake import FakeBasiq
@@ -33,6 +33,8 @@ from .state_file import keeping_state
 
 logger = logging.getLogger("basiq_async.testing")
 AT_ONCE = 32
+_LOOK_EVERY = 0.05
+"""Seconds between two looks at a clock of the user's."""
 NO_PAGE = """The control API is described at /_fake/openapi.json.
 
 To see the page of the mock here, install its libraries: pip install '/path/to/the/clone[ui]'
@@ -199,4 +201,6 @@ def _wait(fake: FakeBasiq) -> float | None:
     due, clock = fake.next_due, fake.clock
     if due is None or not _is_free(fake._deliveries) or isinstance(clock, ManualClock):
         return None
-    return max((due - clock()).total_seconds() / clock.speed, 0.0)
+    seconds = max((due - clock()).total_seconds(), 0.0)
+    # A clock of the user's may run at any speed.
+    return seconds / clock.speed if isinstance(clock, SystemClock) else min(seconds, _LOOK_EVERY)

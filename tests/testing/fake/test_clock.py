@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from basiq_async import testing
-from basiq_async.testing import ManualClock, SystemClock
+from basiq_async.testing import FakeBasiq, ManualClock, SystemClock
+from basiq_async.testing.fake.catalog import SCHEDULE
 
 
 def test_a_manual_clock_stands_still_and_never_goes_back() -> None:
@@ -45,3 +47,17 @@ async def test_a_manual_clock_that_is_moved_to_a_time_in_sydney_stays_right() ->
     clock.advance(timedelta(hours=30))
     assert clock() - began == timedelta(hours=30)
     assert clock().astimezone(UTC).hour == (began.astimezone(UTC).hour + 30) % 24
+
+
+async def test_a_clock_of_the_users_in_sydney_is_right_over_the_end_of_summer_time() -> None:
+    present = datetime(2026, 4, 4, 12, tzinfo=ZoneInfo("Australia/Sydney"))  # it ends on 5 April 2026 at 03:00
+    fake = FakeBasiq(clock=lambda: present)
+    began = fake.now()
+    fake.add_webhook("https://example.com/basiq")
+    fake.emit("consent.revoked")
+    await fake.advance(hours=30)
+    assert (fake.now().utcoffset(), fake.now() - began) == (timedelta(), timedelta(hours=30))
+    waits = [later.at - earlier.at for earlier, later in pairwise(fake.deliveries)]
+    assert waits == list(SCHEDULE[1:])
+    present = present.astimezone(UTC) + timedelta(hours=1)
+    assert fake.now() - began == fake.add_state().now() - began == timedelta(hours=31)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +24,8 @@ MISUSES: list[tuple[Callable[[FakeBasiq], object], str]] = [
     (lambda _: FakeBasiq(api_keys=[]), "api_keys is empty"),
     (lambda _: FakeBasiq(api_keys="one-key"), "api_keys is a sequence of keys, not one key"),
     (lambda _: FakeBasiq(api_keys=["one", "one"]), "another state has this API key"),
-    (lambda _: FakeBasiq(clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)), "a ManualClock or a SystemClock"),
+    (lambda _: FakeBasiq(clock=cast(Any, 1)), "a callable that returns an aware datetime"),
+    (lambda _: FakeBasiq(clock=lambda: datetime(2026, 1, 1)).now(), "must return an aware datetime"),
     (lambda _: ManualClock(datetime(2026, 1, 1)), "start needs a time zone"),
     (lambda _: SystemClock(start=datetime(2026, 1, 1)), "start needs a time zone"),
     *((lambda _, n=n: SystemClock(n), "speed must be above 0") for n in (0, -1, NAN)),

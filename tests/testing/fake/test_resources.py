@@ -131,7 +131,7 @@ async def test_any_path_can_be_set_and_none_is_a_404(fake_basiq: FakeBasiq, basi
 async def test_what_was_set_needs_a_token_and_belongs_to_one_application() -> None:
     fake = FakeBasiq(api_keys=["a2V5LW9uZTp4eHh4", "a2V5LXR3bzp4eHh4"])
     fake.set("/users/u1", {"id": "u1"})
-    async with BasiqClient("a2V5LXR3bzp4eHh4", transport=InMemoryTransport(fake.states["a2V5LXR3bzp4eHh4"])) as other:
+    async with BasiqClient("a2V5LXR3bzp4eHh4", transport=InMemoryTransport(fake)) as other:
         with pytest.raises(NotFoundError):
             await other.get("/users/u1")
     assert fake.handle(Request("GET", "https://au-api.basiq.io/users/u1")).status == 401
