@@ -28,11 +28,12 @@ from basiq_async import (
     ServerError,
 )
 from basiq_async._wire.codec import _strict_loads
-from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Progress, Replay, limit
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.histories import Gated, Recorder, Refusing, Watching, history, set_aside
+from tests.support.deliveries import SECRET
+from tests.support.histories import Collecting, Gated, Recorder, Refusing, Table, Watching, history, listed, set_aside
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
@@ -277,9 +278,7 @@ UNREADABLE: list[Any] = [
 @pytest.mark.parametrize("item", UNREADABLE)
 async def test_a_message_that_cannot_be_read_is_set_aside_with_its_json(item: Any) -> None:
     target, inbox = Recorder(), MemoryInbox()
-    script = Scripted(page([{"id": "a"}, {"id": "b"}, item, {"id": "d"}]))
-    async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", target, inbox=inbox)
+    async with listed([{"id": "a"}, {"id": "b"}, item, {"id": "d"}], target, inbox=inbox) as replay:
         assert (await replay.plan()).total == 4
         report = await replay.run()
         (entry,) = await replay.quarantined()
@@ -289,16 +288,14 @@ async def test_a_message_that_cannot_be_read_is_set_aside_with_its_json(item: An
         assert (entry.kind, entry.acknowledged) == ("unreadable", False)
         assert json.loads(entry.body) == (item if isinstance(item, dict) else {"raw": item})
         # Read again, it is known; tried again, it fails with an error that says as much.
-        assert (await Replay(client, "w1", target, inbox=inbox).run()).failed == 0
+        assert (await replay.run()).failed == 0
         again = await replay.retry_quarantined()
         (entry,) = await replay.quarantined()
         assert (again.handled, again.failed, entry.failures) == (0, 1, 2)
 
 
 async def test_a_message_without_an_id_is_the_same_one_whatever_the_order_of_its_names() -> None:
-    script = Scripted(page([{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}]))
-    async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", Recorder(), inbox=MemoryInbox())
+    async with listed([{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}], Recorder()) as replay:
         assert (await replay.run()).failed == 2, "what is listed twice is one message"
         assert len(await replay.quarantined()) == 2
 
@@ -500,7 +497,7 @@ async def test_progress_has_no_rate_and_no_estimate_while_the_target_stalls() ->
         await asyncio.sleep(60 if message.id == ids[40] else 0.1)
 
     async with history(100) as h:
-        ids = [message.id async for message in h.client.messages.list(h.webhook_id)]
+        ids = await h.ids()
         replay = h.replay(stall, concurrency=1)
         await replay.run(told.append, plan=await replay.plan())
     before = next(each for each in told if each.handled == 39)
@@ -525,6 +522,9 @@ async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_h
     assert told[-1].eta is None
 
 
+async def with_session(message: Message, session: Any) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -542,6 +542,15 @@ async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_h
         ({"filter": 7}, "filter"),
         ({"target": 7}, "target"),
         ({"target": print}, "not async"),
+        ({"target": WebhookReceiver(SECRET)}, "has its own inbox"),
+        (
+            {"target": WebhookReceiver(SECRET), "inbox": None, "exclusive": True},
+            "records each message by itself: pass no",
+        ),
+        ({"target": Table()}, "a Table is its own record: pass no inbox"),
+        ({"target": Collecting(), "inbox": None}, "needs an inbox, which records what was handled"),
+        ({"target": with_session}, r"accepts one argument, the message.*such as SQLInbox"),
+        ({"target": with_session, "inbox": None}, r"accepts one argument, the message.*such as SQLInbox"),
         ({"source": "both"}, "source must be"),
         ({"webhook_id": ""}, "webhook_id"),
     ],

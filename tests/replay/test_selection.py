@@ -49,7 +49,7 @@ def test_a_relative_since_is_the_same_selection_each_day() -> None:
 async def test_another_selection_hands_out_what_the_others_did_not(exclusive: bool) -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(300, failed=0.3, page_size=25) as h:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        messages = await h.messages()
         half = message_time(messages[150])
         assert half is not None
         only = F("eventTypeId").eq("user.created")
