@@ -132,26 +132,6 @@ async def test_a_killed_run_on_another_machine_keeps_the_next_one_out_for_its_le
         assert (await replay.run()).handled == 5
 
 
-async def test_a_run_whose_claim_was_cancelled_keeps_no_other_out() -> None:
-    class Slow(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            claim = await super().claim(key, token, lease=lease)
-            claimed.set()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            return claim
-
-    claimed, inbox = asyncio.Event(), Slow()
-    async with history(5) as h:
-        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
-        running = asyncio.create_task(replay.run())
-        await claimed.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        assert (await replay.run()).handled == 5
-
-
 @virtual.clocked
 async def test_an_inbox_that_is_away_for_less_than_the_lease_costs_a_run_nothing() -> None:
     class Away(MemoryInbox):

@@ -6,14 +6,10 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
 from basiq_async import Message
 from basiq_async.receiver import MemoryInbox, WebhookReceiver
 from basiq_async.replay import JSONLinesTarget, limit, message_time
 from tests.support.histories import Recorder, Refusing, history, listed, set_aside
-
-pytestmark = pytest.mark.usefixtures("both_orders")
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 

@@ -24,8 +24,6 @@ from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.histories import Receiving, Recorder, Refusing, history, set_aside
 
-pytestmark = pytest.mark.usefixtures("both_orders")
-
 both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 
 

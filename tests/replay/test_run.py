@@ -37,11 +37,10 @@ from tests.support.histories import Collecting, Gated, Recorder, Refusing, Table
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
-pytestmark = pytest.mark.usefixtures("both_orders")
-
 both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 
 
+@pytest.mark.usefixtures("both_orders")
 @both_kinds
 @pytest.mark.parametrize("count", [0, 1_234])
 async def test_every_message_of_the_history_is_handled_once(count: int, exclusive: bool) -> None:
@@ -71,6 +70,7 @@ async def test_no_message_is_kept_once_it_is_handled(exclusive: bool) -> None:
     assert max(alive) < 1_500, "more than the page that is handed out, the next one and what is under way"
 
 
+@pytest.mark.usefixtures("both_orders")
 @both_kinds
 async def test_a_second_run_handles_what_came_since(exclusive: bool) -> None:
     target = Recorder()
@@ -164,6 +164,7 @@ async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool)
 # --- stopping and resuming ---
 
 
+@pytest.mark.usefixtures("both_orders")
 @both_kinds
 async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclusive: bool) -> None:
     async with history(1_000, page_size=70) as h:
@@ -216,6 +217,7 @@ async def test_stop_before_the_first_message_handles_none() -> None:
     assert target.ids == []
 
 
+@pytest.mark.usefixtures("both_orders")
 async def test_another_api_key_goes_on_where_the_one_before_ended() -> None:
     fake, target, inbox = FakeBasiq(), Recorder(), MemoryInbox()
     webhook_id = fake.add_webhook()
@@ -239,6 +241,7 @@ async def test_another_api_key_goes_on_where_the_one_before_ended() -> None:
 # --- what goes wrong ---
 
 
+@pytest.mark.usefixtures("both_orders")
 @both_kinds
 async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded(exclusive: bool) -> None:
     inbox, target = MemoryInbox(), Recorder()

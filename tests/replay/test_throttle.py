@@ -6,15 +6,8 @@ import asyncio
 
 import pytest
 
-from basiq_async.replay._throttle import Pressure, RateLimiter  # private: who waits cannot be told from outside
+from basiq_async.replay._throttle import Pressure  # private: who waits cannot be told from outside
 from tests.support.virtual import clocked, now
-
-
-@clocked
-async def test_a_limiter_that_was_stopped_lets_nobody_through() -> None:
-    limiter = RateLimiter(1)
-    limiter.stop()
-    assert not await limiter.wait()
 
 
 @clocked

@@ -6,8 +6,8 @@ import asyncio
 import json
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 from aiohttp import web
 
 from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TargetError, TransportError
-from basiq_async._wire.payloads import payload_bytes
 from basiq_async.cli._listen import Forwarder  # private: what the frames of a traceback hold
 from basiq_async.receiver import verify
 from basiq_async.replay import HttpTarget
@@ -24,6 +23,7 @@ from tests.support import virtual
 from tests.support.frames import leaks
 from tests.support.histories import history
 from tests.support.real_time import PATIENCE
+from tests.support.served import serving
 from tests.support.wire import Step, Wire, closing, hanging, http
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
@@ -35,22 +35,6 @@ MESSAGE = Message(
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@asynccontextmanager
-async def endpoint(handler: Handler) -> AsyncIterator[str]:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return await handler(request)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
-    finally:
-        await runner.cleanup()
-
-
 class Answers:
     """Answers with one of the script each time, the last one again and again; keeps what it was asked."""
 
@@ -58,7 +42,7 @@ class Answers:
         self.script = list(script) or [204]
         self.requests: list[tuple[dict[str, str], bytes]] = []
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(({k.lower(): v for k, v in request.headers.items()}, await request.read()))
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(step, int):
@@ -69,7 +53,7 @@ class Answers:
 async def test_a_message_is_posted_and_signed_as_basiq_does() -> None:
     answers = Answers()
     times = iter([datetime.now(UTC), datetime(2026, 1, 6, tzinfo=UTC)])
-    async with endpoint(answers) as url, HttpTarget(url, SECRET, clock=lambda: next(times)) as target:
+    async with serving(answers.answer) as url, HttpTarget(url, SECRET, clock=lambda: next(times)) as target:
         await target.deliver(MESSAGE)
         await target.deliver(MESSAGE)
     (headers, body), (again, _) = answers.requests
@@ -85,14 +69,14 @@ async def test_a_message_is_posted_and_signed_as_basiq_does() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 async def test_any_2xx_is_a_success(status: int) -> None:
-    async with endpoint(Answers(status)) as url, HttpTarget(url, SECRET) as target:
+    async with serving(Answers(status).answer) as url, HttpTarget(url, SECRET) as target:
         await target.deliver(MESSAGE)
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 401, 404, 410, 413])
 async def test_other_statuses_are_told_at_once(status: int) -> None:
     answers = Answers(web.Response(status=status, headers={"Location": "/elsewhere", "Set-Cookie": "a=b"}))
-    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+    async with serving(answers.answer) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
         with pytest.raises(TargetError, match=rf"responded with {status}$") as caught:
             await target.deliver(MESSAGE)
     assert caught.value.status == status
@@ -103,7 +87,7 @@ async def test_other_statuses_are_told_at_once(status: int) -> None:
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 async def test_failures_that_may_pass_are_tried_again_by_the_targets_own_policy(status: int) -> None:
     answers = Answers(status, status, 204)
-    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+    async with serving(answers.answer) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
         await target.deliver(MESSAGE)
         answers.script = [status]
         with pytest.raises(TargetError, match=rf"responded with {status} after 3 attempts"):
@@ -114,7 +98,7 @@ async def test_failures_that_may_pass_are_tried_again_by_the_targets_own_policy(
 @pytest.mark.parametrize("status", [429, 503])
 async def test_retry_after_is_left_to_the_whole_job(status: int) -> None:
     answers = Answers(web.Response(status=status, headers={"Retry-After": "17"}))
-    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+    async with serving(answers.answer) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
         with pytest.raises(TargetError) as caught:
             await target.deliver(MESSAGE)
     assert (caught.value.status, caught.value.retry_after) == (status, 17.0)
@@ -164,7 +148,7 @@ async def test_a_success_whose_body_does_not_come_is_posted_once_and_at_once() -
         await release.wait()
         return response
 
-    async with endpoint(slow) as url:
+    async with serving(slow) as url:
         async with HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=4, base=0.0), timeout=30) as target:
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*(target.deliver(MESSAGE) for _ in range(3)))
@@ -192,14 +176,14 @@ async def test_a_body_without_end_does_not_make_a_failure_of_a_success() -> None
 
     for handler in (endless, broken):
         answers = Answers(handler)
-        async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+        async with serving(answers.answer) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
             await target.deliver(MESSAGE)
         assert len(answers.requests) == 1
 
 
 async def test_a_session_of_yours_is_used_and_left_open() -> None:
     answers = Answers()
-    async with endpoint(answers) as url, aiohttp.ClientSession(headers={"X-Mine": "yes"}) as session:
+    async with serving(answers.answer) as url, aiohttp.ClientSession(headers={"X-Mine": "yes"}) as session:
         async with HttpTarget(url, SECRET, session=session) as target:
             await target.deliver(MESSAGE)
         assert not session.closed
@@ -282,20 +266,6 @@ def test_the_key_of_an_endpoint_that_is_refused_does_not_show(make: Callable[[st
         assert leaks(caught.value, ["S3CRETQUERY"]) == []
         assert "S3CRETQUERY" not in str(caught.value)
     assert "S3CRET" not in repr(Forwarder("https://x/?code=S3CRET"))
-
-
-def test_a_message_without_a_payload_is_posted_with_what_it_has() -> None:
-    assert (
-        payload_bytes(Message("a", {"id": "a", "eventTypeId": "t", "eventId": "e"}))
-        == b'{"eventTypeId":"t","eventId":"e"}'
-    )
-    assert payload_bytes(Message("a", {"id": "a"})) == b"{}"
-
-
-def test_text_that_has_no_utf_8_is_escaped() -> None:
-    body = payload_bytes(Message("a", {"id": "a", "payload": {"eventId": "\ud800ü"}}))
-    assert json.loads(body) == {"eventId": "\ud800ü"}
-    assert "ü".encode() in payload_bytes(Message("a", {"id": "a", "payload": {"eventId": "ü"}}))
 
 
 async def test_what_comes_unasked_on_a_resting_connection_is_no_acknowledgement() -> None:

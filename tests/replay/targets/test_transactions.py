@@ -21,7 +21,7 @@ from tests.support.servers import PostgresServer
 EFFECTS = Table("replayed", MetaData(), Column("n", Integer, primary_key=True), Column("id", String))
 
 
-@pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
+@pytest.fixture(params=["asyncpg", "aiosqlite"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
     if request.param == "aiosqlite":
         url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
