@@ -10,7 +10,8 @@ import pytest
 from basiq_async import ConfigurationError, Message
 from basiq_async.receiver import MemoryInbox, UnknownEventTypeWarning
 from basiq_async.replay import event_types, failed_only, limit, message_time, since, until
-from basiq_async.replay.shared import UnreadableMessage, as_where, choose
+from basiq_async.replay._sources import UnreadableMessage  # private: a reading makes it
+from basiq_async.replay._where import as_where, choose  # private: a run asks it for each message
 from tests.support import virtual
 from tests.support.histories import Recorder, Table, history
 
