@@ -24,7 +24,7 @@ from tests.support.frames import leaks
 from tests.support.histories import history
 from tests.support.real_time import PATIENCE
 from tests.support.served import serving
-from tests.support.wire import Step, Wire, closing, hanging, http
+from tests.support.wire import Conn, Step, Wire, closing, hanging, http, resetting, trickling
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 QUICK = RetryPolicy(max_retries=2, base=0.0)
@@ -134,53 +134,6 @@ async def test_an_attempt_ends_after_its_timeout_which_is_thirty_seconds_by_defa
     assert virtual.now() - began == seconds, f"an endpoint has {seconds:g} s for each attempt"
 
 
-async def test_a_success_whose_body_does_not_come_is_posted_once_and_at_once() -> None:
-    posted = 0
-    release = asyncio.Event()
-
-    async def slow(request: web.Request) -> web.StreamResponse:
-        nonlocal posted
-        posted += 1
-        response = web.StreamResponse()
-        response.content_length = 10
-        await response.prepare(request)
-        await response.write(b"x")
-        await release.wait()
-        return response
-
-    async with serving(slow) as url:
-        async with HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=4, base=0.0), timeout=30) as target:
-            async with asyncio.timeout(PATIENCE):
-                await asyncio.gather(*(target.deliver(MESSAGE) for _ in range(3)))
-        assert posted == 3
-        release.set()
-
-
-async def test_a_body_without_end_does_not_make_a_failure_of_a_success() -> None:
-    async def endless(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        try:
-            while True:
-                await response.write(b"x" * 65_536)
-        except ConnectionError:
-            return response
-
-    async def broken(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": "1000"})
-        await response.prepare(request)
-        await response.write(b"x")
-        assert request.transport is not None
-        request.transport.abort()
-        return response
-
-    for handler in (endless, broken):
-        answers = Answers(handler)
-        async with serving(answers.answer) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
-            await target.deliver(MESSAGE)
-        assert len(answers.requests) == 1
-
-
 async def test_a_session_of_yours_is_used_and_left_open() -> None:
     answers = Answers()
     async with serving(answers.answer) as url, aiohttp.ClientSession(headers={"X-Mine": "yes"}) as session:
@@ -269,40 +222,31 @@ def test_the_key_of_an_endpoint_that_is_refused_does_not_show(make: Callable[[st
 
 
 async def test_what_comes_unasked_on_a_resting_connection_is_no_acknowledgement() -> None:
-    asked = 0
+    async def twice(conn: Conn) -> None:
+        await conn.say(http(204))
+        await asyncio.sleep(0.01)
+        await conn.say(http(204))
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-            await reader.readexactly(length)
-            asked += 1
-            if asked == 1:
-                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-                await writer.drain()
-                await asyncio.sleep(0.01)
-                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-            else:
-                writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-
-    server = await asyncio.start_server(_until_closed(serve), "127.0.0.1", 0)
-    async with server, HttpTarget(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", SECRET) as target:
+    async with Wire() as wire, HttpTarget(f"{wire.url}/", SECRET) as target:
+        wire.script = [twice, http(400)]
         await target.deliver(MESSAGE)
         await asyncio.sleep(0.03)
         with pytest.raises(TargetError, match="responded with 400"):
             await target.deliver(MESSAGE)
-    assert asked == 2
+    assert len(wire.requests) == 2
 
 
-def _until_closed(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await serve(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    return guarded
+@pytest.mark.parametrize(
+    "responds",
+    [
+        hanging(http(200, "x", "Content-Length: 10")),
+        resetting(http(200, "x", "Content-Length: 1000")),
+        trickling(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    ],
+    ids=["does not come", "breaks off", "never ends"],
+)
+async def test_a_success_is_one_as_soon_as_its_head_is_there_and_is_posted_once(responds: Step) -> None:
+    async with Wire() as wire, HttpTarget(f"{wire.url}/", SECRET, retry=QUICK) as target, asyncio.timeout(PATIENCE):
+        wire.script = [responds]
+        await asyncio.gather(*(target.deliver(MESSAGE) for _ in range(3)))
+        assert len(wire.requests) == 3
