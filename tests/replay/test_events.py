@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from basiq_async import NotFoundError
 from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import JSONLinesTarget, Replay, since
-from tests.support.histories import Receiving, Recorder, Refusing, history, listed, set_aside
+from basiq_async.replay import JSONLinesTarget, since
+from tests.support.histories import Receiving, Recorder, history, listed, set_aside
 from tests.support.scripted import answer
 
 pytestmark = pytest.mark.usefixtures("both_orders")
@@ -72,20 +71,6 @@ async def test_only_the_types_that_are_wanted_come() -> None:
         assert (await subscribed.run()).handled == sum(event.type == types[1] for event in events)
 
 
-async def test_a_message_and_its_event_are_the_same_in_one_inbox() -> None:
-    inbox, target = MemoryInbox(), Recorder()
-    async with history(30, page_size=7) as h:
-        ids = await h.ids()
-        failing = Refusing(ids[4], ids[5])
-        replay = h.replay(failing, inbox=inbox)
-        assert (await replay.run()).failed == 2
-        report = await h.replay(target, inbox=inbox, source="events").run()
-        assert (report.handled, report.skipped) == (0, {"handled-before": 30}), "what is set aside is known, too"
-        failing.refused.clear()
-        await replay.retry_quarantined()
-        assert (await h.replay(target, inbox=inbox, source="events").run()).handled == 0
-
-
 async def test_an_event_that_failed_is_tried_again_as_its_message() -> None:
     inbox = MemoryInbox()
     async with history(10) as h:
@@ -121,13 +106,6 @@ async def test_an_event_that_cannot_be_read_is_set_aside_and_where_counts_by_its
         assert (again.handled, again.failed, len(target.ids)) == (0, 3, 2), "no target gets what is no message"
     async with listed([event], target, before=before, source="events", where=since(timedelta(days=1))) as replay:
         assert (await replay.plan()).skipped == {"where": 1}
-
-
-async def test_events_of_a_webhook_that_is_not_there_are_an_error() -> None:
-    async with history(3) as h:
-        with pytest.raises(NotFoundError):
-            unknown = "4b1e0b9e-0000-4000-8000-000000000000"
-            await Replay(h.client, unknown, Recorder(), inbox=MemoryInbox(), source="events").run()
 
 
 async def test_each_event_is_exported_once_as_a_message_also_one_that_cannot_be_read(tmp_path: Any) -> None:

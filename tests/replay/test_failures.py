@@ -195,17 +195,6 @@ async def test_what_an_error_says_forges_no_line_of_the_log(caplog: pytest.LogCa
     assert all(message.isprintable() for message in caplog.messages), caplog.messages
 
 
-@both_kinds
-async def test_a_replay_error_of_a_target_ends_the_job_at_once(exclusive: bool) -> None:
-    inbox = MemoryInbox()
-    async with history(50) as h:
-        target = Refusing(*await h.ids(), error=lambda: ReplayError("the target is gone"))
-        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
-        with pytest.raises(ReplayError, match="the target is gone"):
-            await replay.run()
-        assert (len(inbox), await set_aside(replay)) == (0, {})
-
-
 # --- patience ---
 
 

@@ -41,10 +41,6 @@ def test_a_selection_describes_itself(where: Where, description: str) -> None:
     assert where.description == description
 
 
-def test_a_relative_since_is_the_same_selection_each_day() -> None:
-    assert since(timedelta(days=2)).description == since(timedelta(hours=48)).description
-
-
 @pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 async def test_another_selection_hands_out_what_the_others_did_not(exclusive: bool) -> None:
     inbox, target = MemoryInbox(), Recorder()

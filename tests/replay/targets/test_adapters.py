@@ -234,11 +234,13 @@ async def test_a_stop_while_others_hold_messages_is_not_finished() -> None:
 
 
 async def test_a_receiver_that_is_closed_ends_the_job() -> None:
-    receiver = Receiving().receiver
+    receiver = Receiving(inbox := MemoryInbox()).receiver
     await receiver.aclose()
     async with history(50) as h:
+        replay = h.replay(receiver)
         with pytest.raises(ReplayError, match="the receiver is closed"):
-            await h.replay(receiver).run()
+            await replay.run()
+        assert (len(inbox), await set_aside(replay)) == (0, {})
 
 
 async def test_a_receiver_with_a_memory_inbox_is_refused_unless_that_is_passed() -> None:

@@ -120,21 +120,6 @@ async def test_with_a_rate_or_a_limit_what_cannot_be_read_is_written_too(tmp_pat
         assert len(path.read_text().splitlines()) == 4
 
 
-async def test_a_predicate_that_fails_ends_an_export_in_front_of_its_message(tmp_path: Path) -> None:
-    path = tmp_path / "export.jsonl"
-    async with history(20) as h:
-        ids = await h.ids()
-
-        def where(message: Message) -> bool:
-            if message.id == ids[8]:
-                raise KeyError("oops")
-            return True
-
-        with pytest.raises(ReplayError, match=f"message '{ids[8]}' failed, and the replay stopped before it: KeyErr"):
-            await h.replay(JSONLinesTarget(path), where=where).run()
-    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ids[:8]
-
-
 async def test_a_table_without_a_use_for_what_cannot_be_read_ends_in_front_of_it() -> None:
     table = Table()
     async with listed([{"id": "a"}, "text", {"id": "b"}], table, inbox=None) as replay:
