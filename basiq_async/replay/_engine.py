@@ -448,11 +448,10 @@ class Engine:
 
     def _report(self, plan: Plan | None) -> Report:
         progress = self._progress(plan)
-        seconds = progress.duration
         finished = self._at_end and self._source.finished and not self._open and self._error is None
         return Report(
             **attrs.asdict(progress, recurse=False, filter=attrs.filters.exclude("rate")),
-            rate=(self._handled + self._failed) / seconds if seconds > 0 else 0.0,
+            rate=(self._handled + self._failed) / progress.duration if progress.duration > 0 else 0.0,
             finished=finished and not self._given_up and not self._skipped[BUSY],
         )
 

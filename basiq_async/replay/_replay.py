@@ -181,9 +181,7 @@ class Replay:
     async def plan(self) -> Plan:
         """Count what ``run`` would do now. It reads the source, and changes neither target nor record."""
         inbox = self._handling.inbox
-        left = 0
-        if inbox is not None:
-            left = await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
+        left = 0 if inbox is None else await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
         waiting = await count_waiting(inbox, self._handling.webhook_id, timeout=_CALL)
         source, _ = await self._open_source(counts_only=True)
         plan = await make_plan(source, self._where, handles=self._handling.handles)

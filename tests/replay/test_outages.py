@@ -25,7 +25,7 @@ from basiq_async.replay import JSONLinesTarget, Progress, Replay
 from tests.support import virtual
 from tests.support.cancelling import Inline
 from tests.support.deliveries import SECRET
-from tests.support.histories import Recorder, Refusing, Table, history, set_aside
+from tests.support.histories import Away, Recorder, Refusing, Table, history, set_aside
 
 
 def timed(replay: Replay, **seconds: float) -> Replay:
@@ -211,23 +211,6 @@ INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
     ("quarantined", Replay.quarantined),
     ("quarantined", lambda replay: replay.drop_quarantined(["m"])),
 ]
-
-
-class Away(MemoryInbox):
-    """An inbox of which one call fails for a while, or hangs if there is no failure."""
-
-    def __init__(self, call: str, failure: Exception | None, seconds: float) -> None:
-        super().__init__(clock=virtual.clock)
-        self.until = virtual.now() + seconds
-        whole = getattr(self, call)
-
-        async def ask(*args: Any, **options: Any) -> Any:
-            if virtual.now() < self.until:
-                await asyncio.sleep(0 if failure else 1_000)
-                raise failure or AssertionError
-            return await whole(*args, **options)
-
-        setattr(self, call, ask)
 
 
 failures = pytest.mark.parametrize(

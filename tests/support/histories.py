@@ -15,6 +15,7 @@ from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import BulkTarget, Record, Replay, Target
 from basiq_async.replay.shared import find_handling
 from basiq_async.testing import FakeBasiq, Quirks
+from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.scripted import Scripted, page
 
@@ -140,6 +141,23 @@ class Watching(MemoryInbox):
             await asyncio.sleep(self.delay)
         self.set_aside.append(delivery.delivery_id)
         return await super().quarantine(key, token, delivery)
+
+
+class Away(MemoryInbox):
+    """An inbox of which one call fails for a while, or hangs if there is no failure."""
+
+    def __init__(self, call: str, failure: Exception | None, seconds: float) -> None:
+        super().__init__(clock=virtual.clock)
+        self.until = virtual.now() + seconds
+        whole = getattr(self, call)
+
+        async def ask(*args: Any, **options: Any) -> Any:
+            if virtual.now() < self.until:
+                await asyncio.sleep(0 if failure else 1_000)
+                raise failure or AssertionError
+            return await whole(*args, **options)
+
+        setattr(self, call, ask)
 
 
 class Collecting:
