@@ -33,7 +33,7 @@ from basiq_async.replay import Progress, Replay, limit
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET
-from tests.support.histories import Collecting, Gated, Recorder, Refusing, Table, Watching, history, listed, set_aside
+from tests.support.histories import Collecting, Recorder, Refusing, Table, Watching, history, listed, set_aside
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
@@ -188,15 +188,16 @@ async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclus
 
 @both_kinds
 async def test_stop_gives_up_a_page_that_does_not_come(exclusive: bool) -> None:
-    fake = FakeBasiq(page_size=10)
-    webhook_id = fake.seed_messages(50)
-    gated = Gated(fake, free=1)
+    async def never(request: Request) -> Response:
+        return await asyncio.get_running_loop().create_future()
+
     target = Recorder()
-    async with BasiqClient(fake.DEFAULT_API_KEY, transport=gated) as client:
-        replay = Replay(client, webhook_id, target, inbox=MemoryInbox(), exclusive=exclusive, concurrency=2)
+    script = Scripted(page([{"id": f"m{n}"} for n in range(10)], "/notifications/webhooks/w1/messages?next=2"), never)
+    async with BasiqClient("a2V5", transport=script) as client:
+        replay = Replay(client, "w1", target, inbox=MemoryInbox(), exclusive=exclusive, concurrency=2)
         running = asyncio.create_task(replay.run())
-        while gated.asked < 2 or len(target.ids) < 10:
-            await asyncio.sleep(0.001)
+        while len(script.requests) < 2 or len(target.ids) < 10:
+            await asyncio.sleep(0)
         await asyncio.sleep(0.005)
         replay.stop()
         report = await running

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
+from basiq_async import BasiqClient, InMemoryTransport, Message, Response, RetryPolicy
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import BulkTarget, Record, Replay, Target
@@ -210,24 +210,3 @@ def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target
 async def set_aside(replay: Replay) -> dict[str, QuarantinedDelivery]:
     """Return what is in the quarantine of a replay, by id."""
     return {entry.delivery_id: entry for entry in await replay.quarantined(limit=100_000)}
-
-
-class Gated:
-    """A transport on which each page of messages waits for ``let_through``, except the first ``free`` pages."""
-
-    def __init__(self, fake: FakeBasiq, free: int = 0) -> None:
-        self._inner = InMemoryTransport(fake)
-        self._free = asyncio.Semaphore(free)
-        self.asked = 0
-
-    def let_through(self) -> None:
-        self._free.release()
-
-    async def send(self, request: Request, /) -> Response:
-        if "/messages" in request.url:
-            self.asked += 1
-            await self._free.acquire()
-        return await self._inner.send(request)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
