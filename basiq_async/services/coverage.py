@@ -42,17 +42,12 @@ class Inactivity:
     until: datetime | None = None
 
     def __str__(self) -> str:
-        until = "until now, as far as its history shows" if self.until is None else f"to {_show(self.until)}"
-        return f"the webhook was not active from {_show(self.since)} {until}: events of that time made no messages"
-
-
-def describe_loss(period: Inactivity) -> str:
-    """Return a text that says that the events of a period are lost, and what to do."""
-    until = "" if period.until is None else f" to {_show(period.until)}"
-    return (
-        f"the webhook was not active from {_show(period.since)}{until}, and the event list no longer has the events "
-        "of that time: fetch the present state from the API, then pass the end of that time as acknowledged"
-    )
+        """Return a text that says that the events of this period are lost, and what to do."""
+        until = "" if self.until is None else f" to {_show(self.until)}"
+        return (
+            f"the webhook was not active from {_show(self.since)}{until}, and the event list no longer has the events "
+            "of that time: fetch the present state from the API, then pass the end of that time as acknowledged"
+        )
 
 
 class Activity:

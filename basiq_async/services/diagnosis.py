@@ -13,7 +13,7 @@ from .._redaction.text import PROGRAM
 from .._wire.hosts import show_place, show_url
 from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook
-from .coverage import Inactivity, describe_loss
+from .coverage import Inactivity
 
 __all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode"]
 
@@ -310,7 +310,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         )
     for period in found.out_of_reach:
         known = () if period.until is None else ("--acknowledged", period.until.astimezone(UTC).isoformat())
-        yield Problem("out-of-reach", describe_loss(period), recover(*known))
+        yield Problem("out-of-reach", str(period), recover(*known))
     if found.quarantined:
         if found.receiver is not None:
             line = _line("quarantine retry", "", "--receiver", found.receiver)

@@ -106,6 +106,19 @@ async def test_what_could_not_be_handled_is_shown_retried_and_dropped(tmp_path: 
         await look("ended", 3)
 
 
+async def test_what_a_retry_on_the_page_has_begun_is_recorded_when_the_page_is_gone() -> None:
+    async with replaying() as (replay, target):
+        async with serve_page(replay) as url, aiohttp.ClientSession() as session:
+            await replay.run()
+            target.mended, target.hold_at = True, target.seen + 1
+            await post(session, url, "quarantine/retry", {})
+            async with asyncio.timeout(PATIENCE):
+                while target.seen != target.hold_at:
+                    await asyncio.sleep(0)
+            asyncio.get_running_loop().call_later(0.02, target.released.set)
+        assert len(await replay.quarantined()) == 4  # the one under way was handled, and no other was begun
+
+
 async def test_while_it_runs_nothing_is_retried_or_dropped() -> None:
     async with replaying() as (replay, _), serve_page(replay) as url, aiohttp.ClientSession() as session:
         replay._running = True
