@@ -16,4 +16,4 @@ eval "$(basiq-async mock wait --ready-file "$folder/ready.json")"
 "$@"
 violations=$(basiq-async mock call violations)
 echo "$violations"
-test "$violations" = '{"items": []}'
+test "$violations" = '{"items":[]}'

@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
+from functools import cache, partial
 from typing import Any
 
 import attrs
@@ -37,11 +39,17 @@ def printable(value: object) -> str:
 
 
 def json_line(value: Any, *, ascii: bool = False) -> str:
-    """Return a value as one line of JSON that is safe to show and decodes to exactly the same value.
+    """Return a value as one line of compact JSON that is safe to show and decodes to exactly the same value.
 
     ``ascii`` escapes all characters outside ASCII, for a stream that cannot encode them. Raises ``TypeError`` for a
     value without a JSON form, and ``RecursionError`` for a value that is nested too deeply.
     """
+    quick_encode = _quick_encoder()
+    if quick_encode is not None:
+        with suppress(TypeError):  # such as a number above 64 bits
+            text = quick_encode(value).decode()
+            if text.isascii() and text.isprintable():
+                return text
     text = (_encode_ascii if ascii else _encode)(value)
     return text if text.isprintable() else _PERHAPS_UNPRINTABLE.sub(_escape_for_json, text)
 
@@ -69,8 +77,19 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_encode = json.JSONEncoder(default=_plain, ensure_ascii=False).encode
-_encode_ascii = json.JSONEncoder(default=_plain).encode
+@cache
+def _quick_encoder() -> Callable[[Any], bytes] | None:
+    """Return orjson's encoder if it is installed (extra ``speed``). It is loaded with the first line."""
+    try:
+        from orjson import OPT_PASSTHROUGH_DATACLASS, dumps
+    except ImportError:
+        return None
+    return partial(dumps, default=_plain, option=OPT_PASSTHROUGH_DATACLASS)
+
+
+_COMPACT = (",", ":")
+_encode = json.JSONEncoder(default=_plain, separators=_COMPACT, ensure_ascii=False).encode
+_encode_ascii = json.JSONEncoder(default=_plain, separators=_COMPACT).encode
 
 PROGRAM = "basiq-async"
 _SPECIAL = re.compile(r"([\\']+)")

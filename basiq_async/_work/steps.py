@@ -30,7 +30,7 @@ class Steps:
         self.interruptible = False
         """Whether the present step is. ``end`` resets it."""
         self._grace = grace
-        self._tell_late = tell_late
+        self._tell_late: Callable[[], None] | None = tell_late
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
@@ -67,18 +67,24 @@ class Steps:
         return self.task.cancelling() > by_time
 
     def close(self) -> None:
+        """End the last step. What the task held is freed now, without the garbage collector."""
+        self._stop_timer()
+        self._tell_late = None
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
     def _set_timer(self) -> None:
-        self.close()
+        self._stop_timer()
         self._timer = None if self._due == math.inf else self._loop.call_at(self._due, self._look_at_time)
 
     def _look_at_time(self) -> None:
         if self._loop.time() >= self._due:
             if self.expired:  # the step has not ended within the grace
                 self._due = math.inf
-                self._tell_late()
+                if self._tell_late is not None:
+                    self._tell_late()
             else:
                 self.expired = True
                 self._due = self._due + self._grace if self.interruptible else math.inf

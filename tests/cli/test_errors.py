@@ -183,7 +183,7 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_command_line(
     code, told = FAILURES[line] if line in FAILURES else (2, USES[line])
     assert (done.exit_code, told in done.stderr.replace(webhook_id, "W")) == (code, True), done.output
     assert code != 2 or done.stdout == ""
-    (found,) = [each for each in done.stderr.splitlines() if each.startswith(("error: ", '{"error": '))]
+    (found,) = [each for each in done.stderr.splitlines() if each.startswith(("error: ", '{"error":'))]
     for word in (webhook_id, str(tmp_path), *words):
         found = found.replace(word, "") if word else found
     python = PYTHON.search(found.removeprefix('{"error"'))

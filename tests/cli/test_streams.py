@@ -66,7 +66,7 @@ def test_an_unexpected_exception_is_one_line(run: Run, monkeypatch: pytest.Monke
         raise KeyError("a\nb\x1b")
 
     monkeypatch.setattr("basiq_async.services.webhooks.Webhooks.list", broken)
-    for more, expected in ((), "error: unexpected KeyError: "), (("--json",), '{"error": {"type": "KeyError"'):
+    for more, expected in ((), "error: unexpected KeyError: "), (("--json",), '{"error":{"type":"KeyError"'):
         done = run("webhooks", "list", *more)
         assert (done.exit_code, done.stdout) == (1, "")
         assert done.stderr.startswith(expected)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from basiq_async.receiver import Delivery, Outcome, Result, SQLInbox, WebhookReceiver
 from tests.support import virtual
 from tests.support.databases import engine_of, new_table, run
-from tests.support.deliveries import SECRET, payload, signed
+from tests.support.deliveries import SECRET, payload, post, signed
 from tests.support.servers import PostgresServer
 
 
@@ -265,3 +267,20 @@ async def waiting_for_a_lock(engine: AsyncEngine) -> bool:
     async with engine.connect() as connection:
         query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%overdue%'"
         return bool((await connection.execute(text(query))).scalar_one())
+
+
+async def test_what_was_handled_is_freed_at_once_and_not_by_the_garbage_collector() -> None:
+    handled: list[weakref.ref[Delivery]] = []
+
+    async def handle(delivery: Delivery) -> None:
+        handled.append(weakref.ref(delivery))
+        await asyncio.sleep(0)
+
+    receiver = WebhookReceiver(SECRET)
+    receiver.on("*")(handle)
+    gc.disable()
+    try:
+        assert (await post(receiver)).result is Result.HANDLED
+        assert [each() for each in handled] == [None]
+    finally:
+        gc.enable()
