@@ -98,7 +98,9 @@ class RunClaim:
         return found
 
     async def _renew(self) -> None:
-        while not await wait_for_event(self._ending, LEASE / 3):
+        while True:
+            if await wait_for_event(self._ending, LEASE / 3):
+                return
             with suppress(Exception):  # ``check`` tries again, and raises
                 if _clock() < self._until:  # what lapsed is for ``check`` to judge
                     await self._claim()

@@ -291,6 +291,18 @@ async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Ca
 
 
 @virtual.clocked
+async def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    target = Recorder()
+    async with history(5) as h:
+        report = await h.replay(target, inbox=Away("complete", OSError("no space left"), 60)).run()
+        assert (report.handled, report.failed) == (5, 0)
+        assert sorted(target.ids) == sorted(await h.ids())
+    assert sum("could not be recorded in the inbox: no space left" in each.message for each in caplog.records) == 5
+
+
+@virtual.clocked
 async def test_the_release_of_a_run_is_not_waited_for_without_end() -> None:
     inbox = MemoryInbox()
     inbox.release = hang
