@@ -264,8 +264,8 @@ class Replay:
             handling.webhook_id,
             self._seal,
             self._client._now,
-            claim=None if retries else claim,
-            flush=target.flush if isinstance(target, BulkTarget) else None,
+            None if retries else claim,
+            target.flush if isinstance(target, BulkTarget) else None,
         )
         if retries:
             target = RetryTarget(target, self._seal, handling.receiver)

@@ -32,7 +32,7 @@ class Where:
     _predicate: Predicate = attrs.field(repr=False)
     limit: int | None = None
     description: str = attrs.field(default="", kw_only=True)
-    _steady: bool = attrs.field(default=False, kw_only=True)
+    _steady: bool = attrs.field(default=False, kw_only=True, alias="steady")
 
     def __call__(self, message: Message) -> bool:
         return self._predicate(message)
