@@ -167,7 +167,6 @@ async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(
     assert len(ids) == MESSAGES
 
 
-@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 @pytest.mark.parametrize("how", MAIN)
 async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How, exclusive: bool) -> None:
     async with history(8) as h:
@@ -193,7 +192,6 @@ async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How
         await at_every_turn(attempt, step=4, enough=5)
 
 
-@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 @pytest.mark.parametrize("how", MAIN)
 async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how: How, exclusive: bool) -> None:
     inbox, cancelled = SlowInbox(), 0

@@ -157,7 +157,6 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(li
         assert target.at_once == 0
 
 
-@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 @virtual.clocked
 async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_called_again(exclusive: bool) -> None:
     async def behave(message: Message) -> None:

@@ -24,8 +24,6 @@ from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.histories import Receiving, Recorder, Refusing, history, set_aside
 
-both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
-
 
 async def test_what_was_set_aside_is_exported_a_line_each_and_stays(tmp_path: Path) -> None:
     async with history(300) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
@@ -81,7 +79,6 @@ async def test_what_was_set_aside_is_dropped_by_id_and_counts_as_handled() -> No
             await replay.drop_quarantined(ids[1])
 
 
-@both_kinds
 async def test_some_are_tried_again_by_id(exclusive: bool) -> None:
     async with history(10) as h:
         ids = await h.ids()
@@ -97,7 +94,6 @@ async def test_some_are_tried_again_by_id(exclusive: bool) -> None:
 # --- with the live service ---
 
 
-@both_kinds
 async def test_what_a_job_set_aside_is_handled_by_a_live_delivery_and_leaves_the_quarantine(exclusive: bool) -> None:
     inbox = MemoryInbox()
     async with history(5) as h:
@@ -143,7 +139,6 @@ async def test_a_type_without_a_handler_is_told_and_stays() -> None:
         assert set(await set_aside(replay)) == {ids[0]}
 
 
-@both_kinds
 @virtual.clocked
 async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_each(exclusive: bool) -> None:
     class Late(MemoryInbox):
@@ -174,7 +169,6 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
         assert len(await set_aside(replay)) == 1
 
 
-@both_kinds
 async def test_an_entry_that_another_program_altered_is_refused_and_blocks_no_other(
     exclusive: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

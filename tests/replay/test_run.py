@@ -37,11 +37,8 @@ from tests.support.histories import Collecting, Recorder, Refusing, Table, Watch
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
-both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
-
 
 @pytest.mark.usefixtures("both_orders")
-@both_kinds
 @pytest.mark.parametrize("count", [0, 1_234])
 async def test_every_message_of_the_history_is_handled_once(count: int, exclusive: bool) -> None:
     target = Recorder()
@@ -53,7 +50,6 @@ async def test_every_message_of_the_history_is_handled_once(count: int, exclusiv
     assert (report.rate > 0) == (count > 0)
 
 
-@both_kinds
 async def test_no_message_is_kept_once_it_is_handled(exclusive: bool) -> None:
     given: list[weakref.ref[Message]] = []
     alive: list[int] = []
@@ -71,7 +67,6 @@ async def test_no_message_is_kept_once_it_is_handled(exclusive: bool) -> None:
 
 
 @pytest.mark.usefixtures("both_orders")
-@both_kinds
 async def test_a_second_run_handles_what_came_since(exclusive: bool) -> None:
     target = Recorder()
     async with history(30) as h:
@@ -86,7 +81,6 @@ async def test_a_second_run_handles_what_came_since(exclusive: bool) -> None:
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-@both_kinds
 @pytest.mark.parametrize("concurrency", [1, 3, 32])
 async def test_no_more_than_concurrency_are_under_way_and_slow_records_count(concurrency: int, exclusive: bool) -> None:
     inbox = Watching(delay=0.001)
@@ -144,7 +138,6 @@ async def test_a_slow_target_holds_the_pages_back() -> None:
         assert (await running).handled == 2_000
 
 
-@both_kinds
 async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool) -> None:
     inbox, last = Watching(), asyncio.Event()
     async with history(700) as h, asyncio.timeout(PATIENCE):
@@ -165,7 +158,6 @@ async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool)
 
 
 @pytest.mark.usefixtures("both_orders")
-@both_kinds
 async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclusive: bool) -> None:
     async with history(1_000, page_size=70) as h:
 
@@ -186,7 +178,6 @@ async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclus
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-@both_kinds
 async def test_stop_gives_up_a_page_that_does_not_come(exclusive: bool) -> None:
     async def never(request: Request) -> Response:
         return await asyncio.get_running_loop().create_future()
@@ -243,7 +234,6 @@ async def test_another_api_key_goes_on_where_the_one_before_ended() -> None:
 
 
 @pytest.mark.usefixtures("both_orders")
-@both_kinds
 async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded(exclusive: bool) -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(40, page_size=10) as h:
@@ -382,7 +372,6 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any
         assert len(target.ids) <= len(ids) + 4
 
 
-@both_kinds
 async def test_a_message_that_cannot_be_set_aside_ends_the_job(exclusive: bool) -> None:
     class NoRoom(MemoryInbox):
         full = True
@@ -418,7 +407,6 @@ async def test_one_replay_does_one_run_at_a_time() -> None:
         assert (await running).handled == 5
 
 
-@both_kinds
 def test_a_keyboard_interrupt_in_the_target_gets_through(exclusive: bool) -> None:
     async def main() -> None:
         async with history(5) as h:
@@ -461,7 +449,6 @@ async def test_a_record_begins_at_once_and_has_all_that_finished_during_the_one_
     assert sum(sizes) == 400
 
 
-@both_kinds
 @virtual.clocked
 async def test_stop_does_not_wait_for_the_rate(exclusive: bool) -> None:
     inbox = MemoryInbox()

@@ -37,7 +37,6 @@ def test_a_selection_describes_itself(where: Where, description: str) -> None:
     assert where.description == description
 
 
-@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 async def test_another_selection_hands_out_what_the_others_did_not(exclusive: bool) -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(300, failed=0.3, page_size=25) as h:
