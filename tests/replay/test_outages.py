@@ -20,12 +20,11 @@ from basiq_async import (
     RequestTimeoutError,
     TargetError,
 )
-from basiq_async.receiver import MemoryInbox, WebhookReceiver
+from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import JSONLinesTarget, Progress, Replay
 from tests.support import virtual
 from tests.support.cancelling import Inline
-from tests.support.deliveries import SECRET
-from tests.support.histories import Away, Recorder, Refusing, Table, history, set_aside
+from tests.support.histories import Away, Collecting, Receiving, Recorder, Refusing, Table, history, set_aside
 
 
 def timed(replay: Replay, **seconds: float) -> Replay:
@@ -173,27 +172,14 @@ async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_call
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-class Collecting:
-    """A target that collects messages, and cannot write them."""
-
-    async def deliver(self, message: Message) -> str | None:
-        return None
-
-    async def flush(self) -> None:
-        await hang()
-
-
-class StuckTable(Table):
-    async def flush(self) -> None:
-        await hang()
-
-
-@pytest.mark.parametrize("kind", [Collecting, StuckTable])
+@pytest.mark.parametrize("kind", [Collecting, Table])
 @virtual.clocked
 async def test_a_flush_that_hangs_ends_the_job_with_what_to_do(kind: Callable[[], Any]) -> None:
+    target = kind()
+    target.flush = hang
     async with history(30) as h:
         with pytest.raises(ReplayError, match="could not be recorded within 60 s: fix the record, then run"):
-            await h.replay(kind()).run()
+            await h.replay(target).run()
 
 
 async def hang(*_: object, **__: object) -> Any:
@@ -222,13 +208,7 @@ failures = pytest.mark.parametrize(
 @virtual.clocked
 async def test_a_run_waits_for_an_inbox_that_claims_nothing(kind: str, failure: Exception | None) -> None:
     inbox = Away("claim", failure, 120)
-    target: Any = Recorder()
-    if kind == "receiver":
-        target = WebhookReceiver(SECRET, inbox=inbox, clock=virtual.clock)
-
-        @target.on("*")
-        async def handle(_: object) -> None: ...
-
+    target = Receiving(inbox, clock=virtual.clock).receiver if kind == "receiver" else Recorder()
     async with history(30) as h:
         report = await h.replay(target, inbox=inbox).run()
     assert (report.handled, report.failed) == (30, 0)
