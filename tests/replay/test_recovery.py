@@ -244,6 +244,18 @@ async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begi
     assert (known.finished, known.out_of_reach) == (True, ())
 
 
+async def test_what_was_brought_in_time_is_not_out_of_reach_later(world: World) -> None:
+    await world.disable()
+    await world.emit(1)
+    await world.reactivate()
+    receiver = world.receiver()
+    for _ in range(4):
+        await world.emit(1)
+        found = await world.recover(receiver)
+        assert (found.finished, found.out_of_reach) == (True, ())
+        await world.fake.advance(days=3)
+
+
 async def test_of_a_long_outage_the_part_that_no_list_has_is_out_of_reach(world: World) -> None:
     await world.disable()
     began = world.fake.clock()
