@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -262,6 +263,20 @@ async def test_the_record_is_asked_once_a_page_and_at_most_500_keys_at_once() ->
     job = a_job(1_300, "newest-first", "offset", size=1_300)
     await job.run()
     assert job.record.asked == 3
+
+
+async def test_the_next_page_is_requested_while_the_record_is_asked() -> None:
+    job, requests = a_job(30, "newest-first"), list[int]()
+    known = job.record.known
+
+    async def ask(keys: Sequence[str]) -> Collection[str]:
+        await asyncio.sleep(0)
+        requests.append(job.lists.requests)
+        return await known(keys)
+
+    job.record.known = ask  # type: ignore[method-assign]
+    assert len(await job.run()) == 30
+    assert requests == [2, 3, 3]
 
 
 async def test_items_that_are_not_selected_are_done_and_are_read_again_under_another_selection() -> None:

@@ -256,6 +256,17 @@ async def test_what_was_brought_in_time_is_not_out_of_reach_later(world: World) 
         await world.fake.advance(days=3)
 
 
+async def test_a_webhook_that_a_recovery_found_active_did_not_lose_what_happened_later(world: World) -> None:
+    await world.disable()
+    await world.reactivate()
+    receiver = world.receiver()
+    assert (await world.recover(receiver)).finished  # no message shows yet that the webhook is active again
+    await world.fake.advance(days=9)
+    await world.emit(1)
+    found = await world.recover(receiver)
+    assert (found.finished, found.out_of_reach) == (True, ()), "nothing was lost in the quiet days"
+
+
 async def test_of_a_long_outage_the_part_that_no_list_has_is_out_of_reach(world: World) -> None:
     await world.disable()
     began = world.fake.clock()
