@@ -14,7 +14,7 @@ import attrs
 from ._arguments import check_whole
 from ._wire.broken_items import BrokenItem
 from ._wire.codec import ListPage, Unreadable
-from ._wire.cursors import ANYWHERE, DAMAGED, Cursor, UnusableCursorError, id_in_cursor
+from ._wire.cursors import ANYWHERE, DAMAGED, Cursor
 from ._wire.paging import Listing, PageRequests, id_at, is_lost, raw_id
 from ._wire.urls import BaseURL
 from .errors import BasiqError, ConfigurationError, PaginationError, ResponseDecodeError
@@ -205,7 +205,7 @@ class _Loop(Generic[T]):
                 if self._prefetch:
                     self._requests.request_ahead(url)
         raise PaginationError(
-            f"cannot resume: item {sought.after!r} is no longer in the list. Start again without cursor= and after="
+            f"cannot resume: item {sought.after!r} is no longer in the list. Start again without cursor="
         )
 
     def _can_search(self, exc: BasiqError, url: str) -> bool:
@@ -305,10 +305,8 @@ class Paginator(Generic[T]):
     the current one is consumed; with 0 it is not. Each loop starts again from the paginator's start. A loop that is
     left early leaves no request or task running.
 
-    A paginator starts at the start of the list, at a ``cursor``, or after the item whose id is ``after``; it searches
-    for this item from the start of the list. With both a ``cursor`` and ``after``, it searches for the item only if the
-    cursor cannot be opened. Links to pages expire: if Basiq refuses one (400, 404, 410), the list is read again from
-    its start, and resumes after the last item by its id.
+    A paginator starts at the start of the list, or at a ``cursor``. Links to pages expire: if Basiq refuses one (400,
+    404, 410), the list is read again from its start, and resumes after the last item by its id.
 
     Iteration yields all items before a fault, and then raises:
 
@@ -325,7 +323,6 @@ class Paginator(Generic[T]):
         listing: Listing[T],
         *,
         cursor: str | None = None,
-        after: str | None = None,
         prefetch: int = 1,
         on_unreadable: OnUnreadable[T] | None = None,
     ) -> None:
@@ -336,7 +333,7 @@ class Paginator(Generic[T]):
         self._listing = listing
         self._prefetch = prefetch
         self._on_unreadable = on_unreadable
-        self._start = None if cursor is None and after is None else _start_at(listing, cursor, after)
+        self._start = None if cursor is None else _open(listing, cursor)
         self._place: _Place | None = None
 
     @property
@@ -354,12 +351,6 @@ class Paginator(Generic[T]):
         """Cursor of the next page; None on the last. Items that slipped back a page are missed."""
         after = None if self._place is None else self._place.next_page(self._listing.base)
         return None if after is None else self._listing.encode(after)
-
-    @property
-    def last_id(self) -> str | None:
-        """The id of the last item that was yielded or skipped, for ``after``. It stays valid with a new API key."""
-        reached = self._place.last_id if self._place is not None else None
-        return self._start.after if reached is None and self._start is not None else reached
 
     if not TYPE_CHECKING:  # a type checker refuses them itself
 
@@ -401,20 +392,9 @@ class Paginator(Generic[T]):
         return None
 
 
-def _start_at(listing: Listing[T], cursor: str | None, after: str | None) -> Cursor | None:
-    """Return the position to start at; None is the start of the list. Raises ``ConfigurationError``."""
-    if after is not None and (not isinstance(after, str) or not after):
-        raise ConfigurationError("after must be the id of an item of the list, as text")
-    item_id = None if after is None else id_in_cursor(after)
-    if cursor is None:
-        return None if item_id is None else listing.after(item_id)
-    try:
-        opened = listing.seal.open(cursor, listing.name)
-        if not listing.has_page(listing.base.url(opened.page)):
-            raise UnusableCursorError(DAMAGED)
-    except UnusableCursorError as exc:
-        if item_id is None or exc.elsewhere:
-            raise ConfigurationError(str(exc)) from None
-        _log.info("%s; searching the list for the item %r", exc, item_id, extra={"item_id": item_id})
-        return listing.after(item_id)
-    return opened if item_id is None or opened.after is not None else attrs.evolve(opened, after=item_id)
+def _open(listing: Listing[Any], cursor: str) -> Cursor:
+    """Return the place of a cursor of this list. Raises ``ConfigurationError`` for any other text."""
+    opened = listing.seal.open(cursor, listing.name)
+    if not listing.has_page(listing.base.url(opened.page)):
+        raise ConfigurationError(DAMAGED)
+    return opened

@@ -81,6 +81,13 @@ def test_each_folder_of_tests_is_a_folder_of_the_package() -> None:
             assert any((ROOT / name).is_dir() for name in (folder.name, f"_{folder.name}")), folder.name
 
 
+def test_time_limits_have_one_home() -> None:
+    """One that is made by hand forgets an error's name, or keeps the frames of what it ended."""
+    made = re.compile(r"asyncio\.(timeout|timeout_at|wait_for)\(")
+    found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if made.search(path.read_text())}
+    assert found == {"_work/limits.py"}
+
+
 @pytest.mark.real_time("it is what is found")
 async def test_a_sleep_is_found_where_it_is_long_and_real_and_comes_to_its_end() -> None:
     waits = Waits()

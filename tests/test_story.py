@@ -28,7 +28,7 @@ from tests.support.real_time import PATIENCE
 from tests.support.story_service import EFFECTS, POISON, database
 from tests.support.warm import CLIENT
 
-EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "400"))
+EVENTS = int(os.environ.get("BASIQ_STORY_EVENTS", "210"))
 TYPES = ("consent.revoked", "account.updated", "transactions.updated")
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 _OURS = 0o600
@@ -39,35 +38,14 @@ def open_new(path: str | os.PathLike[str]) -> int:
 
 def replace_private(path: str | os.PathLike[str], content: bytes) -> None:
     """Write or replace a private file, atomically and durably. Raises OSError."""
-    with _draft(Path(path), content) as draft:
-        draft.replace(path)
-
-
-def publish_private(path: str | os.PathLike[str], content: bytes) -> bool:
-    """Write a new private file, atomically and durably. Return False if the path exists. Raises OSError, ValueError."""
-    if os.path.lexists(path):
-        return False
-    with _draft(Path(path), content) as draft:
-        try:
-            os.link(draft, path)  # a link never replaces a file that another process has published meanwhile
-        except FileExistsError:
-            return False
-        except OSError:  # the file system has no hard links
-            draft.replace(path)
-    return True
-
-
-@contextmanager
-def _draft(path: Path, content: bytes) -> Iterator[Path]:
-    """Write the content to a temporary file beside ``path``, on disk; the file is removed at the end."""
-    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    draft = Path(path).with_name(f".{Path(path).name}.{os.urandom(8).hex()}")
     descriptor = open_new(draft)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        yield draft
+        draft.replace(path)
     finally:
         with suppress(OSError):
             draft.unlink()

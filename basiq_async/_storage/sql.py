@@ -6,13 +6,12 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import attrs
 import sqlalchemy as sa
 from sqlalchemy import event, func
 from sqlalchemy.engine import Connection
@@ -21,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .._redaction.tracebacks import UnshownText, drop_tracebacks
-from .._work.calls import OneProcess
+from .._work.calls import CLOSED, OneProcess
 from .._work.limits import limit
 from .._work.tasks import run_to_completion
-from ..errors import BasiqError, ConfigurationError
+from ..errors import BasiqError, ConfigurationError, InboxError
 from .sql_commit import keep_tags
 from .sql_errors import brief, is_missing, note_failure, said_by, sqlstate, without_values
 
@@ -44,32 +43,20 @@ _CLOSE = 1.0
 """Seconds for the end of a transaction."""
 
 
-@attrs.frozen
-class StoreKind:
-    """A kind of store: its name, the version of its tables, and its errors.
+class StoreTables:
+    """The tables of an inbox, whose names begin with ``table``. One of them has their version and the time of creation.
 
-    closed: their text after the store was closed.
-    remedy: the end of their text if all connections of the pool are in use.
+    layout: the version of the tables.
     """
 
-    name: str
-    version: int
-    failure: Callable[[str], BasiqError]
-    closed: str
-    remedy: str
-
-
-class StoreTables:
-    """The tables of a store, whose names begin with ``table``. One of them has the version and the time of creation."""
-
-    def __init__(self, kind: StoreKind, table: str, schema: str | None) -> None:
+    def __init__(self, layout: int, table: str, schema: str | None) -> None:
         for name in (table, schema):
             if name is not None and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
                 raise ConfigurationError(
-                    f"{name!r} cannot name a table or schema of the {kind.name}: use letters, digits and underscores, "
-                    f"at most {_LONGEST_NAME}"
+                    f"{name!r} cannot name a table or schema of the inbox: use letters, digits and underscores, at "
+                    f"most {_LONGEST_NAME}"
                 )
-        self.kind = kind
+        self.layout = layout
         self.name = table if schema is None else f"{schema}.{table}"
         self.metadata = sa.MetaData(schema=schema)
         self.version = sa.Table(
@@ -115,27 +102,20 @@ def server_seconds(dialect: str) -> sa.ColumnElement[float]:
 class SQLStore:
     """The tables in one engine's database, created or checked at the first use, and short transactions in them.
 
-    ``timeout``: seconds for a call of ``run``. Errors have the class that the tables' kind names. No
-    connection is held between two calls.
+    ``timeout``: seconds for a call of ``run``. No connection is held between two calls.
     """
 
     def __init__(self, engine: AsyncEngine, tables: StoreTables, *, create_tables: bool, timeout: float) -> None:
-        kind = tables.kind
         if not isinstance(engine, AsyncEngine):
-            raise ConfigurationError(
-                f"the {kind.name} needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)"
-            )
+            raise ConfigurationError("the inbox needs an AsyncEngine: sqlalchemy.ext.asyncio.create_async_engine(...)")
         if engine.dialect.name not in ("postgresql", "sqlite"):
-            raise ConfigurationError(
-                f"the {kind.name} works with PostgreSQL and SQLite, not with {engine.dialect.name}"
-            )
+            raise ConfigurationError(f"the inbox works with PostgreSQL and SQLite, not with {engine.dialect.name}")
         if "@" in (engine.url.host or ""):  # the driver's errors name the host
             raise ConfigurationError(
-                f"the {kind.name} cannot use the engine's url: a '@' in its password must be percent-encoded, as %40"
+                "the inbox cannot use the engine's url: a '@' in its password must be percent-encoded, as %40"
             )
         self.engine = engine
         self.tables = tables
-        self.kind = kind
         self.timeout = timeout
         self.on_postgresql = engine.dialect.name == "postgresql"
         self.create_tables = create_tables
@@ -143,31 +123,23 @@ class SQLStore:
         self.began: datetime | None = None
         self._writing = asyncio.Lock()
         self._preparing = asyncio.Lock()
-        self.process = OneProcess(f"the {kind.name} {tables.name}", kind.failure)
+        self.process = OneProcess(f"the inbox {tables.name}", InboxError)
         # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
         if note_failure not in engine.dialect.dispatch.handle_error:
             event.listen(engine.dialect, "handle_error", note_failure)
         keep_tags(engine)
 
     def check_usable(self) -> None:
-        """Raise the kind's error after the store was closed, and in a child that was forked after the first use."""
+        """Raise ``InboxError`` after the store was closed, and in a child that was forked after the first use."""
         self.process.check()
         if self.closed:
-            raise self.kind.failure(f"the {self.kind.name} {self.tables.name} {self.kind.closed}")
+            raise InboxError(f"the inbox {self.tables.name} {CLOSED}")
 
-    async def run(
-        self,
-        work: Work[T],
-        *,
-        write: bool = False,
-        patient: bool = True,
-        timeout: float | None = None,
-    ) -> T:
+    async def run(self, work: Work[T], *, write: bool = False, patient: bool = True) -> T:
         """Do ``work`` in a transaction, within the time limit. See ``within_limit`` for a cancellation.
 
         write: commit. A write to SQLite waits for another writer: up to the time limit if ``patient``, else briefly.
-        timeout: seconds, in place of the store's.
-        Raises the kind's error, and ``BusyError`` if the other writer does not finish.
+        Raises ``InboxError``, and ``BusyError`` if the other writer does not finish.
         """
 
         async def prepare_and_run() -> T:
@@ -175,30 +147,45 @@ class SQLStore:
             return await self._run(work, write=write, patient=patient)
 
         self.check_usable()
-        return await self.within_limit(prepare_and_run, timeout)
+        return await self.within_limit(prepare_and_run)
 
-    async def within_limit(self, work: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
-        """Do ``work``. Raises the kind's error if it takes too long, and in place of a driver's error.
+    async def rows(
+        self,
+        statement: sa.Executable,
+        values: Mapping[str, object] | None = None,
+        *,
+        write: bool = False,
+        patient: bool = True,
+    ) -> Sequence[sa.Row[Any]]:
+        """Run one statement, which returns rows. See ``run``."""
+
+        async def work(connection: AsyncConnection) -> Sequence[sa.Row[Any]]:
+            return (await connection.execute(statement, values)).all()
+
+        return await self.run(work, write=write, patient=patient)
+
+    async def within_limit(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work``. Raises ``InboxError`` if it takes too long, and in place of a driver's error.
 
         A cancellation costs the connection to a server, which then rolls back. In SQLite it waits for the end: the
         driver's thread goes on with a statement that nobody awaits.
         """
-        limited = partial(self._within_limit, work, self.timeout if timeout is None else timeout)
+        limited = partial(self._within_limit, work)
         return await (limited() if self.on_postgresql else run_to_completion(limited))
 
-    async def _within_limit(self, work: Callable[[], Awaitable[T]], timeout: float) -> T:
+    async def _within_limit(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
-            async with asyncio.timeout(timeout):
+            async with limit(self.timeout):
                 return await work()
         except (BasiqError, BusyError):
             raise
         except TimeoutError as exc:
-            raise self.kind.failure(
-                f"the database did not respond within {timeout:.3g} s: it is unreachable, or all connections of the "
-                f"pool are in use{self.kind.remedy}"
+            raise InboxError(
+                f"the database did not respond within {self.timeout:.3g} s: it is unreachable, or all connections of "
+                "the pool are in use (a handler with a session holds one while it runs)"
             ) from without_values(exc)
         except Exception as exc:  # a driver's own error when it cannot connect
-            raise self.kind.failure(self.describe(exc)) from without_values(exc)
+            raise InboxError(self.describe(exc)) from without_values(exc)
 
     async def _run(self, work: Work[T], *, write: bool, patient: bool) -> T:
         again, committing = True, False
@@ -262,7 +249,7 @@ class SQLStore:
     async def prepare(self) -> None:
         """At the first call, create missing tables, unless ``create_tables`` is False, and check their version.
 
-        Raises the kind's error, also for tables of another version, and ``ConfigurationError`` for an engine in
+        Raises ``InboxError``, also for tables of another version, and ``ConfigurationError`` for an engine in
         AUTOCOMMIT mode.
         """
         if self.began is None:
@@ -275,26 +262,26 @@ class SQLStore:
         return as_aware((await connection.execute(_NOW)).scalar_one())
 
     async def look(self, connection: AsyncConnection) -> None:
-        """Read the columns of all tables. Raises the kind's error if the database is read-only."""
+        """Read the columns of all tables. Raises ``InboxError`` if the database is read-only."""
         for table in self.tables.metadata.sorted_tables:
             await connection.execute(sa.select(*table.columns).limit(0))
         if self.on_postgresql and (await connection.execute(_READ_ONLY)).scalar_one() == "on":
-            raise self.kind.failure(_describe_read_only("the server, or this role, is read-only"))
+            raise InboxError(_describe_read_only("the server, or this role, is read-only"))
 
     def describe(self, exc: BaseException) -> str:
         """Return why the database failed, in a line, and the remedy if it is known."""
-        name, text, said, code = self.kind.name, f"the database failed: {brief(exc)}", said_by(exc), sqlstate(exc)
+        text, said, code = f"the database failed: {brief(exc)}", said_by(exc), sqlstate(exc)
         if is_missing(exc):
             return (
-                f"{text}. The {name}'s tables are missing: run the migration that creates them ({name}.ddl() returns "
-                "its statements), or leave create_tables as True"
+                f"{text}. The inbox's tables are missing: run the migration that creates them (inbox.ddl() returns its "
+                "statements), or leave create_tables as True"
             )
         if code == "42703" or said.startswith("no such column"):
             return f"{text}. {self._another_version()}"
         if code == "25006" or "readonly" in said:
             return _describe_read_only(brief(exc))
         if isinstance(exc, (ValueError, TypeError, KeyError)):
-            return f"the tables of {self.tables.name} hold data that no {name} has written: restore them"
+            return f"the tables of {self.tables.name} hold data that no inbox has written: restore them"
         if isinstance(exc, OSError) or "connection failed" in said:
             return f"{text}. Is it running, and is the engine's url right?"
         return text
@@ -313,24 +300,23 @@ class SQLStore:
         version = self.tables.version
         rows = (await connection.execute(sa.select(version))).all()
         if not rows:
-            await connection.execute(sa.insert(version).values(version=self.kind.version, began=func.now()))
+            await connection.execute(sa.insert(version).values(version=self.tables.layout, began=func.now()))
             rows = (await connection.execute(sa.select(version))).all()
-        if [row.version for row in rows] != [self.kind.version]:
-            raise self.kind.failure(self._another_version())
+        if [row.version for row in rows] != [self.tables.layout]:
+            raise InboxError(self._another_version())
         return as_aware(rows[0].began)
 
     def _create_tables(self, connection: Connection) -> None:
         found = sa.inspect(connection)
         there = {table for table in self.tables.metadata.sorted_tables if found.has_table(table.name, table.schema)}
         if there and self.tables.version not in there:
-            raise self.kind.failure(self._another_version())
+            raise InboxError(self._another_version())
         self.tables.metadata.create_all(connection)
 
     def _another_version(self) -> str:
-        name = self.kind.name
         return (
-            f"The {name}'s tables {self.tables.name} were made by another version of this library, and were left as "
-            f"they are: pass another table=, or drop them and create those of {name}.ddl()"
+            f"The inbox's tables {self.tables.name} were made by another version of this library, and were left as "
+            "they are: pass another table=, or drop them and create those of inbox.ddl()"
         )
 
 
@@ -349,10 +335,7 @@ async def _give_back(connection: AsyncConnection, *, broken: bool = False) -> No
     if connection.sync_connection is None or connection.closed:
         return
     try:
-        if not broken and not connection.in_transaction():  # nothing is sent
-            await connection.close()
-            return
-        async with asyncio.timeout(_CLOSE):
+        async with limit(_CLOSE):
             if broken:
                 await connection.invalidate()
             await connection.close()

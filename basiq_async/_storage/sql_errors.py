@@ -7,8 +7,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Connection, ExceptionContext
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .._redaction.tracebacks import drop_tracebacks, hide_parameters
@@ -48,17 +47,6 @@ def is_passing(exc: BaseException) -> bool:
     if not isinstance(exc, DBAPIError):
         return False
     return exc.connection_invalidated or sqlstate(exc).startswith(_PASSING) or "locked" in said_by(exc)
-
-
-def is_away(exc: BaseException) -> bool:
-    """Return whether the database may work again soon: it is away, starting or busy."""
-    if isinstance(exc, PoolTimeoutError):
-        return True
-    if isinstance(exc, OSError):
-        return not isinstance(exc, TimeoutError)
-    if isinstance(exc, (OperationalError, InterfaceError)) and not sqlstate(exc):
-        return not is_missing(exc) and "unable to open" not in said_by(exc)
-    return is_passing(exc)
 
 
 def is_missing(exc: BaseException) -> bool:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import attrs
 
+from .._work.calls import CLOSED
+from ..errors import InboxError
 from .sqlite_files import FileKind, SQLiteFile
 
 T = TypeVar("T")
@@ -42,7 +44,7 @@ class SQLiteStore:
     """A SQLite file, opened at the first use, and created if it does not exist.
 
     All work is done in a thread. What several tasks ask for at once shares one transaction and one sync to disk. Every
-    failure is of the kind's class, also in a child that was forked while the file was open.
+    failure is an ``InboxError``, also in a child that was forked while the file was open.
 
     busy_timeout: seconds to wait for another process to finish writing.
     fill: writes the first rows of a new file.
@@ -68,7 +70,7 @@ class SQLiteStore:
         self._check_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<{self.file.kind.name} {self.path!r}{', closed' if self.closed else ''}>"
+        return f"<inbox {self.path!r}{', closed' if self.closed else ''}>"
 
     def run(self, work: Work[T], *, write: bool = True) -> asyncio.Future[T]:
         """Queue ``work``, and return the future of its result, which comes after the commit.
@@ -76,12 +78,11 @@ class SQLiteStore:
         ``work`` is called with the connection, in the thread, and must be short. With ``write=False`` it only reads.
         """
         if self.closed:
-            raise self.file.kind.failure(f"the {self.file.kind.name} {self.path!r} {self.file.kind.closed}")
+            raise InboxError(f"the inbox {self.path!r} {CLOSED}")
         if self._thread is None:
             self._pid = os.getpid()
             # A daemon, so that a program ends even if it does not close the file, or if the disk hangs.
-            name = f"basiq-async {self.file.kind.name}"
-            self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            self._thread = threading.Thread(target=self._serve, name="basiq-async inbox", daemon=True)
             self._thread.start()
         elif self._pid != os.getpid():
             raise self.file.fork_error()

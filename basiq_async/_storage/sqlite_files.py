@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from .._redaction.tracebacks import drop_tracebacks
-from ..errors import BasiqError, ConfigurationError
+from ..errors import ConfigurationError, InboxError
 from .private_files import check_private, create_private
 
 _Identity = tuple[int, int]
@@ -20,26 +20,20 @@ _BESIDE = ("-journal", "-wal", "-shm")
 
 @attrs.frozen
 class FileKind:
-    """A kind of file, such as an inbox, recognised by SQLite's ``application_id`` and ``user_version``.
+    """A kind of file, recognised by SQLite's ``application_id`` and ``user_version``.
 
-    name: used in error messages.
     schema: the statements that create the tables in a new file.
-    failure: makes the error for a file that cannot be used.
-    closed: the error text for a use after closing.
     """
 
-    name: str
     application_id: int
     version: int
     schema: tuple[str, ...]
-    failure: Callable[[str], BasiqError]
-    closed: str = "is closed"
 
 
 class SQLiteFile:
     """A SQLite file in WAL mode with ``synchronous=FULL``: a commit survives a crash and a power failure.
 
-    A file that cannot be used raises the kind's error; a file of another program is not changed. Only the owner can
+    Raises ``InboxError`` for a file that cannot be used; a file of another program is not changed. Only the owner can
     read a new file, and SQLite's files beside it. A symbolic link, a file of another user, and a file that other users
     can open are refused. All methods block.
     """
@@ -48,7 +42,7 @@ class SQLiteFile:
         text = os.fspath(path)
         no_file = not isinstance(text, str) or not text or "\0" in text
         if no_file or text.startswith((":memory:", "file:")):
-            raise ConfigurationError(f"path must be the path of a file on a local disk, for the {kind.name}")
+            raise ConfigurationError("path must be the path of a file on a local disk, for the inbox")
         self.path = text
         self.kind = kind
         self._seen: _Identity | None = None
@@ -84,7 +78,7 @@ class SQLiteFile:
         _open.pop(id(connection), None)
 
     def check_in_place(self) -> None:
-        """Raise the kind's error if the file was deleted or replaced since it was opened.
+        """Raise ``InboxError`` if the file was deleted or replaced since it was opened.
 
         SQLite keeps writing to a file that was deleted, so later entries would be lost.
         """
@@ -93,33 +87,32 @@ class SQLiteFile:
         except OSError:
             found = None
         if found != self._seen:
-            raise self.kind.failure(
-                f"the file {self.path!r} of the {self.kind.name} was deleted or replaced while it was open. Later "
-                "entries may be lost: put the file back, then start again"
+            raise InboxError(
+                f"the file {self.path!r} of the inbox was deleted or replaced while it was open. Later entries may be "
+                "lost: put the file back, then start again"
             )
 
-    def fork_error(self) -> BasiqError:
+    def fork_error(self) -> InboxError:
         """Return the error for a file that was open when this process forked."""
-        return self.kind.failure(
-            f"the {self.kind.name} {self.path!r} was open when this process forked, and SQLite cannot use a file "
-            "on both sides of a fork: open it after the fork, in each worker process"
+        return InboxError(
+            f"the inbox {self.path!r} was open when this process forked, and SQLite cannot use a file on both sides of "
+            "a fork: open it after the fork, in each worker process"
         )
 
     def translate(self, exc: BaseException) -> BaseException:
-        """Return the kind's error for an error of SQLite, the file or its rows. Any other is returned unchanged."""
+        """Return an ``InboxError`` for an error of SQLite, the file or its rows. Any other is returned unchanged."""
         if isinstance(exc, sqlite3.Error):
-            error: BaseException = self.kind.failure(f"the {self.kind.name} {self.path!r} {self._describe(exc)}")
+            said = _describe(exc)
         elif isinstance(exc, OSError):
-            error = self.kind.failure(
-                f"the {self.kind.name} {self.path!r} cannot be opened: {exc.strerror or exc}. Pass the path of a file "
-                f"that this process may write: is there a folder {Path(self.path).absolute().parent}?"
+            said = (
+                f"cannot be opened: {exc.strerror or exc}. Pass the path of a file that this process may write: is "
+                f"there a folder {Path(self.path).absolute().parent}?"
             )
         elif isinstance(exc, (ValueError, TypeError, KeyError)):  # rows that this library did not write
-            error = self.kind.failure(
-                f"the {self.kind.name} {self.path!r} {_DAMAGED.format(name=self.kind.name, error=type(exc).__name__)}"
-            )
+            said = _DAMAGED.format(error=type(exc).__name__)
         else:
             return exc
+        error = InboxError(f"the inbox {self.path!r} {said}")
         error.__cause__ = drop_tracebacks(exc)
         return error
 
@@ -160,11 +153,11 @@ class SQLiteFile:
             if problem:
                 raise self._unopenable(f"{path!r}: {problem}; if this program did not create it, remove it")
 
-    def _unopenable(self, problem: str) -> BasiqError:
-        return self.kind.failure(f"the {self.kind.name} {self.path!r} cannot be opened: {problem}")
+    def _unopenable(self, problem: str) -> InboxError:
+        return InboxError(f"the inbox {self.path!r} cannot be opened: {problem}")
 
     def _is_ours(self, connection: sqlite3.Connection) -> bool:
-        """Return True for a file of this kind, False for an empty file. Raises the kind's error for any other file.
+        """Return True for a file of this kind, False for an empty file. Raises ``InboxError`` for any other file.
 
         It only reads, so that a file of another program is not changed.
         """
@@ -175,14 +168,14 @@ class SQLiteFile:
         if not (found or version or tables):
             return False
         if found != kind.application_id:
-            raise kind.failure(
-                f"{self.path!r} is a SQLite file of another program, not of this {kind.name}. It was left as it is: "
-                "pass another path"
+            raise InboxError(
+                f"{self.path!r} is a SQLite file of another program, and no inbox. It was left as it is: pass another "
+                "path"
             )
         if version != kind.version:
-            raise kind.failure(
-                f"the {kind.name} {self.path!r} has format {version}, and this release knows only format "
-                f"{kind.version}. It was left as it is: use the release that made it, or pass another path"
+            raise InboxError(
+                f"the inbox {self.path!r} has format {version}, and this release knows only format {kind.version}. It "
+                "was left as it is: use the release that made it, or pass another path"
             )
         return True
 
@@ -201,7 +194,7 @@ class SQLiteFile:
                     raise
                 time.sleep(0.005)
         if mode != "wal":
-            raise self.kind.failure(f"{self.path!r} is not on a local disk: SQLite's WAL mode does not work there")
+            raise InboxError(f"{self.path!r} is not on a local disk: SQLite's WAL mode does not work there")
         connection.execute("BEGIN IMMEDIATE")
         if not self._is_ours(connection):  # another process may have created the tables first
             for statement in self.kind.schema:
@@ -212,18 +205,16 @@ class SQLiteFile:
             connection.execute(f"PRAGMA user_version={self.kind.version}")
         connection.execute("COMMIT")
 
-    def _describe(self, exc: sqlite3.Error) -> str:
-        if _is_busy(exc):
-            return "is locked by another process, which does not finish: try again later"
-        return _WHAT_TO_DO.get(_code(exc), "failed: {error}").format(name=self.kind.name, error=exc)
-
 
 _DAMAGED = (
-    "is damaged, or is no {name} at all ({error}). It was left as it is: restore it from a copy, or pass another path "
+    "is damaged, or is no inbox at all ({error}). It was left as it is: restore it from a copy, or pass another path "
     "to begin anew"
 )
 _UNWRITABLE = "cannot be written: give this user the right to write the file and its folder, or pass another path"
+_LOCKED = "is locked by another process, which does not finish: try again later"
 _WHAT_TO_DO = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_FULL: "cannot be written, because the disk is full. Nothing was recorded: make room, run it again",
     sqlite3.SQLITE_IOERR: "cannot be read or written ({error}): check the disk, then try again",
     sqlite3.SQLITE_READONLY: _UNWRITABLE,
@@ -252,8 +243,8 @@ def _identity(path: str) -> _Identity:
     return found.st_dev, found.st_ino
 
 
-def _is_busy(exc: sqlite3.Error) -> bool:
-    return _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def _describe(exc: sqlite3.Error) -> str:
+    return _WHAT_TO_DO.get(_code(exc), "failed: {error}").format(error=exc)
 
 
 def _code(exc: sqlite3.Error) -> int:

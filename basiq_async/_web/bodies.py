@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable
+
+from .._work.limits import limit
 
 _FREE = 16_384
 """The first bytes of each body do not count towards the total, so a small request is never refused for large ones."""
@@ -51,7 +52,7 @@ class BodyReader:
         body = bytearray()
         held = 0
         try:
-            async with asyncio.timeout(self.timeout):
+            async with limit(self.timeout):
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > self.max_size:

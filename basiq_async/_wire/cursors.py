@@ -15,6 +15,7 @@ from hashlib import blake2b
 import attrs
 
 from .._redaction.credentials import Unpicklable
+from ..errors import ConfigurationError
 
 _VERSION = 2
 _CHECK, _KEY_NAME, _SEAL = 4, 4, 16
@@ -42,14 +43,6 @@ class Cursor:
     after: str | None = None
 
 
-class UnusableCursorError(ValueError):
-    """A text is not a usable cursor. ``elsewhere``: it is a valid cursor of another list."""
-
-    def __init__(self, text: str, *, elsewhere: bool = False) -> None:
-        super().__init__(text)
-        self.elsewhere = elsewhere
-
-
 class CursorSeal(Unpicklable):
     """Seals cursors, and opens them, with a key derived from an API key."""
 
@@ -68,24 +61,23 @@ class CursorSeal(Unpicklable):
         return base64.urlsafe_b64encode(_digest(sealed, _CHECK) + sealed).decode().rstrip("=")
 
     def open(self, text: str, listing: str) -> Cursor:
-        """Return the cursor in a text. Raises ``UnusableCursorError``, which says what is wrong."""
+        """Return the cursor in a text. Raises ``ConfigurationError``, which says what is wrong."""
         if not isinstance(text, str) or len(text) > _MAX_LENGTH:
-            raise UnusableCursorError(_NOT_A_CURSOR)
+            raise ConfigurationError(_NOT_A_CURSOR)
         try:
             packed = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (ValueError, binascii.Error):
-            raise UnusableCursorError(DAMAGED) from None
+            raise ConfigurationError(DAMAGED) from None
         check, sealed = packed[:_CHECK], packed[_CHECK:]
         key_name, mac, body = sealed[:_KEY_NAME], sealed[_KEY_NAME : _KEY_NAME + _SEAL], sealed[_KEY_NAME + _SEAL :]
         if check != _digest(sealed, _CHECK):
-            raise UnusableCursorError(DAMAGED)
+            raise ConfigurationError(DAMAGED)
         if key_name != self._key_name:
-            raise UnusableCursorError(
-                "cursor was made with another API key or by another release, and cannot be used: start without cursor, "
-                "or pass after= with the id of the last item"
+            raise ConfigurationError(
+                "cursor was made with another API key or by another release, and cannot be used: start without cursor"
             )
         if not hmac.compare_digest(mac, self._mac(body)):
-            raise UnusableCursorError(DAMAGED)
+            raise ConfigurationError(DAMAGED)
         return _read(body, listing)
 
     def _mac(self, body: bytes) -> bytes:
@@ -97,13 +89,11 @@ def _read(body: bytes, listing: str) -> Cursor:
         version, owner, page, offset, after = json.loads(body)
         cursor = Cursor(_text(page), _count(offset), None if after is None else _text(after))
     except (ValueError, TypeError, RecursionError):
-        raise UnusableCursorError(DAMAGED) from None
+        raise ConfigurationError(DAMAGED) from None
     if version != _VERSION:
-        raise UnusableCursorError(f"cursor is of version {version}, which this release does not know")
+        raise ConfigurationError(f"cursor is of version {version}, which this release does not know")
     if owner != _digest(listing.encode(), _LIST_NAME).hex():
-        raise UnusableCursorError(
-            "cursor belongs to another list: another webhook, filter or kind of object", elsewhere=True
-        )
+        raise ConfigurationError("cursor belongs to another list: another webhook, filter or kind of object")
     return cursor
 
 

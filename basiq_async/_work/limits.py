@@ -13,14 +13,14 @@ from ..errors import InboxError
 class limit:
     """Cancel the block after so many seconds, and raise ``error``: ``async with limit(5, InboxError("...")):``.
 
-    ``error`` is an exception, or a function that makes one. None for the seconds is for no limit. The time is the event
-    loop's. A ``TimeoutError`` of the block itself, and a cancellation by others, pass unchanged. The error has no local
-    variables of the block: they can hold a body or a key.
+    ``error`` is an exception, or a function that makes one; by default it is a ``TimeoutError``. None for the seconds
+    is for no limit. The time is the event loop's. A ``TimeoutError`` of the block itself, and a cancellation by others,
+    pass unchanged. The error has no local variables of the block: they can hold a body or a key.
     """
 
     __slots__ = ("_error", "_timeout")
 
-    def __init__(self, seconds: float | None, error: Exception | Callable[[], Exception]) -> None:
+    def __init__(self, seconds: float | None, error: Exception | Callable[[], Exception] = TimeoutError) -> None:
         self._error = error
         self._timeout = asyncio.timeout(seconds)
 
@@ -40,7 +40,7 @@ class limit:
 async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
     """Wait until the event is set, for at most so many seconds; None is for no limit. Return whether it is set."""
     try:
-        async with asyncio.timeout(seconds):
+        async with limit(seconds):
             await event.wait()
     except TimeoutError:
         pass

@@ -1,12 +1,16 @@
-"""The program: its commands, the options before a command, and the display of errors."""
+"""The program: its commands, the options before a command, the display of errors, and help that cuts no name."""
 
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
 from importlib import import_module
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -15,8 +19,6 @@ from typer.main import get_command
 from .. import __version__
 from ..errors import BasiqError, ConfigurationError
 from ._command import command
-from ._exit_codes import MEANINGS, WRONG, exit_code
-from ._help import cut_no_names
 from ._options import complete_profile, option, prepare_completion
 from ._output import (
     DEBUG,
@@ -33,7 +35,7 @@ from ._output import (
     write_help,
     write_note,
 )
-from ._run import run_until_signal
+from ._run import MEANINGS, WRONG, exit_code, run_until_signal
 
 _EPILOG = """\
 A terminal gets text, and a pipe gets JSON lines. `--json` prints JSON lines in a terminal too, and `--json=id,status`
@@ -50,8 +52,8 @@ BASIQ_DEBUG=1 shows tracebacks and logs.
 
 _COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Webhooks": {"webhooks": "_webhooks", "messages": "_history", "events": "_history"},
-    "History": {"replay": "_replay", "recover": "_recover", "quarantine": "_quarantine", "inbox": "_quarantine"},
-    "Deferred handlers": {"work": "_work"},
+    "History": {"replay": "_replay", "recover": "_recover", "quarantine": "_quarantine", "inbox": "_waiting"},
+    "Deferred handlers": {"work": "_waiting"},
     "Many machines": {"worker": "_jobs", "jobs": "_jobs"},
     "Local development": {
         "listen": "_listen", "trigger": "_deliveries", "mock": "_mock", "sign": "_deliveries", "verify": "_deliveries",
@@ -124,7 +126,7 @@ def run(given: Sequence[str]) -> int:
                 program: Any = build(() if is_help else words)
                 if isinstance(program, typer.Typer):
                     program = get_command(program)
-                cut_no_names(program)
+                _cut_no_names(program)
                 found = program(args=[*words, *given[end:]], prog_name="basiq-async", standalone_mode=False)
                 if inspect.iscoroutine(found):  # of a command that is an async function
                     found = run_until_signal(found)
@@ -192,3 +194,49 @@ def _show_usage(exc: Any) -> int:
     if context is not None:
         note(f"See '{context.command_path} --help'.")
     return code
+
+
+# --- help ---
+
+_ALWAYS_ENOUGH = 120
+_CUT = "…"
+_ROW = re.compile(r"^\| (?!Exit)(\S+) +\| (.*?) *\|$\n?", re.MULTILINE)
+_TABLE_HEAD = re.compile(r"^\|(?: Exit|-).*\n", re.MULTILINE)
+
+
+def _cut_no_names(command: Any) -> None:
+    """Let a command and the commands below it show their whole help at any width of the terminal.
+
+    Where rich's columns are too narrow for a command's options, they are a plain list.
+    """
+    command.format_help = partial(_format_help, command)
+    for inner in getattr(command, "commands", {}).values():
+        _cut_no_names(inner)
+
+
+def _format_help(command: Any, context: Any, formatter: Any) -> None:
+    write_help = partial(type(command).format_help, command, context, formatter)
+    columns = get_terminal_size((80, 24)).columns
+    if columns >= _ALWAYS_ENOUGH or not _is_cut(write_help):
+        write_help()
+        return
+    # Names stand above their texts where there is no room beside them.
+    formatter.width = max(columns - 2, 20)
+    formatter.write_dl = partial(formatter.write_dl, col_max=max(columns // 2 - 10, 6))
+    mode, epilog = command.rich_markup_mode, command.epilog
+    command.rich_markup_mode, command.epilog = None, epilog and _without_table(epilog)
+    try:
+        write_help()
+    finally:
+        command.rich_markup_mode, command.epilog = mode, epilog
+
+
+def _is_cut(write_help: Any) -> bool:
+    with redirect_stdout(io.StringIO()) as written:
+        write_help()
+    return _CUT in written.getvalue()
+
+
+def _without_table(markdown: str) -> str:
+    """Return a text with each row of its table as a paragraph."""
+    return _ROW.sub(r"\1: \2\n\n", _TABLE_HEAD.sub("", markdown))

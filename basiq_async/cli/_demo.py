@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import runpy
-import sys
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ..errors import BasiqError
 from ._command import command
-from ._output import Styled, live, write, write_lines
+from ._output import Styled, write, write_lines
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from ..client import BasiqClient
     from ..receiver import Delivery
     from ..testing import FakeBasiq
 
 
 # Slow modules are imported only when the demo runs, so that --help is fast.
 @command()
-async def demo(
-    messages: Annotated[int, typer.Option(min=1)] = 200_000,
-) -> None:
-    """Show a service's outage and recovery over real HTTP: no event is lost or handled twice. Then stream a history.
+async def demo() -> None:
+    """Show a service's outage and recovery over real HTTP: no event is lost or handled twice.
 
     Each step is checked. If one fails, the demo ends with the exit code 1. Nothing leaves this machine.
-
-    messages N: How many messages to stream.
     """
     import tempfile
 
@@ -131,12 +123,6 @@ async def demo(
                 true=not fake.violations,
             )
 
-    steps.chapter("A long history")
-    fake = FakeBasiq()
-    webhook_id = fake.seed_messages(messages)
-    async with serve(fake) as base_url, BasiqClient(fake.api_key, base_url=base_url) as basiq:
-        text, whole = await _stream(basiq, webhook_id, messages)
-        steps.confirm(text, true=whole)
     write("")
     took = time.perf_counter() - began
     write(Styled("All of it came true", "bold"), f", in {took:.1f} s. The program that recovers,")
@@ -180,20 +166,6 @@ class Steps:
         return f"day {passed.days + 1} {(datetime.min + passed):%H:%M:%S}"
 
 
-async def _stream(basiq: BasiqClient, webhook_id: str, total: int) -> tuple[str, bool]:
-    """Stream a history. Return the count, the rate and the peak memory as a sentence, and whether all of it came."""
-    began, seen, ids = time.perf_counter(), 0, set[int]()
-    async for message in basiq.messages.list(webhook_id):
-        seen += 1
-        ids.add(hash(message.id))
-        if seen % 2_000 == 0:
-            live(f"{seen:,} messages", seen, total)
-    live(None)
-    took = time.perf_counter() - began
-    text = f"streamed {seen:,} messages in {took:.1f} s: {seen / took:,.0f} a second, {_peak()}"
-    return text, seen == total == len(ids)
-
-
 def _happen(fake: FakeBasiq, count: int) -> int:
     """Make the fake emit events, and return how many messages it made of them."""
     emissions = [fake.emit(_EVENTS[number % len(_EVENTS)]) for number in range(count)]
@@ -206,16 +178,6 @@ def _length(span: timedelta) -> str:
         (size, name) for size, name in ((3600, "hour"), (60, "minute"), (1, "second")) if not seconds % size
     )
     return f"{seconds // size} {name}{'s' if seconds != size else ''}"
-
-
-def _peak() -> str:
-    try:
-        import resource
-    except ImportError:  # Windows does not have this module
-        return "peak memory unknown"
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    mebibytes = used / 2**20 if sys.platform == "darwin" else used / 2**10
-    return f"peak memory {mebibytes:.0f} MiB"
 
 
 def _example_file() -> Path:

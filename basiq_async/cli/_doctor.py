@@ -13,12 +13,11 @@ import typer
 
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
-from ._exit_codes import DONE, WRONG, exit_code
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
-from ._options import SECRET_VARIABLE, Json, complete_webhook, help_line, option, read_secrets
+from ._options import SECRET_VARIABLE, Json, help_line, option, read_secrets
 from ._output import live, note
-from ._results import Output, Row, View, as_row, cell_text
-from ._run import make_client
+from ._results import Output, Row, View, as_row, count_details
+from ._run import DONE, WRONG, exit_code, make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -60,43 +59,17 @@ _DIAGNOSIS: View[Diagnosis] = View(
 
 
 def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
-    yield "webhook", found.webhook.id
-    yield "url", show_url(found.webhook.url)
-    yield "status", found.status
-    if found.cool_off_left:
-        yield "cool-off left", f"{found.cool_off_left:.0f} s at most"
-    if found.endpoint is not None:
-        yield "signed test", found.endpoint.error or found.endpoint.status
-    if found.disabled_at is not None:
-        yield "disabled at", found.disabled_at
-    yield "last success", found.last_success
-    if found.first_failure is not None:
-        yield "first failure", found.first_failure
-    if found.oldest_undelivered is not None:
-        yield "undelivered since", found.oldest_undelivered
-    counts = [
-        f"{count:,} {f'with {code}' if code else 'without a response'}" for code, count in found.by_status.items()
-    ]
-    yield "attempts in 24 h", ", ".join(counts) or "none"
-    if found.failed_share:
-        yield "failed recently", f"{found.failed_share:.0%} of the attempts, for messages that are still undelivered"
-    yield "to recover", f"{found.undelivered:,} messages, {found.never_sent:,} events without a message"
-    if found.unrecorded:
-        yield "not recorded", f"{found.unrecorded:,} messages that Basiq delivered, and the inbox lacks"
-    if found.waiting.count:
-        yield "waiting", f"{found.waiting.count:,} deferred deliveries, the oldest for {found.waiting.age or 0:.0f} s"
-    if found.recovered:
-        yield "recovered", f"{found.recovered:,} messages and events that had not been delivered"
-    yield "looked at", f"{found.looked_at:,} messages and events, {'all' if found.complete else 'the newest'}"
-    if found.earliest is not None and found.latest is not None:
-        yield "messages", f"from {cell_text(found.earliest)} to {cell_text(found.latest)}"
+    """Yield the names and values of what there is, and of the counts that a recovery makes zero."""
+    row = {name: value for name, value in _DIAGNOSIS.row(found).items() if value or name in _ALWAYS}
+    yield from count_details(row, "problems", "out_of_reach")
     yield from problem_details(found.problems)
 
 
+_ALWAYS = ("undelivered", "never_sent", "healthy", "complete")
+
+
 async def doctor(
-    webhook_id: Annotated[
-        str | None, typer.Argument(help="The webhook; all webhooks by default.", autocompletion=complete_webhook)
-    ] = None,
+    webhook_id: Annotated[str | None, typer.Argument(help="The webhook; all webhooks by default.")] = None,
     test: Annotated[
         bool,
         option(

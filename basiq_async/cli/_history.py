@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from datetime import UTC
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -12,7 +12,6 @@ import typer
 from .._redaction.text import json_line
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
 from ._command import Group
-from ._exit_codes import exit_code
 from ._options import (
     EndpointSecretFile,
     Failed,
@@ -25,8 +24,10 @@ from ._options import (
 )
 from ._output import live, note
 from ._results import Column, Output, Row, View, cell_text
+from ._run import exit_code, follow_up
 
 if TYPE_CHECKING:
+    from .._wire.order import NewestItems
     from ..client import BasiqClient
     from ..models import Event, EventType, Message
 
@@ -146,25 +147,58 @@ async def tail(
     follow: Keep showing new messages as they appear.
     limit N: Show the newest N; 0 for all.
     """
-    from ._follow import History, follow_up
-
     where = await selection.read(basiq, failed=failed)
-    history = History(basiq, webhook_id, filter)
-    found = await history.begin(limit or None, wanted=where, on_read=show_reading)
-    live(None)
+    found = await _read_newest(basiq.messages.list(webhook_id, filter=filter), limit, wanted=where)
     output.rows(found.items, MESSAGE)
     if not found.items:
         note("nothing found")
     if not follow:
         return
+    poll = follow_after(found, basiq, webhook_id, filter, where)
 
     async def show_new() -> int:
-        fresh = await history.poll()
-        output.rows([each for each in fresh if where is None or where(each)], MESSAGE)
+        fresh = await poll()
+        output.rows(fresh, MESSAGE)
         return len(fresh)
 
     note("waiting for new messages; Ctrl-C ends")
     await follow_up(show_new)
+
+
+def follow_after(
+    found: NewestItems[Message], basiq: BasiqClient, webhook_id: str, filter: str | None = None, where: Any = None
+) -> Callable[[], Awaitable[Sequence[Message]]]:
+    """Return a function that returns the messages that came after those that were found, each once, oldest first."""
+    from .._wire.order import item_time
+    from ..receiver import MemoryInbox
+    from ..replay import Replay, since
+
+    known = {each.id for each in found.items}
+    fresh: list[Message] = []
+    times = [time for each in found.items if (time := item_time(each)) is not None]
+    oldest = None if found.read == len(found.items) else min(times, default=None)
+    if oldest is not None:
+        where = since(oldest) if where is None else where & since(oldest)
+
+    async def collect(message: Message) -> None:
+        # Of the messages of the oldest moment, those beyond the limit come in the first run: they are not new.
+        if message.id not in known and (oldest is None or item_time(message) != oldest):
+            fresh.append(message)
+
+    job = Replay(basiq, webhook_id, collect, inbox=MemoryInbox(remember=None), filter=filter, where=where)
+
+    async def poll() -> Sequence[Message]:
+        nonlocal oldest
+        await job.run()
+        oldest = None
+        new = sorted(fresh, key=lambda message: item_time(message) or _LONG_AGO)
+        fresh.clear()
+        return new
+
+    return poll
+
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 _RESENT: View[Row] = View(
@@ -217,16 +251,12 @@ async def show_list(
     wanted: Callable[[T], bool] | None = None,
 ) -> None:
     """Show a list in constant memory: all items in a pipe, the newest items in a terminal."""
-    from .._wire.order import read_newest
-
     most = limit if limit is not None else 0 if output.as_json else _IN_A_TERMINAL
     if most == 0:
         if not await output.stream(items, view, wanted=wanted):
             note("nothing found")
         return
-    read = count()
-    found = await read_newest(items, most, wanted=wanted, on_read=lambda item: show_reading(next(read)))
-    live(None)
+    found = await _read_newest(items, most, wanted=wanted)
     output.rows(found.items, view)
     if not found.items:
         note("nothing found")
@@ -235,10 +265,21 @@ async def show_list(
         note(f"the newest {len(found.items):,} {total}; --limit N shows N of them, --limit 0 shows all")
 
 
-def show_reading(count: int) -> None:
-    """Show how many items of a list were read, every 500 items."""
-    if count and count % 500 == 0:
-        live(f"reading, {count:,} so far")
+async def _read_newest(
+    items: AsyncIterable[T], most: int, *, wanted: Callable[[T], bool] | None = None
+) -> NewestItems[T]:
+    """Return the newest items of a list, 0 for all, and show meanwhile how many were read."""
+    from .._wire.order import read_newest
+
+    read = count(1)
+
+    def show(item: T) -> None:
+        if (number := next(read)) % 500 == 0:
+            live(f"reading, {number:,} so far")
+
+    found = await read_newest(items, most or None, wanted=wanted, on_read=show)
+    live(None)
+    return found
 
 
 # --- events ---

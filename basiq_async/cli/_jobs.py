@@ -74,7 +74,6 @@ async def submit(
     source: Source = "messages",
     filter: Filter = None,
     rate: float | None = None,
-    fleet: FleetPlace = None,
 ) -> Row:
     """Start a job of a fleet, or resume the job with this key. The fleet's workers do the work; see watch.
 
@@ -85,8 +84,8 @@ async def submit(
     from ..distributed.processes import find_job
 
     with naming_errors(function):
-        found, name = find_job(function, _find(fleet) if fleet else None)
-    async with _open_fleet(fleet, found) as opened:
+        found, name = find_job(function)
+    async with _open_fleet(None, found) as opened:
         return await _read(await opened.submit(name, webhook_id, key=key, filter=filter, source=source, rate=rate))
 
 

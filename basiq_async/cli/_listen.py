@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +13,7 @@ from .._wire.hosts import show_url
 from .._wire.urls import read_endpoint
 from ..errors import ConfigurationError
 from ._command import command
-from ._options import check_known, read_secrets
+from ._options import read_secrets
 from ._output import OutputClosedError, OutputError, live, note
 from ._results import Output, Row, View
 from ._showing import ListenOptions, Showing
@@ -42,9 +42,6 @@ async def listen(output: Output, options: ListenOptions) -> None:
         raise ConfigurationError("--since and --inbox require --poll")
     if not options.path.startswith("/"):
         raise ConfigurationError(f"--path must begin with a /, not {options.path!r}")
-    if not 0 <= options.port <= 65535:
-        raise ConfigurationError(f"--port must be from 0 to 65535, not {options.port}")
-    check_known(options.event)
     await Listener(output, options).serve()
 
 
@@ -58,7 +55,7 @@ _DELIVERY: View[Delivery] = View(
     links=lambda delivery: dict(delivery.links),
 )
 _RECEIVED: View[Row] = View(
-    f"result status reason {' '.join(_DELIVERY.names)} forwarded_status forward_error body",
+    f"result status reason {' '.join(_DELIVERY.names)} forwarded_status forward_error",
 )
 
 
@@ -79,11 +76,11 @@ class Listener(Showing):
                 return Claim(ClaimStatus.CLAIMED)
 
         super().__init__(output, options, "accepted", "refused")
-        secrets = read_secrets(options.secret_file, options.secret)
+        secrets = read_secrets(options.secret_file)
         self._forwarder = None if options.forward_to is None else Forwarder(options.forward_to)
         self._receiver = WebhookReceiver(secrets, inbox=None if self._forwarder is None else PassEverything())
 
-        @self._receiver.on(*(options.event or ["*"]))
+        @self._receiver.on("*")
         async def handle(delivery: Delivery) -> None:
             """Do nothing: it is printed and forwarded when it has turned out to be genuine."""
 
@@ -91,18 +88,17 @@ class Listener(Showing):
 
         self._idle = asyncio.Event()
         self._idle.set()
-        self._shown = self._under_way = 0
+        self._under_way = 0
 
     async def serve(self) -> None:
-        """Serve until SIGINT or SIGTERM, until the limit is reached, or until the output's reader closes it.
+        """Serve until SIGINT or SIGTERM, or until the output's reader closes it.
 
         Deliveries under way are finished. A second signal ends the server at once.
         """
-        import asyncio
-
         from aiohttp import web
 
         from .._web.serving import Address, listening
+        from .._work.limits import wait_for_event
 
         host, port, path = self._options.host, self._options.port, self._options.path
         app = web.Application()
@@ -122,9 +118,7 @@ class Listener(Showing):
             note(f"listening on {url}", url=url)
             while not self._done.is_set():
                 live(f"{self.status}; Ctrl-C ends")
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_SHOW_EVERY):
-                        await self._done.wait()
+                await wait_for_event(self._done, _SHOW_EVERY)
             await self._idle.wait()
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -133,58 +127,41 @@ class Listener(Showing):
         from aiohttp import web
         from multidict import CIMultiDict
 
-        counted = False
-
         async def chunks() -> AsyncGenerator[bytes]:
-            nonlocal counted
             try:
                 async for chunk in request.content.iter_any():
                     yield chunk
             except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as exc:
                 raise ConnectionError("the body broke off") from exc
-            counted = self._count()
-            if not counted:
-                raise _FullError
 
-        forwarded: Forwarded | None = None
+        outcome = await self._receiver.handle_stream(
+            request.headers,
+            chunks(),
+            content_length=request.content_length,
+            content_encoding=",".join(request.headers.getall("Content-Encoding", ())) or None,
+        )
+        response = web.Response(status=outcome.status, headers=outcome.headers)
         unavailable = web.Response(status=503, headers={"Retry-After": "5"})
+        if self._done.is_set():
+            return unavailable
+        self._under_way += 1
+        self._idle.clear()
+        forwarded: Forwarded | None = None
         try:
-            outcome = await self._receiver.handle_stream(
-                request.headers,
-                chunks(),
-                content_length=request.content_length,
-                content_encoding=",".join(request.headers.getall("Content-Encoding", ())) or None,
-            )
-            response = web.Response(status=outcome.status, headers=outcome.headers)
             if self._forwarder is not None and outcome.result == "handled" and outcome.delivery is not None:
                 forwarded = await self._forwarder.post(request.headers, outcome.delivery.body)
                 response = web.Response(
                     status=forwarded.status, body=forwarded.body or None, headers=CIMultiDict(forwarded.headers)
                 )
             self._print(outcome, forwarded, response.status)
-        except _FullError:
-            return unavailable
         except (OutputClosedError, OutputError) as exc:
             self.fail(exc)
             return unavailable
         finally:
-            self._under_way -= counted
+            self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
-        if counted and outcome.result != "rejected":  # a forged request must not end the program
-            self._shown += 1
-            if self._shown == self._options.limit:
-                self.stop()
         return response
-
-    def _count(self) -> bool:
-        """Count a delivery that has arrived as under way. Return False if the program ends or the limit is reached."""
-        limit = self._options.limit
-        if self._done.is_set() or (limit and self._shown + self._under_way >= limit):
-            return False
-        self._under_way += 1
-        self._idle.clear()
-        return True
 
     def _print(self, outcome: Outcome, forwarded: Forwarded | None, status: int) -> None:
         self._counts["accepted" if 200 <= status <= 299 else "refused"] += 1
@@ -195,15 +172,9 @@ class Listener(Showing):
         if forwarded is not None:
             row["forwarded_status"] = None if forwarded.error else forwarded.status
             row["forward_error"] = forwarded.error
-        if self._options.body:
-            row["body"] = dict(delivery.raw) if delivery else None
         named = () if delivery is None else (delivery.event_type_id, delivery.id)
         self.show(row, _RECEIVED, f"{status} {result}", outcome.reason, *named, forwarded and f"-> {forwarded.text}")
         live(f"{self.status}; Ctrl-C ends")
-
-
-class _FullError(Exception):
-    """A delivery arrived that is not to be handled any more."""
 
 
 _PLAIN: Mapping[str, Any] = {"auto_decompress": False, "lingering_time": 0.0}

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json as json_module
 import os
 import secrets
-import sys
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from itertools import takewhile
+from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -20,13 +18,12 @@ import attrs
 import typer
 
 from .._redaction.text import shell_line
-from .._wire.hosts import show_url
 from ..errors import ConfigurationError
 from ._command import command
 from ._mock_control import TOKEN, MockError, Place, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
 from ._options import option
-from ._output import flush, is_terminal, live, note, write, write_note
+from ._output import flush, note, write
 from ._results import Output
 from ._run import on_signals
 
@@ -151,7 +148,7 @@ def mock(output: Output, options: MockOptions) -> Awaitable[None] | None:
     """Serve a fake Basiq over HTTP until SIGINT or SIGTERM. The command 'mock call' controls a mock that runs.
 
     When the mock is ready, it prints a line for a shell that exports BASIQ_BASE_URL and BASIQ_API_KEY, or one JSON
-    object with --json. A terminal shows each request and each delivery.
+    object with --json. Its page shows each request and each delivery.
     """
     return None if options.context.invoked_subcommand is not None else _serve(options, output)
 
@@ -162,23 +159,16 @@ def _make_fake(options: MockOptions) -> FakeBasiq:
 
     if options.api_key == "":
         raise ConfigurationError("--api-key is empty; omit it to have a new key at every start")
-    try:
-        clock = SystemClock(options.speed)
-    except ValueError as exc:
-        raise ConfigurationError(f"--speed: {exc}") from exc
     kept = load_api_key(options.state_file) if options.state_file else None
-    try:
-        return FakeBasiq(
-            clock=clock,
-            api_keys=[options.api_key or kept or FakeBasiq.make_api_key()],
-            seed=options.seed,
-            cool_off=options.cool_off,
-            latency=options.latency,
-            quirks=_quirks(options.quirk or ()),
-            event_types=dict.fromkeys(options.event_type or (), "an event type of this mock"),
-        )
-    except ValueError as exc:
-        raise ConfigurationError(str(exc)) from exc
+    return FakeBasiq(
+        clock=SystemClock(options.speed),
+        api_keys=[options.api_key or kept or FakeBasiq.make_api_key()],
+        seed=options.seed,
+        cool_off=options.cool_off,
+        latency=options.latency,
+        quirks=_quirks(options.quirk or ()),
+        event_types=dict.fromkeys(options.event_type or (), "an event type of this mock"),
+    )
 
 
 async def _serve(options: MockOptions, output: Output) -> None:
@@ -203,97 +193,35 @@ async def _serve(options: MockOptions, output: Output) -> None:
         state_file=options.state_file,
     )
     stop = asyncio.Event()
-    with on_signals(lambda _: stop.set()), _removing(options.ready_file):
-        async with AsyncExitStack() as stack:
-            try:
-                base_url = await stack.enter_async_context(serving)
-            except OSError as exc:
-                address = f"{options.host}:{options.port}"
-                raise ConfigurationError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
-            page = f"{base_url}/_fake/~{quote(token, safe='')}/"
-            ready = {
-                "base_url": base_url,
-                "api_key": fake.api_key,
-                "seed": str(fake.seed),
-                "webhook_id": webhook_id,
-                "page": page,
-                "control_token": token,
-            }
-            if options.ready_file is not None:
-                write_private(options.ready_file, json_module.dumps(ready).encode(), "ready file")
-            if output.json is not None:
-                output.one(ready)
-            else:
-                write(export_line(base_url, fake.api_key))
-                flush()
-            note(f"ready at {base_url}; its page is at {page}")
-            note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
-            if webhook_id is not None:
-                note(f"webhook {webhook_id} has {fake.count_messages(webhook_id):,} messages", webhook_id=webhook_id)
-            showing = asyncio.create_task(_log(fake) if is_terminal(sys.stderr) else stop.wait())
-            await stop.wait()
-            showing.cancel()
-            await asyncio.wait([showing])
-            live(None)
-
-
-@contextmanager
-def _removing(file: Path | None) -> Iterator[None]:
-    """Remove the ready file that a mock that was killed may have left, and at the end that of this mock."""
-    try:
-        if file is not None:
-            file.unlink(missing_ok=True)
-    except OSError as exc:
-        raise ConfigurationError(f"the ready file {file} cannot be written: {exc.strerror}") from None
-    try:
-        yield
-    finally:
-        if file is not None:
-            file.unlink(missing_ok=True)
-
-
-async def _log(fake: FakeBasiq) -> None:
-    import asyncio
-
-    logs: dict[FakeBasiq, _Log] = {}
-    while True:
-        served = (fake, *fake.states.values())
-        logs = {each: logs.get(each) or _Log(each, "" if each is fake else f"[{each.name}] ") for each in served}
-        for log in logs.values():
-            log.show_news()
-        requests, deliveries = (sum(getattr(log, name) for log in logs.values()) for name in ("requests", "deliveries"))
-        violations = sum(len(each.violations) for each in served)
-        live(f"{requests:,} requests, {deliveries:,} deliveries, {violations} violations; Ctrl-C ends")
-        await asyncio.sleep(0.1)
-
-
-@attrs.define
-class _Log:
-    """Shows the requests and deliveries of one state that were not shown yet."""
-
-    fake: FakeBasiq
-    label: str
-    newest: object = None
-    requests: int = 0
-    deliveries: int = 0
-
-    def show_news(self) -> None:
-        fake = self.fake
-        for record in fake.request_log:
-            if record.number > self.requests and (record.status is not None or record.duration):
-                self.requests = record.number
-                violated = f"  {', '.join(record.violations)}" if record.violations else ""
-                status = record.status or "dropped"
-                method = record.request.method
-                write_note(f"{record.at:%H:%M:%S}  {self.label}{method} {record.path}  {status}{violated}")
-        fresh = list(takewhile(lambda each: each is not self.newest, reversed(fake.deliveries)))
-        for attempt in reversed(fresh):
-            self.newest = attempt
-            self.deliveries += 1
-            status = attempt.status or "no response"
-            write_note(
-                f"{fake.now():%H:%M:%S}  {self.label}-> {show_url(attempt.url)}  {attempt.event_type_id}  {status}"
-            )
+    async with AsyncExitStack() as stack:
+        stack.enter_context(on_signals(lambda _: stop.set()))
+        try:
+            base_url = await stack.enter_async_context(serving)
+        except OSError as exc:
+            address = f"{options.host}:{options.port}"
+            raise ConfigurationError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+        page = f"{base_url}/_fake/~{quote(token, safe='')}/"
+        ready = {
+            "base_url": base_url,
+            "api_key": fake.api_key,
+            "seed": str(fake.seed),
+            "webhook_id": webhook_id,
+            "page": page,
+            "control_token": token,
+        }
+        if options.ready_file is not None:
+            write_private(options.ready_file, json_module.dumps(ready).encode(), "ready file")
+            stack.callback(options.ready_file.unlink, missing_ok=True)
+        if output.json is not None:
+            output.one(ready)
+        else:
+            write(export_line(base_url, fake.api_key))
+            flush()
+        note(f"ready at {base_url}; its page is at {page}")
+        note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
+        if webhook_id is not None:
+            note(f"webhook {webhook_id} has {fake.count_messages(webhook_id):,} messages", webhook_id=webhook_id)
+        await stop.wait()
 
 
 def _quirks(given: Sequence[str]) -> Any:

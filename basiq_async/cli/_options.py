@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import reduce, wraps
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import attrs
 import typer
@@ -21,17 +20,14 @@ from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, describe_unknown,
 from .._redaction.text import PROGRAM, command_line, shell_line
 from .._redaction.tracebacks import hide_arguments
 from .._wire.hosts import show_url
-from ..errors import BasiqError, ConfigurationError
+from ..errors import ConfigurationError
 from ._output import session, write_lines
-from ._run import make_client
 from ._settings import names
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..replay import Where
 
-Options = TypeVar("Options", bound=attrs.AttrsInstance)
-R = TypeVar("R")
 SECRET_VARIABLE = "BASIQ_WEBHOOK_SECRET"  # noqa: S105  # the name of a variable, not a secret
 
 
@@ -40,41 +36,10 @@ def option(help: str | None = None, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
-def command_of(kind: type[Options]) -> Callable[[Callable[[Options], R]], Callable[..., R]]:
-    """Make a command of a function that receives an object of an attrs class: each field is an option of the command.
-
-    The fields of the class itself come before those of its base class.
-    """
-
-    def make(run: Callable[[Options], R]) -> Callable[..., R]:
-        @wraps(run)
-        def command(**given: Any) -> R:
-            return run(kind(**given))
-
-        hints = get_type_hints(kind, include_extras=True)
-        parameters = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if field.default is attrs.NOTHING else field.default,
-                annotation=hints[field.name],
-            )
-            for field in sorted(attrs.fields(kind), key=lambda field: field.inherited)
-        ]
-        command.__annotations__ = {each.name: each.annotation for each in parameters}
-        vars(command)["__signature__"] = inspect.Signature(parameters)
-        return command
-
-    return make
-
-
 # --- completion ---
 
 _VARIABLE = "_BASIQ_ASYNC_COMPLETE"
-_PATIENCE = 2.0
-"""Maximum seconds for the list of webhooks after the tab key was pressed."""
-# Completed values are put on the shell's line, and zsh evaluates them. Only values that match these patterns are given.
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
+# Completed values are put on the shell's line, and zsh evaluates them. Only names that match this pattern are given.
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _FOR_BARE_ZSH = """\
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }
@@ -119,24 +84,6 @@ def complete_profile(incomplete: str) -> list[str]:
     return []
 
 
-def complete_webhook(incomplete: str) -> list[str]:
-    """Complete the id of a webhook. Return no ids without an API key, or if Basiq does not respond within 2 seconds.
-
-    Only ids of letters, digits and dashes are returned, and no URLs, because a shell could run other characters.
-    """
-    import asyncio
-
-    from ..transports.retry import RetryPolicy
-
-    async def find() -> list[str]:
-        async with asyncio.timeout(_PATIENCE), make_client(retry=RetryPolicy(max_retries=0)) as basiq:
-            return [webhook.id async for webhook in basiq.webhooks.list()]
-
-    with suppress(BasiqError, TimeoutError):
-        return [each for each in asyncio.run(find()) if each.startswith(incomplete) and _ID.fullmatch(each)]
-    return []
-
-
 # --- options ---
 
 Json = Annotated[
@@ -154,7 +101,7 @@ Raw = Annotated[bool, option("Show the API's own JSON.", "--raw")]
 Failed = Annotated[bool, option("Only messages without a successful attempt.", "--failed")]
 Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]
 Yes = Annotated[bool, option("Do not ask. Needed without a terminal.", "--yes", "-y")]
-WebhookId = Annotated[str, typer.Argument(help="The webhook's id.", autocompletion=complete_webhook)]
+WebhookId = Annotated[str, typer.Argument(help="The webhook's id.")]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     typer.Option(case_sensitive=False, help="The lowest level that is logged; DEBUG is for this package alone."),
@@ -312,34 +259,24 @@ def explain(exc: OSError | ValueError) -> str:
     return "it is not text" if isinstance(exc, UnicodeError) else "its name holds a null character"
 
 
-def read_file(path: str | Path, what: str) -> str:
-    """Return the text of a file, of which an error says ``what`` it is. Raises ``ConfigurationError``."""
+def read_file(path: str | Path, what: str) -> bytes:
+    """Return the bytes of a file, of which an error says ``what`` it is. Raises ``ConfigurationError``."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes()
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"{what} {str(path)!r} cannot be read: {explain(exc)}") from None
 
 
 @hide_arguments
-def read_secrets(file: Path | None, given: list[str] | None = None) -> list[str]:
-    """Return the signing secrets of the options ``--secret`` and ``--secret-file``, or else of the environment.
+def read_secrets(file: Path | None) -> list[str]:
+    """Return the signing secrets of ``--secret-file``, or else of the environment, separated by spaces or lines.
 
-    ``given`` holds the secrets of ``--secret``. typer fills it from the environment if the option is missing; the
-    environment's secrets are not used if a file is named. Raises ``ConfigurationError`` if there are no secrets, or the
-    file cannot be read.
+    Raises ``ConfigurationError`` if there are no secrets, or the file cannot be read.
     """
-    environment = os.environ.get(SECRET_VARIABLE, "").split()
-    if file is None:
-        secrets = given or environment
-    else:
-        lines = [line.split() for line in read_file(file, "--secret-file").splitlines() if line.strip()]
-        if not lines:
-            raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
-        if any(len(line) > 1 for line in lines):
-            raise ConfigurationError(
-                f"--secret-file {str(file)!r} has several words in a line: write one secret in a line"
-            )
-        secrets = [*(given if given and given != environment else ()), *(line[0] for line in lines)]
+    text = os.environ.get(SECRET_VARIABLE, "") if file is None else read_file(file, "--secret-file").decode("latin-1")
+    secrets = text.split()
+    if not secrets and file is not None:
+        raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
     if not secrets:
         raise ConfigurationError(
             f"the endpoint's signing secret is needed, in {SECRET_VARIABLE} or in a --secret-file; "

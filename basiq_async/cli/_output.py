@@ -234,11 +234,11 @@ def show_error(text: str, *, kind: str, exit_code: int, **more: Any) -> None:
         write_note(Styled("error:", "red"), f" {text}")
 
 
-def live(text: str | None, done: int = 0, total: int | None = None) -> None:
+def live(text: str | None) -> None:
     """Show what the command is doing, in place of what was shown before; None removes it.
 
-    A terminal has a status line, with a bar if there is a ``total``. Without a terminal, or if it cannot erase a line
-    (``TERM=dumb``), the text is written every 30 s, as a note.
+    A terminal has a status line. Without a terminal, or if it cannot erase a line (``TERM=dumb``), the text is written
+    every 30 s, as a note.
     """
     state = session()
     if text is None:
@@ -255,15 +255,8 @@ def live(text: str | None, done: int = 0, total: int | None = None) -> None:
             note(text[:500])
         return
     from rich.live import Live
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
     from rich.text import Text
 
-    drawing: RenderableType = Text(printable(text[:500]), no_wrap=True, overflow="crop")
-    if total:
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_row(ProgressBar(total=total, completed=min(done, total), width=24), drawing)
-        drawing = grid
     if state.status is None:
         state.status = Live(
             console=_console(sys.stderr), auto_refresh=False, transient=True, redirect_stdout=False,
@@ -271,7 +264,7 @@ def live(text: str | None, done: int = 0, total: int | None = None) -> None:
         )  # fmt: skip
         state.status.start()
     with contextlib.suppress(OSError, ValueError):
-        state.status.update(drawing, refresh=True)
+        state.status.update(Text(printable(text[:500]), no_wrap=True, overflow="crop"), refresh=True)
 
 
 def _put(text: str) -> None:

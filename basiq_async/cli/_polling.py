@@ -14,13 +14,12 @@ from .._work.quarantine import read_quarantine
 from ..errors import ConfigurationError, ReplayError
 from ..models import Message
 from ..receiver import SQLiteInbox
-from ..replay import HttpTarget, Replay, Target, event_types, since
-from ._follow import follow_up
+from ..replay import HttpTarget, Replay, since
 from ._inboxes import INBOX_TIMEOUT, record_file
-from ._options import check_event_types, read_moment, read_secrets
+from ._options import read_moment, read_secrets
 from ._output import OutputClosedError, OutputError, live, note
 from ._results import Output, Row, View
-from ._run import make_client
+from ._run import follow_up, make_client
 from ._runs import Watch
 from ._showing import ListenOptions, Showing
 
@@ -36,7 +35,7 @@ _START = "listen start"
 """The note of the time of the first run's start: later runs must not skip the messages that were missed."""
 
 
-_POLLED: View[Row] = View("result message_id event_type_id event_id webhook_id error body")
+_POLLED: View[Row] = View("result message_id event_type_id event_id webhook_id error")
 
 
 class Polling(Showing):
@@ -52,26 +51,24 @@ class Polling(Showing):
             raise ConfigurationError("--every must be a finite number of seconds")
         self._webhook_id = webhook_id
         self._forwards = options.forward_to is not None
-        self._secrets = read_secrets(options.secret_file, options.secret) if self._forwards else []
+        self._secrets = read_secrets(options.secret_file) if self._forwards else []
+        self._target: HttpTarget | None = None
         self._job: Replay | None = None
         """None before the start of the first run is known."""
         self._last: QuarantinedDelivery | None = None
         """The last entry of the quarantine that was shown."""
-        self._under_way: set[str] = set()
-        """The ids of messages whose delivery has begun and has not ended."""
+        self._under_way = 0
         self._watch = Watch()
         self._watch.begin("messages")
 
     async def run(self) -> None:
-        """Poll until SIGINT or SIGTERM, until the limit is reached, or until the output's reader closes it."""
+        """Poll until SIGINT or SIGTERM, or until the output's reader closes it."""
         options = self._options
         async with AsyncExitStack() as stack:
             basiq = await stack.enter_async_context(make_client())
-            await check_event_types(basiq, options.event)
-            target: HttpTarget | None = None
             if options.forward_to is not None:
                 target = HttpTarget(options.forward_to, self._secrets, connections=_CONCURRENCY)
-                await stack.enter_async_context(target)
+                self._target = await stack.enter_async_context(target)
             slowest = max(_SLOWEST, options.every)
             note(
                 f"polling: a message appears within {options.every:g} s while messages arrive, and within "
@@ -82,7 +79,7 @@ class Polling(Showing):
             async def poll() -> int:
                 try:
                     if self._job is None:
-                        self._job = await self._make_job(basiq, target, stack)
+                        self._job = await self._make_job(basiq, stack)
                     try:
                         report = await self._job.run(self._watch.on_progress)
                     finally:
@@ -93,12 +90,12 @@ class Polling(Showing):
                 finally:
                     live(f"{self.status}; Ctrl-C ends")
 
-            stack.enter_context(self.until_end(lambda: bool(self._under_way)))
+            stack.enter_context(self.until_end(lambda: self._under_way > 0))
             await follow_up(poll, first=options.every, longest=slowest, stop=self._done)
         if failed := self._counts["failed"]:
             note(f"{failed:,} messages were not accepted; 'basiq-async messages resend' posts them again")
 
-    async def _make_job(self, basiq: BasiqClient, target: HttpTarget | None, stack: AsyncExitStack) -> Replay:
+    async def _make_job(self, basiq: BasiqClient, stack: AsyncExitStack) -> Replay:
         options = self._options
         path = options.inbox or f"basiq-listen-{record_file(self._webhook_id, options.forward_to or '')[6:]}"
         start, inbox = None, SQLiteInbox(path, remember=None)
@@ -112,14 +109,13 @@ class Polling(Showing):
                 await inbox.set_note(_START, start)
         async for entry in read_quarantine(inbox, self._webhook_id, timeout=INBOX_TIMEOUT):
             self._last = entry
-        where = since(datetime.fromisoformat(start))
         return Replay(
             basiq,
             self._webhook_id,
-            _Shown(target, self),
+            self,
             inbox=inbox,
             exclusive=True,
-            where=where & event_types(*options.event) if options.event else where,
+            where=since(datetime.fromisoformat(start)),
             concurrency=_CONCURRENCY,
             max_failures=None,
             max_pause=_LONGEST_OUTAGE,
@@ -133,16 +129,18 @@ class Polling(Showing):
                 with suppress(_NotShownError):
                     self.finish(Message(entry.delivery_id, json.loads(entry.body)), entry.error)
 
-    def begin(self, message: Message) -> None:
-        """Record that the delivery of a message begins. Raises ``_NotShownError`` if the program is about to end."""
-        limit, shown = self._options.limit, sum(self._counts.values())
-        if self._done.is_set() or (limit and shown + len(self._under_way - {message.id}) >= limit):
-            raise _NotShownError("the program is ending: this message will be the first of the next run")
-        self._under_way.add(message.id)
+    async def deliver(self, message: Message) -> None:
+        """Post a message, and show it if it was accepted. See ``Target``."""
+        self._under_way += 1
+        try:
+            if self._target is not None:
+                await self._target.deliver(message)
+        finally:
+            self._under_way -= 1
+        self.finish(message)
 
     def finish(self, message: Message, error: str | None = None) -> None:
         """Show a message that was accepted, or with an error one that was not, and will not be tried again."""
-        self._under_way.discard(message.id)
         self._counts["failed" if error else "accepted"] += 1
         result = "failed" if error else "forwarded" if self._forwards else "received"
         row: dict[str, object] = {
@@ -153,14 +151,10 @@ class Polling(Showing):
             "webhook_id": message.webhook_id,
             "error": error,
         }
-        if self._options.body:
-            row["body"] = dict(message.payload)
         try:
             self.show(row, _POLLED, result, message.event_type_id, message.id, error)
         except (OutputClosedError, OutputError) as exc:
             self.fail(exc)
-        if self._options.limit and sum(self._counts.values()) >= self._options.limit:
-            self.stop()
         if self._failure is not None and not self._forwards:
             raise _NotShownError("nobody saw this message")
 
@@ -173,18 +167,3 @@ class Polling(Showing):
 
 class _NotShownError(ReplayError):
     """A message was not delivered, or nobody saw its output. It is not recorded, so the next run begins with it."""
-
-
-class _Shown:
-    """A target that shows each message that is accepted."""
-
-    def __init__(self, inner: Target | None, polling: Polling) -> None:
-        self._inner = inner
-        self._polling = polling
-
-    async def deliver(self, message: Message) -> str | None:
-        """See ``Target``."""
-        self._polling.begin(message)
-        found = await self._inner.deliver(message) if self._inner is not None else None
-        self._polling.finish(message)
-        return found

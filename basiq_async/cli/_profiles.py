@@ -17,9 +17,8 @@ from ._run import confirm, make_client
 from ._settings import DEFAULT, Settings, entries, find_settings, names, remove, store
 
 _PROFILE: View[Row] = View(
-    "profile base_url key_in",
+    "profile base_url",
     Column("PROFILE", "profile"),
-    Column("KEY IN", "key_in"),
     Column("BASE URL", "base_url", flexible=16),
 )
 
@@ -36,8 +35,7 @@ def login(
 ) -> Awaitable[None]:
     """Store an API key as a profile (basiq-async --profile NAME login). The key is read from standard input.
 
-    The key is stored in the operating system's keyring if the library 'keyring' is installed and finds one. Otherwise
-    it is stored in a file that only you can read.
+    It is stored in a file that only you can read.
 
     base_url: The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.
     check: Check first that Basiq accepts the key.
@@ -49,9 +47,9 @@ def login(
         async with make_client(Settings(key, url, "standard input")) as basiq:
             if check:
                 await basiq.event_types.list().first()
-        place = store(name, key, url)
-        note(f"the API key of profile {name!r} was stored in the {place}")
-        output.one({"profile": name, "base_url": url, "key_in": place})
+        store(name, key, url)
+        note(f"the API key of profile {name!r} was stored")
+        output.one({"profile": name, "base_url": url})
 
     return work()
 
@@ -80,15 +78,14 @@ async def whoami() -> Row:
         "base_url": found.base_url,
         "key_digest": f"sha256:{digest}",
         "webhooks": webhooks,
-        "profiles": names(),
     }
 
 
 @command(_PROFILE, empty="there are no profiles; make one with 'basiq-async login'")
 def profiles() -> Sequence[Row]:
-    """List the profiles: their names, base URLs, and where their keys are stored. No key is shown."""
+    """List the profiles: their names and base URLs. No key is shown."""
     return [
-        {"profile": name, "base_url": str(entry.get("base_url") or VENDOR_URL), "key_in": str(entry.get("key_in"))}
+        {"profile": name, "base_url": str(entry.get("base_url") or VENDOR_URL)}
         for name, entry in sorted(entries().items())
     ]
 

@@ -1,23 +1,21 @@
-"""``basiq-async quarantine …`` and ``basiq-async inbox get``: what failed, and what an inbox knows of an event."""
+"""``basiq-async quarantine …``: what failed, and was set aside."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
 
-from .._work.keys import inbox_key
 from ..errors import ConfigurationError
 from ._command import Group
-from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
 from ._options import EndpointSecretFile
 from ._output import live, note
 from ._results import ROWS, Column, Output, Row, View
-from ._run import make_client
+from ._run import DONE, WRONG, make_client
 from ._runs import Watch, check_places, open_target, run_watched
 from ._settings import Settings
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 
 quarantine_app = Group("What an inbox set aside: messages, events and deliveries that failed.")
-inbox_app = Group("What the inbox of a service knows about an event.")
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")]
 
 
@@ -227,118 +224,3 @@ _HELP = "'basiq-async quarantine list' shows what is there"
 
 def _not_there(ids: Iterable[str]) -> ConfigurationError:
     return ConfigurationError(f"not in the quarantine: {', '.join(sorted(ids))}; {_HELP}")
-
-
-# --- what an inbox knows of an event ---
-
-
-def _kept(state: str) -> View[QuarantinedDelivery]:
-    return View(
-        "state delivery_id event_type_id event_id since due failures error signed_at",
-        Column("ID", "delivery_id"),
-        Column("EVENT TYPE", "event_type_id", flexible=16),
-        Column("STATE", "state"),
-        Column("SINCE", "since", optional=True),
-        Column("DUE", "due", optional=True),
-        Column("FAILURES", "failures", optional=True),
-        Column("ERROR", "error", flexible=24),
-        state=lambda entry: state,
-        since=lambda entry: entry.quarantined_at,
-        error=lambda entry: entry.error or None,
-    )
-
-
-@inbox_app.add(name="list")
-async def list_inbox(
-    output: Output,
-    place: InboxOptions,
-    waiting: bool = False,
-) -> int:
-    """Show what an inbox keeps: the deferred deliveries that wait to be handled, then the quarantine, oldest first.
-
-    The exit code is 1 if there is anything, and 3 if the inbox gave no usable response.
-
-    waiting: Only deferred deliveries that wait to be handled.
-    """
-    from .._work.quarantine import read_quarantine, read_waiting
-
-    async with place.open() as (inbox, owner):
-        count = await output.stream(read_waiting(inbox, owner, timeout=INBOX_TIMEOUT), _kept("waiting"))
-        if not waiting:
-            entries = read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)
-            count += await output.stream(entries, _kept("quarantined"))
-    if count:
-        return WRONG
-    note("nothing waits" if waiting else "nothing waits, and the quarantine is empty")
-    return DONE
-
-
-@inbox_app.add(ROWS)
-async def check(place: InboxOptions) -> Row:
-    """Check that an inbox can be used. Show since when it knows what was handled, and of which webhooks."""
-    from .._work.limits import inbox_limit
-    from .._work.owners import read_webhooks
-
-    async with place.open() as (inbox, _):
-        async with inbox_limit(INBOX_TIMEOUT):
-            await inbox.check()
-            since = await inbox.known_since()
-        return {"known_since": since, "webhooks": list(await read_webhooks(inbox, timeout=INBOX_TIMEOUT))}
-
-
-@inbox_app.add()
-async def get(
-    output: Output,
-    event_id: str,
-    place: InboxOptions,
-    event: str | None = None,
-) -> int:
-    """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
-
-    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed.
-    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
-    webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
-    inboxes do not keep that time.
-
-    event_id: The event's id.
-    event: The event's type, such as consent.revoked; by default Basiq is asked.
-    """
-    from .._work.owners import read_former, read_webhooks
-    from .._work.quarantine import ANY_WEBHOOK
-
-    if event is None:
-        async with make_client() as basiq:
-            event = (await basiq.events.get(event_id)).type
-    async with place.open() as (inbox, owner):
-        known = await read_webhooks(inbox, timeout=INBOX_TIMEOUT)
-        if place.receiver is None and known and owner not in (ANY_WEBHOOK, *known):
-            whose = ", ".join(map(repr, known))
-            raise ConfigurationError(f"the inbox is of the webhook {whose}, not of {owner!r}")
-        owners = known if owner == ANY_WEBHOOK else [owner, *await read_former(inbox, owner, timeout=INBOX_TIMEOUT)]
-        entry = await _find(inbox, event_id, event, [*owners, None])  # None: of a receiver without a webhook
-    output.one(entry)
-    return DONE if entry["state"] == "handled" else WRONG
-
-
-async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
-    """Return what is known: whether the handler succeeded, since when that is known, and if not, why."""
-    from .._work.limits import inbox_limit
-    from .._work.quarantine import read_quarantine, read_waiting
-
-    row: Row = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0], "state": "unknown",
-                "since": None, "due": None, "error": None, "failures": None}  # fmt: skip
-    keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
-    async with inbox_limit(INBOX_TIMEOUT):
-        known = await inbox.known([*keys])
-    for key in known:
-        row = {**row, "webhook_id": keys[key]}
-        for state, read in (("waiting", read_waiting), ("quarantined", read_quarantine)):
-            async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
-                async for entry in entries:
-                    if entry.key == key:
-                        found = {"since": entry.quarantined_at, "due": entry.due, "error": entry.error or None}
-                        return {**row, "state": state, **found, "failures": entry.failures}
-        handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
-        async with inbox_limit(INBOX_TIMEOUT):
-            return {**row, "state": "handled", "since": handled_at and await handled_at(key)}
-    return row

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import attrs
 
-from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
 from ._command import command
 from ._doctor import problem_details, problem_rows
-from ._exit_codes import DONE, WRONG
 from ._options import option
-from ._results import Output, Row, View, as_row
-from ._run import make_client
-from ._runs import Ended, Evidence, RunOptions, Watch, check_places, open_target, report_row, run_watched
+from ._results import Output, Row, View, as_row, count_details
+from ._run import DONE, WRONG, make_client
+from ._runs import Ended, RunOptions, Watch, check_places, open_target, report_row, run_watched
 
 if TYPE_CHECKING:
     from ..replay import Recovery
@@ -43,14 +41,6 @@ class RecoverOptions(RunOptions):
         str | None,
         option("The webhook that this one replaces: what was handled of it is not repeated.", metavar="WEBHOOK_ID"),
     ] = None
-    report: Annotated[
-        str | None,
-        option(
-            "Append evidence to this file, as JSON lines: the webhook, the target, the id of each message, and "
-            "the result.",
-            metavar="FILE",
-        ),
-    ] = None
 
 
 _RECOVERY: View[Recovery] = View(
@@ -73,13 +63,8 @@ def _partial_row(watch: Watch) -> Row:
 
 def _details(row: Row, found: Recovery | None) -> Iterable[tuple[str, Any]]:
     for source in ("messages", "events"):
-        report = row[source] or {}
-        if report:
-            yield f"{source} handled", f"{report['handled']:,}"
-        for why, count in report.get("skipped", {}).items():
-            yield f"{source} skipped, {why}", f"{count:,}"
-        if report.get("failed"):
-            yield f"{source} failed", f"{report['failed']:,}"
+        counts = {name: (row[source] or {}).get(name) for name in ("handled", "failed", "skipped")}
+        yield from ((f"{source} {name}", value) for name, value in count_details(counts))
     if row["left_alone"]:
         yield "left alone", f"{row['left_alone']:,} that Basiq delivered; --everything includes them"
     yield "finished", row["finished"]
@@ -103,24 +88,12 @@ async def recover(output: Output, options: RecoverOptions) -> int:
             "--formerly with --to needs --inbox, the inbox of the service: the record of what was posted does not have "
             "what Basiq delivered of the former webhook"
         )
-    with Evidence(options.report) as evidence:
-        shown = options.receiver if options.to is None else show_url(options.to)  # a query can hold a key
-        evidence.write("began", webhook=options.webhook_id, target=shown)
-        if evidence.error is not None:
-            raise evidence.error
-        watch = Watch(evidence)
-        row = _partial_row(watch)
-        try:
-            ended = await run_watched(watch, lambda: _recover(options, watch))
-            row = _partial_row(watch) if ended.result is None else _RECOVERY.row(ended.result)
-        finally:
-            evidence.write("ended", **row)
+    watch = Watch()
+    ended = await run_watched(watch, lambda: _recover(options, watch))
+    row = _partial_row(watch) if ended.result is None else _RECOVERY.row(ended.result)
     output.one(row, _RECOVERY, _details(row, ended.result))
     _show_lines(watch.options or options, ended)
-    code = ended.exit(DONE if row["finished"] else WRONG)
-    if evidence.error is not None and not ended.signal:
-        raise evidence.error
-    return code
+    return ended.exit(DONE if row["finished"] else WRONG)
 
 
 async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,17 +11,15 @@ import attrs
 import typer
 
 from ._command import command
-from ._exit_codes import DONE, WRONG
 from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
 from ._options import Failed, Selection
-from ._output import is_terminal, live, note, session
 from ._results import Output, count_details
-from ._run import make_client, on_signals
+from ._run import DONE, WRONG, make_client
 from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched
 
 if TYPE_CHECKING:
     from ..receiver import Inbox, WebhookReceiver
-    from ..replay import Plan, Replay, Report, Target
+    from ..replay import Replay, Report, Target
 
 
 Source = Literal["messages", "events"]
@@ -38,14 +35,12 @@ class ReplayOptions(RunOptions, Selection):
     filter: A filter in Basiq's syntax, which Basiq applies.
     limit N: At most N messages in this run; 0 for all.
     dry_run: Count the messages, and hand out none.
-    plan: In a terminal: count first, for a progress bar and the time left.
     on_error: What to do with a message that fails: quarantine sets it aside for 'quarantine retry'.
     max_failures N: Stop after N failures in a row; 0 for never.
-    ui: Serve a page with the progress, and the failed messages to retry or drop.
     """
 
     command: ClassVar[str] = "replay"
-    once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "plan", "ui", "anew"}
+    once: ClassVar[frozenset[str]] = RunOptions.once | {"dry_run", "anew"}
 
     file: str | None = None
     anew: bool = False
@@ -54,10 +49,8 @@ class ReplayOptions(RunOptions, Selection):
     failed: Failed = False
     limit: Annotated[int, typer.Option(min=0)] = 0
     dry_run: bool = False
-    plan: bool = True
     on_error: Literal["quarantine", "stop", "skip"] = "quarantine"
     max_failures: Annotated[int, typer.Option(min=0)] = 1_000
-    ui: bool = False
 
     @property
     def targets(self) -> Mapping[str, str | None]:
@@ -75,23 +68,20 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     'quarantine retry', and the exit code is 1 while any are left. It is 4 if another run of this job is alive.
     """
     watch = Watch()
-    if not options.dry_run:
-        check_places(options, options.targets)
-
-    async def work() -> tuple[Report, int] | Plan:
+    if options.dry_run:
         async with AsyncExitStack() as stack:
-            return await _replay(stack, options, watch)
-
-    ended = await run_watched(watch, work)
+            job, _, _ = await _make_job(stack, options, watch)
+            plan = await job.plan()
+        output.one(plan, details=count_details(plan))
+        return DONE
+    check_places(options, options.targets)
+    ended = await run_watched(watch, lambda: _replay(options, watch))
     options = watch.options or options
     if ended.result is None:
         row = report_row(watch.lists[0], finished=False) if watch.lists else {"finished": False}
         output.one(row, details=report_details(row))
         options.show_line()
         return ended.exit(WRONG)
-    if not isinstance(ended.result, tuple):
-        output.one(ended.result, details=count_details(ended.result))
-        return ended.exit(DONE)
     report, left = ended.result
     row = {**report_row(report), "quarantined": left}
     output.one(row, details=report_details(row))
@@ -102,9 +92,21 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     return ended.exit(WRONG if left or report.failed or "busy" in report.skipped else DONE)
 
 
-async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -> tuple[Report, int] | Plan:
-    """Run the replay, or count what it would do. Return its report, and the number of messages in the quarantine."""
+async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:
+    """Run the replay. Return its report, and the number of messages in the quarantine."""
     from .._work.quarantine import count_quarantined
+
+    async with AsyncExitStack() as stack:
+        job, record, owner = await _make_job(stack, options, watch)
+        watch.follow(job)
+        report = await job.run()
+        return report, 0 if record is None else await count_quarantined(record, owner, timeout=INBOX_TIMEOUT)
+
+
+async def _make_job(
+    stack: AsyncExitStack, options: ReplayOptions, watch: Watch
+) -> tuple[Replay, Inbox | None, str | None]:
+    """Return the replay, the inbox with its quarantine, and the webhook whose entries are meant."""
     from ..replay import Replay
 
     basiq = await stack.enter_async_context(make_client())
@@ -125,12 +127,7 @@ async def _replay(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -
         max_failures=options.max_failures or None,
         max_pause=options.max_pause,
     )
-    if options.dry_run:
-        return await job.plan()
-    report = await _run(job, options, watch)
-    record = getattr(target, "inbox", inbox)
-    owner = getattr(target, "webhook_id", options.webhook_id)
-    return report, 0 if record is None else await count_quarantined(record, owner, timeout=INBOX_TIMEOUT)
+    return job, getattr(target, "inbox", inbox), getattr(target, "webhook_id", options.webhook_id)
 
 
 async def _open_target(
@@ -152,38 +149,3 @@ async def _open_target(
 
 async def _count(message: object) -> None:
     """Do nothing: a plan counts."""
-
-
-async def _run(job: Replay, options: ReplayOptions, watch: Watch) -> Report:
-    """Run the job. If messages failed, the page of ``--ui`` stays until a signal: they can be tried again there."""
-    import asyncio
-
-    from ..replay import serve_page
-
-    counted = await _make_plan(job) if options.plan else None
-    async with AsyncExitStack() as page:
-        url = await page.enter_async_context(serve_page(job)) if options.ui else None
-        if url is not None:
-            note(f"the page is at {url}", url=url)
-        watch.follow(job)
-        report = await job.run(plan=counted)
-        if url is not None and report.failed and report.finished:
-            live(None)
-            note(f"messages failed: retry or drop them at {url}; Ctrl-C ends", url=url)
-            stop = asyncio.Event()
-            with on_signals(lambda _: stop.set()):
-                await stop.wait()
-    # What began on the page has ended now, and is recorded.
-    handled = sum(each.handled for each in watch.lists)
-    return attrs.evolve(report, handled=handled, failed=max(0, report.failed - (handled - report.handled)))
-
-
-async def _make_plan(job: Replay) -> Plan | None:
-    """Count the messages for the progress bar. Return None without a terminal, which shows no bar."""
-    if not is_terminal(sys.stderr) or session().json:
-        return None
-    live("counting the messages; with --no-plan the run starts at once")
-    try:
-        return await job.plan()
-    finally:
-        live(None)

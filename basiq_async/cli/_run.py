@@ -1,4 +1,4 @@
-"""Functions for all commands: run an event loop that ends cleanly, and make a client from the settings."""
+"""Functions for all commands: make a client, run an event loop that ends cleanly, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
-from .. import __version__
+from .. import __version__, errors
 from ..errors import ConfigurationError
 from ._output import DEBUG, is_terminal, live, note, prompt, session, show_logs
 from ._settings import Settings, find_settings
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..client import BasiqClient
-    from ..errors import BasiqError
     from ..hooks import RetryEvent
     from ..transports.retry import RetryPolicy
 
@@ -94,23 +95,40 @@ def confirm(question: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
-def wait_patiently(exc: BasiqError, wait: float, most: float) -> float:
-    """Write a note about a failed request, and return the seconds to wait before the next one.
+_FIRST_WAIT, _LONGEST_WAIT = 2.0, 30.0
+_GROWTH = 1.5
 
-    That is twice ``wait`` (at most ``most``), or the wait that a 429 asks for if it is longer. Raises ``exc`` if
-    waiting does not help.
+
+async def follow_up(
+    poll: Callable[[], Awaitable[int]],
+    *,
+    first: float | None = None,
+    longest: float = _LONGEST_WAIT,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Call ``poll``, which returns how many messages were new, until ``stop`` is set.
+
+    While none are new, and while Basiq cannot be asked, the pauses between the calls grow from ``first`` to
+    ``longest`` seconds. A note says why Basiq cannot be asked. Raises other errors of Basiq: waiting does not help.
     """
+    import asyncio
+    import random
+
+    from .._work.limits import wait_for_event
     from ..errors import RateLimitError, ServerError, TransportError
 
-    if isinstance(exc, RateLimitError):
-        wait = max(exc.retry_after or 0.0, min(most, wait * 2))
-        note(f"Basiq asks for fewer requests; next request in {wait:.0f} s")
-    elif isinstance(exc, (TransportError, ServerError)):
-        wait = min(most, wait * 2)
-        note(f"{type(exc).__name__}: {exc}; next request in {wait:.0f} s")
-    else:
-        raise exc
-    return wait
+    first, stop = first or _FIRST_WAIT, stop or asyncio.Event()
+    wait = first
+    while not stop.is_set():
+        try:
+            wait = first if await poll() else min(longest, wait * _GROWTH)
+        except RateLimitError as exc:
+            wait = max(exc.retry_after or 0.0, min(longest, wait * 2))
+            note(f"Basiq asks for fewer requests; next request in {wait:.0f} s")
+        except (TransportError, ServerError) as exc:
+            wait = min(longest, wait * 2)
+            note(f"{type(exc).__name__}: {exc}; next request in {wait:.0f} s")
+        await wait_for_event(stop, wait * random.uniform(0.9, 1.0))
 
 
 def _quiet_logs() -> None:
@@ -136,6 +154,8 @@ def _report_retry(event: RetryEvent) -> None:
         wait=round(event.wait, 3),
     )
 
+
+# --- signals ---
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -193,3 +213,59 @@ def stopping(
             if not cancelled:
                 raise
             raise typer.Exit(128 + received[-1]) from None
+
+
+# --- exit codes ---
+
+DONE: Final = 0
+WRONG: Final = 1
+USAGE: Final = 2
+NO_ANSWER: Final = 3
+IN_USE: Final = 4
+
+MEANINGS: Mapping[int, str] = {
+    DONE: "success",
+    WRONG: "something failed, is wrong, or is left to do",
+    USAGE: "wrong usage, or wrong settings",
+    NO_ANSWER: "nothing could be checked: Basiq, an inbox, Redis or a proxy gave no usable response",
+    IN_USE: "another run of this job is alive, and does the work",
+    130: "ended by SIGINT (Ctrl-C)",
+    143: "ended by SIGTERM",
+}
+
+_CODES: Mapping[type[BaseException], int] = {
+    errors.BasiqError: WRONG,
+    errors.ConfigurationError: USAGE,
+    errors.TransportError: NO_ANSWER,
+    errors.APIError: NO_ANSWER,  # such as 302 or 408: a proxy's, or none that the API documents
+    errors.BadRequestError: WRONG,
+    errors.NotFoundError: WRONG,
+    errors.ConflictError: WRONG,
+    errors.ResponseDecodeError: NO_ANSWER,
+    errors.PaginationError: NO_ANSWER,
+    errors.SignatureVerificationError: WRONG,
+    errors.InboxError: NO_ANSWER,
+    errors.ReplayError: WRONG,
+    errors.RecordError: NO_ANSWER,
+    errors.JobInUseError: IN_USE,
+    TimeoutError: NO_ANSWER,
+}
+
+
+_LISTS = ("/events", "/events/types", "/notifications/webhooks")
+"""The paths that Basiq always has: nothing in them was named by a user."""
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code for an error.
+
+    An error status is no answer if its body has no error in it, as of a proxy; and so is any status of the login.
+    """
+    if isinstance(error, errors.RequestTimeoutError) and error.method is None:  # what was waited for did not come
+        return WRONG
+    if isinstance(error, errors.APIError):
+        path = error.path or ""
+        is_missing_list = isinstance(error, errors.NotFoundError) and path.endswith(_LISTS)
+        if not error.errors or is_missing_list or path.endswith("/token"):
+            return NO_ANSWER
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), WRONG)

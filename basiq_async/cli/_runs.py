@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import attrs
 import typer
 
-from .._redaction.text import json_line
-from .._storage.private_files import open_private
 from .._wire.hosts import show_place
-from ..errors import BasiqError, ConfigurationError, JobInUseError, ReplayError
+from ..errors import BasiqError, ConfigurationError, JobInUseError
 from ._inboxes import Receiver, To, open_inbox, open_receiver, record_file
-from ._options import EndpointSecretFile, WebhookId, explain, program_line, read_moment, read_secrets
+from ._options import EndpointSecretFile, WebhookId, program_line, read_moment, read_secrets
 from ._output import live, note, session
 from ._results import Row, count_details
 from ._run import stopping
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
-    from ..models import Message
     from ..receiver import Inbox, WebhookReceiver
     from ..replay import Progress, Target
 
@@ -157,26 +152,15 @@ def report_details(row: Row) -> Iterable[tuple[str, Any]]:
     return count_details(row, "order")
 
 
-def progress_text(now: Progress) -> tuple[str, int, int | None]:
-    """Return the progress of a run as text, what is done, and what is to be done in all; None without a plan."""
-    done = now.handled + now.failed + sum(now.skipped.values())
-    total = None if now.remaining is None else done + now.remaining
-    words = [f"{done:,} done" if not total else f"{done:,}/{total:,}"]
+def progress_text(now: Progress) -> str:
+    """Return the progress of a run as text."""
+    words = [f"{now.handled + now.failed + sum(now.skipped.values()):,} done"]
     if now.failed:
         words.append(f"{now.failed:,} failed")
     words.append(f"{now.rate:,.0f}/s")
     if now.paused:
         words.append(f"paused for {now.paused:.0f} s{f', down for {now.down:.0f} s' if now.down else ''}")
-    elif now.eta is not None:
-        words.append(f"{_clock(now.eta)} left")
-    return "  ".join(words), done, total
-
-
-def _clock(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    if whole >= 3600:
-        return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
-    return f"{whole // 60}:{whole % 60:02}"
+    return "  ".join(words)
 
 
 class _Stoppable(Protocol):
@@ -194,10 +178,9 @@ class Watch:
     A note says when the target stops and starts to respond, and once a minute what the run waits for.
     """
 
-    def __init__(self, evidence: Evidence | None = None) -> None:
+    def __init__(self) -> None:
         self.options: Any = None
         """The options of the run with moments in place of lengths of time; None before they are known."""
-        self._evidence = evidence
         self._run: _Stoppable | None = None
         self.lists: list[Progress] = []
         """The last progress for each list that was read."""
@@ -219,8 +202,8 @@ class Watch:
     # --- as an ``Observer`` ---
 
     def wrap(self, target: Target) -> Target:
-        """Write each message that the target accepts into the evidence."""
-        return target if self._evidence is None else _Witnessed(target, self._evidence, len(self.lists), self.stop)
+        """Leave the target as it is."""
+        return target
 
     def begin(self, source: str) -> None:
         """Begin with a list that is read: first the messages, then the events."""
@@ -242,7 +225,7 @@ class Watch:
             self._told = time.monotonic()
             why = f"which has been down for {now.down:.0f} s" if down else "which asked for a pause"
             note(f"waiting for the target, {why}; the next message is tried in {math.ceil(now.paused)} s")
-        live(*progress_text(now))
+        live(progress_text(now))
 
 
 # --- how a run ends ---
@@ -289,63 +272,3 @@ async def run_watched(watch: Watch, work: Callable[[], Awaitable[T]]) -> Ended[T
     finally:
         live(None)
     return Ended(result, error, signals[0] if signals else 0)
-
-
-# --- evidence: recover --report FILE ---
-
-
-class Evidence:
-    """Appends a line when a recovery begins, one for each message that the target accepted, and one at the end.
-
-    Without a file, nothing is written. Use it as a context manager. Raises ``ConfigurationError`` if the file cannot be
-    opened. If it cannot be written, such as on a full disk, ``error`` says why, and nothing more is written.
-    """
-
-    def __init__(self, file: str | None) -> None:
-        self.error: ReplayError | None = None
-        self._descriptor: int | None = None
-        self._name = file
-        if file is None:
-            return
-        try:
-            self._descriptor = open_private(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        except (OSError, ValueError) as exc:
-            raise ConfigurationError(f"--report {file!r} cannot be written: {explain(exc)}") from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-    def write(self, what: str, **more: Any) -> None:
-        """Append a line with the time."""
-        if self._descriptor is None or self.error is not None:
-            return
-        left = json_line({what: datetime.now(UTC), **more}, ascii=True).encode() + b"\n"
-        try:
-            while left:
-                left = left[os.write(self._descriptor, left) :]
-        except OSError as exc:
-            self.error = ReplayError(f"--report {self._name!r} cannot be written: {explain(exc)}")
-
-
-class _Witnessed:
-    """A target whose accepted messages are written down. If one cannot be, the run ends: what was accepted counts."""
-
-    def __init__(self, inner: Target, evidence: Evidence, number: int, stop: Callable[[], object]) -> None:
-        self._inner = inner
-        self._evidence = evidence
-        self._source = "events" if number else "messages"
-        self._stop = stop
-
-    async def deliver(self, message: Message) -> str | None:
-        """See ``Target``."""
-        skipped = await self._inner.deliver(message)
-        if skipped is None:
-            ids = {"id": message.id, "event_type_id": message.event_type_id, "event_id": message.event_id}
-            self._evidence.write("accepted", source=self._source, **ids)
-            if self._evidence.error is not None:
-                self._stop()
-        return skipped

@@ -1,7 +1,4 @@
-"""The settings of a client, and where API keys are stored by name: in the operating system's keyring, or in a file.
-
-Only the file's owner can read it.
-"""
+"""The settings of a client, and the file that stores API keys by name, which only its owner can read."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json as json_module
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ from ..errors import ConfigurationError
 from ._output import session
 
 DEFAULT = "default"
-_SERVICE = "basiq-async"
 
 
 @attrs.frozen
@@ -52,35 +47,22 @@ def find_settings() -> Settings:
     if chosen is None and key is not None:
         return Settings(key, VENDOR_URL if base_url is None else base_url, "BASIQ_API_KEY")
     name = chosen or os.environ.get("BASIQ_PROFILE") or DEFAULT
-    found = read(name)
-    if found is None:
+    entry = entries().get(name)
+    if entry is None:
         if chosen is None and not os.environ.get("BASIQ_PROFILE"):
             raise ConfigurationError("no API key: set BASIQ_API_KEY, or store one with 'basiq-async login'")
         line = shell_line([PROGRAM, "--profile", name, "login"])
         raise ConfigurationError(f"there is no profile {name!r}; make it with: {line}")
-    if (chosen is None or asked) and base_url is not None and base_url.rstrip("/") != found.base_url.rstrip("/"):
+    key, own = entry.get("api_key"), str(entry.get("base_url") or VENDOR_URL)
+    if not isinstance(key, str):
+        raise ConfigurationError(f"the key of profile {name!r} is not in the file any more: log in again")
+    if (chosen is None or asked) and base_url is not None and base_url.rstrip("/") != own.rstrip("/"):
         where = "BASIQ_BASE_URL" if asked is None else "--base-url"
         raise ConfigurationError(
-            f"{where} differs from {found.base_url}, which the key of profile {name!r} is for: "
+            f"{where} differs from {own}, which the key of profile {name!r} is for: "
             "set BASIQ_API_KEY too, pass --profile, or leave the URL out"
         )
-    return found
-
-
-def read(name: str) -> Settings | None:
-    """Return a profile's settings, or None if the profile does not exist."""
-    entry = entries().get(name)
-    if entry is None:
-        return None
-    place, key = entry.get("key_in"), entry.get("api_key")
-    if place == "keyring":
-        key = None
-        if (keyring := _keyring()) is not None:
-            with suppress(Exception):
-                key = keyring.get_password(_SERVICE, name)
-    if not isinstance(key, str):
-        raise ConfigurationError(f"the key of profile {name!r} is not in the {place or 'file'} any more: log in again")
-    return Settings(key, str(entry.get("base_url") or VENDOR_URL), f"profile {name} ({place})", name)
+    return Settings(key, own, f"profile {name}", name)
 
 
 def names() -> list[str]:
@@ -88,31 +70,14 @@ def names() -> list[str]:
     return sorted(entries())
 
 
-def store(name: str, api_key: str, base_url: str) -> str:
-    """Store a profile. Return where its key was stored: ``keyring`` or ``file``."""
-    entry = {"base_url": base_url, "key_in": "file", "api_key": api_key}
-    if (keyring := _keyring()) is not None:
-        with suppress(Exception):
-            keyring.set_password(_SERVICE, name, api_key)
-            if keyring.get_password(_SERVICE, name) == api_key:
-                entry = {"base_url": base_url, "key_in": "keyring"}
-    _write({**entries(), name: entry})
-    return entry["key_in"]
+def store(name: str, api_key: str, base_url: str) -> None:
+    """Store a profile."""
+    _write({**entries(), name: {"base_url": base_url, "api_key": api_key}})
 
 
-def remove(name: str) -> bool:
-    """Remove a profile and its key. Return whether the profile existed."""
-    found = entries()
-    entry = found.pop(name, None)
-    if entry is None:
-        return False
-    if entry.get("key_in") == "keyring" and (keyring := _keyring()) is not None:
-        try:
-            keyring.delete_password(_SERVICE, name)
-        except Exception as exc:
-            raise ConfigurationError(f"the keyring did not remove the key of profile {name!r}") from exc
-    _write(found)
-    return True
+def remove(name: str) -> None:
+    """Remove a profile and its key."""
+    _write({each: entry for each, entry in entries().items() if each != name})
 
 
 def _file() -> Path:
@@ -148,16 +113,3 @@ def _write(found: Mapping[str, Mapping[str, Any]]) -> None:
         replace_private(file, json_module.dumps({"profiles": found}, indent=2).encode())
     except OSError as exc:
         raise ConfigurationError(f"the profiles cannot be written to {file}: {exc.strerror}") from None
-
-
-def _keyring() -> Any:
-    """Return the optional library ``keyring`` if it has a keyring here. Where it fails, the file is used."""
-    if os.environ.get("BASIQ_NO_KEYRING"):
-        return None
-    try:
-        import keyring
-        from keyring.backends import fail
-
-        return None if isinstance(keyring.get_keyring(), fail.Keyring) else keyring
-    except Exception:
-        return None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Annotated
 
 import attrs
 import typer
 
 from ..errors import ConfigurationError
-from ._options import SECRET_VARIABLE, complete_event_type, complete_webhook, option
-from ._output import OutputClosedError, flush, is_terminal, live, note, session, write, write_lines
+from ._options import EndpointSecretFile
+from ._output import OutputClosedError, flush, is_terminal, live, note, session, write
 from ._results import Output, Row, View
 from ._run import stopping
 
@@ -25,10 +23,7 @@ from ._run import stopping
 class ListenOptions:
     """What to receive or to poll, and what to do with it.
 
-    secret: The webhook's signing secret. Prefer the environment variable or --secret-file. May be repeated.
-    secret_file: A file with the signing secrets, one per line.
     forward_to URL: Forward each genuine delivery to this service.
-    event: Only these event types, such as user.created or consent.*; may be repeated.
     port: The port to listen on; 0 for any free port.
     host: The address to listen on; 0.0.0.0 for all.
     path: The path that deliveries are posted to.
@@ -36,29 +31,23 @@ class ListenOptions:
     since TIME: With --poll: the first run begins at this date, or so long ago (10m).
     every: With --poll: the seconds between two requests.
     inbox FILE: With --poll: the file that records which messages were shown. By default it is named after the webhook.
-    limit N: End after N genuine deliveries; 0 for no limit.
-    body: Also show the bodies of genuine deliveries.
     """
 
-    secret: Annotated[list[str] | None, option(envvar=SECRET_VARIABLE)] = attrs.field(default=None, repr=False)
-    secret_file: Path | None = None
     forward_to: str | None = None
-    event: Annotated[list[str] | None, option(None, "--event", "--events", autocompletion=complete_event_type)] = None
-    port: int = 8080
+    secret_file: EndpointSecretFile = None
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080
     host: str = "127.0.0.1"
     path: str = "/basiq"
-    poll: Annotated[str | None, option(autocompletion=complete_webhook)] = None
+    poll: str | None = None
     since: str | None = None
     every: Annotated[float, typer.Option(min=1)] = 5.0
     inbox: str | None = None
-    limit: Annotated[int, typer.Option(min=0)] = 0
-    body: bool = False
 
 
 class Showing:
     """What receiving and polling share: each result is shown and counted, until the end.
 
-    The end is a signal, the limit, or a reader of the output that closes it. ``failure`` is then raised.
+    The end is a signal, or a reader of the output that closes it. ``failure`` is then raised.
     """
 
     def __init__(self, output: Output, options: ListenOptions, good: str, bad: str) -> None:
@@ -83,8 +72,6 @@ class Showing:
             self._output.one(row, view)
             return
         write("  ".join(str(word) for word in words if word))
-        if row.get("body") is not None:
-            write_lines(json_module.dumps(row["body"], indent=2).splitlines())
         flush()
 
     def stop(self) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -218,8 +218,8 @@ async def wait(
 
     timeout: Maximum seconds to wait. The cool-off takes up to 15 minutes.
     """
-    async with _countdown(timeout):
-        return await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
+    live(f"waiting at most {timeout / 60:.0f} minutes for the webhook to become active")
+    return await basiq.webhooks.wait_until_active(webhook_id, timeout=timeout)
 
 
 async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], *given: Any, **named: Any) -> W:
@@ -243,7 +243,9 @@ async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], 
     try:
         found = await request(*given, **named)
         if found.secret is not None:
-            _write(descriptor, found.secret.reveal(), file)
+            with _told(file):
+                os.write(descriptor, found.secret.reveal().encode() + b"\n")
+                os.fsync(descriptor)
             written = True
     finally:
         os.close(descriptor)
@@ -289,12 +291,6 @@ def _renew(file: Path, earlier: str, webhook: Webhook) -> None:
     note(f"the webhook has another secret: it is in {str(file)!r}, and the one before in '{file}.old'")
 
 
-def _write(descriptor: int, secret: str, file: Path) -> None:
-    with _told(file):
-        os.write(descriptor, secret.encode() + b"\n")
-        os.fsync(descriptor)
-
-
 @contextmanager
 def _told(file: Path) -> Iterator[None]:
     """Say what to do if the secret cannot be written."""
@@ -309,22 +305,3 @@ def _told(file: Path) -> Iterator[None]:
 
 def _line_for_secret(webhook: Webhook) -> str:
     return program_line("webhooks secret", webhook.id, options={"--secret-file": "FILE"})
-
-
-@asynccontextmanager
-async def _countdown(seconds: float) -> AsyncIterator[None]:
-    """Show the time left in the status line during a wait."""
-    import asyncio
-
-    async def tick() -> None:
-        for left in range(round(seconds), -1, -1):
-            live(f"waiting for the webhook to become active, {left // 60}:{left % 60:02} left")
-            await asyncio.sleep(1)
-
-    ticking = asyncio.create_task(tick())
-    try:
-        yield
-    finally:
-        ticking.cancel()
-        await asyncio.wait([ticking])
-        live(None)

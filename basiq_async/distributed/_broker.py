@@ -47,12 +47,10 @@ def connect(
     async def process(job: str, segment: str) -> None:
         await process_segment(job, segment)
 
-    def limit(state: TaskiqState | None = None) -> None:
-        if not isinstance(broker.formatter, _NotificationFormatter):
-            broker.formatter = _NotificationFormatter(broker, broker.formatter)
+    def limit(state: TaskiqState) -> None:
+        broker.formatter = _NotificationFormatter(broker, broker.formatter)
 
-    limit()
-    broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, limit)  # again, for a formatter that was set meanwhile
+    broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, limit)  # a user may have set another formatter by then
     broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, start)
     broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, stop)
     logging.getLogger(Receiver.__module__).addFilter(_make_one_line)

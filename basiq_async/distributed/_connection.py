@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import codecs
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib.resources import files
@@ -12,30 +11,21 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError
 
 from .._redaction.tracebacks import drop_tracebacks
 from .._wire.hosts import is_readable_url
+from .._work.limits import limit
 from .._work.tasks import run_cancel_once
 from ..errors import ConfigurationError
 from ._record_types import RecordUnavailableError
 
+logger = logging.getLogger("basiq_async.distributed")
 T = TypeVar("T")
 
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again: the first one was lost."""
 _LUA = files("basiq_async.distributed") / "lua"
-
-
-def _decode_any(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Pass lone surrogates, which ids and errors may hold, and replace bytes of other programs that are no text."""
-    try:
-        return codecs.lookup_error("surrogatepass")(error)
-    except UnicodeError:
-        return codecs.replace_errors(error)
-
-
-codecs.register_error("basiq-fleet", _decode_any)
 
 
 class Connection:
@@ -51,20 +41,12 @@ class Connection:
         names = [path.name.removesuffix(".lua") for path in _LUA.iterdir() if not path.name.startswith("_")]
         self._scripts = {name: client.register_script(_source(name)) for name in names}
 
-    async def check(self) -> Sequence[str]:
-        """Check the server's settings. Return warnings; raise ``ConfigurationError`` if messages could be lost.
+    async def check(self) -> None:
+        """Check the server's settings. Raise ``ConfigurationError`` if messages could be lost. Warn of what may repeat.
 
         A Redis Cluster is refused: one script changes keys that a cluster may keep on different nodes.
         """
-        try:
-            info: dict[str, Any] = await self.call(lambda redis: redis.info("everything"))
-        except RecordUnavailableError as exc:
-            if not isinstance(exc.__cause__, ResponseError):
-                raise
-            return (
-                f"Redis does not report its settings ({exc.__cause__}): make sure that it is not a cluster, and has "
-                "maxmemory-policy noeviction and appendonly yes",
-            )
+        info: dict[str, Any] = await self.call(lambda redis: redis.info("everything"))
         if info.get("cluster_enabled"):
             raise ConfigurationError(
                 "this Redis is a node of a Redis Cluster, which a fleet cannot use: its record has to be on one "
@@ -78,11 +60,10 @@ class Connection:
                 "with the keys: set maxmemory-policy noeviction"
             )
         if not info.get("aof_enabled"):
-            return (
+            logger.warning(
                 "Redis writes no append-only file: when it is killed, all messages since its last snapshot are handled "
-                "again, and jobs submitted since then are lost. Set appendonly yes",
+                "again, and jobs submitted since then are lost. Set appendonly yes"
             )
-        return ()
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Run a script of ``lua/``."""
@@ -91,13 +72,14 @@ class Connection:
     async def call(self, call: Callable[[Redis], Any]) -> Any:
         """Make a call of the client, and return the response as text and numbers."""
 
-        try:
-            async with asyncio.timeout(self._patience):
-                return await run_cancel_once(call(self._redis), again=_LOST_AFTER)
-        except TimeoutError:
-            raise RecordUnavailableError(
+        def late() -> RecordUnavailableError:
+            return RecordUnavailableError(
                 f"the fleet's Redis did not respond for {self._patience:g} s: check that it runs and can be reached"
-            ) from None
+            )
+
+        try:
+            async with limit(self._patience, late):
+                return await run_cancel_once(call(self._redis), again=_LOST_AFTER)
         except RedisError as exc:
             raise RecordUnavailableError(f"the fleet's Redis refused a command: {exc}") from drop_tracebacks(exc)
 
@@ -129,7 +111,7 @@ def _connect(url: str) -> Redis:
                 socket_keepalive=True,
                 retry=_Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.02), -1),
                 retry_on_error=[ReadOnlyError],
-                encoding_errors="basiq-fleet",
+                encoding_errors="backslashreplace",  # lone surrogates, and bytes of other programs that are no text
                 decode_responses=True,
             )
     raise ConfigurationError(

@@ -6,25 +6,18 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING, Self, get_args
 
-import attrs
-
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.tracebacks import UnshownText
-from .._work.tasks import cancelling
-from ..client import BasiqClient
+from .._work.limits import limit
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
-from ..models import Message
 from ..replay import Plan
-from ..replay.shared import FixedMessages, make_plan
-from ._job import Job, notify_all
-from ._pages import list_pages
+from ._job import Job
 from ._record import Record
 from ._record_types import LONGEST_KEY, LONGEST_NAME, JobSpec, ListSpec, Source, describe
 from ._work import JobFunction
@@ -93,6 +86,7 @@ class Fleet:
         elif self._broker is not None:
             self._send = connect(self._broker, self._process_segment, start=self._start, stop=self._stop)
         self._worker: Worker | None = None
+        self._opened = contextlib.AsyncExitStack()
 
     def __repr__(self) -> str:
         return f"Fleet(lease={self.lease:g}, jobs={sorted(self._functions)})"
@@ -143,19 +137,19 @@ class Fleet:
             about 500 messages for each round trip to Basiq.
         source: "events" reads the event list of the last 7 days in place of the messages, as ``Replay`` does.
         rate: maximum messages a second, over all workers. For a known key, it replaces the job's rate.
-        plan: the result of ``plan()``. Progress then also reports the remaining messages.
+        plan: the result of ``Replay.plan()`` over the same messages. Progress then also reports the remaining ones.
         max_quarantined: the number of messages in the job's quarantine at which the job is paused. Each occupies about
             1.8 KB in Redis.
 
         With a known key, a failed or cancelled job is resumed, and a paused job stays paused. Raises ``ReplayError`` if
         the job of this key has another job function, other lists or another source.
         """
-        self._check_name(name)
+        if name not in self._functions:
+            raise ConfigurationError(f"there is no job function {name!r}: the fleet has {sorted(self._functions)}")
         lists = _list_specs(webhook_id, filter, source)
         if not isinstance(key, str) or not key.strip() or len(key) > LONGEST_KEY or not set(key).isdisjoint("{}\r\n"):
             raise ConfigurationError(f"key must be text of at most {LONGEST_KEY} characters, without braces")
-        for warning in await self._record.check():
-            logger.warning("%s", warning)
+        await self._record.connection.check()
         spec = JobSpec(
             key=key,
             name=name,
@@ -167,13 +161,11 @@ class Fleet:
             most_quarantined=check_whole("max_quarantined", max_quarantined, least=1),
             total=None if plan is None else plan.total,
         )
-        first = await self._record.create(spec)
+        state, segments = await self._record.create(spec)
+        await self._notify(key, segments)
         job = self._job(key)
-        if first is None:
-            if (await job.progress()).state in ("failed", "cancelled"):
-                await job.resume()
-            first = ()
-        await notify_all(self._notify, key, first)
+        if state in ("failed", "cancelled"):
+            await job.resume()
         return job
 
     async def get(self, key: str) -> Job:
@@ -186,108 +178,56 @@ class Fleet:
         """Return all jobs that were submitted and not forgotten."""
         return [self._job(key) for key in await self._record.keys() if await self._record.spec(key) is not None]
 
-    async def plan(
-        self,
-        name: str,
-        webhook_id: str | Sequence[str],
-        *,
-        filter: str | Filter | Sequence[str | Filter] | None = None,
-        source: Source = "messages",
-    ) -> Plan:
-        """Read all lists of a job in this process, and count the messages that the job would handle.
-
-        No message is handled. What an inbox knows already counts too. The arguments are the same as for ``submit``.
-        """
-        self._check_name(name)
-        lists = _list_specs(webhook_id, filter, source)
-
-        async def read(client: BasiqClient) -> AsyncGenerator[Sequence[Message]]:
-            for list_spec in lists:
-                async with contextlib.aclosing(list_pages(client, source, list_spec, None)) as pages:
-                    async for page in pages:
-                        yield page.messages
-
-        async with self._functions[name]() as work:
-            where = attrs.evolve(await work._select(source, lists[0].webhook_id), limit=work.where.limit)
-            return await make_plan(FixedMessages(read(work.client)), where, handles=work.handling.handles)
-
     async def __aenter__(self) -> Self:
         if self._broker is not None:
             await self._broker.startup()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
         """Close the connections to Redis and to the broker."""
         try:
             if self._broker is not None:
                 await self._broker.shutdown()
         finally:
-            await self._record.aclose()
+            await self._record.connection.aclose()
 
     def _job(self, key: str) -> Job:
         return Job(self._record, key, self._notify)
 
-    def _check_name(self, name: str) -> None:
-        if name not in self._functions:
-            raise ConfigurationError(f"there is no job function {name!r}: the fleet has {sorted(self._functions)}")
-
-    async def _notify(self, key: str, segment: str) -> bool:
-        """Send a notification, and return whether it was sent."""
-        try:
-            async with asyncio.timeout(_NOTIFY):
-                await self._send(key, segment)
-            return True
-        except Exception as exc:  # a broker may raise anything, and workers find the segment without a notification
-            logger.warning("the notification of segment %s of the job %r was not sent: %s", segment, key, describe(exc))
-            return False
+    async def _notify(self, key: str, segments: Sequence[str]) -> None:
+        """Send a notification of each segment, and stop at the first that cannot be sent: workers find the rest."""
+        for segment in segments:
+            try:
+                async with limit(_NOTIFY):
+                    await self._send(key, segment)
+            except Exception as exc:  # a broker may raise anything
+                logger.warning("segment %s of the job %r was not notified of: %s", segment, key, describe(exc))
+                return
 
     # --- in a worker process ---
 
-    @asynccontextmanager
-    async def worker(self) -> AsyncIterator[Worker]:
-        """Open a worker in this process, for notifications that are not carried by taskiq.
+    def worker(self) -> Worker:
+        """Return a worker for notifications that are not carried by taskiq. Open it with ``async with``.
 
         For each notification, ``await worker.process_segment(job, segment)``. The number of concurrent calls is the
         number of segments that this process handles at once. While the worker is open, it renews leases and notifies
         of abandoned segments. Each job function is opened once. ``worker.stop()`` lets running segments finish the
         messages that are under way.
         """
-        worker = self._make_worker()
-        await worker.start()
-        async with contextlib.aclosing(worker):
-            yield worker
+        return Worker(self._record, self._functions, self._notify, lease=self.lease)
 
     async def _process_segment(self, key: str, segment: str) -> None:
         if self._worker is not None:
             await self._worker.process_segment(key, segment)
 
     async def _start(self, state: TaskiqState) -> None:
-        worker = self._make_worker()
-        starting = asyncio.create_task(worker.start())
-
-        def stop() -> None:
-            starting.cancel()  # Redis may be away for as long as the record is patient
-            worker.stop()
-
-        _on_signals(stop)
-        try:
-            await starting
-            self._worker = worker
-        except asyncio.CancelledError:
-            if cancelling():
-                raise
-            logger.warning("the worker was stopped before it had started")
+        self._worker = worker = self.worker()
+        _on_signals(worker.stop)
+        await self._opened.enter_async_context(worker)
 
     async def _stop(self, state: TaskiqState) -> None:
-        if self._worker is not None:
-            await self._worker.aclose()
-        await self._record.aclose()
-
-    def _make_worker(self) -> Worker:
-        return Worker(self._record, self._functions, self._notify, lease=self.lease)
+        await self._opened.aclose()
+        await self._record.connection.aclose()
 
 
 def _on_signals(stop: Callable[[], None]) -> None:

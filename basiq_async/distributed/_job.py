@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 from .._arguments import Duration, check_seconds, check_whole
 from .._storage.exports import export_entries
+from .._work.limits import limit
 from .._work.protocol import QuarantinedDelivery
 from ..errors import ConfigurationError, ReplayError
 from ..replay import Report
@@ -15,6 +16,8 @@ from ._record import Record
 from ._record_types import JobEntry, JobProgress, StateChange, new_token
 
 _PAGE = 250
+Notify = Callable[[str, Sequence[str]], Awaitable[object]]
+"""Sends notifications of segments of the job with a key, in their order."""
 
 
 class Job:
@@ -24,7 +27,7 @@ class Job:
     job was forgotten.
     """
 
-    def __init__(self, record: Record, key: str, notify: Callable[[str, str], Awaitable[object]]) -> None:
+    def __init__(self, record: Record, key: str, notify: Notify) -> None:
         self.key = key
         self._record = record
         self._notify = notify
@@ -55,7 +58,7 @@ class Job:
         A paused job has not ended. Raises ``ReplayError`` with the reason and ``.report`` if the job failed, and
         ``TimeoutError`` after ``timeout`` seconds.
         """
-        async with asyncio.timeout(None if timeout is None else check_seconds("timeout", timeout, from_zero=True)):
+        async with limit(None if timeout is None else check_seconds("timeout", timeout, from_zero=True)):
             delay = 0.02
             while not (progress := await self.progress()).ended:
                 await asyncio.sleep(delay)
@@ -66,10 +69,6 @@ class Job:
             error.report = report
             raise error
         return report
-
-    async def report(self) -> Report:
-        """Return a report of the job so far."""
-        return _report(await self.progress())
 
     async def pause(self, reason: str = "") -> None:
         """Pause the job: all workers finish and record the messages under way, and begin no more."""
@@ -105,17 +104,17 @@ class Job:
         """Remove the messages with these ids from the quarantine for good, and return the number removed."""
         return await self._record.drop_quarantined(self.key, list(ids))
 
-    async def retry_quarantined(self) -> Report:
+    async def retry_quarantined(self) -> None:
         """Have the workers retry all messages that are in the job's quarantine now. ``wait`` for the end.
 
-        Returns the report until now. What is handled leaves the quarantine, and what fails stays. A message that is
-        queued for a retry already is retried once, so this can be called again after an error.
+        What is handled leaves the quarantine, and what fails stays. A message that is queued for a retry already is
+        retried once, so this can be called again after an error.
         """
-        report = await self.report()
         segment = await self._record.retry_quarantined(self.key, new_token())
-        if segment is not None:
-            await self._notify(self.key, segment)
-        return report
+        if segment is None:
+            raise self._gone()
+        if segment:
+            await self._notify(self.key, [segment])
 
     async def forget(self) -> None:
         """Remove the job with its counts and its quarantine. Raises ``ReplayError`` while it is running."""
@@ -131,17 +130,10 @@ class Job:
         state, segments = await self._record.set_state(self.key, action, reason)
         if state == "gone":
             raise self._gone()
-        await notify_all(self._notify, self.key, segments)
+        await self._notify(self.key, segments)
 
     def _gone(self) -> ReplayError:
         return ReplayError(f"there is no job {self.key!r}: it was never submitted here, or was forgotten")
-
-
-async def notify_all(notify: Callable[[str, str], Awaitable[object]], key: str, segments: Sequence[str]) -> None:
-    """Send a notification for each segment. Stop at the first that cannot be sent: workers find the rest themselves."""
-    for segment in segments:
-        if await notify(key, segment) is False:
-            return
 
 
 def _report(progress: JobProgress) -> Report:
@@ -152,5 +144,5 @@ def _report(progress: JobProgress) -> Report:
         failed=progress.failed,
         duration=progress.elapsed,
         rate=progress.rate,
-        finished=progress.state == "finished" and not progress.cut and not progress.given_up,
+        finished=progress.state == "finished" and not progress._given_up,
     )

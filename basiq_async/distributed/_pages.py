@@ -20,28 +20,13 @@ _MOST_TRIES = 100
 _INSTEAD = "begin another job, with an inbox, so that nothing is handled twice"
 
 
-@attrs.frozen
-class ListedPage:
-    """A page of the list. ``cursor`` is where it begins; None at the start of the list."""
-
-    cursor: str | None
-    messages: Sequence[Message]
-    next_cursor: str | None
-
-    def after(self, ids: Sequence[str]) -> Sequence[Message] | None:
-        """Return the messages after the last one with one of these ids; None if the page has no such message."""
-        known = frozenset(ids)
-        place = next((index for index in reversed(range(len(self.messages))) if self.messages[index].id in known), None)
-        return None if place is None else self.messages[place + 1 :]
-
-
-Pages: TypeAlias = Callable[[str | None], AsyncGenerator[ListedPage]]
+Pages: TypeAlias = Callable[[str | None], AsyncGenerator[SegmentPage]]
 """Returns the pages of a list from a cursor on; None is the start. Raises ``PaginationError`` if the place is lost."""
 
 
 async def list_pages(
     client: BasiqClient, source: Source, list_spec: ListSpec, cursor: str | None
-) -> AsyncGenerator[ListedPage]:
+) -> AsyncGenerator[SegmentPage]:
     """Yield the pages of a job's list from a cursor on."""
     webhook_id, filter = list_spec.webhook_id, list_spec.filter or None
     try:
@@ -59,7 +44,7 @@ async def list_pages(
     async for page in listed.pages():
         following = listed._next_page
         messages = [each if isinstance(each, Message) else message_of(each, webhook_id) for each in page.items]
-        yield ListedPage(cursor, messages, following)
+        yield SegmentPage(messages=messages, cursor=cursor, next_cursor=following)
         cursor = following
 
 
@@ -90,7 +75,7 @@ async def read_page(pages: Pages, claim: SegmentClaim) -> SegmentPage:
     )
 
 
-async def _read_step(pages: Pages, claim: SegmentClaim) -> ListedPage:
+async def _read_step(pages: Pages, claim: SegmentClaim) -> SegmentPage:
     return await (_read_after(pages, claim) if claim.after else _read(pages, claim.cursor))
 
 
@@ -98,9 +83,16 @@ def _lost(ids: Sequence[str]) -> ReplayError:
     return ReplayError(f"the place after message {ids[-1]!r} cannot be found again: {_INSTEAD}")
 
 
-async def _read(pages: Pages, cursor: str | None) -> ListedPage:
+def _after(page: SegmentPage, ids: Sequence[str]) -> Sequence[Message] | None:
+    """Return the messages after the last one with one of these ids; None if the page has no such message."""
+    known, messages = frozenset(ids), page.messages
+    place = next((index for index in reversed(range(len(messages))) if messages[index].id in known), None)
+    return None if place is None else messages[place + 1 :]
+
+
+async def _read(pages: Pages, cursor: str | None) -> SegmentPage:
     """Return the first page with messages from a cursor on; the last page if none has any: a filter can empty pages."""
-    found = ListedPage(cursor, (), None)
+    found = SegmentPage(cursor=cursor, next_cursor=None)
     async with aclosing(pages(cursor)) as each:
         async for found in each:
             if found.messages:
@@ -108,7 +100,7 @@ async def _read(pages: Pages, cursor: str | None) -> ListedPage:
     return found
 
 
-async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
+async def _read_after(pages: Pages, claim: SegmentClaim) -> SegmentPage:
     """Return the page at the claim's cursor with the messages that follow ``after``.
 
     Messages slip to the page before, if pages are numbered and earlier messages vanish. So where the page itself does
@@ -120,8 +112,8 @@ async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
         page, following = None, None
         try:
             page = await _read(pages, cursor)
-            following = page.after(ids)
-            if following is None and (slipped := (await _read(pages, before)).after(ids)) is not None:
+            following = _after(page, ids)
+            if following is None and (slipped := _after(await _read(pages, before), ids)) is not None:
                 here = {message.id for message in page.messages}
                 following = [*(each for each in slipped if each.id not in here), *page.messages]
         except PaginationError as exc:
@@ -129,17 +121,18 @@ async def _read_after(pages: Pages, claim: SegmentClaim) -> ListedPage:
                 raise
         if page is None or following is None:
             page = await _search(pages, ids)
-            following = page.after(ids) if page.next_cursor is None else ()  # the page after it shows whether it moves
+            # If there is a page after it, that shows whether the place moves.
+            following = _after(page, ids) if page.next_cursor is None else ()
         if following or page.next_cursor is None:
             return attrs.evolve(page, messages=following or ())
         before, cursor = page.cursor, page.next_cursor
     raise ReplayError(f"the place after message {ids[-1]!r} moves while it is read: {_INSTEAD}")
 
 
-async def _search(pages: Pages, ids: Sequence[str]) -> ListedPage:
+async def _search(pages: Pages, ids: Sequence[str]) -> SegmentPage:
     """Return the first page of the list that has one of these ids."""
     async with aclosing(pages(None)) as each:
         async for page in each:
-            if page.after(ids) is not None:
+            if _after(page, ids) is not None:
                 return page
     raise _lost(ids)

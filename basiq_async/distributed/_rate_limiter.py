@@ -33,8 +33,6 @@ class SharedRateLimiter:
     _turn: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     _callers: int = 0
     _slots: deque[tuple[float, float]] = attrs.field(factory=deque)
-    _earliest: float = float("-inf")
-    _latest: float = float("inf")
     _changed: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     def set_rate(self, rate: float | None) -> None:
@@ -72,13 +70,9 @@ class SharedRateLimiter:
         if slots is None:
             self.set_rate(None)
             return
-        # The store's clock was read between the request and the response, which narrows down its offset.
-        earliest, latest = asked - slots.now, clock() - slots.now
-        self._earliest, self._latest = max(self._earliest, earliest), min(self._latest, latest)
-        if self._earliest > self._latest:  # one of the clocks was set
-            self._earliest, self._latest = earliest, latest
-        begin = self._latest
-        end = max(self._earliest + _LATE, begin + _LEAST)
+        # The store's clock was read between the request and the response.
+        begin = clock() - slots.now
+        end = max(asked - slots.now + _LATE, begin + _LEAST)
         for i in range(wanted):
             slot = slots.first + slots.interval * i
             self._slots.append((slot + begin, slot + end))

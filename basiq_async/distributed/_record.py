@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import attrs
 import cattrs
@@ -28,15 +28,12 @@ from ._record_types import (
     LeaseLostError,
     Outcome,
     RateSlots,
-    Refusal,
     SegmentClaim,
     SegmentPage,
     StateChange,
     is_retry,
     shorten,
 )
-
-T = TypeVar("T")
 
 _MOST_TRIES = 20
 _LEAVES = ("handled", f"skipped:{HANDLED_BEFORE}")
@@ -57,56 +54,53 @@ class Record:
     """
 
     def __init__(self, url: str, *, prefix: str = "basiq", patience: float = 60.0) -> None:
-        self._connection = Connection(url, patience=patience)
+        self.connection = Connection(url, patience=patience)
         self._prefix = prefix
 
-    def __repr__(self) -> str:
-        return f"Record(prefix={self._prefix!r})"
-
-    async def check(self) -> Sequence[str]:
-        """Check the server's settings. Return warnings; raise ``ConfigurationError`` if messages could be lost."""
-        return await self._connection.check()
-
-    async def create(self, spec: JobSpec) -> Sequence[str] | None:
-        """Record a job, and return its first segments. For a known key, set the job's rate and return None.
+    async def create(self, spec: JobSpec) -> tuple[str, Sequence[str]]:
+        """Record a job, and return its state and first segments. For a known key, set the job's rate; it has none then.
 
         The job is active from then until it ends. Raises ``ReplayError`` for a known key with another name, source or
         other lists.
         """
         fields = {**_SPECS.unstructure(spec), "lists": json.dumps(_SPECS.unstructure(spec.lists))}
         pairs = [part for name, value in fields.items() for part in (name, "" if value is None else value)]
-        found = await self._run("create", spec.key, _selection(spec), len(spec.lists), *pairs)
-        if found[0] == "created":
-            return list(found[1:])
-        if found[0] == "other":
+        state, *found = await self._run("create", spec.key, _selection(spec), len(spec.lists), *pairs)
+        if state == "other":
             raise ReplayError(
-                f"the job {spec.key!r} is {shorten(found[1])}, and not {_selection(spec)}: submit it under another "
+                f"the job {spec.key!r} is {shorten(found[0])}, and not {_selection(spec)}: submit it under another "
                 "key, or with the same arguments to continue it"
             )
-        return None
+        return state, found
 
     async def spec(self, key: str) -> JobSpec | None:
         """Return the job that was submitted under a key; None for an unknown key."""
-        found: dict[str, str] = await self._connection.call(lambda redis: redis.hgetall(self._base(key)))
+        found: dict[str, str] = await self.connection.call(lambda redis: redis.hgetall(self._base(key)))
+        if "selection" not in found:
+            return None
         with _damage(key):
-            return _spec(found) if "selection" in found else None
+            known = {name: text or None for name, text in found.items()}
+            return _SPECS.structure({**known, "lists": json.loads(found["lists"])}, JobSpec)
 
     async def keys(self, *, active: bool = False) -> Sequence[str]:
         """Return the keys of all jobs, or only of the active ones: those that are running or paused."""
         name = f"{self._prefix}:{'active' if active else 'jobs'}"
-        found: list[str] = await self._connection.call(lambda redis: redis.smembers(name))
+        found: list[str] = await self.connection.call(lambda redis: redis.smembers(name))
         return sorted(each for each in found if len(each) <= LONGEST_KEY)
 
     async def claim(
         self, key: str, segment: str, token: str, *, lease: float, worker: str, job: str = ""
-    ) -> SegmentClaim | Refusal:
+    ) -> SegmentClaim | str:
         """Claim a segment that has no owner, or whose owner's lease has run out.
+
+        Returns why, if that is refused: "gone", it is finished, or was rolled back; "held", another worker owns it;
+        "stopped", the job does not run; "another", the key belongs to another job by now.
 
         If a segment was claimed 20 times without a release or a saved message, the job fails.
         """
         found = await self._run("claim", key, segment, token, _ms(lease), worker, _MOST_TRIES, job=job)
         if found[0] != "ok":
-            return cast(Refusal, found[0])
+            return str(found[0])
         with _damage(key):
             cursor, before, after, edge, upto = found[1]
             rate, paused = found[2]
@@ -132,13 +126,6 @@ class Record:
         place = (int(more), page.next_cursor or "", page.cursor or "", edge)
         return (await self._run_as_owner("record_page", key, segment, token, _ms(lease), read, *place))[1] or None
 
-    async def take_ticket(self, key: str, segment: str, token: str, id: str, *, limit: int) -> bool:
-        """Take a ticket of the job's limit for a message. Return False if all are out, and one may come back.
-
-        If all are spent, the job is finished, and ``LeaseLostError`` is raised: the segment is gone.
-        """
-        return bool((await self._run_as_owner("take", key, segment, token, limit, id))[1])
-
     async def save(
         self,
         key: str,
@@ -149,14 +136,11 @@ class Record:
         before: int,
         lease: float,
         max_failures: int | None = None,
-        tickets: Collection[str] = (),
     ) -> Heartbeat | int:
         """Record finished messages. ``before`` is the number of ids that are recorded already.
 
-        What a retry of the quarantine handled leaves it. Of ``tickets``, those of messages for which there was nothing
-        to do come back.
-
-        If another number is recorded, return that and change nothing: the store has lost some, or has these.
+        What a retry of the quarantine handled leaves it. If another number is recorded, return that and change nothing:
+        the store has lost some, or has these.
         """
         counts = Counter(each.result for each in outcomes)
         handled, failed = counts["handled"], counts["failed"]
@@ -166,13 +150,10 @@ class Record:
         elif given_up := sum(each.result == "failed" and each.entry is None for each in outcomes):
             counts["given_up"] = given_up
         entries = [(each.id, each.entry.pack(seal=True)) for each in outcomes if each.entry is not None]
-        held = [each for each in outcomes if each.id in tickets]
         lists: Sequence[Sequence[Any]] = (
             [part for pair in counts.items() for part in pair],
             [part for pair in entries for part in pair],
             gone,
-            [each.id for each in held if each.result in ("handled", "failed")],
-            [each.id for each in held if each.result not in ("handled", "failed")],
         )
         ids = json.dumps([each.id for each in outcomes])
         found = await self._run_as_owner(
@@ -227,12 +208,13 @@ class Record:
         if not found:
             return None
         with _damage(key):
-            fields = dict(_pairs(found[0]))
-            counts = Counter({name: int(value) for name, value in _with_prefix(fields, "n:")})
+            fields = dict(zip(found[0][::2], found[0][1::2], strict=True))
+            counts = Counter({name[2:]: int(value) for name, value in fields.items() if name.startswith("n:")})
             now, segments, held, read, quarantined, paused = found[1]
             state, ended, total = fields["state"], int(fields.get("ended") or now), _int(fields["total"])
             finished = counts["handled"] + counts["failed"]
-            samples = (each.split() for _, each in _with_prefix(fields, "at:"))
+            samples = (each.split() for name, each in fields.items() if name.startswith("at:"))
+            skipped = (name for name in sorted(counts) if name.startswith("skipped:") and counts[name])
             names = found[2]
             return JobProgress(
                 state=cast(JobState, "waiting" if state == "running" and not names else state),
@@ -241,7 +223,7 @@ class Record:
                 read=counts["read"] + read,
                 handled=counts["handled"],
                 failed=counts["failed"],
-                skipped={name: value for name, value in sorted(_with_prefix(counts, "skipped:")) if value},
+                skipped={name.removeprefix("skipped:"): counts[name] for name in skipped},
                 quarantined=quarantined,
                 given_up=counts["given_up"],
                 rate=messages_per_second(
@@ -257,7 +239,6 @@ class Record:
                 held=held,
                 takeovers=int(fields.get("takeovers") or 0),
                 paused=paused / 1000,
-                cut="cut" in fields,
             )
 
     async def quarantined(self, key: str, *, after: int = 0, limit: int = 250) -> Sequence[JobEntry]:
@@ -271,23 +252,20 @@ class Record:
         return int(await self._run("drop_quarantined", key, *ids)) if ids else 0
 
     async def retry_quarantined(self, key: str, request: str) -> str | None:
-        """Record a segment that retries the present entries of the quarantine, and return it; None if there are none.
+        """Record a segment that retries the present entries of the quarantine, and return it.
 
+        Without entries it is empty, for an unknown job None.
         Entries that another segment is to retry already are left to it, so that each is retried once.
         ``request`` is a random id of this call: a repeated call returns the same segment.
         """
-        _, segment = await self._run("retry_quarantined", key, request)
-        return segment or None
+        state, segment = await self._run("retry_quarantined", key, request)
+        return None if state == "gone" else str(segment)
 
     async def forget(self, key: str) -> None:
         """Remove a job. Raises ``ReplayError`` if it is running or paused."""
         (state,) = await self._run("forget", key)
         if state != "gone":
             raise ReplayError(f"the job {key!r} is {state}: cancel it before it is forgotten")
-
-    async def aclose(self) -> None:
-        """Close the connections. May be called twice."""
-        await self._connection.aclose()
 
     def _base(self, key: str) -> str:
         return f"{self._prefix}:{{{key}}}"
@@ -300,7 +278,7 @@ class Record:
 
     async def _run(self, name: str, key: str, *arguments: Any, job: str = "") -> Any:
         keys = (self._base(key), f"{self._prefix}:jobs", f"{self._prefix}:active")
-        return await self._connection.run(name, keys, (key, job, *arguments))
+        return await self.connection.run(name, keys, (key, job, *arguments))
 
 
 @contextmanager
@@ -321,11 +299,6 @@ def _selection(spec: JobSpec) -> str:
         for list_spec in spec.lists
     )
     return f"{spec.name!r} over the {spec.source} of {lists}"
-
-
-def _spec(fields: Mapping[str, str]) -> JobSpec:
-    known = {name: text or None for name, text in fields.items()}
-    return _SPECS.structure({**known, "lists": json.loads(fields["lists"])}, JobSpec)
 
 
 def _read_entry(id: str, number: int, text: str | None) -> JobEntry:
@@ -353,14 +326,6 @@ def _read_entry(id: str, number: int, text: str | None) -> JobEntry:
 
 def _ids(text: str | None) -> Sequence[str]:
     return [str(each) for each in json.loads(text or "[]")][-EDGE:]
-
-
-def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
-def _with_prefix(fields: Mapping[str, T], prefix: str) -> Iterator[tuple[str, T]]:
-    return ((name.removeprefix(prefix), value) for name, value in fields.items() if name.startswith(prefix))
 
 
 def _int(value: str | None) -> int | None:

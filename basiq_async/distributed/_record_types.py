@@ -101,11 +101,6 @@ class SegmentClaim:
     paused: float
 
 
-Refusal = Literal["gone", "held", "stopped", "another"]
-"""Why a segment could not be claimed: it is finished, or was rolled back; another worker owns it; the job does not run;
-the key belongs to another job by now."""
-
-
 @attrs.frozen(kw_only=True)
 class SegmentPage:
     """The page of a segment, as it was read.
@@ -176,17 +171,15 @@ class JobProgress:
     reason: why the job is paused, failed or cancelled. problem: the last problem that did not stop the job.
     read: messages read from the lists. ``lag`` of them are not handled, failed or skipped yet.
     handled, failed, skipped: as in ``Report``. ``quarantined`` is the number of messages in the job's quarantine now.
-    given_up: the failed messages that were not set aside, with ``on_error="skip"``.
     rate: messages a second, handled or failed, over the last ten seconds.
     elapsed: seconds from the submission until now, or until the job ended.
     remaining, eta: the remaining messages, and the seconds that they will take. None if the job was submitted without
         a plan; ``eta`` is None while nothing finishes, too.
     worker_names: the worker processes that looked at the job within the last lease, as host and process id.
-    segments: open segments. ``held`` of them are owned by a worker.
+    segments: open segments.
     takeovers: how often a worker took over a segment whose owner had died or was stopped. At most ``concurrency``
         messages were under way each time, and may have been handled twice.
     paused: remaining seconds of a pause that the target asked for.
-    cut: whether ``limit()`` ended the job before the end of its lists.
     """
 
     state: JobState
@@ -197,16 +190,15 @@ class JobProgress:
     failed: int
     skipped: Mapping[str, int]
     quarantined: int
-    given_up: int
+    _given_up: int  # failed, and not set aside
     rate: float
     elapsed: float
     remaining: int | None
     worker_names: Sequence[str]
     segments: int
-    held: int
+    _held: int  # segments that a worker owns
     takeovers: int
     paused: float
-    cut: bool
 
     @property
     def ended(self) -> bool:

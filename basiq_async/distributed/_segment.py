@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,7 +17,6 @@ from ..errors import RecordError, ReplayError
 from ..models import Message
 from ..replay import Record as KnownRecord
 from ..replay.shared import (
-    BUSY,
     HANDLED_BEFORE,
     SUBMITTED,
     BulkTarget,
@@ -32,6 +31,7 @@ from ..replay.shared import (
     message_of_entry,
     plain_id,
 )
+from ._job import Notify
 from ._pages import list_pages, read_page
 from ._rate_limiter import SegmentRate, SharedRateLimiter
 from ._record import Record
@@ -56,9 +56,6 @@ _PATIENCE = 10.0
 released, and tried again."""
 _PAGE = 250
 """Maximum number of entries of the quarantine that one segment retries."""
-_TICKET = 0.05
-_MOST_TICKETS = 100
-"""How often a ticket of the job's limit is asked for, ``_TICKET`` seconds apart, until others settled theirs."""
 _CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
@@ -70,12 +67,13 @@ class Lease:
     """A worker's lease on a segment, with a unique token.
 
     It is counted from the moment before each request to the store, so it never ends later here than in the store.
+
+    until: before this moment of ``clock``, no other worker can own the segment.
     """
 
     seconds: float
     token: str = attrs.field(factory=new_token)
     until: float = float("-inf")
-    """Until this moment of ``clock``, no other worker can own the segment."""
 
     def prolong(self, asked_at: float) -> None:
         """Prolong the lease, as the store did for a request that was made at ``asked_at``."""
@@ -92,14 +90,15 @@ class ActiveJob:
 
     Names would not do: a process that was suspended for longer than a lease may claim a segment again while its former
     run of that segment has not ended.
+
+    spread_pause: records that the target asked for a pause of so many seconds. All segments of the job hear of it by
+        the next heartbeat.
     """
 
     spec: JobSpec
     limiter: SharedRateLimiter
-    spread_pause: Callable[[float], object]
-    """Has all other workers of the job pause for so many seconds."""
+    spread_pause: Callable[[float], Any]
     segments: dict[str, Segment] = attrs.field(factory=dict)
-    _paused_until: float = 0.0
 
     def apply(self, heartbeat: Heartbeat) -> None:
         """Stop or pause the segments as the record says."""
@@ -109,38 +108,35 @@ class ActiveJob:
             elif heartbeat.paused:
                 segment.pause(heartbeat.paused)
 
-    def pause(self, seconds: float) -> None:
-        """Pause all segments, in this process and in others: a target asked for it."""
-        if clock() + seconds > self._paused_until + 0.05:
-            self._paused_until = clock() + seconds
-            for segment in self.segments.values():
-                segment.pause(seconds)
-            self.spread_pause(seconds)
-
 
 @attrs.define
 class Segment:
     """A claimed segment: it reads its page, records the next segment, and handles the messages.
 
-    ``notify`` is called with the job's key and the name of the next segment, as soon as that is recorded.
+    It is a ``Target``, which delivers each message while the lease lasts, to the target of the message's webhook: an
+    inbox has other keys for each webhook. And it is the ``Recorder`` of what finished.
+
+    notify: called with the job's key and the name of the next segment, in a list, as soon as that is recorded.
+    stopping: whether no more messages are begun.
+    known: the ids of the messages that the target has already. targets: the target of each webhook.
+    log: what finished since the claim. The first ``recorded`` of it are recorded.
     """
 
-    record: Record
+    in_batches = True
+    _record: Record
     job: ActiveJob
     name: str
     lease: Lease
     work: Work
     claim: SegmentClaim
-    notify: Callable[[str, str], Awaitable[object]]
+    notify: Notify
     stopping: bool = False
-    """Whether no more messages are begun."""
     _reading: asyncio.Task[SegmentPage] | None = None
     _engine: Engine | None = None
-
-    @cached_property
-    def is_retry(self) -> bool:
-        """Whether it retries entries of the quarantine, in place of messages from Basiq."""
-        return is_retry(self.name)
+    _known: Collection[str] = ()
+    _targets: dict[str, Any] = attrs.field(factory=dict)
+    _log: list[Outcome] = attrs.field(factory=list)
+    _recorded: int = 0
 
     @cached_property
     def list(self) -> ListSpec:
@@ -177,7 +173,7 @@ class Segment:
         """
         if self.stopping:
             return False
-        self._reading = asyncio.create_task(self._read())
+        self._reading = asyncio.create_task(self._read_quarantine() if is_retry(self.name) else self._read_list())
         try:
             page = await self._reading
         except asyncio.CancelledError:
@@ -189,26 +185,24 @@ class Segment:
         left = [message for message in page.messages if message.id not in done]
         if left and not await self._hand_out(left):
             return False
-        while not await self.record.finish(*self.owner):
+        while not await self._record.finish(*self.owner):
             await self._record_page(page)  # the store lost it
         return True
 
-    async def _read(self) -> SegmentPage:
-        if self.is_retry:
-            return await self._read_quarantine()
+    async def _read_list(self) -> SegmentPage:
         return await read_page(partial(list_pages, self.work.client, self.job.spec.source, self.list), self.claim)
 
     async def _record_page(self, page: SegmentPage) -> None:
         asked_at = clock()
         read = len({*self.claim.done, *(message.id for message in page.messages)})
-        following = await self.record.record_page(*self.owner, page, read=read, lease=self.lease.seconds)
+        following = await self._record.record_page(*self.owner, page, read=read, lease=self.lease.seconds)
         self.lease.prolong(asked_at)
         if following is not None:
-            await self.notify(self.job.spec.key, following)
+            await self.notify(self.job.spec.key, [following])
 
     async def _read_quarantine(self) -> SegmentPage:
         claim, upto = self.claim, self.claim.upto or 0
-        found = await self.record.quarantined(self.job.spec.key, after=int(claim.cursor or 0), limit=_PAGE)
+        found = await self._record.quarantined(self.job.spec.key, after=int(claim.cursor or 0), limit=_PAGE)
         # The page ends as it did for a former owner, even if entries are gone: the next segment has the rest.
         last = int(claim.edge[-1]) if claim.edge else min(found[-1].number if found else upto, upto)
         return SegmentPage(
@@ -223,21 +217,20 @@ class Segment:
 
     async def _hand_out(self, messages: Sequence[Message]) -> bool:
         """Hand out what is selected, and record it. Return whether nothing is left."""
-        work, own, most = self.work, self.work._own_target, None
+        work, where = self.work, as_where(None)
         SUBMITTED.set(self.job.spec.submitted_at)
-        where = as_where(None)
-        if not self.is_retry:
-            where, most = await work._select(self.job.spec.source, self.list.webhook_id), work.where.limit
-        leased = LeasedTarget(self, await self._known(messages), most)
+        if not is_retry(self.name):
+            where = await work._select(self.job.spec.source, self.list.webhook_id)
+        await self._ask_what_is_known(messages)
         self._engine = engine = Engine(
             FixedMessages(_one_page(messages)),
-            target=RetryTarget(leased, work.client._seal("basiq fleet"), None) if self.is_retry else leased,
-            recorder=SegmentRecorder(self, leased, own.flush if isinstance(own, BulkTarget) else None),
+            target=RetryTarget(self, work.client._seal("basiq fleet"), None) if is_retry(self.name) else self,
+            recorder=self,
             where=where,
             settings=attrs.evolve(work.settings, concurrency=min(work.settings.concurrency, len(messages))),
             limiter=SegmentRate(self.job.limiter),
-            on_pause=self.job.pause,
-            wait_for_others=leased.wait_for_others,
+            on_pause=self.job.spread_pause,
+            wait_for_others=self._wait_for_others,
         )
         if self.stopping:
             engine.stop()
@@ -245,124 +238,77 @@ class Segment:
             engine.pause(self.claim.paused)
         return (await engine.run()).finished
 
-    async def _known(self, messages: Sequence[Message]) -> Collection[str]:
-        """Return the ids of the messages that a target has which is its own record."""
+    async def _ask_what_is_known(self, messages: Sequence[Message]) -> None:
+        """Ask a target that is its own record which messages it has."""
         target = self.work._own_target
-        if not isinstance(target, KnownRecord):
-            return ()
-        keys = {plain_id(message.raw): message.id for message in messages}
-        async with limit(_KNOWN, ReplayError(f"the target did not say within {_KNOWN:g} s which messages it has")):
-            return {keys[key] for key in await target.known(list(keys))}
-
-
-async def _one_page(messages: Sequence[Message]) -> AsyncGenerator[Sequence[Message]]:
-    yield messages
-
-
-@attrs.define
-class LeasedTarget:
-    """Delivers messages while the lease lasts, each to its webhook's target: an inbox has other keys for each webhook.
-
-    known: the ids of messages that the target has already.
-    limit: the job's limit, of which each message takes a ticket; None for no limit.
-    tickets: the messages that have one.
-    """
-
-    segment: Segment
-    known: Collection[str] = ()
-    limit: int | None = None
-    tickets: set[str] = attrs.field(factory=set)
-    _targets: dict[str, Any] = attrs.field(factory=dict)
+        if isinstance(target, KnownRecord):
+            keys = {plain_id(message.raw): message.id for message in messages}
+            slow = ReplayError(f"the target did not say within {_KNOWN:g} s which messages it has")
+            async with limit(_KNOWN, slow):
+                self._known = {keys[key] for key in await target.known(list(keys))}
 
     async def deliver(self, message: Message) -> str | None:
-        """See ``Target``. Raises ``LeaseLostError`` once the lease may have run out, or the job's limit is used up."""
-        segment = self.segment
-        if clock() >= segment.lease.until:
+        """See ``Target``. Raises ``LeaseLostError`` once the lease may have run out."""
+        if clock() >= self.lease.until:
             raise LeaseLostError("the lease of the segment ran out while this process was stopped or busy")
-        if message.id in self.known:
+        if message.id in self._known:
             return HANDLED_BEFORE
-        if self.limit is not None and not await self._take_ticket(message.id, self.limit):
-            return BUSY
         entry = message.entry if isinstance(message, QuarantinedMessage) else None
-        webhook_id = entry.webhook_id if isinstance(entry, JobEntry) else segment.list.webhook_id
+        webhook_id = entry.webhook_id if isinstance(entry, JobEntry) else self.list.webhook_id
         if webhook_id not in self._targets:
-            self._targets[webhook_id] = segment.work._open_target(webhook_id, lease=segment.lease.seconds)
+            self._targets[webhook_id] = self.work._open_target(webhook_id, lease=self.lease.seconds)
         reason: str | None = await self._targets[webhook_id].deliver(message)
         return reason
 
-    def wait_for_others(self) -> None:
+    def _wait_for_others(self) -> None:
         """Have a message wait from now on that another worker holds in an inbox."""
         for target in self._targets.values():
             if hasattr(target, "patience"):
                 target.patience = _PATIENCE
 
-    async def _take_ticket(self, id: str, limit: int) -> bool:
-        for _ in range(_MOST_TICKETS):
-            if id in self.tickets or self.segment.stopping:
-                break
-            if await self.segment.record.take_ticket(*self.segment.owner, id, limit=limit):
-                self.tickets.add(id)
-            else:
-                await asyncio.sleep(_TICKET)
-        return id in self.tickets
-
-
-@attrs.define
-class SegmentRecorder:
-    """Records the finished messages of a segment in the fleet's record. See ``Recorder``.
-
-    log: what finished since the claim. recorded: how much of it is recorded.
-    """
-
-    segment: Segment
-    target: LeasedTarget
-    flush: Callable[[], Awaitable[None]] | None
-    log: list[Outcome] = attrs.field(factory=list)
-    recorded: int = 0
-    in_batches: bool = True
-
     async def record(self, finished: Sequence[Finished]) -> None:
         """See ``Recorder``."""
-        segment, base = self.segment, len(self.segment.claim.done)
-        if self.flush is not None:
-            await self.flush()
-        self.log[self.recorded :] = [self._outcome(each) for each in finished]
-        while self.recorded < len(self.log):
+        base, own = len(self.claim.done), self.work._own_target
+        if isinstance(own, BulkTarget):
+            await own.flush()
+        self._log[self._recorded :] = [self._outcome(each) for each in finished]
+        while self._recorded < len(self._log):
             asked_at = clock()
-            found = await segment.record.save(
-                *segment.owner,
-                self.log[self.recorded :],
-                before=base + self.recorded,
-                lease=segment.lease.seconds,
-                max_failures=segment.work.max_failures,
-                tickets=self.target.tickets,
+            found = await self._record.save(
+                *self.owner,
+                self._log[self._recorded :],
+                before=base + self._recorded,
+                lease=self.lease.seconds,
+                max_failures=self.work.max_failures,
             )
             if isinstance(found, Heartbeat):
-                self.recorded = len(self.log)
-                segment.lease.prolong(asked_at)
-                segment.job.apply(found)
+                self._recorded = len(self._log)
+                self.lease.prolong(asked_at)
+                self.job.apply(found)
             else:  # an earlier call came through after all, or the store lost some
-                self.recorded = found - base
-                if not 0 <= self.recorded <= len(self.log):
-                    raise RecordError(
-                        f"another program changed segment {segment.name} of the job {segment.job.spec.key!r}"
-                    )
+                self._recorded = found - base
+                if not 0 <= self._recorded <= len(self._log):
+                    raise RecordError(f"another program changed segment {self.name} of the job {self.job.spec.key!r}")
 
     def _outcome(self, finished: Finished) -> Outcome:
         id, reason = finished.message.id, finished.reason
         if finished.error is None:
             return Outcome(id, "handled" if reason is None else f"skipped:{reason}")
-        entry = self._entry(finished.message, finished.error) if self.segment.work.on_error != "skip" else None
+        entry = self._entry(finished.message, finished.error) if self.work.on_error != "skip" else None
         return Outcome(id, "failed", entry)
 
     def _entry(self, message: Message, error: str) -> JobEntry:
-        segment, client = self.segment, self.segment.work.client
+        client = self.work.client
         if isinstance(message, QuarantinedMessage) and isinstance(message.entry, JobEntry):
             failures = message.entry.failures + 1
             entry = attrs.evolve(message.entry, error=error, failures=failures, quarantined_at=client._now())
         else:
-            webhook_id = segment.list.webhook_id
-            key = key_of(message, segment.work.handling.webhook_id or webhook_id)
+            webhook_id = self.list.webhook_id
+            key = key_of(message, self.work.handling.webhook_id or webhook_id)
             fields = attrs.asdict(make_entry(message, key, error, now=client._now()), recurse=False)
-            entry = JobEntry(**fields, job=segment.entry_job, webhook_id=webhook_id)
+            entry = JobEntry(**fields, job=self.entry_job, webhook_id=webhook_id)
         return attrs.evolve(entry, seal=client._seal("basiq fleet").seal(*entry.sealed_parts()))
+
+
+async def _one_page(messages: Sequence[Message]) -> AsyncGenerator[Sequence[Message]]:
+    yield messages

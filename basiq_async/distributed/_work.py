@@ -29,7 +29,8 @@ class Work:
         own. Without an inbox, the fleet's record in Redis decides alone, in batches.
     concurrency: counts for each segment: a process with ``--segments 2`` handles twice as many messages at once. If it
         is killed, at most that many are handled a second time.
-    where: may differ from worker to worker, as in a deployment: whichever worker comes to a message decides.
+    where: may differ from worker to worker, as in a deployment: whichever worker comes to a message decides. Not
+        ``limit()``, which is for one run.
 
     Raises ``ConfigurationError``.
     """
@@ -51,12 +52,12 @@ class Work:
         if max_failures is not None:
             check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self.client = client
-        self.target = target
-        self.inbox = inbox
         self.handling = find_handling(target, inbox, exclusive=False, is_recorded=True)
         self._own_target: object = self.handling.value if self.handling.inbox is None else None
         """The target, if no inbox records what it handled; else None."""
         self.where = as_where(where)
+        if self.where.limit is not None:
+            raise ConfigurationError("limit() is for one run of a Replay: a fleet's job has no limit")
         self.on_error = on_error
         self.max_failures = max_failures
         self.settings = RunSettings(
@@ -70,21 +71,17 @@ class Work:
 
     async def _select(self, source: Source, webhook_id: str) -> Where:
         """Return what selects the messages of a list. The event list has the types of all webhooks."""
-        where = Where(self.where._predicate)
         if source == "messages":
-            return where
+            return self.where
         handles = self.handling.handles
         if handles is None:
             webhook = await self.client.webhooks.get(webhook_id)
             handles = frozenset(webhook.subscribed_events).__contains__
-        return Where(lambda message: handles(message.event_type_id or "")) & where
+        return Where(lambda message: handles(message.event_type_id or "")) & self.where
 
     def _open_target(self, webhook_id: str, *, lease: float) -> Target:
         """Return the target for messages of a webhook. Its claims in an inbox last ``lease`` seconds."""
-        handling = self.handling
-        if handling.receiver is None:
-            handling = attrs.evolve(handling, webhook_id=webhook_id)
-        return handling.open(timeout=_CALL, lease=lease)
+        return attrs.evolve(self.handling, webhook_id=webhook_id).open(timeout=_CALL, lease=lease)
 
 
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]

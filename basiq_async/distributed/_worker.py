@@ -10,10 +10,12 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Self
 
 from .._redaction.text import printable
-from .._work.tasks import TaskOwner, run_to_completion
+from .._work.tasks import TaskOwner, cancelling, run_to_completion
 from ..errors import InboxError, RateLimitError, ReplayError, ServerError, TransportError
+from ._job import Notify
 from ._rate_limiter import SharedRateLimiter
 from ._record import Record
 from ._record_types import JobSpec, LeaseLostError, RecordUnavailableError, SegmentClaim, describe, is_notification
@@ -23,8 +25,6 @@ from ._work import JobFunction, WorkCache
 logger = logging.getLogger("basiq_async.distributed")
 
 _HEARTBEAT = 0.25
-_TELL_EVERY = 30.0
-"""Seconds between two lines of the log on each job that this worker works on."""
 _LONGEST_HEAL = 1.0
 _DELAY = 2.0
 """The longest pause before a segment is tried again, unless Basiq asks for a longer one: the client has retried."""
@@ -33,14 +33,14 @@ _DELAY = 2.0
 class Worker:
     """Runs segments, renews their leases, and finds abandoned segments.
 
-    ``notify`` sends a notification of a segment. ``functions`` maps names to job functions; each is opened once.
+    ``notify`` sends notifications of segments. ``functions`` maps names to job functions; each is opened once.
     """
 
     def __init__(
         self,
         record: Record,
         functions: Mapping[str, JobFunction],
-        notify: Callable[[str, str], Awaitable[object]],
+        notify: Notify,
         *,
         lease: float,
     ) -> None:
@@ -52,31 +52,40 @@ class Worker:
         self._active: dict[str, ActiveJob] = {}
         """The active jobs by their ids: a forgotten key may belong to another job by now."""
         self._owner = TaskOwner()
+        self._checking: asyncio.Task[None] | None = None
         self._stopping = False
 
-    async def start(self) -> None:
-        """Start the background tasks, which renew leases and notify of abandoned segments."""
+    async def __aenter__(self) -> Self:
+        """Check the record, and start the background tasks, which renew leases and notify of abandoned segments."""
         logger.info("worker %s starts", self.name)
-        for warning in await self._record.check():
-            logger.warning("%s", warning)
+        self._checking = self._owner.spawn(self._record.connection.check())
+        try:
+            await self._checking
+        except asyncio.CancelledError:
+            if cancelling():
+                raise
+            logger.warning("the worker was stopped before it had started")
+            return self
         logger.info("worker %s runs jobs of the job functions %s", self.name, sorted(self._functions))
         self._owner.spawn(self._repeat(self._heal, min(_LONGEST_HEAL, self._lease / 6)))
         self._owner.spawn(self._repeat(self._heartbeat, min(_HEARTBEAT, self._lease / 6)))
-        self._owner.spawn(self._repeat(self._tell, _TELL_EVERY))
+        return self
 
-    def stop(self) -> None:
-        """Begin no more messages. The messages under way are finished and recorded."""
-        self._stopping = True
-        self._works.stop()
-        for active in self._active.values():
-            for segment in active.segments.values():
-                segment.stop()
-
-    async def aclose(self) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         """End the background tasks, and close the open job functions."""
         self.stop()
         await self._owner.aclose()
         await self._works.aclose()
+
+    def stop(self) -> None:
+        """Begin no more messages. The messages under way are finished and recorded."""
+        self._stopping = True
+        if self._checking is not None:
+            self._checking.cancel()  # Redis may be away for as long as the record is patient
+        self._works.stop()
+        for active in self._active.values():
+            for segment in active.segments.values():
+                segment.stop()
 
     async def process_segment(self, key: str, segment: str) -> None:
         """Claim a segment and run it, unless another worker owns it. Call this for each notification.
@@ -191,10 +200,9 @@ class Worker:
                 if await self._spec(key) is None:
                     continue
                 grace = max(1.0, self._lease / 2)
-                for segment in await self._record.reclaim_expired(key, self.name, grace=grace):
-                    logger.info("segment %s of the job %r has no worker: sending a notification", segment, key)
-                    if await self._notify(key, segment) is False:
-                        return  # the broker is away: the other segments are found again
+                if segments := await self._record.reclaim_expired(key, self.name, grace=grace):
+                    logger.info("segments of the job %r have no worker: %s", key, ", ".join(segments))
+                    await self._notify(key, segments)
 
     async def _heartbeat(self) -> None:
         for active in list(self._active.values()):
@@ -210,14 +218,6 @@ class Worker:
                         lease.prolong(asked_at)
                 active.limiter.set_rate(heartbeat.rate)
                 active.apply(heartbeat)
-
-    async def _tell(self) -> None:
-        """Log how far the jobs are that this worker works on."""
-        for active in list(self._active.values()):
-            with _logged(f"the job {active.spec.key!r} did not tell its progress"):
-                if (progress := await self._record.progress(active.spec.key)) is not None:
-                    counts = progress.handled, progress.failed, progress.rate
-                    logger.info("the job %r: %d handled, %d failed, %.0f a second", active.spec.key, *counts)
 
 
 @contextmanager

@@ -35,18 +35,17 @@ def find_fleet(place: str) -> Fleet:
     return fleet
 
 
-def find_job(place: str, fleet: Fleet | None = None) -> tuple[Fleet, str]:
+def find_job(place: str) -> tuple[Fleet, str]:
     """Import the job function at a place such as ``jobs:refill``. Return its fleet and its registered name.
 
-    Without ``fleet``, all fleets of the same module are searched.
+    The fleet is found in the same module.
     """
     module, function = _load(place, "a job function", "jobs:refill")
-    fleets = [fleet] if fleet is not None else [each for each in vars(module).values() if isinstance(each, Fleet)]
-    for each in fleets:
-        for name, registered in each._functions.items():
+    for fleet in vars(module).values():
+        for name, registered in fleet._functions.items() if isinstance(fleet, Fleet) else ():
             if registered is function:
-                return each, name
-    raise ConfigurationError(f"{place} is not a job function of {'the fleet' if fleet else 'a fleet of this module'}")
+                return fleet, name
+    raise ConfigurationError(f"{place} is not a job function of a fleet of this module")
 
 
 def _load(place: str, what: str, example: str) -> tuple[ModuleType, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,7 +10,6 @@ from datetime import UTC, datetime
 import attrs
 
 from .._signing.seal import Seal
-from .._work.failures import failure_text
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
 from ..errors import ConfigurationError
@@ -20,13 +18,9 @@ from ._outcome import RETRY_SOON, Outages, Outcome, log_fields, shorten
 from ._results import Result
 from ._settings import Settings
 
-logger = logging.getLogger("basiq_async.receiver")
-
 _COUNT_EVERY = 1.0
 """Seconds between two counts of what waits, while deliveries come."""
 _RETRY_FULL = 60.0
-_NOTE = "deferred"
-"""The note of an inbox that a receiver with deferred handlers has used: what it stored must be worked off."""
 
 
 class Backlog:
@@ -50,12 +44,11 @@ class Backlog:
         self.clock = clock
         self.outages = outages
         self.used = False
-        """Whether a handler is deferred."""
+        """Whether a handler is deferred, or was when something was stored that waits."""
         self.on_count: Callable[[Waiting], None] | None = None
         """Called each time that is counted what waits: as deliveries come, and each minute."""
         self._counted = Waiting()
         self._counted_at = -math.inf
-        self._noted = False
 
     @property
     def inbox(self) -> WaitingInbox:
@@ -75,7 +68,6 @@ class Backlog:
             async with inbox_limit(self.timeout):
                 if await self._is_full():
                     return Outcome(Result.FULL, delivery, retry_after=_RETRY_FULL)
-                await self.note()
                 stored = await inbox.store(self._entry_of(delivery), webhook_id=self.webhook_id)
         except Exception as exc:
             self.outages.report(
@@ -105,21 +97,6 @@ class Backlog:
             self._counted = await self.waiting()
             if self.on_count is not None:
                 self.on_count(self._counted)
-
-    async def note(self) -> None:
-        """Note, once, that this inbox has deferred deliveries: a receiver that defers nothing works them off too."""
-        if not self._noted:
-            await self.inbox.set_note(f"{_NOTE} {self.webhook_id or ''}", "1")
-            self._noted = True
-
-    async def is_noted(self) -> bool | None:
-        """Return whether deliveries were deferred in this inbox before; None if it is away."""
-        try:
-            async with inbox_limit(self.timeout):
-                return await self.inbox.note(f"{_NOTE} {self.webhook_id or ''}") is not None
-        except Exception as exc:
-            logger.debug("the inbox does not say whether deliveries were deferred: %s", failure_text(exc))
-            return None
 
     def _entry_of(self, delivery: Delivery) -> QuarantinedDelivery:
         entry = QuarantinedDelivery(

@@ -14,30 +14,8 @@ from ._outcome import Outcome, Receives
 from ._results import RESULTS
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": "; ".join(each.what.replace("`", "") for each in RESULTS.values() if each.status == status)}
-    for status in sorted({each.status for each in RESULTS.values()})
-}
-
-_TEXT = {"type": "string"}
-_PAYLOAD = {
-    "type": "object",
-    "properties": {
-        "eventTypeId": {**_TEXT, "examples": ["consent.revoked"]},
-        "eventId": _TEXT,
-        "links": {"type": "object", "properties": {"event": _TEXT, "eventEntity": _TEXT}},
-    },
-}
-_HEADERS = {
-    "webhook-id": "The id of the message, the same each time it is sent",
-    "webhook-timestamp": "When it was signed, in seconds since 1970",
-    "webhook-signature": "The signatures, separated by spaces",
-}
-_OPENAPI: dict[str, Any] = {
-    "parameters": [
-        {"name": name, "in": "header", "required": True, "description": text, "schema": _TEXT}
-        for name, text in _HEADERS.items()
-    ],
-    "requestBody": {"required": True, "content": {"application/json": {"schema": _PAYLOAD}}},
+    status: {"description": ", ".join(result for result, row in RESULTS.items() if row.status == status)}
+    for status in sorted({row.status for row in RESULTS.values()})
 }
 
 
@@ -69,7 +47,6 @@ def make_router(receiver: Receives, path: str, tags: list[str] | None) -> APIRou
         response_class=Response,
         responses=_RESPONSES,
         summary="Receive a webhook of Basiq",
-        openapi_extra=_OPENAPI,
         tags=[*tags] if tags is not None else None,
     )
     return router

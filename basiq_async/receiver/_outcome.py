@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Protocol
 
@@ -158,45 +157,36 @@ def is_of_the_event(error: BaseException) -> bool:
 
 
 class Outages:
-    """Logs the failures of an inbox: the first at once, then one record a second with the number of failures.
+    """Logs the failures of an inbox: the first at once, then one record a second, with how many came between.
 
-    Each single failure is also logged, at DEBUG.
+    Those are logged at DEBUG.
     """
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._count = 0
         self._last: tuple[str, Exception, Mapping[str, object]] | None = None
         self._next_at = -math.inf
 
     def report(self, delivery_id: str, what: str, error: Exception, fields: Mapping[str, object]) -> None:
         """Log that a delivery, or without an id some, "could not be claimed" (``what``) because of an inbox's error."""
         text = f"{f'delivery {delivery_id!r}' if delivery_id else 'deliveries'} {what}: {failure_text(error)}"
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_at and not self._counts:
-            self._next_at = now + _LOG_EVERY
-            logger.error("%s", text, exc_info=_unknown(error), extra=dict(fields))
-            return
-        logger.debug("%s", text, extra=dict(fields))
-        self._counts[what] += 1
+        self._count += 1
         self._last = text, error, fields
-        if now >= self._next_at:
-            self._next_at = now + _LOG_EVERY
-            self.flush()
+        now = asyncio.get_running_loop().time()
+        if now < self._next_at:
+            logger.debug("%s", text, extra=dict(fields))
+            return
+        self._next_at = now + _LOG_EVERY
+        self.flush()
 
     def flush(self) -> None:
-        """Log the failures that were counted since the last record."""
+        """Log the last failure that was not logged yet, with the number of all since the record before."""
         if self._last is None:
             return
         text, error, fields = self._last
-        logger.error(
-            "the inbox failed for more deliveries (%s); the last: %s",
-            "; ".join(f"{count} x {what!r}" for what, count in self._counts.items()),
-            text,
-            exc_info=_unknown(error),
-            extra={**fields, "count": self._counts.total()},
-        )
-        self._counts.clear()
-        self._last = None
+        more = f"; {self._count - 1} more failures since the record before" if self._count > 1 else ""
+        logger.error("%s%s", text, more, exc_info=_unknown(error), extra={**fields, "count": self._count})
+        self._count, self._last = 0, None
 
 
 def _unknown(error: Exception) -> Exception | None:
@@ -220,10 +210,6 @@ class Receives(Protocol):
         content_encoding: str | None = None,
     ) -> Outcome:
         """Handle one request whose body is read from ``chunks``."""
-        ...
-
-    async def aclose(self) -> None:
-        """Refuse new deliveries, and wait until the deliveries under way have ended."""
         ...
 
     async def __aenter__(self) -> object: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 
 import attrs
@@ -13,7 +13,7 @@ from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, QuarantinedDelivery
-from .._work.quarantine import read_quarantine
+from .._work.quarantine import drop_quarantined, first_quarantined, read_quarantine
 from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome
@@ -35,31 +35,13 @@ class Quarantine:
         self.changed: Callable[[], Awaitable[None]] | None = None
         """Awaited after quarantined deliveries were retried or dropped."""
 
-    async def deliveries(
-        self,
-        *,
-        after: QuarantinedDelivery | None = None,
-        ids: Collection[str] | None = None,
-        limit: int | None = None,
-    ) -> AsyncGenerator[QuarantinedDelivery]:
-        """Yield each quarantined delivery once, oldest first: those with the delivery ids ``ids``, or all."""
-        yielded = 0
-        found = read_quarantine(self._inbox, self._webhook_id, timeout=self._timeout, after=after)
-        async with aclosing(found):
-            async for delivery in found:
-                if ids is None or delivery.delivery_id in ids:
-                    yield delivery
-                    yielded += 1
-                    if yielded == limit:
-                        return
-
     async def first(self, limit: int, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
         """Return the oldest ``limit`` quarantined deliveries, or the next ones after ``after``."""
-        return [delivery async for delivery in self.deliveries(after=after, limit=limit)]
+        return await first_quarantined(self._inbox, self._webhook_id, limit, after=after, timeout=self._timeout)
 
     async def count(self, most: int) -> int:
         """Return the number of quarantined deliveries, counted up to ``most``."""
-        return len([delivery.key async for delivery in self.deliveries(limit=most)])
+        return len(await self.first(most))
 
     async def tell_changed(self) -> None:
         """Await ``changed``, if it is set, after deliveries were retried or dropped."""
@@ -68,11 +50,7 @@ class Quarantine:
 
     async def drop(self, ids: Iterable[str]) -> int:
         """Remove the quarantined deliveries with these ids, and return the number removed."""
-        found = [delivery.key async for delivery in self.deliveries(ids=check_ids(ids))]
-        dropped = 0
-        for key in found:
-            async with inbox_limit(self._timeout):
-                dropped += await self._inbox.drop_quarantined(key)
+        dropped = await drop_quarantined(self._inbox, self._webhook_id, check_ids(ids), timeout=self._timeout)
         await self.tell_changed()
         return dropped
 
@@ -80,13 +58,15 @@ class Quarantine:
         self, ids: Iterable[str] | None, handle: Callable[[QuarantinedDelivery], Awaitable[Outcome | None]]
     ) -> Sequence[Outcome]:
         """Pass each quarantined delivery to ``handle``, until that returns None. Return the outcomes."""
+        wanted = None if ids is None else check_ids(ids)
         outcomes: list[Outcome] = []
-        async with aclosing(self.deliveries(ids=None if ids is None else check_ids(ids))) as deliveries:
+        async with aclosing(read_quarantine(self._inbox, self._webhook_id, timeout=self._timeout)) as deliveries:
             async for delivery in deliveries:
-                done = await handle(delivery)
-                if done is None:
-                    break
-                outcomes.append(done)
+                if wanted is None or delivery.delivery_id in wanted:
+                    done = await handle(delivery)
+                    if done is None:
+                        break
+                    outcomes.append(done)
         await self.tell_changed()
         return outcomes
 
@@ -99,7 +79,9 @@ class Quarantine:
             return await dispatch(delivery, retried=quarantined)
         done = await dispatch(delivery)
         if done.result in (Result.HANDLED, Result.DUPLICATE):
-            await self.end(quarantined)
+            # It was handled under another key: what was unreadable has that of its event.
+            async with inbox_limit(self._timeout):
+                await self._inbox.drop_quarantined(quarantined.key)
         return done
 
     def refuse(self, delivery: QuarantinedDelivery) -> Outcome | None:
@@ -132,11 +114,6 @@ class Quarantine:
             error = UnreadableBodyError(f"it still cannot be read: {exc if isinstance(exc, Unreadable) else 'no JSON'}")
             return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=error)
         return attrs.evolve(made, webhook_id=self._webhook_id)
-
-    async def end(self, delivery: QuarantinedDelivery) -> None:
-        """Remove a delivery that was handled under another key: what was unreadable has that of its event."""
-        async with inbox_limit(self._timeout):
-            await self._inbox.drop_quarantined(delivery.key)
 
     def _by_its_ids(self, delivery: QuarantinedDelivery) -> Delivery:
         return Delivery(

@@ -26,8 +26,8 @@ logger = logging.getLogger("basiq_async.receiver")
 _WAITS = (5.0, 30.0, 300.0, 1_800.0, 7_200.0)
 """Seconds after the first failure, the second, and so on; the last one for all others."""
 _JITTER = 0.1
-_LOOK_EVERY = 1.0
-"""Seconds between two looks for what is due."""
+_LOOK_EVERY, _LOOK_ANYWAY = 1.0, 60.0
+"""Seconds between two looks for what is due; and in a process that defers nothing, for what others have deferred."""
 _COUNT_EVERY = 60.0
 _LINGER = 0.005
 """Seconds for more handlers to end, so that one statement claims for all of them."""
@@ -135,7 +135,7 @@ class Worker:
         """For each reason for which this process could not handle a delivery, when it first and last met it."""
 
     def begin(self, *, certainly: bool = False) -> None:
-        """Begin to work off what waits, if a handler is deferred, was deferred, or ``certainly``."""
+        """Begin to work off what waits, if the inbox can keep it. ``certainly``: look for it every second."""
         self._entered = True
         self._backlog.used = self._backlog.used or certainly
         if self._backlog.can_wait() and not self._stopping and (self._task is None or self._task.done()):
@@ -183,40 +183,27 @@ class Worker:
 
     async def _work(self) -> None:
         await asyncio.sleep(0)
-        if not (self._backlog.used or await self._was_used()):
-            return
         concurrency = self._backlog.settings.concurrency
         while not self._stopping:
             self._news.clear()
-            await self._note_and_count()
+            await self._count()
             room = self._pause.room(concurrency) - len(self._running)
             found = await self._claim(room) if room > 0 else 0
             self._more = found >= room
             if not (found and self._more and room < concurrency):
                 await self._wait()
 
-    async def _was_used(self) -> bool:
-        """Return whether deliveries were deferred before, or one is now. Ask again while the inbox is away."""
-        while not self._stopping:
-            if (noted := await self._backlog.is_noted()) is not None:
-                return noted or self._backlog.used
-            if await wait_for_event(self._news, Pause.LONGEST):
-                return True
-        return False
-
-    async def _note_and_count(self) -> None:
+    async def _count(self) -> None:
+        if self._backlog.on_count is None:
+            return
         try:
-            async with inbox_limit(self._backlog.timeout):
-                if self._backlog.used:
-                    await self._backlog.note()
-                if self._backlog.on_count is not None:
-                    await self._backlog.count(_COUNT_EVERY)
+            await self._backlog.count(_COUNT_EVERY)
         except Exception as exc:
             logger.debug("what waits could not be counted: %s", failure_text(exc))
 
     async def _wait(self) -> None:
-        """Wait for a new delivery, for room if more is due, or for a second."""
-        if await wait_for_event(self._news, _LOOK_EVERY) and not self._stopping:
+        """Wait for a new delivery, for room if more is due, or for the next look."""
+        if await wait_for_event(self._news, _LOOK_EVERY if self._backlog.used else _LOOK_ANYWAY) and not self._stopping:
             await asyncio.sleep(_LINGER)
 
     async def _claim(self, room: int) -> int:
@@ -234,6 +221,7 @@ class Worker:
         if self._stopping:  # nothing new begins
             await asyncio.gather(*(self._give_back(entry, token, 0.0) for entry in entries))
             return 0
+        self._backlog.used = self._backlog.used or bool(entries)
         for entry in entries:
             task = self._tasks.spawn(self._handle_one(entry, token))
             self._running.add(task)

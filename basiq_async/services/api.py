@@ -143,7 +143,6 @@ class Api:
         limit: int | None = None,
         filter: str | Filter | None = None,
         cursor: str | None = None,
-        after: str | None = None,
         prefetch: int = 1,
         on_unreadable: OnUnreadable[T] | None = None,
     ) -> Paginator[T]:
@@ -170,7 +169,7 @@ class Api:
             seal=self.seal,
             redact=self.redactor.text,
         )
-        return Paginator(listing, cursor=cursor, after=after, prefetch=prefetch, on_unreadable=on_unreadable)
+        return Paginator(listing, cursor=cursor, prefetch=prefetch, on_unreadable=on_unreadable)
 
     def _read(self, response: Response, method: str, endpoint: Endpoint, read: Callable[[bytes], T]) -> T:
         """Return what ``read`` makes of the body. Raise the error of a response whose status is not 2xx.

@@ -325,7 +325,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             line,
         )
     if (found.waiting.age or 0) > _LONG_WAIT:
-        line = _line("inbox list", "", "--waiting", *kept, "--webhook", webhook.id) if kept else ()
+        line = _line("inbox waiting", "", *kept, "--webhook", webhook.id) if kept else ()
         if found.receiver is not None:
             line = _line("work", "", "--receiver", found.receiver)
         rest = f"; a receiver of {_join(found.replaces)} works off what is left of it" if found.replaces else ""

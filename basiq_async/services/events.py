@@ -41,7 +41,6 @@ class Events:
         *,
         filter: str | Filter | None = None,
         cursor: str | None = None,
-        after: str | None = None,
         prefetch: int = 1,
         on_unreadable: OnUnreadable[Event] | None = None,
     ) -> Paginator[Event]:
@@ -55,7 +54,6 @@ class Events:
             self._api.at(EVENTS.path),
             filter=filter,
             cursor=cursor,
-            after=after,
             prefetch=prefetch,
             on_unreadable=on_unreadable,
         )

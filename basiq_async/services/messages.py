@@ -28,7 +28,6 @@ class Messages:
         filter: str | Filter | None = None,
         limit: int = MOST_A_PAGE,
         cursor: str | None = None,
-        after: str | None = None,
         prefetch: int = 1,
         on_unreadable: OnUnreadable[Message] | None = None,
     ) -> Paginator[Message]:
@@ -38,9 +37,6 @@ class Messages:
         limit: how many messages a page holds, 1 to 500.
         cursor: the ``cursor`` of an earlier paginator. The list resumes with the next message after it. If Basiq
             refuses its page, the last message is searched for by its id.
-        after: a message's id. The list resumes after that message, which is searched for from the start of the
-            history. With a ``cursor`` too, ``after`` is used only if the cursor cannot be opened, as after a change of
-            the API key.
         prefetch: 1 to request the next page while the current one is consumed, else 0.
         on_unreadable: called with an ``UnreadableItem`` for a message that cannot be read. It returns a message to
             yield instead, or None to skip the message. Without it, such a message raises ``ResponseDecodeError``.
@@ -53,7 +49,6 @@ class Messages:
             limit=limit or 0,  # refused, as None is
             filter=filter,
             cursor=cursor,
-            after=after,
             prefetch=prefetch,
             on_unreadable=on_unreadable,
         )

@@ -35,8 +35,7 @@ async def handle_waiting(
     within: at most so much is the clock advanced, in seconds or as a timedelta. The default is longer than the eight
         attempts at a delivery take, which is 8.6 hours.
 
-    Raises ``TimeoutError`` if something still waits then, the errors of the inbox, and ``ConfigurationError`` for a
-    clock that cannot be advanced.
+    Raises ``TimeoutError`` if something still waits then, and the errors of the inbox.
     """
     limit = as_seconds(within)
     advanced, step = 0.0, _FIRST_STEP

@@ -14,6 +14,7 @@ from .. import __version__
 from .._arguments import Duration, check_positive, check_seconds, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of, hide_arguments
+from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from .base import Request, Response, credential_of
 from .proxies import Proxies, show_proxy
@@ -77,29 +78,23 @@ class AiohttpTransport:
 
     async def send(self, request: Request, /) -> Response:
         """Send one request. Raises ``ConnectionFailedError``, ``RequestTimeoutError`` or ``TransportError``."""
+        url = URL(request.url, encoded=True)
+        proxy = None if self._proxies is None else self._proxies.find(url)
         allowed = self._timeout
         if request.deadline is not None:
             allowed = min(allowed, request.deadline - asyncio.get_running_loop().time())
-            if allowed <= 0:
-                said = "the deadline passed before the request was sent"
-                raise RequestTimeoutError(said, method=request.method, path=_path(request), sent=False)
-        limit = asyncio.timeout(allowed)
-        url = URL(request.url, encoded=True)
-        proxy = None if self._proxies is None else self._proxies.find(url)
         try:
-            async with limit:
+            if allowed <= 0:
+                raise RequestTimeoutError("the deadline passed before the request was sent", sent=False)
+            async with limit(allowed, lambda: RequestTimeoutError(f"no complete response within {allowed:g} s")):
                 return await self._exchange(request, url, proxy)
         except Exception as exc:
-            if limit.expired() and isinstance(exc, TimeoutError):
-                said = f"no complete response within {allowed:g} s"
-                failure: BasiqError = RequestTimeoutError(said, method=request.method, path=_path(request))
-                cause = None
-            else:
-                failure = _translate(exc, request, proxy)
-                hide = Redactor(credential_of(request)).known
-                cause = exc.__cause__ if failure is exc else cause_of(exc, hide)
-                if proxy is not None and proxy.raw_user is not None:
-                    cause = None  # aiohttp's errors name the proxy with its password
+            failure = _translate(exc, url, proxy)
+            if isinstance(failure, TransportError):
+                failure.method, failure.path = request.method, url.raw_path
+            cause = exc.__cause__ if failure is exc else cause_of(exc, Redactor(credential_of(request)).known)
+            if proxy is not None and proxy.raw_user is not None:
+                cause = None  # aiohttp's errors name the proxy with its password
         # Raised outside of the except block: a cause that was left out must not become the context.
         raise failure from cause
 
@@ -185,7 +180,7 @@ class StatusTransport(AiohttpTransport):
         found = Response(response.status, join_headers(response.headers) if response.status >= 300 else {})
         read = 0
         try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
+            async with limit(_DRAIN_SECONDS):
                 async for chunk in response.content.iter_any():
                     read += len(chunk)
                     if read > _DRAINED:
@@ -254,10 +249,6 @@ def join_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return joined
 
 
-def _path(request: Request) -> str:
-    return URL(request.url, encoded=True).raw_path
-
-
 def _wants_password(proxy: URL) -> ConfigurationError:
     problem = "refuses the user and password" if proxy.raw_user is not None else "wants a user and password"
     return ConfigurationError(
@@ -265,44 +256,35 @@ def _wants_password(proxy: URL) -> ConfigurationError:
     )
 
 
-def _translate(exc: Exception, request: Request, proxy: URL | None) -> BasiqError:
-    """Return the error of this package for an exception of aiohttp, with the request's method and path."""
-    method, path = request.method, _path(request)
+def _translate(exc: Exception, url: URL, proxy: URL | None) -> BasiqError:
+    """Return the error of this package for an exception of aiohttp."""
     through = "" if proxy is None else f" through the proxy {show_proxy(proxy)}"
     match exc:
-        case TransportError():
-            exc.method, exc.path = method, path
-            return exc
         case BasiqError():
             return exc
         case aiohttp.ConnectionTimeoutError():
-            return RequestTimeoutError(
-                f"no connection{through} within connect_timeout", method=method, path=path, sent=False
-            )
+            return RequestTimeoutError(f"no connection{through} within connect_timeout", sent=False)
         case TimeoutError():
-            return RequestTimeoutError("no complete response within timeout", method=method, path=path)
+            return RequestTimeoutError("no complete response within timeout")
         case aiohttp.InvalidURL():
             return ConfigurationError("the url cannot be requested; check base_url")
         case aiohttp.ClientHttpProxyError() if proxy is not None:
             if exc.status == _PROXY_AUTHENTICATION:
                 return _wants_password(proxy)
-            said = f"the proxy {show_proxy(proxy)} refused a connection to {URL(request.url).host}: status {exc.status}"
-            return ConnectionFailedError(said, method=method, path=path, sent=False)
+            said = f"the proxy {show_proxy(proxy)} refused a connection to {url.host}: status {exc.status}"
+            return ConnectionFailedError(said, sent=False)
         case aiohttp.ClientProxyConnectionError() if proxy is not None:
-            said = f"no connection to the proxy {show_proxy(proxy)}: {_reason(exc)}"
-            return ConnectionFailedError(said, method=method, path=path, sent=False)
+            return ConnectionFailedError(f"no connection to the proxy {show_proxy(proxy)}: {_reason(exc)}", sent=False)
         case aiohttp.ClientConnectorError():
-            where = f"{exc.host}:{exc.port}"
-            return ConnectionFailedError(
-                f"no connection to {where}{through}: {_reason(exc, proxy)}", method=method, path=path, sent=False
-            )
+            said = f"no connection to {exc.host}:{exc.port}{through}: {_reason(exc, proxy)}"
+            return ConnectionFailedError(said, sent=False)
         case aiohttp.ClientPayloadError():
             said = "the response's body broke off, or is not encoded as its headers say"
         case aiohttp.ClientResponseError():
             said = "the response is not HTTP, or its head is too large"
         case _:
             said = "the connection broke, or the response is not HTTP"
-    return ConnectionFailedError(f"{said}: {type(exc.__cause__ or exc).__name__}", method=method, path=path)
+    return ConnectionFailedError(f"{said}: {type(exc.__cause__ or exc).__name__}")
 
 
 def _reason(exc: aiohttp.ClientConnectorError, proxy: URL | None = None) -> str:

@@ -192,15 +192,7 @@ class Authenticated:
 
 def _with_token(request: Request, token: _AccessToken, deadline: float | None) -> Request:
     # The headers are in no local variable, because error reports with local variables would show the token.
-    return Request(
-        request.method,
-        request.url,
-        {**request.headers, "authorization": token.authorization},
-        request.body,
-        request.idempotent,
-        deadline,
-        request.url_template,
-    )
+    return attrs.evolve(request, headers={**request.headers, "authorization": token.authorization}, deadline=deadline)
 
 
 def _explain_refusal(response: Response, path: str, redactor: Redactor) -> APIError:

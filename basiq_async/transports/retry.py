@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -18,6 +18,7 @@ from .._arguments import as_seconds, check_from_zero, check_whole
 from .._redaction.credentials import Redactor
 from .._redaction.tracebacks import cause_of, clean
 from .._work.clock import clock_of
+from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from ..hooks import OnRequest, OnRetry, RequestEvent, RetryEvent, call_hook
 from .base import Request, Response, Transport, credential_of
@@ -61,6 +62,7 @@ class RetryPolicy:
 
 _Outcome: TypeAlias = Response | TransportError
 """The outcome of an attempt: a response, or an error that may be worth another attempt."""
+_Event = TypeVar("_Event", RequestEvent, RetryEvent)
 
 
 class Retrying:
@@ -151,9 +153,8 @@ class _Run:
         request = self._request
         if self._owner.waits is not None:  # the transport waits on another clock than the loop's: it must end by itself
             request = attrs.evolve(request, deadline=self._loop_time() + allowed)
-        limit = asyncio.timeout(allowed)
         try:
-            async with limit:
+            async with limit(allowed, lambda: self._late(f"no complete response within {allowed:g} s")):
                 response = await self._owner._inner.send(request)
             if not isinstance(response, Response) or (type(response.status), type(response.body)) != (int, bytes):
                 said = "the transport did not return a Response with an int as its status and bytes as its body"
@@ -165,10 +166,10 @@ class _Run:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            failure: Exception = self._broken("the transport cancelled itself")
+            failure: BasiqError = self._broken("the transport cancelled itself")
             cause = None
         except Exception as exc:
-            failure = self._translate(exc, f"no complete response within {allowed:g} s" if limit.expired() else None)
+            failure = self._translate(exc)
             cause = exc.__cause__ if failure is exc else cause_of(exc, self._hide)
         else:
             if self._owner.on_request is not None or _log.isEnabledFor(logging.DEBUG):
@@ -177,7 +178,7 @@ class _Run:
                 return response
             return attrs.evolve(response, attempts=self._attempts, repeated=self._repeated)
         # Outside of the except block: a cause that was left out must not become the context.
-        self._report(began, error=type(failure).__name__)
+        self._report(began, failure)
         failure.__cause__, failure.__suppress_context__ = cause, True
         if isinstance(failure, TransportError):
             failure.attempts = self._attempts
@@ -240,13 +241,12 @@ class _Run:
         doubled = policy.base * 2.0 ** min(self._attempts - 1, 64)
         return self._owner._uniform(0.0, min(policy.max_wait, doubled))
 
-    def _translate(self, exc: Exception, timed_out: str | None) -> BasiqError:
+    def _translate(self, exc: Exception) -> BasiqError:
         """Return the error of this package for an exception of a transport: a user's transport may raise any."""
         if isinstance(exc, BasiqError):
             return clean(exc, self._hide)
         if isinstance(exc, TimeoutError):
-            said = timed_out or "the transport ran out of time"
-            return RequestTimeoutError(said, method=self._request.method, path=self._path)
+            return self._late("the transport ran out of time")
         if isinstance(exc, OSError):
             return self._broken(f"the connection broke: {type(exc).__name__}")
         said = f"the transport failed with {type(exc).__name__}; it must raise a TransportError"
@@ -256,23 +256,19 @@ class _Run:
         """Return a text without credentials: those of the client, and that of the request."""
         return self._owner._redact(Redactor(credential_of(self._request)).known(text))
 
+    def _late(self, said: str) -> RequestTimeoutError:
+        return RequestTimeoutError(said, method=self._request.method, path=self._path)
+
     def _broken(self, said: str) -> ConnectionFailedError:
         return ConnectionFailedError(said, method=self._request.method, path=self._path)
 
-    def _report(self, began: float, response: Response | None = None, *, error: str | None = None) -> None:
-        event = RequestEvent(
-            self._request.method,
-            self._path,
-            self._attempts,
-            self._clock() - began,
-            *self._result(response, error),
-            self._request.url_template,
-        )
+    def _report(self, began: float, outcome: Response | BasiqError) -> None:
+        event = self._event_of(RequestEvent, self._clock() - began, outcome)
         _log.debug(
             "%s %s: %s in %.3f s (attempt %d)",
             event.method,
             event.path,
-            event.status or error,
+            event.status or event.error,
             event.duration,
             event.attempt,
             extra=_extra_of(event),
@@ -280,15 +276,7 @@ class _Run:
         call_hook(self._owner.on_request, event)
 
     def _announce(self, outcome: _Outcome, wait: float) -> None:
-        response = outcome if isinstance(outcome, Response) else None
-        event = RetryEvent(
-            self._request.method,
-            self._path,
-            self._attempts,
-            wait,
-            *self._result(response, None if response is not None else type(outcome).__name__),
-            self._request.url_template,
-        )
+        event = self._event_of(RetryEvent, wait, outcome)
         _log.info(
             "%s %s: %s, next attempt in %.2f s",
             event.method,
@@ -299,11 +287,13 @@ class _Run:
         )
         call_hook(self._owner.on_retry, event)
 
-    def _result(self, response: Response | None, error: str | None) -> tuple[int | None, str | None, str | None]:
-        """Return the status, the error and the correlation id of an attempt, as the two events have them."""
-        if response is None:
-            return None, error, None
-        return response.status, error, read_correlation_id(response, self._owner._redact)
+    def _event_of(self, kind: type[_Event], seconds: float, outcome: Response | BasiqError) -> _Event:
+        """Return the event of an attempt and its outcome. ``seconds``: how long it took, or the wait after it."""
+        result: tuple[int | None, str | None, str | None] = None, type(outcome).__name__, None
+        if isinstance(outcome, Response):
+            result = outcome.status, None, read_correlation_id(outcome, self._owner._redact)
+        request = self._request
+        return kind(request.method, self._path, self._attempts, seconds, *result, request.url_template)
 
 
 _EXTRA = {"method": "http_method", "path": "http_path", "status": "http_status", "error": "error_type"}

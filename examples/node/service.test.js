@@ -43,7 +43,7 @@ describe("a service that lists users without consent", { concurrency: true }, ()
     await state.control("POST", "/endpoint/up");
     await state.advance({ hours: 1 });
     assert.deepEqual(watch.withoutConsent, ["user-2"]);
-    const attempts = (await state.deliveries()).map(({ attempt, status }) => [attempt, status]);
+    const attempts = (await state.deliveries()).map(({ number, status }) => [number, status]);
     assert.deepEqual(attempts, [[1, 503], [2, 503], [3, 503], [4, 204]]);
   });
 

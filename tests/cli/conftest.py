@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shlex
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import attrs
 import pytest
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.receiver import verify
-from basiq_async.testing import FakeBasiq, ManualClock, serve
+from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
+from basiq_async.testing import FakeBasiq, ManualClock
 
 from ..support import deliveries
 from ..support.command_line import PROGRAM, Ended, run_command
 from ..support.real_time import PATIENCE
+from ..support.served import Handler, Served, answering
 
 Run = Callable[..., Ended]
 
@@ -33,46 +35,9 @@ def help_lines(told: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in told.splitlines() if line.startswith("  basiq-async ")]
 
 
+TYPE = "consent.revoked"
+_NUMBERS = itertools.count()
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
-
-
-class Served:
-    """A fake that a thread serves over HTTP."""
-
-    def __init__(self, fake: FakeBasiq | None = None) -> None:
-        self.fake = fake or FakeBasiq()
-        self.url = ""
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Served:
-        self._thread.start()
-        assert self._ready.wait(PATIENCE)
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What leads a program here."""
-        return {"BASIQ_API_KEY": self.fake.api_key, "BASIQ_BASE_URL": self.url}
-
-    def run(self, work: Coroutine[Any, Any, object], *, seconds: float = PATIENCE) -> None:
-        """Run something in the loop that serves."""
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
-
-    def _run(self) -> None:
-        async def main() -> None:
-            async with serve(self.fake) as self.url:
-                self._ready.set()
-                await self._stop.wait()
-
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(main())
 
 
 class Endpoint:
@@ -88,11 +53,13 @@ class Endpoint:
         self.release = threading.Event()
         self.release.set()
         self.asked = threading.Event()
+        self.url = ""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Endpoint:
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Posted(Handler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 outer.asked.set()
@@ -101,26 +68,14 @@ class Endpoint:
                 verify(outer.secret, headers=dict(self.headers.items()), body=body)
                 outer.ids.append(self.headers["webhook-id"])
                 outer.bodies.append(body)
-                self.send_response(outer.status)
-                self.send_header("content-length", "0")
-                self.end_headers()
+                self.respond(outer.status)
 
-            def log_message(self, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/basiq"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self) -> Endpoint:
-        self._thread.start()
+        self.url = f"{self._stack.enter_context(answering(Posted))}/basiq"
         return self
 
     def __exit__(self, *args: object) -> None:
         self.release.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._stack.close()
 
 
 class Program:
@@ -193,13 +148,116 @@ async def listening(*options: str, **more: Any) -> AsyncIterator[Program]:
         yield program
 
 
+@attrs.frozen
+class World:
+    """A Basiq, an endpoint whose secret is in the file ``the secret``, and a folder with a service and its inbox."""
+
+    run: Run
+    served: Served
+    endpoint: Endpoint
+
+    @property
+    def fake(self) -> FakeBasiq:
+        return self.served.fake
+
+    def webhook(self, *types: str, active: bool = True) -> str:
+        found = self.fake.add_webhook(self.endpoint.url, types or (TYPE,), active=active)
+        self.endpoint.secret = self.fake.secret(found)
+        Path("the secret").write_text(self.endpoint.secret)
+        return found
+
+    def emit(self, count: int, event_type: str = TYPE) -> None:
+        async def emitted() -> None:
+            for _ in range(count):
+                await self.fake.emit(event_type)
+
+        self.served.run(emitted())
+
+    def pass_time(self, **more: float) -> None:
+        self.served.run(self.fake.advance(**more))
+
+    def outage(self, missed: int = 2, later: int = 0) -> None:
+        """The endpoint is down while events happen; ``later`` of them after the webhook was disabled."""
+        self.fake.endpoint_down(self.endpoint.url)
+        self.emit(missed)
+        self.pass_time(minutes=10)
+        if later:
+            self.pass_time(hours=30)
+            self.emit(later)
+            self.pass_time(minutes=10)
+        self.fake.endpoint_up(self.endpoint.url)
+
+    def call(self, ask: Callable[[BasiqClient], Any]) -> None:
+        async def called() -> None:
+            async with BasiqClient(self.fake.api_key, transport=InMemoryTransport(self.fake)) as basiq:
+                await ask(basiq)
+
+        self.served.run(called())
+
+    def service(self, webhook_id: str, *on: str, more: str = "") -> str:
+        """Write and start a service with an inbox; its handler raises while the file ``broken`` exists."""
+        name = f"a_service_{next(_NUMBERS)}"
+        Path(f"{name}.py").write_text(
+            "import asyncio, os\n"
+            "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
+            "def receiver():\n"
+            f"    made = WebhookReceiver({SECRET!r}, webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db'){more})\n"
+            f"    @made.on({', '.join(map(repr, on or ('*',)))})\n"
+            "    async def handle(delivery):\n"
+            "        await asyncio.sleep(0.01)\n"
+            "        if os.path.exists('broken'): raise ValueError('broken')\n"
+            "        with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')\n"
+            "    return made\n"
+        )
+
+        async def begin() -> None:
+            async with SQLiteInbox("inbox.db") as inbox, WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
+                pass
+
+        asyncio.run(begin())
+        return f"{name}:receiver"
+
+    def handled(self) -> int:
+        """The number of events that the service has handled, each once."""
+        events = Path("handled").read_text().split() if Path("handled").exists() else []
+        assert len(set(events)) == len(events)
+        return len(events)
+
+    def posted(self) -> int:
+        """The number of messages that the endpoint got, each once."""
+        assert len(set(self.endpoint.ids)) == len(self.endpoint.ids)
+        return len(self.endpoint.ids)
+
+    def subscribe(self, webhook_id: str, *types: str) -> None:
+        """Change the types of a webhook, and wait for its cool-off."""
+        self.call(lambda basiq: basiq.webhooks.update(webhook_id, url=self.endpoint.url, subscribed_events=types))
+        self.pass_time(minutes=16)
+
+    def codes(self, *doctor: str) -> list[str]:
+        """The codes of the problems that doctor names."""
+        done = self.run("webhooks", "doctor", *doctor)
+        found = [each["code"] for each in done.row["problems"]]
+        assert done.exit_code == (1 if found else 0), done.output
+        return found
+
+    def help_for(self, code: str, *doctor: str) -> list[str]:
+        """The words of the line that doctor prints for a problem."""
+        done = self.run("webhooks", "doctor", *doctor)
+        assert done.exit_code == 1, done.output
+        (line,) = [each["command"] for each in done.row["problems"] if each["code"] == code]
+        return shlex.split(line)[1:]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def begin_warm(warm_programs: None) -> None: ...
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    with Served() as running:
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """A fake whose clock begins so many ``DAYS_AGO`` as the module says; the event list has 7 days."""
+    days = getattr(request.module, "DAYS_AGO", None)
+    clock = None if days is None else ManualClock(datetime.now(UTC) - timedelta(days=days))
+    with Served(FakeBasiq() if clock is None else FakeBasiq(clock=clock)) as running:
         yield running
 
 
@@ -226,10 +284,8 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-def recently_served() -> Iterator[Served]:
-    """On a clock that is near enough to now for the event list of 7 days."""
-    with Served(FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=4)))) as running:
-        yield running
+def world(run: Run, endpoint: Endpoint, served: Served) -> World:
+    return World(run, served, endpoint)
 
 
 @pytest.fixture

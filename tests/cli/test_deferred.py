@@ -100,14 +100,11 @@ def state_of(run: Run, event_id: str) -> dict[str, Any]:
 
 def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
     for named in (["--inbox", "inbox.db"], ["--receiver", f"{service}:make"]):
-        done = run("inbox", "list", "--waiting", *named)
+        done = run("inbox", "waiting", *named)
         assert done.exit_code == 1, done.output
-        assert [(row["state"], row["event_id"], row["failures"]) for row in done.rows] == [
-            ("waiting", "e-1", 0),
-            ("waiting", "e-2", 0),
-        ]
-    assert run("inbox", "list", "--inbox", "inbox.db", "--webhook", "w2").exit_code == 0
-    assert run("inbox", "list").exit_code == 2
+        assert [(row["event_id"], row["failures"]) for row in done.rows] == [("e-1", 0), ("e-2", 0)]
+    assert run("inbox", "waiting", "--inbox", "inbox.db", "--webhook", "w2").exit_code == 0
+    assert run("inbox", "waiting").exit_code == 2
     found = state_of(run, "e-1")
     assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
     assert found["since"]
@@ -118,7 +115,7 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
 def test_no_other_command_works_off_what_waits(run: Run, service: str, what: str) -> None:
     place = f"{service}:{what}"
     for words in (
-        ["inbox", "list", "--receiver", place],
+        ["inbox", "waiting", "--receiver", place],
         ["inbox", "get", "e-1", "--receiver", place, "--event", "consent.revoked"],
         ["quarantine", "list", "--receiver", place],
         ["quarantine", "retry", "--receiver", place],
@@ -167,7 +164,7 @@ def test_it_works_until_a_signal_and_ends_with_0(run: Run, service: str) -> None
         _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, told.decode()
     assert "3 handled" in told.decode()
-    assert run("inbox", "list", "--waiting", "--inbox", "inbox.db").exit_code == 0
+    assert run("inbox", "waiting", "--inbox", "inbox.db").exit_code == 0
 
 
 def test_after_a_signal_it_ends_what_runs_within_the_time_and_a_second_one_ends_it_at_once(
@@ -211,9 +208,9 @@ def test_a_failure_is_logged_and_it_waits_again(run: Run, service: str) -> None:
 def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
     program = (
         "import sys\n"
-        "from basiq_async.cli import main, _output, _work\n"
+        "from basiq_async.cli import main, _output, _waiting\n"
         "_output._TELL_EVERY = 0.01\n"
-        "_work._COUNT_EVERY = 1\n"
+        "_waiting._EVERY = 0.02\n"
         f"sys.argv = ['basiq-async', 'work', '--receiver', '{service}:make']\n"
         "main()\n"
     )
@@ -221,7 +218,7 @@ def test_every_30_s_a_line_says_how_far_it_is(service: str) -> None:
     try:
         assert process.stderr is not None
         for line in process.stderr:
-            if b"2 handled; 0 waiting; Ctrl-C ends" in line:
+            if b"2 handled; Ctrl-C ends" in line:
                 break
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0

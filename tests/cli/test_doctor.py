@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +17,8 @@ from basiq_async.replay import Inactivity
 from basiq_async.services.diagnosis import find_status_problem
 
 from .conftest import SECRET, Endpoint, Run, Served
+
+DAYS_AGO = 4
 
 ID = "w-1"
 MOMENT = datetime(2026, 1, 5, 12, 0, 0, 5, tzinfo=UTC)
@@ -41,11 +44,6 @@ ILL = Diagnosis(
 )
 SHOWN = "https://service.example/basiq?…"
 NO_TYPES = attrs.evolve(ILL, webhook=attrs.evolve(ILL.webhook, status="pending-approval", subscribed_events=()))
-
-
-@pytest.fixture
-def served(recently_served: Served) -> Served:
-    return recently_served
 
 
 @pytest.fixture(autouse=True)
@@ -126,27 +124,6 @@ def missed(served: Served, endpoint: Endpoint) -> str:
 
     served.run(outage())
     return found
-
-
-def test_each_line_of_a_story_is_run_as_it_is_printed_until_nothing_is_wrong(
-    run: Run, served: Served, endpoint: Endpoint, missed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Disabled, then recovered by an endpoint that refuses at first, then tried again."""
-    monkeypatch.setenv("BASIQ_WEBHOOK_SECRET", endpoint.secret)
-    endpoint.status, told = 400, list[str]()
-    for _ in range(6):
-        looked = run("webhooks", "doctor", missed)
-        for problem in looked.row["problems"]:
-            told.append(problem["code"])
-            helped = run(*shlex.split(problem["command"])[1:])
-            assert helped.exit_code in (0, 1), helped.output
-            if told[-1] == "quarantined":
-                endpoint.status = 204
-        if looked.exit_code == 0:
-            break
-    assert looked.exit_code == 0, looked.output
-    assert told == ["disabled", "failing", "undelivered", "never-sent", "quarantined", "quarantined"]
-    assert len(set(endpoint.ids)) == 9
 
 
 def test_a_webhook_that_is_deleted_meanwhile_keeps_no_other_from_being_judged(run: Run, served: Served) -> None:
@@ -259,7 +236,7 @@ def test_it_says_when_it_began_and_what_the_endpoint_answered(run: Run, served: 
     assert found["oldest_undelivered"] <= found["first_failure"] < found["disabled_at"]
     assert found["last_success"] is None
     shown = run("webhooks", "doctor", terminal=True).stdout
-    assert "1 with 503" in shown
+    assert re.search(r"by status 503 *\S* +1\n", shown)
     assert "disabled at" in shown
 
 

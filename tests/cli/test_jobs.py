@@ -149,11 +149,10 @@ def test_without_redis_a_command_says_so_in_a_few_seconds(tmp_path: Path, monkey
 
 def test_a_job_is_submitted_by_the_place_of_its_function(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     module = os.environ["BASIQ_FLEET"].partition(":")[0]
-    for fleet in (os.environ["BASIQ_FLEET"], None):  # without a fleet, that of the module
-        monkeypatch.setenv("BASIQ_FLEET", fleet) if fleet else monkeypatch.delenv("BASIQ_FLEET")
-        done = run("submit", f"{module}:refill", "w-1", "--key", "december", "--rate", "5")
-        assert done.exit_code == 0, done.output
-        assert done.row["key"] == "december"
+    monkeypatch.delenv("BASIQ_FLEET")
+    done = run("submit", f"{module}:refill", "w-1", "--key", "december", "--rate", "5")
+    assert done.exit_code == 0, done.output
+    assert done.row["key"] == "december"
     for wrong in (f"{module}:handler", f"{module}:none", "nothing:refill", "refill"):
         assert run("submit", wrong, "w-1", "--key", "january").exit_code == 2
 

@@ -6,7 +6,6 @@ Lines keep the profile or the base URL, the inbox, the target and the file of th
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import shlex
@@ -15,129 +14,27 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-import attrs
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 from basiq_async.services.diagnosis import ProblemCode
-from basiq_async.testing import FakeBasiq, ManualClock, Quirks
+from basiq_async.testing import Quirks
 
 from ..support.command_line import PROGRAM, Ended
 from ..support.deliveries import payload, signed
 from ..support.real_time import PATIENCE
-from .conftest import SECRET, Endpoint, Run, Served
+from .conftest import SECRET, TYPE, Endpoint, Run, Served, World
 
 if sys.platform == "win32":
     pytest.skip("there is no shell", allow_module_level=True)
 
-_NUMBERS = itertools.count()
-TYPE = "consent.revoked"
+DAYS_AGO = 0
 KEYLESS = {"BASIQ_API_KEY": None, "BASIQ_BASE_URL": None, "BASIQ_WEBHOOK_SECRET": None}
-
-
-@attrs.frozen
-class World:
-    """A Basiq, an endpoint whose secret is in a file, a folder, and the shell of a person."""
-
-    run: Run
-    served: Served
-    endpoint: Endpoint
-
-    @property
-    def fake(self) -> FakeBasiq:
-        return self.served.fake
-
-    def webhook(self, *types: str, active: bool = True) -> str:
-        found = self.fake.add_webhook(self.endpoint.url, types or (TYPE,), active=active)
-        self.endpoint.secret = self.fake.secret(found)
-        Path("the secret").write_text(self.endpoint.secret)
-        return found
-
-    def emit(self, count: int, event_type: str = TYPE) -> None:
-        async def emitted() -> None:
-            for _ in range(count):
-                await self.fake.emit(event_type)
-
-        self.served.run(emitted())
-
-    def pass_time(self, **more: float) -> None:
-        self.served.run(self.fake.advance(**more))
-
-    def outage(self, missed: int = 2, later: int = 0) -> None:
-        """The endpoint is down while events happen; ``later`` of them after the webhook was disabled."""
-        self.fake.endpoint_down(self.endpoint.url)
-        self.emit(missed)
-        self.pass_time(minutes=10)
-        if later:
-            self.pass_time(hours=30)
-            self.emit(later)
-            self.pass_time(minutes=10)
-        self.fake.endpoint_up(self.endpoint.url)
-
-    def call(self, ask: Callable[[BasiqClient], Any]) -> None:
-        async def called() -> None:
-            async with BasiqClient(self.fake.api_key, transport=InMemoryTransport(self.fake)) as basiq:
-                await ask(basiq)
-
-        self.served.run(called())
-
-    def service(self, webhook_id: str, *on: str, more: str = "") -> str:
-        """Write and start a service with an inbox; its handler raises while the file ``broken`` exists."""
-        name = f"a_service_of_lines_{next(_NUMBERS)}"
-        Path(f"{name}.py").write_text(
-            "import os\n"
-            "from basiq_async.receiver import SQLiteInbox, WebhookReceiver\n"
-            "def receiver():\n"
-            f"    made = WebhookReceiver({SECRET!r}, webhook_id={webhook_id!r}, inbox=SQLiteInbox('inbox.db'){more})\n"
-            f"    @made.on({', '.join(map(repr, on or ('*',)))})\n"
-            "    async def handle(delivery):\n"
-            "        if os.path.exists('broken'): raise ValueError('broken')\n"
-            "        with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')\n"
-            "    return made\n"
-        )
-
-        async def begin() -> None:
-            async with SQLiteInbox("inbox.db") as inbox, WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox):
-                pass
-
-        asyncio.run(begin())
-        return f"{name}:receiver"
-
-    def handled(self) -> int:
-        """The number of events that the service has handled, each once."""
-        events = Path("handled").read_text().split() if Path("handled").exists() else []
-        assert len(set(events)) == len(events)
-        return len(events)
-
-    def posted(self) -> int:
-        """The number of messages that the endpoint got, each once."""
-        assert len(set(self.endpoint.ids)) == len(self.endpoint.ids)
-        return len(self.endpoint.ids)
-
-    def wait_for(self, event_ids: list[str], webhook_id: str) -> None:
-        """Let deferred deliveries wait in the inbox for ten minutes."""
-
-        async def defer() -> None:
-            async with SQLiteInbox("inbox.db") as inbox:
-                receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
-
-                @receiver.on("*")
-                async def handle(delivery: Delivery) -> None: ...
-
-                for event_id in event_ids:
-                    body = payload(TYPE, event_id)
-                    await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
-
-        asyncio.run(defer())
-        with closing(sqlite3.connect("inbox.db")) as database, database:
-            database.execute("UPDATE inbox SET stored = stored - 600")
 
 
 @pytest.fixture
@@ -157,12 +54,6 @@ def world(run: Run, endpoint: Endpoint, served: Served, tmp_path: Path, monkeypa
     return World(lambda *words: run("--profile", "on call", *words), served, endpoint)
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with Served(FakeBasiq(clock=ManualClock(datetime.now(UTC)))) as running:
-        yield running
-
-
 def shell(line: str, until: Callable[[], object] | None = None) -> Ended:
     """Run a line as a person pastes it; one that does not end by itself until something is true."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -174,6 +65,25 @@ def shell(line: str, until: Callable[[], object] | None = None) -> Ended:
             process.send_signal(signal.SIGTERM)
         stdout, stderr = process.communicate(timeout=PATIENCE)
     return Ended(process.returncode, stdout, stderr)
+
+
+def let_wait(webhook_id: str, *event_ids: str) -> None:
+    """Let deferred deliveries wait in the inbox for ten minutes."""
+
+    async def defer() -> None:
+        async with SQLiteInbox("inbox.db") as inbox:
+            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None: ...
+
+            for event_id in event_ids:
+                body = payload(TYPE, event_id)
+                await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
+
+    asyncio.run(defer())
+    with closing(sqlite3.connect("inbox.db")) as database, database:
+        database.execute("UPDATE inbox SET stored = stored - 600")
 
 
 def told(ended: Ended) -> list[str]:
@@ -327,7 +237,7 @@ def unrecorded(w: World) -> Story:
     w.pass_time(minutes=10)
     line = yield (webhook_id, "--receiver", place)
     assert shell(line).exit_code == 0
-    assert w.handled() == 2
+    assert (w.handled(), w.codes(webhook_id, "--receiver", place)) == (2, [])
 
 
 def _lost(w: World) -> str:
@@ -347,6 +257,7 @@ def out_of_reach(w: World) -> Story:
     line = yield (webhook_id, "--receiver", place)
     done = shell(line)
     assert (done.exit_code, done.row["out_of_reach"]) == (0, []), done.output
+    assert w.codes(webhook_id, "--receiver", place) == []
 
 
 def quarantined(w: World) -> Story:
@@ -385,7 +296,7 @@ def quarantined_of_what_was_posted(w: World) -> Story:
 def waiting(w: World) -> Story:
     webhook_id = w.webhook()
     place = w.service(webhook_id, more=", deferred=True")
-    w.wait_for(["e-1", "e-2"], webhook_id)
+    let_wait(webhook_id, "e-1", "e-2")
     line = yield (webhook_id, "--receiver", place)
     shell(line, until=lambda: w.handled() == 2)
     assert w.handled() == 2
@@ -394,7 +305,7 @@ def waiting(w: World) -> Story:
 def waiting_in_an_inbox(w: World) -> Story:
     webhook_id = w.webhook()
     w.service(webhook_id)
-    w.wait_for(["e-1"], webhook_id)
+    let_wait(webhook_id, "e-1")
     line = yield (webhook_id, "--inbox", "inbox.db")
     assert shell(line).row["event_id"] == "e-1"
 
@@ -493,7 +404,8 @@ def test_the_lines_of_a_run_continue_it_and_try_again_what_failed(world: World, 
     (again,) = told(broken)
     w.endpoint.status = 400
     failed = shell(again)
-    assert (failed.exit_code, w.posted()) == (1, 2), failed.output
+    assert (failed.exit_code, w.posted(), failed.row["quarantined"]) == (1, 2, 2), failed.output
+    assert shell(again).exit_code == 1  # until it is handled
     w.endpoint.status = 204
     w.endpoint.ids.clear()
     (retry,) = told(failed)
@@ -526,9 +438,12 @@ def test_the_line_of_a_receivers_run_tries_again_what_failed(world: World) -> No
 
 def test_the_line_that_acknowledges_ends_what_is_out_of_reach(world: World) -> None:
     w, webhook_id = world, _lost(world)
-    found = w.run("recover", webhook_id, "--receiver", w.service(webhook_id))
+    place = w.service(webhook_id)
+    found = w.run("recover", webhook_id, "--receiver", place)
     assert [each["code"] for each in found.row["problems"]] == ["out-of-reach"], found.output
     (line,) = told(found)
+    w.pass_time(minutes=1)  # a person reads the line
+    assert w.run("recover", webhook_id, "--receiver", place).exit_code == 1
     assert shell(line).exit_code == 0
 
 

@@ -85,7 +85,7 @@ async def serving() -> AsyncIterator[Service]:
 
 
 async def test_a_genuine_delivery_is_forwarded_as_it_came_and_the_services_response_returned() -> None:
-    async with serving() as service, listening("--forward-to", service.url, "--events", "consent.*") as listener:
+    async with serving() as service, listening("--forward-to", service.url) as listener:
         odd = BODY.replace(b'"links"', b'\n  "links"')  # the raw bytes, not the same JSON again
         headers = signed(odd, message_id="msg_1")
         assert await listener.post(odd, headers) == 200
@@ -97,9 +97,6 @@ async def test_a_genuine_delivery_is_forwarded_as_it_came_and_the_services_respo
         assert (line["result"], line["status"], line["forwarded_status"]) == ("not-accepted", 500, 500)
         assert await listener.post(odd, signed(odd, secret=OTHER_SECRET)) == 401
         assert (await listener.row())["result"] == "rejected"
-        other = payload("user.created")
-        assert await listener.post(other, signed(other)) == 204
-        assert (await listener.row())["result"] == "ignored"
         received = service.requests
         assert [body for _, body in received] == [odd, odd]
         assert {name: value for name, value in received[0][0].items() if name.startswith("webhook-")} == headers
@@ -167,7 +164,7 @@ async def test_a_second_signal_ends_it_at_once_and_in_order_though_the_service_h
 
 
 def test_a_password_in_a_url_is_refused_before_it_is_printed() -> None:
-    refused = run_command("listen", "--secret", SECRET, "--forward-to", "http://user:hunter2@127.0.0.1/hook")
+    refused = run_command("listen", "--forward-to", "http://user:hunter2@127.0.0.1/hook")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "must not hold a user or password" in refused.stderr
     assert "hunter2" not in refused.stderr
@@ -175,12 +172,10 @@ def test_a_password_in_a_url_is_refused_before_it_is_printed() -> None:
 
 async def test_a_secret_file_that_is_named_comes_before_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text(f"{OTHER_SECRET}\n")
-    secrets = {"environment": SECRET, "file": OTHER_SECRET, "named": NAMED_SECRET}
+    file.write_text(f"{OTHER_SECRET} {NAMED_SECRET}\n")
+    secrets = {"environment": SECRET, "file": OTHER_SECRET, "also in the file": NAMED_SECRET}
     for options, accepted in (
-        (("--secret-file", str(file)), {"file"}),  # the environment has a secret, too
-        (("--secret-file", str(file), "--secret", SECRET), {"file"}),  # as typer passes the environment's
-        (("--secret-file", str(file), "--secret", NAMED_SECRET), {"file", "named"}),
+        (("--secret-file", str(file)), {"file", "also in the file"}),  # the environment has a secret, too
         ((), {"environment"}),
     ):
         async with listening(*options) as listener:
@@ -189,30 +184,6 @@ async def test_a_secret_file_that_is_named_comes_before_the_environment(tmp_path
                 assert (status < 300) is (name in accepted), (options, name, status)
     missing = await asyncio.to_thread(run_command, "listen", "--secret-file", str(tmp_path / "none"))
     assert (missing.exit_code, "cannot be read" in missing.stderr) == (2, True)
-
-
-async def test_no_more_than_the_limit_reach_the_service() -> None:
-    waiting, go = asyncio.Event(), asyncio.Event()
-    reached: list[int] = []
-
-    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        reached.append(1)
-        waiting.set()
-        await go.wait()
-        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(hold, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    async with server, listening("--forward-to", f"http://{host}:{port}/hook", "--limit", "1") as listener:
-        first = asyncio.create_task(listener.post(BODY, signed(BODY, message_id="msg_1")))
-        await waiting.wait()
-        assert await listener.post(BODY, signed(BODY, message_id="msg_2")) == 503
-        go.set()
-        assert await first == 204
-        assert await listener.process.wait() == 0
-    assert len(reached) == 1
 
 
 async def test_a_request_that_is_not_http_prints_no_traceback() -> None:
@@ -267,12 +238,11 @@ async def test_a_body_is_read_only_for_fresh_headers_and_never_decompressed(
         assert await listener.post(BODY, signed(BODY, message_id="msg_2")) == 204
 
 
-async def test_a_body_that_never_comes_does_not_count_for_the_limit() -> None:
-    async with listening("--limit", "1") as listener:
+async def test_a_body_that_never_comes_does_not_keep_it_from_ending() -> None:
+    async with listening() as listener:
         asking = asyncio.create_task(answered(listener.url, signed(BODY)))
         await asyncio.sleep(0.02)
-        assert await listener.post(BODY, signed(BODY, message_id="msg_2")) == 204
-        assert await listener.process.wait() == 0
+        assert (await listener.end(signal.SIGTERM), listener.told) == ((0, []), "")
         await asyncio.wait([asking])
 
 

@@ -7,10 +7,8 @@ import json
 import shlex
 import signal
 import stat
-import threading
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from basiq_async.testing import FakeBasiq, serve
 from basiq_async.testing.mock.control_api import OPERATIONS
 from tests.support.environment import unmeasured
 
+from ..support.served import Handler, answering
 from .conftest import Program, Run, Served, started
 
 NOBODY = "http://127.0.0.1:9/basiq"
@@ -236,6 +235,7 @@ def test_states_are_added_shown_used_and_removed(run: Run, served: Served, monke
     monkeypatch.setenv("BASIQ_API_KEY", key)
     assert run("webhooks", "create", "--url", NOBODY, "--event", "user.created").exit_code == 0
     assert (call(run, "state")["name"], call(run, "state")["seed"]) == ("payments", "7")
+    assert run("mock", "call", "state", terminal=True).row["name"] == "payments"
     states = [(each["name"], each["webhooks"]) for each in call(run, "states")["items"]]
     assert states == [("first", 0), ("payments", 1)]
     other = call(run, "addState", "apiKey=b3RoZXI=")
@@ -245,48 +245,29 @@ def test_states_are_added_shown_used_and_removed(run: Run, served: Served, monke
     assert (done.exit_code, done.stdout) == (1, "")
 
 
-class Company:
-    """Another service of the host where a base url has a path: it keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.requests.append(f"{self.path}\n{self.headers}")
-                self.send_error(404)
-
-            do_POST = do_GET
-
-            def log_message(self, *arguments: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self) -> Company:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
 @pytest.mark.parametrize("arguments", [("advance", "minutes=15"), ("emit", "eventTypeId=user.created"), ("state",)])
 def test_no_command_sends_the_key_to_another_service_of_the_host(
     run: Run, served: Served, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = served.fake.api_key
-    with Company() as company:
-        monkeypatch.setenv("BASIQ_BASE_URL", f"http://127.0.0.1:{company.server.server_port}/basiq")
+    key, requests = served.fake.api_key, list[str]()
+
+    class Company(Handler):
+        """Another service of the host where a base url has a path."""
+
+        def do_GET(self) -> None:
+            requests.append(f"{self.path}\n{self.headers}")
+            self.respond(404)
+
+        do_POST = do_GET
+
+    with answering(Company) as url:
+        monkeypatch.setenv("BASIQ_BASE_URL", f"{url}/basiq")
         assert run("mock", "call", *arguments).exit_code == 1
         assert run("mock", "wait", "--timeout", "0.1").exit_code != 0
-        assert len(company.requests) >= 2
-        assert not any(key in each or "Authorization" in each for each in company.requests)
+        assert len(requests) >= 2
+        assert not any(key in each or "Authorization" in each for each in requests)
         run("--timeout", "1", "webhooks", "list")  # as a client does, which asks for a token below the base url
-        assert [each.partition("\n")[0] for each in company.requests if key in each] == ["/basiq/token"]
+        assert [each.partition("\n")[0] for each in requests if key in each] == ["/basiq/token"]
 
 
 def test_a_mock_on_another_machine_needs_its_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

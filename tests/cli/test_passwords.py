@@ -14,6 +14,8 @@ from basiq_async.services.diagnosis import Diagnosis
 
 from .conftest import Run, Served
 
+DAYS_AGO = 4
+
 NEVER = ("geheim", "4711")
 URLS = (
     *("postgresql+asyncpg://user:geheim@127.0.0.1:9/none", "redis://:geheim@127.0.0.1:9/0"),
@@ -27,11 +29,6 @@ URLS = (
     *("postgresql+none://user:geheim@127.0.0.1/none", "nosuch://user:geheim@127.0.0.1/none"),
     *("postgresql+asyncpg://user:geheim@127.0.0.1:geheim/none", "redis://:geheim@127.0.0.1:geheim/0"),
 )
-
-
-@pytest.fixture
-def served(recently_served: Served) -> Served:
-    return recently_served
 
 
 @pytest.mark.parametrize("url", URLS)

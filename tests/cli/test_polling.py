@@ -42,11 +42,13 @@ def polling(*options: str) -> AbstractAsyncContextManager[Program]:
     return started("listen", "--every", "1", *options)
 
 
-async def poll(*options: str) -> tuple[list[dict[str, Any]], str]:
-    """Poll until it ends by itself: what it showed, and what it told."""
-    done = await asyncio.to_thread(run_command, "listen", *options)
-    assert done.exit_code == 0, done.stderr
-    return done.rows, done.stderr
+async def poll(count: int, *options: str) -> tuple[list[dict[str, Any]], str]:
+    """Poll until so many messages were shown: what it showed, and what it told."""
+    async with polling(*options) as poller:
+        rows = [await poller.row() for _ in range(count)]
+        code, rest = await poller.end(signal.SIGTERM)
+    assert code == 0, poller.told
+    return rows + rest, poller.told
 
 
 async def begun() -> None:
@@ -60,15 +62,15 @@ async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_misse
     webhook_id = fake.seed_messages(0)
     fake.emit("user.created")
     async with serving() as service:
-        there = ("--poll", webhook_id, "--forward-to", service.url, "--limit", "2")
+        there = ("--poll", webhook_id, "--forward-to", service.url)
         async with polling(*there, "--since", "1h") as poller:
             rows = [await poller.row()]
             fake.emit("consent.revoked")
-            code, rest = await poller.end()
-        assert code == 0
+            rows.append(await poller.row())
+            assert await poller.end(signal.SIGTERM) == (0, [])
         fake.emit("consent.expired")  # while nobody polls
         fake.emit("consent.updated")
-        rows += rest + (await poll(*there))[0]
+        rows += (await poll(2, *there))[0]
         bodies = [json.loads(body)["eventTypeId"] for _, body in service.requests]
         assert sorted(bodies) == ["consent.expired", "consent.revoked", "consent.updated", "user.created"]
         for headers, body in service.requests:
@@ -77,25 +79,13 @@ async def test_new_messages_are_forwarded_with_a_fresh_signature_and_those_misse
     assert len({row["message_id"] for row in rows}) == 4
 
 
-async def test_without_a_time_it_begins_now_and_events_can_be_chosen(fake: FakeBasiq) -> None:
-    webhook_id = fake.seed_messages(0)
-    fake.seed_messages(50, webhook_id, every=60.0)
-    async with polling("--poll", webhook_id, "--event", "consent.*", "--body", "--limit", "1") as poller:
-        await begun()
-        fake.emit("user.created")
-        fake.emit("consent.revoked")
-        code, (row,) = await poller.end()
-    assert (code, row["result"], row["event_type_id"]) == (0, "received", "consent.revoked")
-    assert row["body"]["eventTypeId"] == "consent.revoked"
-
-
 async def test_a_message_that_is_not_accepted_is_shown(fake: FakeBasiq) -> None:
     webhook_id = fake.seed_messages(0)
     fake.emit("user.created")
     async with serving() as service:
         service.status = 400
         there = ("--poll", webhook_id, "--forward-to", service.url, "--since", "1h")
-        (row,), told = await poll(*there, "--limit", "1")
+        (row,), told = await poll(1, *there)
     assert row["result"] == "failed"
     assert "400" in row["error"]
     assert "1 messages were not accepted" in told
@@ -120,12 +110,12 @@ async def test_since_counts_by_the_clock_of_the_api_and_not_of_this_machine(
     clock = SystemClock(start=datetime.now(UTC) + timedelta(seconds=ahead))
     async with served(FakeBasiq(clock=clock), monkeypatch) as fake:
         webhook_id = fake.seed_messages(6, every=1200.0)
-        async with polling("--poll", webhook_id, "--since", "65m", "--limit", "4") as poller:
+        async with polling("--poll", webhook_id, "--since", "65m") as poller:
             for _ in range(3):
                 await poller.row()
             await fake.emit("user.created")
-            code, (row,) = await poller.end()
-    assert (code, row["event_type_id"]) == (0, "user.created")
+            assert (await poller.row())["event_type_id"] == "user.created"
+            assert await poller.end(signal.SIGTERM) == (0, [])
 
 
 async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(fake: FakeBasiq) -> None:
@@ -134,7 +124,7 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(f
         fake.emit("consent.revoked")
     async with serving() as service:
         url = service.url
-    async with polling("--poll", webhook_id, "--forward-to", url, "--since", "1h", "--limit", "3") as poller:
+    async with polling("--poll", webhook_id, "--forward-to", url, "--since", "1h") as poller:
         await poller.hear("does not respond")
         _, rows = await poller.end(signal.SIGTERM)
     assert rows == []  # nothing is given up
@@ -142,21 +132,9 @@ async def test_a_service_that_is_away_makes_no_failures_and_no_message_is_lost(f
     async with serving() as service:
         same = next(Path().glob("*.db")).name
         there = ("--poll", webhook_id, "--forward-to", service.url, "--inbox", same)
-        rows, _ = await poll(*there, "--limit", "3")
+        rows, _ = await poll(3, *there)
         assert len(service.requests) == 3
     assert [row["result"] for row in rows] == ["forwarded"] * 3
-
-
-async def test_no_more_than_the_limit_reach_the_service(fake: FakeBasiq) -> None:
-    webhook_id = fake.seed_messages(0)
-    fake.seed_messages(20, webhook_id, every=1.0)
-    async with serving() as service:
-        there = ("--poll", webhook_id, "--forward-to", service.url)
-        rows, _ = await poll(*there, "--since", "900d", "--limit", "3")
-        assert len(service.requests) == 3
-        rows += (await poll(*there, "--limit", "17"))[0]
-        assert len({headers["webhook-id"] for headers, _ in service.requests}) == 20
-    assert len(rows) == 20
 
 
 async def test_what_nobody_saw_comes_again(fake: FakeBasiq) -> None:
@@ -166,7 +144,7 @@ async def test_what_nobody_saw_comes_again(fake: FakeBasiq) -> None:
     assert left.exit_code == 0
     seen = [json.loads(line)["message_id"] for line in left.stdout.splitlines()]
     assert len(seen) == 2
-    rest, _ = await poll("--poll", webhook_id, "--limit", "3")
+    rest, _ = await poll(3, "--poll", webhook_id)
     assert len({*seen, *(row["message_id"] for row in rest)}) == 5
 
 
@@ -198,8 +176,9 @@ async def test_without_a_time_it_begins_after_the_newest_message_by_the_clock_of
     """The fake's clock is months behind this machine's: by that one, nothing would be new."""
     async with served(FakeBasiq(quirks=Quirks(message_order=order)), monkeypatch) as fake:
         webhook_id = fake.seed_messages(5)
-        async with polling("--poll", webhook_id, "--limit", "1") as poller:
+        async with polling("--poll", webhook_id) as poller:
             await begun()
             (new,) = (await fake.emit("user.created")).message_ids
-            _, (row,) = await poller.end()
-    assert row["message_id"] == new
+            row = await poller.row()
+            assert await poller.end(signal.SIGTERM) == (0, [])
+    assert (row["result"], row["message_id"]) == ("received", new)

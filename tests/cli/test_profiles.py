@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from .conftest import Run, Served
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path / "settings"))
-    monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
     return tmp_path / "settings"
 
 
@@ -35,14 +32,14 @@ def login(served: Served, *arguments: str, key: str | None = None) -> Any:
 def test_a_profile_is_named_before_the_command(run: Run, served: Served, home: Path) -> None:
     done = run_command("--profile", "uat", "login", "--base-url", served.url, stdin=f"{served.fake.DEFAULT_API_KEY}\n")
     assert done.exit_code == 0, done.output
-    assert done.row == {"profile": "uat", "key_in": "file", "base_url": served.url}
+    assert done.row == {"profile": "uat", "base_url": served.url}
     file = home / "profiles.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     for arguments in (("--profile", "uat", "events", "types"), ("--profile=uat", "events", "types")):
         assert run(*arguments).exit_code == 0
     shown = run("--profile", "uat", "whoami")
-    assert shown.row["source"] == "profile uat (file)"
+    assert shown.row["source"] == "profile uat"
     assert served.fake.DEFAULT_API_KEY not in done.output + shown.output
     missing = run("webhooks", "list")
     assert missing.exit_code == 2
@@ -105,44 +102,21 @@ def test_a_file_that_others_can_read_is_refused(run: Run, served: Served, home: 
 
 
 @pytest.mark.usefixtures("without_key")
-def test_where_there_is_a_keyring_the_key_is_there_and_not_in_the_file(
-    run: Run, served: Served, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stored: dict[tuple[str, str], str] = {}
-    ring: Any = types.ModuleType("keyring")
-    ring.get_keyring = object
-    ring.set_password = lambda service, name, key: stored.update({(service, name): key})
-    ring.get_password = lambda service, name: stored.get((service, name))
-    ring.delete_password = lambda service, name: stored.pop((service, name))
-    backends: Any = types.ModuleType("keyring.backends")
-    backends.fail = types.SimpleNamespace(Keyring=type("Keyring", (), {}))
-    monkeypatch.setitem(sys.modules, "keyring", ring)
-    monkeypatch.setitem(sys.modules, "keyring.backends", backends)
-    monkeypatch.delenv("BASIQ_NO_KEYRING")
-    assert login(served).row["key_in"] == "keyring"
-    assert stored == {("basiq-async", "default"): served.fake.DEFAULT_API_KEY}
-    assert served.fake.DEFAULT_API_KEY not in (home / "profiles.json").read_text()
-    assert run("whoami").row["source"] == "profile default (keyring)"
-    stored.clear()
-    lost = run("whoami")
-    assert (lost.exit_code, "log in again" in lost.stderr) == (2, True)
+def test_a_profile_without_a_key_is_told_and_removing_one_asks(run: Run, served: Served, home: Path) -> None:
     login(served)
     asked = run("logout")
     assert (asked.exit_code, "pass --yes" in asked.stderr) == (2, True), "without a terminal it asks nobody"
-    assert stored != {}
-    assert run("logout", "--yes").exit_code == 0
-    assert stored == {}
+    assert run("whoami").exit_code == 0
+    (home / "profiles.json").write_text('{"profiles": {"default": {}}}')
+    lost = run("whoami")
+    assert (lost.exit_code, "log in again" in lost.stderr) == (2, True)
 
 
-def test_the_profiles_are_listed_without_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path))
-    monkeypatch.setenv("BASIQ_NO_KEYRING", "1")
+def test_the_profiles_are_listed_without_their_keys() -> None:
     none = run_command("profiles")
     assert (none.exit_code, none.stdout, "there are no profiles" in none.stderr) == (0, "", True)
     for name in ("uat", "live"):
         assert run_command("--profile", name, "login", "--no-check", stdin="a2V5OmtleQ==\n").exit_code == 0
     done = run_command("profiles")
-    assert done.rows == [
-        {"profile": name, "base_url": "https://au-api.basiq.io", "key_in": "file"} for name in ("live", "uat")
-    ]
+    assert done.rows == [{"profile": name, "base_url": "https://au-api.basiq.io"} for name in ("live", "uat")]
     assert "a2V5" not in done.output

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +16,10 @@ from basiq_async import RetryPolicy
 from tests.support.real_time import PATIENCE
 
 from ..support.command_line import COLD, PROGRAM
+from ..support.served import Handler, answering
 from .conftest import Endpoint, Run, Served, help_lines
 
-
-@pytest.fixture
-def served(recently_served: Served) -> Served:
-    return recently_served
+DAYS_AGO = 4
 
 
 def recovered(run: Run, *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -55,63 +49,12 @@ def test_everything_is_posted_where_that_is_asked_for(
     assert (found["messages"]["handled"], found["events"]["handled"]) == (7, 5)
 
 
-def test_what_is_not_accepted_is_set_aside_and_the_line_that_tries_again_brings_it(
-    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
-) -> None:
-    endpoint.status = 400
-    line = ("recover", webhook_id, "--to", endpoint.url)
-    done = run(*line)
-    assert (done.exit_code, done.row["quarantined"]) == (1, 9), done.output
-    assert [each["code"] for each in done.row["problems"]] == ["quarantined"]
-    (words,) = help_lines(done.stderr)
-    endpoint.status = 204
-    assert run(*words).exit_code == 0
-    assert len(set(endpoint.ids)) == 9
-    assert run(*line).exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ((), "--to or --receiver"),
-        (("--to", "http://127.0.0.1:9/", "--receiver", "a:b"), "--to or --receiver"),
-        (("--receiver", "a:b", "--inbox", "x.db"), "--inbox is for --to"),
-        (("--to", "http://127.0.0.1:9/", "--acknowledged", "2099-01-01"), "--acknowledged is in the future"),
-    ],
-)
-def test_a_wrong_use_is_refused(run: Run, endpoint: Endpoint, options: tuple[str, ...], told: str) -> None:
-    done = run("recover", "w1", *options)
-    assert (done.exit_code, done.stdout, told in done.stderr) == (2, "", True), done.output
-
-
-def test_a_report_file_is_evidence_of_each_run(run: Run, served: Served, endpoint: Endpoint, webhook_id: str) -> None:
-    to = f"{endpoint.url}?code=geheim"
-    for _ in range(2):
-        assert run("recover", webhook_id, "--to", to, "--report", "evidence.jsonl").exit_code == 0
-    text = Path("evidence.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
-    first, *accepted, last, _, _ = rows
-    assert (first["webhook"], "geheim" in text) == (webhook_id, False)
-    assert first["began"] < last["ended"]
-    assert sorted(row["id"] for row in accepted) == sorted(endpoint.ids)
-    assert {row["source"] for row in accepted} == {"messages", "events"}
-    assert last["finished"] is True
-    assert Path("evidence.jsonl").stat().st_mode & 0o777 == 0o600
-    assert run("recover", webhook_id, "--to", to, "--report", "no/file").exit_code == 2
-
-
 # --- how it ends ---
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    command = [*PROGRAM, "recover", *words, "--report", "evidence.jsonl"]
+    command = [*PROGRAM, "recover", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def evidence() -> dict[str, Any]:
-    """The last line of the evidence."""
-    row: dict[str, Any] = json.loads(Path("evidence.jsonl").read_text().splitlines()[-1])
-    return row
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -132,7 +75,6 @@ def test_a_signal_ends_it_with_its_report_and_the_line_that_continues(
     assert process.returncode == code, stderr
     report = json.loads(stdout)
     assert (report["finished"], report["messages"]["handled"]) == (False, len(endpoint.ids))
-    assert evidence()["finished"] is False
     (words,) = help_lines(stderr)
     assert run(*words).exit_code == 0
     assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
@@ -143,17 +85,13 @@ def test_a_signal_before_the_first_response_ends_it_at_once_with_a_result(
 ) -> None:
     asked, release = threading.Event(), threading.Event()
 
-    class Hangs(BaseHTTPRequestHandler):
+    class Hangs(Handler):
         def do_POST(self) -> None:
             asked.set()
             release.wait(PATIENCE)
 
-        def log_message(self, *args: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hangs) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        monkeypatch.setenv("BASIQ_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    with answering(Hangs) as url:
+        monkeypatch.setenv("BASIQ_BASE_URL", url)
         try:
             with start("w1", "--to", endpoint.url) as process:
                 assert asked.wait(PATIENCE)
@@ -161,10 +99,8 @@ def test_a_signal_before_the_first_response_ends_it_at_once_with_a_result(
                 stdout, stderr = process.communicate(timeout=PATIENCE)
         finally:
             release.set()
-            server.shutdown()
-            thread.join()
     assert process.returncode == 143, stderr
-    assert (json.loads(stdout)["finished"], evidence()["finished"]) == (False, False)
+    assert json.loads(stdout)["finished"] is False
     assert len(help_lines(stderr)) == 1
 
 
@@ -218,30 +154,7 @@ def test_a_signal_between_the_two_lists_begins_nothing_of_the_second(
     report = json.loads(stdout)
     assert process.returncode == 143, stderr
     assert (report["messages"]["handled"], report["events"]["handled"], len(endpoint.ids)) == (4, 0, 4)
-    assert evidence()["messages"]["handled"] == 4
     (words,) = help_lines(stderr)
-    assert run(*words).exit_code == 0
-    assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
-
-
-def test_a_report_that_cannot_be_written_ends_it_and_what_was_accepted_counts(
-    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
-) -> None:
-    written, write = list[bytes](), os.write
-
-    def full(descriptor: int, data: bytes) -> int:
-        if b'"accepted"' in data and len(written) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.extend([data] * (b'"accepted"' in data))
-        return write(descriptor, data)
-
-    line = ("recover", webhook_id, "--to", endpoint.url, "--report", "evidence.jsonl", "--concurrency", "1")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("basiq_async.cli._runs.os.write", full)
-        done = run(*line)
-    assert (done.exit_code, "No space left" in done.stderr) == (1, True), done.output
-    assert (done.row["finished"], done.row["messages"]["handled"], len(endpoint.ids)) == (False, 3, 3)
-    (words,) = help_lines(done.stderr)
     assert run(*words).exit_code == 0
     assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
 
@@ -250,11 +163,10 @@ def test_where_basiq_fails_in_the_second_list_it_says_what_was_read_of_the_first
     run: Run, served: Served, endpoint: Endpoint, webhook_id: str
 ) -> None:
     served.fake.fail_next(1_000, status=400, path="*/events")
-    done = run("recover", webhook_id, "--to", endpoint.url, "--report", "evidence.jsonl")
+    done = run("recover", webhook_id, "--to", endpoint.url)
     assert done.exit_code == 1, done.output
     report = done.row
     assert (report["finished"], report["messages"]["handled"]) == (False, 4)
-    assert evidence()["messages"]["handled"] == 4
 
 
 def test_it_stops_when_the_target_is_down_for_too_long(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from pathlib import Path
 
@@ -28,13 +27,11 @@ def test_what_is_signed_on_the_command_line_verifies_on_it(tmp_path: Path) -> No
     (tmp_path / "body").write_bytes(payload())
     (tmp_path / "headers").write_text(run("sign", str(tmp_path / "body"), "--id", "msg_1"))
     assert run("verify", str(tmp_path / "body"), "--headers", str(tmp_path / "headers")) == '{"genuine":true}\n'
-    (tmp_path / "headers.json").write_text(run("sign", str(tmp_path / "body"), "--json"))
-    assert run("verify", str(tmp_path / "body"), "--headers", str(tmp_path / "headers.json")) == '{"genuine":true}\n'
 
 
-def test_a_body_comes_from_the_standard_input_and_headers_as_options() -> None:
-    lines = run("sign", "--at", "1767614400", given=b"\xff\x00").splitlines()
-    options = [option for line in lines for option in ("-H", line)]
+def test_a_body_comes_from_the_standard_input() -> None:
+    Path("headers").write_text(run("sign", "--at", "1767614400", given=b"\xff\x00"))
+    options = ("--headers", "headers")
     assert run("verify", *options, "--at", "1767614700", given=b"\xff\x00") == '{"genuine":true}\n'
     assert "no signature matches" in run("verify", *options, "--at", "1767614400", given=b"\xff", code=1)
     assert "301 s ago" in run("verify", *options, "--at", "1767614701", given=b"\xff\x00", code=1)
@@ -42,14 +39,11 @@ def test_a_body_comes_from_the_standard_input_and_headers_as_options() -> None:
 
 
 def test_a_delivery_that_is_not_genuine_ends_with_1_and_the_reason() -> None:
-    lines = run("sign", given=b"{}").splitlines()
-    options = [option for line in lines for option in ("-H", line)]
+    Path("headers").write_text(run("sign", given=b"{}"))
+    options = ("--headers", "headers")
     assert "no signature matches" in run("verify", *options, given=b"{}", secret=OTHER_SECRET, code=1)
-    assert "webhook-id" in run("verify", given=b"{}", code=1)
-
-
-def test_help_does_not_show_the_secret_of_the_environment() -> None:
-    assert "BASIQ_WEBHOOK_SECRET" in run("sign", "--help")
+    Path("headers").write_text("")
+    assert "webhook-id" in run("verify", *options, given=b"{}", code=1)
 
 
 async def test_listen_prints_a_json_line_for_each_delivery_in_a_pipe_and_stops_on_sigterm() -> None:
@@ -64,22 +58,6 @@ async def test_listen_prints_a_json_line_for_each_delivery_in_a_pipe_and_stops_o
         line = await listener.row()
         assert (line["result"], line["reason"], line["delivery_id"]) == ("rejected", "no-match", None)
         assert await listener.end(signal.SIGTERM) == (0, [])
-
-
-async def test_listen_ends_after_so_many_genuine_deliveries_and_shows_bodies_where_asked() -> None:
-    async with listening("--json", "--body", "--limit", "2", "--path", "/hooks") as listener:
-        assert listener.url.endswith("/hooks")
-        body = payload("user.created", "e-1")
-        await listener.post(body, signed(body))
-        line = await listener.row()
-        assert (line["result"], line["event_id"], line["body"]) == ("handled", "e-1", json.loads(body))
-        await listener.post(b"{}", {})  # a forged one does not count
-        line = await listener.row()
-        assert (line["result"], line["reason"], line["body"]) == ("rejected", "missing-header", None)
-        body = payload("user.created", "e-2")
-        await listener.post(body, signed(body, message_id="m-2"))
-        assert (await listener.row())["event_id"] == "e-2"
-        assert await listener.end() == (0, [])
 
 
 async def test_trigger_asks_basiq_for_a_test_message() -> None:

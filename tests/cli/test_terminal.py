@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 
 import pytest
-
-from basiq_async import BasiqClient
 
 from .conftest import SECRET, Served
 
@@ -28,18 +25,18 @@ def test_a_history_is_shown_newest_first_with_whole_ids_and_how_to_get_more(serv
     assert b"\x1b[1m" in terminal.raw
 
 
-def test_ctrl_c_ends_a_wait_with_130_and_the_time_left_was_shown(served: Served) -> None:
+def test_ctrl_c_ends_a_wait_with_130(served: Served) -> None:
     webhook_id = served.fake.add_webhook("https://example.com/a", active=False)
     with Terminal("webhooks", "wait", webhook_id, env=served.environment) as terminal:
-        terminal.read_until("to become active, 16:")
+        terminal.read_until("waiting at most 17 minutes")
         terminal.type("\x03")
         screen = terminal.end()
         assert terminal.process.returncode == 130
     assert "Traceback" not in screen
-    assert "left" not in screen  # the line is taken away at the end
+    assert "waiting" not in screen  # the line is taken away at the end
 
 
-def test_a_replay_shows_a_bar_with_its_end_and_then_the_report(
+def test_a_replay_shows_its_progress_and_then_the_report(
     served: Served, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("replay")
@@ -49,20 +46,19 @@ def test_a_replay_shows_a_bar_with_its_end_and_then_the_report(
         screen = terminal.end()
         assert terminal.process.returncode == 0
     assert re.search(r"handled +3,000", screen)
-    assert b"3,000/3,000" in terminal.raw
-    assert "\u2501\u2501\u2501\u2501".encode() in terminal.raw
+    assert b"3,000 done" in terminal.raw
 
 
 def test_a_key_that_is_typed_does_not_show(served: Served, tmp_path_factory: pytest.TempPathFactory) -> None:
     home = str(tmp_path_factory.mktemp("home"))
-    env = {"HOME": home, "XDG_CONFIG_HOME": home, "BASIQ_NO_KEYRING": "1"}
+    env = {"HOME": home, "XDG_CONFIG_HOME": home}
     with Terminal("login", "--base-url", served.url, env=env) as terminal:
         terminal.read_until("API key (not shown):")
         terminal.type(served.fake.DEFAULT_API_KEY + "\n")
         screen = terminal.end()
         assert terminal.process.returncode == 0
     assert served.fake.DEFAULT_API_KEY not in screen
-    assert "was stored in the file" in screen
+    assert "was stored" in screen
 
 
 def test_listen_says_where_it_listens_and_ctrl_c_ends_it(served: Served) -> None:
@@ -81,32 +77,3 @@ def test_a_secret_is_not_printed_on_a_screen_unless_asked_for(served: Served) ->
         assert terminal.process.returncode == 2
     assert served.fake.secret(webhook_id) not in screen
     assert "--show" in screen
-
-
-def test_a_mock_shows_each_request_and_each_delivery() -> None:
-    with Terminal("mock", "--port", "0", "--api-key", "a2V5OmtleQ==", columns=120, env={}) as terminal:
-        screen = terminal.read_until("0 requests, 0 deliveries, 0 violations")
-        found = re.search(r"export BASIQ_BASE_URL=(\S+) BASIQ_API_KEY=(\S+)", screen)
-        assert found
-        base_url = found[1]
-
-        async def use() -> None:
-            async with BasiqClient("a2V5OmtleQ==", base_url=base_url) as basiq:
-                await basiq.webhooks.create(url="http://127.0.0.1:9/hook", subscribed_events=["user.created"])
-
-        asyncio.run(use())
-        env = {"BASIQ_BASE_URL": base_url, "BASIQ_API_KEY": "a2V5OmtleQ=="}
-        with Terminal("mock", "call", "advance", "minutes=20", env=env) as other:
-            other.end()
-        with Terminal("mock", "call", "emit", "eventTypeId=user.created", env=env) as other:
-            assert "messageIds" in other.end().replace("\n", "")
-        with Terminal("mock", "call", "addState", "name=payments", "apiKey=b3RoZXI=", columns=200, env=env) as other:
-            assert '"name":"payments"' in other.end()
-        with Terminal("webhooks", "list", env={**env, "BASIQ_API_KEY": "b3RoZXI="}) as other:
-            other.end()
-        screen = terminal.read_until("[payments] GET /notifications/webhooks  200")
-        assert "-> http://127.0.0.1:9/hook  user.created  no response" in screen
-        terminal.type("\x03")
-        terminal.end()
-        assert terminal.process.returncode == 0
-    assert re.search(r"\d\d:\d\d:\d\d  POST /notifications/webhooks  201", screen)

@@ -25,6 +25,7 @@ from basiq_async.testing import FakeBasiq, Quirks, serve
 from basiq_async.testing.fake._operations import RESOURCES, ROUTES  # private: what is described is what is tested
 from tests.contract.holding import held, validated
 from tests.support.real_time import PATIENCE
+from tests.testing.conftest import Endpoint
 
 from .comparison import compare, make_full_fake
 from .conftest import Target, target
@@ -124,13 +125,7 @@ def test_the_suite_for_the_real_api_passes_on_the_fake(fake_server: Target) -> N
 
 async def test_it_is_served_and_says_what_a_delivery_is() -> None:
     fake = FakeBasiq()
-    got: list[tuple[dict[str, str], bytes]] = []
-
-    async def receive(headers: dict[str, str], body: bytes) -> int:
-        got.append((headers, body))
-        return 200
-
-    fake.route("https://example.com/basiq", receive)
+    fake.route("https://example.com/basiq", endpoint := Endpoint(200))
     fake.add_webhook("https://example.com/basiq")
     await fake.emit("user.created")
     async with (
@@ -142,7 +137,7 @@ async def test_it_is_served_and_says_what_a_delivery_is() -> None:
         document = yaml.safe_load(await response.text())
     assert document == yaml.safe_load(DESCRIPTION.read_text())
     delivery = document["webhooks"]["delivery"]["post"]
-    ((headers, body),) = got
+    ((headers, body),) = endpoint.got
     validator = jsonschema.Draft202012Validator(
         {"$ref": "#/components/schemas/Delivery", "components": document["components"]}
     )

@@ -11,9 +11,9 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-import attrs
 import pytest
 from redis.asyncio import Redis
 from taskiq import InMemoryBroker
@@ -29,10 +29,11 @@ from basiq_async import (
 )
 from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
+from basiq_async.distributed._record_types import LONGEST_KEY  # private: what a record exchanges with its callers
 from basiq_async.distributed.processes import run_workers
 from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import failed_only, limit, message_time, since
-from tests.support.fleets import Record, crew
+from basiq_async.replay import Replay, failed_only, limit, message_time, since
+from tests.support.fleets import Holding, Record, crew, progress_when, until
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
 
@@ -53,32 +54,29 @@ for name in ("redis", "taskiq", "taskiq_redis"):
     assert done.stdout.splitlines() == [f"MissingExtraError {text}"] * 3
 
 
-async def test_every_message_is_handled_once(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder) as fleet:
-        report = await fleet.run()
-        assert sorted(recorder.ids) == sorted(await fleet.ids())
-        assert (report.handled, report.failed, dict(report.skipped), report.read) == (60, 0, {}, 60)
-        assert report.finished
-
-
-async def test_the_work_is_shared_by_the_workers(redis_url: str) -> None:
+async def test_every_message_is_handled_once_by_all_workers_though_basiq_is_away_for_a_while(redis_url: str) -> None:
     async def slowly(message: Message) -> None:
         await asyncio.sleep(0.005)
 
-    recorder = Recorder(slowly)
-    async with crew(redis_url, recorder, concurrency=4) as fleet:
-        await fleet.run()
-        assert recorder.most_at_once > 4
-
-
-async def test_where_is_decided_by_the_workers_and_counted(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, failed=0.5, where=failed_only()) as fleet:
+    async with crew(redis_url, Recorder(slowly), concurrency=4) as fleet:
+        fleet.fake.fail_next(1, status=503)
         report = await fleet.run()
+        assert sorted(fleet.recorder.ids) == sorted(await fleet.ids())
+        assert (report.handled, report.failed, dict(report.skipped), report.read) == (60, 0, {}, 60)
+        assert report.finished
+        assert fleet.recorder.most_at_once > 4
+
+
+async def test_where_is_decided_by_the_workers_and_counted_and_a_plan_says_what_is_left(redis_url: str) -> None:
+    async with crew(redis_url, failed=0.5, where=failed_only()) as fleet:
+        replay = Replay(fleet.client, fleet.webhook_id, Recorder(), inbox=MemoryInbox(), where=failed_only())
+        job = await fleet.submit(plan=await replay.plan())
+        report = await job.wait(timeout=PATIENCE)
         wanted = [m.id async for m in fleet.client.messages.list(fleet.webhook_id) if not m.delivered]
-        assert sorted(recorder.ids) == sorted(wanted)
+        assert sorted(fleet.recorder.ids) == sorted(wanted)
         assert report.skipped == {"where": 60 - len(wanted)}
+        progress = await job.progress()
+        assert (progress.remaining, progress.lag, progress.segments) == (0, 0, 0)
 
 
 async def test_a_message_for_which_the_predicate_raises_goes_into_the_quarantine(redis_url: str) -> None:
@@ -100,34 +98,13 @@ async def test_a_message_for_which_the_predicate_raises_goes_into_the_quarantine
         assert await job.quarantined() == []
 
 
-@pytest.mark.parametrize("most", [1, 10, 25, 59])
-async def test_a_limit_is_the_jobs_not_a_workers(redis_url: str, most: int) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, where=limit(most)) as fleet:
-        report = await fleet.run()
-        assert len(recorder.ids) == len(set(recorder.ids)) == report.handled == most
-        assert report.read == most, "a job that its limit ended counts what was handed out"
-        assert not report.finished
-
-
-async def test_several_lists_are_read_at_once(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=200) as fleet:
-        types = sorted({m.event_type_id async for m in fleet.client.messages.list(fleet.webhook_id)})
-        filters = [F("eventTypeId").eq(each) for each in types]
-        assert len(filters) > 2
-        report = await fleet.run(filter=filters)
-        assert sorted(recorder.ids) == sorted(await fleet.ids())
-        assert report.handled == 200
-
-
-async def test_several_webhooks_are_one_job(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder) as fleet:
-        other = fleet.fake.seed_messages(15, fleet.fake.add_webhook(url="https://other.example/hook"))
-        report = await fleet.run(webhook_id=[fleet.webhook_id, other])
-        assert report.handled == 75
-        assert len(set(recorder.ids)) == 75
+async def test_several_webhooks_and_several_filters_are_one_job(redis_url: str) -> None:
+    async with crew(redis_url) as fleet:
+        webhooks = [fleet.webhook_id, fleet.fake.seed_messages(15, fleet.fake.add_webhook(url="https://other.example"))]
+        types = {m.event_type_id for each in webhooks async for m in fleet.client.messages.list(each)}
+        assert len(types) > 2
+        report = await fleet.run(webhook_id=webhooks, filter=[F("eventTypeId").eq(each) for each in sorted(types)])
+        assert report.handled == len(fleet.recorder.ids) == len(set(fleet.recorder.ids)) == 75
 
 
 async def test_an_empty_history_finishes_at_once(redis_url: str) -> None:
@@ -183,44 +160,24 @@ async def test_on_error_stop_ends_the_job_in_front_of_the_message(redis_url: str
         assert len(target.taken) == len(set(target.taken)) == 60
 
 
-async def test_a_known_key_continues_and_another_selection_is_refused(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder) as fleet:
-        await fleet.run()
-        report = await fleet.run()
-        assert report.handled == len(recorder.ids) == 60
-        with pytest.raises(ReplayError, match=r"the job 'job' is 'work' over .*, and not .*user\.created"):
-            await fleet.submit(filter="eventTypeId.eq('user.created')")
-
-
 async def test_a_job_can_be_paused_and_resumed(redis_url: str) -> None:
-    began, free = asyncio.Event(), asyncio.Event()
-
-    async def slowly(message: Message) -> None:
-        began.set()
-        await free.wait()
-
-    recorder = Recorder(slowly)
-    async with crew(redis_url, recorder, concurrency=2) as fleet:
+    async with crew(redis_url, target := Holding(), concurrency=2) as fleet:
         job = await fleet.submit()
-        await began.wait()
+        await target.began.wait()
         await job.pause("for the night")
-        async with asyncio.timeout(PATIENCE):
-            while not all(s.stopping for w in fleet.workers for u in w._active.values() for s in u.segments.values()):
-                await asyncio.sleep(0.02)
-            free.set()
-            while (progress := await job.progress()).held:
-                await asyncio.sleep(0.02)
-        assert progress.state == "paused"
-        assert progress.reason == "for the night"
-        done = len(recorder.ids)
-        assert progress.handled == done <= 8
+        await until(lambda: all(segment.stopping for segment in fleet.segments))
+        target.free.set()
+        progress = await progress_when(job, lambda progress: not progress._held)
+        assert (progress.state, progress.reason) == ("paused", "for the night")
+        assert progress.handled == len(target.ids) <= 8
         await job.resume()
         report = await job.wait(timeout=PATIENCE)
-        assert report.handled == len(recorder.ids) == len(set(recorder.ids)) == 60
+        assert report.handled == len(target.ids) == len(set(target.ids)) == 60
 
 
-async def test_a_cancelled_job_returns_what_was_done(redis_url: str) -> None:
+async def test_a_cancelled_job_returns_what_was_done_and_its_key_continues_it_with_the_same_selection(
+    redis_url: str,
+) -> None:
     async def slowly(message: Message) -> None:
         await asyncio.sleep(0.01)
 
@@ -230,39 +187,54 @@ async def test_a_cancelled_job_returns_what_was_done(redis_url: str) -> None:
         report = await job.wait(timeout=PATIENCE)
         assert not report.finished
         assert report.handled < 60
-        job = await fleet.submit()
-        assert (await job.wait(timeout=PATIENCE)).handled == 60, "a known job that was cancelled is not resumed"
+        for _ in range(2):
+            assert (await fleet.run()).handled == 60, "a known job that was cancelled is not resumed"
+        assert len(fleet.recorder.ids) == 60
+        with pytest.raises(ReplayError, match=r"the job 'job' is 'work' over .*, and not .*user\.created"):
+            await fleet.submit(filter="eventTypeId.eq('user.created')")
         with pytest.raises(ReplayError, match="there is no job"):
             await fleet.fleet.get("nothing")
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (OSError("no route to the database"), "OSError: no route to the database"),
-        (asyncio.CancelledError(), "it was cancelled from within"),
-    ],
-    ids=["an error", "a cancellation"],
-)
-async def test_a_job_function_that_does_not_open_stops_its_job_and_is_opened_again_when_that_is_resumed(
-    redis_url: str, error: BaseException, told: str
+@pytest.mark.parametrize("when", ["before it is open", "while it is needed"])
+@pytest.mark.parametrize("how", [OSError("no route to the database"), None], ids=["an error", "a cancellation"])
+async def test_a_job_function_that_ends_by_itself_stops_its_job_and_is_opened_again_when_that_is_resumed(
+    redis_url: str, how: Exception | None, when: str
 ) -> None:
-    starts = 0
+    begun, opened, at_once = asyncio.Event(), 0, when == "before it is open"
+    failures = 2 if at_once else 1
 
-    async def opened() -> None:
-        nonlocal starts
-        starts += 1
-        if starts < 3:
-            raise error
+    async def behave(message: Message) -> None:
+        begun.set()
+        await asyncio.sleep(0.005)
 
-    async with crew(redis_url, opened=opened, workers=1) as fleet:
-        job = await fleet.submit()
-        for number in (1, 2):
-            with pytest.raises(ReplayError, match=f"'work' failed to start: {told}"):
+    async def end(task: asyncio.Task[None]) -> None:
+        if not at_once:
+            await begun.wait()
+        if how is not None:
+            raise how
+        task.cancel()
+
+    async with crew(redis_url, workers=1) as fleet:
+
+        @fleet.fleet.job("short-lived")
+        @asynccontextmanager
+        async def function() -> AsyncIterator[Work]:
+            nonlocal opened
+            opened += 1
+            async with asyncio.TaskGroup() as group:
+                if opened <= failures and (task := asyncio.current_task()) is not None:
+                    await group.create_task(end(task)) if at_once else group.create_task(end(task))
+                    await asyncio.sleep(0)
+                yield Work(fleet.client, behave, concurrency=1)
+
+        job = await fleet.submit("short-lived")
+        for _ in range(failures):
+            told = "'short-lived' failed to start: " if at_once else "'short-lived' ended while it was needed: "
+            with pytest.raises(ReplayError, match=told + ("" if how else "it was cancelled from within")):
                 await job.wait(timeout=PATIENCE)
-            assert starts == number
             await job.resume()
-        assert (await job.wait(timeout=PATIENCE)).handled == 60
+        assert ((await job.wait(timeout=PATIENCE)).handled, opened) == (60, failures + 1)
 
 
 @pytest.mark.parametrize("what", ["a job function", "a page"])
@@ -291,34 +263,7 @@ async def test_a_worker_that_is_stopped_waits_neither_for_a_job_function_to_open
             worker.stop()
             await running
         progress = await job.progress()
-        assert (progress.ended, progress.held, progress.reason, progress.problem) == (False, 0, "", "")
-
-
-async def test_a_lost_notification_costs_a_heal_and_a_doubled_one_nothing(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder) as fleet:
-        fleet.lost = lambda number: (0, 1, 3)[number % 3]
-        report = await fleet.run()
-        assert sorted(recorder.ids) == sorted(await fleet.ids())
-        assert report.handled == 60
-
-
-async def test_a_worker_tells_how_far_its_jobs_are(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    begun, free = asyncio.Event(), asyncio.Event()
-
-    async def behave(message: Message) -> None:
-        begun.set()
-        await free.wait()
-
-    caplog.set_level("INFO", "basiq_async.distributed")
-    async with crew(redis_url, Recorder(behave), concurrency=1) as fleet, asyncio.timeout(PATIENCE):
-        job = await fleet.submit()
-        await begun.wait()
-        for worker in fleet.workers:
-            await worker._tell()
-        free.set()
-        await job.wait(timeout=PATIENCE)
-    assert f"the job {job.key!r}: 0 handled, 0 failed, 0 a second" in caplog.text
+        assert (progress.ended, progress._held, progress.reason, progress.problem) == (False, 0, "", "")
 
 
 async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_no_message(redis_url: str) -> None:
@@ -339,16 +284,14 @@ async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_
             attempts.append(clock())
         raise ConnectionRefusedError("nobody is there")
 
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, messages=400, page_size=50, concurrency=8, workers=3, max_failures=1) as fleet:
+    async with crew(
+        redis_url, Recorder(behave), messages=400, page_size=50, concurrency=8, workers=3, max_failures=1
+    ) as fleet:
         job = await fleet.submit()
-        async with asyncio.timeout(PATIENCE):
-            await all_begun.wait()
-            failed = clock()
-            while not attempts or attempts[-1] < failed + 1.2:
-                await asyncio.sleep(0.02)
-            while not (progress := await job.progress()).paused:
-                await asyncio.sleep(0.02)
+        await all_begun.wait()
+        failed = clock()
+        await until(lambda: attempts and attempts[-1] > failed + 1.2)
+        progress = await progress_when(job, lambda progress: progress.paused)
         # The first pause lasts 0.5 s, each further one twice as long: after it, one message of a segment is tried.
         tries = math.floor(math.log2((attempts[-1] - failed) / 0.5 + 1) + 0.1)
         assert len(attempts) <= tries * 6
@@ -356,35 +299,7 @@ async def test_a_target_that_is_down_is_left_alone_by_the_whole_fleet_and_costs_
         down = False
         report = await job.wait(timeout=PATIENCE)
         assert (report.handled, report.failed) == (400, 0)
-        assert len(recorder.ids) == 400
-
-
-async def test_the_vendor_being_away_is_waited_for(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder) as fleet:
-        fleet.fake.fail_next(3, status=503)
-        report = await fleet.run()
-        assert report.handled == len(set(recorder.ids)) == 60
-
-
-async def test_progress_counts_what_is_left_with_a_plan(redis_url: str) -> None:
-    async with crew(redis_url, failed=0.5, where=failed_only()) as fleet:
-        plan = await fleet.fleet.plan("work", fleet.webhook_id)
-        job = await fleet.submit(plan=plan)
-        report = await job.wait(timeout=PATIENCE)
-        progress = await job.progress()
-        assert report.handled == plan.total
-        assert (progress.remaining, progress.lag, progress.segments) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("most", [10, 100, 1_000])
-async def test_a_plan_of_several_lists_counts_what_the_jobs_limit_allows(redis_url: str, most: int) -> None:
-    async with crew(redis_url, where=limit(most)) as fleet:
-        other = fleet.fake.seed_messages(60, fleet.fake.add_webhook(url="https://other.example/hook"))
-        webhooks = [fleet.webhook_id, other]
-        plan = await fleet.fleet.plan("work", webhooks)
-        report = await fleet.run(webhook_id=webhooks)
-        assert plan.total == report.handled == min(most, 120)
+        assert len(fleet.recorder.ids) == 400
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -436,17 +351,6 @@ async def test_a_notification_that_the_broker_carries_reaches_the_worker_that_it
             await broker.shutdown()
 
 
-async def test_jobs_are_listed_and_forgotten(redis_url: str) -> None:
-    async with crew(redis_url) as fleet:
-        await fleet.run()
-        (job,) = await fleet.fleet.jobs()
-        assert job.key == "job"
-        await job.forget()
-        assert await fleet.fleet.jobs() == []
-        with pytest.raises(ReplayError, match="never submitted here, or was forgotten"):
-            await job.progress()
-
-
 def test_defaults_are_those_that_the_pages_name() -> None:
     defaults = {
         name: parameter.default
@@ -459,17 +363,6 @@ def test_defaults_are_those_that_the_pages_name() -> None:
         "on_error": "quarantine", "max_failures": 1_000, "max_pause": 3_600.0, "limit": 100, "every": 0.5,
         "patience": 60.0, "processes": 1, "segments": 2,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"concurrency": 0}, {"max_failures": 0}, {"on_error": "none"}, {"max_pause": 0}, {"where": 5}, {"inbox": 5}],
-    ids=repr,
-)
-def test_work_that_cannot_be_is_refused(wrong: Any) -> None:
-    unused: Any = None
-    with pytest.raises(ConfigurationError):
-        Work(unused, Recorder(), **wrong)
 
 
 @pytest.mark.parametrize("on_error", ["quarantine", "skip", "stop"])
@@ -503,96 +396,50 @@ async def test_a_segment_asks_for_its_page_and_for_the_page_before_it(redis_url:
     assert sum(f"/{source}" in url for url in asked) == 2 * pages - 1
 
 
+WRONG: dict[str, list[tuple[str, Any]]] = {
+    "Fleet": [("lease", 0), ("lease", 0.9), ("lease", 3_601), ("lease", True), ("prefix", "a b"), ("prefix", "")],
+    "job": [("name", ""), ("name", " "), ("name", "n" * 201), ("name", 5), ("name", "work")],
+    "Work": [("concurrency", 0), ("max_failures", 0), ("on_error", "none"), ("max_pause", 0), ("where", 5),
+             ("where", limit(5)), ("inbox", 5)],
+    "submit": [("name", "another"), ("webhook_id", []), ("webhook_id", " "), ("webhook_id", ["w-1", "w-1"]),
+               ("key", ""), ("key", "with {braces}"), ("key", "k" * 201), ("rate", 0), ("rate", True), ("filter", []),
+               ("filter", ["a", "a"]), ("filter", ["a", ""]), ("source", "nothing"), ("max_quarantined", 0)],
+}  # fmt: skip
+
+
 async def test_arguments_are_looked_over(redis_url: str) -> None:
+    unused: Any = None
     async with crew(redis_url, workers=0) as fleet:
-        for wrong in (
-            {"name": "another"},
-            {"webhook_id": []},
-            {"webhook_id": " "},
-            {"key": "with {braces}"},
-            {"key": ""},
-            {"key": "k" * 201},
-            {"rate": 0},
-            {"rate": True},
-            {"filter": []},
-            {"filter": ["a", "a"]},
-            {"filter": ["a", ""]},
-            {"webhook_id": ["w-1", "w-1"]},
-            {"source": "nothing"},
-            {"max_quarantined": 0},
-        ):
-            with pytest.raises(ConfigurationError):
-                await fleet.submit(**wrong)
-        with pytest.raises(ConfigurationError, match="there is no job function 'another'"):
-            await fleet.fleet.plan("another", fleet.webhook_id)
-        longest = await fleet.submit(key="k" * 200, max_quarantined=1)
+        calls: dict[str, Callable[..., Any]] = {
+            "Fleet": partial(Fleet, redis_url), "job": fleet.fleet.job, "Work": partial(Work, unused, Recorder()),
+        }  # fmt: skip
+        for what, wrong in WRONG.items():
+            for name, value in wrong:
+                with pytest.raises(ConfigurationError):
+                    await (calls[what](**{name: value}) if what in calls else fleet.submit(**{name: value}))
+        with pytest.raises(ConfigurationError, match="is one list"):
+            await fleet.submit(webhook_id=["w-1", "w-2"], source="events")
+        longest = await fleet.submit(key="k" * LONGEST_KEY, max_quarantined=1)
         assert [job.key for job in await fleet.fleet.jobs()] == [longest.key]
-    for wrong in ({"lease": 0}, {"lease": 0.9}, {"lease": 3_601}, {"lease": True}, {"prefix": "a b"}, {"prefix": ""}):
-        with pytest.raises(ConfigurationError):
-            Fleet(redis_url, **wrong)
-    function = fleet.fleet._functions["work"]
-    for name in ("", " ", "n" * 201, 5, "work"):
-        with pytest.raises(ConfigurationError, match="job function"):
-            fleet.fleet.job(name)  # type: ignore[arg-type]
-    fleet.fleet.job("n" * 200)(function)
+        (worker,) = await fleet.start(1, segments=0)
+        await worker.process_segment(longest.key, "0.0")
+        assert (await longest.progress()).handled == 10
+    fleet.fleet.job("n" * 200)(fleet.fleet._functions["work"])
     with pytest.raises(ConfigurationError, match="put @asynccontextmanager below"):
         fleet.fleet.job("no function")("text")  # type: ignore[arg-type]
     for lease in (1, 3_600):
         assert Fleet(redis_url, lease=lease).lease == lease
-    for lease in (0.5, 3_601):
-        with pytest.raises(ConfigurationError, match="lease must be a number of seconds from 1 to 3600"):
-            Fleet(redis_url, lease=lease)
+    notified = Fleet(redis_url, notify=fleet.notify)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="has no broker"):
+        _ = notified.broker
+    with pytest.raises(ConfigurationError, match="not both"):
+        Fleet(redis_url, notify=fleet.notify, broker=fleet.fleet.broker)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="url must be that of a Redis server"):
         Fleet("http://127.0.0.1")
 
 
-async def test_notifications_can_go_another_way_than_by_a_broker(redis_url: str) -> None:
-    async def send(key: str, segment: str) -> None:
-        raise OSError("the broker is away")
-
-    fleet = Fleet(redis_url, lease=1.0, notify=send)
-    with pytest.raises(ConfigurationError, match="has no broker"):
-        _ = fleet.broker
-    recorder = Recorder()
-    async with crew(redis_url, recorder, workers=0) as made:
-
-        @fleet.job("work")
-        @asynccontextmanager
-        async def function() -> AsyncIterator[Work]:
-            yield Work(made.client, recorder)
-
-        async with fleet, fleet.worker() as worker:
-            job = await fleet.submit("work", made.webhook_id, key="job")
-            for index in range(6):
-                await worker.process_segment("job", f"0.{index}")
-            assert (await job.wait(timeout=PATIENCE)).handled == 60
-    with pytest.raises(ConfigurationError, match="not both"):
-        Fleet(redis_url, notify=send, broker=made.fleet.broker)
-
-
-async def test_the_event_list_is_a_source_too(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=0, page_size=4) as fleet:
-        for number in range(10):
-            fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
-        events = [event async for event in fleet.client.events.list()]
-        plan = await fleet.fleet.plan("work", fleet.webhook_id, source="events")
-        assert recorder.ids == []
-        job = await fleet.submit(source="events", plan=plan)
-        report = await job.wait(timeout=PATIENCE)
-        assert report.handled == plan.total == len(events) >= 10
-        assert (await job.progress()).remaining == 0
-        assert len(set(recorder.ids)) == len(events)
-        with pytest.raises(ConfigurationError, match="is one list"):
-            await fleet.submit(webhook_id=["w-1", "w-2"], source="events", key="other")
-        for filters, said in (([], "at least one"), (["a", ""], "none of them empty"), (["a", "a"], "there twice")):
-            with pytest.raises(ConfigurationError, match=said):
-                await fleet.submit(filter=filters, key="other")
-
-
 async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=50, workers=0, where=since(timedelta(seconds=20.5))) as fleet:
+    async with crew(redis_url, messages=50, workers=0, where=since(timedelta(seconds=20.5))) as fleet:
         every = [message async for message in fleet.client.messages.list(fleet.webhook_id)]
         now = max(moment for message in every if (moment := message_time(message)) is not None)
         job = await fleet.submit()
@@ -603,108 +450,28 @@ async def test_a_relative_moment_is_counted_from_the_submission(redis_url: str) 
         # The clock of the workers says otherwise: these are the 20 s before the submission.
         wanted = [m.id for m in every if (t := message_time(m)) is not None and t >= now - timedelta(seconds=20.5)]
         assert 0 < len(wanted) < 50
-        assert sorted(recorder.ids) == sorted(wanted)
+        assert sorted(fleet.recorder.ids) == sorted(wanted)
         assert report.skipped == {"where": 50 - len(wanted)}
 
 
 async def test_a_deploy_that_adds_a_type_in_the_middle_of_a_page_loses_none_of_it(redis_url: str) -> None:
     """The first worker has handled some of the page and ends; the second one has the new handlers, and its where."""
-    types, free, began = {"consent.revoked"}, asyncio.Event(), asyncio.Event()
+    types, target = {"consent.revoked"}, Holding()
 
     def where(message: Message) -> bool:
         return message.event_type_id in types
 
-    async def behave(message: Message) -> None:
-        began.set()
-        await free.wait()
-
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, messages=0, workers=1, segments=1, concurrency=1, where=where) as fleet:
+    async with crew(redis_url, target, messages=0, workers=1, segments=1, concurrency=1, where=where) as fleet:
         for number in range(10):
             fleet.fake.emit("consent.revoked" if number % 2 else "user.created", user_id=f"u{number}")
-        ids = await fleet.ids()
         job = await fleet.submit()
-        await began.wait()
-        (first,) = fleet.workers
-        first.stop()
-        free.set()
-        async with asyncio.timeout(PATIENCE):
-            while (await job.progress()).held:
-                await asyncio.sleep(0.01)
-        assert 0 < len(recorder.ids) < 5
+        await target.began.wait()
+        fleet.workers[0].stop()
+        target.free.set()
+        await progress_when(job, lambda progress: not progress._held)
+        assert 0 < len(target.ids) < 5
         types.add("user.created")
         await fleet.start()
         report = await job.wait(timeout=PATIENCE)
-        assert sorted(recorder.ids) == sorted(ids)
+        assert sorted(target.ids) == sorted(await fleet.ids())
         assert (report.read, report.handled, dict(report.skipped), report.finished) == (10, 10, {}, True)
-
-
-async def test_workers_may_select_differently_and_whoever_comes_to_a_message_decides(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, failed=0.5, where=failed_only(), workers=1) as fleet:
-        work = await fleet.workers[0]._works.get("work", fleet.fleet._functions["work"])
-        other = attrs.evolve(work.where, predicate=lambda message: message.delivered)
-        plain = fleet.fleet._functions["work"]
-
-        @asynccontextmanager
-        async def other_function() -> AsyncIterator[Work]:
-            async with plain() as made:
-                made.where = other
-                yield made
-
-        fleet.fleet._functions["work"] = other_function
-        await fleet.start(1)
-        report = await fleet.run()
-        assert report.finished
-        assert report.handled == len(recorder.ids) == len(set(recorder.ids))
-        assert report.handled + report.skipped["where"] == report.read == 60
-
-
-@pytest.mark.parametrize("how", ["a task group", "a cancellation"])
-async def test_a_job_function_that_ends_by_itself_stops_its_job_and_is_opened_again(redis_url: str, how: str) -> None:
-    begun, opened = asyncio.Event(), 0
-
-    async def behave(message: Message) -> None:
-        begun.set()
-        await asyncio.sleep(0.005)
-
-    async with crew(redis_url, Recorder(), workers=1) as fleet:
-
-        @fleet.fleet.job("short-lived")
-        @asynccontextmanager
-        async def function() -> AsyncIterator[Work]:
-            nonlocal opened
-            opened += 1
-            task = asyncio.current_task()
-            assert task is not None
-
-            async def end() -> None:
-                await begun.wait()
-                if how == "a task group":
-                    raise OSError("the watchdog bit")
-                task.cancel()
-
-            async with asyncio.TaskGroup() as group:
-                if opened == 1:
-                    group.create_task(end())
-                yield Work(fleet.client, behave, concurrency=1)
-
-        job = await fleet.submit("short-lived")
-        with pytest.raises(ReplayError, match="'short-lived' ended while it was needed"):
-            await job.wait(timeout=PATIENCE)
-        await job.resume()
-        report = await job.wait(timeout=PATIENCE)
-        assert (opened, report.handled) == (2, 60)
-
-
-async def test_messages_that_an_inbox_has_as_handled_do_not_count_against_a_jobs_limit(redis_url: str) -> None:
-    recorder, inbox = Recorder(), MemoryInbox()
-    async with crew(redis_url, recorder, where=limit(25), inbox=inbox) as fleet:
-        ids = await fleet.ids()
-        for number in range(1, 4):
-            report = await fleet.run(key=f"job {number}")
-            assert report.handled == min(25, 60 - 25 * (number - 1)), "handled messages counted against the limit"
-            assert report.skipped.get("handled-before", 0) == 25 * (number - 1), (
-                "a message was skipped without a reason"
-            )
-        assert sorted(recorder.ids) == sorted(ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from basiq_async.distributed import Fleet, Worker
 from basiq_async.distributed._record_types import LeaseLostError  # private: a record's callers
 from tests.support.fleets import Crew, Record, crew
-from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
 
 SHORT = 0.2
@@ -52,25 +52,24 @@ async def run_until_it_dies(fleet: Crew, url: str, key: str, segment: str, nth: 
     doomed = Doomed(record, nth, before=before)
     waiting = [segment]
 
-    async def notify(key: str, following: str) -> None:
+    async def notify(key: str, following: Sequence[str]) -> None:
         if not doomed.died:
-            waiting.append(following)
+            waiting.extend(following)
 
     worker = Worker(cast(Record, doomed), fleet.fleet._functions, notify, lease=SHORT)
     while waiting and not doomed.died:
         await worker.process_segment(key, waiting.pop(0))
-    await worker.aclose()
-    await record.aclose()
+    await worker.__aexit__()
+    await record.connection.aclose()
     return doomed.died
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the call", "after the call"])
-@pytest.mark.parametrize("lost", [False, True], ids=["notifications arrive", "first notifications are lost"])
+@pytest.mark.parametrize("lost", [False, True], ids=["notifications arrive twice", "first notifications are lost"])
 async def test_a_worker_that_is_lost_between_any_two_calls_leaves_a_job_that_others_finish(
     redis_url: str, *, before: bool, lost: bool
 ) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=8, page_size=4, workers=0, concurrency=1) as fleet:
+    async with crew(redis_url, messages=8, page_size=4, workers=0, concurrency=1) as fleet:
         fleet.fleet.lease = SHORT
         fleet.lost = lambda number: 0
         jobs = []
@@ -81,44 +80,15 @@ async def test_a_worker_that_is_lost_between_any_two_calls_leaves_a_job_that_oth
             came_so_far = await run_until_it_dies(fleet, redis_url, job.key, "0.0", nth, before=before)
             jobs.append(job)
         assert len(jobs) > 8  # it went through all calls of two pages
-        fleet.lost = lambda number: 1 if not lost or fleet.notifications.count(fleet.notifications[-1]) > 1 else 0
+        fleet.lost = lambda number: 2 if not lost else fleet.notifications.count(fleet.notifications[-1]) > 1
         await fleet.start(2)
         ids = sorted(await fleet.ids())
         for job in jobs:
             report = await job.wait(timeout=PATIENCE)
             assert (report.finished, report.read, report.handled) == (True, 8, 8)
-        assert all(recorder.ids.count(each) >= len(jobs) for each in ids)
+        assert all(fleet.recorder.ids.count(each) >= len(jobs) for each in ids)
         # Concurrency is 1: at most one message of each that died.
-        assert len(recorder.ids) <= len(jobs) * (8 + 1)
-
-
-@pytest.mark.parametrize("before", [True, False], ids=["before the call", "after the call"])
-async def test_a_worker_that_is_lost_while_it_retries_the_quarantine_leaves_it_to_others(
-    redis_url: str, *, before: bool
-) -> None:
-    target = Refusing()
-    async with crew(redis_url, target, messages=4, workers=1, concurrency=1) as fleet:
-        ids = await fleet.ids()
-        target.refused.update(ids)
-        jobs = []
-        for number in range(8):
-            jobs.append(await fleet.submit(key=f"job-{number}"))
-            await jobs[-1].wait(timeout=PATIENCE)
-            assert (await jobs[-1].progress()).quarantined == 4
-        for worker in fleet.workers:
-            worker.stop()
-        fleet.fleet.lease = SHORT
-        target.refused.clear()
-        fleet.lost = lambda number: 0
-        for nth, job in enumerate(jobs, start=1):
-            await job.retry_quarantined()
-            await run_until_it_dies(fleet, redis_url, job.key, "q1.0", nth, before=before)
-        fleet.lost = lambda number: 1
-        await fleet.start(2)
-        for job in jobs:
-            report = await job.wait(timeout=PATIENCE)
-            assert (report.finished, report.handled, len(await job.quarantined())) == (True, 4, 0)
-        assert len(jobs) * 4 <= len(target.taken) <= len(jobs) * (4 + 1)
+        assert len(fleet.recorder.ids) <= len(jobs) * (8 + 1)
 
 
 async def test_notifications_by_a_broker_that_is_away_are_not_waited_for_one_by_one(redis_url: str) -> None:

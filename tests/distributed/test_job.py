@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -16,7 +17,6 @@ from tests.support import virtual
 RUNNING = JobProgress(
     state="running", reason="", problem="", read=9, handled=5, failed=2, skipped={"where": 1}, quarantined=2,
     given_up=0, rate=1.5, elapsed=7.0, remaining=None, worker_names=["w"], segments=1, held=1, takeovers=0, paused=0.0,
-    cut=False,
 )  # fmt: skip
 
 
@@ -32,8 +32,8 @@ class Told:
         return None if found is None else attrs.evolve(RUNNING, **found)
 
 
-async def no_notification(key: str, segment: str) -> None:
-    raise AssertionError(f"{key} {segment}")
+async def no_notification(key: str, segments: Sequence[str]) -> None:
+    raise AssertionError(f"{key} {segments}")
 
 
 def job_of(record: Any) -> Job:
@@ -67,11 +67,10 @@ async def test_a_job_is_waited_for_as_long_as_its_caller_says() -> None:
     ("end", "finished"),
     [
         ({"state": "finished"}, True),
-        ({"state": "finished", "cut": True}, False),
         ({"state": "finished", "given_up": 1}, False),
         ({"state": "cancelled"}, False),
     ],
-    ids=["the end", "the limit", "a failure that was skipped", "a cancellation"],
+    ids=["the end", "a failure that was skipped", "a cancellation"],
 )
 @virtual.clocked
 async def test_a_report_is_finished_only_where_nothing_is_left(end: dict[str, Any], finished: bool) -> None:

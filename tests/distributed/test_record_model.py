@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
+import pytest
 
 from basiq_async.distributed._record import Record  # private: the record that the walks look at
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
@@ -66,7 +68,7 @@ class _Walk:
         self._former: list[tuple[str, str]] = []
         self._state = "running"
         self._counts = {"handled": 0, "failed": 0}
-        self._read = 0
+        self._read = self._takeovers = 0
         self._quarantine: dict[str, int] = {}
         self._numbers = 0
 
@@ -77,23 +79,15 @@ class _Walk:
     async def run(self) -> None:
         await self._record.create(self._spec)
         await self._record.reclaim_expired(self._key, "w", grace=30.0)  # a worker is there, so the job is not waiting
-        steps = [self._claim, self._claim, self._record_page, self._save, self._save, self._save, self._finish]
-        steps += [self._release, self._die, self._write_late, self._set_state, self._retry, self._drop, self._wake]
-        steps += [self._retry, self._save, self._record_page]
+        steps: list[Any] = [*[self._claim, self._record_page, self._retry] * 2, *[self._save] * 4, self._finish]
+        steps += [self._release, self._die, self._write_late, self._set_state, self._drop, self._wake]
         for _ in range(_STEPS):
             await self._step(self._rng.choice(steps))
             await self._compare()
         for _ in range(3):
             await self._go_to_the_end()
-            for step in (
-                self._retry,
-                self._claim,
-                self._record_page,
-                self._retry,
-                self._save,
-                self._die,
-                self._retry,
-            ):
+            steps = (self._retry, self._claim, self._record_page, self._retry, self._drop, self._save, self._die)
+            for step in (*steps, self._retry):
                 await self._step(step)
                 await self._compare()
         await self._go_to_the_end()
@@ -102,20 +96,21 @@ class _Walk:
         if self._state == "paused":
             await self._set_state()
         for _ in range(300):
-            if not self._open:
-                break
-            for name, segment in list(self._open.items()):
-                if not segment.alive:
-                    await self._claim_one(name)
+            for name in [name for name, segment in self._open.items() if not segment.alive]:
+                await self._claim_one(name)
             for step in (self._record_page, self._save, self._finish):
                 await self._step(step)
         await self._compare()
         assert self._state == "finished"
         assert self._key not in await self._record.keys(active=True)
 
-    async def _step(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _step(self, step: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        """Take a step. An owner's steps get a segment, with its name and the token, if one has an owner."""
         self.log.append(step.__name__.strip("_"))
-        await step()
+        if step not in (self._record_page, self._save, self._finish, self._release, self._die):
+            await step()
+        elif (owned := self._choose(advanced=True if step == self._save else None)) is not None:
+            await step(*owned)
 
     async def _compare(self) -> None:
         status = await self._record.progress(self._key)
@@ -125,7 +120,8 @@ class _Walk:
         known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._quarantine))
         assert found == known, f"state, open segments, handled, failed, read and quarantined were {found}, not {known}"
         held = sum(segment.alive for segment in self._open.values())
-        assert status.held == held, f"{status.held} segments had an owner, not {held}"
+        found, known = (status._held, status.takeovers), (held, self._takeovers)
+        assert found == known, f"segments with an owner, and takeovers, were {found}, not {known}"
 
     async def _perhaps_twice(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call, and sometimes repeat it, as if its response was lost."""
@@ -162,12 +158,10 @@ class _Walk:
             assert place == (str(segment.after), segment.upto), f"the claim of {name} covers the entries {place}"
         if segment.token is not None:
             self._former.append((name, segment.token))
+            self._takeovers += 1
         segment.token, segment.alive = token, True
 
-    async def _record_page(self) -> None:
-        if (chosen := self._choose()) is None:
-            return
-        name, segment, token = chosen
+    async def _record_page(self, name: str, segment: _Segment, token: str) -> None:
         list_name, _, index = name.partition(".")
         if not list_name.startswith("q"):
             ids = [f"{name}-{number}" for number in range(_MESSAGES)]
@@ -198,10 +192,7 @@ class _Walk:
                     after=int(cursor or 0) if list_name[0] == "q" else 0, upto=segment.upto
                 )
 
-    async def _save(self) -> None:
-        if (chosen := self._choose(advanced=True)) is None:
-            return
-        name, segment, token = chosen
+    async def _save(self, name: str, segment: _Segment, token: str) -> None:
         left = [each for each in segment.ids or () if each not in segment.done][: self._rng.randint(1, 2)]
         failed = [each for each in left if self._rng.random() < 0.4]
         handled = [each for each in left if each not in failed]
@@ -226,10 +217,7 @@ class _Walk:
         for each in handled if is_retry else ():
             self._quarantine.pop(each, None)
 
-    async def _finish(self) -> None:
-        if (chosen := self._choose()) is None:
-            return
-        name, segment, token = chosen
+    async def _finish(self, name: str, segment: _Segment, token: str) -> None:
         if segment.ids is not None and len(segment.done) < len(segment.ids):
             return
         finished = await self._record.finish(self._key, name, token)
@@ -240,18 +228,12 @@ class _Walk:
             if not self._open:
                 self._state = "finished"
 
-    async def _release(self) -> None:
-        if (chosen := self._choose()) is None:
-            return
-        name, segment, token = chosen
+    async def _release(self, name: str, segment: _Segment, token: str) -> None:
         await self._record.release(self._key, name, token)
         self._former.append((name, token))
         segment.token, segment.alive = None, False
 
-    async def _die(self) -> None:
-        if (chosen := self._choose()) is None:
-            return
-        name, segment, token = chosen
+    async def _die(self, name: str, segment: _Segment, token: str) -> None:
         await self._record.heartbeat(self._key, "w", {name: token}, lease=0.001)
         await self._pair.pass_seconds(0.004)
         segment.alive = False
@@ -263,18 +245,14 @@ class _Walk:
         record, key = self._record, self._key
         mark = SegmentPage(next_cursor="x", edge=["x"])
         ended = [*set_aside("x"), *outcomes(*self._quarantine)]
-        calls: tuple[Callable[[], Coroutine[Any, Any, object]], ...] = (
-            lambda: record.record_page(key, name, token, mark, read=9, lease=30.0),
-            lambda: record.save(key, name, token, ended, before=0, lease=30.0),
-            lambda: record.finish(key, name, token),
-            lambda: record.release(key, name, token),
-            lambda: record.take_ticket(key, name, token, "x", limit=1),
-        )
-        try:
-            found = await self._rng.choice(calls)()
-        except LeaseLostError:
-            return
-        raise AssertionError(f"a call by a former owner of {name} returned {found}, not LeaseLostError")
+        calls: list[partial[Any]] = [
+            partial(record.record_page, page=mark, read=9, lease=30.0),
+            partial(record.save, outcomes=ended, before=0, lease=30.0),
+            partial(record.finish),
+            partial(record.release),
+        ]
+        with pytest.raises(LeaseLostError):
+            await self._rng.choice(calls)(key, name, token)
 
     async def _set_state(self) -> None:
         if self._state not in ("running", "paused"):
@@ -292,9 +270,9 @@ class _Walk:
         covered = max((segment.upto for name, segment in self._open.items() if name[0] == "q"), default=0)
         last = max(self._quarantine.values(), default=0)
         if not self._quarantine:
-            assert retry is None, f"without entries, retry_quarantined() returned {retry}, not None"
-        elif retry is None:
-            raise AssertionError(f"with {len(self._quarantine)} entries, retry_quarantined() returned None")
+            assert retry == "", f"without entries, retry_quarantined() returned {retry}"
+        elif not retry:
+            raise AssertionError(f"with {len(self._quarantine)} entries, retry_quarantined() returned {retry}")
         elif last > covered:
             assert retry not in self._open, f"retry_quarantined() left later entries to an earlier segment: {retry}"
             self._open[retry] = _Segment(after=covered, upto=last)

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
-from redis.asyncio import Redis
-
 from basiq_async.distributed import Fleet, Work
-from basiq_async.receiver import RedisInbox, WebhookReceiver
-from basiq_async.receiver.protocol import inbox_key
-from tests.support.deliveries import Service, payload, signed
 from tests.support.fleets import crew
 from tests.support.histories import Recorder
 from tests.support.real_time import PATIENCE
-
-KEY = inbox_key("consent.revoked", "e-1", None, "webhook")
 
 
 @asynccontextmanager
@@ -63,53 +55,3 @@ async def test_a_job_can_be_stopped_forgotten_and_its_quarantine_read_and_droppe
         assert (progress.state, progress.reason) == ("cancelled", "somebody else")
         await theirs.forget()
         assert await team.fleet.jobs() == []
-
-
-@pytest.fixture
-async def service(redis_url: str) -> AsyncIterator[tuple[WebhookReceiver, Service, RedisInbox]]:
-    """The receiver, its handler, and another program's inbox on the same keys."""
-    async with Redis.from_url(redis_url) as ours, Redis.from_url(redis_url) as theirs:
-        handler = Service(webhook_id="webhook", inbox=RedisInbox(ours), quarantine_after=1)
-        async with handler.receiver as receiver:
-            yield receiver, handler, RedisInbox(theirs)
-
-
-async def test_an_event_that_is_marked_as_handled_is_left_out(
-    service: tuple[WebhookReceiver, Service, RedisInbox],
-) -> None:
-    receiver, handler, theirs = service
-    await theirs.claim(KEY, "theirs", lease=60)
-    await theirs.complete(KEY, "theirs")
-    assert (await receiver.handle(signed(body := payload("consent.revoked", "e-1")), body)).status == 200
-    assert handler.handled == []
-
-
-async def test_an_event_whose_claim_is_held_gets_503(service: tuple[WebhookReceiver, Service, RedisInbox]) -> None:
-    receiver, handler, theirs = service
-    await theirs.claim(KEY, "theirs", lease=60)
-    assert (await receiver.handle(signed(body := payload("consent.revoked", "e-1")), body)).status == 503
-    assert handler.handled == []
-    await theirs.release(KEY, "theirs")
-    assert (await receiver.handle(signed(body := payload("consent.revoked", "e-1")), body)).status == 204
-
-
-async def test_a_handled_event_whose_entry_is_deleted_is_handled_again(
-    service: tuple[WebhookReceiver, Service, RedisInbox], redis_url: str
-) -> None:
-    receiver, handler, _ = service
-    for _ in range(2):
-        assert (await receiver.handle(signed(body := payload("consent.revoked", "e-1")), body)).status == 204
-        async with Redis.from_url(redis_url) as redis:
-            await redis.flushall()
-    assert len(handler.handled) == 2
-
-
-async def test_a_quarantined_delivery_can_be_read_and_dropped(
-    service: tuple[WebhookReceiver, Service, RedisInbox],
-) -> None:
-    receiver, _, theirs = service
-    await receiver.handle(signed(body := payload("user.broken", "e-2")), body)
-    (found,) = await theirs.quarantined()
-    assert b"e-2" in found.body
-    assert await theirs.drop_quarantined(found.key)
-    assert await receiver.quarantined() == []

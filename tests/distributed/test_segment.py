@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -14,14 +13,12 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import InMemoryTransport, Message, Request, Response
-from basiq_async.distributed import Work
+from basiq_async.distributed import Work, _segment, _worker  # private: how long they wait for others
 from basiq_async.distributed._record_types import Heartbeat, LeaseLostError  # private: what a record says
 from basiq_async.distributed._segment import (  # private: a lease ends between two messages
     ActiveJob,
     Lease,
-    LeasedTarget,
     Segment,
-    SegmentRecorder,
     clock,
 )
 from basiq_async.errors import RecordError
@@ -29,8 +26,8 @@ from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, inbox_key
 from basiq_async.replay.shared import Finished
 from basiq_async.testing import Quirks
-from tests.support.fleets import crew
-from tests.support.histories import Recorder, Refusing
+from tests.support.fleets import crew, progress_when
+from tests.support.histories import Recorder, Refusing, Table
 from tests.support.real_time import PATIENCE
 from tests.support.records import make_spec
 
@@ -42,18 +39,15 @@ async def test_no_message_is_begun_when_the_lease_may_have_run_out(inbox: Memory
     unused: Any = None
     work = Work(unused, recorder, inbox=inbox)
     job = ActiveJob(make_spec("job"), unused, unused)
-    target = LeasedTarget(Segment(unused, job, "0.0", lease, work, unused, unused))
+    target = Segment(unused, job, "0.0", lease, work, unused, unused)
     message = Message("m1", {"id": "m1"})
-    with pytest.raises(LeaseLostError):
-        await target.deliver(message)
     lease.prolong(clock())
     await target.deliver(message)
-    lease.end()
-    with pytest.raises(LeaseLostError):
-        await target.deliver(message)
-    lease.prolong(clock() - 30.0)  # granted, but asked for so long ago that it has run out again
-    with pytest.raises(LeaseLostError):
-        await target.deliver(message)
+    for asked_at in (float("-inf"), clock() - 30.0):  # the latter was granted, and has run out again
+        lease.end()
+        lease.prolong(asked_at)
+        with pytest.raises(LeaseLostError):
+            await target.deliver(message)
     assert recorder.ids == ["m1"]
 
 
@@ -62,8 +56,8 @@ def test_a_lease_also_counts_the_time_that_the_machine_is_suspended() -> None:
     assert getattr(clock, "args", None) == (time.CLOCK_BOOTTIME,), "a suspended worker would hold its lease for longer"
 
 
-def recorder_on(*answers: Heartbeat | int) -> tuple[SegmentRecorder, list[tuple[int, list[str]]]]:
-    """A recorder whose former owner recorded two messages, and what is saved, each with the number before it."""
+def segment_on(*answers: Heartbeat | int) -> tuple[Segment, list[tuple[int, list[str]]]]:
+    """A segment whose former owner recorded two messages, and what is saved, each with the number before it."""
     calls: list[tuple[int, list[str]]] = []
     left = list(answers)
 
@@ -76,8 +70,7 @@ def recorder_on(*answers: Heartbeat | int) -> tuple[SegmentRecorder, list[tuple[
     store: Any = Store()
     claim: Any = SimpleNamespace(done=["a", "b"])
     job = ActiveJob(make_spec("job"), unused, unused)
-    segment = Segment(store, job, "0.0", Lease(30.0), Work(unused, Recorder()), claim, unused)
-    return SegmentRecorder(segment, LeasedTarget(segment), None), calls
+    return Segment(store, job, "0.0", Lease(30.0), Work(unused, Recorder()), claim, unused), calls
 
 
 FINISHED: list[Any] = [Finished(Message(id, {}), None) for id in ("c", "d")]  # type: ignore[arg-type]
@@ -91,56 +84,27 @@ RUNNING = Heartbeat("running")
         ([3, RUNNING], [(2, ["c", "d"]), (3, ["d"])]),
         ([2, RUNNING], [(2, ["c", "d"]), (2, ["c", "d"])]),
         ([4], [(2, ["c", "d"])]),
+        ([1], None),
+        ([5], None),
     ],
-    ids=["all is well", "a part was saved already", "it was lost", "all was saved already"],
+    ids=["all is well", "a part was saved", "it was lost", "all was saved", "it lost what was claimed", "it has more"],
 )
-async def test_what_the_store_has_decides_what_is_saved_again(answers: Any, saved: list[Any]) -> None:
-    recorder, calls = recorder_on(*answers)
-    await recorder.record(FINISHED)
+async def test_what_the_store_has_decides_what_is_saved_again(answers: Any, saved: list[Any] | None) -> None:
+    segment, calls = segment_on(*answers)
+    if saved is None:
+        with pytest.raises(RecordError, match=r"another program changed segment 0\.0"):
+            await segment.record(FINISHED)
+        return
+    await segment.record(FINISHED)
     assert calls == saved
-    assert (recorder.segment.lease.until > clock()) is (RUNNING in answers)
+    assert (segment.lease.until > clock()) is (RUNNING in answers)
 
 
 async def test_a_segment_that_is_stopped_before_it_begins_reads_nothing_and_is_not_finished() -> None:
-    recorder, calls = recorder_on()
-    recorder.segment.stop()
-    assert await recorder.segment.run() is False
+    segment, calls = segment_on()
+    segment.stop()
+    assert await segment.run() is False
     assert calls == []
-
-
-@pytest.mark.parametrize("known", [1, 5])
-async def test_a_store_that_has_more_than_was_saved_or_less_than_was_claimed_is_an_error(known: int) -> None:
-    recorder, _ = recorder_on(known)
-    with pytest.raises(RecordError, match=r"another program changed segment 0\.0"):
-        await recorder.record(FINISHED)
-
-
-class Noted:
-    """A segment that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[object] = []
-
-    def pause(self, seconds: float) -> None:
-        self.told.append(seconds)
-
-    def stop(self) -> None:
-        self.told.append("stop")
-
-
-def test_a_pause_of_the_target_reaches_each_segment_of_a_process_and_the_other_processes_once() -> None:
-    spread: list[float] = []
-    first, second = Noted(), Noted()
-    segments: Any = {"a": first, "b": second}
-    unused: Any = None
-    job = ActiveJob(unused, unused, spread.append, segments)
-    for seconds in (60.0, 60.0, 5.0, 90.0):  # each segment is refused, and the target asks of each
-        job.pause(seconds)
-    assert first.told == second.told == spread == [60.0, 90.0]
-    job.apply(Heartbeat("running", 30.0))
-    job.apply(Heartbeat("running"))
-    job.apply(Heartbeat("paused", 30.0))
-    assert first.told == second.told == [60.0, 90.0, 30.0, "stop"]
 
 
 async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str) -> None:
@@ -157,19 +121,17 @@ async def test_what_the_store_lost_of_a_segment_is_recorded_again(redis_url: str
             await redis.zrem("basiq:{job}:due", "0.1")
         await asyncio.sleep(0.002)
 
-    recorder = Recorder(behave)
     async with crew(
-        redis_url, recorder, messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
+        redis_url, Recorder(behave), messages=60, page_size=40, workers=1, segments=1, concurrency=2, lease=5.0
     ) as fleet:
         report = await fleet.run()
-        assert sorted(recorder.ids) == sorted(await fleet.ids())
+        assert sorted(fleet.recorder.ids) == sorted(await fleet.ids())
         assert (report.handled, report.read) == (60, 60)
     await redis.aclose()
 
 
 async def test_a_page_is_handled_to_the_messages_behind_which_the_next_one_begins(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=5, workers=0) as fleet:
+    async with crew(redis_url, messages=5, workers=0) as fleet:
         job = await fleet.submit()
         ids = await fleet.ids()
         async with Redis.from_url(redis_url) as redis:  # a former owner read three messages, and died
@@ -177,7 +139,7 @@ async def test_a_page_is_handled_to_the_messages_behind_which_the_next_one_begin
             await redis.hset("basiq:{job}", "lists_left", 0)
         await fleet.start()
         report = await job.wait(timeout=PATIENCE)
-        assert sorted(recorder.ids) == sorted(ids[:3])
+        assert sorted(fleet.recorder.ids) == sorted(ids[:3])
         assert (report.read, report.handled) == (3, 3)
 
 
@@ -188,11 +150,10 @@ async def test_a_cursor_that_cannot_be_used_any_more_is_found_by_the_message_bef
         if message.id == ids[0]:
             await redis.hset("basiq:{job}:s:0.1", "cursor", "of another key")
 
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, messages=45, workers=1, segments=1) as fleet:
+    async with crew(redis_url, Recorder(behave), messages=45, workers=1, segments=1) as fleet:
         ids = await fleet.ids()
         report = await fleet.run()
-        assert sorted(recorder.ids) == sorted(ids)
+        assert sorted(fleet.recorder.ids) == sorted(ids)
         assert report.handled == 45
     await redis.aclose()
 
@@ -209,9 +170,8 @@ async def test_a_message_that_cannot_be_read_goes_into_the_quarantine(redis_url:
                     item["attempts"] = "neither a list nor an object"
             return attrs.evolve(response, body=json.dumps(page).encode())
 
-    recorder = Recorder()
     async with crew(
-        redis_url, recorder, messages=25, workers=1, where=lambda message: message.delivered, transport=Breaking
+        redis_url, messages=25, workers=1, where=lambda message: message.delivered, transport=Breaking
     ) as fleet:
         ids = await fleet.ids()
         broken.append(ids[12])
@@ -252,63 +212,40 @@ async def test_a_job_on_a_list_that_begins_with_the_newest_reads_what_was_there_
     redis_url: str, paging: Literal["item", "offset"]
 ) -> None:
     async def behave(message: Message) -> None:
-        if len(recorder.ids) % 7 == 3:
+        if len(fleet.recorder.ids) % 7 == 3:
             await fleet.fake.advance(minutes=2)
             fleet.fake.seed_messages(1, fleet.webhook_id)
         await asyncio.sleep(0.001)
 
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, quirks=attrs.evolve(NEWEST_FIRST, paging=paging)) as fleet:
+    async with crew(redis_url, Recorder(behave), quirks=attrs.evolve(NEWEST_FIRST, paging=paging)) as fleet:
         before = await fleet.ids()
         report = await fleet.run()
-        assert sorted(recorder.ids) == sorted(before)
+        assert sorted(fleet.recorder.ids) == sorted(before)
         assert (report.handled, report.finished) == (60, True)
-
-
-class Table:
-    """A bulk target that is its own record, as the rows of a table are."""
-
-    def __init__(self, *ids: str) -> None:
-        self.rows, self.unwritten, self.delivered = set(ids), list[str](), list[str]()
-
-    async def deliver(self, message: Message) -> None:
-        self.delivered.append(message.id)
-        self.unwritten.append(message.id)
-
-    async def flush(self) -> None:
-        self.rows.update(self.unwritten)
-        self.unwritten.clear()
-
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        return self.rows.intersection(keys)
-
-    async def note(self, name: str) -> str | None:
-        return None
-
-    async def set_note(self, name: str, text: str) -> None: ...
 
 
 async def test_a_target_that_is_its_own_record_gets_only_what_it_does_not_have(redis_url: str) -> None:
     table = Table()
     async with crew(redis_url, table) as fleet:
         ids = await fleet.ids()
-        table.rows.update(ids[:20])
+        table.rows += ids[:20]
         report = await fleet.run()
-        assert sorted(table.delivered) == sorted(ids[20:])
-        assert table.rows == set(ids)
+        assert sorted(table.rows) == sorted(ids)
         assert (report.handled, dict(report.skipped)) == (40, {"handled-before": 20})
 
 
-async def test_a_message_that_a_live_delivery_holds_is_handled_when_that_has_ended(redis_url: str) -> None:
+async def test_a_message_that_a_live_delivery_holds_is_handled_when_that_has_ended(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_segment, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_worker, "_DELAY", 0.05)
     inbox, recorder = MemoryInbox(), Recorder()
     async with crew(redis_url, recorder, messages=12, inbox=inbox, workers=1, segments=1) as fleet:
         message = (await fleet.client.messages.list(fleet.webhook_id).collect())[3]
         key = inbox_key(message.event_type_id, message.event_id, message.id, fleet.webhook_id)
         await inbox.claim(key, "a live delivery", lease=600)
         job = await fleet.submit()
-        async with asyncio.timeout(PATIENCE):
-            while (await job.progress()).handled < 11:
-                await asyncio.sleep(0.01)
+        await progress_when(job, lambda progress: progress.handled == 11)
         await inbox.fail(key, "a live delivery")
         report = await job.wait(timeout=PATIENCE)
         assert sorted(recorder.ids) == sorted(await fleet.ids())
@@ -322,4 +259,4 @@ async def test_what_on_error_skip_gives_up_is_counted_and_the_report_is_not_fini
         report = await job.wait(timeout=PATIENCE)
         progress = await job.progress()
         assert (report.handled, report.failed, report.finished) == (54, 6, False)
-        assert (progress.state, progress.given_up, progress.quarantined) == ("finished", 6, 0)
+        assert (progress.state, progress._given_up, progress.quarantined) == ("finished", 6, 0)

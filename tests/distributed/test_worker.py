@@ -14,17 +14,16 @@ import pytest
 from redis.asyncio import Redis
 
 from basiq_async import RateLimitError
-from basiq_async.distributed import Work, Worker, _worker  # private: its paces
+from basiq_async.distributed import JobState, Work, Worker, _worker  # private: its paces
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
-    LONGEST_KEY,
     Heartbeat,
     LeaseLostError,
     RecordUnavailableError,
     shorten,
 )
-from basiq_async.distributed._segment import ActiveJob, Lease, Segment, clock  # private: what a worker holds
+from basiq_async.distributed._segment import ActiveJob, Lease, clock  # private: what a worker holds
 from basiq_async.errors import ConnectionFailedError, InboxError, RecordError
-from tests.support.fleets import crew
+from tests.support.fleets import Holding, crew, progress_when, until
 from tests.support.histories import Recorder
 from tests.support.real_time import PATIENCE
 from tests.support.records import make_spec
@@ -38,25 +37,11 @@ FORGED = "0.0\n2026-11-27 12:00:00 INFO basiq_async.distributed the job 'job' is
     ids=["newline", "long segment", "long key", "no segment", "a number", "nothing"],
 )
 async def test_a_notification_that_is_none_is_ignored_in_one_short_line(
-    redis_url: str, caplog: pytest.LogCaptureFixture, key: Any, segment: Any
+    caplog: pytest.LogCaptureFixture, key: Any, segment: Any
 ) -> None:
-    async with crew(redis_url, workers=0) as fleet:
-        await fleet.submit()
-        (worker,) = await fleet.start(1, segments=0)
-        caplog.clear()
-        await worker.process_segment(key, segment)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "a notification that is not one of a fleet is ignored"
-    ]
-
-
-async def test_a_notification_with_the_longest_key_is_one(redis_url: str) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, messages=10, workers=0) as fleet:
-        job = await fleet.submit(key="k" * LONGEST_KEY)
-        (worker,) = await fleet.start(1, segments=0)
-        await worker.process_segment(job.key, "0.0")
-        assert (await job.progress()).handled == 10
+    await worker_on(record := Scripted()).process_segment(key, segment)
+    assert [each.getMessage() for each in caplog.records] == ["a notification that is not one of a fleet is ignored"]
+    assert record.calls == []
 
 
 async def test_a_segment_or_a_job_that_another_program_wrote_is_left_out_and_logged_nowhere(
@@ -67,9 +52,7 @@ async def test_a_segment_or_a_job_that_another_program_wrote_is_left_out_and_log
         await redis.sadd("basiq:active", "k" * 10_000, b"\xff\n")
         await redis.zadd("basiq:{job}:due", {FORGED: 1})
         job = await fleet.submit()
-        while (progress := await job.progress()).handled < 20:
-            assert progress.state != "failed"
-            await asyncio.sleep(0.01)
+        assert not (await progress_when(job, lambda progress: progress.handled == 20)).reason
         await redis.zrem("basiq:{job}:due", FORGED)
     assert all("\n" not in record.getMessage() and len(record.getMessage()) < 2_000 for record in caplog.records)
 
@@ -81,9 +64,7 @@ async def test_an_error_is_one_printable_line_of_limited_length_in_the_log_and_i
         raise ValueError("no\n" + "x" * 100_000)
 
     async with crew(redis_url, behave, messages=20, on_error="stop") as fleet:
-        job = await fleet.submit()
-        while not (progress := await job.progress()).ended:
-            await asyncio.sleep(0.01)
+        progress = await progress_when(await fleet.submit(), lambda progress: progress.ended)
     assert progress.state == "failed"
     assert shorten("x" * 1_001) == "x" * 1_000 + "…"
     for text in (progress.reason, *(record.getMessage() for record in caplog.records)):
@@ -91,56 +72,48 @@ async def test_an_error_is_one_printable_line_of_limited_length_in_the_log_and_i
         assert len(text) < 2_000
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"rate": "fast"},
-        {"lists": "[[1, 2, 3]]"},
-        {"lists": "[" * 100_000},
-        {"submitted_at": "yesterday"},
-        {"id": None, "name": None},
-        {"name": "\x00" * 1_200_000},
-    ],
-    ids=["rate", "lists", "deep lists", "moment", "no name", "long name"],
-)
+DAMAGES: list[dict[str, str]] = [
+    {"rate": "fast"},
+    {"lists": "[[1, 2, 3]]"},
+    {"lists": "[" * 100_000},
+    {"submitted_at": "yesterday"},
+    {"id": "", "name": ""},
+    {"name": "\x00" * 1_200_000},
+]
+
+
 async def test_a_job_that_another_program_damaged_holds_up_no_other(
-    redis_url: str, caplog: pytest.LogCaptureFixture, damage: dict[str, str | None]
+    redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorder = Recorder()
-    async with crew(redis_url, recorder, workers=0) as fleet, Redis.from_url(redis_url) as redis:
+    async with crew(redis_url, workers=0) as fleet, Redis.from_url(redis_url) as redis:
         fleet.lost = lambda number: 0  # the workers have to find the jobs
-        damaged = await fleet.submit(key="a damaged job")
-        for name, value in damage.items():
-            base = "basiq:{a damaged job}"
-            await (redis.hdel(base, name) if value is None else redis.hset(base, name, value))
+        for number, damage in enumerate(DAMAGES):
+            await fleet.submit(key=f"damaged {number}")
+            await redis.hdel(base := f"basiq:{{damaged {number}}}", *damage)
+            for name in filter(damage.get, damage):
+                await redis.hset(base, name, damage[name])
         job = await fleet.submit()
         fleet.lost = lambda number: 1
         await fleet.start(1)
         assert (await job.wait(timeout=PATIENCE)).handled == 60
-        with pytest.raises(RecordError, match="another program changed the job 'a damaged job' in Redis"):
-            await fleet.fleet.get(damaged.key)
-    assert "another program changed the job 'a damaged job'" in caplog.text
+        for number in range(len(DAMAGES)):
+            with pytest.raises(RecordError, match=f"another program changed the job 'damaged {number}' in Redis"):
+                await fleet.fleet.get(f"damaged {number}")
+            assert f"another program changed the job 'damaged {number}'" in caplog.text
     assert all(len(record.getMessage()) < 2_000 for record in caplog.records)
     assert "Traceback" not in caplog.text
 
 
 async def test_a_job_whose_key_is_of_another_type_holds_up_no_other(redis_url: str) -> None:
-    free = asyncio.Event()
-
-    async def behave(message: object) -> None:
-        await free.wait()
-
-    recorder = Recorder(behave)
-    async with crew(redis_url, recorder, messages=20, workers=1, lease=1.0) as fleet:
+    async with crew(redis_url, target := Holding(), messages=20, workers=1, lease=1.0) as fleet:
         jobs = [await fleet.submit(key=key) for key in ("a", "b")]
         async with Redis.from_url(redis_url) as redis, asyncio.timeout(PATIENCE):
-            while recorder.at_once < 2 or not all([(await job.progress()).held for job in jobs]):
-                await asyncio.sleep(0.01)
+            await until(lambda: {segment.job.spec.key for segment in fleet.segments} == {"a", "b"})
             await redis.set("basiq:{a}", "no job")
             before = await redis.zscore("basiq:{b}:due", "0.0")
             while await redis.zscore("basiq:{b}:due", "0.0") == before:  # until a heartbeat prolonged the lease
                 await asyncio.sleep(0.01)
-            free.set()
+            target.free.set()
             assert (await jobs[1].wait()).handled == 20
 
 
@@ -148,6 +121,7 @@ class Scripted:
     """A record that answers a call with what a test put there under its name, and notes the arguments."""
 
     def __init__(self, **answers: Any) -> None:
+        self.connection = self
         self.answers = answers
         self.calls: list[tuple[Any, ...]] = []
 
@@ -159,7 +133,7 @@ class Scripted:
         return call
 
 
-async def nothing(key: str, segment: str) -> None: ...
+async def nothing(key: str, segments: Sequence[str]) -> None: ...
 
 
 def worker_on(record: Any, *, lease: float = 10.0, notify: Any = nothing) -> Worker:
@@ -169,7 +143,7 @@ def worker_on(record: Any, *, lease: float = 10.0, notify: Any = nothing) -> Wor
 
 
 @pytest.mark.parametrize(("lease", "heal", "beat"), [(60.0, 1.0, 0.25), (1.2, 0.2, 0.2)])
-async def test_a_worker_looks_for_segments_renews_leases_and_tells_how_far_it_is_again_and_again(
+async def test_a_worker_looks_for_segments_and_renews_leases_again_and_again(
     monkeypatch: pytest.MonkeyPatch, lease: float, heal: float, beat: float
 ) -> None:
     """A lease is renewed several times before it ends, and a new rate holds within half a second."""
@@ -180,49 +154,24 @@ async def test_a_worker_looks_for_segments_renews_leases_and_tells_how_far_it_is
 
     monkeypatch.setattr(Worker, "_repeat", repeat)
     worker = worker_on(record := Scripted(check=()), lease=lease)
-    await worker.start()
-    await asyncio.sleep(0)
-    assert paces == {"_heal": pytest.approx(heal), "_heartbeat": pytest.approx(beat), "_tell": 30.0}
-    await worker.aclose()
+    async with worker:
+        await asyncio.sleep(0)
+    assert paces == {"_heal": pytest.approx(heal), "_heartbeat": pytest.approx(beat)}
     await worker.process_segment("job", "0.0")
     assert record.calls == [("check",)], "a closed worker begins a segment"
 
 
-async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_rate_and_the_state_of_the_job() -> None:
-    record = Scripted(heartbeat=Heartbeat("paused", 0.0, 5.0, ["0.2"]))
-    worker = worker_on(record)
-    job, unused = worker._job(make_spec("job", id="id")), SimpleNamespace()
-    segments: list[Any] = [
-        Segment(unused, job, name, Lease(10.0, name, clock() + 1), unused, unused, nothing)  # type: ignore[arg-type]
-        for name in ("0.1", "0.2")
-    ]
-    job.segments.update({segment.lease.token: segment for segment in segments})
-    await worker._heartbeat()
-    assert record.calls == [("heartbeat", "job", "me", {"0.1": "0.1", "0.2": "0.2"}, 10.0, "id")]
-    kept, lost = segments
-    assert 9 < kept.lease.until - clock() <= 10
-    assert lost.lease.until == float("-inf")
-    assert (job.limiter.rate, kept.stopping, lost.stopping) == (5.0, True, True)
-
-
-@pytest.mark.parametrize(
-    ("lease", "grace", "sent", "told"),
-    [(1.0, 1.0, True, ["0.1", "0.2"]), (10.0, 5.0, None, ["0.1", "0.2"]), (10.0, 5.0, False, ["0.1"])],
-    ids=["a short lease", "a long one", "a broker that is away, and is not waited for twice"],
-)
-async def test_segments_without_a_worker_are_told_of_once_in_half_a_lease(
-    lease: float, grace: float, sent: bool | None, told: list[str]
-) -> None:
+@pytest.mark.parametrize(("lease", "grace"), [(1.0, 1.0), (10.0, 5.0)], ids=["a short lease", "a long one"])
+async def test_segments_without_a_worker_are_told_of_once_in_half_a_lease(lease: float, grace: float) -> None:
     found: list[str] = []
 
-    async def notify(key: str, segment: str) -> bool | None:
-        found.append(segment)
-        return sent
+    async def notify(key: str, segments: Sequence[str]) -> None:
+        found.extend(segments)
 
     record = Scripted(keys=["job"], spec=make_spec("job"), reclaim_expired=["0.1", "0.2"])
     await worker_on(record, lease=lease, notify=notify)._heal()
     assert record.calls == [("keys", True), ("spec", "job"), ("reclaim_expired", "job", "me", grace)]
-    assert found == told
+    assert found == ["0.1", "0.2"]
 
 
 async def test_a_job_function_that_a_worker_does_not_have_is_logged_once_and_its_jobs_are_left_to_others(
@@ -243,19 +192,16 @@ class Ending:
 
     how: Exception | bool
     job: ActiveJob
-    token: str = "token"
+    name: str = "0.0"
+    lease: Lease = attrs.field(factory=lambda: Lease(10.0, "token"))
     until: asyncio.Event | None = None
     stopping: bool = False
-    name: str = "0.0"
+    pauses: list[float] = attrs.field(factory=list)
     owner: tuple[str, ...] = ("job", "0.0", "token")
     claim: Any = attrs.field(factory=lambda: SimpleNamespace(rate=4.0))
 
-    @property
-    def lease(self) -> Lease:
-        return Lease(10.0, self.token)
-
     async def run(self) -> bool:
-        assert self.job.segments[self.token] is self
+        assert self.job.segments[self.lease.token] is self
         if self.until is not None:
             await self.until.wait()
         if isinstance(self.how, Exception):
@@ -264,6 +210,9 @@ class Ending:
 
     def stop(self) -> None:
         self.stopping = True
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
 
 HELD = "other workers hold messages of segment 0.0, and did not end"
@@ -279,6 +228,7 @@ PASSING: Sequence[Exception] = (
     [
         (True, None),
         (False, (2.0, HELD)),
+        ("stopped", (0.0, "")),
         (LeaseLostError("it ran out"), (0.0, "")),
         *((each, (1.5, "away")) for each in PASSING),
         (RateLimitError("slow down", status=429, retry_after=7.0), (7.0, "429: slow down (retry after 7 s)")),
@@ -287,12 +237,15 @@ PASSING: Sequence[Exception] = (
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
 async def test_how_a_segment_ends_decides_when_it_is_tried_again_and_whether_its_job_stops(
-    monkeypatch: pytest.MonkeyPatch, how: Exception | bool, released: tuple[float, str] | None
+    monkeypatch: pytest.MonkeyPatch, how: Any, released: tuple[float, str] | None
 ) -> None:
     monkeypatch.setattr("random.random", lambda: 0.5)
     record = Scripted()
     worker = worker_on(record)
     job = worker._job(make_spec("job", id="id"))
+    if how == "stopped":
+        how = False
+        worker.stop()
     await worker._run(Ending(how, job))  # type: ignore[arg-type]
     calls: list[tuple[Any, ...]] = []
     if isinstance(how, ValueError):
@@ -304,20 +257,28 @@ async def test_how_a_segment_ends_decides_when_it_is_tried_again_and_whether_its
     assert worker._active == {}, "a worker grows with the number of its jobs"
 
 
-async def test_a_segment_that_is_stopped_is_released_at_once_and_without_a_problem() -> None:
-    record = Scripted()
+@pytest.mark.parametrize("state", ["running", "paused"])
+async def test_a_heartbeat_renews_each_lease_but_the_lost_ones_and_applies_the_state_of_the_job(
+    state: JobState,
+) -> None:
+    record = Scripted(heartbeat=Heartbeat(state, 30.0, 5.0, ["0.2"]))
     worker = worker_on(record)
-    worker.stop()
-    segment = Ending(False, worker._job(make_spec("job")))
-    await worker._run(segment)  # type: ignore[arg-type]
-    assert segment.stopping
-    assert record.calls == [("release", "job", "0.0", "token", 0.0, "")]
+    job = worker._job(make_spec("job", id="id"))
+    kept, lost = (Ending(True, job, name, Lease(10.0, name, clock() + 1)) for name in ("0.1", "0.2"))
+    job.segments.update({each.name: each for each in (kept, lost)})  # type: ignore[misc]
+    await worker._heartbeat()
+    assert record.calls == [("heartbeat", "job", "me", {"0.1": "0.1", "0.2": "0.2"}, 10.0, "id")]
+    assert 9 < kept.lease.until - clock() <= 10
+    assert lost.lease.until == float("-inf")
+    assert job.limiter.rate == 5.0
+    for each in (kept, lost):
+        assert (each.stopping, each.pauses) == ((True, []) if state == "paused" else (False, [30.0]))
 
 
 async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_has_ended() -> None:
     worker = worker_on(record := Scripted(heartbeat=Heartbeat("running")))
     job, ended = worker._job(make_spec("job", id="id")), asyncio.Event()
-    former, latter = (Ending(True, job, token=token) for token in ("former", "latter"))
+    former, latter = (Ending(True, job, lease=Lease(10.0, token)) for token in ("former", "latter"))
     latter.until = ended
     running = asyncio.create_task(worker._run(latter))  # type: ignore[arg-type]
     await asyncio.sleep(0)
@@ -327,6 +288,20 @@ async def test_a_process_may_claim_a_segment_again_before_its_former_run_of_it_h
     ended.set()
     await running
     assert worker._active == {}
+
+
+async def test_a_worker_that_waits_for_redis_when_it_starts_ends_when_it_is_stopped() -> None:
+    class Away(Scripted):
+        async def check(self) -> None:
+            await asyncio.Event().wait()
+
+    worker = worker_on(record := Away())
+    starting = asyncio.create_task(worker.__aenter__())
+    await asyncio.sleep(0)
+    worker.stop()
+    assert await starting is worker
+    await worker.process_segment("job", "0.0")
+    assert (record.calls, worker._owner._tasks) == ([], set())
 
 
 async def test_a_job_function_is_opened_once_and_stays_open_until_its_worker_is_closed() -> None:
@@ -343,7 +318,7 @@ async def test_a_job_function_is_opened_once_and_stays_open_until_its_worker_is_
     assert await worker._works.get("work", function) is await worker._works.get("work", function)
     await asyncio.sleep(0.01)
     assert seen == ["opened"]
-    await worker.aclose()
+    await worker.__aexit__()
     assert seen == ["opened", "closed"]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from basiq_async.testing import FakeBasiq, serve
-from tests.support.environment import ROOT, unmeasured
-from tests.support.real_time import PATIENCE
+from tests.support.environment import ROOT
+from tests.support.programs import run
 
 COUNT = """
 import duckdb, json
@@ -23,24 +23,10 @@ with duckdb.connect("basiq.duckdb") as tables:
 
 
 async def python(folder: Path, *words: str, **environment: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *words,
-        cwd=folder,
-        env={
-            **unmeasured(),
-            "HOME": str(folder),
-            "DLT_DATA_DIR": str(folder / "dlt"),
-            "RUNTIME__DLTHUB_TELEMETRY": "false",
-            **environment,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(PATIENCE):
-        output = (await process.communicate())[0].decode()
-    assert process.returncode == 0, output
-    return output
+    quiet = {"HOME": str(folder), "DLT_DATA_DIR": str(folder / "dlt"), "RUNTIME__DLTHUB_TELEMETRY": "false"}
+    done = await asyncio.to_thread(run, sys.executable, *words, cwd=folder, **quiet, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 async def test_the_program_of_the_page_loads_each_message_once(tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.environment import ROOT, unmeasured
-from tests.support.real_time import PATIENCE
+from tests.support.environment import ROOT
+from tests.support.programs import run
 
 SCRIPT = ROOT / "examples" / "mock_in_ci.sh"
 MISUSE = """
@@ -26,19 +24,9 @@ asyncio.run(main())
 """
 
 
-def run(shell: str, folder: Path, *command: str, path: Path) -> tuple[int, str, list[str]]:
+def run_script(shell: str, folder: Path, *command: str, path: Path) -> tuple[int, str, list[str]]:
     """Run the script with the programs of a folder: its exit code, its output, and the files that it left."""
-    environment = {name: value for name, value in unmeasured().items() if not name.startswith("BASIQ_")}
-    places = os.pathsep.join([str(path), str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        [shell, str(SCRIPT), *command],
-        cwd=folder,
-        env={**environment, "PATH": places, "TMPDIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = run(shell, str(SCRIPT), *command, cwd=folder, path=path, TMPDIR=str(folder))
     return done.returncode, done.stdout + done.stderr, [each.name for each in folder.iterdir()]
 
 
@@ -46,11 +34,11 @@ def run(shell: str, folder: Path, *command: str, path: Path) -> tuple[int, str, 
 def test_it_ends_as_the_command_does_and_leaves_nothing(programs: Path, tmp_path: Path, shell: str, code: int) -> None:
     call = "basiq-async mock call"
     use = f"basiq-async webhooks list && {call} emit eventTypeId=user.created && {call} reset && exit {code}"
-    assert run(shell, tmp_path, "sh", "-c", use, path=programs)[::2] == (code, [])
+    assert run_script(shell, tmp_path, "sh", "-c", use, path=programs)[::2] == (code, [])
 
 
 def test_it_ends_with_1_where_the_command_misused_basiq(programs: Path, tmp_path: Path) -> None:
-    code, out, left = run("sh", tmp_path, sys.executable, "-c", MISUSE, path=programs)
+    code, out, left = run_script("sh", tmp_path, sys.executable, "-c", MISUSE, path=programs)
     assert (code, left) == (1, [])
     assert "token-per-request" in out
 
@@ -61,7 +49,7 @@ def test_where_the_mock_does_not_start_the_command_does_not_run(programs: Path, 
     script, real = broken / "basiq-async", programs / "basiq-async"
     script.write_text(f'#!/bin/sh\n[ "$2" = wait ] && exec "{real}" "$@" --timeout 0.2\necho broken; exit 2\n')
     script.chmod(0o700)
-    code, out, left = run("sh", tmp_path, "touch", str(tmp_path / "ran"), path=broken)
+    code, out, left = run_script("sh", tmp_path, "touch", str(tmp_path / "ran"), path=broken)
     assert (code, left) == (1, ["programs"])
     assert "no mock was ready" in out
     assert "broken" in out

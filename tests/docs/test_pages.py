@@ -29,11 +29,10 @@ from basiq_async.testing import FakeBasiq
 from tests.support import api
 from tests.support.deliveries import SECRET
 from tests.support.environment import ROOT, free_port, unmeasured
-from tests.support.pages import Page, has_blocks, has_docstring_blocks
+from tests.support.pages import PAGES, Page, has_blocks, has_docstring_blocks
 from tests.support.served import served
 
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in [ROOT / "README.md", *DOCS.rglob("*.md")] if "_build" not in path.parts)
 
 
 async def _accept(headers: object, body: bytes) -> int:
@@ -43,7 +42,7 @@ async def _accept(headers: object, body: bytes) -> int:
 @pytest.fixture
 def fake() -> FakeBasiq:
     fake = FakeBasiq()
-    fake.seed_messages(234, failed=0.5)
+    fake.seed_messages(34, failed=0.5)  # where two workers share one SQLite file, they wait for each other
     fake.route("https://example.com/basiq", _accept)
     fake.emit("consent.revoked")
     return fake
@@ -79,6 +78,7 @@ _slow = pytest.mark.skipif(not os.environ.get("BASIQ_SLOW_PAGES"), reason="a min
 ONCE = {
     "docs/mock.md": "each start of the mock has another secret, and a file with a secret is never overwritten",
     "docs/howto/run-a-service.md": "one worker leaves the work to another: there is none the next time",
+    "docs/howto/wsgi.md": "its test begins in an empty folder",
 }
 """Pages whose programs are not started a second time, and why."""
 

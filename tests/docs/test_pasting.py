@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.environment import ROOT
+from tests.support.pages import PAGES
 
 WORD = "A block with a bare `await` runs in IPython and in a notebook"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TOP_LEVEL = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 

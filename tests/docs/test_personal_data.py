@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.environment import ROOT, unmeasured
-from tests.support.real_time import PATIENCE
+from tests.support.environment import ROOT
+from tests.support.programs import run
 from tests.support.warm import CLIENT
 
 BALANCE = "98765.43"
@@ -85,10 +84,7 @@ def recipe(page: str, heading: str) -> str:
 
 def output_of(name: str, block: str, folder: Path) -> str:
     program = BEFORE.get(name, "") + block + AFTER.get(name, PLAIN) + SERVICE
-    done = subprocess.run(
-        [*CLIENT, "tests.support.warm:run_text", program], cwd=folder, env={**unmeasured(), "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+    done = run(*CLIENT, "tests.support.warm:run_text", program, cwd=folder, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 

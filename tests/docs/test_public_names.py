@@ -12,6 +12,7 @@ from functools import cache
 
 from tests.support.api import SNAPSHOT
 from tests.support.environment import ROOT
+from tests.support.pages import PAGES
 
 EXEMPT = {
     "QuarantinedDelivery.sealed_parts": "called by what seals and opens",
@@ -28,8 +29,7 @@ EXEMPT = {
 def shown() -> str:
     """The code of all pages, with their headings, and the examples."""
     parts = [path.read_text() for path in (ROOT / "examples").rglob("*.py")]
-    docs = [path for path in (ROOT / "docs").rglob("*.md") if not {"_build", "reference"} & set(path.parts)]
-    for page in (ROOT / "README.md", *docs):
+    for page in (path for path in PAGES if "reference" not in path.parts):
         text = re.sub(r"<!-- invisible.*?-->", "", page.read_text(), flags=re.DOTALL)
         parts += re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
         text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,8 @@ from basiq_async.testing import FakeBasiq, serve
 from examples.opentelemetry_hooks import Metrics
 from tests.support.command_line import PROGRAM
 from tests.support.deliveries import SECRET, payload, signed
-from tests.support.environment import free_port, unmeasured
+from tests.support.environment import free_port
+from tests.support.programs import Program, post, started
 from tests.support.real_time import PATIENCE
 from tests.support.warm import CLIENT
 
@@ -28,55 +28,15 @@ ROOT = Path(__file__).parents[2]
 KEY = "a2V5OnNlY3JldA=="
 
 
-class Service:
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self.process = process
-        self.url = url
-
-    async def until(self, line: str) -> None:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            while (await self.process.stdout.readline()).decode().strip() != line:
-                assert not self.process.stdout.at_eof(), f"the service ended without the line {line!r}"
-
-    async def post(self, body: bytes, headers: dict[str, str]) -> int:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
-            while True:
-                try:
-                    async with session.post(self.url, data=body, headers=headers) as answer:
-                        return answer.status
-                except aiohttp.ClientConnectorError:
-                    await asyncio.sleep(0.02)  # it is still starting
-
-    async def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE):
-            return await self.process.wait()
+SETTINGS = {"BASIQ_WEBHOOK_ID": "wh_1", "BASIQ_WEBHOOK_SECRET": SECRET, "BASIQ_API_KEY": KEY}
 
 
 @asynccontextmanager
-async def running(example: str, tmp_path: Path, **environment: str) -> AsyncGenerator[Service]:
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *(*CLIENT, "tests.support.warm:run_file", str(ROOT / "examples" / example)),
-        cwd=tmp_path,
-        env={
-            **unmeasured(),
-            "PORT": str(port),
-            "BASIQ_WEBHOOK_ID": "wh_1",
-            "BASIQ_WEBHOOK_SECRET": SECRET,
-            "BASIQ_API_KEY": KEY,
-            **environment,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield Service(process, f"http://127.0.0.1:{port}/basiq")
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+async def running(example: str, tmp_path: Path, **environment: str) -> AsyncGenerator[tuple[str, Program]]:
+    port, file = free_port(), str(ROOT / "examples" / example)
+    command = (*CLIENT, "tests.support.warm:run_file", file)
+    async with started(*command, cwd=tmp_path, PORT=str(port), **SETTINGS, **environment) as program:
+        yield f"http://127.0.0.1:{port}/basiq", program
 
 
 FRAMEWORKS = ["aiohttp", "django", "fastapi", "litestar", "quart", "starlette"]
@@ -103,25 +63,23 @@ async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framewo
     emission = await fake.emit("consent.revoked", user_id="u-1")
     async with (
         serve(fake) as base_url,
-        running(f"receive_{framework}.py", tmp_path, BASIQ_BASE_URL=base_url) as service,
+        running(f"receive_{framework}.py", tmp_path, BASIQ_BASE_URL=base_url) as (url, example),
     ):
         links = {"event": f"https://au-api.basiq.io/events/{emission.event_id}"}
         body = payload("consent.revoked", emission.event_id, links=links)
         other = payload("account.updated", "e-other")
-        assert await service.post(body, signed(body)) == 204
-        await service.until("consent.revoked of user u-1")
-        assert await service.post(body, signed(body)) == 200
-        assert await service.post(other, signed(other)) == 204
-        assert await service.post(body, signed(other)) == 401
-        assert b" 401 " in await unsigned(service.url), "nothing of a body without a signature is read"
-        await service.until("account.updated e-other")
-        # uvicorn ends by the signal itself, once all is closed.
-        assert await service.stop() in {0, -signal.SIGTERM}
-        assert service.process.stderr is not None
-        assert "Traceback" not in (await service.process.stderr.read()).decode()
-        async with running(f"receive_{framework}.py", tmp_path, BASIQ_BASE_URL=base_url) as again:
-            assert await again.post(body, signed(body)) == 200, "the second start knows what the first one handled"
-            assert await again.stop() in {0, -signal.SIGTERM}
+        assert await post(url, body, signed(body)) == 204
+        await example.until("consent.revoked of user u-1")
+        assert await post(url, body, signed(body)) == 200
+        assert await post(url, other, signed(other)) == 204
+        assert await post(url, body, signed(other)) == 401
+        assert b" 401 " in await unsigned(url), "nothing of a body without a signature is read"
+        await example.until("account.updated e-other")
+        _, said = await example.stop()
+        assert "Traceback" not in said, said
+        async with running(f"receive_{framework}.py", tmp_path, BASIQ_BASE_URL=base_url) as (url, example):
+            assert await post(url, body, signed(body)) == 200, "the second start knows what the first one handled"
+            await example.stop()
 
 
 async def test_a_deferred_handler_reads_transactions_after_the_response_and_another_process_takes_over(
@@ -138,35 +96,22 @@ async def test_a_deferred_handler_reads_transactions_after_the_response_and_anot
         basiq = await stack.enter_async_context(AsyncExitStack())
         base_url = await basiq.enter_async_context(serve(fake))
         example = running("receive_deferred.py", tmp_path, BASIQ_BASE_URL=base_url, DATABASE_URL=database)
-        service = await stack.enter_async_context(example)
-        assert await service.post(bodies[0], signed(bodies[0])) == 202
-        await service.until("6 transactions")
-        assert await service.post(bodies[0], signed(bodies[0])) == 200
+        url, receiving = await stack.enter_async_context(example)
+        assert await post(url, bodies[0], signed(bodies[0])) == 202
+        await receiving.until("6 transactions")
+        assert await post(url, bodies[0], signed(bodies[0])) == 200
         await basiq.aclose()  # Basiq is away: the service goes on to acknowledge, and the event waits
-        assert await service.post(bodies[1], signed(bodies[1])) == 202
-        async with aiohttp.ClientSession() as session, session.get(service.url.replace("basiq", "readyz")) as ready:
+        assert await post(url, bodies[1], signed(bodies[1])) == 202
+        async with aiohttp.ClientSession() as session, session.get(url.replace("basiq", "readyz")) as ready:
             assert (await ready.text()).startswith("1 wait, the oldest for ")
-        assert await service.stop() in {0, -signal.SIGTERM}
-        environment = {
-            **unmeasured(),
-            "BASIQ_WEBHOOK_ID": "wh_1",
-            "BASIQ_WEBHOOK_SECRET": SECRET,
-            "BASIQ_API_KEY": KEY,
-            "BASIQ_BASE_URL": await stack.enter_async_context(serve(fake)),
-            "DATABASE_URL": database,
-        }
-        worker = await asyncio.create_subprocess_exec(
-            *PROGRAM,
-            *("work", "--receiver", "receive_deferred:receiver"),
-            cwd=ROOT / "examples",
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        await Service(worker, "").until("6 transactions")
-        worker.terminate()
-        _, said = await worker.communicate()
-        assert worker.returncode == 0, said.decode()
+        await receiving.stop()
+        back = await stack.enter_async_context(serve(fake))
+        command = (*PROGRAM, "work", "--receiver", "receive_deferred:receiver")
+        settings = {**SETTINGS, "BASIQ_BASE_URL": back, "DATABASE_URL": database}
+        async with started(*command, cwd=ROOT / "examples", **settings) as worker:
+            await worker.until("6 transactions")
+            await worker.stop()
+            assert worker.process.returncode == 0
 
 
 async def test_the_hooks_feed_opentelemetry() -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import os
 import re
-import signal
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,7 +19,8 @@ import yaml
 from basiq_async.testing import FakeBasiq, serve
 from examples.service_parts import Service
 from tests.support.command_line import run_command
-from tests.support.environment import free_port, unmeasured
+from tests.support.environment import free_port
+from tests.support.programs import Program, started
 from tests.support.real_time import PATIENCE
 from tests.support.servers import PostgresServer, postgres_server
 from tests.support.warm import CLIENT
@@ -56,30 +54,26 @@ def database(server: PostgresServer) -> PostgresServer:
 class Workers:
     """Two workers of a service, in one process or in two."""
 
-    def __init__(self, port: int, processes: list[asyncio.subprocess.Process]) -> None:
+    def __init__(self, port: int, programs: list[Program]) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._processes = processes
+        self._programs = programs
         self._said: list[str] = []
 
-    async def stop(self) -> list[str]:
-        """End them as Kubernetes does; returns what each has said."""
-        for process in self._processes:
-            process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE):
-            for process in self._processes:
-                _, errors = await process.communicate()
-                self._said.append(errors.decode())
-                assert process.returncode in {0, -signal.SIGTERM}, errors.decode()
-        return self._said
+    async def stop(self) -> str:
+        """End them at once; returns what they have said."""
+        ended = await asyncio.gather(*(program.stop() for program in self._programs))
+        said = "".join([*self._said, *(said for _, said in ended)])
+        assert "Traceback" not in said, said
+        return said
 
     async def until_both_run(self) -> None:
         """Wait until the recovery of each worker has written its first line: no worker is still starting."""
         async with asyncio.timeout(PATIENCE):
-            for process in self._processes:
-                assert process.stderr is not None
+            for program in self._programs:
+                assert program.process.stderr is not None
                 running: set[str] = set()
-                while len(running) < 2 // len(self._processes):
-                    line = (await process.stderr.readline()).decode()
+                while len(running) < 2 // len(self._programs):
+                    line = (await program.process.stderr.readline()).decode()
                     assert line, "".join(self._said)
                     self._said.append(line)
                     if found := re.match(r"(\d+) service: ", line):
@@ -112,27 +106,13 @@ def environment_of(port: int, database: PostgresServer, base_url: str) -> dict[s
 
 @asynccontextmanager
 async def two_workers(framework: str, port: int, database: PostgresServer, base_url: str) -> AsyncGenerator[Workers]:
+    settings = environment_of(port, database, base_url)
     async with AsyncExitStack() as stack:
-        processes = []
+        programs = []
         for command in COMMANDS[framework]:
-            arguments = [*command, str(port)] if command[-1] == "--port" else command
-            process = await asyncio.create_subprocess_exec(
-                *arguments,
-                cwd=EXAMPLES,
-                env={**unmeasured(), **environment_of(port, database, base_url)},
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-            stack.push_async_callback(_end, process)
-            processes.append(process)
-        yield Workers(port, processes)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill what is left of a server: its workers too, which hold its output open after it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.communicate()
+            words = [*command, str(port)] if command[-1] == "--port" else command
+            programs.append(await stack.enter_async_context(started(*words, cwd=EXAMPLES, **settings)))
+        yield Workers(port, programs)
 
 
 async def changes(database: PostgresServer, count: int) -> list[str]:
@@ -203,8 +183,7 @@ async def test_a_service_of_two_workers_recovers_what_it_missed_then_handles_eac
             assert await workers.status("/healthz") == 200
             await asyncio.to_thread(database.start)
             await workers.until("/readyz", 200)
-            said = "".join(await workers.stop())
-    assert "Traceback" not in said, said
+            said = await workers.stop()
     assert "service: recovered " in said
 
 
@@ -220,13 +199,12 @@ async def test_a_deploy_loses_nothing_and_repeats_nothing_and_a_shell_reads_the_
         new = await stack.enter_async_context(two_workers("aiohttp", port, database, base_url))
         await new.until_both_run()
         happened += [fake.emit("account.updated").event_id for _ in range(20)]
-        said = await old.stop()
+        await old.stop()
         happened += [fake.emit("account.updated").event_id for _ in range(20)]
         await fake.advance(minutes=6)  # Basiq sends again what met a worker that ended
         assert sorted(await changes(database, len(happened))) == sorted(happened)
         assert 401 not in {attempt.status for attempt in fake.deliveries}, "the new workers have another secret"
-        said += await new.stop()
-        assert "Traceback" not in "".join(said), said
+        await new.stop()
 
         (webhook,) = fake.webhooks()
         for name, value in environment_of(port, database, base_url).items():

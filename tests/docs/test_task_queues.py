@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from basiq_async.testing import FakeBasiq
-from tests.support.environment import ROOT, unmeasured
+from tests.support.environment import ROOT
+from tests.support.programs import run, started
 from tests.support.real_time import PATIENCE
 from tests.support.served import served
 from tests.support.servers import REDIS_PROGRAM, RedisServer, redis_server
@@ -67,25 +68,11 @@ async def test_a_celery_worker_handles_every_message_and_ends_by_a_signal(
     pytest.importorskip("celery")
     write_programs(tmp_path, "tasks.py", redis=redis)
     (command,) = re.findall(r"```sh\ncelery (.*)\n```", PAGE)
-    environment = {**unmeasured(), **{name: os.environ[name] for name in ("BASIQ_API_KEY", "BASIQ_BASE_URL")}}
-    with (tmp_path / "worker.log").open("wb") as log:
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "celery", *command.split(), cwd=tmp_path, env=environment, stdout=log, stderr=log
-        )
-        try:
-            submitter = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", SUBMIT, basiq), cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE
-            )
-            async with asyncio.timeout(PATIENCE):
-                output, _ = await submitter.communicate()
-            assert output.decode().split() == ["60"], (tmp_path / "worker.log").read_text()
-            worker.terminate()
-            async with asyncio.timeout(PATIENCE):
-                assert await worker.wait() == 0, (tmp_path / "worker.log").read_text()
-        finally:
-            if worker.returncode is None:
-                worker.kill()
-                await worker.wait()
+    settings = {name: os.environ[name] for name in ("BASIQ_API_KEY", "BASIQ_BASE_URL")}
+    async with started(sys.executable, "-m", "celery", *command.split(), cwd=tmp_path, **settings) as worker:
+        done = await asyncio.to_thread(run, sys.executable, "-c", SUBMIT, basiq, cwd=tmp_path, **settings)
+        log = await worker.stop()
+    assert (done.stdout.split(), worker.process.returncode) == (["60"], 0), (done.stderr, log)
 
 
 QUEUE = {"taskQueue": {"name": "basiq"}}

@@ -15,8 +15,8 @@ import attrs
 import pytest
 
 from tests.support.environment import ROOT
+from tests.support.pages import PAGES
 
-PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if "_build" not in path.parts)
 _BLOCK = re.compile(
     r"<!-- skip: next.*?-->\s*^```.*?^```"
     r"|^```python\n(?P<shown>.*?)^```"

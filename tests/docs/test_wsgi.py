@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientConnectorError, ClientSession, web
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.support.deliveries import SECRET, payload, signed
-from tests.support.environment import ROOT, free_port, unmeasured
+from tests.support.environment import ROOT, free_port
+from tests.support.programs import Program, post, started
 from tests.support.real_time import PATIENCE
 
 PAGE = (ROOT / "docs" / "howto" / "wsgi.md").read_text()
@@ -61,56 +61,36 @@ async def an_api() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def gunicorn(module: str, folder: Path, base_url: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+async def gunicorn(module: str, folder: Path, base_url: str) -> AsyncIterator[tuple[str, Program]]:
     for name, text in {**FILES, "project.py": DJANGO}.items():
         (folder / name).write_text(text)
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
+    async with started(
         *(sys.executable, "-m", "gunicorn", f"{module}:app"),
         *("--workers", "1", "--threads", str(AT_ONCE), "--bind", f"127.0.0.1:{port}"),
         cwd=folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={
-            **unmeasured(),
-            "BASIQ_API_KEY": "a2V5OnNlY3JldA==",
-            "BASIQ_BASE_URL": base_url,
-            "BASIQ_WEBHOOK_ID": "wh_1",
-            "BASIQ_WEBHOOK_SECRET": SECRET,
-        },
-    )
-    try:
-        yield f"http://127.0.0.1:{port}/basiq", process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+        BASIQ_API_KEY="a2V5OnNlY3JldA==",
+        BASIQ_BASE_URL=base_url,
+        BASIQ_WEBHOOK_ID="wh_1",
+        BASIQ_WEBHOOK_SECRET=SECRET,
+    ) as running:
+        yield f"http://127.0.0.1:{port}/basiq", running
 
 
 @pytest.mark.parametrize("module", ["app", "project"])
 async def test_four_threads_of_gunicorn_handle_four_deliveries_at_once_and_each_event_once(
     module: str, tmp_path: Path
 ) -> None:
-    async def post(session: ClientSession, body: bytes, headers: dict[str, str]) -> int:
-        while True:
-            try:
-                async with session.post(url, data=body, headers=headers) as response:
-                    return response.status
-            except ClientConnectorError:  # it is still starting
-                await asyncio.sleep(0.02)
-
-    async with an_api() as base_url, gunicorn(module, tmp_path, base_url) as (url, process), asyncio.timeout(PATIENCE):
-        async with ClientSession() as session:
-            bodies = [payload("consent.revoked", f"e-{number}") for number in range(AT_ONCE)]
-            assert await post(session, bodies[0], {}) == 401
+    bodies = [payload("consent.revoked", f"e-{number}") for number in range(AT_ONCE)]
+    async with an_api() as base_url:
+        async with gunicorn(module, tmp_path, base_url) as (url, running):
+            assert await post(url, bodies[0], {}) == 401
             for expected in (204, 200):
-                posts = [post(session, body, signed(body)) for body in bodies]
+                posts = [post(url, body, signed(body)) for body in bodies]
                 assert await asyncio.gather(*posts) == [expected] * AT_ONCE
-            assert await post(session, bodies[0], signed(bodies[1])) == 401
-        process.send_signal(signal.SIGTERM)  # with its connections closed, which it would wait for
-        printed, said = await process.communicate()
-        async with gunicorn(module, tmp_path, base_url) as (url, _), ClientSession() as session:
-            assert await post(session, bodies[0], signed(bodies[0])) == 200, "the second start knows what was handled"
-    assert process.returncode == 0, said
-    assert sorted(printed.decode().split("\n")) == ["", *(f"consent.revoked e-{number}" for number in range(AT_ONCE))]
-    assert "Traceback" not in said.decode()
+            assert await post(url, bodies[0], signed(bodies[1])) == 401
+            printed, said = await running.stop()
+            assert (running.process.returncode, "Traceback" in said) == (0, False), said
+        async with gunicorn(module, tmp_path, base_url) as (url, _):
+            assert await post(url, bodies[0], signed(bodies[0])) == 200, "the second start knows what was handled"
+    assert sorted(printed.split("\n")) == ["", *(f"consent.revoked e-{number}" for number in range(AT_ONCE))]

@@ -31,6 +31,17 @@ class Recorded:
     def spans(self) -> list[ReadableSpan]:
         return list(self.exporter.get_finished_spans())
 
+    @property
+    def attributes(self) -> list[dict[str, Any]]:
+        """The attributes of each span."""
+        return [dict(span.attributes or {}) for span in self.spans]
+
+    @property
+    def texts(self) -> list[str]:
+        """The names of the spans, and the values of their attributes."""
+        values = [str(value) for attributes in self.attributes for value in attributes.values()]
+        return [span.name for span in self.spans] + values
+
     def points(self, name: str) -> list[Any]:
         """The data points of a metric."""
         data = self.reader.get_metrics_data()
@@ -42,6 +53,14 @@ class Recorded:
             if metric.name == name
             for point in metric.data.data_points
         ]
+
+    def values(self, name: str, *by: str) -> dict[Any, Any]:
+        """The values or counts of a metric, by one attribute or several."""
+        values = {}
+        for point in self.points(name):
+            key = tuple(point.attributes.get(each) for each in by)
+            values[key[0] if len(by) == 1 else key] = getattr(point, "value", None) or getattr(point, "count", 0)
+        return values
 
     def everything(self) -> str:
         """All that was recorded, as text."""

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from basiq_async.receiver import WebhookReceiver
-from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, signed
+from tests.support.deliveries import Service, payload, signed
 from tests.support.real_time import PATIENCE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -68,30 +68,6 @@ async def post(url: str, data: object, headers: object) -> tuple[int, str | None
     """The status, the Retry-After and the body of the answer."""
     async with aiohttp.ClientSession() as session, session.post(url, data=data, headers=headers) as answer:
         return answer.status, answer.headers.get("Retry-After"), await answer.read()
-
-
-@pytest.mark.parametrize(
-    ("body", "secret", "status"),
-    [
-        (payload("user.created", "e-web"), SECRET, 204),
-        (payload("user.created"), OTHER_SECRET, 401),
-        (b"no json", SECRET, 400),
-        (payload("user.broken"), SECRET, 500),
-        (b"x" * 5000, SECRET, 413),
-    ],
-)
-async def test_each_outcome_is_answered_over_http_without_a_body(body: bytes, secret: str, status: int) -> None:
-    service = Service(max_body_size=4096)
-    async with serving(service.receiver) as url:
-        assert await post(url, body, signed(body, secret=secret)) == (status, None, b"")
-
-
-async def test_a_busy_receivers_answer_says_when_to_come_again() -> None:
-    service = Service()
-    body = payload()
-    await service.receiver.aclose()
-    async with serving(service.receiver) as url:
-        assert await post(url, body, signed(body)) == (503, "5", b"")
 
 
 async def test_one_connection_carries_many_deliveries() -> None:
@@ -345,15 +321,6 @@ async def test_a_body_that_cannot_be_decoded_is_not_handled(request_: bytes, cap
         answer = await raw(url, b"POST /basiq HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + request_)
     assert answer[9:12] in {b"400", b"408", b"401", b"415"}
     assert not service.handled
-
-
-async def test_headers_that_differ_are_refused_over_http_too() -> None:
-    service = Service()
-    body = payload()
-    headers = [*signed(body).items(), ("webhook-id", "another")]
-    async with serving(service.receiver) as url:
-        assert await post(url, body, headers) == (401, None, b"")
-    assert service.events[0].reason == "duplicate-header"
 
 
 def test_the_receiver_does_not_load_aiohttp() -> None:

@@ -74,7 +74,8 @@ async def chunks(*parts: bytes, breaks: bool = False, hangs: bool = False) -> As
         (chunks(b"a", b"b"), b"ab"),
         (chunks(), b""),
         (chunks(b"a" * 20_001), Result.TOO_LARGE),
-        (chunks(b"a" * 16_500), Result.OVERLOADED),
+        (chunks(b"a" * 16_484), b"a" * 16_484),  # the first 16 KiB of each do not count
+        (chunks(b"a" * 16_485), Result.OVERLOADED),
         (chunks(b"a", breaks=True), Result.ABORTED),
         (chunks(b"a", hangs=True), Result.ABORTED),
     ],

@@ -11,25 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from basiq_async.receiver import Delivery, Outcome, Result, SQLInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, Outcome, Result, WebhookReceiver
 from tests.support import virtual
-from tests.support.databases import engine_of, new_table, run
 from tests.support.deliveries import SECRET, payload, post, signed
-from tests.support.servers import PostgresServer
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Overdue(Base):
-    __tablename__ = "overdue"
-    id: Mapped[int] = mapped_column(primary_key=True)
-
 
 BODY = payload(event_id="one")
 LIMIT = 2.0
@@ -90,16 +75,6 @@ async def test_basiq_is_told_in_time_and_the_claim_is_kept_until_the_handler_has
     await service.receiver.aclose()
     assert log.count("ended") == 2, "closing waits for it"
     assert [each.failures for each in await service.receiver.quarantined()] == [2], "both failures were counted"
-
-
-@virtual.clocked
-async def test_a_handler_that_goes_on_and_succeeds_has_handled_the_event() -> None:
-    log: list[str] = []
-    service = Service(resisting(log, fails=False))
-    assert (await service.post()).result is Result.TIMED_OUT
-    await service.until_idle()
-    assert (await service.post()).result is Result.DUPLICATE
-    assert log == ["began", "ended"]
 
 
 @virtual.clocked
@@ -215,58 +190,6 @@ async def test_two_hundred_handlers_whose_time_ends_at_once_are_two_hundred_task
     outcomes = await asyncio.gather(*(service.receiver.handle(signed(body), body) for body in bodies))
     assert {outcome.result for outcome in outcomes} == {Result.TIMED_OUT}
     assert most <= 2 * 200 + 1, "each delivery has the task of its server, and one for its handler"
-
-
-@virtual.clocked
-async def test_a_handler_that_leaves_nothing_behind_is_waited_for_no_longer_than_it_takes() -> None:
-    async def background() -> None:
-        await asyncio.sleep(100)
-
-    others = [asyncio.create_task(background()) for _ in range(3)]  # not the handler's
-    for failure in (TimeoutError(), ValueError("no")):
-
-        async def handler(delivery: Delivery, failure: Exception = failure) -> None:
-            raise failure
-
-        service = Service(handler)
-        started = virtual.now()
-        assert (await service.post()).result is Result.FAILED
-        assert virtual.now() == started
-    await asyncio.wait(others)
-
-
-async def test_a_commit_of_sqlalchemys_that_waits_for_a_lock_has_ended_before_another_begins(
-    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("basiq_async.receiver._dispatcher._MOMENT", 0.01)
-    running = 0
-
-    async def handler(delivery: Delivery) -> None:
-        nonlocal running
-        running += 1
-        async with sessions.begin() as session:
-            session.add(Overdue(id=1))  # written by the commit, which waits for the lock
-
-    async with engine_of(postgres.url()) as engine, SQLInbox(engine, table=new_table()) as inbox:
-        sessions = async_sessionmaker(engine)
-        await run(engine, "DROP TABLE IF EXISTS overdue", "CREATE TABLE overdue (id int primary key)")
-        async with engine.connect() as other:
-            await other.execute(text("INSERT INTO overdue VALUES (1)"))
-            receiver = WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox, handler_timeout=0.2)
-            receiver.on("*")(handler)
-            assert (await receiver.handle(signed(BODY), BODY)).result is Result.TIMED_OUT
-            waiting = await waiting_for_a_lock(engine)
-            assert (await receiver.handle(signed(BODY), BODY)).result is (Result.BUSY if waiting else Result.TIMED_OUT)
-            assert running == 1 if waiting else True
-            await other.rollback()
-        await receiver.aclose()
-        assert not await waiting_for_a_lock(engine), "it was given back before its commit had ended"
-
-
-async def waiting_for_a_lock(engine: AsyncEngine) -> bool:
-    async with engine.connect() as connection:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%overdue%'"
-        return bool((await connection.execute(text(query))).scalar_one())
 
 
 async def test_what_was_handled_is_freed_at_once_and_not_by_the_garbage_collector() -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import attrs
 import pytest
 
 from basiq_async import BasiqClient, ConfigurationError, InboxError, InMemoryTransport, ServerError, TargetError
-from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, Result, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, Result, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.testing import FakeBasiq, ManualClock
 from tests.support import virtual
@@ -76,27 +73,6 @@ async def test_a_success_forgets_the_failures_before_it() -> None:
     failing.clear()
     assert await post(service, body) is Result.HANDLED
     assert list(await service.receiver.quarantined()) == []
-
-
-@asynccontextmanager
-async def process(path: Path, **options: object) -> AsyncGenerator[Service]:
-    """What one process does with the inbox, from its start to its end."""
-    async with SQLiteInbox(path) as inbox:
-        service = Service(inbox=inbox, quarantine_after=3, **options)
-        yield service
-        await service.receiver.aclose()
-
-
-async def test_failures_are_counted_across_processes_and_restarts(tmp_path: Path) -> None:
-    results = []
-    for _ in range(3):
-        async with process(tmp_path / "inbox.db") as service:
-            results.append(await post(service))
-    assert results == ["failed", "failed", "quarantined"]
-    async with process(tmp_path / "inbox.db") as service:
-        [entry] = await service.receiver.quarantined()
-        assert entry.failures == 3
-        assert await post(service) is Result.DUPLICATE
 
 
 async def test_what_is_in_the_quarantine_is_run_again_when_it_can_be_handled() -> None:

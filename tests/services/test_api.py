@@ -23,7 +23,7 @@ async def test_passing_failures_are_retried(basiq: Basiq) -> None:
     webhook = await create(basiq)
     basiq.fake.fail_next(2, status=503)
     assert (await basiq.client.webhooks.get(webhook.id)).id == webhook.id
-    basiq.fake.fail_next(2, drop=True)
+    basiq.fake.fail_next(2, drop="request")
     assert (await basiq.client.webhooks.get(webhook.id)).id == webhook.id
     basiq.fake.fail_next(1, status=429, retry_after=0, method="POST")
     await basiq.client.webhooks.update(webhook.id, url=URL)

@@ -54,6 +54,16 @@ async def world(order: str, seeded: int = 0) -> AsyncIterator[World]:
         yield made
 
 
+def receiver_of(w: World, secret: str = SECRET, *, webhook_id: str | None = None, **options: Any) -> WebhookReceiver:
+    """A receiver of the webhook that is content with each event."""
+    receiver = WebhookReceiver(secret, webhook_id=webhook_id or w.webhook_id, **options)
+
+    @receiver.on("*")
+    async def handler(delivery: Delivery) -> None: ...
+
+    return receiver
+
+
 @pytest.fixture(params=ORDERS)
 def order(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -136,13 +146,8 @@ async def outage(w: World) -> None:
 @pytest.mark.parametrize("by", ["inbox", "receiver"])
 async def test_what_a_recovery_has_brought_is_no_problem_any_more(order: str, by: str) -> None:
     async with world(order) as w:
-        inbox, got = MemoryInbox(), []
-        receiver = WebhookReceiver(SECRET, webhook_id=w.webhook_id, inbox=inbox)
-
-        @receiver.on("*")
-        async def handler(delivery: Delivery) -> None:
-            got.append(delivery.event_id)
-
+        inbox = MemoryInbox()
+        receiver = receiver_of(w, inbox=inbox)
         await outage(w)
         options: dict[str, Any] = {"inbox": inbox} if by == "inbox" else {"receiver": receiver}
         before = await w.basiq.webhooks.diagnose(w.webhook_id, **options)
@@ -190,12 +195,7 @@ async def test_the_quarantine_is_a_problem() -> None:
 async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox(clock=w.fake.clock)
-        secret = w.fake.secret(w.webhook_id)
-        receiver = WebhookReceiver(secret, webhook_id=w.webhook_id, inbox=inbox, deferred=True, accept_loss=True)
-
-        @receiver.on("*")
-        async def handler(delivery: Delivery) -> None: ...
-
+        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True, accept_loss=True)
         w.fake.route(URL, receiver)
         await w.emit(2)
         found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
@@ -215,7 +215,7 @@ async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off(
         lines = [each.command[1:] for one in as_named for each in one.problems if each.code == "waiting"]
         assert lines == [
             (),
-            ("inbox", "list", "--waiting", "--inbox", "inbox.db", "--webhook", w.webhook_id),
+            ("inbox", "waiting", "--inbox", "inbox.db", "--webhook", w.webhook_id),
             ("work", "--receiver", "service:receiver"),
         ]
 
@@ -223,13 +223,7 @@ async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off(
 async def test_what_waits_of_a_webhook_that_was_replaced_is_not_forgotten() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox(clock=w.fake.clock)
-        receiver = WebhookReceiver(
-            w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox, deferred=True, accept_loss=True
-        )
-
-        @receiver.on("*")
-        async def handler(delivery: Delivery) -> None: ...
-
+        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True, accept_loss=True)
         w.fake.route(URL, receiver)
         await w.emit(2)
         await w.basiq.webhooks.delete(w.webhook_id)
@@ -268,11 +262,7 @@ async def test_what_basiq_delivered_elsewhere_is_a_problem_where_the_inbox_would
 
 async def test_what_the_service_handled_is_no_failure_among_the_attempts_of_a_day(order: str) -> None:
     async with world(order) as w, MemoryInbox() as inbox:
-        receiver = WebhookReceiver(w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox)
-
-        @receiver.on("*")
-        async def handle(delivery: Delivery) -> None: ...
-
+        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox)
         w.fake.route(URL, receiver)
         for _ in range(9):
             await w.fake.emit("user.created")

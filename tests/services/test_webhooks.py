@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from typing import Any
 
 import pytest
 
@@ -97,32 +98,24 @@ async def test_a_delete_that_was_only_refused_before_nothing_is_found_deleted_no
     assert caught.value.attempts == 2
 
 
-async def test_ensure_creates_then_finds_then_updates(basiq: Basiq) -> None:
-    webhooks = basiq.client.webhooks
-    made = await webhooks.ensure(url=URL, subscribed_events=EVENTS, name="n")
-    assert made.secret is not None
-    found = await webhooks.ensure(url=URL, subscribed_events=reversed(EVENTS))
-    assert (found.id, found.secret) == (made.id, None)
-    changed = await webhooks.ensure(url=URL, subscribed_events=["user.created"], remove_event_types=True)
-    assert (changed.id, changed.subscribed_events, changed.name) == (made.id, ("user.created",), "n")
-    assert changed.secret is not None
-    renamed = await webhooks.ensure(url=URL, subscribed_events=["user.created"], name="m", description="d")
-    assert (renamed.id, renamed.name, renamed.description) == (made.id, "m", "d")
-    other = await webhooks.ensure(url=URL + "/other", subscribed_events=EVENTS)
-    assert other.id != made.id
-    assert len(await webhooks.list().collect()) == 2
+async def test_ensure_creates_then_finds_then_updates_and_says_which(basiq: Basiq) -> None:
+    webhooks, found = basiq.client.webhooks, {}
 
-
-async def test_ensure_says_what_was_done(basiq: Basiq) -> None:
-    async def ensure(*events: str, **more: str) -> tuple[str, bool]:
-        webhook = await basiq.client.webhooks.ensure(url=URL, subscribed_events=events, **more)
+    async def ensure(*events: str, url: str = URL, **more: Any) -> tuple[str, bool]:
+        webhook = found[url] = await webhooks.ensure(url=url, subscribed_events=events, **more)
         assert isinstance(webhook, Webhook)
         return webhook.action, webhook.secret is not None
 
-    assert await ensure("user.created") == ("created", True)
-    assert await ensure("user.created") == ("unchanged", False)
+    assert await ensure(*EVENTS, name="n") == ("created", True)
+    made = found[URL]
+    assert await ensure(*reversed(EVENTS)) == ("unchanged", False)
+    assert await ensure("user.created", remove_event_types=True) == ("updated", True)
+    assert (found[URL].subscribed_events, found[URL].name) == (("user.created",), "n")
     assert await ensure("user.created", "user.updated") == ("updated", True)
-    assert await ensure("user.created", "user.updated", name="n") == ("updated", True)
+    assert await ensure("user.created", name="m", description="d") == ("updated", True)
+    assert (found[URL].id, found[URL].name, found[URL].description) == (made.id, "m", "d")
+    assert await ensure(*EVENTS, url=URL + "/other") == ("created", True)
+    assert len({each.id for each in found.values()}) == len(await webhooks.list().collect()) == 2
 
 
 async def test_services_that_ensure_one_webhook_at_once_lose_no_subscription(basiq: Basiq) -> None:
@@ -187,12 +180,6 @@ async def test_reactivate_changes_nothing_but_the_status(basiq: Basiq) -> None:
     assert again.secret is not None
     with pytest.raises(NotFoundError):
         await basiq.client.webhooks.reactivate("3f0c9d1e-8f4b-4c1d-9a55-0d6b0f6f7a10")
-
-
-async def test_ensure_survives_a_race(basiq: Basiq) -> None:
-    results = await asyncio.gather(*(basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS) for _ in range(8)))
-    assert len({webhook.id for webhook in results}) == 1
-    assert len(await basiq.client.webhooks.list().collect()) == 1
 
 
 async def test_ensure_gives_up_where_there_is_a_conflict_and_no_webhook(basiq: Basiq) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from basiq_async._storage.private_files import (
     create_private,
     open_new,
     open_private,
-    publish_private,
     read_private,
     replace_private,
 )
@@ -27,7 +25,6 @@ def test_a_new_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> No
         os.close(open_private(str(tmp_path / "opened"), APPEND))
         os.close(open_new(tmp_path / "new"))
         replace_private(tmp_path / "replaced", b"one")
-        assert publish_private(tmp_path / "published", b"one")
     finally:
         os.umask(umask)
     assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
@@ -37,25 +34,21 @@ def test_what_is_there_already_is_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("kept")
     assert not create_private(str(path))
-    assert not publish_private(path, b"other")
     with pytest.raises(FileExistsError):
         open_new(path)
     assert path.read_text() == "kept"
 
 
-@pytest.mark.parametrize("write", [replace_private, publish_private])
-def test_a_file_is_there_whole_or_not_at_all(
-    write: Callable[[Path, bytes], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kill(_: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.fsync", kill)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "file", b"content")
+        replace_private(tmp_path / "file", b"content")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    write(tmp_path / "file", b"content")
+    replace_private(tmp_path / "file", b"content")
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"content"]
 
 
@@ -67,23 +60,10 @@ def test_what_is_replaced_has_the_new_content_and_others_cannot_read_it(tmp_path
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o600)
 
 
-def test_a_file_is_published_once_also_where_there_are_no_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr("os.link", refuse)
-    assert publish_private(tmp_path / "file", b"first")
-    assert not publish_private(tmp_path / "file", b"second")
-    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"first"]
-
-
 def test_no_link_is_followed(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "target")
     assert not create_private(str(link))
-    assert not publish_private(link, b"content")
     with pytest.raises(FileExistsError):
         open_new(link)
     with pytest.raises(PermissionError, match="symbolic link"):

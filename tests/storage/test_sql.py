@@ -12,14 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from basiq_async import ConfigurationError, InboxError
-from basiq_async._storage.sql import BusyError, LetterType, SQLStore, StoreKind, StoreTables
-
-KIND = StoreKind("shelf", 3, InboxError, closed="is shut", remedy="")
+from basiq_async._storage.sql import BusyError, LetterType, SQLStore, StoreTables
 
 
 class Tables(StoreTables):
-    def __init__(self, table: str = "shelf") -> None:
-        super().__init__(KIND, table, None)
+    def __init__(self, table: str = "shelf", layout: int = 3) -> None:
+        super().__init__(layout, table, None)
         self.letters = sa.Table(f"{table}_letters", self.metadata, sa.Column("letter", LetterType, primary_key=True))
 
 
@@ -52,7 +50,7 @@ async def test_only_a_write_is_committed_and_only_if_all_of_it_succeeds(store: S
         raise ValueError
 
     await store.run(put("a"), write=True)
-    with pytest.raises(InboxError, match="hold data that no shelf has written"):
+    with pytest.raises(InboxError, match="hold data that no inbox has written"):
         await store.run(half, write=True)
     await store.run(put("read only"))
     assert await store.run(count) == 1
@@ -70,9 +68,11 @@ async def test_a_call_whose_time_ends_while_its_connection_is_given_back_leaves_
             await close(self)
 
     await store.run(put("a"), write=True)
+    store.timeout = 0.02
     with monkeypatch.context() as patch, pytest.raises(InboxError, match="did not respond"):
         patch.setattr(AsyncConnection, "close", hang)
-        await store.run(put("b"), write=True, timeout=0.02)
+        await store.run(put("b"), write=True)
+    store.timeout = 5
     await store.run(put("c"), write=True, patient=False)
 
 
@@ -81,8 +81,10 @@ async def test_a_call_that_takes_too_long_is_an_error_that_says_so(store: SQLSto
         await asyncio.Event().wait()
 
     await store.run(count)
+    store.timeout = 0.02
     with pytest.raises(InboxError, match=r"the database did not respond within 0\.02 s"):
-        await store.run(hang, timeout=0.02)
+        await store.run(hang)
+    store.timeout = 5
     assert await store.run(count) == 0
 
 
@@ -102,16 +104,15 @@ async def test_a_writer_that_is_not_patient_leaves_a_lock_that_another_holds(
 
 async def test_tables_of_another_version_are_refused(store: SQLStore, engine: AsyncEngine) -> None:
     await store.run(count)
-    later = SQLStore(engine, Tables(), create_tables=True, timeout=5)
-    later.kind = StoreKind("shelf", 4, InboxError, "is closed", "")
-    with pytest.raises(InboxError, match="The shelf's tables shelf were made by another version"):
+    later = SQLStore(engine, Tables(layout=4), create_tables=True, timeout=5)
+    with pytest.raises(InboxError, match="The inbox's tables shelf were made by another version"):
         await later.run(count)
 
 
-async def test_a_store_that_is_closed_is_refused_in_its_own_words(store: SQLStore) -> None:
+async def test_a_store_that_is_closed_is_refused(store: SQLStore) -> None:
     await store.run(count)
     store.closed = True
-    with pytest.raises(InboxError, match="the shelf shelf is shut"):
+    with pytest.raises(InboxError, match="the inbox shelf is closed"):
         await store.run(count)
 
 
@@ -127,5 +128,5 @@ async def test_a_row_shows_nothing_of_a_letter(store: SQLStore) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "1a", "a;b", "x" * 60])
 def test_a_name_that_sql_would_not_keep_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="cannot name a table or schema of the shelf"):
+    with pytest.raises(ConfigurationError, match="cannot name a table or schema of the inbox"):
         Tables(name)

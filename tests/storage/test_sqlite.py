@@ -14,7 +14,7 @@ from basiq_async import InboxError
 from basiq_async._storage.sqlite import SQLiteStore
 from basiq_async._storage.sqlite_files import FileKind
 
-KIND = FileKind("notebook", 0x1234, 1, ("CREATE TABLE notes (text TEXT)",), InboxError)
+KIND = FileKind(0x1234, 1, ("CREATE TABLE notes (text TEXT)",))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_work_that_was_cancelled_before_its_turn_is_not_done(store: SQLite
 
 
 async def test_its_name_says_whether_it_is_closed(store: SQLiteStore) -> None:
-    assert repr(store) == f"<notebook {store.path!r}>"
+    assert repr(store) == f"<inbox {store.path!r}>"
     await store.aclose()
     assert repr(store).endswith("closed>")
     with pytest.raises(InboxError, match="is closed"):

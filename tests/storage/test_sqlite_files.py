@@ -17,7 +17,7 @@ from basiq_async import ConfigurationError, InboxError
 from basiq_async._storage.sqlite_files import FileKind, SQLiteFile
 from tests.support.real_time import PATIENCE
 
-KIND = FileKind("shelf", 0x1234, 2, ("CREATE TABLE shelf (name TEXT)",), InboxError)
+KIND = FileKind(0x1234, 2, ("CREATE TABLE shelf (name TEXT)",))
 BESIDE = ["-journal", "-wal", "-shm"]
 
 
@@ -63,7 +63,7 @@ def test_another_kind_or_version_is_refused_and_left_as_it_is(other: FileKind, s
 
 @pytest.mark.parametrize("path", ["", ":memory:", "file:x?mode=memory", "a\0b", b"shelf.db"])
 def test_what_is_no_path_is_refused(path: Any) -> None:
-    with pytest.raises(ConfigurationError, match="path must be the path of a file on a local disk, for the shelf"):
+    with pytest.raises(ConfigurationError, match="path must be the path of a file on a local disk, for the inbox"):
         SQLiteFile(path, KIND)
 
 

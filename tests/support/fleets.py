@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy, Transport
-from basiq_async.distributed import Fleet, Job, Work, Worker
+from basiq_async.distributed import Fleet, Job, JobProgress, Work, Worker
 from basiq_async.distributed._record import Record  # private: a fleet's own is as patient as all are
+from basiq_async.distributed._segment import Segment  # private: what its workers run
 from basiq_async.replay import Report
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.histories import Recorder
@@ -26,6 +27,8 @@ class Crew:
     fake: FakeBasiq
     webhook_id: str
     client: BasiqClient
+    recorder: Recorder
+    """The target, if it is one."""
     workers: list[Worker] = attrs.field(factory=list)
     notifications: list[tuple[str, str]] = attrs.field(factory=list)
     lost: Callable[[int], int] = lambda number: 1
@@ -33,10 +36,16 @@ class Crew:
     _queue: asyncio.Queue[tuple[str, str]] = attrs.field(factory=asyncio.Queue)
     _tasks: list[asyncio.Task[None]] = attrs.field(factory=list)
 
-    async def notify(self, key: str, segment: str) -> None:
-        self.notifications.append((key, segment))
-        for _ in range(self.lost(len(self.notifications))):
-            self._queue.put_nowait((key, segment))
+    async def notify(self, key: str, segments: Sequence[str]) -> None:
+        for segment in segments:
+            self.notifications.append((key, segment))
+            for _ in range(self.lost(len(self.notifications))):
+                self._queue.put_nowait((key, segment))
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """The segments that its workers run."""
+        return [each for worker in self.workers for job in worker._active.values() for each in job.segments.values()]
 
     async def start(self, count: int = 1, *, segments: int = 2) -> list[Worker]:
         """Start ``count`` workers, each with its own connection to Redis."""
@@ -47,7 +56,7 @@ class Crew:
             worker.name += f":{len(self.workers)}"
             self.workers.append(worker)
             started.append(worker)
-            await worker.start()
+            await worker.__aenter__()
             self._tasks += [asyncio.create_task(self._serve(worker)) for _ in range(segments)]
         return started
 
@@ -69,8 +78,8 @@ class Crew:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         for worker in self.workers:
-            await worker.aclose()
-            await worker._record.aclose()
+            await worker.__aexit__()
+            await worker._record.connection.aclose()
 
     async def submit(self, name: str = "work", *, key: str = "job", **arguments: Any) -> Job:
         return await self.fleet.submit(name, arguments.pop("webhook_id", self.webhook_id), key=key, **arguments)
@@ -105,7 +114,8 @@ async def crew(
     retry = RetryPolicy(max_retries=0)
     async with BasiqClient(fake.DEFAULT_API_KEY, transport=transport(fake), retry=retry) as client:
         fleet = Fleet(url, lease=lease)
-        made = Crew(fleet, fake, webhook_id, client, url=url)
+        target = Recorder() if target is None else target
+        made = Crew(fleet, fake, webhook_id, client, target, url=url)
         fleet._notify = made.notify  # type: ignore[method-assign]
 
         @fleet.job("work")
@@ -113,7 +123,7 @@ async def crew(
         async def function() -> AsyncIterator[Work]:
             if opened is not None:
                 await opened()
-            yield Work(client, Recorder() if target is None else target, **work)
+            yield Work(client, target, **work)
 
         async with fleet:
             try:
@@ -123,8 +133,31 @@ async def crew(
                 await made.aclose()
 
 
-def messages_of(*recorders: Recorder) -> Sequence[str]:
-    return [each for recorder in recorders for each in recorder.ids]
+class Holding(Recorder):
+    """A target that holds each message until ``free`` is set. ``began`` is set by the first."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hold)
+        self.began, self.free = asyncio.Event(), asyncio.Event()
+
+    async def _hold(self, message: Message) -> None:
+        self.began.set()
+        await self.free.wait()
 
 
-__all__ = ["Crew", "Message", "Record", "crew", "messages_of"]
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def progress_when(job: Job, condition: Callable[[JobProgress], object]) -> JobProgress:
+    """Return the first progress of a job for which a condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition(progress := await job.progress()):
+            await asyncio.sleep(0.01)
+    return progress
+
+
+__all__ = ["Crew", "Holding", "Record", "crew", "progress_when", "until"]

@@ -49,16 +49,21 @@ def leaks(exc: BaseException, forms: Iterable[str] = FORMS) -> list[str]:
     return found
 
 
-def variables(exc: BaseException) -> Iterator[tuple[str, str, str]]:
-    """Yield the frame, name and repr of each local variable in the tracebacks of an error and its causes."""
+def chain(exc: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that led to it: causes, contexts and members of groups."""
     seen: set[int] = set()
     left: list[BaseException | None] = [exc]
     while left:
         one = left.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        left += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            left += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+            yield one
+
+
+def variables(exc: BaseException) -> Iterator[tuple[str, str, str]]:
+    """Yield the frame, name and repr of each local variable in the tracebacks of an error and its causes."""
+    for one in chain(exc):
         traceback = one.__traceback__
         while traceback is not None:
             frame = traceback.tb_frame

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from basiq_async import BasiqClient, BasiqError, RetryPolicy
-from tests.support.frames import leaks
+from tests.support.frames import chain, leaks
 from tests.support.wire import KEY, MARK, Wire
 
 ONCE = RetryPolicy(max_retries=0)
@@ -76,13 +76,5 @@ def assert_hidden(exc: BaseException) -> None:
 
 def texts_of(exc: BaseException) -> Iterator[str]:
     yield "".join(traceback.format_exception(exc))
-    left: list[BaseException | None] = [exc]
-    seen: set[int] = set()
-    while left:
-        one = left.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
+    for one in chain(exc):
         yield from (str(one), repr(one), repr(one.args), repr(getattr(one, "__dict__", None)))
-        left += [one.__cause__, one.__context__]
-        left += getattr(one, "exceptions", ())

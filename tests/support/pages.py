@@ -47,6 +47,7 @@ from tests.support.environment import ROOT
 from tests.support.real_time import PATIENCE
 from tests.support.warm import CLIENT
 
+PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if "_build" not in path.parts)
 _FILE = re.compile(r"# ([\w./-]+\.(?:py|ini|toml|yaml|yml))\n")
 _END = "__end_of_command__"
 _PAGE_LIMIT = 2 * PATIENCE

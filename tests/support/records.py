@@ -23,7 +23,7 @@ from basiq_async.distributed._record_types import (  # private: what a record ex
 )
 
 WHEN = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
-ODD = 'id with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
+ODD = 'id with "quotes", a line\nbreak, \x00, ü and \U0001f600'
 _STOPPED = """(function()
   local micros = 1800000000000000 + tonumber(redis.call('GET', 'test:clock') or 0)
   return { string.format('%.0f', math.floor(micros / 1000000)), string.format('%.0f', micros % 1000000) }
@@ -38,23 +38,28 @@ class Pair:
         self.one, self.two = Record(url), Record(url)
         self.all = (self.one, self.two, self.one, self.two)
         for record in (self.one, self.two):
-            connection = record._connection
+            connection = record.connection
             for name in connection._scripts:
                 source = _connection._source(name).replace("redis.call('TIME')", _STOPPED)
                 connection._scripts[name] = connection._redis.register_script(source)
 
     async def pass_seconds(self, seconds: float) -> None:
         """Set the server's time ahead, or back."""
-        await self.one._connection.call(lambda redis: redis.incrby("test:clock", round(seconds * 1_000_000)))
+        await self.one.connection.call(lambda redis: redis.incrby("test:clock", round(seconds * 1_000_000)))
 
     async def aclose(self) -> None:
-        await self.one.aclose()
-        await self.two.aclose()
+        await self.one.connection.aclose()
+        await self.two.connection.aclose()
 
     async def job(self, **changes: Any) -> str:
         spec = attrs.evolve(make_spec(uuid.uuid4().hex), **changes)
         await self.one.create(spec)
         return spec.key
+
+    async def owned(self, **changes: Any) -> tuple[str, str]:
+        """Create a job and claim its first segment. Return the job's key and the token."""
+        key = await self.job(**changes)
+        return key, await self.claim(key)
 
     async def claim(
         self, key: str, segment: str = "0.0", *, lease: float = 30.0, token: str | None = None, record: Any = None
@@ -88,6 +93,12 @@ class Pair:
     async def page(self, key: str, token: str, ids: list[str], next_cursor: str | None, segment: str = "0.0") -> Any:
         page = make_page(ids, next_cursor)
         return await self.one.record_page(key, segment, token, page, read=len(ids), lease=30.0)
+
+    async def ahead(self, key: str) -> float:
+        """Draw a slot of the job's rate, and return how many seconds it is ahead."""
+        slots = await self.two.rate_slots(key, 1)
+        assert slots is not None, "the job has no rate"
+        return slots.first - slots.now
 
     async def status(self, key: str) -> JobProgress:
         status = await self.two.progress(key)

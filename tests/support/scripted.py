@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from basiq_async import BasiqClient, Request, Response, RetryPolicy
+from tests.support.wire import error_body, page_body
 
 Answer = Response | BaseException | Callable[[Request], "Response | Awaitable[Response]"]
 
@@ -22,13 +23,11 @@ def answer(value: Any = None, status: int = 200, **headers: str) -> Response:
 
 
 def error(status: int, code: str = "some-code", **headers: str) -> Response:
-    entry = {"type": "error", "code": code, "title": "A title", "detail": "A detail."}
-    return answer({"type": "list", "correlationId": "corr-1", "data": [entry]}, status, **headers)
+    return answer(error_body(code), status, **headers)
 
 
 def page(items: list[Any], next_link: Any = None) -> Response:
-    links = {"self": "https://au-api.basiq.io/x", **({} if next_link is None else {"next": next_link})}
-    return answer({"type": "list", "size": len(items), "count": len(items), "data": items, "links": links})
+    return answer(page_body(items, next_link))
 
 
 class Scripted:

@@ -1,16 +1,19 @@
-"""Servers in the test's process: an endpoint for deliveries, and the fake in a thread for synchronous tests."""
+"""Servers in the test's process: an endpoint for deliveries; in a thread, the fake and any other handler."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aiohttp import web
 
 from basiq_async.testing import FakeBasiq, serve
+
+from .real_time import PATIENCE
 
 
 @asynccontextmanager
@@ -27,32 +30,83 @@ async def serving(handler: Callable[[web.Request], Awaitable[web.StreamResponse]
         await runner.cleanup()
 
 
+class Served:
+    """A fake that a thread serves over HTTP. Use it as a context manager; ``options`` are those of ``serve``."""
+
+    def __init__(self, fake: FakeBasiq | None = None, **options: Any) -> None:
+        self.fake = fake or FakeBasiq()
+        self.url = ""
+        self._options = options
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        self._ready.wait()
+        assert self.url, "the fake cannot be served"
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads a program here."""
+        return {"BASIQ_API_KEY": self.fake.api_key, "BASIQ_BASE_URL": self.url}
+
+    def run(self, work: Coroutine[Any, Any, object], *, seconds: float = PATIENCE) -> None:
+        """Run something in the loop that serves."""
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
+
+    def _run(self) -> None:
+        async def main() -> None:
+            async with serve(self.fake, **self._options) as self.url:
+                self._ready.set()
+                await self._stop.wait()
+
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            try:
+                runner.run(main())
+            finally:
+                self._ready.set()
+
+
 @contextmanager
 def served(fake: FakeBasiq, **options: Any) -> Iterator[str]:
     """Serve a fake over HTTP in a thread, and yield its URL."""
-    ready = threading.Event()
-    told: list[str] = []
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
+    with Served(fake, **options) as running:
+        yield running.url
 
-    async def main() -> None:
-        async with serve(fake, **options) as base_url:
-            told.append(base_url)
-            ready.set()
-            await stop.wait()
 
-    def run() -> None:
-        try:
-            loop.run_until_complete(main())
-        finally:
-            ready.set()
-            loop.close()
+class Handler(BaseHTTPRequestHandler):
+    """A handler of a server in a thread, which logs nothing."""
 
-    thread = threading.Thread(target=run)
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None: ...
+
+    def respond(self, status: int, body: bytes = b"", **headers: str) -> None:
+        """Send a whole response."""
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve a handler in a thread, and yield the URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        ready.wait()
-        yield told[0]
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        server.shutdown()
         thread.join()
+        server.server_close()

@@ -1,10 +1,9 @@
-"""Network faults for tests: a server that sends exactly the scripted bytes, and a proxy that delays data."""
+"""Network faults for tests: a server that sends exactly the scripted bytes, and a relay."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 import socket
 import ssl
 import struct
@@ -80,15 +79,23 @@ def token(text: str = TOKEN, expires_in: Any = 3600) -> bytes:
     return ok({"access_token": text, "expires_in": expires_in, "token_type": "Bearer"})
 
 
-def page(items: Iterable[Any], next_link: Any = None) -> bytes:
+def page_body(items: Iterable[Any], next_link: Any = None) -> dict[str, Any]:
     data = list(items)
-    links = {"self": "x", **({} if next_link is None else {"next": next_link})}
-    return ok({"type": "list", "size": len(data), "count": len(data), "data": data, "links": links})
+    links = {"self": "https://au-api.basiq.io/x", **({} if next_link is None else {"next": next_link})}
+    return {"type": "list", "size": len(data), "count": len(data), "data": data, "links": links}
+
+
+def page(items: Iterable[Any], next_link: Any = None) -> bytes:
+    return ok(page_body(items, next_link))
+
+
+def error_body(code: str = "some-code", detail: str = "A detail.") -> dict[str, Any]:
+    entry = {"type": "error", "code": code, "title": "A title", "detail": detail}
+    return {"type": "list", "correlationId": "corr-1", "data": [entry]}
 
 
 def error(status: int, code: str = "some-code", *headers: str, detail: str = "A detail.") -> bytes:
-    entry = {"type": "error", "code": code, "title": "A title", "detail": detail}
-    return ok({"type": "list", "correlationId": "corr-1", "data": [entry]}, *headers, status=status)
+    return ok(error_body(code, detail), *headers, status=status)
 
 
 def closing(*parts: bytes) -> Callable[[Conn], Awaitable[None]]:
@@ -267,15 +274,12 @@ async def listening(
             await asyncio.wait(left)
 
 
-async def relay(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int, delay: Callable[[], float] = float
-) -> None:
-    """Carry data between a connection and a server on this machine, each piece after a delay, until both are closed."""
+async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
+    """Carry data between a connection and a server on this machine, until both are closed."""
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65_536):
-                await asyncio.sleep(delay())
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -285,11 +289,3 @@ async def relay(
         await asyncio.gather(carry(reader, there_writer), carry(there_reader, writer))
     finally:
         there_writer.close()
-
-
-@asynccontextmanager
-async def slow_line(port: int, *, least: float, most: float, seed: int = 0) -> AsyncIterator[int]:
-    """Yield the port of a proxy to ``port`` that delays data by ``least`` to ``most`` seconds in either direction."""
-    rng = random.Random(seed)
-    async with listening(lambda *ends: relay(*ends, port, lambda: least + rng.random() * (most - least))) as made:
-        yield made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -100,6 +101,17 @@ class Endpoint:
         if isinstance(status, BaseException):
             raise status
         return status
+
+
+def handling(fake: FakeBasiq, do: Callable[[dict[str, str], bytes], Awaitable[object]], url: str = ENDPOINT) -> str:
+    """Add a webhook whose endpoint does something and then acknowledges, and return its id."""
+
+    async def receive(headers: dict[str, str], body: bytes) -> int:
+        await do(headers, body)
+        return 200
+
+    fake.route(url, receive)
+    return fake.add_webhook(url)
 
 
 def arranged(endpoint: Any, **options: Any) -> tuple[FakeBasiq, str]:

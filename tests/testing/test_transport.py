@@ -75,7 +75,7 @@ async def test_at_its_deadline_nothing_is_sent_and_just_before_it_is() -> None:
 
 async def test_what_is_closed_or_dropped_says_so_without_the_query() -> None:
     fake = made()
-    fake.fail_next(1, path="*", drop=True)
+    fake.fail_next(1, path="*", drop="request")
     transport = InMemoryTransport(fake)
     assert repr(transport).startswith("InMemoryTransport(<FakeBasiq at ")
     with pytest.raises(ConnectionFailedError, match="was dropped") as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
 
@@ -14,81 +14,45 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from basiq_async import AiohttpTransport, ConnectionFailedError, Request
+from tests.support.wire import Conn, Wire, closing, http
 
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+OK = http(200, b"ok")
 
 
 @pytest.fixture
-async def listen() -> AsyncIterator[Callable[[Serve], Awaitable[str]]]:
-    servers: list[asyncio.Server] = []
-
-    async def start(serve: Serve) -> str:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        servers.append(server)
-        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-
-    yield start
-    for server in servers:
-        server.close()
-        await server.wait_closed()
+async def breaking() -> AsyncIterator[Wire]:
+    """A server that breaks a kept connection at the second request, and answers the next one."""
+    async with Wire(OK, closing(), OK) as wire:
+        yield wire
 
 
-class Breaking:
-    """Answers the first request of a connection, and breaks the connection at the second."""
-
-    def __init__(self) -> None:
-        self.requests = 0
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        self.requests += 1
-        writer.write(OK)
-        await reader.readuntil(b"\r\n\r\n")
-        self.requests += 1
-        writer.close()
-
-
-async def test_aiohttp_by_itself_sends_a_get_again_where_a_kept_connection_breaks(
-    listen: Callable[[Serve], Awaitable[str]],
-) -> None:
-    serve = Breaking()
-    url = await listen(serve)
+async def test_aiohttp_by_itself_sends_a_get_again_where_a_kept_connection_breaks(breaking: Wire) -> None:
     async with aiohttp.ClientSession() as session:
-        await (await session.get(url)).read()
-        assert (await session.get(url)).status == 200
-    assert serve.requests == 3
+        await (await session.get(breaking.url)).read()
+        assert (await session.get(breaking.url)).status == 200
+    assert len(breaking.requests) == 3
 
 
-async def test_with_our_response_class_it_does_not(listen: Callable[[Serve], Awaitable[str]]) -> None:
-    serve = Breaking()
-    url = await listen(serve)
+async def test_with_our_response_class_it_does_not(breaking: Wire) -> None:
     transport = AiohttpTransport()
-    await transport.send(Request("GET", url))
+    await transport.send(Request("GET", breaking.url))
     with pytest.raises(ConnectionFailedError) as caught:
-        await transport.send(Request("GET", url))
-    assert caught.value.sent
-    assert serve.requests == 2
+        await transport.send(Request("GET", breaking.url))
+    assert (caught.value.sent, len(breaking.requests)) == (True, 2)
     await transport.aclose()
 
 
-async def test_a_response_that_nobody_asked_for_is_not_read_by_the_next_request(
-    listen: Callable[[Serve], Awaitable[str]],
-) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(OK)
-        await writer.drain()
-        writer.write(OK.replace(b"ok", b"no"))
-        await reader.read()
-        writer.close()
+async def test_a_response_that_nobody_asked_for_is_not_read_by_the_next_request() -> None:
+    async def answer_twice(conn: Conn) -> None:
+        await conn.say(OK, http(200, b"no"))
+        await conn.hang()
 
-    url = await listen(serve)
     transport = AiohttpTransport()
-    for _ in range(3):
-        assert (await transport.send(Request("GET", url))).body == b"ok"
-        await asyncio.sleep(0.01)
-    await transport.aclose()
+    async with Wire(answer_twice) as wire:
+        for _ in range(3):
+            assert (await transport.send(Request("GET", wire.url))).body == b"ok"
+            await asyncio.sleep(0.01)
+        await transport.aclose()
 
 
 def test_the_parts_of_aiohttp_that_are_overridden_and_read_are_there() -> None:
@@ -114,13 +78,11 @@ def changed_session(*, request_class: Any, response_class: Any, **options: Any) 
 
 
 async def test_a_release_without_these_parts_means_what_aiohttp_does_by_itself_and_never_an_error(
-    listen: Callable[[Serve], Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+    breaking: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aiohttp, "ClientSession", changed_session)
-    serve = Breaking()
-    url = await listen(serve)
     transport = AiohttpTransport()
     for _ in range(2):
-        assert (await transport.send(Request("GET", url))).body == b"ok"
-    assert serve.requests == 3  # the second request was sent twice, as aiohttp does by itself
+        assert (await transport.send(Request("GET", breaking.url))).body == b"ok"
+    assert len(breaking.requests) == 3  # the second request was sent twice, as aiohttp does by itself
     await transport.aclose()

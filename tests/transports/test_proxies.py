@@ -7,6 +7,7 @@ import pickle
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -25,8 +26,9 @@ from basiq_async import (
 )
 from basiq_async.transports.proxies import Proxies
 from tests.support.command_line import COLD
-from tests.support.environment import free_port, unmeasured
+from tests.support.environment import free_port
 from tests.support.outcomes import client_of, outcome
+from tests.support.programs import run
 from tests.support.proxy import Proxy, a_proxy
 from tests.support.wire import KEY, Wire, page
 
@@ -143,21 +145,11 @@ async def test_the_command_line_uses_the_proxy_of_the_environment(
     api.script = [page([{"id": "user.created"}])]
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     async with a_proxy(api.port) as proxy:
-        process = await asyncio.create_subprocess_exec(
-            *COLD,
-            *("events", "types"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={
-                **unmeasured(),
-                "BASIQ_API_KEY": KEY,
-                "BASIQ_BASE_URL": API,
-                "HTTPS_PROXY": proxy.url,
-                "SSL_CERT_FILE": str(tmp_path / "ca.pem"),
-            },
-        )
-        printed, said = await process.communicate()
-        assert (process.returncode, b"user.created" in printed) == (0, True), said
+        settings = {"BASIQ_API_KEY": KEY, "BASIQ_BASE_URL": API, "HTTPS_PROXY": proxy.url}
+        trusted = str(tmp_path / "ca.pem")
+        call = partial(run, *COLD, "events", "types", cwd=tmp_path, SSL_CERT_FILE=trusted, **settings)
+        done = await asyncio.to_thread(call)
+        assert (done.returncode, "user.created" in done.stdout) == (0, True), done.stderr
         assert proxy.asked == ["CONNECT basiq.example:443 HTTP/1.1"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import pytest
 
@@ -12,6 +13,7 @@ from basiq_async import Event, Message
 from basiq_async._wire.order import BEYOND, FAR, ListOrder, Order, is_past, item_time, raw_time, read_newest
 from basiq_async.models import DeliveryAttempt
 
+T = TypeVar("T")
 START = datetime(2026, 3, 1, tzinfo=UTC)
 MINUTES = [START + timedelta(minutes=minute) for minute in range(200)]
 
@@ -38,40 +40,30 @@ async def stream(items: Sequence[Message], read: list[Message] | None = None) ->
         yield item
 
 
-def test_a_list_is_ordered_as_its_times_rise_or_fall() -> None:
-    assert order_of(MINUTES) == ("oldest-first", True)
-    assert order_of(MINUTES[::-1]) == ("newest-first", True)
+def shuffled(times: Sequence[T], seed: int) -> list[T]:
+    mixed = list(times)
+    random.Random(seed).shuffle(mixed)
+    return mixed
 
 
-def test_two_times_tell_an_order_that_is_not_sure() -> None:
-    assert order_of(MINUTES[:2]) == ("oldest-first", False)
-    assert order_of([MINUTES[1], MINUTES[0]]) == ("newest-first", False)
+OVER_DAYS = [START + timedelta(hours=hour) for hour in range(40)]
 
 
-@pytest.mark.parametrize("times", [[], [None, None], [START], [START] * 50, [None, START, None, START]])
-def test_equal_and_missing_times_tell_nothing(times: list[datetime | None]) -> None:
-    assert order_of(times) == ("unknown", False)
-
-
-def test_missing_times_between_others_do_not_hide_the_order() -> None:
-    assert order_of([each for time in MINUTES for each in (None, time)]) == ("oldest-first", True)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_contradictory_times_make_it_unknown(seed: int) -> None:
-    times = list(MINUTES)
-    random.Random(seed).shuffle(times)
-    assert order_of(times) == ("unknown", False)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_times_in_no_order_over_days_make_it_unknown(seed: int) -> None:
-    times = [START + timedelta(hours=hour) for hour in range(40)]
-    random.Random(seed).shuffle(times)
-    found = ListOrder()
-    for time in times:
-        found.see(time)
-    assert found.order == "unknown"
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [
+        (MINUTES, ("oldest-first", True)),
+        (MINUTES[::-1], ("newest-first", True)),
+        (MINUTES[:2], ("oldest-first", False)),
+        (MINUTES[1::-1], ("newest-first", False)),
+        ([each for time in MINUTES for each in (None, time)], ("oldest-first", True)),
+        *((same, ("unknown", False)) for same in ([], [None, None], [START], [START] * 50, [None, START, None, START])),
+        *((shuffled(MINUTES, seed), ("unknown", False)) for seed in range(20)),
+        *((shuffled(OVER_DAYS, seed), ("unknown", False)) for seed in range(5)),
+    ],
+)
+def test_a_list_is_ordered_as_its_times_rise_or_fall(times: list[datetime | None], found: tuple[Order, bool]) -> None:
+    assert order_of(times) == found
 
 
 @pytest.mark.parametrize("place", [0, 1, 100, 198, 199])
@@ -214,8 +206,9 @@ HISTORY = [message(f"m{number}", time) for number, time in enumerate(MINUTES)]
 NEWEST = [f"m{number}" for number in range(199, 189, -1)]
 
 
-async def test_the_newest_of_a_list_that_begins_with_the_oldest_need_all_of_it() -> None:
-    found = await read_newest(stream(HISTORY), 10)
+@pytest.mark.parametrize("listed", [HISTORY, shuffled(HISTORY, 3)], ids=["oldest first", "in no order"])
+async def test_the_newest_of_a_list_that_does_not_begin_with_them_need_all_of_it(listed: list[Message]) -> None:
+    found = await read_newest(stream(listed), 10)
     assert [each.id for each in found.items] == NEWEST
     assert (found.read, found.complete) == (200, True)
 
@@ -236,14 +229,6 @@ async def test_a_list_that_ends_with_the_last_item_that_had_to_be_read_is_comple
     assert (found.read, found.complete) == (most, True)
 
 
-async def test_a_list_in_no_order_is_read_whole() -> None:
-    shuffled = list(HISTORY)
-    random.Random(3).shuffle(shuffled)
-    found = await read_newest(stream(shuffled), 10)
-    assert [each.id for each in found.items] == NEWEST
-    assert (found.read, found.complete) == (200, True)
-
-
 @pytest.mark.parametrize("turned", [False, True])
 async def test_the_newest_that_are_wanted_are_found_among_others(turned: bool) -> None:
     seen: list[Message] = []
@@ -255,17 +240,11 @@ async def test_the_newest_that_are_wanted_are_found_among_others(turned: bool) -
 
 
 @pytest.mark.parametrize("turned", [False, True])
-async def test_all_are_returned_newest_first_where_no_number_is_given(turned: bool) -> None:
+@pytest.mark.parametrize("most", [4, None])
+async def test_of_equal_times_the_newer_come_first_as_the_list_is_ordered(turned: bool, most: int | None) -> None:
     same = [message(f"s{number}", MINUTES[number // 3]) for number in range(30)]
-    found = await read_newest(stream(same[::-1] if turned else same), None)
-    assert [each.id for each in found.items] == [each.id for each in same[::-1]]
-
-
-@pytest.mark.parametrize("turned", [False, True])
-async def test_of_equal_times_the_newer_are_kept_as_the_list_is_ordered(turned: bool) -> None:
-    same = [message(f"s{number}", MINUTES[number // 3]) for number in range(30)]
-    found = await read_newest(stream(same[::-1] if turned else same), 4)
-    assert [each.id for each in found.items] == ["s29", "s28", "s27", "s26"]
+    found = await read_newest(stream(same[::-1] if turned else same), most)
+    assert [each.id for each in found.items] == [each.id for each in same[::-1]][:most]
 
 
 async def test_fewer_than_are_asked_for_are_all_there_are() -> None:

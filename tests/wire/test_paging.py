@@ -40,12 +40,6 @@ def test_there_is_no_id_outside_of_a_page() -> None:
     assert [id_at(items, index) for index in (-1, 0, 1, 2)] == [None, "a", "b", None]
 
 
-def test_a_long_id_is_held_as_a_digest() -> None:
-    found = raw_id({"id": "x" * 201})
-    assert found is not None
-    assert (len(found), found[0], raw_id({"id": "x" * 200})) == (33, "#", "x" * 200)
-
-
 @pytest.mark.parametrize(
     ("error", "lost"),
     [

@@ -594,10 +594,17 @@ async def test_a_call_of_the_inbox_comes_to_its_end_though_its_caller_is_cancell
     assert bool(await inbox.known([KEY])) == (call == "complete"), "what was handled is recorded, and nothing else"
 
 
+@pytest.mark.parametrize(
+    ("call", "how"), [("claim", Ended.UNAVAILABLE), ("complete", Ended.HANDLED), ("release", Ended.FAILED)]
+)
 @virtual.clocked
-async def test_an_inbox_that_cancels_itself_has_failed() -> None:
-    ending = await unit(owner(Watched(claim=fails(asyncio.CancelledError()))), work).handle_once()
-    assert (ending.how, type(ending.error)) == (Ended.UNAVAILABLE, InboxError)
+async def test_an_inbox_that_cancels_itself_has_failed(call: str, how: Ended) -> None:
+    one = unit(owner(Watched(**{call: fails(asyncio.CancelledError())})), work)
+    if call == "release":
+        one.doing = fails(ValueError("no"))
+    ending = await one.handle_once()
+    assert ending.how is how
+    assert InboxError in (type(ending.error), *map(type, one.reported))
 
 
 @pytest.mark.parametrize(("call", "reported"), [("work", 1), ("claim", 0)])

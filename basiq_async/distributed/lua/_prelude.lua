@@ -58,38 +58,6 @@ local function renew(id, lease, ...)
   redis.call('ZADD', due, ends, id)
 end
 
--- Tickets of the job's limit, by message: an owner takes one before it hands a message out. It spends the ticket with the
--- message, or gives it back.
-local function give_back(count)
-  if count ~= 0 then
-    redis.call('HINCRBY', base, 'limit_left', count)
-    redis.call('HINCRBY', base, 'tickets', -count)
-  end
-end
-
--- Give back the tickets of an owner who leaves: it recorded nothing for them.
-local function give_back_all(id)
-  local tickets = segment_key(id) .. ':t'
-  give_back(redis.call('SCARD', tickets))
-  redis.call('DEL', tickets)
-end
-
--- Remove a segment in which so many messages were read.
-local function remove(id, read)
-  local s = segment_key(id)
-  give_back_all(id)
-  redis.call('HINCRBY', base, 'n:read', read)
-  redis.call('DEL', s, s .. ':d')
-  redis.call('ZREM', due, id)
-end
-
-local function finish_if_done()
-  local state = job('state')
-  if job('lists_left') == '0' and redis.call('ZCARD', due) == 0 and (state == 'running' or state == 'paused') then
-    set_state('finished', '')
-  end
-end
-
 local function add_segment(list_name, index, cursor, at)
   local id = list_name .. '.' .. index
   redis.call('HSET', segment_key(id), 'cursor', cursor, 'tries', 0)

@@ -19,7 +19,6 @@ if owner ~= token then -- a repeated request finds its own claim
   end
   if owner then
     redis.call('HINCRBY', base, 'takeovers', 1)
-    give_back_all(id)
   end
   if redis.call('HINCRBY', s, 'tries', 1) > most then
     local last = job('problem')

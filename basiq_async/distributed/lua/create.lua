@@ -10,7 +10,7 @@ if known then
   for i = 3, #ARGV, 2 do
     if ARGV[i] == 'id' and ARGV[i + 1] == job('id') then -- a request that was sent again
       local made = redis.call('ZRANGE', due, 0, -1)
-      table.insert(made, 1, 'created')
+      table.insert(made, 1, job('state'))
       return made
     end
   end
@@ -19,7 +19,7 @@ if known then
       redis.call('HSET', base, ARGV[i], ARGV[i + 1])
     end
   end
-  return { 'known', job('state') }
+  return { job('state') }
 end
 for i = 3, #ARGV, 2 do
   redis.call('HSET', base, ARGV[i], ARGV[i + 1])
@@ -27,7 +27,7 @@ end
 redis.call('SADD', jobs, name)
 redis.call('HSET', base, 'selection', selection, 'lists_left', lists, 'began', whole(now))
 set_state('running', '')
-local made = { 'created' }
+local made = { 'running' }
 for list_name = 0, lists - 1 do
   made[#made + 1] = add_segment(whole(list_name), 0, '', now + 1000 * job('lease'))
 end

@@ -12,6 +12,11 @@ end
 if tonumber(read) > tonumber(done or 0) then
   redis.call('HINCRBY', base, 'n:skipped:where', whole(read - (done or 0)))
 end
-remove(id, read)
-finish_if_done()
+redis.call('HINCRBY', base, 'n:read', read)
+redis.call('DEL', segment_key(id), segment_key(id) .. ':d')
+redis.call('ZREM', due, id)
+local state = job('state')
+if job('lists_left') == '0' and redis.call('ZCARD', due) == 0 and (state == 'running' or state == 'paused') then
+  set_state('finished', '')
+end
 return { 'ok' }

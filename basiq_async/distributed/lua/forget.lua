@@ -5,7 +5,7 @@ if state == 'running' or state == 'paused' then
   return { state }
 end
 for _, id in ipairs(redis.call('ZRANGE', due, 0, -1)) do
-  redis.call('DEL', segment_key(id), segment_key(id) .. ':d', segment_key(id) .. ':t')
+  redis.call('DEL', segment_key(id), segment_key(id) .. ':d')
 end
 redis.call('DEL', base, due, quarantine, numbers, workers)
 redis.call('SREM', active, name)

@@ -6,7 +6,6 @@ if not owns(id, token) then
   return { 'lost' }
 end
 local s = segment_key(id)
-give_back_all(id)
 redis.call('HDEL', s, 'owner', 'until')
 redis.call('ZADD', due, whole(now + tonumber(ARGV[3])), id)
 if ARGV[4] ~= '' then

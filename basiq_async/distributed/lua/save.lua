@@ -3,7 +3,7 @@
 -- `before` is how many were recorded until now. An entry that was dropped while it was tried again does not come back.
 -- ARGV: segment, token, lease, before, number of ids, ids as one text, handled, failed, most failures in a row (0 for no
 -- limit), then lists, each after its length: counts (name, value); entries to set aside (id, text); ids of entries that
--- leave; ids whose tickets are spent; ids whose tickets come back.
+-- leave.
 local id, token, before, handled, failed = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local s = segment_key(id)
 local owner, done = unpack(redis.call('HMGET', s, 'owner', 'done'))
@@ -41,12 +41,6 @@ local added = to >= from
 from, to = list()
 in_parts('HDEL', quarantine, from, to)
 in_parts('ZREM', numbers, from, to)
-from, to = list()
-if to >= from then
-  redis.call('HINCRBY', base, 'tickets', 0 - in_parts('SREM', s .. ':t', from, to))
-end
-from, to = list()
-give_back(in_parts('SREM', s .. ':t', from, to))
 local slot = 'at:' .. clock[1] % 12
 local state, row, sample, handled_n, failed_n = unpack(redis.call('HMGET', base, 'state', 'row', slot, 'n:handled', 'n:failed'))
 if handled + failed > 0 and string.sub(sample or '', 1, #clock[1]) ~= clock[1] then

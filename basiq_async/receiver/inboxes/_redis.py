@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisError
@@ -114,24 +114,13 @@ class RedisInbox:
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
-
-        async def read() -> Any:
-            await self._calls.open()
-            return await cast(Awaitable[Any], self._calls.client.hget(self._calls.at("notes"), write_note(name)))
-
-        stored = await self._calls.within_limit(read())
+        stored = await self._calls.ask(lambda client: client.hget(self._calls.at("notes"), write_note(name)))
         return None if stored is None else read_note(stored)
 
     async def set_note(self, name: str, text: str) -> None:
         """See ``Record``."""
-
-        async def write() -> None:
-            await self._calls.open()
-            await cast(
-                Awaitable[Any], self._calls.client.hset(self._calls.at("notes"), write_note(name), write_note(text))
-            )
-
-        await self._calls.within_limit(write())
+        stored = (self._calls.at("notes"), write_note(name), write_note(text))
+        await self._calls.ask(lambda client: client.hset(*stored))
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
@@ -156,7 +145,7 @@ class RedisInbox:
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        values = (token, _place(delivery), delivery.failures, int(delivery.acknowledged), delivery.pack(seal=True))
+        values = (token, *_facts(delivery), int(delivery.acknowledged))
         return bool(await self._calls.run("quarantine", [key], *values))
 
     async def quarantined(
@@ -175,7 +164,7 @@ class RedisInbox:
 
     async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
         """See ``WaitingInbox``."""
-        values = (json.dumps(webhook_id), _place(delivery), delivery.failures, delivery.pack(seal=True), _DAY)
+        values = (json.dumps(webhook_id), *_facts(delivery), _DAY)
         return bool(await self._calls.run("store", [delivery.key], *values))
 
     async def claim_due(
@@ -202,9 +191,7 @@ class RedisInbox:
         self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
     ) -> bool:
         """See ``WaitingInbox``."""
-        changed: tuple[str | int, ...] = (
-            () if delivery is None else (_place(delivery), delivery.failures, delivery.pack(seal=True))
-        )
+        changed = () if delivery is None else _facts(delivery)
         return bool(await self._calls.run("put_off", [key], token, round(seconds * 1_000_000), *changed))
 
     async def waiting(self, webhook_id: str | None) -> Waiting:
@@ -228,11 +215,10 @@ class RedisInbox:
     async def _page(self, order: str, begin: str, start: str, end: str, limit: int) -> list[QuarantinedDelivery]:
         """Return the entries whose places stand in an order, each after ``begin``, from ``start`` to ``end``."""
 
-        async def read() -> list[QuarantinedDelivery]:
-            await self._calls.open()
+        async def read(client: Any) -> list[QuarantinedDelivery]:
             first, deliveries = start, list[QuarantinedDelivery]()
             while (wanted := limit - len(deliveries)) > 0:
-                members = await self._calls.client.zrangebylex(self._calls.at(order), first, end, start=0, num=wanted)
+                members = await client.zrangebylex(self._calls.at(order), first, end, start=0, num=wanted)
                 places = [text_of(member).removeprefix(begin) for member in members]
                 found = await self._read_letters(places)
                 deliveries += found.values()
@@ -244,7 +230,7 @@ class RedisInbox:
                 first = f"({begin}{places[-1]}"
             return deliveries
 
-        return await self._calls.within_limit(read())
+        return await self._calls.ask(read)
 
     async def _read_letters(self, places: Sequence[str]) -> dict[str, QuarantinedDelivery]:
         """Return for each of these places the entry of its letter, if it is there."""
@@ -296,6 +282,11 @@ def _time(digits: str) -> datetime | None:
 def _place(delivery: QuarantinedDelivery) -> str:
     """Return a text that sorts quarantined deliveries by time, in microseconds, then by key."""
     return f"{round(delivery.quarantined_at.timestamp() * 1_000_000):0{_PLACE_LENGTH}d}{delivery.key}"
+
+
+def _facts(delivery: QuarantinedDelivery) -> tuple[str | int, ...]:
+    """Return the place of a delivery in its order, its failures, and its text."""
+    return _place(delivery), delivery.failures, delivery.pack(seal=True)
 
 
 def _unshown(text: Any) -> str:

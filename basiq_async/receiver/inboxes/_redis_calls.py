@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import chain
@@ -76,12 +76,20 @@ class RedisCalls:
         """Run a script by its digest. Send its text if Redis does not have it yet."""
         script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
 
-        async def run() -> Any:
-            await self.open()
+        async def run(client: Any) -> Any:
             try:
-                return await self.client.evalsha(script.digest, len(keys), *keys, *values)
+                return await client.evalsha(script.digest, len(keys), *keys, *values)
             except NoScriptError:
-                return await self.client.eval(script.text, len(keys), *keys, *values)
+                return await client.eval(script.text, len(keys), *keys, *values)
+
+        return await self.ask(run)
+
+    async def ask(self, command: Callable[[Any], Awaitable[T]]) -> T:
+        """Await a command of the client, within the time limit."""
+
+        async def run() -> T:
+            await self.open()
+            return await command(self.client)
 
         return await self.within_limit(run())
 
@@ -108,14 +116,12 @@ class RedisCalls:
 
     async def begin(self) -> dict[str, str]:
         """Note when the inbox was first used, and return its facts. Raises ``InboxError`` for another layout."""
-        meta = self.at("meta")
-        former = await self.client.exists(self.at("began"), self.at("pinned:began"))
-        if not former:
-            for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
-                await cast(Awaitable[Any], self.client.hsetnx(meta, name, value))
-        facts = await cast(Awaitable[dict[Any, Any]], self.client.hgetall(meta))
+        client: Any = self.client
+        for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
+            await client.hsetnx(self.at("meta"), name, value)
+        facts = await client.hgetall(self.at("meta"))
         found = {text_of(name): text_of(value) for name, value in facts.items()}
-        if former or found.get("layout") != _LAYOUT:
+        if found.get("layout") != _LAYOUT:
             raise InboxError(
                 f"the keys below {self.at('')} in Redis were written by another version of basiq-async: pass another "
                 "prefix=, or delete them"

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, overload
 
-from sqlalchemy import Executable, MetaData
+from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._work.keys import in_parts
-from ..._work.notes import read_note, write_note
-from ..._work.protocol import Claim, QuarantinedDelivery, Waiting, unpack_entry
+from ..._work.protocol import Claim, QuarantinedDelivery, unpack_entry
 from ..._work.tasks import run_to_completion
 from ...errors import InboxError
 from ._sql_pruning import Pruning
+from ._sql_rows import SQLRows, facts
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
 from ._sql_transactions import Transactions, done_in_sqlite
-from ._sql_waiting import Waits
 
 logger = logging.getLogger("basiq_async.receiver")
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class SQLInbox:
+class SQLInbox(SQLRows):
     """An inbox in PostgreSQL or SQLite. A handler's writes and the inbox's entry commit together, or neither does.
 
     .. code-block:: python
@@ -73,23 +72,18 @@ class SQLInbox:
         remember: Duration | None = 30 * 86_400.0,
         timeout: Duration = 4.0,
     ) -> None:
+        super().__init__()
         self._tables = Tables(table, schema)
         limit = check_seconds("timeout", timeout)
         self._store = SQLStore(engine, self._tables, create_tables=create_tables, timeout=limit)
         self._sql = Statements(self._tables, engine.dialect.name)
         sessions = async_sessionmaker(expire_on_commit=False) if sessions is None else sessions
         self._transactions = Transactions(self._store, self._sql, sessions)
-        self._waits = Waits(self._store, self._sql)
         self._pruning = Pruning(self._store, self._sql, check_remember(remember))
 
     def __repr__(self) -> str:
         closed = ", closed" if self._store.closed else ""
         return f"<SQLInbox {self._tables.name}, {len(self._transactions)} transactions{closed}>"
-
-    @property
-    def metadata(self) -> MetaData:
-        """The inbox's tables, for Alembic's ``target_metadata``."""
-        return self._tables.metadata
 
     def ddl(self) -> str:
         """Return the SQL statements that create the inbox's tables, in the engine's dialect."""
@@ -151,18 +145,14 @@ class SQLInbox:
 
     async def _record(self, statement: Executable, key: str, token: str, **values: object) -> bool:
         """End this worker's lease by a statement, or enter a free key. Return False if another worker has the key."""
-
-        async def work(connection: AsyncConnection) -> bool:
-            found = await connection.execute(statement, {"a_key": key, "a_token": token, **values})
-            return found.first() is not None
-
         # SQLite's one writer may be the handler that has the key. Wait for it only with a lease on the key.
         patient = self._store.on_postgresql
         if not patient:
             row = await self._store.run(lambda connection: self._sql.find(connection, key))
             patient = row is not None and row.token == token and row.remaining > 0
+        values.update(a_key=key, a_token=token)
         try:
-            return await self._store.run(work, write=True, patient=patient)
+            return bool(await self._store.rows(statement, values, write=True, patient=patient))
         except BusyError:
             return False
 
@@ -214,11 +204,7 @@ class SQLInbox:
         recorded = [self._transactions.mine(key, token) is not None and await self.complete(key, token) for key in held]
         for part in in_parts(set(keys).difference(held)):
             values = {"a_token": token, **self._sql.given(part)}
-
-            async def work(connection: AsyncConnection, values: dict[str, object] = values) -> int:
-                return len((await connection.execute(self._sql.complete_all, values)).all())
-
-            count = await self._store.run(work, write=True)
+            count = len(await self._store.rows(self._sql.complete_all, values, write=True))
             self._pruning.count(count)
             recorded.append(count == len(part))
         return all(recorded)
@@ -226,19 +212,15 @@ class SQLInbox:
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``: if the claim is a transaction, rolls it back, and ends the lease that it was made upon."""
         self._store.check_usable()
-        held = self._transactions.mine(key, token)
-        if held is not None:
-            await self._transactions.roll_back(key, held)
-            if token not in self._waits.tokens:
-                return  # it has no lease beside, and another connection may not be free
+        held = await self._transactions.roll_back_mine(key, token)
+        if held is not None and token not in self._due_tokens:
+            return  # it has no lease beside, and another connection may not be free
         if self._transactions.other(key) is None:
             await self._record(self._sql.release, key, token)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
-        held = self._transactions.mine(key, token)
-        if held is not None:
-            await self._transactions.roll_back(key, held)
+        held = await self._transactions.roll_back_mine(key, token)
 
         async def work(connection: AsyncConnection) -> int:
             mine = (await connection.execute(self._sql.release, {"a_key": key, "a_token": token})).first() is not None
@@ -256,60 +238,16 @@ class SQLInbox:
 
     # --- what is recorded ---
 
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        """See ``Record``."""
-        found: set[str] = set()
-        for part in in_parts(keys):
-
-            async def work(connection: AsyncConnection, part: list[str] = part) -> Sequence[str]:
-                return (await connection.execute(self._sql.known, self._sql.given(part))).scalars().all()
-
-            found.update(await self._store.run(work))
-        return found
-
-    async def note(self, name: str) -> str | None:
-        """See ``Record``."""
-
-        async def work(connection: AsyncConnection) -> str | None:
-            stored: str | None = (await connection.execute(self._sql.note, {"a_name": write_note(name)})).scalar()
-            return stored
-
-        stored = await self._store.run(work)
-        return None if stored is None else read_note(stored)
-
-    async def set_note(self, name: str, text: str) -> None:
-        """See ``Record``."""
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(self._sql.set_note, {"a_name": write_note(name), "a_text": write_note(text)})
-
-        await self._store.run(work, write=True)
-
-    async def handled_at(self, key: str) -> datetime | None:
-        """Return when ``key`` was handled or acknowledged, by the database's clock; None if it was not."""
-        row = await self._store.run(lambda connection: self._sql.find(connection, key))
-        return None if row is None or row.handled_at is None else as_aware(row.handled_at)
-
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-
-        async def work(connection: AsyncConnection) -> datetime:
-            row = (await connection.execute(self._sql.since)).one()
-            known = [
-                row.began,
-                self._pruning.horizon(row.now),
-                *([] if row.forgotten_at is None else [row.forgotten_at]),
-            ]
-            return max(map(as_aware, known))
-
-        return await self._store.run(work)
+        [row] = await self._store.rows(self._sql.since)
+        known = [row.began, self._pruning.horizon(row.now), row.forgotten_at]
+        return max(as_aware(moment) for moment in known if moment is not None)
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        held = self._transactions.mine(key, token)
-        if held is not None:
-            await self._transactions.roll_back(key, held)  # discard the handler's writes
-        elif self._transactions.other(key) is not None:
+        held = await self._transactions.roll_back_mine(key, token)  # it discards the handler's writes
+        if held is None and self._transactions.other(key) is not None:
             return False
         values = {
             "a_moment": delivery.quarantined_at,
@@ -319,21 +257,6 @@ class SQLInbox:
             "a_retry": held is not None and held.retry,
         }
         return await self._record(self._sql.quarantine, key, token, **values)
-
-    async def quarantined(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
-        """See ``Inbox``."""
-
-        async def work(connection: AsyncConnection) -> Sequence[QuarantinedDelivery]:
-            if after is None:
-                rows = await connection.execute(self._sql.letters, {"a_limit": limit})
-            else:
-                place = {"a_limit": limit, "a_due": after.quarantined_at.timestamp(), "a_key": after.key}
-                rows = await connection.execute(self._sql.letters_after, place)
-            return [unpack_entry(row.letter, key=row.key, at=as_aware(row.placed_at)) for row in rows]
-
-        return await self._store.run(work)
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``. Raises ``InboxError`` while a handler with a session retries the delivery."""
@@ -350,37 +273,14 @@ class SQLInbox:
 
         return await self._store.run(work, write=True)
 
-    # --- what waits ---
-
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
-        return await self._waits.store(delivery, webhook_id)
-
-    async def claim_due(
-        self, webhook_id: str | None, token: str, *, limit: int, lease: float
-    ) -> Sequence[QuarantinedDelivery]:
-        """See ``WaitingInbox``. The lease runs by the server's clock."""
-        return await self._waits.claim_due(webhook_id, token, limit, lease)
-
     async def put_off(
         self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
     ) -> bool:
         """See ``WaitingInbox``."""
         self._store.check_usable()
-        held = self._transactions.mine(key, token)
-        if held is not None:
-            await self._transactions.roll_back(key, held)
-        elif self._transactions.other(key) is not None:
+        held = await self._transactions.roll_back_mine(key, token)
+        if held is None and self._transactions.other(key) is not None:
             return False
-        statement, values = self._waits.put_off(seconds, delivery)
-        return await self._record(statement, key, token, a_held=held is not None, **values)
-
-    async def waiting(self, webhook_id: str | None) -> Waiting:
-        """See ``WaitingInbox``."""
-        return await self._waits.waiting(webhook_id)
-
-    async def list_waiting(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
-        """See ``WaitingInbox``."""
-        return await self._waits.list(after, limit)
+        statement = self._sql.put_off if delivery is None else self._sql.put_off_changed
+        changed = {} if delivery is None else facts(delivery)
+        return await self._record(statement, key, token, a_held=held is not None, a_seconds=seconds, **changed)

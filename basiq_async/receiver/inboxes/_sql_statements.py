@@ -26,10 +26,8 @@ from sqlalchemy import MetaData, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..._storage.sql import LetterType, StoreKind, StoreTables, key_type, server_seconds
-from ..._work.calls import CLOSED
+from ..._storage.sql import LetterType, StoreTables, key_type, server_seconds
 from ..._work.protocol import Claim, ClaimStatus
-from ...errors import InboxError
 
 CLAIMED = Claim(ClaimStatus.CLAIMED)
 DONE = Claim(ClaimStatus.DONE)
@@ -38,7 +36,7 @@ BUSY = Claim(ClaimStatus.BUSY, 1.0)
 
 _QUARANTINE, _WAITING = "quarantine", "waiting:"
 """The queue of what was set aside, and how those of what waits begin, before the webhook's id."""
-_KIND = StoreKind("inbox", 4, InboxError, CLOSED, " (a handler with a session holds one while it runs)")
+_LAYOUT = 4
 
 
 class Tables(StoreTables):
@@ -48,7 +46,7 @@ class Tables(StoreTables):
     """
 
     def __init__(self, table: str = "basiq_inbox", schema: str | None = None) -> None:
-        super().__init__(_KIND, table, schema)
+        super().__init__(_LAYOUT, table, schema)
         self.events = sa.Table(
             table,
             self.metadata,
@@ -219,8 +217,8 @@ class Statements:
         ).returning(failures.c.failures)
         order = (events.c.due, events.c.key)
         entry = (letter_text.label("letter"), events.c.key, events.c.placed_at, events.c.due)
-        self.letters = sa.select(*entry).where(in_quarantine).order_by(*order).limit(_LIMIT)
-        self.letters_after = self.letters.where(sa.tuple_(*order) > sa.tuple_(due, _KEY))
+        later_ones = sa.tuple_(*order) > sa.tuple_(due, _KEY)
+        self.letters = sa.select(*entry).where(in_quarantine, later_ones).order_by(*order).limit(_LIMIT)
 
         queue = sa.bindparam("a_queue", type_=sa.Text)
         in_queue = events.c.queue == queue
@@ -257,19 +255,16 @@ class Statements:
             time_of_day.label("now"),
         ).where(in_queue)
         in_turn = (events.c.placed_at, events.c.key)
-        page = sa.select(events.c.key).where(waits).order_by(*in_turn).limit(_LIMIT)
-
-        def list_page(page: Any) -> Any:  # sorted by the index alone, without the letters
-            return sa.select(*entry).where(events.c.key.in_(page)).order_by(*in_turn)
-
-        self.list_waiting = list_page(page)
-        self.list_waiting_after = list_page(page.where(sa.tuple_(*in_turn) > sa.tuple_(moment, _KEY)))
+        later_ones = sa.tuple_(*in_turn) > sa.tuple_(moment, _KEY)
+        page = sa.select(events.c.key).where(waits, later_ones).order_by(*in_turn).limit(_LIMIT)
+        # Sorted by the index alone, without the letters.
+        self.list_waiting = sa.select(*entry).where(events.c.key.in_(page)).order_by(*in_turn)
 
         self.note = sa.select(notes.c.text).where(notes.c.name == _NAME)
         new_note = insert(notes).values(name=_NAME, text=sa.bindparam("a_text", type_=sa.Text))
         self.set_note = new_note.on_conflict_do_update(
             index_elements=[notes.c.name], set_={"text": new_note.excluded.text}
-        )
+        ).returning(notes.c.name)
 
         self.since = sa.select(now.label("now"), version.c.began, version.c.forgotten_at)
         forgotten = sa.bindparam("a_forgotten", type_=version.c.forgotten_at.type)

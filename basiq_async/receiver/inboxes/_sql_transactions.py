@@ -219,6 +219,13 @@ class Transactions:
             held.open = False
             await run_to_completion(lambda: self._end(held, whole=True))
 
+    async def roll_back_mine(self, key: str, token: str) -> Held | None:
+        """Roll the claim back if it is a transaction of this token, and return it."""
+        held = self.mine(key, token)
+        if held is not None:
+            await self.roll_back(key, held)
+        return held
+
     async def roll_back_all(self) -> None:
         for key, held in list(self._held.items()):
             await self.roll_back(key, held)

@@ -74,12 +74,8 @@ class SQLiteInbox:
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> Claim:
-            wall, horizon = (self._retention or self._make_retention(connection)).read()
-            return self._claim(connection, sql.CLAIM, key, token, lease, horizon, expires=wall + lease + JUMP)
-
-        return await self._store.run(work)
+        # The row is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
+        return await self._claim(sql.CLAIM, key, token, lease)
 
     async def complete(self, key: str | Sequence[str], token: str) -> bool:
         """See ``Inbox``."""
@@ -97,24 +93,15 @@ class SQLiteInbox:
 
     async def known(self, keys: Sequence[str]) -> Collection[str]:
         """See ``Record``."""
-
-        def work(part: list[str], connection: sqlite3.Connection) -> list[str]:
-            _, horizon = (self._retention or self._make_retention(connection)).read()
-            return [row[0] for row in connection.execute(sql.KNOWN, (json.dumps(part), horizon))]
-
         found: set[str] = set()
         for part in in_parts(keys):
-            found.update(await self._store.run(partial(work, part), write=False))
+            found.update(row[0] for row in await self._rows(sql.KNOWN, keys=json.dumps(part)))
         return found
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
-
-        def work(connection: sqlite3.Connection) -> Any:
-            return connection.execute("SELECT text FROM notes WHERE name = ?", (write_note(name),)).fetchone()
-
-        row = await self._store.run(work, write=False)
-        return None if row is None else read_note(row[0])
+        rows = await self._rows("SELECT text FROM notes WHERE name = :name", name=write_note(name))
+        return read_note(rows[0][0]) if rows else None
 
     async def set_note(self, name: str, text: str) -> None:
         """See ``Record``."""
@@ -122,24 +109,18 @@ class SQLiteInbox:
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> float:
-            wall, _ = (self._retention or self._make_retention(connection)).read()
-            began, forgotten = connection.execute(sql.SINCE, (wall,)).fetchone()
-            return max(map(float, (began, wall - self._remember, began if forgotten is None else forgotten)))
-
-        return datetime.fromtimestamp(await self._store.run(work, write=False), UTC)
+        [[since]] = await self._rows(sql.SINCE, remember=self._remember)
+        return datetime.fromtimestamp(since, UTC)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
 
         def work(connection: sqlite3.Connection) -> int:
-            wall, horizon = (self._retention or self._make_retention(connection)).read()
-            values = {"key": key, "token": token, "horizon": horizon, "expires": wall + self._remember}
+            values = {**self._times(connection), "key": key, "token": token}
             if not connection.execute(sql.FAIL, values).rowcount:
                 return 0
             connection.execute(sql.RELEASE, values)
-            failures: int = connection.execute(sql.FIND, (horizon, key)).fetchone()[2]
+            failures: int = connection.execute(sql.FIND, values).fetchone()[2]
             return failures
 
         return await self._store.run(work)
@@ -162,11 +143,7 @@ class SQLiteInbox:
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
-
-        def work(connection: sqlite3.Connection) -> Claim:
-            return self._claim(connection, sql.CLAIM_QUARANTINED, key, token, lease, -math.inf)
-
-        return await self._store.run(work)
+        return await self._claim(sql.CLAIM_QUARANTINED, key, token, lease)
 
     async def drop_quarantined(self, key: str) -> bool:
         """See ``Inbox``."""
@@ -181,21 +158,17 @@ class SQLiteInbox:
         self, webhook_id: str | None, token: str, *, limit: int, lease: float
     ) -> Sequence[QuarantinedDelivery]:
         """See ``WaitingInbox``."""
-
-        def find(limit: int, connection: sqlite3.Connection) -> list[Any]:
-            wall, _ = (self._retention or self._make_retention(connection)).read()
-            values = {"webhook": webhook_id or "", "wall": wall, "now": self._lease_clock(), "limit": limit}
-            return connection.execute(sql.DUE, values).fetchall()
+        webhook = webhook_id or ""
 
         def take(connection: sqlite3.Connection) -> list[QuarantinedDelivery]:
-            found = find(limit, connection)
+            times = self._times(connection)
+            found = connection.execute(sql.DUE, {**times, "webhook": webhook, "limit": limit}).fetchall()
             keys = json.dumps([row[1] for row in found])
-            values = {"key": keys, "token": token, "lease": lease, "now": self._lease_clock()}
-            connection.execute(sql.CLAIM_DUE, values)
+            connection.execute(sql.CLAIM_DUE, {**times, "keys": keys, "token": token, "lease": lease})
             return _read(found, trusted=False)
 
         # A worker that finds nothing every second must not take the lock of the writers every second.
-        if not await self._store.run(partial(find, 1), write=False):
+        if not await self._rows(sql.DUE, webhook=webhook, limit=1):
             return []
         return await self._store.run(take)
 
@@ -207,14 +180,8 @@ class SQLiteInbox:
 
     async def waiting(self, webhook_id: str | None) -> Waiting:
         """See ``WaitingInbox``."""
-
-        def work(connection: sqlite3.Connection) -> Waiting:
-            wall, _ = (self._retention or self._make_retention(connection)).read()
-            count, fresh, size, oldest = connection.execute(sql.WAITING, (webhook_id or "",)).fetchone()
-            age = None if oldest is None else max(0.0, wall - oldest)
-            return Waiting(count=count, fresh=fresh, size=size, age=age)
-
-        return await self._store.run(work, write=False)
+        [row] = await self._rows(sql.WAITING, webhook=webhook_id or "")
+        return Waiting(count=row[0], fresh=row[1], size=row[2], age=row[3])
 
     async def list_waiting(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
@@ -240,48 +207,51 @@ class SQLiteInbox:
     async def _page(
         self, statement: str, after: QuarantinedDelivery | None, limit: int, *, trusted: bool
     ) -> Sequence[QuarantinedDelivery]:
-        place = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
+        at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
+        return _read(await self._rows(statement, at=at, key=key, limit=limit), trusted=trusted)
 
-        def work(connection: sqlite3.Connection) -> list[QuarantinedDelivery]:
-            return _read(connection.execute(statement, (*place, limit)), trusted=trusted)
+    def _rows(self, statement: str, **values: Any) -> Awaitable[list[Any]]:
+        """Run a statement that only reads."""
 
-        return await self._store.run(work, write=False)
+        def work(connection: sqlite3.Connection) -> list[Any]:
+            return connection.execute(statement, {**self._times(connection), **values}).fetchall()
+
+        return self._store.run(work, write=False)
 
     def _record(self, statement: str, key: str, token: str, *, count: int = 1, **values: Any) -> Awaitable[int]:
         """Run a statement that ends a claim, or ``count`` of them. Its result is the number of entries it changed."""
 
         def work(connection: sqlite3.Connection) -> int:
-            wall, horizon = (self._retention or self._make_retention(connection)).read()
-            times = {"now": self._lease_clock(), "wall": wall, "horizon": horizon, "expires": wall + self._remember}
+            times = self._times(connection)
             changed = connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount
-            self._tidy(connection, wall, horizon, count)
+            self._tidy(connection, times, count)
             return changed
+
+        return self._store.run(work)
+
+    def _claim(self, statement: str, key: str, token: str, lease: float) -> Awaitable[Claim]:
+        def work(connection: sqlite3.Connection) -> Claim:
+            times = self._times(connection)
+            now, expires = times["now"], times["wall"] + lease + JUMP
+            values = {**times, "key": key, "token": token, "lease": lease, "expires": expires}
+            if connection.execute(statement, values).rowcount:
+                return Claim(ClaimStatus.CLAIMED)
+            handled, quarantined, _, holder, length, ends = connection.execute(sql.FIND, values).fetchone() or _NONE
+            if handled if statement is sql.CLAIM else not quarantined:
+                return Claim(ClaimStatus.DONE)
+            if ends - now > length:
+                # The clock was set back, or the machine restarted: the lease must not last longer than it was made for.
+                connection.execute("UPDATE inbox SET ends = ? WHERE key = ?", (now + length, key))
+            return Claim(ClaimStatus.BUSY, min(ends - now, length), holder)
 
         return self._store.run(work)
 
     # --- in the thread ---
 
-    def _claim(
-        self,
-        connection: sqlite3.Connection,
-        statement: str,
-        key: str,
-        token: str,
-        lease: float,
-        horizon: float,
-        expires: float = 0.0,
-    ) -> Claim:
-        now = self._lease_clock()
-        values = {"key": key, "token": token, "lease": lease, "now": now, "horizon": horizon, "expires": expires}
-        if connection.execute(statement, values).rowcount:
-            return Claim(ClaimStatus.CLAIMED)
-        handled, quarantined, _, holder, length, ends = connection.execute(sql.FIND, (horizon, key)).fetchone() or _NONE
-        if (handled and statement is sql.CLAIM) or (not quarantined and statement is sql.CLAIM_QUARANTINED):
-            return Claim(ClaimStatus.DONE)
-        if ends - now > length:
-            # The clock was set back, or the machine restarted: the lease must not last longer than it was made for.
-            connection.execute("UPDATE inbox SET ends = ? WHERE key = ?", (now + length, key))
-        return Claim(ClaimStatus.BUSY, min(ends - now, length), holder)
+    def _times(self, connection: sqlite3.Connection) -> dict[str, float]:
+        """Return the times in the statements, and read the clock of retention."""
+        wall, horizon = (self._retention or self._make_retention(connection)).read()
+        return {"now": self._lease_clock(), "wall": wall, "horizon": horizon, "expires": wall + self._remember}
 
     def _make_retention(self, connection: sqlite3.Connection) -> RetentionClock:
         seen_at, hold_until = connection.execute("SELECT seen_at, hold_until FROM clock").fetchone()
@@ -289,11 +259,12 @@ class SQLiteInbox:
         self._retention = RetentionClock(self._clock, seen_at=seen_at, hold_until=hold_until)
         return self._retention
 
-    def _tidy(self, connection: sqlite3.Connection, wall: float, horizon: float, count: int) -> None:
+    def _tidy(self, connection: sqlite3.Connection, times: dict[str, float], count: int) -> None:
         """Delete the oldest entries that are expired, twice as many as came since the last time."""
+        wall = times["wall"]
         self._unpruned += count
         if self._unpruned >= _PRUNE_EVERY:
-            connection.execute(sql.PRUNE, (horizon, 2 * self._unpruned))
+            connection.execute(sql.PRUNE, (times["horizon"], 2 * self._unpruned))
             self._unpruned = 0
         if not self._note_at - _NOTE_EVERY <= wall < self._note_at:  # also if the clock was set back
             self._note_at = wall + _NOTE_EVERY

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from ..._storage.sqlite_files import FileKind
-from ..._work.calls import CLOSED
-from ...errors import InboxError
 
 KIND = FileKind(
-    name="inbox",
     application_id=0x42515349,
     version=6,
     schema=(
@@ -29,8 +26,6 @@ KIND = FileKind(
         "CREATE TABLE kept (remember REAL PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID",
         "CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID",
     ),
-    failure=InboxError,
-    closed=CLOSED,
 )
 
 
@@ -56,7 +51,6 @@ def _sql(statement: str) -> str:
 
 
 _ONE = "VALUES (:key, 1, 0, :expires)"
-# The row of a claim is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
 CLAIM = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, token, lease, ends)
 VALUES (:key, 0, 0, :expires, :token, :lease, :now + :lease)
@@ -104,7 +98,7 @@ WHERE webhook = :webhook AND due <= :wall AND (token IS NULL OR ends <= :now OR 
 ORDER BY due LIMIT :limit
 """
 CLAIM_DUE = """
-UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease WHERE key IN (SELECT value FROM json_each(:key))
+UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease WHERE key IN (SELECT value FROM json_each(:keys))
 """
 PUT_OFF = _sql("""
 UPDATE inbox SET due = :wall + :seconds, {no_claim}, stored = coalesce(:stored, stored),
@@ -112,21 +106,26 @@ attempts = coalesce(:attempts, attempts), size = coalesce(:size, size), letter =
 WHERE key = :key AND token = :token AND due IS NOT NULL
 """)
 WAITING = """
-SELECT count(*), coalesce(sum(attempts = 0), 0), coalesce(sum(size), 0), min(stored) FROM inbox
-WHERE webhook = ? AND due IS NOT NULL
+SELECT count(*), coalesce(sum(attempts = 0), 0), coalesce(sum(size), 0), max(0.0, :wall - min(stored))
+FROM inbox WHERE webhook = :webhook AND due IS NOT NULL
 """
 LIST_WAITING = """
-SELECT letter, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (?, ?) ORDER BY stored, key LIMIT ?
+SELECT letter, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (:at, :key)
+ORDER BY stored, key LIMIT :limit
 """
-FIND = "SELECT handled AND expires > ?, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = ?"
+FIND = "SELECT handled AND expires > :horizon, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = :key"
 KNOWN = """
-SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(?))
-AND (at IS NOT NULL OR due IS NOT NULL OR (handled AND expires > ?))
+SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(:keys))
+AND (at IS NOT NULL OR due IS NOT NULL OR (handled AND expires > :horizon))
 """
-LETTERS = "SELECT letter, key, at, NULL FROM inbox WHERE at IS NOT NULL AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?"
+LETTERS = """
+SELECT letter, key, at, NULL FROM inbox WHERE at IS NOT NULL AND (at, key) > (:at, :key) ORDER BY at, key LIMIT :limit
+"""
 KEPT = """
 INSERT INTO kept (remember, until) VALUES (?, ?) ON CONFLICT (remember) DO UPDATE SET until = max(until, excluded.until)
 """
-SINCE = "SELECT began, (SELECT max(min(until, ? - remember)) FROM kept) FROM clock"
+SINCE = """
+SELECT max(began, :wall - :remember, (SELECT coalesce(max(min(until, :wall - remember)), began) FROM kept)) FROM clock
+"""
 NOTE = "INSERT INTO notes (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text"
 PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -15,21 +15,37 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from ..._work.limits import limit
 from ..._work.protocol import Inbox
 from ...errors import InboxError
 from ..fake._clock import ManualClock
-from ._inbox_model import CALLS, CLAIMED, DONE, LATER, LONG, SHORT, Call, make_delivery
-from ._inbox_promises import CHECKS
-from ._inbox_scripts import INTERRUPTED
+from ._inbox_model import BUSY, CALLS, CLAIMED, LATER, LONG, SHORT, Call, make_delivery
+from ._inbox_promises import InboxPromises
+from ._inbox_waiting import WaitingPromises
 from ._inbox_workers import Workers, Write
-from ._runner import Check, hold, keep
+from ._runner import Check, hold, keep, promises_of
 
 MakeInbox = Callable[[], Inbox | Awaitable[Inbox] | AbstractAsyncContextManager[Inbox]]
 """A function that makes an inbox: it returns the inbox, an awaitable of it, or an async context manager."""
 _ALIKE = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
 _OLDEST = timedelta(days=3650)
+_RACE = 60.0
 Outage = Callable[[], AbstractAsyncContextManager[object]]
+CHECKS: dict[str, tuple[type[Workers[Any]], Check]] = {
+    promise: (kind, check) for kind in (InboxPromises, WaitingPromises) for promise, check in promises_of(kind).items()
+}
+"""For each promise, what checks it, and with what it is called."""
+INTERRUPTED = (
+    "claim a; complete a; ...; known b; claim b",
+    "complete_both a; ...; known b",
+    "fail a; ...; fail b",
+    "quarantine a; set_aside a 1; ...; quarantined b; known b; claim b; claim b 1",
+    "set_note a; ...; note b",
+    "store a; ...; waiting b; list_waiting b; known b; claim_due b",
+    "store a; store a 1; claim_due a; put_off_for_long a; ...; waiting b; list_waiting b; known b; claim_due b",
+)
+"""What is recorded before something happens to the storage or to the process, and is there afterwards."""
 
 
 async def check_inbox(
@@ -157,35 +173,25 @@ async def raced(make_inbox: MakeInbox) -> None:
     # Spawned, not forked: two processes cannot use the same open connection.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         taken = await asyncio.gather(*(loop.run_in_executor(pool, _take_all, make_inbox, keys) for _ in range(2)))
-    everything = [key for one in taken for key in one]
-    hold(
-        len(set(everything)) == len(keys),
-        f"{len(keys) - len(set(everything))} of {len(keys)} keys were handled by no process",
-    )
-    hold(
-        len(everything) == len(keys),
-        f"{len(everything) - len(keys)} of {len(keys)} keys were handled by both processes",
-    )
+    by_none, by_both = set(keys).difference(*taken), set(taken[0]).intersection(taken[1])
+    hold(not by_none, f"{len(by_none)} of {len(keys)} keys were handled by no process")
+    hold(not by_both, f"{len(by_both)} of {len(keys)} keys were handled by both processes")
 
 
-def _take_all(make_inbox: MakeInbox, keys: list[str]) -> list[str]:
+def _take_all(make_inbox: MakeInbox, keys: Sequence[str]) -> list[str]:
     """Claim and complete each key that is free, in a separate process. Return the completed keys."""
 
-    async def take(inbox: Inbox, key: str) -> list[str]:
-        token = uuid.uuid4().hex
-        for _ in range(1000):
-            claim = await inbox.claim(key, token, lease=LONG)
-            if claim.status is CLAIMED:
-                hold(await inbox.complete(key, token), "complete() by the holder was not True")
-                return [key]
-            if claim.status is DONE:
-                return []
-            await asyncio.sleep(0.002)
-        raise AssertionError("a claim of a key was still BUSY after 1,000 tries")
-
     async def run() -> list[str]:
-        async with made(make_inbox) as inbox:
-            return [key for wanted in keys for key in await take(inbox, wanted)]
+        completed: list[str] = []
+        async with limit(_RACE), made(make_inbox) as inbox:
+            for key in keys:
+                token = uuid.uuid4().hex
+                while (claim := await inbox.claim(key, token, lease=LONG)).status is BUSY:  # noqa: ASYNC110  # the other process has it
+                    await asyncio.sleep(0.002)
+                if claim.status is CLAIMED:
+                    hold(await inbox.complete(key, token), "complete() by the holder was not True")
+                    completed.append(key)
+        return completed
 
     return asyncio.run(run())
 
@@ -207,7 +213,7 @@ def _record_and_die(make_inbox: MakeInbox, name: str, seconds: float) -> None:
     """Record with one inbox for each script, in a separate process, and be killed before they are closed."""
 
     async def run() -> None:
-        async with asyncio.timeout(seconds), AsyncExitStack() as stack:
+        async with limit(seconds), AsyncExitStack() as stack:
             for number, script in enumerate(INTERRUPTED):
                 inbox = await stack.enter_async_context(made(make_inbox))
                 await Workers(inbox, inbox).follow(script.partition("; ...; ")[0], name=f"{name}-{number}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
 
 import attrs
 
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting
+from ..._work.protocol import Claim, ClaimStatus, Kind, QuarantinedDelivery, Waiting
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 SHORT, LONG, LATER = 0.03, 60.0, 3600.0
@@ -37,6 +37,21 @@ def make_delivery(
         kind="delivery" if acknowledged else "message",
         acknowledged=acknowledged,
     )
+
+
+ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
+SEAL = "v1,seal"
+
+
+def make_odd_deliveries(key: str) -> list[QuarantinedDelivery]:
+    """Return deliveries of different times and kinds, with any bytes and any text."""
+    found: list[QuarantinedDelivery] = []
+    for number, (kind, age) in enumerate(zip((*get_args(Kind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
+        at = START + timedelta(microseconds=age)
+        plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
+        odd = attrs.evolve(plain, body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
+        found.append(attrs.evolve(odd, kind=kind, seal=SEAL))
+    return found
 
 
 Listing = Callable[..., Awaitable[Sequence[QuarantinedDelivery]]]
@@ -114,7 +129,7 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "waiting": lambda inbox, of: _counts(inbox.waiting(of.webhook_id)),
     "list_waiting": lambda inbox, of: list_all(inbox.list_waiting, of.webhook_id[:-1]),
 }
-"""The calls of a script: of an inbox, or of the model, which has the same methods."""
+"""The calls of a script."""
 WAITING_CALLS = frozenset(tuple(CALLS)[tuple(CALLS).index("store") :])
 WALKED = tuple(name for name in CALLS if not name.endswith("shortly"))
 """The calls of a random walk: without those of which something ends at a time that no script waits for."""
@@ -150,6 +165,26 @@ class _Key:
     due: float = 0.0
     note: str | None = None
 
+    def complete(self, token: str, now: float) -> bool:
+        if self.holder != token and ((self.done and self.entry is None) or self.is_held(now)):
+            return False
+        self.done, self.entry, self.holder, self.failures, self.waits = True, None, None, 0, None
+        return True
+
+    def fail(self, token: str) -> int:
+        retried = self.done and self.entry is not None and self.holder == token
+        self.release(token)
+        if self.done and not retried:
+            return 0
+        self.failures = 1 + max(self.failures, self.entry.failures if self.done and self.entry is not None else 0)
+        return self.failures
+
+    def release(self, token: str) -> None:
+        self.holder = None if self.holder == token else self.holder
+
+    def is_held(self, now: float) -> bool:
+        return self.holder is not None and self.ends > now
+
 
 @attrs.define
 class Model:
@@ -162,6 +197,9 @@ class Model:
     def of(cls, names: Sequence[str]) -> Model:
         return cls({name: _Key() for name in names})
 
+    def copy(self) -> Model:
+        return Model({name: attrs.evolve(key) for name, key in self.keys.items()}, self.now)
+
     def pass_time(self) -> bool:
         """Let a short lease run out. Return whether anything comes to its end by that."""
         before, self.now = self.now, self.now + PASSED
@@ -169,118 +207,76 @@ class Model:
         ends += [each.due for each in self.keys.values() if each.waits is not None]
         return any(before < end <= self.now for end in ends)
 
-    def _is_held(self, key: _Key) -> bool:
-        return key.holder is not None and key.ends > self.now
-
     def may_refuse(self, name: str) -> bool:
         """Return whether a key is in a transaction, and would else be stored."""
         key = self.keys[name]
         return key.holder is not None and key.waits is None and not key.done
 
-    def _claim(self, key: _Key, token: str, lease: float, *, over: bool) -> Claim:
-        if over:
-            return Claim(DONE)
-        if key.holder != token and self._is_held(key):
-            return Claim(BUSY, holder=key.holder)
-        key.holder, key.ends = token, self.now + lease
-        return Claim(CLAIMED)
-
-    async def check(self) -> None:
-        pass
-
-    async def claim(self, name: str, token: str, *, lease: float) -> Claim:
-        return self._claim(self.keys[name], token, lease, over=self.keys[name].done)
-
-    async def claim_quarantined(self, name: str, token: str, *, lease: float) -> Claim:
-        return self._claim(self.keys[name], token, lease, over=self.keys[name].entry is None)
-
-    async def complete(self, names: str | Sequence[str], token: str) -> bool:
-        recorded = [self._complete(self.keys[name], token) for name in ([names] if isinstance(names, str) else names)]
-        return all(recorded)
-
-    def _complete(self, key: _Key, token: str) -> bool:
-        if key.holder != token and ((key.done and key.entry is None) or self._is_held(key)):
-            return False
-        key.done, key.entry, key.holder, key.failures, key.waits = True, None, None, 0, None
-        return True
-
-    async def release(self, name: str, token: str) -> None:
-        key = self.keys[name]
-        key.holder = None if key.holder == token else key.holder
-
-    async def fail(self, name: str, token: str) -> int:
-        key = self.keys[name]
-        mine = key.holder == token
-        await self.release(name, token)
-        if key.done and not (mine and key.entry is not None):
-            return 0
-        key.failures = 1 + max(key.failures, key.entry.failures if key.done and key.entry is not None else 0)
-        return key.failures
-
-    async def quarantine(self, name: str, token: str, entry: QuarantinedDelivery) -> bool:
-        key = self.keys[name]
-        if key.holder != token and (key.done or self._is_held(key)):
-            return False
-        key.done, key.entry, key.holder, key.waits = entry.acknowledged, entry, None, None
-        return True
-
-    async def drop_quarantined(self, name: str) -> bool:
-        key = self.keys[name]
-        if key.entry is None:
-            return False
-        key.done, key.entry, key.holder, key.failures = True, None, None, 0
-        return True
-
-    async def note(self, name: str) -> str | None:
-        return self.keys[name].note
-
-    async def set_note(self, name: str, text: str) -> None:
-        self.keys[name].note = text
-
-    async def known(self, names: Sequence[str]) -> set[str]:
-        found = {name: self.keys[name] for name in names}
-        return {name for name, key in found.items() if key.done or key.entry is not None or key.waits is not None}
-
-    async def quarantined(self, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
-        return _page([key.entry for key in self.keys.values()], after)
-
-    async def store(self, entry: QuarantinedDelivery, *, webhook_id: str) -> bool:
-        key = self.keys[entry.key]
-        if key.done or key.waits is not None:
-            return False
-        key.waits, key.due, key.entry = entry, self.now, None
-        return True
-
-    async def claim_due(
-        self, webhook_id: str, token: str, *, limit: int, lease: float
-    ) -> Sequence[QuarantinedDelivery]:
-        found: list[QuarantinedDelivery] = []
-        for key in self.keys.values():
-            if key.waits is not None and key.due <= self.now and not self._is_held(key):
-                key.holder, key.ends = token, self.now + lease
-                found.append(key.waits)
-        return found
-
-    async def put_off(
-        self, name: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
-    ) -> bool:
-        key = self.keys[name]
-        if key.waits is None or key.holder != token:
-            return False
-        key.waits, key.due, key.holder = delivery or key.waits, self.now + seconds, None
-        return True
-
-    async def waiting(self, webhook_id: str) -> Waiting:
-        found = await self.list_waiting()
-        return Waiting(count=len(found), fresh=sum(not entry.failures for entry in found))
-
-    async def list_waiting(self, *, after: QuarantinedDelivery | None = None) -> Sequence[QuarantinedDelivery]:
-        return _page([key.waits for key in self.keys.values()], after)
+    def make(self, action: str, of: Call) -> object:
+        """Make a call, and return its result."""
+        key, token, every = self.keys[of.key], of.token, self.keys.values()
+        others = key.holder != token and key.is_held(self.now)
+        lease = self.now + (SHORT if action in {"claim_shortly", *DYING} else LONG)
+        match action:
+            case "claim" | "claim_shortly" | "die" | "retry" | "die_in_retry":
+                if key.entry is None if "retry" in action else key.done:
+                    return Claim(DONE)
+                if others:
+                    return Claim(BUSY, holder=key.holder)
+                key.holder, key.ends = token, lease
+                return Claim(CLAIMED)
+            case "complete":
+                return key.complete(token, self.now)
+            case "complete_both":
+                recorded = [each.complete(token, self.now) for each in every]
+                return all(recorded)
+            case "release":
+                key.release(token)
+            case "fail":
+                return key.fail(token)
+            case "quarantine" | "set_aside":
+                if others or (key.holder != token and key.done):
+                    return False
+                key.entry = of.failed(acknowledged=action == "quarantine")
+                key.done, key.holder, key.waits = key.entry.acknowledged, None, None
+                return True
+            case "drop":
+                if key.entry is None:
+                    return False
+                key.done, key.entry, key.holder, key.failures = True, None, None, 0
+                return True
+            case "note":
+                return key.note
+            case "set_note":
+                key.note = of.entry.quarantined_at.isoformat()
+            case "known":
+                return {name for name, each in self.keys.items() if each.done or each.entry or each.waits}
+            case "quarantined":
+                return _in_order_of_time(each.entry for each in every)
+            case "store":
+                if key.done or key.waits is not None:
+                    return False
+                key.waits, key.due, key.entry = of.entry, self.now, None
+                return True
+            case "claim_due" | "die_of_due":
+                due = [each for each in every if each.waits and each.due <= self.now and not each.is_held(self.now)]
+                for each in due:
+                    each.holder, each.ends = token, lease
+                return [each.waits for each in due]
+            case "put_off" | "put_off_shortly" | "put_off_for_long":
+                if key.waits is None or key.holder != token:
+                    return False
+                seconds = {"put_off_shortly": SHORT, "put_off_for_long": LATER}.get(action, 0.0)
+                key.waits = key.waits if action == "put_off_shortly" else of.entry
+                key.due, key.holder = self.now + seconds, None
+                return True
+            case "waiting":
+                waiting = [each.waits for each in every if each.waits]
+                return len(waiting), sum(not each.failures for each in waiting)
+            case "list_waiting":
+                return _in_order_of_time(each.waits for each in every)
+        return None
 
 
-def _page(
-    entries: Iterable[QuarantinedDelivery | None], after: QuarantinedDelivery | None
-) -> Sequence[QuarantinedDelivery]:
-    """Return all on the first page."""
-    found = [entry for entry in entries if entry is not None and after is None]
-    return sorted(found, key=lambda entry: (entry.quarantined_at, entry.key))
+def _in_order_of_time(entries: Iterable[QuarantinedDelivery | None]) -> list[QuarantinedDelivery]:
+    return sorted(filter(None, entries), key=lambda entry: (entry.quarantined_at, entry.key))

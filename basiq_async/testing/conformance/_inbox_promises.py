@@ -1,37 +1,25 @@
-"""The promises of an inbox that no script can check, each a method."""
+"""The promises of an inbox, each a method. Most are scripts, of which a model knows the results."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
-from functools import partial
-from typing import Any, get_args
 
-import attrs
-
-from ..._work.protocol import Inbox, Kind, QuarantinedDelivery, TransactionalInbox, WaitingInbox
+from ..._work.protocol import Inbox, TransactionalInbox
 from ._inbox_model import (
     BUSY,
     CLAIMED,
     DONE,
-    LATER,
     LONG,
+    ODD,
     SHORT,
-    START,
     WALKED,
-    Listing,
     make_delivery,
+    make_odd_deliveries,
     random_walks,
 )
-from ._inbox_scripts import SCRIPTS
-from ._inbox_workers import Workers, cancel_after
-from ._runner import Check, hold, promises_of
+from ._inbox_workers import WAITS, Workers, cancel_after
+from ._runner import hold
 
-_WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
-"""The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
-_ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
-_SEAL = "v1,seal"
 _MANY = 10_000
 _AT_ONCE = 500
 _NOTE = 64 * 1024
@@ -41,12 +29,145 @@ _LONGEST = 100 * 24
 """Hours: an inbox that remembers for longer is asked no more."""
 _HOURS = 6
 _OTHERS = 100
-_YEAR, _PRUNING = 365, 40
-"""Days, and after how many of them so many others are handled."""
 
 
 class InboxPromises(Workers[Inbox]):
-    """What an inbox promises, beside the scripts. Each public method checks the promise that its docstring is."""
+    """What an inbox promises. Each public method checks the promise that its docstring is."""
+
+    async def check_the_storage(self) -> None:
+        """check() accepts a storage that works, and changes nothing"""
+        await self.follow("claim a; check a; check b; claim b; complete a")
+
+    async def claim_what_is_free(self) -> None:
+        """A free key can be claimed, and then another worker's claim is BUSY"""
+        await self.follow("claim a; claim b")
+
+    async def claim_again(self) -> None:
+        """The holder's token may claim a key again, and its lease begins anew"""
+        await self.follow("claim_shortly a; claim a; pass a; claim b")
+
+    async def stay_completed(self) -> None:
+        """A completed key stays completed for all workers, and is recorded once"""
+        await self.follow("claim a; complete a; claim b; claim a; complete a; complete b; known a; known b")
+
+    async def release(self) -> None:
+        """A released key is free at once, and a second release() changes nothing"""
+        await self.follow("claim a; release a; release a; claim b; release a; claim a")
+
+    async def obey_the_holder_alone(self) -> None:
+        """Only the holder can release or complete"""
+        await self.follow("claim a; release b; claim b; complete b; known a; known b")
+
+    async def stay_completed_when_released(self) -> None:
+        """release() does not change a completed key"""
+        await self.follow("claim a; complete a; release a; known a; known b; claim b")
+
+    async def take_over(self) -> None:
+        """After a lease has run out, another worker can claim the key, and the former holder changes nothing"""
+        await self.follow("die a; claim b; release a; claim a; complete a; known a; known b; complete b")
+
+    async def complete_late(self) -> None:
+        """A worker whose lease has run out can still complete the key if no other worker claimed it"""
+        await self.follow("die a; complete a; claim b")
+
+    async def complete_many(self) -> None:
+        """complete() of many keys records each that is free or its own, and leaves what another holds or has handled"""
+        await self.follow(
+            "claim b 1; complete_both a; known b; claim a; claim a 1; complete b 1",
+            "claim a; complete b 1; complete_both a; known b; claim b",
+            "set_aside b; quarantine b 1; complete_both a; known b; quarantined b; claim b",
+        )
+
+    async def know(self) -> None:
+        """known() has what was handled or set aside, but not what was claimed or released"""
+        await self.follow(
+            "known b; claim a; known b; release a; known b; claim a; fail a; known b; complete a; set_aside a 1; "
+            "known b",
+        )
+
+    async def count_failures(self) -> None:
+        """fail() releases the claim and counts the failure, until the key is completed"""
+        await self.follow(
+            "claim a; fail a; known b; claim a; fail a; claim b; fail b; claim a; release a; claim a; fail a; "
+            "known a; claim a; complete a; fail a; claim b",
+        )
+
+    async def count_late_failures(self) -> None:
+        """fail() by a former holder counts the failure, and the new holder's claim stays"""
+        await self.follow("die a; claim b; fail a; claim a; fail b")
+
+    async def quarantine(self) -> None:
+        """A quarantined key counts as handled, and all workers can read its delivery unchanged"""
+        await self.follow(
+            "claim a; quarantine a; claim b; known a; known b; quarantined b; quarantine a; fail b; "
+            "quarantined b; complete a; quarantined b",
+        )
+
+    async def quarantine_for_the_holder(self) -> None:
+        """Only the holder can quarantine a key, and a completed key cannot be quarantined"""
+        await self.follow("claim a; quarantine b; quarantined b; complete a; quarantine a; quarantined b")
+
+    async def retry(self) -> None:
+        """One worker at a time can claim a quarantined key for a retry, and complete() ends its quarantine"""
+        await self.follow(
+            "retry a; claim a; quarantine a; retry a; retry b; claim b; quarantined b; complete b; complete a; "
+            "quarantined b; known a; known b; claim b",
+        )
+
+    async def keep_after_a_failed_retry(self) -> None:
+        """After a retry that was released or failed, the quarantined delivery is unchanged"""
+        await self.follow(
+            "claim a; quarantine a; retry a; release a; quarantined b; claim b; retry a; fail a; quarantined b; "
+            "claim b; retry b; quarantine b; quarantined b",
+        )
+
+    async def keep_after_an_expired_retry(self) -> None:
+        """After a retry whose lease expired, the quarantined delivery is unchanged"""
+        await self.follow("claim a; quarantine a; die_in_retry a; quarantined b; claim b; retry b")
+
+    async def drop_quarantined(self) -> None:
+        """drop_quarantined() removes a quarantined delivery, and its key stays handled"""
+        await self.follow("drop a; claim a; quarantine a; drop b; quarantined b; claim b")
+
+    async def claim_what_was_set_aside(self) -> None:
+        """What was set aside and not acknowledged can be claimed, and stays in the quarantine until it is completed"""
+        await self.follow(
+            "set_aside a; known b; claim b; quarantined b; release b; quarantined b; claim b; fail b; known b; "
+            "quarantined b; claim b; complete b; quarantined b; claim a",
+        )
+
+    async def claim_or_retry(self) -> None:
+        """Of what was set aside, either a live attempt or a retry is under way: the other is BUSY"""
+        await self.follow(
+            "set_aside a; claim a; retry b; complete b; release a; retry b; claim a; set_aside a; complete b; "
+            "quarantined b",
+        )
+
+    async def replace_what_was_set_aside(self) -> None:
+        """A later quarantine() replaces what was set aside, and one that is acknowledged ends the attempts"""
+        await self.follow(
+            "set_aside a; set_aside b; quarantined b; claim a; quarantine a; quarantined b; claim b; drop a",
+        )
+
+    async def complete_what_was_set_aside(self) -> None:
+        """A worker whose lease ran out can complete what was set aside meanwhile, and it leaves the quarantine"""
+        await self.follow(
+            "die a; set_aside b; complete a; quarantined b; claim b",
+            "die a; quarantine b; complete a; quarantined b; claim b",
+        )
+
+    async def survive_a_cancellation(self) -> None:
+        """A cancelled call was carried out completely or not at all, wherever it was cancelled"""
+        await self.follow(
+            "cancelled claim a; release a; claim b; release b",
+            "claim a; cancelled complete a; complete a; known b",
+            "cancelled complete_both a; complete_both a; known b",
+            "claim a; cancelled fail a; release a; claim b; fail b",
+            "cancelled quarantine a; release a; known b; quarantined b; quarantine a; cancelled retry a; "
+            "release a; retry b; release b",
+            "quarantine a; cancelled drop a; drop a; known b; quarantined b",
+            "set_note a; cancelled set_note a; note a; note b",
+        )
 
     async def walk(self) -> None:
         """Each call has the right result when workers act on two keys in any order, and some of them die"""
@@ -96,10 +217,10 @@ class InboxPromises(Workers[Inbox]):
 
     async def keep_notes(self) -> None:
         """A note is kept for all workers until another one takes its place, whatever its name and text, up to 64 kB"""
-        name = f"{self.key} {_ODD}"
+        name = f"{self.key} {ODD}"
         hold(await self.inbox.note(name) is None, "a note that nobody stored was not None")
         await self.inbox.set_note(f"{name}-2", "another")
-        for text in ("first", "", _ODD, "ü" * _NOTE, '{"json": [1, null]}'):
+        for text in ("first", "", ODD, "ü" * _NOTE, '{"json": [1, null]}'):
             await self.inbox.set_note(name, text)
             for inbox in (self.inbox, self.other):
                 found = await inbox.note(name)
@@ -108,7 +229,7 @@ class InboxPromises(Workers[Inbox]):
 
     async def record_together(self) -> None:
         """A cancelled complete() of 500 keys recorded all or none"""
-        for number, wait in enumerate(_WAITS):
+        for number, wait in enumerate(WAITS):
             keys = [f"{self.key}-{number}-{each}" for each in range(_AT_ONCE)]
             await cancel_after(wait, self.inbox.complete(keys, self.a))
             found = len(set(await self.other.known(keys)))
@@ -116,10 +237,10 @@ class InboxPromises(Workers[Inbox]):
 
     async def list_in_order(self) -> None:
         """quarantined() has pages in order of time, though some are dropped; each may have any bytes and any text"""
-        stored = _odd_deliveries(self.key)
+        stored = make_odd_deliveries(self.key)
         for each in stored:
             await self.inbox.quarantine(each.key, self.a, each)
-        await _check_order(self, self.other.quarantined, stored, self.inbox.drop_quarantined)
+        await self.check_order(self.other.quarantined, stored, self.inbox.drop_quarantined)
 
     # --- memory ---
 
@@ -192,142 +313,3 @@ class InboxPromises(Workers[Inbox]):
 
 class _RefusedError(Exception):
     """The failure of a handler."""
-
-
-class WaitingPromises(Workers[WaitingInbox]):
-    """What an inbox promises about deliveries that it keeps to be handled later, beside the scripts.
-
-    The id of the webhook is the key.
-    """
-
-    needs: Any = WaitingInbox
-
-    async def _store(self, name: str) -> QuarantinedDelivery:
-        delivery = make_delivery(self.key + name, failures=0, at=self.now())
-        stored = await self.inbox.store(delivery, webhook_id=self.key)
-        hold(stored is True, f"store() of a new delivery was {stored}, not True")
-        return delivery
-
-    async def _claim_due(self, token: str, inbox: WaitingInbox, limit: int = 10) -> list[str]:
-        return [each.key for each in await inbox.claim_due(self.key, token, limit=limit, lease=LONG)]
-
-    async def store_once(self) -> None:
-        """Of twenty calls of store() for an event at once, one stores it; then it is known, and not handled"""
-        delivery = make_delivery(self.key)
-        inboxes = [self.inbox, self.other] * 10
-        stored = await asyncio.gather(*(inbox.store(delivery, webhook_id=self.key) for inbox in inboxes))
-        hold(stored.count(True) == 1, f"{stored.count(True)} of 20 calls stored it, not 1")
-        await self.follow("store a; waiting a; waiting b; known a; known b; claim b; store a")
-
-    async def claim_in_turn(self) -> None:
-        """claim_due() claims what is due of its own webhook, the longest due first, and no more than its limit"""
-        keys: list[str] = []
-        for number in (3, 1, 4, 2, 0):
-            keys.append((await self._store(f"-{number}")).key)
-            await self.wait(SHORT / 10)
-        for webhook_id in (None, f"{self.key}-"):
-            others = await self.other.claim_due(webhook_id, self.b, limit=1000, lease=0.001)
-            hold(not any(each.key in keys for each in others), f"claim_due({webhook_id!r}) had a delivery of another")
-        found = await self._claim_due(self.a, self.inbox, limit=2)
-        hold(found == keys[:2], f"the two that were due first were {found}, not {keys[:2]}")
-        for key, seconds in zip(found, (0.0, LATER), strict=True):
-            await self.inbox.put_off(key, self.a, seconds=seconds)
-        found, expected = await self._claim_due(self.b, self.other), [*keys[2:], keys[0]]
-        hold(found == expected, f"after one was put off and is due at once, the order was {found}, not {expected}")
-
-    async def measure(self) -> None:
-        """waiting() has the bytes of a webhook's deliveries, and the age of the oldest"""
-        first = await self._store("-first")
-        least = SHORT if self.clock is None else LATER
-        await self.wait(least)
-        await self._store("-second")
-        found = await self.other.waiting(self.key)
-        hold(found.size >= 2 * len(first.body), f"of {2 * len(first.body)} bytes, waiting() had {found.size}")
-        age = -1 if found.age is None else found.age
-        hold(least * 0.9 <= age < least + LONG, f"after {least:g} s, the age was {found.age}")
-        sizes = [found.size]
-        await self.inbox.claim(first.key, self.a, lease=LONG)
-        longer = attrs.evolve(first, body=first.body * 2)
-        await self.inbox.put_off(first.key, self.a, seconds=0, delivery=longer)
-        sizes.append((await self.other.waiting(self.key)).size)
-        await self.inbox.complete(first.key, self.a)
-        sizes.append((await self.other.waiting(self.key)).size)
-        hold(0 < sizes[2] < sizes[0] < sizes[1], f"of two, a longer one, and one, waiting() had {sizes} bytes")
-        others = await self.other.waiting(f"{self.key}-")
-        hold((others.count, others.size, others.age) == (0, 0, None), f"waiting() of another webhook was {others}")
-
-    async def list_in_order(self) -> None:
-        """list_waiting() returns pages of all webhooks in order of time, each delivery as it was, with its seal"""
-        stored = _odd_deliveries(self.key)
-        for number, each in enumerate(stored):
-            await self.inbox.store(each, webhook_id=None if number % 2 else self.key)
-
-        async def complete(key: str) -> bool:
-            return await self.inbox.complete(key, self.a)
-
-        await _check_order(self, self.other.list_waiting, stored, complete)
-        listed = await self.list_own(self.other.list_waiting)
-        claimed = await self.inbox.claim_due(self.key, self.a, limit=10, lease=LONG)
-        hold(
-            len(claimed) == 2, f"of 3 deliveries of the webhook, of which 1 was handled, {len(claimed)} were due, not 2"
-        )
-        hold({each.seal for each in (*listed, *claimed)} == {_SEAL}, "a seal was lost")
-
-    async def keep_for_long(self) -> None:
-        """Nothing forgets a delivery that waits, however long it waits and however many are handled meanwhile"""
-        stored = await self._store("")
-        for key in await self._claim_due(self.a, self.inbox):
-            await self.inbox.put_off(key, self.a, seconds=0.0)
-        for day in range(0, _YEAR if self.clock is not None else 1, _PRUNING):
-            for number in range(_PRUNING):
-                await self.inbox.complete(f"{self.key}-{day}-{number}", self.b)
-            if self.clock is not None:
-                self.clock.advance(timedelta(days=_PRUNING))
-        hold(self.key in await self.other.known([self.key]), "what waits for long was not known")
-        hold(await self.list_own(self.other.list_waiting) == [stored], "what waits for long was gone")
-        hold(await self._claim_due(self.b, self.other) == [self.key], "what waits for long was not due")
-
-
-def _odd_deliveries(key: str) -> list[QuarantinedDelivery]:
-    """Return deliveries of different times and kinds, with any bytes and any text."""
-    found: list[QuarantinedDelivery] = []
-    for number, (kind, age) in enumerate(zip((*get_args(Kind), "delivery"), (3, 1, 2, 2, 5), strict=True)):
-        at = START + timedelta(microseconds=age)
-        plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
-        odd = attrs.evolve(plain, body=bytes(range(256)), delivery_id=_ODD, event_id=_ODD, error=_ODD)
-        found.append(attrs.evolve(odd, kind=kind, seal=_SEAL))
-    return found
-
-
-async def _check_order(
-    workers: Workers[Any],
-    listing: Listing,
-    stored: Sequence[QuarantinedDelivery],
-    remove: Callable[[str], Awaitable[object]],
-) -> None:
-    """Check the pages of what was stored, and the page after a delivery that is removed."""
-    expected = sorted(stored, key=lambda each: (each.quarantined_at, each.key))
-    found = await workers.list_own(listing)
-    hold(found == expected, f"the order was {[each.key for each in found]}, or a delivery was changed")
-    hold(len(await listing(limit=1)) == 1, "with a limit of 1, a page did not have 1")
-    await remove(expected[1].key)
-    rest = await listing(after=expected[1], limit=1000)
-    keys = [each.key for each in rest if each.key.startswith(workers.key)]
-    hold(keys == [each.key for each in expected[2:]], f"the page after the second, which was removed, was {keys}")
-
-
-async def _follow(scripts: Sequence[str], workers: Workers[Any]) -> None:
-    for script in scripts:
-        for wait in _WAITS if "cancelled" in script else (0.0,):
-            await workers.follow(script, wait=wait)
-
-
-CHECKS: dict[str, tuple[type[Workers[Any]], Check]] = {
-    **{promise: (InboxPromises, partial(_follow, scripts)) for promise, scripts in SCRIPTS.items()},
-    **{
-        promise: (kind, check)
-        for kind in (InboxPromises, WaitingPromises)
-        for promise, check in promises_of(kind).items()
-    },
-}
-"""For each promise, what checks it, and with what it is called."""

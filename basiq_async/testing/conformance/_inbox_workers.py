@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
+
+import attrs
 
 from ..._work.protocol import Claim, ClaimStatus, Inbox, QuarantinedDelivery, WaitingInbox
 from ...errors import InboxError
@@ -31,6 +32,8 @@ from ._runner import hold
 
 I = TypeVar("I", bound=Inbox)  # noqa: E741
 _TRIES, _PAUSE = 100, 0.02
+WAITS = (0, 1, 2, 3, 5, 8, 0.0005, 0.001, 0.002, 0.004)
+"""The wait before a cancellation: a number of event loop cycles, or a fraction of a second."""
 
 
 async def cancel_after(wait: float, call: Coroutine[Any, Any, object]) -> None:
@@ -49,27 +52,20 @@ Write = Callable[[Any], Awaitable[int]]
 """Called with the session of a handler. Writes a row, and returns how many there were before."""
 
 
+@attrs.define(eq=False)
 class Workers(Generic[I]):
     """Three workers with new keys. A and C use ``inbox``, B uses ``other``: the same one, or another of its storage."""
 
-    needs: Any = Inbox
+    needs: ClassVar[Any] = Inbox
 
-    def __init__(
-        self,
-        inbox: I,
-        other: I,
-        clock: ManualClock | None = None,
-        *,
-        leases: bool = True,
-        write: Write | None = None,
-    ) -> None:
-        self.inbox = inbox
-        self.other = other
-        self.clock = clock
-        self.leases = leases
-        self.write = write
-        self.key = f"check:{uuid.uuid4()}"
-        self.a, self.b = f"{uuid.uuid4().hex}-a", f"{uuid.uuid4().hex}-b"
+    inbox: I
+    other: I
+    clock: ManualClock | None = None
+    leases: bool = attrs.field(default=True, kw_only=True)
+    write: Write | None = attrs.field(default=None, kw_only=True)
+    key: str = attrs.field(init=False, factory=lambda: f"check:{uuid.uuid4()}")
+    a: str = attrs.field(init=False, factory=lambda: f"{uuid.uuid4().hex}-a")
+    b: str = attrs.field(init=False, factory=lambda: f"{uuid.uuid4().hex}-b")
 
     async def wait(self, seconds: float) -> None:
         if self.clock is None:
@@ -87,28 +83,48 @@ class Workers(Generic[I]):
     async def list_own(self, listing: Listing) -> list[QuarantinedDelivery]:
         return await list_all(listing, self.key)
 
+    async def check_order(
+        self,
+        listing: Listing,
+        stored: Sequence[QuarantinedDelivery],
+        remove: Callable[[str], Awaitable[object]],
+    ) -> None:
+        """Check the pages of what was stored, and the page after a delivery that is removed."""
+        expected = sorted(stored, key=lambda each: (each.quarantined_at, each.key))
+        found = await self.list_own(listing)
+        hold(found == expected, f"the order was {[each.key for each in found]}, or a delivery was changed")
+        hold(len(await listing(limit=1)) == 1, "with a limit of 1, a page did not have 1")
+        await remove(expected[1].key)
+        rest = await listing(after=expected[1], limit=1000)
+        keys = [each.key for each in rest if each.key.startswith(self.key)]
+        hold(keys == [each.key for each in expected[2:]], f"the page after the second, which was removed, was {keys}")
+
     def makes(self, action: str) -> bool:
         """Return whether the inbox has such a call: not all have leases, or keep what is to be handled later."""
         if action not in WAITING_CALLS:
             return self.leases or action not in {"claim_shortly", *DYING}
         return isinstance(self.inbox, WaitingInbox) and (self.leases or action not in DYING)
 
-    async def follow(self, script: str, *, name: str | None = None, made: str = "", wait: float = 0.0) -> None:
-        """Make the steps of a script on two new keys, whose names begin with ``name``.
+    async def follow(self, *scripts: str, name: str | None = None, made: str = "") -> None:
+        """Make the steps of each script on two new keys, whose names begin with ``name``.
 
         A step is a call of ``CALLS``, a worker and the number of a key, 0 by default, as in ``claim a; claim b 1``. It
-        may be ``cancelled``, after ``wait``: then it was carried out or was not, and the later steps must agree about
-        that. ``pass a`` lets a short lease run out. ``made`` has the steps that were made already.
+        may be ``cancelled``, after one of several waits: then it was carried out or was not, and the later steps must
+        agree about that. ``pass a`` lets a short lease run out. ``made`` has the steps that were made already.
 
         Raises ``AssertionError`` at the first step whose result differs from the model. A script with a call that this
         inbox does not have is left out.
         """
-        keys = [f"{name or uuid.uuid4()}-{number}" for number in range(KEYS)]
-        possible = [Model.of(keys)]
         before = made.split("; ") if made else []
-        steps = [*before, *script.split("; ")]
-        if not all(self.makes(action) for action in CALLS if f" {action} " in " ".join(["", *steps])):
-            return
+        for script in scripts:
+            steps = [*before, *script.split("; ")]
+            if all(self.makes(action) for action in CALLS if f" {action} " in " ".join(["", *steps])):
+                for wait in WAITS if "cancelled" in script else WAITS[:1]:
+                    await self._follow(steps, len(before), name or str(uuid.uuid4()), wait)
+
+    async def _follow(self, steps: Sequence[str], made: int, name: str, wait: float) -> None:
+        keys = [f"{name}-{number}" for number in range(KEYS)]
+        possible = [Model.of(keys)]
         for number, step in enumerate(steps):
             *cancelled, action, worker, index = step.split() if step[-1].isdigit() else [*step.split(), "0"]
             inbox, key = self.other if worker == "b" else self.inbox, keys[int(index)]
@@ -117,16 +133,16 @@ class Workers(Generic[I]):
             others: list[Model] = []
             if cancelled:
                 await cancel_after(wait, CALLS[action](inbox, of))
-                others = await _after(possible, action, of)
-            elif number < len(before):
-                await CALLS[action](possible[0], of)
+                others = _after(possible, action, of)
+            elif number < made:
+                possible[0].make(action, of)
             elif action != "pass":
                 done = "; ".join(steps[:number])
                 # A database ends the transaction of a cancelled call when it notices that its connection is closed.
                 tries = _TRIES if "cancelled" in done and not self.leases else 1
                 possible = await self._make(action, inbox, of, possible, f"{step}, after {done}", tries)
                 if action.startswith("put_off") and not self.leases:  # it may have ended the transaction
-                    others = await _after(possible, "release", of)
+                    others = _after(possible, "release", of)
             possible += [model for model in others if model not in possible]
             if action in {"pass", *DYING}:
                 ended = [model.pass_time() for model in possible]
@@ -134,34 +150,38 @@ class Workers(Generic[I]):
                     await self.wait(PASSED)
 
     async def _make(
-        self, action: str, inbox: Inbox, of: Call, possible: list[Model], step: str, tries: int = 1
+        self, action: str, inbox: Inbox, of: Call, possible: list[Model], step: str, tries: int
     ) -> list[Model]:
         """Make a call. Return those of the models that have the same result."""
-        try:
-            found = await CALLS[action](inbox, of)
-        except InboxError:
-            if action == "store" and not self.leases and all(model.may_refuse(of.key) for model in possible):
-                return possible
-            raise
-        if isinstance(found, Claim) and found.status is BUSY:
-            seconds = found.retry_after
-            hold(0 < seconds <= LONG, f"{step}: retry_after was {seconds}, with a lease of {LONG:g} s")
-        models = copy.deepcopy(possible) if tries > 1 else possible
-        expected = [await CALLS[action](model, of) for model in models]
-        alike = [model for model, each in zip(models, expected, strict=True) if _is_same(found, each)]
-        if not alike and tries > 1 and isinstance(found, Claim) and found.status is BUSY:
+        while True:
+            tries -= 1
+            try:
+                found = await CALLS[action](inbox, of)
+            except InboxError:
+                if action == "store" and not self.leases and all(model.may_refuse(of.key) for model in possible):
+                    return possible
+                if action != "drop" or not tries:  # while a transaction has the delivery, it cannot be dropped
+                    raise
+                await asyncio.sleep(_PAUSE)
+                continue
+            is_busy = action == "claim_due" and found == []
+            if isinstance(found, Claim) and found.status is BUSY:
+                is_busy, seconds = True, found.retry_after
+                hold(0 < seconds <= LONG, f"{step}: retry_after was {seconds}, with a lease of {LONG:g} s")
+            made = [(model, model.make(action, of)) for model in [each.copy() for each in possible]]
+            alike = [model for model, expected in made if _is_same(found, expected)]
+            if alike or not is_busy or not tries:
+                wanted = " or ".join(dict.fromkeys(_show(expected) for _, expected in made))
+                hold(bool(alike), f"{step}: it was {_show(found)}, not {wanted}")
+                return alike
             await asyncio.sleep(_PAUSE)
-            return await self._make(action, inbox, of, possible, step, tries - 1)
-        wanted = " or ".join(dict.fromkeys(map(_show, expected)))
-        hold(bool(alike), f"{step}: it was {_show(found)}, not {wanted}")
-        return alike
 
 
-async def _after(models: list[Model], action: str, of: Call) -> list[Model]:
+def _after(models: Sequence[Model], action: str, of: Call) -> list[Model]:
     """Return copies of the models for which a call was made."""
-    copies = copy.deepcopy(models)
+    copies = [model.copy() for model in models]
     for model in copies:
-        await CALLS[action](model, of)
+        model.make(action, of)
     return copies
 
 

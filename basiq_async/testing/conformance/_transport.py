@@ -9,6 +9,7 @@ import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cache, partial
+from http import HTTPStatus
 from typing import Any
 
 import attrs
@@ -22,12 +23,7 @@ from ..fake._fake import FakeBasiq
 from ._runner import Check, hold, keep, promises_of
 
 MakeTransport = Callable[..., Transport | Awaitable[Transport]]
-# fmt: off
-STATUSES = (
-    200, 201, 202, 204, 300, 301, 302, 303, 307, 308,
-    400, 401, 403, 404, 405, 409, 418, 429, 500, 502, 503, 599,
-)
-# fmt: on
+STATUSES = (*(each.value for each in HTTPStatus if each >= HTTPStatus.OK), 599)
 EVERY_BYTE = bytes(range(256))
 # Decoding and encoding would change each part of this URL.
 URL = "/a%2Fb/%27c%27/%7Ed/e%20f;g=1?filter=user.id.eq(%27x%2Fy%27)&p=+%2B%20&q=%41&empty="

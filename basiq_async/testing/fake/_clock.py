@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, runtime_checkable
 
 from ...errors import ConfigurationError
 
@@ -13,55 +11,10 @@ _FASTEST = 1e6
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """The latest time that a fake's clock can be moved to. Attempts planned from then still have a valid date."""
 
-Clock = Callable[[], datetime]
-"""A callable that returns the fake's time as an aware datetime."""
-
 
 def as_seconds(value: float | timedelta) -> float:
     """Return a length of time in seconds."""
     return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-@runtime_checkable
-class MovableClock(Protocol):
-    """A clock that ``FakeBasiq.advance`` can move."""
-
-    def __call__(self) -> datetime: ...
-
-    def move_to(self, moment: datetime, /) -> None: ...
-
-
-def in_utc(clock: Clock) -> Clock:
-    """Return a clock that returns the same time in UTC.
-
-    Sums with times of another zone are of its wall clock, and so an hour off at a change to or from summer time.
-    """
-    if isinstance(clock, (ManualClock, SystemClock)):
-        return clock
-    return _MovableInUTC(clock) if isinstance(clock, MovableClock) else _InUTC(clock)
-
-
-class _InUTC:
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def __call__(self) -> datetime:
-        now = self._clock()
-        if now.tzinfo is None:
-            raise ConfigurationError(f"a clock must return an aware datetime, such as datetime.now(UTC): {self!r}")
-        return now.astimezone(UTC)
-
-    def __repr__(self) -> str:
-        return repr(self._clock)
-
-
-class _MovableInUTC(_InUTC):
-    def __init__(self, clock: MovableClock) -> None:
-        super().__init__(clock)
-        self._movable = clock
-
-    def move_to(self, moment: datetime, /) -> None:
-        self._movable.move_to(moment)
 
 
 class ManualClock:
@@ -117,3 +70,7 @@ class SystemClock:
         ahead = moment - self()
         if ahead > timedelta():
             self._start += ahead
+
+
+Clock = ManualClock | SystemClock
+"""The clock of a fake."""

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import attrs
 
+from ..._work.limits import limit
 from ..._work.tasks import cancelling
 from ...errors import ConfigurationError
 from ._endpoints import Endpoint, EndpointResponse, NoResponse, over_http_once, phrase
@@ -17,7 +18,7 @@ from ._faults import DeliveryFault, take_fault
 from ._logs import Changes, Recent, Violations, size_of
 from ._records import Attempt, Event, Message, Webhook
 from ._responses import Quirks, Renderer, as_json, signed_headers
-from ._store import Application, Store
+from ._store import Store
 from ._timeline import Cause, PlannedAttempt, Timeline
 from .catalog import SCHEDULE
 
@@ -101,7 +102,8 @@ class Deliveries:
         self._timeout = timeout
         self.timeline = Timeline(store.clock, self.attempt, self.wake)
         self._default = Outlet(over_http_once, ORIGIN, lambda: None)
-        self._outlets: list[Outlet] = []
+        self.outlets: list[Outlet] = []
+        """Those of the servers that run; all states of a fake share them."""
         self.routes: dict[str, Endpoint] = {}
         self.down: dict[str | None, int | None] = {}
         """The urls of endpoints that are down (None: all), with the status of their responses (None: no response)."""
@@ -110,7 +112,6 @@ class Deliveries:
 
     def emit(
         self,
-        app: Application,
         type_id: str,
         *,
         user_id: str | None = None,
@@ -121,7 +122,7 @@ class Deliveries:
         even_unsubscribed: bool = False,
     ) -> Emission:
         """Record an event, and a message for each active webhook that is subscribed to it."""
-        now = self._store.clock()
+        now, app, ids = self._store.clock(), self._store.app, self._store.ids
         chosen = [
             webhook
             for webhook in (app.webhooks.values() if webhooks is None else webhooks)
@@ -132,7 +133,6 @@ class Deliveries:
         cause = Cause() if current is None else current.cause
         if current is not None:
             cause.count(len(active))
-        ids = self._store.ids
         event = Event(ids.opaque(), type_id, user_id or ids.uuid(), entity_id or ids.uuid(), now, data)
         app.events.append(event)
         app.note(event)
@@ -140,16 +140,16 @@ class Deliveries:
         for webhook in active:
             message = Message(ids.uuid(), webhook.id, event, now, text)
             app.messages[webhook.id].append(message)
-            attempts.append(PlannedAttempt(now, app, webhook, message, 1, False, cause))
+            attempts.append(PlannedAttempt(now, webhook, message, 1, False, cause))
         return self._plan(
             event, attempts, tuple(_describe_inactive(each, now) for each in chosen if each not in active)
         )
 
-    def redeliver(self, app: Application, webhook: Webhook, message: Message) -> Emission:
+    def redeliver(self, webhook: Webhook, message: Message) -> Emission:
         """Plan one more attempt to deliver a message, due now, whatever the results of the earlier attempts."""
-        app.messages[webhook.id].keep(message)
+        self._store.app.messages[webhook.id].keep(message)
         number = len(message.attempts) + 1
-        planned = PlannedAttempt(self._store.clock(), app, webhook, message, number, True, Cause())
+        planned = PlannedAttempt(self._store.clock(), webhook, message, number, True, Cause())
         return self._plan(message.event, [planned])
 
     def _plan(self, event: Event, attempts: Sequence[PlannedAttempt], not_sent: tuple[str, ...] = ()) -> Emission:
@@ -165,19 +165,19 @@ class Deliveries:
     @property
     def outlet(self) -> Outlet:
         """The outlet of the server that started last, or the default one."""
-        return self._outlets[-1] if self._outlets else self._default
+        return self.outlets[-1] if self.outlets else self._default
 
     def open(self, outlet: Outlet) -> None:
-        self._outlets.append(outlet)
+        self.outlets.append(outlet)
         outlet.wake()
 
     def close(self, outlet: Outlet) -> None:
-        self._outlets.remove(outlet)
+        self.outlets.remove(outlet)
         self.wake()
 
     def wake(self) -> None:
         """Tell the servers that an attempt may be due."""
-        for outlet in self._outlets:
+        for outlet in self.outlets:
             outlet.wake()
 
     # --- one attempt ---
@@ -187,7 +187,7 @@ class Deliveries:
         self.timeline.enter(planned)
         begun = planned.begun
         try:
-            if planned.app.webhooks.get(planned.webhook.id) is planned.webhook and (
+            if self._store.app.webhooks.get(planned.webhook.id) is planned.webhook and (
                 planned.once or not planned.webhook.disabled
             ):
                 await self._deliver(planned, outlet or self.outlet)
@@ -263,9 +263,7 @@ class Deliveries:
             return
         if planned.number < len(SCHEDULE):
             due = started + SCHEDULE[planned.number]
-            self.timeline.plan(
-                PlannedAttempt(due, planned.app, webhook, message, planned.number + 1, False, planned.cause)
-            )
+            self.timeline.plan(PlannedAttempt(due, webhook, message, planned.number + 1, False, planned.cause))
         else:
             webhook.disabled = True
 
@@ -277,9 +275,14 @@ class Deliveries:
         if fault is not None and fault.drop == "request":
             return None, "the connection failed: the endpoint is down"
         endpoint = self.routes.get(url, outlet.endpoint)
-        limit = asyncio.timeout(self._timeout)
+
+        def late() -> NoResponse:
+            said = f"{url} did not acknowledge a delivery within {self._timeout:g} s"
+            self._violations.add("slow-acknowledgement", said)
+            return NoResponse(f"no response within {self._timeout:g} s")
+
         try:
-            async with limit:
+            async with limit(self._timeout, late):
                 response: EndpointResponse = await endpoint(url, headers, body)
         except NoResponse as error:
             return None, str(error)
@@ -290,10 +293,6 @@ class Deliveries:
                 raise  # this attempt was cancelled, not a task that the endpoint waited for
             return None, "the endpoint was cancelled before it responded"
         except Exception as error:
-            if limit.expired():
-                said = f"{url} did not acknowledge a delivery within {self._timeout:g} s"
-                self._violations.add("slow-acknowledgement", said)
-                return None, f"no response within {self._timeout:g} s"
             # An endpoint in this process that raises is like a server that responds with 500. Its error is only logged.
             logger.exception("the endpoint %s raised", url)
             return 500, f"Internal Server Error: {type(error).__name__}"

@@ -15,15 +15,15 @@ import attrs
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
 from . import _snapshots as snapshots
-from ._clock import LATEST, Clock, ManualClock, MovableClock, SystemClock, as_seconds, in_utc
+from ._clock import LATEST, Clock, ManualClock, SystemClock, as_seconds
 from ._deliveries import Emission
 from ._faults import take_fault
-from ._histories import IdFactory, uuid_text
+from ._histories import IdFactory
 from ._logs import RequestRecord
 from ._operations import Call, find_operation, get_resource
 from ._responses import Quirks, Refusal, Renderer, error_response
 from ._state import State
-from ._store import Application, Store, require
+from ._store import Store, require
 from ._timeline import Cause, PlannedAttempt, Timeline
 from .catalog import EVENT_TYPES
 
@@ -46,10 +46,10 @@ class Exchange:
 class FakeBasiq(State):
     """A fake Basiq for tests: it responds to requests, emits events, and delivers webhooks on its own clock.
 
-    clock: a callable that returns the time as an aware datetime. By default a ``ManualClock``, which stands still
-        until ``advance`` moves it.
-    api_keys: the accepted keys, or a mapping from keys to names of applications. Each key belongs to a separate
-        application, which sees nothing of the others. By default only ``DEFAULT_API_KEY``.
+    clock: a ``SystemClock``, or a ``ManualClock``, which stands still until ``advance`` moves it. By default a
+        ``ManualClock``.
+    api_keys: the accepted keys, by default only ``DEFAULT_API_KEY``. Each further key belongs to a state of its own, as
+        of ``add_state``.
     page_size: maximum number of items in a response, even if ``limit`` asks for more.
     cool_off: how long a new webhook is ``pending-approval``, 15 minutes by default.
     quirks: the form of responses where Basiq's own sources contradict each other.
@@ -71,7 +71,7 @@ class FakeBasiq(State):
         self,
         *,
         clock: Clock | None = None,
-        api_keys: Mapping[str, str] | Iterable[str] | None = None,
+        api_keys: Iterable[str] | None = None,
         page_size: int = 500,
         cool_off: float | timedelta = 900.0,
         quirks: Quirks | None = None,
@@ -89,25 +89,21 @@ class FakeBasiq(State):
         require(0 <= latency < math.inf, f"latency must be a number of seconds from 0, not {latency!r}")
         require(0 <= cool_off <= _LONGEST_COOL_OFF, f"cool_off must be from 0 seconds to 10 years, not {cool_off!r}")
         require(not isinstance(api_keys, str), "api_keys is a sequence of keys, not one key")
-        keys = [self.DEFAULT_API_KEY] if api_keys is None else api_keys
-        names = keys if isinstance(keys, Mapping) else {}
-        applications = {
-            key: Application(names.get(key) or uuid_text(number.to_bytes(16, "big")))
-            for number, key in enumerate(keys, 1)
-        }
-        require(bool(applications), "api_keys is empty: pass at least one key for the fake to accept")
+        keys = [self.DEFAULT_API_KEY] if api_keys is None else list(api_keys)
+        require(bool(keys), "api_keys is empty: pass at least one key for the fake to accept")
         if seed is None:
             seed = secrets.token_hex(8)
         clock = ManualClock() if clock is None else clock
+        require(isinstance(clock, Clock), f"clock must be a ManualClock or a SystemClock, not {clock!r}")
         store = Store(
-            in_utc(clock),
+            clock,
             IdFactory(seed),
             seed,
             quirks or Quirks(),
             page_size,
             timedelta(seconds=cool_off),
             {**EVENT_TYPES, **(event_types or {})},
-            applications,
+            keys[0],
         )
         super().__init__(store, clock, delivery_timeout)
         self.name = "first"
@@ -117,14 +113,16 @@ class FakeBasiq(State):
         self._delivery_timeout = delivery_timeout
         self._states: dict[str, Self] = {}
         self._added = 0
+        for number, key in enumerate(keys[1:], 2):
+            self.add_state(api_key=key, seed=f"{seed} {number}")
 
     def __repr__(self) -> str:
-        return f"<FakeBasiq at {self.now().isoformat()}, {sum(1 for _ in self._store.each())} webhooks>"
+        return f"<FakeBasiq at {self.now().isoformat()}, {len(self._store.app.webhooks)} webhooks>"
 
     @property
     def api_key(self) -> str:
         """The first of the accepted API keys."""
-        return next(iter(self._store.applications))
+        return self._store.api_key
 
     @property
     def seed(self) -> int | str:
@@ -152,14 +150,12 @@ class FakeBasiq(State):
         """The states that were added, by their API keys."""
         return MappingProxyType(self._states)
 
-    def _find_state(self, authorization: str) -> Self | None:
-        """Return the state to which the API key or token in an ``Authorization`` header belongs; None if unknown."""
+    def _find_state(self, authorization: str) -> Self:
+        """Return the state to which the key or token in an ``Authorization`` header belongs, by default this one."""
         scheme, _, text = authorization.partition(" ")
-        by_key = scheme.lower() == "basic"
-        for state in (self, *self._states.values()):
-            if text in state._store.applications if by_key else state._tokens.is_known(text):
-                return state
-        return None
+        if scheme.lower() == "basic":
+            return self._states.get(text, self)
+        return next((state for state in self._states.values() if text in state._store.app.tokens), self)
 
     def add_state(
         self,
@@ -176,20 +172,17 @@ class FakeBasiq(State):
         name: the name to show; by default a number.
         api_key: the state's key; by default a random one.
         seed: the seed of the state's ids; by default a random one.
-        clock: by default a new clock of the same kind as this fake's. If that is not a ``ManualClock`` or
-            ``SystemClock``, it is shared.
+        clock: by default a new clock of the same kind as this fake's.
         """
         key = self.make_api_key() if api_key is None else api_key
         require(
-            bool(key) and key not in self._store.applications and key not in self._states,
+            bool(key) and key != self.api_key and key not in self._states,
             "another state has this API key, or it is empty: pass another api_key",
         )
-        if clock is None and isinstance(self.clock, ManualClock):
-            clock = ManualClock()
-        elif clock is None and isinstance(self.clock, SystemClock):
-            clock = SystemClock(self.clock.speed)
+        if clock is None:
+            clock = SystemClock(self.clock.speed) if isinstance(self.clock, SystemClock) else ManualClock()
         state = type(self)(
-            clock=clock or self.clock,
+            clock=clock,
             api_keys=[key],
             page_size=self._store.page_size,
             cool_off=self._store.cool_off,
@@ -199,6 +192,7 @@ class FakeBasiq(State):
             latency=self._latency,
             delivery_timeout=self._delivery_timeout,
         )
+        state._deliveries.outlets = self._deliveries.outlets
         self._added += 1
         state.name = name or f"state {self._added}"
         self._states[key] = state
@@ -211,7 +205,6 @@ class FakeBasiq(State):
         if state is None:
             raise ConfigurationError("no state that was added has this API key")
         state._deliveries.timeline.forget()
-        state._tokens.forget()
         self._changes.note()
 
     def snapshot(self) -> dict[str, object]:
@@ -226,19 +219,19 @@ class FakeBasiq(State):
         }
         return snapshots.save(
             snapshots.Snapshot(
-                self.now(), store.ids.made, store.serial, store.applications, list(self.upcoming()), states
+                self.now(), store.ids.made, store.serial, store.api_key, store.app, list(self.upcoming()), states
             )
         )
 
     def restore(self, snapshot: Mapping[str, object]) -> None:
         """Replace the state with one that ``snapshot`` returned.
 
-        The clock moves forward to the snapshot's time, if it can be moved. Raises ``ConfigurationError`` if
+        The clock moves forward to the snapshot's time. Raises ``ConfigurationError`` if
         ``snapshot`` is not a snapshot, or has an API key that this fake does not have.
         """
         saved = snapshots.load(snapshot)
         require(
-            saved.applications.keys() <= self._store.applications.keys(),
+            saved.api_key == self.api_key,
             "the state belongs to another API key: make the fake with the api_keys of the saved one",
         )
         clocks = {
@@ -246,11 +239,8 @@ class FakeBasiq(State):
             for key, state in saved.states.items()
         }
         self._deliveries.timeline.forget()
-        self._tokens.forget()
-        if isinstance(self.clock, MovableClock):
-            self.clock.move_to(saved.now)
-        self._store.ids.made, self._store.serial = saved.ids, saved.serial
-        self._store.applications.update(saved.applications)
+        self.clock.move_to(saved.now)
+        self._store.ids.made, self._store.serial, self._store.app = saved.ids, saved.serial, saved.application
         for each in saved.upcoming:
             found = self._store.find_message(each.message_id)
             if found is not None:
@@ -281,6 +271,9 @@ class FakeBasiq(State):
         """Carry out one request, with the faults that it meets, and return its outcome."""
         if not all(map(str.islower, request.headers)):
             request = attrs.evolve(request, headers={name.lower(): text for name, text in request.headers.items()})
+        state = self._find_state(request.headers.get("authorization", ""))
+        if state is not self:
+            return state._exchange(request, prefix=prefix)
         origin, path, query = _split(request.url)
         if prefix:
             path = path.removeprefix(prefix) if path.startswith(prefix + "/") else "/"
@@ -308,13 +301,13 @@ class FakeBasiq(State):
                 if request.method != "POST":
                     raise Refusal("method-not-allowed", "This path accepts POST.", None, {"allow": "POST"})
                 return self._tokens.issue(request, self.now())
-            is_set = request.method == "GET" and any(app.has_set(path) for app in self._store.applications.values())
+            is_set = request.method == "GET" and self._store.app.has_set(path)
             operation, params = (get_resource, {}) if is_set else find_operation(request.method, path)
             now = self.now()
-            app = self._tokens.admit(request, now)
+            self._tokens.admit(request, now)
             render = Renderer(base, self._store.quirks, request.url if loop else None)
             return operation(
-                Call(self._store, app, self._deliveries, self._violations, render, request, path, query, now, params)
+                Call(self._store, self._deliveries, self._violations, render, request, path, query, now, params)
             )
         except Refusal as refusal:
             return error_response(refusal, self._store.ids.uuid())
@@ -337,8 +330,7 @@ class FakeBasiq(State):
     ) -> None:
         """Move the clock forward, by seconds or a timedelta, and make each delivery that is due on the way at its time.
 
-        A ``ManualClock`` and a ``SystemClock`` can be moved, up to the year 9000. Raises ``ConfigurationError`` for
-        another clock or a later time.
+        Raises ``ConfigurationError`` for a time after the year 9000.
         """
         try:
             step = timedelta(days=days, hours=hours, minutes=minutes, seconds=as_seconds(delta) + seconds)
@@ -358,8 +350,6 @@ class FakeBasiq(State):
         return True
 
     async def _advance_to(self, until: datetime) -> None:
-        if not isinstance(self.clock, MovableClock):
-            raise ConfigurationError(f"only a clock with move_to can be advanced, not {self.clock!r}")
         try:
             await self._timeline.move_to(until)
         finally:
@@ -372,7 +362,6 @@ class FakeBasiq(State):
         user_id: str | None = None,
         entity_id: str | None = None,
         data: Mapping[str, object] | None = None,
-        api_key: str | None = None,
     ) -> Emission:
         """Record an event, and a message for each active webhook that is subscribed to it.
 
@@ -380,13 +369,8 @@ class FakeBasiq(State):
         them.
         """
         self._store.check_types([event_type_id])
-        return self._deliveries.emit(
-            self._store.application(api_key),
-            event_type_id,
-            user_id=user_id,
-            entity_id=entity_id,
-            data=None if data is None else dict(data),
-        )
+        own = None if data is None else dict(data)
+        return self._deliveries.emit(event_type_id, user_id=user_id, entity_id=entity_id, data=own)
 
     async def deliver(self) -> None:
         """Make every delivery that is due now, and wait for those that are under way.

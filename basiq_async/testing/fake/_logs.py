@@ -41,12 +41,10 @@ class Recent(Generic[T]):
         self._items.clear()
         self.bytes = 0
 
-    def numbered(self) -> Iterator[tuple[int, T]]:
-        """Return the items, newest first, with their numbers, which count from 1 and never change."""
-        number = self.dropped + len(self._items)
-        for item, _ in reversed(self._items):
-            yield number, item
-            number -= 1
+    @property
+    def added(self) -> int:
+        """The number of items that were ever added."""
+        return self.dropped + len(self._items)
 
     def __len__(self) -> int:
         return len(self._items)

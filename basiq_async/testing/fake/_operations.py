@@ -36,7 +36,6 @@ class Call:
     """One request to an operation, with the parts of the fake that the operation needs."""
 
     store: Store
-    app: Application
     deliveries: Deliveries
     violations: Violations
     render: Renderer
@@ -45,6 +44,10 @@ class Call:
     query_text: str
     now: datetime
     params: dict[str, str] = attrs.field(factory=dict[str, str])
+
+    @property
+    def app(self) -> Application:
+        return self.store.app
 
     def query(self) -> dict[str, str]:
         """Return the query's parameters. Raises ``Refusal`` for a repeated one."""
@@ -92,7 +95,7 @@ def _listing(
         call.violations.add("limit", f"a limit of {query['limit']}: the maximum is {MAX_LIMIT}")
     by_offset = call.render.quirks.paging == "offset"
     # A cursor of another list, order or kind is refused.
-    scope = f"{call.app.name} {self_path.removeprefix(call.render.base)} {newest_first} {by_offset}"
+    scope = f"{self_path.removeprefix(call.render.base)} {newest_first} {by_offset}"
     taken, cursor = page_of(scope, query, call.store.page_size, items, fields, by_offset=by_offset)
     links = {"self": self_path}
     if cursor is not None:
@@ -124,7 +127,7 @@ def create_webhook(call: Call) -> Response:
     """Create a webhook. Without ``subscribedEvents``, which the reference leaves optional, it gets every event type."""
     body = _read_webhook(call, None)
     events = body.events or tuple(call.store.event_types)
-    webhook = call.store.add_webhook(call.app, body.url, events, name=body.name, description=body.description)
+    webhook = call.store.add_webhook(body.url, events, name=body.name, description=body.description)
     return json_response(call.render.webhook(webhook, call.now, written=True), 201)
 
 
@@ -193,11 +196,10 @@ def send_test(call: Call) -> Response:
         types = _event_list(call, body["eventTypeId"], "eventTypeId")
     webhooks = [hook for hook in call.app.webhooks.values() if url is None or hook.url == url]
     if not webhooks:
-        where = f"an app: {call.app.name}" if url is None else "this URL"
-        detail = f"No webhooks found for {where}; at least one is needed."
+        detail = f"No webhooks found for this {'app' if url is None else 'URL'}; at least one is needed."
         raise Refusal("no-webhooks-found", detail, "eventTypeId" if url is None else "URL")
     for type_id in types:
-        call.deliveries.emit(call.app, type_id, webhooks=webhooks, text=text, even_unsubscribed=url is not None)
+        call.deliveries.emit(type_id, webhooks=webhooks, text=text, even_unsubscribed=url is not None)
     return Response(201, {}, b"")
 
 

@@ -163,4 +163,4 @@ class _User:
         }
 
     def _made_id(self, *name: object) -> str:
-        return digest(self._app.name, self._id, *name, size=6).hex()
+        return digest(self._id, *name, size=6).hex()

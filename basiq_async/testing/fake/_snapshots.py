@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cattrs import Converter
 
 
-VERSION = 4
+VERSION = 5
 Json = dict[str, Any]
 
 
@@ -35,12 +35,13 @@ class SavedState:
 
 @attrs.frozen
 class Snapshot:
-    """The saved state of a fake. ``states`` has those that were added, by their API keys."""
+    """The saved state of a fake. ``states`` has the others, by their API keys."""
 
     now: datetime
     ids: int
     serial: int
-    applications: dict[str, Application]
+    api_key: str
+    application: Application
     upcoming: list[Upcoming]
     states: dict[str, SavedState]
     version: int = VERSION
@@ -61,7 +62,7 @@ def load(saved: Mapping[str, object]) -> Snapshot:
         snapshot = _converter().structure(saved, Snapshot)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigurationError(f"this is not the state of a fake: {type(error).__name__}") from error
-    if not all(_is_whole(app) for app in snapshot.applications.values()):
+    if not _is_whole(snapshot.application):
         raise ConfigurationError("this is not the state of a fake: its parts do not belong together")
     for state in snapshot.states.values():
         load(state.content)

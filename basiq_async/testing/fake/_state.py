@@ -16,12 +16,12 @@ from ._clock import Clock, as_seconds
 from ._deliveries import DeliveredAttempt, Deliveries, Emission
 from ._endpoints import Receiver, adapt
 from ._faults import DeliveryFault, Drop, Fault
-from ._histories import SeededEvents, SeededMessages
+from ._histories import Log, SeededEvents, SeededMessages
 from ._logs import Changes, Recent, RequestRecord, Violation, Violations, size_of
 from ._records import Message, Webhook
 from ._resources import check_set
 from ._responses import secret_text
-from ._store import Store, require
+from ._store import Application, Store, require
 from ._tokens import Tokens
 
 
@@ -60,17 +60,15 @@ class State:
         subscribed_events: Iterable[str] | None = None,
         *,
         active: bool = True,
-        api_key: str | None = None,
     ) -> str:
         """Add a webhook, and return its id. It is active at once; with ``active=False`` its cool-off begins now.
 
         subscribed_events: by default every event type.
         """
-        app = self._store.application(api_key)
         types = tuple(self._store.event_types if subscribed_events is None else subscribed_events)
         self._store.check_types(types)
-        require(app.by_url(url) is None, f"there is a webhook with the url {url} already")
-        webhook = self._store.add_webhook(app, url, types, active=active)
+        require(self._store.app.by_url(url) is None, f"there is a webhook with the url {url} already")
+        webhook = self._store.add_webhook(url, types, active=active)
         self._changes.note()
         return webhook.id
 
@@ -78,13 +76,7 @@ class State:
         """Return the signing secret of a webhook."""
         return secret_text(self._store.webhook(webhook_id).key, self._store.quirks.signing_key)
 
-    def set(
-        self,
-        path: str,
-        json: Mapping[str, object] | Sequence[Mapping[str, object]] | None,
-        *,
-        api_key: str | None = None,
-    ) -> None:
+    def set(self, path: str, json: Mapping[str, object] | Sequence[Mapping[str, object]] | None) -> None:
         """Set what a GET of a path below the API returns, such as ``set("/users/42/accounts", [{"id": "a1"}])``.
 
         json: an object, which is returned as it is; a list of objects; or None, for a 404. A list is returned in pages,
@@ -95,7 +87,7 @@ class State:
         """
         check_set(path, json)
         found = None if json is None else dict(json) if isinstance(json, Mapping) else [dict(item) for item in json]
-        self._store.application(api_key).resources[path] = found
+        self._store.app.resources[path] = found
         self._changes.note()
 
     def seed_messages(
@@ -106,7 +98,6 @@ class State:
         event_types: Iterable[str] | None = None,
         every: timedelta | float = 1.0,
         failed: float = 0.0,
-        api_key: str | None = None,
     ) -> str:
         """Give a webhook a history of ``n`` messages. They are made on demand, so even a million need no memory.
 
@@ -118,11 +109,8 @@ class State:
         Returns the webhook's id.
         """
         require(n >= 0 and 0 <= failed <= 1, "n must be 0 or more, and failed from 0 to 1")
-        app = self._store.application(api_key)
-        if webhook_id is None:
-            webhook_id = next(iter(app.webhooks), None) or self.add_webhook(api_key=api_key)
-        require(webhook_id in app.webhooks, f"there is no webhook {webhook_id}")
-        webhook = app.webhooks[webhook_id]
+        app = self._store.app
+        webhook = self._store.webhook(webhook_id or next(iter(app.webhooks), None) or self.add_webhook())
         types = tuple(event_types) if event_types is not None else webhook.events
         self._store.check_types(types)
         require(bool(types), "event_types must name at least one event type")
@@ -137,7 +125,7 @@ class State:
         log.extend(SeededMessages(webhook.id, webhook.url, events, failed))
         app.events.extend(events)
         self._changes.note()
-        return webhook_id
+        return webhook.id
 
     def fail_next(
         self,
@@ -148,7 +136,7 @@ class State:
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
         delay: float = 0.0,
-        drop: Drop | bool = False,
+        drop: Drop | None = None,
         loop: bool = False,
         method: str | None = None,
         path: str | None = None,
@@ -160,36 +148,35 @@ class State:
             sets its header.
         body: respond with this body unchanged, such as ``b'{"data": [{'``. The status is ``status``, or 200.
         delay: respond after this many seconds. Without another fault, the response is the normal one.
-        drop: break the connection: ``"request"`` (or True) before the request is carried out, ``"response"`` after
-            it.
+        drop: break the connection: ``"request"`` before the request is carried out, ``"response"`` after it.
         loop: let a list's ``next`` link lead to the same page.
         method, path: fail only matching requests; ``*`` in a path matches any text. Without a path, every request
             except the token call matches.
         """
         wrong = status is not None or body is not None or delay or drop or loop
         require(bool(wrong), "say what goes wrong: status, body, delay, drop or loop")
-        _check(times, status)
+        _check(times, status, drop)
         extra = {name.lower(): text for name, text in (headers or {}).items()}
         if retry_after is not None:
             extra["retry-after"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
         raw = body.encode() if isinstance(body, str) else body
-        self._faults.append(Fault(times, method, path, status, extra, raw, delay, _drop(drop), loop))
+        self._faults.append(Fault(times, method, path, status, extra, raw, delay, drop, loop))
         self._changes.note()
 
     def fail_deliveries(
-        self, times: int = 1, *, status: int | None = None, drop: Drop | bool = False, url: str | None = None
+        self, times: int = 1, *, status: int | None = None, drop: Drop | None = None, url: str | None = None
     ) -> None:
         """Make the next deliveries fail.
 
         times: how many deliveries fail.
         status: do not call the endpoint, and record this status for the attempt.
-        drop: break the connection: ``"request"`` (or True) before the endpoint receives the delivery,
-            ``"response"`` after the endpoint has handled it, so that Basiq delivers it again.
+        drop: break the connection: ``"request"`` before the endpoint receives the delivery, ``"response"`` after the
+            endpoint has handled it, so that Basiq delivers it again.
         url: fail only deliveries to endpoints whose url matches; ``*`` matches any text.
         """
         require((status is None) is bool(drop), "say what goes wrong with the deliveries: either status or drop")
-        _check(times, status)
-        self._deliveries.faults.append(DeliveryFault(times, url, status, _drop(drop)))
+        _check(times, status, drop)
+        self._deliveries.faults.append(DeliveryFault(times, url, status, drop))
         self._changes.note()
 
     def endpoint_down(self, url: str | None = None, *, status: int | None = None) -> None:
@@ -234,9 +221,9 @@ class State:
         self._tokens.expire_all()
         self._changes.note()
 
-    def disable_account(self, api_key: str | None = None) -> None:
-        """Respond with 403 to every request of an application."""
-        self._store.application(api_key).disabled = True
+    def disable_account(self) -> None:
+        """Respond with 403 to every request."""
+        self._store.app.disabled = True
         self._changes.note()
 
     def reset_log(self) -> None:
@@ -253,8 +240,7 @@ class State:
         """Forget everything except the API keys, the routes and the time."""
         self.reset_log()
         self._deliveries.timeline.forget()
-        self._tokens.forget()
-        self._store.clear()
+        self._store.app = Application()
         self._changes.note()
 
     # --- reports ---
@@ -312,21 +298,20 @@ class State:
         return self._store.event_types
 
     def webhooks(self) -> Sequence[Webhook]:
-        """Return the webhooks of all applications, in the order of their creation."""
-        return sorted((webhook for _, webhook in self._store.each()), key=lambda webhook: webhook.serial)
+        """Return the webhooks, in the order of their creation."""
+        return list(self._store.app.webhooks.values())
 
     def _find_message(self, message_id: str) -> Message | None:
         """Return the message with this id; None if it does not exist."""
         found = self._store.find_message(message_id)
-        return None if found is None else found[2]
+        return None if found is None else found[1]
 
     def count_messages(self, webhook_id: str | None = None) -> int:
         """Return the number of messages of a webhook, or of all webhooks."""
-        return sum(
-            len(app.messages[webhook.id])
-            for app, webhook in self._store.each()
-            if webhook_id is None or webhook.id == webhook_id
-        )
+        return sum(map(len, self._logs(webhook_id)))
+
+    def _logs(self, webhook_id: str | None) -> Sequence[Log[Message]]:
+        return [log for id, log in self._store.app.messages.items() if webhook_id in (None, id)]
 
     def messages(self, webhook_id: str | None = None) -> Iterator[Message]:
         """Return the messages of a webhook, or of all webhooks, newest first."""
@@ -342,20 +327,13 @@ class State:
         first = None if start is None else self._find_message(start)
         here = first is not None and webhook_id in (None, first.webhook_id)
         require(start is None or here, "there is no message at this place any more")
-        webhooks = sorted(self._store.each(), key=lambda each: each[1].serial)
-        logs = [app.messages[webhook.id] for app, webhook in webhooks if webhook_id in (None, webhook.id)]
-        parts = [log.scan(to=None if first is None else first.created, back=True) for log in logs]
+        to = None if first is None else first.created
+        parts = [log.scan(to=to, back=True) for log in self._logs(webhook_id)]
         merged = heapq.merge(*parts, key=lambda placed: placed[1].created, reverse=True)
         return dropwhile(lambda each: start not in (None, each.id), (message for _, message in merged))
 
 
-def _check(times: int, status: int | None) -> None:
+def _check(times: int, status: int | None, drop: str | None) -> None:
     require(times >= 1, f"times must be 1 or more, not {times!r}")
     require(status is None or 100 <= status <= 999, f"status must be from 100 to 999, not {status!r}")
-
-
-def _drop(drop: Drop | bool) -> Drop | None:
-    if drop is True:
-        return "request"
-    require(not drop or drop in get_args(Drop), f"drop must be 'request' or 'response', not {drop!r}")
-    return drop or None
+    require(drop is None or drop in get_args(Drop), f"drop must be 'request' or 'response', not {drop!r}")

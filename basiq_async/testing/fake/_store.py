@@ -1,4 +1,4 @@
-"""The store of a fake: applications, each with its webhooks, messages, events and tokens."""
+"""The store of a fake: webhooks, messages, events and tokens."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ class IssuedToken:
 
 @attrs.define
 class Application:
-    """The data of one API key. No other key can see it."""
+    """What a fake keeps for its callers, and saves."""
 
-    name: str
     webhooks: dict[str, Webhook] = attrs.field(factory=dict[str, Webhook])
     messages: dict[str, Log[Message]] = attrs.field(factory=dict[str, Log[Message]])
     events: Log[Event] = attrs.field(factory=Log[Event])
@@ -92,7 +91,7 @@ class Application:
 
 @attrs.define
 class Store:
-    """The applications by API key, and the clock, ids and settings for new records."""
+    """The application of an API key, and the clock, ids and settings for its new records."""
 
     clock: Clock
     ids: IdFactory
@@ -101,21 +100,14 @@ class Store:
     page_size: int
     cool_off: timedelta
     event_types: Mapping[str, str]
-    applications: dict[str, Application]
+    api_key: str
+    app: Application = attrs.field(factory=Application)
     serial: int = 0
-
-    def application(self, api_key: str | None = None) -> Application:
-        """Return the application of a key, or of the first key. Raises ``ConfigurationError`` for an unknown key."""
-        key = next(iter(self.applications)) if api_key is None else api_key
-        require(key in self.applications, "the fake does not accept this api_key")
-        return self.applications[key]
 
     def webhook(self, webhook_id: str) -> Webhook:
         """Return the webhook with this id. Raises ``ConfigurationError`` for an unknown id."""
-        for _, webhook in self.each():
-            if webhook.id == webhook_id:
-                return webhook
-        raise ConfigurationError(f"there is no webhook {webhook_id!r}")
+        require(webhook_id in self.app.webhooks, f"there is no webhook {webhook_id!r}")
+        return self.app.webhooks[webhook_id]
 
     def check_types(self, types: Iterable[str]) -> None:
         """Raise ``ConfigurationError`` for an unknown event type."""
@@ -127,32 +119,15 @@ class Store:
                     f"there is no event type {name!r}{guess}; types of your own are given when the fake is made"
                 )
 
-    def find_message(self, message_id: str) -> tuple[Application, Webhook, Message] | None:
-        """Return the message with this id, with its application and webhook; None for an unknown id."""
-        for app, webhook in self.each():
-            if (message := app.messages[webhook.id].find(message_id)) is not None:
-                return app, webhook, message
+    def find_message(self, message_id: str) -> tuple[Webhook, Message] | None:
+        """Return the message with this id, with its webhook; None for an unknown id."""
+        for webhook_id, log in self.app.messages.items():
+            if (message := log.find(message_id)) is not None:
+                return self.app.webhooks[webhook_id], message
         return None
-
-    def clear(self) -> None:
-        """Forget all webhooks, messages and events."""
-        for app in self.applications.values():
-            app.webhooks.clear()
-            app.messages.clear()
-            app.events = Log()
-            app.entities.clear()
-            app.users.clear()
-            app.resources.clear()
-            app.disabled = False
-
-    def each(self) -> Iterator[tuple[Application, Webhook]]:
-        for app in self.applications.values():
-            for webhook in app.webhooks.values():
-                yield app, webhook
 
     def add_webhook(
         self,
-        app: Application,
         url: str,
         events: Iterable[str],
         *,
@@ -172,6 +147,6 @@ class Store:
             name,
             description,
         )
-        app.webhooks[webhook.id] = webhook
-        app.messages[webhook.id] = Log()
+        self.app.webhooks[webhook.id] = webhook
+        self.app.messages[webhook.id] = Log()
         return webhook

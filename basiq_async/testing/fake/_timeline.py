@@ -17,11 +17,11 @@ from typing import Literal
 
 import attrs
 
+from ..._work.limits import wait_for_event
 from ..._work.tasks import wait_uncancelled
 from ...errors import ConfigurationError
-from ._clock import Clock, MovableClock
+from ._clock import Clock
 from ._records import Message, Webhook
-from ._store import Application
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST = 1e9
@@ -63,7 +63,6 @@ class PlannedAttempt:
     """
 
     due: datetime
-    app: Application
     webhook: Webhook
     message: Message
     number: int
@@ -290,7 +289,7 @@ class Timeline:
         if moment is None:
             waiters = "; ".join(map(str, self._waiters))
             raise ConfigurationError(f"deadlock in the test: every handler and the test wait for the fake: {waiters}")
-        self._move(moment)
+        self._clock.move_to(moment)
 
     def _is_busy(self) -> bool:
         """Return whether an attempt is under way that does not wait for the fake."""
@@ -303,14 +302,6 @@ class Timeline:
         ends = [each.until for each in self._waiters if each.until is not None and each.until > now]
         due = self.next_due()
         return min([*ends, due] if due is not None else ends) if ends else None
-
-    def _move(self, moment: datetime) -> None:
-        clock = self._clock
-        if not isinstance(clock, MovableClock):
-            raise ConfigurationError(f"only a clock with move_to can be advanced, not {clock!r}")
-        clock.move_to(moment)
-        if clock() < moment:
-            raise ConfigurationError(f"move_to must set a clock forward: {clock!r} was not moved to {moment}")
 
     async def _is_quiet(self) -> bool:
         """Let other tasks run. Return False if one began or ended a wait or an attempt."""
@@ -353,9 +344,4 @@ class Timeline:
 
     async def _changed(self, *, within: float | None = None) -> bool:
         """Wait for a change. Return False if none comes ``within`` so many real seconds."""
-        changes = self._changes
-        try:
-            async with asyncio.timeout(within):
-                return await self._news.wait()
-        except TimeoutError:
-            return self._changes != changes  # it came with the end of the time
+        return await wait_for_event(self._news, within)

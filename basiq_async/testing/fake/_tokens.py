@@ -30,7 +30,8 @@ class Tokens:
 
     def issue(self, request: Request, now: datetime) -> Response:
         """Return the response to a token call. Raises ``Refusal``."""
-        app = self._account(request.headers.get("authorization", ""))
+        self._check_key(request.headers.get("authorization", ""))
+        app = self._store.app
         if request.headers.get("basiq-version") != "3.0":
             self._violations.add("basiq-version", "a token call needs the header basiq-version: 3.0")
             raise Refusal("parameter-not-valid", "The version in the header is missing or is not 3.0.", "basiq-version")
@@ -59,47 +60,32 @@ class Tokens:
             }
         )
 
-    def admit(self, request: Request, now: datetime) -> Application:
-        """Return the application of a request's token. Raises ``Refusal`` if the token does not allow the request."""
+    def admit(self, request: Request, now: datetime) -> None:
+        """Count a use of a request's token. Raises ``Refusal`` if the token does not allow the request."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
-        app = self._owner(text) if scheme.lower() == "bearer" else None
-        if app is None:
-            if text in self._store.applications:
+        app = self._store.app
+        token = app.tokens.get(text) if scheme.lower() == "bearer" else None
+        if token is None:
+            if text == self._store.api_key:
                 self._violations.add("key-on-operation", "the API key is accepted by /token only: send a token")
             raise Refusal("unauthorized-access", "The access token is missing or is not valid.")
-        token = app.tokens[text]
         token.used += 1
         if now >= token.expires:
             raise Refusal("unauthorized-access", "The access token has expired.")
         if app.disabled or token.scope != "SERVER_ACCESS":
             raise Refusal("forbidden-access", "The token does not open this resource.")
-        return app
-
-    def is_known(self, text: str) -> bool:
-        """Return whether ``text`` is a token that was issued here."""
-        return self._owner(text) is not None
 
     def expire_all(self) -> None:
         """Let all tokens that were issued expire now."""
-        for app in self._store.applications.values():
-            for token in app.tokens.values():
-                token.expires = min(token.expires, self._store.clock())
+        for token in self._store.app.tokens.values():
+            token.expires = min(token.expires, self._store.clock())
 
-    def forget(self) -> None:
-        """Revoke all tokens that were issued."""
-        for app in self._store.applications.values():
-            app.tokens.clear()
-
-    def _owner(self, text: str) -> Application | None:
-        return next((app for app in self._store.applications.values() if text in app.tokens), None)
-
-    def _account(self, header: str) -> Application:
+    def _check_key(self, header: str) -> None:
         scheme, _, key = header.partition(" ")
         if scheme.lower() == "basic":
-            app = self._store.applications.get(key)
-            if app is not None:
-                return app
-            if any(other in self._store.applications for other in _decode(key)):
+            if key == self._store.api_key:
+                return
+            if self._store.api_key in _decode(key):
                 self._violations.add("key-encoded-twice", "the API key is base64 already: send it unchanged")
         raise Refusal("parameter-not-valid", "The API key in the header is missing or is not valid.", "Authorization")
 

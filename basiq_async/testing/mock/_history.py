@@ -5,7 +5,7 @@ Secrets and tokens are hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Literal, TypeVar
 
@@ -16,13 +16,14 @@ from ..fake import _records as records
 from ..fake._deliveries import DeliveredAttempt
 from ..fake._logs import Violation
 from ..fake._state import Upcoming
-from ._operation import About, Control, Items, Page, operation, page_of, read_next, take
+from ._operation import About, Control, Items, Newest, Page, has, newest_of, operation, take
 
 M = TypeVar("M")
 HIDDEN = "(hidden)"
+MOST_SCANNED = 5_000
+"""Maximum number of messages that one call looks at, so that a search of millions does not block the fake."""
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-fake-token"})
-Limit = Annotated[int, About("At most this many items; 100 by default.", 1, 1000)]
-Next = Annotated[str | None, About("The `next` of the page before.")]
+Limit = Annotated[int, About("At most this many items; 100 by default.", 1, 10_000)]
 Search = Annotated[str | None, About("Only items that contain this text; upper and lower case are the same.")]
 Status = Literal["Success", "Failed", "Pending"]
 
@@ -59,21 +60,23 @@ class Messages:
     webhook_id: Annotated[str | None, About("Only messages of this webhook.")] = None
     status: Annotated[Status | None, About("Only messages of this status.")] = None
     search: Search = None
-    limit: Limit = 100
-    next: Next = None
+    limit: Annotated[int, About("At most this many items; 100 by default.", 1, 1000)] = 100
+    next: Annotated[str | None, About("The `next` of the page before.")] = None
 
     async def run(self, control: Control) -> Page[ShownMessage]:
+        """Return a page. It can be short or empty and still have a ``next``, because of ``MOST_SCANNED``."""
         fake = control.fake
         upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
-        return page_of(
-            ((message.id, message) for message in fake._scan_messages(self.webhook_id, start=self.next)),
-            fake.count_messages(self.webhook_id),
-            self.limit,
-            self.search,
-            lambda each: _show(ShownMessage, each, upcoming.get(each.id)),
-            lambda each: (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status),
-            lambda each: self.status in (None, each.status),
-        )
+        shown: list[ShownMessage] = []
+        following: str | None = None
+        for looked_at, each in enumerate(fake._scan_messages(self.webhook_id, start=self.next)):
+            if len(shown) == self.limit or looked_at == MOST_SCANNED:
+                following = each.id
+                break
+            texts = (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status)
+            if self.status in (None, each.status) and has(self.search, texts):
+                shown.append(_show(ShownMessage, each, upcoming.get(each.id)))
+        return Page(tuple(shown), fake.count_messages(self.webhook_id), following)
 
 
 @attrs.frozen
@@ -128,14 +131,11 @@ class Requests:
 
     search: Search = None
     limit: Limit = 100
-    next: Next = None
 
-    async def run(self, control: Control) -> Page[ShownRequest]:
+    async def run(self, control: Control) -> Newest[ShownRequest]:
         log = control.fake.request_log
-        newest = read_next(self.next)
-        return page_of(
-            ((str(each.number), each) for each in reversed(log) if each.number <= newest),
-            len(log),
+        return newest_of(
+            log,
             self.limit,
             self.search,
             lambda record: take(ShownRequest, record, record.request),
@@ -165,13 +165,6 @@ class Request:
         raise ControlError(404, "not-found", f"there is no request {self.number!r} in the log")
 
 
-@attrs.frozen
-class Delivery(DeliveredAttempt):
-    """``number`` is that of the delivery in the log, ``attempt`` that of the attempt of its message."""
-
-    attempt: int
-
-
 @operation("GET", "/deliveries")
 class Deliveries:
     """The latest delivery attempts, newest first."""
@@ -179,28 +172,18 @@ class Deliveries:
     message_id: Annotated[str | None, About("Only attempts of this message.")] = None
     search: Search = None
     limit: Limit = 100
-    next: Next = None
 
-    async def run(self, control: Control) -> Page[Delivery]:
-        newest = read_next(self.next)
-
-        def attempts() -> Iterator[tuple[str, tuple[int, DeliveredAttempt]]]:
-            for number, each in control.fake._deliveries.attempts.numbered():
-                if number <= newest and self.message_id in (None, each.message_id):
-                    yield str(number), (number, each)
-
-        def show(item: tuple[int, DeliveredAttempt]) -> Delivery:
-            number, each = item
-            return take(Delivery, each, number=number, attempt=each.number, headers=_show_headers(each.headers))
-
-        def texts(item: tuple[int, DeliveredAttempt]) -> tuple[str, ...]:
-            _, each = item
-            return each.message_id, each.event_type_id, each.event_id, each.url, str(each.status)
-
-        return page_of(attempts(), len(control.fake.deliveries), self.limit, self.search, show, texts)
+    async def run(self, control: Control) -> Newest[DeliveredAttempt]:
+        return newest_of(
+            [each for each in control.fake.deliveries if self.message_id in (None, each.message_id)],
+            self.limit,
+            self.search,
+            lambda each: attrs.evolve(each, headers=_show_headers(each.headers)),
+            lambda each: (each.message_id, each.event_type_id, each.event_id, each.url, str(each.status)),
+        )
 
 
-def _show_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+def _show_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: HIDDEN if name.lower() in _SECRET_HEADERS else value for name, value in headers.items()}
 
 

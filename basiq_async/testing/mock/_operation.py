@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, Generic, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import attrs
@@ -20,25 +21,17 @@ T = TypeVar("T")
 S = TypeVar("S")
 Kind = TypeVar("Kind", bound=type[Any])
 JsonObject = dict[str, object]
-MOST_SCANNED = 5_000
-"""Maximum number of items that one call looks at, so that a search of millions of items does not block the fake."""
 _SHOWN = 64 * 1024
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 @attrs.define
 class Control:
-    """The target of a call of the control API.
-
-    fake: the state that the call is for.
-    first: the first state of the same mock.
-    api_key: the key of the application that the call is for; None for the first application of ``fake``.
-    """
+    """The target of a call of the control API: the state that the call is for, and the first state of the same mock."""
 
     fake: FakeBasiq
     base_url: str
-    first: FakeBasiq = attrs.field(default=attrs.Factory(lambda self: self.fake, takes_self=True))
-    api_key: str | None = attrs.field(default=None, repr=False)
+    first: FakeBasiq
 
 
 @attrs.frozen
@@ -228,10 +221,16 @@ class Items(Generic[T]):
 
 
 @attrs.frozen
-class Page(Items[T]):
-    """A page of a list. ``next`` is the input of the call for the next page."""
+class Newest(Items[T]):
+    """The newest items of a list, and the number of all."""
 
     total: int
+
+
+@attrs.frozen
+class Page(Newest[T]):
+    """A page of a list. ``next`` is the input of the call for the next page."""
+
     next: str | None
 
 
@@ -246,33 +245,19 @@ def take(kind: Callable[..., T], *sources: object, **more: object) -> T:
     return kind(**{name: value(name) for name in inspect.signature(kind).parameters})
 
 
-def page_of(
-    items: Iterable[tuple[str, T]],
-    total: int,
+def has(search: str | None, texts: Iterable[str]) -> bool:
+    """Return whether one of the texts contains what is searched for."""
+    sought = (search or "").casefold()
+    return not sought or any(sought in text.casefold() for text in texts)
+
+
+def newest_of(
+    log: Sequence[T],
     limit: int,
     search: str | None,
     show: Callable[[T], S],
     texts: Callable[[T], Sequence[str]],
-    wanted: Callable[[T], bool] = lambda item: True,
-) -> Page[S]:
-    """Return a page of items, each of which has the ``next`` of a page that begins with it.
-
-    At most ``MOST_SCANNED`` items are looked at, so a page can be short or empty and still have a ``next``.
-    """
-    sought = (search or "").casefold()
-    shown: list[S] = []
-    for looked_at, (place, item) in enumerate(items):
-        if len(shown) == limit or looked_at == MOST_SCANNED:
-            return Page(tuple(shown), total, place)
-        if wanted(item) and (not sought or any(sought in text.casefold() for text in texts(item))):
-            shown.append(show(item))
-    return Page(tuple(shown), total, None)
-
-
-def read_next(text: str | None) -> float:
-    """Return the number that a ``next`` is; without one, infinity. Raises ``ControlError`` if it has another form."""
-    if text is None:
-        return math.inf
-    if not _NUMBER.fullmatch(text):
-        raise ControlError(400, "not-valid", "next must be the `next` of the page before")
-    return int(text)
+) -> Newest[S]:
+    """Return the newest items of a log that contain what is searched for."""
+    found = (show(each) for each in reversed(log) if has(search, texts(each)))
+    return Newest(tuple(islice(found, limit)), len(log))

@@ -195,7 +195,7 @@ class Next:
 
 
 def _count_attempts(fake: FakeBasiq) -> int:
-    return next((number for number, _ in fake._deliveries.attempts.numbered()), 0)
+    return fake._deliveries.attempts.added
 
 
 # --- events ---
@@ -219,7 +219,7 @@ class Emit:
 
     async def run(self, control: Control) -> Emitted:
         about: dict[str, Any] = {"user_id": self.user_id, "entity_id": self.entity_id, "data": self.data}
-        return await _show(control.fake.emit(self.event_type_id, **about, api_key=control.api_key), self.wait)
+        return await _show(control.fake.emit(self.event_type_id, **about), self.wait)
 
 
 @operation("POST", "/messages/{messageId}/redeliver")
@@ -259,7 +259,7 @@ class Fail:
         headers: Mapping[str, Any] = self.headers or {}
         if not all(isinstance(text, str) and text.isprintable() for each in headers.items() for text in each):
             raise invalid("headers must be printable texts")
-        control.fake.fail_next(**{**given(self), "headers": headers, "drop": self.drop or False})
+        control.fake.fail_next(**{**given(self), "headers": headers})
 
 
 @operation("POST", "/deliveries/fail")
@@ -272,7 +272,7 @@ class FailDeliveries:
     url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None
 
     async def run(self, control: Control) -> None:
-        control.fake.fail_deliveries(**{**given(self), "drop": self.drop or False})
+        control.fake.fail_deliveries(**given(self))
 
 
 @operation("POST", "/endpoint/down")
@@ -306,10 +306,10 @@ class ExpireTokens:
 
 @operation("POST", "/disable-account")
 class DisableAccount:
-    """Respond with 403 to every later request of the application whose API key the call has."""
+    """Respond with 403 to every later request with the API key of the state."""
 
     async def run(self, control: Control) -> None:
-        control.fake.disable_account(control.api_key)
+        control.fake.disable_account()
 
 
 # --- data ---
@@ -329,8 +329,7 @@ class AddWebhook:
     active: Annotated[bool, About("Whether it is active at once, as by default, or after its cool-off.")] = True
 
     async def run(self, control: Control) -> Added:
-        fake, key = control.fake, control.api_key
-        return Added(fake.add_webhook(self.url, self.subscribed_events, active=self.active, api_key=key))
+        return Added(control.fake.add_webhook(self.url, self.subscribed_events, active=self.active))
 
 
 @operation("POST", "/seed")
@@ -344,7 +343,7 @@ class Seed:
     failed: Annotated[float, About("The share of messages, from 0 to 1, whose only attempt failed.", 0, 1)] = 0
 
     async def run(self, control: Control) -> Added:
-        rest = {**given(self), "api_key": control.api_key}
+        rest = given(self)
         return Added(control.fake.seed_messages(rest.pop("messages"), **rest))
 
 

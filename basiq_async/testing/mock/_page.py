@@ -79,7 +79,7 @@ async def show_all(control: Control, query: Mapping[str, str]) -> Context:
         "more_messages": messages["next"] is not None and message_rows < MOST_ROWS,
         "message_rows": message_rows,
         "requests": requests["items"],
-        "more_requests": requests["next"] is not None and request_rows < MOST_ROWS,
+        "more_requests": len(requests["items"]) == request_rows < MOST_ROWS,
         "request_rows": request_rows,
         "violations": list(reversed(violations["items"])),
         "event_types": list(control.fake.event_types),
@@ -92,7 +92,7 @@ async def show_message(control: Control, message_id: str) -> Context:
     """Return the content for one message, with its deliveries."""
     message = await _call(control, "message", messageId=message_id)
     deliveries = await _call(control, "deliveries", messageId=message_id, limit=50)
-    by_attempt = {each["attempt"]: each for each in reversed(deliveries["items"])}
+    by_attempt = {each["number"]: each for each in reversed(deliveries["items"])}
     return {
         "message": message,
         "attempts": [{**each, "delivery": by_attempt.get(each["number"])} for each in message["attempts"]],

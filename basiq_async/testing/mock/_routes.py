@@ -60,9 +60,9 @@ def _find_state(control: Control, request: web.Request) -> Control:
         return control
     scheme, _, key = (header or "").partition(" ")
     for state in (control.first, *control.first.states.values()):
-        for each in state._store.applications:
-            if (scheme.lower() == "basic" and each == key) if named is None else fingerprint(each) == named:
-                return Control(state, control.base_url, control.first, each)
+        own = state.api_key
+        if (scheme.lower() == "basic" and own == key) if named is None else fingerprint(own) == named:
+            return Control(state, control.base_url, control.first)
     raise ControlError(
         403, "another-mock", f"this mock does not have that API key, so the call is for another mock: {_HOW}"
     )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable, Set
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from email.utils import format_datetime
 from functools import partial
@@ -21,7 +21,7 @@ from ..._work.limits import wait_for_event
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError
 from ...transports.base import Request
-from ..fake._clock import ManualClock, SystemClock
+from ..fake._clock import ManualClock
 from ..fake._deliveries import Deliveries, Outlet
 from ..fake._endpoints import Endpoint, over_http
 from ..fake._fake import FakeBasiq
@@ -33,7 +33,6 @@ from .state_file import keeping_state
 
 logger = logging.getLogger("basiq_async.testing")
 AT_ONCE = 32
-POLL = 1.0
 NO_PAGE = """The control API is described at /_fake/openapi.json.
 
 To see the page of the mock here, install its libraries: pip install '/path/to/the/clone[ui]'
@@ -70,7 +69,7 @@ async def serve(
     guard = attrs.evolve(Guard.make(host, allowed_hosts, control_token), health=f"{ROOT}/health")
     if deliver_to is not None and deliver_anywhere:
         raise ConfigurationError("pass deliver_to or deliver_anywhere, not both")
-    control = Control(fake, "")
+    control = Control(fake, "", fake)
 
     async def respond(request: web.Request) -> web.StreamResponse:
         return await _handle(fake, request, prefix)
@@ -123,7 +122,7 @@ async def _handle(fake: FakeBasiq, request: web.Request, prefix: str) -> web.Str
     headers = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
     url = f"{request.scheme}://{request.headers['Host']}{path}"
     began = time.perf_counter()
-    state = fake._find_state(headers.get("authorization", "")) or fake
+    state = fake._find_state(headers.get("authorization", ""))
     exchange = state._exchange(Request(request.method, url, headers, body), prefix=prefix)
     if exchange.delay:
         await asyncio.sleep(exchange.delay)
@@ -147,28 +146,14 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
     """
     news = asyncio.Event()
     outlet = Outlet(endpoint, base_url, news.set)
-    served: set[FakeBasiq] = set()
     wrong: list[ConfigurationError] = []
-
-    def follow_states() -> None:
-        states = {fake, *fake.states.values()}
-        for each in states - served:
-            each._deliveries.open(outlet)
-        for each in served - states:
-            each._deliveries.close(outlet)
-        served.clear()
-        served.update(states)
-
-    follow_states()
-    stop = fake._changes.watch(follow_states)
-    task = asyncio.create_task(_dispatch(served, outlet, news, wrong), name="basiq-async fake deliveries")
+    fake._deliveries.open(outlet)
+    task = asyncio.create_task(_dispatch(fake, outlet, news, wrong), name="basiq-async fake deliveries")
     try:
         yield
     finally:
-        stop()
         outlet.closed = True
-        for each in served:
-            each._deliveries.close(outlet)
+        fake._deliveries.close(outlet)
         task.cancel()
         cancelled = await wait_uncancelled(task)
         if not task.cancelled():
@@ -179,9 +164,7 @@ async def dispatching(fake: FakeBasiq, endpoint: Endpoint, base_url: str) -> Asy
         raise wrong[0]
 
 
-async def _dispatch(
-    served: Set[FakeBasiq], outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]
-) -> None:
+async def _dispatch(fake: FakeBasiq, outlet: Outlet, news: asyncio.Event, wrong: list[ConfigurationError]) -> None:
     async def attempt(deliveries: Deliveries, planned: PlannedAttempt) -> None:
         try:
             await deliveries.attempt(planned, outlet)
@@ -192,6 +175,7 @@ async def _dispatch(
     async with asyncio.TaskGroup() as group:
         while True:
             news.clear()
+            served = (fake, *fake.states.values())
             for deliveries in [each._deliveries for each in served]:
                 while _is_free(deliveries) and (planned := deliveries.timeline.take_due()) is not None:
                     task = group.create_task(attempt(deliveries, planned))
@@ -215,6 +199,4 @@ def _wait(fake: FakeBasiq) -> float | None:
     due, clock = fake.next_due, fake.clock
     if due is None or not _is_free(fake._deliveries) or isinstance(clock, ManualClock):
         return None
-    if isinstance(clock, SystemClock):
-        return max((due - clock()).total_seconds() / clock.speed, 0.0)
-    return POLL  # the caller's own clock may run at any speed
+    return max((due - clock()).total_seconds() / clock.speed, 0.0)

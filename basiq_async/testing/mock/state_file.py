@@ -65,9 +65,9 @@ def load_state(fake: FakeBasiq, path: str | os.PathLike[str]) -> bool:
 
 
 def load_api_key(path: str | os.PathLike[str]) -> str | None:
-    """Return the first API key in a state file; None without one. Raises ``ConfigurationError``."""
-    applications = (_read(path) or {}).get("applications")
-    return str(next(iter(applications))) if isinstance(applications, dict) and applications else None
+    """Return the API key in a state file; None without one. Raises ``ConfigurationError``."""
+    found = (_read(path) or {}).get("api_key")
+    return None if found is None else str(found)
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, object] | None:

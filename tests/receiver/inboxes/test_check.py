@@ -138,15 +138,6 @@ async def test_tables_of_the_former_layout_are_refused_and_left_as_they_are(crea
             await scalar(engine, f"SELECT count(*) FROM {table}_notes")
 
 
-async def test_a_store_of_a_later_version_is_refused(url: str) -> None:
-    table = new_table()
-    async with engine_of(url) as engine:
-        async with SQLInbox(engine, table=table):
-            await run(engine, f"UPDATE {table}_version SET version = 99")
-        with pytest.raises(InboxError, match=f"tables {table} were made by another version"):
-            await SQLInbox(engine, table=table).check()
-
-
 async def test_a_database_that_is_away_is_an_error_that_asks_for_its_url() -> None:
     for driver in ("asyncpg", "psycopg"):
         async with engine_of(f"postgresql+{driver}://nobody@127.0.0.1:{free_port()}/x") as engine:

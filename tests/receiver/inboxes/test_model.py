@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
@@ -19,8 +19,6 @@ from basiq_async.testing.conformance._inbox_workers import Workers  # private: t
 from tests.support.databases import ByTransaction, engine_of, new_table
 from tests.support.servers import PostgresServer, RedisServer
 
-Two = Callable[[], AbstractAsyncContextManager[tuple[Inbox, Inbox]]]
-
 
 def walks(calls: tuple[str, ...] = WALKED) -> st.SearchStrategy[list[str]]:
     numbers = (str(number) for number in range(KEYS))
@@ -30,64 +28,51 @@ def walks(calls: tuple[str, ...] = WALKED) -> st.SearchStrategy[list[str]]:
 
 QUICK = tuple(call for call in WALKED if not call.startswith("die"))
 """Without those that wait until a lease has run out."""
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def walk(two: Two, steps: list[str], *, leases: bool = True) -> None:
-    async def main() -> None:
-        async with two() as (inbox, other):
-            await Workers(inbox, other, leases=leases).follow("; ".join(steps))
-
-    asyncio.run(main())
-
-
-@given(walks(QUICK))
-@settings(relaxed, max_examples=200)
-def test_the_inbox_in_memory_does_what_the_model_does(steps: list[str]) -> None:
-    @asynccontextmanager
-    async def two() -> Iterator[tuple[Inbox, Inbox]]:
-        inbox = MemoryInbox()
-        yield inbox, inbox
-
-    walk(two, steps)
-
-
-@given(walks(QUICK))
-@settings(relaxed, max_examples=15)
-def test_two_inboxes_on_one_file_do_what_the_model_does(tmp_path: Path, steps: list[str]) -> None:
-    @asynccontextmanager
-    async def two() -> Iterator[tuple[Inbox, Inbox]]:
-        async with SQLiteInbox(tmp_path / "inbox.db") as one, SQLiteInbox(tmp_path / "inbox.db") as other:
+@asynccontextmanager
+async def two_on(kind: str, request: pytest.FixtureRequest, folder: Path) -> AsyncGenerator[tuple[Inbox, Inbox]]:
+    """Two inboxes on one storage, as two processes have."""
+    async with AsyncExitStack() as stack:
+        if kind == "memory":
+            inbox = MemoryInbox()
+            yield inbox, inbox
+        elif kind == "sqlite":
+            one, other = [await stack.enter_async_context(SQLiteInbox(folder / "inbox.db")) for _ in range(2)]
             yield one, other
-
-    walk(two, steps)
-
-
-@given(walks())
-@settings(relaxed, max_examples=10)
-def test_two_inboxes_in_one_redis_do_what_the_model_does(redis: RedisServer, steps: list[str]) -> None:
-    @asynccontextmanager
-    async def two() -> Iterator[tuple[Inbox, Inbox]]:
-        async with Redis.from_url(redis.url) as one, Redis.from_url(redis.url) as other:
-            yield RedisInbox(one), RedisInbox(other)
-
-    walk(two, steps)
+        elif kind == "redis":
+            server: RedisServer = request.getfixturevalue("redis")
+            clients = [await stack.enter_async_context(Redis.from_url(server.url)) for _ in range(2)]
+            yield RedisInbox(clients[0]), RedisInbox(clients[1])
+        else:
+            postgres: PostgresServer = request.getfixturevalue("postgres")
+            engine, table = await stack.enter_async_context(engine_of(postgres.url())), new_table()
+            make = ByTransaction if kind == "transactions" else SQLInbox
+            first, second = [await stack.enter_async_context(make(engine, table=table)) for _ in range(2)]
+            yield first, second
 
 
-@pytest.mark.parametrize("kind", [SQLInbox, ByTransaction], ids=["leases", "transactions"])
-@given(walks(tuple(call for call in QUICK if call != "drop")))
-@settings(relaxed, max_examples=5, phases=[Phase.explicit, Phase.generate])
-def test_two_inboxes_in_one_database_do_what_the_model_does(
-    kind: type[SQLInbox], postgres: PostgresServer, steps: list[str]
+# In memory, a walk costs nothing. On a database it is slow, so none is shrunk.
+@pytest.mark.parametrize(
+    ("kind", "examples"), [("memory", 200), ("sqlite", 15), ("redis", 10), ("leases", 5), ("transactions", 5)]
+)
+def test_two_inboxes_on_one_storage_do_what_the_model_does(
+    kind: str, examples: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    @asynccontextmanager
-    async def two() -> Iterator[tuple[Inbox, Inbox]]:
-        async with engine_of(postgres.url()) as engine:
-            table = new_table()
-            async with kind(engine, table=table) as one, kind(engine, table=table) as other:
-                yield one, other
+    calls = WALKED if kind == "redis" else QUICK
+    if kind in ("leases", "transactions"):
+        calls = tuple(call for call in calls if call != "drop")
 
-    walk(two, steps, leases=kind is SQLInbox)
+    @given(walks(calls))
+    @settings(deadline=None, max_examples=examples, phases=[Phase.explicit, Phase.generate])
+    def walk(steps: list[str]) -> None:
+        async def main() -> None:
+            async with two_on(kind, request, tmp_path) as (inbox, other):
+                await Workers(inbox, other, leases=kind != "transactions").follow("; ".join(steps))
+
+        asyncio.run(main())
+
+    walk()
 
 
 async def test_a_delivery_that_is_dropped_while_the_quarantine_is_listed_hides_no_other(redis: RedisServer) -> None:

@@ -80,14 +80,6 @@ async def test_a_delivery_that_somebody_changed_is_refused_kept_and_reported(
     assert await service.receiver.drop_quarantined([entry.delivery_id]) == 1
 
 
-async def test_a_delivery_that_nobody_touched_is_handled(client: Redis) -> None:
-    service = await set_aside(RedisInbox(client))
-    (outcome,) = await service.receiver.retry_quarantined()
-    assert outcome.result is Result.HANDLED
-    assert len(service.handled) == 1
-    assert list(await service.receiver.quarantined()) == []
-
-
 async def test_after_a_rotation_the_old_secret_is_needed_for_old_deliveries(client: Redis) -> None:
     await set_aside(RedisInbox(client), webhook_id="w1")
     for secrets, result in ((OTHER_SECRET, Result.REJECTED), ([OTHER_SECRET, SECRET], Result.HANDLED)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -24,53 +24,34 @@ from basiq_async.receiver import (
 )
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
-from tests.support.databases import engine_of, new_table
+from tests.support.databases import engine_of, new_table, url_of
 from tests.support.deliveries import quarantined_delivery
-from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers import RedisServer
 
 ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TWO = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
 HANDLED, DUPLICATE = {Result.HANDLED}, {Result.DUPLICATE}
 
-Make = Callable[[], Inbox]
 
-
-@pytest.fixture(params=["memory", "sqlite", "redis", "asyncpg", "psycopg", "aiosqlite"])
-async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Make]:
-    """Makes an inbox on one storage, as each service does."""
+@pytest.fixture(params=["memory", "sqlite", "redis", "asyncpg", "aiosqlite"])
+async def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Inbox]:
     kind: str = request.param
     async with AsyncExitStack() as stack:
         if kind == "memory":
-            inbox = MemoryInbox()  # one process, so one object
-            yield lambda: inbox
+            yield MemoryInbox()
         elif kind == "sqlite":
-            made: list[SQLiteInbox] = []
-
-            def open_file() -> Inbox:
-                made.append(SQLiteInbox(tmp_path / "inbox.db"))
-                return made[-1]
-
-            yield open_file
-            for each in made:
-                await each.aclose()
+            yield await stack.enter_async_context(SQLiteInbox(tmp_path / "inbox.db"))
         elif kind == "redis":
             server: RedisServer = request.getfixturevalue("redis")
             client = await stack.enter_async_context(Redis.from_url(server.url))
             await client.flushall()
-            yield lambda: RedisInbox(client)
+            yield RedisInbox(client)
         else:
-            url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
-            if kind != "aiosqlite":
-                postgres: PostgresServer = request.getfixturevalue("postgres")
-                url = postgres.url(kind)
-            table = new_table()
-            engine = await stack.enter_async_context(engine_of(url))
-            yield lambda: SQLInbox(engine, table=table)
+            engine = await stack.enter_async_context(engine_of(url_of(request, tmp_path)))
+            yield await stack.enter_async_context(SQLInbox(engine, table=new_table()))
 
 
-async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told_otherwise(make: Make) -> None:
-    inbox = make()
-    await inbox.check()
+async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told_otherwise(inbox: Inbox) -> None:
     wanted = [f"key-{number:03}" for number in range(102)]
     for key in wanted:
         assert await inbox.quarantine(key, "a", quarantined_delivery(key))
@@ -116,18 +97,18 @@ async def world() -> AsyncIterator[World]:
         yield made
 
 
-async def test_an_event_that_two_webhooks_get_is_handled_once_for_each(make: Make, world: World) -> None:
-    assert await world.receive(make(), world.one) == HANDLED
-    assert await world.receive(make(), world.two) == HANDLED, "the first webhook's entries hide the second one's events"
-    assert [await world.receive(make(), each) for each in (world.one, world.two)] == [DUPLICATE, DUPLICATE]
+async def test_an_event_that_two_webhooks_get_is_handled_once_for_each(inbox: Inbox, world: World) -> None:
+    assert await world.receive(inbox, world.one) == HANDLED
+    assert await world.receive(inbox, world.two) == HANDLED, "the first webhook's entries hide the second one's events"
+    assert [await world.receive(inbox, each) for each in (world.one, world.two)] == [DUPLICATE, DUPLICATE]
     assert sorted(world.got) == sorted([*set(world.got)] * 2)
 
 
-async def test_a_replay_and_the_receiver_of_a_webhook_know_what_the_other_handled(make: Make, world: World) -> None:
-    assert (await world.replay(make(), world.one).run()).handled == 3
-    assert await world.receive(make(), world.one) == DUPLICATE
-    assert await world.receive(make(), world.two) == HANDLED
-    assert (await world.replay(make(), world.two).run()).handled == 0
+async def test_a_replay_and_the_receiver_of_a_webhook_know_what_the_other_handled(inbox: Inbox, world: World) -> None:
+    assert (await world.replay(inbox, world.one).run()).handled == 3
+    assert await world.receive(inbox, world.one) == DUPLICATE
+    assert await world.receive(inbox, world.two) == HANDLED
+    assert (await world.replay(inbox, world.two).run()).handled == 0
 
 
 async def test_a_plan_looks_under_the_same_keys(world: World) -> None:

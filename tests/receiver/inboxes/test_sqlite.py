@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -28,17 +27,9 @@ CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 
 async def test_the_inbox_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
-    await check_inbox(partial(SQLiteInbox, tmp_path / "inbox.db"), shared=True, processes=True, seconds=PATIENCE)
-
-
-async def test_it_remembers_after_it_was_closed(tmp_path: Path) -> None:
-    async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        assert (await inbox.claim("k", "a", lease=60)).status is CLAIMED
-        assert await inbox.complete("k", "a")
-        assert repr(inbox) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
-    async with SQLiteInbox(str(tmp_path / "inbox.db")) as inbox:
-        assert await inbox.known(["k"])
-        assert (await inbox.claim("k", "b", lease=60)).status is DONE
+    make = partial(SQLiteInbox, tmp_path / "inbox.db")
+    await check_inbox(make, shared=True, processes=True, seconds=PATIENCE)
+    assert repr(make()) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
 
 
 async def pass_days(clock: ManualClock, inbox: SQLiteInbox, days: int) -> None:
@@ -351,101 +342,3 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(tmp
             ("l", "delivery", None),
         ]
         assert await inbox.drop_quarantined("k")
-
-
-KILLED = """
-    import asyncio, sys
-    from basiq_async.receiver import SQLiteInbox
-
-    async def main():
-        inbox = SQLiteInbox(sys.argv[1])
-
-        async def work(worker):
-            number = 0
-            while True:
-                key = f"{sys.argv[2]}-{worker}-{number}"
-                await inbox.claim(key, "a", lease=60)
-                await inbox.complete(key, "a")
-                print(key, flush=True)
-                number += 1
-
-        await asyncio.gather(*map(work, range(8)))
-
-    asyncio.run(main())
-"""
-
-
-def test_what_it_said_it_recorded_is_there_after_kill_9(tmp_path: Path) -> None:
-    path = tmp_path / "inbox.db"
-    said: set[str] = set()
-    for run in range(3):
-        with subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(KILLED), str(path), str(run)], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            for _ in range(30 + run * 17):
-                said.add(process.stdout.readline().strip())
-            os.kill(process.pid, signal.SIGKILL)
-            said.update(line.strip() for line in process.stdout if line.endswith("\n"))
-
-    async def look() -> list[str]:
-        async with SQLiteInbox(path) as inbox:
-            return [key for key in said if not await inbox.known([key])]
-
-    assert len(said) > 100
-    assert asyncio.run(look()) == []
-
-
-RACING = """
-    import asyncio, json, sys
-    from basiq_async.receiver import SQLiteInbox, WebhookReceiver, sign
-    from datetime import datetime, UTC
-
-    async def main(path, count, secret):
-        async with SQLiteInbox(path) as inbox:
-            receiver = WebhookReceiver(secret, webhook_id="w1", inbox=inbox)
-            handled = []
-
-            @receiver.on("*")
-            async def handle(delivery):
-                handled.append(delivery.event_id)
-
-            print("ready", flush=True)
-            sys.stdin.readline()
-            gate = asyncio.Semaphore(32)
-
-            async def deliver(number):
-                body = json.dumps({"eventTypeId": "user.created", "eventId": f"e-{number}"}).encode()
-                headers = sign(secret, f"m-{number}", datetime.now(UTC), body)
-                async with gate:
-                    # As Basiq does: what is not acknowledged is sent again.
-                    while not (await receiver.handle(headers, body)).acknowledged:
-                        await asyncio.sleep(0.005)
-
-            await asyncio.gather(*map(deliver, range(count)))
-            print(json.dumps(handled))
-
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
-"""
-
-
-def test_of_two_processes_with_the_same_deliveries_one_handles_each(tmp_path: Path) -> None:
-    import json
-
-    count = 400
-    command = [sys.executable, "-c", textwrap.dedent(RACING), str(tmp_path / "inbox.db"), str(count), SECRET]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        handled = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    assert sorted(handled[0] + handled[1]) == sorted(f"e-{number}" for number in range(count))

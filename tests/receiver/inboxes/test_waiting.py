@@ -106,7 +106,7 @@ async def test_a_released_transaction_ends_the_lease_too(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["asyncpg", "psycopg"], indirect=True)
 async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_waiting._ASK_TIMES", 2)
+    monkeypatch.setattr("basiq_async.receiver.inboxes._sql_rows._ASK_TIMES", 2)
     table = new_table()
     async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
         await inbox.claim_transaction("new", "a", lease=60)
@@ -341,18 +341,3 @@ async def test_what_redis_evicted_leaves_the_orders_and_the_counts(redis: RedisS
         assert await inbox.drop_quarantined("l")
         assert await inbox.waiting("w") == Waiting()
         assert not await client.exists("{evicting}:waiting", "{evicting}:quarantine")
-
-
-async def test_what_a_former_version_stored_is_refused(tmp_path: Path, redis: RedisServer) -> None:
-    path = tmp_path / "inbox.db"
-    async with SQLiteInbox(path) as inbox:
-        await inbox.check()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version=5")
-    with pytest.raises(InboxError, match="has format 5, and this release knows only format 6"):
-        async with SQLiteInbox(path):
-            pass
-    async with Redis.from_url(redis.url) as client:
-        await client.hset("{former}:meta", "layout", "4")
-        with pytest.raises(InboxError, match="another version of basiq-async"):
-            await RedisInbox(client, prefix="former").check()

@@ -1,619 +1,401 @@
-"""Inboxes that break one promise each, and what the suite finds."""
+"""Inboxes that break one promise each: a table of what each does in place of a call, and what the suite finds."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
-from collections.abc import Collection, Sequence
+import uuid
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
 
 from basiq_async import InboxError
-from basiq_async.receiver import MemoryInbox, QuarantinedDelivery
-from basiq_async.receiver.protocol import Claim, ClaimStatus, Waiting
+from basiq_async.receiver import MemoryInbox
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 
-CLAIMED, BUSY = ClaimStatus.CLAIMED, ClaimStatus.BUSY
+CLAIMED, BUSY, DONE = ClaimStatus.CLAIMED, ClaimStatus.BUSY, ClaimStatus.DONE
+Of = SimpleNamespace
+"""The arguments of a call, by their names."""
+Call = Callable[..., Awaitable[Any]]
+Change = Callable[[Any, Call, Of], Any]
+"""What an inbox does in place of a call: it gets the inbox, the call that is right, and its arguments."""
 
 
-class Broken(MemoryInbox):
-    """Each subclass breaks one promise."""
+def make_broken(name: str, clock: ManualClock) -> MemoryInbox:
+    """Make an inbox with the fault of this name."""
+    inbox = MemoryInbox(clock=clock, **OPTIONS.get(name, {}))
+    for call, change in FAULTS[name].items():
+        setattr(inbox, call, _changed(inbox, getattr(inbox, call), change))
+    return inbox
 
 
-class IsNeverReady(Broken):
-    async def check(self) -> None:
-        raise InboxError("away")
+def _changed(inbox: MemoryInbox, call: Call, change: Change) -> Callable[..., Any]:
+    signature = inspect.signature(call)
 
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return change(inbox, call, Of(**bound.arguments))
 
-class BusyIsNeverTold(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        claim = await super().claim(key, token, lease=lease)
-        return Claim(CLAIMED) if claim.status is BUSY else claim
+    return changed
 
 
-class NoRetryAfter(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return Claim((await super().claim(key, token, lease=lease)).status)
-
-
-class CutsKeys(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return await super().claim(key[:255], token, lease=lease)
-
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        return await super().complete(key[:255] if isinstance(key, str) else key, token)
-
-
-class IgnoresCase(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return await super().claim(key.lower(), token, lease=lease)
-
-
-class LocksItselfOut(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return await super().claim(key, token + str(id(object())) + str(len(self._claims)), lease=lease)
-
-
-class KeepsTheFirstLease(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        before = dict(self._claims)
-        claim = await super().claim(key, token, lease=lease)
-        self._claims.update({key: held for key, held in before.items() if held.token == token})
-        return claim
-
-
-class Forgets(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        for each in [key] if isinstance(key, str) else key:
-            await self.release(each, token)
-        return True
-
-
-class CompletesTwice(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        await super().complete(key, token)
-        return True
-
-
-class KnowsTheFirstOfMany(Broken):
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        return await super().known(keys[:500])
-
-
-class KnowsNotWhatAJobSetAside(Broken):
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        return {key for key in await super().known(keys) if self._is_done(key)}
-
-
-class NotesAreShort(Broken):
-    async def set_note(self, name: str, text: str) -> None:
-        await super().set_note(name, text[:65_535])
-
-
-class NotesStay(Broken):
-    async def set_note(self, name: str, text: str) -> None:
-        self._notes.setdefault(name, text)
-
-
-class CompletesAllOrNone(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        keys = [key] if isinstance(key, str) else key
-        if not all(self._may_record(each, token, even_if_acknowledged=True) for each in keys):
-            return False
-        return await super().complete(key, token)
-
-
-class CompletesOneAfterTheOther(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        if isinstance(key, str):
-            return await super().complete(key, token)
-        recorded = []
-        for each in set(key):
-            recorded.append(await super().complete(each, token))
-            await asyncio.sleep(0)
-        return all(recorded)
-
-
-class CompletesWhatOthersHold(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        if not isinstance(key, str):
-            for each in key:
-                self._claims.pop(each, None)
-        return await super().complete(key, token)
-
-
-class WhatAJobSetAsideIsDone(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return Claim(ClaimStatus.DONE) if key in self._quarantined else await super().claim(key, token, lease=lease)
-
-
-class AnAttemptTakesOutWhatAJobSetAside(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        claim = await super().claim(key, token, lease=lease)
-        if claim.status is CLAIMED:
-            self._quarantined.pop(key, None)
-        return claim
-
-
-class AFailedAttemptCountsTheJobsFailures(Broken):
-    async def fail(self, key: str, token: str) -> int:
-        delivery = self._quarantined.get(key)
-        return await super().fail(key, token) + (0 if delivery is None or delivery.acknowledged else delivery.failures)
-
-
-class RetriesDuringAnAttempt(Broken):
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        delivery = self._quarantined.get(key)
-        if delivery is not None and not delivery.acknowledged:
-            self._claims.pop(key, None)
-        return await super().claim_quarantined(key, token, lease=lease)
-
-
-class WhatAJobSetAsideStaysAsItIs(Broken):
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        before = self._quarantined.get(key)
-        if before is not None and not before.acknowledged:
-            return False
-        return await super().quarantine(key, token, delivery)
-
-
-class ALateWorkerLeavesTheQuarantine(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        delivery = self._quarantined.get(key) if isinstance(key, str) else None
-        recorded = await super().complete(key, token)
-        if delivery is not None and not delivery.acknowledged:
-            self._quarantined[delivery.key] = delivery
-        return recorded
-
-
-class SeesClaims(Broken):
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        return self._claims.keys() & set(keys) or await super().known(keys)
-
-
-class NeverReleases(Broken):
-    async def release(self, key: str, token: str) -> None:
-        return None
-
-
-class ReleasesAnybodys(Broken):
-    async def release(self, key: str, token: str) -> None:
-        self._claims.clear()
-
-
-class ReleaseUndoes(Broken):
-    async def release(self, key: str, token: str) -> None:
-        await super().release(key, token)
-        self._done.clear()
-
-
-class EndlessLease(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return await super().claim(key, token, lease=1e9)
-
-
-class CompletesForAnybody(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        self._claims.clear()
-        return await super().complete(key, token)
-
-
-class TooLateIsTooLate(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        held = any(held.token == token and held.ends > self._lease_clock() for held in self._claims.values())
-        return held and await super().complete(key, token)
-
-
-class NotAtomic(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        free = not self._claims
-        await asyncio.sleep(0)
-        if free:
-            self._claims.clear()
-        return await super().claim(key, token, lease=lease)
-
-
-class NeverCounts(Broken):
-    async def fail(self, key: str, token: str) -> int:
-        await self.release(key, token)
-        return 1
-
-
-class KeepsTheFailedClaim(Broken):
-    async def fail(self, key: str, token: str) -> int:
-        held = self._claims.get(key)
-        failures = await super().fail(key, token)
-        if held is not None:
-            self._claims[key] = held
-        return failures
-
-
-class ALateFailureFreesTheSuccessor(Broken):
-    async def fail(self, key: str, token: str) -> int:
-        failures = await super().fail(key, token)
-        self._claims.pop(key, None)
-        return failures
-
-
-class QuarantineIsForgotten(Broken):
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        return await self.complete(key, token)
-
-
-class QuarantineIsOpen(Broken):
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        recorded = await super().quarantine(key, token, delivery)
-        self._done.clear()
-        return recorded
-
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        quarantined, self._quarantined = self._quarantined, {}
-        claim = await super().claim(key, token, lease=lease)
-        self._quarantined = quarantined
-        return claim
-
-
-class AnybodyQuarantines(Broken):
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        self._quarantined[key] = delivery
-        return True
-
-
-class RetriesTwice(Broken):
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        self._claims.pop(key, None)
-        return await super().claim_quarantined(key, token, lease=lease)
-
-
-class ARetryRemovesTheDelivery(Broken):
-    async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
-        claim = await super().claim_quarantined(key, token, lease=lease)
-        if claim.status is CLAIMED:
-            del self._quarantined[key]
-        return claim
-
-
-class AFailedRetryLosesTheDelivery(Broken):
-    async def fail(self, key: str, token: str) -> int:
-        failures = await super().fail(key, token)
-        self._quarantined.pop(key, None)
-        return failures
-
-
-class ADroppedKeyIsFree(Broken):
-    async def drop_quarantined(self, key: str) -> bool:
-        dropped = await super().drop_quarantined(key)
-        self._done.clear()
-        return dropped
-
-
-class NeverDrops(Broken):
-    async def drop_quarantined(self, key: str) -> bool:
-        return False
-
-
-class PagesFromTheStart(Broken):
-    async def quarantined(self, *, after: Any = None, limit: int = 100) -> Any:
-        return [] if after is not None else await super().quarantined(limit=limit)
-
-
-class NoLimit(Broken):
-    async def quarantined(self, *, after: Any = None, limit: int = 100) -> Any:
-        return await super().quarantined(after=after, limit=1000)
-
-
-class BodiesAreText(Broken):
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        delivery = attrs.evolve(delivery, body=delivery.body.decode(errors="ignore").encode())
-        return await super().quarantine(key, token, delivery)
-
-
-class KnowsNothingOfTimeZones(Broken):
-    async def known_since(self) -> datetime:
-        return (await super().known_since()).replace(tzinfo=None)
-
-
-class ForgetsAfterADay(Broken):
-    def __init__(self, *, clock: ManualClock) -> None:
-        super().__init__(clock=clock, remember=timedelta(hours=24))
-
-
-class ForgetsTheOldestOfAFew(Broken):
-    def __init__(self, *, clock: ManualClock) -> None:
-        super().__init__(clock=clock, max_entries=50)
-
-
-class ForgetsWithTheLease(Broken):
-    """As ``SET key done KEEPTTL`` does in Redis."""
-
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        held = self._claims.get(key) if isinstance(key, str) else None
-        recorded = await super().complete(key, token)
-        if recorded and held is not None and isinstance(key, str):
-            self._done[key] += held.ends - self._lease_clock() - self._remember
-        return recorded
-
-
-class KnowsSinceItBeganThoughItForgets(Broken):
-    async def known_since(self) -> datetime:
-        return datetime.fromtimestamp(self._known_since, UTC)
-
-
-class KnowsSinceNow(Broken):
-    async def known_since(self) -> datetime:
-        return datetime.fromtimestamp(self._retention.read()[0], UTC)
-
-
-class KnowsSinceEver(Broken):
-    async def known_since(self) -> datetime:
-        return datetime.fromtimestamp(0, UTC)
-
-
-class KnewBeforeItBegan(Broken):
-    async def known_since(self) -> datetime:
-        return await super().known_since() - timedelta(days=365)
-
-
-class StoresTwice(Broken):
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        await super().store(delivery, webhook_id=webhook_id)
-        return True
-
-
-class LooksBeforeItStores(Broken):
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        if await self.known([delivery.key]):
-            return False
-        await asyncio.sleep(0)
-        self._waiting.pop(delivery.key, None)
-        return await super().store(delivery, webhook_id=webhook_id)
-
-
-class WhatWaitsIsHandled(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        return Claim(ClaimStatus.DONE) if key in self._waiting else await super().claim(key, token, lease=lease)
-
-
-class KnowsNotWhatWaits(Broken):
-    async def known(self, keys: Sequence[str]) -> Collection[str]:
-        return set(await super().known(keys)) - self._waiting.keys()
-
-
-class StoresWhatWasHandled(Broken):
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        self._done.pop(delivery.key, None)
-        return await super().store(delivery, webhook_id=webhook_id)
-
-
-class DoesNotStoreWhatAJobSetAside(Broken):
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        return delivery.key not in self._quarantined and await super().store(delivery, webhook_id=webhook_id)
-
-
-class DoesNotStoreWhatIsClaimed(Broken):
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        return delivery.key not in self._claims and await super().store(delivery, webhook_id=webhook_id)
-
-
-class StoringEndsTheClaim(Broken):
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        self._claims.pop(delivery.key, None)
-        return await super().store(delivery, webhook_id=webhook_id)
-
-
-class StoresForLater(Broken):
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        stored = await super().store(delivery, webhook_id=webhook_id)
-        self._waiting[delivery.key].due += 1 if stored else 0
-        return stored
-
-
-class TheNewestIsDueFirst(Broken):
-    async def claim_due(self, webhook_id: str | None, token: str, *, limit: int, lease: float) -> Any:
-        return (await super().claim_due(webhook_id, token, limit=limit, lease=lease))[::-1]
-
-
-class ClaimsAllThatIsDue(Broken):
-    async def claim_due(self, webhook_id: str | None, token: str, *, limit: int, lease: float) -> Any:
-        return await super().claim_due(webhook_id, token, limit=1000, lease=lease)
-
-
-class ClaimsForAnyWebhook(Broken):
-    async def claim_due(self, webhook_id: str | None, token: str, *, limit: int, lease: float) -> Any:
-        for wait in self._waiting.values():
-            wait.webhook_id = webhook_id
-        return await super().claim_due(webhook_id, token, limit=limit, lease=lease)
-
-
-class DueForTwo(Broken):
-    async def claim_due(self, webhook_id: str | None, token: str, *, limit: int, lease: float) -> Any:
-        self._claims.clear()
-        return await super().claim_due(webhook_id, token, limit=limit, lease=lease)
-
-
-class ClaimsNothingThatIsDue(Broken):
-    """It reads what is due, and does not claim it."""
-
-    async def claim_due(self, webhook_id: str | None, token: str, *, limit: int, lease: float) -> Any:
-        before = dict(self._claims)
-        found = await super().claim_due(webhook_id, token, limit=limit, lease=lease)
-        self._claims = before
-        return found
-
-
-class TheClaimOfWhatIsDueNeverEnds(Broken):
-    async def claim_due(self, webhook_id: str | None, token: str, *, limit: int, lease: float) -> Any:
-        return await super().claim_due(webhook_id, token, limit=limit, lease=1e9)
-
-
-class ADeadClaimTakesTheDeliveryAway(Broken):
-    async def claim_due(self, webhook_id: str | None, token: str, *, limit: int, lease: float) -> Any:
-        found = await super().claim_due(webhook_id, token, limit=limit, lease=lease)
-        for entry in found:
-            del self._waiting[entry.key]
-        return found
-
-
-class PutsOffForNoTime(Broken):
-    async def put_off(self, key: str, token: str, *, seconds: float, delivery: Any = None) -> bool:
-        return await super().put_off(key, token, seconds=0, delivery=delivery)
-
-
-class PutsOffForEver(Broken):
-    async def put_off(self, key: str, token: str, *, seconds: float, delivery: Any = None) -> bool:
-        return await super().put_off(key, token, seconds=seconds + 1e6, delivery=delivery)
-
-
-class PutsOffWithoutTheFailure(Broken):
-    async def put_off(self, key: str, token: str, *, seconds: float, delivery: Any = None) -> bool:
-        return await super().put_off(key, token, seconds=seconds)
-
-
-class PutsOffAndKeepsTheClaim(Broken):
-    async def put_off(self, key: str, token: str, *, seconds: float, delivery: Any = None) -> bool:
-        held = self._claims.get(key)
-        done = await super().put_off(key, token, seconds=seconds, delivery=delivery)
-        if held is not None:
-            self._claims[key] = held
-        return done
-
-
-class AnybodyPutsOff(Broken):
-    async def put_off(self, key: str, token: str, *, seconds: float, delivery: Any = None) -> bool:
-        held = self._claims.get(key)
-        return await super().put_off(key, token if held is None else held.token, seconds=seconds, delivery=delivery)
-
-
-class PuttingOffEndsAnyClaim(Broken):
-    async def put_off(self, key: str, token: str, *, seconds: float, delivery: Any = None) -> bool:
-        done = await super().put_off(key, token, seconds=seconds, delivery=delivery)
-        await self.release(key, token)
-        return done
-
-
-class HandledButWaits(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        waiting = dict(self._waiting)
-        done = await super().complete(key, token)
-        if isinstance(key, str):
-            self._waiting = waiting
-        return done
-
-
-class HandledWithOthersButWaits(Broken):
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
-        waiting = dict(self._waiting)
-        done = await super().complete(key, token)
-        if not isinstance(key, str):
-            self._waiting = waiting
-        return done
-
-
-class SetAsideButWaits(Broken):
-    async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
-        waiting = dict(self._waiting)
-        done = await super().quarantine(key, token, delivery)
-        self._waiting = waiting
-        return done
-
-
-class DropsWhatWaits(Broken):
-    async def drop_quarantined(self, key: str) -> bool:
-        return self._waiting.pop(key, None) is not None or await super().drop_quarantined(key)
-
-
-class TheQuarantineHasWhatWaits(Broken):
-    async def quarantined(self, *, after: Any = None, limit: int = 100) -> Any:
-        found = await super().quarantined(after=after, limit=limit)
-        return found if after is not None else [*found, *(wait.delivery for wait in self._waiting.values())]
-
-
-class AFailureEndsTheWait(Broken):
-    async def fail(self, key: str, token: str) -> int:
-        self._waiting.pop(key, None)
-        return await super().fail(key, token)
-
-
-class AReleaseEndsTheWait(Broken):
-    async def release(self, key: str, token: str) -> None:
-        self._waiting.pop(key, None)
-        await super().release(key, token)
-
-
-class AllIsFresh(Broken):
-    async def waiting(self, webhook_id: str | None) -> Waiting:
-        found = await super().waiting(webhook_id)
-        return attrs.evolve(found, fresh=found.count)
-
-
-class CountsAllWebhooks(Broken):
-    async def waiting(self, webhook_id: str | None) -> Waiting:
-        return attrs.evolve(await super().waiting(webhook_id), count=len(self._waiting))
-
-
-class TheSizeStays(Broken):
-    size = 0
-
-    async def waiting(self, webhook_id: str | None) -> Waiting:
-        found = await super().waiting(webhook_id)
-        self.size = max(self.size, found.size)
-        return attrs.evolve(found, size=self.size)
-
-
-class TheAgeIsOfTheNewest(Broken):
-    async def waiting(self, webhook_id: str | None) -> Waiting:
-        found = await super().waiting(webhook_id)
-        return attrs.evolve(found, age=None if found.age is None else 0.0)
-
-
-class ListsFromTheStart(Broken):
-    async def list_waiting(self, *, after: Any = None, limit: int = 100) -> Any:
-        return [] if after is not None else await super().list_waiting(limit=limit)
-
-
-class ListsInTheOrderOfKeys(Broken):
-    async def list_waiting(self, *, after: Any = None, limit: int = 100) -> Any:
-        found = await super().list_waiting(after=after, limit=limit)
-        return sorted(found, key=lambda entry: entry.key)
-
-
-class LosesTheSeal(Broken):
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        return await super().store(attrs.evolve(delivery, seal=None), webhook_id=webhook_id)
-
-
-class ForgetsWhatWaitsForLong(Broken):
-    def _record(self, key: str) -> None:
-        super()._record(key)
-        now, _ = self._retention.read()
-        self._waiting = {key: wait for key, wait in self._waiting.items() if wait.stored + self._remember > now}
-
-
-class PutsOffWhatDoesNotWait(Broken):
-    async def put_off(self, key: str, token: str, *, seconds: float, delivery: Any = None) -> bool:
-        await super().put_off(key, token, seconds=seconds, delivery=delivery)
-        return True
-
-
-class Hangs(Broken):
-    async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-        raise TimeoutError
-
-
-def check(broken: type[Broken], *, leases: bool = True) -> dict[str, str]:
+def check(name: str, *, leases: bool = True) -> dict[str, str]:
     """What the suite finds, on the inbox's own clock, which waits for nothing."""
-    return _check(broken, leases, os.getpid())
+    return _check(name, leases, os.getpid())
 
 
 @cache
-def _check(broken: type[Broken], leases: bool, process: int) -> dict[str, str]:
+def _check(name: str, leases: bool, process: int) -> dict[str, str]:
     """Once in a process: a fork may have another suite."""
     clock = ManualClock()
     try:
-        asyncio.run(check_inbox(lambda: broken(clock=clock), clock=clock, leases=leases))
+        asyncio.run(check_inbox(lambda: make_broken(name, clock), clock=clock, leases=leases))
     except BrokenPromisesError as error:
         return error.broken
     return {}
+
+
+# --- ways to change a call ---
+
+
+def before(do: Callable[[Any, Of], object]) -> Change:
+    """Do something before the call."""
+
+    async def change(inbox: Any, call: Call, of: Of) -> Any:
+        do(inbox, of)
+        return await call(**vars(of))
+
+    return change
+
+
+def after(do: Callable[[Any, Of, Any], Any]) -> Change:
+    """Return another result."""
+
+    async def change(inbox: Any, call: Call, of: Of) -> Any:
+        return do(inbox, of, await call(**vars(of)))
+
+    return change
+
+
+def then(do: Callable[[Any, Of, Any], object]) -> Change:
+    """Do something after the call."""
+
+    async def change(inbox: Any, call: Call, of: Of) -> Any:
+        result = await call(**vars(of))
+        do(inbox, of, result)
+        return result
+
+    return change
+
+
+def given(**edits: Callable[[Any, Of], Any]) -> Change:
+    """Make the call with other arguments."""
+
+    async def change(inbox: Any, call: Call, of: Of) -> Any:
+        return await call(**{**vars(of), **{name: edit(inbox, of) for name, edit in edits.items()}})
+
+    return change
+
+
+def answer(result: object, when: Callable[[Any, Of], bool] = lambda inbox, of: True) -> Change:
+    """Return a result without the call."""
+
+    async def change(inbox: Any, call: Call, of: Of) -> Any:
+        return result if when(inbox, of) else await call(**vars(of))
+
+    return change
+
+
+def keep(name: str, when: Callable[[Any, Of], bool] = lambda inbox, of: True) -> Change:
+    """Leave a record as it was before the call."""
+
+    async def change(inbox: Any, call: Call, of: Of) -> Any:
+        kept = dict(getattr(inbox, name)) if when(inbox, of) else None
+        result = await call(**vars(of))
+        if kept is not None:
+            setattr(inbox, name, kept)
+        return result
+
+    return change
+
+
+# --- faults that no way above makes ---
+
+
+def raising(error: Exception) -> Change:
+    async def change(inbox: Any, call: Call, of: Of) -> Any:
+        raise error
+
+    return change
+
+
+async def forget(inbox: Any, call: Call, of: Of) -> bool:
+    for each in [of.key] if isinstance(of.key, str) else of.key:
+        await inbox.release(each, of.token)
+    return True
+
+
+async def complete_one_after_the_other(inbox: Any, call: Call, of: Of) -> bool:
+    if isinstance(of.key, str):
+        return await call(of.key, of.token)
+    recorded = []
+    for each in set(of.key):
+        recorded.append(await call(each, of.token))
+        await asyncio.sleep(0)
+    return all(recorded)
+
+
+async def claim_after_a_look(inbox: Any, call: Call, of: Of) -> Claim:
+    free = not inbox._claims
+    await asyncio.sleep(0)
+    if free:
+        inbox._claims.clear()
+    return await call(**vars(of))
+
+
+async def claim_without_the_quarantine(inbox: Any, call: Call, of: Of) -> Claim:
+    quarantined, inbox._quarantined = inbox._quarantined, {}
+    claim = await call(**vars(of))
+    inbox._quarantined = quarantined
+    return claim
+
+
+async def remember_for_the_lease(inbox: Any, call: Call, of: Of) -> bool:
+    """As ``SET key done KEEPTTL`` does in Redis."""
+    held = inbox._claims.get(of.key) if isinstance(of.key, str) else None
+    recorded = await call(**vars(of))
+    if recorded and held is not None:
+        inbox._done[of.key] += held.ends - inbox._lease_clock() - inbox._remember
+    return recorded
+
+
+async def store_after_a_look(inbox: Any, call: Call, of: Of) -> bool:
+    if await inbox.known([of.delivery.key]):
+        return False
+    await asyncio.sleep(0)
+    inbox._waiting.pop(of.delivery.key, None)
+    return await call(**vars(of))
+
+
+def record_and_forget_what_waits(inbox: Any, call: Call, of: Of) -> None:
+    call(**vars(of))
+    now, _ = inbox._retention.read()
+    inbox._waiting = {key: wait for key, wait in inbox._waiting.items() if wait.stored + inbox._remember > now}
+
+
+async def quarantine_as_handled(inbox: Any, call: Call, of: Of) -> bool:
+    return await inbox.complete(of.key, of.token)
+
+
+def is_one(inbox: Any, of: Of) -> bool:
+    return isinstance(of.key, str)
+
+
+def is_set_aside(inbox: Any, of: Of) -> bool:
+    entry = inbox._quarantined.get(of.key) if isinstance(of.key, str) else None
+    return entry is not None and not entry.acknowledged
+
+
+def is_held(inbox: Any, of: Of) -> bool:
+    return of.key in inbox._claims
+
+
+def is_own(inbox: Any, of: Of) -> bool:
+    return is_held(inbox, of) and inbox._claims[of.key].token == of.token
+
+
+def is_too_late(inbox: Any, of: Of) -> bool:
+    return not any(held.token == of.token and held.ends > inbox._lease_clock() for held in inbox._claims.values())
+
+
+def may_not_record_all(inbox: Any, of: Of) -> bool:
+    keys = [of.key] if isinstance(of.key, str) else of.key
+    return not all(inbox._may_record(each, of.token, even_if_acknowledged=True) for each in keys)
+
+
+def free_all(inbox: Any, of: Of) -> None:
+    inbox._claims.clear()
+
+
+def free(inbox: Any, of: Of, result: object = None) -> None:
+    for each in [of.key] if isinstance(of.key, str) else of.key:
+        inbox._claims.pop(each, None)
+
+
+def stop_waiting(inbox: Any, of: Of) -> None:
+    inbox._waiting.pop(of.key, None)
+
+
+def delay(wait: Any) -> None:
+    wait.due += 1
+
+
+def adopt(inbox: Any, of: Of) -> None:
+    for wait in inbox._waiting.values():
+        wait.webhook_id = of.webhook_id
+
+
+def keep_the_size(inbox: Any, of: Of, found: Any) -> Any:
+    inbox.size = max(getattr(inbox, "size", 0), found.size)
+    return attrs.evolve(found, size=inbox.size)
+
+
+# --- the table ---
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "forgets after a day": {"remember": timedelta(hours=24)},
+    "forgets the oldest of a few": {"max_entries": 50},
+}
+FAULTS: dict[str, dict[str, Change]] = {
+    "nothing": {},
+    "hangs": {"claim": raising(TimeoutError())},
+    "is never ready": {"check": raising(InboxError("away"))},
+    # claim
+    "busy is never told": {"claim": after(lambda _, of, claim: Claim(CLAIMED) if claim.status is BUSY else claim)},
+    "no retry_after": {"claim": after(lambda _, of, claim: Claim(claim.status))},
+    "ignores case": {"claim": given(key=lambda _, of: of.key.lower())},
+    "locks itself out": {"claim": given(token=lambda _, of: of.token + uuid.uuid4().hex)},
+    "keeps the first lease": {"claim": keep("_claims", is_own)},
+    "endless lease": {"claim": given(lease=lambda _, of: 1e9)},
+    "not atomic": {"claim": claim_after_a_look},
+    "what a job set aside is done": {"claim": answer(Claim(DONE), lambda inbox, of: of.key in inbox._quarantined)},
+    "an attempt takes out what a job set aside": {
+        "claim": then(lambda inbox, of, claim: claim.status is CLAIMED and inbox._quarantined.pop(of.key, None)),
+    },
+    "cuts keys": {
+        "claim": given(key=lambda _, of: of.key[:255]),
+        "complete": given(key=lambda _, of: of.key[:255] if isinstance(of.key, str) else of.key),
+    },
+    # complete
+    "forgets": {"complete": forget},
+    "forgets with the lease": {"complete": remember_for_the_lease},
+    "completes twice": {"complete": after(lambda *_: True)},
+    "completes all or none": {"complete": answer(False, may_not_record_all)},
+    "completes one after the other": {"complete": complete_one_after_the_other},
+    "completes what others hold": {"complete": before(lambda inbox, of: is_one(inbox, of) or free(inbox, of))},
+    "completes for anybody": {"complete": before(free_all)},
+    "too late is too late": {"complete": answer(False, is_too_late)},
+    "a late worker leaves the quarantine": {"complete": keep("_quarantined", is_set_aside)},
+    "handled but waits": {"complete": keep("_waiting", is_one)},
+    "handled with others but waits": {"complete": keep("_waiting", lambda inbox, of: not is_one(inbox, of))},
+    # known, notes
+    "knows the first of many": {"known": given(keys=lambda _, of: of.keys[:500])},
+    "sees claims": {"known": after(lambda inbox, of, found: inbox._claims.keys() & set(of.keys) or found)},
+    "knows not what a job set aside": {
+        "known": after(lambda inbox, of, found: {key for key in found if inbox._is_done(key)}),
+    },
+    "knows not what waits": {"known": after(lambda inbox, of, found: set(found) - inbox._waiting.keys())},
+    "knows nothing of time zones": {"known_since": after(lambda inbox, of, since: since.replace(tzinfo=None))},
+    "knows since it began though it forgets": {
+        "known_since": after(lambda inbox, *_: datetime.fromtimestamp(inbox._known_since, UTC)),
+    },
+    "knows since now": {
+        "known_since": after(lambda inbox, *_: datetime.fromtimestamp(inbox._retention.read()[0], UTC)),
+    },
+    "knows since ever": {"known_since": after(lambda *_: datetime.fromtimestamp(0, UTC))},
+    "knew before it began": {"known_since": after(lambda inbox, of, since: since - timedelta(days=365))},
+    "notes are short": {"set_note": given(text=lambda _, of: of.text[:65_535])},
+    "notes stay": {"set_note": given(text=lambda inbox, of: inbox._notes.get(of.name, of.text))},
+    "forgets after a day": {},
+    "forgets the oldest of a few": {},
+    # release, fail
+    "never releases": {"release": answer(None)},
+    "releases anybody's": {"release": before(free_all)},
+    "release undoes": {"release": then(lambda inbox, *_: inbox._done.clear())},
+    "a release ends the wait": {"release": before(stop_waiting)},
+    "never counts": {"fail": after(lambda *_: 1)},
+    "keeps the failed claim": {"fail": keep("_claims", is_held)},
+    "a late failure frees the successor": {"fail": then(free)},
+    "a failed attempt counts the job's failures": {
+        "fail": after(lambda inbox, of, n: n + inbox._quarantined[of.key].failures if is_set_aside(inbox, of) else n),
+    },
+    "a failed retry loses the delivery": {"fail": then(lambda inbox, of, _: inbox._quarantined.pop(of.key, None))},
+    "a failure ends the wait": {"fail": before(stop_waiting)},
+    # the quarantine
+    "quarantine is forgotten": {"quarantine": quarantine_as_handled},
+    "quarantine is open": {
+        "quarantine": then(lambda inbox, *_: inbox._done.clear()),
+        "claim": claim_without_the_quarantine,
+    },
+    "anybody quarantines": {
+        "quarantine": answer(True, lambda inbox, of: inbox._quarantined.update({of.key: of.delivery}) is None),
+    },
+    "what a job set aside stays as it is": {"quarantine": answer(False, is_set_aside)},
+    "bodies are text": {
+        "quarantine": given(
+            delivery=lambda _, of: attrs.evolve(of.delivery, body=of.delivery.body.decode(errors="ignore").encode())
+        ),
+    },
+    "set aside but waits": {"quarantine": keep("_waiting")},
+    "retries twice": {"claim_quarantined": before(free)},
+    "retries during an attempt": {
+        "claim_quarantined": before(lambda inbox, of: is_set_aside(inbox, of) and free(inbox, of)),
+    },
+    "a retry removes the delivery": {
+        "claim_quarantined": then(lambda inbox, of, claim: claim.status is CLAIMED and inbox._quarantined.pop(of.key)),
+    },
+    "a dropped key is free": {"drop_quarantined": then(lambda inbox, *_: inbox._done.clear())},
+    "never drops": {"drop_quarantined": answer(False)},
+    "drops what waits": {
+        "drop_quarantined": answer(True, lambda inbox, of: inbox._waiting.pop(of.key, None) is not None),
+    },
+    "pages from the start": {"quarantined": answer([], lambda _, of: of.after is not None)},
+    "no limit": {"quarantined": given(limit=lambda _, of: 1000)},
+    "the quarantine has what waits": {
+        "quarantined": after(
+            lambda inbox, of, found: [*found, *(wait.delivery for wait in inbox._waiting.values() if not of.after)]
+        ),
+    },
+    # what waits
+    "stores twice": {"store": after(lambda *_: True)},
+    "looks before it stores": {"store": store_after_a_look},
+    "stores what was handled": {"store": before(lambda inbox, of: inbox._done.pop(of.delivery.key, None))},
+    "does not store what a job set aside": {
+        "store": answer(False, lambda inbox, of: of.delivery.key in inbox._quarantined),
+    },
+    "does not store what is claimed": {"store": answer(False, lambda inbox, of: of.delivery.key in inbox._claims)},
+    "storing ends the claim": {"store": before(lambda inbox, of: inbox._claims.pop(of.delivery.key, None))},
+    "stores for later": {
+        "store": then(lambda inbox, of, stored: stored and delay(inbox._waiting[of.delivery.key])),
+    },
+    "loses the seal": {"store": given(delivery=lambda _, of: attrs.evolve(of.delivery, seal=None))},
+    "what waits is handled": {"claim": answer(Claim(DONE), lambda inbox, of: of.key in inbox._waiting)},
+    "the newest is due first": {"claim_due": after(lambda inbox, of, found: found[::-1])},
+    "claims all that is due": {"claim_due": given(limit=lambda _, of: 1000)},
+    "claims for any webhook": {"claim_due": before(adopt)},
+    "due for two": {"claim_due": before(free_all)},
+    "claims nothing that is due": {"claim_due": keep("_claims")},
+    "the claim of what is due never ends": {"claim_due": given(lease=lambda _, of: 1e9)},
+    "a dead claim takes the delivery away": {
+        "claim_due": then(lambda inbox, of, found: [inbox._waiting.pop(each.key) for each in found]),
+    },
+    "puts off for no time": {"put_off": given(seconds=lambda _, of: 0)},
+    "puts off for ever": {"put_off": given(seconds=lambda _, of: of.seconds + 1e6)},
+    "puts off without the failure": {"put_off": given(delivery=lambda _, of: None)},
+    "puts off and keeps the claim": {"put_off": keep("_claims", is_held)},
+    "puts off what does not wait": {"put_off": after(lambda *_: True)},
+    "anybody puts off": {
+        "put_off": given(token=lambda inbox, of: inbox._claims[of.key].token if is_held(inbox, of) else of.token),
+    },
+    "putting off ends any claim": {"put_off": then(lambda inbox, of, _: is_own(inbox, of) and free(inbox, of))},
+    "all is fresh": {"waiting": after(lambda inbox, of, found: attrs.evolve(found, fresh=found.count))},
+    "counts all webhooks": {
+        "waiting": after(lambda inbox, of, found: attrs.evolve(found, count=len(inbox._waiting))),
+    },
+    "the size stays": {"waiting": after(keep_the_size)},
+    "the age is of the newest": {
+        "waiting": after(lambda _, of, found: attrs.evolve(found, age=None if found.age is None else 0.0)),
+    },
+    "lists from the start": {"list_waiting": answer([], lambda _, of: of.after is not None)},
+    "lists in the order of keys": {
+        "list_waiting": after(lambda inbox, of, found: sorted(found, key=lambda entry: entry.key)),
+    },
+    "forgets what waits for long": {"_record": record_and_forget_what_waits},
+}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -19,7 +22,8 @@ from basiq_async import (
     TransportError,
 )
 from basiq_async.testing import BrokenPromisesError, FakeBasiq, check_transport
-from basiq_async.testing.conformance._runner import keep  # private: promises that no suite of ours has
+from basiq_async.testing.conformance import _transport  # private: all promises of each broken one take a minute
+from basiq_async.testing.conformance._runner import keep, promises_of  # private: promises that no suite of ours has
 from tests.support.environment import EXAMPLES
 
 EXAMPLE = EXAMPLES / "httpx_transport.py"
@@ -47,302 +51,242 @@ async def test_a_transport_can_be_made_by_a_coroutine() -> None:
     await check_transport(make)
 
 
-class Wrapped:
-    """A good transport, to be broken in one way by what is made of it."""
+class Broken:
+    """A good transport, and what it does in place of ``send``. It gets what is right, and the request."""
 
-    def __init__(self, inner: Any = None) -> None:
+    def __init__(self, do: Callable[..., Awaitable[Any]], inner: Any = None) -> None:
         self.inner = inner or AiohttpTransport()
+        self.do = do
+        self.seen: list[Any] = []
 
-    async def send(self, request: Request, /) -> Response:
-        return await self.inner.send(request)
+    async def send(self, request: Request, /) -> Any:
+        return await self.do(self, request)
 
     async def aclose(self) -> None:
         await self.inner.aclose()
 
 
-class RaisesForStatus(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        response = await super().send(request)
-        if response.status >= 400:
-            raise ConnectionFailedError("an error status")
-        return response
+Do = Callable[[Broken, Request], Awaitable[Any]]
 
 
-class ChangesStatus(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        response = await super().send(request)
-        return attrs.evolve(response, status=200) if response.status == 201 else response
+def sends(edit: Callable[[Request], Request]) -> Do:
+    """Send another request."""
+
+    async def do(broken: Broken, request: Request) -> Response:
+        return await broken.inner.send(edit(request))
+
+    return do
 
 
-class FollowsRedirects(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        response = await super().send(request)
-        if response.status in (301, 302, 303, 307, 308) and "location" in response.headers:
-            return await super().send(Request("GET", response.headers["location"]))
-        return response
+def returns(edit: Callable[[Response], Any]) -> Do:
+    """Return another response."""
+
+    async def do(broken: Broken, request: Request) -> Any:
+        return edit(await broken.inner.send(request))
+
+    return do
 
 
-class DecodesUrls(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        return await super().send(attrs.evolve(request, url=request.url.replace("%27", "'")))
+def instead_of(kind: type[BaseException], answer: Callable[[Any], Response | BaseException]) -> Do:
+    """Return or raise something in place of an error."""
 
-
-class SwapsMethods(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        return await super().send(
-            attrs.evolve(request, method="POST" if request.method == "DELETE" else request.method)
-        )
-
-
-class DropsHeaders(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        return await super().send(attrs.evolve(request, headers={}))
-
-
-class DecodesBodies(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        response = await super().send(request)
-        return attrs.evolve(response, body=response.body.decode(errors="replace").encode())
-
-
-class SendsTextBodies(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        body = None if request.body is None else request.body.decode(errors="replace").encode()
-        return await super().send(attrs.evolve(request, body=body))
-
-
-class KeepsCookies(Wrapped):
-    cookie = ""
-
-    async def send(self, request: Request, /) -> Response:
-        headers = {**request.headers, **({"cookie": self.cookie} if self.cookie else {})}
-        response = await super().send(attrs.evolve(request, headers=headers))
-        self.cookie = response.headers.get("set-cookie", self.cookie)
-        return response
-
-
-class MixesResponsesUp(Wrapped):
-    """Returns the latest response to every caller that waits."""
-
-    latest: Response | None = None
-
-    async def send(self, request: Request, /) -> Response:
-        self.latest = await super().send(request)
-        await asyncio.sleep(0.005)
-        return self.latest
-
-
-class LetsForeignErrorsOut(Wrapped):
-    async def send(self, request: Request, /) -> Response:
+    async def do(broken: Broken, request: Request) -> Response:
         try:
-            return await super().send(request)
-        except TransportError as error:
-            raise OSError("a foreign error") from error
+            return await broken.inner.send(request)
+        except kind as error:
+            found = answer(error)
+            if isinstance(found, BaseException):
+                raise found from None
+            return found
+
+    return do
 
 
-class SaysNothingWasSent(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        try:
-            return await super().send(request)
-        except ConnectionFailedError as error:
-            error.sent = False
-            raise
+def raise_for_status(response: Response) -> Response:
+    if response.status >= 400:
+        raise ConnectionFailedError("an error status")
+    return response
 
 
-class SaysAllWasSent(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        try:
-            return await super().send(request)
-        except ConnectionFailedError as error:
-            error.sent = True
-            raise
+async def follow_redirects(broken: Broken, request: Request) -> Response:
+    response = await broken.inner.send(request)
+    if response.status in (301, 302, 303, 307, 308) and "location" in response.headers:
+        return await broken.inner.send(Request("GET", response.headers["location"]))
+    return response
 
 
-class AnswersWhatWasDropped(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        try:
-            return await super().send(request)
-        except TransportError:
-            return Response(503)
+async def keep_cookies(broken: Broken, request: Request) -> Response:
+    headers = {**request.headers, **({"cookie": broken.seen[-1]} if broken.seen else {})}
+    response = await broken.inner.send(attrs.evolve(request, headers=headers))
+    broken.seen += [response.headers[name] for name in response.headers if name == "set-cookie"]
+    return response
 
 
-class SwallowsCancellation(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        try:
-            return await super().send(request)
-        except asyncio.CancelledError:
-            return Response(499)
+async def return_the_latest(broken: Broken, request: Request) -> Response:
+    broken.seen.append(await broken.inner.send(request))
+    await asyncio.sleep(0.005)
+    return broken.seen[-1]
 
 
-class LeavesTasksBehind(Wrapped):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tasks: list[asyncio.Task[Response]] = []
+def said(error: ConnectionFailedError, sent: bool) -> ConnectionFailedError:
+    error.sent = sent
+    return error
 
-    async def send(self, request: Request, /) -> Response:
-        self.tasks.append(asyncio.create_task(super().send(request), name="left behind"))
-        return await asyncio.shield(self.tasks[-1])
 
+async def leave_tasks(broken: Broken, request: Request) -> Response:
+    broken.seen.append(asyncio.create_task(broken.inner.send(request), name="left behind"))
+    return await asyncio.shield(broken.seen[-1])
+
+
+async def break_when_cancelled(broken: Broken, request: Request) -> Response:
+    if broken.seen:
+        return Response(500)
+    try:
+        return await broken.inner.send(request)
+    except asyncio.CancelledError as error:
+        broken.seen.append(error)
+        raise
+
+
+async def send_after_closing(broken: Broken, request: Request) -> Response:
+    broken.inner._closed = False
+    if broken.inner._session is not None and broken.inner._session.closed:
+        broken.inner._session = None
+    return await broken.inner.send(request)
+
+
+async def send_late(broken: Broken, request: Request) -> Response:
+    try:
+        return await broken.inner.send(request)
+    except RequestTimeoutError as error:
+        if not error.sent:
+            await broken.inner.send(attrs.evolve(request, deadline=None))
+        raise
+
+
+class ClosesOnce(AiohttpTransport):
     async def aclose(self) -> None:
-        await super().aclose()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-class BreaksWhenCancelled(Wrapped):
-    broken = False
-
-    async def send(self, request: Request, /) -> Response:
-        if self.broken:
-            return Response(500)
-        try:
-            return await super().send(request)
-        except asyncio.CancelledError:
-            self.broken = True
-            raise
-
-
-class ClosesOnce(Wrapped):
-    closed = False
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        if self.closed:
+        if self._closed:
             raise RuntimeError("closed already")
-        self.closed = True
+        await super().aclose()
 
 
-class SendsAfterClosing(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        self.inner._closed = False
-        if self.inner._session is not None and self.inner._session.closed:
-            self.inner._session = None
-        return await super().send(request)
+def text(body: bytes | None) -> bytes | None:
+    return None if body is None else body.decode(errors="replace").encode()
 
 
-class LeavesCompression(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        response = await super().send(request)
-        packed = response.headers.get("content-encoding") == "gzip"
-        return attrs.evolve(response, body=b"\x1f\x8b" + response.body) if packed else response
+def take_the_last(response: Response) -> Response:
+    headers = {name: value.rpartition(", ")[2] for name, value in response.headers.items()}
+    return attrs.evolve(response, headers=headers)
 
 
-class TakesTheLastHeader(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        response = await super().send(request)
-        return attrs.evolve(response, headers={k: v.rpartition(", ")[2] for k, v in response.headers.items()})
+def still_packed(response: Response) -> Response:
+    packed = response.headers.get("content-encoding") == "gzip"
+    return attrs.evolve(response, body=b"\x1f\x8b" + response.body) if packed else response
 
 
-class IsNeverImpatient(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        try:
-            return await super().send(request)
-        except RequestTimeoutError as error:
-            raise ConnectionFailedError("it took too long") from error
-
-
-class IgnoresDeadlines(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        return await super().send(attrs.evolve(request, deadline=None))
-
-
-class SendsLate(Wrapped):
-    async def send(self, request: Request, /) -> Response:
-        try:
-            return await super().send(request)
-        except RequestTimeoutError as error:
-            if not error.sent:
-                await super().send(attrs.evolve(request, deadline=None))
-            raise
-
-
-class Inflates(Wrapped):
-    def __init__(self) -> None:
-        super().__init__(AiohttpTransport(max_body_size=2**40))
-
-
-class GivesNoResponse(Wrapped):
-    async def send(self, request: Request, /) -> Any:
-        return (await super().send(request)).status
-
-
+decode_urls = sends(lambda it: attrs.evolve(it, url=it.url.replace("%27", "'")))
+let_foreign_errors_out = instead_of(TransportError, lambda _: OSError("foreign"))
+ignore_deadlines = sends(lambda it: attrs.evolve(it, deadline=None))
+STATUS = "every HTTP status is a Response"
 DROPPED = "a dropped connection is a ConnectionFailedError"
 UNCHANGED = "method, headers and body are sent unchanged"
 CANCELLED = "a send can be cancelled, and the transport is usable after"
 DEADLINE = "a send ends at its deadline, and none is sent after it"
-BROKEN: dict[type[Wrapped], set[str]] = {
-    RaisesForStatus: {"every HTTP status is a Response"},
-    ChangesStatus: {"every HTTP status is a Response"},
-    FollowsRedirects: {"redirects are not followed"},
-    DecodesUrls: {"the URL is sent byte for byte"},
-    SwapsMethods: {UNCHANGED},
-    DropsHeaders: {UNCHANGED},
-    SendsTextBodies: {UNCHANGED},
-    DecodesBodies: {"the response's headers and body are returned unchanged"},
-    KeepsCookies: {"no cookie is kept"},
-    MixesResponsesUp: {"concurrent sends each get the right response"},
-    LetsForeignErrorsOut: {
-        DROPPED, "a body that breaks off is a ConnectionFailedError", "a response that is not HTTP is a TransportError",
-    },
-    SaysNothingWasSent: {DROPPED},
-    AnswersWhatWasDropped: {DROPPED},
-    SaysAllWasSent: {"a refused connection is a ConnectionFailedError with sent=False"},
-    SwallowsCancellation: {CANCELLED},
-    LeavesTasksBehind: {CANCELLED},
-    BreaksWhenCancelled: {CANCELLED},
-    ClosesOnce: {"aclose may be called twice"},
-    SendsAfterClosing: {"a send after aclose is a ConnectionFailedError"},
-    LeavesCompression: {"a compressed body is returned decompressed"},
-    TakesTheLastHeader: {"the values of a repeated header are joined"},
-    IgnoresDeadlines: {DEADLINE, "a body that drips ends at the deadline"},
-    SendsLate: {DEADLINE},
-    Inflates: {"a body that inflates beyond a limit is a TransportError"},
-    GivesNoResponse: {"send and aclose are all it needs"},
-}  # fmt: skip
+FAULTS: Sequence[tuple[str, Do | Callable[[], AiohttpTransport]]] = [
+    ("send and aclose are all it needs", returns(lambda it: it.status)),
+    (STATUS, returns(raise_for_status)),
+    (STATUS, returns(lambda it: attrs.evolve(it, status=200) if it.status == 201 else it)),
+    ("redirects are not followed", follow_redirects),
+    ("the URL is sent byte for byte", decode_urls),
+    (UNCHANGED, sends(lambda it: attrs.evolve(it, method=it.method.replace("DELETE", "POST")))),
+    (UNCHANGED, sends(lambda it: attrs.evolve(it, headers={}))),
+    (UNCHANGED, sends(lambda it: attrs.evolve(it, body=text(it.body)))),
+    (
+        "the response's headers and body are returned unchanged",
+        returns(lambda it: attrs.evolve(it, body=text(it.body))),
+    ),
+    ("no cookie is kept", keep_cookies),
+    ("concurrent sends each get the right response", return_the_latest),
+    (DROPPED, let_foreign_errors_out),
+    (DROPPED, instead_of(ConnectionFailedError, lambda error: said(error, False))),
+    (DROPPED, instead_of(TransportError, lambda _: Response(503))),
+    ("a body that breaks off is a ConnectionFailedError", let_foreign_errors_out),
+    ("a response that is not HTTP is a TransportError", let_foreign_errors_out),
+    (
+        "a refused connection is a ConnectionFailedError with sent=False",
+        instead_of(ConnectionFailedError, lambda error: said(error, True)),
+    ),
+    (CANCELLED, instead_of(asyncio.CancelledError, lambda _: Response(499))),
+    (CANCELLED, leave_tasks),
+    (CANCELLED, break_when_cancelled),
+    ("aclose may be called twice", ClosesOnce),
+    ("a send after aclose is a ConnectionFailedError", send_after_closing),
+    ("a compressed body is returned decompressed", returns(still_packed)),
+    ("the values of a repeated header are joined", returns(take_the_last)),
+    (DEADLINE, ignore_deadlines),
+    (DEADLINE, send_late),
+    ("a body that drips ends at the deadline", ignore_deadlines),
+    ("a body that inflates beyond a limit is a TransportError", partial(AiohttpTransport, max_body_size=2**40)),
+]
 
 
-@pytest.mark.parametrize(("broken", "promises"), BROKEN.items(), ids=lambda each: getattr(each, "__name__", ""))
-async def test_a_broken_transport_is_told_which_promise_it_breaks(broken: type[Wrapped], promises: set[str]) -> None:
+@pytest.mark.parametrize(("promise", "fault"), FAULTS)
+async def test_a_broken_transport_is_told_which_promise_it_breaks(
+    monkeypatch: pytest.MonkeyPatch, promise: str, fault: Any
+) -> None:
+    async def keep_this(subject: str, checks: Any, *, seconds: float) -> None:
+        await keep(subject, {promise: checks[promise]}, seconds=seconds)
+
+    monkeypatch.setattr(_transport, "keep", keep_this)
     with pytest.raises(BrokenPromisesError) as caught:
-        await check_transport(broken, seconds=5)
-    assert promises <= set(caught.value.broken)
-    assert all(f"- {promise}: " in str(caught.value) for promise in promises)
-    assert str(caught.value).startswith(f"{broken.__name__} breaks ")
-    if broken is DecodesUrls:
-        assert set(caught.value.broken) == promises, "each break is told by itself"
+        await check_transport(partial(Broken, fault) if inspect.iscoroutinefunction(fault) else fault, seconds=5)
+    assert set(caught.value.broken) == {promise}
+
+
+def test_every_promise_is_broken_by_some_of_these() -> None:
+    promises = {*promises_of(_transport.TransportPromises), *promises_of(_transport.NetworkPromises)}
+    assert {promise for promise, _ in FAULTS} == promises
+
+
+async def test_each_break_is_told_by_itself() -> None:
+    def make() -> Broken:
+        return Broken(decode_urls)
+
+    with pytest.raises(BrokenPromisesError) as caught:
+        await check_transport(make, seconds=5)
+    assert str(caught.value).startswith("make breaks 1 of its promises:\n- the URL is sent byte for byte: ")
 
 
 async def test_a_transport_whose_timeout_is_another_error_is_told() -> None:
+    late = instead_of(RequestTimeoutError, lambda _: ConnectionFailedError("it took too long"))
     with pytest.raises(BrokenPromisesError) as caught:
-        await check_transport(AiohttpTransport, make_impatient=lambda: IsNeverImpatient(AiohttpTransport(timeout=0.05)))
+        await check_transport(AiohttpTransport, make_impatient=lambda: Broken(late, AiohttpTransport(timeout=0.05)))
     assert list(caught.value.broken) == ["a missing response is a RequestTimeoutError"]
 
 
 async def test_a_transport_that_hangs_is_told_in_bounded_time() -> None:
-    class Hangs(Wrapped):
-        async def send(self, request: Request, /) -> Response:
-            await asyncio.Event().wait()
-            raise AssertionError
+    async def hang(*_: object) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
 
     with pytest.raises(BrokenPromisesError, match="nothing happened for"):
-        await check_transport(Hangs, seconds=0.02)
+        await check_transport(lambda: Broken(hang), seconds=0.02)
 
 
 async def test_a_transport_that_sends_nothing_is_told() -> None:
-    class MakesAnswersUp(Wrapped):
-        async def send(self, request: Request, /) -> Response:
-            return Response(200)
+    async def make_up(*_: object) -> Response:
+        return Response(200)
 
     with pytest.raises(BrokenPromisesError) as caught:
-        await check_transport(MakesAnswersUp, seconds=1)
+        await check_transport(lambda: Broken(make_up), seconds=1)
     assert caught.value.broken["the URL is sent byte for byte"] == "no request arrived"
     assert caught.value.broken["no cookie is kept"] == "no request arrived"
 
 
 async def test_a_broken_transport_in_this_process_is_told_too() -> None:
-    def make(fake: FakeBasiq) -> Wrapped:
-        return RaisesForStatus(InMemoryTransport(fake))
+    def make(fake: FakeBasiq) -> Broken:
+        return Broken(returns(raise_for_status), InMemoryTransport(fake))
 
     with pytest.raises(BrokenPromisesError, match="every HTTP status is a Response: 400 raised ConnectionFailedError"):
         await check_transport(make, in_process=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
 from aiohttp import web
 
+from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.real_time import PATIENCE
 from tests.support.served import serving
 
-from ..conftest import ENDPOINT
+from ..conftest import ENDPOINT, Endpoint, arranged
 
 OTHER = "https://example.com/other"
 
@@ -35,43 +37,36 @@ class Stalling:
 
 
 def stalled() -> tuple[FakeBasiq, Stalling]:
-    fake, endpoint = FakeBasiq(), Stalling()
-    fake.route(ENDPOINT, endpoint)
-    fake.add_webhook(ENDPOINT)
-    return fake, endpoint
+    endpoint = Stalling()
+    return arranged(endpoint)[0], endpoint
 
 
-async def test_an_attempt_under_way_when_advance_is_cancelled_is_made_again() -> None:
-    fake, endpoint = stalled()
-    fake.emit("user.created")
+async def cancel_an_advance(fake: FakeBasiq, begun: asyncio.Event) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await fake.advance(minutes=1)
-    endpoint.released.set()
-    await fake.advance()
-    assert endpoint.calls == 2
-    assert [(attempt.number, attempt.ok) for attempt in fake.deliveries] == [(1, True)]
 
 
-async def test_an_attempt_under_way_when_anyio_cancels_is_made_again() -> None:
-    fake, endpoint = stalled()
-    fake.emit("user.created")
+async def cancel_by_anyio(fake: FakeBasiq, begun: asyncio.Event) -> None:
     with anyio.move_on_after(0.01):
         await fake.deliver()
+
+
+async def stop_the_server(fake: FakeBasiq, begun: asyncio.Event) -> None:
+    async with serve(fake):
+        await begun.wait()
+
+
+@pytest.mark.parametrize("interrupt", [cancel_an_advance, cancel_by_anyio, stop_the_server])
+async def test_an_attempt_that_is_interrupted_is_made_again(
+    interrupt: Callable[[FakeBasiq, asyncio.Event], Awaitable[None]],
+) -> None:
+    fake, endpoint = stalled()
+    fake.emit("user.created")
+    await interrupt(fake, endpoint.begun)
+    assert (endpoint.calls, len(fake.deliveries)) == (1, 0)
     endpoint.released.set()
     await fake.deliver()
-    assert [(attempt.number, attempt.ok) for attempt in fake.deliveries] == [(1, True)]
-
-
-async def test_an_attempt_under_way_when_the_server_stops_is_made_again() -> None:
-    fake, endpoint = stalled()
-    async with serve(fake):
-        fake.emit("user.created")
-        await endpoint.begun.wait()
-    assert not fake.deliveries
-    endpoint.released.set()
-    async with serve(fake):
-        await fake.deliver()
     assert [(attempt.number, attempt.ok) for attempt in fake.deliveries] == [(1, True)]
 
 
@@ -106,7 +101,7 @@ async def test_whoever_waits_for_an_attempt_takes_it_over_when_its_maker_is_canc
     emitted = fake.emit("user.created")
     advancing = asyncio.create_task(fake.advance(minutes=1))
     await endpoint.begun.wait()
-    waiting = asyncio.create_task(_complete(emitted))
+    waiting = asyncio.ensure_future(emitted)
     await asyncio.sleep(0)
     advancing.cancel()
     await asyncio.wait([advancing])
@@ -114,10 +109,6 @@ async def test_whoever_waits_for_an_attempt_takes_it_over_when_its_maker_is_canc
     async with asyncio.timeout(PATIENCE):
         await waiting
     assert len(fake.deliveries) == 1
-
-
-async def _complete(emission: Any) -> None:
-    await emission
 
 
 @pytest.mark.parametrize("waits", ["emission", "deliver", "advance"])
@@ -136,13 +127,10 @@ async def test_two_handlers_that_deliver_what_they_emit_do_not_wait_for_each_oth
             await fake.advance(seconds=1)
         return 200
 
-    async def quiet(headers: dict[str, str], body: bytes) -> int:
-        return 200
-
     for url, endpoint, event in (
         (ENDPOINT, handler, "user.created"),
         (OTHER, handler, "user.created"),
-        (ENDPOINT + "/quiet", quiet, "consent.revoked"),
+        (ENDPOINT + "/quiet", Endpoint(200), "consent.revoked"),
     ):
         fake.route(url, endpoint)
         fake.add_webhook(url, [event])
@@ -232,42 +220,27 @@ async def test_a_server_ends_whole_however_often_it_is_cancelled() -> None:
 
 
 async def test_what_was_routed_to_wrongly_leaves_the_server_delivering() -> None:
-    from basiq_async.errors import ConfigurationError
-
-    fake = FakeBasiq()
-    fake.add_webhook(ENDPOINT)
-
-    async def no_receiver(headers: dict[str, str], body: bytes) -> str:
-        return "no status"
-
-    async def receiver(headers: dict[str, str], body: bytes) -> int:
-        return 200
-
+    fake, _ = arranged(Endpoint("no status"))
     with pytest.raises(ConfigurationError, match="status"):
         async with serve(fake), asyncio.timeout(PATIENCE):
-            fake.route(ENDPOINT, no_receiver)
-            fake.emit("user.created")
-            while not fake.deliveries:
-                await asyncio.sleep(0)
-            fake.route(ENDPOINT, receiver)
-            fake.emit("user.created")
-            while len(fake.deliveries) < 2:
-                await asyncio.sleep(0)
+            for number, receiver in enumerate((None, Endpoint(200)), 1):
+                if receiver is not None:
+                    fake.route(ENDPOINT, receiver)
+                fake.emit("user.created")
+                while len(fake.deliveries) < number:
+                    await asyncio.sleep(0)
     assert [attempt.status for attempt in fake.deliveries] == [500, 200]
 
 
 @pytest.mark.parametrize("served", [False, True])
 async def test_an_endpoint_that_ends_with_cancelled_error_made_a_failed_attempt(served: bool) -> None:
-    async def cancelled(headers: dict[str, str], body: bytes) -> int:
-        raise asyncio.CancelledError
-
     async def application(scope: Any, receive: Any, send: Any) -> None:
         task = asyncio.create_task(asyncio.sleep(60))
         task.cancel()
         await task
 
     fake = FakeBasiq()
-    for number, receiver in enumerate((cancelled, application)):
+    for number, receiver in enumerate((Endpoint(asyncio.CancelledError()), application)):
         fake.route(f"https://example.com/{number}", receiver)
         fake.add_webhook(f"https://example.com/{number}")
     async with serve(fake) if served else contextlib.nullcontext():
@@ -276,3 +249,14 @@ async def test_an_endpoint_that_ends_with_cancelled_error_made_a_failed_attempt(
         await fake.advance(seconds=5)
     assert [attempt.number for attempt in fake.deliveries] == [1, 1, 2, 2]
     assert "the endpoint was cancelled" in fake.deliveries[-1].response
+
+
+async def test_an_attempt_under_way_at_a_reset_leaves_nothing_in_what_follows() -> None:
+    fake, endpoint = stalled()
+    async with serve(fake):
+        fake.emit("user.created")
+        await endpoint.begun.wait()
+        fake.reset()
+        endpoint.released.set()
+        await fake.deliver()
+    assert (list(fake.deliveries), fake.pending) == ([], 0)

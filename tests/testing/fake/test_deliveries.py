@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
@@ -15,13 +15,11 @@ import standardwebhooks
 from aiohttp import web
 
 from basiq_async import BasiqClient, InMemoryTransport
-from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import WebhookReceiver
-from basiq_async.testing import FakeBasiq, ManualClock, Quirks, SystemClock, serve
-from tests.support.real_time import PATIENCE
+from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 from tests.support.served import serving
 
-from ..conftest import ENDPOINT, Caller, Endpoint, arranged
+from ..conftest import ENDPOINT, Caller, Endpoint, arranged, handling
 
 # The vendor's delivery schedule, written out: after how many seconds each attempt comes.
 DUE = [0, 5, 305, 2105, 9305, 27305, 63305, 99305]
@@ -188,15 +186,12 @@ async def test_a_handler_may_emit_and_wait_for_it() -> None:
     fake = FakeBasiq()
     got: list[str] = []
 
-    async def endpoint(headers: dict[str, str], body: bytes) -> int:
-        type_id = json.loads(body)["eventTypeId"]
-        got.append(type_id)
-        if type_id == "user.created":
+    async def emit(headers: dict[str, str], body: bytes) -> None:
+        got.append(json.loads(body)["eventTypeId"])
+        if len(got) == 1:
             await fake.emit("user.updated")
-        return 200
 
-    fake.route(ENDPOINT, endpoint)
-    fake.add_webhook(ENDPOINT)
+    handling(fake, emit)
     await fake.emit("user.created")
     assert got == ["user.created", "user.updated"]
 
@@ -208,11 +203,6 @@ async def test_the_attempts_of_a_deleted_webhook_are_dropped() -> None:
     Caller(fake).send("DELETE", f"/notifications/webhooks/{webhook_id}")
     await fake.advance(days=2)
     assert len(endpoint.got) == 1
-
-
-async def test_only_a_clock_that_can_be_moved_can_be_advanced() -> None:
-    with pytest.raises(ConfigurationError, match="move_to"):
-        await FakeBasiq(clock=lambda: datetime(2026, 1, 1, tzinfo=UTC)).advance(hours=1)
 
 
 async def test_a_clock_that_runs_can_be_advanced_too() -> None:
@@ -272,23 +262,6 @@ async def test_on_a_clock_that_runs_the_retries_come_in_its_time() -> None:
     first, second, third = (attempt.at for attempt in fake.deliveries)
     assert second - first >= timedelta(seconds=5)
     assert third - second >= timedelta(minutes=5)
-
-
-async def test_on_a_clock_of_the_callers_the_retries_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Private: nothing else makes the server look more often than once a second.
-    monkeypatch.setattr("basiq_async.testing.mock._server.POLL", 0.005)
-    manual = ManualClock()
-    endpoint = Endpoint(500, 200)
-    fake, _ = arranged(endpoint, clock=lambda: manual())
-    async with serve(fake):
-        await fake.emit("user.created")
-        # By now the server looks for what is due later; nothing tells it that the clock goes on.
-        for _ in range(5):
-            await asyncio.sleep(0)
-        manual.advance(seconds=5)
-        async with asyncio.timeout(PATIENCE):
-            while len(endpoint.got) < 2:
-                await asyncio.sleep(0.001)
 
 
 async def test_advance_waits_for_the_attempts_that_the_server_is_making() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,11 +22,11 @@ from basiq_async import (
 )
 from basiq_async.errors import ConfigurationError
 from basiq_async.receiver import Delivery, WebhookReceiver
-from basiq_async.testing import Emission, FakeBasiq, ManualClock, serve
+from basiq_async.testing import Emission, FakeBasiq, serve
 from tests.support import virtual
 from tests.support.real_time import PATIENCE
 
-from ..conftest import ENDPOINT
+from ..conftest import ENDPOINT, handling
 
 
 async def test_handlers_that_call_the_client_while_basiq_fails_wait_side_by_side() -> None:
@@ -58,13 +57,7 @@ async def test_handlers_that_call_the_client_while_basiq_fails_wait_side_by_side
 async def test_a_handler_that_waits_for_a_token_that_another_one_requests_gets_it() -> None:
     fake = FakeBasiq()
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-
-        async def handle(headers: dict[str, str], body: bytes) -> int:
-            await basiq.event_types.get("user.created")
-            return 200
-
-        fake.route(ENDPOINT, handle)
-        fake.add_webhook(ENDPOINT)
+        handling(fake, lambda *_: basiq.event_types.get("user.created"))
         fake.fail_next(3, status=503, path="/token")
         for _ in range(3):
             fake.emit("user.created")
@@ -76,14 +69,12 @@ async def test_a_handler_that_waits_for_a_token_that_another_one_requests_gets_i
 async def test_a_handler_that_waits_for_a_later_delivery_gets_it() -> None:
     fake, second = FakeBasiq(), asyncio.Event()
 
-    async def handle(headers: dict[str, str], body: bytes) -> int:
+    async def wait(headers: dict[str, str], body: bytes) -> None:
         if b"user.updated" in body:
             second.set()
         await second.wait()
-        return 200
 
-    fake.route(ENDPOINT, handle)
-    fake.add_webhook(ENDPOINT)
+    handling(fake, wait)
     fake.emit("user.created")
     fake.emit("user.updated")
     await fake.deliver()
@@ -95,12 +86,10 @@ async def test_a_handler_that_waits_for_itself_is_named(served: bool) -> None:
     fake = FakeBasiq()
     emitted: list[Emission] = []
 
-    async def handle(headers: dict[str, str], body: bytes) -> int:
+    async def wait(*_: object) -> None:
         await emitted[0]
-        return 200
 
-    fake.route(ENDPOINT, handle)
-    fake.add_webhook(ENDPOINT)
+    handling(fake, wait)
     with pytest.raises(ConfigurationError) as caught:
         async with asyncio.timeout(PATIENCE), serve(fake) if served else nullcontext():
             emitted.append(fake.emit("user.created"))
@@ -113,13 +102,10 @@ async def test_two_handlers_that_wait_for_each_other_are_both_named() -> None:
     fake = FakeBasiq()
     emitted: list[Emission] = []
 
-    async def handle(headers: dict[str, str], body: bytes) -> int:
-        first = headers["webhook-id"] == emitted[0].message_ids[0]
-        await emitted[1 if first else 0]
-        return 200
+    async def wait(headers: dict[str, str], body: bytes) -> None:
+        await emitted[headers["webhook-id"] == emitted[0].message_ids[0]]
 
-    fake.route(ENDPOINT, handle)
-    fake.add_webhook(ENDPOINT)
+    handling(fake, wait)
     emitted += [fake.emit("user.created") for _ in range(2)]
     with pytest.raises(ConfigurationError, match="deadlock in the test") as caught:
         async with asyncio.timeout(PATIENCE):
@@ -134,25 +120,13 @@ async def test_events_that_cause_events_without_end_are_an_error(monkeypatch: py
     monkeypatch.setattr("basiq_async.testing.fake._timeline.MOST_CAUSED", 100)
     fake = FakeBasiq()
 
-    async def handle(headers: dict[str, str], body: bytes) -> int:
+    async def emit(*_: object) -> None:
         fake.emit("user.created")
-        return 200
 
-    fake.route(ENDPOINT, handle)
-    fake.add_webhook(ENDPOINT)
+    handling(fake, emit)
     fake.emit("user.created")
     with pytest.raises(ConfigurationError, match=r"emit more than 100 messages"):
         await fake.deliver()
-
-
-async def test_a_clock_that_does_not_move_is_an_error() -> None:
-    class Stuck(ManualClock):
-        def move_to(self, moment: datetime) -> None:
-            pass
-
-    fake = FakeBasiq(clock=Stuck())
-    with pytest.raises(ConfigurationError, match="move_to must set a clock forward"):
-        await fake.advance(seconds=1)
 
 
 @virtual.clocked
@@ -160,13 +134,7 @@ async def test_a_limit_of_the_one_who_waits_is_none_of_the_handlers() -> None:
     fake = FakeBasiq(cool_off=30)
     transport = InMemoryTransport(fake)
     async with BasiqClient(fake.api_key, transport=transport) as basiq:
-
-        async def handle(headers: dict[str, str], body: bytes) -> int:
-            await basiq.event_types.get("user.created")
-            return 200
-
-        fake.route(ENDPOINT, handle)
-        fake.add_webhook(ENDPOINT)
+        handling(fake, lambda *_: basiq.event_types.get("user.created"))
         made = await basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.deleted"])
         fake.fail_next(delay=20, path="/events/types/*")
         fake.emit("user.created")
@@ -263,7 +231,7 @@ def test_whatever_handlers_and_tests_do_it_comes_to_an_end(
                     case "delay":
                         fake.fail_next(times, delay=50)
                     case "drop":
-                        fake.fail_next(times, drop=True)
+                        fake.fail_next(times, drop="request")
                     case "token":
                         fake.fail_next(times, status=503, path="/token")
                     case "outage":

@@ -25,14 +25,13 @@ def test_a_log_drops_its_oldest_items_above_a_size_but_keeps_the_newest_whatever
     assert (list(log), log.bytes) == ([100], 100)
 
 
-def test_the_numbers_of_a_log_go_on_when_items_are_dropped_or_forgotten() -> None:
+def test_a_log_counts_what_was_dropped_or_forgotten_too() -> None:
     log: Recent[str] = Recent(len, most=2)
     for item in "abc":
         log.append(item)
-    assert list(log.numbered()) == [(3, "c"), (2, "b")]
     log.clear()
     log.append("d")
-    assert (list(log.numbered()), log.bytes) == ([(4, "d")], 1)
+    assert (list(log), log.added, log.bytes) == (["d"], 4, 1)
 
 
 def test_the_first_thousand_violations_are_kept_and_a_later_request_still_has_its_own(fake: FakeBasiq) -> None:

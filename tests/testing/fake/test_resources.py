@@ -143,7 +143,7 @@ def test_what_was_set_is_in_a_snapshot_and_gone_after_a_reset() -> None:
     saved = json.loads(json.dumps(fake.snapshot()))
     again = FakeBasiq()
     again.restore(saved)
-    assert again.snapshot()["applications"] == saved["applications"]
+    assert again.snapshot()["application"] == saved["application"]
     fake.reset()
     assert "a1" not in json.dumps(fake.snapshot())
 

@@ -12,16 +12,12 @@ import pytest
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, ManualClock
 
-from ..conftest import ENDPOINT, Caller
-
-
-async def _receive(headers: dict[str, str], body: bytes) -> int:
-    return 503
+from ..conftest import ENDPOINT, Caller, Endpoint
 
 
 async def arranged() -> FakeBasiq:
     fake = FakeBasiq(seed=7)
-    fake.route(ENDPOINT, _receive)
+    fake.route(ENDPOINT, Endpoint(503))
     caller = Caller(fake)
     webhook_id = fake.add_webhook(ENDPOINT)
     fake.seed_messages(2000, webhook_id, failed=0.2)
@@ -61,7 +57,7 @@ async def test_tokens_secrets_and_attempts_to_come_survive() -> None:
     other.restore(json.loads(json.dumps(fake.snapshot())))
     assert Caller(other, token=caller.token).get("/events/types")
     assert other.secret(webhook.id) == fake.secret(webhook.id)
-    other.route(ENDPOINT, _receive)
+    other.route(ENDPOINT, Endpoint(503))
     await other.advance(hours=30)
     assert other.webhooks()[0].disabled
     assert [attempt.number for attempt in other.deliveries] == list(range(3, 9))
@@ -84,15 +80,14 @@ def test_the_state_of_another_key_is_refused() -> None:
 
 def _damaged(saved: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], object]]:
     """Yield functions that damage a snapshot, each at one place, and leave it JSON of the right shape."""
-    (key,) = saved["applications"]
-    first, second = saved["applications"][key]["webhooks"]
+    first, second = saved["application"]["webhooks"]
     yield lambda state: state.pop("now")
-    yield lambda state: state["applications"][key].pop("messages")
-    yield lambda state: state["applications"][key]["messages"].pop(second)
-    yield lambda state: state["applications"][key]["webhooks"][first].update(id="another")
-    yield lambda state: state["applications"][key]["events"]["segments"][0].update(types=[])
-    yield lambda state: state["applications"][key]["messages"][first]["segments"][0]["events"].update(types=[])
-    yield lambda state: next(iter(state["states"].values()))["content"].pop("applications")
+    yield lambda state: state["application"].pop("messages")
+    yield lambda state: state["application"]["messages"].pop(second)
+    yield lambda state: state["application"]["webhooks"][first].update(id="another")
+    yield lambda state: state["application"]["events"]["segments"][0].update(types=[])
+    yield lambda state: state["application"]["messages"][first]["segments"][0]["events"].update(types=[])
+    yield lambda state: next(iter(state["states"].values()))["content"].pop("application")
 
 
 async def test_a_damaged_state_is_refused_and_changes_nothing() -> None:

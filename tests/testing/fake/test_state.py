@@ -1,4 +1,4 @@
-"""The reports about what is in a fake, over all applications and webhooks."""
+"""The reports about what is in a fake, over all webhooks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from basiq_async.testing import FakeBasiq
 
 from ..conftest import ENDPOINT
 
-KEYS = {"one": "first", "two": "second"}
-
 
 async def make_histories() -> tuple[FakeBasiq, Sequence[str]]:
-    """Three webhooks of two applications: seeded messages, messages of one time, and messages in between."""
-    fake = FakeBasiq(api_keys=KEYS)
-    ids = [fake.add_webhook(f"{ENDPOINT}/{number}", api_key=key) for number, key in enumerate(("one", "two", "one"))]
-    fake.seed_messages(5, ids[1], api_key="two")
+    """Three webhooks: seeded messages, messages of one time, and messages in between."""
+    fake = FakeBasiq()
+    ids = [fake.add_webhook(f"{ENDPOINT}/{number}") for number in range(3)]
+    fake.seed_messages(5, ids[1])
     fake.seed_messages(3, ids[2], every=1.5)
     for _ in range(3):
         await fake.advance(seconds=1)
         fake.emit("user.created")
-        fake.emit("user.created", api_key="two")
     return fake, ids
 
 
@@ -44,7 +41,7 @@ async def test_a_scan_goes_on_from_any_place(of_one: bool) -> None:
     for number, message in enumerate(everything):
         assert list(fake._scan_messages(webhook_id, start=message.id)) == everything[number:]
     await fake.advance(seconds=1)
-    fake.emit("user.created", api_key="two")
+    fake.emit("user.created")
     assert list(fake._scan_messages(webhook_id, start=everything[0].id)) == everything, "what is newer was shown again"
 
 

@@ -22,7 +22,7 @@ from basiq_async import (
 from basiq_async.testing import FakeBasiq, SystemClock
 from tests.support import virtual
 
-from ..conftest import ENDPOINT
+from ..conftest import ENDPOINT, Endpoint, arranged
 
 
 @asynccontextmanager
@@ -96,15 +96,7 @@ async def test_a_time_limit_is_one_of_the_fakes_clock(
 
 @virtual.clocked
 async def test_the_cool_off_is_waited_out_and_deliveries_are_made_meanwhile() -> None:
-    fake = FakeBasiq()
-    got: list[bytes] = []
-
-    async def receive(headers: dict[str, str], body: bytes) -> int:
-        got.append(body)
-        return 200 if len(got) > 2 else 503
-
-    fake.route(ENDPOINT, receive)
-    fake.add_webhook(ENDPOINT)
+    fake, _ = arranged(Endpoint(503, 503, 200))
     start = fake.now()
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq, in_no_time():
         made = await basiq.webhooks.create(url="https://example.com/new", subscribed_events=["user.created"])
@@ -170,27 +162,9 @@ async def test_a_test_that_moves_the_clock_ends_a_wait() -> None:
     assert moved(fake, start) == 7200
 
 
-@virtual.clocked
-async def test_a_token_is_renewed_when_it_expires_on_the_fakes_clock() -> None:
-    fake = FakeBasiq()
-    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
-        await basiq.event_types.get("user.created")
-        await fake.advance(hours=2)
-        await basiq.event_types.get("user.created")
-    assert [record.status for record in fake.request_log] == [200, 200, 200, 200]
-    fake.assert_no_violations()
-
-
 def test_a_clock_that_runs_by_itself_is_not_waited_on() -> None:
     assert InMemoryTransport(FakeBasiq(clock=SystemClock())).waits is None
     assert FakeBasiq(clock=SystemClock())._waits is None
-
-
-async def test_the_client_of_the_fixture_waits_in_no_time(basiq_client: BasiqClient, fake_basiq: FakeBasiq) -> None:
-    start = fake_basiq.now()
-    fake_basiq.fail_next(status=503, retry_after=29)
-    await basiq_client.event_types.get("user.created")
-    assert moved(fake_basiq, start) == 29
 
 
 async def test_a_change_that_comes_with_the_end_of_a_wait_is_one() -> None:

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from basiq_async import BasiqClient, InMemoryTransport, Request
+from basiq_async import Request
 from basiq_async.testing import FakeBasiq
 
-from ..conftest import BASE, ENDPOINT, FORM, Caller, token_request
+from ..conftest import BASE, FORM, Caller, token_request
 
 KEY = FakeBasiq.DEFAULT_API_KEY
 WEBHOOKS = "/notifications/webhooks"
@@ -136,16 +136,6 @@ def test_a_missing_version_and_a_limit_above_500_are_told(caller: Caller) -> Non
     caller.error("GET", f"{WEBHOOKS}?limit=1000", status=400)
     caller.error("GET", f"{WEBHOOKS}?limit=nonsense", status=400)
     assert codes(caller.fake) == ["basiq-version", "limit"]
-
-
-async def test_the_client_of_this_project_misuses_nothing(fake: FakeBasiq) -> None:
-    async with BasiqClient(KEY, transport=InMemoryTransport(fake)) as basiq:
-        made = await basiq.webhooks.create(url=ENDPOINT, subscribed_events=["user.created"])
-        fake.seed_messages(1200, made.id)
-        assert len(await basiq.messages.list(made.id).collect()) == 1200
-        await fake.advance(hours=2)
-        await basiq.webhooks.delete(made.id)
-    fake.assert_no_violations()
 
 
 def test_violations_fail_with_all_that_is_known_and_can_be_forgotten(caller: Caller) -> None:

@@ -66,59 +66,89 @@ async def test_another_site_is_refused(headers: dict[str, str]) -> None:
     assert not fake.requests
 
 
+EMIT = ("POST", "/_fake/emit")
+STATE = ("GET", "/_fake/state")
+TYPES = ("GET", "/events/types")
+TOKEN = {"X-Fake-Token": "t0ken"}
+OWN = {"Origin": "{base}"}
+KEY = {"Authorization": f"Basic {FakeBasiq.DEFAULT_API_KEY}"}
+PROXIED = {"Via": "1.1 proxy"}
+NAVIGATED = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+NAMED = {"allowed_hosts": ["mock", "mock.example"]}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "headers", "status"),
+    [
+        # The names of this machine, and those that are given, may stand in Host.
+        *(({}, TYPES, {"Host": host}, 401) for host in ("localhost", "LOCALHOST.", "127.0.0.1:99", "[::1]:5")),
+        *((NAMED, TYPES, {"Host": host}, 401) for host in ("mock", "mock:4010")),
+        ({"host": "0.0.0.0"}, STATE, {"Host": "10.1.2.3:80"}, 200),
+        ({"host": "0.0.0.0"}, STATE, {"Host": "a.example"}, 403),
+        # Who comes through a proxy on this machine needs the token, and everybody where another machine is named.
+        ({}, STATE, {}, 200),
+        *(
+            row
+            for proxied in (
+                {"Forwarded": "for=192.0.2.1"},
+                {"X-Forwarded-For": "192.0.2.1"},
+                {"x-forwarded-proto": "https"},
+                {"X-Real-IP": "192.0.2.1"},
+                PROXIED,
+            )
+            for row in (({}, STATE, proxied, 403), ({}, STATE, {**proxied, **TOKEN}, 200))
+        ),
+        (NAMED, STATE, {}, 403),
+        (NAMED, STATE, TOKEN, 200),
+        ({"allowed_hosts": ["localhost", "127.0.0.2"]}, STATE, {}, 200),
+        # A link or a frame of another site reaches the page and nothing else.
+        *(
+            ({}, ("GET", path), {**NAVIGATED, "Sec-Fetch-Site": site}, 200 if path == "/_fake/" else 403)
+            for site in ("cross-site", "same-site")
+            for path in ("/_fake/", "/_fake/messages?search=x", *PATHS[:3], "/_fake/ui/sections", "/events")
+        ),
+        # A page of its own needs the token to change anything, and a program the key.
+        ({}, EMIT, OWN, 403),
+        ({}, EMIT, {**OWN, "X-Fake-Token": "wrong"}, 403),
+        ({}, EMIT, {**OWN, **TOKEN}, 200),
+        ({}, EMIT, {"Sec-Fetch-Site": "same-origin"}, 403),
+        ({}, EMIT, {**OWN, "Cookie": "fake_token=t0ken"}, 403),
+        ({}, EMIT, {**OWN, **KEY}, 403),
+        ({}, EMIT, KEY, 200),
+        ({}, EMIT, {**KEY, "X-Fake-State": "{fingerprint}"}, 200),
+        ({}, EMIT, {"X-Fake-State": "{fingerprint}"}, 200),
+        *(({}, EMIT, {"X-Fake-State": text}, 403) for text in ("", KEY["Authorization"][6:], fingerprint("another"))),
+        # A form is no call of the control API.
+        *(({}, EMIT, {"Content-Type": kind}, 415) for kind in ("text/plain", *FORM.values(), "multipart/form-data")),
+        # An empty token, in a header or in the path, is no token.
+        *(
+            ({}, ("POST", f"/_fake{root}/emit"), {**header, **more}, status)
+            for root in ("", "/~")
+            for header in ({}, {"X-Fake-Token": ""})
+            for more, status in (({}, 401), (OWN, 403), (PROXIED, 403))
+        ),
+        ({}, ("POST", "/_fake/~t0ken/emit"), {}, 200),
+        ({}, ("POST", "/_fake/~t0ken/emit"), {"X-Fake-Token": ""}, 200),
+    ],
+)
+async def test_who_may_call_what(
+    fake: FakeBasiq, options: dict[str, Any], call: tuple[str, str], headers: dict[str, str], status: int
+) -> None:
+    method, path = call
+    async with serve(fake, **{"control_token": "t0ken", **options}) as base_url, aiohttp.ClientSession() as session:
+        base = base_url.replace("0.0.0.0", "127.0.0.1")
+        known = {"{base}": base, "{fingerprint}": fingerprint(fake.api_key)}
+        sent = {"Content-Type": "application/json"} if method == "POST" else {}
+        sent |= {name: known.get(text, text) for name, text in headers.items()}
+        body = json.dumps({"eventTypeId": "user.created"}) if method == "POST" else None
+        assert await _status(session, method, base + path, data=body, headers=sent) == status
+
+
 async def test_two_host_headers_are_refused(fake: FakeBasiq) -> None:
     async with serve(fake) as base_url:
         head = "GET /_fake/state HTTP/1.1\r\nHost: {host}\r\nHost: attacker.example\r\n\r\n"
         assert b" 40" in await first_line(base_url, head)
-
-
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1:99", "[::1]:5", "mock", "mock:4010"])
-async def test_the_names_of_this_machine_and_those_that_are_given_are_allowed(fake: FakeBasiq, host: str) -> None:
-    async with serve(fake, allowed_hosts=["mock"]) as base_url, aiohttp.ClientSession() as session:
-        assert await _status(session, "GET", f"{base_url}/events/types", headers={"Host": host}) == 401
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Forwarded": "for=192.0.2.1"},
-        {"X-Forwarded-For": "192.0.2.1"},
-        {"x-forwarded-proto": "https"},
-        {"X-Real-IP": "192.0.2.1"},
-        {"Via": "1.1 proxy"},
-    ],
-    ids=str,
-)
-async def test_who_comes_through_a_proxy_on_this_machine_needs_the_token(
-    fake: FakeBasiq, headers: dict[str, str]
-) -> None:
-    token = {"X-Fake-Token": "t0ken"}
-    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
-        url = f"{base_url}/_fake/state"
-        assert await _status(session, "GET", url) == 200
-        assert await _status(session, "GET", url, headers=headers) == 403
-        assert await _status(session, "GET", url, headers={**headers, **token}) == 200
-
-
-async def test_where_a_name_of_another_machine_is_allowed_everybody_needs_the_token(fake: FakeBasiq) -> None:
-    async with (
-        serve(fake, control_token="t0ken", allowed_hosts=["mock.example"]) as base_url,
-        aiohttp.ClientSession() as session,
-    ):
-        url = f"{base_url}/_fake/state"
-        assert await _status(session, "GET", url) == 403
-        assert await _status(session, "GET", url, headers={"X-Fake-Token": "t0ken"}) == 200
-    async with serve(fake, allowed_hosts=["localhost", "127.0.0.2"]) as base_url, aiohttp.ClientSession() as session:
-        assert await _status(session, "GET", f"{base_url}/_fake/state") == 200
-
-
-@pytest.mark.parametrize("mode", ["cross-site", "same-site"])
-async def test_a_link_or_a_frame_of_another_site_reaches_the_page_and_nothing_else(fake: FakeBasiq, mode: str) -> None:
-    headers = {"Sec-Fetch-Site": mode, "Sec-Fetch-Mode": "navigate"}
-    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
-        assert await _status(session, "GET", f"{base_url}/_fake/", headers=headers) == 200
-        for path in ("/_fake/messages?search=x", "/_fake/state", "/_fake/ui/sections", "/events", "/token"):
-            assert await _status(session, "GET", base_url + path, headers=headers) == 403
 
 
 async def test_a_token_of_other_bytes_is_refused_as_what_is_not_valid(fake: FakeBasiq) -> None:
@@ -126,41 +156,6 @@ async def test_a_token_of_other_bytes_is_refused_as_what_is_not_valid(fake: Fake
         for path, line in ((b"/_fake/state", b"X-Fake-Token: \xff"), (b"/_fake/~%C3%BF/state", b"X: y")):
             head = b"GET " + path + b" HTTP/1.1\r\nHost: {host}\r\n" + line + b"\r\n\r\n"
             assert b" 400 " in await first_line(base_url, head)
-
-
-@pytest.mark.parametrize(
-    ("bound", "host", "allowed"), [("0.0.0.0", "10.1.2.3:80", True), ("0.0.0.0", "a.example", False)]
-)
-async def test_a_server_on_every_address_takes_any_address_but_no_name(bound: str, host: str, allowed: bool) -> None:
-    fake = FakeBasiq()
-    async with serve(fake, bound) as base_url, aiohttp.ClientSession() as session:
-        url = base_url.replace("0.0.0.0", "127.0.0.1")
-        status = await _status(session, "GET", f"{url}/_fake/state", headers={"Host": host})
-    assert status == (200 if allowed else 403)
-
-
-async def test_a_page_of_its_own_needs_the_token_to_change_anything(fake: FakeBasiq) -> None:
-    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
-        url = f"{base_url}/_fake/emit"
-        body = {"eventTypeId": "user.created"}
-        own = {"Origin": base_url}
-        assert await _status(session, "POST", url, json=body, headers=own) == 403
-        assert await _status(session, "POST", url, json=body, headers={**own, "X-Fake-Token": "wrong"}) == 403
-        assert await _status(session, "POST", url, json=body, headers={**own, "X-Fake-Token": "t0ken"}) == 200
-        assert await _status(session, "POST", url, json=body, headers={"Sec-Fetch-Site": "same-origin"}) == 403
-        cookies = {"Cookie": "fake_token=t0ken"}
-        assert await _status(session, "POST", url, json=body, headers={**own, **cookies}) == 403
-        key = {"Authorization": f"Basic {fake.api_key}"}
-        assert await _status(session, "POST", url, json=body, headers=key) == 200
-        assert await _status(session, "POST", url, json=body, headers={**key, **own}) == 403
-
-
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-async def test_a_form_is_no_call_of_the_control_api(fake: FakeBasiq, content_type: str) -> None:
-    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
-        data = json.dumps({"eventTypeId": "user.created"})
-        url, headers = f"{base_url}/_fake/emit", {"Content-Type": content_type}
-        assert await _status(session, "POST", url, data=data, headers=headers) == 415
 
 
 async def test_who_is_not_on_this_machine_needs_the_token(fake: FakeBasiq, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,28 +264,3 @@ async def test_without_the_extra_the_page_says_how_to_get_it(fake: FakeBasiq, mo
             assert response.status == 200
             assert "pip install '/path/to/the/clone[ui]'" in await response.text()
         assert await _status(session, "GET", f"{base_url}/_fake/state") == 200
-
-
-@pytest.mark.parametrize("header", [{}, {"X-Fake-Token": ""}], ids=["absent", "empty"])
-@pytest.mark.parametrize("root", ["/_fake", "/_fake/~"], ids=["no path", "empty path"])
-async def test_an_empty_token_is_no_token(fake: FakeBasiq, header: dict[str, str], root: str) -> None:
-    body = {"eventTypeId": "user.created"}
-    async with serve(fake, control_token="t0ken") as base_url, aiohttp.ClientSession() as session:
-        url = f"{base_url}{root}/emit"
-        assert await _status(session, "POST", url, json=body, headers=header) == 401
-        assert await _status(session, "POST", url, json=body, headers={**header, "Origin": base_url}) == 403
-        assert await _status(session, "POST", url, json=body, headers={**header, "Via": "1.1 proxy"}) == 403
-        token = {"X-Fake-Token": "t0ken"}
-        assert await _status(session, "POST", f"{base_url}/_fake/emit", json=body, headers=token) == 200
-        assert await _status(session, "POST", f"{base_url}/_fake/~t0ken/emit", json=body, headers=header) == 200
-
-
-async def test_a_key_is_named_by_its_fingerprint_and_another_one_is_refused(fake: FakeBasiq) -> None:
-    body = {"eventTypeId": "user.created"}
-    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
-        for key, status in ((fake.api_key, 200), (FakeBasiq.make_api_key(), 403), ("", 403)):
-            headers = {"X-Fake-State": fingerprint(key)}
-            assert await _status(session, "POST", f"{base_url}/_fake/emit", json=body, headers=headers) == status
-        for text in ("", fake.api_key):
-            headers = {"X-Fake-State": text}
-            assert await _status(session, "POST", f"{base_url}/_fake/emit", json=body, headers=headers) == 403

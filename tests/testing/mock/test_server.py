@@ -14,13 +14,8 @@ from basiq_async import BasiqClient
 from basiq_async.testing import FakeBasiq, serve
 from tests.support.real_time import PATIENCE
 
-from ..conftest import ENDPOINT
+from ..conftest import ENDPOINT, Endpoint
 from .conftest import first_line
-
-
-@pytest.fixture
-def fake() -> FakeBasiq:
-    return FakeBasiq()
 
 
 async def test_a_url_arrives_as_it_was_sent(fake: FakeBasiq) -> None:
@@ -104,19 +99,14 @@ async def test_it_listens_on_ipv6(fake: FakeBasiq) -> None:
 
 
 async def test_while_it_runs_links_of_deliveries_lead_to_it_and_after_that_to_the_vendor(fake: FakeBasiq) -> None:
-    fake.add_webhook("https://example.com/hook")
-    seen: list[str] = []
-
-    async def endpoint(headers: dict[str, str], body: bytes) -> int:
-        seen.append(json.loads(body)["links"]["event"])
-        return 200
-
-    fake.route("https://example.com/hook", endpoint)
+    fake.add_webhook(ENDPOINT)
+    fake.route(ENDPOINT, endpoint := Endpoint(200))
     async with serve(fake) as base_url:
         await fake.emit("user.created")
     await fake.emit("user.created")
-    assert seen[0].startswith(base_url + "/events/")
-    assert seen[1].startswith("https://au-api.basiq.io/events/")
+    (_, first), (_, second) = endpoint.got
+    assert json.loads(first)["links"]["event"].startswith(base_url + "/events/")
+    assert json.loads(second)["links"]["event"].startswith("https://au-api.basiq.io/events/")
 
 
 async def test_a_state_whose_endpoint_stalls_holds_up_no_other_state() -> None:
@@ -130,11 +120,8 @@ async def test_a_state_whose_endpoint_stalls_holds_up_no_other_state() -> None:
         await stalled.wait()
         return 200
 
-    async def receive(headers: dict[str, str], body: bytes) -> int:
-        return 200
-
     first.route(ENDPOINT, stall)
-    second.route(ENDPOINT, receive)
+    second.route(ENDPOINT, Endpoint(200))
     for fake in (first, second):
         fake.add_webhook(ENDPOINT)
     async with serve(first), asyncio.timeout(PATIENCE):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -14,9 +13,8 @@ from basiq_async import AuthenticationError, BasiqClient, NotFoundError, Permiss
 from basiq_async.errors import BadRequestError, ConfigurationError
 from basiq_async.testing import FakeBasiq, ManualClock, SystemClock, serve
 
-from .conftest import Controller, control
-
-__all__ = ["control"]
+from ..conftest import Endpoint
+from .conftest import Controller
 
 URL = "http://127.0.0.1:9/basiq"
 
@@ -60,16 +58,14 @@ async def test_what_happens_in_one_state_shows_in_no_other(two: tuple[Controller
 
 
 async def test_ids_of_states_are_their_own_and_a_seed_repeats_them(control: Controller) -> None:
-    ids = []
-    for body in ({}, {}, {"seed": "s"}, {"seed": "s"}):
-        state = control.named((await control.post("/states", **body))["apiKey"])
-        ids.append((await state.post("/webhooks", url=URL))["webhookId"])
-    assert len(set(ids)) == 3
-    assert ids[2] == ids[3]
+    made = [await control.post("/states", **body) for body in ({}, {}, {"seed": "s"}, {"seed": "s"})]
+    ids = [(await control.named(each["apiKey"]).post("/webhooks", url=URL))["webhookId"] for each in made]
+    assert (len(set(ids)), ids[2]) == (3, ids[3])
 
 
 async def test_reset_forgets_all_of_one_state_and_nothing_of_another(two: tuple[Controller, Controller]) -> None:
-    async def fill(state: Controller) -> None:
+    one, other = two
+    for state in two:
         await state.post("/webhooks", url=URL)
         await state.post("/emit", eventTypeId="user.created", wait=True)
         await state.post("/fail", status=500)
@@ -77,43 +73,18 @@ async def test_reset_forgets_all_of_one_state_and_nothing_of_another(two: tuple[
         await state.post("/endpoint/down")
         await state.post("/disable-account")
         async with client(state) as basiq:
-            with pytest.raises(Exception, match="disabled"):
+            with pytest.raises(PermissionDeniedError, match="disabled"):
                 await basiq.event_types.get("user.created")
-
-    one, other = two
-    await fill(one)
-    await fill(other)
-    left = {**await other.get("/state")}
+    left = await other.get("/state")
     await one.post("/reset")
-    empty = await one.get("/state")
-    for name in ("webhooks", "messages", "requests", "deliveries", "violations", "pending"):
-        assert empty[name] == 0
-    assert (empty["faults"], empty["deliveryFaults"], empty["endpointsDown"]) == ([], [], [])
+    counts = ("webhooks", "messages", "requests", "deliveries", "violations", "pending")
+    lists = ("faults", "deliveryFaults", "endpointsDown")
+    empty, kept = await one.get("/state"), await other.get("/state")
+    assert [empty[name] for name in (*counts, *lists)] == [*[0] * 6, *[[]] * 3]
+    assert kept == left
+    assert all(left[name] for name in (*counts, *lists) if name != "violations")
     async with client(one) as basiq:
         assert await basiq.event_types.get("user.created")
-    kept = await other.get("/state")
-    for name in ("webhooks", "messages", "requests", "deliveries", "pending", "faults", "deliveryFaults"):
-        assert kept[name] == left[name] != 0
-
-
-async def test_an_attempt_under_way_at_a_reset_leaves_nothing_in_what_follows() -> None:
-    fake = FakeBasiq()
-    begun, go = asyncio.Event(), asyncio.Event()
-
-    async def slow(headers: dict[str, str], body: bytes) -> int:
-        begun.set()
-        await go.wait()
-        return 500
-
-    fake.route(URL, slow)
-    fake.add_webhook(URL)
-    async with serve(fake):
-        fake.emit("user.created")
-        await begun.wait()
-        fake.reset()
-        go.set()
-        await fake.deliver()
-    assert (list(fake.deliveries), fake.pending) == ([], 0)
 
 
 async def test_a_state_that_was_removed_is_gone_and_the_first_one_stays(two: tuple[Controller, Controller]) -> None:
@@ -145,13 +116,7 @@ async def test_the_clock_of_a_state_stands_still_where_that_is_asked_for() -> No
 
 
 async def test_a_state_is_served_whenever_it_was_added_and_its_events_are_delivered() -> None:
-    got: list[str] = []
-
-    async def endpoint(headers: dict[str, str], body: bytes) -> int:
-        got.append(json.loads(body)["links"]["event"])
-        return 200
-
-    fake = FakeBasiq()
+    endpoint, fake = Endpoint(200), FakeBasiq()
     before = fake.add_state("before")
     async with serve(fake) as base_url:
         during = fake.add_state("during")
@@ -161,8 +126,8 @@ async def test_a_state_is_served_whenever_it_was_added_and_its_events_are_delive
             await state.emit("user.created")
             async with BasiqClient(state.api_key, base_url=base_url) as basiq:
                 assert len(await basiq.events.list().collect()) == 1
-        assert len(got) == 2
-        assert all(link.startswith(base_url) for link in got)
+        links = [json.loads(body)["links"]["event"] for _, body in endpoint.got]
+        assert [link.startswith(base_url) for link in links] == [True, True]
         fake.remove_state(before.api_key)
         with pytest.raises(ConfigurationError, match="no state"):
             fake.remove_state(before.api_key)
@@ -208,22 +173,19 @@ async def test_a_call_that_changes_something_names_its_mock(control: Controller)
         assert (await response.json())["name"] == "first"
 
 
-async def test_a_call_is_for_the_application_whose_key_it_has() -> None:
+async def test_each_key_that_the_fake_was_made_with_has_a_state() -> None:
     fake = FakeBasiq(api_keys=["b25l", "dHdv"])
     async with serve(fake) as base_url, aiohttp.ClientSession() as session:
         two = Controller(fake, base_url, session, api_key="dHdv", document={"paths": {}})
         await two.post("/seed", messages=3)
-        await two.post("/webhooks", url=URL)
-        await two.post("/emit", eventTypeId="user.created")
+        await two.post("/disable-account")
         async with BasiqClient("b25l", base_url=base_url) as basiq:
             assert await basiq.webhooks.list().collect() == []
             assert await basiq.events.list().collect() == []
-            await two.post("/disable-account")
-            assert await basiq.webhooks.list().collect() == []
         async with BasiqClient("dHdv", base_url=base_url) as basiq:
             with pytest.raises(PermissionDeniedError):
                 await basiq.webhooks.list().collect()
-    assert fake.count_messages() == 5
+    assert (fake.count_messages(), fake.states["dHdv"].count_messages()) == (0, 3)
 
 
 async def test_everybody_may_ask_whether_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,180 @@
+"""``basiq-async work`` and ``basiq-async inbox …``: deferred deliveries, and what an inbox knows of an event."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from .._work.keys import inbox_key
+from ..errors import ConfigurationError
+from ._command import Group, command
+from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, open_receiver
+from ._options import LogLevel
+from ._output import live, note, show_logs
+from ._results import ROWS, Column, Output, Row, View
+from ._run import DONE, WRONG, make_client, stopping
+
+if TYPE_CHECKING:
+    from ..receiver import Inbox, QuarantinedDelivery
+
+inbox_app = Group("What the inbox of a service knows about an event.")
+
+
+@command()
+def work(
+    receiver: Receiver = None,
+    log_level: LogLevel = "INFO",
+) -> Awaitable[None]:
+    """Work off the deferred deliveries of a receiver until SIGTERM or Ctrl-C.
+
+    A service that has the receiver open does so itself; this is for a process of its own, any number of them. After the
+    first signal nothing new begins, and handlers that run have the receiver's handler_timeout to end. What they do not
+    end waits in the inbox, as after a second signal, which ends them at once.
+
+    """
+    if receiver is None:
+        raise ConfigurationError("name the receiver with --receiver MODULE:RECEIVER")
+    show_logs(log_level, "%(asctime)s %(levelname)s %(name)s %(message)s")
+    return _work(receiver)
+
+
+async def _work(place: str) -> None:
+    """Work until the first signal, and let what runs end. A second signal cancels it."""
+    import asyncio
+
+    from .._work.limits import inbox_limit
+
+    counts = Counter[str]()
+    end = asyncio.Event()
+
+    def stop() -> bool:
+        end.set()
+        return True
+
+    def status() -> str:
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing was handled"
+
+    async with open_receiver(place) as receiver:
+        async with inbox_limit(INBOX_TIMEOUT):
+            await receiver.inbox.check()
+        receiver._add_hook(lambda event: counts.update([event.result]))
+        with stopping(stop):
+            tasks = [asyncio.create_task(each) for each in (receiver.work(), end.wait())]
+            try:
+                while not (await asyncio.wait(tasks, timeout=_EVERY, return_when=asyncio.FIRST_COMPLETED))[0]:
+                    live(f"{status()}; Ctrl-C ends")
+                await receiver.aclose()
+            finally:
+                tasks[1].cancel()
+                await asyncio.wait(tasks)
+                live(None)
+        await tasks[0]
+    note(status(), **counts)
+
+
+_EVERY = 1.0
+"""Seconds between two looks at the counts."""
+
+
+# --- what an inbox knows ---
+
+
+_WAITING: View[QuarantinedDelivery] = View(
+    "delivery_id event_type_id event_id since due failures error signed_at",
+    Column("ID", "delivery_id"),
+    Column("EVENT TYPE", "event_type_id", flexible=16),
+    Column("SINCE", "since", optional=True),
+    Column("DUE", "due", optional=True),
+    Column("FAILURES", "failures", optional=True),
+    Column("ERROR", "error", flexible=24),
+    since=lambda entry: entry.quarantined_at,
+    error=lambda entry: entry.error or None,
+)
+
+
+@inbox_app.add()
+async def waiting(output: Output, place: InboxOptions) -> int:
+    """Show the deferred deliveries that wait to be handled, oldest first.
+
+    The exit code is 1 if there are any, and 3 if the inbox gave no usable response.
+    """
+    from .._work.quarantine import read_waiting
+
+    async with place.open() as (inbox, owner):
+        if await output.stream(read_waiting(inbox, owner, timeout=INBOX_TIMEOUT), _WAITING):
+            return WRONG
+    note("nothing waits")
+    return DONE
+
+
+@inbox_app.add(ROWS)
+async def check(place: InboxOptions) -> Row:
+    """Check that an inbox can be used. Show since when it knows what was handled, and of which webhooks."""
+    from .._work.limits import inbox_limit
+    from .._work.owners import read_webhooks
+
+    async with place.open() as (inbox, _):
+        async with inbox_limit(INBOX_TIMEOUT):
+            await inbox.check()
+            since = await inbox.known_since()
+        return {"known_since": since, "webhooks": list(await read_webhooks(inbox, timeout=INBOX_TIMEOUT))}
+
+
+@inbox_app.add()
+async def get(
+    output: Output,
+    event_id: str,
+    place: InboxOptions,
+    event: str | None = None,
+) -> int:
+    """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
+
+    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed.
+    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
+    webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
+    inboxes do not keep that time.
+
+    event_id: The event's id.
+    event: The event's type, such as consent.revoked; by default Basiq is asked.
+    """
+    from .._work.owners import read_former, read_webhooks
+    from .._work.quarantine import ANY_WEBHOOK
+
+    if event is None:
+        async with make_client() as basiq:
+            event = (await basiq.events.get(event_id)).type
+    async with place.open() as (inbox, owner):
+        known = await read_webhooks(inbox, timeout=INBOX_TIMEOUT)
+        if place.receiver is None and known and owner not in (ANY_WEBHOOK, *known):
+            whose = ", ".join(map(repr, known))
+            raise ConfigurationError(f"the inbox is of the webhook {whose}, not of {owner!r}")
+        owners = known if owner == ANY_WEBHOOK else [owner, *await read_former(inbox, owner, timeout=INBOX_TIMEOUT)]
+        entry = await _find(inbox, event_id, event, [*owners, None])  # None: of a receiver without a webhook
+    output.one(entry)
+    return DONE if entry["state"] == "handled" else WRONG
+
+
+async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: Sequence[str | None]) -> Row:
+    """Return what is known: whether the handler succeeded, since when that is known, and if not, why."""
+    from .._work.limits import inbox_limit
+    from .._work.quarantine import read_quarantine, read_waiting
+
+    row: Row = {"event_id": event_id, "event_type_id": event_type_id, "webhook_id": owners[0], "state": "unknown",
+                "since": None, "due": None, "error": None, "failures": None}  # fmt: skip
+    keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
+    async with inbox_limit(INBOX_TIMEOUT):
+        known = await inbox.known([*keys])
+    for key in known:
+        row = {**row, "webhook_id": keys[key]}
+        for state, read in (("waiting", read_waiting), ("quarantined", read_quarantine)):
+            async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:
+                async for entry in entries:
+                    if entry.key == key:
+                        found = {"since": entry.quarantined_at, "due": entry.due, "error": entry.error or None}
+                        return {**row, "state": state, **found, "failures": entry.failures}
+        handled_at = getattr(inbox, "handled_at", None)  # only a SQLInbox keeps the time
+        async with inbox_limit(INBOX_TIMEOUT):
+            return {**row, "state": "handled", "since": handled_at and await handled_at(key)}
+    return row

@@ -1,0 +1,148 @@
+"""What a SQL inbox has recorded, set aside or stored: what it reads, and what waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..._storage.sql import BusyError, SQLStore, as_aware
+from ..._work.keys import in_parts
+from ..._work.notes import read_note, write_note
+from ..._work.protocol import QuarantinedDelivery, Waiting, unpack_entry
+from ...errors import InboxError
+from ._sql_statements import Statements
+
+_WHEN_DUE = attrgetter("due", "key")
+_FIRST = datetime(1, 1, 1, tzinfo=UTC)
+_BEFORE_ALL = -1e18
+"""Before the time of any entry, in seconds."""
+_ASK_TIMES = 15
+"""How often to ask, while another statement or transaction has the key."""
+_ASK_EVERY = 0.02
+_MOST_TOKENS = 256
+
+
+class SQLRows:
+    """The calls of a SQL inbox that end no claim."""
+
+    _store: SQLStore
+    _sql: Statements
+
+    def __init__(self) -> None:
+        self._due_tokens: deque[str] = deque(maxlen=_MOST_TOKENS)
+        """The last tokens that claimed what was due: a transaction of such a token has a lease beside."""
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """See ``Record``."""
+        found: set[str] = set()
+        for part in in_parts(keys):
+            found.update(row.key for row in await self._store.rows(self._sql.known, self._sql.given(part)))
+        return found
+
+    async def note(self, name: str) -> str | None:
+        """See ``Record``."""
+        rows = await self._store.rows(self._sql.note, {"a_name": write_note(name)})
+        return read_note(rows[0].text) if rows else None
+
+    async def set_note(self, name: str, text: str) -> None:
+        """See ``Record``."""
+        values = {"a_name": write_note(name), "a_text": write_note(text)}
+        await self._store.rows(self._sql.set_note, values, write=True)
+
+    async def handled_at(self, key: str) -> datetime | None:
+        """Return when ``key`` was handled or acknowledged, by the database's clock; None if it was not."""
+        rows = await self._store.rows(self._sql.row, {"a_key": key})
+        return as_aware(rows[0].handled_at) if rows and rows[0].handled_at is not None else None
+
+    async def quarantined(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``Inbox``."""
+        due, key = (_BEFORE_ALL, "") if after is None else (after.quarantined_at.timestamp(), after.key)
+        rows = await self._store.rows(self._sql.letters, {"a_limit": limit, "a_due": due, "a_key": key})
+        return [unpack_entry(row.letter, key=row.key, at=as_aware(row.placed_at)) for row in rows]
+
+    async def list_waiting(
+        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``."""
+        moment, key = (_FIRST, "") if after is None else (after.quarantined_at, after.key)
+        place = {"a_limit": limit, "a_moment": moment, "a_key": key}
+        return _read_waiting(await self._store.rows(self._sql.list_waiting, place))
+
+    async def waiting(self, webhook_id: str | None) -> Waiting:
+        """See ``WaitingInbox``."""
+        [row] = await self._store.rows(self._sql.waiting, self._sql.queue(webhook_id))
+        if not row.number:
+            return Waiting()
+        age = max(0.0, row.now - as_aware(row.oldest).timestamp())
+        return Waiting(count=row.number, fresh=int(row.fresh), size=int(row.size), age=age)
+
+    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+        """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
+        values = {"a_key": delivery.key, **self._sql.queue(webhook_id), **facts(delivery)}
+
+        async def work(connection: AsyncConnection) -> bool | None:
+            if (await connection.execute(self._sql.store, values)).first() is not None:
+                return True
+            return await look(connection)
+
+        async def look(connection: AsyncConnection) -> bool | None:
+            row = await self._sql.find(connection, delivery.key)
+            return None if row is None or (row.handled_at is None and not row.waits) else False
+
+        # SQLite's writer may be a handler: a duplicate does not wait for it.
+        if not self._store.on_postgresql and await self._store.run(look) is False:
+            return False
+        for _ in range(_ASK_TIMES):
+            if (stored := await self._store.run(work, write=True)) is not None:
+                return stored
+            await asyncio.sleep(_ASK_EVERY)
+        raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
+
+    async def claim_due(
+        self, webhook_id: str | None, token: str, *, limit: int, lease: float
+    ) -> Sequence[QuarantinedDelivery]:
+        """See ``WaitingInbox``. The lease runs by the server's clock."""
+        queue = self._sql.queue(webhook_id)
+        if not self._store.on_postgresql and not await self._store.rows(self._sql.find_due, queue):
+            return []  # without SQLite's lock for writers
+        values = {**queue, "a_token": token, "a_lease": lease, "a_limit": limit}
+        try:
+            rows = await self._store.rows(self._sql.claim_due, values, write=True, patient=False)
+        except BusyError:
+            return []
+        if rows:
+            self._due_tokens.append(token)
+        return _read_waiting(sorted(rows, key=_WHEN_DUE))
+
+
+def facts(delivery: QuarantinedDelivery) -> dict[str, object]:
+    """Return the parameters of a delivery that waits."""
+    letter = delivery.pack(seal=True)
+    return {
+        "a_moment": delivery.quarantined_at,
+        "a_attempts": delivery.failures,
+        "a_size": len(letter),
+        "a_letter": letter,
+    }
+
+
+def _read_waiting(rows: Iterable[Any]) -> Sequence[QuarantinedDelivery]:
+    """Return the entries of rows that wait, with their seals."""
+    return [
+        unpack_entry(
+            row.letter,
+            key=row.key,
+            at=as_aware(row.placed_at),
+            trusted=False,
+            due=datetime.fromtimestamp(row.due, UTC),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,173 @@
+"""The promises of an inbox about what it keeps for later, each a method."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import attrs
+
+from ..._work.protocol import QuarantinedDelivery, WaitingInbox
+from ._inbox_model import LATER, LONG, SEAL, SHORT, make_delivery, make_odd_deliveries
+from ._inbox_workers import Workers
+from ._runner import hold
+
+_YEAR, _PRUNING = 365, 40
+"""Days, and after how many of them so many others are handled."""
+
+
+class WaitingPromises(Workers[WaitingInbox]):
+    """What an inbox promises about deliveries that it keeps to be handled later.
+
+    The id of the webhook is the key.
+    """
+
+    needs: ClassVar[Any] = WaitingInbox
+
+    async def _store(self, name: str) -> QuarantinedDelivery:
+        delivery = make_delivery(self.key + name, failures=0, at=self.now())
+        stored = await self.inbox.store(delivery, webhook_id=self.key)
+        hold(stored is True, f"store() of a new delivery was {stored}, not True")
+        return delivery
+
+    async def _claim_due(self, token: str, inbox: WaitingInbox, limit: int = 10) -> list[str]:
+        return [each.key for each in await inbox.claim_due(self.key, token, limit=limit, lease=LONG)]
+
+    async def store_what_is_open(self) -> None:
+        """store() is False for what was handled or acknowledged in the quarantine, and True for what a job set aside"""
+        await self.follow(
+            "complete a; quarantine a 1; store b; store b 1; waiting a; quarantined b; claim_due b",
+            "set_aside a; store b; waiting a; quarantined b; claim_due b",
+        )
+
+    async def put_off(self) -> None:
+        """put_off() ends the claim: the delivery is due again after so many seconds, as it was given, and not before"""
+        await self.follow(
+            "store a; claim_due a; put_off a; claim_due b; put_off_for_long b; claim_due a; list_waiting b; "
+            "claim a; put_off_shortly a; pass a; claim_due a; put_off_for_long a; claim b; complete b; put_off a",
+        )
+
+    async def hold_what_waits(self) -> None:
+        """While one token holds a delivery that waits, another one cannot claim it, put it off or complete it"""
+        await self.follow(
+            "store a; claim_due a; claim b; claim_due b; put_off_for_long b; complete b; list_waiting b; "
+            "release b; claim b; release a; claim b; claim_due a; put_off_for_long a; release b; claim_due a",
+        )
+
+    async def put_off_what_waits_alone(self) -> None:
+        """put_off() of a key that does not wait is False, and records nothing"""
+        await self.follow("claim a; put_off a; known a; known b; waiting a; waiting b")
+
+    async def leave_the_lease(self) -> None:
+        """put_off() of a key that does not wait leaves its lease"""
+        await self.follow("claim_shortly a; claim a; put_off a; claim b")
+
+    async def end_the_wait(self) -> None:
+        """complete(), of one or many, and quarantine() end the wait; release(), fail() and a retry do not"""
+        await self.follow(
+            "store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; "
+            "claim_due a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+            "store a; complete_both a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+            "store a; quarantine a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+        )
+
+    async def stop_waiting_when_set_aside(self) -> None:
+        """What waits and a job sets aside waits no longer; and what was dropped from the quarantine cannot be stored"""
+        await self.follow("store a; set_aside b; waiting a; quarantined b; drop b; store b; waiting a")
+
+    async def store_what_is_claimed(self) -> None:
+        """A claimed key can be stored: the claim stays, and its complete() ends the wait"""
+        await self.follow(
+            "claim a; store b; claim b; claim_due b; complete a; waiting a",
+            "set_aside a; claim a; store b; claim_due b; release a; claim_due b",
+        )
+
+    async def be_due_after_a_death(self) -> None:
+        """A delivery whose claim died is due again; its former holder can put it off until another claims it"""
+        await self.follow(
+            "store a; die_of_due a; put_off a; die_of_due a; claim_due b; put_off_for_long a; complete b; waiting a",
+        )
+
+    async def survive_a_cancelled_call(self) -> None:
+        """A cancelled call about what waits was carried out completely or not at all, wherever it was cancelled"""
+        await self.follow(
+            "cancelled store a; store a; waiting b; cancelled claim_due a; release a; claim_due b; "
+            "cancelled put_off_for_long b; put_off b; waiting b; claim a; complete a",
+        )
+
+    async def store_once(self) -> None:
+        """Of twenty calls of store() for an event at once, one stores it; then it is known, and not handled"""
+        delivery = make_delivery(self.key)
+        inboxes = [self.inbox, self.other] * 10
+        stored = await asyncio.gather(*(inbox.store(delivery, webhook_id=self.key) for inbox in inboxes))
+        hold(stored.count(True) == 1, f"{stored.count(True)} of 20 calls stored it, not 1")
+        await self.follow("store a; waiting a; waiting b; known a; known b; claim b; store a")
+
+    async def claim_in_turn(self) -> None:
+        """claim_due() claims what is due of its own webhook, the longest due first, and no more than its limit"""
+        keys: list[str] = []
+        for number in (3, 1, 4, 2, 0):
+            keys.append((await self._store(f"-{number}")).key)
+            await self.wait(SHORT / 10)
+        for webhook_id in (None, f"{self.key}-"):
+            others = await self.other.claim_due(webhook_id, self.b, limit=1000, lease=0.001)
+            hold(not any(each.key in keys for each in others), f"claim_due({webhook_id!r}) had a delivery of another")
+        found = await self._claim_due(self.a, self.inbox, limit=2)
+        hold(found == keys[:2], f"the two that were due first were {found}, not {keys[:2]}")
+        for key, seconds in zip(found, (0.0, LATER), strict=True):
+            await self.inbox.put_off(key, self.a, seconds=seconds)
+        found, expected = await self._claim_due(self.b, self.other), [*keys[2:], keys[0]]
+        hold(found == expected, f"after one was put off and is due at once, the order was {found}, not {expected}")
+
+    async def measure(self) -> None:
+        """waiting() has the bytes of a webhook's deliveries, and the age of the oldest"""
+        first = await self._store("-first")
+        least = SHORT if self.clock is None else LATER
+        await self.wait(least)
+        await self._store("-second")
+        found = await self.other.waiting(self.key)
+        hold(found.size >= 2 * len(first.body), f"of {2 * len(first.body)} bytes, waiting() had {found.size}")
+        age = -1 if found.age is None else found.age
+        hold(least * 0.9 <= age < least + LONG, f"after {least:g} s, the age was {found.age}")
+        sizes = [found.size]
+        await self.inbox.claim(first.key, self.a, lease=LONG)
+        longer = attrs.evolve(first, body=first.body * 2)
+        await self.inbox.put_off(first.key, self.a, seconds=0, delivery=longer)
+        sizes.append((await self.other.waiting(self.key)).size)
+        await self.inbox.complete(first.key, self.a)
+        sizes.append((await self.other.waiting(self.key)).size)
+        hold(0 < sizes[2] < sizes[0] < sizes[1], f"of two, a longer one, and one, waiting() had {sizes} bytes")
+        others = await self.other.waiting(f"{self.key}-")
+        hold((others.count, others.size, others.age) == (0, 0, None), f"waiting() of another webhook was {others}")
+
+    async def list_in_order(self) -> None:
+        """list_waiting() returns pages of all webhooks in order of time, each delivery as it was, with its seal"""
+        stored = make_odd_deliveries(self.key)
+        for number, each in enumerate(stored):
+            await self.inbox.store(each, webhook_id=None if number % 2 else self.key)
+
+        async def complete(key: str) -> bool:
+            return await self.inbox.complete(key, self.a)
+
+        await self.check_order(self.other.list_waiting, stored, complete)
+        listed = await self.list_own(self.other.list_waiting)
+        claimed = await self.inbox.claim_due(self.key, self.a, limit=10, lease=LONG)
+        hold(
+            len(claimed) == 2, f"of 3 deliveries of the webhook, of which 1 was handled, {len(claimed)} were due, not 2"
+        )
+        hold({each.seal for each in (*listed, *claimed)} == {SEAL}, "a seal was lost")
+
+    async def keep_for_long(self) -> None:
+        """Nothing forgets a delivery that waits, however long it waits and however many are handled meanwhile"""
+        stored = await self._store("")
+        for key in await self._claim_due(self.a, self.inbox):
+            await self.inbox.put_off(key, self.a, seconds=0.0)
+        for day in range(0, _YEAR if self.clock is not None else 1, _PRUNING):
+            for number in range(_PRUNING):
+                await self.inbox.complete(f"{self.key}-{day}-{number}", self.b)
+            if self.clock is not None:
+                self.clock.advance(timedelta(days=_PRUNING))
+        hold(self.key in await self.other.known([self.key]), "what waits for long was not known")
+        hold(await self.list_own(self.other.list_waiting) == [stored], "what waits for long was gone")
+        hold(await self._claim_due(self.b, self.other) == [self.key], "what waits for long was not due")
