@@ -12,11 +12,11 @@ from ._replay import Replay
 from ._report import Plan, Progress, Report
 from ._where import Where, event_types, failed_only, limit, message_time, since, until
 from .targets._base import BulkTarget, Target
+from .targets._http import HttpTarget
 from .targets._json_lines import JSONLinesTarget
 
 if TYPE_CHECKING:
     from ._page import serve_page
-    from .targets._http import HttpTarget
 
 __all__ = [
     "BulkTarget",
@@ -43,10 +43,5 @@ __all__ = [
 ]
 
 
-# Loaded at their first use, because they need more packages: aiohttp, or those of an extra.
-_LAZY = {
-    "HttpTarget": "targets._http",
-    "serve_page": "_page",
-}
-
-__getattr__, __dir__ = lazy_names(__name__, _LAZY)
+# Loaded at its first use: it needs the packages of an extra.
+__getattr__, __dir__ = lazy_names(__name__, {"serve_page": "_page"})

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from ..models import Message
 from ._engine import Engine
 from ._sources import Batch, UnreadableMessage
 from ._where import choose
@@ -62,27 +61,23 @@ class BulkEngine(Engine):
             wanted, error = choose(self._where, message)
             if not wanted:
                 self._skip(batch)
-            elif error is not None and not (self._file is not None and isinstance(message, UnreadableMessage)):
-                if not self._fail_with(message, batch, error):
+                continue
+            reason = None
+            if error is None or (self._file is not None and isinstance(message, UnreadableMessage)):
+                ending = await self._attempts.deliver(message)
+                if ending is None:
                     return
-            elif not await self._deliver(message, batch):
-                return
-
-    async def _deliver(self, message: Message, batch: Batch[Any]) -> bool:
-        """Hand one message to the target. Return False if the run ends."""
-        ending = await self._attempts.deliver(message)
-        if ending is None:
-            return False
-        reason, error = ending
-        if error is not None:
-            return self._fail_with(message, batch, error)
-        if reason is not None:
-            self._skipped[reason] += 1
-            batch.finish()
-        else:
-            self._note_accepted(batch, 1)
-        await self._write_if_due()
-        return True
+                reason, error = ending
+            if error is not None:
+                self._open += 1
+                if not self._record_failure(message, batch, error):
+                    return
+            elif reason is not None:
+                self._skipped[reason] += 1
+                batch.finish()
+            else:
+                self._note_accepted(batch, 1)
+            await self._write_if_due()
 
     def _note_accepted(self, batch: Batch[Any], count: int) -> None:
         self._handled += count
@@ -91,10 +86,6 @@ class BulkEngine(Engine):
             self._left -= count
         self._open += count
         self._unwritten[batch] += count
-
-    def _fail_with(self, message: Message, batch: Batch[Any], error: Exception) -> bool:
-        self._open += 1
-        return self._record_failure(message, batch, error)
 
     async def _write_if_due(self) -> None:
         if self._unwritten.total() >= _MOST_UNWRITTEN or self._now() >= self._hint_due:

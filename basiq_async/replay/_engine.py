@@ -142,29 +142,20 @@ class Engine:
         self._note_hint, self._wait_for_others = note_hint, wait_for_others
         self._hint: str | None = None
         self._hint_due = 0.0
-        self._items: Iterator[tuple[Message, Batch[Any]]] = iter(())
-        """The messages that were read and not taken yet."""
-        self._reading: asyncio.Task[Any] | None = None
-        """The worker that waits for a page."""
-        self._turning = False
-        """Whether a worker turns to the next page. The others wait."""
+        self._items: Iterator[tuple[Message, Batch[Any]]] = iter(())  # the messages that were read and not taken yet
+        self._reading: asyncio.Task[Any] | None = None  # the worker that waits for a page
+        self._turning = False  # whether a worker turns to the next page. The others wait
         self._left = where.limit
-        self._open = 0
-        """The number of messages under way, or handled and not recorded yet."""
-        self._changed = asyncio.Event()
-        """Set when that has changed, or when there is another page."""
-        self._started = self._working = 0
-        """The number of workers, and of those that have a message."""
+        self._open = 0  # the number of messages under way, or handled and not recorded yet
+        self._changed = asyncio.Event()  # set when that has changed, or when there is another page
+        self._started = self._working = 0  # the number of workers, and of those that have a message
         self._done: list[Finished] = []
-        self._row: list[Finished] = []
-        """The last failures in a row."""
+        self._row: list[Finished] = []  # the last failures in a row
         self._busy: deque[tuple[Message, Batch[Any]]] = deque()
         """Messages that another worker holds. They are handed out again at the end, once."""
-        self._at_end = False
-        """Whether all pages were taken."""
+        self._at_end = False  # whether all pages were taken
         self._recording = False
-        self._broken = False
-        """Whether a recording failed. Then nothing more is recorded."""
+        self._broken = False  # whether a recording failed. Then nothing more is recorded
         self._stopped = False
         self._handled = self._failed = self._in_a_row = self._given_up = 0
         self._skipped: Counter[str] = Counter()
@@ -457,11 +448,10 @@ class Engine:
 
     def _report(self, plan: Plan | None) -> Report:
         progress = self._progress(plan)
-        seconds = progress.duration
         finished = self._at_end and self._source.finished and not self._open and self._error is None
         return Report(
             **attrs.asdict(progress, recurse=False, filter=attrs.filters.exclude("rate")),
-            rate=(self._handled + self._failed) / seconds if seconds > 0 else 0.0,
+            rate=(self._handled + self._failed) / progress.duration if progress.duration > 0 else 0.0,
             finished=finished and not self._given_up and not self._skipped[BUSY],
         )
 

@@ -54,9 +54,6 @@ async def serve_page(
     app = make_app(guard)
     app.add_routes(_routes(feed))
 
-    async def show(query: Mapping[str, str]) -> Json:
-        return await _show(feed)
-
     async def entry(id: str) -> Json:
         return {"entry": _show_entry(await feed.entry(id), whole=True)}
 
@@ -64,7 +61,7 @@ async def serve_page(
         ROOT,
         Path(__file__).parent / "templates",
         ("progress", "quarantine"),
-        show,
+        lambda query: _show(feed),
         feed.watch,
         lambda: {"revision": [feed.revision, replay.running], "texts": {}},
         {"entry": entry},

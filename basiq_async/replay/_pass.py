@@ -70,8 +70,7 @@ class Pass:
         self.part = part
         self.until = until
         self.notes = notes
-        self._above = above
-        """The links of the part that are above the first page of the pass."""
+        self._above = above  # the links of the part that are above the first page of the pass
         self.former = Borders(borders)
         self._below = frozenset(until.first) if until is not None else frozenset()
         self.begin(url, from_start=part is None)
@@ -79,21 +78,17 @@ class Pass:
     def begin(self, url: str, *, from_start: bool) -> None:
         """Begin with a page, for the first time or again. ``from_start``: it is the first page of the list."""
         self.url = url
-        self.next_url: str | None = url
-        """The page to read next; None at the end of the pass."""
+        self.next_url: str | None = url  # the page to read next; None at the end of the pass
         self.from_start = from_start
         if from_start:
             self.part, self._above = None, ()
         self.connected = from_start
         """Whether the pass began above where its part ended, by as many places as an item may come late."""
-        self.first_ids: list[str] = []
-        """The ids of the first page."""
+        self.first_ids: list[str] = []  # the ids of the first page
         self.pages = 0
-        self.seen: set[int] = set()
-        """The pages that were read."""
+        self.seen: set[int] = set()  # the pages that were read
         self.borders: list[Border] = []
-        self.joined = self.at_end = False
-        """Whether the pass has ended at ``until``, or at the end of the list."""
+        self.joined = self.at_end = False  # whether the pass has ended at ``until``, or at the end of the list
         self._met: set[str] = set()
         self._last: str | None = None
         self._passed = 0
@@ -102,10 +97,8 @@ class Pass:
         self._ladder: dict[int, tuple[int, str, list[str], int]] = {}
         """For each power of two, the last page whose number in the pass it divides, and no higher one: its number, its
         link, some of its ids, and the number of items until its end."""
-        self._lately: list[str] = []
-        """The ids before those that the pass will read, then those that it has read."""
-        self._marks: frozenset[str] = frozenset()
-        """Ids of the part, above which the pass may begin."""
+        self._lately: list[str] = []  # the ids before those that the pass will read, then those that it has read
+        self._marks: frozenset[str] = frozenset()  # ids of the part, above which the pass may begin
 
     def enter(self, page: ListedPage, late: int) -> None:
         """Note a page. ``late``: the number of places by which an item may come late."""

@@ -110,24 +110,19 @@ class Reading(Generic[T]):
         found = None if self._selection is None else read_hint(hint, self._selection)
         if found is not None and (found.base.is_due(self._pages.now()) or not found.is_of(listing)):
             found = None
-        self._former = found
-        """The hint of an earlier run, if it counts."""
+        self._former = found  # the hint of an earlier run, if it counts
         self._order = ListOrder(None if found is None else found.steps)
         self._longest = 1 if found is None else found.page
-        self._passed = Ids() if passed is None else passed
-        """The keys that the record knew or that were handed out."""
-        self._left_out = Ids()
-        """The ids of items that were not selected. Another item with the same key can be."""
+        self._passed = Ids() if passed is None else passed  # the keys that the record knew or that were handed out
+        self._left_out = Ids()  # the ids of items that were not selected. Another item with the same key can be
         self._is_enough = is_enough
         self._refused = 0
         self._steps: deque[_Step] = deque()
         self._noted: Hint | None = None
-        self._base: Part | None = None
-        """The part that reaches, or is to reach, the end of the list."""
+        self._base: Part | None = None  # the part that reaches, or is to reach, the end of the list
         self.finished = False
         """Whether every item that was listed throughout this run is in the record, or was handed out."""
-        self.known_count = self.read_count = 0
-        """The number of items that the record knew, and of those that were read."""
+        self.known_count = self.read_count = 0  # the number of items that the record knew, and of those that were read
         self._batches = self._read_all()
 
     async def advance(self) -> Batch[T] | None:

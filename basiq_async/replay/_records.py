@@ -149,13 +149,13 @@ def message_of_entry(entry: QuarantinedDelivery) -> QuarantinedMessage:
     return QuarantinedMessage(entry.delivery_id, raw, entry=entry, fault=fault)
 
 
+@attrs.frozen
 class RetryTarget:
     """Hands messages of the quarantine to a target again, unless their seal shows that another program changed them."""
 
-    def __init__(self, inner: Target, seal: Seal, receiver: WebhookReceiver | None) -> None:
-        self._inner = inner
-        self._seal = seal
-        self._receiver = receiver
+    _inner: Target
+    _seal: Seal
+    _receiver: WebhookReceiver | None
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Returns "refused" for a message whose seal does not match."""

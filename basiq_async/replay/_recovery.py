@@ -109,9 +109,7 @@ def recover(
     receiver = replay._handling.receiver
     if receiver is not None and receiver.webhook_id is not None:
         refuse_others([receiver.webhook_id], webhook_id, "receiver")
-    return RecoveryRun(
-        replay, also_delivered=everything, all_types=all_types, acknowledged=acknowledged, formerly=formerly
-    )
+    return RecoveryRun(replay, everything, all_types, acknowledged, formerly)
 
 
 @attrs.define(eq=False)
@@ -309,9 +307,9 @@ class Recovery:
     waiting: Waiting
     out_of_reach: tuple[Inactivity, ...]
     webhook: Webhook
-    _was_active: bool
+    _was_active: bool = attrs.field(alias="was_active")
     """Whether the webhook was active before the messages were read, so that new events became messages."""
-    _clock_lead: float = 0.0
+    _clock_lead: float = attrs.field(default=0.0, alias="clock_lead")
     """By how many seconds this machine's clock is ahead of Basiq's."""
 
     @property

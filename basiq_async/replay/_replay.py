@@ -181,9 +181,7 @@ class Replay:
     async def plan(self) -> Plan:
         """Count what ``run`` would do now. It reads the source, and changes neither target nor record."""
         inbox = self._handling.inbox
-        left = 0
-        if inbox is not None:
-            left = await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
+        left = 0 if inbox is None else await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
         waiting = await count_waiting(inbox, self._handling.webhook_id, timeout=_CALL)
         source, _ = await self._open_source(counts_only=True)
         plan = await make_plan(source, self._where, handles=self._handling.handles)
@@ -266,8 +264,8 @@ class Replay:
             handling.webhook_id,
             self._seal,
             self._client._now,
-            claim=None if retries else claim,
-            flush=target.flush if isinstance(target, BulkTarget) else None,
+            None if retries else claim,
+            target.flush if isinstance(target, BulkTarget) else None,
         )
         if retries:
             target = RetryTarget(target, self._seal, handling.receiver)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+import attrs
+
 from .._redaction.text import printable
 from .._work.calls import HOST
 from .._work.keys import run_key
@@ -49,7 +51,9 @@ class RunClaim:
         """Claim the job. Raises ``JobInUseError`` if another run has it, and the inbox's errors."""
         while (found := await self._claim()) is not None:
             if not _is_dead(found.holder):
-                holder = "" if found.holder is None else f" ({printable(_describe(found.holder))})"
+                machine, _, rest = (found.holder or "").partition("/")
+                number = rest.split("/")[1] if "/" in rest else "?"
+                holder = "" if found.holder is None else f" ({printable(f'process {number} on {machine}')})"
                 raise JobInUseError(
                     f"another run of this job is alive{holder}: wait for it or stop it. If it was killed on another "
                     f"machine, its claim ends within {max(1.0, found.retry_after):.0f} s"
@@ -94,18 +98,20 @@ class RunClaim:
         return found
 
     async def _renew(self) -> None:
-        while not await wait_for_event(self._ending, LEASE / 3):
+        while True:
+            if await wait_for_event(self._ending, LEASE / 3):
+                return
             with suppress(Exception):  # ``check`` tries again, and raises
                 if _clock() < self._until:  # what lapsed is for ``check`` to judge
                     await self._claim()
 
 
+@attrs.frozen
 class ClaimedTarget:
     """A target that accepts messages only while the run has its claim."""
 
-    def __init__(self, inner: Target, claim: RunClaim) -> None:
-        self._inner = inner
-        self._claim = claim
+    _inner: Target
+    _claim: RunClaim
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""
@@ -135,8 +141,3 @@ def _is_dead(holder: str | None) -> bool:
     except OSError:
         pass
     return False
-
-
-def _describe(holder: str) -> str:
-    machine, _, rest = holder.partition("/")
-    return f"process {rest.split('/')[1] if rest.count('/') else '?'} on {machine}"

@@ -84,10 +84,8 @@ class Pressure:
     """
 
     def __init__(self, width: int) -> None:
-        self.open = True
-        """Whether callers need not call ``enter`` and ``leave``."""
-        self.pauses = 0
-        """The number of pauses since the last success."""
+        self.open = True  # whether callers need not call ``enter`` and ``leave``
+        self.pauses = 0  # the number of pauses since the last success
         self._width = width
         self._admits = self._inside = 0
         self._until = float("-inf")
@@ -166,8 +164,7 @@ class Attempts:
         self.timeout = timeout
         self._on_pause = on_pause
         self.pressure = Pressure(width)
-        self._accepted = 0
-        """The number of messages that the target accepted."""
+        self._accepted = 0  # the number of messages that the target accepted
         self._paused_since: float | None = None
         """When the target first asked for a pause, or failed, since it last accepted a message."""
         self._failed: set[str] = set()

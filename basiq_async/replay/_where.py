@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from .._arguments import accepts, check_event_type_ids, warn_of_unknown_types
+from .._arguments import accepts, check_event_type_ids, check_whole, warn_of_unknown_types
 from .._wire.order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
@@ -32,7 +32,7 @@ class Where:
     _predicate: Predicate = attrs.field(repr=False)
     limit: int | None = None
     description: str = attrs.field(default="", kw_only=True)
-    _steady: bool = attrs.field(default=False, kw_only=True)
+    _steady: bool = attrs.field(default=False, kw_only=True, alias="steady")
 
     def __call__(self, message: Message) -> bool:
         return self._predicate(message)
@@ -169,9 +169,7 @@ def limit(count: int) -> Where:
 
     Messages that were handled before, or have no handler, do not count. Raises ``ConfigurationError``.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigurationError("limit must be a whole number of messages, at least 1")
-    return Where(everything, count, steady=True)
+    return Where(everything, check_whole("limit", count, least=1), steady=True)
 
 
 def everything(message: Message) -> bool:

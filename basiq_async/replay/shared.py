@@ -6,20 +6,10 @@ from ._engine import Engine, Finished, OnError, RunSettings
 from ._reading import Reading
 from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import make_plan
-from ._sources import (
-    FixedMessages,
-    Source,
-    UnreadableMessage,
-    event_key,
-    message_key,
-    message_of,
-    open_events,
-    placeholder_for,
-    plain_id,
-)
-from ._where import SUBMITTED, Predicate, as_where, choose, everything
+from ._sources import FixedMessages, Source, message_of, open_events, placeholder_for, plain_id
+from ._where import SUBMITTED, Predicate, as_where
 from .targets._adapters import AnyTarget, find_handling
-from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget, Handler, SessionHandler
+from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget
 
 __all__ = [
     "BUSY",
@@ -30,25 +20,18 @@ __all__ = [
     "Engine",
     "Finished",
     "FixedMessages",
-    "Handler",
     "OnError",
     "Predicate",
     "QuarantinedMessage",
     "Reading",
     "RetryTarget",
     "RunSettings",
-    "SessionHandler",
     "Source",
-    "UnreadableMessage",
     "as_where",
-    "choose",
-    "event_key",
-    "everything",
     "find_handling",
     "key_of",
     "make_entry",
     "make_plan",
-    "message_key",
     "message_of",
     "message_of_entry",
     "open_events",

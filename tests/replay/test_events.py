@@ -8,38 +8,24 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, NotFoundError
-from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import JSONLinesTarget, Replay, since
-from tests.support.histories import Recorder, Refusing, history, set_aside
-from tests.support.scripted import Scripted, answer, page
+from basiq_async.receiver import MemoryInbox
+from basiq_async.replay import JSONLinesTarget, since
+from tests.support.histories import Receiving, Recorder, history, listed, set_aside
+from tests.support.scripted import answer
 
 pytestmark = pytest.mark.usefixtures("both_orders")
 
-SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cw=="
 WEBHOOK = {"id": "w1", "url": "https://a.example", "subscribedEvents": ["user.created"], "status": "active"}
 
 
-def a_receiver(inbox: MemoryInbox, *patterns: Any) -> tuple[WebhookReceiver, list[str]]:
-    receiver, got = WebhookReceiver(SECRET, inbox=inbox), []
-
-    @receiver.on(*(patterns or ("*",)))
-    async def handle(delivery: Delivery) -> None:
-        got.append(delivery.event_id)
-
-    return receiver, got
-
-
 async def test_the_event_list_has_what_an_inbox_does_not_know() -> None:
-    inbox = MemoryInbox()
-    receiver, got = a_receiver(inbox)
+    service = Receiving(MemoryInbox())
     async with history(40, page_size=15) as h:
         events = [event async for event in h.client.events.list()]
         assert len(events) == 40
-        first = h.replay(receiver, filter=None)
-        await first.run()
-        assert sorted(got) == sorted(event.id for event in events)
-        replay = h.replay(receiver, source="events")
+        await h.replay(service.receiver).run()
+        assert sorted(each.event_id for each in service.got) == sorted(event.id for event in events)
+        replay = h.replay(service.receiver, source="events")
         assert (await replay.plan()).total == 0
         report = await replay.run()
         assert (report.handled, report.skipped, report.finished) == (0, {"handled-before": 40}, True)
@@ -74,44 +60,15 @@ async def test_only_the_types_that_are_wanted_come() -> None:
     async with history(60) as h:
         events = [event async for event in h.client.events.list()]
         types = sorted({event.type for event in events})
-        receiver, got = a_receiver(MemoryInbox(), types[0])
-        replay = h.replay(receiver, source="events")
-        await replay.run()
-        assert sorted(got) == sorted(event.id for event in events if event.type == types[0])
+        service = Receiving(MemoryInbox(), types[0])
+        await h.replay(service.receiver, source="events").run()
+        assert sorted(each.event_id for each in service.got) == sorted(
+            event.id for event in events if event.type == types[0]
+        )
         await h.client.webhooks.update(h.webhook_id, url="https://example.com/basiq", subscribed_events=[types[1]])
         target = Recorder()
         subscribed = h.replay(target, source="events")
         assert (await subscribed.run()).handled == sum(event.type == types[1] for event in events)
-
-
-@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
-async def test_a_replay_of_events_is_stopped_and_continues(exclusive: bool) -> None:
-    async with history(100, page_size=9) as h:
-        target = Recorder()
-
-        async def behave(message: Any) -> None:
-            if len(target.ids) == 37:
-                replay.stop()
-
-        target._behave = behave
-        replay = h.replay(target, source="events", concurrency=4, exclusive=exclusive)
-        assert not (await replay.run()).finished
-        assert (await replay.run()).finished
-        assert len(target.ids) == len(set(target.ids)) == 100
-
-
-async def test_a_message_and_its_event_are_the_same_in_one_inbox() -> None:
-    inbox, target = MemoryInbox(), Recorder()
-    async with history(30, page_size=7) as h:
-        ids = await h.ids()
-        failing = Refusing(ids[4], ids[5])
-        replay = h.replay(failing, inbox=inbox)
-        assert (await replay.run()).failed == 2
-        report = await h.replay(target, inbox=inbox, source="events").run()
-        assert (report.handled, report.skipped) == (0, {"handled-before": 30}), "what is set aside is known, too"
-        failing.refused.clear()
-        await replay.retry_quarantined()
-        assert (await h.replay(target, inbox=inbox, source="events").run()).handled == 0
 
 
 async def test_an_event_that_failed_is_tried_again_as_its_message() -> None:
@@ -135,10 +92,9 @@ async def test_an_event_that_failed_is_tried_again_as_its_message() -> None:
 async def test_an_event_that_cannot_be_read_is_set_aside_and_where_counts_by_its_creation() -> None:
     event = {"id": "e1", "entity": "user", "eventType": "created", "createdDate": "2026-01-05T00:00:00Z"}
     odd = {**event, "id": "é.3"}
-    script = Scripted(answer(WEBHOOK), page([event, {"id": "e2", "createdDate": "never"}, "text", "other text", odd]))
-    target, inbox = Recorder(), MemoryInbox()
-    async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", target, inbox=inbox, source="events")
+    items = [event, {"id": "e2", "createdDate": "never"}, "text", "other text", odd]
+    target, before = Recorder(), [answer(WEBHOOK)]
+    async with listed(items, target, before=before, source="events") as replay:
         report = await replay.run()
         assert (report.handled, report.failed) == (2, 3)
         assert target.ids[0] == "event-e1"
@@ -148,35 +104,18 @@ async def test_an_event_that_cannot_be_read_is_set_aside_and_where_counts_by_its
         assert "data[1]" in entries["event-e2"].error
         again = await replay.retry_quarantined()
         assert (again.handled, again.failed, len(target.ids)) == (0, 3, 2), "no target gets what is no message"
-    script = Scripted(answer(WEBHOOK), page([event]))
-    async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", target, inbox=MemoryInbox(), source="events", where=since(timedelta(days=1)))
+    async with listed([event], target, before=before, source="events", where=since(timedelta(days=1))) as replay:
         assert (await replay.plan()).skipped == {"where": 1}
 
 
-async def test_events_of_a_webhook_that_is_not_there_are_an_error() -> None:
-    async with history(3) as h:
-        with pytest.raises(NotFoundError):
-            unknown = "4b1e0b9e-0000-4000-8000-000000000000"
-            await Replay(h.client, unknown, Recorder(), inbox=MemoryInbox(), source="events").run()
-
-
-async def test_events_are_exported_as_messages_once(tmp_path: Any) -> None:
+async def test_each_event_is_exported_once_as_a_message_also_one_that_cannot_be_read(tmp_path: Any) -> None:
     path = tmp_path / "events.jsonl"
-    async with history(12) as h:
-        replay = h.replay(JSONLinesTarget(path), source="events")
-        assert (await replay.run()).handled == 12
-        assert (await replay.run()).handled == 0
-    assert len(path.read_text().splitlines()) == 12
-
-
-async def test_an_event_that_cannot_be_read_has_one_line_too(tmp_path: Any) -> None:
-    path = tmp_path / "events.jsonl"
-    items = [{"id": "e2", "createdDate": "never"}, "text", {"no": "id"}]
-    async with BasiqClient("a2V5", transport=Scripted(answer(WEBHOOK), page(items))) as client:
-        replay = Replay(client, "w1", JSONLinesTarget(path), source="events")
-        assert (await replay.run()).handled == 3
-    async with BasiqClient("a2V5", transport=Scripted(answer(WEBHOOK), page(items))) as client:
-        assert (await Replay(client, "w1", JSONLinesTarget(path), source="events").run()).handled == 0
+    good = {"id": "e1", "entity": "user", "eventType": "created"}
+    items = [{"id": "e2", "createdDate": "never"}, "text", {"no": "id"}, good]
+    for handled in (4, 0):
+        options = {"before": [answer(WEBHOOK)], "source": "events", "inbox": None}
+        async with listed(items, JSONLinesTarget(path), **options) as replay:
+            assert (await replay.run()).handled == handled
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["raw"] for line in lines] == [items[0], {"raw": "text"}, items[2]]
+    assert [line.get("raw") for line in lines] == [items[0], {"raw": "text"}, items[2], None]
+    assert lines[3]["payload"]["eventId"] == "e1"

@@ -17,7 +17,7 @@ from basiq_async.replay._run_claim import (  # private: a clock of the test, and
     _process,
 )
 from tests.support import virtual
-from tests.support.histories import Collecting, Recorder, Watching, history
+from tests.support.histories import Away, Collecting, Recorder, Watching, history
 
 
 @pytest.fixture(autouse=True)
@@ -132,43 +132,14 @@ async def test_a_killed_run_on_another_machine_keeps_the_next_one_out_for_its_le
         assert (await replay.run()).handled == 5
 
 
-async def test_a_run_whose_claim_was_cancelled_keeps_no_other_out() -> None:
-    class Slow(MemoryInbox):
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            claim = await super().claim(key, token, lease=lease)
-            claimed.set()
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            return claim
-
-    claimed, inbox = asyncio.Event(), Slow()
-    async with history(5) as h:
-        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
-        running = asyncio.create_task(replay.run())
-        await claimed.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        assert (await replay.run()).handled == 5
-
-
 @virtual.clocked
 async def test_an_inbox_that_is_away_for_less_than_the_lease_costs_a_run_nothing() -> None:
-    class Away(MemoryInbox):
-        away = False
-
-        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
-            if self.away:
-                raise InboxError("away")
-            return await super().claim(key, token, lease=lease)
-
-    inbox = Away(clock=virtual.clock)
+    inbox = Away("claim", InboxError("away"), 0)
     async with history(5) as h:
 
         async def behave(message: Message) -> None:
-            inbox.away = True
+            inbox.until = virtual.now() + LEASE * 0.9
             await asyncio.sleep(LEASE * 0.9)
-            inbox.away = False
 
         assert (await h.replay(Recorder(behave), inbox=inbox, exclusive=True, concurrency=1).run()).finished
 

@@ -22,10 +22,7 @@ from basiq_async.replay import Progress
 from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, Table, history, set_aside
 
-both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 
-
-@both_kinds
 async def test_a_poisoned_message_is_set_aside_and_the_job_continues(exclusive: bool) -> None:
     async with history(300) as h:
         ids = await h.ids()
@@ -41,7 +38,6 @@ async def test_a_poisoned_message_is_set_aside_and_the_job_continues(exclusive: 
         assert (again.failed, again.finished, len(await set_aside(replay))) == (0, True, 2), "it is known to the inbox"
 
 
-@both_kinds
 async def test_what_was_set_aside_is_tried_again_without_asking_basiq(exclusive: bool, tmp_path: Any) -> None:
     async with history(700) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
         ids = await h.ids()
@@ -62,7 +58,6 @@ async def test_what_was_set_aside_is_tried_again_without_asking_basiq(exclusive:
         assert sorted(target.taken) == sorted(ids)
 
 
-@both_kinds
 async def test_what_fails_again_has_its_new_error_and_is_there_once(exclusive: bool) -> None:
     async with history(3) as h:
         ids = await h.ids()
@@ -92,7 +87,6 @@ async def test_what_fails_again_stays_set_aside_whatever_on_error_says() -> None
         assert len(await set_aside(replay)) == 3
 
 
-@both_kinds
 async def test_stop_ends_the_job_in_front_of_the_message_that_failed(exclusive: bool) -> None:
     async with history(300) as h:
         ids = await h.ids()
@@ -111,7 +105,6 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed(exclusive: 
         assert sorted(target.taken) == sorted(ids)
 
 
-@both_kinds
 async def test_skip_counts_it_and_continues_and_the_next_run_tries_it_again(exclusive: bool) -> None:
     async with history(30) as h:
         target = Refusing(*(await h.ids())[:7])
@@ -124,7 +117,6 @@ async def test_skip_counts_it_and_continues_and_the_next_run_tries_it_again(excl
         assert (again.handled, again.skipped, again.finished) == (7, {"handled-before": 23}, True)
 
 
-@both_kinds
 async def test_many_failures_in_a_row_end_the_job_in_front_of_them(exclusive: bool) -> None:
     async with history(1_200) as h:
         ids = await h.ids()
@@ -140,7 +132,6 @@ async def test_many_failures_in_a_row_end_the_job_in_front_of_them(exclusive: bo
         assert sorted(target.taken) == sorted(set(ids) - {ids[3]})
 
 
-@both_kinds
 async def test_failures_in_a_row_that_do_not_end_the_job_are_set_aside_at_its_end(exclusive: bool) -> None:
     async with history(30) as h:
         ids = await h.ids()
@@ -151,7 +142,6 @@ async def test_failures_in_a_row_that_do_not_end_the_job_are_set_aside_at_its_en
 
 
 @pytest.mark.parametrize(("limit", "stops"), [(5, True), (6, False), (None, False)])
-@both_kinds
 async def test_the_breaker_is_adjustable_and_a_success_resets_it(
     limit: int | None, stops: bool, exclusive: bool
 ) -> None:
@@ -166,7 +156,6 @@ async def test_the_breaker_is_adjustable_and_a_success_resets_it(
             assert (await replay.run()).failed == 10
 
 
-@both_kinds
 async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_end(exclusive: bool) -> None:
     async with history(5) as h:
         target = Refusing(*(await h.ids())[:1], error=asyncio.CancelledError)
@@ -193,17 +182,6 @@ async def test_what_an_error_says_forges_no_line_of_the_log(caplog: pytest.LogCa
     assert f"message {first!r} failed: ValueError: no such type: x" in caplog.text
     assert len(caplog.messages) >= 2
     assert all(message.isprintable() for message in caplog.messages), caplog.messages
-
-
-@both_kinds
-async def test_a_replay_error_of_a_target_ends_the_job_at_once(exclusive: bool) -> None:
-    inbox = MemoryInbox()
-    async with history(50) as h:
-        target = Refusing(*await h.ids(), error=lambda: ReplayError("the target is gone"))
-        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
-        with pytest.raises(ReplayError, match="the target is gone"):
-            await replay.run()
-        assert (len(inbox), await set_aside(replay)) == (0, {})
 
 
 # --- patience ---

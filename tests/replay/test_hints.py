@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -236,26 +237,6 @@ async def test_a_hint_of_another_selection_or_that_is_damaged_is_ignored(order: 
     assert await job.requests() <= 3
 
 
-async def test_no_hint_passes_an_item_that_was_held_or_is_not_done() -> None:
-    job = a_job(100, "newest-first")
-    reading = job.reading()
-    for number in range(10):
-        batch = await reading.advance()
-        assert batch is not None
-        for item in batch.items:
-            if item["id"] == "m75":
-                batch.hold()
-            else:
-                job.record.keys.add(key_of(item))
-                batch.finish()
-        assert (reading.hint() is None) == (number == 0 and job.hint is not None)
-        job.hint = reading.hint()
-    assert await reading.advance() is None
-    job.hint = reading.hint()
-    await reading.aclose()
-    assert await job.run() == ["m75"]
-
-
 @pytest.mark.parametrize("form", ["{}" * 9_000, "\U0001f600" * 150 + "{}", '"\n\\{}'])
 async def test_ids_of_any_length_and_content_fit_into_a_hint(form: str) -> None:
     job = a_job(0, "newest-first", "offset", size=100)
@@ -284,14 +265,18 @@ async def test_the_record_is_asked_once_a_page_and_at_most_500_keys_at_once() ->
     assert job.record.asked == 3
 
 
-async def test_a_key_that_occurs_again_is_handed_out_once() -> None:
-    job = a_job(100, "oldest-first")
-    reading = job.reading(key_of=lambda item: str(int(item["id"][1:]) % 7))
-    handed: list[str] = []
-    while (batch := await reading.advance()) is not None:
-        handed += [item["id"] for item in batch.items]
-    assert handed == [f"m{n}" for n in range(1, 8)]
-    await reading.aclose()
+async def test_the_next_page_is_requested_while_the_record_is_asked() -> None:
+    job, requests = a_job(30, "newest-first"), list[int]()
+    known = job.record.known
+
+    async def ask(keys: Sequence[str]) -> Collection[str]:
+        await asyncio.sleep(0)
+        requests.append(job.lists.requests)
+        return await known(keys)
+
+    job.record.known = ask  # type: ignore[method-assign]
+    assert len(await job.run()) == 30
+    assert requests == [2, 3, 3]
 
 
 async def test_items_that_are_not_selected_are_done_and_are_read_again_under_another_selection() -> None:

@@ -20,12 +20,11 @@ from basiq_async import (
     RequestTimeoutError,
     TargetError,
 )
-from basiq_async.receiver import MemoryInbox, WebhookReceiver
+from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import JSONLinesTarget, Progress, Replay
 from tests.support import virtual
 from tests.support.cancelling import Inline
-from tests.support.deliveries import SECRET
-from tests.support.histories import Recorder, Refusing, Table, history, set_aside
+from tests.support.histories import Away, Collecting, Receiving, Recorder, Refusing, Table, history, set_aside
 
 
 def timed(replay: Replay, **seconds: float) -> Replay:
@@ -157,7 +156,6 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(li
         assert target.at_once == 0
 
 
-@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 @virtual.clocked
 async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_called_again(exclusive: bool) -> None:
     async def behave(message: Message) -> None:
@@ -174,27 +172,14 @@ async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_call
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-class Collecting:
-    """A target that collects messages, and cannot write them."""
-
-    async def deliver(self, message: Message) -> str | None:
-        return None
-
-    async def flush(self) -> None:
-        await hang()
-
-
-class StuckTable(Table):
-    async def flush(self) -> None:
-        await hang()
-
-
-@pytest.mark.parametrize("kind", [Collecting, StuckTable])
+@pytest.mark.parametrize("kind", [Collecting, Table])
 @virtual.clocked
 async def test_a_flush_that_hangs_ends_the_job_with_what_to_do(kind: Callable[[], Any]) -> None:
+    target = kind()
+    target.flush = hang
     async with history(30) as h:
         with pytest.raises(ReplayError, match="could not be recorded within 60 s: fix the record, then run"):
-            await h.replay(kind()).run()
+            await h.replay(target).run()
 
 
 async def hang(*_: object, **__: object) -> Any:
@@ -213,23 +198,6 @@ INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
 ]
 
 
-class Away(MemoryInbox):
-    """An inbox of which one call fails for a while, or hangs if there is no failure."""
-
-    def __init__(self, call: str, failure: Exception | None, seconds: float) -> None:
-        super().__init__(clock=virtual.clock)
-        self.until = virtual.now() + seconds
-        whole = getattr(self, call)
-
-        async def ask(*args: Any, **options: Any) -> Any:
-            if virtual.now() < self.until:
-                await asyncio.sleep(0 if failure else 1_000)
-                raise failure or AssertionError
-            return await whole(*args, **options)
-
-        setattr(self, call, ask)
-
-
 failures = pytest.mark.parametrize(
     "failure", [InboxError("away"), ConnectionError("away"), None], ids=["inbox", "socket", "hangs"]
 )
@@ -240,13 +208,7 @@ failures = pytest.mark.parametrize(
 @virtual.clocked
 async def test_a_run_waits_for_an_inbox_that_claims_nothing(kind: str, failure: Exception | None) -> None:
     inbox = Away("claim", failure, 120)
-    target: Any = Recorder()
-    if kind == "receiver":
-        target = WebhookReceiver(SECRET, inbox=inbox, clock=virtual.clock)
-
-        @target.on("*")
-        async def handle(_: object) -> None: ...
-
+    target = Receiving(inbox, clock=virtual.clock).receiver if kind == "receiver" else Recorder()
     async with history(30) as h:
         report = await h.replay(target, inbox=inbox).run()
     assert (report.handled, report.failed) == (30, 0)
@@ -305,6 +267,18 @@ async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Ca
         with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
             async with asyncio.timeout(60):
                 await work(replay)
+
+
+@virtual.clocked
+async def test_what_was_handled_and_cannot_be_entered_in_the_inbox_is_not_handled_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    target = Recorder()
+    async with history(5) as h:
+        report = await h.replay(target, inbox=Away("complete", OSError("no space left"), 60)).run()
+        assert (report.handled, report.failed) == (5, 0)
+        assert sorted(target.ids) == sorted(await h.ids())
+    assert sum("could not be recorded in the inbox: no space left" in each.message for each in caplog.records) == 5
 
 
 @virtual.clocked

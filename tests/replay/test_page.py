@@ -101,7 +101,7 @@ async def test_what_could_not_be_handled_is_shown_retried_and_dropped(tmp_path: 
         target.mended = True
         await post(session, url, "quarantine/retry", {"ids": [entries[1].delivery_id]})
         async with asyncio.timeout(PATIENCE):
-            while len(await replay.quarantined()) != 3:
+            while replay.running or len(await replay.quarantined()) != 3:
                 await asyncio.sleep(0)
         await look("ended", 3)
 

@@ -6,15 +6,10 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
-from basiq_async import BasiqClient, Message
+from basiq_async import Message
 from basiq_async.receiver import MemoryInbox, WebhookReceiver
-from basiq_async.replay import JSONLinesTarget, Replay, limit, message_time
-from tests.support.histories import Recorder, Refusing, history, set_aside
-from tests.support.scripted import Scripted, page
-
-pytestmark = pytest.mark.usefixtures("both_orders")
+from basiq_async.replay import JSONLinesTarget, limit, message_time
+from tests.support.histories import Recorder, Refusing, history, listed, set_aside
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 
@@ -25,7 +20,7 @@ async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path)
         inbox = MemoryInbox()
         replay = h.replay(target, inbox=inbox, exclusive=True)
         plan = await replay.plan()
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        messages = await h.messages()
         assert plan.total == 100
         assert plan.by_type == Counter(each.event_type_id for each in messages)
         assert sum(plan.by_day.values()) == 100
@@ -58,15 +53,15 @@ async def test_a_plan_for_a_file_knows_its_lines(tmp_path: Path) -> None:
 
 
 async def test_messages_without_type_or_time_are_counted_as_such() -> None:
-    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}]))) as client:
-        plan = await Replay(client, "w1", Recorder(), inbox=MemoryInbox()).plan()
+    async with listed([{"id": "a"}], Recorder()) as replay:
+        plan = await replay.plan()
     assert (plan.by_type, plan.by_day, plan.first, plan.last) == ({"": 1}, {None: 1}, None, None)
 
 
 async def test_a_plan_counts_the_message_that_a_run_counts_as_failed() -> None:
     inbox = MemoryInbox()
     async with history(10) as h:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        messages = await h.messages()
 
         def where(message: Message) -> bool:
             if message.id == messages[4].id:

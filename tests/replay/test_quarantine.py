@@ -13,7 +13,6 @@ import pytest
 from basiq_async import ConfigurationError, InboxError, Message, ReplayError
 from basiq_async.receiver import (
     Delivery,
-    Inbox,
     MemoryInbox,
     QuarantinedDelivery,
     Result,
@@ -23,11 +22,7 @@ from basiq_async.receiver import (
 from basiq_async.receiver.protocol import ClaimStatus
 from tests.support import virtual
 from tests.support.deliveries import SECRET
-from tests.support.histories import History, Recorder, Refusing, history, set_aside
-
-pytestmark = pytest.mark.usefixtures("both_orders")
-
-both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
+from tests.support.histories import Receiving, Recorder, Refusing, history, set_aside
 
 
 async def test_what_was_set_aside_is_exported_a_line_each_and_stays(tmp_path: Path) -> None:
@@ -84,7 +79,6 @@ async def test_what_was_set_aside_is_dropped_by_id_and_counts_as_handled() -> No
             await replay.drop_quarantined(ids[1])
 
 
-@both_kinds
 async def test_some_are_tried_again_by_id(exclusive: bool) -> None:
     async with history(10) as h:
         ids = await h.ids()
@@ -100,32 +94,17 @@ async def test_some_are_tried_again_by_id(exclusive: bool) -> None:
 # --- with the live service ---
 
 
-def a_receiver(h: History, inbox: Inbox) -> tuple[WebhookReceiver, list[str], set[str]]:
-    """A receiver, the ids that it handled, and those that fail."""
-    receiver, got = WebhookReceiver(SECRET, webhook_id=h.webhook_id, inbox=inbox), list[str]()
-    refused: set[str] = set()
-
-    @receiver.on("*")
-    async def handle(delivery: Delivery) -> None:
-        if delivery.id in refused:
-            raise ValueError("poisoned")
-        got.append(delivery.id)
-
-    return receiver, got, refused
-
-
-@both_kinds
 async def test_what_a_job_set_aside_is_handled_by_a_live_delivery_and_leaves_the_quarantine(exclusive: bool) -> None:
     inbox = MemoryInbox()
     async with history(5) as h:
-        first, second, *_ = [each async for each in h.client.messages.list(h.webhook_id)]
+        first, second, *_ = await h.messages()
         replay = h.replay(Refusing(first.id, second.id), inbox=inbox, exclusive=exclusive)
         assert (await replay.run()).failed == 2
-        receiver, got, refused = a_receiver(h, inbox)
-        refused.add(second.id)
+        service = Receiving(inbox, webhook_id=h.webhook_id)
+        receiver, service.refused = service.receiver, {second.id}
         assert (await receiver.dispatch(Delivery.from_message(first))).result is Result.HANDLED
         assert (await receiver.dispatch(Delivery.from_message(second))).result is Result.FAILED
-        assert (got, set(await set_aside(replay))) == ([first.id], {second.id})
+        assert (service.ids, set(await set_aside(replay))) == ([first.id], {second.id})
         report = await h.replay(Recorder(), inbox=inbox, exclusive=exclusive).run()
         assert (report.handled, report.finished) == (0, True)
 
@@ -134,17 +113,17 @@ async def test_what_a_job_set_aside_with_a_receiver_is_tried_again_by_its_handle
     inbox = MemoryInbox()
     async with history(5) as h:
         ids = await h.ids()
-        receiver, got, refused = a_receiver(h, inbox)
-        refused |= {ids[0], ids[1]}
-        replay = h.replay(receiver)
+        service = Receiving(inbox, webhook_id=h.webhook_id)
+        service.refused = {ids[0], ids[1]}
+        replay = h.replay(service.receiver)
         assert (await replay.run()).failed == 2
-        refused.discard(ids[0])
+        service.refused = {ids[1]}
         report = await replay.retry_quarantined()
         assert (report.handled, report.failed, set(await set_aside(replay))) == (1, 1, {ids[1]})
-        assert sorted(got) == sorted(set(ids) - {ids[1]})
+        assert sorted(service.ids) == sorted(set(ids) - {ids[1]})
         # The receiver's own retry is the same one.
-        refused.clear()
-        await receiver.retry_quarantined()
+        service.refused = set()
+        await service.receiver.retry_quarantined()
         assert await set_aside(replay) == {}
 
 
@@ -160,7 +139,6 @@ async def test_a_type_without_a_handler_is_told_and_stays() -> None:
         assert set(await set_aside(replay)) == {ids[0]}
 
 
-@both_kinds
 @virtual.clocked
 async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_each(exclusive: bool) -> None:
     class Late(MemoryInbox):
@@ -191,7 +169,6 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
         assert len(await set_aside(replay)) == 1
 
 
-@both_kinds
 async def test_an_entry_that_another_program_altered_is_refused_and_blocks_no_other(
     exclusive: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

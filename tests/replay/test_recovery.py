@@ -203,12 +203,7 @@ async def test_events_of_the_last_two_minutes_are_left_to_the_next_recovery_and_
 async def test_an_event_whose_message_basiq_makes_while_the_lists_are_read_is_not_posted_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    posted: list[str] = []
-
-    async def deliver(self: HttpTarget, message: Message) -> None:
-        posted.append(message.event_id or "")
-
-    monkeypatch.setattr(HttpTarget, "deliver", deliver)
+    monkeypatch.setattr(HttpTarget, "deliver", lambda self, message: world.handle(message))
     missed = await world.emit(1, status=500)
     transport = InMemoryTransport(world.fake)
 
@@ -228,7 +223,7 @@ async def test_an_event_whose_message_basiq_makes_while_the_lists_are_read_is_no
         HttpTarget("http://127.0.0.1:9/x", SECRET) as target,
     ):
         found = await recover(basiq, world.webhook_id, target, inbox=MemoryInbox())
-    assert posted == missed
+    assert world.got == missed
     assert found.finished, found.problems
 
 
@@ -247,6 +242,29 @@ async def test_what_an_earlier_run_saw_is_out_of_reach_for_a_later_one_that_begi
         assert (codes(found), found.finished) == (["out-of-reach"], False)
     known = await world.recover(receiver, acknowledged=world.fake.clock())
     assert (known.finished, known.out_of_reach) == (True, ())
+
+
+async def test_what_was_brought_in_time_is_not_out_of_reach_later(world: World) -> None:
+    await world.disable()
+    await world.emit(1)
+    await world.reactivate()
+    receiver = world.receiver()
+    for _ in range(4):
+        await world.emit(1)
+        found = await world.recover(receiver)
+        assert (found.finished, found.out_of_reach) == (True, ())
+        await world.fake.advance(days=3)
+
+
+async def test_a_webhook_that_a_recovery_found_active_did_not_lose_what_happened_later(world: World) -> None:
+    await world.disable()
+    await world.reactivate()
+    receiver = world.receiver()
+    assert (await world.recover(receiver)).finished  # no message shows yet that the webhook is active again
+    await world.fake.advance(days=9)
+    await world.emit(1)
+    found = await world.recover(receiver)
+    assert (found.finished, found.out_of_reach) == (True, ()), "nothing was lost in the quiet days"
 
 
 async def test_of_a_long_outage_the_part_that_no_list_has_is_out_of_reach(world: World) -> None:
@@ -325,10 +343,7 @@ async def test_what_basiq_delivered_while_the_inbox_knew_is_handled_where_the_in
 async def test_an_http_target_gets_nothing_that_basiq_delivered_however_long_its_inbox_was_there(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def deliver(self: HttpTarget, message: Message) -> None:
-        world.take(message.event_id or "")
-
-    monkeypatch.setattr(HttpTarget, "deliver", deliver)
+    monkeypatch.setattr(HttpTarget, "deliver", lambda self, message: world.handle(message))
     inbox = MemoryInbox(clock=world.fake.clock)
     await world.fake.advance(hours=1)
     await world.emit(3)

@@ -28,20 +28,17 @@ from basiq_async import (
     ServerError,
 )
 from basiq_async._wire.codec import _strict_loads
-from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox
+from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Progress, Replay, limit
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
-from tests.support.histories import Gated, Recorder, Refusing, Watching, history, set_aside
+from tests.support.deliveries import SECRET
+from tests.support.histories import Collecting, Recorder, Refusing, Table, Watching, history, listed, set_aside
 from tests.support.real_time import PATIENCE
 from tests.support.scripted import Scripted, page
 
-pytestmark = pytest.mark.usefixtures("both_orders")
 
-both_kinds = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
-
-
-@both_kinds
+@pytest.mark.usefixtures("both_orders")
 @pytest.mark.parametrize("count", [0, 1_234])
 async def test_every_message_of_the_history_is_handled_once(count: int, exclusive: bool) -> None:
     target = Recorder()
@@ -53,7 +50,6 @@ async def test_every_message_of_the_history_is_handled_once(count: int, exclusiv
     assert (report.rate > 0) == (count > 0)
 
 
-@both_kinds
 async def test_no_message_is_kept_once_it_is_handled(exclusive: bool) -> None:
     given: list[weakref.ref[Message]] = []
     alive: list[int] = []
@@ -70,7 +66,7 @@ async def test_no_message_is_kept_once_it_is_handled(exclusive: bool) -> None:
     assert max(alive) < 1_500, "more than the page that is handed out, the next one and what is under way"
 
 
-@both_kinds
+@pytest.mark.usefixtures("both_orders")
 async def test_a_second_run_handles_what_came_since(exclusive: bool) -> None:
     target = Recorder()
     async with history(30) as h:
@@ -85,7 +81,6 @@ async def test_a_second_run_handles_what_came_since(exclusive: bool) -> None:
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-@both_kinds
 @pytest.mark.parametrize("concurrency", [1, 3, 32])
 async def test_no_more_than_concurrency_are_under_way_and_slow_records_count(concurrency: int, exclusive: bool) -> None:
     inbox = Watching(delay=0.001)
@@ -143,7 +138,6 @@ async def test_a_slow_target_holds_the_pages_back() -> None:
         assert (await running).handled == 2_000
 
 
-@both_kinds
 async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool) -> None:
     inbox, last = Watching(), asyncio.Event()
     async with history(700) as h, asyncio.timeout(PATIENCE):
@@ -163,7 +157,7 @@ async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool)
 # --- stopping and resuming ---
 
 
-@both_kinds
+@pytest.mark.usefixtures("both_orders")
 async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclusive: bool) -> None:
     async with history(1_000, page_size=70) as h:
 
@@ -184,17 +178,17 @@ async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclus
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-@both_kinds
 async def test_stop_gives_up_a_page_that_does_not_come(exclusive: bool) -> None:
-    fake = FakeBasiq(page_size=10)
-    webhook_id = fake.seed_messages(50)
-    gated = Gated(fake, free=1)
+    async def never(request: Request) -> Response:
+        return await asyncio.get_running_loop().create_future()
+
     target = Recorder()
-    async with BasiqClient(fake.DEFAULT_API_KEY, transport=gated) as client:
-        replay = Replay(client, webhook_id, target, inbox=MemoryInbox(), exclusive=exclusive, concurrency=2)
+    script = Scripted(page([{"id": f"m{n}"} for n in range(10)], "/notifications/webhooks/w1/messages?next=2"), never)
+    async with BasiqClient("a2V5", transport=script) as client:
+        replay = Replay(client, "w1", target, inbox=MemoryInbox(), exclusive=exclusive, concurrency=2)
         running = asyncio.create_task(replay.run())
-        while gated.asked < 2 or len(target.ids) < 10:
-            await asyncio.sleep(0.001)
+        while len(script.requests) < 2 or len(target.ids) < 10:
+            await asyncio.sleep(0)
         await asyncio.sleep(0.005)
         replay.stop()
         report = await running
@@ -215,6 +209,7 @@ async def test_stop_before_the_first_message_handles_none() -> None:
     assert target.ids == []
 
 
+@pytest.mark.usefixtures("both_orders")
 async def test_another_api_key_goes_on_where_the_one_before_ended() -> None:
     fake, target, inbox = FakeBasiq(), Recorder(), MemoryInbox()
     webhook_id = fake.add_webhook()
@@ -238,7 +233,7 @@ async def test_another_api_key_goes_on_where_the_one_before_ended() -> None:
 # --- what goes wrong ---
 
 
-@both_kinds
+@pytest.mark.usefixtures("both_orders")
 async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded(exclusive: bool) -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(40, page_size=10) as h:
@@ -277,9 +272,7 @@ UNREADABLE: list[Any] = [
 @pytest.mark.parametrize("item", UNREADABLE)
 async def test_a_message_that_cannot_be_read_is_set_aside_with_its_json(item: Any) -> None:
     target, inbox = Recorder(), MemoryInbox()
-    script = Scripted(page([{"id": "a"}, {"id": "b"}, item, {"id": "d"}]))
-    async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", target, inbox=inbox)
+    async with listed([{"id": "a"}, {"id": "b"}, item, {"id": "d"}], target, inbox=inbox) as replay:
         assert (await replay.plan()).total == 4
         report = await replay.run()
         (entry,) = await replay.quarantined()
@@ -289,16 +282,14 @@ async def test_a_message_that_cannot_be_read_is_set_aside_with_its_json(item: An
         assert (entry.kind, entry.acknowledged) == ("unreadable", False)
         assert json.loads(entry.body) == (item if isinstance(item, dict) else {"raw": item})
         # Read again, it is known; tried again, it fails with an error that says as much.
-        assert (await Replay(client, "w1", target, inbox=inbox).run()).failed == 0
+        assert (await replay.run()).failed == 0
         again = await replay.retry_quarantined()
         (entry,) = await replay.quarantined()
         assert (again.handled, again.failed, entry.failures) == (0, 1, 2)
 
 
 async def test_a_message_without_an_id_is_the_same_one_whatever_the_order_of_its_names() -> None:
-    script = Scripted(page([{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}]))
-    async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", Recorder(), inbox=MemoryInbox())
+    async with listed([{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}], Recorder()) as replay:
         assert (await replay.run()).failed == 2, "what is listed twice is one message"
         assert len(await replay.quarantined()) == 2
 
@@ -381,7 +372,6 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any
         assert len(target.ids) <= len(ids) + 4
 
 
-@both_kinds
 async def test_a_message_that_cannot_be_set_aside_ends_the_job(exclusive: bool) -> None:
     class NoRoom(MemoryInbox):
         full = True
@@ -417,7 +407,6 @@ async def test_one_replay_does_one_run_at_a_time() -> None:
         assert (await running).handled == 5
 
 
-@both_kinds
 def test_a_keyboard_interrupt_in_the_target_gets_through(exclusive: bool) -> None:
     async def main() -> None:
         async with history(5) as h:
@@ -460,7 +449,6 @@ async def test_a_record_begins_at_once_and_has_all_that_finished_during_the_one_
     assert sum(sizes) == 400
 
 
-@both_kinds
 @virtual.clocked
 async def test_stop_does_not_wait_for_the_rate(exclusive: bool) -> None:
     inbox = MemoryInbox()
@@ -500,7 +488,7 @@ async def test_progress_has_no_rate_and_no_estimate_while_the_target_stalls() ->
         await asyncio.sleep(60 if message.id == ids[40] else 0.1)
 
     async with history(100) as h:
-        ids = [message.id async for message in h.client.messages.list(h.webhook_id)]
+        ids = await h.ids()
         replay = h.replay(stall, concurrency=1)
         await replay.run(told.append, plan=await replay.plan())
     before = next(each for each in told if each.handled == 39)
@@ -525,6 +513,9 @@ async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_h
     assert told[-1].eta is None
 
 
+async def with_session(message: Message, session: Any) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
@@ -542,6 +533,15 @@ async def test_without_a_plan_nothing_is_claimed_of_what_is_left_and_a_failing_h
         ({"filter": 7}, "filter"),
         ({"target": 7}, "target"),
         ({"target": print}, "not async"),
+        ({"target": WebhookReceiver(SECRET)}, "has its own inbox"),
+        (
+            {"target": WebhookReceiver(SECRET), "inbox": None, "exclusive": True},
+            "records each message by itself: pass no",
+        ),
+        ({"target": Table()}, "a Table is its own record: pass no inbox"),
+        ({"target": Collecting(), "inbox": None}, "needs an inbox, which records what was handled"),
+        ({"target": with_session}, r"accepts one argument, the message.*such as SQLInbox"),
+        ({"target": with_session, "inbox": None}, r"accepts one argument, the message.*such as SQLInbox"),
         ({"source": "both"}, "source must be"),
         ({"webhook_id": ""}, "webhook_id"),
     ],

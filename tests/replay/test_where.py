@@ -9,9 +9,9 @@ import pytest
 
 from basiq_async import ConfigurationError, Message
 from basiq_async.receiver import MemoryInbox, UnknownEventTypeWarning
-from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import event_types, failed_only, limit, message_time, since, until
-from basiq_async.replay.shared import UnreadableMessage, as_where, choose
+from basiq_async.replay._sources import UnreadableMessage  # private: a reading makes it
+from basiq_async.replay._where import as_where, choose  # private: a run asks it for each message
 from tests.support import virtual
 from tests.support.histories import Recorder, Table, history
 
@@ -143,7 +143,7 @@ def test_other_operands_are_a_type_error() -> None:
 
 async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
     async with history(1_000, failed=0.1) as h:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        messages = await h.messages()
         half = message_time(messages[500])
         assert half is not None
         where = failed_only() & since(half)
@@ -174,10 +174,8 @@ async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_t
 async def test_a_limit_holds_though_other_workers_hold_messages() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     async with history(6, page_size=3) as h:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
-        for each in messages[:2]:
-            key = inbox_key(each.event_type_id, each.event_id, each.id, h.webhook_id)
-            await inbox.claim(key, "a live delivery", lease=20)
+        messages = await h.messages()
+        await h.hold(inbox, messages[:2], lease=20)
         target = Recorder()
         for handled, finished in ((3, False), (3, True), (0, True)):
             report = await h.replay(target, inbox=inbox, where=limit(3), concurrency=1).run()

@@ -9,11 +9,15 @@ from typing import Any
 
 import attrs
 
-from basiq_async import BasiqClient, InMemoryTransport, Message, Request, Response, RetryPolicy
-from basiq_async.receiver import Inbox, MemoryInbox, QuarantinedDelivery, WebhookReceiver
+from basiq_async import BasiqClient, InMemoryTransport, Message, Response, RetryPolicy
+from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, WebhookReceiver
+from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import BulkTarget, Record, Replay, Target
 from basiq_async.replay.shared import find_handling
 from basiq_async.testing import FakeBasiq, Quirks
+from tests.support import virtual
+from tests.support.deliveries import SECRET
+from tests.support.scripted import Scripted, page
 
 
 @attrs.define
@@ -32,8 +36,17 @@ class History:
             inbox = MemoryInbox(max_quarantined=10_000)
         return Replay(self.client, self.webhook_id, target, inbox=inbox, **options)
 
+    async def messages(self) -> list[Message]:
+        return [message async for message in self.client.messages.list(self.webhook_id)]
+
     async def ids(self) -> list[str]:
-        return [message.id async for message in self.client.messages.list(self.webhook_id)]
+        return [message.id for message in await self.messages()]
+
+    async def hold(self, inbox: Inbox, messages: Sequence[Message], *, lease: float) -> None:
+        """Claim messages in an inbox, as another worker does."""
+        for each in messages:
+            key = inbox_key(each.event_type_id, each.event_id, each.id, self.webhook_id)
+            await inbox.claim(key, f"another/{each.id}", lease=lease)
 
 
 @asynccontextmanager
@@ -45,6 +58,34 @@ async def history(
     retry = RetryPolicy(max_retries=1, base=0.0)
     async with BasiqClient(fake.DEFAULT_API_KEY, transport=InMemoryTransport(fake), retry=retry) as client:
         yield History(client, fake, webhook_id)
+
+
+@asynccontextmanager
+async def listed(
+    items: list[Any], target: Any, *, before: Sequence[Response] = (), **options: Any
+) -> AsyncIterator[Replay]:
+    """A replay of items as Basiq lists them, by default with a new ``MemoryInbox``. ``before``: earlier responses."""
+    async with BasiqClient("a2V5", transport=Scripted(*before, page(items))) as client:
+        yield Replay(client, "w1", target, **{"inbox": MemoryInbox(), **options})
+
+
+class Receiving:
+    """A receiver that keeps the deliveries that it handled, and fails for messages with the ids in ``refused``."""
+
+    def __init__(self, inbox: Inbox | None = None, *patterns: Any, **options: Any) -> None:
+        self.receiver = WebhookReceiver(SECRET, inbox=inbox, **options)
+        self.got: list[Delivery] = []
+        self.refused = set[str]()
+        self.receiver.on(*(patterns or ("*",)))(self._handle)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        if delivery.id in self.refused:
+            raise ValueError("poisoned")
+        self.got.append(delivery)
+
+    @property
+    def ids(self) -> list[str]:
+        return [each.id for each in self.got]
 
 
 class Recorder:
@@ -102,6 +143,23 @@ class Watching(MemoryInbox):
         return await super().quarantine(key, token, delivery)
 
 
+class Away(MemoryInbox):
+    """An inbox of which one call fails for a while, or hangs if there is no failure."""
+
+    def __init__(self, call: str, failure: Exception | None, seconds: float) -> None:
+        super().__init__(clock=virtual.clock)
+        self.until = virtual.now() + seconds
+        whole = getattr(self, call)
+
+        async def ask(*args: Any, **options: Any) -> Any:
+            if virtual.now() < self.until:
+                await asyncio.sleep(0 if failure else 1_000)
+                raise failure or AssertionError
+            return await whole(*args, **options)
+
+        setattr(self, call, ask)
+
+
 class Collecting:
     """A bulk target without a record: what it got has its effect after a flush."""
 
@@ -152,24 +210,3 @@ def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target
 async def set_aside(replay: Replay) -> dict[str, QuarantinedDelivery]:
     """Return what is in the quarantine of a replay, by id."""
     return {entry.delivery_id: entry for entry in await replay.quarantined(limit=100_000)}
-
-
-class Gated:
-    """A transport on which each page of messages waits for ``let_through``, except the first ``free`` pages."""
-
-    def __init__(self, fake: FakeBasiq, free: int = 0) -> None:
-        self._inner = InMemoryTransport(fake)
-        self._free = asyncio.Semaphore(free)
-        self.asked = 0
-
-    def let_through(self) -> None:
-        self._free.release()
-
-    async def send(self, request: Request, /) -> Response:
-        if "/messages" in request.url:
-            self.asked += 1
-            await self._free.acquire()
-        return await self._inner.send(request)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()

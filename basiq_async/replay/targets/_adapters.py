@@ -24,12 +24,12 @@ AnyTarget = Target | WebhookReceiver | Handler | SessionHandler
 Kind = Literal["own", "shared", "exclusive"]
 
 
+@attrs.define
 class ReceiverTarget:
     """A target that hands messages to a receiver's handlers, with its inbox and without HTTP."""
 
-    def __init__(self, receiver: WebhookReceiver) -> None:
-        self._receiver = receiver
-        self.patience = 0.0
+    _receiver: WebhookReceiver
+    patience: float = 0.0
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``."""

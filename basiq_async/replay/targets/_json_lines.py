@@ -72,13 +72,10 @@ class JSONLinesTarget:
         self._note_path = self._path + ".note"
         self._anew = anew
         self._lines: list[bytes] = []
-        self._unwritten: list[str] = []
-        """The ids in ``_lines``."""
+        self._unwritten: list[str] = []  # the ids in ``_lines``
         self._file: BinaryIO | None = None
-        self._size = 0
-        """The bytes of the file up to the end of its last whole line."""
-        self._last = b""
-        """The digest of the id in that line."""
+        self._size = 0  # the bytes of the file up to the end of its last whole line
+        self._last = b""  # the digest of the id in that line
         self._ids: Ids | None = None
         """The ids in the file; None before it was read. During a run, those that it had before: the run itself knows
         which ones it has handed out since, and they are not kept twice."""
@@ -228,31 +225,27 @@ class JSONLinesTarget:
         del self._lines[:count], self._unwritten[:count]
 
     def _check_in_place(self, file: BinaryIO) -> None:
-        opened = os.fstat(file.fileno())
-        try:
-            found = os.lstat(self._path)
-        except FileNotFoundError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != (opened.st_dev, opened.st_ino):
-            raise RecordError(
-                f"the file {self._path!r} was deleted or replaced while it was written: put it back, then run the same "
-                "again; or begin an export of everything to a new file (anew=True, --anew)"
-            )
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self._path), os.fstat(file.fileno())):
+                return
+        raise RecordError(
+            f"the file {self._path!r} was deleted or replaced while it was written: put it back, then run the same "
+            "again; or begin an export of everything to a new file (anew=True, --anew)"
+        )
 
     def _open(self) -> BinaryIO:
         descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT)
         file = os.fdopen(descriptor, "r+b")
         try:
             _lock(file)
-        except BlockingIOError:
+        except OSError as exc:
             file.close()
+            if not isinstance(exc, BlockingIOError):
+                raise
             raise JobInUseError(
                 f"the file {self._path!r} is in use by another export that still runs: wait for it or stop it, or pass "
                 "another path"
             ) from None
-        except BaseException:
-            file.close()
-            raise
         return file
 
     def _read_ids(self, file: BinaryIO, note: _Note | None) -> Ids:
@@ -288,10 +281,8 @@ class JSONLinesTarget:
                 found = json.loads(file.read(_LONGEST_NOTE))
             note = _Note(int(found["size"]), str(found["last"]))
             notes = {str(name): str(text) for name, text in dict(found["notes"]).items()}
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return None  # it costs requests: the lines say what is there
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+            return None  # without one that can be read, it costs requests: the lines say what is there
         if note.size and not os.path.lexists(self._path):
             raise RecordError(
                 f"the file {self._path!r} is missing, and {self._note_path!r} says that it had {note.size:,} bytes: "

@@ -8,16 +8,22 @@ from typing import Any
 
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, Message, ReplayError
+from basiq_async import ConfigurationError, Message, ReplayError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.receiver.protocol import Claim, ClaimStatus, inbox_key
+from basiq_async.receiver.protocol import Claim, ClaimStatus
 from basiq_async.replay import BulkTarget, Record, Replay, Target
 from tests.support import virtual
-from tests.support.histories import Collecting, Recorder, Table, Watching, history, set_aside
-from tests.support.scripted import Scripted, page
-
-SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
-
+from tests.support.deliveries import SECRET
+from tests.support.histories import (
+    Collecting,
+    Receiving,
+    Recorder,
+    Table,
+    Watching,
+    history,
+    listed,
+    set_aside,
+)
 
 # --- a target of one's own ---
 
@@ -89,9 +95,9 @@ async def test_what_a_target_has_no_use_for_is_skipped_for_its_reason(kind: Call
         return "odd" if message.id in ("a", "b") else None
 
     target.deliver = deliver
-    async with BasiqClient("a2V5", transport=Scripted(page([{"id": "a"}, {"id": "b"}, {"id": "c"}]))) as client:
-        inbox = None if kind is Table else MemoryInbox()
-        report = await Replay(client, "w1", target, inbox=inbox).run()
+    options = {"inbox": None} if kind is Table else {}
+    async with listed([{"id": "a"}, {"id": "b"}, {"id": "c"}], target, **options) as replay:
+        report = await replay.run()
         assert (report.handled, report.skipped, report.read, report.finished) == (1, {"odd": 2}, 3, True)
 
 
@@ -112,31 +118,16 @@ async def test_a_table_of_ones_own_is_the_record() -> None:
         asked = len(h.fake.requests)
         assert (await h.replay(table).run()).handled == 0
         assert len(h.fake.requests) - asked <= 3
-        with pytest.raises(ConfigurationError, match="a Table is its own record: pass no inbox"):
-            h.replay(table, inbox=MemoryInbox())
-
-
-async def test_a_target_without_a_record_needs_an_inbox() -> None:
-    async with history(1) as h:
-        for target in (Collecting(), Recorder()):
-            with pytest.raises(ConfigurationError, match="needs an inbox, which records what was handled"):
-                Replay(h.client, h.webhook_id, target)
 
 
 # --- a receiver ---
 
 
 async def test_a_receiver_handles_what_it_missed_with_its_own_handlers_and_inbox() -> None:
-    inbox = MemoryInbox()
-    receiver = WebhookReceiver(SECRET, inbox=inbox)
-    got: list[Delivery] = []
-
-    @receiver.on("user.*")
-    async def handle(delivery: Delivery) -> None:
-        got.append(delivery)
-
+    service = Receiving(MemoryInbox(), "user.*")
+    receiver, got = service.receiver, service.got
     async with history(300) as h:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
+        messages = await h.messages()
         of_users = [each for each in messages if (each.event_type_id or "").startswith("user.")]
         live = of_users[:5]
         for each in live:
@@ -169,8 +160,7 @@ async def test_a_handler_of_a_receiver_that_fails_has_its_message_set_aside_with
         {"id": f"m{i}", "payload": {"eventTypeId": t, "eventId": f"e{i}"}}
         for i, t in enumerate(["user.created", "user.updated"])
     ]
-    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
-        replay = Replay(client, "w1", receiver, inbox=receiver.inbox)
+    async with listed(items, receiver, inbox=receiver.inbox) as replay:
         assert (await replay.run()).failed == 2
         errors = {name: entry.error for name, entry in (await set_aside(replay)).items()}
     assert errors["m0"] == "LookupError: no such user"
@@ -178,15 +168,9 @@ async def test_a_handler_of_a_receiver_that_fails_has_its_message_set_aside_with
 
 
 async def test_what_a_receiver_puts_into_its_quarantine_is_there_once() -> None:
-    receiver = WebhookReceiver(SECRET, quarantine_after=1)
-
-    @receiver.on("*")
-    async def fail(delivery: Delivery) -> None:
-        raise LookupError("no such user")
-
-    items = [{"id": "m0", "payload": {"eventTypeId": "user.created", "eventId": "e0"}}]
-    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
-        replay = Replay(client, "w1", receiver, inbox=receiver.inbox)
+    service = Receiving(quarantine_after=1)
+    service.refused = {"m0"}
+    async with listed([{"id": "m0"}], service.receiver, inbox=service.receiver.inbox) as replay:
         report = await replay.run()
         assert (report.failed, report.skipped) == (0, {"quarantined": 1})
         (entry,) = (await set_aside(replay)).values()
@@ -208,11 +192,9 @@ async def test_what_another_worker_never_finishes_is_asked_again_at_the_end_and_
             return Claim(ClaimStatus.BUSY, 5)
 
     inbox = Partly()
-    receiver, target = WebhookReceiver(SECRET, inbox=inbox), Recorder()
-    receiver.on("*")(_nothing)
+    target = Receiving(inbox).receiver if kind == "receiver" else Recorder()
     items = [{"id": f"m{i}", "payload": {"eventTypeId": "user.created", "eventId": f"e{i}"}} for i in range(9)]
-    async with BasiqClient("a2V5", transport=Scripted(page(items))) as client:
-        replay = Replay(client, "w1", receiver if kind == "receiver" else target, inbox=inbox)
+    async with listed(items, target, inbox=inbox) as replay:
         report = await replay.run()
         assert (report.handled, report.failed, report.skipped, report.finished) == (8, 0, {"busy": 1}, False)
         assert inbox.asked > 10
@@ -224,10 +206,8 @@ async def test_what_another_worker_never_finishes_is_asked_again_at_the_end_and_
 async def test_claims_of_a_killed_run_are_free_after_its_lease_and_stall_nobody() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     async with history(40) as h:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
-        for each in messages[10:18]:
-            key = inbox_key(each.event_type_id, each.event_id, each.id, h.webhook_id)
-            await inbox.claim(key, f"a killed run/{each.id}", lease=30)
+        messages = await h.messages()
+        await h.hold(inbox, messages[10:18], lease=30)
         times: dict[str, float] = {}
         began = virtual.now()
 
@@ -245,10 +225,7 @@ async def test_claims_of_a_killed_run_are_free_after_its_lease_and_stall_nobody(
 async def test_a_stop_while_others_hold_messages_is_not_finished() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     async with history(4) as h:
-        messages = [each async for each in h.client.messages.list(h.webhook_id)]
-        for each in messages:
-            key = inbox_key(each.event_type_id, each.event_id, each.id, h.webhook_id)
-            await inbox.claim(key, "another", lease=3_600)
+        await h.hold(inbox, await h.messages(), lease=3_600)
         replay = h.replay(Recorder(), inbox=inbox, concurrency=1)
         asyncio.get_running_loop().call_later(5, replay.stop)
         report = await replay.run()
@@ -257,33 +234,21 @@ async def test_a_stop_while_others_hold_messages_is_not_finished() -> None:
 
 
 async def test_a_receiver_that_is_closed_ends_the_job() -> None:
-    receiver = WebhookReceiver(SECRET)
-    receiver.on("*")(_nothing)
+    receiver = Receiving(inbox := MemoryInbox()).receiver
     await receiver.aclose()
     async with history(50) as h:
+        replay = h.replay(receiver)
         with pytest.raises(ReplayError, match="the receiver is closed"):
-            await h.replay(receiver).run()
-
-
-async def test_a_receiver_takes_no_second_inbox_and_no_claim_for_a_whole_run() -> None:
-    async with history(1) as h:
-        receiver = WebhookReceiver(SECRET)
-        with pytest.raises(ConfigurationError, match="has its own inbox"):
-            h.replay(receiver, inbox=MemoryInbox())
-        with pytest.raises(ConfigurationError, match="records each message by itself: pass no exclusive=True"):
-            h.replay(receiver, inbox=receiver.inbox, exclusive=True)
+            await replay.run()
+        assert (len(inbox), await set_aside(replay)) == (0, {})
 
 
 async def test_a_receiver_with_a_memory_inbox_is_refused_unless_that_is_passed() -> None:
     async with history(1) as h:
-        for receiver in (WebhookReceiver(SECRET), WebhookReceiver(SECRET, inbox=MemoryInbox())):
-            receiver.on("*")(_nothing)
+        for receiver in (Receiving().receiver, Receiving(MemoryInbox()).receiver):
             with pytest.raises(ConfigurationError, match=r"MemoryInbox does not know.*or pass inbox=receiver.inbox"):
                 Replay(h.client, h.webhook_id, receiver)
             assert (await Replay(h.client, h.webhook_id, receiver, inbox=receiver.inbox).run()).handled == 1
-
-
-async def _nothing(delivery: Delivery) -> None: ...
 
 
 # --- a function with an inbox ---

@@ -6,17 +6,15 @@ import asyncio
 import json
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from basiq_async import ConfigurationError, Message, ReplayError, RetryPolicy, TargetError, TransportError
-from basiq_async._wire.payloads import payload_bytes
 from basiq_async.cli._listen import Forwarder  # private: what the frames of a traceback hold
 from basiq_async.receiver import verify
 from basiq_async.replay import HttpTarget
@@ -24,7 +22,7 @@ from tests.support import virtual
 from tests.support.frames import leaks
 from tests.support.histories import history
 from tests.support.real_time import PATIENCE
-from tests.support.wire import Step, Wire, closing, hanging, http
+from tests.support.wire import Conn, Step, Wire, closing, hanging, http, resetting, trickling
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1yZXBsYXk="
 QUICK = RetryPolicy(max_retries=2, base=0.0)
@@ -32,52 +30,27 @@ MESSAGE = Message(
     "m1", {"id": "m1", "payload": {"eventTypeId": "user.created", "eventId": "e1", "links": {"event": "ü"}}}
 )
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 @asynccontextmanager
-async def endpoint(handler: Handler) -> AsyncIterator[str]:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return await handler(request)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
-    finally:
-        await runner.cleanup()
-
-
-class Answers:
-    """Answers with one of the script each time, the last one again and again; keeps what it was asked."""
-
-    def __init__(self, *script: int | web.Response | Handler) -> None:
-        self.script = list(script) or [204]
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(({k.lower(): v for k, v in request.headers.items()}, await request.read()))
-        step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        if isinstance(step, int):
-            return web.Response(status=step)
-        return step if isinstance(step, web.Response) else await step(request)
+async def posting(*script: Step, **options: Any) -> AsyncIterator[tuple[HttpTarget, Wire]]:
+    """A target, and the endpoint to which it posts, which responds with the steps of the script."""
+    async with Wire(*script) as wire, HttpTarget(f"{wire.url}/basiq", SECRET, **{"retry": QUICK, **options}) as target:
+        yield target, wire
 
 
 async def test_a_message_is_posted_and_signed_as_basiq_does() -> None:
-    answers = Answers()
     times = iter([datetime.now(UTC), datetime(2026, 1, 6, tzinfo=UTC)])
-    async with endpoint(answers) as url, HttpTarget(url, SECRET, clock=lambda: next(times)) as target:
+    async with posting(http(204), clock=lambda: next(times)) as (target, wire):
         await target.deliver(MESSAGE)
         await target.deliver(MESSAGE)
-    (headers, body), (again, _) = answers.requests
-    assert again["webhook-timestamp"] == "1767657600", "each posting has a timestamp of its own"
+    posted, again = wire.requests
+    headers, body = posted.headers, posted.body
+    assert again.headers["webhook-timestamp"] == "1767657600", "each posting has a timestamp of its own"
+    assert (posted.method, posted.target) == ("POST", "/basiq")
     assert json.loads(body) == MESSAGE.payload
     assert b" " not in body
     verify(SECRET, headers=headers, body=body)
-    assert headers["webhook-id"] == again["webhook-id"] == "m1"
+    assert headers["webhook-id"] == again.headers["webhook-id"] == "m1"
     assert headers["content-type"] == "application/json"
     assert "authorization" not in headers
     assert "basiq-version" not in headers
@@ -85,40 +58,33 @@ async def test_a_message_is_posted_and_signed_as_basiq_does() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 async def test_any_2xx_is_a_success(status: int) -> None:
-    async with endpoint(Answers(status)) as url, HttpTarget(url, SECRET) as target:
+    async with posting(http(status)) as (target, _):
         await target.deliver(MESSAGE)
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 401, 404, 410, 413])
 async def test_other_statuses_are_told_at_once(status: int) -> None:
-    answers = Answers(web.Response(status=status, headers={"Location": "/elsewhere", "Set-Cookie": "a=b"}))
-    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+    async with posting(http(status, "", "Location: /elsewhere", "Set-Cookie: a=b")) as (target, wire):
         with pytest.raises(TargetError, match=rf"responded with {status}$") as caught:
             await target.deliver(MESSAGE)
-    assert caught.value.status == status
-    assert caught.value.retry_after is None
-    assert len(answers.requests) == 1
+    assert (caught.value.status, caught.value.retry_after, len(wire.requests)) == (status, None, 1)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 async def test_failures_that_may_pass_are_tried_again_by_the_targets_own_policy(status: int) -> None:
-    answers = Answers(status, status, 204)
-    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+    async with posting(http(status), http(status), http(204), http(status)) as (target, wire):
         await target.deliver(MESSAGE)
-        answers.script = [status]
         with pytest.raises(TargetError, match=rf"responded with {status} after 3 attempts"):
             await target.deliver(MESSAGE)
-    assert len(answers.requests) == 6
+    assert len(wire.requests) == 6
 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_retry_after_is_left_to_the_whole_job(status: int) -> None:
-    answers = Answers(web.Response(status=status, headers={"Retry-After": "17"}))
-    async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
+    async with posting(http(status, "", "Retry-After: 17")) as (target, wire):
         with pytest.raises(TargetError) as caught:
             await target.deliver(MESSAGE)
-    assert (caught.value.status, caught.value.retry_after) == (status, 17.0)
-    assert len(answers.requests) == 1
+    assert (caught.value.status, caught.value.retry_after, len(wire.requests)) == (status, 17.0, 1)
 
 
 async def test_nobody_listening_is_a_transport_error_and_the_job_ends_in_front_of_the_message() -> None:
@@ -150,60 +116,12 @@ async def test_an_attempt_ends_after_its_timeout_which_is_thirty_seconds_by_defa
     assert virtual.now() - began == seconds, f"an endpoint has {seconds:g} s for each attempt"
 
 
-async def test_a_success_whose_body_does_not_come_is_posted_once_and_at_once() -> None:
-    posted = 0
-    release = asyncio.Event()
-
-    async def slow(request: web.Request) -> web.StreamResponse:
-        nonlocal posted
-        posted += 1
-        response = web.StreamResponse()
-        response.content_length = 10
-        await response.prepare(request)
-        await response.write(b"x")
-        await release.wait()
-        return response
-
-    async with endpoint(slow) as url:
-        async with HttpTarget(url, SECRET, retry=RetryPolicy(max_retries=4, base=0.0), timeout=30) as target:
-            async with asyncio.timeout(PATIENCE):
-                await asyncio.gather(*(target.deliver(MESSAGE) for _ in range(3)))
-        assert posted == 3
-        release.set()
-
-
-async def test_a_body_without_end_does_not_make_a_failure_of_a_success() -> None:
-    async def endless(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        try:
-            while True:
-                await response.write(b"x" * 65_536)
-        except ConnectionError:
-            return response
-
-    async def broken(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": "1000"})
-        await response.prepare(request)
-        await response.write(b"x")
-        assert request.transport is not None
-        request.transport.abort()
-        return response
-
-    for handler in (endless, broken):
-        answers = Answers(handler)
-        async with endpoint(answers) as url, HttpTarget(url, SECRET, retry=QUICK) as target:
-            await target.deliver(MESSAGE)
-        assert len(answers.requests) == 1
-
-
 async def test_a_session_of_yours_is_used_and_left_open() -> None:
-    answers = Answers()
-    async with endpoint(answers) as url, aiohttp.ClientSession(headers={"X-Mine": "yes"}) as session:
-        async with HttpTarget(url, SECRET, session=session) as target:
+    async with aiohttp.ClientSession(headers={"X-Mine": "yes"}) as session:
+        async with posting(http(204), session=session) as (target, wire):
             await target.deliver(MESSAGE)
         assert not session.closed
-    assert answers.requests[0][0]["x-mine"] == "yes"
+    assert wire.requests[0].headers["x-mine"] == "yes"
 
 
 async def test_a_target_that_is_closed_ends_the_job() -> None:
@@ -284,55 +202,30 @@ def test_the_key_of_an_endpoint_that_is_refused_does_not_show(make: Callable[[st
     assert "S3CRET" not in repr(Forwarder("https://x/?code=S3CRET"))
 
 
-def test_a_message_without_a_payload_is_posted_with_what_it_has() -> None:
-    assert (
-        payload_bytes(Message("a", {"id": "a", "eventTypeId": "t", "eventId": "e"}))
-        == b'{"eventTypeId":"t","eventId":"e"}'
-    )
-    assert payload_bytes(Message("a", {"id": "a"})) == b"{}"
-
-
-def test_text_that_has_no_utf_8_is_escaped() -> None:
-    body = payload_bytes(Message("a", {"id": "a", "payload": {"eventId": "\ud800ü"}}))
-    assert json.loads(body) == {"eventId": "\ud800ü"}
-    assert "ü".encode() in payload_bytes(Message("a", {"id": "a", "payload": {"eventId": "ü"}}))
-
-
 async def test_what_comes_unasked_on_a_resting_connection_is_no_acknowledgement() -> None:
-    asked = 0
+    async def twice(conn: Conn) -> None:
+        await conn.say(http(204))
+        await asyncio.sleep(0.01)
+        await conn.say(http(204))
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-            await reader.readexactly(length)
-            asked += 1
-            if asked == 1:
-                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-                await writer.drain()
-                await asyncio.sleep(0.01)
-                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-            else:
-                writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-
-    server = await asyncio.start_server(_until_closed(serve), "127.0.0.1", 0)
-    async with server, HttpTarget(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", SECRET) as target:
+    async with posting(twice, http(400)) as (target, wire):
         await target.deliver(MESSAGE)
         await asyncio.sleep(0.03)
         with pytest.raises(TargetError, match="responded with 400"):
             await target.deliver(MESSAGE)
-    assert asked == 2
+    assert len(wire.requests) == 2
 
 
-def _until_closed(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await serve(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    return guarded
+@pytest.mark.parametrize(
+    "responds",
+    [
+        hanging(http(200, "x", "Content-Length: 10")),
+        resetting(http(200, "x", "Content-Length: 1000")),
+        trickling(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    ],
+    ids=["does not come", "breaks off", "never ends"],
+)
+async def test_a_success_is_one_as_soon_as_its_head_is_there_and_is_posted_once(responds: Step) -> None:
+    async with posting(responds) as (target, wire), asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(target.deliver(MESSAGE) for _ in range(3)))
+        assert len(wire.requests) == 3

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from basiq_async import BasiqClient, InMemoryTransport, Message, RetryPolicy
 from basiq_async._wire.payloads import payload_bytes
-from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox
 from basiq_async.replay import HttpTarget, Replay
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support.deliveries import SECRET
+from tests.support.histories import Receiving
+from tests.support.served import serving
 
 LINKS = {"event": "https://au-api.basiq.io/events/e1"}
 MESSAGES: dict[str, dict[str, Any]] = {
@@ -30,28 +29,6 @@ MESSAGES: dict[str, dict[str, Any]] = {
 }
 
 
-class Receiver:
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-        self.receiver = WebhookReceiver(SECRET)
-        self.receiver.on("*")(self.handle)
-
-    async def handle(self, delivery: Delivery) -> None:
-        self.deliveries.append(delivery)
-
-    @asynccontextmanager
-    async def served(self) -> AsyncGenerator[str]:
-        app = web.Application()
-        app.router.add_post("/basiq", self.receiver.aiohttp_handler)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}/basiq"
-        finally:
-            await runner.cleanup()
-
-
 def shape(delivery: Delivery) -> tuple[object, ...]:
     """All but when it was signed."""
     return (delivery.id, delivery.event_type_id, delivery.event_id, delivery.links, delivery.body, delivery.raw)
@@ -60,12 +37,12 @@ def shape(delivery: Delivery) -> tuple[object, ...]:
 @pytest.mark.parametrize("raw", MESSAGES.values(), ids=MESSAGES)
 async def test_both_ways_give_the_same_delivery(raw: dict[str, Any]) -> None:
     message = Message("m", raw)
-    posted = Receiver()
-    async with posted.served() as url, HttpTarget(url, SECRET) as target:
+    posted = Receiving()
+    async with serving(posted.receiver.aiohttp_handler) as url, HttpTarget(url, SECRET) as target:
         await target.deliver(message)
     direct = Delivery.from_message(message)
-    assert shape(posted.deliveries[0]) == shape(direct)
-    assert posted.deliveries[0].key == direct.key
+    assert shape(posted.got[0]) == shape(direct)
+    assert posted.got[0].key == direct.key
     assert direct.body == payload_bytes(message)
 
 
@@ -73,15 +50,15 @@ async def test_both_ways_give_the_same_delivery(raw: dict[str, Any]) -> None:
 async def test_both_ways_give_the_same_deliveries_for_every_form_of_a_history(quirks: Quirks) -> None:
     fake = FakeBasiq(quirks=quirks)
     webhook_id = fake.seed_messages(5)
-    posted, direct = Receiver(), Receiver()
+    posted, direct = Receiving(), Receiving()
     async with (
         BasiqClient(fake.api_key, transport=InMemoryTransport(fake), retry=RetryPolicy(max_retries=0)) as client,
-        posted.served() as url,
+        serving(posted.receiver.aiohttp_handler) as url,
         HttpTarget(url, SECRET) as target,
     ):
         for each in (target, direct.receiver):
             inbox = MemoryInbox() if each is target else direct.receiver.inbox
             report = await Replay(client, webhook_id, each, inbox=inbox, concurrency=1).run()
             assert report.handled == 5
-    assert [shape(each) for each in posted.deliveries] == [shape(each) for each in direct.deliveries]
-    assert all(each.event_type_id and each.event_id for each in direct.deliveries)
+    assert [shape(each) for each in posted.got] == [shape(each) for each in direct.got]
+    assert all(each.event_type_id and each.event_id for each in direct.got)

@@ -12,8 +12,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select,
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from basiq_async import ConfigurationError, Message
-from basiq_async.receiver import MemoryInbox, SQLInbox
-from basiq_async.replay import Replay
+from basiq_async.receiver import SQLInbox
 from tests.support.databases import engine_of, new_table
 from tests.support.histories import history, shared_target
 from tests.support.servers import PostgresServer
@@ -22,7 +21,7 @@ from tests.support.servers import PostgresServer
 EFFECTS = Table("replayed", MetaData(), Column("n", Integer, primary_key=True), Column("id", String))
 
 
-@pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
+@pytest.fixture(params=["asyncpg", "aiosqlite"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
     if request.param == "aiosqlite":
         url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
@@ -112,11 +111,8 @@ async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
         assert await effects(engine) == Counter(await h.ids())
 
 
-async def test_a_function_with_a_session_needs_an_inbox_that_has_transactions(inbox: SQLInbox) -> None:
+async def test_a_function_with_a_session_records_each_message_by_itself(inbox: SQLInbox) -> None:
     async with history(1) as h:
-        for each in (None, MemoryInbox()):
-            with pytest.raises(ConfigurationError, match=r"accepts one argument, the message.*such as SQLInbox"):
-                Replay(h.client, h.webhook_id, write, inbox=each)
         with pytest.raises(ConfigurationError, match="records each message by itself: pass no exclusive=True"):
             h.replay(write, inbox=inbox, exclusive=True)
 
