@@ -71,13 +71,17 @@ async def test_a_receiver_that_was_closed_does_not_read_the_body() -> None:
     service = Service()
     await service.receiver.aclose()
     start, _ = await call(service)
-    assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"5")
+    assert (start["status"], dict(start["headers"])) == (
+        503,
+        {b"retry-after": b"5", b"connection": b"close", b"content-length": b"0"},
+    )
 
 
 @pytest.mark.parametrize("length", [b"101", b"9" * 18])
 async def test_a_body_that_says_it_is_too_large_is_not_read_at_all(length: bytes) -> None:
     start, _ = await call(Service(max_body_size=100), headers=[(b"content-length", length)])
     assert start["status"] == 413
+    assert (b"connection", b"close") in start["headers"]
 
 
 async def test_a_content_length_that_is_no_number_is_passed_over() -> None:
