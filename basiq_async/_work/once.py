@@ -194,11 +194,13 @@ class Unit(ABC, Generic[T]):
     def _answer_caller(self, task: asyncio.Task[Ending[T]]) -> None:
         """Return the task's end to the caller, unless the caller was cancelled or already has ``LATE``."""
         self.units.tasks.discard(task)
+        fault = None if task.cancelled() else task.exception()
         if self._answer.done():
-            return
-        if task.cancelled():
+            if isinstance(fault, Exception):  # any other one has ended the event loop
+                self.units.logger.error("%s ended with a fault", self.describe(), exc_info=fault)
+        elif task.cancelled():
             self._answer.cancel()
-        elif (fault := task.exception()) is not None:
+        elif fault is not None:
             self._answer.set_exception(fault)
         else:
             self._answer.set_result(task.result())

@@ -514,6 +514,38 @@ async def test_what_ends_the_program_leaves_no_claim() -> None:
     assert await inbox.is_free()
 
 
+def test_what_ends_the_event_loop_is_not_logged_as_a_fault_that_nobody_looked_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(unit_in_a_loop(fails(KeyboardInterrupt())))
+    gc.collect()
+    assert caplog.text == ""
+
+
+async def unit_in_a_loop(doing: Work) -> None:
+    await unit(owner(MemoryInbox()), doing).handle_once()
+
+
+@virtual.clocked
+async def test_a_fault_of_the_recording_is_logged_where_the_caller_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> str:
+        try:
+            return await asyncio.sleep(20, "done")
+        except asyncio.CancelledError:
+            await asyncio.sleep(5)  # its caller waits for a second
+            raise ValueError("the work") from None
+
+    one = unit(owner(MemoryInbox()), work)
+    one.recorded = None  # type: ignore[assignment]  # a fault of ``record_failure``
+    caller = asyncio.create_task(one.handle_once())
+    await asyncio.sleep(1)
+    caller.cancel()
+    await asyncio.sleep(10)
+    assert [each.exc_info[0] for each in caplog.records if each.exc_info] == [AttributeError]
+    assert "an event ended with a fault" in caplog.text
+
+
 @virtual.clocked
 async def test_work_that_raises_after_its_time_is_over_is_late_once_and_its_unit_ends() -> None:
     async def fails() -> str:
