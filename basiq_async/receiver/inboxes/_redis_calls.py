@@ -117,11 +117,13 @@ class RedisCalls:
     async def begin(self) -> dict[str, str]:
         """Note when the inbox was first used, and return its facts. Raises ``InboxError`` for another layout."""
         client: Any = self.client
-        for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
-            await client.hsetnx(self.at("meta"), name, value)
+        former = await client.exists(self.at("began"), self.at("pinned:began"))
+        if not former:
+            for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
+                await client.hsetnx(self.at("meta"), name, value)
         facts = await client.hgetall(self.at("meta"))
         found = {text_of(name): text_of(value) for name, value in facts.items()}
-        if found.get("layout") != _LAYOUT:
+        if former or found.get("layout") != _LAYOUT:
             raise InboxError(
                 f"the keys below {self.at('')} in Redis were written by another version of basiq-async: pass another "
                 "prefix=, or delete them"

@@ -149,13 +149,19 @@ async def test_a_check_writes_so_that_a_server_that_may_only_be_read_is_noticed(
     assert 0 < await client.pttl("{p}:check") <= 1_000
 
 
-async def test_what_another_version_stored_is_refused_with_the_remedy(client: Redis) -> None:
-    await client.hset("{p}:meta", "layout", "4")
+@pytest.mark.parametrize("name", ["meta", "began", "pinned:began"])
+async def test_what_another_version_stored_is_refused_with_the_remedy(client: Redis, name: str) -> None:
+    key = f"{{p}}:{name}"
+    if name == "meta":
+        await client.hset(key, "layout", "4")
+    else:
+        await client.set(key, "2026-01-01T00:00:00+00:00")  # as that version did
     inbox = RedisInbox(client, prefix="p")
     for call in (inbox.check, lambda: inbox.claim("k", "a", lease=60), inbox.__aenter__):
         with pytest.raises(InboxError, match=r"another version of basiq-async.*pass another prefix="):
             await call()
-    assert await client.hget("{p}:meta", "layout") == b"4", "it is left as it is"
+    left = {*await client.keys("{p}:*")} - {b"{p}:check"}
+    assert left == {key.encode()}, "it is left as it is"
     assert (await RedisInbox(client, prefix="q").claim("k", "a", lease=60)).status is CLAIMED
 
 
