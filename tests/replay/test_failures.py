@@ -20,7 +20,7 @@ from basiq_async import (
 from basiq_async.receiver import MemoryInbox, SQLiteInbox
 from basiq_async.replay import Progress
 from tests.support import virtual
-from tests.support.histories import Recorder, Refusing, Table, history, set_aside
+from tests.support.histories import Collecting, Recorder, Refusing, Table, history, set_aside
 
 
 async def test_a_poisoned_message_is_set_aside_and_the_job_continues(exclusive: bool) -> None:
@@ -154,6 +154,21 @@ async def test_the_breaker_is_adjustable_and_a_success_resets_it(
                 await replay.run()
         else:
             assert (await replay.run()).failed == 10
+
+
+async def test_a_success_of_a_bulk_target_resets_the_breaker_too() -> None:
+    async with history(6) as h:
+        target, refused = Collecting(), (await h.ids())[1::2]
+        accept = target.deliver
+
+        async def deliver(message: Message) -> str | None:
+            if message.id in refused:
+                raise ValueError("poisoned")
+            return await accept(message)
+
+        target.deliver = deliver  # type: ignore[method-assign]
+        report = await h.replay(target, max_failures=2, on_error="skip").run()
+        assert (report.handled, report.failed) == (3, 3)
 
 
 async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_end(exclusive: bool) -> None:
