@@ -20,7 +20,7 @@ from basiq_async import (
 from basiq_async.receiver import MemoryInbox, SQLiteInbox
 from basiq_async.replay import Progress
 from tests.support import virtual
-from tests.support.histories import Collecting, Recorder, Refusing, Table, history, set_aside
+from tests.support.histories import Recorder, Refusing, Table, history, set_aside
 
 
 async def test_a_poisoned_message_is_set_aside_and_the_job_continues(exclusive: bool) -> None:
@@ -158,7 +158,7 @@ async def test_the_breaker_is_adjustable_and_a_success_resets_it(
 
 async def test_a_success_of_a_bulk_target_resets_the_breaker_too() -> None:
     async with history(6) as h:
-        target, refused = Collecting(), (await h.ids())[1::2]
+        target, refused = Table(), (await h.ids())[1::2]
         accept = target.deliver
 
         async def deliver(message: Message) -> str | None:
