@@ -293,6 +293,15 @@ async def test_items_that_are_not_selected_are_done_and_are_read_again_under_ano
     assert len(await job.run()) == 50
 
 
+async def test_an_item_that_is_not_selected_is_looked_at_once_though_its_page_is_read_again() -> None:
+    job = a_job(200, "oldest-first", "offset")
+    job.lists.before_request = lambda: job.lists.expire(1)
+    looked_at: list[str] = []
+    assert await job.run(convert=lambda item: looked_at.append(item["id"])) == []
+    assert job.lists.requests > 20
+    assert len(looked_at) == len(set(looked_at)) > 150
+
+
 async def test_each_item_is_counted_and_noted_once() -> None:
     job = a_job(200, "oldest-first", "offset")
     job.lists.before_request = lambda: job.lists.expire(1)
