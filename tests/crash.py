@@ -167,7 +167,7 @@ class Crash:
         self.runs += 1
         before = self._effects()
         worker = start(lambda _: self.replay(self.runs))
-        if self.rng.random() < 0.9:
+        if self.runs % 8 != 3:
             # Most kills have to hit a run at work, however slow the machine is: counted from its first effect.
             size, deadline = self._size(), time.monotonic() + 60
             while self._size() == size and time.monotonic() < deadline and worker.process.is_alive():
