@@ -164,3 +164,37 @@ def dead_process() -> int:
     child = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(child, 0)
     return child
+
+
+async def test_a_run_whose_claim_was_cancelled_keeps_no_other_out() -> None:
+    class Slow(MemoryInbox):
+        async def claim(self, key: str, token: str, *, lease: float) -> Claim:
+            claim = await super().claim(key, token, lease=lease)
+            claimed.set()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return claim
+
+    claimed, inbox = asyncio.Event(), Slow()
+    async with history(5) as h:
+        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
+        running = asyncio.create_task(replay.run())
+        await claimed.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert (await replay.run()).handled == 5
+
+
+@virtual.clocked
+async def test_what_is_finished_while_the_place_is_noted_is_recorded_and_the_run_goes_on() -> None:
+    class Noting(MemoryInbox):
+        async def set_note(self, name: str, text: str) -> None:
+            await asyncio.sleep(4)
+            await super().set_note(name, text)
+
+    async with history(60, page_size=10) as h:
+        target = Recorder(lambda message: asyncio.sleep(1))
+        async with asyncio.timeout(600):
+            report = await h.replay(target, inbox=Noting(), exclusive=True, concurrency=4).run()
+    assert (report.handled, report.finished) == (60, True)

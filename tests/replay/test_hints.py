@@ -383,3 +383,44 @@ def test_a_page_closes_the_borders_that_are_within_it(ids: str, first: bool, las
     page = ListedPage(START, [{"id": each} for each in ids], None if last else "more", None)
     borders.see(page, at_start=first)
     assert ["".join(filter(None, each)) for each in borders.left] == left
+
+
+async def test_what_slips_away_in_a_tail_is_read_though_the_page_where_it_began_moved_up_past_it() -> None:
+    job = a_job(100, "oldest-first", "offset")
+    await job.run()
+    for _ in range(45):
+        job.lists.grow()
+    first = job.lists.requests
+    job.lists.before_request = lambda: job.lists.expire({1: 1, 6: 15}.get(job.lists.requests - first, 0))
+    await job.run()
+    job.check_finished()
+
+
+async def test_no_hint_passes_an_item_that_was_held_or_is_not_done() -> None:
+    job = a_job(100, "newest-first")
+    reading = job.reading()
+    for number in range(10):
+        batch = await reading.advance()
+        assert batch is not None
+        for item in batch.items:
+            if item["id"] == "m75":
+                batch.hold()
+            else:
+                job.record.keys.add(key_of(item))
+                batch.finish()
+        assert (reading.hint() is None) == (number == 0 and job.hint is not None)
+        job.hint = reading.hint()
+    assert await reading.advance() is None
+    job.hint = reading.hint()
+    await reading.aclose()
+    assert await job.run() == ["m75"]
+
+
+async def test_a_key_that_occurs_again_is_handed_out_once() -> None:
+    job = a_job(100, "oldest-first")
+    reading = job.reading(key_of=lambda item: str(int(item["id"][1:]) % 7))
+    handed: list[str] = []
+    while (batch := await reading.advance()) is not None:
+        handed += [item["id"] for item in batch.items]
+    assert handed == [f"m{n}" for n in range(1, 8)]
+    await reading.aclose()

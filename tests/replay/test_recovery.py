@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -433,3 +434,50 @@ async def test_a_recovery_that_is_killed_at_any_request_names_all_that_it_did_no
         assert found.finished is (not found.out_of_reach)
         assert before <= set(made.got)
         await made.basiq.aclose()
+
+
+async def test_it_is_not_finished_while_the_webhook_is_pending() -> None:
+    fake = FakeBasiq()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        made = await basiq.webhooks.create(url=URL, subscribed_events=["user.created"])
+        receiver = WebhookReceiver(SECRET)
+        found = await recover(basiq, made.id, receiver, inbox=receiver.inbox)
+        assert (codes(found), found.finished) == (["pending"], False)
+        await fake.advance(minutes=20)
+        assert (await recover(basiq, made.id, receiver, inbox=receiver.inbox)).finished
+
+
+async def test_everything_is_handled_where_that_is_asked_for(world: World) -> None:
+    await world.emit(6)
+    found = await world.recover(world.handle, inbox=MemoryInbox(), everything=True)
+    assert (len(world.got), found.left_alone) == (6, 0)
+
+
+@pytest.mark.parametrize("order", ["oldest-first", "newest-first"])
+async def test_a_failure_shows_however_many_messages_were_under_way_at_the_earlier_look(order: str) -> None:
+    quirks = Quirks(message_order=order, event_order=order)  # type: ignore[arg-type]  # one of two words
+    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=3)), quirks=quirks)
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        world = World(fake, basiq, fake.add_webhook(URL, ["user.created"]))
+        failing: set[str] = set()
+
+        async def receive(headers: Any, body: bytes) -> int:
+            return 500 if json.loads(body)["eventId"] in failing or not failing else 204
+
+        fake.route(URL, receive)
+        for _ in range(12):
+            sent = await world.emit(10)
+            await fake.advance(seconds=10)
+        await fake.advance(hours=1)
+        receiver = world.receiver()
+        assert (await world.recover(receiver)).finished
+        failing.add(sent[-1])  # all others are delivered now; they were more than the recovery knows by their ids
+        await fake.advance(hours=30)
+        assert (await basiq.webhooks.get(world.webhook_id)).status == "disabled"
+        silent = await world.emit(2)
+        await fake.advance(days=9)
+        await world.reactivate()
+        await world.emit(1)
+        found = await world.recover(receiver)
+        assert (codes(found), found.finished) == (["out-of-reach"], False)
+        assert set(world.got).isdisjoint(silent)
