@@ -19,6 +19,9 @@ from ._run import DONE, WRONG, make_client, stopping
 if TYPE_CHECKING:
     from ..receiver import Inbox, QuarantinedDelivery
 
+_EVERY = 1.0
+"""Seconds between two looks at the counts."""
+
 inbox_app = Group("What the inbox of a service knows about an event.")
 
 
@@ -32,7 +35,6 @@ def work(
     A service that has the receiver open does so itself; this is for a process of its own, any number of them. After the
     first signal nothing new begins, and handlers that run have the receiver's handler_timeout to end. What they do not
     end waits in the inbox, as after a second signal, which ends them at once.
-
     """
     if receiver is None:
         raise ConfigurationError("name the receiver with --receiver MODULE:RECEIVER")
@@ -72,10 +74,6 @@ async def _work(place: str) -> None:
                 live(None)
         await tasks[0]
     note(status(), **counts)
-
-
-_EVERY = 1.0
-"""Seconds between two looks at the counts."""
 
 
 # --- what an inbox knows ---
