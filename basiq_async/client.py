@@ -14,7 +14,7 @@ from ._redaction.tracebacks import hide_arguments
 from ._signing.seal import Seal
 from ._wire.codec import Codec
 from ._wire.cursors import CursorSeal
-from ._wire.urls import VENDOR_URL, BaseURL
+from ._wire.urls import VENDOR_URL, BaseURL, find_base_url
 from ._work.tasks import TaskOwner
 from .errors import ConfigurationError
 from .filters import Filter
@@ -38,7 +38,7 @@ class BasiqClient:
     transport: sends the requests. The client adds authentication and retries to it, and does not close it. With None,
         the client makes an ``AiohttpTransport``, and closes it with itself.
     base_url: the URL of the API. It may have a path prefix, for a proxy. With None, the environment variable
-        ``BASIQ_BASE_URL`` is used, or else Basiq's own address.
+        ``BASIQ_BASE_URL`` is used, or else Basiq's own address. An empty variable is refused.
     retry: when to send a request again.
     timeout: the limit for each attempt of a request, in seconds.
     allow_http: accept a ``base_url`` without TLS on another machine. ``BASIQ_ALLOW_HTTP=1`` in the environment does
@@ -66,7 +66,9 @@ class BasiqClient:
     ) -> None:
         key = ApiKey(api_key)
         allow_http = allow_http or os.environ.get("BASIQ_ALLOW_HTTP") == "1"
-        base = BaseURL.parse(_default_url() if base_url is None else base_url, allow_http=allow_http)
+        if base_url is None and (base_url := find_base_url()) is None:
+            base_url = VENDOR_URL
+        base = BaseURL.parse(base_url, allow_http=allow_http)
         timeout = check_seconds("timeout", timeout)
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError("retry must be a RetryPolicy, or None for the usual one")
@@ -171,7 +173,3 @@ class BasiqClient:
         self._api.transport = wrap(self._api.transport)
         self._retrying.on_request = chain_hooks(self._retrying.on_request, on_request)
         self._retrying.on_retry = chain_hooks(self._retrying.on_retry, on_retry)
-
-
-def _default_url() -> str:
-    return os.environ.get("BASIQ_BASE_URL") or VENDOR_URL

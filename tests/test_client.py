@@ -37,8 +37,11 @@ def test_the_base_url_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPa
     assert repr(BasiqClient(API_KEY, transport=Scripted())) == "BasiqClient(base_url='http://127.0.0.1:4010/mock')"
     explicit = BasiqClient(API_KEY, transport=Scripted(), base_url="https://proxy.example")
     assert repr(explicit) == "BasiqClient(base_url='https://proxy.example')"
-    monkeypatch.setenv("BASIQ_BASE_URL", "")
+    monkeypatch.delenv("BASIQ_BASE_URL")
     assert repr(BasiqClient(API_KEY, transport=Scripted())) == "BasiqClient(base_url='https://au-api.basiq.io')"
+    monkeypatch.setenv("BASIQ_BASE_URL", "")
+    with pytest.raises(ConfigurationError, match="set and empty"):
+        BasiqClient(API_KEY, transport=Scripted())
     monkeypatch.setenv("BASIQ_BASE_URL", "http://example.com")
     with pytest.raises(ConfigurationError, match="base_url"):
         BasiqClient(API_KEY, transport=Scripted())

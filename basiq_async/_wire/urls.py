@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.parse
 
@@ -28,6 +29,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DIVIDERS = "/\\?#"
 _MOST_DECODINGS = 4
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def find_base_url() -> str | None:
+    """Return the environment's ``BASIQ_BASE_URL``; None if it is not set.
+
+    Raises ``ConfigurationError`` if it is empty: whatever should have set it failed, and the vendor's address in its
+    place would be production.
+    """
+    found = os.environ.get("BASIQ_BASE_URL")
+    if found == "":
+        raise ConfigurationError("BASIQ_BASE_URL is set and empty: give it a value, or unset it")
+    return found
 
 
 class LinkError(ValueError):

@@ -20,6 +20,7 @@ from ..errors import BasiqError, ConfigurationError, RequestTimeoutError, Transp
 from ..transports.base import Request
 from ._command import Group
 from ._results import Output
+from ._settings import given_base_url
 
 TOKEN = "BASIQ_MOCK_TOKEN"  # noqa: S105  # the name of a variable
 _TIMEOUT = 600.0
@@ -113,19 +114,19 @@ class Place:
 
     @classmethod
     def find(cls) -> Place:
-        """Return the mock at ``BASIQ_BASE_URL`` with the key ``BASIQ_API_KEY``.
+        """Return the mock at ``--base-url`` or ``BASIQ_BASE_URL`` with the key ``BASIQ_API_KEY``.
 
         Neither has a default, because another program may listen on the usual port. Both must be set, so that the key
         of another API is never sent to a mock. Raises ``ConfigurationError`` if one is missing.
         """
-        where, key = (os.environ.get(name) for name in ("BASIQ_BASE_URL", "BASIQ_API_KEY"))
-        if not where or not key:
-            missing = "BASIQ_API_KEY" if where else "BASIQ_BASE_URL"
+        given, key = given_base_url(), os.environ.get("BASIQ_API_KEY")
+        if given is None or not key:
+            missing = "BASIQ_API_KEY" if given else "BASIQ_BASE_URL"
             raise ConfigurationError(
                 f"no mock is named, because {missing} is not set: evaluate the line that the mock printed, or the line "
                 "that 'basiq-async mock wait' prints"
             )
-        return cls(BaseURL.parse(where).url(""), key)
+        return cls(BaseURL.parse(given[0]).url(""), key)
 
 
 async def call_mock(

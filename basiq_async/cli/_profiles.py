@@ -14,7 +14,7 @@ from ._options import Yes
 from ._output import is_terminal, note, session
 from ._results import ROWS, Column, Output, Row, View
 from ._run import confirm, make_client
-from ._settings import DEFAULT, Settings, entries, find_settings, names, remove, store
+from ._settings import DEFAULT, Settings, entries, find_settings, given_base_url, names, remove, store
 
 _PROFILE: View[Row] = View(
     "profile base_url",
@@ -40,7 +40,11 @@ def login(
     base_url: The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.
     check: Check first that Basiq accepts the key.
     """
-    name, url = _chosen(), base_url or os.environ.get("BASIQ_BASE_URL") or VENDOR_URL
+    if base_url is not None:
+        if session().base_url not in (None, base_url):
+            raise ConfigurationError("--base-url is given twice, with two values: leave one of them out")
+        session().base_url = base_url
+    name, (url, _) = _chosen(), given_base_url() or (VENDOR_URL, "")
     key = _read_key()
 
     async def work() -> None:

@@ -14,7 +14,7 @@ import typer
 
 from .._redaction.text import PROGRAM, shell_line
 from .._storage.private_files import replace_private
-from .._wire.urls import VENDOR_URL
+from .._wire.urls import VENDOR_URL, find_base_url
 from ..errors import ConfigurationError
 from ._output import session
 
@@ -31,21 +31,29 @@ class Settings:
     profile: str | None = None
 
 
+def given_base_url(*, of_environment: bool = True) -> tuple[str, str] | None:
+    """Return the base URL that the user gave, and the name of what gave it; None if nothing did.
+
+    ``--base-url`` goes before ``BASIQ_BASE_URL``. Raises ``ConfigurationError`` for one that is empty.
+    """
+    url, where = session().base_url, "--base-url"
+    if url is None and of_environment:
+        url, where = find_base_url(), "BASIQ_BASE_URL"
+    if url == "":
+        raise ConfigurationError("--base-url is empty: give it a value, or leave it out")
+    return None if url is None else (url, where)
+
+
 def find_settings() -> Settings:
     """Return the settings: ``--profile`` first, then ``BASIQ_API_KEY``, then ``BASIQ_PROFILE``, then ``default``.
 
-    ``--base-url`` is as good as ``BASIQ_BASE_URL``, and goes before it.
     A profile's key is sent only to the profile's own base URL. Raises ``ConfigurationError``.
     """
     chosen = session().profile
     key = os.environ.get("BASIQ_API_KEY")
-    asked = session().base_url
-    base_url = os.environ.get("BASIQ_BASE_URL") if asked is None else asked
-    if base_url == "" and chosen is None:
-        # A command in a script probably failed to set it. Basiq's own address instead would call production.
-        raise ConfigurationError("BASIQ_BASE_URL is set and empty: give it a value, or unset it")
+    given = given_base_url(of_environment=chosen is None)
     if chosen is None and key is not None:
-        return Settings(key, VENDOR_URL if base_url is None else base_url, "BASIQ_API_KEY")
+        return Settings(key, VENDOR_URL if given is None else given[0], "BASIQ_API_KEY")
     name = chosen or os.environ.get("BASIQ_PROFILE") or DEFAULT
     entry = entries().get(name)
     if entry is None:
@@ -56,10 +64,9 @@ def find_settings() -> Settings:
     key, own = entry.get("api_key"), str(entry.get("base_url") or VENDOR_URL)
     if not isinstance(key, str):
         raise ConfigurationError(f"the key of profile {name!r} is not in the file any more: log in again")
-    if (chosen is None or asked) and base_url is not None and base_url.rstrip("/") != own.rstrip("/"):
-        where = "BASIQ_BASE_URL" if asked is None else "--base-url"
+    if given is not None and given[0].rstrip("/") != own.rstrip("/"):
         raise ConfigurationError(
-            f"{where} differs from {own}, which the key of profile {name!r} is for: "
+            f"{given[1]} differs from {own}, which the key of profile {name!r} is for: "
             "set BASIQ_API_KEY too, pass --profile, or leave the URL out"
         )
     return Settings(key, own, f"profile {name}", name)

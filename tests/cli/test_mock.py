@@ -184,7 +184,7 @@ def test_a_command_drives_the_mock_that_it_names_and_no_other(
     for name, value, code, told in (
         ("BASIQ_API_KEY", "b3RoZXI=", 1, "it is another mock"),
         ("BASIQ_API_KEY", "", 2, "no mock is named, because BASIQ_API_KEY is not set"),
-        ("BASIQ_BASE_URL", "", 2, "no mock is named, because BASIQ_BASE_URL is not set"),
+        ("BASIQ_BASE_URL", "", 2, "BASIQ_BASE_URL is set and empty"),
         ("BASIQ_BASE_URL", "nonsense", 2, "base url must be"),
         ("BASIQ_BASE_URL", "http://127.0.0.1:9", 1, "start one with 'basiq-async mock'"),
     ):

@@ -111,3 +111,40 @@ def test_the_profiles_are_listed_without_their_keys() -> None:
     done = run_command("profiles")
     assert done.rows == [{"profile": name, "base_url": "https://au-api.basiq.io"} for name in ("live", "uat")]
     assert "a2V5" not in done.output
+
+
+PLACES = {
+    "before": lambda url: (("--base-url", url, "login"), {}),
+    "after": lambda url: (("login", "--base-url", url), {}),
+    "environment": lambda url: (("login",), {"BASIQ_BASE_URL": url}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_key_goes_to_the_base_url_wherever_it_is_given(place: str, served: Served, home: Path) -> None:
+    key = f"{served.fake.DEFAULT_API_KEY}\n"
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9"}  # a login to Basiq's own address would fail
+    words, env = PLACES[place](served.url)
+    done = run_command(*words, stdin=key, env={**nowhere, **env})
+    assert done.exit_code == 0, done.output
+    assert (done.row["base_url"], len(served.fake.requests)) == (served.url, 2), "a token, and a list"
+    words, env = PLACES[place]("")
+    refused = run_command("--profile", "empty", *words, "--no-check", stdin=key, env={**nowhere, **env})
+    assert (refused.exit_code, "is empty" in refused.stderr or "set and empty" in refused.stderr) == (2, True)
+    assert "empty" not in (home / "profiles.json").read_text()
+    other = run_command("--base-url", "https://other.example", *PLACES["after"](served.url)[0], stdin=key)
+    assert (other.exit_code, "two values" in other.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("whoami",), ("webhooks", "list"), ("mock", "call", "state"), ("mock", "wait")])
+@pytest.mark.parametrize("profile", [(), ("--profile", "default")])
+def test_an_empty_base_url_is_refused_by_every_command(
+    words: tuple[str, ...], profile: tuple[str, ...], served: Served
+) -> None:
+    login(served)
+    before = len(served.fake.requests)
+    env = {} if profile else {"BASIQ_API_KEY": served.fake.api_key}
+    assert run_command("--base-url", served.url, *profile, *words, env=served.environment).exit_code == 0
+    assert len(served.fake.requests) > before or words[0] == "mock"
+    refused = run_command("--base-url", "", *profile, *words, env=env)
+    assert (refused.exit_code, "--base-url is empty" in refused.stderr) == (2, True)
