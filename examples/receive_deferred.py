@@ -26,7 +26,7 @@ from fastapi import FastAPI, Response
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from basiq_async import BasiqClient, InboxError
+from basiq_async import BasiqClient
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 
 
@@ -76,12 +76,7 @@ def make_app() -> FastAPI:
 
     @app.get("/readyz")
     async def ready() -> Response:
-        try:
-            await app.state.receiver.inbox.check()
-            waiting = await app.state.receiver.waiting()
-        except InboxError:
-            return Response(status_code=503)
-        return Response(f"{waiting.count} wait, the oldest for {waiting.age or 0:.0f} s")
+        return Response(status_code=200 if await app.state.receiver.is_ready() else 503)
 
     return app
 

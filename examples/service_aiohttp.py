@@ -12,19 +12,21 @@ import os
 from collections.abc import AsyncGenerator
 
 from aiohttp import web
-from service_parts import Service, running
+from service_parts import running
 
-SERVICE = web.AppKey("SERVICE", Service)
+from basiq_async.receiver import WebhookReceiver
+
+RECEIVER = web.AppKey("RECEIVER", WebhookReceiver)
 
 
 async def resources(app: web.Application) -> AsyncGenerator[None]:
-    async with running() as service:
-        app[SERVICE] = service
+    async with running() as receiver:
+        app[RECEIVER] = receiver
         yield
 
 
 async def receive(request: web.Request) -> web.StreamResponse:
-    return await request.app[SERVICE].receiver.aiohttp_handler(request)
+    return await request.app[RECEIVER].aiohttp_handler(request)
 
 
 async def alive(request: web.Request) -> web.Response:
@@ -32,7 +34,7 @@ async def alive(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    return web.Response(status=200 if await request.app[SERVICE].is_ready() else 503)
+    return web.Response(status=200 if await request.app[RECEIVER].is_ready() else 503)
 
 
 def make_app() -> web.Application:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI, Response
-from service_parts import Service, running
+from service_parts import running
 
 
 def make_app() -> FastAPI:
@@ -22,10 +22,10 @@ def make_app() -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with running() as service:
-            app.state.service = service
+        async with running() as receiver:
+            app.state.receiver = receiver
             # Set up here, because the secret is known only now. `running` has entered the receiver, and closes it.
-            app.include_router(service.receiver.fastapi_router("/basiq"))
+            app.include_router(receiver.fastapi_router("/basiq"))
             yield
 
     app = FastAPI(lifespan=lifespan)
@@ -36,8 +36,7 @@ def make_app() -> FastAPI:
 
     @app.get("/readyz")
     async def ready() -> Response:
-        service: Service = app.state.service
-        return Response(status_code=200 if await service.is_ready() else 503)
+        return Response(status_code=200 if await app.state.receiver.is_ready() else 503)
 
     return app
 

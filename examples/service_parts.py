@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 
-import attrs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
-from basiq_async import BasiqClient, BasiqError, InboxError, ServerError, TransportError
+from basiq_async import BasiqClient, BasiqError, ServerError, TransportError
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.replay import recover
 
@@ -33,38 +31,8 @@ EVERY, SOON = 1_800.0, 60.0
 logger = logging.getLogger("service")
 
 
-@attrs.define
-class Service:
-    """The objects of one worker, from its start to its end."""
-
-    receiver: WebhookReceiver
-    inbox: SQLInbox
-    _asking: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-    _ready: bool = False
-    _known_until: float = 0.0
-
-    async def is_ready(self) -> bool:
-        """Return whether deliveries can be handled. Use it for a readiness probe, not for a liveness probe.
-
-        The database is asked once a second at most: a flood of probes must not take the connections of deliveries.
-        """
-        async with self._asking:
-            if time.monotonic() >= self._known_until:
-                self._ready = await self._check()
-                self._known_until = time.monotonic() + 1.0
-            return self._ready
-
-    async def _check(self) -> bool:
-        try:
-            await self.inbox.check()
-        except InboxError as error:
-            logger.warning("not ready: %s", error)
-            return False
-        return True
-
-
 @asynccontextmanager
-async def running() -> AsyncGenerator[Service]:
+async def running() -> AsyncGenerator[WebhookReceiver]:
     """Start one worker. At the end, close the recovery first, then the receiver, then the client and the database."""
     engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=5, max_overflow=5)
     try:
@@ -74,7 +42,7 @@ async def running() -> AsyncGenerator[Service]:
                 make_receiver(webhook_id, secret, inbox) as receiver,
                 in_background(recover_again_and_again(basiq, webhook_id, receiver)),
             ):
-                yield Service(receiver, inbox)
+                yield receiver
     finally:
         await engine.dispose()
 

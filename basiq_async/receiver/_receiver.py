@@ -33,6 +33,7 @@ from ._dispatcher import PATIENCE, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox
 from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of
 from ._quarantine import Quarantine
+from ._readiness import Readiness
 from ._requests import RequestReader
 from ._results import Result
 from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
@@ -174,6 +175,7 @@ class WebhookReceiver:
             check_deferrable(self._inbox, accept_loss=accept_loss)
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=settings.inbox_timeout)
         self._asgi = ASGIApp(self)
+        self._readiness = Readiness(self._inbox, settings.inbox_timeout)
         self._lifecycle = Lifecycle(self._inbox, settings.inbox_timeout, webhook_id=webhook_id, clock=self._clock)
 
     def __repr__(self) -> str:
@@ -329,6 +331,14 @@ class WebhookReceiver:
     def asgi(self) -> ASGIApp:
         """An ASGI app: serve it alone, mount it, or make it the endpoint of a route of Starlette or FastAPI."""
         return self._asgi
+
+    async def is_ready(self) -> bool:
+        """Return whether deliveries can be handled: the receiver is open, and its inbox works. For a readiness probe.
+
+        The inbox is asked once a second at most, so a flood of probes takes nothing from deliveries. The reason of a
+        False is logged. Do not use it for liveness: a restart mends no database.
+        """
+        return not self._lifecycle.closed and await self._readiness.ask()
 
     async def quarantined(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100

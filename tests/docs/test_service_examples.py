@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import psycopg
@@ -17,7 +16,6 @@ import pytest
 import yaml
 
 from basiq_async.testing import FakeBasiq, serve
-from examples.service_parts import Service
 from tests.support.command_line import run_command
 from tests.support.environment import free_port
 from tests.support.programs import Program, started
@@ -143,20 +141,18 @@ def test_the_manifest_names_a_program_and_probes_that_are_there() -> None:
     assert str(container["ports"][0]["containerPort"]) in container["command"]
 
 
-async def test_a_flood_of_probes_asks_the_database_once() -> None:
-    asked = 0
-
-    class Slow:
-        async def check(self) -> None:
-            nonlocal asked
-            asked += 1
-            await asyncio.sleep(0.001)
-
-    receiver: Any = None
-    inbox: Any = Slow()
-    service = Service(receiver, inbox)
-    assert await asyncio.gather(*(service.is_ready() for _ in range(500))) == [True] * 500
-    assert asked == 1
+def test_each_probe_of_an_example_or_page_asks_by_the_function_that_bears_a_flood() -> None:
+    """tests/receiver/test_readiness.py floods it."""
+    root = EXAMPLES.parent
+    probes = {
+        file.name: probe
+        for file in (*EXAMPLES.glob("*.py"), *root.glob("docs/**/*.md"))
+        for probe in re.findall(r"def ready\(.*?\n(?=\n|```)", file.read_text(), re.DOTALL)
+    }
+    assert probes.keys() == {"receive_deferred.py", "service_aiohttp.py", "service_fastapi.py", "run-a-service.md"}
+    assert [name for name, probe in probes.items() if "is_ready()" not in probe or "check()" in probe] == []
+    assert [file.name for file in EXAMPLES.glob("*.py") if "/readyz" in (text := file.read_text())
+            and "def ready(" not in text] == []  # fmt: skip
 
 
 @pytest.mark.parametrize("framework", COMMANDS)
