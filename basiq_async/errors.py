@@ -192,7 +192,7 @@ class BadRequestError(APIError):
 
 
 class AuthenticationError(APIError):
-    """401: the token was refused even after a renewal, or the token endpoint did not accept the API key."""
+    """401: the token was refused even after a renewal. 400, 401 or 404: the API key was not accepted."""
 
 
 class PermissionDeniedError(APIError):

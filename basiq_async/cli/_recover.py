@@ -14,7 +14,7 @@ from ._command import command
 from ._doctor import problem_details, problem_rows
 from ._options import option
 from ._results import Output, Row, View, as_row, count_details
-from ._run import DONE, WRONG, make_client
+from ._run import DONE, WRONG, exit_code, make_client
 from ._runs import Ended, RunOptions, Watch, check_places, open_target, report_row, run_watched
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
 def _show_lines(options: RecoverOptions, ended: Ended[Recovery]) -> None:
     """Show the lines that continue, try again, and acknowledge."""
     found = ended.result
-    if isinstance(ended.error, NotFoundError):
+    if isinstance(ended.error, NotFoundError) and exit_code(ended.error) == WRONG:
         return  # the webhook is gone: the same line never brings more
     if ended.early or (found is not None and any(each.code == "unread" for each in found.problems)):
         options.show_line()

@@ -32,7 +32,7 @@ from ..errors import (
     ResponseDecodeError,
 )
 from .base import Request, Response, Transport
-from .responses import error_from
+from .responses import error_from, is_token_refused
 
 _log = logging.getLogger("basiq_async.auth")
 _LIFETIME = 3600.0
@@ -84,9 +84,9 @@ class _AccessToken(Unpicklable):
 class Authenticated:
     """A transport that adds the token to each request, and requests a token when it needs one.
 
-    A request to a url outside of the API's base is refused. After a 401, the token is renewed and the request is sent
-    again, both once. All of this takes at most ``max_elapsed`` seconds. The inner transport is not closed. The
-    ``redactor`` learns each token.
+    A request to a url outside of the API's base is refused. After a 401, or a 403 that says that the token has expired,
+    the token is renewed and the request is sent again, both once. All of this takes at most ``max_elapsed`` seconds.
+    The inner transport is not closed. The ``redactor`` learns each token.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Authenticated:
         if token is None or now >= token.renew_at:
             token = await self._renew(token, deadline)
         response = await self._inner.send(_with_token(request, token, deadline))
-        if response.status == 401:
+        if is_token_refused(response):
             refused = response
             token = await self._renew(token, deadline)
             response = await self._inner.send(_with_token(request, token, deadline))
@@ -197,14 +197,17 @@ def _with_token(request: Request, token: _AccessToken, deadline: float | None) -
 
 def _explain_refusal(response: Response, path: str, redactor: Redactor) -> APIError:
     error = error_from(response, method="POST", path=path, redactor=redactor)
-    if response.status == 404:
+    is_basiqs = bool(error.errors) and bool(error.code or error.detail)
+    if response.status == 404 and not is_basiqs:
         error.args = ("there is no Basiq API at this URL; check base_url, and BASIQ_BASE_URL in the environment",)
         return error
-    if response.status not in (400, 401):
+    if response.status not in (400, 401, 404):
         return error
     told = ": ".join(text for text in (error.title, error.detail) if text)
+    # The vendor's page on errors has a 404 for a key of which Basiq knows nothing.
+    gone = "its application may be deleted or of another environment; " if response.status == 404 else ""
     refused = AuthenticationError(
-        "the API key was not accepted; pass it exactly as Basiq's dashboard shows it"
+        f"the API key was not accepted; {gone}pass it exactly as Basiq's dashboard shows it"
         + (f" (the response says: {told})" if told else ""),
         status=response.status,
     )

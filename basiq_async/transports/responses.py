@@ -16,6 +16,7 @@ from .base import Response
 _MAX_TEXT = 500
 _MAX_ERROR_BODY = 2**20
 _MAX_HEADER = 1_000
+_EXPIRED = re.compile(r"\btoken\b.*\bexpired\b", re.IGNORECASE | re.DOTALL)
 _WAITS = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*, [^,]*|[^,]+", re.IGNORECASE)
 
 
@@ -57,6 +58,17 @@ def read_correlation_id(response: Response, hide: Callable[[str], str]) -> str |
     return _short_text(hide(found)) if isinstance(found, str) else None
 
 
+def is_token_refused(response: Response) -> bool:
+    """Return whether a new token may help: the status is 401, or 403 with an error that says "Token has expired".
+
+    The vendor's page on errors has the 403 for about twenty endpoints. Any other 403 is about what the key may do.
+    """
+    if response.status != 403:
+        return response.status == 401
+    texts = [entry.get(name) for entry in _entries(_error_body(response)) for name in ("detail", "title")]
+    return any(isinstance(text, str) and _EXPIRED.search(text[:_MAX_TEXT]) for text in texts)
+
+
 def error_from(
     response: Response, *, method: str, path: str, now: datetime | None = None, redactor: Redactor | None = None
 ) -> APIError:
@@ -65,10 +77,7 @@ def error_from(
     A body above 1 MiB is not read. Credentials that the ``redactor`` knows are removed.
     """
     body = (redactor or Redactor()).value(_error_body(response))
-    entries = body.get("data")
-    if isinstance(entries, dict):
-        entries = [entries]
-    errors = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    errors = _entries(body)
     first: Mapping[str, Any] = errors[0] if errors else {}
     source = first.get("source")
     return error_class(response.status)(
@@ -98,6 +107,13 @@ def _error_body(response: Response) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _entries(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entries = body.get("data")
+    if isinstance(entries, dict):
+        entries = [entries]
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _explain(response: Response) -> str:

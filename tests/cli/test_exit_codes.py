@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from basiq_async import errors
-from basiq_async.testing import FakeBasiq
+from basiq_async.testing import FakeBasiq, Quirks
 
 from ..support.command_line import run_command
 from ..support.served import Handler, answering
@@ -165,6 +165,15 @@ def test_no_usable_answer_is_no_verdict(
         env = {"BASIQ_API_KEY": FakeBasiq.DEFAULT_API_KEY, "BASIQ_BASE_URL": url}
         done = run_command("--timeout", "0.3", *command, env=env)
     assert done.exit_code == 3, done.output
+
+
+def test_a_key_that_was_deleted_is_not_a_webhook_that_is_gone(run: Run, served: Served) -> None:
+    webhook_id = served.fake.add_webhook("https://example.com/a")
+    served.fake.quirks = Quirks(unknown_key_response="404")
+    for command in (("recover", webhook_id, *_TO), ("webhooks", "doctor", webhook_id), ("whoami",)):
+        done = run(*command, env={**served.environment, "BASIQ_API_KEY": "ZGVsZXRlZA=="})
+        assert (done.exit_code, "check your API key" in done.stderr) == (3, True), done.output
+        assert ("continue" in done.stderr) == (command[0] == "recover")
 
 
 # --- what is empty says so ---

@@ -148,6 +148,17 @@ async def test_what_nobody_saw_comes_again(fake: FakeBasiq) -> None:
     assert len({*seen, *(row["message_id"] for row in rest)}) == 5
 
 
+async def test_a_token_that_expired_while_the_machine_slept_does_not_end_it(fake: FakeBasiq) -> None:
+    fake.quirks = Quirks(expired_response="403")
+    webhook_id = fake.seed_messages(0)
+    async with polling("--poll", webhook_id) as poller:
+        await begun()
+        fake.expire_tokens()
+        await fake.emit("user.created")
+        assert (await poller.row())["event_type_id"] == "user.created"
+        assert await poller.end(signal.SIGTERM) == (0, [])
+
+
 async def test_a_second_signal_ends_it_at_once_though_the_service_hangs(fake: FakeBasiq) -> None:
     webhook_id = fake.seed_messages(0)
     fake.emit("consent.revoked")

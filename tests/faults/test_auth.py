@@ -56,7 +56,8 @@ def slowly(answer: bytes, seconds: float = 0.03) -> Step:
 FAILING: dict[str, tuple[Step, type[Exception]]] = {
     "400": (error(400), AuthenticationError),
     "401": (error(401), AuthenticationError),
-    "404": (error(404), NotFoundError),
+    "404": (error(404), AuthenticationError),
+    "404 of a proxy": (http(404, "<html>"), NotFoundError),
     "403": (error(403), PermissionDeniedError),
     "409": (error(409), ConflictError),
     "418": (error(418), APIError),

@@ -22,9 +22,11 @@ from basiq_async._wire.urls import BaseURL
 from basiq_async.transports.auth import ApiKey, Authenticated
 from tests.support import virtual
 from tests.support.scripted import API_KEY, TOKEN, Scripted, answer, client, error
+from tests.support.wire import error_body
 
 BASE = BaseURL.parse("https://au-api.basiq.io")
 WEBHOOK = answer({"id": "w", "url": "https://example.com"})
+EXPIRED = answer(error_body("forbidden-access", "Token has expired"), 403)
 
 
 def token(text: str = TOKEN, expires_in: Any = 3600) -> Response:
@@ -136,6 +138,24 @@ async def test_a_404_from_the_token_endpoint_says_that_there_is_no_basiq_at_this
 
 
 @virtual.clocked
+async def test_a_404_from_basiqs_token_endpoint_is_about_the_key_and_has_its_words() -> None:
+    said = error_body("resource-not-found", "Unable to authenticate. Please, check your API key")
+    with pytest.raises(AuthenticationError, match="the API key was not accepted") as caught:
+        await client(Scripted(WEBHOOK, tokens=[answer(said, 404)])).webhooks.get("w")
+    found = caught.value
+    assert (found.status, found.code, found.path) == (404, "resource-not-found", "/token")
+    assert "Unable to authenticate. Please, check your API key" in str(found)
+    assert "deleted or of another environment" in str(found)
+
+
+@pytest.mark.parametrize("body", [{}, {"data": []}, {"data": [{"type": "error"}]}, {"message": "no Route matched"}])
+@virtual.clocked
+async def test_a_404_without_an_error_of_basiqs_says_that_there_is_no_basiq_at_this_url(body: Any) -> None:
+    with pytest.raises(NotFoundError, match="there is no Basiq API at this URL"):
+        await client(Scripted(WEBHOOK, tokens=[answer(body, 404)])).webhooks.get("w")
+
+
+@virtual.clocked
 async def test_the_token_goes_to_no_other_place_than_the_base_url() -> None:
     inner = Scripted(WEBHOOK)
     transport = Authenticated(inner, ApiKey("key"), BaseURL.parse("https://proxy.example/basiq"))
@@ -191,13 +211,18 @@ async def test_those_who_wait_for_a_token_share_the_failure_of_the_one_who_fetch
     [
         ([error(401), WEBHOOK], 2, 2),
         ([error(401), error(401), WEBHOOK], 2, 2),
+        ([EXPIRED, WEBHOOK], 2, 2),
+        ([EXPIRED, EXPIRED, WEBHOOK], 2, 2),
+        ([error(403), WEBHOOK], 1, 1),
+        ([answer(error_body("x", "Token has expired"), 400), WEBHOOK], 1, 1),
+        ([Response(403, {}, b"Token has expired"), WEBHOOK], 1, 1),
         ([error(402), WEBHOOK], 1, 1),
         ([error(400), WEBHOOK], 1, 1),
     ],
-    ids=["once", "twice", "402", "400"],
+    ids=["once", "twice", "expired", "expired twice", "another 403", "a 400 that says so", "no error", "402", "400"],
 )
 @virtual.clocked
-async def test_after_a_401_the_token_is_renewed_and_the_request_sent_again_both_once(
+async def test_after_a_refused_token_the_token_is_renewed_and_the_request_sent_again_both_once(
     script: Any, sent: int, tokens: int
 ) -> None:
     transport = Scripted(*script)

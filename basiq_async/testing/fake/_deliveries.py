@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import attrs
 
@@ -25,6 +25,7 @@ from .catalog import SCHEDULE
 logger = logging.getLogger("basiq_async.testing")
 ORIGIN = "https://au-api.basiq.io"
 ACKNOWLEDGE_WITHIN = 30.0
+FAILING = timedelta(hours=120)
 
 
 @attrs.frozen
@@ -206,7 +207,7 @@ class Deliveries:
             "content-type": "application/json",
             "user-agent": "Basiq-Webhooks (fake)",
             # The machine's time, even if the fake's clock was moved: endpoints compare it with their own clock.
-            **signed_headers(webhook.key, message.id, int(time.time()), body),
+            **signed_headers(webhook.keys(started), message.id, int(time.time()), body),
         }
         wrong: ConfigurationError | None = None
         try:
@@ -259,12 +260,16 @@ class Deliveries:
                 "slow-acknowledgement",
                 f"{webhook.url} took {duration:.0f} s to acknowledge {message.id}: respond first, work after",
             )
+        if ok:
+            webhook.exhausted_at = None
         if ok or planned.once:
             return
         if planned.number < len(SCHEDULE):
             due = started + SCHEDULE[planned.number]
             self.timeline.plan(PlannedAttempt(due, webhook, message, planned.number + 1, False, planned.cause))
-        else:
+            return
+        webhook.exhausted_at = webhook.exhausted_at or started
+        if self._store.quirks.disables == "exhausted" or started - webhook.exhausted_at >= FAILING:
             webhook.disabled = True
 
     async def _call(self, url: str, headers: dict[str, str], body: bytes, outlet: Outlet) -> tuple[int | None, str]:

@@ -27,6 +27,7 @@ from ._store import Application, Store
 T = TypeVar("T")
 L = TypeVar("L", bound=Recorded)
 EVENTS_SHOWN = timedelta(days=7)
+FORMER_KEY_SIGNS = timedelta(hours=24)
 _EVENT_ID = re.compile(r"[0-9A-Za-z_-]{1,128}", re.ASCII)
 _EVENT_TYPE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z][A-Za-z0-9_-]*)+", re.ASCII)
 
@@ -142,7 +143,10 @@ def update_webhook(call: Call) -> Response:
     for name, value in attrs.asdict(body).items():
         if value is not None:
             setattr(webhook, name, value)
+    webhook.exhausted_at = None
     if call.store.quirks.signing_key_on_update == "new":
+        if call.store.quirks.former_key == "signs-24h":
+            webhook.former_keys = ((call.now + FORMER_KEY_SIGNS, webhook.key), *webhook.former_keys)
         webhook.key = secrets.token_bytes(24)
     return json_response(call.render.webhook(webhook, call.now, written=True))
 

@@ -21,6 +21,14 @@ class Webhook:
     name: str | None = None
     description: str | None = None
     disabled: bool = False
+    former_keys: tuple[tuple[datetime, bytes], ...] = attrs.field(default=(), repr=False)
+    """Former signing keys, each with the moment until which it signs too."""
+    exhausted_at: datetime | None = None
+    """When a message first came to its end without a success; None after a successful attempt of any message."""
+
+    def keys(self, now: datetime) -> tuple[bytes, ...]:
+        """Return the keys that sign a delivery, the present one first."""
+        return (self.key, *(key for until, key in self.former_keys if now < until))
 
     def status(self, now: datetime) -> Literal["active", "pending-approval", "disabled"]:
         if self.disabled:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, get_args, get_type_hints
 
@@ -66,6 +66,18 @@ class Quirks:
     signing_key_on_update: Literal["kept", "new"] = "kept"
     """Whether an update keeps a webhook's secret or makes a new one. No source states it. Use ``new`` to rehearse a
     rotation of secrets."""
+    former_key: Literal["dropped", "signs-24h"] = "dropped"
+    """``signs-24h``: for 24 hours after an update made a new secret, deliveries carry a signature of the former one
+    too. No source states it."""
+    disables: Literal["exhausted", "failing-120h"] = "exhausted"
+    """When a webhook is disabled. ``exhausted``: after the eighth failed attempt of any message. ``failing-120h``: only
+    if another message had its eighth 120 hours earlier, and no attempt succeeded since. The source says "subject to
+    removal or disabling, depending on the specific circumstances"."""
+    expired_response: Literal["401", "403"] = "401"
+    """The status of a response to an expired token; ``403``, with the detail ``Token has expired``, as the page on
+    errors has it for about twenty endpoints."""
+    unknown_key_response: Literal["400", "404"] = "400"
+    """The status of a response to a token call with an unknown API key; ``404`` as on the page on errors."""
 
     @classmethod
     def each_form(cls) -> Iterator[Quirks]:
@@ -277,12 +289,12 @@ class Renderer:
         }
 
 
-def signed_headers(key: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the three signature headers of a delivery."""
+def signed_headers(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Return the three signature headers of a delivery, with a signature of each key."""
     content = b".".join((message_id.encode(), str(timestamp).encode(), body))
-    mac = hmac.new(key, content, hashlib.sha256).digest()
+    signatures = ["v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode() for key in keys]
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": "v1," + base64.b64encode(mac).decode(),
+        "webhook-signature": " ".join(signatures),
     }

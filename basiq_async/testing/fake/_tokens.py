@@ -71,6 +71,8 @@ class Tokens:
             raise Refusal("unauthorized-access", "The access token is missing or is not valid.")
         token.used += 1
         if now >= token.expires:
+            if self._store.quirks.expired_response == "403":
+                raise Refusal("forbidden-access", "Token has expired")
             raise Refusal("unauthorized-access", "The access token has expired.")
         if app.disabled or token.scope != "SERVER_ACCESS":
             raise Refusal("forbidden-access", "The token does not open this resource.")
@@ -87,6 +89,8 @@ class Tokens:
                 return
             if self._store.api_key in _decode(key):
                 self._violations.add("key-encoded-twice", "the API key is base64 already: send it unchanged")
+            if self._store.quirks.unknown_key_response == "404":
+                raise Refusal("resource-not-found", "Unable to authenticate. Please, check your API key")
         raise Refusal("parameter-not-valid", "The API key in the header is missing or is not valid.", "Authorization")
 
     def _watch(self, app: Application, now: datetime, *, once: bool) -> None:

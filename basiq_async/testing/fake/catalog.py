@@ -45,4 +45,4 @@ SCHEDULE: tuple[timedelta, ...] = (
     timedelta(hours=10),
     timedelta(hours=10),
 )
-"""The wait before each attempt, counted from the attempt before. If the last one fails, the webhook is disabled."""
+"""The wait before each attempt, counted from the attempt before. If the last one fails, the webhook may be disabled."""

@@ -80,6 +80,52 @@ async def test_a_failing_endpoint_is_tried_eight_times_on_the_schedule_then_disa
     assert [(moment - start).total_seconds() for moment in at] == DUE[::-1]  # as the reference's example has them
 
 
+async def test_with_the_longer_rule_a_webhook_is_disabled_after_120_hours_in_which_nothing_succeeded() -> None:
+    fake, webhook_id = arranged(Endpoint(503), quirks=Quirks(disables="failing-120h"))
+    (webhook,) = fake.webhooks()
+    for hour in range(147):  # the first message comes to its end in the 28th hour
+        await fake.emit("user.created")
+        await fake.advance(hours=1)
+        assert not webhook.disabled, hour
+    await fake.advance(hours=1)
+    assert webhook.disabled
+    await fake.emit("user.created")
+    assert fake.count_messages(webhook_id) == 147
+
+
+async def test_with_the_longer_rule_any_success_starts_anew_and_so_does_an_update() -> None:
+    for heal in ("a success", "an update"):
+        fake, webhook_id = arranged(Endpoint(503), quirks=Quirks(disables="failing-120h"))
+        for hour in range(170):
+            if hour == 100 and heal == "a success":
+                fake.route(ENDPOINT, Endpoint(204))
+            elif hour == 100:
+                Caller(fake).json("POST", f"/notifications/webhooks/{webhook_id}", {"url": ENDPOINT})
+            await fake.emit("user.created")
+            fake.route(ENDPOINT, Endpoint(503))
+            await fake.advance(hours=1)
+        assert not fake.webhooks()[0].disabled, heal
+
+
+async def test_for_24_hours_the_former_key_signs_too_where_a_quirk_says_so() -> None:
+    endpoint = Endpoint(204)
+    fake, webhook_id = arranged(endpoint, quirks=Quirks(signing_key_on_update="new", former_key="signs-24h"))
+    secrets = [fake.secret(webhook_id)]
+    for _ in range(2):
+        Caller(fake).json("POST", f"/notifications/webhooks/{webhook_id}", {"url": ENDPOINT})
+        secrets.append(fake.secret(webhook_id))
+        await fake.advance(hours=12)
+
+    async def accepted() -> list[int]:
+        await fake.emit("user.created")
+        headers, body = endpoint.got[-1]
+        return [(await WebhookReceiver(each).handle(headers, body)).status for each in secrets]
+
+    assert await accepted() == [401, 204, 204]
+    await fake.advance(hours=12)
+    assert await accepted() == [401, 401, 204]
+
+
 async def test_an_endpoint_that_recovers_is_not_tried_again() -> None:
     endpoint = Endpoint(500, 500, 200)
     fake, webhook_id = arranged(endpoint)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Literal
 
 import pytest
 
-from basiq_async import Request
-from basiq_async.testing import FakeBasiq
+from basiq_async import AuthenticationError, BasiqClient, InMemoryTransport, Request
+from basiq_async.testing import FakeBasiq, Quirks
 
 from ..conftest import BASE, FORM, Caller, token_request
 
@@ -67,6 +68,42 @@ async def test_a_token_expires_on_the_fakes_clock(caller: Caller) -> None:
     caller.get(WEBHOOKS)
     await caller.fake.advance(seconds=1)
     assert caller.error("GET", WEBHOOKS, status=401)["code"] == "unauthorized-access"
+
+
+def test_an_expired_response_is_a_403_of_any_request_where_a_quirk_says_so(caller: Caller) -> None:
+    caller.fake.quirks = Quirks(expired_response="403")
+    caller.authorize()
+    caller.fake.expire_tokens()
+    for method, path in (("GET", WEBHOOKS), ("POST", WEBHOOKS), ("GET", "/events/types"), ("GET", "/users/42")):
+        found = caller.error(method, path, status=403)
+        assert (found["code"], found["detail"]) == ("forbidden-access", "Token has expired")
+
+
+def test_an_unknown_key_is_a_404_where_a_quirk_says_so(fake: FakeBasiq) -> None:
+    fake.quirks = Quirks(unknown_key_response="404")
+    answer = fake.handle(token_request("dW5rbm93bg=="))
+    assert answer.status == 404
+    assert json.loads(answer.body)["data"][0]["detail"] == "Unable to authenticate. Please, check your API key"
+
+
+@pytest.mark.parametrize("expired", ["401", "403"])
+async def test_a_client_that_was_asleep_for_longer_than_its_token_lives_goes_on(expired: Literal["401", "403"]) -> None:
+    fake = FakeBasiq(quirks=Quirks(expired_response=expired))
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        for _ in range(2):
+            await basiq.webhooks.list().collect()
+            fake.expire_tokens()  # the clock of the event loop stood still
+    assert [request.url.rpartition("/")[2] for request in fake.requests] == [
+        "token", "webhooks", "webhooks", "token", "webhooks",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", ["400", "404"])
+async def test_a_client_with_an_unknown_key_is_told_that_it_is_the_key(status: Literal["400", "404"]) -> None:
+    fake = FakeBasiq(quirks=Quirks(unknown_key_response=status))
+    async with BasiqClient("dW5rbm93bg==", transport=InMemoryTransport(fake)) as basiq:
+        with pytest.raises(AuthenticationError, match="the API key was not accepted"):
+            await basiq.webhooks.list().collect()
 
 
 def test_a_disabled_account_is_forbidden_everything(caller: Caller) -> None:
