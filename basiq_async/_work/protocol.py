@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from types import EllipsisType
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import attrs
@@ -35,7 +36,7 @@ class Record(Protocol):
         """Return the note of this name, or None: if there is none, and if another program has altered it."""
         ...
 
-    async def set_note(self, name: str, text: str) -> None:
+    async def set_note(self, name: str, text: str) -> object:
         """Store a note, durably, in place of the one of this name. A name and a text may be any str, up to 64 kB."""
         ...
 
@@ -57,6 +58,13 @@ class Inbox(Record, Protocol):
 
         Raises ``InboxError``, whose text says what to do, if the storage cannot be reached, or if its tables are
         missing or of another version of this library.
+        """
+        ...
+
+    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
+        """Store a note as a ``Record`` does, and return whether it was stored.
+
+        ``expected``: store it only if ``note`` would return this, compared and stored in one step; ``...`` in any case.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import pytest
 
@@ -189,9 +190,9 @@ async def test_a_run_whose_claim_was_cancelled_keeps_no_other_out() -> None:
 @virtual.clocked
 async def test_what_is_finished_while_the_place_is_noted_is_recorded_and_the_run_goes_on() -> None:
     class Noting(MemoryInbox):
-        async def set_note(self, name: str, text: str) -> None:
+        async def set_note(self, name: str, text: str, **more: Any) -> bool:
             await asyncio.sleep(4)
-            await super().set_note(name, text)
+            return await super().set_note(name, text, **more)
 
     async with history(60, page_size=10) as h:
         target = Recorder(lambda message: asyncio.sleep(1))

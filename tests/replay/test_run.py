@@ -111,9 +111,9 @@ async def test_one_write_of_an_exclusive_run_serves_several_messages(count: int,
 @virtual.clocked
 async def test_a_message_that_ends_while_the_place_is_noted_is_recorded_afterwards() -> None:
     class Slow(MemoryInbox):
-        async def set_note(self, name: str, text: str) -> None:
+        async def set_note(self, name: str, text: str, **more: Any) -> bool:
             await asyncio.sleep(0 if name.startswith("run:") else 3)
-            await super().set_note(name, text)
+            return await super().set_note(name, text, **more)
 
     seconds = itertools.chain([1.0] * 18, (6.0, 7.0))
     async with history(20, page_size=2) as h:

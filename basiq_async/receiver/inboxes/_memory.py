@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import chain
+from types import EllipsisType
 from typing import Self
 
 import attrs
@@ -124,9 +125,12 @@ class MemoryInbox:
         """See ``Record``."""
         return self._notes.get(name)
 
-    async def set_note(self, name: str, text: str) -> None:
-        """See ``Record``."""
+    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
+        """See ``Inbox``."""
+        if expected is not ... and self._notes.get(name) != expected:
+            return False
         self._notes[name] = text
+        return True
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from types import EllipsisType
 from typing import Any, Self
 
 from redis.asyncio import Redis, RedisCluster
@@ -117,10 +118,16 @@ class RedisInbox:
         stored = await self._calls.ask(lambda client: client.hget(self._calls.at("notes"), write_note(name)))
         return None if stored is None else read_note(stored)
 
-    async def set_note(self, name: str, text: str) -> None:
-        """See ``Record``."""
-        stored = (self._calls.at("notes"), write_note(name), write_note(text))
-        await self._calls.ask(lambda client: client.hset(*stored))
+    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
+        """See ``Inbox``."""
+        notes, field, new = self._calls.at("notes"), write_note(name), write_note(text)
+        if expected is ...:
+            await self._calls.ask(lambda client: client.hset(notes, field, new))
+            return True
+        stored = await self._calls.ask(lambda client: client.hget(notes, field))
+        if (None if stored is None else read_note(stored)) != expected:
+            return False
+        return bool(await self._calls.evaluate("set_note", [notes], field, new, "" if stored is None else stored))
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""

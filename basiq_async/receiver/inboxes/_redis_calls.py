@@ -72,7 +72,7 @@ class RedisCalls:
         own = [self.at("quarantine"), self.at("meta"), self.at("waiting")]
         return await self.evaluate(name, [*own, *chain.from_iterable(map(self.keys, keys))], *values)
 
-    async def evaluate(self, name: str, keys: Sequence[str], *values: str | int) -> Any:
+    async def evaluate(self, name: str, keys: Sequence[str], *values: str | int | bytes) -> Any:
         """Run a script by its digest. Send its text if Redis does not have it yet."""
         script = self._scripts.get(name) or self._scripts.setdefault(name, _Script.load(name))
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
+from types import EllipsisType
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -50,10 +51,18 @@ class SQLRows:
         rows = await self._store.rows(self._sql.note, {"a_name": write_note(name)})
         return read_note(rows[0].text) if rows else None
 
-    async def set_note(self, name: str, text: str) -> None:
-        """See ``Record``."""
+    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
+        """See ``Inbox``."""
         values = {"a_name": write_note(name), "a_text": write_note(text)}
-        await self._store.rows(self._sql.set_note, values, write=True)
+        if expected is ...:
+            return bool(await self._store.rows(self._sql.set_note, values, write=True))
+        rows = await self._store.rows(self._sql.note, {"a_name": values["a_name"]})
+        if (read_note(rows[0].text) if rows else None) != expected:
+            return False
+        if not rows:
+            return bool(await self._store.rows(self._sql.add_note, values, write=True))
+        values["a_stored"] = rows[0].text
+        return bool(await self._store.rows(self._sql.replace_note, values, write=True))
 
     async def handled_at(self, key: str) -> datetime | None:
         """Return when ``key`` was handled or acknowledged, by the database's clock; None if it was not."""

@@ -265,6 +265,10 @@ class Statements:
         self.set_note = new_note.on_conflict_do_update(
             index_elements=[notes.c.name], set_={"text": new_note.excluded.text}
         ).returning(notes.c.name)
+        self.add_note = new_note.on_conflict_do_nothing(index_elements=[notes.c.name]).returning(notes.c.name)
+        stored = notes.c.text == sa.bindparam("a_stored", type_=sa.Text)
+        replaced = sa.update(notes).where(notes.c.name == _NAME, stored)
+        self.replace_note = replaced.values(text=sa.bindparam("a_text", type_=sa.Text)).returning(notes.c.name)
 
         self.since = sa.select(now.label("now"), version.c.began, version.c.forgotten_at)
         forgotten = sa.bindparam("a_forgotten", type_=version.c.forgotten_at.type)

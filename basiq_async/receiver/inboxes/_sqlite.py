@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from types import EllipsisType
 from typing import Any, Self
 
 from ..._arguments import Duration, check_remember, check_seconds
@@ -100,12 +101,21 @@ class SQLiteInbox:
 
     async def note(self, name: str) -> str | None:
         """See ``Record``."""
-        rows = await self._rows("SELECT text FROM notes WHERE name = :name", name=write_note(name))
+        rows = await self._rows(sql.FIND_NOTE, name=write_note(name))
         return read_note(rows[0][0]) if rows else None
 
-    async def set_note(self, name: str, text: str) -> None:
-        """See ``Record``."""
-        await self._store.run(lambda connection: connection.execute(sql.NOTE, (write_note(name), write_note(text))))
+    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
+        """See ``Inbox``."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if expected is not ...:
+                row = connection.execute(sql.FIND_NOTE, {"name": write_note(name)}).fetchone()
+                if (row and read_note(row[0])) != expected:
+                    return False
+            connection.execute(sql.NOTE, (write_note(name), write_note(text)))
+            return True
+
+        return await self._store.run(work)
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""

@@ -127,5 +127,6 @@ INSERT INTO kept (remember, until) VALUES (?, ?) ON CONFLICT (remember) DO UPDAT
 SINCE = """
 SELECT max(began, :wall - :remember, (SELECT coalesce(max(min(until, :wall - remember)), began) FROM kept)) FROM clock
 """
+FIND_NOTE = "SELECT text FROM notes WHERE name = :name"
 NOTE = "INSERT INTO notes (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text"
 PRUNE = "DELETE FROM inbox WHERE key IN (SELECT key FROM inbox WHERE expires <= ? ORDER BY expires LIMIT ?)"

@@ -118,6 +118,7 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "drop": lambda inbox, of: inbox.drop_quarantined(of.key),
     "note": lambda inbox, of: inbox.note(of.key),
     "set_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat()),
+    "set_first_note": lambda inbox, of: inbox.set_note(of.key, of.entry.quarantined_at.isoformat(), expected=None),
     "known": lambda inbox, of: _set_of(inbox.known(of.keys)),
     "quarantined": lambda inbox, of: list_all(inbox.quarantined, of.webhook_id[:-1]),
     "store": lambda inbox, of: inbox.store(of.entry, webhook_id=of.webhook_id),
@@ -249,6 +250,12 @@ class Model:
                 return key.note
             case "set_note":
                 key.note = of.entry.quarantined_at.isoformat()
+                return True
+            case "set_first_note":
+                if key.note is not None:
+                    return False
+                key.note = of.entry.quarantined_at.isoformat()
+                return True
             case "known":
                 return {name for name, each in self.keys.items() if each.done or each.entry or each.waits}
             case "quarantined":

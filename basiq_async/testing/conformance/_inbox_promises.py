@@ -167,6 +167,7 @@ class InboxPromises(Workers[Inbox]):
             "release a; retry b; release b",
             "quarantine a; cancelled drop a; drop a; known b; quarantined b",
             "set_note a; cancelled set_note a; note a; note b",
+            "cancelled set_first_note a; set_note b; note a; set_first_note a; note b",
         )
 
     async def walk(self) -> None:
@@ -227,6 +228,28 @@ class InboxPromises(Workers[Inbox]):
                 found = await inbox.note(name)
                 hold(found == text, f"a note of {len(text)} characters was {None if found is None else found[:80]!a}")
         hold(await self.other.note(f"{name}-2") == "another", "a note was changed by one of another name")
+
+    async def compare_notes(self) -> None:
+        """set_note() with an expected note stores only in place of that one: of fifty workers at once, one does"""
+        name = f"{self.key} {ODD}"
+        for turn, expected in enumerate((None, "", ODD)):
+            if expected is not None:
+                await self.inbox.set_note(name, expected)
+            for wrong in ("another", None, f"{expected} "):
+                stored = wrong != expected and await self.inbox.set_note(name, "wrong", expected=wrong)
+                hold(stored is False, f"set_note() was {stored} though the note was not the one that was expected")
+            calls = [
+                (self.inbox, self.other)[number % 2].set_note(name, f"{turn} {number}", expected=expected)
+                for number in range(50)
+            ]
+            found = await asyncio.gather(*calls)
+            hold(
+                found.count(True) == 1, f"{found.count(True)} of 50 workers replaced the note that each expected, not 1"
+            )
+            winner = f"{turn} {found.index(True)}"
+            for inbox in (self.inbox, self.other):
+                note = await inbox.note(name)
+                hold(note == winner, f"the note was {note!a}, not the one for which set_note() was True")
 
     async def record_together(self) -> None:
         """A cancelled complete() of 500 keys recorded all or none"""

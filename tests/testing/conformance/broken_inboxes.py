@@ -307,6 +307,11 @@ FAULTS: dict[str, dict[str, Change]] = {
     "knew before it began": {"known_since": after(lambda inbox, of, since: since - timedelta(days=365))},
     "notes are short": {"set_note": given(text=lambda _, of: of.text[:65_535])},
     "notes stay": {"set_note": given(text=lambda inbox, of: inbox._notes.get(of.name, of.text))},
+    "notes are not compared": {"set_note": given(expected=lambda *_: ...)},
+    "notes are never replaced": {"set_note": answer(False, lambda _, of: isinstance(of.expected, str))},
+    "notes are compared and stored anyway": {
+        "set_note": then(lambda inbox, of, stored: stored or inbox._notes.update({of.name: of.text})),
+    },
     "forgets after a day": {},
     "forgets the oldest of a few": {},
     # release, fail
