@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -18,13 +18,14 @@ from ..._arguments import Duration, check_remember, check_seconds
 from ..._redaction.tracebacks import UnshownText
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
+from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_entry
 from ...errors import ConfigurationError, InboxError
 from ._redis_calls import RedisCalls, text_of
 
+logger = logging.getLogger("basiq_async.receiver")
+
 _DAY = 86_400_000
-"""Milliseconds for which the inbox knows the last worker that had a quarantined delivery, or one that waits: it may
-complete it."""
+"""Milliseconds for which the inbox knows the last worker that had a quarantined delivery: it may complete it."""
 
 
 class RedisInbox:
@@ -49,11 +50,6 @@ class RedisInbox:
     Raises ``InboxError`` if Redis fails or does not respond, and in a child that was forked after the inbox was used:
     make client and inbox in each worker process. Raises ``ConfigurationError`` for invalid arguments.
     """
-
-    may_lose = (
-        "Redis answers before its disk has an entry: a crash loses about a second of them with appendfsync everysec, a "
-        "failover may lose more, and a full memory may evict them"
-    )
 
     def __init__(
         self,
@@ -85,7 +81,7 @@ class RedisInbox:
 
         await self._calls.within_limit(look())
         kinds = [text_of(kind) for kind in await self._calls.run("check", [""])]
-        for kind, expected in zip(kinds, ("zset", "hash", "zset"), strict=True):
+        for kind, expected in zip(kinds, ("zset", "hash"), strict=True):
             if kind not in ("none", expected):
                 raise InboxError(
                     f"another program has stored a {kind} in Redis under a key of this inbox: pass another prefix="
@@ -159,7 +155,32 @@ class RedisInbox:
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        return await self._page("quarantine", "", "-" if after is None else "(" + _place(after), "+", limit)
+
+        async def read(client: Any) -> list[QuarantinedDelivery]:
+            found, strange = list[QuarantinedDelivery](), 0
+            first = b"-" if after is None else b"(" + _place(after).encode()
+            while (wanted := limit - len(found)) > 0:
+                range_of = ("ZRANGEBYLEX", self._calls.at("quarantine"), first, "+", "LIMIT", 0, wanted)
+                members = await client.execute_command(*range_of, NEVER_DECODE=True)
+                places = [place for place in map(_as_place, members) if place is not None]
+                strange += len(members) - len(places)
+                entries = await self._read_letters(places)
+                found += entries.values()
+                if gone := [place for place in places if place not in entries]:
+                    # It was removed meanwhile, or Redis has evicted it: the page gets another one.
+                    await self._calls.run("forget_evicted", [place[_PLACE_LENGTH:] for place in gone], *gone)
+                if len(members) < wanted:
+                    break
+                first = b"(" + members[-1]
+            if strange:
+                logger.warning(
+                    "the quarantine below %r in Redis has %d members that no inbox has written: they are passed over",
+                    self._calls.prefix,
+                    strange,
+                )
+            return found
+
+        return await self._calls.ask(read)
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -169,49 +190,6 @@ class RedisInbox:
         """See ``Inbox``."""
         return bool(await self._calls.run("drop_quarantined", [key], self._remember))
 
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
-        """See ``WaitingInbox``."""
-        values = (json.dumps(webhook_id), *_facts(delivery), _DAY)
-        return bool(await self._calls.run("store", [delivery.key], *values))
-
-    async def claim_due(
-        self, webhook_id: str | None, token: str, *, limit: int, lease: float
-    ) -> Sequence[QuarantinedDelivery]:
-        """See ``WaitingInbox``. The lease runs by the server's clock."""
-        webhook, last, claimed = json.dumps(webhook_id), "", list[QuarantinedDelivery]()
-        while (wanted := limit - len(claimed)) > 0:
-            due = [text_of(each) for each in await self._calls.run("due", [], webhook, last, limit)]
-            if due:  # others may have claimed some of them, or all
-                keys = [each[_DUE_LENGTH + _PLACE_LENGTH :] for each in due]
-                values = (token, _milliseconds(lease), _DAY, webhook, wanted)
-                found = await self._calls.run("claim_due", keys, *values, *due)
-                claimed += [
-                    _read_entry(text_of(each)[_DUE_LENGTH:], text, each)
-                    for each, text in zip(found[::2], found[1::2], strict=True)
-                ]
-            if len(due) < limit:
-                break
-            last = due[-1]
-        return claimed
-
-    async def put_off(
-        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
-    ) -> bool:
-        """See ``WaitingInbox``."""
-        changed = () if delivery is None else _facts(delivery)
-        return bool(await self._calls.run("put_off", [key], token, round(seconds * 1_000_000), *changed))
-
-    async def waiting(self, webhook_id: str | None) -> Waiting:
-        """See ``WaitingInbox``."""
-        count, fresh, size, age = await self._calls.run("waiting", [], json.dumps(webhook_id))
-        return Waiting(count=count, fresh=fresh, size=size, age=None if age < 0 else age / 1_000_000)
-
-    async def list_waiting(
-        self, *, after: QuarantinedDelivery | None = None, limit: int = 100
-    ) -> Sequence[QuarantinedDelivery]:
-        """See ``WaitingInbox``."""
-        return await self._page("waiting", "a", "[a" if after is None else "(a" + _place(after), "(b", limit)
-
     async def __aenter__(self) -> Self:
         await self._calls.within_limit(self._calls.open())
         return self
@@ -219,71 +197,42 @@ class RedisInbox:
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
-    async def _page(self, order: str, begin: str, start: str, end: str, limit: int) -> list[QuarantinedDelivery]:
-        """Return the entries whose places stand in an order, each after ``begin``, from ``start`` to ``end``."""
-
-        async def read(client: Any) -> list[QuarantinedDelivery]:
-            first, deliveries = start, list[QuarantinedDelivery]()
-            while (wanted := limit - len(deliveries)) > 0:
-                members = await client.zrangebylex(self._calls.at(order), first, end, start=0, num=wanted)
-                places = [text_of(member).removeprefix(begin) for member in members]
-                found = await self._read_letters(places)
-                deliveries += found.values()
-                if gone := [place for place in places if place not in found and order == "quarantine"]:
-                    # It was removed meanwhile, or Redis has evicted it: the page gets another one.
-                    await self._calls.run("forget_evicted", [place[_PLACE_LENGTH:] for place in gone], *gone)
-                if len(places) < wanted:
-                    break
-                first = f"({begin}{places[-1]}"
-            return deliveries
-
-        return await self._calls.ask(read)
-
     async def _read_letters(self, places: Sequence[str]) -> dict[str, QuarantinedDelivery]:
         """Return for each of these places the entry of its letter, if it is there."""
         if not places:
             return {}
         reading = self._calls.client.pipeline(transaction=False)
         for place in places:
-            reading.hmget(self._calls.keys(place[_PLACE_LENGTH:])[1], "text", "due")
+            reading.execute_command("HGET", self._calls.keys(place[_PLACE_LENGTH:])[1], "text", NEVER_DECODE=True)
         entries: dict[str, QuarantinedDelivery] = {}
         # An error is one of a single letter, in whose place another program has stored something else.
-        for place, found in zip(places, await reading.execute(raise_on_error=False), strict=True):
-            if isinstance(found, RedisError) and not str(found).startswith("WRONGTYPE"):
-                raise found
-            text, due = (found, None) if isinstance(found, RedisError) else found
+        for place, text in zip(places, await reading.execute(raise_on_error=False), strict=True):
+            if isinstance(text, RedisError) and not str(text).startswith("WRONGTYPE"):
+                raise text
             if text is not None:
-                entries[place] = _read_entry(place, text, due)
+                entries[place] = _read_entry(place, text)
         return entries
 
 
 _PLACE_LENGTH = 17
-_TIME_LENGTH = 16
-_DUE_LENGTH = _TIME_LENGTH + 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _read_entry(place: str, text: Any, due: Any) -> QuarantinedDelivery:
-    """Return the entry at a place in the order, with its text, and when it is due, if it waits.
-
-    Other programs may write to Redis.
-    """
-    at = _time(place[:_PLACE_LENGTH])
-    return unpack_entry(
-        _unshown(text),
-        key=place[_PLACE_LENGTH:],
-        at=at or _EPOCH,
-        trusted=False,
-        due=None if due is None else _time(text_of(due)[:_TIME_LENGTH]),
-    )
+def _read_entry(place: str, text: Any) -> QuarantinedDelivery:
+    """Return the entry at a place in the order, with its text. Other programs may write to Redis."""
+    return unpack_entry(_unshown(text), key=place[_PLACE_LENGTH:], at=_time_of(place), trusted=False)
 
 
-def _time(digits: str) -> datetime | None:
-    """Return the time of so many microseconds since 1970."""
-    if digits.isascii() and digits.isdigit():
-        with suppress(OverflowError):
-            return _EPOCH + timedelta(microseconds=int(digits))
+def _as_place(member: bytes) -> str | None:
+    """Return a member of the order as a place; None for one that no inbox has written."""
+    with suppress(UnicodeDecodeError, OverflowError):
+        if member[:_PLACE_LENGTH].isdigit() and _time_of(place := member.decode()):
+            return place
     return None
+
+
+def _time_of(place: str) -> datetime:
+    return _EPOCH + timedelta(microseconds=int(place[:_PLACE_LENGTH]))
 
 
 def _place(delivery: QuarantinedDelivery) -> str:

@@ -25,7 +25,7 @@ logger = logging.getLogger("basiq_async.receiver")
 
 T = TypeVar("T")
 
-_LAYOUT = "5"
+_LAYOUT = "6"
 _SAFE_POLICY = "noeviction"
 _LOST_AFTER = 0.05
 """Seconds after which a cancelled call to Redis that still runs is cancelled again."""
@@ -69,7 +69,7 @@ class RedisCalls:
 
     async def run(self, name: str, keys: Iterable[str], *values: str | int) -> Any:
         """Run a script about some keys of the inbox: see ``_prelude.lua``."""
-        own = [self.at("quarantine"), self.at("meta"), self.at("waiting")]
+        own = [self.at("quarantine"), self.at("meta")]
         return await self.evaluate(name, [*own, *chain.from_iterable(map(self.keys, keys))], *values)
 
     async def evaluate(self, name: str, keys: Sequence[str], *values: str | int | bytes) -> Any:

@@ -153,7 +153,7 @@ async def test_a_check_writes_so_that_a_server_that_may_only_be_read_is_noticed(
 async def test_what_another_version_stored_is_refused_with_the_remedy(client: Redis, name: str) -> None:
     key = f"{{p}}:{name}"
     if name == "meta":
-        await client.hset(key, "layout", "4")
+        await client.hset(key, "layout", "5")
     else:
         await client.set(key, "2026-01-01T00:00:00+00:00")  # as that version did
     inbox = RedisInbox(client, prefix="p")
@@ -237,6 +237,24 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(cli
     if text != "not a hash":
         assert await inbox.drop_quarantined("l")
         assert await inbox.quarantined() == []
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+async def test_members_of_the_quarantine_that_no_inbox_wrote_are_passed_over_and_reported(
+    decoded: bool, redis: RedisServer, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with inbox_of(redis.url, decode_responses=decoded) as inbox:
+        await inbox.quarantine("k", "a", quarantined_delivery("k"))
+        await inbox.quarantine("l", "a", quarantined_delivery("l", at=NOW + timedelta(days=9_000)))
+        strange = [b"\xff%d" % number for number in range(50)] + [b"%017d\xff" % number for number in range(50)]
+        for member in (*strange, b"key", b"9" * 18):
+            await client.zadd("{test}:quarantine", {member: 0})
+        before = (await client.info("stats"))["total_commands_processed"]
+        found = [*await inbox.quarantined(limit=1)]
+        found += await inbox.quarantined(after=found[-1])
+        assert (await client.info("stats"))["total_commands_processed"] - before < 300
+    assert [entry.key for entry in found] == ["k", "l"]
+    assert "has 51 members that no inbox has written" in caplog.text
 
 
 def test_a_client_of_another_event_loop_is_an_error_of_ours(redis: RedisServer) -> None:

@@ -14,7 +14,7 @@ local function take(entry, letter, retry)
 end
 
 local recorded = 0
-for first = 4, #KEYS, 4 do
+for first = 3, #KEYS, 4 do
   local entry, letter, retry, failures = KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3]
   if take(entry, letter, retry) then
     record(entry, ARGV[2])

@@ -1,5 +1,5 @@
 -- ARGV: how long to remember in ms. Returns 1 where there was a letter.
-if redis.call('EXISTS', letter) == 0 or redis.call('HEXISTS', letter, 'due') == 1 then
+if redis.call('EXISTS', letter) == 0 then
   return 0
 end
 take_out(letter)
