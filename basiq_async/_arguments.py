@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
-from functools import partial
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from .errors import ConfigurationError
 from .models import DocumentedEventType
-
-T = TypeVar("T")
 
 Duration = float | timedelta
 """A length of time: a number of seconds, or a timedelta."""
@@ -79,65 +75,6 @@ def select_texts(**fields: str | None) -> dict[str, str]:
 
 def _with_space(unit: str) -> str:
     return f" {unit}" if unit else ""
-
-
-def accepts(function: Callable[..., object], count: int) -> bool:
-    """Whether a function can be called with ``count`` positional arguments. True if its signature is not known."""
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:
-        pass
-    return True
-
-
-def is_async(function: object) -> bool:
-    """Whether a call of the function returns an awaitable, as far as its definition shows."""
-    while isinstance(function, partial):
-        function = function.func
-    import asyncio.coroutines  # here, because it is slow, and the help of the command line needs this module too
-
-    # Before Python 3.12, asyncio recognises an AsyncMock by this mark.
-    mark = getattr(asyncio.coroutines, "_is_coroutine", function)
-    return (
-        inspect.iscoroutinefunction(function)
-        or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # callable() does not show whether it is async
-        or getattr(function, "_is_coroutine", None) is mark
-    )
-
-
-def with_session(function: Callable[..., T]) -> Callable[..., T] | None:
-    """Return a handler as a function of an item and a session, by position; None if it has no parameter for a session.
-
-    That is a parameter with the name ``session`` or ``connection``, also one with a default, or else a second one that
-    needs a value.
-    """
-    try:
-        parameters = list(inspect.signature(function).parameters.values())[1:]
-    except (TypeError, ValueError):  # it has no readable signature
-        return None
-    bound = function.keywords if isinstance(function, partial) else {}
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    for name in ("session", "connection"):
-        if any(each.name == name and each.kind in by_name for each in parameters) and name not in bound:
-            return lambda item, session, **options: function(item, **{name: session}, **options)
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [
-        each
-        for each in parameters
-        if each.kind in by_position and each.default is inspect.Parameter.empty and each.name != "prepared"
-    ]
-    return function if needed else None
-
-
-def has_parameter(function: Callable[..., object], name: str) -> bool:
-    """Whether the function has a parameter of this name that can be passed by keyword."""
-    try:
-        found = inspect.signature(function).parameters.get(name)
-    except (TypeError, ValueError):
-        return False
-    return found is not None and found.kind is not inspect.Parameter.POSITIONAL_ONLY
 
 
 _Beginning = Literal["account.*", "connection.*", "consent.*", "transactions.*", "user.*", "*"]

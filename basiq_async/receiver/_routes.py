@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
-from .._arguments import accepts, has_parameter, is_async, with_session
+from .._callables import accepts, has_parameter, is_async, read_signature, with_session
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 
@@ -183,12 +183,8 @@ def _route(handler: Callable[..., Awaitable[object]], prepare: Prepare | None, *
         )
     options = {} if prepare is None else {"prepared": None}
     session_handler = with_session(handler)
-    try:
-        inspect.signature(session_handler or handler).bind(*[None] * (1 if session_handler is None else 2), **options)
-    except TypeError:
-        raise ConfigurationError(f"the handler {name} must take one argument, the delivery") from None
-    except ValueError:  # it has no readable signature
-        pass
+    if not accepts(session_handler or handler, 1 if session_handler is None else 2, **options):
+        raise ConfigurationError(f"the handler {name} must take one argument, the delivery")
     if session_handler is None:
         return Route(handler, name, handler, prepare=prepare)
     if not sessions:
@@ -203,14 +199,15 @@ def _route(handler: Callable[..., Awaitable[object]], prepare: Prepare | None, *
 def _has_dependency(handler: Callable[..., object]) -> bool:
     """Return whether the handler's signature has FastAPI's ``Depends``, as a default or in an ``Annotated``."""
     try:
-        parameters = inspect.signature(handler, eval_str=True).parameters.values()
+        signature: inspect.Signature | None = inspect.signature(handler, eval_str=True)
     except Exception:  # an annotation that has no meaning outside of a type checker
-        try:
-            parameters = inspect.signature(handler).parameters.values()
-        except (TypeError, ValueError):
-            return False
+        signature = read_signature(handler)
+    if signature is None:
+        return False
+    parameters = signature.parameters.values()
     marks = [mark for each in parameters for mark in (each.default, *getattr(each.annotation, "__metadata__", ()))]
-    return any(type(mark).__name__ == "Depends" for mark in marks)
+    texts = [each.annotation for each in parameters if isinstance(each.annotation, str)]
+    return any(type(mark).__name__ == "Depends" for mark in marks) or any("Depends(" in text for text in texts)
 
 
 def _name(handler: Callable[..., object]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from .._arguments import accepts, check_event_type_ids, check_whole, warn_of_unknown_types
+from .._arguments import check_event_type_ids, check_whole, warn_of_unknown_types
+from .._callables import accepts, is_async
 from .._wire.order import item_time
 from ..errors import ConfigurationError
 from ..models import Message
@@ -84,7 +84,7 @@ def as_where(value: Where | Predicate | None) -> Where:
         return Where(everything, steady=True)
     if isinstance(value, Where):
         return value
-    if not callable(value) or inspect.iscoroutinefunction(value):
+    if not callable(value) or is_async(value):
         raise ConfigurationError("where must be a function, not an async one, from a Message to a bool")
     if not accepts(value, 1):
         name = getattr(value, "__name__", "where")

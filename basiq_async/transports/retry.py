@@ -1,14 +1,13 @@
-"""Retries. Only this module uses the ``backoff`` package.
+"""Retries. Only this module uses the ``backoff`` package: its exponential waits, not its decorators.
 
-``backoff`` runs the loop. This module decides whether a request is sent again, and after which wait, because the jitter
-of ``backoff`` would shorten a Retry-After, and its time limit uses the wall clock.
+A decorator of ``backoff`` would shorten a Retry-After by its jitter, and measure its time limit by the wall clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 
@@ -106,8 +105,10 @@ class Retrying:
         outcome = await run.attempt()
         if isinstance(outcome, Response) and outcome.status not in _RETRIED_STATUSES:  # nearly every response
             return outcome
-        if run.may_retry(outcome):
-            outcome = await run.retry(outcome)
+        while run.may_retry(outcome) and (wait := run.wait_after(outcome)) is not None:
+            run.announce(outcome, wait)
+            await run.sleep(wait)
+            outcome = await run.attempt()
         if isinstance(outcome, Response):
             return outcome
         raise outcome from outcome.__cause__
@@ -123,6 +124,16 @@ def _uniform(low: float, high: float) -> float:
     return random.uniform(low, high)
 
 
+def _longest_waits(policy: RetryPolicy) -> Iterator[float]:
+    """Yield the longest wait before each retry, in seconds. They double up to the policy's ceiling."""
+    import backoff  # here: most programs never retry
+
+    ceiling = min(policy.max_wait, policy.base * 2.0**64)  # of a base of 0 too: it has a limit to what it doubles
+    waits = backoff.expo(factor=policy.base, max_value=ceiling)
+    next(waits)  # backoff's generators yield nothing useful at first
+    yield from waits
+
+
 class _Run:
     """The state of one ``send``: its attempts so far, and its deadline."""
 
@@ -131,14 +142,13 @@ class _Run:
         self._request = request
         self._loop_time = asyncio.get_running_loop().time
         self._clock = self._loop_time if owner.waits is None else owner.waits.time
-        self._wait = 0.0
+        self._longest_waits = _longest_waits(owner._policy)
         left = owner._policy.max_elapsed
         if request.deadline is not None:
             left = min(left, request.deadline - self._loop_time())
         self._deadline = self._clock() + left
         self._attempts = 0
         self._repeated = self._uncertain = False
-        self._first: _Outcome | None = None
 
     @property
     def _path(self) -> str:
@@ -186,23 +196,6 @@ class _Run:
                 return failure
         raise failure
 
-    async def retry(self, first: _Outcome) -> _Outcome:
-        """Make further attempts in the loop of ``backoff``. Return the outcome of the last one."""
-        import backoff
-
-        self._first = first  # the first iteration of the loop returns this outcome, without another attempt
-        loop = backoff.on_predicate(self.waits, self.may_retry, jitter=None, logger=None)
-        return await loop(self.first_or_attempt)()
-
-    async def first_or_attempt(self) -> _Outcome:
-        """Return the outcome of the first attempt on the first call. Make a new attempt on each further call."""
-        first, self._first = self._first, None
-        if first is not None:
-            return first
-        if self._owner.waits is not None:
-            await self._owner.waits.sleep(self._wait)
-        return await self.attempt()
-
     def may_retry(self, outcome: _Outcome) -> bool:
         """Whether the request may be sent again after this outcome."""
         if isinstance(outcome, Response):
@@ -221,25 +214,21 @@ class _Run:
             return True
         return not may_have_been_carried_out
 
-    def waits(self) -> Generator[float, Any, None]:
-        """Yield the waits between attempts, in seconds. Ends if the next attempt would be after the deadline."""
-        outcome = yield 0.0  # backoff sends the outcome of each attempt, and gets the wait after it
-        while True:
-            wait = self._wait_after(outcome)
-            if wait is None or self._clock() + wait >= self._deadline:
-                return
-            self._announce(outcome, wait)
-            self._wait = wait
-            outcome = yield wait if self._owner.waits is None else 0.0
-
-    def _wait_after(self, outcome: _Outcome) -> float | None:
+    def wait_after(self, outcome: _Outcome) -> float | None:
+        """Return the wait before the next attempt, in seconds; None if there must be no further one."""
         policy = self._owner._policy
+        longest = next(self._longest_waits)
+        asked = None
         if isinstance(outcome, Response):
             asked = parse_retry_after(outcome.headers.get("retry-after"), self._owner._now())
-            if asked is not None:
-                return asked if asked <= policy.max_wait else None
-        doubled = policy.base * 2.0 ** min(self._attempts - 1, 64)
-        return self._owner._uniform(0.0, min(policy.max_wait, doubled))
+        if asked is not None and asked > policy.max_wait:
+            return None
+        wait = self._owner._uniform(0.0, longest) if asked is None else asked
+        return wait if self._clock() + wait < self._deadline else None
+
+    async def sleep(self, wait: float) -> None:
+        """Wait, on the transport's own clock if it has one."""
+        await (asyncio.sleep if self._owner.waits is None else self._owner.waits.sleep)(wait)
 
     def _translate(self, exc: Exception) -> BasiqError:
         """Return the error of this package for an exception of a transport: a user's transport may raise any."""
@@ -275,7 +264,8 @@ class _Run:
         )
         call_hook(self._owner.on_request, event)
 
-    def _announce(self, outcome: _Outcome, wait: float) -> None:
+    def announce(self, outcome: _Outcome, wait: float) -> None:
+        """Log a retry, and tell the hook."""
         event = self._event_of(RetryEvent, wait, outcome)
         _log.info(
             "%s %s: %s, next attempt in %.2f s",

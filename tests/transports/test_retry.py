@@ -271,6 +271,11 @@ def test_a_policy_of_zeros_is_no_retry_and_no_wait_but_no_time_at_all_is_refused
         RetryPolicy(max_elapsed=0)
 
 
+def test_very_many_retries_without_a_wait_are_made() -> None:
+    outcome, sent, took = send(GET, error(503), policy=RetryPolicy(max_retries=1_100, base=0))
+    assert (outcome.attempts, sent, took) == (1_101, 1_101, 0.0)
+
+
 @pytest.mark.parametrize(
     "returned",
     [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import attrs
 
-from ..._arguments import has_parameter, is_async, with_session
+from ..._callables import has_own, has_parameter, is_async, with_session
 from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
@@ -124,11 +124,12 @@ def find_handling(
         raise ConfigurationError("inbox must be an inbox, such as SQLiteInbox(path)")
     if isinstance(value, WebhookReceiver):
         return _with_receiver(value, inbox, exclusive)
-    if isinstance(value, BulkTarget) and isinstance(value, Record):
+    is_target = has_own(value, "deliver") and isinstance(value, Target)
+    if is_target and isinstance(value, BulkTarget) and isinstance(value, Record):
         if inbox is not None:
             raise ConfigurationError(f"a {type(value).__name__} is its own record: pass no inbox")
         return Handling("own", value, None, None)
-    handler = value if isinstance(value, Target) else _read_function(value, inbox)
+    handler = cast(Target, value) if is_target else _read_function(cast(Handler, value), inbox)
     if inbox is None and is_recorded and isinstance(handler, Target):
         return Handling("own", handler, None, None)
     if inbox is None:

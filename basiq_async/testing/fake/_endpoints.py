@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -10,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
+from ..._callables import accepts, has_own
 from ..._wire.hosts import is_this_machine
 from ...errors import ConfigurationError
 
@@ -50,21 +50,12 @@ Endpoint = Callable[[str, dict[str, str], bytes], Awaitable[EndpointResponse]]
 
 def adapt(receiver: Receiver) -> Endpoint:
     """Return an endpoint that calls a receiver. Raises ``ConfigurationError`` if ``receiver`` is not one."""
-    if isinstance(receiver, HasHandle):
+    if has_own(receiver, "handle") and isinstance(receiver, HasHandle):
         return _calling(receiver.handle)
-    if callable(receiver):
-        try:
-            required = [
-                name
-                for name, parameter in inspect.signature(receiver).parameters.items()
-                if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-            ]
-        except (TypeError, ValueError):
-            required = []
-        if len(required) == 3:
-            return _asgi(receiver)
-        if len(required) == 2:
-            return _calling(receiver)
+    if callable(receiver) and accepts(receiver, 2):
+        return _calling(receiver)
+    if callable(receiver) and accepts(receiver, 3):
+        return _asgi(receiver)
     raise ConfigurationError(
         "a receiver is an async callable (headers, body), an object with async handle(headers, body), "
         f"or an ASGI application, not {type(receiver).__name__}"
