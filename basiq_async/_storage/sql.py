@@ -262,11 +262,9 @@ class SQLStore:
         return as_aware((await connection.execute(_NOW)).scalar_one())
 
     async def look(self, connection: AsyncConnection) -> None:
-        """Read the columns of all tables. Raises ``InboxError`` if the database is read-only."""
+        """Read the columns of all tables."""
         for table in self.tables.metadata.sorted_tables:
             await connection.execute(sa.select(*table.columns).limit(0))
-        if self.on_postgresql and (await connection.execute(_READ_ONLY)).scalar_one() == "on":
-            raise InboxError(_describe_read_only("the server, or this role, is read-only"))
 
     def describe(self, exc: BaseException) -> str:
         """Return why the database failed, in a line, and the remedy if it is known."""
@@ -279,7 +277,12 @@ class SQLStore:
         if code == "42703" or said.startswith("no such column"):
             return f"{text}. {self._another_version()}"
         if code == "25006" or "readonly" in said:
-            return _describe_read_only(brief(exc))
+            return (
+                f"the database is read-only: {brief(exc)}. Connect the engine to a server that can write, such as the "
+                "primary"
+            )
+        if code == "53100" or "disk is full" in said:
+            return f"{text}. Nothing was recorded: make room on its disk, run it again"
         if isinstance(exc, (ValueError, TypeError, KeyError)):
             return f"the tables of {self.tables.name} hold data that no inbox has written: restore them"
         if isinstance(exc, OSError) or "connection failed" in said:
@@ -369,11 +372,6 @@ async def _begin_immediate(connection: AsyncConnection, *, patient: bool) -> Non
 
 
 _NOW = sa.select(func.now())
-_READ_ONLY = sa.select(func.current_setting("transaction_read_only"))
-
-
-def _describe_read_only(said: str) -> str:
-    return f"the database is read-only: {said}. Connect the engine to a server that can write, such as the primary"
 
 
 def as_aware(moment: datetime) -> datetime:

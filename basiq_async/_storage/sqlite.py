@@ -140,6 +140,9 @@ class SQLiteStore:
     def _commit(self, calls: Sequence[_Call]) -> None:
         """Do all calls in one transaction, which succeeds or fails as a whole."""
         connection = self._connection
+        if connection is not None and self.file.for_a_look:
+            self.file.close(connection)
+            connection = self._connection = None
         if connection is None:
             connection = self._connection = self._open()
         connection.execute("BEGIN IMMEDIATE" if any(map(_WRITES, calls)) else "BEGIN")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ class FileKind:
 class SQLiteFile:
     """A SQLite file in WAL mode with ``synchronous=FULL``: a commit survives a crash and a power failure.
 
+    A file that this user cannot write is opened to be read.
+
     Raises ``InboxError`` for a file that cannot be used; a file of another program is not changed. Only the owner can
     read a new file, and SQLite's files beside it. A symbolic link, a file of another user, and a file that other users
     can open are refused. All methods block.
@@ -45,6 +48,8 @@ class SQLiteFile:
             raise ConfigurationError("path must be the path of a file on a local disk, for the inbox")
         self.path = text
         self.kind = kind
+        self.for_a_look = False
+        """Whether the connection sees the file as it was, and nothing that is written to it later."""
         self._seen: _Identity | None = None
 
     def open(
@@ -102,7 +107,7 @@ class SQLiteFile:
     def translate(self, exc: BaseException) -> BaseException:
         """Return an ``InboxError`` for an error of SQLite, the file or its rows. Any other is returned unchanged."""
         if isinstance(exc, sqlite3.Error):
-            said = _describe(exc)
+            said = _describe(exc, full=self._is_disk_full())
         elif isinstance(exc, OSError):
             said = (
                 f"cannot be opened: {exc.strerror or exc}. Pass the path of a file that this process may write: is "
@@ -116,10 +121,35 @@ class SQLiteFile:
         error.__cause__ = drop_tracebacks(exc)
         return error
 
+    def _is_disk_full(self) -> bool:
+        try:
+            return shutil.disk_usage(Path(self.path).absolute().parent).free == 0
+        except OSError:
+            return False
+
     def _connect(self, timeout: float) -> tuple[sqlite3.Connection, bool]:
         """Return a connection, and whether the file is empty."""
         self._check_before_opening()
-        connection = sqlite3.connect(self.path, timeout=timeout, isolation_level=None, check_same_thread=False)
+        self.for_a_look = False
+        try:
+            return self._connect_to(self.path, timeout)
+        except sqlite3.Error as exc:
+            if _code(exc) not in _UNMADE or self._has_log():
+                raise
+        # SQLite makes two files beside it, which it cannot here. Without a log, nobody has written since.
+        self.for_a_look = True
+        return self._connect_to(f"{Path(self.path).absolute().as_uri()}?mode=ro&immutable=1", timeout)
+
+    def _has_log(self) -> bool:
+        try:
+            return os.path.getsize(f"{self.path}-wal") > 0
+        except OSError:
+            return False
+
+    def _connect_to(self, place: str, timeout: float) -> tuple[sqlite3.Connection, bool]:
+        connection = sqlite3.connect(
+            place, timeout=timeout, isolation_level=None, check_same_thread=False, uri=place is not self.path
+        )
         try:
             self._seen = _identity(self.path)
             _open[id(connection)] = self._seen, os.getpid(), connection
@@ -225,6 +255,9 @@ _WHAT_TO_DO = {
     sqlite3.SQLITE_ERROR: _DAMAGED,  # a table or column is missing
 }
 
+_UNMADE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+"""The codes if SQLite cannot make the files beside its file: it is not allowed to, or the disk is full."""
+
 
 _open: dict[int, tuple[_Identity, int, sqlite3.Connection]] = {}
 """Each open connection by its id, with the identity of its file, and the process that opened it.
@@ -243,8 +276,11 @@ def _identity(path: str) -> _Identity:
     return found.st_dev, found.st_ino
 
 
-def _describe(exc: sqlite3.Error) -> str:
-    return _WHAT_TO_DO.get(_code(exc), "failed: {error}").format(error=exc)
+def _describe(exc: sqlite3.Error, *, full: bool) -> str:
+    code = _code(exc)
+    if full and code in _UNMADE:
+        code = sqlite3.SQLITE_FULL
+    return _WHAT_TO_DO.get(code, "failed: {error}").format(error=exc)
 
 
 def _code(exc: sqlite3.Error) -> int:

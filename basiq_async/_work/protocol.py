@@ -54,10 +54,10 @@ class Inbox(Record, Protocol):
     """
 
     async def check(self) -> None:
-        """Check that the storage can be used, for the readiness check of a service.
+        """Check that the storage can be used, for the readiness check of a service. It tries a write.
 
-        Raises ``InboxError``, whose text says what to do, if the storage cannot be reached, or if its tables are
-        missing or of another version of this library.
+        Raises ``InboxError``, whose text says what to do, if the storage cannot be reached or written, such as on a
+        full disk, or if its tables are missing or of another version of this library.
         """
         ...
 

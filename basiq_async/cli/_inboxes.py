@@ -62,8 +62,11 @@ class InboxOptions:
     webhook: Annotated[str | None, option(envvar=WEBHOOK_VARIABLE)] = None
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[tuple[Inbox, str | None]]:
-        """Open the inbox. Also yield the webhook whose entries are meant: by default ``ANY_WEBHOOK``."""
+    async def open(self, *, write: bool = False) -> AsyncIterator[tuple[Inbox, str | None]]:
+        """Open the inbox, to ``write`` to it or only to look.
+
+        Also yield the webhook whose entries are meant: by default ``ANY_WEBHOOK``.
+        """
         from .._work.quarantine import ANY_WEBHOOK
 
         if (self.receiver is None) == (self.inbox is None and self.to is None):
@@ -74,7 +77,7 @@ class InboxOptions:
             return
         if self.inbox is None and self.webhook is None:
             raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
-        async with open_inbox(self.inbox or record_file(self.webhook or "", self.to or "")) as found:
+        async with open_inbox(self.inbox or record_file(self.webhook or "", self.to or ""), write=write) as found:
             yield found, self.webhook or ANY_WEBHOOK
 
 
@@ -155,10 +158,10 @@ _ENCODE = "a '/', '@', '?', '#' or ':' in its user or password must be percent-e
 
 
 @asynccontextmanager
-async def open_inbox(place: str, *, make: bool = False) -> AsyncIterator[Inbox]:
+async def open_inbox(place: str, *, write: bool = False, make: bool = False) -> AsyncIterator[Inbox]:
     """Open an inbox: a file, a database or Redis. It is closed at the end, and forgets nothing meanwhile.
 
-    make: whether to make an inbox that does not exist.
+    write: whether it must be possible to write to it. make: whether to make an inbox that does not exist.
 
     Raises ``ConfigurationError`` for a file that does not exist, and ``InboxError`` if the inbox cannot be used.
     """
@@ -180,8 +183,26 @@ async def open_inbox(place: str, *, make: bool = False) -> AsyncIterator[Inbox]:
                 raise ConfigurationError(f"the inbox file {shown!r} does not exist")
             inbox = await stack.enter_async_context(SQLiteInbox(place, remember=None))
         async with inbox_limit(_OPENING_TIMEOUT):
-            await inbox.check()
+            await (inbox.check() if write or make else inbox.known_since())
         yield inbox
+
+
+async def check_inbox(inbox: Inbox) -> bool:
+    """Try a write. Return False, without one, for a file that this user cannot write. Raises ``InboxError``."""
+    from .._work.limits import inbox_limit
+    from ..receiver import SQLiteInbox
+
+    if isinstance(inbox, SQLiteInbox) and not _may_write(inbox._store.path):
+        return False
+    async with inbox_limit(INBOX_TIMEOUT):
+        await inbox.check()
+    return True
+
+
+def _may_write(path: str) -> bool:
+    by_effect = os.access in os.supports_effective_ids
+    folder = os.path.dirname(os.path.abspath(path))
+    return all(os.access(each, os.W_OK, effective_ids=by_effect) for each in (path, folder))
 
 
 def record_file(webhook_id: str, target: str) -> str:

@@ -199,7 +199,7 @@ async def drop(ids: Ids, place: InboxOptions) -> Row:
     """Remove entries of the quarantine for good; they stay recorded as handled. Asks first."""
     from .._work.quarantine import drop_quarantined
 
-    async with place.open() as (inbox, owner):
+    async with place.open(write=True) as (inbox, owner):
         dropped = await drop_quarantined(inbox, owner, frozenset(ids), timeout=INBOX_TIMEOUT)
     tell_dropped(dropped, ids)
     return {"dropped": dropped}

@@ -144,7 +144,8 @@ async def _open_target(
         if options.inbox is not None or os.path.isfile(place):  # noqa: ASYNC240  # once, before the work begins
             return _count, await stack.enter_async_context(open_inbox(place))
         return _count, MemoryInbox()
-    return await open_target(stack, options.webhook_id, options, concurrency=options.concurrency)
+    write = not options.dry_run
+    return await open_target(stack, options.webhook_id, options, concurrency=options.concurrency, write=write)
 
 
 async def _count(message: object) -> None:

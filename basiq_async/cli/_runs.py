@@ -13,7 +13,7 @@ import typer
 
 from .._wire.hosts import show_place
 from ..errors import BasiqError, ConfigurationError, JobInUseError
-from ._inboxes import Receiver, To, open_inbox, open_receiver, record_file
+from ._inboxes import INBOX_TIMEOUT, Receiver, To, open_inbox, open_receiver, record_file
 from ._options import EndpointSecretFile, WebhookId, program_line, read_moment, read_secrets
 from ._output import live, note, session
 from ._results import Row, count_details
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "down"})
+_NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "reason", "down"})
 """What a progress has beyond a report."""
 
 
@@ -122,13 +122,21 @@ def check_places(options: Any, targets: Mapping[str, str | None]) -> None:
 
 
 async def open_target(
-    stack: AsyncExitStack, webhook_id: str | None, options: Any, *, concurrency: int = 32
+    stack: AsyncExitStack, webhook_id: str | None, options: Any, *, concurrency: int = 32, write: bool = True
 ) -> tuple[Target | WebhookReceiver, Inbox | None]:
-    """Open the target that the options name, and the record of what is posted to it. A receiver has its own."""
+    """Open the target that the options name, and the record of what is posted to it. A receiver has its own.
+
+    write: whether it must be possible to write to the record: a full disk then ends the run before it begins.
+    """
+    from .._work.limits import inbox_limit
     from ..replay import HttpTarget
 
     if options.to is None:
-        return await stack.enter_async_context(open_receiver(options.receiver or "", webhook_id)), None
+        receiver = await stack.enter_async_context(open_receiver(options.receiver or "", webhook_id))
+        if write:
+            async with inbox_limit(INBOX_TIMEOUT):
+                await receiver.inbox.check()
+        return receiver, None
     if "?…" in options.to:
         raise ConfigurationError("put back what is not shown of --to: a URL of a line that helps ends before its query")
     target = HttpTarget(options.to, read_secrets(options.secret_file), connections=concurrency)
@@ -218,13 +226,14 @@ class Watch:
         if down != self._down:
             self._down, self._told = down, time.monotonic()
             if down:
-                note(f"the target does not respond; one message is tried in {math.ceil(now.paused)} s")
+                note(f"the target does not respond: {now.reason}; one message is tried in {math.ceil(now.paused)} s")
             else:
                 note("the target responds again")
         elif now.paused and time.monotonic() - self._told >= _TELL_EVERY:
             self._told = time.monotonic()
             why = f"which has been down for {now.down:.0f} s" if down else "which asked for a pause"
-            note(f"waiting for the target, {why}; the next message is tried in {math.ceil(now.paused)} s")
+            tried = f"the next message is tried in {math.ceil(now.paused)} s"
+            note(f"waiting for the target, {why}: {now.reason}; {tried}")
         live(progress_text(now))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .._work.keys import inbox_key
 from ..errors import ConfigurationError
 from ._command import Group, command
-from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, open_receiver
+from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, check_inbox, open_receiver
 from ._options import LogLevel
 from ._output import live, note, show_logs
 from ._results import ROWS, Column, Output, Row, View
@@ -109,15 +109,20 @@ async def waiting(output: Output, place: InboxOptions) -> int:
 
 @inbox_app.add(ROWS)
 async def check(place: InboxOptions) -> Row:
-    """Check that an inbox can be used. Show since when it knows what was handled, and of which webhooks."""
+    """Check that an inbox can be read and written. Show since when it knows what was handled, and of which webhooks.
+
+    A file that this user cannot write is only read: `written` is then false.
+    """
     from .._work.limits import inbox_limit
     from .._work.owners import read_webhooks
 
     async with place.open() as (inbox, _):
+        if not (written := await check_inbox(inbox)):
+            note("this user cannot write the inbox's file, so writing was not tried")
         async with inbox_limit(INBOX_TIMEOUT):
-            await inbox.check()
             since = await inbox.known_since()
-        return {"known_since": since, "webhooks": list(await read_webhooks(inbox, timeout=INBOX_TIMEOUT))}
+        webhooks = list(await read_webhooks(inbox, timeout=INBOX_TIMEOUT))
+        return {"known_since": since, "webhooks": webhooks, "written": written}
 
 
 @inbox_app.add()

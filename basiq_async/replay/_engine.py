@@ -482,6 +482,7 @@ class Engine:
             remaining=remaining,
             eta=seconds_left(remaining, rate),
             paused=0.0 if pause is None else pause - now,
+            reason=None if pause is None else self._attempts.reason,
             down=0.0 if since is None else now - since,
             order=self._source.order,
         )

@@ -31,6 +31,7 @@ class Progress:
     remaining, eta: the messages left, and the seconds they will last; None without a plan, because Basiq does not tell
         the length of a history. ``eta`` is None while nothing finishes, too.
     paused: the seconds left of a pause, which the target asked for, or which began because it is down; else 0.
+    reason: why it pauses: the target's last error; None without a pause.
     down: the seconds for which the target has been down; else 0.
     order: the order of the list, as far as its times show it. A list that is not ordered by time ("unknown") is read
         whole in each run.
@@ -46,6 +47,7 @@ class Progress:
     remaining: int | None = None
     eta: float | None = None
     paused: float = 0.0
+    reason: str | None = None
     down: float = 0.0
     order: Order = "unknown"
 

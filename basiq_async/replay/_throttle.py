@@ -167,6 +167,8 @@ class Attempts:
         self._accepted = 0  # the number of messages that the target accepted
         self._paused_since: float | None = None
         """When the target first asked for a pause, or failed, since it last accepted a message."""
+        self.reason: str | None = None
+        """The error that began the last pause."""
         self._failed: set[str] = set()
         """Ids of messages that failed since then. If there are two, it is not one message's fault."""
 
@@ -264,18 +266,19 @@ class Attempts:
                 logger.warning("the target seems to be down (%s): the replay waits, and tries again", text)
             self._failed.add(message.id)
         elif asked > self._max_pause:
-            text = f"the target asks for a pause of {asked:g} s, longer than max_pause: run the same again after that"
-            return ending_error(text, error)
+            what = f"the target asks for a pause of {asked:g} s, longer than max_pause ({text})"
+            return ending_error(f"{what}: run the same again after that", error)
         if lasted >= self._max_pause:
             what = f"been down for {lasted:.0f} s, the last attempt with {text}"
             if asked is not None:
-                what = f"asked for pauses for {lasted:.0f} s, and accepted no message meanwhile"
+                what = f"asked for pauses for {lasted:.0f} s, and accepted no message meanwhile, the last with {text}"
             what += f"; the replay stopped before message {message.id!r}: run the same again to continue there"
             return ending_error(f"the target has {what}", error)
         wait = min(self._next_pause, self._max_pause - lasted)
         if asked is not None:
             again = self.pressure.pauses and self.pressure.paused_until is None
             wait = max(asked, min(wait, _LONGEST_BACKOFF)) if again else asked
+        self.reason = text
         self.pressure.pause(wait)
         if self._on_pause is not None:
             self._on_pause(wait)

@@ -39,16 +39,25 @@ def test_an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends(
     lines = told(
         capsys,
         monkeypatch,
-        (100.0, Progress(paused=4.0, down=7.0)),
-        (129.0, Progress(paused=4.0, down=36.0)),
-        (161.0, Progress(paused=30.0, down=68.0)),
+        (100.0, Progress(paused=4.0, down=7.0, reason="refused")),
+        (129.0, Progress(paused=4.0, down=36.0, reason="refused")),
+        (161.0, Progress(paused=30.0, down=68.0, reason="refused")),
         (162.0, Progress(handled=1)),
     )
     assert [line for line in lines if "target" in line] == [
-        "the target does not respond; one message is tried in 4 s",
-        "waiting for the target, which has been down for 68 s; the next message is tried in 30 s",
+        "the target does not respond: refused; one message is tried in 4 s",
+        "waiting for the target, which has been down for 68 s: refused; the next message is tried in 30 s",
         "the target responds again",
     ]
+
+
+def test_what_asks_for_a_pause_is_told_at_once_with_its_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = told(capsys, monkeypatch, (100.0, Progress(paused=4.5, reason="the disk is full")))
+    assert (
+        "waiting for the target, which asked for a pause: the disk is full; the next message is tried in 5 s" in lines
+    )
 
 
 def test_a_job_without_a_terminal_tells_every_30_s_what_is_done_and_how_fast(

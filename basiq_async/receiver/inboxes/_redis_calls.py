@@ -118,17 +118,21 @@ class RedisCalls:
         """Note when the inbox was first used, and return its facts. Raises ``InboxError`` for another layout."""
         client: Any = self.client
         former = await client.exists(self.at("began"), self.at("pinned:began"))
-        if not former:
+        found = await self._facts()
+        if not former and not found.keys() >= {"layout", "began"}:  # a replica can be read
             for name, value in (("layout", _LAYOUT), ("began", datetime.now(UTC).isoformat())):
                 await client.hsetnx(self.at("meta"), name, value)
-        facts = await client.hgetall(self.at("meta"))
-        found = {text_of(name): text_of(value) for name, value in facts.items()}
+            found = await self._facts()
         if former or found.get("layout") != _LAYOUT:
             raise InboxError(
                 f"the keys below {self.at('')} in Redis were written by another version of basiq-async: pass another "
                 "prefix=, or delete them"
             )
         return found
+
+    async def _facts(self) -> dict[str, str]:
+        facts = await cast(Awaitable[Any], self.client.hgetall(self.at("meta")))
+        return {text_of(name): text_of(value) for name, value in facts.items()}
 
     async def _check_policy(self) -> None:
         try:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._work.keys import in_parts
+from ..._work.notes import check_note
 from ..._work.protocol import Claim, QuarantinedDelivery, unpack_entry
 from ..._work.tasks import run_to_completion
 from ...errors import InboxError
@@ -90,10 +91,19 @@ class SQLInbox(SQLRows):
         return self._tables.ddl(self._store.engine.dialect)
 
     async def check(self) -> None:
-        """See ``Inbox``: connects, and checks its tables and their columns. It first creates missing tables, unless
-        ``create_tables`` is False.
+        """See ``Inbox``: connects, checks its tables and their columns, and writes a note. It first creates missing
+        tables, unless ``create_tables`` is False.
         """
-        await self._store.run(self._store.look)
+        name, text = check_note()
+
+        async def look(connection: AsyncConnection) -> None:
+            await self._store.look(connection)
+            await connection.execute(self._sql.set_note, {"a_name": name, "a_text": text})
+
+        try:
+            await self._store.run(look, write=True, patient=False)
+        except BusyError:  # SQLite's one writer is another handler, which can write
+            await self._store.run(self._store.look)
 
     async def __aenter__(self) -> Self:
         self._store.check_usable()

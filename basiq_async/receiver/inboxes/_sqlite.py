@@ -16,7 +16,7 @@ from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sqlite import SQLiteStore
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
-from ..._work.notes import read_note, write_note
+from ..._work.notes import check_note, read_note, write_note
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
 from . import _sqlite_statements as sql
 
@@ -37,7 +37,8 @@ class SQLiteInbox:
     An entry is on disk before the call that records it returns (WAL, ``synchronous=FULL``). Entries are kept for
     ``remember``, 30 days by default, so that a replay knows the handled events; older ones are deleted. None keeps them
     for ever. ``clock`` returns the time as an aware datetime. The file must be on a local disk, and only its owner can
-    read it. Entering the inbox, or its first use, opens the file, and creates it if it does not exist.
+    read it. Entering the inbox, or its first use, opens the file, and creates it if it does not exist. One that this
+    user cannot write can be read.
 
     Raises ``InboxError`` for a file of another program or version, a damaged file (neither is changed), a file that
     other users can open, a file that was deleted or replaced while it was open, a full disk, and a lock that lasts
@@ -70,8 +71,13 @@ class SQLiteInbox:
         return f"SQLiteInbox({self._store.path!r})"
 
     async def check(self) -> None:
-        """See ``Inbox``: opens the file, creates it if it does not exist, and waits until it may be written."""
-        await self._store.run(lambda connection: connection.execute("SELECT 1 FROM inbox LIMIT 1").fetchone())
+        """See ``Inbox``: opens the file, creates it if it does not exist, and writes to it."""
+
+        def look(connection: sqlite3.Connection) -> None:
+            connection.execute("SELECT 1 FROM inbox LIMIT 1").fetchone()
+            connection.execute(sql.NOTE, check_note())
+
+        await self._store.run(look)
 
     async def claim(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""

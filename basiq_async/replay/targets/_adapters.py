@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import attrs
 
 from ..._callables import has_own, has_parameter, is_async, with_session
+from ..._work.failures import failure_text
 from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
@@ -50,9 +51,9 @@ def interpret(outcome: Outcome) -> str | None:
     if how == "ends":
         raise ReplayError("the receiver is closed: end the replay before it is closed, or run it again with a new one")
     wait = outcome.retry_after if outcome.result is Result.UNAVAILABLE else None
-    raise TargetError(
-        f"the receiver did not handle the message: {outcome.result.value}", status=outcome.status, retry_after=wait
-    )
+    why = outcome.result.value if outcome.error is None else failure_text(outcome.error)
+    text = f"the receiver did not handle the message: {why}"
+    raise TargetError(text, status=outcome.status, retry_after=wait) from outcome.error
 
 
 @attrs.frozen
