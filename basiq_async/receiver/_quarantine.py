@@ -11,6 +11,7 @@ import attrs
 
 from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
+from .._work.forgetting import forget_user
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import drop_quarantined, first_quarantined, read_quarantine
@@ -51,6 +52,12 @@ class Quarantine:
     async def drop(self, ids: Iterable[str]) -> int:
         """Remove the quarantined deliveries with these ids, and return the number removed."""
         dropped = await drop_quarantined(self._inbox, self._webhook_id, check_ids(ids), timeout=self._timeout)
+        await self.tell_changed()
+        return dropped
+
+    async def forget(self, user_id: str) -> int:
+        """Remove the entries that name a user, and return the number removed."""
+        dropped = await forget_user(self._inbox, user_id, timeout=self._timeout)
         await self.tell_changed()
         return dropped
 

@@ -400,6 +400,17 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
         return await self._quarantine.drop(ids)
 
+    async def forget(self, user_id: str) -> int:
+        """Remove what the quarantine keeps of one user, of all webhooks in this inbox, and return how many entries.
+
+        An entry goes if its body or the text of its error names the user, in any escaping. The events stay recorded as
+        handled. What waits for a deferred handler stays: it is gone when it was handled, or in the quarantine.
+
+        Raises ``ConfigurationError`` for an empty id, ``InboxError``, or the error of an inbox from elsewhere.
+        """
+        self._lifecycle.join_loop()
+        return await self._quarantine.forget(user_id)
+
     def setup(self, app: web.Application, path: str = "/basiq") -> None:
         """Serve ``path`` of an ``aiohttp.web`` application, and close the receiver when the application shuts down.
 
