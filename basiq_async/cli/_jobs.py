@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -263,6 +264,7 @@ def worker(
     """
     from ..distributed.processes import run_workers
 
-    show_logs(log_level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
+    set_up = partial(show_logs, log_level, "%(asctime)s %(levelname)s %(processName)s %(name)s %(message)s")
+    set_up()  # what a module of jobs logs when it is imported is shown too
     with naming_errors(_check_place(fleet)):
-        run_workers(_check_place(fleet), processes=processes, segments=segments)
+        run_workers(_check_place(fleet), processes=processes, segments=segments, set_up=set_up)

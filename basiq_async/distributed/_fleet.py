@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("basiq_async.distributed")
 
 _NOTIFY = 5.0
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+"""The signals that end a worker. Windows has no SIGHUP."""
 
 
 class Fleet:
@@ -231,9 +233,9 @@ class Fleet:
 
 
 def _on_signals(stop: Callable[[], None]) -> None:
-    """On SIGTERM, SIGINT and SIGHUP, call ``stop`` and then taskiq's own handler."""
+    """On each of ``SIGNALS``, call ``stop`` and then taskiq's own handler."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in SIGNALS:
         earlier = signal.getsignal(number)
         if not callable(earlier):
             continue

@@ -17,14 +17,13 @@ from types import FrameType, ModuleType
 
 from .._arguments import check_whole
 from ..errors import ConfigurationError
-from ._fleet import Fleet
+from ._fleet import SIGNALS, Fleet
 
 __all__ = ["find_fleet", "find_job", "run_workers"]
 
 _SHUTDOWN = 30.0
 _PAUSE = 1.0
 """Seconds before a process that died is replaced."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def find_fleet(place: str) -> Fleet:
@@ -64,25 +63,33 @@ def _load(place: str, what: str, example: str) -> tuple[ModuleType, object]:
     return module, getattr(module, attribute, None)
 
 
-def run_workers(place: str, *, processes: int = 1, segments: int = 2) -> None:
+def run_workers(
+    place: str, *, processes: int = 1, segments: int = 2, set_up: Callable[[], object] | None = None
+) -> None:
     """Run the workers of a fleet until SIGTERM, SIGINT or SIGHUP. A second signal kills them.
 
     Each process handles up to ``segments`` pages at once. With ``processes=1`` this process is the worker; otherwise a
-    process that dies is replaced.
+    process that dies is replaced. ``set_up`` is called first in each worker process, for example to set up its logging.
+    With more than one process, it must be a function of a module, or a ``partial`` of one. On Windows, ``processes``
+    must be 1. Raises ``ConfigurationError``.
     """
     for name, value in (("processes", processes), ("segments", segments)):
         check_whole(name, value, least=1)
     find_fleet(place)
     if processes == 1:
-        _serve(place, segments)
+        _serve(place, segments, set_up)
+    elif hasattr(signal, "pthread_sigmask"):
+        _supervise(place, processes, segments, set_up)
     else:
-        _supervise(place, processes, segments)
+        raise ConfigurationError("processes must be 1 on Windows, which cannot ask a process to end: start several")
 
 
-def _serve(place: str, segments: int) -> None:
+def _serve(place: str, segments: int, set_up: Callable[[], object] | None) -> None:
     from taskiq.cli.worker.args import WorkerArgs
     from taskiq.cli.worker.run import start_listen
 
+    if set_up is not None:
+        set_up()
     logging.getLogger("taskiq.receiver").setLevel(logging.WARNING)  # a line for each notification is too many
     broker = find_fleet(place).broker
     # Imported objects are never freed. Without the freeze, scanning them took a fifth of the processor time.
@@ -102,21 +109,21 @@ def _serve(place: str, segments: int) -> None:
     )
 
 
-def _serve_child(place: str, segments: int) -> None:
+def _serve_child(place: str, segments: int, set_up: Callable[[], object] | None) -> None:
     """Run a worker in a child process, in its own process group: Ctrl-C then reaches only the parent."""
     os.setpgid(0, 0)
     _handle_signals(signal.SIG_DFL)  # until taskiq has its own handlers
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    _serve(place, segments)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    _serve(place, segments, set_up)
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for number in _SIGNALS:
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, handler)
 
 
-def _supervise(place: str, processes: int, segments: int) -> None:
+def _supervise(place: str, processes: int, segments: int, set_up: Callable[[], object] | None) -> None:
     workers: list[Process] = []
     received = started = 0
 
@@ -128,13 +135,14 @@ def _supervise(place: str, processes: int, segments: int) -> None:
 
     _handle_signals(end)
     while True:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # none comes between the start of a worker and its note
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none comes between the start of a worker and its note
         workers[:] = [worker for worker in workers if worker.is_alive()]
         while not received and len(workers) < processes:
             started += 1
-            workers.append(Process(target=_serve_child, args=(place, segments), name=f"worker-{started}"))
+            arguments = (place, segments, set_up)
+            workers.append(Process(target=_serve_child, args=arguments, name=f"worker-{started}"))
             workers[-1].start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if not workers:
             return
         wait([worker.sentinel for worker in workers])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from ..support.command_line import COLD, Ended, run_command
 from ..support.real_time import PATIENCE
 from .conftest import Terminal, launched
 
-JOBS = """
+JOBS = r"""
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,6 +38,7 @@ async def handler(message: Message) -> None:
 @fleet.job("refill")
 @asynccontextmanager
 async def refill() -> AsyncIterator[Work]:
+    logging.getLogger("refill").info("opened \x1b[31m")
     async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
         yield Work(basiq, handler)
 """
@@ -61,15 +64,17 @@ def submit(run: Run) -> None:
 
 
 @contextmanager
-def working(folder: Path) -> Iterator[None]:
-    """A worker of the fleet, until the end of the block."""
+def working(folder: Path, *options: str, program: Sequence[str] = COLD) -> Iterator[list[str]]:
+    """A worker of the fleet, until the end of the block. Then the list that is yielded has what it logged."""
+    logs: list[str] = []
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": path}
-    with launched("worker", program=COLD, env=env, start_new_session=True) as worker:
-        yield
+    with launched("worker", *options, program=program, env=env, start_new_session=True) as worker:
+        yield logs
         worker.terminate()
         _, log = worker.communicate(timeout=PATIENCE)
         assert worker.returncode == 0, log
+        logs.append(log)
 
 
 def test_a_job_is_listed_shown_paused_and_resumed(run: Run) -> None:
@@ -112,6 +117,18 @@ def test_a_quarantine_is_listed_exported_tried_again_and_dropped(run: Run, tmp_p
     assert run("drop", "november", "--yes", *exported).exit_code == 0
     assert run("quarantine", "november").exit_code == 0
     assert run("watch", "november").exit_code == 0
+
+
+def test_processes_that_inherit_nothing_log_as_their_parent_does(run: Run, tmp_path: Path) -> None:
+    """On Python 3.14 and macOS, a worker process is not a fork of its parent."""
+    submit(run)
+    spawning = "import multiprocessing; multiprocessing.set_start_method('spawn'); "
+    program = (*COLD[:2], spawning + COLD[2])
+    with working(tmp_path, "--processes", "2", program=program) as log:
+        assert run("watch", "november").exit_code == 1
+    lines = [line for line in log[0].splitlines() if "opened" in line]
+    assert lines, log
+    assert all(re.search(r" INFO worker-[12] refill opened \\x1b\[31m$", line) for line in lines)
 
 
 def test_watch_shows_a_line_that_lives_in_a_terminal_and_then_how_it_ended(run: Run, tmp_path: Path) -> None:

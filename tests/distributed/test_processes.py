@@ -88,10 +88,12 @@ def test_a_worker_handles_so_many_segments_at_once_and_fetches_none_ahead(
     monkeypatch.setattr("taskiq.cli.worker.run.start_listen", served.append)
     monkeypatch.setattr("gc.freeze", lambda: frozen.append("frozen"))
     monkeypatch.setattr(logger := logging.getLogger("taskiq.receiver"), "level", logging.INFO)
-    run_workers(f"{module}:second", segments=7)
+    done: list[str] = []
+    run_workers(f"{module}:second", segments=7, set_up=lambda: done.append("set up"))
     (args,) = served
     assert args.broker is find_fleet(f"{module}:second").broker  # type: ignore[comparison-overlap]  # as it is passed
     assert (args.max_async_tasks, args.max_prefetch, args.no_parse, args.configure_logging) == (7, 0, True, False)
+    assert done == ["set up"], "its logs are not shown"
     assert (args.shutdown_timeout, args.hardkill_count) == (30.0, 0), "a worker ends when its messages are recorded"
     assert frozen == ["frozen"], "what was imported is scanned for garbage again and again"
     assert logger.level == logging.WARNING, "each notification is a line in the log"
@@ -166,7 +168,7 @@ def test_a_signal_ends_each_worker_in_order_and_a_second_one_kills_those_that_ar
     script += [get(number), end(1), get(number)]
     run_workers(f"{module}:second", processes=3, segments=7)
     assert [child.told for child in Child.made] == [["terminate", "kill"], ["terminate"], ["terminate", "kill"]]
-    assert {child.args for child in Child.made} == {(f"{module}:second", 7)}
+    assert {child.args for child in Child.made} == {(f"{module}:second", 7, None)}
     assert script == [], "the parent left before its workers"
 
 
@@ -202,12 +204,18 @@ def test_a_worker_is_its_own_group_so_that_ctrl_c_reaches_its_parent_alone(
     module: str, script: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script += [get(signal.SIGTERM), end(0, 1)]
-    run_workers(f"{module}:second", processes=2, segments=3)
     done: list[object] = []
+    run_workers(f"{module}:second", processes=2, segments=3, set_up=lambda: done.append("set up"))
     monkeypatch.setattr("os.setpgid", lambda *of: done.append(of))
     monkeypatch.setattr("taskiq.cli.worker.run.start_listen", lambda args: done.append(args.max_async_tasks))
     monkeypatch.setattr("gc.freeze", lambda: None)
     Child.made[0].target(*Child.made[0].args)
-    assert done == [(0, 0), 3]
+    assert done == [(0, 0), "set up", 3]
     assert Child.handlers == dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), signal.SIG_DFL)
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "a worker gets no signals"
+
+
+def test_windows_has_one_process_for_each_worker(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    with pytest.raises(ConfigurationError, match="processes must be 1 on Windows"):
+        run_workers(f"{module}:second", processes=2)
