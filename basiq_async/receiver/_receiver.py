@@ -81,7 +81,7 @@ class WebhookReceiver:
         ``MemoryInbox`` that no other receiver or replay shares needs none.
     inbox: remembers the handled events; a ``MemoryInbox`` by default. The caller closes it.
     quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
-        Without it, Basiq disables an endpoint whose handler always fails for one event. None, the default, is for
+        Without it, Basiq may disable a webhook whose handler always fails for one event. None, the default, is for
         never. The inbox counts the failures of all processes.
     lease: seconds for which a delivery is reserved for its handler. If the worker dies, no other worker can handle
         the delivery until the lease ends. By default ``handler_timeout``, twice ``inbox_timeout``, and 10 s more.

@@ -201,7 +201,7 @@ class _HistoryScan:
     @property
     def disabled_at(self) -> datetime | None:
         """See ``Diagnosis``."""
-        return self._activity.first_end(self.attempts.last_success) if is_inactive(self._webhook) else None
+        return self._activity.first_end(self._activity.last_sign) if is_inactive(self._webhook) else None
 
     @property
     def out_of_reach(self) -> tuple[Inactivity, ...]:

@@ -6,6 +6,7 @@ A recovery hands out what is missed, and a diagnosis counts it: both ask this.
 from __future__ import annotations
 
 import json
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ ATTEMPTED = timedelta(days=2)
 SETTLE = timedelta(minutes=2)
 """Basiq may need that long to make a message of an event, and to deliver it."""
 MOST_ATTEMPTS = 8
-"""After the eighth failed attempt Basiq disables the endpoint (the same page)."""
+"""After the eighth failed attempt Basiq may disable the webhook (the same page)."""
 _SKEW = timedelta(minutes=5)
 """Maximum difference between Basiq's clock and this machine's."""
 
@@ -33,9 +34,10 @@ _SKEW = timedelta(minutes=5)
 class Inactivity:
     """A period in which a webhook was not active. Events of this period made no messages.
 
-    since: the eighth failed attempt of a message, after which Basiq disables the endpoint; or the moment when a
+    since: the eighth failed attempt of a message, after which Basiq may disable the webhook; or the moment when a
         recovery found the webhook not active.
-    until: the next first attempt of a message, which shows that it was active again; None if there is none.
+    until: the next attempt that shows that it was active again: the first one of a message, or one that succeeded;
+        None if there is none.
     """
 
     since: datetime
@@ -51,52 +53,76 @@ class Inactivity:
 
 
 class Activity:
-    """Finds the periods in which a webhook was not active, from the attempts of its messages in any order."""
+    """Finds the periods in which a webhook was not active, from the attempts of its messages in any order.
+
+    Only an active webhook gets a message, so a first attempt shows that it was active then, and so does any attempt
+    that succeeded. After the eighth failed attempt of a message, Basiq may have disabled the webhook, or not.
+    """
 
     def __init__(self) -> None:
-        self._active: dict[int, tuple[datetime, datetime]] = {}
-        """The earliest and the latest first attempt in each hour."""
-        self._ends: set[datetime] = set()
-        """The times of eighth failed attempts."""
+        self._signs = array("d")
+        """When the webhook was active, as seconds since the epoch."""
+        self._ends: dict[datetime, datetime] = {}
+        """The times of eighth failed attempts, each with the first attempt of its message."""
 
     def see(self, items: Sequence[Any], times: Iterable[datetime | None]) -> None:
         """Record the attempts of messages, as Basiq sent them. ``times`` are those of their first attempts."""
-        for time in times:
-            if time is None:
-                continue
-            hour = int(time.timestamp()) // 3600
-            earliest, latest = self._active.get(hour, (time, time))
-            self._active[hour] = min(earliest, time), max(latest, time)
+        self._signs.extend(time.timestamp() for time in times if time is not None)
         for item in items:
             attempts = item.get("attempts") if isinstance(item, dict) else None
-            if isinstance(attempts, list) and len(attempts) >= MOST_ATTEMPTS:
-                self._see_end(item)
+            if isinstance(attempts, list) and len(attempts) > 1:
+                self._see_retries(item)
 
-    def _see_end(self, item: dict[str, Any]) -> None:
+    def _see_retries(self, item: dict[str, Any]) -> None:
         try:
             message = read_message(item)
             times = [each.timestamp for each in message.attempts if each.timestamp is not None]
         except (Unreadable, ValueError):
             return
-        if times and not message.delivered:
-            self._ends.add(max(times))
+        if len(message.attempts) >= MOST_ATTEMPTS and times and not message.delivered:
+            self._ends[max(times)] = min(times)
+        for each in message.attempts:
+            if each.succeeded and each.timestamp is not None:
+                self._signs.append(each.timestamp.timestamp())
 
     def first_end(self, after: datetime | None) -> datetime | None:
         """Return the first eighth failed attempt after a moment, or of all."""
         return first_after(self._ends, after)
 
+    @property
+    def last_sign(self) -> datetime | None:
+        """The last moment at which the webhook surely was active; None if no message shows one."""
+        return _moment(max(self._signs)) if self._signs else None
+
     def periods(self, *seen_inactive: datetime | None) -> tuple[Inactivity, ...]:
         """Return the periods, earliest first.
 
         ``seen_inactive``: moments at which the webhook was found not active.
+
+        After an eighth failed attempt the webhook counts as active if it soon shows that it was: after no longer a
+        silence than there was while that message was attempted.
         """
-        active = sorted(each for pair in self._active.values() for each in pair)
-        found: dict[datetime | None, Inactivity] = {}
-        for since in sorted({*self._ends, *(each for each in seen_inactive if each is not None)}):
-            place = bisect_right(active, since)
-            until = active[place] if place < len(active) else None
-            found.setdefault(until, Inactivity(since, until))
+        signs, seen = sorted(self._signs), {each for each in seen_inactive if each is not None}
+        found: dict[float | None, Inactivity] = {}
+        for since in sorted({*self._ends, *seen}):
+            place = bisect_right(signs, since.timestamp())
+            until = signs[place] if place < len(signs) else None
+            if until in found:
+                continue
+            if until is None or since in seen or not self._is_usual(until - since.timestamp(), since, signs, place):
+                found[until] = Inactivity(since, None if until is None else _moment(until))
         return tuple(found.values())
+
+    def _is_usual(self, silence: float, end: datetime, signs: Sequence[float], place: int) -> bool:
+        """Whether the webhook was silent for so long before ``end`` too, since the first attempt of that message."""
+        first, later = self._ends[end].timestamp(), end.timestamp()
+        while later - first >= silence:
+            place -= 1
+            earlier = max(first, signs[place]) if place >= 0 else first
+            if later - earlier >= silence:
+                return True
+            later = earlier
+        return False
 
 
 @attrs.frozen
@@ -175,6 +201,10 @@ class Coverage:
             if since < until:
                 lost.append(Inactivity(since, until))
         return tuple(lost)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def first_after(moments: Iterable[datetime], after: datetime | None) -> datetime | None:

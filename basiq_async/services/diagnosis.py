@@ -122,8 +122,8 @@ class Diagnosis:
     last_success: the time of the last successful attempt; None if there was none.
     first_failure: the time of the first failed attempt after it, for a message that is still undelivered; None if there
         was none.
-    disabled_at: when the webhook was disabled: the time of the eighth failed attempt of a message after the last
-        success; None if the webhook is not disabled, or if no message that was read has eight failed attempts.
+    disabled_at: when the webhook was disabled: the time of the first eighth failed attempt of a message after the
+        webhook last showed that it was active; None if it is not disabled, or if no message that was read has one.
     oldest_undelivered: the time of the first attempt of the oldest message that is not delivered; None without one.
     out_of_reach: the periods whose events are lost, as far as the recoveries with this inbox show, without acknowledged
         ones.
@@ -289,7 +289,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         yield Problem(
             "failing",
             f"{found.failed_share:.0%} of the attempts of the last 24 hours failed, for messages that are still not "
-            "delivered; after 8 failures of one delivery Basiq can disable the webhook",
+            "delivered; after 8 failures of one delivery Basiq may disable the webhook",
             _line("messages tail", webhook.id, "--failed"),
         )
     if found.undelivered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -434,6 +435,95 @@ async def test_a_recovery_that_is_killed_at_any_request_names_all_that_it_did_no
         assert found.finished is (not found.out_of_reach)
         assert before <= set(made.got)
         await made.basiq.aclose()
+
+
+@attrs.define
+class Fortnights:
+    """A webhook with an event each hour, for weeks without a recovery, under one of the rules for disabling it."""
+
+    world: World
+    made: dict[str, datetime] = attrs.Factory(dict[str, datetime])
+    failing: set[str] = attrs.Factory(set[str])
+    down: bool = False
+
+    async def receive(self, headers: Any, body: bytes) -> int:
+        return 500 if self.down or json.loads(body)["eventId"] in self.failing else 204
+
+    async def hours(self, count: int, *, poison: bool = False) -> None:
+        for _ in range(count):
+            now = self.world.fake.clock()
+            emission = self.world.fake.emit("user.created")
+            self.made[emission.event_id] = now
+            if poison:
+                self.failing.add(emission.event_id)
+                poison = False
+            await emission
+            await self.world.fake.advance(minutes=59, seconds=random.Random(len(self.made)).randrange(120))
+
+    def is_disabled(self) -> bool:
+        return self.world.fake.webhooks()[0].disabled
+
+    async def check(self) -> Recovery:
+        """Recover, and see that what never was a message is handled or named, and that nothing else is named."""
+        world, fake = self.world, self.world.fake
+        found = await world.recover(world.receiver(), everything=True)
+        messages = {message.event.id for message in fake.messages()}
+        assert set(world.got) >= messages
+        for event_id, created in self.made.items():
+            named = any(each.since <= created < (each.until or fake.clock()) for each in found.out_of_reach)
+            assert named is (event_id not in world.got), (created, found.out_of_reach)
+        assert found.finished is (not found.out_of_reach)
+        return found
+
+
+@pytest.fixture(params=["exhausted", "failing-120h"])
+async def fortnights(request: pytest.FixtureRequest, world: World) -> Fortnights:
+    world.fake.quirks = Quirks(disables=request.param)
+    made = Fortnights(world)
+    world.fake.route(URL, made.receive)
+    return made
+
+
+async def test_a_poisoned_message_beside_good_ones_names_a_time_only_where_basiq_disabled_the_webhook(
+    fortnights: Fortnights,
+) -> None:
+    stories = fortnights
+    await stories.hours(30)
+    await stories.hours(40, poison=True)
+    was_disabled = stories.is_disabled()
+    await stories.world.reactivate()
+    await stories.hours(10 * 24)
+    found = await stories.check()
+    assert len(found.out_of_reach) == was_disabled == (stories.world.fake.quirks.disables == "exhausted")
+
+
+async def test_a_long_outage_names_the_time_in_which_no_messages_were_made_and_no_other(fortnights: Fortnights) -> None:
+    stories = fortnights
+    await stories.hours(30)
+    stories.down = True
+    for _ in range(14 * 24):
+        await stories.hours(1)
+        if stories.is_disabled():
+            break
+    await stories.hours(40)
+    stories.down = False
+    await stories.world.reactivate()
+    await stories.hours(10 * 24)
+    (lost,) = (await stories.check()).out_of_reach
+    assert lost.until is not None
+    assert timedelta(hours=39) < lost.until - lost.since < timedelta(hours=43)
+
+
+async def test_an_outage_of_two_days_without_an_end_names_nothing_where_basiq_goes_on(fortnights: Fortnights) -> None:
+    stories = fortnights
+    await stories.hours(30)
+    stories.down = True
+    await stories.hours(48)
+    stories.down = False
+    was_disabled = stories.is_disabled()
+    await stories.world.reactivate()
+    await stories.hours(10 * 24)
+    assert len((await stories.check()).out_of_reach) == was_disabled
 
 
 async def test_it_is_not_finished_while_the_webhook_is_pending() -> None:

@@ -55,6 +55,48 @@ def test_periods_that_end_together_are_one_and_the_earliest_counts() -> None:
     assert activity.periods(at(45), None)[1] == Inactivity(at(45), at(50))
 
 
+def poisoned(*, since: float = 0) -> dict[str, Any]:
+    """A message that fails eight times, on Basiq's schedule."""
+    return tried(*(since + each / 3600 for each in (0, 5, 305, 2105, 9305, 27305, 63305, 99305)))
+
+
+def hourly(begin: int, end: int, status: str = "Success") -> list[dict[str, Any]]:
+    return [tried(each, status=status) for each in range(begin, end)]
+
+
+LAST = 99305 / 3600
+"""When, in hours, a message fails for the eighth time."""
+
+
+@pytest.mark.parametrize("status", ["Success", "Failed"])
+def test_a_webhook_that_goes_on_as_before_was_active_when_a_message_came_to_its_end(status: str) -> None:
+    activity = Activity()
+    see(activity, [*hourly(0, 100, status), *(poisoned(since=each) for each in (0, 5.1, 9))])
+    assert activity.periods() == ()
+    alone = Activity()
+    see(alone, [poisoned(), tried(2 * LAST - 0.1)])
+    assert alone.periods() == (), "it was silent for as long before"
+
+
+@pytest.mark.parametrize("until", [29.5, 40, 300])
+def test_a_webhook_that_fell_silent_when_a_message_came_to_its_end_was_not_active(until: float) -> None:
+    activity = Activity()
+    see(activity, [*hourly(0, 28), poisoned(), tried(until, status="Success"), *hourly(301, 400)])
+    assert activity.periods() == (Inactivity(at(LAST), at(until)),)
+    retried = tried(20, 21, status="Failed")
+    retried["attempts"].append(tried(29, status="Success")["attempts"][0])
+    see(activity, [retried])
+    assert activity.periods() == (Inactivity(at(LAST), at(29)),), "a success is a sign, whatever attempt it is"
+
+
+def test_the_end_of_an_inactive_time_is_named_to_the_second() -> None:
+    activity = Activity()
+    see(activity, [tried(2.05, status="Success"), tried(2.2, status="Success"), tried(2.9, status="Success")])
+    assert activity.periods(at(2.1)) == (Inactivity(at(2.1), at(2.2)),)
+    assert activity.last_sign == at(2.9)
+    assert Activity().last_sign is None
+
+
 def test_a_message_that_was_delivered_at_last_ends_nothing() -> None:
     activity = Activity()
     see(activity, [{"id": "m", "attempts": [*tried(*range(8))["attempts"], *tried(8, status="Success")["attempts"]]}])
