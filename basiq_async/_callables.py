@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from .errors import ConfigurationError
+
 T = TypeVar("T")
 
 
@@ -56,8 +58,8 @@ def is_async(function: object) -> bool:
 def with_session(function: Callable[..., T]) -> Callable[..., T] | None:
     """Return a handler as a function of an item and a session, by position; None if it has no parameter for a session.
 
-    That is a parameter with the name ``session`` or ``connection``, also one with a default, or else a second one that
-    needs a value.
+    That is a parameter with the name ``session``, also one with a default, or else a second one that needs a value.
+    Raises ``ConfigurationError`` for a parameter ``connection``, which no inbox passes.
     """
     signature = read_signature(function)
     if signature is None:
@@ -65,9 +67,14 @@ def with_session(function: Callable[..., T]) -> Callable[..., T] | None:
     parameters = list(signature.parameters.values())[1:]
     bound = function.keywords if isinstance(function, partial) else {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    for name in ("session", "connection"):
-        if any(each.name == name and each.kind in by_name for each in parameters) and name not in bound:
-            return lambda item, session, **options: function(item, **{name: session}, **options)
+    if any(each.name == "connection" and each.name not in bound for each in parameters):
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        raise ConfigurationError(
+            f"the handler {name} has a parameter `connection`, which no inbox passes: name it `session`, and call "
+            "`await session.connection()`"
+        )
+    if any(each.name == "session" and each.kind in by_name for each in parameters) and "session" not in bound:
+        return lambda item, session, **options: function(item, session=session, **options)
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [
         each

@@ -35,7 +35,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.ext.asyncio.engine import AsyncEngine
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -69,8 +69,8 @@ async def write(delivery: Delivery, session: AsyncSession) -> None:
     await session.execute(insert(EFFECTS).values(event_id=delivery.event_id))
 
 
-async def write_by_connection(delivery: Delivery, connection: AsyncConnection) -> None:
-    await connection.execute(insert(EFFECTS).values(event_id=delivery.event_id))
+async def write_by_connection(delivery: Delivery, session: AsyncSession) -> None:
+    await (await session.connection()).execute(insert(EFFECTS).values(event_id=delivery.event_id))
 
 
 async def write_slowly(delivery: Delivery, session: AsyncSession) -> None:

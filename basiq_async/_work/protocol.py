@@ -357,10 +357,9 @@ class TransactionalInbox(Inbox, Protocol):
         """
         ...
 
-    def transaction(self, key: str, token: str, *, session: bool = True) -> AbstractAsyncContextManager[Any]:
+    def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[Any]:
         """Return the session for a handler, within the transaction that ``claim_transaction`` began for ``token``.
 
-        Without ``session``, return the transaction's connection, which a handler with a parameter ``connection`` gets.
         The end of the ``async with`` flushes; only ``complete`` commits. Raises ``InboxError`` if the storage failed,
         even in a statement of the handler: that is not the handler's failure, and the delivery can be handled again.
         """

@@ -197,7 +197,7 @@ class _Attempt(Unit[None]):
     async def work(self) -> None:
         route = self._route
         if self.session is not None:
-            async with self.session.transaction(self.key, self.token, session=not route.connection) as session:
+            async with self.session.transaction(self.key, self.token) as session:
                 await self._watched(route.call(self._delivery, session, **self._options))
             return
         if route.prepare is not None:

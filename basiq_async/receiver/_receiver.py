@@ -228,7 +228,7 @@ class WebhookReceiver:
 
         The handler is called with the delivery. If the inbox has transactions, as ``SQLInbox`` has, the handler may
         have a second parameter, the session: its writes with the session commit together with the inbox's entry, so
-        they happen exactly once. If its name is ``connection``, it gets the connection, without a session.
+        they happen exactly once.
 
         ``prepare`` is an async function of the delivery, awaited before the handler. The handler gets what it returns,
         as its argument ``prepared``. For a handler with a session it runs before the transaction begins, so that a

@@ -18,9 +18,7 @@ V = TypeVar("V")
 
 Handler = Callable[[Delivery], Awaitable[object]]
 SessionHandler = Callable[[Delivery, Any], Awaitable[object]]
-"""A handler with a second parameter: the session of the inbox's transaction, such as an ``AsyncSession``, or, with the
-name ``connection``, its connection.
-"""
+"""A handler with a second parameter: the session of the inbox's transaction, such as an ``AsyncSession``."""
 
 
 class NamedSessionHandler(Protocol):
@@ -29,13 +27,7 @@ class NamedSessionHandler(Protocol):
     def __call__(self, delivery: Delivery, /, *, session: Any) -> Awaitable[object]: ...
 
 
-class NamedConnectionHandler(Protocol):
-    """A handler whose connection is passed by keyword."""
-
-    def __call__(self, delivery: Delivery, /, *, connection: Any) -> Awaitable[object]: ...
-
-
-AnyHandler = Handler | SessionHandler | NamedSessionHandler | NamedConnectionHandler
+AnyHandler = Handler | SessionHandler | NamedSessionHandler
 Prepare = Callable[[Delivery], Awaitable[object]]
 
 
@@ -51,12 +43,6 @@ class PreparedSessionHandler(Protocol[P]):
     def __call__(self, delivery: Delivery, /, *, session: Any, prepared: P) -> Awaitable[object]: ...
 
 
-class PreparedConnectionHandler(Protocol[P]):
-    """A handler that gets what ``prepare`` returned, and the connection of the inbox's transaction."""
-
-    def __call__(self, delivery: Delivery, /, *, connection: Any, prepared: P) -> Awaitable[object]: ...
-
-
 class Register(Protocol[V]):
     """Registers a handler that gets a prepared value."""
 
@@ -64,22 +50,16 @@ class Register(Protocol[V]):
     def __call__(self, handler: PreparedHandler[V], /) -> PreparedHandler[V]: ...
     @overload
     def __call__(self, handler: PreparedSessionHandler[V], /) -> PreparedSessionHandler[V]: ...
-    @overload
-    def __call__(self, handler: PreparedConnectionHandler[V], /) -> PreparedConnectionHandler[V]: ...
 
 
 @attrs.frozen
 class Route:
-    """A handler, and its name for logs and metrics. ``call`` accepts a delivery and, with ``session``, a session.
-
-    ``connection``: it gets the transaction's connection in place of a session.
-    """
+    """A handler, and its name for logs and metrics. ``call`` accepts a delivery and, with ``session``, a session."""
 
     function: Callable[..., object]
     name: str
     call: Callable[..., Awaitable[object]]
     session: bool = False
-    connection: bool = False
     prepare: Prepare | None = None
     deferred: bool = False
 
@@ -192,8 +172,7 @@ def _route(handler: Callable[..., Awaitable[object]], prepare: Prepare | None, *
             f"the handler {name} must take one argument, the delivery. A second one, the session, needs an inbox with "
             "transactions, such as SQLInbox(engine)"
         )
-    connection = has_parameter(handler, "connection")
-    return Route(handler, name, session_handler, session=True, connection=connection, prepare=prepare)
+    return Route(handler, name, session_handler, session=True, prepare=prepare)
 
 
 def _has_dependency(handler: Callable[..., object]) -> bool:

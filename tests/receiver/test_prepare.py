@@ -50,10 +50,25 @@ def handlers(got: list[object]) -> dict[str, Callable[..., Awaitable[None]]]:
     async def by_name(delivery: Delivery, *, session: object) -> None:
         got.append(session)
 
-    async def second(delivery: Delivery, connection: object) -> None:
-        got.append(connection)
+    async def second(delivery: Delivery, other: object) -> None:
+        got.append(other)
 
     return {"session=None": optional, "*, session": by_name, "a second parameter": second}
+
+
+async def by_position(delivery: Delivery, connection: object) -> None: ...
+
+
+async def by_keyword(delivery: Delivery, *, connection: object = None) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [by_position, by_keyword])
+def test_a_parameter_connection_is_refused_by_its_name(handler: Callable[..., Awaitable[None]]) -> None:
+    for inbox in (Transactional(), MemoryInbox()):
+        with pytest.raises(ConfigurationError, match=r"parameter `connection`.*`await session\.connection\(\)`"):
+            WebhookReceiver(SECRET, inbox=inbox).on("*")(handler)
+    with pytest.raises(ConfigurationError, match="parameter `connection`"):
+        find_handling(handler, Transactional(), None, webhook_id="job")
 
 
 @pytest.mark.parametrize("form", handlers([]))

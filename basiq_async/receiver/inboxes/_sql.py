@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Any, Literal, Self, overload
+from typing import Any, Self
 
 from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
@@ -173,20 +173,14 @@ class SQLInbox(SQLRows):
         self._store.check_usable()
         return await self._transactions.begin(key, token, lease, retry=quarantined)
 
-    @overload
-    def transaction(
-        self, key: str, token: str, *, session: Literal[True] = True
-    ) -> AbstractAsyncContextManager[AsyncSession]: ...
-    @overload
-    def transaction(self, key: str, token: str, *, session: bool = True) -> AbstractAsyncContextManager[Any]: ...
-    def transaction(self, key: str, token: str, *, session: bool = True) -> AbstractAsyncContextManager[Any]:
-        """Return an ``AsyncSession`` or ``AsyncConnection`` in the claim's transaction: see ``TransactionalInbox``.
+    def transaction(self, key: str, token: str) -> AbstractAsyncContextManager[AsyncSession]:
+        """Return an ``AsyncSession`` in the claim's transaction: see ``TransactionalInbox``.
 
         ``session.commit()`` only flushes: everything commits together with the inbox's entry. Use
         ``session.begin_nested()`` for a part that may fail; ``session.rollback()`` of the whole is an error.
         """
         self._store.check_usable()
-        return self._transactions.transaction(key, token, session=session)
+        return self._transactions.transaction(key, token)
 
     # --- the ends of both kinds ---
 

@@ -146,8 +146,8 @@ class Transactions:
         return held if held is not None and held.token == token else None
 
     @asynccontextmanager
-    async def transaction(self, key: str, token: str, *, session: bool) -> AsyncGenerator[Any]:
-        """Yield a session, or the connection, in the claim's transaction, which only ``commit`` ends.
+    async def transaction(self, key: str, token: str) -> AsyncGenerator[AsyncSession]:
+        """Yield a session in the claim's transaction, which only ``commit`` ends.
 
         Raises if the handler has ended its transaction. Writes after that would commit without the inbox's entry, so no
         new transaction may begin.
@@ -158,11 +158,8 @@ class Transactions:
         connection = held.connection
         outer = connection.get_transaction()
         try:
-            if session:
-                async with self._session(connection) as opened:
-                    yield opened
-            else:
-                yield connection
+            async with self._session(connection) as opened:
+                yield opened
             if outer is None or not outer.is_active:
                 raise _ended()
         except Exception as exc:

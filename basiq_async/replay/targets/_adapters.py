@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import attrs
 
-from ..._callables import has_own, has_parameter, is_async, with_session
+from ..._callables import has_own, is_async, with_session
 from ..._work.failures import failure_text
 from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
@@ -65,14 +65,12 @@ class Handling:
     value: the target as it was passed, or made of a function.
     inbox: the record, unless the target is its own.
     webhook_id: the id in the keys of the inbox. Only a receiver with a ``MemoryInbox`` may have none.
-    connection: a function with a session gets the transaction's connection in its place.
     """
 
     kind: Kind
     value: Target | WebhookReceiver | SessionHandler
     inbox: Inbox | None
     webhook_id: str | None
-    connection: bool = False
 
     @property
     def record(self) -> Record:
@@ -104,7 +102,6 @@ class Handling:
             webhook_id=self.webhook_id,
             timeout=timeout,
             lease=lease,
-            connection=self.connection,
             quarantined=quarantined,
         )
 
@@ -141,8 +138,7 @@ def find_handling(
     if not isinstance(handler, Target):
         if exclusive:
             raise ConfigurationError("a function with a session records each message by itself: pass no exclusive=True")
-        connection = has_parameter(cast(SessionHandler, value), "connection")
-        return Handling("shared", handler, inbox, webhook_id, connection)
+        return Handling("shared", handler, inbox, webhook_id)
     if exclusive is None:
         exclusive = isinstance(handler, (BulkTarget, HttpTarget))
     return Handling("exclusive" if exclusive else "shared", handler, inbox, webhook_id)

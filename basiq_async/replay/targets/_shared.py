@@ -38,7 +38,6 @@ class Shared:
         with the inbox's entry.
     webhook_id: the webhook of the events, so that their keys are those of its receiver.
     timeout: the limit, in seconds, of each call of the inbox.
-    connection: the handler gets the transaction's connection in place of a session.
     quarantined: the messages are in the quarantine, and are tried again.
     """
 
@@ -50,7 +49,6 @@ class Shared:
         webhook_id: str | None = None,
         timeout: float = 5.0,
         lease: float = LEASE,
-        connection: bool = False,
         quarantined: bool = False,
     ) -> None:
         # Asked once: for each message it would take 20 µs, since Python looks at every method of a protocol.
@@ -62,7 +60,6 @@ class Shared:
         if self._handler is not None and isinstance(inbox, TransactionalInbox):
             self._session = inbox
             lease = max(lease, _LONGEST_TRANSACTION)
-        self._connection = connection
         self._quarantined = quarantined
         grace = min(lease, _LONGEST_END)
         self._units = Units(inbox, lease=lease, call_timeout=timeout, grace=grace, renew=True, logger=logger)
@@ -97,7 +94,7 @@ class _Message(Unit[str | None]):
                 await shared._flush()
             return found
         if self.session is not None and shared._handler is not None:
-            async with self.session.transaction(self.key, self.token, session=not shared._connection) as session:
+            async with self.session.transaction(self.key, self.token) as session:
                 await shared._handler(self.message, session)
         return None
 

@@ -87,7 +87,8 @@ async def write(delivery: Delivery, session: AsyncSession) -> None:
     await session.execute(insert(EFFECTS).values(event_id=delivery.event_id))
 
 
-async def write_by_connection(delivery: Delivery, connection: AsyncConnection) -> None:
+async def write_by_connection(delivery: Delivery, session: AsyncSession) -> None:
+    connection = await session.connection()
     await connection.execute(insert(EFFECTS).values(event_id=delivery.event_id))
 
 
@@ -263,8 +264,8 @@ async def test_a_handler_that_ends_the_transaction_itself_is_told_so(
     async def with_session(delivery: Delivery, session: AsyncSession) -> None:
         await do(steps, delivery, session)
 
-    async def with_connection(delivery: Delivery, *, connection: AsyncConnection) -> None:
-        await do(steps, delivery, connection)
+    async def with_connection(delivery: Delivery, *, session: AsyncSession) -> None:
+        await do(steps, delivery, await session.connection())
 
     service.receiver.on("*")(with_session if of_session else with_connection)
     event = new_id()
