@@ -156,9 +156,9 @@ class SQLiteFile:
             connection.execute("BEGIN")  # read one consistent state, while another process may be creating the tables
             ours = self._is_ours(connection)
             connection.execute("COMMIT")
-            self._check_beside()  # again, for files that were put there since the first check
-            if ours and (problem := check_private(self.path)):
+            if ours and (problem := check_private(self.path)):  # first: SQLite gives the files beside it the same mode
                 raise self._unopenable(problem)
+            self._check_beside()  # again, for files that were put there since the first check
         except BaseException:
             self.close(connection)
             raise
@@ -180,6 +180,8 @@ class SQLiteFile:
                 problem = check_private(path)
             except FileNotFoundError:
                 continue
+            if problem and (whole := check_private(self.path)):
+                raise self._unopenable(f"{whole}. SQLite gives the files beside it (-wal, -shm) the same mode")
             if problem:
                 raise self._unopenable(f"{path!r}: {problem}; if this program did not create it, remove it")
 

@@ -88,7 +88,10 @@ def remove(name: str) -> None:
 
 
 def _file() -> Path:
-    return Path(typer.get_app_dir("basiq-async")) / "profiles.json"
+    folder = Path(typer.get_app_dir("basiq-async"))
+    if not folder.is_absolute():  # as "~" stays, where nobody knows what it stands for
+        raise ConfigurationError("no folder for the profiles: this user has no home. Set HOME, or BASIQ_API_KEY")
+    return folder / "profiles.json"
 
 
 def entries() -> dict[str, dict[str, Any]]:

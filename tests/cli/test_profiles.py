@@ -148,3 +148,16 @@ def test_an_empty_base_url_is_refused_by_every_command(
     assert len(served.fake.requests) > before or words[0] == "mock"
     refused = run_command("--base-url", "", *profile, *words, env=env)
     assert (refused.exit_code, "--base-url is empty" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("login", "--no-check"), ("profiles",), ("webhooks", "list")])
+def test_without_a_home_no_profile_is_looked_for_or_stored(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose user has no entry in /etc/passwd: "~" would be a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("typer.get_app_dir", lambda name: f"~/.config/{name}")
+    done = run_command(*words, stdin="a-key\n")
+    assert done.exit_code == 2
+    assert "this user has no home. Set HOME, or BASIQ_API_KEY" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -90,6 +90,26 @@ def test_a_file_that_others_can_open_is_refused(suffix: str, tmp_path: Path) -> 
     make(path)
 
 
+def test_the_error_of_a_copy_with_a_wide_mode_names_the_file_itself(tmp_path: Path) -> None:
+    """SQLite's own backup makes such a copy; the files beside it have its mode, and are gone when it is closed."""
+    path, copy = tmp_path / "shelf.db", tmp_path / "copy.db"
+    make(path)
+    copy.touch(0o644)
+    copy.chmod(0o644)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    refused(
+        copy,
+        r"^the inbox '[^']*copy.db' cannot be opened: other users can open it \(mode 0644\): chmod 600 it, or [^-]*$",
+    )
+    with closing(sqlite3.connect(copy)) as other:
+        other.execute("INSERT INTO shelf VALUES ('second')")
+        other.commit()
+        refused(copy, "copy.db' cannot be opened: other users can open it .*the files beside it .* the same mode$")
+    copy.chmod(0o600)
+    make(copy)
+
+
 @pytest.mark.parametrize("dangling", [True, False])
 def test_a_symbolic_link_is_refused_and_nothing_is_made_behind_it(dangling: bool, tmp_path: Path) -> None:
     target, link = tmp_path / "target.db", tmp_path / "shelf.db"
