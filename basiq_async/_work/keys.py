@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from json.encoder import encode_basestring_ascii as _quoted
 
@@ -10,6 +11,7 @@ from ..errors import ConfigurationError
 
 _LONGEST_KEY = 400
 _DIGEST = "sha256:"
+_WEBHOOK = "webhook:"
 _MOST_AT_ONCE = 500
 """The number of keys for one statement or script of an inbox."""
 
@@ -47,6 +49,17 @@ def may_be_of(key: str, webhook_id: str | None) -> bool:
     if webhook_id and key.startswith("webhook:"):
         return key.startswith(f"webhook:{_quoted(webhook_id)}:")
     return is_digest(key) or (not webhook_id and not key.startswith("webhook:"))
+
+
+def webhook_of(key: str) -> str | None:
+    """Return the webhook that a key names; None if it names none, and for a digest."""
+    if not key.startswith(_WEBHOOK):
+        return None
+    try:
+        found, _ = json.JSONDecoder().raw_decode(key, len(_WEBHOOK))
+    except ValueError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def is_digest(key: str) -> bool:

@@ -96,7 +96,7 @@ async def read_pages(
     page: list[QuarantinedDelivery] = []
     async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
         async for entry in found:
-            if ids is None or entry.delivery_id in ids:
+            if ids is None or has_id(entry, ids):
                 page.append(entry)
             if len(page) == _PAGE:
                 yield page
@@ -113,6 +113,11 @@ async def drop_quarantined(inbox: Inbox, webhook_id: str | None, ids: Collection
         async with inbox_limit(timeout):
             dropped += await inbox.drop_quarantined(key)
     return dropped
+
+
+def has_id(entry: QuarantinedDelivery, ids: Collection[str]) -> bool:
+    """Return whether the id of an entry's delivery, message or event is one of these."""
+    return entry.delivery_id in ids or entry.event_id in ids
 
 
 def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:

@@ -13,6 +13,7 @@ from .._redaction.text import json_line
 from ..errors import BadRequestError, NotFoundError, TargetError, TransportError
 from ._command import Group
 from ._options import (
+    IN_A_TERMINAL,
     EndpointSecretFile,
     Failed,
     Filter,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from ..models import Event, EventType, Message
 
 T = TypeVar("T")
-_IN_A_TERMINAL = 50
 
 messages_app = Group("The history of a webhook.")
 events_app = Group("The events of the last 7 days, and the event types.")
@@ -251,7 +251,7 @@ async def show_list(
     wanted: Callable[[T], bool] | None = None,
 ) -> None:
     """Show a list in constant memory: all items in a pipe, the newest items in a terminal."""
-    most = limit if limit is not None else 0 if output.as_json else _IN_A_TERMINAL
+    most = limit if limit is not None else 0 if output.as_json else IN_A_TERMINAL
     if most == 0:
         if not await output.stream(items, view, wanted=wanted):
             note("nothing found")

@@ -12,9 +12,9 @@ import typer
 from ..errors import ConfigurationError, ConnectionFailedError, RecordError, ReplayError
 from ._command import Group, command
 from ._inboxes import naming_errors
-from ._options import Filter, LogLevel, WebhookId, option
+from ._options import Filter, LogLevel, Oldest, WebhookId, option
 from ._output import live, note, show_logs
-from ._quarantine import show_entries, tell_dropped
+from ._quarantine import OF_A_JOB, show_entries, tell_dropped
 from ._replay import Source
 from ._results import ROWS, Column, Output, Row, View, count_details
 
@@ -137,10 +137,11 @@ async def cancel(key: Key, fleet: FleetPlace = None, reason: Reason = "") -> Non
 
 
 @jobs_app.add(name="quarantine")
-async def list_quarantine(output: Output, key: Key, fleet: FleetPlace = None) -> int:
+async def list_quarantine(output: Output, key: Key, fleet: FleetPlace = None, limit: Oldest = None) -> int:
     """List the messages of a job that failed, and were set aside. The exit code is 1 if there are any."""
     async with _open_job(fleet, key) as job:
-        return await show_entries(job._read_quarantine(), output)
+        entries = job._read_quarantine()
+        return await show_entries(entries, output, limit, OF_A_JOB, empty="the quarantine is empty")
 
 
 @jobs_app.add()
@@ -176,7 +177,8 @@ async def drop(
     ids ID...: The ids to remove.
     """
     async with _open_job(fleet, key) as job:
-        tell_dropped(await job.drop_quarantined(ids), ids)
+        dropped = await job.drop_quarantined(ids)
+        tell_dropped(dropped, len(set(ids)) - dropped)
 
 
 @jobs_app.add(ask=lambda key, fleet: f"Remove the job {key} with its counts and its quarantine?")

@@ -97,6 +97,12 @@ Limit = Annotated[
     int | None,
     option("Show only the newest N; 0 for all. By default 50 in a terminal, all in a pipe.", min=0, metavar="N"),
 ]
+IN_A_TERMINAL = 50
+"""The number of items that a terminal shows of a list, without --limit."""
+Oldest = Annotated[
+    int | None,
+    option("Show only the oldest N; 0 for all. By default 50 in a terminal, all in a pipe.", min=0, metavar="N"),
+]
 Raw = Annotated[bool, option("Show the API's own JSON.", "--raw")]
 Failed = Annotated[bool, option("Only messages without a successful attempt.", "--failed")]
 Filter = Annotated[str | None, option("A filter in Basiq's syntax, which Basiq applies.")]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
 
+from .._work.keys import webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
-from ._options import EndpointSecretFile
+from ._options import IN_A_TERMINAL, EndpointSecretFile, Oldest
 from ._output import live, note
 from ._results import ROWS, Column, Output, Row, View
 from ._run import DONE, WRONG, make_client
@@ -26,51 +27,92 @@ if TYPE_CHECKING:
 
 
 quarantine_app = Group("What an inbox set aside: messages, events and deliveries that failed.")
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids to remove.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of messages, events or deliveries.")]
 
 
-_ENTRY: View[QuarantinedDelivery] = View(
-    "delivery_id kind event_type_id event_id error failures signed_at quarantined_at acknowledged body",
-    Column("ID", "delivery_id"),
-    Column("EVENT TYPE", "event_type_id", flexible=16),
-    Column("SET ASIDE", "quarantined_at", optional=True),
-    Column("KIND", "kind", optional=True),
-    Column("ERROR", "error", flexible=24),
-    body=lambda entry: entry.body.decode(errors="replace"),
-)
+def entry_id(row: Row) -> object:
+    """Return the id by which an entry is named: its event's, else that of the delivery, which has no event."""
+    return row["event_id"] or row["delivery_id"]
+
+
+def _view(*first: Column) -> View[QuarantinedDelivery]:
+    return View(
+        "delivery_id webhook_id kind event_type_id event_id error failures signed_at quarantined_at acknowledged body",
+        *first,
+        Column("EVENT TYPE", "event_type_id", flexible=16),
+        Column("SET ASIDE", "quarantined_at", optional=True),
+        Column("KIND", "kind", optional=True),
+        Column("ERROR", "error", flexible=24),
+        webhook_id=lambda entry: webhook_of(entry.key),
+        body=lambda entry: entry.body.decode(errors="replace"),
+    )
+
+
+_ID = Column("ID", entry_id)
+WEBHOOK = Column("WEBHOOK", "webhook_id")
+_ENTRY, _OF_SEVERAL = _view(_ID), _view(_ID, WEBHOOK)
+OF_A_JOB = _view(Column("ID", "delivery_id"))
+"""The fleet knows the entries of its jobs by the ids of messages."""
 _RETRIED: View[Row] = View(
-    "delivery_id result error",
-    Column("ID", "delivery_id"),
+    "delivery_id event_id result error",
+    Column("ID", entry_id),
     Column("RESULT", "result"),
     Column("ERROR", lambda each: each["error"] or "", flexible=24),
 )
 
 
 @quarantine_app.add(name="list")
-async def list_(output: Output, place: InboxOptions) -> int:
+async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> int:
     """Show what is in the quarantine, oldest first.
 
     Name the inbox with --receiver or --inbox, or with --to and --webhook if it records what was posted. The exit code
     is 1 if there is anything, and 3 if the inbox gave no usable response.
     """
+    from .._work.owners import read_webhooks
     from .._work.quarantine import read_quarantine
 
     async with place.open() as (inbox, owner):
-        return await show_entries(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT), output)
+        view = _OF_SEVERAL if len(await read_webhooks(inbox, timeout=INBOX_TIMEOUT)) > 1 else _ENTRY
+        entries = read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)
+        return await show_entries(entries, output, limit, view, empty="the quarantine is empty")
 
 
-async def show_entries(entries: AsyncGenerator[QuarantinedDelivery], output: Output) -> int:
-    """Show what is in a quarantine, and return the exit code: 1 if there is anything."""
-    if await output.stream(entries, _ENTRY):
-        return WRONG
-    note("the quarantine is empty")
-    return DONE
+async def show_entries(
+    entries: AsyncGenerator[QuarantinedDelivery],
+    output: Output,
+    limit: int | None,
+    view: View[QuarantinedDelivery],
+    *,
+    empty: str,
+) -> int:
+    """Show entries of an inbox or a job: all in a pipe, 50 in a terminal. Return the exit code: 1 if there are any."""
+    most = limit if limit is not None else 0 if output.as_json else IN_A_TERMINAL
+    more = False
+
+    async def first() -> AsyncGenerator[QuarantinedDelivery]:
+        nonlocal more
+        count = 0
+        async with aclosing(entries):
+            async for entry in entries:
+                if most and count == most:
+                    more = True
+                    return
+                count += 1
+                yield entry
+
+    async with aclosing(first()) as shown:
+        count = await output.stream(shown, view)
+    if more:
+        note(f"the oldest {count:,}, and there are more; --limit N shows N of them, --limit 0 shows all")
+    if not count:
+        note(empty)
+    return WRONG if count else DONE
 
 
-def tell_dropped(count: int, ids: Iterable[str]) -> None:
+def tell_dropped(count: int, missing: int) -> None:
     """Say how many entries were removed. Raises ``ConfigurationError`` if others were not there."""
-    note(f"{count:,} entries removed")
-    if missing := len(set(ids)) - count:
+    note(f"{count:,} {'entry' if count == 1 else 'entries'} removed")
+    if missing:
         raise ConfigurationError(f"{missing:,} of these are not in the quarantine; {_HELP}")
 
 
@@ -80,19 +122,29 @@ async def show(id: str, place: InboxOptions) -> QuarantinedDelivery:
 
     id: The id of a message, event or delivery.
     """
+    async with place.open() as (inbox, owner):
+        found = await _find(inbox, owner, {id})
+    if not found:
+        raise _not_there([id])
+    if webhooks := {webhook_of(each.key) for each in found[1:]} - {webhook_of(found[0].key)}:
+        names = ", ".join(str(each) for each in [webhook_of(found[0].key), *webhooks])
+        raise ConfigurationError(f"the quarantine has it of several webhooks, {names}: name one with --webhook")
+    return found[0]
+
+
+async def _find(inbox: Inbox, owner: str | None, ids: Collection[str]) -> Sequence[QuarantinedDelivery]:
+    """Return the entries with these ids."""
     from .._work.quarantine import read_pages
 
-    async with place.open() as (inbox, owner):
-        async for found in read_pages(inbox, owner, timeout=INBOX_TIMEOUT, ids={id}):
-            return found[0]
-    raise _not_there([id])
+    pages = read_pages(inbox, owner, timeout=INBOX_TIMEOUT, ids=ids)
+    return [entry async for page in pages for entry in page]
 
 
 @attrs.frozen(kw_only=True)
 class RetryOptions(InboxOptions):
     """What to try again, and where.
 
-    ids [ID...]: The ids to try again; all by default.
+    ids [ID...]: The ids of messages, events or deliveries to try again; all by default.
     """
 
     ids: Annotated[list[str] | None, typer.Argument()] = None
@@ -126,7 +178,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
     code = ended.exit(WRONG)
     if code != WRONG or ended.result is None:
         return code
-    if missing := wanted - watch.results.keys():
+    if missing := wanted - watch.seen:
         raise _not_there(missing)
     if not watch.results:
         note("the quarantine is empty")
@@ -162,6 +214,9 @@ class _Retries(Watch):
         self._output = output
         self._inner: Target
         self.results: dict[str, str] = {}
+        self.seen: set[str] = set()
+        """The ids of what was tried: of messages and of events."""
+        self._events: dict[str, str | None] = {}
 
     def wrap(self, target: Target) -> Target:
         """See ``Observer``."""
@@ -181,6 +236,8 @@ class _Retries(Watch):
 
     def _tell(self, message: Message, result: str, error: str | None) -> None:
         self.results[message.id] = result
+        self._events[message.id] = message.event_id
+        self.seen.update(each for each in (message.id, message.event_id) if each)
         if result != _BUSY:  # it is tried once more at the end
             self._show(message.id, result, error)
 
@@ -191,7 +248,8 @@ class _Retries(Watch):
 
     def _show(self, id: str, result: str, error: str | None) -> None:
         live(None)
-        self._output.rows([{"delivery_id": id, "result": result, "error": error}], _RETRIED)
+        row = {"delivery_id": id, "event_id": self._events[id], "result": result, "error": error}
+        self._output.rows([row], _RETRIED)
 
 
 @quarantine_app.add(ROWS, ask=lambda ids, place: f"Remove {len(set(ids)):,} entries of the quarantine for good?")
@@ -200,8 +258,9 @@ async def drop(ids: Ids, place: InboxOptions) -> Row:
     from .._work.quarantine import drop_quarantined
 
     async with place.open(write=True) as (inbox, owner):
-        dropped = await drop_quarantined(inbox, owner, frozenset(ids), timeout=INBOX_TIMEOUT)
-    tell_dropped(dropped, ids)
+        found = await _find(inbox, owner, wanted := frozenset(ids))
+        dropped = await drop_quarantined(inbox, owner, wanted, timeout=INBOX_TIMEOUT)
+    tell_dropped(dropped, len(wanted.difference(*((each.delivery_id, each.event_id) for each in found))))
     return {"dropped": dropped}
 
 

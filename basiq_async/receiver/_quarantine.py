@@ -14,7 +14,7 @@ from .._wire.codec import Unreadable, read_message
 from .._work.forgetting import forget_user
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, QuarantinedDelivery
-from .._work.quarantine import drop_quarantined, first_quarantined, read_quarantine
+from .._work.quarantine import drop_quarantined, first_quarantined, has_id, read_quarantine
 from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome
@@ -69,7 +69,7 @@ class Quarantine:
         outcomes: list[Outcome] = []
         async with aclosing(read_quarantine(self._inbox, self._webhook_id, timeout=self._timeout)) as deliveries:
             async for delivery in deliveries:
-                if wanted is None or delivery.delivery_id in wanted:
+                if wanted is None or has_id(delivery, wanted):
                     done = await handle(delivery)
                     if done is None:
                         break

@@ -354,11 +354,11 @@ class WebhookReceiver:
     async def retry_quarantined(self, ids: Iterable[str] | None = None) -> Sequence[Outcome]:
         """Hand quarantined deliveries to their handlers again, one after the other, oldest first.
 
-        ``ids`` are delivery ids; None is for all. A delivery leaves the quarantine when it is handled, and for no other
-        reason. It stays if its handler fails (``quarantined``), if its type has no handler (``ignored``), if another
-        worker holds it (``busy``), if it still cannot be read (``unreadable``), and if it is in Redis and no receiver
-        with these secrets stored it (``rejected``). ``duplicate`` is one that was handled meanwhile. What a job set
-        aside is handed to the handlers in the same way.
+        ``ids`` are those of deliveries or events; None is for all. A delivery leaves the quarantine when it is handled,
+        and for no other reason. It stays if its handler fails (``quarantined``), if its type has no handler
+        (``ignored``), if another worker holds it (``busy``), if it still cannot be read (``unreadable``), and if it is
+        in Redis and no receiver with these secrets stored it (``rejected``). ``duplicate`` is one that was handled
+        meanwhile. What a job set aside is handed to the handlers in the same way.
 
         Returns the outcome of each. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
@@ -393,7 +393,7 @@ class WebhookReceiver:
         return self._report(await self._quarantine.hand_out(quarantined, self._dispatch), started)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
-        """Remove deliveries from the quarantine, by delivery id; they stay recorded as handled.
+        """Remove deliveries from the quarantine, by the ids of deliveries or events; they stay recorded as handled.
 
         Returns the number removed. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """

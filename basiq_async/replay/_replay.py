@@ -170,7 +170,7 @@ class Replay:
     async def retry_quarantined(
         self, progress: OnProgress | None = None, *, ids: Iterable[str] | None = None
     ) -> Report:
-        """Hand the webhook's quarantined messages, or those with these ids, to the target again.
+        """Hand the webhook's quarantined messages, or those with these ids of messages or events, to the target again.
 
         They come from the inbox, not from Basiq; ``filter`` and ``where`` do not apply. What is handled leaves the
         quarantine, and what fails stays. ``skipped`` of the report says why others were not handled: ``no-handler``,
@@ -198,7 +198,10 @@ class Replay:
         return await first_quarantined(inbox, self._handling.webhook_id, limit, after=after, timeout=_CALL)
 
     async def drop_quarantined(self, ids: Iterable[str]) -> int:
-        """Remove messages from the quarantine, by their ids; they count as handled. Return the number removed."""
+        """Remove messages from the quarantine, by the ids of messages or events; they count as handled.
+
+        Return the number removed.
+        """
         inbox, wanted = self._handling.inbox, _check_ids(ids)
         if inbox is None:
             return 0

@@ -13,6 +13,7 @@ import pytest
 
 from basiq_async.receiver import Delivery, SQLiteInbox, WebhookReceiver
 
+from ..support.command_line import Ended
 from ..support.databases import inbox_of
 from ..support.deliveries import SECRET, payload, signed
 from .conftest import Endpoint, Run, Served, state_of, write_service
@@ -137,6 +138,74 @@ def test_the_quarantine_of_an_inbox_is_listed_shown_exported_and_emptied_without
     assert dropped.row == {"dropped": 1}
     assert run("quarantine", "drop", "m-e-bad", *at, "--yes").exit_code == 2
     assert run("quarantine", "list", *at).exit_code == 0
+
+
+def _first_id(ended: Ended) -> str:
+    """The id at the beginning of the first line below the heading of a table."""
+    assert "ID " in ended.stdout.splitlines()[0], ended.output
+    return ended.stdout.splitlines()[1].split()[0]
+
+
+def test_the_id_in_a_table_is_one_that_the_next_command_takes(run: Run) -> None:
+    """The inbox names an event by its id; so do the commands for what failed of it."""
+    at, kind = ("--inbox", "inbox.db"), ("--event", "consent.revoked")
+    found = _first_id(run("quarantine", "list", *at, terminal=True))
+    assert found == "e-bad"
+    assert run("inbox", "get", found, *at, *kind).row["state"] == "quarantined"
+    for each in (found, "m-e-bad"):
+        assert run("quarantine", "show", each, *at).row["event_id"] == found
+    failed = run("quarantine", "retry", found, "--receiver", make_service("raise RuntimeError"), terminal=True)
+    assert (failed.exit_code, _first_id(failed)) == (1, found), failed.output
+    handled = run("quarantine", "retry", found, "none", "--receiver", make_service())
+    assert (handled.exit_code, handled.row["result"], handled.row["event_id"]) == (2, "handled", found)
+    assert handled.stderr.count("e-bad") == 0, "it names what was not there"
+
+
+def test_what_is_removed_is_named_by_its_event_too(run: Run) -> None:
+    at = ("--inbox", "inbox.db", "--yes")
+    done = run("quarantine", "drop", "e-bad", "m-e-bad", "e-other", *at)
+    assert (done.exit_code, "1 entry removed" in done.stderr, "1 of these" in done.stderr) == (2, True, True)
+    assert run("quarantine", "list", *at[:2]).exit_code == 0
+
+
+async def _set_aside(webhook_id: str, *event_ids: str) -> None:
+    async with SQLiteInbox("inbox.db") as inbox:
+        receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, quarantine_after=1)
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None:
+            raise RuntimeError("broken")
+
+        async with receiver:
+            for event_id in event_ids:
+                body = payload("consent.revoked", event_id)
+                await receiver.handle(signed(body, message_id=f"m-{event_id}"), body)
+
+
+def test_where_an_inbox_has_several_webhooks_each_entry_names_its_own(run: Run) -> None:
+    at = ("--inbox", "inbox.db")
+    assert "WEBHOOK" not in run("quarantine", "list", *at, terminal=True, env={"COLUMNS": "160"}).stdout
+    asyncio.run(_set_aside("w2", "e-bad", "e-more"))
+    listed = run("quarantine", "list", *at)
+    assert [(row["event_id"], row["webhook_id"]) for row in listed.rows] == [
+        ("e-bad", "w1"),
+        ("e-bad", "w2"),
+        ("e-more", "w2"),
+    ]
+    assert "WEBHOOK" in run("quarantine", "list", *at, terminal=True, env={"COLUMNS": "160"}).stdout
+    unclear = run("quarantine", "show", "e-bad", *at)
+    assert (unclear.exit_code, "several webhooks, w1, w2: name one" in unclear.stderr) == (2, True), unclear.output
+    assert run("quarantine", "show", "e-bad", *at, "--webhook", "w2").row["webhook_id"] == "w2"
+
+
+def test_a_terminal_shows_50_entries_and_a_pipe_all(run: Run) -> None:
+    at = ("--inbox", "inbox.db")
+    asyncio.run(_set_aside("w1", *(f"e-{number}" for number in range(60))))
+    shown = run("quarantine", "list", *at, terminal=True)
+    assert (shown.exit_code, shown.stdout.count("consent.revoked")) == (1, 50)
+    assert "the oldest 50, and there are more; --limit N" in shown.stderr
+    assert run("quarantine", "list", *at, "--limit", "0", terminal=True).stdout.count("consent.revoked") == 61
+    assert [len(run("quarantine", "list", *at, *more).rows) for more in ((), ("--limit", "2"))] == [61, 2]
 
 
 def test_what_was_posted_is_named_by_the_target_and_the_webhook(run: Run, served: Served, endpoint: Endpoint) -> None:
