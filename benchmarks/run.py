@@ -1,6 +1,7 @@
 """Run the benchmarks: ``make bench`` writes all figures, ``make bench-quick`` compares fewer runs with them.
 
-``python -m benchmarks.run stream service`` measures only the figures of these programs, and keeps the others.
+``python -m benchmarks.run stream service`` measures only the figures of these programs, and keeps the others. A program
+whose server is not installed is skipped, and one that fails costs only its own figures: the committed ones stay.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from importlib.metadata import version
@@ -34,7 +36,11 @@ from benchmarks import (
     tables,
 )
 from benchmarks._harness import Figure
+from tests.support.servers import POSTGRES_PROGRAMS, REDIS_PROGRAM
 
+_SERVERS = {"postgresql": POSTGRES_PROGRAMS, "redis-server": REDIS_PROGRAM}
+"""The servers that are installed here, by the names of Debian's packages; None for one that is not."""
+_NEEDS = {"service": "postgresql", "deferred": "postgresql", "replay_sql": "postgresql", "fleet": "redis-server"}
 _LOSS = 0.25
 _NOISE = 0.1
 """The smallest difference that counts as a loss. A quarter of a ratio of 0.15 is within the spread of one run."""
@@ -63,18 +69,30 @@ def programs(*, quick: bool) -> dict[str, Callable[[], Awaitable[list[Figure]]]]
     return found
 
 
-def measure(*, quick: bool = False, only: Collection[str] = ()) -> list[Figure]:
-    """Measure the figures of all programs, or of some."""
+def find_missing(names: Iterable[str]) -> dict[str, str]:
+    """Return which of these programs cannot run here, and the server that each of them needs."""
+    return {name: _NEEDS[name] for name in names if name in _NEEDS and _SERVERS[_NEEDS[name]] is None}
+
+
+def measure(names: Collection[str], *, quick: bool = False) -> tuple[list[Figure], list[str]]:
+    """Measure the figures of some programs. Return them, and the programs that failed."""
     found: list[Figure] = []
+    failed: list[str] = []
     for name, program in programs(quick=quick).items():
-        if not only or name in only:
+        if name in names:
             began = time.monotonic()
             print(f"{name}:", flush=True)
-            for one in asyncio.run(_awaited(program)):
+            try:
+                figures = asyncio.run(_awaited(program))
+            except Exception:  # of a peer, or of its server: the figures so far are worth minutes
+                traceback.print_exc()
+                failed.append(name)
+                continue
+            for one in figures:
                 print(one, flush=True)
                 found.append(attrs.evolve(one, program=name))
             print(f"  {time.monotonic() - began:.0f} s", flush=True)
-    return found
+    return found, failed
 
 
 async def _awaited(program: Callable[[], Awaitable[list[Figure]]]) -> list[Figure]:
@@ -125,25 +143,35 @@ def main() -> int:
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="all by default")
     parser.add_argument("--quick", action="store_true", help="in under a minute, held against the committed figures")
     options = parser.parse_args()
-    quick, only = options.quick, options.programs
-    if unknown := set(only) - set(programs(quick=quick)):
+    quick, every = options.quick, list(programs(quick=options.quick))
+    if unknown := set(options.programs) - set(every):
         parser.error(f"no program of the name {', '.join(sorted(unknown))}")
+    chosen = options.programs or every
+    missing = find_missing(chosen)
+    for name, server in missing.items():
+        print(f"{name} is skipped: it needs {server}, which is not installed here")
     machine = _machine()  # before: the benchmarks are a load themselves
-    figures = measure(quick=quick, only=only)
+    figures, failed = measure(set(chosen) - set(missing), quick=quick)
+    for name in failed:
+        print(f"{name} FAILED: its figures are not measured")
+    before = tables.committed()
     if quick:
-        worse = lost(figures, tables.committed().figures)
+        worse = lost(figures, before.figures)
         for line in worse:
             print(f"LOST more than {_LOSS:.0%}: {line}")
-        return 1 if worse else 0
-    if only:  # keep the figures of the other programs
-        before = tables.committed()
-        figures = _merged(before.figures, figures)
+        return 1 if worse or failed else 0
+    if options.programs:
         machine["load"] = max(before.machine["load"], machine["load"])
+    earlier = {} if not options.programs else before.machine.get("not_measured", {})
+    measured = {one.program for one in figures}
+    not_measured = {**earlier, **missing, **dict.fromkeys(failed, "failed")}
+    machine["not_measured"] = {name: why for name, why in not_measured.items() if name not in measured}
+    figures = _merged(before.figures, figures)
     tables.RESULTS.write_text(
         json.dumps({**machine, "figures": [attrs.asdict(one) for one in figures]}, indent=1) + "\n"
     )
     tables.write()
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

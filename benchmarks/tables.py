@@ -84,8 +84,15 @@ def _describe(machine: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
         f"CPython {machine['python']}, {machine['system']}, {machine['processors']} processors "
-        f"({machine['processor']}), load average before {machine['load']}; {packages}."
+        f"({machine['processor']}), load average before {machine['load']}; {packages}.{_describe_missing(machine)}"
     )
+
+
+def _describe_missing(machine: dict[str, Any]) -> str:
+    """Return a sentence on the programs whose figures are of an earlier run; nothing if there are none."""
+    missing = machine.get("not_measured", {})
+    each = ", ".join(f"{name} ({why if why == 'failed' else f'no {why}'})" for name, why in missing.items())
+    return f" Kept from an earlier run: {each}." if each else ""
 
 
 def headlines(figures: Iterable[Figure]) -> str:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import attrs
 import pytest
+
+import benchmarks
+from benchmarks import tables
+from benchmarks._harness import Figure
 
 from .support.environment import ROOT
 
@@ -21,10 +29,64 @@ def test_a_benchmark_imports_what_exists(file: Path) -> None:
 
 
 def test_the_tables_that_are_committed_are_of_the_figures_that_are() -> None:
-    from benchmarks import tables
-
     for path, text in tables.texts(tables.committed()).items():
         assert path.read_text() == text, f"{path.name} does not have the figures of results.json: make generated"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run of the benchmarks, in place of which one program measures, one fails and one needs a server."""
+    # As make bench has them; the tests have none of the peers.
+    names = ("deferred", "export", "fleet", "growth", "memory", "prefetch", "receiver_load", "replay_sql")
+    for name in (*names, "service", "signature", "stream"):
+        monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module := ModuleType(name))
+        monkeypatch.setattr(benchmarks, name, module, raising=False)
+    monkeypatch.delitem(sys.modules, "benchmarks.run", raising=False)
+    run = import_module("benchmarks.run")
+    monkeypatch.delitem(sys.modules, "benchmarks.run")
+    figures = tables.committed().figures
+    again = [one for one in figures if one.program == "stream"]
+
+    async def stream() -> list[Figure]:
+        return [attrs.evolve(one, value=9.0, program="") for one in again]
+
+    async def broken() -> list[Figure]:
+        raise AssertionError("the peer does not start")
+
+    programs = dict.fromkeys(dict.fromkeys(one.program for one in figures), stream) | {"signature": broken}
+    monkeypatch.setattr(run, "programs", lambda quick: programs)
+    monkeypatch.setattr(
+        run, "_NEEDS", {name: "redis-server" for name in programs if name not in ("stream", "signature")}
+    )
+    monkeypatch.setattr(run, "_SERVERS", {"redis-server": None})
+    monkeypatch.setattr(run, "_machine", lambda: dict(tables.committed().machine))
+    results = tmp_path / "results.json"
+    results.write_text(tables.RESULTS.read_text())
+    monkeypatch.setattr(tables, "RESULTS", results)
+    monkeypatch.setattr(tables, "write", lambda: None)
+    return run
+
+
+def test_what_cannot_be_measured_keeps_its_figures_and_costs_no_others(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tables.committed().figures
+    monkeypatch.setattr(sys, "argv", ["run"])
+    assert bench.main() == 1
+    said = capsys.readouterr().out
+    assert "fleet is skipped: it needs redis-server, which is not installed here" in said.splitlines()
+    assert said.index("fleet is skipped") < said.index("stream:"), "it says so after minutes"
+    assert "signature FAILED" in said
+    found = tables.committed()
+    assert [one.value for one in found.figures if one.program == "stream"] == [9.0] * 4
+    assert [one for one in found.figures if one.program != "stream"] == [
+        one for one in before if one.program != "stream"
+    ]
+    assert "signature (failed)" in tables.table(found)
+    assert "fleet (no redis-server)" in tables.table(found)
+    monkeypatch.setattr(sys, "argv", ["run", "stream"])
+    assert bench.main() == 0
+    assert "signature (failed)" in tables.table(tables.committed()), "a run of one program forgets it"
 
 
 def _imported(file: Path) -> Iterator[tuple[str, str]]:
