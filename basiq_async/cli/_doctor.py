@@ -43,9 +43,9 @@ def problem_details(problems: Iterable[Problem], name: str = "problem") -> Itera
 
 
 _DIAGNOSIS: View[Diagnosis] = View(
-    "id url status healthy problems cool_off_left failed_share by_status disabled_at last_success first_failure "
-    "oldest_undelivered undelivered never_sent unrecorded recovered quarantined waiting waiting_age out_of_reach "
-    "endpoint_status endpoint_error looked_at earliest latest complete",
+    "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
+    "first_failure oldest_undelivered undelivered never_sent unrecorded recovered quarantined waiting waiting_age "
+    "out_of_reach endpoint_status endpoint_error looked_at earliest latest complete",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: problem_rows(found.problems),
@@ -73,7 +73,8 @@ async def doctor(
     test: Annotated[
         bool,
         option(
-            f"Post a signed test to its URL, with the secret of --receiver, --secret-file or {SECRET_VARIABLE}.",
+            f"Post a signed test to its URL, with the secret of --receiver, --secret-file or {SECRET_VARIABLE}. It "
+            "proves the address, and not that Basiq signs with that secret.",
             "--test",
         ),
     ] = False,
@@ -133,6 +134,8 @@ async def doctor(
                 secret_file=None if secret_file is None else str(secret_file),
             )
             output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
+            if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
+                note("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             healthy, seen = healthy and diagnosis.healthy, seen + 1
     if not seen:
         note("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")

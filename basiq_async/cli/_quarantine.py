@@ -17,7 +17,7 @@ from ._options import IN_A_TERMINAL, EndpointSecretFile, Oldest
 from ._output import live, note
 from ._results import ROWS, Column, Output, Row, View
 from ._run import DONE, WRONG, make_client
-from ._runs import Watch, check_places, open_target, run_watched
+from ._runs import Watch, check_places, open_target, run_watched, tell_refusals
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
             client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if options.to is None else None)
             basiq = await stack.enter_async_context(client)
             target, record = await open_target(stack, options.webhook, options)
+            stack.callback(tell_refusals, target)
             return await _retry(basiq, target, record, options.webhook, wanted, watch)
 
     ended = await run_watched(watch, work)

@@ -15,7 +15,7 @@ from ._inboxes import INBOX_TIMEOUT, open_inbox, record_file
 from ._options import Failed, Selection
 from ._results import Output, count_details
 from ._run import DONE, WRONG, make_client
-from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched
+from ._runs import RunOptions, Watch, check_places, open_target, report_details, report_row, run_watched, tell_refusals
 
 if TYPE_CHECKING:
     from ..receiver import Inbox, WebhookReceiver
@@ -113,6 +113,7 @@ async def _make_job(
     options = watch.options = await options.fix_moments(basiq)
     where = await options.read(basiq, failed=options.failed, limit=options.limit)
     target, inbox = await _open_target(stack, options)
+    stack.callback(tell_refusals, target)
     job = Replay(
         basiq,
         options.webhook_id,

@@ -145,6 +145,14 @@ async def open_target(
     return await stack.enter_async_context(target), record
 
 
+def tell_refusals(target: object) -> None:
+    """Say it if an endpoint has responded 401 to all that was posted: the secret is another one."""
+    from ..replay import HttpTarget
+
+    if isinstance(target, HttpTarget) and (refusal := target.explain_refusals()) is not None:
+        note(f"{refusal}: name the service's with --secret-file")
+
+
 # --- what is shown of a run ---
 
 

@@ -112,12 +112,7 @@ async def ensure(
         description=description,
         remove_event_types=remove_event_types,
     )
-    earlier = None if secret_file is None else _read_earlier(secret_file)
-    if secret_file is None or earlier is None:
-        found: EnsuredWebhook = await _keep_secret(secret_file, request)
-    else:
-        found = await request()
-        _renew(secret_file, earlier, found)
+    found: EnsuredWebhook = await _keep_or_renew(secret_file, request)
     if found.kept_event_types:
         kept = ", ".join(found.kept_event_types)
         note(f"the webhook stays subscribed to {kept}; to remove them, pass --remove-event-types")
@@ -160,8 +155,12 @@ async def update(
 
 @webhooks_app.add(_WEBHOOK)
 async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretFile = None) -> Webhook:
-    """Make a disabled webhook active again, and change nothing else."""
-    return await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
+    """Make a disabled webhook active again, and change nothing else.
+
+    No source says whether the update makes a new secret. A --secret-file of an earlier run stays; if the webhook has
+    another secret by now, the file gets that, and the one before goes to FILE.old.
+    """
+    return await _keep_or_renew(secret_file, partial(basiq.webhooks.reactivate, webhook_id))
 
 
 webhooks_app.command()(doctor)
@@ -179,7 +178,7 @@ async def secret(
 
     Basiq returns the secret only in response to an update, so the webhook is updated with its own values. Basiq
     reactivates a disabled webhook when it is updated. No source says whether an update makes a new secret: use the
-    secret that is shown.
+    secret that is shown. A --secret-file of an earlier run is treated as by 'reactivate'.
 
     show: Print it in a terminal, where it stays on the screen.
     """
@@ -188,7 +187,7 @@ async def secret(
             "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
         )
     if secret_file is not None:
-        updated = await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
+        updated = await _keep_or_renew(secret_file, partial(basiq.webhooks.reactivate, webhook_id))
     else:
         updated = await basiq.webhooks.reactivate(webhook_id)
     if updated.secret is None:
@@ -257,6 +256,16 @@ async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], 
     else:
         why = f"nothing changed, so Basiq did not send the secret, and {str(file)!r} was not written"
         note(f"{why}; get the secret with: {_line_for_secret(found)}")
+    return found
+
+
+async def _keep_or_renew(file: Path | None, request: Callable[[], Awaitable[W]]) -> W:
+    """As ``_keep_secret``, but a file of an earlier run may exist: it gets the secret that the webhook has by now."""
+    earlier = None if file is None else _read_earlier(file)
+    if file is None or earlier is None:
+        return await _keep_secret(file, request)
+    found = await request()
+    _renew(file, earlier, found)
     return found
 
 

@@ -47,6 +47,7 @@ from ._sources import (
 from ._where import Predicate, Where, everything
 from .targets._adapters import AnyTarget
 from .targets._base import BUSY
+from .targets._http import HttpTarget
 
 _CALL = 5.0
 
@@ -109,7 +110,9 @@ def recover(
     receiver = replay._handling.receiver
     if receiver is not None and receiver.webhook_id is not None:
         refuse_others([receiver.webhook_id], webhook_id, "receiver")
-    return RecoveryRun(replay, everything, all_types, acknowledged, formerly)
+    return RecoveryRun(
+        replay, everything, all_types, acknowledged, formerly, target if isinstance(target, HttpTarget) else None
+    )
 
 
 @attrs.define(eq=False)
@@ -121,6 +124,7 @@ class RecoveryRun:
     _all_types: bool
     _acknowledged: datetime | None
     _formerly: str | None
+    _http: HttpTarget | None = None
     _former: tuple[str, ...] = ()
     _left_alone: int = 0
     _recent: int = 0
@@ -149,6 +153,7 @@ class RecoveryRun:
         refuse_others([each for each, live in webhooks.items() if live is not None], self._webhook_id, "inbox")
         async with replay._one_run() as claim:
             self._left_alone = self._recent = 0
+            responses = 0 if self._http is None else self._http.responses
             webhook = await client.webhooks.get(self._webhook_id)
             began = client._now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
@@ -181,6 +186,7 @@ class RecoveryRun:
                 waiting=await count_waiting(self._inbox, owner, timeout=_CALL),
                 out_of_reach=lost,
                 webhook=webhook,
+                refusal=None if self._http is None else self._http.explain_refusals(responses),
                 was_active=was_active,
                 clock_lead=client._api.clock_lead(),
             )
@@ -311,6 +317,8 @@ class Recovery:
     """Whether the webhook was active before the messages were read, so that new events became messages."""
     _clock_lead: float = attrs.field(default=0.0, alias="clock_lead")
     """By how many seconds this machine's clock is ahead of Basiq's."""
+    _refusal: str | None = attrs.field(default=None, alias="refusal")
+    """What is wrong with a target that responded 401 to each message."""
 
     @property
     def finished(self) -> bool:
@@ -342,12 +350,12 @@ class Recovery:
                 yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
         if self.recent:
             yield Problem("unread", f"{self.recent:,} events of the last two minutes are left: run the same again")
+        if self._refusal is not None:
+            yield Problem("refused", f"{self._refusal}: sign with the secret that the service has")
         if self.quarantined:
-            yield Problem(
-                "quarantined",
-                f"{self.quarantined:,} messages or deliveries failed, and are in the quarantine: fix their handler, "
-                "then retry them",
-            )
+            fix = "" if self._refusal is not None else "fix their handler, then "
+            text = f"{self.quarantined:,} messages or deliveries failed, and are in the quarantine: {fix}retry them"
+            yield Problem("quarantined", text)
         if self.waiting.count:
             yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:

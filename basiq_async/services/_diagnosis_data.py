@@ -37,6 +37,8 @@ from .diagnosis import (
 from .resources import EVENT_TYPES, EVENTS, MESSAGES, WEBHOOKS
 
 LATELY = timedelta(hours=24)
+REFUSALS = (401, 404)
+"""What a receiver responds without the right secret, and a server at another path than the receiver's."""
 
 _TEST_TYPE = "basiq-async.test"
 _TIMEOUT = 15.0
@@ -44,7 +46,7 @@ _INBOX_TIMEOUT = 5.0
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _Sign = Callable[[str, datetime, bytes], Mapping[str, str]]
-_ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
+_ATTEMPTS = "failed_share last_success refused by_status first_failure oldest_undelivered"
 _SCAN = (
     "undelivered never_sent unrecorded recovered unreadable looked_at earliest latest complete disabled_at out_of_reach"
 )
@@ -308,6 +310,8 @@ class _Attempts:
         self.by_status: Counter[int | None] = Counter()
         self.last_success: datetime | None = None
         self.oldest_undelivered: datetime | None = None
+        self._newest: tuple[datetime, bool, int | None] | None = None
+        """The time, the success and the status of the newest attempt."""
         self._failures: dict[int, datetime] = {}
         """The times of attempts of undelivered messages, one in each second."""
 
@@ -323,6 +327,9 @@ class _Attempts:
                 self._all += 1
                 self._failed += not message.delivered
                 self.by_status[attempt.status_code] += 1
+            newest = (at, attempt.succeeded, attempt.status_code)
+            if self._newest is None or newest[:2] > self._newest[:2]:
+                self._newest = newest
             if attempt.succeeded and (self.last_success is None or at > self.last_success):
                 self.last_success = at
         if times and not (message.delivered or recovered):
@@ -335,6 +342,12 @@ class _Attempts:
     def failed_share(self) -> float | None:
         """See ``Diagnosis``."""
         return self._failed / self._all if self._all else None
+
+    @property
+    def refused(self) -> int | None:
+        """See ``Diagnosis``."""
+        status = None if self._newest is None or self._newest[1] else self._newest[2]
+        return status if status in REFUSALS else None
 
     @property
     def first_failure(self) -> datetime | None:

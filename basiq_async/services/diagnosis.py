@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +38,7 @@ ProblemCode = Literal[
     "unhandled-event-types",
     "unsubscribed-event-types",
     "failing",
+    "refused",
     "endpoint-unreachable",
     "endpoint-refuses",
     "undelivered",
@@ -96,7 +98,10 @@ class Problem:
 
 @attrs.frozen
 class EndpointCheck:
-    """The result of a signed test delivery to a webhook's url: the response's ``status``, or the ``error`` as text."""
+    """The result of a signed test delivery to a webhook's url: the response's ``status``, or the ``error`` as text.
+
+    It was signed with a secret of ours. So a success proves the address, and not that Basiq signs with that secret.
+    """
 
     status: int | None
     error: str | None = None
@@ -120,6 +125,8 @@ class Diagnosis:
         from 0 to 1; None if there were no attempts. Messages that were recovered do not count.
     by_status: how many attempts of the last 24 hours got each status; None is for no response.
     last_success: the time of the last successful attempt; None if there was none.
+    refused: the status of the newest attempt if that is 401 or 404: none has succeeded since, whether or not the
+        messages were recovered; else None.
     first_failure: the time of the first failed attempt after it, for a message that is still undelivered; None if there
         was none.
     disabled_at: when the webhook was disabled: the time of the first eighth failed attempt of a message after the
@@ -156,6 +163,7 @@ class Diagnosis:
     unsubscribed: tuple[str, ...] = ()
     failed_share: float | None = None
     last_success: datetime | None = None
+    refused: int | None = None
     by_status: Mapping[int | None, int] = attrs.field(factory=dict)
     first_failure: datetime | None = None
     disabled_at: datetime | None = None
@@ -225,9 +233,9 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
     if is_inactive(webhook):
         return Problem(
             "disabled",
-            f"the webhook's status is {webhook.status!r}, so it gets no deliveries: reactivate it, then recover the "
-            "events that happened meanwhile",
-            _line("webhooks reactivate", webhook.id),
+            f"the webhook's status is {webhook.status!r}, so it gets no deliveries: reactivate it, give its receiver "
+            "the secret of the response if that is another, then recover the events that happened meanwhile",
+            _line("webhooks reactivate", webhook.id, "--secret-file", _new_secret_file(webhook)),
         )
     if webhook.status is not None and webhook.status.lower() == "pending-approval":
         more = f"; that can take {cool_off_left:.0f} s more" if cool_off_left else ""
@@ -258,6 +266,11 @@ def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
     return (PROGRAM, *command.split(), *((argument,) if argument else ()), *options)
 
 
+def _new_secret_file(webhook: Webhook) -> str:
+    """Return the name of a file for the secret that an update may make. It is not the file that the receiver reads."""
+    return f"{webhook.id}.secret" if re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z_-]*", webhook.id) else "webhook.secret"
+
+
 def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     webhook = found.webhook
     clock = find_clock_problem(found.clock_lead)
@@ -284,6 +297,21 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         yield _endpoint_problem(found.endpoint, again("--test", *secret), clock=clock)
     if not webhook.subscribed_events:
         yield Problem("no-event-types", "the webhook is not subscribed to any event type", _line("events types"))
+    if found.refused == 401:
+        yield Problem(
+            "refused",
+            "the webhook's url responded 401 to Basiq's newest attempt, and none has succeeded since: most often the "
+            "receiver does not have the secret that the webhook has by now, because an update made a new one. Get it, "
+            "and give the receiver both",
+            _line("webhooks secret", webhook.id, "--secret-file", _new_secret_file(webhook)),
+        )
+    elif found.refused is not None:
+        yield Problem(
+            "refused",
+            f"the webhook's url responded {found.refused} to Basiq's newest attempt, and none has succeeded since: "
+            "most often its path is not the receiver's, or a proxy changes it. See what it responds to a test",
+            again("--test", *secret),
+        )
     yield from _type_problems(found)
     if found.failed_share is not None and found.failed_share > _MANY_FAILURES:
         yield Problem(

@@ -91,6 +91,21 @@ def test_ensure_may_run_at_each_start_with_its_secret_file(run: Run, served: Ser
     assert not {first.strip(), second.strip()} & set((again.output + changed.output).split())
 
 
+@pytest.mark.parametrize("command", ["reactivate", "secret"])
+def test_a_secret_that_an_update_makes_is_kept_beside_the_one_before(
+    run: Run, served: Served, tmp_path: Path, command: str
+) -> None:
+    served.fake.quirks = Quirks(signing_key_on_update="new")
+    webhook_id, file = create(run)["id"], tmp_path / "secret"
+    kept = []
+    for _ in range(2):
+        done = run("webhooks", command, webhook_id, "--secret-file", str(file))
+        kept.append(served.fake.secret(webhook_id) + "\n")
+        assert (done.exit_code, file.read_text()) == (0, kept[-1]), done.output
+        assert not {each.strip() for each in kept} & set(done.output.split())
+    assert (tmp_path / "secret.old").read_text() == kept[0]
+
+
 @pytest.mark.parametrize("content", ["notes of mine", "", "\xff"])
 def test_ensure_writes_no_secret_over_another_file(run: Run, tmp_path: Path, content: str) -> None:
     file = tmp_path / "notes"

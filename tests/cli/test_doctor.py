@@ -20,7 +20,9 @@ ID = "w-1"
 def test_an_id_that_looks_like_an_option_stays_an_argument() -> None:
     problem = find_status_problem(Webhook("--help", "https://a.example", "disabled"), None)
     assert problem is not None
-    assert problem.command == ("basiq-async", "webhooks", "reactivate", "--", "--help")
+    assert problem.command == (
+        "basiq-async", "webhooks", "reactivate", "--secret-file", "webhook.secret", "--", "--help",
+    )  # fmt: skip
 
 
 def test_a_webhook_that_is_deleted_meanwhile_keeps_no_other_from_being_judged(run: Run, served: Served) -> None:

@@ -36,7 +36,8 @@ def lines(webhook_id: str, url: str) -> list[list[str]]:
     """The lines of the page, for this webhook and this service."""
     block = PAGE.read_text().split("<!-- the drill runs these lines -->")[1].split("```")[1]
     found = re.findall(r"^\$ basiq-async (.*)$", block, re.MULTILINE)
-    return [[{"WEBHOOK_ID": webhook_id, URL: url}.get(word, word) for word in shlex.split(line)] for line in found]
+    here = [line.replace("WEBHOOK_ID", webhook_id) for line in found]
+    return [[{URL: url}.get(word, word) for word in shlex.split(line)] for line in here]
 
 
 def test_the_incident_of_the_page(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

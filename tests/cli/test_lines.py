@@ -80,7 +80,10 @@ def disabled(w: World) -> Story:
     webhook_id = w.webhook()
     w.outage(later=1)
     line = yield (webhook_id,)
+    w.fake.quirks = Quirks(signing_key_on_update="new")
     assert shell(line).row["status"] == "active"
+    assert Path(f"{webhook_id}.secret").read_text().strip() == w.fake.secret(webhook_id)
+    assert Path("the secret").read_text() != w.fake.secret(webhook_id), "the service's own file is as it was"
 
 
 @story_of("pending")
@@ -116,6 +119,24 @@ def unreachable(w: World) -> Story:
     assert shell(line).row["endpoint_status"] == 204
 
 
+def test_a_test_that_passes_says_what_it_does_not_prove(world: World) -> None:
+    webhook_id = world.webhook()
+    done = world.run("webhooks", "doctor", webhook_id, "--test", "--secret-file", "the secret")
+    assert (done.exit_code, done.row["endpoint_status"]) == (0, 204)
+    assert "proves the address, and not that Basiq signs with the secret" in done.stderr
+
+
+def test_an_endpoint_that_says_401_to_everything_is_told_of_the_secret(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage()
+    w.endpoint.status = 401
+    at = ("--to", w.endpoint.url, "--secret-file", "the secret")
+    for command in (("replay", webhook_id, *at), ("quarantine", "retry", *at, "--webhook", webhook_id)):
+        done = w.run(*command)
+        assert done.exit_code == 1
+        assert "responded 401 to each of 2 messages" in done.stderr, done.output
+
+
 @story_of("endpoint-refuses")
 def refuses(w: World) -> Story:
     webhook_id = w.webhook()
@@ -132,6 +153,33 @@ def refuses_its_receiver(w: World) -> Story:
     line = yield (webhook_id, "--test", "--receiver", w.service(webhook_id))
     w.endpoint.status = 204
     assert shell(line).row["endpoint_status"] == 204
+
+
+@story_of("refused")
+def refused_by_the_secret(w: World) -> Story:
+    """An update has made a new secret, and nobody kept it; what is missed is recovered again and again."""
+    webhook_id = w.webhook()
+    place = w.service(webhook_id)
+    w.fake.quirks = Quirks(signing_key_on_update="new")
+    w.fake.endpoint_down(w.endpoint.url, status=401)
+    w.emit(2)
+    w.pass_time(minutes=10)
+    assert w.run("recover", webhook_id, "--receiver", place).exit_code == 0
+    line = yield (webhook_id, "--receiver", place)
+    assert w.codes(webhook_id, "--receiver", place) == ["refused"]
+    for _ in range(2):
+        assert shell(line).exit_code == 0
+        assert Path(f"{webhook_id}.secret").read_text().strip() == w.fake.secret(webhook_id)
+
+
+@story_of("refused")
+def refused_by_the_path(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.fake.endpoint_down(w.endpoint.url, status=404)
+    w.emit(2)
+    w.endpoint.status = 404
+    line = yield (webhook_id, "--secret-file", "the secret")
+    assert shell(line).row["endpoint_status"] == 404
 
 
 @story_of("no-event-types")

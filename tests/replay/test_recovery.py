@@ -20,6 +20,7 @@ from basiq_async import (
     InMemoryTransport,
     Message,
     ReplayError,
+    Response,
     RetryPolicy,
 )
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
@@ -106,7 +107,7 @@ async def test_it_is_not_finished_while_the_webhook_is_disabled_and_says_which_l
     receiver = world.receiver()
     found = await world.recover(receiver)
     assert (codes(found), found.finished, len(world.got)) == (["disabled"], False, 3)
-    assert found.problems[0].command == ("basiq-async", "webhooks", "reactivate", world.webhook_id)
+    assert found.problems[0].command[:4] == ("basiq-async", "webhooks", "reactivate", world.webhook_id)
     late = await world.emit(1)  # and indeed more is missed
     assert not set(late) & set(world.got)
     await world.reactivate()
@@ -355,6 +356,28 @@ async def test_an_http_target_gets_nothing_that_basiq_delivered_however_long_its
             await world.recover(target)
         found = await world.recover(target, inbox=inbox)
     assert (sorted(world.got), found.left_alone) == (sorted(missed), 3)
+
+
+@pytest.mark.parametrize(("statuses", "named"), [((401, 401), True), ((401, 500), False), ((500, 401), False)])
+async def test_a_target_that_says_401_to_everything_is_told_of_the_secret_and_not_of_a_handler(
+    world: World, monkeypatch: pytest.MonkeyPatch, statuses: tuple[int, int], named: bool
+) -> None:
+    script = list(statuses)
+
+    async def send(self: Any, request: Any) -> Response:
+        return Response(script.pop(0), {}, b"")
+
+    await world.emit(2, status=401)
+    inbox = MemoryInbox()
+    monkeypatch.setattr("basiq_async.transports.aiohttp.StatusTransport.send", send)
+    async with HttpTarget("http://127.0.0.1:9/x", SECRET, retry=RetryPolicy(max_retries=0)) as target:
+        found = await world.recover(target, inbox=inbox, concurrency=1)
+        assert codes(found) == (["refused", "quarantined"] if named else ["quarantined"])
+        texts = [str(problem) for problem in found.problems]
+        assert texts[0].startswith("the target responded 401 to each of 2 messages") is named
+        assert ("fix their handler" in texts[-1]) is (not named)
+        again = await world.recover(target, inbox=inbox)
+        assert codes(again) == ["quarantined"], "nothing was posted"
 
 
 # --- around it ---

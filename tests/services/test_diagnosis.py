@@ -11,6 +11,7 @@ from aiohttp import web
 
 from basiq_async import ConfigurationError, Diagnosis, Message, NotFoundError, Problem, Webhook
 from basiq_async.receiver import Delivery, MemoryInbox, UnknownEventTypeWarning, WebhookReceiver
+from basiq_async.receiver.protocol import inbox_key
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
 from basiq_async.services.coverage import Activity, Coverage, coverage_note  # private: what a recovery notes
 from basiq_async.services.diagnosis import cool_off_left
@@ -84,7 +85,8 @@ async def test_a_webhook_that_works_has_no_problem() -> None:
 async def test_a_webhook_that_is_disabled_is_told_with_what_to_do(status: str, code: str) -> None:
     found = await diagnose(status=status)
     assert codes(found) == [code]
-    assert found.problems[0].command == ("basiq-async", "webhooks", "reactivate", "w")
+    line = ("basiq-async", "webhooks", "reactivate", "w", "--secret-file", "w.secret")
+    assert found.problems[0].command == line, "the secret that an update may make is kept"
     assert found.cool_off_left is None
 
 
@@ -148,6 +150,40 @@ async def test_attempts_that_failed_lately_for_what_is_still_undelivered_are_tol
     assert found.first_failure == NOW - hour / 2
     assert found.oldest_undelivered == NOW - days
     assert found.disabled_at is None
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["missed", "recovered"])
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (401, ("webhooks", "secret", "w", "--secret-file", "w.secret")),
+        (404, ("webhooks", "doctor", "w", "--test")),
+        (500, None),
+    ],
+)
+async def test_deliveries_that_are_all_refused_are_a_problem_also_where_a_recovery_brings_them(
+    status: int, line: tuple[str, ...] | None, known: bool
+) -> None:
+    def tried(age: float, what: str, code: int) -> dict[str, Any]:
+        return {**attempt(what, timedelta(minutes=age)), "responseStatusCode": code}
+
+    inbox = MemoryInbox()
+    if known:
+        for number in (1, 2):
+            key = inbox_key("user.created", f"e{number}", f"m{number}", "w")
+            await inbox.claim(key, "token", lease=30.0)
+            await inbox.complete(key, "token")
+    messages = [
+        message(1, tried(9, "Failed", 500), tried(8, "Failed", status)),
+        message(2, tried(7, "Failed", status), tried(10, "Failed", 500)),
+        message(3, tried(11, "Success", 204)),
+    ]
+    found = await diagnose(messages=messages, inbox=inbox)
+    assert found.refused == (status if line else None)
+    assert [each.command[1:] for each in found.problems if each.code == "refused"] == ([line] if line else [])
+    assert ("undelivered" in codes(found)) is (not known)
+    messages.append(message(4, tried(6, "Success", 204)))
+    assert (await diagnose(messages=messages, inbox=inbox)).refused is None
 
 
 async def test_a_webhook_whose_failures_were_all_retried_well_is_healthy() -> None:

@@ -65,6 +65,10 @@ class HttpTarget:
         self._transport = StatusTransport(session, timeout=timeout, connections=connections)
         self._retrying = Retrying(self._transport, retry, timeout=timeout, gives_up=_asks_for_a_pause)
         self._closed = False
+        self.responses = 0
+        """The number of messages that got a response."""
+        self._refused = 0
+        """How many of the latest responses were a 401."""
 
     def __repr__(self) -> str:
         return f"HttpTarget({show_url(self._url)!r})"
@@ -75,12 +79,22 @@ class HttpTarget:
             raise ReplayError("the HttpTarget is closed: run the replay inside its async with")
         response = await self._retrying.send(self._request(message))
         status = response.status
+        self.responses += 1
+        self._refused = self._refused + 1 if status == 401 else 0
         if 200 <= status <= 299:
             return
         pause = _requested_pause(response)
         if pause is not None:
             raise TargetError(f"the target responded with {status}", status=status, retry_after=pause)
         raise TargetError(f"the target responded with {status}{_tries(response.attempts)}", status=status)
+
+    def explain_refusals(self, since: int = 0) -> str | None:
+        """Return what is wrong if each response was a 401, without the first ``since``; else None."""
+        count = self.responses - since
+        if not 0 < count <= self._refused:
+            return None
+        told = f"the target responded 401 to each of {count:,} messages"
+        return f"{told}: it does not have the secret that they were signed with"
 
     def _request(self, message: Message) -> Request:
         body = payload_bytes(message)
