@@ -17,7 +17,7 @@ from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_rece
 from ._options import SECRET_VARIABLE, Json, help_line, option, read_secrets
 from ._output import live, note
 from ._results import Output, Row, View, as_row, count_details
-from ._run import DONE, WRONG, exit_code, make_client
+from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
@@ -84,7 +84,7 @@ async def doctor(
     receiver: Receiver = None,
     inbox: InboxPlace = None,
     limit: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Read the newest N messages and N events; 0 for all.")
+        int, typer.Option(min=0, metavar="N", help="Read the first N messages and N events of the lists; 0 for all.")
     ] = 2_000,
     json: Json = None,
 ) -> int:
@@ -92,13 +92,13 @@ async def doctor(
 
     Checks the status, the cool-off, the event types, the latest attempts, and what a recovery would hand out. The inbox
     says what was handled: that of --receiver or --inbox, or else the file in this folder that records what 'recover' or
-    'replay' posted to the webhook's URL. It is a problem if messages or events were not read, since there may be more
-    to recover. The exit code is 1 if a webhook has a problem, and 3 if Basiq or the inbox gave no usable response.
-    Changes nothing at Basiq, and posts nothing without --test.
+    'replay' posted to the webhook's URL. The exit code is 1 if a webhook has a problem. It is 3 if Basiq or the inbox
+    gave no usable response, or if no problem was found but --limit left something unread. Changes nothing at Basiq, and
+    posts nothing without --test.
     """
     from .._work.owners import read_webhooks
 
-    output, healthy, seen = Output(json), True, 0
+    output, found_codes, seen = Output(json), set[str](), 0
     if receiver is not None and inbox is not None:
         raise ConfigurationError("name the inbox with either --inbox or --receiver")
     async with make_client() as basiq, AsyncExitStack() as stack:
@@ -136,11 +136,14 @@ async def doctor(
             output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 note("the test proves the address, and not that Basiq signs with the secret that it was signed with")
-            healthy, seen = healthy and diagnosis.healthy, seen + 1
+            found_codes.update(each.code for each in diagnosis.problems)
+            seen += 1
     if not seen:
         note("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
-    if gone or not seen or not healthy:
+    if gone or not seen or found_codes - {"partial"}:
         return WRONG
+    if found_codes:
+        return NO_ANSWER
     note("no problems found")
     return DONE
 

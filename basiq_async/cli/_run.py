@@ -227,7 +227,7 @@ MEANINGS: Mapping[int, str] = {
     DONE: "success",
     WRONG: "something failed, is wrong, or is left to do",
     USAGE: "wrong usage, or wrong settings",
-    NO_ANSWER: "nothing could be checked: Basiq, an inbox, Redis or a proxy gave no usable response",
+    NO_ANSWER: "not known: Basiq, an inbox, Redis or a proxy gave no usable response, or --limit left something unread",
     IN_USE: "another run of this job is alive, and does the work",
     130: "ended by SIGINT (Ctrl-C)",
     143: "ended by SIGTERM",

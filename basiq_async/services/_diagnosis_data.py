@@ -12,7 +12,7 @@ from itertools import chain
 from .._arguments import check_whole
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import SigningKeys
-from .._wire.order import BEYOND, FAR, ListOrder, item_time
+from .._wire.order import FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
@@ -188,9 +188,11 @@ class _HistoryScan:
         self.latest: datetime | None = None
         self.complete = True
         self._stopped = False
+        self._cut = False
+        """Whether the messages that were not read may be of any time."""
 
     async def read(self, most: int | None) -> None:
-        """Read the newest ``most`` messages and events; None for all."""
+        """Read the first ``most`` messages and events of the lists; None for all."""
         await self._read_events(most)
         await self._read_messages(most)
         left = list(self._without_message.items())
@@ -212,20 +214,20 @@ class _HistoryScan:
         return self._known.out_of_reach(self._activity, inactive, self._now)
 
     async def _read_events(self, most: int | None) -> None:
-        order = ListOrder()
-        events: Paginator[Event] = self._api.listing(Event, self._api.at(EVENTS.path), on_unreadable=self._skip)
+        order, read = ListOrder(), 0
+        events: Paginator[Event] = self._api.listing(
+            Event, self._api.at(EVENTS.path), prefetch=int(most is None), on_unreadable=self._skip
+        )
         async for event in events:
+            order.see(event.created)
+            if read == most or len(self._without_message) >= _MOST_EVENTS:
+                # If it is so, all older ones were recovered too.
+                self.complete = _is_newest_first(order) and self._is_covered(event.created)
+                return
+            read += 1
             self.looked_at += 1
             if event.type in self._wanted:
                 self._without_message[event.type, event.id] = event.created
-            order.see(event.created)
-            newest_first = order.sure and order.order == "newest-first"
-            enough = most is not None and len(self._without_message) >= most and newest_first
-            if enough and self._is_covered(event.created):
-                return  # all older ones were recovered too
-            if enough or len(self._without_message) >= _MOST_EVENTS:
-                self.complete = False
-                return
 
     def _is_covered(self, created: datetime | None) -> bool:
         """Return whether a recovery has read all events of that time."""
@@ -233,13 +235,20 @@ class _HistoryScan:
 
     async def _read_messages(self, most: int | None) -> None:
         endpoint = self._api.at(MESSAGES.path, webhook_id=self._webhook.id)
-        messages: Paginator[Message] = self._api.listing(Message, endpoint, limit=MOST_A_PAGE, on_unreadable=self._skip)
+        messages: Paginator[Message] = self._api.listing(
+            Message,
+            endpoint,
+            limit=min(most or MOST_A_PAGE, MOST_A_PAGE),
+            prefetch=int(most is None),
+            on_unreadable=self._skip,
+        )
         order, read = ListOrder(), 0
         async for page in messages.pages():
-            known = await self._known.find([_ids_of(each) for each in page.items])
-            times = [item_time(each) for each in page.items]
-            self._activity.see([each.raw for each in page.items], times)
-            for message, time, is_known in zip(page.items, times, known, strict=True):
+            items = page.items if most is None else page.items[: most - read]
+            known = await self._known.find([_ids_of(each) for each in items])
+            times = [item_time(each) for each in items]
+            self._activity.see([each.raw for each in items], times)
+            for message, time, is_known in zip(items, times, known, strict=True):
                 read += 1
                 self.looked_at += 1
                 self._judge_message(message, known=is_known)
@@ -248,13 +257,12 @@ class _HistoryScan:
                 order.see(time)
                 self.earliest = time if self.earliest is None else min(time, self.earliest)
                 self.latest = time if self.latest is None else max(time, self.latest)
-                if order.sure and order.order == "newest-first":
-                    if time < self._enough:
-                        self._stopped = True  # all older messages were recovered
-                        return
-                    if most is not None and read > most + BEYOND:
-                        self.complete = False
-                        return
+                if _is_newest_first(order) and time < self._enough:
+                    self._stopped = True  # all older messages were recovered
+                    return
+            if read == most and (len(items) < len(page.items) or page.next_cursor is not None):
+                self.complete, self._cut = False, not _is_newest_first(order)
+                return
 
     def _judge_message(self, message: Message, *, known: bool) -> None:
         """Count the attempts of a message, and whether it was missed."""
@@ -287,11 +295,17 @@ class _HistoryScan:
             self.never_sent += not known
 
     def _is_before_look(self, created: datetime | None) -> bool:
+        if self._cut:
+            return True
         partial = self._stopped or not self.complete
         return partial and created is not None and self.earliest is not None and created < self.earliest + FAR
 
     def _skip(self, item: UnreadableItem) -> None:
         self.unreadable += 1
+
+
+def _is_newest_first(order: ListOrder) -> bool:
+    return order.sure and order.order == "newest-first"
 
 
 _Ids = tuple[str | None, str | None, str | None]

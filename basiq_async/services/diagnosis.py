@@ -367,9 +367,17 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if not found.complete:
         yield Problem(
             "partial",
-            f"only {found.looked_at:,} messages and events were read, and there are more: read all of them",
+            f"only {found.looked_at:,} messages and events were read{_describe_look(found)}, and there are more: read "
+            "all of them",
             again("--limit", "0"),
         )
+
+
+def _describe_look(found: Diagnosis) -> str:
+    if found.earliest is None or found.latest is None:
+        return ""
+    first, last = (f"{each.astimezone(UTC):%Y-%m-%d %H:%M}" for each in (found.earliest, found.latest))
+    return f", with messages from {first} to {last} UTC"
 
 
 def _endpoint_problem(endpoint: EndpointCheck, again: tuple[str, ...], *, clock: Problem | None) -> Problem:

@@ -196,9 +196,9 @@ class Webhooks:
     ) -> Diagnosis:
         """Find out whether a webhook works, and which problems it has.
 
-        Reads the webhook's status, compares its event types with Basiq's list, and reads the newest ``max_items`` (None
-        for all) of its messages and of the events of the last 7 days. A list that begins with the oldest item is read
-        to its end. If some were not read, the result has the problem ``partial``.
+        Reads the webhook's status, compares its event types with Basiq's list, and reads the first ``max_items`` (None
+        for all) of its messages and of the events of the last 7 days. If some were not read, the result has the problem
+        ``partial``: in a list that begins with the oldest item, the newest were not.
 
         The ``inbox`` (by default the receiver's) says which messages and events were handled, live or by a recovery:
         these are no problem. It keeps what recoveries found out, so that what they cover need not be read. If a

@@ -339,11 +339,11 @@ class World:
         assert done.exit_code == (1 if found else 0), done.output
         return found
 
-    def help_for(self, code: str, *doctor: str) -> list[str]:
+    def help_for(self, problem: str, *doctor: str, code: int = 1) -> list[str]:
         """The words of the line that doctor prints for a problem."""
         done = self.run("webhooks", "doctor", *doctor)
-        assert done.exit_code == 1, done.output
-        (line,) = [each["command"] for each in done.row["problems"] if each["code"] == code]
+        assert done.exit_code == code, done.output
+        (line,) = [each["command"] for each in done.row["problems"] if each["code"] == problem]
         return shlex.split(line)[1:]
 
 

@@ -69,18 +69,42 @@ def order(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def test_the_newest_messages_are_looked_at_and_a_part_is_never_well(order: str) -> None:
+async def test_the_first_messages_are_looked_at_and_a_part_is_never_well(order: str) -> None:
     async with world(order, 3_000) as w:
         await w.emit(60, status=500)
         await w.fake.advance(minutes=10)
         found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=100)
-        assert {"failing", "undelivered"} <= codes(found)
-        assert found.undelivered == 60
-        assert found.last_success is not None
+        assert (found.looked_at, found.complete, found.never_sent) == (200, False, 0)
+        assert found.earliest is not None
         assert found.latest is not None
-        assert found.latest >= found.last_success
-        # A list that begins with the oldest has to be read to its end, and then all was looked at.
-        assert found.complete is (order == "oldest-first" and found.looked_at > 3_000)
+        assert f"messages from {found.earliest:%Y-%m-%d %H:%M} to {found.latest:%Y-%m-%d %H:%M} UTC" in (
+            found.problems[-1].text
+        )
+        if order == "newest-first":
+            assert {"failing", "undelivered"} <= codes(found)
+            assert found.undelivered == 60
+            assert found.last_success is not None
+            assert found.latest >= found.last_success
+        else:
+            assert codes(found) == {"partial"}
+
+
+@pytest.mark.parametrize(("most", "requests"), [(100, 8), (1_000, 12)])
+async def test_a_limit_bounds_the_requests_in_any_order(order: str, most: int, requests: int) -> None:
+    async with world(order, 10_000) as w:
+        before = len(w.fake.requests)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=most)
+        assert not found.complete
+        assert len(w.fake.requests) - before <= requests
+
+
+@pytest.mark.parametrize(("most", "complete"), [(59, False), (60, True), (61, True)])
+async def test_a_list_that_is_as_long_as_the_limit_was_read_whole(order: str, most: int, complete: bool) -> None:
+    async with world(order) as w:
+        await w.emit(60)
+        await w.fake.advance(minutes=10)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=most)
+        assert (found.complete, found.healthy, found.looked_at) == (complete, complete, 2 * min(most, 60))
 
 
 async def test_a_part_that_is_well_does_not_show_that_the_whole_is() -> None:
