@@ -14,15 +14,15 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from basiq_async import BasiqClient, BasiqError, ServerError, TransportError
+from basiq_async import BasiqClient, BasiqError, Secret
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 from basiq_async.replay import recover
 
 EVENTS = ("consent.revoked", "account.updated")
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS webhook (url text PRIMARY KEY, id text NOT NULL, secret text NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS secret (secret text PRIMARY KEY, number bigserial)",
     "CREATE TABLE IF NOT EXISTS change (number bigserial PRIMARY KEY, type text NOT NULL, event_id text NOT NULL)",
 )
 EVERY, SOON = 1_800.0, 60.0
@@ -31,38 +31,63 @@ EVERY, SOON = 1_800.0, 60.0
 logger = logging.getLogger("service")
 
 
+class SecretTable:
+    """The webhook's secret, and the one before, for all workers: ``ensure`` writes, and the receivers read."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def read(self) -> list[str]:
+        async with self._engine.connect() as connection:
+            found = await connection.execute(text("SELECT secret FROM secret ORDER BY number DESC LIMIT 2"))
+            return [row.secret for row in found]
+
+    async def write(self, secret: Secret) -> None:
+        statement = text("INSERT INTO secret (secret) VALUES (:secret) ON CONFLICT (secret) DO NOTHING")
+        async with self._engine.begin() as connection:
+            await connection.execute(statement, {"secret": secret.reveal()})
+
+
 @asynccontextmanager
 async def running() -> AsyncGenerator[WebhookReceiver]:
     """Start one worker. At the end, close the recovery first, then the receiver, then the client and the database."""
-    engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=5, max_overflow=5)
-    try:
-        async with BasiqClient() as basiq, SQLInbox(engine) as inbox:
-            webhook_id, secret = await subscribe(basiq, engine, os.environ["PUBLIC_URL"])
-            async with (
-                make_receiver(webhook_id, secret, inbox) as receiver,
-                in_background(recover_again_and_again(basiq, webhook_id, receiver)),
-            ):
-                yield receiver
-    finally:
-        await engine.dispose()
+    async with opened() as (engine, inbox), BasiqClient() as basiq:
+        secret = SecretTable(engine)
+        webhook = await basiq.webhooks.ensure(url=os.environ["PUBLIC_URL"], subscribed_events=EVENTS, secret=secret)
+        async with (
+            make_receiver(webhook.id, secret, inbox) as receiver,
+            in_background(recover_again_and_again(basiq, webhook.id, receiver)),
+        ):
+            yield receiver
 
 
 @asynccontextmanager
 async def receiver() -> AsyncGenerator[WebhookReceiver]:
     """Open the receiver for ``basiq-async ... --receiver service_parts:receiver``. Nothing else is started."""
-    engine = create_async_engine(os.environ["DATABASE_URL"])
+    async with opened() as (engine, inbox), BasiqClient() as basiq:
+        async for webhook in basiq.webhooks.list():
+            if webhook.url == os.environ["PUBLIC_URL"]:
+                yield make_receiver(webhook.id, SecretTable(engine), inbox)
+                return
+        raise LookupError("the service has not run yet: it has no webhook")
+
+
+@asynccontextmanager
+async def opened() -> AsyncGenerator[tuple[AsyncEngine, SQLInbox]]:
+    """Open the database, and make the tables that are missing."""
+    engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=5, max_overflow=5)
     try:
-        async with engine.connect() as connection:
-            stored = await load(connection, os.environ["PUBLIC_URL"])
-        if stored is None:
-            raise LookupError("the service has not run yet: no webhook is stored")
-        async with SQLInbox(engine) as inbox, make_receiver(*stored, inbox) as made:
-            yield made
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))  # one worker at a time
+            for table in TABLES:
+                await connection.execute(text(table))
+        async with SQLInbox(engine) as inbox:
+            yield engine, inbox
     finally:
         await engine.dispose()
 
 
-def make_receiver(webhook_id: str, secret: str, inbox: SQLInbox) -> WebhookReceiver:
+def make_receiver(webhook_id: str, secret: SecretTable, inbox: SQLInbox) -> WebhookReceiver:
     receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, quarantine_after=5)
 
     @receiver.on("*")
@@ -71,43 +96,6 @@ def make_receiver(webhook_id: str, secret: str, inbox: SQLInbox) -> WebhookRecei
         await session.execute(text("INSERT INTO change (type, event_id) VALUES (:type, :event_id)"), row)
 
     return receiver
-
-
-async def subscribe(basiq: BasiqClient, engine: AsyncEngine, url: str) -> tuple[str, str]:
-    """Create or update the webhook, and store its secret, which Basiq returns only then."""
-    async with engine.begin() as connection:
-        # One worker at a time: two workers must not create the webhook, of which only one would store the secret.
-        await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('webhook'))"))
-        for table in TABLES:
-            await connection.execute(text(table))
-        stored = await load(connection, url)
-        try:
-            webhook = await basiq.webhooks.ensure(url=url, subscribed_events=EVENTS)
-            secret = webhook.secret
-            if secret is None and stored is None:  # the webhook is older than this table
-                secret = (await basiq.webhooks.reactivate(webhook.id)).secret
-        except (TransportError, ServerError) as error:
-            if stored is None:
-                raise
-            logger.warning("Basiq is away, the webhook is taken for as it was: %s", error)
-            return stored
-        if secret is not None:
-            row = {"url": url, "id": webhook.id, "secret": secret.reveal()}
-            await connection.execute(
-                text(
-                    "INSERT INTO webhook VALUES (:url, :id, :secret) "
-                    "ON CONFLICT (url) DO UPDATE SET id = excluded.id, secret = excluded.secret"
-                ),
-                row,
-            )
-            stored = row["id"], row["secret"]
-    assert stored is not None
-    return stored
-
-
-async def load(connection: AsyncConnection, url: str) -> tuple[str, str] | None:
-    found = (await connection.execute(text("SELECT id, secret FROM webhook WHERE url = :url"), {"url": url})).first()
-    return None if found is None else (found.id, found.secret)
 
 
 async def recover_again_and_again(basiq: BasiqClient, webhook_id: str, receiver: WebhookReceiver) -> None:

@@ -25,11 +25,17 @@ class Seal:
             key = blake2b(secret, digest_size=32, person=purpose.encode()).digest()
             self._keys.setdefault(blake2b(key, digest_size=_KEY_NAME, person=b"basiq key name").digest(), key)
 
+    def use_keys_of(self, other: Seal) -> None:
+        """Use the keys of another seal of the same purpose from now on."""
+        self._keys = other._keys
+
     def __repr__(self) -> str:
         return "Seal(**********)"
 
     def seal(self, *parts: bytes) -> str:
-        """Return a seal on these parts, in their order."""
+        """Return a seal on these parts, in their order; an empty one, which is never valid, if there is no key."""
+        if not self._keys:
+            return ""
         key_name, key = next(iter(self._keys.items()))
         return base64.urlsafe_b64encode(key_name + _mac(key, parts)).decode().rstrip("=")
 

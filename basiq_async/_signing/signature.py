@@ -114,7 +114,7 @@ class SigningKeys(Unpicklable):
 
     __slots__ = ("_keys", "_marks")
 
-    def __init__(self, keys: tuple[bytes, ...], *, for_many: bool = False) -> None:
+    def __init__(self, keys: tuple[bytes, ...] = (), *, for_many: bool = False) -> None:
         self._keys: tuple[bytes | HMAC, ...] = keys
         self._marks = _NO_MARKS
         if for_many:
@@ -126,6 +126,13 @@ class SigningKeys(Unpicklable):
     def read(cls, secret: SecretLike, *, for_many: bool = False) -> SigningKeys:
         """Read secrets into keys. Raises ``ConfigurationError`` for an invalid one."""
         return cls(read_keys(secret), for_many=for_many)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def has_same_keys(self, other: SigningKeys) -> bool:
+        """Return whether both have the same keys. Both must have been made with ``for_many``."""
+        return self._marks == other._marks
 
     def has_key_of(self, other: SigningKeys) -> bool:
         """Return whether both have a key in common. Both must have been made with ``for_many``."""
@@ -144,6 +151,8 @@ class SigningKeys(Unpicklable):
     @hide_arguments
     def headers(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
         """Return the three headers of a delivery; see the function ``sign``."""
+        if not self._keys:
+            raise ConfigurationError("there is no signing secret yet: the log of basiq_async.receiver says why")
         if not isinstance(message_id, str) or not _is_id(message_id):
             raise ConfigurationError('message_id must be printable ASCII, without spaces and without a "."')
         seconds = _epoch(timestamp, "timestamp")
@@ -162,6 +171,8 @@ class SigningKeys(Unpicklable):
 
     def find_mismatch(self, checked: CheckedHeaders, body: bytes) -> SignatureVerificationError | None:
         """Return the error if no signature matches, else None. ``checked`` comes from ``check_headers``."""
+        if not self._keys:
+            return SignatureVerificationError("this receiver has no signing secret yet", reason="no-match")
         message_id, timestamp, signature, _ = checked
         return _compare(self._keys, f"{message_id}.{timestamp}.".encode() + body, signature)
 

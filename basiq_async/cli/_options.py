@@ -279,8 +279,15 @@ def read_secrets(file: Path | None) -> list[str]:
 
     Raises ``ConfigurationError`` if there are no secrets, or the file cannot be read.
     """
-    text = os.environ.get(SECRET_VARIABLE, "") if file is None else read_file(file, "--secret-file").decode("latin-1")
-    secrets = text.split()
+    if file is None:
+        secrets = os.environ.get(SECRET_VARIABLE, "").split()
+    else:
+        from .._signing.secret_file import read_lines
+
+        try:
+            secrets = [text for text, _ in read_lines(file, datetime.now(UTC))]
+        except (OSError, ValueError) as exc:
+            raise ConfigurationError(f"--secret-file {str(file)!r} cannot be read: {explain(exc)}") from None
     if not secrets and file is not None:
         raise ConfigurationError(f"--secret-file {str(file)!r} is empty")
     if not secrets:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .._redaction.tracebacks import hide_arguments
-from .._signing.secrets import read_keys
-from .._storage.private_files import open_new, read_private, replace_private
 from ..errors import ConfigurationError
 from ._command import Group
 from ._doctor import doctor
-from ._options import WebhookId, complete_event_type, expand_event_types, explain, option, program_line
+from ._options import WebhookId, complete_event_type, expand_event_types, option, program_line
 from ._output import is_terminal, live, note, write
 from ._results import ROWS, Column, Output, Row, View
 
@@ -38,8 +33,12 @@ _EVENT = typer.Option(
 Event = Annotated[list[str], _EVENT]
 Name = Annotated[str | None, option("A name for people.")]
 Description = Annotated[str | None, option("A description for people.")]
-SecretFile = Annotated[
-    Path | None, option("Write the signing secret to this new file, which only you can read.", "--secret-file")
+SecretPath = Annotated[
+    Path | None,
+    option(
+        "Write the signing secret to this file, which only you can read. One that is there stays for 28 hours.",
+        "--secret-file",
+    ),
 ]
 
 
@@ -78,7 +77,7 @@ async def create(
     event: Event,
     name: Name = None,
     description: Description = None,
-    secret_file: SecretFile = None,
+    secret_file: SecretPath = None,
 ) -> Webhook:
     """Subscribe a URL. The signing secret is not shown; --secret-file writes it to a file."""
     types = await expand_event_types(basiq, event)
@@ -94,12 +93,11 @@ async def ensure(
     name: Name = None,
     description: Description = None,
     remove_event_types: bool = False,
-    secret_file: SecretFile = None,
+    secret_file: SecretPath = None,
 ) -> EnsuredWebhook:
     """Create the webhook with this URL, or update it if it exists and differs. Reactivate it if it is disabled.
 
-    Event types that are not named stay subscribed, unless --remove-event-types is given. A --secret-file of an earlier
-    run stays; if the webhook has another secret by now, the file gets that, and the one before goes to FILE.old.
+    Event types that are not named stay subscribed, unless --remove-event-types is given.
 
     remove_event_types: Remove the event types that are not named.
     """
@@ -112,7 +110,7 @@ async def ensure(
         description=description,
         remove_event_types=remove_event_types,
     )
-    found: EnsuredWebhook = await _keep_or_renew(secret_file, request)
+    found: EnsuredWebhook = await _keep_secret(secret_file, request)
     if found.kept_event_types:
         kept = ", ".join(found.kept_event_types)
         note(f"the webhook stays subscribed to {kept}; to remove them, pass --remove-event-types")
@@ -129,7 +127,7 @@ async def update(
     event: Annotated[list[str] | None, _EVENT] = None,
     name: Name = None,
     description: Description = None,
-    secret_file: SecretFile = None,
+    secret_file: SecretPath = None,
 ) -> Webhook:
     """Change the named fields of a webhook. With only --secret-file, nothing changes, and the secret is written to it.
 
@@ -154,13 +152,9 @@ async def update(
 
 
 @webhooks_app.add(_WEBHOOK)
-async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretFile = None) -> Webhook:
-    """Make a disabled webhook active again, and change nothing else.
-
-    No source says whether the update makes a new secret. A --secret-file of an earlier run stays; if the webhook has
-    another secret by now, the file gets that, and the one before goes to FILE.old.
-    """
-    return await _keep_or_renew(secret_file, partial(basiq.webhooks.reactivate, webhook_id))
+async def reactivate(basiq: BasiqClient, webhook_id: WebhookId, secret_file: SecretPath = None) -> Webhook:
+    """Make a disabled webhook active again, and change nothing else."""
+    return await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
 
 
 webhooks_app.command()(doctor)
@@ -171,14 +165,14 @@ async def secret(
     basiq: BasiqClient,
     output: Output,
     webhook_id: WebhookId,
-    secret_file: SecretFile = None,
+    secret_file: SecretPath = None,
     show: bool = False,
 ) -> None:
     """Show the signing secret of a webhook again, in a file or in a pipe.
 
     Basiq returns the secret only in response to an update, so the webhook is updated with its own values. Basiq
     reactivates a disabled webhook when it is updated. No source says whether an update makes a new secret: use the
-    secret that is shown. A --secret-file of an earlier run is treated as by 'reactivate'.
+    secret that is shown.
 
     show: Print it in a terminal, where it stays on the screen.
     """
@@ -187,7 +181,7 @@ async def secret(
             "the secret would stay on the screen: use --secret-file FILE or a pipe, or pass --show"
         )
     if secret_file is not None:
-        updated = await _keep_or_renew(secret_file, partial(basiq.webhooks.reactivate, webhook_id))
+        updated = await _keep_secret(secret_file, basiq.webhooks.reactivate, webhook_id)
     else:
         updated = await basiq.webhooks.reactivate(webhook_id)
     if updated.secret is None:
@@ -222,94 +216,32 @@ async def wait(
 
 
 async def _keep_secret(file: Path | None, request: Callable[..., Awaitable[W]], *given: Any, **named: Any) -> W:
-    """Make a request, and write the secret of its webhook to a new file that only its owner can read.
+    """Make a request, write the secret of its webhook to a file, and say where it is.
 
-    The file is opened before the request, because Basiq sends the secret only once. It is removed if no secret was
-    written. Raises ``ConfigurationError`` if the file (or a link of this name) exists, or cannot be created or written.
+    Raises ``ConfigurationError`` before the request if the file cannot be written, or holds something else.
     """
     if file is None:
         found = await request(*given, **named)
         if found.secret is not None:
             note(f"the webhook's secret was not stored; get it with: {_line_for_secret(found)}")
         return found
-    try:
-        descriptor = open_new(file)
-    except FileExistsError:
-        raise ConfigurationError(f"{str(file)!r} exists already; name a new file for the secret") from None
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"the file {str(file)!r} for the secret cannot be created: {explain(exc)}") from None
-    written = False
-    try:
-        found = await request(*given, **named)
-        if found.secret is not None:
-            with _told(file):
-                os.write(descriptor, found.secret.reveal().encode() + b"\n")
-                os.fsync(descriptor)
-            written = True
-    finally:
-        os.close(descriptor)
-        if not written:
-            with suppress(OSError):
-                os.unlink(file)
-    if written:
-        note(f"the secret was written to {str(file)!r}")
+    from .._signing.secret_file import SecretFile
+
+    store = SecretFile(file)
+    await store.check()
+    earlier = await store.read()
+    found = await request(*given, **named)
+    if found.secret is not None:
+        await store.write(found.secret)
+    if found.secret is not None and found.secret not in earlier:
+        kept = ", which keeps the one before for 28 hours" if earlier else ""
+        note(f"the secret was written to {str(file)!r}{kept}")
+    elif earlier:
+        note(f"{str(file)!r} keeps the secret that it has")
     else:
         why = f"nothing changed, so Basiq did not send the secret, and {str(file)!r} was not written"
         note(f"{why}; get the secret with: {_line_for_secret(found)}")
     return found
-
-
-async def _keep_or_renew(file: Path | None, request: Callable[[], Awaitable[W]]) -> W:
-    """As ``_keep_secret``, but a file of an earlier run may exist: it gets the secret that the webhook has by now."""
-    earlier = None if file is None else _read_earlier(file)
-    if file is None or earlier is None:
-        return await _keep_secret(file, request)
-    found = await request()
-    _renew(file, earlier, found)
-    return found
-
-
-@hide_arguments
-def _read_earlier(file: Path) -> str | None:
-    """Return the secret that an earlier run wrote; None if there is no such file. Any other file is refused."""
-    why = "holds no signing secret"
-    try:
-        text = read_private(str(file)).decode().strip()
-        read_keys(text)
-    except FileNotFoundError:
-        return None
-    except ConfigurationError:
-        pass
-    except (OSError, ValueError) as exc:
-        why = f"cannot be read: {explain(exc)}"
-    else:
-        return text
-    raise ConfigurationError(f"{str(file)!r} exists already, and {why}; name another file for the secret")
-
-
-@hide_arguments
-def _renew(file: Path, earlier: str, webhook: Webhook) -> None:
-    """Write the webhook's secret to the file of an earlier run, if it is another one by now."""
-    secret = earlier if webhook.secret is None else webhook.secret.reveal()
-    if secret == earlier:
-        note(f"{str(file)!r} keeps the secret that it has")
-        return
-    with _told(file):
-        replace_private(f"{file}.old", earlier.encode() + b"\n")
-        replace_private(file, secret.encode() + b"\n")
-    note(f"the webhook has another secret: it is in {str(file)!r}, and the one before in '{file}.old'")
-
-
-@contextmanager
-def _told(file: Path) -> Iterator[None]:
-    """Say what to do if the secret cannot be written."""
-    try:
-        yield
-    except OSError as exc:
-        raise ConfigurationError(
-            f"the secret could not be written to {str(file)!r}: {exc.strerror}; "
-            "'basiq-async webhooks secret' shows it again"
-        ) from None
 
 
 def _line_for_secret(webhook: Webhook) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._arguments import UnknownEventTypeWarning
 from .._lazy import lazy_names
+from .._signing.secret_file import SecretFile, SecretStore
 from .._signing.signature import sign, verify
 from .._work.protocol import Inbox, QuarantinedDelivery
 from ._delivery import Delivery
@@ -31,6 +32,8 @@ __all__ = [
     "Result",
     "SQLInbox",
     "SQLiteInbox",
+    "SecretFile",
+    "SecretStore",
     "UnknownEventTypeWarning",
     "WebhookReceiver",
     "inbox_metadata",

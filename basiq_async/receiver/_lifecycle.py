@@ -8,17 +8,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
-from .._signing.signature import SigningKeys
 from .._work.limits import inbox_limit
 from .._work.owners import note_webhook
 from .._work.protocol import Inbox, Record
 from ..errors import ConfigurationError, InboxError
+from ._secrets import Secrets
 from .inboxes._memory import MemoryInbox
 
 logger = logging.getLogger("basiq_async.receiver")
 
-_KEYS: WeakKeyDictionary[MemoryInbox, SigningKeys] = WeakKeyDictionary()
-"""The signing keys of the first receiver without a ``webhook_id`` that used an inbox."""
+_SECRETS: WeakKeyDictionary[MemoryInbox, Secrets] = WeakKeyDictionary()
+"""The secrets of the first receiver without a ``webhook_id`` that used an inbox."""
 
 
 class Lifecycle:
@@ -98,7 +98,7 @@ class Lifecycle:
             )
 
 
-def check_inbox(inbox: Inbox, keys: SigningKeys, webhook_id: str | None) -> None:
+def check_inbox(inbox: Inbox, secrets: Secrets, webhook_id: str | None) -> None:
     """Raise ``ConfigurationError`` for an object that is not an inbox, and for a receiver that needs a webhook's id.
 
     It needs one so that each event has one key.
@@ -122,7 +122,7 @@ def check_inbox(inbox: Inbox, keys: SigningKeys, webhook_id: str | None) -> None
             "handles. `basiq-async webhooks list` shows it, `await client.webhooks.ensure(...)` returns it as .id, and "
             "the examples read it from BASIQ_WEBHOOK_ID"
         )
-    elif not keys.has_key_of(_KEYS.setdefault(inbox, keys)):
+    elif not secrets.belong_to_the_same(_SECRETS.setdefault(inbox, secrets)):
         raise ConfigurationError(
             "two receivers with different secrets, and without a webhook_id, share this inbox: each would skip events "
             "that the other has handled; pass webhook_id to both"

@@ -14,13 +14,7 @@ import attrs
 
 from .._arguments import Duration, EventTypePattern, check_seconds, check_whole, warn_of_unknown_types
 from .._redaction.tracebacks import hide_arguments
-from .._signing.secrets import SecretLike
-from .._signing.signature import (
-    TOLERANCE,
-    Headers,
-    SigningKeys,
-    check_body,
-)
+from .._signing.signature import TOLERANCE, Headers, check_body
 from .._work.clock import TimeSource, in_seconds
 from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
 from .._work.waiting import may_work
@@ -37,6 +31,7 @@ from ._readiness import Readiness
 from ._requests import RequestReader
 from ._results import Result
 from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
+from ._secrets import AnySecrets, Secrets
 from ._settings import Settings
 from ._worker import Ticket, Worker
 from .inboxes._memory import MemoryInbox
@@ -75,7 +70,9 @@ class WebhookReceiver:
     receiver is closing. ``Result`` lists all. Basiq sends a delivery again if its response was not a 2xx (the vendor's
     page on the delivery schedule).
 
-    secret: one secret, or several while a new one replaces an old one.
+    secret: one secret, or several while a new one replaces an old one. A ``SecretFile``, another ``SecretStore``, or an
+        async function that returns the secrets, is read at the start, and again when a signature does not fit, at most
+        once a second. If that fails, the secrets that were there stay.
     webhook_id: the id of the webhook whose events it handles. The key of each event contains it, so that receivers of
         several webhooks can share an inbox, and a replay of the webhook skips what the receiver handled. Only a
         ``MemoryInbox`` that no other receiver or replay shares needs none.
@@ -109,7 +106,7 @@ class WebhookReceiver:
     @hide_arguments
     def __init__(
         self,
-        secret: SecretLike,
+        secret: AnySecrets,
         *,
         webhook_id: str | None = None,
         inbox: Inbox | None = None,
@@ -130,7 +127,8 @@ class WebhookReceiver:
         on_delivery: OnDelivery | None = None,
         clock: TimeSource | None = None,
     ) -> None:
-        keys = SigningKeys.read(secret, for_many=True)
+        self._clock = in_seconds(clock)
+        secrets = self._secrets = Secrets(secret, clock=self._clock)
         settings = Settings.check(
             handler_timeout=handler_timeout,
             inbox_timeout=inbox_timeout,
@@ -142,15 +140,13 @@ class WebhookReceiver:
             max_waiting=max_waiting,
             max_waiting_bytes=max_waiting_bytes,
         )
-        self._keys = keys
         self._webhook_id = webhook_id
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
-        check_inbox(self._inbox, keys, webhook_id)
+        check_inbox(self._inbox, secrets, webhook_id)
         self._on_delivery = on_delivery
         self._around: Around | None = None
-        self._clock = in_seconds(clock)
         self._requests = RequestReader(
-            keys,
+            secrets,
             webhook_id=webhook_id,
             tolerance=tolerance,
             max_body_size=max_body_size,
@@ -158,7 +154,7 @@ class WebhookReceiver:
             clock=self._clock,
         )
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
-        seal = self._seal = keys.make_seal("basiq quarantine")
+        seal = self._seal = secrets.seal
         self._dispatcher = Dispatcher(self._routes, self._inbox, seal, settings, clock=self._clock)
         self._accept_loss = accept_loss
         self._deferred = deferred
@@ -206,9 +202,13 @@ class WebhookReceiver:
         """Return whether a handler is registered for an event type."""
         return self._routes.find(event_type_id) is not None
 
-    def sign(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
-        """Return the headers of a delivery, signed with this receiver's secrets, for a test of your endpoint."""
-        return self._keys.headers(message_id, timestamp, body)
+    async def sign(self, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
+        """Return the headers of a delivery, signed with this receiver's secrets, for a test of your endpoint.
+
+        Raises ``ConfigurationError`` for an invalid argument, and if the secrets cannot be read.
+        """
+        await self._secrets.begin()
+        return self._secrets.keys.headers(message_id, timestamp, body)
 
     @overload
     def on(self, *event_types: EventTypePattern, deferred: bool | None = None) -> Callable[[H], H]: ...
@@ -274,7 +274,7 @@ class WebhookReceiver:
                 raise
         if self._lifecycle.closed:
             return self._report(self._closed(), started)
-        delivery = self._requests.read(headers, body)
+        delivery = await self._requests.read(headers, body)
         done = delivery if isinstance(delivery, Outcome) else await self._receive(delivery)
         return self._report(done, started)
 
@@ -312,6 +312,7 @@ class WebhookReceiver:
         """
         started = time.perf_counter()
         self._lifecycle.join_loop()
+        await self._secrets.begin()
         if delivery.webhook_id != self._webhook_id:
             delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
         patience = check_seconds("patience", patience, from_zero=True)
@@ -363,6 +364,8 @@ class WebhookReceiver:
         Returns the outcome of each. Raises ``InboxError``, or the error of an inbox from elsewhere.
         """
         self._lifecycle.join_loop()
+
+        await self._secrets.begin()
 
         async def handle(delivery: QuarantinedDelivery) -> Outcome | None:
             return None if self._lifecycle.closed else await self._retry(delivery)
@@ -441,8 +444,10 @@ class WebhookReceiver:
         self._lifecycle.closed = True
         await self._worker.stop(self._dispatcher.handler_timeout)
         await self._dispatcher.drain()
+        await self._secrets.aclose()
 
     async def __aenter__(self) -> Self:
+        await self._secrets.begin()
         if await self._lifecycle.enter() and may_work.get():
             self._worker.begin()
         return self

@@ -6,13 +6,14 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 
 from .._arguments import Duration, check_seconds, check_whole
-from .._signing.signature import CheckedHeaders, Headers, SigningKeys, check_headers
+from .._signing.signature import CheckedHeaders, Headers, check_headers
 from .._web.bodies import BodyReader
 from ..errors import SignatureVerificationError
 from ._bodies import read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
 from ._outcome import Outcome
 from ._results import Result
+from ._secrets import Secrets
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -27,7 +28,7 @@ class RequestReader:
 
     def __init__(
         self,
-        keys: SigningKeys,
+        secrets: Secrets,
         *,
         webhook_id: str | None,
         tolerance: Duration,
@@ -35,7 +36,7 @@ class RequestReader:
         body_timeout: Duration,
         clock: Callable[[], float],
     ) -> None:
-        self._keys = keys
+        self._secrets = secrets
         self._webhook_id = webhook_id
         self._tolerance = check_seconds("tolerance", tolerance, from_zero=True)
         self._max_body_size = check_whole("max_body_size", max_body_size, least=1)
@@ -46,7 +47,7 @@ class RequestReader:
         )
         self._clock = clock
 
-    def read(self, headers: Headers, body: bytes) -> Delivery | Outcome:
+    async def read(self, headers: Headers, body: bytes) -> Delivery | Outcome:
         """Return the delivery of a request whose body has arrived, or the outcome of one that is not genuine."""
         if len(body) > self._max_body_size:
             return Outcome(Result.TOO_LARGE)
@@ -54,7 +55,7 @@ class RequestReader:
             checked = check_headers(headers, self._tolerance, self._clock())
         except SignatureVerificationError as exc:
             return _reject(exc)
-        return self._read(checked, body)
+        return await self._read(checked, body)
 
     async def read_stream(
         self,
@@ -72,11 +73,16 @@ class RequestReader:
         except SignatureVerificationError as exc:
             return _reject(exc)
         body = await read_body(self._bodies, chunks, content_length)
-        return body if isinstance(body, Outcome) else self._read(checked, body)
+        return body if isinstance(body, Outcome) else await self._read(checked, body)
 
-    def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
+    async def _read(self, checked: CheckedHeaders, body: bytes) -> Delivery | Outcome:
         message_id, _, _, sent = checked
-        mismatch = self._keys.find_mismatch(checked, body)
+        secrets = self._secrets
+        if sent > secrets.fresh_until:
+            await secrets.read_again()
+        mismatch = secrets.keys.find_mismatch(checked, body)
+        if mismatch is not None and mismatch.reason == "no-match" and await secrets.read_again():
+            mismatch = secrets.keys.find_mismatch(checked, body)
         if mismatch is not None:
             return _reject(mismatch)
         try:

@@ -317,6 +317,8 @@ class Replay:
         handling = self._handling
         try:
             async with AsyncExitStack() as stack:
+                if handling.receiver is not None:
+                    await handling.receiver._secrets.begin()
                 claim = None
                 if handling.kind == "exclusive" and handling.inbox is not None:
                     claim = RunClaim(handling.inbox, self._webhook_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
@@ -45,7 +45,7 @@ _TIMEOUT = 15.0
 _INBOX_TIMEOUT = 5.0
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
-_Sign = Callable[[str, datetime, bytes], Mapping[str, str]]
+_Sign = Callable[[str, datetime, bytes], Awaitable[Mapping[str, str]]]
 _ATTEMPTS = "failed_share last_success refused by_status first_failure oldest_undelivered"
 _SCAN = (
     "undelivered never_sent unrecorded recovered unreadable looked_at earliest latest complete disabled_at out_of_reach"
@@ -385,7 +385,12 @@ def _find_signer(
     if receiver is not None and not isinstance(receiver, DiagnosedReceiver):
         raise ConfigurationError("receiver must be a WebhookReceiver, or None")
     if secret is not None:
-        return SigningKeys.read(secret).headers
+        keys = SigningKeys.read(secret)
+
+        async def sign(message_id: str, timestamp: datetime, body: bytes) -> Mapping[str, str]:
+            return keys.headers(message_id, timestamp, body)
+
+        return sign
     return None if receiver is None else receiver.sign
 
 
@@ -398,7 +403,9 @@ async def _test(sign: _Sign, url: str) -> EndpointCheck:
     try:
         moment, kind = datetime.now(UTC), {"content-type": "application/json"}
         # No local variable holds the headers: error reports show local variables.
-        request = Request("POST", absolute_url(url), {**sign(f"test_{uuid.uuid4().hex}", moment, body), **kind}, body)
+        request = Request(
+            "POST", absolute_url(url), {**await sign(f"test_{uuid.uuid4().hex}", moment, body), **kind}, body
+        )
         response = await transport.send(request)
     except BasiqError as exc:
         return EndpointCheck(None, str(exc))

@@ -76,7 +76,7 @@ class DiagnosedReceiver(Protocol):
         """Whether there is a handler for an event type."""
         ...
 
-    def sign(self, message_id: str, timestamp: datetime, body: bytes) -> Mapping[str, str]:
+    async def sign(self, message_id: str, timestamp: datetime, body: bytes) -> Mapping[str, str]:
         """Return the headers of a delivery, signed with the receiver's secrets."""
         ...
 

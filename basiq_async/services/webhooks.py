@@ -10,10 +10,13 @@ import attrs
 
 from .._arguments import Duration, check_event_type_ids, check_seconds, describe_unknown, select_texts
 from .._redaction.text import printable
+from .._signing.secret_file import TIME_LIMIT, SecretFile, SecretStore, WriteSecret, find_writer
 from .._wire.urls import absolute_url
 from .._work.clock import LoopClock, clock_of
+from .._work.failures import failure_text
 from .._work.limits import limit
-from ..errors import BadRequestError, ConflictError, RequestTimeoutError
+from .._work.tasks import run_to_completion
+from ..errors import BadRequestError, ConfigurationError, ConflictError, RequestTimeoutError
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
 from .api import Api, Endpoint, encode
@@ -60,6 +63,7 @@ class Webhooks:
         name: str | None = None,
         description: str | None = None,
         remove_event_types: bool = False,
+        secret: SecretStore | WriteSecret | None = None,
     ) -> EnsuredWebhook:
         """Make sure that a webhook with this url, these event types, name and description exists and is not disabled.
 
@@ -71,6 +75,10 @@ class Webhooks:
         ``action`` of the result says what was done. Its ``secret`` is None if nothing was done, because only responses
         to create and update hold it.
 
+        ``secret``: a ``SecretFile``, another ``SecretStore``, or an async function, which stores each secret that Basiq
+        returns before this returns, or is cancelled. Raises ``ConfigurationError`` if that fails. A ``SecretFile`` that
+        cannot be written is found before the first request.
+
         Other event types of the webhook are kept, because another service, or an older version of this one, may rely on
         them. ``kept_event_types`` of the result names them, and the logger ``basiq_async.webhooks`` warns of them. With
         ``remove_event_types``, the webhook is unsubscribed from them, and the result has them as
@@ -78,12 +86,21 @@ class Webhooks:
         """
         body = _body(url, subscribed_events, name, description)
         encode(body)  # text that cannot be sent is refused before the first request
+        file = secret if isinstance(secret, SecretFile) else None
+        try:
+            store = None if secret is None else find_writer(secret)
+        finally:
+            del secret  # error reporters show local variables, and a caller may have passed the text of a secret
+        if file is not None:
+            await file.check()
         done: EnsuredWebhook | None = None
         for left in reversed(range(_RACES)):
             existing = await self._find(url) if done is None else await self.get(done.id)
             if existing is None:
                 try:
-                    done = EnsuredWebhook.of(await self._write(self._api.at(WEBHOOKS.path), body), "created")
+                    created = await self._write(self._api.at(WEBHOOKS.path), body)
+                    await _store_secret(created, store)
+                    done = EnsuredWebhook.of(created, "created")
                 except ConflictError:
                     if not left:
                         raise
@@ -94,6 +111,7 @@ class Webhooks:
             written = await self._bring_up_to(existing, body, remove=remove_event_types and done is None)
             if written.action == "unchanged":
                 return written
+            await _store_secret(written, store)
             done = written if done is None else attrs.evolve(written, action=done.action)
         raise ConflictError(
             "other services change the event types of this webhook again and again",
@@ -264,6 +282,26 @@ class Webhooks:
         texts = select_texts(name=existing.name, description=existing.description)
         changed = await self._write(self._at(existing.id), {**texts, **body})
         return EnsuredWebhook.of(changed, "reactivated" if deaf else "updated", kept=kept, removed=removed)
+
+
+async def _store_secret(webhook: Webhook, store: WriteSecret | None) -> None:
+    """Store the secret of a webhook, also if this is cancelled meanwhile: Basiq returns it only once."""
+    secret = webhook.secret
+    if store is None or secret is None:
+        return
+
+    async def write() -> None:
+        try:
+            async with limit(TIME_LIMIT, TimeoutError(f"nothing was stored within {TIME_LIMIT:g} s")):
+                await store(secret)
+        except Exception as exc:
+            why = str(exc) if isinstance(exc, ConfigurationError) else failure_text(exc)
+            raise ConfigurationError(
+                f"the signing secret of the webhook {webhook.id} was not stored: {why}. Basiq returns it again when "
+                "the webhook is updated: see `webhooks.reactivate`, or `basiq-async webhooks secret`"
+            ) from None
+
+    await run_to_completion(write)
 
 
 def _texts(url: str, name: str | None, description: str | None) -> dict[str, Any]:

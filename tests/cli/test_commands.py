@@ -57,64 +57,52 @@ def test_the_life_of_a_webhook(run: Run, served: Served) -> None:
     assert run("webhooks", "list").rows == []
 
 
-def test_the_secret_goes_to_a_new_file_and_nowhere_else(run: Run, served: Served, tmp_path: Path) -> None:
+def test_the_secret_goes_to_a_private_file_and_nowhere_else(run: Run, served: Served, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     made = create(run, "--secret-file", str(file))
     secret = file.read_text().rstrip("\n")
     assert file.read_text() == secret + "\n"
     assert secret == served.fake.secret(made["id"])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    again = run("webhooks", "update", made["id"], "--url", URL, "--secret-file", str(file))
-    assert again.exit_code == 2
-    assert "exists already" in again.stderr
-    assert file.read_text() == secret + "\n"
     other = tmp_path / "other"
     ensured = run("webhooks", "ensure", "--url", URL, "--event", "user.deleted", "--secret-file", str(other))
     assert other.read_text() == secret + "\n"
     unchanged = run("webhooks", "ensure", "--url", URL, "--event", "user.deleted", "--secret-file", str(tmp_path / "3"))
     assert not (tmp_path / "3").exists()
-    assert secret not in again.output + ensured.output + unchanged.output + json.dumps(made)
+    assert secret not in ensured.output + unchanged.output + json.dumps(made)
 
 
-def test_ensure_may_run_at_each_start_with_its_secret_file(run: Run, served: Served, tmp_path: Path) -> None:
-    file, arguments = tmp_path / "secret", ("--url", URL, "--event", "user.created")
-    made = run("webhooks", "ensure", *arguments, "--secret-file", str(file)).row
-    first = served.fake.secret(made["id"]) + "\n"
-    served.fake.quirks = Quirks(signing_key_on_update="new")
-    again = run("webhooks", "ensure", *arguments, "--secret-file", str(file))
-    assert (again.exit_code, again.row["action"], file.read_text()) == (0, "unchanged", first)
-    assert "keeps the secret that it has" in again.stderr
-    changed = run("webhooks", "ensure", *arguments, "--event", "user.updated", "--secret-file", str(file))
-    second = served.fake.secret(made["id"]) + "\n"
-    assert (changed.exit_code, file.read_text(), (tmp_path / "secret.old").read_text()) == (0, second, first)
-    assert [stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()] == [0o600, 0o600]
-    assert not {first.strip(), second.strip()} & set((again.output + changed.output).split())
-
-
-@pytest.mark.parametrize("command", ["reactivate", "secret"])
-def test_a_secret_that_an_update_makes_is_kept_beside_the_one_before(
+@pytest.mark.parametrize("command", ["ensure", "update", "reactivate", "secret"])
+def test_a_secret_file_keeps_the_secret_before_for_a_day(
     run: Run, served: Served, tmp_path: Path, command: str
 ) -> None:
+    file, arguments = tmp_path / "secret", ("--url", URL, "--event", "user.created")
+    made = run("webhooks", "ensure", *arguments, "--secret-file", str(file)).row
+    first = served.fake.secret(made["id"])
     served.fake.quirks = Quirks(signing_key_on_update="new")
-    webhook_id, file = create(run)["id"], tmp_path / "secret"
-    kept = []
-    for _ in range(2):
-        done = run("webhooks", command, webhook_id, "--secret-file", str(file))
-        kept.append(served.fake.secret(webhook_id) + "\n")
-        assert (done.exit_code, file.read_text()) == (0, kept[-1]), done.output
-        assert not {each.strip() for each in kept} & set(done.output.split())
-    assert (tmp_path / "secret.old").read_text() == kept[0]
+    again = run("webhooks", "ensure", *arguments, "--secret-file", str(file))
+    assert (again.exit_code, again.row["action"], file.read_text()) == (0, "unchanged", first + "\n")
+    assert "keeps the secret that it has" in again.stderr
+    words = {"ensure": arguments}.get(command, (made["id"],))
+    if command in ("ensure", "update"):
+        words = (*words, "--event", "user.updated")
+    changed = run("webhooks", command, *words, "--secret-file", str(file))
+    second = served.fake.secret(made["id"])
+    assert (changed.exit_code, file.read_text().split("\n")[0]) == (0, second)
+    assert file.read_text().split("\n")[1].startswith(f"{first}  # until 20")
+    assert "keeps the one before for 28 hours" in changed.stderr
+    assert [stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()] == [0o600]
+    assert not {first, second} & set((again.output + changed.output).split())
 
 
-@pytest.mark.parametrize("content", ["notes of mine", "", "\xff"])
-def test_ensure_writes_no_secret_over_another_file(run: Run, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["notes of mine", "\xff"])
+def test_no_secret_is_written_over_another_file(run: Run, tmp_path: Path, content: str) -> None:
     file = tmp_path / "notes"
     file.write_text(content, encoding="latin-1")
-    file.chmod(0o600)
-    for mode, why in ((0o600, "exists already, and"), (0o644, "other users can open it")):
-        file.chmod(mode)
-        refused = run("webhooks", "ensure", "--url", URL, "--event", "user.created", "--secret-file", str(file))
-        assert (refused.exit_code, why in refused.stderr, file.read_text(encoding="latin-1")) == (2, True, content)
+    for command in ("ensure", "create"):
+        refused = run("webhooks", command, "--url", URL, "--event", "user.created", "--secret-file", str(file))
+        assert (refused.exit_code, file.read_text(encoding="latin-1")) == (2, content)
+        assert "holds something else than signing secrets" in refused.stderr
     assert run("webhooks", "list").rows == []
 
 

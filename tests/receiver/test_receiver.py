@@ -105,7 +105,7 @@ async def test_a_rotated_secret_is_accepted_beside_the_new_one() -> None:
     body = payload()
     for secret in (SECRET, OTHER_SECRET):
         assert (await receiver.handle(signed(body, secret=secret), body)).status == 204
-    assert (await receiver.handle(receiver.sign("msg_2", datetime.now(UTC), body), body)).status == 204
+    assert (await receiver.handle(await receiver.sign("msg_2", datetime.now(UTC), body), body)).status == 204
 
 
 async def test_two_workers_that_seed_the_random_module_alike_have_two_tokens() -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from basiq_async import (
     BadRequestError,
+    ConfigurationError,
     ConflictError,
     NotFoundError,
     RequestTimeoutError,
+    Secret,
     Webhook,
 )
+from basiq_async.receiver import SecretFile
+from basiq_async.testing import Quirks
 from tests.support import virtual
+from tests.support.deliveries import SECRET
 from tests.support.scripted import Scripted, answer, client
 
 from .conftest import EVENTS, URL, Basiq, create
@@ -208,3 +214,58 @@ async def test_waiting_until_active_is_patient() -> None:
         await client(transport).webhooks.wait_until_active("w")
     assert virtual.now() - began == pytest.approx(1020)
     assert len(transport.requests) < 50
+
+
+async def test_ensure_stores_each_secret_that_basiq_returns_before_it_returns(basiq: Basiq, tmp_path: Path) -> None:
+    basiq.fake.quirks = Quirks(signing_key_on_update="new")
+    file, told = SecretFile(tmp_path / "secret"), []
+
+    async def tell(secret: Secret) -> None:
+        told.append(secret)
+
+    made = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=file)
+    assert await file.read() == (made.secret,)
+    same = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=tell)
+    assert (same.action, same.secret, told) == ("unchanged", None, [])
+    for store in (file, tell):
+        changed = await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, name=repr(store), secret=store)
+        assert changed.secret is not None
+        assert changed.secret == ((await file.read())[0] if store is file else told[0])
+    assert (await file.read())[1] == made.secret
+
+
+async def test_a_secret_that_cannot_be_stored_says_so_and_how_to_get_it_again(basiq: Basiq, tmp_path: Path) -> None:
+    async def fail(secret: Secret) -> None:
+        raise RuntimeError("the vault is away")
+
+    with pytest.raises(ConfigurationError, match=r"was not stored: RuntimeError: the vault is away\. Basiq returns it"):
+        await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=fail)
+    assert len(await basiq.client.webhooks.list().collect()) == 1
+
+
+async def test_a_store_that_cannot_be_used_leaves_no_webhook(basiq: Basiq, tmp_path: Path) -> None:
+    for store, said in (
+        (SecretFile(tmp_path / "missing" / "secret"), "cannot be written: No such file"),
+        (SecretFile, "secret must be a SecretFile"),
+        (lambda secret: None, "must be an async function"),
+        (SECRET, "secret must be a SecretFile"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            await basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=store)  # type: ignore[arg-type]
+    assert await basiq.client.webhooks.list().collect() == []
+
+
+async def test_a_cancelled_ensure_has_stored_the_secret_that_it_got(basiq: Basiq) -> None:
+    begun, stored = asyncio.Event(), []
+
+    async def store(secret: Secret) -> None:
+        begun.set()
+        await asyncio.sleep(0.01)
+        stored.append(secret)
+
+    work = asyncio.create_task(basiq.client.webhooks.ensure(url=URL, subscribed_events=EVENTS, secret=store))
+    await begun.wait()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert len(stored) == 1

@@ -1,0 +1,110 @@
+"""The signing secrets of a receiver: those it was given, or those of a store, read again when no signature fits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from .._redaction.tracebacks import hide_arguments
+from .._signing.secret_file import TIME_LIMIT, ReadSecrets, SecretFile, SecretStore, find_reader
+from .._signing.secrets import SecretLike
+from .._signing.signature import SigningKeys
+from .._work.failures import failure_text
+from .._work.limits import limit
+from .._work.tasks import TaskOwner
+from ..errors import ConfigurationError
+
+logger = logging.getLogger("basiq_async.receiver")
+
+AnySecrets = SecretLike | SecretStore | ReadSecrets
+"""Secrets, or a store of them, or an async function that returns them."""
+
+_PURPOSE = "basiq quarantine"
+_EVERY = 1.0
+"""Seconds between two readings because of a signature."""
+_LONGEST_USE = 3600.0
+"""Seconds for which several secrets are used without a look at the store: one of them may be replaced by now."""
+
+
+class Secrets:
+    """The keys and the seal of one receiver. Several callers who want a reading at once await the same one.
+
+    clock: seconds since 1970.
+    """
+
+    @hide_arguments
+    def __init__(self, secret: AnySecrets, *, clock: Callable[[], float]) -> None:
+        read = find_reader(secret)
+        self._read = read
+        self._store: object = None if read is None else secret
+        self._name = repr(secret) if isinstance(secret, SecretFile) else getattr(secret, "__qualname__", type(secret))
+        self._clock = clock
+        self.keys = SigningKeys.read(secret, for_many=True) if read is None else SigningKeys()  # type: ignore[arg-type]
+        self.seal = self.keys.make_seal(_PURPOSE)
+        self.fresh_until = math.inf
+        """Look at the store before a delivery that was signed later, in seconds since 1970."""
+        self._last = -math.inf
+        self._reading: asyncio.Task[None] | None = None
+        self._tasks = TaskOwner()
+
+    def belong_to_the_same(self, other: Secrets) -> bool:
+        """Return whether two receivers have one webhook, as far as their secrets show."""
+        return (self._store is not None and self._store == other._store) or self.keys.has_key_of(other.keys)
+
+    async def begin(self) -> None:
+        """Read the store, unless it was read before. A failure is logged."""
+        if self._read is not None and not self.keys:
+            await self._join_reading(self._read)
+
+    async def read_again(self) -> bool:
+        """Read the store, at most once a second. Return whether there are other secrets than before."""
+        if self._read is None:
+            return False
+        before = self.keys
+        if not self._is_reading():
+            now = self._clock()
+            if abs(now - self._last) < _EVERY:  # the clock may have been set back
+                return False
+            self._last = now
+        await self._join_reading(self._read)
+        return self.keys is not before
+
+    async def aclose(self) -> None:
+        """Cancel a reading that is under way."""
+        await self._tasks.aclose()
+
+    def _is_reading(self) -> bool:
+        task = self._reading
+        return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
+
+    async def _join_reading(self, read: ReadSecrets) -> None:
+        if self._reading is None or not self._is_reading():
+            self._reading = self._tasks.spawn(self._read_store(read))
+        await asyncio.wait({self._reading})
+
+    async def _read_store(self, read: ReadSecrets) -> None:
+        try:
+            async with limit(TIME_LIMIT, TimeoutError(f"it did not respond within {TIME_LIMIT:g} s")):
+                found = await read()
+            if found is None or (isinstance(found, Sequence) and not found):
+                raise ConfigurationError(
+                    "there is none yet: `webhooks.ensure(..., secret=...)` stores it when Basiq returns it, and "
+                    "`basiq-async webhooks secret ID --secret-file FILE` asks for it again"
+                )
+            keys = SigningKeys.read(found, for_many=True)
+        except Exception as exc:
+            kept = "those read before stay in use" if self.keys else "each delivery is refused until then"
+            text = str(exc) if isinstance(exc, ConfigurationError) else failure_text(exc)
+            logger.error("the signing secret cannot be read from %s, and %s: %s", self._name, kept, text)
+            return
+        many = isinstance(found, Sequence) and not isinstance(found, str) and len(found) > 1
+        self.fresh_until = self._clock() + _LONGEST_USE if many else math.inf
+        if not self.keys.has_same_keys(keys):
+            if self.keys:
+                logger.info("the signing secret has changed: %s was read again", self._name)
+            else:
+                self._last = -math.inf  # what was read first may be replaced at once
+            self.keys = keys
+            self.seal.use_keys_of(keys.make_seal(_PURPOSE))
