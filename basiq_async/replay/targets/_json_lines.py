@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -15,6 +13,7 @@ from typing import Any, BinaryIO, Self
 
 import attrs
 
+from ..._storage.file_locks import lock_file
 from ..._storage.private_files import open_private, replace_private
 from ..._work.ids import Ids, digest_of
 from ..._work.tasks import run_to_completion, wait_uncancelled
@@ -26,18 +25,12 @@ _quick_dumps: Callable[[Any], bytes] | None = None
 with suppress(ImportError):
     from orjson import dumps as _quick_dumps
 
-if sys.platform == "win32":  # pragma: no cover  # the coverage is measured on Linux
-    import msvcrt
-else:
-    import fcntl
-
 _CHUNK = 2**20
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 _BEGINNING = b'{"'
 """The beginning of each line."""
 _FIRST_ID = re.compile(rb'\{(?:"type":"[^"\\]*",)?"id":"([^"\\]+)"[,}]')
 """The id of a line that begins as Basiq's messages do. Any other line is parsed."""
-_PAST_THE_END = 2**40
 """The byte to lock on Windows. No file is that long: other programs could not read a locked part of the file."""
 _LONGEST_NOTE = 2**20
 
@@ -237,7 +230,7 @@ class JSONLinesTarget:
         descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT)
         file = os.fdopen(descriptor, "r+b")
         try:
-            _lock(file)
+            lock_file(file)
         except OSError as exc:
             file.close()
             if not isinstance(exc, BlockingIOError):
@@ -353,19 +346,3 @@ def _make_lines(items: Sequence[Any]) -> Iterator[bytes]:
         except TypeError:  # such as a number above 64 bits
             line = None
         yield line if line is not None and line.isascii() else _dumps(item).encode()
-
-
-if sys.platform == "win32":  # pragma: no cover  # the coverage is measured on Linux
-
-    def _lock(file: BinaryIO) -> None:
-        file.seek(_PAST_THE_END)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError as exc:
-            raise BlockingIOError(errno.EWOULDBLOCK, "locked") from exc
-
-else:
-
-    def _lock(file: BinaryIO) -> None:
-        """Lock a file until it is closed. Raises ``BlockingIOError`` if another process has locked it."""
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,49 @@
+"""What runs on Windows, in a Python that lacks what Windows does not have: ``support/windows/sitecustomize.py``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .support.command_line import COLD
+from .support.environment import ROOT, unmeasured
+from .support.real_time import PATIENCE
+
+WINDOWS = ROOT / "tests" / "support" / "windows"
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="here it is the real one")
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(WINDOWS), str(ROOT)])
+    env = {**unmeasured(), "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_the_simulated_windows_lacks_what_it_should(tmp_path: Path) -> None:
+    code = """if 1:
+        import asyncio, os, signal
+        assert not hasattr(os, "fork") and not hasattr(signal, "SIGHUP")
+        for name in ("fcntl", "termios", "pwd", "grp", "resource"):
+            try: __import__(name)
+            except ImportError: continue
+            raise AssertionError(name)
+        async def main(): asyncio.get_running_loop().add_signal_handler(2, print)
+        try: asyncio.run(main())
+        except NotImplementedError: print("none")"""
+    done = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("none\n", "")
+
+
+def test_a_client_a_receiver_with_a_file_replays_and_an_export_work_on_windows(tmp_path: Path) -> None:
+    done = run(sys.executable, "-m", "tests.support.windows.program", cwd=tmp_path)
+    assert done.stdout.split() == ["client", "receiver", "replay", "export", "fleet"], done.stderr
+
+
+@pytest.mark.parametrize("words", [["demo"], ["jobs", "list", "--help"], ["worker", "--help"]], ids=" ".join)
+def test_the_command_line_works_on_windows(words: list[str], tmp_path: Path) -> None:
+    done = run(*COLD, *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
