@@ -407,10 +407,18 @@ def _type_problems(found: Diagnosis) -> Iterator[Problem]:
             "unknown-event-types", f"handlers exist for {_join(found.unknown)}, which Basiq does not have", types
         )
     if found.unhandled:
+        # Not the line that unsubscribes: a deploy may have lost the handler.
+        asked = [word for each in found.unhandled for word in ("--event", each)]
+        line = _line("messages tail", webhook.id, *asked)
+        waits = ""
+        if found.waiting.count and found.receiver is not None:
+            line = _line("inbox waiting", "", "--receiver", found.receiver)
+            waits = f", and {found.waiting.count:,} deliveries wait"
         yield Problem(
             "unhandled-event-types",
-            f"no handler exists for {_join(found.unhandled)}: write one, or unsubscribe",
-            subscribe(each for each in subscribed if each not in found.unhandled),
+            f"no handler exists for {_join(found.unhandled)}{waits}: deploy the one that there was, or write one; "
+            "unsubscribe with 'webhooks update' if nothing needs them",
+            line,
         )
     if found.unsubscribed:
         wanted = [each for each in found.offered for pattern in found.unsubscribed if matches(pattern, each)]

@@ -212,8 +212,20 @@ def unknown(w: World) -> Story:
 @story_of("unhandled-event-types")
 def unhandled(w: World) -> Story:
     webhook_id = w.webhook(TYPE, "user.created")
+    w.emit(1, "user.created")
     line = yield (webhook_id, "--receiver", w.service(webhook_id, TYPE))
-    assert shell(line).row["subscribed_events"] == [TYPE]
+    assert [row["event_type_id"] for row in shell(line).rows] == ["user.created"]
+
+
+@story_of("unhandled-event-types")
+def unhandled_and_waiting(w: World) -> Story:
+    """A deploy has lost the handler of what waits: no line may keep more of it from coming."""
+    webhook_id = w.webhook(TYPE, "user.created")
+    w.service(webhook_id, more=", deferred=True")
+    let_wait(webhook_id, "e-1")
+    line = yield (webhook_id, "--receiver", w.service(webhook_id, "user.created", more=", deferred=True"))
+    assert [row["event_id"] for row in shell(line).rows] == ["e-1"]
+    assert w.run("webhooks", "get", webhook_id).row["subscribed_events"] == [TYPE, "user.created"]
 
 
 @story_of("unsubscribed-event-types")

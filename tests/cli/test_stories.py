@@ -29,7 +29,7 @@ def test_events_of_a_type_that_was_added_again_are_named_though_a_recovery_ran_m
     assert (w.handled(), w.codes(*at)) == (2, [])
 
 
-def test_what_has_no_handler_is_no_message_to_recover_and_the_line_that_unsubscribes_ends_it(world: World) -> None:
+def test_what_has_no_handler_is_no_message_to_recover_and_unsubscribing_ends_it(world: World) -> None:
     w, webhook_id = world, world.webhook(TYPE, "user.created")
     at = (webhook_id, "--receiver", w.service(webhook_id, "consent.*"))
     w.pass_time(hours=1)
@@ -41,8 +41,8 @@ def test_what_has_no_handler_is_no_message_to_recover_and_the_line_that_unsubscr
     w.pass_time(hours=5)
     assert w.run("recover", *at).row["messages"]["skipped"]["no-handler"] == 3
     assert w.codes(*at) == ["unhandled-event-types"]
-    assert w.run(*w.help_for("unhandled-event-types", *at)).exit_code == 0
-    w.pass_time(minutes=16)
+    assert len(w.run(*w.help_for("unhandled-event-types", *at)).rows) == 3
+    w.subscribe(webhook_id, TYPE)
     assert w.codes(*at) == []
     w.subscribe(webhook_id, TYPE, "user.created")
     at = (webhook_id, "--receiver", w.service(webhook_id))  # a deploy brings the handler
