@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import queue
 import sqlite3
@@ -27,6 +28,8 @@ Work = Callable[[sqlite3.Connection], T]
 _MOST_IN_A_BATCH = 256
 _CHECK_EVERY = 1.0
 """Seconds within which a file that was deleted is noticed. To look costs the thread a wait for the interpreter."""
+_CLEAR_AFTER = 60.0
+"""Seconds after a write until the write-ahead log is emptied: it holds what was removed since."""
 
 
 @attrs.define(eq=False)
@@ -68,6 +71,8 @@ class SQLiteStore:
         self._pid = 0
         self._connection: sqlite3.Connection | None = None
         self._check_at = 0.0
+        self._busy_timeout = busy_timeout
+        self._clear_at = math.inf
 
     def __repr__(self) -> str:
         return f"<inbox {self.path!r}{', closed' if self.closed else ''}>"
@@ -108,6 +113,7 @@ class SQLiteStore:
         try:
             while self._serve_batch():
                 pass
+            self._clear_log()
             if self._connection is not None:
                 self.file.close(self._connection)
         finally:
@@ -115,8 +121,13 @@ class SQLiteStore:
 
     def _serve_batch(self) -> bool:
         """Wait for a call, and run it with all others that are queued. Return False if None came."""
+        if time.monotonic() >= self._clear_at:
+            self._clear_log()
         calls: list[_Call] = []
-        call = self._calls.get()
+        try:
+            call = self._calls.get(timeout=self._until_clearing())
+        except queue.Empty:
+            return True
         while call is not None:
             calls.append(call)
             if len(calls) == _MOST_IN_A_BATCH or self._calls.empty():  # nobody else takes calls from the queue
@@ -145,7 +156,8 @@ class SQLiteStore:
             connection = self._connection = None
         if connection is None:
             connection = self._connection = self._open()
-        connection.execute("BEGIN IMMEDIATE" if any(map(_WRITES, calls)) else "BEGIN")
+        writes = any(map(_WRITES, calls))
+        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
             for call in calls:
                 if not call.future.cancelled():
@@ -157,9 +169,29 @@ class SQLiteStore:
                     connection.execute("ROLLBACK")
             raise
         now = time.monotonic()
+        if writes:
+            self._clear_at = min(self._clear_at, now + _CLEAR_AFTER)
         if now >= self._check_at:
             self.file.check_in_place()
             self._check_at = now + _CHECK_EVERY
+
+    def _until_clearing(self) -> float | None:
+        return None if self._clear_at == math.inf else max(self._clear_at - time.monotonic(), 0.0)
+
+    def _clear_log(self) -> None:
+        """Move what the log has into the file, and cut the log. If another process reads, try again later."""
+        written, self._clear_at = self._clear_at < math.inf, math.inf
+        connection = self._connection
+        if connection is None or not written:
+            return
+        busy = 1
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA busy_timeout=0")  # else all calls wait for that process
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        with suppress(sqlite3.Error):
+            connection.execute(f"PRAGMA busy_timeout={math.ceil(self._busy_timeout * 1000)}")
+        if busy:
+            self._clear_at = time.monotonic() + _CLEAR_AFTER
 
 
 _WRITES = attrgetter("write")

@@ -70,6 +70,7 @@ class SQLiteFile:
                 if blank:
                     self._make(connection, timeout, fill)
                 connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("PRAGMA secure_delete=ON")  # what is removed is overwritten, in any build of SQLite
             except BaseException:
                 self.close(connection)
                 raise
