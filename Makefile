@@ -104,7 +104,7 @@ cron: $(READY) ## a week of recoveries and doctors at steps of ten minutes, with
 	BASIQ_CRON_MINUTES=10 $(BIN)/python -m pytest -q -s -p no:randomly tests/cli/test_cron.py
 
 crash: $(READY) ## replays and services that are killed again and again: none lost, and no more repeated than promised
-	for mode in exclusive shared export sql; do \
+	for mode in inbox http export sql; do \
 	  $(BIN)/python -m tests.crash --mode $$mode --messages 10000 --concurrency 16 --kills 200 || exit 1; done
 	for scenario in postgres restart replay deferred redis; do \
 	  $(BIN)/python -m tests.crash --mode receiver --scenario $$scenario --events 5000 --kills 200 || exit 1; done

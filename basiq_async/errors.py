@@ -21,7 +21,7 @@
     ├── SignatureVerificationError     a delivery that cannot be trusted
     ├── InboxError                     an inbox could not say, or not record, what was handled
     └── ReplayError                    a replay job that cannot start or go on
-        ├── JobInUseError              another run of the job is alive
+        ├── JobInUseError              another run writes to the file
         ├── RecordError                its record of what was handled is full, damaged, or another one
         └── TargetError                its target did not accept a message
 
@@ -264,6 +264,8 @@ class SignatureVerificationError(BasiqError):
 class InboxError(BasiqError):
     """The inbox could not read or record which deliveries were handled, for example because the disk is full."""
 
+    _lasts = False  # whether it is no outage: it helps nothing to wait, and a job ends at once
+
 
 class ReplayError(BasiqError):
     """A replay job cannot start, or cannot continue.
@@ -275,7 +277,7 @@ class ReplayError(BasiqError):
 
 
 class JobInUseError(ReplayError):
-    """Another run of the job is alive. That run does the work, so this one can end."""
+    """Another run writes to the same file. That run does the work, so this one can end."""
 
 
 class RecordError(ReplayError):

@@ -1,13 +1,12 @@
 """Processes that are killed with SIGKILL, again and again, and held to their promise.
 
-``--mode shared``, ``exclusive``, ``http``, ``export`` and ``sql`` kill a replay: into a function with a shared inbox,
-and with one of the job's own, an endpoint, a file, and a function whose inbox and effects are in one PostgreSQL,
-through a pool of 5 connections. After a kill the effects are compared with what the inbox has recorded: whatever is
-recorded has had its effect (none is lost), and at most ``concurrency`` effects of that run are not recorded (which are
-those that the next run repeats). A file is its own record: it has each message once. The last run does not stall on
-what the killed ones have claimed.
+``--mode inbox``, ``http``, ``export`` and ``sql`` kill a replay: into a function, an endpoint, a file, and a function
+whose inbox and effects are in one PostgreSQL, through a pool of 5 connections. After a kill the effects are compared
+with what the inbox has recorded: whatever is recorded has had its effect (none is lost), and at most ``concurrency``
+effects of that run are not recorded (which are those that the next run repeats). A file is its own record: it has each
+message once. The last run does not stall on what the killed ones have claimed.
 
-    python -m tests.crash --mode exclusive --messages 10000 --concurrency 16 --kills 200
+    python -m tests.crash --mode inbox --messages 10000 --concurrency 16 --kills 200
 
 ``--mode receiver`` kills the processes of a service, and ``--mode fleet`` workers and their Redis.
 """
@@ -146,7 +145,7 @@ class Crash:
                         endpoint.deliver = at_most(most, endpoint.deliver)  # type: ignore[method-assign]
                         await self._run(endpoint, inbox=inbox)
                 else:
-                    await self._run(at_most(most, handler), inbox=inbox, exclusive=self.mode == "exclusive")
+                    await self._run(at_most(most, handler), inbox=inbox)
 
     async def _run(self, target: object, **options: Any) -> None:
         async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(self.fake)) as client:
@@ -197,7 +196,7 @@ class Crash:
         assert not missing, f"{len(missing)} messages are lost"
         self.repeats = len(effects) - len(set(effects))
         assert self.repeats <= self.concurrency * self.kills, f"{self.repeats} repeats after {self.kills} kills"
-        if self.mode not in ("shared", "exclusive"):
+        if self.mode != "inbox":
             assert self.repeats == 0, f"{self.repeats} messages reached the target's inbox or file twice"
 
     def check(self, before: list[str]) -> None:
@@ -262,7 +261,7 @@ def crash_replay(options: argparse.Namespace, rng: random.Random, folder: Path) 
 
 
 MODES: dict[str, Callable[[argparse.Namespace, random.Random, Path], str]] = {
-    **dict.fromkeys(("shared", "exclusive", "http", "export", "sql"), crash_replay),
+    **dict.fromkeys(("inbox", "http", "export", "sql"), crash_replay),
     "fleet": crash_fleet,
     "receiver": crash_receiver,
 }
@@ -271,7 +270,7 @@ MODES: dict[str, Callable[[argparse.Namespace, random.Random, Path], str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", choices=MODES, default="exclusive")
+    parser.add_argument("--mode", choices=MODES, default="inbox")
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--kills", type=int, default=200)

@@ -119,6 +119,7 @@ class SQLiteFile:
         else:
             return exc
         error = InboxError(f"the inbox {self.path!r} {said}")
+        error._lasts = said != _LOCKED
         error.__cause__ = drop_tracebacks(exc)
         return error
 

@@ -38,12 +38,6 @@ def inbox_key(
     return key if len(key) <= _LONGEST_KEY else _digest(key)
 
 
-def run_key(name: str) -> str:
-    """Return the key by which one run at a time claims a job of this name."""
-    key = f"run:{_quoted(name)}"
-    return key if len(key) <= _LONGEST_KEY else _digest(key)
-
-
 def may_be_of(key: str, webhook_id: str | None) -> bool:
     """Return whether a key can be of this webhook, or of a receiver without an id. A digest can be of any."""
     if webhook_id and key.startswith("webhook:"):

@@ -54,12 +54,16 @@ class Ended(enum.Enum):
 
 @attrs.frozen
 class Ending(Generic[T]):
-    """How an attempt ended, with the ``value`` of the work, its ``error``, or the ``claim`` of another worker."""
+    """How an attempt ended, with the ``value`` of the work, its ``error``, or the ``claim`` of another worker.
+
+    ``unrecorded``: why the inbox could not record that it was handled.
+    """
 
     how: Ended
     value: T | None = None
     error: Exception | None = None
     claim: Claim | None = None
+    unrecorded: Exception | None = None
 
 
 class Units:
@@ -379,7 +383,7 @@ class Unit(ABC, Generic[T]):
             if self.session is None:
                 # It was handled. A failure would certainly have it handled twice.
                 self.report("was handled, but that could not be recorded", exc)
-                return Ending(Ended.HANDLED, value)
+                return Ending(Ended.HANDLED, value, unrecorded=exc)
             if not isinstance(exc, (InboxError, TimeoutError, RuntimeError)):
                 raise  # the storage refuses what the handler wrote
             failure = exc

@@ -64,17 +64,16 @@ async def _read_former(record: Record, *, timeout: float) -> dict[str, list[str]
         return {}
 
 
-async def find_recording_since(inbox: Inbox, webhook_id: str, *, is_live: bool, timeout: float) -> datetime | None:
+async def find_recording_since(inbox: Inbox, webhook_id: str, *, timeout: float) -> datetime | None:
     """Return since when an inbox has recorded every live delivery of a webhook; None if it does not record them.
 
-    is_live: whether it does, as far as the caller knows. Otherwise its note decides.
+    Its note says so, which each receiver makes when it starts.
     """
     live = (await read_webhooks(inbox, timeout=timeout)).get(webhook_id)
-    if live is None and not is_live:
+    if live is None:
         return None
     async with inbox_limit(timeout):
-        since = await inbox.known_since()
-    return since if live is None else max(since, live)
+        return max(await inbox.known_since(), live)
 
 
 def refuse_others(owners: Collection[str | None], webhook_id: str, what: str) -> None:

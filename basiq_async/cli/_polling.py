@@ -114,7 +114,6 @@ class Polling(Showing):
             self._webhook_id,
             self,
             inbox=inbox,
-            exclusive=True,
             where=since(datetime.fromisoformat(start)),
             concurrency=_CONCURRENCY,
             max_failures=None,

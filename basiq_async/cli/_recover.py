@@ -79,8 +79,8 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. The inbox
     decides: what it knows is left out, and what is handed out is recorded there. Messages that Basiq delivered are left
     alone, unless the inbox would know them. After an interruption, run the same line again. After SIGINT or SIGTERM,
-    the messages under way are finished. The exit code is 1 if something is left or out of reach, 3 if Basiq or the
-    inbox gave no usable response, and 4 if another run of this job is alive.
+    the messages under way are finished. The exit code is 1 if something is left or out of reach, and 3 if Basiq or the
+    inbox gave no usable response.
     """
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
     if options.formerly is not None and options.to is not None and options.inbox is None:

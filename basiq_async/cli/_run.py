@@ -228,7 +228,7 @@ MEANINGS: Mapping[int, str] = {
     WRONG: "something failed, is wrong, or is left to do",
     USAGE: "wrong usage, or wrong settings",
     NO_ANSWER: "not known: Basiq, an inbox, Redis or a proxy gave no usable response, or --limit left something unread",
-    IN_USE: "another run of this job is alive, and does the work",
+    IN_USE: "another run writes to this file",
     130: "ended by SIGINT (Ctrl-C)",
     143: "ended by SIGTERM",
 }

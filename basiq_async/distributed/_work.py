@@ -52,7 +52,7 @@ class Work:
         if max_failures is not None:
             check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self.client = client
-        self.handling = find_handling(target, inbox, exclusive=False, is_recorded=True)
+        self.handling = find_handling(target, inbox, is_recorded=True)
         self._own_target: object = self.handling.value if self.handling.inbox is None else None
         """The target, if no inbox records what it handled; else None."""
         self.where = as_where(where)

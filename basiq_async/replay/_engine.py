@@ -17,7 +17,7 @@ from .._work.failures import failure_text
 from .._work.limits import limit
 from .._work.tasks import run_to_completion
 from .._work.throughput import RECENT_SECONDS, messages_per_second, seconds_left
-from ..errors import BasiqError, ReplayError, TargetError
+from ..errors import BasiqError, InboxError, ReplayError, TargetError
 from ..hooks import call_hook
 from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
@@ -337,7 +337,8 @@ class Engine:
     def _record_failure(self, message: Message, batch: Batch[Any], error: Exception) -> bool:
         """Treat a failed message as ``on_error`` says. Return False if the job ends."""
         settings = self._settings
-        if isinstance(error, ReplayError) and not isinstance(error, TargetError):
+        is_end = isinstance(error, ReplayError) and not isinstance(error, TargetError)
+        if is_end or (isinstance(error, InboxError) and error._lasts):
             self._fail(error)
             return False
         text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)

@@ -21,11 +21,10 @@ from ..errors import SignatureVerificationError
 from ..models import Message
 from ..receiver import Result, WebhookReceiver
 from ._engine import Finished
-from ._run_claim import LEASE, RunClaim
 from ._sources import EVENT_PREFIX, EventMessage, UnreadableMessage, as_object, ids_of, ids_of_event
 from .targets._adapters import interpret
 from .targets._base import Target
-from .targets._shared import new_token
+from .targets._shared import LEASE, new_token
 
 logger = logging.getLogger("basiq_async.replay")
 _CALL = 5.0
@@ -33,59 +32,46 @@ _CALL = 5.0
 
 @attrs.define
 class JobRecord:
-    """Records the messages of a run, after ``flush``.
+    """Sets aside the messages of a run that failed; the target records what it handles.
 
+    flush: makes durable what a bulk target accepted.
     inbox: where the failures are set aside. None for a run without any: its target is its own record, or a receiver
         records itself what it tries again.
     seal: signs the messages that are set aside.
-    claim: of an exclusive run, which records what was handled in batches. None is for a run that shares the inbox: its
-        target claims and records each message by itself, and only failures come here.
     """
 
+    in_batches = False
     _inbox: Inbox | None
     _webhook_id: str | None
     _seal: Seal
     _now: TimeSource
-    _claim: RunClaim | None = None
     _flush: Callable[[], Awaitable[None]] | None = None
     _token: str = attrs.field(factory=new_token)
-    """The token of a run that shares the inbox: the same for a recording that is repeated."""
-
-    @property
-    def in_batches(self) -> bool:
-        """See ``Recorder``."""
-        return self._claim is not None
+    """The same for a recording that is repeated."""
 
     async def record(self, finished: Sequence[Finished]) -> None:
         """See ``Recorder``."""
         if self._flush is not None:
             await self._flush()
-        if self._inbox is not None and self._claim is not None:
-            await self._claim.check()
-            handled = [key_of(each.message, self._webhook_id) for each in finished if each.handled]
-            if handled:
-                async with inbox_limit(_CALL):
-                    await self._inbox.complete(handled, self._claim.token)
         for each in finished:
             if self._inbox is not None and each.error is not None:
                 await self._set_aside(self._inbox, each.message, each.error)
 
     async def _set_aside(self, inbox: Inbox, message: Message, error: str) -> None:
         """Put a message into the quarantine, unless it was handled meanwhile, or another worker holds it."""
-        token = self._token if self._claim is None else self._claim.token
         if isinstance(message, QuarantinedMessage):
             entry = attrs.evolve(
                 message.entry, error=error, failures=message.entry.failures + 1, quarantined_at=self._now()
             )
             async with inbox_limit(_CALL):  # a new entry replaces the old one only for a worker that holds it
-                found = await inbox.claim_quarantined(entry.key, token, lease=LEASE)
+                found = await inbox.claim_quarantined(entry.key, self._token, lease=LEASE)
             if found.status is not ClaimStatus.CLAIMED:
                 return
         else:
             entry = make_entry(message, key_of(message, self._webhook_id), error, now=self._now())
         entry = attrs.evolve(entry, seal=self._seal.seal(*entry.sealed_parts()))
         async with inbox_limit(_CALL):
-            await inbox.quarantine(entry.key, token, entry)
+            await inbox.quarantine(entry.key, self._token, entry)
 
 
 def key_of(message: Message, webhook_id: str | None) -> str:

@@ -151,7 +151,7 @@ class RecoveryRun:
         owner = replay._handling.webhook_id
         webhooks = await read_webhooks(self._inbox, timeout=_CALL)
         refuse_others([each for each, live in webhooks.items() if live is not None], self._webhook_id, "inbox")
-        async with replay._one_run() as claim:
+        async with replay._one_run():
             self._left_alone = self._recent = 0
             responses = 0 if self._http is None else self._http.responses
             webhook = await client.webhooks.get(self._webhook_id)
@@ -160,11 +160,11 @@ class RecoveryRun:
             coverage = await self._begin_coverage(began, active=was_active)
             activity, passed = Activity(), Ids()
             messages = await self._read_messages(coverage.read_back_to(began), activity, passed)
-            first = await replay._hand_out(messages, claim, progress)
+            first = await replay._hand_out(messages, progress)
             second = None
             if first.finished:
                 events = self._read_events(webhook, messages.began or began, passed)
-                second = await replay._hand_out(events, claim, progress, kind="events")
+                second = await replay._hand_out(events, progress, kind="events")
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
             periods = activity.periods(coverage.seen_inactive, inactive_now)
@@ -234,8 +234,7 @@ class RecoveryRun:
 
     async def _read_messages(self, back_to: datetime | None, activity: Activity, passed: Ids) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
-        is_live = self._replay._handling.kind == "shared"
-        since = await find_recording_since(self._inbox, self._webhook_id, is_live=is_live, timeout=_CALL)
+        since = await find_recording_since(self._inbox, self._webhook_id, timeout=_CALL)
         key_of, known = self._keys(message_key)
 
         def choose(message: Message) -> Message | None:

@@ -40,7 +40,6 @@ from ._engine import Engine, Observer, OnError, RunSettings
 from ._reading import Known, Reading
 from ._records import JobRecord, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
-from ._run_claim import ClaimedTarget, RunClaim
 from ._sources import (
     FixedMessages,
     MessageSource,
@@ -74,20 +73,17 @@ class Replay:
 
         await Replay(basiq, webhook_id, receiver).run()                              # the receiver's inbox
         await Replay(basiq, webhook_id, handle, inbox=inbox).run()                   # shared with the live service
-        await Replay(basiq, webhook_id, handle, inbox=SQLiteInbox("job.db"), exclusive=True).run()
+        await Replay(basiq, webhook_id, handle, inbox=SQLiteInbox("job.db")).run()   # an inbox of the job's own
         await Replay(basiq, webhook_id, JSONLinesTarget("history.jsonl")).run()      # the file is the record
 
     After a crash at any moment, run the same again: no message is lost, and none is repeated that was recorded.
 
     target: an async function that accepts a ``Message``; a ``WebhookReceiver``, whose handlers and inbox are used
         without HTTP; an ``HttpTarget``; a ``JSONLinesTarget``; or any ``Target``.
-    inbox: the record of what was handled. It is needed unless the target has one, or is its own record. With
-        ``SQLInbox``, or another inbox with transactions, the target may be a function of the message and the session:
-        its writes commit together with the inbox's entry.
-    exclusive: False claims and records each message by itself, as a live delivery does: runs and the live service share
-        the work. True is for an inbox of the job's own: one claim is for the whole run, and what was handled is
-        recorded in batches; a second run is refused, and a kill repeats at most ``concurrency`` messages. By default
-        True for an ``HttpTarget`` and a bulk target, else False.
+    inbox: the record of what was handled. It is needed unless the target has one, or is its own record. Each message is
+        claimed and recorded in it, as a live delivery is: runs and the live service share the work. With ``SQLInbox``,
+        or another inbox with transactions, the target may be a function of the message and the session: its writes
+        commit together with the inbox's entry.
     source: "messages" reads the message history. "events" reads the event list of the last 7 days, which also has the
         events that happened while the webhook was not active. It selects the types that the receiver has handlers
         for, or that the webhook is subscribed to. A message and its event have the same key in an inbox.
@@ -114,7 +110,6 @@ class Replay:
         target: AnyTarget,
         *,
         inbox: Inbox | None = None,
-        exclusive: bool | None = None,
         source: Source = "messages",
         filter: str | Filter | None = None,
         where: Where | Predicate | None = None,
@@ -132,11 +127,11 @@ class Replay:
             check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self._client = client
         self._webhook_id = webhook_id
-        self._handling = find_handling(target, inbox, exclusive, webhook_id=webhook_id)
+        self._handling = find_handling(target, inbox, webhook_id=webhook_id)
         self._source: Source = source
         self._filter = filter_text(filter)
         self._where = as_where(where)
-        if on_error == "quarantine" and self._handling.kind == "own":
+        if on_error == "quarantine" and self._handling.inbox is None:
             on_error = "stop"
         self._settings = RunSettings(
             concurrency=check_whole("concurrency", concurrency, least=1),
@@ -161,7 +156,7 @@ class Replay:
         """Hand the messages of the source that the record does not know to the target.
 
         ``progress`` is called four times a second, and at the end with the report. With a ``plan``, it also has the
-        remaining messages and time. Raises ``JobInUseError`` if another run has the job, ``ReplayError`` if the job
+        remaining messages and time. Raises ``JobInUseError`` if another run has the file, ``ReplayError`` if the job
         cannot start or continue (``.report`` says how far it got), and the errors of reading the source and of the
         inbox. Finished messages are recorded before it raises, and when it is cancelled.
         """
@@ -236,23 +231,22 @@ class Replay:
     # --- a run ---
 
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
-        async with self._one_run() as claim:
+        async with self._one_run():
             source, note_hint = await self._open_source()
-            return await self._hand_out(source, claim, progress, plan, note_hint=note_hint)
+            return await self._hand_out(source, progress, plan, note_hint=note_hint)
 
     async def _retry(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         inbox = self._handling.inbox
         if inbox is None:
             raise ConfigurationError("a target that is its own record has no quarantine")
-        async with self._one_run() as claim:
+        async with self._one_run():
             pages = read_pages(inbox, self._handling.webhook_id, timeout=_CALL, ids=ids)
             source = FixedMessages(_as_messages(pages))
-            return await self._hand_out(source, claim, progress, retries=True)
+            return await self._hand_out(source, progress, retries=True)
 
     async def _hand_out(
         self,
         source: MessageSource,
-        claim: RunClaim | None,
         progress: OnProgress | None,
         plan: Plan | None = None,
         *,
@@ -267,13 +261,10 @@ class Replay:
             handling.webhook_id,
             self._seal,
             self._client._now,
-            None if retries else claim,
             target.flush if isinstance(target, BulkTarget) else None,
         )
         if retries:
             target = RetryTarget(target, self._seal, handling.receiver)
-        if claim is not None:
-            target = ClaimedTarget(target, claim)
         for listener in self._listeners:
             progress = chain_hooks(progress, listener)
         if self._observer is not None:
@@ -287,7 +278,7 @@ class Replay:
             return PATIENCE
 
         make: Callable[..., Engine] = Engine
-        if handling.kind == "own":
+        if handling.inbox is None:
             make = partial(BulkEngine, file=self._file, as_sent=self._as_sent)
         self._engine = engine = make(
             source,
@@ -309,8 +300,8 @@ class Replay:
         return self._client._seal("basiq quarantine") if receiver is None else receiver._seal
 
     @asynccontextmanager
-    async def _one_run(self) -> AsyncIterator[RunClaim | None]:
-        """Keep other runs of this object out, and those of others if the run is exclusive; yield its claim."""
+    async def _one_run(self) -> AsyncIterator[None]:
+        """Keep other runs of this object out, and those of others from a file."""
         if self._running:
             raise ReplayError("this replay is running already: one object does one run at a time")
         self._running, self._stopping = True, asyncio.Event()
@@ -319,18 +310,13 @@ class Replay:
             async with AsyncExitStack() as stack:
                 if handling.receiver is not None:
                     await handling.receiver._secrets.begin()
-                claim = None
-                if handling.kind == "exclusive" and handling.inbox is not None:
-                    claim = RunClaim(handling.inbox, self._webhook_id)
-                    stack.push_async_callback(run_to_completion, claim.release)
-                    await claim.take()
                 if self._file is not None:
                     stack.push_async_callback(run_to_completion, partial(self._limit_file, self._file.aclose, "end"))
                     await self._limit_file(self._file._begin_run, "begin")
                 if handling.inbox is not None:
                     await self._check_place(handling.inbox)
                     await note_webhook(handling.inbox, self._webhook_id, live=None, timeout=_CALL)
-                yield claim
+                yield
         finally:
             self._running = False
             self._engine = None

@@ -14,7 +14,7 @@ from .._redaction.text import printable
 from .._work.failures import failure_text, find_retry_after, is_outage, leaves
 from .._work.limits import limit, wait_for_event
 from .._work.tasks import cancelling
-from ..errors import ConnectionFailedError, ReplayError, TargetError
+from ..errors import ConnectionFailedError, InboxError, ReplayError, TargetError
 from ..models import Message
 from .targets._base import Target
 
@@ -310,6 +310,8 @@ def _kind_of(error: BaseException) -> Outage | None:
         return "asks"
     if isinstance(error, ConnectionRefusedError) or (isinstance(error, ConnectionFailedError) and error.sent is False):
         return "certain"
+    if isinstance(error, InboxError) and error._lasts:
+        return None
     return "maybe" if is_outage(error) or getattr(error, "status", None) in _GATEWAY_DOWN else None
 
 

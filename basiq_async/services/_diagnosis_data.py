@@ -132,9 +132,7 @@ class _KnownEvents:
         webhooks = await read_webhooks(inbox, timeout=_INBOX_TIMEOUT)
         if not self._is_live:
             refuse_others(webhooks, self._webhook_id, "inbox")
-        self.recording_since = await find_recording_since(
-            inbox, self._webhook_id, is_live=self._is_live, timeout=_INBOX_TIMEOUT
-        )
+        self.recording_since = await find_recording_since(inbox, self._webhook_id, timeout=_INBOX_TIMEOUT)
         async with inbox_limit(_INBOX_TIMEOUT):
             self.coverage = Coverage.read(await inbox.note(coverage_note(self._webhook_id)))
         live = webhooks.get(self._webhook_id)

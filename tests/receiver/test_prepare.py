@@ -81,7 +81,7 @@ async def test_a_parameter_for_the_session_gets_it_or_is_refused_when_it_is_regi
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
         WebhookReceiver(SECRET).on("*")(handlers(got)[form])
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
-        find_handling(handlers(got)[form], MemoryInbox(), None, webhook_id="job")
+        find_handling(handlers(got)[form], MemoryInbox(), webhook_id="job")
 
 
 @pytest.mark.parametrize("sessions", [False, True])
@@ -217,7 +217,7 @@ def test_a_sync_target_is_refused_before_it_is_called() -> None:
         raise AssertionError("it was called")
 
     with pytest.raises(ConfigurationError, match="the target is not async"):
-        find_handling(target, MemoryInbox(), None, webhook_id="job")  # type: ignore[arg-type]  # it is wrong
+        find_handling(target, MemoryInbox(), webhook_id="job")  # type: ignore[arg-type]  # it is wrong
 
 
 def api_error(kind: type[Any], status: int) -> Exception:

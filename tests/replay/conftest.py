@@ -19,9 +19,3 @@ def both_orders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Have each ``FakeBasiq`` of the test that is told nothing else list messages and events in that order."""
     order: Any = request.param
     monkeypatch.setattr(_fake, "Quirks", partial(Quirks, message_order=order, event_order=order))
-
-
-@pytest.fixture(params=[False, True], ids=["shared", "exclusive"])
-def exclusive(request: pytest.FixtureRequest) -> bool:
-    """Whether one claim is for the whole run, or each message is claimed by itself."""
-    return bool(request.param)

@@ -91,19 +91,19 @@ async def _cancelled_and_resumed(h: History, ids: list[str], inbox: Inbox, turn:
 
 @pytest.mark.parametrize(
     ("kind", "how"),
-    [*(("exclusive", how) for how in HOWS), *(("shared", how) for how in MAIN), *(("sqlite", how) for how in MAIN)],
+    [*(("memory", how) for how in HOWS), *(("sqlite", how) for how in MAIN)],
 )
 async def test_a_run_that_is_cancelled_at_any_await_loses_nothing_and_repeats_only_what_was_under_way(
     kind: str, how: How, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("basiq_async.receiver.inboxes._sqlite.SQLiteStore", InlineStore)
-    step, enough = {"exclusive": (6, 5), "shared": (5, 8), "sqlite": (9, 3)}[kind]
+    step, enough = {"memory": (5, 8), "sqlite": (9, 3)}[kind]
     async with history(MESSAGES, page_size=6) as h:
         ids = await h.ids()
 
         async def attempt(turn: int) -> bool:
             async with SQLiteInbox(tmp_path / f"{turn}.db") if kind == "sqlite" else SlowInbox() as inbox:
-                return await _cancelled_and_resumed(h, ids, inbox, turn, how, exclusive=kind != "shared")
+                return await _cancelled_and_resumed(h, ids, inbox, turn, how)
 
         await at_every_turn(attempt, step=step, enough=enough)
 
@@ -168,7 +168,7 @@ async def test_an_export_that_is_cancelled_at_any_await_holds_each_message_once(
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How, exclusive: bool) -> None:
+async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How) -> None:
     async with history(8) as h:
         ids = await h.ids()
 
@@ -180,7 +180,7 @@ async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How
 
             await h.replay(refuse, inbox=inbox).run()
             effects = Effects(ids[5])
-            replay = h.replay(effects, inbox=inbox, concurrency=CONCURRENCY, exclusive=exclusive)
+            replay = h.replay(effects, inbox=inbox, concurrency=CONCURRENCY)
             hit = await cancel_after(turn, replay.retry_quarantined(), how)
             async with asyncio.timeout(20):  # a claim that was left behind lasts for 30 s
                 report = await replay.retry_quarantined()
@@ -193,13 +193,13 @@ async def test_what_is_tried_again_survives_a_cancellation_at_any_await(how: How
 
 
 @pytest.mark.parametrize("how", MAIN)
-async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how: How, exclusive: bool) -> None:
+async def test_a_run_that_is_cancelled_again_and_again_ends_with_all_handled(how: How) -> None:
     inbox, cancelled = SlowInbox(), 0
     async with history(150, page_size=20) as h:
         ids = await h.ids()
         effects = Effects(ids[5])
-        replay = h.replay(effects, inbox=inbox, concurrency=CONCURRENCY, exclusive=exclusive)
-        while await cancel_after((40 if exclusive else 100) + cancelled % 7, replay.run(), how):
+        replay = h.replay(effects, inbox=inbox, concurrency=CONCURRENCY)
+        while await cancel_after(100 + cancelled % 7, replay.run(), how):
             cancelled += 1
         effects.check(ids, how, cancelled=cancelled)
         assert cancelled > 4

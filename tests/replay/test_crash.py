@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("warm_programs")
 @pytest.mark.parametrize(
     ("mode", "order"),
     [
-        ("exclusive", "newest-first"),
+        ("inbox", "newest-first"),
         ("http", "newest-first"),
         ("export", "oldest-first"),
         ("sql", "newest-first"),

@@ -23,11 +23,11 @@ from tests.support import virtual
 from tests.support.histories import Recorder, Refusing, Table, history, set_aside
 
 
-async def test_a_poisoned_message_is_set_aside_and_the_job_continues(exclusive: bool) -> None:
+async def test_a_poisoned_message_is_set_aside_and_the_job_continues() -> None:
     async with history(300) as h:
         ids = await h.ids()
         target = Refusing(ids[3], ids[299])
-        replay = h.replay(target, exclusive=exclusive)
+        replay = h.replay(target)
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (298, 2, True)
         entries = await set_aside(replay)
@@ -38,11 +38,11 @@ async def test_a_poisoned_message_is_set_aside_and_the_job_continues(exclusive: 
         assert (again.failed, again.finished, len(await set_aside(replay))) == (0, True, 2), "it is known to the inbox"
 
 
-async def test_what_was_set_aside_is_tried_again_without_asking_basiq(exclusive: bool, tmp_path: Any) -> None:
+async def test_what_was_set_aside_is_tried_again_without_asking_basiq(tmp_path: Any) -> None:
     async with history(700) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
         ids = await h.ids()
         target = Refusing(*ids[:600])
-        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
+        replay = h.replay(target, inbox=inbox)
         assert (await replay.retry_quarantined()).handled == 0
         assert (await replay.run()).failed == 600
         target.refused = {ids[5]}
@@ -58,11 +58,11 @@ async def test_what_was_set_aside_is_tried_again_without_asking_basiq(exclusive:
         assert sorted(target.taken) == sorted(ids)
 
 
-async def test_what_fails_again_has_its_new_error_and_is_there_once(exclusive: bool) -> None:
+async def test_what_fails_again_has_its_new_error_and_is_there_once() -> None:
     async with history(3) as h:
         ids = await h.ids()
         target = Refusing(ids[0])
-        replay = h.replay(target, exclusive=exclusive)
+        replay = h.replay(target)
         await replay.run()
         target._error = lambda: RuntimeError("x" * 5_000)
         report = await replay.retry_quarantined()
@@ -87,11 +87,11 @@ async def test_what_fails_again_stays_set_aside_whatever_on_error_says() -> None
         assert len(await set_aside(replay)) == 3
 
 
-async def test_stop_ends_the_job_in_front_of_the_message_that_failed(exclusive: bool) -> None:
+async def test_stop_ends_the_job_in_front_of_the_message_that_failed() -> None:
     async with history(300) as h:
         ids = await h.ids()
         target = Refusing(ids[100])
-        replay = h.replay(target, exclusive=exclusive, on_error="stop", concurrency=4)
+        replay = h.replay(target, on_error="stop", concurrency=4)
         with pytest.raises(
             ReplayError, match=rf"message .{ids[100]}. failed, and the replay stopped before it: ValueE"
         ) as caught:
@@ -105,10 +105,10 @@ async def test_stop_ends_the_job_in_front_of_the_message_that_failed(exclusive: 
         assert sorted(target.taken) == sorted(ids)
 
 
-async def test_skip_counts_it_and_continues_and_the_next_run_tries_it_again(exclusive: bool) -> None:
+async def test_skip_counts_it_and_continues_and_the_next_run_tries_it_again() -> None:
     async with history(30) as h:
         target = Refusing(*(await h.ids())[:7])
-        replay = h.replay(target, exclusive=exclusive, on_error="skip")
+        replay = h.replay(target, on_error="skip")
         report = await replay.run()
         assert (report.handled, report.failed, report.finished) == (23, 7, False)
         assert await set_aside(replay) == {}
@@ -117,11 +117,11 @@ async def test_skip_counts_it_and_continues_and_the_next_run_tries_it_again(excl
         assert (again.handled, again.skipped, again.finished) == (7, {"handled-before": 23}, True)
 
 
-async def test_many_failures_in_a_row_end_the_job_in_front_of_them(exclusive: bool) -> None:
+async def test_many_failures_in_a_row_end_the_job_in_front_of_them() -> None:
     async with history(1_200) as h:
         ids = await h.ids()
         target = Refusing(ids[3], *ids[10:])
-        replay = h.replay(target, exclusive=exclusive, concurrency=8)
+        replay = h.replay(target, concurrency=8)
         with pytest.raises(ReplayError, match=r"1000 messages in a row failed.*in front of them: fix the") as caught:
             await replay.run()
         assert caught.value.report is not None
@@ -132,23 +132,21 @@ async def test_many_failures_in_a_row_end_the_job_in_front_of_them(exclusive: bo
         assert sorted(target.taken) == sorted(set(ids) - {ids[3]})
 
 
-async def test_failures_in_a_row_that_do_not_end_the_job_are_set_aside_at_its_end(exclusive: bool) -> None:
+async def test_failures_in_a_row_that_do_not_end_the_job_are_set_aside_at_its_end() -> None:
     async with history(30) as h:
         ids = await h.ids()
-        replay = h.replay(Refusing(*ids[20:]), exclusive=exclusive, max_failures=11)
+        replay = h.replay(Refusing(*ids[20:]), max_failures=11)
         report = await replay.run()
         assert (report.failed, report.finished) == (10, True)
         assert set(await set_aside(replay)) == set(ids[20:])
 
 
 @pytest.mark.parametrize(("limit", "stops"), [(5, True), (6, False), (None, False)])
-async def test_the_breaker_is_adjustable_and_a_success_resets_it(
-    limit: int | None, stops: bool, exclusive: bool
-) -> None:
+async def test_the_breaker_is_adjustable_and_a_success_resets_it(limit: int | None, stops: bool) -> None:
     async with history(12) as h:
         ids = await h.ids()
         target = Refusing(*ids[:5], *ids[6:11])
-        replay = h.replay(target, concurrency=1, max_failures=limit, on_error="skip", exclusive=exclusive)
+        replay = h.replay(target, concurrency=1, max_failures=limit, on_error="skip")
         if stops:
             with pytest.raises(ReplayError, match="5 messages in a row failed, the last one with ValueError"):
                 await replay.run()
@@ -171,10 +169,10 @@ async def test_a_success_of_a_bulk_target_resets_the_breaker_too() -> None:
         assert (report.handled, report.failed) == (3, 3)
 
 
-async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_end(exclusive: bool) -> None:
+async def test_a_handler_that_is_cancelled_by_itself_is_a_failure_and_not_the_end() -> None:
     async with history(5) as h:
         target = Refusing(*(await h.ids())[:1], error=asyncio.CancelledError)
-        replay = h.replay(target, exclusive=exclusive)
+        replay = h.replay(target)
         report = await replay.run()
         assert (report.handled, report.failed) == (4, 1)
         (entry,) = (await set_aside(replay)).values()

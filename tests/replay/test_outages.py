@@ -24,7 +24,7 @@ from basiq_async.receiver import MemoryInbox
 from basiq_async.replay import JSONLinesTarget, Progress, Replay
 from tests.support import virtual
 from tests.support.cancelling import Inline
-from tests.support.histories import Away, Collecting, Receiving, Recorder, Refusing, Table, history, set_aside
+from tests.support.histories import Away, Receiving, Recorder, Refusing, Table, history, set_aside
 
 
 def timed(replay: Replay, **seconds: float) -> Replay:
@@ -157,7 +157,7 @@ async def test_a_target_that_hangs_with_a_message_is_cancelled_after_its_time(li
 
 
 @virtual.clocked
-async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_called_again(exclusive: bool) -> None:
+async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_called_again() -> None:
     async def behave(message: Message) -> None:
         try:
             await asyncio.sleep(100)
@@ -166,17 +166,16 @@ async def test_a_handler_that_outlasts_its_cancellation_and_succeeds_is_not_call
 
     async with history(3) as h:
         target = Recorder(behave)
-        replay = timed(h.replay(target, exclusive=exclusive), target_timeout=10)
+        replay = timed(h.replay(target), target_timeout=10)
         report = await replay.run()
         assert (report.failed, report.finished) == (0, True)
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-@pytest.mark.parametrize("kind", [Collecting, Table])
 @virtual.clocked
-async def test_a_flush_that_hangs_ends_the_job_with_what_to_do(kind: Callable[[], Any]) -> None:
-    target = kind()
-    target.flush = hang
+async def test_a_flush_that_hangs_ends_the_job_with_what_to_do() -> None:
+    target = Table()
+    target.flush = hang  # type: ignore[method-assign]
     async with history(30) as h:
         with pytest.raises(ReplayError, match="could not be recorded within 60 s: fix the record, then run"):
             await h.replay(target).run()
@@ -188,8 +187,6 @@ async def hang(*_: object, **__: object) -> Any:
 
 INBOX_CALLS: list[tuple[str, Callable[[Replay], Any]]] = [
     ("note", Replay.run),
-    ("claim", Replay.run),
-    ("complete", Replay.run),
     ("quarantined", Replay.retry_quarantined),
     ("known", Replay.plan),
     ("quarantined", Replay.plan),
@@ -260,13 +257,23 @@ async def test_stop_does_not_wait_for_an_inbox_that_is_away() -> None:
 async def test_no_call_of_an_inbox_is_waited_for_without_end(call: str, work: Callable[[Replay], Any]) -> None:
     inbox = MemoryInbox()
     async with history(3) as h:
-        replay = h.replay(Recorder(), inbox=inbox, exclusive=True)
+        replay = h.replay(Recorder(), inbox=inbox)
         await replay.run()
         await h.fake.emit("user.created")
         setattr(inbox, call, hang)
         with pytest.raises(InboxError, match="the inbox did not respond within 5 s"):
             async with asyncio.timeout(60):
                 await work(replay)
+
+
+@pytest.mark.parametrize("call", ["claim", "complete"])
+@virtual.clocked
+async def test_a_run_waits_for_an_inbox_that_hangs_and_then_ends(call: str) -> None:
+    inbox = MemoryInbox()
+    setattr(inbox, call, hang)
+    async with history(3) as h, asyncio.timeout(200):
+        with pytest.raises((ReplayError, InboxError), match="the inbox did not respond within 5 s"):
+            await h.replay(Recorder(), inbox=inbox, max_pause=60).run()
 
 
 @virtual.clocked
@@ -286,7 +293,7 @@ async def test_the_release_of_a_run_is_not_waited_for_without_end() -> None:
     inbox = MemoryInbox()
     inbox.release = hang
     async with history(3) as h, asyncio.timeout(60):
-        assert (await h.replay(Recorder(), inbox=inbox, exclusive=True).run()).finished  # it ends with its lease
+        assert (await h.replay(Recorder(), inbox=inbox).run()).finished  # it ends with its lease
 
 
 @virtual.clocked

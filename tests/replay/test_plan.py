@@ -18,7 +18,7 @@ async def test_a_plan_counts_by_type_and_day_and_touches_nothing(tmp_path: Path)
     async with history(100, every=timedelta(hours=3)) as h:
         target = Recorder()
         inbox = MemoryInbox()
-        replay = h.replay(target, inbox=inbox, exclusive=True)
+        replay = h.replay(target, inbox=inbox)
         plan = await replay.plan()
         messages = await h.messages()
         assert plan.total == 100

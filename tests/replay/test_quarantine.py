@@ -79,11 +79,11 @@ async def test_what_was_set_aside_is_dropped_by_id_and_counts_as_handled() -> No
             await replay.drop_quarantined(ids[1])
 
 
-async def test_some_are_tried_again_by_id(exclusive: bool) -> None:
+async def test_some_are_tried_again_by_id() -> None:
     async with history(10) as h:
         ids = await h.ids()
         target = Refusing(*ids[:4])
-        replay = h.replay(target, exclusive=exclusive)
+        replay = h.replay(target)
         await replay.run()
         target.refused = set()
         report = await replay.retry_quarantined(ids=[ids[1], "unknown"])
@@ -94,18 +94,18 @@ async def test_some_are_tried_again_by_id(exclusive: bool) -> None:
 # --- with the live service ---
 
 
-async def test_what_a_job_set_aside_is_handled_by_a_live_delivery_and_leaves_the_quarantine(exclusive: bool) -> None:
+async def test_what_a_job_set_aside_is_handled_by_a_live_delivery_and_leaves_the_quarantine() -> None:
     inbox = MemoryInbox()
     async with history(5) as h:
         first, second, *_ = await h.messages()
-        replay = h.replay(Refusing(first.id, second.id), inbox=inbox, exclusive=exclusive)
+        replay = h.replay(Refusing(first.id, second.id), inbox=inbox)
         assert (await replay.run()).failed == 2
         service = Receiving(inbox, webhook_id=h.webhook_id)
         receiver, service.refused = service.receiver, {second.id}
         assert (await receiver.dispatch(Delivery.from_message(first))).result is Result.HANDLED
         assert (await receiver.dispatch(Delivery.from_message(second))).result is Result.FAILED
         assert (service.ids, set(await set_aside(replay))) == ([first.id], {second.id})
-        report = await h.replay(Recorder(), inbox=inbox, exclusive=exclusive).run()
+        report = await h.replay(Recorder(), inbox=inbox).run()
         assert (report.handled, report.finished) == (0, True)
 
 
@@ -140,7 +140,7 @@ async def test_a_type_without_a_handler_is_told_and_stays() -> None:
 
 
 @virtual.clocked
-async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_each(exclusive: bool) -> None:
+async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_each() -> None:
     class Late(MemoryInbox):
         """Another worker handles one entry, and claims one, after they were listed."""
 
@@ -160,7 +160,7 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
     async with history(5) as h:
         ids = await h.ids()
         target = Refusing(*ids[:3])
-        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
+        replay = h.replay(target, inbox=inbox)
         await replay.run()
         target.refused.clear()
         inbox.meanwhile = True
@@ -170,7 +170,7 @@ async def test_what_was_handled_meanwhile_and_what_another_holds_have_a_word_eac
 
 
 async def test_an_entry_that_another_program_altered_is_refused_and_blocks_no_other(
-    exclusive: bool, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Shared(MemoryInbox):
         """A storage that other programs write to: it keeps the seal."""
@@ -185,7 +185,7 @@ async def test_an_entry_that_another_program_altered_is_refused_and_blocks_no_ot
     async with history(5) as h:
         ids = await h.ids()
         target = Refusing(*ids[:3])
-        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
+        replay = h.replay(target, inbox=inbox)
         await replay.run()
         altered, unsealed, _ = inbox._quarantined.values()
         inbox._quarantined[altered.key] = attrs.evolve(altered, body=altered.body.replace(b"attempts", b"Attempts"))

@@ -336,6 +336,8 @@ async def test_an_inbox_that_forgot_repeats_nothing(world: World) -> None:
 
 async def test_what_basiq_delivered_while_the_inbox_knew_is_handled_where_the_inbox_lacks_it(world: World) -> None:
     inbox = MemoryInbox(clock=world.fake.clock)
+    async with world.receiver(inbox=inbox, clock=world.fake.clock):
+        pass  # it notes that live deliveries are recorded here
     await world.fake.advance(hours=1)
     made = await world.emit(2)  # something else than the service said 204
     found = await world.recover(world.receiver(inbox=inbox))

@@ -8,8 +8,9 @@ import itertools
 import json
 import statistics
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -30,6 +31,7 @@ from basiq_async import (
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Progress, Replay, limit
+from basiq_async.replay.shared import Engine, Finished, FixedMessages, RunSettings, as_where
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET
@@ -40,17 +42,17 @@ from tests.support.scripted import Scripted, page
 
 @pytest.mark.usefixtures("both_orders")
 @pytest.mark.parametrize("count", [0, 1_234])
-async def test_every_message_of_the_history_is_handled_once(count: int, exclusive: bool) -> None:
+async def test_every_message_of_the_history_is_handled_once(count: int) -> None:
     target = Recorder()
     async with history(count) as h:
-        report = await h.replay(target, exclusive=exclusive).run()
+        report = await h.replay(target).run()
         assert sorted(target.ids) == sorted(await h.ids())
     assert (report.handled, report.failed, report.skipped) == (count, 0, {})
     assert (report.read, report.finished, report.in_flight) == (count, True, 0)
     assert (report.rate > 0) == (count > 0)
 
 
-async def test_no_message_is_kept_once_it_is_handled(exclusive: bool) -> None:
+async def test_no_message_is_kept_once_it_is_handled() -> None:
     given: list[weakref.ref[Message]] = []
     alive: list[int] = []
 
@@ -61,16 +63,16 @@ async def test_no_message_is_kept_once_it_is_handled(exclusive: bool) -> None:
             alive.append(sum(each() is not None for each in given))
 
     async with history(3_000) as h:
-        await h.replay(target, exclusive=exclusive, concurrency=8).run()
+        await h.replay(target, concurrency=8).run()
     assert len(alive) == 6
     assert max(alive) < 1_500, "more than the page that is handed out, the next one and what is under way"
 
 
 @pytest.mark.usefixtures("both_orders")
-async def test_a_second_run_handles_what_came_since(exclusive: bool) -> None:
+async def test_a_second_run_handles_what_came_since() -> None:
     target = Recorder()
     async with history(30) as h:
-        replay = h.replay(target, exclusive=exclusive)
+        replay = h.replay(target)
         await replay.run()
         again = await replay.run()
         assert (again.handled, again.finished) == (0, True)
@@ -82,7 +84,7 @@ async def test_a_second_run_handles_what_came_since(exclusive: bool) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 32])
-async def test_no_more_than_concurrency_are_under_way_and_slow_records_count(concurrency: int, exclusive: bool) -> None:
+async def test_no_more_than_concurrency_are_under_way_and_slow_records_count(concurrency: int) -> None:
     inbox = Watching(delay=0.001)
     begun = most = 0
 
@@ -94,32 +96,38 @@ async def test_no_more_than_concurrency_are_under_way_and_slow_records_count(con
 
     async with history(300) as h:
         target = Recorder(behave)
-        await h.replay(target, inbox=inbox, concurrency=concurrency, exclusive=exclusive).run()
+        await h.replay(target, inbox=inbox, concurrency=concurrency).run()
     assert 0.8 * concurrency < most <= concurrency
     assert sum(map(len, inbox.completed)) == begun == 300
 
 
-@pytest.mark.parametrize(("count", "writes"), [(5, 1), (1_000, 72)])
-async def test_one_write_of_an_exclusive_run_serves_several_messages(count: int, writes: int) -> None:
-    inbox = Watching()
-    async with history(count) as h:
-        await h.replay(Recorder(), inbox=inbox, concurrency=64, exclusive=True).run()
-    assert sum(map(len, inbox.completed)) == count
-    assert len(inbox.completed) <= writes
+async def test_claims_and_records_that_are_under_way_at_once_share_a_transaction(tmp_path: Path) -> None:
+    async with history(1_000) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
+        commits, commit = 0, inbox._store._commit
+
+        def count(calls: Sequence[Any]) -> None:
+            nonlocal commits
+            commits += 1
+            commit(calls)
+
+        inbox._store._commit = count  # type: ignore[method-assign]
+        report = await h.replay(Recorder(), inbox=inbox, concurrency=64).run()
+    assert report.handled == 1_000
+    assert commits < 200, "of 2,000 claims and records"
 
 
 @virtual.clocked
 async def test_a_message_that_ends_while_the_place_is_noted_is_recorded_afterwards() -> None:
     class Slow(MemoryInbox):
         async def set_note(self, name: str, text: str, **more: Any) -> bool:
-            await asyncio.sleep(0 if name.startswith("run:") else 3)
+            await asyncio.sleep(3)
             return await super().set_note(name, text, **more)
 
     seconds = itertools.chain([1.0] * 18, (6.0, 7.0))
     async with history(20, page_size=2) as h:
         target = Recorder(lambda message: asyncio.sleep(next(seconds)))
         async with asyncio.timeout(300):
-            report = await h.replay(target, inbox=Slow(clock=virtual.clock), concurrency=2, exclusive=True).run()
+            report = await h.replay(target, inbox=Slow(clock=virtual.clock), concurrency=2).run()
     assert (report.handled, report.finished) == (20, True)
 
 
@@ -138,7 +146,7 @@ async def test_a_slow_target_holds_the_pages_back() -> None:
         assert (await running).handled == 2_000
 
 
-async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool) -> None:
+async def test_a_message_that_takes_long_lets_all_the_others_by() -> None:
     inbox, last = Watching(), asyncio.Event()
     async with history(700) as h, asyncio.timeout(PATIENCE):
         ids = await h.ids()
@@ -150,7 +158,7 @@ async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool)
                 last.set()
 
         target = Recorder(behave)
-        report = await h.replay(target, inbox=inbox, exclusive=exclusive).run()
+        report = await h.replay(target, inbox=inbox).run()
     assert (report.handled, target.ids[-1]) == (700, ids[0])
 
 
@@ -158,7 +166,7 @@ async def test_a_message_that_takes_long_lets_all_the_others_by(exclusive: bool)
 
 
 @pytest.mark.usefixtures("both_orders")
-async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclusive: bool) -> None:
+async def test_stop_finishes_what_is_under_way_and_the_next_run_continues() -> None:
     async with history(1_000, page_size=70) as h:
 
         async def behave(message: Message) -> None:
@@ -167,7 +175,7 @@ async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclus
                 replay.stop()
 
         target = Recorder(behave)
-        replay = h.replay(target, exclusive=exclusive, concurrency=10)
+        replay = h.replay(target, concurrency=10)
         report = await replay.run()
         assert target.at_once == 0
         assert report.handled == len(target.ids) < 1_000
@@ -178,14 +186,14 @@ async def test_stop_finishes_what_is_under_way_and_the_next_run_continues(exclus
         assert sorted(target.ids) == sorted(await h.ids())
 
 
-async def test_stop_gives_up_a_page_that_does_not_come(exclusive: bool) -> None:
+async def test_stop_gives_up_a_page_that_does_not_come() -> None:
     async def never(request: Request) -> Response:
         return await asyncio.get_running_loop().create_future()
 
     target = Recorder()
     script = Scripted(page([{"id": f"m{n}"} for n in range(10)], "/notifications/webhooks/w1/messages?next=2"), never)
     async with BasiqClient("a2V5", transport=script) as client:
-        replay = Replay(client, "w1", target, inbox=MemoryInbox(), exclusive=exclusive, concurrency=2)
+        replay = Replay(client, "w1", target, inbox=MemoryInbox(), concurrency=2)
         running = asyncio.create_task(replay.run())
         while len(script.requests) < 2 or len(target.ids) < 10:
             await asyncio.sleep(0)
@@ -234,10 +242,10 @@ async def test_another_api_key_goes_on_where_the_one_before_ended() -> None:
 
 
 @pytest.mark.usefixtures("both_orders")
-async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded(exclusive: bool) -> None:
+async def test_an_error_of_the_api_is_raised_after_what_was_read_is_recorded() -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(40, page_size=10) as h:
-        replay = h.replay(target, inbox=inbox, exclusive=exclusive)
+        replay = h.replay(target, inbox=inbox)
         seen = 0
 
         async def behave(message: Message) -> None:
@@ -315,14 +323,15 @@ async def test_a_text_cut_anywhere_costs_its_own_message_at_most(loads: str, mon
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "said"),
+    ("error", "said"),
     [
-        (InboxError("the disk is full"), InboxError, "the disk is full"),
-        (RuntimeError("it is gone"), ReplayError, "could not be recorded: RuntimeError: it is gone"),
+        (InboxError("the disk is full"), "could not be recorded: InboxError: the disk is full"),
+        (RuntimeError("it is gone"), "could not be recorded: RuntimeError: it is gone"),
     ],
 )
-async def test_an_inbox_that_fails_ends_an_exclusive_run_and_nothing_is_handed_out_any_more(
-    error: Exception, raised: type[Exception], said: str
+@virtual.clocked
+async def test_an_inbox_that_cannot_record_ends_the_run_and_nothing_is_handed_out_any_more(
+    error: Exception, said: str
 ) -> None:
     class Full(Watching):
         room = 100
@@ -333,22 +342,23 @@ async def test_an_inbox_that_fails_ends_an_exclusive_run_and_nothing_is_handed_o
             return await super().complete(key, token)
 
     inbox, target = Full(), Recorder()
+    inbox._lease_clock = virtual.now
     async with history(1_000) as h:
-        replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=16)
-        with pytest.raises(raised, match=said) as caught:
+        replay = h.replay(target, inbox=inbox, concurrency=16)
+        with pytest.raises(InboxError, match=said) as caught:
             await replay.run()
         assert len(inbox) < len(target.ids) <= len(inbox) + 16
-        if raised is InboxError:
-            assert f"the replay stopped after {len(target.ids)} messages" in caught.value.__notes__[0]
-        else:
-            assert caught.value.__cause__ is error
+        assert caught.value.__cause__ is error
+        assert f"the replay stopped after {len(target.ids) - 16} messages" in caught.value.__notes__[0]
         inbox.room = 10_000
         assert (await replay.run()).finished
         assert set(target.ids) == set(await h.ids())
         assert len(target.ids) <= 1_000 + 16
 
 
-async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any) -> None:
+async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(
+    tmp_path: Path,
+) -> None:
     target = Recorder()
     async with history(400) as h, SQLiteInbox(tmp_path / "inbox.db") as inbox:
         ids = await h.ids()
@@ -362,7 +372,7 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any
             await store.run(lambda connection: connection.execute(f"PRAGMA {text}"))
 
         target._behave = behave
-        replay = h.replay(target, inbox=inbox, exclusive=True, concurrency=4)
+        replay = h.replay(target, inbox=inbox, concurrency=4)
         with pytest.raises(InboxError, match="disk is full"):
             await replay.run()
         target._behave = None
@@ -372,7 +382,7 @@ async def test_a_full_disk_stops_the_job_and_room_lets_it_continue(tmp_path: Any
         assert len(target.ids) <= len(ids) + 4
 
 
-async def test_a_message_that_cannot_be_set_aside_ends_the_job(exclusive: bool) -> None:
+async def test_a_message_that_cannot_be_set_aside_ends_the_job() -> None:
     class NoRoom(MemoryInbox):
         full = True
 
@@ -385,7 +395,7 @@ async def test_a_message_that_cannot_be_set_aside_ends_the_job(exclusive: bool) 
     async with history(50) as h:
         ids = await h.ids()
         target = Refusing(*ids[10:20])
-        replay = h.replay(target, inbox=inbox, exclusive=exclusive, concurrency=2)
+        replay = h.replay(target, inbox=inbox, concurrency=2)
         with pytest.raises(InboxError, match="no room"):
             await replay.run()
         assert await set_aside(replay) == {}
@@ -407,11 +417,11 @@ async def test_one_replay_does_one_run_at_a_time() -> None:
         assert (await running).handled == 5
 
 
-def test_a_keyboard_interrupt_in_the_target_gets_through(exclusive: bool) -> None:
+def test_a_keyboard_interrupt_in_the_target_gets_through() -> None:
     async def main() -> None:
         async with history(5) as h:
             target = Refusing((await h.ids())[2], error=KeyboardInterrupt)
-            await h.replay(target, exclusive=exclusive).run()
+            await h.replay(target).run()
 
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
@@ -440,25 +450,35 @@ async def test_a_rate_is_kept_without_bursts() -> None:
 @pytest.mark.parametrize(("rate", "in_one"), [(10, 1), (10_000, 100)], ids=["slowly", "quickly"])
 @virtual.clocked
 async def test_a_record_begins_at_once_and_has_all_that_finished_during_the_one_before(rate: int, in_one: int) -> None:
-    inbox = Watching(delay=0.01)
-    async with history(400) as h:
-        replay = h.replay(Recorder(), inbox=inbox, exclusive=True, concurrency=256, rate=rate)
-        await replay.run()
-    sizes = [len(keys) for keys in inbox.completed]
+    class InBatches:
+        in_batches = True
+
+        async def record(self, finished: Sequence[Finished]) -> None:
+            sizes.append(len(finished))
+            await asyncio.sleep(0.01)
+
+    async def pages() -> AsyncGenerator[Sequence[Message]]:
+        yield [Message(f"m{number}", {}) for number in range(400)]
+
+    sizes: list[int] = []
+    settings = RunSettings(concurrency=256, rate=rate, on_error="stop", max_failures=None, max_pause=1)
+    await Engine(
+        FixedMessages(pages()), target=Collecting(), recorder=InBatches(), where=as_where(None), settings=settings
+    ).run()
     assert in_one / 2 <= statistics.median(sizes) <= in_one * 1.5
     assert sum(sizes) == 400
 
 
 @virtual.clocked
-async def test_stop_does_not_wait_for_the_rate(exclusive: bool) -> None:
+async def test_stop_does_not_wait_for_the_rate() -> None:
     inbox = MemoryInbox()
     async with history(100) as h:
         target = Recorder()
-        replay = h.replay(target, inbox=inbox, exclusive=exclusive, rate=0.001)
+        replay = h.replay(target, inbox=inbox, rate=0.001)
         asyncio.get_running_loop().call_later(5, replay.stop)
         report = await replay.run()
         assert (report.handled, report.duration) == (1, pytest.approx(5))
-        rest = await h.replay(target, inbox=inbox, exclusive=exclusive).run()
+        rest = await h.replay(target, inbox=inbox).run()
         assert rest.handled == 99
 
 
@@ -534,12 +554,9 @@ async def with_session(message: Message, session: Any) -> None: ...
         ({"target": 7}, "target"),
         ({"target": print}, "not async"),
         ({"target": WebhookReceiver(SECRET)}, "has its own inbox"),
-        (
-            {"target": WebhookReceiver(SECRET), "inbox": None, "exclusive": True},
-            "records each message by itself: pass no",
-        ),
         ({"target": Table()}, "a Table is its own record: pass no inbox"),
-        ({"target": Collecting(), "inbox": None}, "needs an inbox, which records what was handled"),
+        ({"target": Collecting(), "inbox": None}, "must be its own record"),
+        ({"target": Collecting()}, "a Collecting is its own record: pass no inbox"),
         ({"target": with_session}, r"accepts one argument, the message.*such as SQLInbox"),
         ({"target": with_session, "inbox": None}, r"accepts one argument, the message.*such as SQLInbox"),
         ({"source": "both"}, "source must be"),

@@ -37,19 +37,19 @@ def test_a_selection_describes_itself(where: Where, description: str) -> None:
     assert where.description == description
 
 
-async def test_another_selection_hands_out_what_the_others_did_not(exclusive: bool) -> None:
+async def test_another_selection_hands_out_what_the_others_did_not() -> None:
     inbox, target = MemoryInbox(), Recorder()
     async with history(300, failed=0.3, page_size=25) as h:
         messages = await h.messages()
         half = message_time(messages[150])
         assert half is not None
         only = F("eventTypeId").eq("user.created")
-        report = await h.replay(target, inbox=inbox, filter=only, exclusive=exclusive).run()
+        report = await h.replay(target, inbox=inbox, filter=only).run()
         assert report.handled == sum(each.event_type_id == "user.created" for each in messages)
         selections: list[Any] = [failed_only(), since(half), event_types("user.*") & limit(20), lambda m: m.id < "8"]
         for where in (*selections, None, None):
             before = set(target.ids)
-            report = await h.replay(target, inbox=inbox, where=where, exclusive=exclusive).run()
+            report = await h.replay(target, inbox=inbox, where=where).run()
             if where is not None:
                 assert all(where(each) for each in messages if each.id in set(target.ids) - before)
             else:
@@ -58,7 +58,7 @@ async def test_another_selection_hands_out_what_the_others_did_not(exclusive: bo
 
 
 @pytest.mark.parametrize("where", [event_types("user.created"), since(NOON), None], ids=str)
-@pytest.mark.parametrize("kind", ["shared", "exclusive", "receiver", "table"])
+@pytest.mark.parametrize("kind", ["inbox", "receiver", "table"])
 async def test_a_run_with_nothing_new_asks_for_few_pages_whatever_was_selected(where: Any, kind: str) -> None:
     receiver = WebhookReceiver(SECRET, inbox=MemoryInbox())
 
@@ -67,7 +67,7 @@ async def test_a_run_with_nothing_new_asks_for_few_pages_whatever_was_selected(w
 
     async with history(400, page_size=20) as h:
         target = {"receiver": receiver, "table": Table()}.get(kind) or Recorder()
-        replay = h.replay(target, where=where, exclusive=True if kind == "exclusive" else None)
+        replay = h.replay(target, where=where)
         assert (await replay.run()).finished
         asked = len(h.fake.requests)
         again = await replay.run()

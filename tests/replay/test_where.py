@@ -157,12 +157,11 @@ async def test_a_run_hands_out_what_is_chosen_and_counts_the_rest() -> None:
         assert report.read == 1_000
 
 
-@pytest.mark.parametrize("kind", ["shared", "exclusive", "table"])
+@pytest.mark.parametrize("kind", ["inbox", "table"])
 async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_them(kind: str) -> None:
     async with history(50, page_size=20) as h:
         target: Any = Table() if kind == "table" else Recorder()
-        exclusive = True if kind == "exclusive" else None
-        replay = h.replay(target, where=limit(20), concurrency=3, exclusive=exclusive)
+        replay = h.replay(target, where=limit(20), concurrency=3)
         assert (await replay.plan()).total == 20
         reports = [await replay.run() for _ in range(3)]
         assert [report.handled for report in reports] == [20, 20, 10]

@@ -204,7 +204,7 @@ class Table(Collecting):
 
 def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target:
     """Return the target of a function that shares an inbox with others."""
-    return find_handling(function, inbox, None).open(lease=lease)
+    return find_handling(function, inbox).open(lease=lease)
 
 
 async def set_aside(replay: Replay) -> dict[str, QuarantinedDelivery]:

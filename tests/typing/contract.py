@@ -134,7 +134,7 @@ async def replays(basiq: BasiqClient, receiver: WebhookReceiver) -> None:
     where: Where = since(timedelta(days=2)) & failed_only() & limit(100) & chosen
     async with HttpTarget("https://a.example", "whsec_") as http, JSONLinesTarget("export.jsonl") as export:
         for target in (handler, receiver, http, export, mine):
-            replay = Replay(basiq, "w", target, inbox=inbox, exclusive=True, where=where, rate=200, on_error="skip")
+            replay = Replay(basiq, "w", target, inbox=inbox, where=where, rate=200, on_error="skip")
             assert_type(await replay.plan(), Plan)
             report = await replay.run(lambda progress: print(progress.rate))
             assert_type(report, Report)

@@ -14,11 +14,12 @@ from basiq_async.receiver import MemoryInbox
 async def test_an_inbox_records_live_deliveries_since_it_began_or_since_its_receiver_did() -> None:
     inbox = MemoryInbox()
     began = await inbox.known_since()
-    assert await find_recording_since(inbox, "w", is_live=False, timeout=1) is None
-    assert await find_recording_since(inbox, "w", is_live=True, timeout=1) == began
+    assert await find_recording_since(inbox, "w", timeout=1) is None
+    await note_webhook(inbox, "v", live=began - timedelta(hours=1), timeout=1)
+    assert await find_recording_since(inbox, "v", timeout=1) == began
     later = began + timedelta(hours=1)
     await note_webhook(inbox, "w", live=later, timeout=1)
-    assert await find_recording_since(inbox, "w", is_live=False, timeout=1) == later
+    assert await find_recording_since(inbox, "w", timeout=1) == later
 
 
 def test_an_inbox_of_another_webhook_is_refused_and_one_of_nobody_is_not() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -15,14 +15,12 @@ from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from ._base import BUSY, BulkTarget, Function, Handler, SessionHandler, Target
-from ._http import HttpTarget
 from ._shared import LEASE, Shared
 
 if TYPE_CHECKING:
     from ...receiver import Outcome
 
 AnyTarget = Target | WebhookReceiver | Handler | SessionHandler
-Kind = Literal["own", "shared", "exclusive"]
 
 
 @attrs.define
@@ -60,14 +58,11 @@ def interpret(outcome: Outcome) -> str | None:
 class Handling:
     """How the messages of a job are handled, and the record of what was.
 
-    kind: "own", the target is its own record; "shared", each message is claimed in the inbox; "exclusive", one claim
-        is for the whole run, and what was handled is recorded in batches.
     value: the target as it was passed, or made of a function.
-    inbox: the record, unless the target is its own.
+    inbox: the record, in which each message is claimed. None if the target, or the caller, has the record.
     webhook_id: the id in the keys of the inbox. Only a receiver with a ``MemoryInbox`` may have none.
     """
 
-    kind: Kind
     value: Target | WebhookReceiver | SessionHandler
     inbox: Inbox | None
     webhook_id: str | None
@@ -90,11 +85,11 @@ class Handling:
     def open(self, *, timeout: float = 5.0, lease: float = LEASE, quarantined: bool = False) -> Target:
         """Return the target of a run. ``timeout`` limits each call of the inbox; both are in seconds.
 
-        ``quarantined``: its messages are in the quarantine, and are tried again. Then each is claimed by itself.
+        ``quarantined``: its messages are in the quarantine, and are tried again.
         """
         if isinstance(self.value, WebhookReceiver):
             return ReceiverTarget(self.value)
-        if self.inbox is None or (self.kind == "exclusive" and not quarantined):
+        if self.inbox is None:
             return cast(Target, self.value)
         return Shared(
             self.value,
@@ -107,54 +102,46 @@ class Handling:
 
 
 def find_handling(
-    value: AnyTarget,
-    inbox: Inbox | None,
-    exclusive: bool | None,
-    *,
-    webhook_id: str | None = None,
-    is_recorded: bool = False,
+    value: AnyTarget, inbox: Inbox | None, *, webhook_id: str | None = None, is_recorded: bool = False
 ) -> Handling:
     """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``.
 
-    ``is_recorded``: the caller has a record, and needs no inbox. Then the kind of a target without one is "own".
+    ``is_recorded``: the caller has a record, so that a target needs neither an inbox nor a record of its own.
     """
     if inbox is not None and not isinstance(inbox, Inbox):
         raise ConfigurationError("inbox must be an inbox, such as SQLiteInbox(path)")
     if isinstance(value, WebhookReceiver):
-        return _with_receiver(value, inbox, exclusive)
+        return _with_receiver(value, inbox)
     is_target = has_own(value, "deliver") and isinstance(value, Target)
-    if is_target and isinstance(value, BulkTarget) and isinstance(value, Record):
+    if is_target and isinstance(value, BulkTarget):
         if inbox is not None:
             raise ConfigurationError(f"a {type(value).__name__} is its own record: pass no inbox")
-        return Handling("own", value, None, None)
+        if not is_recorded and not isinstance(value, Record):
+            raise ConfigurationError(
+                f"a {type(value).__name__}, which has flush(), must be its own record: give it known(), note() and "
+                "set_note(). Or drop flush(), write in deliver(), and pass an inbox"
+            )
+        return Handling(value, None, None)
     handler = cast(Target, value) if is_target else _read_function(cast(Handler, value), inbox)
     if inbox is None and is_recorded and isinstance(handler, Target):
-        return Handling("own", handler, None, None)
+        return Handling(handler, None, None)
     if inbox is None:
         raise ConfigurationError(
             "the replay needs an inbox, which records what was handled: the inbox of the live service, so that both "
-            "share the work, or one of the job's own, such as inbox=SQLiteInbox('job.db'), exclusive=True"
+            "share the work, or one of the job's own, such as inbox=SQLiteInbox('job.db')"
         )
-    if not isinstance(handler, Target):
-        if exclusive:
-            raise ConfigurationError("a function with a session records each message by itself: pass no exclusive=True")
-        return Handling("shared", handler, inbox, webhook_id)
-    if exclusive is None:
-        exclusive = isinstance(handler, (BulkTarget, HttpTarget))
-    return Handling("exclusive" if exclusive else "shared", handler, inbox, webhook_id)
+    return Handling(handler, inbox, webhook_id)
 
 
-def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None, exclusive: bool | None) -> Handling:
+def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> Handling:
     if inbox is not None and inbox is not receiver.inbox:
         raise ConfigurationError("a WebhookReceiver has its own inbox: pass inbox= only to the receiver")
-    if exclusive:
-        raise ConfigurationError("a WebhookReceiver records each message by itself: pass no exclusive=True")
     if inbox is None and isinstance(receiver.inbox, MemoryInbox):
         raise ConfigurationError(
             "the receiver's MemoryInbox does not know what other processes and earlier runs have handled: give the "
             "receiver the inbox of the live service, or pass inbox=receiver.inbox to handle everything in this process"
         )
-    return Handling("shared", receiver, receiver.inbox, receiver.webhook_id)
+    return Handling(receiver, receiver.inbox, receiver.webhook_id)
 
 
 def _read_function(value: Handler | SessionHandler, inbox: Inbox | None) -> Target | SessionHandler:

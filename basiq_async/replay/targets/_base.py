@@ -35,10 +35,10 @@ class Target(Protocol):
 
 @runtime_checkable
 class BulkTarget(Target, Protocol):
-    """A target that collects messages and writes them together.
+    """A target that collects messages and writes them together, and is its own record.
 
-    If it has the methods of a ``Record`` too, what it wrote is the record, such as the rows of a table: ``known`` says
-    which ids of messages it has. Otherwise the replay needs an inbox.
+    It has the methods of a ``Record`` too: what it wrote is the record, such as the rows of a table, and ``known`` says
+    which ids of messages it has. In a fleet without an inbox, the fleet's record is enough.
     """
 
     async def flush(self) -> None:

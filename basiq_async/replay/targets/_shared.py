@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
 
 from ..._redaction.text import printable
 from ..._work.calls import HOST
+from ..._work.failures import failure_text
 from ..._work.keys import inbox_key
+from ..._work.limits import inbox_limit
 from ..._work.once import Ended, Unit, Units
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ...models import Message
-from ._base import BUSY, HANDLED_BEFORE, BulkTarget, SessionHandler, Target
+from ._base import BUSY, HANDLED_BEFORE, SessionHandler, Target
 
 logger = logging.getLogger("basiq_async.replay")
 LEASE = 30.0
@@ -22,6 +25,10 @@ PATIENCE = 360.0
 """Seconds to wait, at the end of a run, for another worker: until a live delivery's lease must have ended."""
 _LONGEST_TRANSACTION = 300.0
 """A transaction ends with its process. Its lease is for a machine that vanishes, not for a slow handler."""
+_RECORD_WITHIN = 90.0
+"""Seconds for which the inbox is asked to record what was handled."""
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 5.0
 _LONGEST_END = 60.0
 """Seconds to wait for a cancelled target to end. After that, its claim ends with its lease."""
 
@@ -54,7 +61,6 @@ class Shared:
         # Asked once: for each message it would take 20 µs, since Python looks at every method of a protocol.
         self._target = target if isinstance(target, Target) else None
         self._handler = None if isinstance(target, Target) else target
-        self._flush = target.flush if isinstance(target, BulkTarget) else None
         self._webhook_id = webhook_id
         self._session = None
         if self._handler is not None and isinstance(inbox, TransactionalInbox):
@@ -74,12 +80,32 @@ class Shared:
         unit.shared, unit.message = self, message
         ending = await unit.handle_once()
         if ending.how is Ended.HANDLED:
+            if ending.unrecorded is not None:
+                await self._record(key, token, ending.unrecorded)
             return ending.value
         if ending.how is Ended.DONE:
             return HANDLED_BEFORE
         if ending.how is Ended.BUSY:
             return BUSY
         raise ending.error or InboxError("the event loop shuts down")
+
+    async def _record(self, key: str, token: str, failure: Exception) -> None:
+        """Record what was handled, as soon as the inbox can. Raises an ``InboxError`` that ends the run."""
+        loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
+        until = loop.time() + _RECORD_WITHIN
+        while loop.time() < until and not getattr(failure, "_lasts", False):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            try:
+                async with inbox_limit(self._units.call_timeout):
+                    await self._units.inbox.complete(key, token)
+                return
+            except Exception as exc:
+                failure = exc
+        text = failure_text(failure)
+        error = InboxError(f"what was handled could not be recorded: {text}. Mend the inbox, then run the same again")
+        error._lasts = True
+        raise error from failure
 
 
 class _Message(Unit[str | None]):
@@ -89,10 +115,7 @@ class _Message(Unit[str | None]):
     async def work(self) -> str | None:
         shared = self.shared
         if shared._target is not None:
-            found = await shared._target.deliver(self.message)
-            if shared._flush is not None:
-                await shared._flush()
-            return found
+            return await shared._target.deliver(self.message)
         if self.session is not None and shared._handler is not None:
             async with self.session.transaction(self.key, self.token) as session:
                 await shared._handler(self.message, session)

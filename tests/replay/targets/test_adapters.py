@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,15 +11,13 @@ import pytest
 from basiq_async import ConfigurationError, Message, ReplayError
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import Claim, ClaimStatus
-from basiq_async.replay import BulkTarget, Record, Replay, Target
+from basiq_async.replay import Record, Replay
 from tests.support import virtual
 from tests.support.deliveries import SECRET
 from tests.support.histories import (
-    Collecting,
     Receiving,
     Recorder,
     Table,
-    Watching,
     history,
     listed,
     set_aside,
@@ -28,42 +26,20 @@ from tests.support.histories import (
 # --- a target of one's own ---
 
 
-@pytest.mark.parametrize("exclusive", [None, False])
-async def test_a_target_is_flushed_before_what_it_took_is_recorded(exclusive: bool | None) -> None:
-    target = Collecting()
-    assert isinstance(target, Target)
-    assert isinstance(target, BulkTarget)
-
-    class Suspicious(Watching):
-        async def complete(self, key: str | Sequence[str], token: str) -> bool:
-            assert isinstance(key, str) == (exclusive is False)
-            assert len(self) + (1 if isinstance(key, str) else len(key)) <= len(target.kept)
-            return await super().complete(key, token)
-
-    async with history(500) as h:
-        report = await h.replay(target, inbox=Suspicious(), exclusive=exclusive).run()
-    assert report.handled == len(target.kept) == 500
-    assert target.flushes < (200 if exclusive is None else 501)
-
-
-@pytest.mark.parametrize("kind", [Collecting, Table])
-async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded(kind: Callable[[], Any]) -> None:
+async def test_a_flush_that_fails_ends_the_job_with_nothing_recorded() -> None:
     async def flush() -> None:
         raise OSError("the volume is gone")
 
-    inbox, target = MemoryInbox(), kind()
-    target.flush = flush
+    target = Table()
+    target.flush = flush  # type: ignore[method-assign]
     async with history(50) as h:
         with pytest.raises(ReplayError, match="could not be recorded: OSError: the volume is gone"):
-            await h.replay(target, inbox=None if kind is Table else inbox).run()
-    assert len(inbox) == 0
+            await h.replay(target).run()
+    assert target.rows == []
 
 
-@pytest.mark.parametrize("kind", [Collecting, Table])
-async def test_what_a_target_took_is_recorded_though_its_flush_is_cancelled_with_all_else(
-    kind: Callable[[], Any],
-) -> None:
-    flushing, target = asyncio.Event(), kind()
+async def test_what_a_target_took_is_recorded_though_its_flush_is_cancelled_with_all_else() -> None:
+    flushing, target = asyncio.Event(), Table()
     whole = target.flush
 
     async def flush() -> None:
@@ -72,7 +48,7 @@ async def test_what_a_target_took_is_recorded_though_its_flush_is_cancelled_with
             await asyncio.Event().wait()
         await whole()
 
-    target.flush = flush
+    target.flush = flush  # type: ignore[method-assign]
     async with history(20) as h:
         replay = h.replay(target)
         run = asyncio.create_task(replay.run())
@@ -81,13 +57,13 @@ async def test_what_a_target_took_is_recorded_though_its_flush_is_cancelled_with
             task.cancel()  # as the end of asyncio.run does
         with pytest.raises(asyncio.CancelledError):
             await run
-        kept = list(target.rows if kind is Table else target.kept)
+        kept = list(target.rows)
         assert kept, "each message that was handled is recorded"
         report = await replay.run()
         assert (len(kept) + report.handled, report.finished) == (20, True)
 
 
-@pytest.mark.parametrize("kind", [Collecting, Table, Recorder])
+@pytest.mark.parametrize("kind", [Table, Recorder])
 async def test_what_a_target_has_no_use_for_is_skipped_for_its_reason(kind: Callable[[], Any]) -> None:
     target: Any = kind()
 
@@ -254,7 +230,35 @@ async def test_a_receiver_with_a_memory_inbox_is_refused_unless_that_is_passed()
 # --- a function with an inbox ---
 
 
-async def test_two_shared_runs_share_the_work() -> None:
+@virtual.clocked
+async def test_a_run_that_was_frozen_hands_out_what_it_had_under_way_and_nothing_else_twice() -> None:
+    inbox, frozen = MemoryInbox(clock=virtual.clock), asyncio.Event()
+    async with history(40) as h:
+        ids = await h.ids()
+
+        async def freeze(message: Message) -> None:
+            if len(target.ids) >= 10 and not frozen.is_set():
+                await frozen.wait()
+
+        target, second = Recorder(freeze), Recorder()
+        running = asyncio.create_task(h.replay(target, inbox=inbox, concurrency=4).run())
+        while target.at_once < 4 or len(target.ids) < 10:
+            await asyncio.sleep(0.01)
+        for task in asyncio.all_tasks():
+            if "_renew" in repr(task):
+                task.cancel()  # the whole process stands still: it renews nothing
+        assert (await h.replay(second, inbox=inbox).run()).finished
+        assert len(second.ids) == 40 - len(target.ids)
+        handled = list(target.ids)
+        frozen.set()
+        assert (await running).finished
+        repeated = set(target.ids) & set(second.ids)
+        assert set(target.ids) | set(second.ids) == set(ids)
+        assert set(target.ids) == {*handled, *repeated}
+        assert len(repeated) <= 4
+
+
+async def test_two_runs_share_the_work() -> None:
     async with history(300, page_size=50) as h:
         inbox, first, second = MemoryInbox(), Recorder(), Recorder()
         reports = await asyncio.gather(

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from basiq_async import ConfigurationError, Message
+from basiq_async import Message
 from basiq_async.receiver import SQLInbox
 from tests.support.databases import engine_of, new_table
 from tests.support.histories import history, shared_target
@@ -109,12 +109,6 @@ async def test_a_lost_connection_is_an_outage_and_not_the_messages_failure(
         report = await replay.run()
         assert (report.handled, report.failed) == (5, 0)
         assert await effects(engine) == Counter(await h.ids())
-
-
-async def test_a_function_with_a_session_records_each_message_by_itself(inbox: SQLInbox) -> None:
-    async with history(1) as h:
-        with pytest.raises(ConfigurationError, match="records each message by itself: pass no exclusive=True"):
-            h.replay(write, inbox=inbox, exclusive=True)
 
 
 async def test_a_handler_with_a_session_may_take_longer_than_the_lease_of_a_fleet(
