@@ -11,12 +11,18 @@ import attrs
 from .._arguments import Duration, check_event_type_ids, check_seconds, describe_unknown, select_texts
 from .._redaction.text import printable
 from .._signing.secret_file import TIME_LIMIT, SecretFile, SecretStore, WriteSecret, find_writer
-from .._wire.urls import absolute_url
+from .._wire.urls import absolute_url, quote_segment
 from .._work.clock import LoopClock, clock_of
 from .._work.failures import failure_text
 from .._work.limits import limit
 from .._work.tasks import run_to_completion
-from ..errors import BadRequestError, ConfigurationError, ConflictError, RequestTimeoutError
+from ..errors import (
+    BadRequestError,
+    ConfigurationError,
+    ConflictError,
+    RequestTimeoutError,
+    ResponseDecodeError,
+)
 from ..models import EnsuredWebhook, Secret, Webhook
 from ..pagination import OnUnreadable, Paginator
 from .api import Api, Endpoint, encode
@@ -159,7 +165,7 @@ class Webhooks:
         body = _texts(found.url, found.name, found.description)
         if found.subscribed_events:
             body["subscribedEvents"] = list(found.subscribed_events)
-        return await self._api.post(Webhook, self._at(webhook_id), body)
+        return _with_an_id(await self._api.post(Webhook, self._at(webhook_id), body))
 
     async def delete(self, webhook_id: str) -> None:
         """Delete a webhook. Raises ``NotFoundError`` if it does not exist.
@@ -246,7 +252,7 @@ class Webhooks:
     async def _write(self, endpoint: Endpoint, body: dict[str, Any]) -> Webhook:
         """Create or update a webhook. A refusal says which event types are not documented: Basiq names none."""
         try:
-            return await self._api.post(Webhook, endpoint, body)
+            return _with_an_id(await self._api.post(Webhook, endpoint, body))
         except BadRequestError as exc:
             unknown = describe_unknown(body.get("subscribedEvents", ()))
             if unknown:
@@ -259,7 +265,7 @@ class Webhooks:
     async def _find(self, url: str) -> Webhook | None:
         async for webhook in self.list():
             if webhook.url == url:
-                return webhook
+                return _with_an_id(webhook)
         return None
 
     async def _bring_up_to(self, existing: Webhook, body: dict[str, Any], *, remove: bool) -> EnsuredWebhook:
@@ -302,6 +308,20 @@ async def _store_secret(webhook: Webhook, store: WriteSecret | None) -> None:
             ) from None
 
     await run_to_completion(write)
+
+
+def _with_an_id(webhook: Webhook) -> Webhook:
+    """Return the webhook. Raises ``ResponseDecodeError`` for an id that is no segment of a path.
+
+    Programs name files by it: a server must not choose where they write.
+    """
+    try:
+        quote_segment(webhook.id, "id")
+    except ConfigurationError as exc:
+        why = str(exc)
+    else:
+        return webhook
+    raise ResponseDecodeError(f"the webhook has no usable id: {why}", location="$.id", path=WEBHOOKS.path)
 
 
 def _texts(url: str, name: str | None, description: str | None) -> dict[str, Any]:

@@ -19,9 +19,13 @@ from basiq_async import (
     PaginationError,
     Request,
     Response,
+    ResponseDecodeError,
+    Secret,
+    Webhook,
 )
 from basiq_async.testing import FakeBasiq
-from tests.support.scripted import Scripted, client, page
+from tests.support.scripted import Scripted, answer, client, page
+from tests.support.wire import page_body
 
 KEY = "a2V5LW9mLXRoaXMtdGVzdA=="
 API = "https://au-api.basiq.io"
@@ -103,3 +107,36 @@ async def test_no_link_of_a_response_reaches_another_path(link: str) -> None:
         with pytest.raises(ConfigurationError, match="not followed"):
             await fetch(source)
     assert transport.requests == transport.token_requests == []
+
+
+NO_IDS = ("../../etc/cron.d/x", "..", "/etc/passwd", "a\\b", "%2e%2e%2fx", "", "a\nb", "x" * 3_000)
+
+
+@pytest.mark.parametrize("webhook_id", [*NO_IDS, "wh-1"])
+@pytest.mark.parametrize("call", ["create", "ensure", "ensure one that is there", "update", "reactivate"])
+async def test_a_server_cannot_choose_where_a_program_writes_by_a_webhooks_id(call: str, webhook_id: str) -> None:
+    """Programs name files by the id, and write the secret into them, which the server chose as well."""
+    url, stored = "https://service.example/basiq", []
+    webhook = {"id": webhook_id, "url": url, "status": "active", "subscribedEvents": ["user.created"], "secret": "YQ=="}
+
+    async def store(secret: Secret) -> None:
+        stored.append(secret)
+
+    def respond(request: Request) -> Response:
+        listed = [] if call == "ensure" else [webhook]
+        is_list = request.method == "GET" and request.url.endswith("/webhooks")
+        return answer(page_body(listed)) if is_list else answer(webhook)
+
+    async with client(Scripted(respond)) as basiq:
+        calls: dict[str, Callable[[], Awaitable[Webhook]]] = {
+            "create": lambda: basiq.webhooks.create(url=url, subscribed_events=["user.created"]),
+            "update": lambda: basiq.webhooks.update("wh-1", url=url),
+            "reactivate": lambda: basiq.webhooks.reactivate("wh-1"),
+        }
+        usual = lambda: basiq.webhooks.ensure(url=url, subscribed_events=["user.created"], secret=store)  # noqa: E731
+        if webhook_id == "wh-1":
+            assert (await calls.get(call, usual)()).id == webhook_id
+        else:
+            with pytest.raises(ResponseDecodeError, match="id"):
+                await calls.get(call, usual)()
+            assert stored == []
