@@ -258,8 +258,8 @@ UNREADABLE: dict[str, bytes] = {
     "minus Infinity": named("-Infinity"),
     "1e999": named("1e999"),
     "5,000 digits": named("1" * 5000),
-    "nested 10,000 deep": named(deep(10_000)),
-    "objects nested 10,000 deep": named('{"a":' * 10_000 + "1" + "}" * 10_000),
+    "nested 100,000 deep": named(deep(100_000)),  # Python 3.14 reads what is nested 10,000 deep
+    "objects nested 100,000 deep": named('{"a":' * 100_000 + "1" + "}" * 100_000),
     "nested 100,000 deep, never closed": b"[" * 100_000,
     "a control character": named('"\x01"'),
     "UTF-16": PLAIN.encode("utf-16"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -9,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from ..._callables import accepts, has_own
+from ..._callables import accepts, has_own, is_async, read_signature
 from ..._wire.hosts import is_this_machine
 from ...errors import ConfigurationError
 
@@ -52,14 +53,21 @@ def adapt(receiver: Receiver) -> Endpoint:
     """Return an endpoint that calls a receiver. Raises ``ConfigurationError`` if ``receiver`` is not one."""
     if has_own(receiver, "handle") and isinstance(receiver, HasHandle):
         return _calling(receiver.handle)
-    if callable(receiver) and accepts(receiver, 2):
-        return _calling(receiver)
-    if callable(receiver) and accepts(receiver, 3):
-        return _asgi(receiver)
+    if callable(receiver):
+        signature = read_signature(receiver)
+        required = [] if signature is None else list(filter(_is_required, signature.parameters.values()))
+        if len(required) == 3:
+            return _asgi(receiver)
+        if len(required) == 2 or (is_async(receiver) and accepts(receiver, 2)):  # such as a mock
+            return _calling(receiver)
     raise ConfigurationError(
         "a receiver is an async callable (headers, body), an object with async handle(headers, body), "
         f"or an ASGI application, not {type(receiver).__name__}"
     )
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
 
 
 def _calling(handle: Callable[[dict[str, str], bytes], Awaitable[object]]) -> Endpoint:

@@ -299,7 +299,8 @@ async def test_an_export_that_is_deleted_or_replaced_meanwhile_ends_the_job(repl
 
 async def test_an_export_that_others_can_open_or_a_link_is_refused(tmp_path: Path) -> None:
     loose, link = tmp_path / "loose.jsonl", tmp_path / "link.jsonl"
-    loose.touch(0o644)
+    loose.touch()
+    loose.chmod(0o644)
     link.symlink_to(tmp_path / "nothing")
     for path, said in ((loose, "other users can open it"), (link, "symbolic link")):
         with pytest.raises(ReplayError, match=said):
