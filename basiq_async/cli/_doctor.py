@@ -44,8 +44,8 @@ def problem_details(problems: Iterable[Problem], name: str = "problem") -> Itera
 
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
-    "first_failure oldest_undelivered undelivered never_sent unrecorded recovered quarantined waiting waiting_age "
-    "out_of_reach endpoint_status endpoint_error looked_at earliest latest complete",
+    "first_failure oldest_undelivered undelivered never_sent unrecorded left_alone recovered quarantined waiting "
+    "waiting_age out_of_reach endpoint_status endpoint_error looked_at earliest latest complete",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: problem_rows(found.problems),
@@ -61,8 +61,18 @@ _DIAGNOSIS: View[Diagnosis] = View(
 def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     """Yield the names and values of what there is, and of the counts that a recovery makes zero."""
     row = {name: value for name, value in _DIAGNOSIS.row(found).items() if value or name in _ALWAYS}
-    yield from count_details(row, "problems", "out_of_reach")
+    yield from count_details(row, "problems", "out_of_reach", "left_alone")
     yield from problem_details(found.problems)
+
+
+def tell_left_alone(count: int, so: str) -> None:
+    """Say how many messages Basiq delivered, and an inbox need not know."""
+    if count:
+        them = "1 message was" if count == 1 else f"{count:,} messages were"
+        note(
+            f"{them} delivered, as Basiq says, before the inbox began or longer ago than it remembers: {so}; "
+            "recover --everything includes them"
+        )
 
 
 _ALWAYS = ("undelivered", "never_sent", "healthy", "complete")
@@ -134,6 +144,7 @@ async def doctor(
                 secret_file=None if secret_file is None else str(secret_file),
             )
             output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
+            tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 note("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)

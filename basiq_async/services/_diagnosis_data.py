@@ -48,7 +48,8 @@ _MOST_EVENTS = 100_000
 _Sign = Callable[[str, datetime, bytes], Awaitable[Mapping[str, str]]]
 _ATTEMPTS = "failed_share last_success refused by_status first_failure oldest_undelivered"
 _SCAN = (
-    "undelivered never_sent unrecorded recovered unreadable looked_at earliest latest complete disabled_at out_of_reach"
+    "undelivered never_sent unrecorded left_alone recovered unreadable looked_at earliest latest complete disabled_at "
+    "out_of_reach"
 )
 """What a ``Diagnosis`` takes from the scan."""
 
@@ -118,6 +119,11 @@ class _KnownEvents:
         self.recording_since: datetime | None = None
         """Since when the inbox has recorded every live delivery; None if it has none."""
 
+    @property
+    def has_inbox(self) -> bool:
+        """Whether there is an inbox at all."""
+        return self._inbox is not None
+
     def out_of_reach(self, activity: Activity, inactive: datetime | None, now: datetime) -> tuple[Inactivity, ...]:
         """Return the periods whose events are lost, as far as the recoveries with the inbox show it."""
         if self._inbox is None:
@@ -181,7 +187,8 @@ class _HistoryScan:
         """The creation times of events for which no message was found, by event type and id."""
         self._activity = Activity()
         self.attempts = _Attempts(now)
-        self.undelivered = self.never_sent = self.unrecorded = self.recovered = self.unreadable = self.looked_at = 0
+        self.undelivered = self.never_sent = self.unrecorded = self.left_alone = self.recovered = 0
+        self.unreadable = self.looked_at = 0
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.complete = True
@@ -266,9 +273,11 @@ class _HistoryScan:
         """Count the attempts of a message, and whether it was missed."""
         self._without_message.pop((message.event_type_id, message.event_id), None)
         ignored = not self._handles(message.event_type_id or "")  # no recovery can bring it
-        missed = not (known or ignored or is_left_alone(message, self._known.recording_since))
+        left_alone = is_left_alone(message, self._known.recording_since)
+        missed = not (known or ignored or left_alone)
         if message.delivered:
             self.unrecorded += missed
+            self.left_alone += left_alone and self._known.has_inbox and not (known or ignored)
         elif message.attempts:
             self.recovered += known
             self.undelivered += missed
