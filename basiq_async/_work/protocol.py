@@ -80,15 +80,12 @@ class Inbox(Record, Protocol):
         """
         ...
 
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+    async def complete(self, key: str, token: str) -> bool:
         """Record, durably, that ``key`` has been handled, and forget its failures. It leaves the quarantine at once.
 
         Returns True if this call recorded it. An expired lease does not matter if no other worker has claimed the key
         since, even if the key was set aside meanwhile. Returns False, and changes nothing, if another token holds the
         key, or if it was handled already.
-
-        With several keys, each is recorded for which that is so, and the others are left unchanged. Returns True if all
-        were recorded. Up to 500 keys are one statement or script, so that a kill divides no such part.
         """
         ...
 

@@ -126,14 +126,14 @@ class Watching(MemoryInbox):
 
     def __init__(self, delay: float = 0.0) -> None:
         super().__init__(max_quarantined=10_000)
-        self.completed: list[list[str]] = []
+        self.completed: list[str] = []
         self.set_aside: list[str] = []
         self.delay = delay
 
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+    async def complete(self, key: str, token: str) -> bool:
         if self.delay:
             await asyncio.sleep(self.delay)
-        self.completed.append([key] if isinstance(key, str) else list(key))
+        self.completed.append(key)
         return await super().complete(key, token)
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from types import EllipsisType
 from typing import Self
 
@@ -13,7 +12,6 @@ import attrs
 
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
-from ..._work.keys import in_parts
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting
 from ...errors import ConfigurationError, InboxError
 
@@ -100,16 +98,15 @@ class MemoryInbox:
         """See ``Inbox``."""
         return _DONE if self._is_done(key) else self._take(key, token, lease)
 
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+    async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        keys = [key] if isinstance(key, str) else list(chain.from_iterable(in_parts(key)))
-        mine = [key for key in keys if self._may_record(key, token, even_if_acknowledged=True)]
-        for each in mine:
-            self._quarantined.pop(each, None)
-            self._waiting.pop(each, None)
-            self._failures.pop(each, None)
-            self._record(each)
-        return len(mine) == len(keys)
+        if not self._may_record(key, token, even_if_acknowledged=True):
+            return False
+        self._quarantined.pop(key, None)
+        self._waiting.pop(key, None)
+        self._failures.pop(key, None)
+        self._record(key)
+        return True
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""

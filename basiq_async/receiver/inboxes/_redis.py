@@ -91,11 +91,9 @@ class RedisInbox:
         """See ``Inbox``."""
         return _as_claim(await self._calls.run("claim", [key], token, _milliseconds(lease), _DAY))
 
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+    async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        parts = [[key]] if isinstance(key, str) else in_parts(key)
-        recorded = [await self._calls.run("complete", part, token, self._remember) == len(part) for part in parts]
-        return all(recorded)
+        return bool(await self._calls.run("complete", [key], token, self._remember))
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""

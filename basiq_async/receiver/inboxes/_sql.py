@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -13,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import BusyError, SQLStore, as_aware
-from ..._work.keys import in_parts
 from ..._work.notes import check_note
 from ..._work.protocol import Claim, QuarantinedDelivery, unpack_entry
 from ..._work.tasks import run_to_completion
@@ -184,7 +182,7 @@ class SQLInbox(SQLRows):
 
     # --- the ends of both kinds ---
 
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+    async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``: if the claim is a transaction, commits it.
 
         Raises ``InboxError`` if the commit failed or its result is unknown. If the database refuses the handler's
@@ -192,8 +190,6 @@ class SQLInbox(SQLRows):
         a statement failed and the handler went on: both are the handler's failure.
         """
         self._store.check_usable()
-        if not isinstance(key, str):
-            return await self._complete_all(key, token)
         held = self._transactions.mine(key, token)
         if held is not None:
             await self._transactions.commit(key, held)
@@ -201,17 +197,6 @@ class SQLInbox(SQLRows):
             return False
         self._pruning.count(1)
         return True
-
-    async def _complete_all(self, keys: Sequence[str], token: str) -> bool:
-        held = [key for key in set(keys) if self._transactions.other(key) is not None]
-        # Those of this token's transactions have a commit each. Another's have the key.
-        recorded = [self._transactions.mine(key, token) is not None and await self.complete(key, token) for key in held]
-        for part in in_parts(set(keys).difference(held)):
-            values = {"a_token": token, **self._sql.given(part)}
-            count = len(await self._store.rows(self._sql.complete_all, values, write=True))
-            self._pruning.count(count)
-            recorded.append(count == len(part))
-        return all(recorded)
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``: if the claim is a transaction, rolls it back, and ends the lease that it was made upon."""

@@ -156,13 +156,8 @@ class Statements:
             # A worker whose lease has not expired needs no gate: no transaction has its row.
             return sa.or_(sa.exists().where(events.c.key == key, events.c.token == _TOKEN, live), gate(key))
 
-        def enter(
-            values: dict[str, Any],
-            before: sa.ColumnElement[bool],
-            upon: sa.ColumnElement[bool],
-            key: sa.ColumnElement[str] = _KEY,
-        ) -> Any:
-            new = insert(events).from_select(["key", *values], sa.select(key, *values.values()).where(before))
+        def enter(values: dict[str, Any], before: sa.ColumnElement[bool], upon: sa.ColumnElement[bool]) -> Any:
+            new = insert(events).from_select(["key", *values], sa.select(_KEY, *values.values()).where(before))
             return new.on_conflict_do_update(
                 index_elements=[events.c.key], set_={name: new.excluded[name] for name in values}, where=upon
             ).returning(events.c.key)
@@ -192,7 +187,6 @@ class Statements:
             "letter": sa.bindparam("a_letter", type_=LetterType),
         }
         self.complete = enter({**handled, **no_letter}, mine(_KEY), completes)
-        self.complete_all = enter({**handled, **no_letter}, mine(some), completes, some)
         self.quarantine = enter(letter, mine(_KEY), sa.or_(sets_aside, retried))
         self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, sa.or_(live, gate(_KEY)))
         self.drop = change({**handled, **no_letter}, in_quarantine, gate(_KEY))

@@ -84,15 +84,9 @@ class SQLiteInbox:
         # The row is kept for longer than the lease, because the wall clock, by which rows expire, may be set.
         return await self._claim(sql.CLAIM, key, token, lease)
 
-    async def complete(self, key: str | Sequence[str], token: str) -> bool:
+    async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        if isinstance(key, str):
-            return bool(await self._record(sql.COMPLETE, key, token))
-        recorded = [
-            await self._record(sql.COMPLETE_ALL, json.dumps(part), token, count=len(part)) == len(part)
-            for part in in_parts(key)
-        ]
-        return all(recorded)
+        return bool(await self._record(sql.COMPLETE, key, token))
 
     async def release(self, key: str, token: str) -> None:
         """See ``Inbox``."""
@@ -234,13 +228,13 @@ class SQLiteInbox:
 
         return self._store.run(work, write=False)
 
-    def _record(self, statement: str, key: str, token: str, *, count: int = 1, **values: Any) -> Awaitable[int]:
-        """Run a statement that ends a claim, or ``count`` of them. Its result is the number of entries it changed."""
+    def _record(self, statement: str, key: str, token: str, **values: Any) -> Awaitable[int]:
+        """Run a statement that ends a claim. Its result is the number of entries it changed."""
 
         def work(connection: sqlite3.Connection) -> int:
             times = self._times(connection)
             changed = connection.execute(statement, {"key": key, "token": token, **times, **values}).rowcount
-            self._tidy(connection, times, count)
+            self._tidy(connection, times)
             return changed
 
         return self._store.run(work)
@@ -275,10 +269,10 @@ class SQLiteInbox:
         self._retention = RetentionClock(self._clock, seen_at=seen_at, hold_until=hold_until)
         return self._retention
 
-    def _tidy(self, connection: sqlite3.Connection, times: dict[str, float], count: int) -> None:
+    def _tidy(self, connection: sqlite3.Connection, times: dict[str, float]) -> None:
         """Delete the oldest entries that are expired, twice as many as came since the last time."""
         wall = times["wall"]
-        self._unpruned += count
+        self._unpruned += 1
         if self._unpruned >= _PRUNE_EVERY:
             connection.execute(sql.PRUNE, (times["horizon"], 2 * self._unpruned))
             self._unpruned = 0

@@ -50,7 +50,6 @@ def _sql(statement: str) -> str:
     return statement
 
 
-_ONE = "VALUES (:key, 1, 0, :expires)"
 CLAIM = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, token, lease, ends)
 VALUES (:key, 0, 0, :expires, :token, :lease, :now + :lease)
@@ -61,12 +60,11 @@ CLAIM_QUARANTINED = _sql("""
 UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease
 WHERE key = :key AND at IS NOT NULL AND {free}
 """)
-COMPLETE_ALL = _sql("""
-INSERT INTO inbox (key, handled, failures, expires) SELECT value, 1, 0, :expires FROM json_each(:key) WHERE true
+COMPLETE = _sql("""
+INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 1, 0, :expires)
 ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_letter}
 WHERE {may_complete}
 """)
-COMPLETE = COMPLETE_ALL.replace("SELECT value, 1, 0, :expires FROM json_each(:key) WHERE true", _ONE)
 # A quarantined key is forgotten only when it is handled or dropped.
 QUARANTINE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires, at, tried, letter)

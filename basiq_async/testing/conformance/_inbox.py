@@ -38,7 +38,6 @@ CHECKS: dict[str, tuple[type[Workers[Any]], Check]] = {
 """For each promise, what checks it, and with what it is called."""
 INTERRUPTED = (
     "claim a; complete a; ...; known b; claim b",
-    "complete_both a; ...; known b",
     "fail a; ...; fail b",
     "quarantine a; set_aside a 1; ...; quarantined b; known b; claim b; claim b 1",
     "set_note a; ...; note b",

@@ -110,7 +110,6 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "retry": lambda inbox, of: inbox.claim_quarantined(of.key, of.token, lease=LONG),
     "die_in_retry": lambda inbox, of: inbox.claim_quarantined(of.key, of.token, lease=SHORT),
     "complete": lambda inbox, of: inbox.complete(of.key, of.token),
-    "complete_both": lambda inbox, of: inbox.complete(of.keys, of.token),
     "release": lambda inbox, of: inbox.release(of.key, of.token),
     "fail": lambda inbox, of: inbox.fail(of.key, of.token),
     "quarantine": lambda inbox, of: inbox.quarantine(of.key, of.token, of.failed(acknowledged=True)),
@@ -228,9 +227,6 @@ class Model:
                 return Claim(CLAIMED)
             case "complete":
                 return key.complete(token, self.now)
-            case "complete_both":
-                recorded = [each.complete(token, self.now) for each in every]
-                return all(recorded)
             case "release":
                 key.release(token)
             case "fail":

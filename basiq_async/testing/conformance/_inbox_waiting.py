@@ -64,11 +64,11 @@ class WaitingPromises(Workers[WaitingInbox]):
         await self.follow("claim_shortly a; claim a; put_off a; claim b")
 
     async def end_the_wait(self) -> None:
-        """complete(), of one or many, and quarantine() end the wait; release(), fail() and a retry do not"""
+        """complete() and quarantine() end the wait; release(), fail() and a retry do not"""
         await self.follow(
             "store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; "
             "claim_due a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
-            "store a; complete_both a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+            "store a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
             "store a; quarantine a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
         )
 

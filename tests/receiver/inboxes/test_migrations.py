@@ -82,7 +82,8 @@ async def test_a_migration_makes_the_tables_and_removes_them_again(url: str, tmp
         async with SQLInbox(engine, table=table, create_tables=False) as inbox:
             await inbox.check()
             assert (await inbox.claim("k", "a", lease=60)).status is ClaimStatus.CLAIMED
-            assert await inbox.complete(["k", "l"], "a")
+            assert await inbox.complete("k", "a")
+            assert await inbox.complete("l", "a")
             assert await inbox.known(["k", "l", "m"]) == {"k", "l"}
 
         command.check(config)  # raises if another migration would change anything

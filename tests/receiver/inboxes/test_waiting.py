@@ -147,7 +147,8 @@ async def work_off(inbox: SQLInbox, token: str) -> list[str]:
     taken: list[str] = []
     while keys := await due(inbox, token, limit=7):
         taken += keys
-        assert await inbox.complete(keys, token)
+        for key in keys:
+            assert await inbox.complete(key, token)
     return taken
 
 

@@ -137,19 +137,8 @@ def raising(error: Exception) -> Change:
 
 
 async def forget(inbox: Any, call: Call, of: Of) -> bool:
-    for each in [of.key] if isinstance(of.key, str) else of.key:
-        await inbox.release(each, of.token)
+    await inbox.release(of.key, of.token)
     return True
-
-
-async def complete_one_after_the_other(inbox: Any, call: Call, of: Of) -> bool:
-    if isinstance(of.key, str):
-        return await call(of.key, of.token)
-    recorded = []
-    for each in set(of.key):
-        recorded.append(await call(each, of.token))
-        await asyncio.sleep(0)
-    return all(recorded)
 
 
 async def claim_after_a_look(inbox: Any, call: Call, of: Of) -> Claim:
@@ -169,7 +158,7 @@ async def claim_without_the_quarantine(inbox: Any, call: Call, of: Of) -> Claim:
 
 async def remember_for_the_lease(inbox: Any, call: Call, of: Of) -> bool:
     """As ``SET key done KEEPTTL`` does in Redis."""
-    held = inbox._claims.get(of.key) if isinstance(of.key, str) else None
+    held = inbox._claims.get(of.key)
     recorded = await call(**vars(of))
     if recorded and held is not None:
         inbox._done[of.key] += held.ends - inbox._lease_clock() - inbox._remember
@@ -194,12 +183,8 @@ async def quarantine_as_handled(inbox: Any, call: Call, of: Of) -> bool:
     return await inbox.complete(of.key, of.token)
 
 
-def is_one(inbox: Any, of: Of) -> bool:
-    return isinstance(of.key, str)
-
-
 def is_set_aside(inbox: Any, of: Of) -> bool:
-    entry = inbox._quarantined.get(of.key) if isinstance(of.key, str) else None
+    entry = inbox._quarantined.get(of.key)
     return entry is not None and not entry.acknowledged
 
 
@@ -215,18 +200,12 @@ def is_too_late(inbox: Any, of: Of) -> bool:
     return not any(held.token == of.token and held.ends > inbox._lease_clock() for held in inbox._claims.values())
 
 
-def may_not_record_all(inbox: Any, of: Of) -> bool:
-    keys = [of.key] if isinstance(of.key, str) else of.key
-    return not all(inbox._may_record(each, of.token, even_if_acknowledged=True) for each in keys)
-
-
 def free_all(inbox: Any, of: Of) -> None:
     inbox._claims.clear()
 
 
 def free(inbox: Any, of: Of, result: object = None) -> None:
-    for each in [of.key] if isinstance(of.key, str) else of.key:
-        inbox._claims.pop(each, None)
+    inbox._claims.pop(of.key, None)
 
 
 def stop_waiting(inbox: Any, of: Of) -> None:
@@ -271,23 +250,19 @@ FAULTS: dict[str, dict[str, Change]] = {
     },
     "cuts keys": {
         "claim": given(key=lambda _, of: of.key[:255]),
-        "complete": given(key=lambda _, of: of.key[:255] if isinstance(of.key, str) else of.key),
+        "complete": given(key=lambda _, of: of.key[:255]),
     },
     # complete
     "completes in lower case": {
-        "complete": given(key=lambda _, of: of.key.lower() if isinstance(of.key, str) else of.key),
+        "complete": given(key=lambda _, of: of.key.lower()),
     },
     "forgets": {"complete": forget},
     "forgets with the lease": {"complete": remember_for_the_lease},
     "completes twice": {"complete": after(lambda *_: True)},
-    "completes all or none": {"complete": answer(False, may_not_record_all)},
-    "completes one after the other": {"complete": complete_one_after_the_other},
-    "completes what others hold": {"complete": before(lambda inbox, of: is_one(inbox, of) or free(inbox, of))},
     "completes for anybody": {"complete": before(free_all)},
     "too late is too late": {"complete": answer(False, is_too_late)},
     "a late worker leaves the quarantine": {"complete": keep("_quarantined", is_set_aside)},
-    "handled but waits": {"complete": keep("_waiting", is_one)},
-    "handled with others but waits": {"complete": keep("_waiting", lambda inbox, of: not is_one(inbox, of))},
+    "handled but waits": {"complete": keep("_waiting", lambda inbox, of: True)},
     # known, notes
     "knows the first of many": {"known": given(keys=lambda _, of: of.keys[:500])},
     "knows all of very many": {"known": after(lambda _, of, found: of.keys if len(of.keys) > 1_000 else found)},
