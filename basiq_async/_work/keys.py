@@ -34,15 +34,8 @@ def inbox_key(
     else:
         raise ConfigurationError("an inbox key needs an event type and event id, or the id of the message")
     if webhook_id:
-        key = f"webhook:{_quoted(webhook_id)}:{key}"
+        key = f"{_WEBHOOK}{_quoted(webhook_id)}:{key}"
     return key if len(key) <= _LONGEST_KEY else _digest(key)
-
-
-def may_be_of(key: str, webhook_id: str | None) -> bool:
-    """Return whether a key can be of this webhook, or of a receiver without an id. A digest can be of any."""
-    if webhook_id and key.startswith("webhook:"):
-        return key.startswith(f"webhook:{_quoted(webhook_id)}:")
-    return is_digest(key) or (not webhook_id and not key.startswith("webhook:"))
 
 
 def webhook_of(key: str) -> str | None:

@@ -1,67 +1,82 @@
-"""Whose an inbox is: the webhooks whose events it records, and since when it has their live deliveries."""
+"""Whose an inbox is: the webhooks whose events it records, the identity of each, and since when it has it live.
+
+The identity of a webhook is the id in the keys of its events: that of the first webhook of its service.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from ..errors import ConfigurationError
+import attrs
+
+from ..errors import ConfigurationError, InboxError
 from .limits import inbox_limit
 from .protocol import Inbox, Record
+from .quarantine import count_quarantined
+from .waiting import count_waiting
 
 _NOTE = "webhooks"
-_FORMER_NOTE = "formerly"
 _MOST = 500
 """The number of webhooks that are noted; an inbox has a few."""
+_TRIES = 100
 
 
-async def note_webhook(record: Record, webhook_id: str, *, live: datetime | None, timeout: float) -> None:
-    """Note that a record has events of a webhook, and since when its live deliveries, if it has them."""
-    known = await read_webhooks(record, timeout=timeout)
-    if webhook_id in known and (live is None or known[webhook_id] is not None):
-        return
-    known = {**dict(list(known.items())[-_MOST:]), webhook_id: live}
-    text = json.dumps({each: since and since.isoformat() for each, since in known.items()})
+@attrs.frozen
+class Owner:
+    """A webhook in an inbox: its identity, and since when the inbox has its live deliveries; None if it has none."""
+
+    identity: str
+    since: datetime | None = None
+
+
+Owners = Mapping[str, Owner]
+"""The webhooks of an inbox, in the order in which they were noted."""
+
+
+async def read_owners(record: Record, *, timeout: float) -> Owners:
+    """Return the webhooks of a record. It is empty for a record that nobody has used, or whose note is damaged."""
     async with inbox_limit(timeout):
-        await record.set_note(_NOTE, text)
+        return _read(await record.note(_NOTE))
 
 
-async def read_webhooks(record: Record, *, timeout: float) -> dict[str, datetime | None]:
-    """Return the webhooks of a record, each with the time since which it has its live deliveries; None if it has none.
+async def note_owners(inbox: Inbox, webhook_ids: Sequence[str], *, live: datetime | None, timeout: float) -> Owners:
+    """Note the webhooks of one service, newest first, whose last one is their identity. Return what was noted before.
 
-    It is empty for a record that nobody has used, or whose note is damaged.
+    live: since when the inbox has their live deliveries; None for a job. Raises ``ConfigurationError`` for a list that
+    contradicts what is noted, so that no order of the list has events handled again.
     """
-    async with inbox_limit(timeout):
-        text = await record.note(_NOTE)
-    try:
-        found = json.loads(text or "{}")
-        known = {str(each): datetime.fromisoformat(since) if since else None for each, since in dict(found).items()}
-        return {} if any(since is not None and since.tzinfo is None for since in known.values()) else known
-    except (ValueError, TypeError, RecursionError):
-        return {}
+    for _ in range(_TRIES):
+        async with inbox_limit(timeout):
+            text = await inbox.note(_NOTE)
+        known = _read(text)
+        joining = _check_order(known, webhook_ids, may_join=live is not None)
+        for each in joining:
+            await _check_is_drained(inbox, each, webhook_ids, timeout=timeout)
+        noted = dict(known)
+        for each in reversed(webhook_ids):
+            found = known.get(each)
+            since = live if found is None or found.since is None or each in joining else found.since
+            noted[each] = Owner(webhook_ids[-1], since)
+        if noted == known:
+            return known
+        async with inbox_limit(timeout):
+            if await inbox.set_note(_NOTE, _write(noted), expected=text):
+                return known
+    raise InboxError("other programs change the inbox's note of its webhooks again and again")
 
 
-async def note_former(record: Record, webhook_id: str, former: str, *, timeout: float) -> None:
-    """Note that a webhook replaces another, and those that this one replaced."""
-    known = await _read_former(record, timeout=timeout)
-    known[webhook_id] = list(dict.fromkeys([*known.get(webhook_id, []), former, *known.get(former, [])]))
-    async with inbox_limit(timeout):
-        await record.set_note(_FORMER_NOTE, json.dumps(dict(list(known.items())[-_MOST:])))
+async def find_identity(record: Record, webhook_id: str, given: str | None, *, timeout: float) -> str:
+    """Return the identity of a webhook for a job: what the record's receivers noted, else what is given, else itself.
 
-
-async def read_former(record: Record, webhook_id: str | None, *, timeout: float) -> tuple[str, ...]:
-    """Return the webhooks that a webhook replaces: what a record has of them belongs to it."""
-    return () if webhook_id is None else tuple((await _read_former(record, timeout=timeout)).get(webhook_id, ()))
-
-
-async def _read_former(record: Record, *, timeout: float) -> dict[str, list[str]]:
-    async with inbox_limit(timeout):
-        text = await record.note(_FORMER_NOTE)
-    try:
-        return {str(each): [str(one) for one in former] for each, former in dict(json.loads(text or "{}")).items()}
-    except (ValueError, TypeError, RecursionError):
-        return {}
+    Raises ``ConfigurationError`` if the two differ.
+    """
+    known = await read_owners(record, timeout=timeout)
+    if given is not None:
+        _check_order(known, [webhook_id, given] if webhook_id != given else [given], may_join=False)
+        return given
+    return known[webhook_id].identity if webhook_id in known else webhook_id
 
 
 async def find_recording_since(inbox: Inbox, webhook_id: str, *, timeout: float) -> datetime | None:
@@ -69,11 +84,23 @@ async def find_recording_since(inbox: Inbox, webhook_id: str, *, timeout: float)
 
     Its note says so, which each receiver makes when it starts.
     """
-    live = (await read_webhooks(inbox, timeout=timeout)).get(webhook_id)
+    owner = (await read_owners(inbox, timeout=timeout)).get(webhook_id)
+    live = None if owner is None else owner.since
     if live is None:
         return None
     async with inbox_limit(timeout):
         return max(await inbox.known_since(), live)
+
+
+def live_identities(owners: Owners) -> Sequence[str]:
+    """Return the identities whose live deliveries an inbox has, each once."""
+    return list(dict.fromkeys(each.identity for each in owners.values() if each.since is not None))
+
+
+def list_of(owners: Owners, identity: str, *newer: str) -> list[str]:
+    """Return the webhooks of an identity as a receiver's ``webhook_id``: newest first, the identity last."""
+    own = [each for each, owner in owners.items() if owner.identity == identity and each != identity]
+    return [*dict.fromkeys([*(each for each in newer if each != identity), *reversed(own)]), identity]
 
 
 def refuse_others(owners: Collection[str | None], webhook_id: str, what: str) -> None:
@@ -83,3 +110,58 @@ def refuse_others(owners: Collection[str | None], webhook_id: str, what: str) ->
             f"the {what} is of the webhook {', '.join(map(repr, owners))}, not of {webhook_id!r}: it cannot tell what "
             "was handled of the other"
         )
+
+
+def _check_order(known: Owners, webhook_ids: Sequence[str], *, may_join: bool) -> Sequence[str]:
+    """Return the webhooks that had an identity of their own and join one from before.
+
+    Raises ``ConfigurationError`` if one of the webhooks has another identity.
+    """
+    identity, joining = webhook_ids[-1], list[str]()
+    others = {each: known[each].identity for each in webhook_ids if each in known and known[each].identity != identity}
+    for each, other in others.items():
+        if may_join and other == each and _came_later(known, each, identity):
+            joining.append(each)
+            continue
+        right = list_of(known, other, *(each for each in webhook_ids if each not in known))
+        raise ConfigurationError(
+            f"the inbox has the events of the webhook {each!r} under the id {other!r}, and webhook_id="
+            f"{list(webhook_ids)!r} would have them handled again: pass {right!r}, newest first. The last id stays "
+            "the last for ever"
+        )
+    return joining
+
+
+def _came_later(known: Owners, webhook_id: str, identity: str) -> bool:
+    """Return whether a webhook alone under its own id was noted after an identity."""
+    order = list(known)
+    alone = list_of(known, webhook_id) == [webhook_id]
+    is_identity = identity in known and known[identity].identity == identity
+    return alone and is_identity and order.index(identity) < order.index(webhook_id)
+
+
+async def _check_is_drained(inbox: Inbox, webhook_id: str, webhook_ids: Sequence[str], *, timeout: float) -> None:
+    waiting = (await count_waiting(inbox, webhook_id, timeout=timeout)).count
+    left = waiting + await count_quarantined(inbox, webhook_id, timeout=timeout)
+    if left:
+        raise ConfigurationError(
+            f"{left:,} deliveries of the webhook {webhook_id!r} wait in the inbox under its own id, or are in the "
+            f"quarantine: finish them with webhook_id={webhook_id!r}, then pass {list(webhook_ids)!r}"
+        )
+
+
+def _read(text: str | None) -> Owners:
+    try:
+        found = dict(json.loads(text or "{}"))
+        moments = {each: since and datetime.fromisoformat(since) for each, (since, _) in found.items()}
+        if any(since is not None and since.tzinfo is None for since in moments.values()):
+            return {}
+        return {each: Owner(str(identity), moments[each]) for each, (_, identity) in found.items()}
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _write(owners: Owners) -> str:
+    """Return the note of owners; the oldest ones beyond the number that is kept are left out."""
+    latest = list(owners.items())[-_MOST:]
+    return json.dumps({each: [owner.since and owner.since.isoformat(), owner.identity] for each, owner in latest})

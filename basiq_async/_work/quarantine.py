@@ -5,14 +5,14 @@ Only this asks an inbox for its pages.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
 from ..errors import ConfigurationError, InboxError
-from .keys import inbox_key, is_digest, may_be_of
+from .keys import inbox_key, is_digest, webhook_of
 from .limits import inbox_limit
-from .owners import read_former
 from .protocol import Inbox, QuarantinedDelivery, WaitingInbox
 
 ANY_WEBHOOK = "*"
@@ -29,11 +29,11 @@ class _ReadPage(Protocol):
 def read_quarantine(
     inbox: Inbox, webhook_id: str | None, *, timeout: float, after: QuarantinedDelivery | None = None
 ) -> AsyncGenerator[QuarantinedDelivery]:
-    """Yield each quarantined delivery of one webhook, and of those that it replaces, once, oldest first.
+    """Yield each quarantined delivery of one webhook, once, oldest first.
 
-    Only those after ``after``, if it is given. The webhook may be ``ANY_WEBHOOK``. ``timeout`` is the limit for a page,
-    in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose pages do not advance: other programs
-    may write to its storage.
+    webhook_id: the identity of the webhook, or ``ANY_WEBHOOK``. Only those after ``after``, if it is given.
+    ``timeout`` is the limit for a page, in seconds. Raises the inbox's errors, and ``InboxError`` for an inbox whose
+    pages do not advance: other programs may write to its storage.
     """
     return _read(inbox, inbox.quarantined, webhook_id, timeout, after)
 
@@ -50,7 +50,6 @@ async def _read(
     inbox: Inbox, read_page: _ReadPage, webhook_id: str | None, timeout: float, after: QuarantinedDelivery | None
 ) -> AsyncGenerator[QuarantinedDelivery]:
     seen: set[str] = set()
-    owners = (webhook_id, *await read_former(inbox, webhook_id, timeout=timeout))
     while True:
         async with inbox_limit(timeout):
             page = await read_page(after=after, limit=_PAGE)
@@ -63,7 +62,7 @@ async def _read(
             )
         for delivery in page:
             # A delivery that failed again has moved to the end.
-            own = webhook_id == ANY_WEBHOOK or any(_is_own(delivery, each) for each in owners)
+            own = webhook_id == ANY_WEBHOOK or _is_own(delivery, webhook_id)
             if own and delivery.key not in seen:
                 seen.add(delivery.key)
                 yield delivery
@@ -74,6 +73,16 @@ async def count_quarantined(inbox: Inbox, webhook_id: str | None, *, timeout: fl
     """Return how many of the webhook's deliveries are in the quarantine. See ``read_quarantine``."""
     async with aclosing(read_quarantine(inbox, webhook_id, timeout=timeout)) as found:
         return len([delivery.key async for delivery in found])
+
+
+async def count_by_owner(inbox: Inbox, identities: Sequence[str | None], *, timeout: float) -> Counter[str | None]:
+    """Return how many entries of the quarantine are of each identity. Of the given ones, digests are known too."""
+    counts = Counter[str | None]()
+    async with aclosing(read_quarantine(inbox, ANY_WEBHOOK, timeout=timeout)) as found:
+        async for entry in found:
+            own = next((each for each in identities if _is_own(entry, each)), webhook_of(entry.key))
+            counts[own] += 1
+    return counts
 
 
 async def first_quarantined(
@@ -125,8 +134,10 @@ def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
 
 
 def _is_own(delivery: QuarantinedDelivery, webhook_id: str | None) -> bool:
-    if delivery.kind == "unreadable" or not is_digest(delivery.key):  # its ids may not be those of its key
-        return may_be_of(delivery.key, webhook_id)
+    if not is_digest(delivery.key):
+        return webhook_of(delivery.key) == webhook_id
+    if delivery.kind == "unreadable":
+        return True  # its ids may not be those of its key
     try:
         ids = delivery.event_type_id, delivery.event_id, delivery.delivery_id
         return delivery.key == inbox_key(*ids, webhook_id)

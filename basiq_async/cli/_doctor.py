@@ -45,7 +45,7 @@ def problem_details(problems: Iterable[Problem], name: str = "problem") -> Itera
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
     "first_failure oldest_undelivered undelivered never_sent unrecorded left_alone recovered quarantined waiting "
-    "waiting_age out_of_reach endpoint_status endpoint_error looked_at earliest latest complete",
+    "waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest complete",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: problem_rows(found.problems),
@@ -61,18 +61,8 @@ _DIAGNOSIS: View[Diagnosis] = View(
 def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     """Yield the names and values of what there is, and of the counts that a recovery makes zero."""
     row = {name: value for name, value in _DIAGNOSIS.row(found).items() if value or name in _ALWAYS}
-    yield from count_details(row, "problems", "out_of_reach", "left_alone")
+    yield from count_details(row, "problems", "out_of_reach")
     yield from problem_details(found.problems)
-
-
-def tell_left_alone(count: int, so: str) -> None:
-    """Say how many messages Basiq delivered, and an inbox need not know."""
-    if count:
-        them = "1 message was" if count == 1 else f"{count:,} messages were"
-        note(
-            f"{them} delivered, as Basiq says, before the inbox began or longer ago than it remembers: {so}; "
-            "recover --everything includes them"
-        )
 
 
 _ALWAYS = ("undelivered", "never_sent", "healthy", "complete")
@@ -93,6 +83,12 @@ async def doctor(
     ] = None,
     receiver: Receiver = None,
     inbox: InboxPlace = None,
+    identity: Annotated[
+        str | None,
+        option(
+            "With --inbox: the first webhook of the service, if its receiver has not noted it.", metavar="WEBHOOK_ID"
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=0, metavar="N", help="Read the first N messages and N events of the lists; 0 for all.")
     ] = 2_000,
@@ -106,7 +102,7 @@ async def doctor(
     gave no usable response, or if no problem was found but --limit left something unread. Changes nothing at Basiq, and
     posts nothing without --test.
     """
-    from .._work.owners import read_webhooks
+    from .._work.owners import read_owners
 
     output, found_codes, seen = Output(json), set[str](), 0
     if receiver is not None and inbox is not None:
@@ -114,22 +110,26 @@ async def doctor(
     async with make_client() as basiq, AsyncExitStack() as stack:
         opened = None if receiver is None else await stack.enter_async_context(open_receiver(receiver, webhook_id))
         known = None if inbox is None else await stack.enter_async_context(open_inbox(inbox))
-        owners = {} if known is None else await read_webhooks(known, timeout=INBOX_TIMEOUT)
+        owners = {} if known is None else await read_owners(known, timeout=INBOX_TIMEOUT)
         ids = [webhook_id] if webhook_id is not None else [each.id async for each in basiq.webhooks.list()]
-        served = [each for each, since in owners.items() if since is not None]
-        if opened is not None and opened.webhook_id is not None:
-            served = [opened.webhook_id]
-        gone = webhook_id is None and bool(served) and not {*ids} & {*served}
-        if gone:
+        served = [each for each, owner in owners.items() if owner.since is not None]
+        if opened is not None:
+            served = list(opened.webhook_ids)
+        elsewhere = webhook_id is None and bool(served) and not {*ids} & {*served}
+        if elsewhere:
             what = f"the webhook {', '.join(served)} of this {'inbox' if opened is None else 'receiver'}"
-            note(f"{what} is gone; if another replaces it, give the service its id before you recover it")
+            note(
+                f"{what} is not of this account; if another took its place, its receiver needs both ids, the new first"
+            )
         for each in ids:
             live(f"checking webhook {each}")
-            own = opened if opened is None or opened.webhook_id in (None, each) else None
+            own = opened if opened is None or not opened.webhook_ids or each in opened.webhook_ids else None
             its = known if webhook_id is not None or not owners or each in owners else None
             secret = read_secrets(secret_file) if test and (own is None or secret_file is not None) else None
             try:
-                found = await _diagnose(basiq, each, own, its, max_items=limit or None, secret=secret, test=test)
+                found = await _diagnose(
+                    basiq, each, own, its, identity=identity, max_items=limit or None, secret=secret, test=test
+                )
             except NotFoundError as exc:
                 if webhook_id is not None or exit_code(exc) != WRONG:
                     raise
@@ -144,14 +144,13 @@ async def doctor(
                 secret_file=None if secret_file is None else str(secret_file),
             )
             output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
-            tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 note("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)
             seen += 1
     if not seen:
         note("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
-    if gone or not seen or found_codes - {"partial"}:
+    if elsewhere or not seen or found_codes - {"partial"}:
         return WRONG
     if found_codes:
         return NO_ANSWER

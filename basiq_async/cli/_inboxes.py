@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import attrs
 
+from .._arguments import read_webhook_ids
 from .._wire.hosts import is_readable_url, show_place, show_url, show_urls_in
 from ..errors import BasiqError, ConfigurationError, InboxError
 from ._options import option
@@ -53,7 +54,7 @@ WEBHOOK_VARIABLE = "BASIQ_WEBHOOK_ID"
 class InboxOptions:
     """The options that name an inbox, and the webhook that is meant.
 
-    webhook: The id of the webhook that the messages are of.
+    webhook: The webhook that the messages are of; several ids of one service with commas, newest first.
     """
 
     receiver: Receiver = None
@@ -78,7 +79,15 @@ class InboxOptions:
         if self.inbox is None and self.webhook is None:
             raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
         async with open_inbox(self.inbox or record_file(self.webhook or "", self.to or ""), write=write) as found:
-            yield found, self.webhook or ANY_WEBHOOK
+            yield found, ANY_WEBHOOK if self.webhook is None else await find_owner(found, self.webhook)
+
+
+async def find_owner(inbox: Inbox, webhook: str) -> str:
+    """Return the identity of a webhook in an inbox, or that of a list of webhooks with commas."""
+    from .._work.owners import find_identity
+
+    ids = read_webhook_ids(webhook)
+    return await find_identity(inbox, ids[0], ids[-1] if len(ids) > 1 else None, timeout=INBOX_TIMEOUT)
 
 
 @asynccontextmanager
@@ -107,10 +116,11 @@ async def open_receiver(place: str, webhook_id: str | None = None) -> AsyncItera
                 found = await stack.enter_async_context(found)
         if not isinstance(found, WebhookReceiver):
             raise ConfigurationError(f"{place!r} is a {type(found).__name__}, not a WebhookReceiver")
-        if webhook_id is not None and found.webhook_id not in (None, webhook_id):
+        own = found.webhook_ids
+        if webhook_id is not None and own and not {*own} & {*read_webhook_ids(webhook_id)}:
             # It does not know what was handled of this one.
             raise ConfigurationError(
-                f"{place!r} is the receiver of the webhook {found.webhook_id!r}, not of {webhook_id!r}"
+                f"{place!r} is the receiver of the webhook {', '.join(map(repr, own))}, not of {webhook_id!r}"
             )
         yield found
 

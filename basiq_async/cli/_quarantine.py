@@ -12,7 +12,7 @@ import typer
 from .._work.keys import webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
-from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
+from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions, find_owner
 from ._options import IN_A_TERMINAL, EndpointSecretFile, Oldest
 from ._output import live, note
 from ._results import ROWS, Column, Output, Row, View
@@ -68,11 +68,12 @@ async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> in
     Name the inbox with --receiver or --inbox, or with --to and --webhook if it records what was posted. The exit code
     is 1 if there is anything, and 3 if the inbox gave no usable response.
     """
-    from .._work.owners import read_webhooks
+    from .._work.owners import read_owners
     from .._work.quarantine import read_quarantine
 
     async with place.open() as (inbox, owner):
-        view = _OF_SEVERAL if len(await read_webhooks(inbox, timeout=INBOX_TIMEOUT)) > 1 else _ENTRY
+        owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
+        view = _OF_SEVERAL if len({each.identity for each in owners.values()}) > 1 else _ENTRY
         entries = read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT)
         return await show_entries(entries, output, limit, view, empty="the quarantine is empty")
 
@@ -171,7 +172,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
             client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if options.to is None else None)
             basiq = await stack.enter_async_context(client)
             target, record = await open_target(stack, options.webhook, options)
-            stack.callback(tell_refusals, target, basiq)
+            stack.callback(tell_refusals, target)
             return await _retry(basiq, target, record, options.webhook, wanted, watch)
 
     ended = await run_watched(watch, work)
@@ -194,11 +195,13 @@ _BUSY = "busy"
 async def _retry(
     basiq: Any, target: Any, record: Inbox | None, webhook_id: str | None, ids: frozenset[str], watch: Watch
 ) -> Report:
-    from .._work.owners import read_webhooks
+    from .._work.owners import live_identities, read_owners
     from ..replay import Replay
 
     owner = getattr(target, "webhook_id", None) or webhook_id or "none"
-    if record is not None and (await read_webhooks(record, timeout=INBOX_TIMEOUT)).get(owner) is not None:
+    if record is not None:
+        owner = await find_owner(record, owner)
+    if record is not None and owner in live_identities(await read_owners(record, timeout=INBOX_TIMEOUT)):
         raise ConfigurationError(
             "this is the inbox of the service, which takes what is in its quarantine for handled: name its --receiver"
         )

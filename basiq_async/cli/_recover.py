@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import attrs
 
-from ..errors import ConfigurationError, NotFoundError
+from ..errors import NotFoundError
 from ._command import command
-from ._doctor import problem_details, problem_rows, tell_left_alone
+from ._doctor import problem_details, problem_rows
 from ._options import option
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, exit_code, make_client
@@ -37,10 +37,16 @@ class RecoverOptions(RunOptions):
         str | None,
         option("Accept that events before this time are out of reach: a date, or how long ago (9d).", metavar="WHEN"),
     ] = None
-    formerly: Annotated[
+    since: Annotated[
         str | None,
-        option("The webhook that this one replaces: what was handled of it is not repeated.", metavar="WEBHOOK_ID"),
+        option(
+            "Leave out what happened before this time, now and later: a date, or how long ago (2d).", metavar="TIME"
+        ),
     ] = None
+    another_service: Annotated[
+        bool,
+        option("The webhook is of another service than those that the inbox has too.", "--another-service"),
+    ] = False
 
 
 _RECOVERY: View[Recovery] = View(
@@ -65,6 +71,8 @@ def _details(row: Row, found: Recovery | None) -> Iterable[tuple[str, Any]]:
     for source in ("messages", "events"):
         counts = {name: (row[source] or {}).get(name) for name in ("handled", "failed", "skipped")}
         yield from ((f"{source} {name}", value) for name, value in count_details(counts))
+    if row["left_alone"]:
+        yield "left alone", f"{row['left_alone']:,} that Basiq delivered; --everything includes them"
     yield "finished", row["finished"]
     if found is not None:
         yield from problem_details(found.problems, "left")
@@ -76,21 +84,15 @@ async def recover(output: Output, options: RecoverOptions) -> int:
 
     An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. The inbox
     decides: what it knows is left out, and what is handed out is recorded there. Messages that Basiq delivered are left
-    alone, unless the inbox would know them. After an interruption, run the same line again. After a signal,
+    alone, unless the inbox would know them. After an interruption, run the same line again. After SIGINT or SIGTERM,
     the messages under way are finished. The exit code is 1 if something is left or out of reach, and 3 if Basiq or the
     inbox gave no usable response.
     """
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
-    if options.formerly is not None and options.to is not None and options.inbox is None:
-        raise ConfigurationError(
-            "--formerly with --to needs --inbox, the inbox of the service: the record of what was posted does not have "
-            "what Basiq delivered of the former webhook"
-        )
     watch = Watch()
     ended = await run_watched(watch, lambda: _recover(options, watch))
     row = _partial_row(watch) if ended.result is None else _RECOVERY.row(ended.result)
     output.one(row, _RECOVERY, _details(row, ended.result))
-    tell_left_alone(row["left_alone"] or 0, "they were left alone")
     _show_lines(watch.options or options, ended)
     return ended.exit(DONE if row["finished"] else WRONG)
 
@@ -110,7 +112,9 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
             everything=options.everything,
             all_types=options.all_types,
             acknowledged=None if options.acknowledged is None else datetime.fromisoformat(options.acknowledged),
-            formerly=options.formerly,
+            since=None if options.since is None else datetime.fromisoformat(options.since),
+            identity=options.identity,
+            another_service=options.another_service,
             concurrency=options.concurrency,
             rate=options.rate,
             max_pause=options.max_pause,

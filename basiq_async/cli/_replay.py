@@ -63,7 +63,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     """Hand a webhook's history to an endpoint or a receiver again, or write it to a file.
 
     What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. What is
-    posted is recorded in --inbox. A receiver has its own inbox, and a file is its own record. After a signal,
+    posted is recorded in --inbox. A receiver has its own inbox, and a file is its own record. After SIGINT or SIGTERM,
     the messages under way are finished; a second signal stops at once. Messages that fail are set aside, see
     'quarantine retry', and the exit code is 1 while any are left. It is 4 if another run writes to the file.
     """
@@ -113,12 +113,13 @@ async def _make_job(
     options = watch.options = await options.fix_moments(basiq)
     where = await options.read(basiq, failed=options.failed, limit=options.limit)
     target, inbox = await _open_target(stack, options)
-    stack.callback(tell_refusals, target, basiq)
+    stack.callback(tell_refusals, target)
     job = Replay(
         basiq,
         options.webhook_id,
         target,
         inbox=inbox,
+        identity=options.identity,
         source=options.source,
         filter=options.filter,
         where=where,

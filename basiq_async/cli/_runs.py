@@ -36,6 +36,7 @@ class RunOptions:
 
     inbox URL|FILE: With --to: the inbox that records what was posted, so that nothing is posted twice; such as
         postgresql+asyncpg://... By default a file that is named after the webhook and the target.
+    identity WEBHOOK_ID: With --inbox: the first webhook of the service, if its receiver has not noted it in the inbox.
     concurrency: Maximum messages under way at once.
     rate: Maximum messages per second.
     max_pause N: Stop when the target has been down, or asks for a pause, for N seconds.
@@ -49,6 +50,7 @@ class RunOptions:
     to: To = None
     receiver: Receiver = None
     inbox: str | None = None
+    identity: str | None = None
     concurrency: Annotated[int, typer.Option(min=1)] = 32
     rate: float | None = None
     max_pause: float = 3_600.0
@@ -145,14 +147,12 @@ async def open_target(
     return await stack.enter_async_context(target), record
 
 
-def tell_refusals(target: object, basiq: BasiqClient) -> None:
-    """Say it if an endpoint has responded 401 to all that was posted: this clock is wrong, or the secret is."""
+def tell_refusals(target: object) -> None:
+    """Say it if an endpoint has responded 401 to all that was posted: the secret is another one."""
     from ..replay import HttpTarget
-    from ..services.diagnosis import find_clock_problem
 
     if isinstance(target, HttpTarget) and (refusal := target.explain_refusals()) is not None:
-        clock = find_clock_problem(basiq._api.clock_lead())
-        note(f"{refusal}: name the service's with --secret-file" if clock is None else clock.text)
+        note(f"{refusal}: name the service's with --secret-file")
 
 
 # --- what is shown of a run ---

@@ -114,14 +114,14 @@ async def check(place: InboxOptions) -> Row:
     A file that this user cannot write is only read: `written` is then false.
     """
     from .._work.limits import inbox_limit
-    from .._work.owners import read_webhooks
+    from .._work.owners import read_owners
 
     async with place.open() as (inbox, _):
         if not (written := await check_inbox(inbox)):
             note("this user cannot write the inbox's file, so writing was not tried")
         async with inbox_limit(INBOX_TIMEOUT):
             since = await inbox.known_since()
-        webhooks = list(await read_webhooks(inbox, timeout=INBOX_TIMEOUT))
+        webhooks = list(await read_owners(inbox, timeout=INBOX_TIMEOUT))
         return {"known_since": since, "webhooks": webhooks, "written": written}
 
 
@@ -142,19 +142,20 @@ async def get(
     event_id: The event's id.
     event: The event's type, such as consent.revoked; by default Basiq is asked.
     """
-    from .._work.owners import read_former, read_webhooks
+    from .._work.owners import read_owners
     from .._work.quarantine import ANY_WEBHOOK
 
     if event is None:
         async with make_client() as basiq:
             event = (await basiq.events.get(event_id)).type
     async with place.open() as (inbox, owner):
-        known = await read_webhooks(inbox, timeout=INBOX_TIMEOUT)
+        owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
+        known: list[str | None] = list(dict.fromkeys(each.identity for each in owners.values()))
         if place.receiver is None and known and owner not in (ANY_WEBHOOK, *known):
             whose = ", ".join(map(repr, known))
             raise ConfigurationError(f"the inbox is of the webhook {whose}, not of {owner!r}")
-        owners = known if owner == ANY_WEBHOOK else [owner, *await read_former(inbox, owner, timeout=INBOX_TIMEOUT)]
-        entry = await _find(inbox, event_id, event, [*owners, None])  # None: of a receiver without a webhook
+        known = known if owner == ANY_WEBHOOK else [owner]
+        entry = await _find(inbox, event_id, event, [*known, None])  # None: of a receiver without a webhook
     output.one(entry)
     return DONE if entry["state"] == "handled" else WRONG
 

@@ -125,6 +125,7 @@ class Fleet:
         webhook_id: str | Sequence[str],
         *,
         key: str,
+        identity: str | None = None,
         filter: str | Filter | Sequence[str | Filter] | None = None,
         source: Source = "messages",
         rate: float | None = None,
@@ -133,7 +134,8 @@ class Fleet:
     ) -> Job:
         """Submit a job, or continue the job with this ``key``.
 
-        webhook_id: the id of one webhook, or several ids.
+        webhook_id: the id of one webhook, or several ids: a list of messages each.
+        identity: the identity of these webhooks in the inbox of the ``Work``, as for ``Replay``.
         filter: as for ``Replay``. Several are one list each, and are read at the same time. They must be disjoint, and
             together cover all messages that you want: use ranges such as ``[a, b)`` and ``[b, c)``. One list yields
             about 500 messages for each round trip to Basiq.
@@ -162,6 +164,7 @@ class Fleet:
             lease=self.lease,
             most_quarantined=check_whole("max_quarantined", max_quarantined, least=1),
             total=None if plan is None else plan.total,
+            identity=identity,
         )
         state, segments = await self._record.create(spec)
         await self._notify(key, segments)

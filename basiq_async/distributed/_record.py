@@ -298,7 +298,7 @@ def _selection(spec: JobSpec) -> str:
         f"webhook {list_spec.webhook_id!r}" + (f" with filter {list_spec.filter!r}" if list_spec.filter else "")
         for list_spec in spec.lists
     )
-    return f"{spec.name!r} over the {spec.source} of {lists}"
+    return f"{spec.name!r} over the {spec.source} of {lists}{f' as {spec.identity!r}' if spec.identity else ''}"
 
 
 def _read_entry(id: str, number: int, text: str | None) -> JobEntry:

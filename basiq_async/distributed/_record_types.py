@@ -63,7 +63,10 @@ class ListSpec:
 
 @attrs.frozen(kw_only=True)
 class JobSpec:
-    """A job as it was submitted. ``id`` is random, and differs from earlier jobs with the same key."""
+    """A job as it was submitted. ``id`` is random, and differs from earlier jobs with the same key.
+
+    identity: that of its webhooks in an inbox, if it is given.
+    """
 
     key: str
     name: str = attrs.field(validator=attrs.validators.max_len(LONGEST_NAME))
@@ -74,6 +77,7 @@ class JobSpec:
     lease: float
     most_quarantined: int = 100_000
     total: int | None = None
+    identity: str | None = None
     id: str = attrs.field(factory=lambda: secrets.token_hex(16))
 
 

@@ -118,7 +118,7 @@ class Segment:
 
     notify: called with the job's key and the name of the next segment, in a list, as soon as that is recorded.
     stopping: whether no more messages are begun.
-    known: the ids of the messages that the target has already. targets: the target of each webhook.
+    known: the ids of the messages that the target has already. targets, identities: those of each webhook.
     log: what finished since the claim. The first ``recorded`` of it are recorded.
     """
 
@@ -135,6 +135,7 @@ class Segment:
     _engine: Engine | None = None
     _known: Collection[str] = ()
     _targets: dict[str, Any] = attrs.field(factory=dict)
+    _identities: dict[str, str] = attrs.field(factory=dict)
     _log: list[Outcome] = attrs.field(factory=list)
     _recorded: int = 0
 
@@ -222,6 +223,7 @@ class Segment:
         if not is_retry(self.name):
             where = await work._select(self.job.spec.source, self.list.webhook_id)
         await self._ask_what_is_known(messages)
+        await self._open_targets(messages)
         self._engine = engine = Engine(
             FixedMessages(_one_page(messages)),
             target=RetryTarget(self, work.client._seal("basiq fleet"), None) if is_retry(self.name) else self,
@@ -253,12 +255,23 @@ class Segment:
             raise LeaseLostError("the lease of the segment ran out while this process was stopped or busy")
         if message.id in self._known:
             return HANDLED_BEFORE
-        entry = message.entry if isinstance(message, QuarantinedMessage) else None
-        webhook_id = entry.webhook_id if isinstance(entry, JobEntry) else self.list.webhook_id
-        if webhook_id not in self._targets:
-            self._targets[webhook_id] = self.work._open_target(webhook_id, lease=self.lease.seconds)
-        reason: str | None = await self._targets[webhook_id].deliver(message)
+        webhook_id = self._webhook_of(message)
+        target = self._targets.get(webhook_id) or await self._open_target(webhook_id)
+        reason: str | None = await target.deliver(message)
         return reason
+
+    def _webhook_of(self, message: Message) -> str:
+        entry = message.entry if isinstance(message, QuarantinedMessage) else None
+        return entry.webhook_id if isinstance(entry, JobEntry) else self.list.webhook_id
+
+    async def _open_targets(self, messages: Sequence[Message]) -> None:
+        for webhook_id in {self._webhook_of(message) for message in messages}:
+            await self._open_target(webhook_id)
+
+    async def _open_target(self, webhook_id: str) -> Any:
+        self._identities[webhook_id] = await self.work._find_identity(webhook_id, self.job.spec.identity)
+        target = self.work._open_target(self._identities[webhook_id], lease=self.lease.seconds)
+        return self._targets.setdefault(webhook_id, target)
 
     def _wait_for_others(self) -> None:
         """Have a message wait from now on that another worker holds in an inbox."""
@@ -304,7 +317,7 @@ class Segment:
             entry = attrs.evolve(message.entry, error=error, failures=failures, quarantined_at=client._now())
         else:
             webhook_id = self.list.webhook_id
-            key = key_of(message, self.work.handling.webhook_id or webhook_id)
+            key = key_of(message, self._identities[webhook_id])
             fields = attrs.asdict(make_entry(message, key, error, now=client._now()), recurse=False)
             entry = JobEntry(**fields, job=self.entry_job, webhook_id=webhook_id)
         return attrs.evolve(entry, seal=client._seal("basiq fleet").seal(*entry.sealed_parts()))

@@ -10,6 +10,7 @@ from typing import get_args
 import attrs
 
 from .._arguments import Duration, check_seconds, check_whole
+from .._work.owners import find_identity, refuse_others
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..receiver import Inbox
@@ -79,9 +80,21 @@ class Work:
             handles = frozenset(webhook.subscribed_events).__contains__
         return Where(lambda message: handles(message.event_type_id or "")) & self.where
 
-    def _open_target(self, webhook_id: str, *, lease: float) -> Target:
-        """Return the target for messages of a webhook. Its claims in an inbox last ``lease`` seconds."""
-        return attrs.evolve(self.handling, webhook_id=webhook_id).open(timeout=_CALL, lease=lease)
+    async def _find_identity(self, webhook_id: str, given: str | None) -> str:
+        """Return the identity of a webhook: that of the receiver, or that which the inbox has noted or is given.
+
+        Raises ``ConfigurationError`` for a receiver of other webhooks.
+        """
+        inbox, receiver = self.handling.inbox, self.handling.receiver
+        if receiver is not None and receiver.webhook_ids:
+            refuse_others(receiver.webhook_ids, webhook_id, "receiver")
+        if receiver is not None or inbox is None:
+            return self.handling.webhook_id or webhook_id
+        return await find_identity(inbox, webhook_id, given, timeout=_CALL)
+
+    def _open_target(self, identity: str, *, lease: float) -> Target:
+        """Return the target for messages of an identity. Its claims in an inbox last ``lease`` seconds."""
+        return attrs.evolve(self.handling, webhook_id=identity).open(timeout=_CALL, lease=lease)
 
 
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]

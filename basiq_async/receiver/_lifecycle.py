@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
+from .._redaction.text import printable
 from .._work.limits import inbox_limit
-from .._work.owners import note_webhook
+from .._work.owners import live_identities, note_owners
 from .._work.protocol import Inbox, Record
 from ..errors import ConfigurationError, InboxError
 from ._secrets import Secrets
@@ -28,10 +29,12 @@ class Lifecycle:
     """
 
     def __init__(
-        self, inbox: Inbox, inbox_timeout: float, *, webhook_id: str | None, clock: Callable[[], float]
+        self, inbox: Inbox, inbox_timeout: float, *, webhook_ids: Sequence[str], clock: Callable[[], float]
     ) -> None:
         self._inbox = inbox
-        self._webhook_id = webhook_id
+        self._webhook_ids = webhook_ids
+        self.noted = not webhook_ids
+        """Whether the inbox has the note of these webhooks, which guards their order."""
         self._clock = clock
         self._timeout = inbox_timeout
         self._entered = 0
@@ -81,14 +84,25 @@ class Lifecycle:
                 "receiver was closed too early, or used again after it was closed: make a new one for each start"
             )
 
+    async def note(self) -> None:
+        """Note these webhooks in the inbox. Raises ``ConfigurationError`` if they contradict what is noted there."""
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        before = await note_owners(self._inbox, self._webhook_ids, live=now, timeout=self._timeout)
+        self.noted = True
+        if self._webhook_ids[-1] not in before and (others := live_identities(before)):
+            logger.warning(
+                "the inbox has the live deliveries of other webhooks too (%s): it keeps them apart from those of %s",
+                printable(", ".join(others)),
+                printable(", ".join(self._webhook_ids)),
+            )
+
     async def _look_at_inbox(self) -> None:
         # The receiver starts all the same: the database may come back, or a deployment may make the tables later.
         try:
             async with inbox_limit(self._timeout):
                 await self._inbox.check()
-            if self._webhook_id is not None:
-                now = datetime.fromtimestamp(self._clock(), UTC)
-                await note_webhook(self._inbox, self._webhook_id, live=now, timeout=self._timeout)
+            if self._webhook_ids:
+                await self.note()
         except ConfigurationError:
             raise
         except Exception as exc:
@@ -98,7 +112,7 @@ class Lifecycle:
             )
 
 
-def check_inbox(inbox: Inbox, secrets: Secrets, webhook_id: str | None) -> None:
+def check_inbox(inbox: Inbox, secrets: Secrets, webhook_ids: Sequence[str]) -> None:
     """Raise ``ConfigurationError`` for an object that is not an inbox, and for a receiver that needs a webhook's id.
 
     It needs one so that each event has one key.
@@ -108,21 +122,20 @@ def check_inbox(inbox: Inbox, secrets: Secrets, webhook_id: str | None) -> None:
             f"inbox is the class {inbox.__name__}: pass an instance, such as {inbox.__name__}(...)"
         )
     if not isinstance(inbox, Inbox):
-        methods = [name for name in (*vars(Inbox), *vars(Record)) if not name.startswith("_")]
+        methods = [name for name in vars(Record) | vars(Inbox) if not name.startswith("_")]
         missing = ", ".join(name for name in methods if not callable(getattr(inbox, name, None)))
         raise ConfigurationError(
             f"inbox must have the methods of the Inbox protocol; {type(inbox).__name__} lacks {missing}"
         )
-    if webhook_id is not None:
-        if not (isinstance(webhook_id, str) and webhook_id):
-            raise ConfigurationError("webhook_id must be the id of a webhook, or None")
-    elif not isinstance(inbox, MemoryInbox):
+    if webhook_ids:
+        return
+    if not isinstance(inbox, MemoryInbox):
         raise ConfigurationError(
             f"a receiver with a {type(inbox).__name__} needs webhook_id=, the id of the webhook whose events it "
             "handles. `basiq-async webhooks list` shows it, `await client.webhooks.ensure(...)` returns it as .id, and "
             "the examples read it from BASIQ_WEBHOOK_ID"
         )
-    elif not secrets.belong_to_the_same(_SECRETS.setdefault(inbox, secrets)):
+    if not secrets.belong_to_the_same(_SECRETS.setdefault(inbox, secrets)):
         raise ConfigurationError(
             "two receivers with different secrets, and without a webhook_id, share this inbox: each would skip events "
             "that the other has handled; pass webhook_id to both"

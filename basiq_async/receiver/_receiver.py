@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
 
-from .._arguments import Duration, EventTypePattern, check_seconds, check_whole, warn_of_unknown_types
+from .._arguments import Duration, EventTypePattern, check_seconds, check_whole, read_webhook_ids, warn_of_unknown_types
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import TOLERANCE, Headers, check_body
 from .._work.clock import TimeSource, in_seconds
@@ -25,7 +25,7 @@ from ._backlog import Backlog, check_deferrable
 from ._delivery import Delivery
 from ._dispatcher import PATIENCE, Dispatcher
 from ._lifecycle import Lifecycle, check_inbox
-from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of
+from ._outcome import RETRY_SOON, OnDelivery, Outcome, event_of, log_fields, shorten
 from ._quarantine import Quarantine
 from ._readiness import Readiness
 from ._requests import RequestReader
@@ -73,9 +73,11 @@ class WebhookReceiver:
     secret: one secret, or several while a new one replaces an old one. A ``SecretFile``, another ``SecretStore``, or an
         async function that returns the secrets, is read at the start, and again when a signature does not fit, at most
         once a second. If that fails, the secrets that were there stay.
-    webhook_id: the id of the webhook whose events it handles. The key of each event contains it, so that receivers of
-        several webhooks can share an inbox, and a replay of the webhook skips what the receiver handled. Only a
-        ``MemoryInbox`` that no other receiver or replay shares needs none.
+    webhook_id: the id of the webhook whose events it handles; or the ids of all webhooks that this service ever had,
+        newest first. The last one is the identity, and stays the last for ever: the keys of all events contain it, so
+        that an event is handled once, whichever webhook delivered it. Receivers with other identities can share the
+        inbox. A text may hold several ids with commas. Only a ``MemoryInbox`` that no other receiver or replay shares
+        needs none. The inbox notes the list, and refuses one that contradicts it.
     inbox: remembers the handled events; a ``MemoryInbox`` by default. The caller closes it.
     quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
         Without it, Basiq may disable a webhook whose handler always fails for one event. None, the default, is for
@@ -108,7 +110,7 @@ class WebhookReceiver:
         self,
         secret: AnySecrets,
         *,
-        webhook_id: str | None = None,
+        webhook_id: str | Sequence[str] | None = None,
         inbox: Inbox | None = None,
         tolerance: Duration = TOLERANCE,
         max_body_size: int = 1_048_576,
@@ -140,14 +142,15 @@ class WebhookReceiver:
             max_waiting=max_waiting,
             max_waiting_bytes=max_waiting_bytes,
         )
-        self._webhook_id = webhook_id
+        self._webhook_ids = () if webhook_id is None else read_webhook_ids(webhook_id)
+        self._webhook_id = identity = self._webhook_ids[-1] if self._webhook_ids else None
         self._inbox: Inbox = MemoryInbox(clock=clock) if inbox is None else inbox
-        check_inbox(self._inbox, secrets, webhook_id)
+        check_inbox(self._inbox, secrets, self._webhook_ids)
         self._on_delivery = on_delivery
         self._around: Around | None = None
         self._requests = RequestReader(
             secrets,
-            webhook_id=webhook_id,
+            webhook_id=identity,
             tolerance=tolerance,
             max_body_size=max_body_size,
             body_timeout=body_timeout,
@@ -162,17 +165,19 @@ class WebhookReceiver:
             self._inbox,
             seal,
             settings,
-            webhook_id=webhook_id,
+            webhook_id=identity,
             clock=self._clock,
             outages=self._dispatcher.outages,
         )
         self._worker = Worker(self._backlog, self._handle_deferred, self.handles)
         if deferred:
             check_deferrable(self._inbox, accept_loss=accept_loss)
-        self._quarantine = Quarantine(self._inbox, seal, webhook_id=webhook_id, inbox_timeout=settings.inbox_timeout)
+        self._quarantine = Quarantine(self._inbox, seal, webhook_id=identity, inbox_timeout=settings.inbox_timeout)
         self._asgi = ASGIApp(self)
         self._readiness = Readiness(self._inbox, settings.inbox_timeout)
-        self._lifecycle = Lifecycle(self._inbox, settings.inbox_timeout, webhook_id=webhook_id, clock=self._clock)
+        self._lifecycle = Lifecycle(
+            self._inbox, settings.inbox_timeout, webhook_ids=self._webhook_ids, clock=self._clock
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"
@@ -185,8 +190,13 @@ class WebhookReceiver:
 
     @property
     def webhook_id(self) -> str | None:
-        """The id of the webhook, as it was passed."""
+        """The identity of the webhooks of this service: the id in the keys of their events."""
         return self._webhook_id
+
+    @property
+    def webhook_ids(self) -> tuple[str, ...]:
+        """The webhooks of this service, newest first; the last one is the identity."""
+        return self._webhook_ids
 
     @property
     def unhandled(self) -> dict[str, int]:
@@ -458,11 +468,23 @@ class WebhookReceiver:
 
     def _receive(self, delivery: Delivery) -> Coroutine[Any, Any, Outcome]:
         """Hand a delivery that Basiq sent to its handler, or store it for later."""
+        if not self._lifecycle.noted:
+            return self._note_and_receive(delivery)
         route = self._routes.find(delivery.event_type_id) if self._backlog.used else None
         if route is None or not route.deferred:
             return self._dispatch(delivery)
         work = self._store(delivery)
         return work if self._around is None else self._around(delivery, work)
+
+    async def _note_and_receive(self, delivery: Delivery) -> Outcome:
+        """Do the same, if the inbox accepts the webhooks: it was away at the start, or the receiver was not entered."""
+        try:
+            await self._lifecycle.note()
+        except Exception as exc:
+            text = "was refused, because the inbox could not note the webhooks of this receiver"
+            self._dispatcher.outages.report(shorten(delivery.id), text, exc, log_fields(delivery, error=exc))
+            return Outcome(Result.UNAVAILABLE, delivery, error=exc, retry_after=RETRY_SOON)
+        return await self._receive(delivery)
 
     async def _store(self, delivery: Delivery) -> Outcome:
         done = await self._backlog.store(delivery)

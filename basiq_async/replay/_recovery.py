@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import chain
 from typing import Any, cast
 
 import attrs
 
 from .._arguments import Duration
-from .._wire.order import is_past
+from .._wire.order import is_past, item_time
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
-from .._work.owners import find_recording_since, note_former, read_former, read_webhooks, refuse_others
+from .._work.owners import find_recording_since, list_of, live_identities, read_owners
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_quarantined
 from .._work.tasks import run_cancel_once
 from .._work.waiting import count_waiting
 from ..client import BasiqClient
-from ..errors import ConfigurationError
+from ..errors import BasiqError, ConfigurationError
 from ..models import Message, Webhook
 from ..services.coverage import (
+    LISTED,
     SETTLE,
     Activity,
     Coverage,
@@ -31,12 +32,13 @@ from ..services.coverage import (
     is_left_alone,
     is_recent,
     latest,
+    read_coverage,
 )
-from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem
+from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem, is_inactive
 from ._engine import Observer
-from ._reading import Known, Reading
+from ._reading import Reading
 from ._replay import Replay
-from ._report import OnProgress, Report
+from ._report import OnProgress, Report, make_plan
 from ._sources import (
     EventMessage,
     UnreadableMessage,
@@ -49,6 +51,7 @@ from .targets._adapters import AnyTarget
 from .targets._base import BUSY
 from .targets._http import HttpTarget
 
+logger = logging.getLogger("basiq_async.replay")
 _CALL = 5.0
 
 
@@ -62,7 +65,9 @@ def recover(
     everything: bool = False,
     all_types: bool = False,
     acknowledged: datetime | None = None,
-    formerly: str | None = None,
+    since: datetime | None = None,
+    identity: str | None = None,
+    another_service: bool = False,
     concurrency: int = 32,
     rate: float | None = None,
     max_pause: Duration = 3_600.0,
@@ -91,28 +96,38 @@ def recover(
         By default only those of the types that the webhook is subscribed to are taken.
     acknowledged: periods that are out of reach before this moment, by Basiq's clock, are known, and do not count as
         unfinished. The inbox keeps it, for later recoveries and for ``webhooks.diagnose``.
-    formerly: the id of the webhook that this one replaces: what was handled under it counts as handled. The inbox keeps
-        it too.
+    since: what happened before this moment, by Basiq's clock, is not wanted, now and later. The inbox keeps it too.
+    identity: as for ``Replay``.
+    another_service: whether this webhook is of another service than those whose live deliveries the inbox has.
+        Otherwise a first recovery is refused if the webhook may replace one of them: nothing handled may be repeated.
+
+    A first recovery counts beforehand what it will hand out, and logs that: see ``plan``.
 
     Returns an object to await; ``run`` of it takes a hook for the progress, and ``stop`` ends it early. Raises
     ``ConfigurationError`` for invalid arguments, and when it is awaited the errors of ``Replay.run``.
     """
-    if acknowledged is not None and acknowledged.tzinfo is None:
-        raise ConfigurationError("acknowledged must be a datetime with a time zone, such as datetime.now(UTC)")
+    for name, moment in (("acknowledged", acknowledged), ("since", since)):
+        if moment is not None and moment.tzinfo is None:
+            raise ConfigurationError(f"{name} must be a datetime with a time zone, such as datetime.now(UTC)")
     replay = Replay(
-        client, webhook_id, target, inbox=inbox, where=where, concurrency=concurrency, rate=rate, max_pause=max_pause
+        client,
+        webhook_id,
+        target,
+        inbox=inbox,
+        identity=identity,
+        where=where,
+        concurrency=concurrency,
+        rate=rate,
+        max_pause=max_pause,
     )
     if replay._handling.inbox is None:
         raise ConfigurationError(
             "recover needs an inbox, because most events were messages too: pass the live service's inbox for a "
             "function, and an inbox of its own for an HttpTarget"
         )
-    receiver = replay._handling.receiver
-    if receiver is not None and receiver.webhook_id is not None:
-        refuse_others([receiver.webhook_id], webhook_id, "receiver")
-    return RecoveryRun(
-        replay, everything, all_types, acknowledged, formerly, target if isinstance(target, HttpTarget) else None
-    )
+    begins = None if since is None else since.replace(microsecond=0)  # Basiq's times have whole seconds
+    http = target if isinstance(target, HttpTarget) else None
+    return RecoveryRun(replay, everything, all_types, acknowledged, begins, another_service, http)
 
 
 @attrs.define(eq=False)
@@ -123,9 +138,10 @@ class RecoveryRun:
     _also_delivered: bool
     _all_types: bool
     _acknowledged: datetime | None
-    _formerly: str | None
+    _since: datetime | None
+    _another_service: bool
     _http: HttpTarget | None = None
-    _former: tuple[str, ...] = ()
+    _plan: RecoveryPlan | None = None
     _left_alone: int = 0
     _recent: int = 0
 
@@ -135,6 +151,27 @@ class RecoveryRun:
     async def run(self, progress: OnProgress | None = None) -> Recovery:
         """Recover, and return what was handled and what is left. ``progress`` is called as by ``Replay.run``."""
         return await run_cancel_once(self._run(progress))
+
+    async def plan(self) -> RecoveryPlan:
+        """Count what ``run`` would hand out now. It reads both lists, and changes nothing.
+
+        Raises ``ConfigurationError`` if the recovery is refused, because it would repeat what another webhook handled.
+        """
+        client = self._replay._client
+        await self._replay._identify()
+        webhook = await client.webhooks.get(self._webhook_id)
+        began, passed = client._now(), Ids()
+        coverage = await self._read_coverage()
+        begins = self._since or coverage.begins
+        messages = await self._read_messages(latest(coverage.read_back_to(began), begins), begins, Activity(), passed)
+        where, handles = self._replay._where, self._replay._handling.handles
+        first = (await make_plan(messages, where, handles=handles)).total
+        events = self._read_events(webhook, began, begins, passed)
+        plan = RecoveryPlan(coverage.read_up_to is None, first, (await make_plan(events, where)).total)
+        if plan.first and plan.total and (replaced := await self._find_replaced(webhook)):
+            raise ConfigurationError(f"{plan} {await self._describe_choice(replaced)}")
+        self._plan = plan
+        return plan
 
     def stop(self) -> None:
         """Begin no more messages. ``run`` returns when the messages under way are recorded."""
@@ -148,22 +185,20 @@ class RecoveryRun:
 
     async def _run(self, progress: OnProgress | None) -> Recovery:
         replay, client = self._replay, self._replay._client
-        owner = replay._handling.webhook_id
-        webhooks = await read_webhooks(self._inbox, timeout=_CALL)
-        refuse_others([each for each, live in webhooks.items() if live is not None], self._webhook_id, "inbox")
-        async with replay._one_run():
+        async with replay._one_run(self._check):
+            owner = replay._handling.webhook_id
             self._left_alone = self._recent = 0
             responses = 0 if self._http is None else self._http.responses
             webhook = await client.webhooks.get(self._webhook_id)
             began = client._now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
             coverage = await self._begin_coverage(began, active=was_active)
-            activity, passed = Activity(), Ids()
-            messages = await self._read_messages(coverage.read_back_to(began), activity, passed)
+            activity, passed, begins = Activity(), Ids(), coverage.begins
+            messages = await self._read_messages(coverage.read_back_to(began), begins, activity, passed)
             first = await replay._hand_out(messages, progress)
             second = None
             if first.finished:
-                events = self._read_events(webhook, messages.began or began, passed)
+                events = self._read_events(webhook, messages.began or began, begins, passed)
                 second = await replay._hand_out(events, progress, kind="events")
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
@@ -202,29 +237,82 @@ class RecoveryRun:
     def _inbox(self) -> Inbox:
         return cast(Inbox, self._replay._handling.inbox)  # ``recover`` refuses a target without one
 
+    async def _check(self) -> None:
+        """Refuse what would repeat another webhook's events. Log how much a first recovery hands out."""
+        await self._refuse_others()
+        if self._plan is None and (await self._read_coverage()).read_up_to is None:
+            try:
+                await self.plan()
+            except ConfigurationError:
+                raise
+            except BasiqError:
+                if await self._find_replaced(await self._replay._client.webhooks.get(self._webhook_id)):
+                    raise
+        if self._plan is not None and self._plan.first and self._plan.total:
+            logger.warning("%s", self._plan)
+        self._plan = None
+
+    async def _refuse_others(self) -> None:
+        """Raise ``ConfigurationError`` for an inbox of others, if nothing says that this webhook belongs to it."""
+        replay = self._replay
+        owners = await read_owners(self._inbox, timeout=_CALL)
+        others = live_identities(owners)
+        known = self._webhook_id in owners and owners[self._webhook_id].since is not None
+        if known or replay._handling.receiver is not None or self._another_service or not others:
+            return
+        if replay._handling.webhook_id not in others:
+            raise ConfigurationError(await self._describe_choice(others))
+
+    async def _find_replaced(self, webhook: Webhook) -> Sequence[str]:
+        """Return the identities in the inbox that this webhook may replace, if nothing says whether it does."""
+        owners = await read_owners(self._inbox, timeout=_CALL)
+        identity = self._replay._handling.webhook_id or self._webhook_id
+        own, week_ago = owners.get(identity), self._replay._client._now() - LISTED
+        if self._another_service or (own is not None and own.since is not None and own.since < week_ago):
+            return ()
+        for each in list_of(owners, identity):
+            async with inbox_limit(_CALL):
+                if not Coverage.read(await self._inbox.note(coverage_note(each))).is_new:
+                    return ()
+        order = list(owners)
+        earlier = {each: owners[each] for each in (order if own is None else order[: order.index(identity)])}
+        others = [each for each in live_identities(earlier) if each != identity]
+        listed = {each.id: each async for each in self._replay._client.webhooks.list()} if others else {}
+        return [each for each in others if any(_may_replace(webhook, listed.get(one)) for one in list_of(owners, each))]
+
+    async def _describe_choice(self, others: Sequence[str]) -> str:
+        owners = await read_owners(self._inbox, timeout=_CALL)
+        lists = " or ".join(f"webhook_id={list_of(owners, each, self._webhook_id)!r}" for each in others)
+        return (
+            f"The inbox has the live deliveries of {', '.join(map(repr, others))}. If {self._webhook_id!r} is a newer "
+            f"webhook of the same service, nothing of them is handled again with {lists} for its receiver, or for a "
+            "function with the last of these as identity= (--identity). If it is of another service, pass "
+            "another_service=True (--another-service)"
+        )
+
     async def _begin_coverage(self, now: datetime, *, active: bool) -> Coverage:
         """Read what earlier recoveries found out, and note what is known before anything is handed out."""
-        known = coverage = await self._read_coverage(self._webhook_id)
-        self._former = await read_former(self._inbox, self._webhook_id, timeout=_CALL)
-        formerly = None if self._formerly in self._former else self._formerly
-        if formerly is not None:
-            webhooks = await read_webhooks(self._inbox, timeout=_CALL)
-            own = self._webhook_id  # this run has noted it itself
-            refuse_others([each for each, live in webhooks.items() if live or each != own], formerly, "inbox")
-            coverage = known.after(await self._read_coverage(formerly))
-        acknowledged = latest(coverage.acknowledged, self._acknowledged)
-        seen = coverage.seen_inactive or (None if active else now)
-        coverage = attrs.evolve(coverage, acknowledged=acknowledged, seen_inactive=seen)
-        if coverage != known:
+        known = await self._read_coverage()
+        seen = known.seen_inactive or (None if active else now)
+        acknowledged = latest(known.acknowledged, self._acknowledged)
+        coverage = attrs.evolve(
+            known, acknowledged=acknowledged, seen_inactive=seen, begins=self._since or known.begins
+        )
+        if coverage != Coverage():
             await self._note(coverage)
-        if formerly is not None:  # last: a run that is killed before it begins anew
-            await note_former(self._inbox, self._webhook_id, formerly, timeout=_CALL)
-            self._former = await read_former(self._inbox, self._webhook_id, timeout=_CALL)
         return coverage
 
-    async def _read_coverage(self, webhook_id: str) -> Coverage:
-        async with inbox_limit(_CALL):
-            return Coverage.read(await self._inbox.note(coverage_note(webhook_id)))
+    async def _read_coverage(self) -> Coverage:
+        """Return what earlier recoveries of this webhook found out, and what it inherits of others of its service."""
+        receiver, identity = self._replay._handling.receiver, self._replay._handling.webhook_id
+        own = () if receiver is None else receiver.webhook_ids
+        if receiver is None and identity is not None:
+            own = tuple(list_of(await read_owners(self._inbox, timeout=_CALL), identity))
+
+        async def find_working() -> Collection[str]:
+            return {each.id async for each in self._replay._client.webhooks.list() if not is_inactive(each)}
+
+        return await read_coverage(self._inbox, self._webhook_id, own, find_working, timeout=_CALL)
 
     async def _note(self, coverage: Coverage) -> None:
         async with inbox_limit(_CALL):
@@ -232,12 +320,17 @@ class RecoveryRun:
 
     # --- what is read ---
 
-    async def _read_messages(self, back_to: datetime | None, activity: Activity, passed: Ids) -> Reading[Message]:
+    async def _read_messages(
+        self, back_to: datetime | None, begins: datetime | None, activity: Activity, passed: Ids
+    ) -> Reading[Message]:
         """Return the messages to hand out: those that were not delivered, as far as the inbox can tell."""
         since = await find_recording_since(self._inbox, self._webhook_id, timeout=_CALL)
-        key_of, known = self._keys(message_key)
+        key_of = partial(message_key, webhook_id=self._replay._handling.webhook_id)
 
         def choose(message: Message) -> Message | None:
+            if _is_before(item_time(message), begins):
+                passed.extend([digest_of(key_of(message.raw))])
+                return None
             if self._also_delivered or isinstance(message, UnreadableMessage) or not is_left_alone(message, since):
                 return message
             self._left_alone += 1
@@ -246,9 +339,11 @@ class RecoveryRun:
 
         is_enough = partial(is_past, since=back_to)
         options = {"convert": choose, "note_page": activity.see, "passed": passed, "is_enough": is_enough}
-        return self._replay._read("messages", key_of, known, **options)
+        return self._replay._read("messages", key_of, self._replay._known, **options)
 
-    def _read_events(self, webhook: Webhook, requested: datetime, passed: Ids) -> Reading[Message]:
+    def _read_events(
+        self, webhook: Webhook, requested: datetime, begins: datetime | None, passed: Ids
+    ) -> Reading[Message]:
         """Return the events to hand out: those that no listed message has, and that are no longer recent."""
         subscribed = frozenset(webhook.subscribed_events)
 
@@ -259,31 +354,50 @@ class RecoveryRun:
 
         def choose(event: Any) -> Message | None:
             message = convert(event)
+            if isinstance(message, EventMessage) and _is_before(message.created, begins):
+                return None
             if isinstance(message, EventMessage) and is_recent(message.created, requested):
                 self._recent += 1
                 return None
             return message
 
-        return self._replay._read("events", *self._keys(event_key), convert=choose, passed=passed)
+        key_of = partial(event_key, webhook_id=self._replay._handling.webhook_id)
+        return self._replay._read("events", key_of, self._replay._known, convert=choose, passed=passed)
 
-    def _keys(self, make: Callable[..., str]) -> tuple[Callable[[Any], str], Known]:
-        """Return the function of an item's key, and the one that asks the inbox, which also knows the former keys."""
-        owner = self._replay._handling.webhook_id
-        if not self._former:
-            return partial(make, webhook_id=owner), self._replay._known
-        all_keys: dict[str, list[str]] = {}
 
-        def key_of(item: Any) -> str:
-            keys = [make(item, webhook_id=each) for each in (owner, *self._former)]
-            all_keys[keys[0]] = keys
-            return keys[0]
+def _may_replace(webhook: Webhook, other: Webhook | None) -> bool:
+    """Return whether a webhook may replace another one: that is not listed, or has the same name or url."""
+    return other is None or other.url == webhook.url or (bool(other.name) and other.name == webhook.name)
 
-        async def known(keys: Sequence[str]) -> Collection[str]:
-            asked = {key: all_keys.pop(key, [key]) for key in dict.fromkeys(keys)}
-            found = frozenset(await self._replay._known([*chain(*asked.values())]))
-            return {key for key, of_all in asked.items() if not found.isdisjoint(of_all)}
 
-        return key_of, known
+def _is_before(time: datetime | None, begins: datetime | None) -> bool:
+    return time is not None and begins is not None and time < begins
+
+
+@attrs.frozen
+class RecoveryPlan:
+    """What a recovery would hand out now.
+
+    first: whether no recovery of the webhook has finished with this inbox.
+    messages: the number of messages. events: the number of events that made no message.
+    """
+
+    first: bool
+    messages: int
+    events: int
+
+    @property
+    def total(self) -> int:
+        """Both numbers together."""
+        return self.messages + self.events
+
+    def __str__(self) -> str:
+        """Return a text that says how much that is, and what bounds it."""
+        which = "the first recovery of this webhook with this inbox" if self.first else "the recovery"
+        return (
+            f"{which} hands out about {self.messages:,} messages and {self.events:,} events without a message; "
+            "since= (--since) leaves out what is older."
+        )
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ from .._signing.seal import Seal
 from .._storage.exports import export_entries
 from .._work.failures import is_outage
 from .._work.limits import inbox_limit, limit, wait_for_event
-from .._work.owners import note_webhook, read_webhooks
+from .._work.owners import find_identity, note_owners, read_owners, refuse_others
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import (
     count_quarantined,
@@ -84,6 +84,8 @@ class Replay:
         claimed and recorded in it, as a live delivery is: runs and the live service share the work. With ``SQLInbox``,
         or another inbox with transactions, the target may be a function of the message and the session: its writes
         commit together with the inbox's entry.
+    identity: the identity of the webhook's service: the last id of its receiver's ``webhook_id``. It is needed for an
+        ``inbox`` in which no receiver of this webhook has noted it. By default the webhook itself.
     source: "messages" reads the message history. "events" reads the event list of the last 7 days, which also has the
         events that happened while the webhook was not active. It selects the types that the receiver has handlers
         for, or that the webhook is subscribed to. A message and its event have the same key in an inbox.
@@ -110,6 +112,7 @@ class Replay:
         target: AnyTarget,
         *,
         inbox: Inbox | None = None,
+        identity: str | None = None,
         source: Source = "messages",
         filter: str | Filter | None = None,
         where: Where | Predicate | None = None,
@@ -128,6 +131,14 @@ class Replay:
         self._client = client
         self._webhook_id = webhook_id
         self._handling = find_handling(target, inbox, webhook_id=webhook_id)
+        receiver = self._handling.receiver
+        if receiver is not None and receiver.webhook_ids:
+            refuse_others(receiver.webhook_ids, webhook_id, "receiver")
+        if identity is not None and (receiver is not None or self._handling.inbox is None):
+            raise ConfigurationError(
+                "identity= is for a target with inbox=: a receiver has its own, and a file has none"
+            )
+        self._identity = identity
         self._source: Source = source
         self._filter = filter_text(filter)
         self._where = as_where(where)
@@ -175,6 +186,7 @@ class Replay:
 
     async def plan(self) -> Plan:
         """Count what ``run`` would do now. It reads the source, and changes neither target nor record."""
+        await self._identify()
         inbox = self._handling.inbox
         left = 0 if inbox is None else await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
         waiting = await count_waiting(inbox, self._handling.webhook_id, timeout=_CALL)
@@ -187,6 +199,7 @@ class Replay:
     ) -> Sequence[QuarantinedDelivery]:
         """Return the webhook's oldest ``limit`` entries of the quarantine, or the next ones after ``after``."""
         check_whole("limit", limit, least=1)
+        await self._identify()
         inbox = self._handling.inbox
         if inbox is None:
             return ()
@@ -198,6 +211,7 @@ class Replay:
         Return the number removed.
         """
         inbox, wanted = self._handling.inbox, _check_ids(ids)
+        await self._identify()
         if inbox is None:
             return 0
         return await drop_quarantined(inbox, self._handling.webhook_id, wanted, timeout=_CALL)
@@ -208,6 +222,7 @@ class Replay:
         They stay in the quarantine. Only the file's owner can read it. Raises ``ConfigurationError`` if the file
         exists, and ``ReplayError`` if it cannot be written.
         """
+        await self._identify()
         inbox, webhook_id = self._handling.inbox, self._handling.webhook_id
         return await export_entries(None if inbox is None else read_quarantine(inbox, webhook_id, timeout=_CALL), path)
 
@@ -300,13 +315,14 @@ class Replay:
         return self._client._seal("basiq quarantine") if receiver is None else receiver._seal
 
     @asynccontextmanager
-    async def _one_run(self) -> AsyncIterator[None]:
-        """Keep other runs of this object out, and those of others from a file."""
+    async def _one_run(self, check: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:
+        """Keep other runs of this object out, and those of others from a file. ``check``: before anything is noted."""
         if self._running:
             raise ReplayError("this replay is running already: one object does one run at a time")
         self._running, self._stopping = True, asyncio.Event()
-        handling = self._handling
         try:
+            await self._identify()
+            handling = self._handling
             async with AsyncExitStack() as stack:
                 if handling.receiver is not None:
                     await handling.receiver._secrets.begin()
@@ -315,18 +331,34 @@ class Replay:
                     await self._limit_file(self._file._begin_run, "begin")
                 if handling.inbox is not None:
                     await self._check_place(handling.inbox)
-                    await note_webhook(handling.inbox, self._webhook_id, live=None, timeout=_CALL)
+                    if check is not None:
+                        await check()
+                    await self._note_owners(handling.inbox)
                 yield
         finally:
             self._running = False
             self._engine = None
+
+    async def _identify(self) -> None:
+        """Find out the identity of the webhook: the id in the keys of the inbox. A receiver has its own."""
+        handling = self._handling
+        if handling.inbox is not None and handling.receiver is None:
+            identity = await find_identity(handling.inbox, self._webhook_id, self._identity, timeout=_CALL)
+            self._handling = attrs.evolve(handling, webhook_id=identity)
+
+    async def _note_owners(self, inbox: Inbox) -> None:
+        receiver, identity = self._handling.receiver, self._handling.webhook_id or self._webhook_id
+        own = [self._webhook_id, *([] if identity == self._webhook_id else [identity])]
+        ids = own if receiver is None else receiver.webhook_ids or own
+        await note_owners(inbox, ids, live=None, timeout=_CALL)
 
     async def _check_place(self, inbox: Inbox) -> None:
         """Raise ``ConfigurationError`` if what is posted would count as handled by a service that does not get it."""
         target = self._handling.value
         if not isinstance(target, HttpTarget):
             return
-        if (await read_webhooks(inbox, timeout=_CALL)).get(self._webhook_id) is None:
+        owner = (await read_owners(inbox, timeout=_CALL)).get(self._webhook_id)
+        if owner is None or owner.since is None:
             return
         if target._url != (await self._client.webhooks.get(self._webhook_id)).url:
             raise ConfigurationError(

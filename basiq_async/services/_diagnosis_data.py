@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 
 from .._arguments import check_whole
 from .._redaction.tracebacks import hide_arguments
@@ -16,16 +15,23 @@ from .._wire.order import FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
-from .._work.owners import find_recording_since, read_former, read_webhooks, refuse_others
+from .._work.owners import (
+    find_identity,
+    find_recording_since,
+    list_of,
+    live_identities,
+    read_owners,
+    refuse_others,
+)
 from .._work.protocol import Inbox, Waiting
-from .._work.quarantine import count_quarantined
+from .._work.quarantine import count_by_owner
 from .._work.waiting import count_waiting
 from ..errors import BasiqError, ConfigurationError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
 from .api import MOST_A_PAGE, Api
-from .coverage import Activity, Coverage, Inactivity, coverage_note, first_after, is_left_alone, is_recent
+from .coverage import Activity, Coverage, Inactivity, first_after, is_left_alone, is_recent, read_coverage
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
@@ -61,6 +67,7 @@ async def diagnose(
     receiver: DiagnosedReceiver | None,
     secret: str | Secret | Sequence[str | Secret] | None,
     inbox: Inbox | None,
+    identity: str | None,
     max_items: int | None,
     test: bool,
 ) -> Diagnosis:
@@ -71,7 +78,7 @@ async def diagnose(
         sign = _find_signer(receiver, secret)
     finally:
         del secret  # error reporters show local variables
-    known = _KnownEvents(inbox, receiver, webhook_id)
+    known = _KnownEvents(inbox, receiver, webhook_id, identity)
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
     offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
@@ -91,38 +98,32 @@ async def diagnose(
         **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
         **{name: getattr(scan, name) for name in _SCAN.split()},
         endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
-        quarantined=await known.count_quarantined(),
-        waiting=await known.count_waiting(),
+        quarantined=known.quarantined,
+        waiting=known.waiting,
+        others=known.others,
         clock_lead=api.clock_lead(),
-        formerly=known.formerly,
-        replaces=known.replaces,
         offered=offered,
     )
 
 
 class _KnownEvents:
-    """What an inbox knows of a webhook, and of those that it replaces. Without one, it knows nothing."""
+    """What an inbox knows of a webhook, under its identity. Without an inbox, it knows nothing."""
 
-    def __init__(self, inbox: Inbox | None, receiver: DiagnosedReceiver | None, webhook_id: str) -> None:
-        self._owner = owner = webhook_id if inbox is not None or receiver is None else receiver.webhook_id
-        self._inbox = inbox
-        self.replaces: tuple[str, ...] = ()
+    def __init__(
+        self, inbox: Inbox | None, receiver: DiagnosedReceiver | None, webhook_id: str, identity: str | None
+    ) -> None:
+        self._inbox = inbox if inbox is not None or receiver is None else receiver.inbox
+        self._receiver = receiver if inbox is None else None
         self._webhook_id = webhook_id
-        self.formerly: str | None = None
-        """The latest webhook that Basiq does not have any more, and that this one may replace."""
-        self._is_live = inbox is None and receiver is not None
-        if inbox is None and receiver is not None:
-            self._inbox = receiver.inbox
-            if owner is not None:
-                refuse_others([owner], webhook_id, "receiver")
+        self._identity: str | None = identity
+        if self._receiver is not None and self._receiver.webhook_ids:
+            refuse_others(self._receiver.webhook_ids, webhook_id, "receiver")
         self.coverage = Coverage()
         self.recording_since: datetime | None = None
         """Since when the inbox has recorded every live delivery; None if it has none."""
-
-    @property
-    def has_inbox(self) -> bool:
-        """Whether there is an inbox at all."""
-        return self._inbox is not None
+        self.quarantined = 0
+        self.waiting = Waiting()
+        self.others: dict[str, int] = {}
 
     def out_of_reach(self, activity: Activity, inactive: datetime | None, now: datetime) -> tuple[Inactivity, ...]:
         """Return the periods whose events are lost, as far as the recoveries with the inbox show it."""
@@ -132,42 +133,41 @@ class _KnownEvents:
 
     async def open(self, api: Api) -> None:
         """Find out whose the inbox is, and what recoveries noted in it. Raises ``ConfigurationError`` for another's."""
-        inbox = self._inbox
+        inbox, webhook_id, receiver = self._inbox, self._webhook_id, self._receiver
         if inbox is None:
             return
-        webhooks = await read_webhooks(inbox, timeout=_INBOX_TIMEOUT)
-        if not self._is_live:
-            refuse_others(webhooks, self._webhook_id, "inbox")
-        self.recording_since = await find_recording_since(inbox, self._webhook_id, timeout=_INBOX_TIMEOUT)
-        async with inbox_limit(_INBOX_TIMEOUT):
-            self.coverage = Coverage.read(await inbox.note(coverage_note(self._webhook_id)))
-        live = webhooks.get(self._webhook_id)
-        self.replaces = await read_former(inbox, self._owner, timeout=_INBOX_TIMEOUT)
-        known = (self._owner, *self.replaces)
-        begun = {each: at for each, at in webhooks.items() if at is not None and each not in known}
-        earlier = [each for each, at in begun.items() if live is None or at < live]
-        if earlier and self.coverage.read_up_to is None:
-            listed = [each.id async for each in api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)]
-            self.formerly = next((each for each in reversed(earlier) if each not in listed), None)
+        owners = await read_owners(inbox, timeout=_INBOX_TIMEOUT)
+        if receiver is not None:
+            self._identity = receiver.webhook_id
+        else:
+            refuse_others(owners, webhook_id if self._identity is None else self._identity, "inbox")
+            self._identity = await find_identity(inbox, webhook_id, self._identity, timeout=_INBOX_TIMEOUT)
+        self.recording_since = await find_recording_since(inbox, webhook_id, timeout=_INBOX_TIMEOUT)
+        own = receiver.webhook_ids if receiver is not None else list_of(owners, self._identity or webhook_id)
+
+        async def find_working() -> Collection[str]:
+            listed = api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)
+            return {each.id async for each in listed if not is_inactive(each)}
+
+        self.coverage = await read_coverage(inbox, webhook_id, own, find_working, timeout=_INBOX_TIMEOUT)
+        await self._count_entries(inbox, [each for each in live_identities(owners) if each != self._identity])
+
+    async def _count_entries(self, inbox: Inbox, others: Sequence[str]) -> None:
+        counts = await count_by_owner(inbox, [self._identity, *others], timeout=_INBOX_TIMEOUT)
+        self.waiting = await count_waiting(inbox, self._identity, timeout=_INBOX_TIMEOUT)
+        self.quarantined = counts.pop(self._identity, 0)
+        for each in others:
+            counts[each] += (await count_waiting(inbox, each, timeout=_INBOX_TIMEOUT)).count
+        self.others = {each: count for each, count in counts.items() if each is not None and count}
 
     async def find(self, ids: Sequence[_Ids]) -> list[bool]:
         """Return for the ids of each event type, event and message whether the inbox knows that event."""
         if self._inbox is None or not ids:
             return [False] * len(ids)
-        keys = [[inbox_key(*each, owner) for owner in (self._owner, *self.replaces)] for each in ids]
+        keys = [inbox_key(*each, self._identity) for each in ids]
         async with inbox_limit(_INBOX_TIMEOUT):
-            known = frozenset(await self._inbox.known([*chain(*keys)]))
-        return [not known.isdisjoint(each) for each in keys]
-
-    async def count_quarantined(self) -> int:
-        """Return how many entries of the webhook are in the quarantine."""
-        if self._inbox is None:
-            return 0
-        return await count_quarantined(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
-
-    async def count_waiting(self) -> Waiting:
-        """Return what waits of the webhook to be handled."""
-        return await count_waiting(self._inbox, self._owner, timeout=_INBOX_TIMEOUT)
+            known = frozenset(await self._inbox.known(keys))
+        return [each in known for each in keys]
 
 
 class _HistoryScan:
@@ -187,8 +187,8 @@ class _HistoryScan:
         """The creation times of events for which no message was found, by event type and id."""
         self._activity = Activity()
         self.attempts = _Attempts(now)
-        self.undelivered = self.never_sent = self.unrecorded = self.left_alone = self.recovered = 0
-        self.unreadable = self.looked_at = 0
+        self.undelivered = self.never_sent = self.unrecorded = self.recovered = self.unreadable = self.looked_at = 0
+        self.left_alone = 0
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.complete = True
@@ -273,11 +273,11 @@ class _HistoryScan:
         """Count the attempts of a message, and whether it was missed."""
         self._without_message.pop((message.event_type_id, message.event_id), None)
         ignored = not self._handles(message.event_type_id or "")  # no recovery can bring it
-        left_alone = is_left_alone(message, self._known.recording_since)
-        missed = not (known or ignored or left_alone)
+        skipped = known or ignored or self._is_unwanted(item_time(message))
+        missed = not (skipped or is_left_alone(message, self._known.recording_since))
+        self.left_alone += message.delivered and not (skipped or missed)
         if message.delivered:
             self.unrecorded += missed
-            self.left_alone += left_alone and self._known.has_inbox and not (known or ignored)
         elif message.attempts:
             self.recovered += known
             self.undelivered += missed
@@ -294,12 +294,17 @@ class _HistoryScan:
         """Count an event that has no message."""
         if is_recent(created, self._now) and not is_inactive(self._webhook):
             return  # its message may still come
-        known = known or self._is_covered(created)
+        known = known or self._is_covered(created) or self._is_unwanted(created)
         if self._is_before_look(created):  # it may have a message that was not read
             self.complete = self.complete and known
         else:
             self.recovered += known
             self.never_sent += not known
+
+    def _is_unwanted(self, time: datetime | None) -> bool:
+        """Return whether it happened before the time at which the recoveries begin."""
+        begins = self._known.coverage.begins
+        return time is not None and begins is not None and time < begins
 
     def _is_before_look(self, created: datetime | None) -> bool:
         if self._cut:

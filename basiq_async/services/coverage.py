@@ -1,4 +1,4 @@
-"""What Basiq's two lists and an inbox say of a webhook: what was missed, and what is out of reach. No I/O.
+"""What Basiq's two lists and an inbox say of a webhook: what was missed, and what is out of reach.
 
 A recovery hands out what is missed, and a diagnosis counts it: both ask this.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import attrs
 
 from .._wire.codec import Unreadable, read_message
+from .._work.limits import inbox_limit
+from .._work.protocol import Inbox
 from ..models import Message
 
 LISTED = timedelta(days=7)
@@ -132,6 +134,7 @@ class Coverage:
     read_up_to: all that happened before was read from both lists, and was handled or set aside.
     seen_inactive: when a recovery found the webhook not active, since which it did not read up to a later moment.
     acknowledged: what is out of reach before this moment is known to the user.
+    begins: what happened before is not wanted.
     lost: what was out of reach when it was read up to then, until it is acknowledged.
     types: the event types that were read up to then.
     """
@@ -139,6 +142,7 @@ class Coverage:
     read_up_to: datetime | None = None
     seen_inactive: datetime | None = None
     acknowledged: datetime | None = None
+    begins: datetime | None = None
     lost: tuple[Inactivity, ...] = ()
     types: tuple[str, ...] = ()
 
@@ -158,18 +162,25 @@ class Coverage:
 
     def write(self) -> str:
         """Return the coverage as text."""
-        moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged")}
+        moments = {name: getattr(self, name) for name in ("read_up_to", "seen_inactive", "acknowledged", "begins")}
         lost = [[each.since.isoformat(), each.until.isoformat()] for each in self.lost if each.until is not None]
         texts = {name: each and each.isoformat() for name, each in moments.items()}
         return json.dumps({**texts, "lost": lost, "types": self.types})
 
-    def after(self, former: Coverage) -> Coverage:
-        """Return the coverage of a webhook that replaces another: it was not active since the other was last read."""
-        if former.read_up_to is None:
+    @property
+    def is_new(self) -> bool:
+        """Whether no recovery has found anything out."""
+        return self.read_up_to is None and self.seen_inactive is None
+
+    def inherit(self, former: Iterable[Coverage]) -> Coverage:
+        """Return the coverage of a webhook that may be new, of a service whose other webhooks are gone or not active.
+
+        No recovery of it has run: it was not active since the other one that was read last.
+        """
+        if not self.is_new:
             return self
-        acknowledged = latest(self.acknowledged, former.acknowledged)
-        seen = former.seen_inactive or former.read_up_to
-        return attrs.evolve(former, seen_inactive=seen, acknowledged=acknowledged)
+        seen = latest(*(latest(each.seen_inactive or each.read_up_to, each.acknowledged) for each in former))
+        return attrs.evolve(self, seen_inactive=seen)
 
     def covered(self, types: Iterable[str], now: datetime) -> datetime | None:
         """Return the time up to which the events of all these types were read; None if one of them was not.
@@ -185,13 +196,13 @@ class Coverage:
         The messages of all listed events are later, and those whose attempts had not ended at an earlier recovery.
         """
         if self.read_up_to is None:
-            return None
-        return min(now - LISTED, self.read_up_to) - ATTEMPTED
+            return self.begins
+        return latest(min(now - LISTED, self.read_up_to) - ATTEMPTED, self.begins)
 
     def out_of_reach(self, periods: Iterable[Inactivity], now: datetime) -> tuple[Inactivity, ...]:
         """Return the parts of periods whose events no recovery has read, and which are no longer in the event list."""
         reach, active_at = now - LISTED, self.read_up_to if self.seen_inactive is None else None
-        begin = latest(self.read_up_to, self.acknowledged)
+        begin = latest(self.read_up_to, self.acknowledged, self.begins)
         lost = [each for each in self.lost if self.acknowledged is None or (each.until or now) > self.acknowledged]
         for period in periods:
             if active_at is not None and period.since <= active_at:
@@ -215,6 +226,30 @@ def first_after(moments: Iterable[datetime], after: datetime | None) -> datetime
 def latest(*moments: datetime | None) -> datetime | None:
     """Return the latest of these moments; None if there is none."""
     return max((each for each in moments if each is not None), default=None)
+
+
+async def read_coverage(
+    inbox: Inbox,
+    webhook_id: str,
+    webhook_ids: Collection[str],
+    find_working: Callable[[], Awaitable[Collection[str]]],
+    *,
+    timeout: float,
+) -> Coverage:
+    """Return what the recoveries of a webhook noted in an inbox, and what it inherits of those of its service.
+
+    find_working: returns the webhooks that Basiq lists and that are active. It is called if that matters.
+    """
+
+    async def read(each: str) -> Coverage:
+        async with inbox_limit(timeout):
+            return Coverage.read(await inbox.note(coverage_note(each)))
+
+    own, others = await read(webhook_id), [each for each in webhook_ids if each != webhook_id]
+    if not others or not own.is_new:
+        return own
+    working = await find_working()
+    return own.inherit([await read(each) for each in others if each not in working])
 
 
 def coverage_note(webhook_id: str) -> str:

@@ -29,7 +29,6 @@ _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
     "clock",
-    "made-again",
     "disabled",
     "pending",
     "no-event-types",
@@ -64,7 +63,12 @@ class DiagnosedReceiver(Protocol):
 
     @property
     def webhook_id(self) -> str | None:
-        """The webhook's id in the keys of its inbox."""
+        """The identity of its webhooks: the id in the keys of its inbox."""
+        ...
+
+    @property
+    def webhook_ids(self) -> tuple[str, ...]:
+        """Its webhooks, newest first."""
         ...
 
     @property
@@ -138,18 +142,16 @@ class Diagnosis:
     undelivered: how many messages have no successful attempt, and are not known to the inbox.
     never_sent: how many events of the last 7 days, of subscribed types, have no message, and are not known to it.
     unrecorded: how many messages Basiq delivered, and the inbox would know, but lacks.
-    left_alone: how many messages Basiq delivered, and the inbox need not know: a recovery leaves them alone.
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
+    left_alone: how many messages Basiq delivered, and the inbox need not know.
     quarantined: how many deliveries are in the quarantine of the inbox.
+    others: how many deliveries of other identities wait in the inbox or are in its quarantine.
     waiting: the deferred deliveries that wait in the inbox to be handled. They are a problem after 5 minutes.
     unreadable: how many messages and events could not be read.
     clock_lead: by how many seconds this machine's clock is ahead of Basiq's; negative if it is behind.
     looked_at: how many messages and events were read.
     earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
-    formerly: a webhook that is gone, whose deliveries the inbox has from before, and that this one may replace; None if
-        there is none, or a recovery of this webhook was finished.
-    replaces: the webhooks that this one replaces, as recoveries were told. What the inbox has of them belongs to it.
     offered: the event types in Basiq's list.
     receiver, inbox, secret_file: what the command line was given, for the commands that help: the receiver, such as
         ``service:receiver``, and the other two as it names them.
@@ -174,9 +176,10 @@ class Diagnosis:
     undelivered: int = 0
     never_sent: int = 0
     unrecorded: int = 0
-    left_alone: int = 0
     recovered: int = 0
+    left_alone: int = 0
     quarantined: int = 0
+    others: Mapping[str, int] = attrs.field(factory=dict)
     waiting: Waiting = attrs.field(factory=Waiting)
     unreadable: int = 0
     clock_lead: float = 0.0
@@ -184,8 +187,6 @@ class Diagnosis:
     earliest: datetime | None = None
     latest: datetime | None = None
     complete: bool = True
-    formerly: str | None = None
-    replaces: tuple[str, ...] = ()
     offered: tuple[EventTypeId, ...] = ()
     receiver: str | None = None
     inbox: str | None = None
@@ -286,15 +287,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     place = kept if found.receiver is None else ("--receiver", found.receiver)
     again = partial(_line, "webhooks doctor", webhook.id, *place)
     target = ("--to", show_url(webhook.url), *secret) if found.receiver is None else place
-    former = () if found.formerly is None else ("--formerly", found.formerly)
-    recover = partial(_line, "recover", webhook.id, *target, *kept, *former)
-    if found.formerly is not None:
-        yield Problem(
-            "made-again",
-            f"the inbox has the deliveries of the webhook {found.formerly!r}, which is gone: if this one replaces it, "
-            "recover with its id, so that nothing of it is repeated",
-            recover(),
-        )
+    recover = partial(_line, "recover", webhook.id, *target, *kept)
     if found.endpoint is not None and not found.endpoint.ok:
         yield _endpoint_problem(found.endpoint, again("--test", *secret), clock=clock)
     if not webhook.subscribed_events:
@@ -358,8 +351,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         line = _line("inbox waiting", "", *kept, "--webhook", webhook.id) if kept else ()
         if found.receiver is not None:
             line = _line("work", "", "--receiver", found.receiver)
-        rest = f"; a receiver of {_join(found.replaces)} works off what is left of it" if found.replaces else ""
-        yield Problem("waiting", describe_waiting(found.waiting) + rest, line)
+        yield Problem("waiting", describe_waiting(found.waiting), line)
     if found.unreadable:
         yield Problem(
             "unreadable",

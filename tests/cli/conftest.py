@@ -194,7 +194,12 @@ async def listening(*options: str, **more: Any) -> AsyncIterator[Program]:
 
 
 def write_service(
-    webhook_id: str | None, *on: str, more: str = "", handle: str = "...", secret: str = SECRET, inbox: bool = True
+    webhook_id: str | Sequence[str] | None,
+    *on: str,
+    more: str = "",
+    handle: str = "...",
+    secret: str = SECRET,
+    inbox: bool = True,
 ) -> str:
     """Write the module of a service that does this with a delivery, and return the place of its receiver."""
     name = f"a_service_{next(_NUMBERS)}"
@@ -217,7 +222,7 @@ if os.path.exists('broken'): raise ValueError('broken')
 with open('handled', 'a') as file: file.write(delivery.event_id + '\\n')"""
 
 
-def make_inbox(webhook_id: str | None = None) -> None:
+def make_inbox(webhook_id: str | Sequence[str] | None = None) -> None:
     """Make the inbox ``inbox.db`` of a service."""
 
     async def make() -> None:
@@ -310,7 +315,7 @@ class World:
 
         self.served.run(called())
 
-    def service(self, webhook_id: str, *on: str, more: str = "") -> str:
+    def service(self, webhook_id: str | Sequence[str], *on: str, more: str = "") -> str:
         """Write and start a service with an inbox; its handler raises while the file ``broken`` exists."""
 
         make_inbox(webhook_id)

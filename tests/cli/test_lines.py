@@ -94,20 +94,6 @@ def pending(w: World) -> Story:
     assert shell(line).row["status"] == "active"
 
 
-@story_of("made-again")
-def made_again(w: World) -> Story:
-    former = w.webhook()
-    w.outage()
-    assert w.run("recover", former, "--receiver", w.service(former)).exit_code == 0
-    w.call(lambda basiq: basiq.webhooks.delete(former))
-    w.emit(3)
-    w.pass_time(minutes=10)
-    webhook_id = w.webhook()
-    line = yield (webhook_id, "--receiver", w.service(webhook_id))
-    assert shell(line).row["events"]["handled"] == 3
-    assert w.handled() == 5
-
-
 @story_of("endpoint-unreachable")
 def unreachable(w: World) -> Story:
     webhook_id = w.webhook()

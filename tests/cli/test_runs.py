@@ -76,7 +76,7 @@ OPTIONS = RecoverOptions(
     to="https://user:geheim@service.example/basiq?code=geheim",
     inbox="postgresql+asyncpg://user:geheim@db/basiq",
     rate=5.0,
-    formerly="w0",
+    identity="w0",
 )
 
 
@@ -94,7 +94,7 @@ def test_the_lines_that_help_keep_the_target_and_the_inbox_without_their_passwor
     before = ["basiq-async", "--base-url", "https://api.example"]
     assert "geheim" not in shown
     assert shown.count("put back what is not shown") == 2
-    assert set(first) == {*before, "recover", "w1", *places, "--rate", "5", "--formerly", "w0"}
+    assert set(first) == {*before, "recover", "w1", *places, "--rate", "5", "--identity", "w0"}
     assert second == [*before, "quarantine", "retry", *places, "--webhook", "w1"]
 
 

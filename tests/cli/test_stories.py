@@ -10,7 +10,7 @@ import pytest
 
 from basiq_async.testing import Quirks
 
-from ..support.command_line import PROGRAM, run_command
+from ..support.command_line import PROGRAM
 from ..support.real_time import PATIENCE
 from .conftest import TYPE, World, help_lines
 
@@ -61,13 +61,11 @@ def test_a_webhook_that_was_deleted_and_made_again_repeats_nothing_of_the_former
     w.emit(2)  # nobody is subscribed
     w.pass_time(minutes=10)
     webhook_id = w.webhook()
-    at = (webhook_id, "--receiver", w.service(webhook_id))
     assert w.run("recover", webhook_id, "--receiver", place).exit_code == 2
-    mistyped = w.run("recover", *at, "--formerly", former[:-1])
-    assert (mistyped.exit_code, "cannot tell what was handled" in mistyped.stderr) == (2, True), mistyped.output
-    line = w.help_for("made-again", *at)
-    assert line[-2:] == ["--formerly", former]
-    found = w.run(*line)
+    alone = w.run("recover", webhook_id, "--receiver", w.service(webhook_id))
+    assert (alone.exit_code, f"webhook_id=['{webhook_id}', '{former}']" in alone.stderr) == (2, True), alone.output
+    at = (webhook_id, "--receiver", w.service([webhook_id, former]))
+    found = w.run("recover", *at)
     assert (found.exit_code, found.row["events"]["handled"]) == (0, 2), found.output
     assert w.codes(*at) == []
     assert w.run("recover", *at).exit_code == 0  # as cron does
@@ -83,8 +81,8 @@ def test_what_is_in_the_quarantine_of_a_former_webhook_is_not_forgotten(world: W
     Path("broken").unlink()
     w.call(lambda basiq: basiq.webhooks.delete(former))
     webhook_id = w.webhook()
-    at = (webhook_id, "--receiver", w.service(webhook_id))
-    found = w.run("recover", *at, "--formerly", former)
+    at = (webhook_id, "--receiver", w.service([webhook_id, former]))
+    found = w.run("recover", *at)
     assert (found.exit_code, found.row["quarantined"]) == (1, 2), found.output
     assert len(w.run("quarantine", "list", "--receiver", at[-1]).rows) == 2
     assert w.run(*w.help_for("quarantined", *at)).exit_code == 0
@@ -101,13 +99,14 @@ def test_of_a_webhook_that_was_gone_for_long_the_time_that_no_list_has_is_named(
     w.emit(1)
     w.pass_time(days=10)
     webhook_id = w.webhook()
-    at = (webhook_id, "--receiver", w.service(webhook_id))
-    found = w.run(*w.help_for("made-again", *at))
+    at = (webhook_id, "--receiver", w.service([webhook_id, former]))
+    assert w.codes(*at) == ["out-of-reach"]
+    found = w.run("recover", *at)
     assert (found.exit_code, len(found.row["out_of_reach"])) == (1, 1), found.output
     assert w.codes(*at) == ["out-of-reach"]
 
 
-def test_doctor_of_all_says_that_the_webhook_of_a_service_is_gone(world: World) -> None:
+def test_doctor_of_all_says_that_the_webhook_of_a_service_is_not_of_this_account(world: World) -> None:
     w, webhook_id = world, world.webhook()
     place = w.service(webhook_id)
     w.call(lambda basiq: basiq.webhooks.delete(webhook_id))
@@ -143,8 +142,6 @@ def test_nothing_that_is_posted_elsewhere_counts_as_handled_by_the_service(world
     assert w.posted() == 0
     assert w.run("recover", webhook_id, *to).exit_code == 0
     assert (w.posted(), "undelivered" in w.codes(webhook_id, "--inbox", "inbox.db")) == (2, True)
-    unknown = w.run("recover", other, *to, "--formerly", webhook_id)
-    assert (unknown.exit_code, "needs --inbox" in unknown.stderr) == (2, True), unknown.output
 
 
 def test_a_clock_that_is_wrong_is_named_before_anything_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,52 +157,6 @@ def test_a_clock_that_is_wrong_is_named_before_anything_else(world: World, monke
     found = w.run("recover", *at)
     assert [each["code"] for each in found.row["problems"]] == ["clock", "quarantined"]
     assert "behind Basiq's" in found.row["problems"][0]["text"]
-
-
-def test_what_a_service_handled_before_its_inbox_is_told_in_words(world: World) -> None:
-    w, webhook_id = world, world.webhook()
-    w.emit(1)
-    w.pass_time(minutes=10)
-    at = (webhook_id, "--to", w.endpoint.url, "--secret-file", "the secret")
-    assert "1 message was delivered, as Basiq says, before the inbox began" in w.run("recover", *at).stderr
-    found = w.run("webhooks", "doctor", webhook_id)
-    assert (found.exit_code, found.row["left_alone"]) == (0, 1), found.output
-    assert "a recovery leaves them alone; recover --everything includes them" in found.stderr
-    assert w.run("recover", *at, "--everything").exit_code == 0
-    again = w.run("webhooks", "doctor", webhook_id)
-    assert (again.row["left_alone"], "delivered, as Basiq says" in again.stderr) == (0, False)
-
-
-def test_messages_that_are_posted_with_a_wrong_clock_name_the_clock(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    w, webhook_id = world, world.webhook()
-    w.outage()
-    monkeypatch.setattr("basiq_async.services.api.is_this_machine", lambda host: False)
-    w.pass_time(minutes=10)
-    ids = [row["id"] for row in w.run("messages", "list", webhook_id).rows]
-    w.endpoint.status = 401
-    to = ("--to", w.endpoint.url, "--secret-file", "the secret")
-    for line in (("messages", "resend", webhook_id, *ids), ("replay", webhook_id)):
-        refused = w.run(*line, *to)
-        assert (refused.exit_code, "this machine's clock is" in refused.stderr) == (1, True), refused.output
-        assert "behind Basiq's" in refused.stderr
-
-
-_NOT_THERE = "16ddd1ed-4a36-4038-a459-11ba72ac7c9f"
-
-
-def test_what_one_key_does_not_find_names_the_key(world: World, tmp_path: Path) -> None:
-    w, home = world, {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    missing = run_command("webhooks", "get", _NOT_THERE)
-    assert "(with the key of BASIQ_API_KEY)" in missing.stderr, missing.output
-    login = ("--profile", "staging", "login", "--base-url", w.served.url)
-    assert run_command(*login, stdin=f"{w.fake.api_key}\n", env=home).exit_code == 0
-    at = ("--profile", "staging")
-    own = {**home, "BASIQ_API_KEY": None, "BASIQ_BASE_URL": None}
-    for line in (("webhooks", "get"), ("webhooks", "doctor"), ("messages", "list")):
-        missing = run_command(*at, *line, _NOT_THERE, env=own)
-        assert "(with the key of the profile 'staging')" in missing.stderr, missing.output
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])

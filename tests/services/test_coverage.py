@@ -152,12 +152,23 @@ def test_only_what_was_read_of_each_type_is_covered_and_a_future_moment_shows_no
     assert Coverage(types=("a",)).covered(["a"], at(1)) is None
 
 
-def test_a_webhook_that_replaces_another_was_not_active_since_that_was_last_read() -> None:
-    found = Coverage(acknowledged=at(-2)).after(Coverage(at(0), acknowledged=at(-1), types=("a",)))
-    assert (found.read_up_to, found.seen_inactive, found.acknowledged) == (at(0), at(0), at(-1))
+def test_a_new_webhook_was_not_active_since_another_of_its_service_was_last_read_and_inherits_no_more() -> None:
+    former = [Coverage(at(0), acknowledged=at(-1), types=("a",)), Coverage(at(-9), seen_inactive=at(-8))]
+    found = Coverage(acknowledged=at(-2)).inherit(former)
+    assert found == Coverage(seen_inactive=at(0), acknowledged=at(-2))
     assert Coverage.read(found.write()) == found
     assert found.out_of_reach([Inactivity(at(0), at(9))], at(5) + timedelta(days=7)) == (Inactivity(at(0), at(5)),)
-    assert Coverage(at(3)).after(Coverage(acknowledged=at(1))) == Coverage(at(3))
+    assert Coverage().inherit([Coverage(at(0), seen_inactive=at(0), acknowledged=at(2))]).seen_inactive == at(2)
+    for own in (Coverage(at(3)), Coverage(seen_inactive=at(3))):
+        assert own.inherit(former) == own
+    assert Coverage().inherit([Coverage(), Coverage()]) == Coverage()
+
+
+def test_what_happened_before_recoveries_begin_is_neither_read_nor_out_of_reach() -> None:
+    coverage = Coverage(begins=at(-5))
+    assert Coverage.read(coverage.write()) == coverage
+    assert coverage.read_back_to(at(0)) == at(-5)
+    assert coverage.out_of_reach([Inactivity(at(-9), at(-6))], at(0) + timedelta(days=7)) == ()
 
 
 def test_what_is_lost_is_kept_until_it_is_acknowledged() -> None:

@@ -1,0 +1,317 @@
+"""A webhook that is made again, or joined by a second one, has no event of its service handled again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.replay import Recovery, Replay, recover
+from basiq_async.replay._recovery import RecoveryRun  # private: what recover returns
+from basiq_async.testing import FakeBasiq, ManualClock
+
+URL, SECOND_URL = "https://service.example/basiq", "https://service.example/again"
+TYPE = "user.created"
+AGES = timedelta(days=400)
+"""The fake signs with the real time."""
+
+
+@attrs.define
+class Service:
+    """A service with an inbox, which handles what it is sent at any of its urls while it is up."""
+
+    fake: FakeBasiq
+    basiq: BasiqClient
+    first: str
+    inbox: MemoryInbox = attrs.Factory(MemoryInbox)
+    got: list[tuple[str, str]] = attrs.Factory(list[tuple[str, str]])
+    """The events that it handled, and their keys."""
+    up: bool = True
+    webhook_ids: Sequence[str] = ()
+    alive: list[str] = attrs.Factory(list[str])
+    """The webhooks that Basiq has."""
+    serving: WebhookReceiver | None = None
+
+    def receiver(self, *webhook_ids: str) -> WebhookReceiver:
+        ids = webhook_ids or self.webhook_ids
+        receiver = WebhookReceiver(
+            [self.fake.secret(each) for each in self.alive],
+            webhook_id=ids,
+            inbox=self.inbox,
+            clock=self.fake.clock,
+            tolerance=AGES,
+        )
+        receiver.on("*")(self.handle)
+        return receiver
+
+    async def handle(self, delivery: Delivery) -> None:
+        self.got.append((delivery.event_id, delivery.key))
+
+    async def start(self, *webhook_ids: str) -> WebhookReceiver:
+        """Deploy the service with these webhooks, newest first."""
+        self.webhook_ids = webhook_ids
+        self.serving = await self.receiver().__aenter__()
+        return self.serving
+
+    async def receive(self, headers: Any, body: bytes) -> int:
+        if not self.up or self.serving is None:
+            return 500
+        return (await self.serving.handle(headers, body)).status
+
+    async def emit(self, count: int) -> None:
+        for _ in range(count):
+            await self.fake.emit(TYPE)
+
+    async def miss(self, count: int) -> None:
+        """Events of an outage, whose attempts all fail."""
+        self.up = False
+        await self.emit(count)
+        await self.fake.advance(minutes=10)
+        self.up = True
+
+    def add_webhook(self, url: str = URL) -> str:
+        made = self.fake.add_webhook(url, [TYPE])
+        self.alive.append(made)
+        return made
+
+    async def delete(self, webhook_id: str) -> None:
+        await self.basiq.webhooks.delete(webhook_id)
+        self.alive.remove(webhook_id)
+
+    async def recover(self, webhook_id: str, target: Any = None, **more: Any) -> Recovery:
+        return await self.recovery(webhook_id, target, **more)
+
+    def recovery(self, webhook_id: str, target: Any = None, **more: Any) -> RecoveryRun:
+        return recover(self.basiq, webhook_id, target or self.receiver(), **{"inbox": self.inbox, **more})
+
+    def replay(self, webhook_id: str, target: Any = None, **more: Any) -> Replay:
+        return Replay(self.basiq, webhook_id, target or self.receiver(), inbox=self.inbox, **more)
+
+    def assert_once(self, count: int) -> None:
+        assert len(self.got) == len(set(self.got)) == count
+        assert all(f'"{self.first}"' in key for _, key in self.got)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=20)))
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        made = Service(fake, basiq, "")
+        made.inbox = MemoryInbox(clock=fake.clock, remember=None)
+        made.first = made.add_webhook()
+        for url in (URL, SECOND_URL):
+            fake.route(url, made.receive)
+        await made.start(made.first)
+        yield made
+
+
+async def made_again(s: Service) -> str:
+    await s.delete(s.first)
+    await s.emit(2)  # nobody is subscribed
+    await s.fake.advance(minutes=10)
+    return s.add_webhook()
+
+
+async def second_webhook(s: Service) -> str:
+    """Both get each event for a while, as in a rotation."""
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.first)
+    await s.emit(2)
+    await s.miss(2)
+    await s.delete(s.first)
+    return new
+
+
+CHANGES = [made_again, second_webhook]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_of_the_webhook_has_no_event_handled_again(
+    service: Service, change: Callable[[Service], Awaitable[str]]
+) -> None:
+    s = service
+    await s.emit(8)
+    await s.miss(3)
+    before = len(s.got)
+    new = await change(s)
+    await s.start(new, s.first)
+    await s.emit(4)
+    await s.fake.advance(hours=1)
+    assert (await s.recover(new)).finished
+    assert (await s.recover(new)).handled == 0
+    s.assert_once(8 + 3 + 4 + (2 if change is made_again else 4))
+    assert before == 8
+    assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
+
+
+async def test_a_replay_takes_each_webhook_of_its_receiver_and_refuses_others(service: Service) -> None:
+    s = service
+    await s.emit(3)
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.first)
+    await s.emit(2)
+    for webhook_id in (new, s.first):
+        assert (await s.replay(webhook_id).run()).handled == 0
+    calls: list[Callable[[str], object]] = [s.replay, s.recovery]
+    for call in calls:
+        with pytest.raises(ConfigurationError, match="the receiver is of the webhook"):
+            call("another")
+    with pytest.raises(ConfigurationError, match="the receiver is of the webhook"):
+        await s.basiq.webhooks.diagnose("another", receiver=s.receiver())
+    s.assert_once(5)
+
+
+async def test_a_function_has_the_identity_that_the_receiver_noted_or_that_is_given(service: Service) -> None:
+    s, got = service, list[str]()
+
+    async def take(message: Message) -> None:
+        got.append(message.event_id or "")
+
+    await s.emit(3)
+    new = s.add_webhook(SECOND_URL)
+    await s.fake.advance(minutes=1)
+    s.serving = None
+    await s.emit(2)  # the first webhook has them too
+    with pytest.raises(ConfigurationError, match="identity="):
+        await s.recover(new, take)
+    assert (await s.recover(new, take, identity=s.first)).handled == 2
+    assert (await s.replay(s.first, take).run()).handled == 0
+    await s.start(new, s.first)
+    for identity in (None, s.first):
+        assert (await s.replay(new, take, identity=identity).run()).handled == 0
+    with pytest.raises(ConfigurationError, match="newest first"):
+        await s.replay(new, take, identity="another").run()
+    with pytest.raises(ConfigurationError, match="a receiver has its own"):
+        s.replay(new, identity=s.first)
+    assert len(got) == 2
+
+
+async def test_a_first_recovery_that_would_repeat_another_webhooks_events_is_refused_with_the_list_to_pass(
+    service: Service,
+) -> None:
+    s = service
+    await s.emit(5)
+    await s.delete(s.first)
+    new = s.add_webhook()
+    await s.start(new)  # by mistake: nothing says that it is the same service
+    await s.emit(2)
+    await s.fake.advance(minutes=10)
+    with pytest.raises(ConfigurationError) as caught:
+        await s.recover(new)
+    assert f"webhook_id={[new, s.first]!r}" in str(caught.value)
+    assert "hands out about 0 messages and 5 events" in str(caught.value)
+    await s.start(new, s.first)
+    found = await s.recover(new)
+    assert (found.handled, found.finished, len(s.got)) == (0, True, 7)
+    assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
+
+
+async def test_a_webhook_of_another_service_recovers_when_that_is_said_and_then_needs_no_more(service: Service) -> None:
+    s = service
+    await s.emit(5)
+    await s.start(other := s.add_webhook(SECOND_URL))
+    await s.fake.advance(minutes=10)
+    assert (await s.recover(other)).handled == 5, "a webhook of this account with another name and url is another's"
+    await s.delete(s.first)
+    await s.start(third := s.add_webhook())
+    with pytest.raises(ConfigurationError, match="another_service=True"):
+        await s.recover(third)
+    assert (await s.recover(third, another_service=True)).handled == 5
+    assert (await s.recover(third)).finished
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+async def test_a_second_webhook_is_taken_for_a_newer_one_if_it_has_the_same_name(service: Service, name: str) -> None:
+    s = service
+    await s.basiq.webhooks.update(s.first, url=URL, name="a")
+    await s.emit(3)
+    second = s.add_webhook(SECOND_URL)
+    await s.basiq.webhooks.update(second, url=SECOND_URL, name=name)
+    await s.start(second)
+    await s.fake.advance(minutes=20)
+    if name == "a":
+        with pytest.raises(ConfigurationError, match="same service"):
+            await s.recover(second)
+    else:
+        assert (await s.recover(second)).handled == 3
+
+
+async def test_a_first_recovery_says_how_much_it_hands_out_and_since_bounds_it_from_then_on(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    s = service
+    s.up = False
+    await s.emit(3)
+    await s.fake.advance(hours=4)
+    begins = s.fake.clock()
+    await s.miss(2)
+    run = s.recovery(s.first, since=begins)
+    plan = await run.plan()
+    assert (plan.first, plan.messages, plan.events, plan.total) == (True, 2, 0, 2)
+    assert (await s.recovery(s.first).plan()).total == 5
+    with caplog.at_level(logging.WARNING, "basiq_async.replay"):
+        assert (await run).finished
+    assert "hands out about 2 messages and 0 events" in caplog.text
+    found = await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())
+    assert (found.undelivered, found.recovered) == (0, 2)
+    caplog.clear()
+    assert (await s.recover(s.first)).handled == 0
+    assert "hands out" not in caplog.text
+    assert (await s.recover(s.first, since=begins - timedelta(days=2))).handled == 3
+    with pytest.raises(ConfigurationError, match="since must be a datetime with a time zone"):
+        s.recovery(s.first, since=datetime(2026, 1, 1))  # what is refused
+
+
+async def test_a_webhook_is_not_read_because_another_of_its_service_was(service: Service) -> None:
+    s = service
+    assert (await s.recover(s.first)).finished
+    new = s.add_webhook(SECOND_URL)
+    await s.start(new, s.first)
+    s.serving = None
+    await s.emit(1)
+    await s.fake.advance(minutes=10)
+    await s.start(new, s.first)
+    assert (await s.recover(s.first)).handled == 1
+    await s.fake.advance(days=9)
+    await s.miss(1)
+    assert (await s.recover(s.first)).handled == 1
+    found = await s.recover(new)
+    assert (found.handled, found.out_of_reach) == (0, ())
+    s.assert_once(2)
+
+
+async def test_the_time_between_a_webhook_that_is_gone_and_the_next_is_named(service: Service) -> None:
+    s = service
+    assert (await s.recover(s.first)).finished
+    await s.delete(s.first)
+    await s.fake.advance(days=10)
+    new = s.add_webhook()
+    await s.start(new, s.first)
+    problems = (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).problems
+    assert [each.code for each in problems] == ["out-of-reach"]
+    found = await s.recover(new)
+    assert (found.finished, len(found.out_of_reach)) == (False, 1)
+    assert (await s.recover(new, acknowledged=s.fake.clock())).finished
+    assert (await s.basiq.webhooks.diagnose(new, receiver=s.receiver())).healthy
+
+
+async def test_doctor_names_the_others_with_something_left_and_says_what_was_left_alone(service: Service) -> None:
+    s = service
+    s.serving = WebhookReceiver(
+        s.fake.secret(s.first), webhook_id="partner", inbox=s.inbox, quarantine_after=1, tolerance=AGES
+    )
+
+    @s.serving.on("*")
+    async def fail(delivery: Delivery) -> None:
+        raise ValueError("broken")
+
+    await s.emit(2)  # what another partner's receiver sets aside
+    found = await s.basiq.webhooks.diagnose(s.first, receiver=s.receiver())
+    assert (found.others, found.quarantined, found.left_alone) == ({"partner": 2}, 0, 2)
+    assert found.healthy
