@@ -45,7 +45,7 @@ def problem_details(problems: Iterable[Problem], name: str = "problem") -> Itera
 _DIAGNOSIS: View[Diagnosis] = View(
     "id url status healthy problems cool_off_left failed_share by_status refused disabled_at last_success "
     "first_failure oldest_undelivered undelivered never_sent unrecorded left_alone recovered quarantined waiting "
-    "waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest complete",
+    "waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest complete forbidden",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
     problems=lambda found: problem_rows(found.problems),
@@ -99,8 +99,8 @@ async def doctor(
     Checks the status, the cool-off, the event types, the latest attempts, and what a recovery would hand out. The inbox
     says what was handled: that of --receiver or --inbox, or else the file in this folder that records what 'recover' or
     'replay' posted to the webhook's URL. The exit code is 1 if a webhook has a problem. It is 3 if Basiq or the inbox
-    gave no usable response, or if no problem was found but --limit left something unread. Changes nothing at Basiq, and
-    posts nothing without --test.
+    gave no usable response, or if no problem was found but --limit, or a permission that the key lacks, left something
+    unread. Changes nothing at Basiq, and posts nothing without --test.
     """
     from .._work.owners import read_owners
 
@@ -150,7 +150,7 @@ async def doctor(
             seen += 1
     if not seen:
         note("there is no webhook, so nothing is delivered; create one with 'basiq-async webhooks create'")
-    if elsewhere or not seen or found_codes - {"partial"}:
+    if elsewhere or not seen or found_codes - {"partial", "forbidden"}:
         return WRONG
     if found_codes:
         return NO_ANSWER

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from .._wire.urls import VENDOR_URL
 from ..errors import ConfigurationError
@@ -13,8 +15,12 @@ from ._command import command
 from ._options import Yes
 from ._output import is_terminal, note, session
 from ._results import ROWS, Column, Output, Row, View
-from ._run import confirm, make_client
+from ._run import DONE, WRONG, confirm, make_client
 from ._settings import DEFAULT, Settings, entries, find_settings, given_base_url, names, remove, store
+
+if TYPE_CHECKING:
+    from ..client import BasiqClient
+    from ..models import Webhook
 
 _PROFILE: View[Row] = View(
     "profile base_url",
@@ -69,20 +75,64 @@ def logout(yes: Yes = False) -> Row:
     return {"profile": name, "removed": True}
 
 
-@command(ROWS)
-async def whoami() -> Row:
-    """Show where the API key in use comes from, and check that Basiq accepts it. The key itself is not shown."""
+@command()
+async def whoami(output: Output) -> int:
+    """Show where the API key in use comes from, and check that Basiq accepts it. The key itself is not shown.
+
+    A key can lack the permission for single endpoints. "refused" names the reads of this program to which Basiq
+    responds 403, and the exit code is then 1. Whether a key may write, only a write shows.
+    """
     found = find_settings()
     async with make_client(found) as basiq:
-        webhooks = len(await basiq.webhooks.list().collect())
+        webhooks, refused = await _try_reads(basiq)
     digest = hashlib.sha256((found.api_key or "").encode(errors="replace")).hexdigest()[:12]
-    return {
-        "profile": found.profile,
-        "source": found.source,
-        "base_url": found.base_url,
-        "key_digest": f"sha256:{digest}",
-        "webhooks": webhooks,
+    output.one(
+        {
+            "profile": found.profile,
+            "source": found.source,
+            "base_url": found.base_url,
+            "key_digest": f"sha256:{digest}",
+            "webhooks": webhooks,
+            "refused": refused,
+        },
+        ROWS,
+    )
+    return WRONG if refused else DONE
+
+
+async def _try_reads(basiq: BasiqClient) -> tuple[int | None, list[str]]:
+    """Return the number of webhooks, and the reads that are refused. Raises the error if all of them are."""
+    from ..errors import NotFoundError, PermissionDeniedError
+    from ..services.resources import EVENT_TYPES, EVENTS, MESSAGES, WEBHOOKS
+
+    webhooks: list[Webhook] | None = None
+    refused: list[str] = []
+
+    async def list_webhooks() -> None:
+        nonlocal webhooks
+        webhooks = await basiq.webhooks.list().collect()
+
+    async def list_messages() -> None:
+        with suppress(NotFoundError):  # without a webhook; the key may read its messages
+            await basiq.messages.list(webhooks[0].id if webhooks else _NO_WEBHOOK, limit=1).first()
+
+    reads: Mapping[str, Callable[[], Awaitable[object]]] = {
+        WEBHOOKS.path: list_webhooks,
+        MESSAGES.path: list_messages,
+        EVENT_TYPES.path: lambda: basiq.event_types.list().first(),
+        EVENTS.path: lambda: basiq.events.list().first(),
     }
+    for path, read in reads.items():
+        try:
+            await read()
+        except PermissionDeniedError:
+            refused.append(f"GET {path}")
+            if len(refused) == len(reads):
+                raise
+    return None if webhooks is None else len(webhooks), refused
+
+
+_NO_WEBHOOK = "00000000-0000-4000-8000-000000000000"
 
 
 @command(_PROFILE, empty="there are no profiles; make one with 'basiq-async login'")

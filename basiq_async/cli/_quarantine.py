@@ -172,7 +172,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
             client = make_client(Settings(_NO_KEY, _NOWHERE, "none") if options.to is None else None)
             basiq = await stack.enter_async_context(client)
             target, record = await open_target(stack, options.webhook, options)
-            stack.callback(tell_refusals, target)
+            stack.callback(tell_refusals, target, basiq)
             return await _retry(basiq, target, record, options.webhook, wanted, watch)
 
     ended = await run_watched(watch, work)

@@ -113,7 +113,7 @@ async def _make_job(
     options = watch.options = await options.fix_moments(basiq)
     where = await options.read(basiq, failed=options.failed, limit=options.limit)
     target, inbox = await _open_target(stack, options)
-    stack.callback(tell_refusals, target)
+    stack.callback(tell_refusals, target, basiq)
     job = Replay(
         basiq,
         options.webhook_id,

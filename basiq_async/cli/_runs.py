@@ -147,12 +147,14 @@ async def open_target(
     return await stack.enter_async_context(target), record
 
 
-def tell_refusals(target: object) -> None:
-    """Say it if an endpoint has responded 401 to all that was posted: the secret is another one."""
+def tell_refusals(target: object, basiq: BasiqClient) -> None:
+    """Say it if an endpoint has responded 401 to all that was posted: this clock is wrong, or the secret is."""
     from ..replay import HttpTarget
+    from ..services.diagnosis import find_clock_problem
 
-    if isinstance(target, HttpTarget) and (refusal := target.explain_refusals()) is not None:
-        note(f"{refusal}: name the service's with --secret-file")
+    if isinstance(target, HttpTarget) and (refusal := target._explain_refusals()) is not None:
+        clock = find_clock_problem(basiq._api.clock_lead())
+        note(f"{refusal}: name the service's with --secret-file" if clock is None else clock.text)
 
 
 # --- what is shown of a run ---

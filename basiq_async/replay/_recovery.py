@@ -188,7 +188,7 @@ class RecoveryRun:
         async with replay._one_run(self._check):
             owner = replay._handling.webhook_id
             self._left_alone = self._recent = 0
-            responses = 0 if self._http is None else self._http.responses
+            responses = 0 if self._http is None else self._http._responses
             webhook = await client.webhooks.get(self._webhook_id)
             began = client._now()  # by Basiq's clock, from the response above
             was_active = find_status_problem(webhook, None) is None
@@ -221,7 +221,7 @@ class RecoveryRun:
                 waiting=await count_waiting(self._inbox, owner, timeout=_CALL),
                 out_of_reach=lost,
                 webhook=webhook,
-                refusal=None if self._http is None else self._http.explain_refusals(responses),
+                refusal=None if self._http is None else self._http._explain_refusals(responses),
                 was_active=was_active,
                 clock_lead=client._api.clock_lead(),
             )

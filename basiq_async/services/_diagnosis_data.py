@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from .._arguments import check_whole
@@ -26,7 +27,7 @@ from .._work.owners import (
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_by_owner
 from .._work.waiting import count_waiting
-from ..errors import BasiqError, ConfigurationError
+from ..errors import BasiqError, ConfigurationError, PermissionDeniedError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
@@ -52,9 +53,10 @@ _INBOX_TIMEOUT = 5.0
 _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _Sign = Callable[[str, datetime, bytes], Awaitable[Mapping[str, str]]]
-_ATTEMPTS = "failed_share last_success refused by_status first_failure oldest_undelivered"
+_ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
 _SCAN = (
-    "undelivered never_sent unrecorded left_alone recovered unreadable looked_at earliest latest complete disabled_at "
+    "refused undelivered never_sent unrecorded left_alone recovered unreadable looked_at earliest latest complete "
+    "disabled_at "
     "out_of_reach"
 )
 """What a ``Diagnosis`` takes from the scan."""
@@ -81,18 +83,21 @@ async def diagnose(
     known = _KnownEvents(inbox, receiver, webhook_id, identity)
     webhook = await api.get(Webhook, api.at(WEBHOOKS.one, webhook_id=webhook_id))
     now = api.now()  # by Basiq's clock, from the response above
-    offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
-    await known.open(api)
+    forbidden = Forbidden()
+    offered: tuple[str, ...] | None = None
+    with forbidden.noting(EVENT_TYPES.path):
+        offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
+    await known.open(api, forbidden)
     scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.handles)
-    await scan.read(max_items)
+    await scan.read(max_items, forbidden)
     subscribed = webhook.subscribed_events
     patterns = receiver.patterns if receiver is not None else ()
     return Diagnosis(
         webhook=webhook,
         status=webhook.status,
         cool_off_left=cool_off_left(webhook, _subscribed_at(webhook), now),
-        retired=tuple(one for one in subscribed if one not in offered),
-        unknown=tuple(one for one in patterns if not one.endswith("*") and one not in offered),
+        retired=tuple(one for one in subscribed if offered is not None and one not in offered),
+        unknown=tuple(one for one in patterns if offered is not None and not one.endswith("*") and one not in offered),
         unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
         unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
@@ -102,8 +107,24 @@ async def diagnose(
         waiting=known.waiting,
         others=known.others,
         clock_lead=api.clock_lead(),
-        offered=offered,
+        forbidden=tuple(forbidden.paths),
+        offered=offered or (),
     )
+
+
+class Forbidden:
+    """The reads that the API key lacks the permission for. A key's permissions are by endpoint."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    @contextmanager
+    def noting(self, path: str) -> Iterator[None]:
+        """Note the template of a path if its read is refused with 403, and go on."""
+        try:
+            yield
+        except PermissionDeniedError:
+            self.paths.append(path)
 
 
 class _KnownEvents:
@@ -131,7 +152,7 @@ class _KnownEvents:
             return ()
         return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now)
 
-    async def open(self, api: Api) -> None:
+    async def open(self, api: Api, forbidden: Forbidden) -> None:
         """Find out whose the inbox is, and what recoveries noted in it. Raises ``ConfigurationError`` for another's."""
         inbox, webhook_id, receiver = self._inbox, self._webhook_id, self._receiver
         if inbox is None:
@@ -146,8 +167,10 @@ class _KnownEvents:
         own = receiver.webhook_ids if receiver is not None else list_of(owners, self._identity or webhook_id)
 
         async def find_working() -> Collection[str]:
-            listed = api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)
-            return {each.id async for each in listed if not is_inactive(each)}
+            with forbidden.noting(WEBHOOKS.path):
+                listed = api.listing(Webhook, api.at(WEBHOOKS.path), prefetch=0)
+                return {each.id async for each in listed if not is_inactive(each)}
+            return own  # nobody can tell, so nothing is concluded
 
         self.coverage = await read_coverage(inbox, webhook_id, own, find_working, timeout=_INBOX_TIMEOUT)
         await self._count_entries(inbox, [each for each in live_identities(owners) if each != self._identity])
@@ -196,16 +219,27 @@ class _HistoryScan:
         self._cut = False
         """Whether the messages that were not read may be of any time."""
 
-    async def read(self, most: int | None) -> None:
+    async def read(self, most: int | None, forbidden: Forbidden) -> None:
         """Read the first ``most`` messages and events of the lists; None for all."""
-        await self._read_events(most)
-        await self._read_messages(most)
+        before = len(forbidden.paths)
+        with forbidden.noting(EVENTS.path):
+            await self._read_events(most)
+        with forbidden.noting(MESSAGES.path):
+            await self._read_messages(most)
+        if len(forbidden.paths) > before:
+            self.complete = False
+            return  # without both lists nobody can tell which events have no message
         left = list(self._without_message.items())
         for start in range(0, len(left), MOST_A_PAGE):
             page = left[start : start + MOST_A_PAGE]
             known = await self._known.find([(*ids, None) for ids, _ in page])
             for (_, created), is_known in zip(page, known, strict=True):
                 self._judge_event(created, known=is_known)
+
+    @property
+    def refused(self) -> int | None:
+        """See ``Diagnosis``. It is of the newest messages only where those were read."""
+        return None if self._cut else self.attempts.refused
 
     @property
     def disabled_at(self) -> datetime | None:

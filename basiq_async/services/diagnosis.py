@@ -29,6 +29,7 @@ _WORKING = ("active", "pending-approval")
 
 ProblemCode = Literal[
     "clock",
+    "forbidden",
     "disabled",
     "pending",
     "no-event-types",
@@ -152,6 +153,7 @@ class Diagnosis:
     looked_at: how many messages and events were read.
     earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
+    forbidden: the paths of the lists that the API key may not read. What they would show is missing here.
     offered: the event types in Basiq's list.
     receiver, inbox, secret_file: what the command line was given, for the commands that help: the receiver, such as
         ``service:receiver``, and the other two as it names them.
@@ -187,6 +189,7 @@ class Diagnosis:
     earliest: datetime | None = None
     latest: datetime | None = None
     complete: bool = True
+    forbidden: tuple[str, ...] = ()
     offered: tuple[EventTypeId, ...] = ()
     receiver: str | None = None
     inbox: str | None = None
@@ -228,6 +231,17 @@ def find_clock_problem(lead: float) -> Problem | None:
         "clock",
         f"this machine's clock is {abs(lead):,.0f} s {'ahead of' if lead > 0 else 'behind'} Basiq's, so that a "
         "receiver here refuses each delivery, and a signature from here is refused: set the clock, for example by NTP",
+    )
+
+
+def find_forbidden_problem(paths: Iterable[str]) -> Problem:
+    """Return the problem with an API key that may not read these paths."""
+    reads = ", ".join(f"GET {path}" for path in paths)
+    return Problem(
+        "forbidden",
+        f"Basiq refuses {reads} to this API key with 403, so nothing of that was looked at: give the key these "
+        "permissions in Basiq's dashboard, or use another key",
+        _line("whoami"),
     )
 
 
@@ -279,6 +293,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     clock = find_clock_problem(found.clock_lead)
     if clock is not None:
         yield clock
+    if found.forbidden:
+        yield find_forbidden_problem(found.forbidden)
     status = find_status_problem(webhook, found.cool_off_left)
     if status is not None:
         yield status
@@ -358,7 +374,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             f"{found.unreadable:,} messages or events could not be read",
             _line("messages list", webhook.id),
         )
-    if not found.complete:
+    if not (found.complete or found.forbidden):
         yield Problem(
             "partial",
             f"only {found.looked_at:,} messages and events were read{_describe_look(found)}, and there are more: read "

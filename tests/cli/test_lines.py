@@ -94,6 +94,14 @@ def pending(w: World) -> Story:
     assert shell(line).row["status"] == "active"
 
 
+@story_of("forbidden")
+def forbidden(w: World) -> Story:
+    webhook_id = w.webhook()
+    w.fake.fail_next(1_000, status=403, path="/events")
+    line = yield (webhook_id,)
+    assert shell(line).row["refused"] == ["GET /events"]
+
+
 @story_of("endpoint-unreachable")
 def unreachable(w: World) -> Story:
     webhook_id = w.webhook()

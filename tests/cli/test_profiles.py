@@ -161,3 +161,23 @@ def test_without_a_home_no_profile_is_looked_for_or_stored(
     assert done.exit_code == 2
     assert "this user has no home. Set HOME, or BASIQ_API_KEY" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whoami_says_which_reads_are_refused_to_a_key(run: Run, served: Served) -> None:
+    login(served)
+    assert (run("whoami").row["webhooks"], run("whoami").row["refused"]) == (0, [])
+    webhook_id = served.fake.add_webhook("https://example.com/a")
+    messages = "/notifications/webhooks/{webhook_id}/messages"
+    for path, name in (
+        ("/notifications/webhooks", "/notifications/webhooks"),
+        (f"/notifications/webhooks/{webhook_id}/messages", messages),
+        ("/events/types", "/events/types"),
+        ("/events", "/events"),
+    ):
+        served.fake.fail_next(1_000, status=403, path=path)
+        done = run("whoami")
+        assert (done.exit_code, done.row["refused"]) == (1, [f"GET {name}"]), done.output
+        assert done.row["webhooks"] == (None if name == "/notifications/webhooks" else 1)
+        served.fake.reset_log()
+    served.fake.disable_account()
+    assert run("whoami").exit_code == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -9,14 +10,22 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from basiq_async import ConfigurationError, Diagnosis, Message, NotFoundError, Problem, Webhook
+from basiq_async import (
+    ConfigurationError,
+    Diagnosis,
+    Message,
+    NotFoundError,
+    PermissionDeniedError,
+    Problem,
+    Webhook,
+)
 from basiq_async.receiver import Delivery, MemoryInbox, UnknownEventTypeWarning, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
 from basiq_async.services.coverage import Activity, Coverage, coverage_note  # private: what a recovery notes
 from basiq_async.services.diagnosis import cool_off_left
 from tests.services.conftest import Basiq
-from tests.support.scripted import Scripted, answer, client, page
+from tests.support.scripted import Scripted, answer, client, error, page
 from tests.support.served import serving
 
 NOW = datetime.now(UTC)
@@ -49,12 +58,15 @@ async def diagnose(
     messages: list[Any] | None = None,
     events: list[Any] | None = None,
     date: str | None = None,
+    forbidden: Sequence[str] = (),
     **options: Any,
 ) -> Diagnosis:
     """The diagnosis of a webhook that a script describes."""
 
     def respond(request: Any) -> Any:
         path = request.url.removeprefix("https://au-api.basiq.io").partition("?")[0]
+        if path in forbidden:
+            return error(403, "access-denied")
         if path.endswith("/messages"):
             return page(messages or [])
         if path == "/events":
@@ -295,3 +307,36 @@ async def test_a_clock_that_is_wrong_is_named_before_anything_else(hours: float,
     if named is not None:
         assert any(abs(number - 7200) <= 2 for number in [abs(found.clock_lead)])
         assert named.split(" s ")[1] in str(first)
+
+
+LISTS = {
+    "/events/types": "/events/types",
+    "/events": "/events",
+    "/notifications/webhooks/w/messages": "/notifications/webhooks/{webhook_id}/messages",
+}
+
+
+@pytest.mark.parametrize("refused", [*([each] for each in LISTS), [*LISTS]], ids=" and ".join)
+async def test_the_reads_that_are_refused_to_a_key_are_named_and_nothing_is_concluded_from_them(
+    refused: list[str],
+) -> None:
+    receiver = WebhookReceiver(SECRET)
+
+    @receiver.on("user.created")
+    async def handler(delivery: Delivery) -> None: ...
+
+    found = await diagnose(
+        messages=[message(1, attempt("Success", timedelta(hours=1)))],
+        events=[event(1)],
+        forbidden=refused,
+        receiver=receiver,
+    )
+    assert found.forbidden == tuple(LISTS[each] for each in refused)
+    assert codes(found) == ["forbidden"]
+    assert all(f"GET {LISTS[each]}" in str(found.problems[0]) for each in refused)
+    assert found.complete is (refused == ["/events/types"])
+
+
+async def test_a_webhook_that_a_key_may_not_read_is_an_error() -> None:
+    with pytest.raises(PermissionDeniedError, match="GET /notifications/webhooks/w"):
+        await diagnose(forbidden=["/notifications/webhooks/w"])

@@ -65,7 +65,7 @@ class HttpTarget:
         self._transport = StatusTransport(session, timeout=timeout, connections=connections)
         self._retrying = Retrying(self._transport, retry, timeout=timeout, gives_up=_asks_for_a_pause)
         self._closed = False
-        self.responses = 0
+        self._responses = 0
         """The number of messages that got a response."""
         self._refused = 0
         """How many of the latest responses were a 401."""
@@ -79,7 +79,7 @@ class HttpTarget:
             raise ReplayError("the HttpTarget is closed: run the replay inside its async with")
         response = await self._retrying.send(self._request(message))
         status = response.status
-        self.responses += 1
+        self._responses += 1
         self._refused = self._refused + 1 if status == 401 else 0
         if 200 <= status <= 299:
             return
@@ -88,9 +88,9 @@ class HttpTarget:
             raise TargetError(f"the target responded with {status}", status=status, retry_after=pause)
         raise TargetError(f"the target responded with {status}{_tries(response.attempts)}", status=status)
 
-    def explain_refusals(self, since: int = 0) -> str | None:
+    def _explain_refusals(self, since: int = 0) -> str | None:
         """Return what is wrong if each response was a 401, without the first ``since``; else None."""
-        count = self.responses - since
+        count = self._responses - since
         if not 0 < count <= self._refused:
             return None
         told = f"the target responded 401 to each of {count:,} messages"

@@ -134,7 +134,10 @@ class Deliveries:
         cause = Cause() if current is None else current.cause
         if current is not None:
             cause.count(len(active))
-        event = Event(ids.opaque(), type_id, user_id or ids.uuid(), entity_id or ids.uuid(), now, data)
+        user_id = user_id or ids.uuid()
+        if entity_id is None and type_id.startswith("transactions."):
+            entity_id = app.connection_ids(user_id)[0]
+        event = Event(ids.opaque(), type_id, user_id, entity_id or ids.uuid(), now, data)
         app.events.append(event)
         app.note(event)
         attempts: list[PlannedAttempt] = []

@@ -110,6 +110,11 @@ class Seeded(Generic[T]):
         return None if index is None or index >= len(self) or (item := self[index]).id != id.lower() else item
 
 
+def connection_of(user_id: str) -> str:
+    """Return the id of the connection that a user has if no event was about one."""
+    return digest(user_id, "connection", size=6).hex()
+
+
 def _users(name: object) -> tuple[str, ...]:
     return tuple(uuid_text(digest(name, "user", number)) for number in range(USERS))
 
@@ -138,7 +143,8 @@ class SeededEvents(Seeded[Event]):
             raise IndexError(index)
         chance = self.ids.scatter(index)
         type_id, user_id = self.types[(chance >> 32) % len(self.types)], self.users[(chance >> 16) % USERS]
-        return Event(self.ids.hex(index), type_id, user_id, self.ids.uuid(index), self.first + index * self.every)
+        entity_id = connection_of(user_id) if type_id.startswith("transactions.") else self.ids.uuid(index)
+        return Event(self.ids.hex(index), type_id, user_id, entity_id, self.first + index * self.every)
 
     def find_entity(self, path: str) -> Event | None:
         """Return the event that is about the entity at ``path``; None if no event is."""

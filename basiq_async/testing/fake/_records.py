@@ -71,7 +71,7 @@ class Event:
 
     @property
     def connection_id(self) -> str | None:
-        return self.entity_id if self.entity == "connection" else None
+        return self.entity_id if self.entity in ("connection", "transactions") else None
 
     @property
     def path(self) -> str:

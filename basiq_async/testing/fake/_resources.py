@@ -90,7 +90,7 @@ class _User:
         if event.data is not None:
             return event.data
         if event.entity == "account":
-            return self._account(event.entity_id, *_ACCOUNTS[0])
+            return self._account(event.entity_id, *_ACCOUNTS[0], self._app.connection_ids(self._id)[0])
         if event.entity == "connection":
             return self._connection(event.entity_id)
         return self._render.entity(event)
@@ -103,11 +103,23 @@ class _User:
         return self._of_events("consents")
 
     def _connections(self) -> list[Json]:
-        return self._of_events("connections") or [self._connection(self._made_id("connection"))]
+        found = []
+        for id in self._app.connection_ids(self._id):
+            event = self._app.entity(f"{self._path}/connections/{id}")
+            found.append(self._connection(id) if event is None else self.item(event))
+        return found
 
     def _accounts(self) -> list[Json]:
-        made = [self._account(self._made_id("account", kind), kind, *more) for kind, *more in _ACCOUNTS]
-        return self._of_events("accounts") or made
+        """Return two accounts of each connection; for the first one those that events were about, if there are any."""
+        first, *others = self._app.connection_ids(self._id)
+        found = self._of_events("accounts") or self._made_accounts(first)
+        return [*found, *(account for id in others for account in self._made_accounts(id, id))]
+
+    def _made_accounts(self, connection: str, *name: str) -> list[Json]:
+        return [
+            self._account(self._made_id("account", kind, *name), kind, title, balance, connection)
+            for kind, title, balance in _ACCOUNTS
+        ]
 
     def _transactions(self) -> list[Json]:
         """Return three transactions of each account, newest first, from the days before the user's first event."""
@@ -140,7 +152,7 @@ class _User:
             "institution": {"type": "institution", "id": "AU00000"},
         }
 
-    def _account(self, id: str, kind: str, name: str, balance: str) -> Json:
+    def _account(self, id: str, kind: str, name: str, balance: str, connection: str) -> Json:
         return {
             **self._named("account", f"{self._path}/accounts/{id}"),
             "name": name,
@@ -150,7 +162,7 @@ class _User:
             "currency": "AUD",
             "class": {"type": kind, "product": name},
             "status": "available",
-            "connection": self._connections()[0]["id"],
+            "connection": connection,
             "institution": "AU00000",
         }
 

@@ -91,6 +91,8 @@ class Quirks:
         yield cls(**{**last, "signing_key_in": "writes"})  # type: ignore[arg-type]  # of the fields' own Literals
 
 
+CHANGED = 6
+"""How many transactions an event says were updated: as many as a connection has, unless a test sets others."""
 JSON_HEADERS = {"content-type": "application/json; charset=utf-8"}
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -281,10 +283,12 @@ class Renderer:
         """Return the entity that an event is about."""
         if event.data is not None:
             return event.data
-        user = event.entity in ("user", "transactions")
+        if event.entity == "transactions":
+            link = f"{self.base}{event.path}?filter=connection.id.eq('{event.entity_id}')"
+            return {"connection": event.entity_id, "count": CHANGED, "links": {"transactions": link}}
         return {
             "type": event.entity,
-            "id": event.user_id if user else event.entity_id,
+            "id": event.user_id if event.entity == "user" else event.entity_id,
             "links": {"self": self.base + event.path},
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
@@ -12,7 +12,7 @@ import attrs
 
 from ...errors import ConfigurationError
 from ._clock import Clock
-from ._histories import IdFactory, Log, SeededEvents
+from ._histories import IdFactory, Log, SeededEvents, connection_of
 from ._records import Event, Message, Webhook
 from ._responses import Quirks
 
@@ -48,6 +48,8 @@ class Application:
     """The latest event about each entity, by its path."""
     users: dict[str, datetime] = attrs.field(factory=dict[str, datetime], init=False)
     """The time of each user's first event."""
+    connections: dict[str, dict[str, None]] = attrs.field(factory=dict[str, dict[str, None]], init=False)
+    """The connections that events of each user named, in the order of the events."""
 
     def __attrs_post_init__(self) -> None:
         for event in self.events.stored():
@@ -57,6 +59,12 @@ class Application:
         """Note what an event is about."""
         self.entities[event.path] = event
         self.users.setdefault(event.user_id, event.created)
+        if event.connection_id is not None:
+            self.connections.setdefault(event.user_id, {})[event.connection_id] = None
+
+    def connection_ids(self, user_id: str) -> Sequence[str]:
+        """Return the connections of a user: those that events named, or else one."""
+        return list(self.connections.get(user_id, ())) or [connection_of(user_id)]
 
     def has_set(self, path: str) -> bool:
         """Return whether a test set a path, or a list of which it is an item."""

@@ -18,18 +18,31 @@ async def test_the_documented_handler_of_transactions_updated_can_be_tested(
     fake_basiq: FakeBasiq, basiq_client: BasiqClient
 ) -> None:
     receiver = WebhookReceiver(fake_basiq.secret(fake_basiq.add_webhook(URL)))
-    saved: list[dict[str, Any]] = []
+    saved: list[list[dict[str, Any]]] = []
 
     @receiver.on("transactions.updated")
     async def save(delivery: Delivery) -> None:
         event = await delivery.event(basiq_client)
-        saved.extend(await basiq_client.list(f"/users/{event.user_id}/transactions").collect())
+        assert isinstance(event.data, dict)
+        of_one = F("connection.id").eq(event.data["connection"])
+        saved.append(await basiq_client.list(f"/users/{event.user_id}/transactions", filter=of_one).collect())
+        assert saved[-1] == await basiq_client.list(event.data["links"]["transactions"]).collect()
+        assert len(saved[-1]) == event.data["count"] == 6
 
     fake_basiq.route(URL, receiver)
     await fake_basiq.emit("transactions.updated", user_id="u1")
-    assert len({each["id"] for each in saved}) == len(saved) == 6
+    (first,) = await basiq_client.list("/users/u1/connections").collect()
+    for connection in (first["id"], "c2", "c3", "c2"):
+        await fake_basiq.emit("transactions.updated", user_id="u1", entity_id=connection)
+    assert saved[0] == saved[1]
+    assert saved[2] == saved[4]
+    assert [{each["connection"] for each in found} for found in saved[1:4]] == [{first["id"]}, {"c2"}, {"c3"}]
+    connections = await basiq_client.list("/users/u1/connections").collect()
+    assert [each["id"] for each in connections] == [first["id"], "c2", "c3"]
     accounts = await basiq_client.list("/users/u1/accounts").collect()
-    assert {each["account"] for each in saved} == {each["id"] for each in accounts}
+    assert {each["account"] for found in saved for each in found} == {each["id"] for each in accounts}
+    assert len(accounts) == 6
+    assert len(await basiq_client.events.list(filter=F("connection.id").eq("c2")).collect()) == 2
 
 
 async def test_a_user_of_an_event_has_an_account_a_connection_and_transactions_each_with_its_link(
@@ -64,10 +77,17 @@ async def test_a_user_without_an_event_is_not_found(basiq_client: BasiqClient) -
 
 
 async def test_a_user_of_a_seeded_history_has_data(fake_basiq: FakeBasiq, basiq_client: BasiqClient) -> None:
-    fake_basiq.seed_messages(3)
-    event = await basiq_client.events.list().first()
-    assert event is not None
-    assert await basiq_client.list(f"/users/{event.user_id}/transactions").collect()
+    fake_basiq.seed_messages(30, event_types=["transactions.updated"])
+    for event in await basiq_client.events.list().collect():
+        assert isinstance(event.data, dict)
+        assert len(await basiq_client.list(event.data["links"]["transactions"]).collect()) == 6
+
+
+async def test_a_webhooks_statistics_are_not_found_because_nobody_knows_their_form(
+    fake_basiq: FakeBasiq, basiq_client: BasiqClient
+) -> None:
+    with pytest.raises(NotFoundError):
+        await basiq_client.get(f"/notifications/webhooks/{fake_basiq.add_webhook()}/stats")
 
 
 async def test_a_list_that_was_set_is_paged_and_its_items_are_fetched_by_their_ids(
