@@ -17,7 +17,7 @@ import typer
 from typer.main import get_command
 
 from .. import __version__
-from ..errors import BasiqError, ConfigurationError
+from ..errors import AuthenticationError, BasiqError, ConfigurationError, NotFoundError, PermissionDeniedError
 from ._command import command
 from ._options import complete_profile, option, prepare_completion
 from ._output import (
@@ -142,7 +142,7 @@ def run(given: Sequence[str]) -> int:
         except OutputClosedError:
             # The reader of a pipe may close it early. That is not a failure.
             abandon_stdout()
-            return 0
+            return 129 if session().hung_up else 0
         except BasiqError as exc:
             abandon_stdout()
             return _show(exc)
@@ -170,6 +170,8 @@ def _show(exc: Exception) -> int:
         evidence = {name: getattr(exc, name, None) for name in _EVIDENCE}
         known = {name: value for name, value in evidence.items() if value is not None}
         text = str(exc)
+        if isinstance(exc, (AuthenticationError, NotFoundError, PermissionDeniedError)) and session().key is not None:
+            text = f"{text} (with the key of {session().key})"
         if isinstance(exc, ConfigurationError):
             text = _ARGUMENT.sub(lambda found: found[0].replace("_", " "), text)
         show_error(f"{type(exc).__name__}: {text}", kind=type(exc).__name__, exit_code=code, **known)
@@ -215,7 +217,7 @@ def _cut_no_names(command: Any) -> None:
 
 
 def _format_help(command: Any, context: Any, formatter: Any) -> None:
-    write_help = partial(type(command).format_help, command, context, formatter)
+    write_help = partial(_until_reader_leaves, partial(type(command).format_help, command, context, formatter))
     columns = get_terminal_size((80, 24)).columns
     if columns >= _ALWAYS_ENOUGH or not _is_cut(write_help):
         write_help()
@@ -229,6 +231,13 @@ def _format_help(command: Any, context: Any, formatter: Any) -> None:
         write_help()
     finally:
         command.rich_markup_mode, command.epilog = mode, epilog
+
+
+def _until_reader_leaves(write: Any) -> None:
+    try:
+        write()
+    except SystemExit:  # rich ends a program whose reader has left
+        raise OutputClosedError from None
 
 
 def _is_cut(write_help: Any) -> bool:

@@ -61,8 +61,18 @@ _DIAGNOSIS: View[Diagnosis] = View(
 def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     """Yield the names and values of what there is, and of the counts that a recovery makes zero."""
     row = {name: value for name, value in _DIAGNOSIS.row(found).items() if value or name in _ALWAYS}
-    yield from count_details(row, "problems", "out_of_reach")
+    yield from count_details(row, "problems", "out_of_reach", "left_alone")
     yield from problem_details(found.problems)
+
+
+def tell_left_alone(count: int, so: str) -> None:
+    """Say how many messages Basiq delivered, and an inbox need not know."""
+    if count:
+        them = "1 message was" if count == 1 else f"{count:,} messages were"
+        note(
+            f"{them} delivered, as Basiq says, before the inbox began or longer ago than it remembers: {so}; "
+            "recover --everything includes them"
+        )
 
 
 _ALWAYS = ("undelivered", "never_sent", "healthy", "complete")
@@ -144,6 +154,7 @@ async def doctor(
                 secret_file=None if secret_file is None else str(secret_file),
             )
             output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
+            tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 note("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)

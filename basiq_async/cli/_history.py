@@ -26,6 +26,7 @@ from ._options import (
 from ._output import live, note
 from ._results import Column, Output, Row, View, cell_text
 from ._run import exit_code, follow_up
+from ._runs import tell_refusals
 
 if TYPE_CHECKING:
     from .._wire.order import NewestItems
@@ -239,6 +240,7 @@ async def resend(
                 error, code = str(exc), max(code, exit_code(exc))  # the other messages are still posted
             sent = {"id": message.id, "event_type_id": message.event_type_id, "accepted": error is None, "error": error}
             output.rows([sent], _RESENT)
+        tell_refusals(target, basiq)
     return code
 
 

@@ -65,6 +65,10 @@ class Session:
     """The status line that the terminal shows now."""
     told: float | None = None
     """When what the command does was last told where there is no status line, in monotonic seconds."""
+    key: str | None = None
+    """Where the API key of the client comes from; None before one is made."""
+    hung_up: bool = False
+    """Whether SIGHUP said that the terminal is gone."""
     stdout_closed: bool = False
     """Whether the program was started without a standard output."""
 
@@ -162,7 +166,7 @@ def abandon_stdout() -> None:
 
 def _unwritable(exc: OSError) -> Exception:
     # Windows reports EINVAL if the reader closed the pipe.
-    if isinstance(exc, BrokenPipeError) or (os.name == "nt" and exc.errno == 22):
+    if isinstance(exc, BrokenPipeError) or (os.name == "nt" and exc.errno == 22) or session().hung_up:
         return OutputClosedError()
     return OutputError(f"standard output cannot be written: {exc.strerror}")
 

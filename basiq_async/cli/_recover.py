@@ -11,7 +11,7 @@ import attrs
 
 from ..errors import NotFoundError
 from ._command import command
-from ._doctor import problem_details, problem_rows
+from ._doctor import problem_details, problem_rows, tell_left_alone
 from ._options import option
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, exit_code, make_client
@@ -71,8 +71,6 @@ def _details(row: Row, found: Recovery | None) -> Iterable[tuple[str, Any]]:
     for source in ("messages", "events"):
         counts = {name: (row[source] or {}).get(name) for name in ("handled", "failed", "skipped")}
         yield from ((f"{source} {name}", value) for name, value in count_details(counts))
-    if row["left_alone"]:
-        yield "left alone", f"{row['left_alone']:,} that Basiq delivered; --everything includes them"
     yield "finished", row["finished"]
     if found is not None:
         yield from problem_details(found.problems, "left")
@@ -84,7 +82,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
 
     An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. The inbox
     decides: what it knows is left out, and what is handed out is recorded there. Messages that Basiq delivered are left
-    alone, unless the inbox would know them. After an interruption, run the same line again. After SIGINT or SIGTERM,
+    alone, unless the inbox would know them. After an interruption, run the same line again. After a signal,
     the messages under way are finished. The exit code is 1 if something is left or out of reach, and 3 if Basiq or the
     inbox gave no usable response.
     """
@@ -93,6 +91,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     ended = await run_watched(watch, lambda: _recover(options, watch))
     row = _partial_row(watch) if ended.result is None else _RECOVERY.row(ended.result)
     output.one(row, _RECOVERY, _details(row, ended.result))
+    tell_left_alone(row["left_alone"] or 0, "they were left alone")
     _show_lines(watch.options or options, ended)
     return ended.exit(DONE if row["finished"] else WRONG)
 

@@ -43,6 +43,8 @@ async def make_client(
     from ..transports.retry import RetryPolicy
 
     found = find_settings() if settings is None else settings
+    if settings is None:
+        session().key = "BASIQ_API_KEY" if found.profile is None else f"the profile {found.profile!r}"
     limit = session().timeout
     timeout = limit or 30.0
     agent = f"basiq-async/{__version__} (command line)"
@@ -62,7 +64,7 @@ async def make_client(
 
 
 def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
-    """Run what a command does in an event loop. SIGINT and SIGTERM cancel it, and end the process with 130 and 143."""
+    """Run what a command does in an event loop. A signal cancels it, and ends the process with 128 and its number."""
     import asyncio
 
     async def main() -> T:
@@ -157,12 +159,15 @@ def _report_retry(event: RetryEvent) -> None:
 
 # --- signals ---
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_HANG_UP = getattr(signal, "SIGHUP", None)
 
 
 @contextmanager
 def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Call ``handle`` in the running loop for each SIGINT and SIGTERM. Outside the main thread, do nothing."""
+    """Call ``handle`` in the running loop for each SIGINT, SIGTERM and SIGHUP, unless ``nohup`` ignores the last.
+
+    Outside the main thread, do nothing.
+    """
     import asyncio
 
     if threading.current_thread() is not threading.main_thread():
@@ -171,9 +176,13 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def receive(number: int, _: object) -> None:
+        session().hung_up |= number == _HANG_UP
         loop.call_soon_threadsafe(handle, number)
 
-    before = [(number, signal.signal(number, receive)) for number in _NUMBERS]
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN:
+        numbers.append(_HANG_UP)
+    before = [(number, signal.signal(number, receive)) for number in numbers]
     try:
         yield
     finally:
@@ -187,7 +196,7 @@ def stopping(
 ) -> Iterator[list[int]]:
     """Call ``stop`` at the first signal. If it returns False, and at the second signal, this task is cancelled.
 
-    The task then ends the process with 130 or 143. The list that is yielded holds the numbers of the signals. If
+    The task then ends the process with 129, 130 or 143. The list that is yielded holds the numbers of the signals. If
     ``busy`` returns True at the first signal, a note says that a second one stops at once.
     """
     import asyncio
@@ -229,6 +238,7 @@ MEANINGS: Mapping[int, str] = {
     USAGE: "wrong usage, or wrong settings",
     NO_ANSWER: "not known: Basiq, an inbox, Redis or a proxy gave no usable response, or --limit left something unread",
     IN_USE: "another run writes to this file",
+    129: "ended by SIGHUP (the terminal is gone)",
     130: "ended by SIGINT (Ctrl-C)",
     143: "ended by SIGTERM",
 }

@@ -146,6 +146,11 @@ class _KnownEvents:
         self.waiting = Waiting()
         self.others: dict[str, int] = {}
 
+    @property
+    def has_inbox(self) -> bool:
+        """Whether there is an inbox at all."""
+        return self._inbox is not None
+
     def out_of_reach(self, activity: Activity, inactive: datetime | None, now: datetime) -> tuple[Inactivity, ...]:
         """Return the periods whose events are lost, as far as the recoveries with the inbox show it."""
         if self._inbox is None:
@@ -210,8 +215,8 @@ class _HistoryScan:
         """The creation times of events for which no message was found, by event type and id."""
         self._activity = Activity()
         self.attempts = _Attempts(now)
-        self.undelivered = self.never_sent = self.unrecorded = self.recovered = self.unreadable = self.looked_at = 0
-        self.left_alone = 0
+        self.undelivered = self.never_sent = self.unrecorded = self.left_alone = self.recovered = 0
+        self.unreadable = self.looked_at = 0
         self.earliest: datetime | None = None
         self.latest: datetime | None = None
         self.complete = True
@@ -308,10 +313,11 @@ class _HistoryScan:
         self._without_message.pop((message.event_type_id, message.event_id), None)
         ignored = not self._handles(message.event_type_id or "")  # no recovery can bring it
         skipped = known or ignored or self._is_unwanted(item_time(message))
-        missed = not (skipped or is_left_alone(message, self._known.recording_since))
-        self.left_alone += message.delivered and not (skipped or missed)
+        left_alone = is_left_alone(message, self._known.recording_since)
+        missed = not (skipped or left_alone)
         if message.delivered:
             self.unrecorded += missed
+            self.left_alone += left_alone and self._known.has_inbox and not skipped
         elif message.attempts:
             self.recovered += known
             self.undelivered += missed

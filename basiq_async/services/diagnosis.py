@@ -143,8 +143,8 @@ class Diagnosis:
     undelivered: how many messages have no successful attempt, and are not known to the inbox.
     never_sent: how many events of the last 7 days, of subscribed types, have no message, and are not known to it.
     unrecorded: how many messages Basiq delivered, and the inbox would know, but lacks.
+    left_alone: how many messages Basiq delivered, and the inbox need not know: a recovery leaves them alone.
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
-    left_alone: how many messages Basiq delivered, and the inbox need not know.
     quarantined: how many deliveries are in the quarantine of the inbox.
     others: how many deliveries of other identities wait in the inbox or are in its quarantine.
     waiting: the deferred deliveries that wait in the inbox to be handled. They are a problem after 5 minutes.
@@ -178,8 +178,8 @@ class Diagnosis:
     undelivered: int = 0
     never_sent: int = 0
     unrecorded: int = 0
-    recovered: int = 0
     left_alone: int = 0
+    recovered: int = 0
     quarantined: int = 0
     others: Mapping[str, int] = attrs.field(factory=dict)
     waiting: Waiting = attrs.field(factory=Waiting)

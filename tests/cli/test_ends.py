@@ -19,7 +19,10 @@ from basiq_async import RetryPolicy
 from ..support.command_line import COLD
 from ..support.real_time import PATIENCE
 from ..support.served import Handler, answering
-from .conftest import SECRET, Endpoint, Run, Served, help_lines, launched
+from .conftest import SECRET, Endpoint, Run, Served, help_lines, launched, on_a_terminal
+
+if sys.platform != "win32":
+    from .conftest import Terminal
 
 DAYS_AGO = 4
 
@@ -30,6 +33,7 @@ def test_what_was_missed_is_posted_once_and_the_same_line_does_nothing_more(
     for handled in ((4, 5), (0, 0)):
         done = run("recover", webhook_id, "--to", endpoint.url)
         assert (done.exit_code, done.row["finished"], done.row["left_alone"]) == (0, True, 3), done.output
+        assert "3 messages were delivered, as Basiq says, before the inbox began" in done.stderr
         assert (done.row["messages"]["handled"], done.row["events"]["handled"]) == handled
         assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
 
@@ -57,7 +61,10 @@ def end(process: subprocess.Popen[str], *signals: int, release: Callable[[], obj
     return json.loads(stdout), stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(("command", "total"), [("replay", 7), ("recover", 9)])
 def test_a_signal_ends_it_after_the_messages_under_way_with_the_line_that_continues(
     run: Run, endpoint: Endpoint, webhook_id: str, command: str, total: int, number: int
@@ -72,6 +79,36 @@ def test_a_signal_ends_it_after_the_messages_under_way_with_the_line_that_contin
     (words,) = help_lines(told)
     assert run(*words).exit_code == 0
     assert len(set(endpoint.ids)) == len(endpoint.ids) == total
+
+
+@on_a_terminal
+def test_a_terminal_that_is_gone_ends_it_after_the_messages_under_way(
+    run: Run, served: Served, endpoint: Endpoint, webhook_id: str
+) -> None:
+    endpoint.release.clear()
+    line = ("recover", webhook_id, "--to", endpoint.url, "--concurrency", "2")
+    with Terminal(*line, env={**served.environment, "BASIQ_WEBHOOK_SECRET": SECRET}) as terminal:
+        assert endpoint.asked.wait(PATIENCE)
+        terminal.hang_up()
+        endpoint.release.set()
+        assert terminal.process.wait(PATIENCE) == 129
+    assert 0 < len(endpoint.ids) < 9
+    assert run(*line).exit_code == 0
+    assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
+
+
+@on_a_terminal
+def test_nohup_keeps_it_running_without_its_terminal(run: Run, endpoint: Endpoint, webhook_id: str) -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    endpoint.release.clear()
+    with launched("recover", webhook_id, "--to", endpoint.url, program=COLD, preexec_fn=ignore) as process:
+        assert endpoint.asked.wait(PATIENCE)
+        process.send_signal(signal.SIGHUP)
+        endpoint.release.set()
+        process.communicate(timeout=PATIENCE)
+    assert (process.returncode, len(endpoint.ids)) == (0, 9)
 
 
 def test_a_second_signal_stops_at_once(run: Run, endpoint: Endpoint, webhook_id: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from basiq_async.testing import Quirks
 
-from ..support.command_line import PROGRAM
+from ..support.command_line import PROGRAM, run_command
 from ..support.real_time import PATIENCE
 from .conftest import TYPE, World, help_lines
 
@@ -157,6 +157,52 @@ def test_a_clock_that_is_wrong_is_named_before_anything_else(world: World, monke
     found = w.run("recover", *at)
     assert [each["code"] for each in found.row["problems"]] == ["clock", "quarantined"]
     assert "behind Basiq's" in found.row["problems"][0]["text"]
+
+
+def test_what_a_service_handled_before_its_inbox_is_told_in_words(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    w.emit(1)
+    w.pass_time(minutes=10)
+    at = (webhook_id, "--to", w.endpoint.url, "--secret-file", "the secret")
+    assert "1 message was delivered, as Basiq says, before the inbox began" in w.run("recover", *at).stderr
+    found = w.run("webhooks", "doctor", webhook_id)
+    assert (found.exit_code, found.row["left_alone"]) == (0, 1), found.output
+    assert "a recovery leaves them alone; recover --everything includes them" in found.stderr
+    assert w.run("recover", *at, "--everything").exit_code == 0
+    again = w.run("webhooks", "doctor", webhook_id)
+    assert (again.row["left_alone"], "delivered, as Basiq says" in again.stderr) == (0, False)
+
+
+def test_messages_that_are_posted_with_a_wrong_clock_name_the_clock(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage()
+    monkeypatch.setattr("basiq_async.services.api.is_this_machine", lambda host: False)
+    w.pass_time(minutes=10)
+    ids = [row["id"] for row in w.run("messages", "list", webhook_id).rows]
+    w.endpoint.status = 401
+    to = ("--to", w.endpoint.url, "--secret-file", "the secret")
+    for line in (("messages", "resend", webhook_id, *ids), ("replay", webhook_id)):
+        refused = w.run(*line, *to)
+        assert (refused.exit_code, "this machine's clock is" in refused.stderr) == (1, True), refused.output
+        assert "behind Basiq's" in refused.stderr
+
+
+_NOT_THERE = "16ddd1ed-4a36-4038-a459-11ba72ac7c9f"
+
+
+def test_what_one_key_does_not_find_names_the_key(world: World, tmp_path: Path) -> None:
+    w, home = world, {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    missing = run_command("webhooks", "get", _NOT_THERE)
+    assert "(with the key of BASIQ_API_KEY)" in missing.stderr, missing.output
+    login = ("--profile", "staging", "login", "--base-url", w.served.url)
+    assert run_command(*login, stdin=f"{w.fake.api_key}\n", env=home).exit_code == 0
+    at = ("--profile", "staging")
+    own = {**home, "BASIQ_API_KEY": None, "BASIQ_BASE_URL": None}
+    for line in (("webhooks", "get"), ("webhooks", "doctor"), ("messages", "list")):
+        missing = run_command(*at, *line, _NOT_THERE, env=own)
+        assert "(with the key of the profile 'staging')" in missing.stderr, missing.output
 
 
 @pytest.mark.parametrize("order", ["oldest-first", "newest-first"])

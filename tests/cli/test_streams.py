@@ -38,6 +38,12 @@ def test_a_reader_that_leaves_early_is_not_a_failure(served: Served) -> None:
     assert json.loads(done.stdout)["id"]
 
 
+@pytest.mark.parametrize("words", ["--help", "recover -h"])
+def test_help_whose_reader_leaves_is_not_a_failure(served: Served, words: str) -> None:
+    done = shell(served, f"basiq-async {words} | true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_without_a_standard_output_the_work_is_done_and_nothing_breaks(served: Served) -> None:
     done = shell(served, "basiq-async events types >&-")
     assert (done.returncode, done.stderr) == (0, "")

@@ -55,6 +55,11 @@ class Terminal:
         self.process.wait()
         os.close(self._master)
 
+    def hang_up(self) -> None:
+        """Close the terminal, as a connection that drops does."""
+        os.close(self._master)
+        self._master = os.open(os.devnull, os.O_RDONLY)
+
     def type(self, text: str) -> None:
         """Type a text; ``\\x03`` is Ctrl-C."""
         os.write(self._master, text.encode())
