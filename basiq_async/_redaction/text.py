@@ -21,6 +21,8 @@ from typing import Any
 
 import attrs
 
+_LONGEST = 200
+"""Characters of an id, or of an event type, that are logged, counted or passed to a hook."""
 _JOINERS = "\u200c\u200d"
 """Zero-width joiners and non-joiners are ordinary in Persian, Hindi and emoji, and do not control a terminal."""
 _PERHAPS_UNPRINTABLE = re.compile(r"[^ -~]")
@@ -36,6 +38,11 @@ def printable(value: object) -> str:
     if text.isprintable():
         return text
     return "".join([char if char.isprintable() or char in _JOINERS else _escape(char) for char in text])
+
+
+def shorten(text: str) -> str:
+    """Return an id or a type from outside as logs, metrics and memory hold it: it may have a megabyte."""
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def json_line(value: Any, *, ascii: bool = False) -> str:

@@ -12,11 +12,13 @@ import hmac
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from .._redaction.credentials import Unpicklable
+
 _KEY_NAME, _MAC = 4, 16
 """Sizes in bytes: of the key's name, and of the MAC."""
 
 
-class Seal:
+class Seal(Unpicklable):
     """Makes seals with the first of ``secrets``, and checks seals of any. ``purpose`` has at most 16 letters."""
 
     def __init__(self, secrets: Iterable[bytes], purpose: str) -> None:

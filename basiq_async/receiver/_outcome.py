@@ -10,6 +10,7 @@ from typing import Protocol
 
 import attrs
 
+from .._redaction.text import shorten as shorten
 from .._signing.signature import Headers
 from .._work.failures import correlation_id, failure_text, find_retry_after, leaves
 from ..errors import (
@@ -27,8 +28,6 @@ logger = logging.getLogger("basiq_async.receiver")
 
 RETRY_SOON = 5.0
 """Seconds for ``Retry-After`` if no better value is known: Basiq's second attempt comes after 5 s anyway."""
-_LONGEST = 200
-"""Characters of an id, or of an event type, that are logged, counted or passed to a hook."""
 _LOG_EVERY = 1.0
 """Seconds between two log records about an inbox that fails."""
 
@@ -119,11 +118,6 @@ def event_of(done: Outcome, duration: float, now: float, *, deferred: bool = Fal
         age=None if delivery is None else now - delivery.timestamp.timestamp(),
         deferred=deferred,
     )
-
-
-def shorten(text: str) -> str:
-    """Return a text from outside as logs, metrics and memory hold it: a body may have ids of a megabyte."""
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
 def log_fields(

@@ -17,7 +17,7 @@ from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import drop_quarantined, first_quarantined, has_id, read_quarantine
 from ..errors import ConfigurationError, SignatureVerificationError
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
-from ._outcome import Outcome
+from ._outcome import Outcome, shorten
 from ._results import Result
 
 logger = logging.getLogger("basiq_async.receiver")
@@ -97,8 +97,9 @@ class Quarantine:
         if fault is None:
             return None
         text = (
-            f"the quarantined delivery {delivery.delivery_id!r} {fault}: it stays in the quarantine, and no handler "
-            "gets it. Another program wrote to the inbox's storage, or the secret was replaced: pass the old one too"
+            f"the quarantined delivery {shorten(delivery.delivery_id)!r} {fault}: it stays in the quarantine, and no "
+            "handler gets it. Another program wrote to the inbox's storage, or the secret was replaced: pass the old "
+            "one too"
         )
         logger.error("%s", text, extra={"reason": NOT_SEALED})
         error = SignatureVerificationError(text, reason=NOT_SEALED)

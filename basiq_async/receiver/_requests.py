@@ -11,7 +11,7 @@ from .._web.bodies import BodyReader
 from ..errors import SignatureVerificationError
 from ._bodies import read_body, refuse
 from ._delivery import Delivery, UnreadableBodyError, read_delivery
-from ._outcome import Outcome
+from ._outcome import Outcome, shorten
 from ._results import Result
 from ._secrets import Secrets
 
@@ -88,9 +88,8 @@ class RequestReader:
         try:
             return read_delivery(message_id, sent, body, self._webhook_id)
         except UnreadableBodyError as exc:
-            logger.warning(
-                "delivery %r is genuine but unreadable: %s", message_id, exc, extra={"delivery_id": message_id}
-            )
+            shown = shorten(message_id)
+            logger.warning("delivery %r is genuine but unreadable: %s", shown, exc, extra={"delivery_id": shown})
             return Outcome(Result.UNREADABLE)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
-from .._redaction.text import printable
+from .._redaction.text import printable, shorten
 from .._redaction.tracebacks import hide_parameters
 from .._work.failures import failure_text
 from .._work.limits import limit
@@ -342,11 +342,11 @@ class Engine:
             self._fail(error)
             return False
         text = failure_text(hide_parameters(error), longest=LONGEST_ERROR)
-        logger.warning("message %r failed: %s", message.id, printable(text))
+        logger.warning("message %r failed: %s", shorten(message.id), printable(text))
         self._failed += 1
         self._in_a_row += 1
         if settings.on_error == "stop":
-            stop = f"message {message.id!r} failed, and the replay stopped before it: {text}"
+            stop = f"message {shorten(message.id)!r} failed, and the replay stopped before it: {text}"
             self._fail(ending_error(stop, error))
             return False
         if settings.on_error == "quarantine":

@@ -10,7 +10,7 @@ from typing import Literal
 
 import attrs
 
-from .._redaction.text import printable
+from .._redaction.text import shorten
 from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
 from .._work.clock import TimeSource
@@ -157,7 +157,7 @@ class RetryTarget:
             return interpret(outcome)
         fault = None if entry.seal is None else self._seal.find_fault(entry.seal, *entry.sealed_parts())
         if fault is not None:
-            logger.error("the quarantined message %s is refused: it %s", printable(repr(message.id)), fault)
+            logger.error("the quarantined message %s is refused: it %s", repr(shorten(message.id)), fault)
             return "refused"
         if message.fault is not None:
             raise message.fault

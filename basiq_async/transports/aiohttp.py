@@ -17,7 +17,7 @@ from .._redaction.tracebacks import cause_of, hide_arguments
 from .._work.limits import limit
 from ..errors import BasiqError, ConfigurationError, ConnectionFailedError, RequestTimeoutError, TransportError
 from .base import Request, Response, credential_of
-from .proxies import Proxies, show_proxy
+from .proxies import Proxies, Proxy
 
 __all__ = ["AiohttpTransport", "StatusTransport", "join_headers"]
 
@@ -91,12 +91,13 @@ class AiohttpTransport:
             if isinstance(failure, TransportError):
                 failure.method, failure.path = request.method, url.raw_path
             cause = exc.__cause__ if failure is exc else cause_of(exc, Redactor(credential_of(request)).known)
-            if proxy is not None and proxy.raw_user is not None:
+            if proxy is not None and proxy.has_login:
                 cause = None  # aiohttp's errors name the proxy with its password
         # Raised outside of the except block: a cause that was left out must not become the context.
-        raise failure from cause
+        # The frames below this one hold the response.
+        raise failure.with_traceback(None) from cause
 
-    async def _exchange(self, request: Request, url: URL, proxy: URL | None) -> Response:
+    async def _exchange(self, request: Request, url: URL, proxy: Proxy | None) -> Response:
         # The limit of a socket does not cover a proxy's response. The other one counts the wait for a free connection.
         tunnel = None if proxy is None else self._connect_timeout
         limits = aiohttp.ClientTimeout(total=None, connect=tunnel, sock_connect=self._connect_timeout)
@@ -107,7 +108,7 @@ class AiohttpTransport:
                     url,
                     headers=request.headers,
                     data=request.body,
-                    proxy=proxy,
+                    proxy=None if proxy is None else proxy.url,
                     allow_redirects=False,
                     auto_decompress=True,
                     raise_for_status=False,
@@ -250,16 +251,16 @@ def join_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return joined
 
 
-def _wants_password(proxy: URL) -> ConfigurationError:
-    problem = "refuses the user and password" if proxy.raw_user is not None else "wants a user and password"
+def _wants_password(proxy: Proxy) -> ConfigurationError:
+    problem = "refuses the user and password" if proxy.has_login else "wants a user and password"
     return ConfigurationError(
-        f"the proxy {show_proxy(proxy)} {problem} (407): its URL must be http://user:password@{proxy.host}:{proxy.port}"
+        f"the proxy {proxy} {problem} (407): its URL must be http://user:password@{proxy.url.host}:{proxy.url.port}"
     )
 
 
-def _translate(exc: Exception, url: URL, proxy: URL | None) -> BasiqError:
+def _translate(exc: Exception, url: URL, proxy: Proxy | None) -> BasiqError:
     """Return the error of this package for an exception of aiohttp."""
-    through = "" if proxy is None else f" through the proxy {show_proxy(proxy)}"
+    through = "" if proxy is None else f" through the proxy {proxy}"
     match exc:
         case BasiqError():
             return exc
@@ -272,10 +273,10 @@ def _translate(exc: Exception, url: URL, proxy: URL | None) -> BasiqError:
         case aiohttp.ClientHttpProxyError() if proxy is not None:
             if exc.status == _PROXY_AUTHENTICATION:
                 return _wants_password(proxy)
-            said = f"the proxy {show_proxy(proxy)} refused a connection to {url.host}: status {exc.status}"
+            said = f"the proxy {proxy} refused a connection to {url.host}: status {exc.status}"
             return ConnectionFailedError(said, sent=False)
         case aiohttp.ClientProxyConnectionError() if proxy is not None:
-            return ConnectionFailedError(f"no connection to the proxy {show_proxy(proxy)}: {_reason(exc)}", sent=False)
+            return ConnectionFailedError(f"no connection to the proxy {proxy}: {_reason(exc)}", sent=False)
         case aiohttp.ClientConnectorError():
             said = f"no connection to {exc.host}:{exc.port}{through}: {_reason(exc, proxy)}"
             return ConnectionFailedError(said, sent=False)
@@ -288,7 +289,7 @@ def _translate(exc: Exception, url: URL, proxy: URL | None) -> BasiqError:
     return ConnectionFailedError(f"{said}: {type(exc.__cause__ or exc).__name__}")
 
 
-def _reason(exc: aiohttp.ClientConnectorError, proxy: URL | None = None) -> str:
+def _reason(exc: aiohttp.ClientConnectorError, proxy: Proxy | None = None) -> str:
     if isinstance(exc, aiohttp.ClientSSLError) and proxy is not None:
         return "TLS failed; if the proxy reads TLS, SSL_CERT_FILE must name the file of its authority"
     if isinstance(exc, aiohttp.ClientSSLError):

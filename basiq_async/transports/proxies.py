@@ -7,14 +7,34 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Final
 
+import attrs
 from yarl import URL
 
 from .._redaction.credentials import Unpicklable
+from .._redaction.tracebacks import hide_arguments
 from .._wire.hosts import is_this_machine
 from ..errors import ConfigurationError
 
 ENVIRONMENT: Final = "environment"
 """The value of ``proxy`` for the proxy that the environment names."""
+
+
+@attrs.frozen
+class Proxy(Unpicklable):
+    """The URL of a proxy. Its ``repr`` and ``str`` do not show the user and the password, which frames would."""
+
+    url: URL = attrs.field(repr=False)
+
+    @property
+    def has_login(self) -> bool:
+        """Whether the URL has a user."""
+        return self.url.raw_user is not None
+
+    def __str__(self) -> str:
+        return str(self.url.with_user(None)).rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Proxy({str(self)!r})"
 
 
 class Proxies(Unpicklable):
@@ -24,7 +44,7 @@ class Proxies(Unpicklable):
     ``spare_this_machine``, requests to this machine are direct too.
     """
 
-    def __init__(self, by_scheme: Mapping[str, URL], *, no_proxy: str = "", spare_this_machine: bool = False) -> None:
+    def __init__(self, by_scheme: Mapping[str, Proxy], *, no_proxy: str = "", spare_this_machine: bool = False) -> None:
         self._by_scheme = dict(by_scheme)
         self._no_proxy = no_proxy
         self._spare_this_machine = spare_this_machine
@@ -54,7 +74,7 @@ class Proxies(Unpicklable):
             return None
         return cls(by_scheme, no_proxy=found.get("no", ""), spare_this_machine=True)
 
-    def find(self, url: URL) -> URL | None:
+    def find(self, url: URL) -> Proxy | None:
         """Return the proxy for a request to a URL; None if the request is direct."""
         proxy, host = self._by_scheme.get(url.scheme), url.host
         if proxy is None or host is None:
@@ -64,15 +84,11 @@ class Proxies(Unpicklable):
         return None if self._no_proxy and _is_listed(host, url.port, self._no_proxy) else proxy
 
     def __repr__(self) -> str:
-        return f"Proxies({', '.join(sorted({show_proxy(each) for each in self._by_scheme.values()}))})"
+        return f"Proxies({', '.join(sorted(set(map(str, self._by_scheme.values()))))})"
 
 
-def show_proxy(proxy: URL) -> str:
-    """Return a proxy's URL without its user and password."""
-    return str(proxy.with_user(None)).rstrip("/")
-
-
-def _parse(name: str, text: object) -> URL:
+@hide_arguments
+def _parse(name: str, text: object) -> Proxy:
     """Return the URL of a proxy. As for curl, one without a scheme has ``http``."""
     if isinstance(text, str):
         try:
@@ -80,9 +96,8 @@ def _parse(name: str, text: object) -> URL:
         except ValueError:
             url = URL()
         if url.scheme in ("http", "https") and url.host:
-            return (
-                url.origin() if url.raw_user is None else url.origin().with_user(url.user).with_password(url.password)
-            )
+            origin = url.origin()
+            return Proxy(origin if url.raw_user is None else origin.with_user(url.user).with_password(url.password))
         if url.scheme.startswith("socks"):
             raise ConfigurationError(
                 f"{name}: a SOCKS proxy needs aiohttp-socks: pass AiohttpTransport a session with its ProxyConnector"

@@ -267,7 +267,11 @@ async def test_an_id_or_type_of_a_megabyte_is_neither_remembered_nor_logged_whol
     for number in range(3):
         long = f"{number}" + "x" * 2**20
         await post(receiver, payload(long, event_id=long))
-        await post(receiver, payload(f"broken.{long}", event_id=long))
+        await post(receiver, payload(f"broken.{long}", event_id=long), message_id=long)
+        await post(receiver, payload(long, event_id=long), message_id=long)
+        await post(receiver, b"genuine, and no JSON", message_id=long)
+    assert {event.result for event in events} == {Result.IGNORED, Result.FAILED, Result.UNREADABLE}
+    assert max(len(record.getMessage()) for record in caplog.records) < 600
     kept = [repr(vars(record)) for record in caplog.records] + [repr(event) for event in events]
     kept += [repr(receiver.unhandled), repr(vars(receiver._routes))]
     assert max(map(len, kept)) < 20_000

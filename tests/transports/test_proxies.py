@@ -29,6 +29,7 @@ from basiq_async import (
 from basiq_async.transports.proxies import Proxies
 from tests.support.command_line import COLD
 from tests.support.environment import free_port
+from tests.support.frames import leaks
 from tests.support.outcomes import client_of, outcome
 from tests.support.programs import run
 from tests.support.proxy import Proxy, a_proxy
@@ -200,7 +201,7 @@ def test_which_proxy_the_environment_names(
         environment.setenv(name, value)
     proxies = Proxies.read("environment")
     found = None if proxies is None else proxies.find(URL(url))
-    assert (found and str(found.origin())) == (proxy and str(URL(proxy).origin()))
+    assert (found and str(found.url.origin())) == (proxy and str(URL(proxy).origin()))
 
 
 def test_netrc_is_not_read(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -217,6 +218,7 @@ def test_what_is_no_http_proxy_is_refused_without_its_password(proxy: str, envir
     with pytest.raises(ConfigurationError, match="proxy") as caught:
         BasiqClient(KEY, proxy=proxy)
     assert "pw" not in str(caught.value)
+    assert leaks(caught.value, ["ann:pw"]) == []
     environment.setenv("HTTPS_PROXY", str(proxy))
     if proxy not in ("", 7):
         with pytest.raises(ConfigurationError, match="HTTPS_PROXY"):
@@ -233,3 +235,35 @@ def test_the_proxies_show_no_password() -> None:
     assert repr(proxies) == "Proxies(http://p:3128)"
     with pytest.raises(TypeError, match="credential"):
         pickle.dumps(proxies)
+
+
+FAILURES = {
+    "refuses the login": {"login": "ann:other"},
+    "refuses the connection": {"refuses": "403 Forbidden"},
+    "nobody listens": None,
+}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_no_frame_of_a_transport_without_a_client_shows_the_proxys_password(failure: str, scheme: str) -> None:
+    async with a_proxy(**(FAILURES[failure] or {})) as proxy:
+        port = proxy.url.rpartition(":")[2] if FAILURES[failure] else str(free_port())
+        transport = AiohttpTransport(proxy=f"http://ann:geheim@127.0.0.1:{port}")
+        send = partial(transport.send, Request("GET", f"{scheme}://basiq.example/events"))
+        if scheme == "http" and failure == "refuses the connection":
+            assert (await send()).status == 403
+        else:
+            with pytest.raises((ConfigurationError, ConnectionFailedError)) as caught:
+                await send()
+            assert leaks(caught.value, ["geheim"]) == []
+            assert "geheim" not in f"{caught.value!s}{caught.value!r}"
+        cancelled = asyncio.create_task(send())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait({cancelled})
+        with pytest.raises(asyncio.CancelledError) as ended:
+            await cancelled
+        ours = [each for each in leaks(ended.value, ["geheim"]) if "basiq_async" in each]
+        assert ours == []
+        await transport.aclose()

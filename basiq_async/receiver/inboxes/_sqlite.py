@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from types import EllipsisType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sqlite import SQLiteStore
@@ -19,6 +19,8 @@ from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
 from . import _sqlite_statements as sql
+
+T = TypeVar("T")
 
 _PRUNE_EVERY = 16
 """Of this number of records, one deletes old entries."""
@@ -119,8 +121,7 @@ class SQLiteInbox:
 
     async def known_since(self) -> datetime:
         """See ``Inbox``."""
-        [[since]] = await self._rows(sql.SINCE, remember=self._remember)
-        return datetime.fromtimestamp(since, UTC)
+        return await self._read(sql.SINCE, lambda rows: _time(rows[0][0]), remember=self._remember)
 
     async def fail(self, key: str, token: str) -> int:
         """See ``Inbox``."""
@@ -175,7 +176,7 @@ class SQLiteInbox:
             found = connection.execute(sql.DUE, {**times, "webhook": webhook, "limit": limit}).fetchall()
             keys = json.dumps([row[1] for row in found])
             connection.execute(sql.CLAIM_DUE, {**times, "keys": keys, "token": token, "lease": lease})
-            return _read(found, trusted=False)
+            return _entries(found, trusted=False)
 
         # A worker that finds nothing every second must not take the lock of the writers every second.
         if not await self._rows(sql.DUE, webhook=webhook, limit=1):
@@ -218,13 +219,16 @@ class SQLiteInbox:
         self, statement: str, after: QuarantinedDelivery | None, limit: int, *, trusted: bool
     ) -> Sequence[QuarantinedDelivery]:
         at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
-        return _read(await self._rows(statement, at=at, key=key, limit=limit), trusted=trusted)
+        return await self._read(statement, partial(_entries, trusted=trusted), at=at, key=key, limit=limit)
 
     def _rows(self, statement: str, **values: Any) -> Awaitable[list[Any]]:
-        """Run a statement that only reads."""
+        return self._read(statement, list, **values)
 
-        def work(connection: sqlite3.Connection) -> list[Any]:
-            return connection.execute(statement, {**self._times(connection), **values}).fetchall()
+    def _read(self, statement: str, read: Callable[[list[Any]], T], **values: Any) -> Awaitable[T]:
+        """Run a statement that only reads, and return what ``read`` makes of its rows: in the thread, as its faults."""
+
+        def work(connection: sqlite3.Connection) -> T:
+            return read(connection.execute(statement, {**self._times(connection), **values}).fetchall())
 
         return self._store.run(work, write=False)
 
@@ -299,7 +303,7 @@ def _columns(delivery: QuarantinedDelivery | None) -> dict[str, Any]:
     return {"stored": stored, "attempts": delivery.failures, "size": len(letter), "letter": letter}
 
 
-def _read(rows: Iterable[Sequence[Any]], *, trusted: bool) -> list[QuarantinedDelivery]:
+def _entries(rows: Iterable[Sequence[Any]], *, trusted: bool) -> list[QuarantinedDelivery]:
     """Return the entries of rows with a letter, its key, its time, and when it is due, or None.
 
     What is not ``trusted`` keeps its seal.
@@ -308,12 +312,19 @@ def _read(rows: Iterable[Sequence[Any]], *, trusted: bool) -> list[QuarantinedDe
         unpack_entry(
             letter,
             key=key,
-            at=datetime.fromtimestamp(at, UTC),
+            at=_time(at),
             trusted=trusted,
-            due=None if due is None else datetime.fromtimestamp(due, UTC),
+            due=None if due is None else _time(due),
         )
         for letter, key, at, due in rows
     ]
+
+
+def _time(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError):  # another program wrote it
+        raise ValueError("not a time") from None
 
 
 _NONE = (False, False, 0, None, 0.0, 0.0)

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 
-from ..._redaction.text import printable
+from ..._redaction.text import printable, shorten
 from ..._work.calls import HOST
 from ..._work.failures import failure_text
 from ..._work.keys import inbox_key
@@ -122,7 +122,7 @@ class _Message(Unit[str | None]):
         return None
 
     def describe(self) -> str:
-        return f"message {self.message.id!r}"
+        return f"message {shorten(self.message.id)!r}"
 
     def report(self, what: str, failure: Exception) -> None:
         logger.error("%s %s in the inbox: %s", self.describe(), what, printable(failure))

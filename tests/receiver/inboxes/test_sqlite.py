@@ -8,12 +8,14 @@ import stat
 import subprocess
 import sys
 import textwrap
+from base64 import b64encode
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from basiq_async import InboxError
@@ -21,6 +23,7 @@ from basiq_async.receiver import SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
 from tests.support.deliveries import NOW, quarantined_delivery
+from tests.support.frames import leaks
 from tests.support.real_time import PATIENCE
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
@@ -199,6 +202,26 @@ def test_a_file_that_is_not_ours_or_damaged_is_refused_and_left_as_it_is(
 
     asyncio.run(use())
     assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+@pytest.mark.parametrize("time", ["'later'", "x'00ff'", "1e300", "-1e17"])
+async def test_a_damaged_time_is_an_error_of_the_inbox_whose_frames_show_no_body(time: str, tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    delivery = quarantined_delivery("k")
+    async with SQLiteInbox(path) as inbox:
+        await inbox.quarantine("k", "t", attrs.evolve(delivery, body=b"geheim"))
+        await inbox.store(attrs.evolve(delivery, key="w", body=b"geheim"), webhook_id="wh")
+        assert len(await inbox.quarantined()) == len(await inbox.list_waiting()) == 1
+        with closing(sqlite3.connect(path)) as other:
+            other.execute(f"UPDATE inbox SET at = {time} WHERE at IS NOT NULL")
+            other.execute(f"UPDATE inbox SET stored = {time}, due = {time} WHERE due IS NOT NULL")
+            other.execute(f"UPDATE clock SET began = {time}")
+            other.commit()
+        for call in (inbox.quarantined, inbox.list_waiting, inbox.known_since):
+            if call != inbox.known_since or time != "-1e17":  # a beginning so long ago says nothing
+                with pytest.raises(InboxError, match="is damaged") as caught:
+                    await call()
+                assert leaks(caught.value, [b64encode(b"geheim").decode(), "geheim"]) == []
 
 
 def test_one_inbox_serves_one_event_loop_after_another(tmp_path: Path) -> None:
