@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,32 +15,16 @@ import typer
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
-from ._options import SECRET_VARIABLE, Json, help_line, option, read_secrets
+from ._options import SECRET_VARIABLE, Json, option, read_secrets
 from ._output import live, note
-from ._results import Output, Row, View, as_row, count_details
+from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
+from ._results import Output, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox, WebhookReceiver
-    from ..services.diagnosis import Diagnosis, Problem
-
-
-def problem_rows(problems: Iterable[Problem]) -> Sequence[Row]:
-    """Return problems as JSON shows them: with the command that helps as a line for a shell."""
-    return [
-        {"code": each.code, "text": each.text, "command": help_line(each.command) if each.command else None}
-        for each in problems
-    ]
-
-
-def problem_details(problems: Iterable[Problem], name: str = "problem") -> Iterable[tuple[str, Any]]:
-    """Yield the names and texts of problems, each with the command that helps."""
-    for each in problems:
-        yield name, each.text
-        if each.command:
-            is_whole = not any("?…" in word for word in each.command)
-            yield "what helps" if is_whole else "what helps (put back what is not shown)", help_line(each.command)
+    from ..services.diagnosis import Diagnosis
 
 
 _DIAGNOSIS: View[Diagnosis] = View(
@@ -62,17 +47,6 @@ def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
     """Yield the names and values of what there is, and of the counts that a recovery makes zero."""
     row = {name: value for name, value in _DIAGNOSIS.row(found).items() if value or name in _ALWAYS}
     yield from count_details(row, "problems", "out_of_reach", "left_alone")
-    yield from problem_details(found.problems)
-
-
-def tell_left_alone(count: int, so: str) -> None:
-    """Say how many messages Basiq delivered, and an inbox need not know."""
-    if count:
-        them = "1 message was" if count == 1 else f"{count:,} messages were"
-        note(
-            f"{them} delivered, as Basiq says, before the inbox began or longer ago than it remembers: {so}; "
-            "recover --everything includes them"
-        )
 
 
 _ALWAYS = ("undelivered", "never_sent", "healthy", "complete")
@@ -137,7 +111,7 @@ async def doctor(
             its = known if webhook_id is not None or not owners or each in owners else None
             secret = read_secrets(secret_file) if test and (own is None or secret_file is not None) else None
             try:
-                found = await _diagnose(
+                looked = await _diagnose(
                     basiq, each, own, its, identity=identity, max_items=limit or None, secret=secret, test=test
                 )
             except NotFoundError as exc:
@@ -148,13 +122,18 @@ async def doctor(
             finally:
                 live(None)
             diagnosis = attrs.evolve(
-                found,
+                looked.found,
                 receiver=None if own is None else receiver,
                 inbox=None if its is None else inbox,
                 secret_file=None if secret_file is None else str(secret_file),
             )
+            if not output.as_json:
+                _show_problems(diagnosis, looked.set_aside)
             output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
-            tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
+            if looked.note is not None:
+                note(looked.note)
+            else:
+                tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 note("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)
@@ -169,19 +148,47 @@ async def doctor(
     return DONE
 
 
+@attrs.frozen
+class _Looked:
+    """What was found. ``set_aside``: when the oldest entry of the quarantine was. ``note``: to be told at the end."""
+
+    found: Diagnosis
+    set_aside: datetime | None
+    note: str | None
+
+
+def _show_problems(found: Diagnosis, set_aside: datetime | None) -> None:
+    since = {
+        "disabled": found.disabled_at,
+        "quarantined": set_aside,
+        "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
+        "undelivered": found.oldest_undelivered,
+        **dict.fromkeys(("failing", "refused"), found.first_failure or found.oldest_undelivered),
+    }
+    show_head(f"webhook {found.webhook.id}", len(found.problems))
+    for each in found.problems:
+        show_problem(each, since.get(each.code))
+
+
 async def _diagnose(
     basiq: BasiqClient,
     webhook_id: str,
     receiver: WebhookReceiver | None,
     inbox: Inbox | None,
     **options: Any,
-) -> Diagnosis:
+) -> _Looked:
     """Diagnose one webhook. Without an inbox, the file of what was posted to its URL says what was handled."""
     async with AsyncExitStack() as stack:
+        missing = None
         if receiver is None and inbox is None:
             file = record_file(webhook_id, (await basiq.webhooks.get(webhook_id)).url)
             if os.path.isfile(file):  # noqa: ASYNC240  # once, before the work begins
                 inbox = await stack.enter_async_context(open_inbox(file))
             else:
-                note(f"no inbox of the webhook {webhook_id} is known, so all that was not delivered counts as missed")
-        return await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
+                missing = (
+                    f"no inbox of the webhook {webhook_id} is known, so all that was not delivered counts as missed"
+                )
+        found = await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
+        known = inbox if receiver is None else receiver.inbox
+        oldest = await oldest_set_aside(known, webhook_id, options["identity"]) if found.quarantined else None
+        return _Looked(found, oldest, missing)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import attrs
 
 from ..errors import NotFoundError
 from ._command import command
-from ._doctor import problem_details, problem_rows, tell_left_alone
 from ._options import option
+from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, exit_code, make_client
 from ._runs import Ended, RunOptions, Watch, check_places, open_target, report_row, run_watched
@@ -67,13 +68,11 @@ def _partial_row(watch: Watch) -> Row:
     return {**dict.fromkeys(_RECOVERY.names), "finished": False, "out_of_reach": [], "problems": [], **lists}
 
 
-def _details(row: Row, found: Recovery | None) -> Iterable[tuple[str, Any]]:
+def _details(row: Row) -> Iterable[tuple[str, Any]]:
     for source in ("messages", "events"):
         counts = {name: (row[source] or {}).get(name) for name in ("handled", "failed", "skipped")}
         yield from ((f"{source} {name}", value) for name, value in count_details(counts))
     yield "finished", row["finished"]
-    if found is not None:
-        yield from problem_details(found.problems, "left")
 
 
 @command()
@@ -90,9 +89,13 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     watch = Watch()
     ended = await run_watched(watch, lambda: _recover(options, watch))
     row = _partial_row(watch) if ended.result is None else _RECOVERY.row(ended.result)
-    output.one(row, _RECOVERY, _details(row, ended.result))
+    lines = _lines(watch.options or options, ended)
+    if ended.result is not None and not output.as_json:
+        _show_problems(ended.result, lines, watch.set_aside)
+    output.one(row, _RECOVERY, _details(row))
     tell_left_alone(row["left_alone"] or 0, "they were left alone")
-    _show_lines(watch.options or options, ended)
+    for show in lines.values():
+        show()
     return ended.exit(DONE if row["finished"] else WRONG)
 
 
@@ -119,20 +122,42 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
             max_pause=options.max_pause,
         )
         watch.follow(run)
-        return await run.run()
+        found = await run.run()
+        if found.quarantined:
+            known = getattr(target, "inbox", inbox)
+            watch.set_aside = await oldest_set_aside(known, options.webhook_id, options.identity)
+        return found
 
 
-def _show_lines(options: RecoverOptions, ended: Ended[Recovery]) -> None:
-    """Show the lines that continue, try again, and acknowledge."""
-    found = ended.result
+def _lines(options: RecoverOptions, ended: Ended[Recovery]) -> dict[str, Callable[[], None]]:
+    """Return what shows the lines that continue, try again, and acknowledge, by the code of the problem."""
+    found, lines = ended.result, dict[str, Callable[[], None]]()
     if isinstance(ended.error, NotFoundError) and exit_code(ended.error) == WRONG:
-        return  # the webhook is gone: the same line never brings more
+        return lines  # the webhook is gone: the same line never brings more
     if ended.early or (found is not None and any(each.code == "unread" for each in found.problems)):
-        options.show_line()
+        lines["unread"] = options.show_line
     if found is None:
-        return
+        return lines
     if found.quarantined:
-        options.show_retry(found.quarantined)
+        lines["quarantined"] = partial(options.show_retry, found.quarantined)
     if ends := [each.until for each in found.out_of_reach if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
-        known.show_line("after you have fetched the present state, acknowledge what is out of reach with:")
+        text = "after you have fetched the present state, acknowledge what is out of reach with:"
+        lines["out-of-reach"] = partial(known.show_line, text)
+    return lines
+
+
+def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], set_aside: datetime | None) -> None:
+    """Show in a terminal what is left, since when, and the line of each, which is then not shown again."""
+    since = {
+        "quarantined": set_aside,
+        "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
+        "out-of-reach": min((each.since for each in found.out_of_reach), default=None),
+    }
+    show_head(f"recovery of {found.webhook.id}", len(found.problems))
+    for each in found.problems:
+        show_problem(each, since.get(each.code))
+        lines.pop(each.code, _nothing)()
+
+
+def _nothing() -> None: ...

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import attrs
@@ -202,6 +203,8 @@ class Watch:
         self.options: Any = None
         """The options of the run with moments in place of lengths of time; None before they are known."""
         self._run: _Stoppable | None = None
+        self.set_aside: datetime | None = None
+        """When the oldest entry of the quarantine was set aside."""
         self.lists: list[Progress] = []
         """The last progress for each list that was read."""
         self._down = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from .conftest import SECRET, Served, Terminal, on_a_terminal
+from .conftest import SECRET, Served, Terminal, World, on_a_terminal
 
 pytestmark = on_a_terminal
+DAYS_AGO = 4
 
 
 def test_a_history_is_shown_newest_first_with_whole_ids_and_how_to_get_more(served: Served) -> None:
@@ -19,6 +21,38 @@ def test_a_history_is_shown_newest_first_with_whole_ids_and_how_to_get_more(serv
     assert len(set(ids)) == 50
     assert "the newest 50 of 120; --limit N shows" in screen.replace("\n", "")
     assert b"\x1b[1m" in terminal.raw
+
+
+def _first_lines(world: World, *words: str) -> str:
+    """The first ten lines of a terminal of 60 columns without colours and without Unicode."""
+    env = {**os.environ, "NO_COLOR": "1", "LC_ALL": "C"}
+    with Terminal(*words, columns=60, env=env) as terminal:
+        screen = terminal.end()
+        assert terminal.process.returncode == 1, screen
+    assert screen.isascii()
+    assert not re.search(rb"\x1b\[[349][0-9]", terminal.raw)
+    return "".join(screen.splitlines()[:10])
+
+
+def test_the_first_ten_lines_of_a_narrow_terminal_say_what_is_wrong_since_when_and_what_to_run(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    place = w.service(webhook_id)
+    w.outage(later=1)
+    found = w.run("webhooks", "doctor", webhook_id).row
+    shown = _first_lines(w, "webhooks", "doctor", webhook_id)
+    assert "problems" in shown
+    disabled = found["problems"][0]
+    assert disabled["code"] == "disabled"
+    since = f"since {found['disabled_at'][:19].replace('T', ' ')}Z; run:"
+    for part in (disabled["text"], since, disabled["command"]):
+        assert part.replace(" ", "") in shown.replace(" ", ""), (part, shown)
+    assert w.run("webhooks", "reactivate", webhook_id).exit_code == 0
+    Path("broken").touch()
+    shown = _first_lines(w, "recover", webhook_id, "--receiver", place).replace(" ", "")
+    row = w.run("quarantine", "list", "--inbox", "inbox.db").rows[0]
+    line = "quarantine retry --receiver " + place
+    for part in ("3 messages or deliveries failed", f"since {row['quarantined_at'][:19].replace('T', ' ')}Z", line):
+        assert part.replace(" ", "") in shown, (part, shown)
 
 
 def test_ctrl_c_ends_a_wait_with_130(served: Served) -> None:

@@ -1,0 +1,64 @@
+"""Show what is wrong: as JSON has it, and in a terminal first of all, with the one line to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ._inboxes import INBOX_TIMEOUT
+from ._options import help_line
+from ._output import Styled, note, write
+from ._results import Row, cell_text
+
+if TYPE_CHECKING:
+    from ..receiver import Inbox
+    from ..services.diagnosis import Problem
+
+
+def problem_rows(problems: Iterable[Problem]) -> Sequence[Row]:
+    """Return problems as JSON shows them: with the command that helps as a line for a shell."""
+    return [
+        {"code": each.code, "text": each.text, "command": help_line(each.command) if each.command else None}
+        for each in problems
+    ]
+
+
+def show_head(what: str, count: int) -> None:
+    """Show in a terminal whose problems follow."""
+    write(Styled(f"{what}: {count or 'no'} problem{'' if count == 1 else 's'}", "bold"))
+
+
+def show_problem(problem: Problem, since: datetime | None) -> None:
+    """Show a problem in a terminal: what is wrong, since when, and the line to run."""
+    write(problem.text)
+    parts = [] if since is None else [f"since {cell_text(since)}"]
+    if problem.command:
+        is_whole = not any("?…" in word for word in problem.command)
+        parts.append("run:" if is_whole else "put back what is not shown, and run:")
+    if parts:
+        write("; ".join(parts))
+    if problem.command:
+        write(f"  {help_line(problem.command)}")
+
+
+async def oldest_set_aside(inbox: Inbox | None, webhook_id: str, identity: str | None) -> datetime | None:
+    """Return when the oldest entry of a webhook in the quarantine was set aside; None if there is none."""
+    from .._work.owners import find_identity
+    from .._work.quarantine import first_quarantined
+
+    if inbox is None:
+        return None
+    owner = await find_identity(inbox, webhook_id, identity, timeout=INBOX_TIMEOUT)
+    found = await first_quarantined(inbox, owner, 1, timeout=INBOX_TIMEOUT)
+    return found[0].quarantined_at if found else None
+
+
+def tell_left_alone(count: int, so: str) -> None:
+    """Say how many messages Basiq delivered, and an inbox need not know."""
+    if count:
+        them = "1 message was" if count == 1 else f"{count:,} messages were"
+        note(
+            f"{them} delivered, as Basiq says, before the inbox began or longer ago than it remembers: {so}; "
+            "recover --everything includes them"
+        )
