@@ -128,6 +128,7 @@ generated: $(READY) ## write all that is generated: the public interface, the co
 	$(BIN)/python -m tests.support.api
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python .ci/sbom.py
 	BASIQ_SNAPSHOTS=write $(BIN)/python -m pytest -q -p no:randomly tests/cli/test_tables.py
 
 # What builds a release is in an environment of its own: nothing else can change the bytes, and the hashes say which it is.

@@ -1,4 +1,4 @@
-"""The checklist of a release: version, changelog, tag, interface, figures. Says everything that is wrong.
+"""The checklist of a release: version, changelog, tag, addresses, interface, figures. Says everything that is wrong.
 
 ``python .ci/release_check.py [--tag v0.1.0]``; without a tag, what can be said before there is one.
 """
@@ -9,6 +9,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -59,6 +60,14 @@ def tag(name: str | None) -> Iterator[str]:
         yield f"git: the tag {name} is at {commit[:12]}, which is not what is checked out"
 
 
+def addresses(root: Path = ROOT) -> Iterator[str]:
+    """Until the project has a host, there are no urls; a release needs them, on its page of the index and in README."""
+    if not tomllib.loads((root / "pyproject.toml").read_text())["project"].get("urls"):
+        yield "pyproject.toml: no [project.urls]; name the repository, the documentation and the changelog"
+    if "GIT-HOST/PATH" in (root / "README.md").read_text():
+        yield "README.md: GIT-HOST/PATH is to be the repository's address"
+
+
 def interface() -> Iterator[str]:
     from tests.support import api
 
@@ -88,7 +97,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tag")
     wanted = parser.parse_args().tag or None
-    wrong = [*changelog(), *tag(wanted), *interface(), *figures(), *built()]
+    wrong = [*changelog(), *tag(wanted), *addresses(), *interface(), *figures(), *built()]
     for line in wrong:
         print(line)
     print(f"{len(wrong)} thing(s) to mend" if wrong else f"{version()} can be released")

@@ -118,18 +118,19 @@ class BasiqClient:
         return await self._api.get(dict[str, Any], self._api.at_path(path))
 
     def list(
-        self, path: str, *, filter: str | Filter | None = None, limit: int | None = None, cursor: str | None = None
+        self, path: str, *, filter: str | Filter | None = None, page_size: int | None = None, cursor: str | None = None
     ) -> Paginator[dict[str, Any]]:
         """Return any list of the API as JSON objects, such as ``list("/users/42/transactions")``.
 
         path: as for ``get``.
         filter: built with ``F``, or plain text.
-        limit: how many items a page holds, 1 to 500; None for the API's own default.
+        page_size: how many items a page holds, 1 to 500; None for the API's own default.
         cursor: the ``cursor`` of an earlier paginator. The list resumes with the very next item.
 
         An item that is not an object raises ``ResponseDecodeError`` when it is reached.
         """
-        return self._api.listing(dict[str, Any], self._api.at_path(path), filter=filter, limit=limit, cursor=cursor)
+        endpoint = self._api.at_path(path)
+        return self._api.listing(dict[str, Any], endpoint, filter=filter, page_size=page_size, cursor=cursor)
 
     @property
     def base_url(self) -> str:

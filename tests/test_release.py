@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,31 @@ def test_only_the_job_that_publishes_may_publish(name: str) -> None:
     rights = jobs()[name]["permissions"]
     assert rights == ({"id-token": "write"} if name == "publish" else {"contents": "read"})
     assert commands("publish") == []
+
+
+def test_a_release_needs_the_address_of_the_project(tmp_path: Path) -> None:
+    addresses = runpy.run_path(str(ROOT / ".ci" / "release_check.py"))["addresses"]
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "a"\n')
+    (tmp_path / "README.md").write_text("pip install 'a @ git+https://GIT-HOST/PATH'\n")
+    assert [each.partition(":")[0] for each in addresses(tmp_path)] == ["pyproject.toml", "README.md"]
+    (tmp_path / "pyproject.toml").write_text('[project.urls]\nSource = "https://git.example/a"\n')
+    (tmp_path / "README.md").write_text("pip install 'a @ git+https://git.example/a'\n")
+    assert list(addresses(tmp_path)) == []
+
+
+def test_the_placeholder_of_the_address_is_in_one_place() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), ROOT / "pyproject.toml"]
+    assert [page.name for page in {*pages} if "GIT-HOST" in page.read_text()] == ["README.md"]
+
+
+def test_the_wheel_has_a_bill_of_materials_of_what_every_install_brings() -> None:
+    sbom = runpy.run_path(str(ROOT / ".ci" / "sbom.py"))
+    assert sbom["FILE"].read_text() == sbom["render"](), "`make generated` writes it"
+    needed = {each["name"] for each in json.loads(sbom["render"]())["components"]}
+    assert needed == {"aiohttp", "attrs", "cattrs", "backoff"}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (named,) = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["sbom-files"]
+    assert ROOT / named == sbom["FILE"]
 
 
 def test_changes_are_collected_from_files_of_their_own(tmp_path: Path) -> None:

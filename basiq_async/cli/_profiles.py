@@ -114,7 +114,7 @@ async def _try_reads(basiq: BasiqClient) -> tuple[int | None, list[str]]:
 
     async def list_messages() -> None:
         with suppress(NotFoundError):  # without a webhook; the key may read its messages
-            await basiq.messages.list(webhooks[0].id if webhooks else _NO_WEBHOOK, limit=1).first()
+            await basiq.messages.list(webhooks[0].id if webhooks else _NO_WEBHOOK, page_size=1).first()
 
     reads: Mapping[str, Callable[[], Awaitable[object]]] = {
         WEBHOOKS.path: list_webhooks,

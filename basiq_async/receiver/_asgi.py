@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ConfigurationError
 from ._bodies import ends_connection, join_encodings, read_content_length
@@ -25,8 +25,14 @@ class ASGIApp:
     It is an object, not a function, so that a route of Starlette treats it as an app.
     """
 
-    def __init__(self, receiver: Receives) -> None:
+    def __init__(self, receiver: Receives, own_inbox: Callable[[bool], None]) -> None:
         self._receiver = receiver
+        self._own_inbox = own_inbox
+
+    def with_own_inbox(self) -> Self:
+        """Return this app, whose receiver closes its inbox too when it is closed."""
+        self._own_inbox(True)
+        return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: http, lifespan, or a websocket, which is refused."""

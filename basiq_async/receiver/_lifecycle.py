@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
@@ -37,6 +37,7 @@ class Lifecycle:
         """Whether the inbox has the note of these webhooks, which guards their order."""
         self._clock = clock
         self._timeout = inbox_timeout
+        self._close_inbox: Callable[[], Awaitable[object]] | None = None
         self._entered = 0
         self._told = False
         self.closed = False
@@ -74,6 +75,19 @@ class Lifecycle:
         """Count one exit. Return whether it was the last."""
         self._entered -= 1
         return self._entered <= 0
+
+    def own_inbox(self, is_own: bool) -> None:
+        """Let the receiver close its inbox, if ``is_own``. Raises ``ConfigurationError`` for one without ``aclose``."""
+        if not is_own or type(self._inbox) is MemoryInbox:
+            return
+        self._close_inbox = getattr(self._inbox, "aclose", None)
+        if self._close_inbox is None:
+            raise ConfigurationError(f"own_inbox needs an inbox with aclose(); {type(self._inbox).__name__} has none")
+
+    async def close_own_inbox(self) -> None:
+        """Close the inbox, if it is the receiver's own."""
+        if self._close_inbox is not None:
+            await self._close_inbox()
 
     def tell_closed(self) -> None:
         """Log, once, that a delivery came to a closed receiver."""

@@ -59,7 +59,7 @@ class WebhookReceiver:
         @receiver.on("consent.*")
         async def consent_changed(delivery: Delivery) -> None: ...
 
-        app.router.add_post("/basiq", receiver.aiohttp_handler)      # or receiver.asgi, or receiver.handle()
+        receiver.setup(app, "/basiq", own_inbox=True)      # or receiver.fastapi_router, .asgi, or .handle()
 
     Only the handler with the most specific pattern runs: the exact type, else the longest beginning, else ``*``. One
     delivery has one handler and one result, so a second handler's failure cannot make the first one run twice.
@@ -78,7 +78,7 @@ class WebhookReceiver:
         that an event is handled once, whichever webhook delivered it. Receivers with other identities can share the
         inbox. A text may hold several ids with commas. Only a ``MemoryInbox`` that no other receiver or replay shares
         needs none. The inbox notes the list, and refuses one that contradicts it.
-    inbox: remembers the handled events; a ``MemoryInbox`` by default. The caller closes it.
+    inbox: remembers the handled events; a ``MemoryInbox`` by default. The caller closes it, or says ``own_inbox``.
     quarantine_after: after this many failures a delivery is set aside with its body and error, and acknowledged.
         Without it, Basiq may disable a webhook whose handler always fails for one event. None, the default, is for
         never. The inbox counts the failures of all processes.
@@ -173,11 +173,11 @@ class WebhookReceiver:
         if deferred:
             check_deferrable(self._inbox, accept_loss=accept_loss)
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=identity, inbox_timeout=settings.inbox_timeout)
-        self._asgi = ASGIApp(self)
         self._readiness = Readiness(self._inbox, settings.inbox_timeout)
         self._lifecycle = Lifecycle(
             self._inbox, settings.inbox_timeout, webhook_ids=self._webhook_ids, clock=self._clock
         )
+        self._asgi = ASGIApp(self, self._lifecycle.own_inbox)
 
     def __repr__(self) -> str:
         state = "closed" if self._lifecycle.closed else f"{self._dispatcher.in_flight} in flight"
@@ -340,7 +340,10 @@ class WebhookReceiver:
 
     @property
     def asgi(self) -> ASGIApp:
-        """An ASGI app: serve it alone, mount it, or make it the endpoint of a route of Starlette or FastAPI."""
+        """An ASGI app: serve it alone, mount it, or make it the endpoint of a route of Starlette or FastAPI.
+
+        Served alone, it closes the receiver when the server shuts down; ``asgi.with_own_inbox()`` closes the inbox too.
+        """
         return self._asgi
 
     async def is_ready(self) -> bool:
@@ -424,25 +427,31 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
         return await self._quarantine.forget(user_id)
 
-    def setup(self, app: web.Application, path: str = "/basiq") -> None:
+    def setup(self, app: web.Application, path: str = "/basiq", *, own_inbox: bool = False) -> None:
         """Serve ``path`` of an ``aiohttp.web`` application, and close the receiver when the application shuts down.
 
         Shutdown comes before the application's cleanup, so the last handler ends before ``cleanup_ctx`` closes the
-        inbox and other resources.
+        inbox and other resources. With ``own_inbox``, the receiver closes its inbox too, after the last handler.
         """
 
         from ._aiohttp import serve
 
         serve(self, app, check_path(path))
+        self._lifecycle.own_inbox(own_inbox)
 
-    def fastapi_router(self, path: str = "/basiq", *, tags: list[str] | None = None) -> APIRouter:
+    def fastapi_router(
+        self, path: str = "/basiq", *, tags: list[str] | None = None, own_inbox: bool = False
+    ) -> APIRouter:
         """Return a router for ``app.include_router``: the route, its OpenAPI description, and a lifespan.
 
         The signature is checked over the raw bytes, before anything is parsed. The router's lifespan closes the
-        receiver when the application shuts down, before the application's own lifespan ends. Raises
-        ``ConfigurationError`` if FastAPI is not installed.
+        receiver when the application shuts down, before the application's own lifespan ends. With ``own_inbox``, the
+        receiver closes its inbox too, after the last handler. Raises ``ConfigurationError`` if FastAPI is not
+        installed.
         """
-        return make_fastapi_router(self, check_path(path), tags)
+        router = make_fastapi_router(self, check_path(path), tags)
+        self._lifecycle.own_inbox(own_inbox)
+        return router
 
     async def aclose(self) -> None:
         """Refuse new deliveries (503 with Retry-After), and wait until the deliveries under way have ended.
@@ -452,9 +461,12 @@ class WebhookReceiver:
         it is cancelled, or left a task running, it lasts at most ``lease`` seconds more.
         """
         self._lifecycle.closed = True
-        await self._worker.stop(self._dispatcher.handler_timeout)
-        await self._dispatcher.drain()
-        await self._secrets.aclose()
+        try:
+            await self._worker.stop(self._dispatcher.handler_timeout)
+            await self._dispatcher.drain()
+        finally:
+            await self._secrets.aclose()
+            await self._lifecycle.close_own_inbox()
 
     async def __aenter__(self) -> Self:
         await self._secrets.begin()

@@ -282,7 +282,7 @@ class _HistoryScan:
         messages: Paginator[Message] = self._api.listing(
             Message,
             endpoint,
-            limit=min(most or MOST_A_PAGE, MOST_A_PAGE),
+            page_size=min(most or MOST_A_PAGE, MOST_A_PAGE),
             prefetch=int(most is None),
             on_unreadable=self._skip,
         )

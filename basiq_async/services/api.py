@@ -22,7 +22,6 @@ from .._work.clock import LoopClock, clock_of
 from .._work.tasks import TaskOwner
 from ..errors import ConfigurationError, ConnectionFailedError, ResponseDecodeError
 from ..filters import Filter, filter_text
-from ..models import JSON
 from ..pagination import OnUnreadable, Paginator
 from ..transports.base import Request, Response, Transport
 from ..transports.responses import error_from, parse_date
@@ -30,7 +29,7 @@ from ..transports.responses import error_from, parse_date
 T = TypeVar("T")
 
 MOST_A_PAGE = 500
-"""The maximum of ``limit`` (the vendor's reference)."""
+"""The maximum size of a page, the parameter ``limit`` (the vendor's reference)."""
 _JSON_ACCEPTED = {"accept": "application/json"}
 _JSON_SENT = {**_JSON_ACCEPTED, "content-type": "application/json"}
 
@@ -107,10 +106,6 @@ class Api:
         """Create or change one object, and return the object in the response."""
         return self._read(await self.request("POST", endpoint, body), "POST", endpoint, partial(self.codec.read, model))
 
-    async def get_json(self, endpoint: Endpoint) -> JSON:
-        """Request any JSON value."""
-        return self._read(await self.request("GET", endpoint), "GET", endpoint, self.codec.json)
-
     async def request(self, method: str, endpoint: Endpoint, body: Mapping[str, Any] | None = None) -> Response:
         """Send a request, and return its response, whatever its status."""
         if self.owner.closed:
@@ -140,17 +135,17 @@ class Api:
         model: type[T],
         endpoint: Endpoint,
         *,
-        limit: int | None = None,
+        page_size: int | None = None,
         filter: str | Filter | None = None,
         cursor: str | None = None,
         prefetch: int = 1,
         on_unreadable: OnUnreadable[T] | None = None,
     ) -> Paginator[T]:
         """Return the paginator of a list. A cursor is valid for the same path and filter, with any page size."""
-        if limit is not None and (type(limit) is not int or not 1 <= limit <= MOST_A_PAGE):
-            raise ConfigurationError(f"limit must be a whole number from 1 to {MOST_A_PAGE}")
+        if page_size is not None and (type(page_size) is not int or not 1 <= page_size <= MOST_A_PAGE):
+            raise ConfigurationError(f"page_size must be a whole number from 1 to {MOST_A_PAGE}")
         text = None if filter is None else filter_text(filter)
-        query = {**({"limit": limit} if limit else {}), **({"filter": text} if text else {})}
+        query = {**({"limit": page_size} if page_size else {}), **({"filter": text} if text else {})}
         start = endpoint.url
         if query:
             start += ("&" if "?" in start else "?") + urlencode(query, quote_via=quote, safe="")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import ConfigurationError
 from ..filters import Filter
-from ..models import JSON, Event, read_links
+from ..models import Event, read_links
 from ..pagination import OnUnreadable, Paginator
 from .api import Api, Endpoint
 from .resources import EVENTS
@@ -75,10 +75,11 @@ class Events:
             return await self.get(message_or_delivery.event_id)
         return await self._api.get(Event, Endpoint(self._api.follow(link, "the link 'event'"), EVENTS.one))
 
-    async def fetch_entity(self, source: HasLinks | Event) -> JSON:
+    async def fetch_entity(self, source: HasLinks | Event) -> dict[str, Any]:
         """Return the entity of an event as JSON, by the link ``eventEntity`` or by an ``Event``'s ``data_ref``.
 
-        Raises ``ConfigurationError`` if the link is missing, or if it leads to another origin.
+        Raises ``ConfigurationError`` if the link is missing, or if it leads to another origin, and
+        ``ResponseDecodeError`` for a response that is not a JSON object.
         """
         if isinstance(source, Event):
             link = source.data_ref or source.links.get("eventEntity")
@@ -86,7 +87,8 @@ class Events:
             link = _link(source, "eventEntity")
         if link is None:
             raise ConfigurationError("cannot fetch the entity: there is no link 'eventEntity'")
-        return await self._api.get_json(Endpoint(self._api.follow(link, "the link 'eventEntity'"), _ENTITY))
+        endpoint = Endpoint(self._api.follow(link, "the link 'eventEntity'"), _ENTITY)
+        return await self._api.get(dict[str, Any], endpoint)
 
 
 def _link(source: HasLinks, name: str) -> str | None:

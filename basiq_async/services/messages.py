@@ -26,7 +26,7 @@ class Messages:
         webhook_id: str,
         *,
         filter: str | Filter | None = None,
-        limit: int = MOST_A_PAGE,
+        page_size: int = MOST_A_PAGE,
         cursor: str | None = None,
         prefetch: int = 1,
         on_unreadable: OnUnreadable[Message] | None = None,
@@ -34,7 +34,7 @@ class Messages:
         """List the messages of a webhook: its history.
 
         filter: by date, status, eventTypeId or eventId. Build it with ``F``, or write it as plain text.
-        limit: how many messages a page holds, 1 to 500.
+        page_size: how many messages a page holds, 1 to 500.
         cursor: the ``cursor`` of an earlier paginator. The list resumes with the next message after it. If Basiq
             refuses its page, the last message is searched for by its id.
         prefetch: 1 to request the next page while the current one is consumed, else 0.
@@ -46,7 +46,7 @@ class Messages:
         return self._api.listing(
             Message,
             self._api.at(MESSAGES.path, webhook_id=webhook_id),
-            limit=limit or 0,  # refused, as None is
+            page_size=page_size or 0,  # refused, as None is
             filter=filter,
             cursor=cursor,
             prefetch=prefetch,

@@ -59,7 +59,7 @@ async def test_the_webhooks_and_their_messages_are_as_described(basiq: BasiqClie
     for webhook in await basiq.webhooks.list().collect(max_items=3):
         check("Webhook", webhook.raw)
         assert (await basiq.webhooks.get(webhook.id)).id == webhook.id
-        for message in await basiq.messages.list(webhook.id, limit=3).collect(max_items=3):
+        for message in await basiq.messages.list(webhook.id, page_size=3).collect(max_items=3):
             check("Message", message.raw)
             assert (await basiq.messages.get(webhook.id, message.id)).id == message.id
 

@@ -122,7 +122,7 @@ ARGUMENTS: dict[str, tuple[str, Call, list[Any]]] = {
         "event_type_ids", lambda c, v: c.messages.send_test_to("https://x.com", v), [[], "a", None, [None], [LONE]],
     ),
     "list, limit": (
-        "limit", lambda c, v: _run(c.messages, limit=v), [0, -1, 501, 10**9, 1.5, "5", None, True, float("nan")],
+        "page_size", lambda c, v: _run(c.messages, page_size=v), [0, -1, 501, 10**9, 1.5, "5", None, True, float("nan")],
     ),
     "list, filter": ("filter", lambda c, v: _run(c.messages, filter=v), [5, b"x", [], F("a"), LONE, f"a{LONE}"]),
     "list, cursor": (

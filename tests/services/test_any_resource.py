@@ -25,18 +25,18 @@ def emit_accounts(basiq: Basiq, count: int) -> list[str]:
 
 async def test_a_handler_reads_the_accounts_of_a_user_without_a_second_client(basiq: Basiq) -> None:
     emit_accounts(basiq, 7)
-    accounts = [account["id"] async for account in basiq.client.list(ACCOUNTS, limit=3)]
+    accounts = [account["id"] async for account in basiq.client.list(ACCOUNTS, page_size=3)]
     assert accounts == [f"account-{number}" for number in range(7)]
     assert len([1 for record in basiq.fake.request_log if record.path.startswith("/users")]) == 3
 
 
 async def test_a_cursor_resumes_with_the_very_next_item(basiq: Basiq) -> None:
     emit_accounts(basiq, 7)
-    first = basiq.client.list(ACCOUNTS, limit=3)
+    first = basiq.client.list(ACCOUNTS, page_size=3)
     async for account in first:
         if account["id"] == "account-3":
             break
-    rest = await basiq.client.list(ACCOUNTS, limit=3, cursor=first.cursor).collect()
+    rest = await basiq.client.list(ACCOUNTS, page_size=3, cursor=first.cursor).collect()
     assert [account["balance"] for account in rest] == [4, 5, 6]
 
 
@@ -85,15 +85,15 @@ async def test_a_next_link_to_another_origin_is_not_followed() -> None:
 
 @pytest.mark.parametrize("limit", [0, 501, 1.5, True, "3"], ids=repr)
 def test_a_limit_that_cannot_be_is_refused(limit: Any) -> None:
-    with pytest.raises(ConfigurationError, match="limit must be a whole number from 1 to 500"):
-        client(Scripted()).list("/users", limit=limit)
+    with pytest.raises(ConfigurationError, match="page_size must be a whole number from 1 to 500"):
+        client(Scripted()).list("/users", page_size=limit)
 
 
 async def test_a_filter_and_a_limit_are_added_to_the_query_of_the_path() -> None:
     transport = Scripted(page([]))
     basiq = client(transport)
-    await basiq.list("/users", filter="user.id.eq('x y')", limit=10).collect()
-    await basiq.list("/users?a=b", limit=10).collect()
+    await basiq.list("/users", filter="user.id.eq('x y')", page_size=10).collect()
+    await basiq.list("/users?a=b", page_size=10).collect()
     assert [url.partition("/users")[2] for url in transport.urls] == [
         "?limit=10&filter=user.id.eq%28%27x%20y%27%29",
         "?a=b&limit=10",

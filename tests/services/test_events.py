@@ -10,6 +10,7 @@ from basiq_async import (
     F,
     Message,
     NotFoundError,
+    ResponseDecodeError,
 )
 from tests.support import virtual
 from tests.support.scripted import Scripted, answer, client
@@ -57,12 +58,14 @@ async def test_an_entity_is_fetched_as_json() -> None:
 
 @virtual.clocked
 async def test_the_entity_of_an_event_is_fetched_by_its_reference_to_the_data() -> None:
-    transport = Scripted(answer([1, {"a": None}]))
+    transport = Scripted(*[answer({"a": None})] * 2, answer([1]))
     basiq = client(transport)
     event = Event("e", data_ref="https://au-api.basiq.io/users/u/accounts", links={"eventEntity": "/other"})
-    assert await basiq.events.fetch_entity(event) == [1, {"a": None}]
+    assert await basiq.events.fetch_entity(event) == {"a": None}
     await basiq.events.fetch_entity(Event("e", links={"eventEntity": "/other"}))
     assert transport.urls == ["https://au-api.basiq.io/users/u/accounts", "https://au-api.basiq.io/other"]
+    with pytest.raises(ResponseDecodeError, match="expected an object, got a list"):
+        await basiq.events.fetch_entity(event)
     for wrong in (Event("e"), Event("e", data_ref="https://evil.example/x")):
         with pytest.raises(ConfigurationError, match="eventEntity"):
             await basiq.events.fetch_entity(wrong)

@@ -63,7 +63,7 @@ async def test_streaming_a_history_of_several_pages(basiq: Basiq) -> None:
 async def test_filtering_a_history(basiq: Basiq) -> None:
     webhook_id = basiq.fake.seed_messages(60, event_types=["user.created", "user.deleted"])
     wanted = F("message.eventTypeId").eq("user.created")
-    found = await basiq.client.messages.list(webhook_id, filter=wanted, limit=7).collect()
+    found = await basiq.client.messages.list(webhook_id, filter=wanted, page_size=7).collect()
     assert found
     assert {message.event_type_id for message in found} == {"user.created"}
     plain = await basiq.client.messages.list(webhook_id, filter=str(wanted)).collect()

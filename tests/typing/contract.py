@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, assert_type
+from typing import Any, Literal, assert_type
 
 from aiohttp import web
 from redis.asyncio import Redis
@@ -84,7 +84,7 @@ async def program() -> None:
         assert_type(diagnosis.healthy, bool)
         event = await basiq.events.get("e")
         assert_type(event.data, JSON)
-        assert_type(await basiq.events.fetch_entity(event), JSON)
+        assert_type(await basiq.events.fetch_entity(event), dict[str, Any])
         if webhook.status == "active" and event.type == "consent.revoked":
             print(webhook.id)
         assert_type(diagnosis.problems, tuple[Problem, ...])
@@ -92,7 +92,7 @@ async def program() -> None:
         assert_type(await basiq.webhooks.reactivate("w"), Webhook)
         assert_type(basiq.webhooks.list(), Paginator[Webhook])
         assert_type(await basiq.webhooks.delete(webhook.id), None)
-        messages = basiq.messages.list(webhook.id, filter=F("message.status").eq("Failed"), limit=100, prefetch=0)
+        messages = basiq.messages.list(webhook.id, filter=F("message.status").eq("Failed"), page_size=100, prefetch=0)
         assert_type(messages, Paginator[Message])
         async for message in messages:
             assert_type(message, Message)

@@ -96,7 +96,7 @@ async def test_a_list_that_was_set_is_paged_and_its_items_are_fetched_by_their_i
     accounts = [{"id": f"a{number}", "balance": str(number)} for number in range(5)]
     fake_basiq.set("/users/u1/accounts", accounts)
     accounts[0]["balance"] = "changed later"
-    pages = [page.items async for page in basiq_client.list("/users/u1/accounts", limit=2).pages()]
+    pages = [page.items async for page in basiq_client.list("/users/u1/accounts", page_size=2).pages()]
     assert [len(page) for page in pages] == [2, 2, 1]
     assert await basiq_client.get("/users/u1/accounts/a3") == {"id": "a3", "balance": "3"}
     assert (await basiq_client.get("/users/u1/accounts/a0"))["balance"] == "0"
@@ -127,7 +127,7 @@ async def test_a_list_that_was_set_is_filtered(
     fake_basiq: FakeBasiq, basiq_client: BasiqClient, filter: Any, ids: list[str]
 ) -> None:
     fake_basiq.set("/users/u1/transactions", TRANSACTIONS)
-    found = await basiq_client.list("/users/u1/transactions", filter=filter, limit=1).collect()
+    found = await basiq_client.list("/users/u1/transactions", filter=filter, page_size=1).collect()
     assert [each["id"] for each in found] == ids
 
 

@@ -49,7 +49,7 @@ async def everything(quirks: Quirks) -> list[Any]:
         changed = await basiq.webhooks.update(webhook_id, url=made.url, subscribed_events=["user.deleted"], name="new")
         again = await basiq.webhooks.reactivate(webhook_id)
         seen += [(each.subscribed_events, each.name, each.status) for each in (more, changed, again)]
-        seen.append(await basiq.messages.list(webhook_id, limit=1).first() is not None)
+        seen.append(await basiq.messages.list(webhook_id, page_size=1).first() is not None)
         seen.append(len(await basiq.events.list().collect()))
         seen.append([(kind.id, kind.description) for kind in await basiq.event_types.list().collect()])
         await basiq.webhooks.delete(webhook_id)
