@@ -397,12 +397,14 @@ class EnsuredWebhook(Webhook):
 
     ``action`` says what was done; ``reactivated`` means that the webhook was disabled, and is active again. ``secret``
     is None if the webhook was ``unchanged``. ``kept_event_types`` are types that the webhook stays subscribed to though
-    they were not asked for. ``removed_event_types`` are types that it was subscribed to and is no longer.
+    they were not asked for. ``removed_event_types`` are types that it was subscribed to and is no longer. ``same_name``
+    are the ids of other webhooks with this name, if it was created.
     """
 
     action: EnsureAction = "unchanged"
     kept_event_types: tuple[EventTypeId, ...] = ()
     removed_event_types: tuple[EventTypeId, ...] = ()
+    same_name: tuple[str, ...] = ()
 
     @classmethod
     def of(

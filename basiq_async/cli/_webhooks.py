@@ -92,6 +92,7 @@ async def ensure(
     event: Event,
     name: Name = None,
     description: Description = None,
+    move_from: str | None = None,
     remove_event_types: bool = False,
     secret_file: SecretPath = None,
 ) -> EnsuredWebhook:
@@ -99,6 +100,7 @@ async def ensure(
 
     Event types that are not named stay subscribed, unless --remove-event-types is given.
 
+    move_from URL: The former URL: its webhook gets the new one, and keeps its id.
     remove_event_types: Remove the event types that are not named.
     """
     types = await expand_event_types(basiq, event)
@@ -108,9 +110,13 @@ async def ensure(
         subscribed_events=types,
         name=name,
         description=description,
+        move_from=move_from,
         remove_event_types=remove_event_types,
     )
     found: EnsuredWebhook = await _keep_secret(secret_file, request)
+    if found.same_name:
+        names = ", ".join(found.same_name)
+        note(f"created beside {names}, of the same name: both send each event; to change a URL, pass --move-from")
     if found.kept_event_types:
         kept = ", ".join(found.kept_event_types)
         note(f"the webhook stays subscribed to {kept}; to remove them, pass --remove-event-types")

@@ -68,6 +68,7 @@ class Webhooks:
         subscribed_events: Sequence[str],
         name: str | None = None,
         description: str | None = None,
+        move_from: str | None = None,
         remove_event_types: bool = False,
         secret: SecretStore | WriteSecret | None = None,
     ) -> EnsuredWebhook:
@@ -81,6 +82,11 @@ class Webhooks:
         ``action`` of the result says what was done. Its ``secret`` is None if nothing was done, because only responses
         to create and update hold it.
 
+        ``move_from``: the former url. If no webhook has the new one, that of the former gets it: its id, and so each
+        key in an inbox, stays. Without it a new url makes a second webhook; if another one has the same ``name``,
+        ``same_name`` of the result has its id, and the logger warns. Raises ``ConfigurationError`` if both urls have a
+        webhook.
+
         ``secret``: a ``SecretFile``, another ``SecretStore``, or an async function, which stores each secret that Basiq
         returns before this returns, or is cancelled. Raises ``ConfigurationError`` if that fails. A ``SecretFile`` that
         cannot be written is found before the first request.
@@ -91,6 +97,8 @@ class Webhooks:
         ``removed_event_types``.
         """
         body = _body(url, subscribed_events, name, description)
+        if move_from is not None:
+            absolute_url(move_from)
         encode(body)  # text that cannot be sent is refused before the first request
         file = secret if isinstance(secret, SecretFile) else None
         try:
@@ -101,12 +109,15 @@ class Webhooks:
             await file.check()
         done: EnsuredWebhook | None = None
         for left in reversed(range(_RACES)):
-            existing = await self._find(url) if done is None else await self.get(done.id)
+            listed = [each async for each in self.list()] if done is None else []
+            existing = _choose(listed, url, move_from) if done is None else await self.get(done.id)
             if existing is None:
                 try:
                     created = await self._write(self._api.at(WEBHOOKS.path), body)
                     await _store_secret(created, store)
-                    done = EnsuredWebhook.of(created, "created")
+                    alike = tuple(each.id for each in listed if name and each.name == name)
+                    done = attrs.evolve(EnsuredWebhook.of(created, "created"), same_name=alike)
+                    _warn_of_second(done)
                 except ConflictError:
                     if not left:
                         raise
@@ -114,7 +125,9 @@ class Webhooks:
             # Another service may have written what it read before this one wrote. Only a look afterwards shows that.
             if done is not None and set(body["subscribedEvents"]) <= set(existing.subscribed_events):
                 return done
-            written = await self._bring_up_to(existing, body, remove=remove_event_types and done is None)
+            written = await self._bring_up_to(
+                existing, body, move_from=move_from, remove=remove_event_types and done is None
+            )
             if written.action == "unchanged":
                 return written
             await _store_secret(written, store)
@@ -265,13 +278,9 @@ class Webhooks:
     def _at(self, webhook_id: str) -> Endpoint:
         return self._api.at(WEBHOOKS.one, webhook_id=webhook_id)
 
-    async def _find(self, url: str) -> Webhook | None:
-        async for webhook in self.list():
-            if webhook.url == url:
-                return _with_an_id(webhook)
-        return None
-
-    async def _bring_up_to(self, existing: Webhook, body: dict[str, Any], *, remove: bool) -> EnsuredWebhook:
+    async def _bring_up_to(
+        self, existing: Webhook, body: dict[str, Any], *, move_from: str | None, remove: bool
+    ) -> EnsuredWebhook:
         asked: list[str] = body["subscribedEvents"]
         extra = tuple(each for each in existing.subscribed_events if each not in asked)
         kept, removed = ((), extra) if remove else (extra, ())
@@ -286,7 +295,8 @@ class Webhooks:
         from .diagnosis import is_inactive  # it is large, and few programs need it
 
         deaf = is_inactive(existing)
-        if not deaf and _agrees(existing, body):
+        moves = move_from is not None and existing.url == move_from
+        if not (deaf or moves) and _agrees(existing, body):
             return EnsuredWebhook.of(existing, "unchanged", kept=kept)
         texts = select_texts(name=existing.name, description=existing.description)
         changed = await self._write(self._at(existing.id), {**texts, **body})
@@ -325,6 +335,29 @@ def _with_an_id(webhook: Webhook) -> Webhook:
     else:
         return webhook
     raise ResponseDecodeError(f"the webhook has no usable id: {why}", location="$.id", path=WEBHOOKS.path)
+
+
+def _choose(listed: Sequence[Webhook], url: str, move_from: str | None) -> Webhook | None:
+    """Return the webhook of a url, else that of the former url, if there is one."""
+    of_url = next((each for each in listed if each.url == url), None)
+    former = next((each for each in listed if each.url == move_from and move_from != url), None)
+    if of_url is not None and former is not None:
+        raise ConfigurationError(
+            f"both urls have a webhook: {of_url.id!r} has the new one, and {former.id!r} that of move_from. Nothing "
+            "was changed: delete one of them, or keep both, without move_from, and with both ids in the receiver's "
+            "webhook_id"
+        )
+    return of_url if former is None else former
+
+
+def _warn_of_second(created: EnsuredWebhook) -> None:
+    if created.same_name:
+        logger.warning(
+            "the webhook %s was created beside %s, which has the same name, and both send each event: to change a url, "
+            "pass move_from; to keep both, give the receiver both ids",
+            printable(created.id),
+            printable(", ".join(created.same_name)),
+        )
 
 
 def _texts(url: str, name: str | None, description: str | None) -> dict[str, Any]:

@@ -72,6 +72,17 @@ def test_the_secret_goes_to_a_private_file_and_nowhere_else(run: Run, served: Se
     assert secret not in ensured.output + unchanged.output + json.dumps(made)
 
 
+def test_ensure_moves_a_webhook_to_a_new_url_and_tells_of_a_second_one_of_the_same_name(run: Run) -> None:
+    words = ("webhooks", "ensure", "--event", "user.deleted", "--name", "n", "--url")
+    first = run(*words, URL).row
+    moved = run(*words, f"{URL}/new", "--move-from", URL)
+    assert (moved.row["id"], moved.row["url"], moved.row["action"]) == (first["id"], f"{URL}/new", "updated")
+    second = run(*words, URL)
+    assert (second.row["action"], f"created beside {first['id']}" in second.stderr) == ("created", True), second.output
+    both = run(*words, URL, "--move-from", f"{URL}/new")
+    assert (both.exit_code, "both urls have a webhook" in both.stderr) == (2, True), both.output
+
+
 @pytest.mark.parametrize("command", ["ensure", "update", "reactivate", "secret"])
 def test_a_secret_file_keeps_the_secret_before_for_a_day(
     run: Run, served: Served, tmp_path: Path, command: str

@@ -124,6 +124,40 @@ async def test_ensure_creates_then_finds_then_updates_and_says_which(basiq: Basi
     assert len({each.id for each in found.values()}) == len(await webhooks.list().collect()) == 2
 
 
+async def test_ensure_moves_the_webhook_of_the_former_url_which_keeps_its_id(basiq: Basiq, tmp_path: Path) -> None:
+    ensure, file = basiq.client.webhooks.ensure, SecretFile(tmp_path / "secret")
+    wanted: dict[str, Any] = {"subscribed_events": EVENTS, "name": "n", "description": "d", "secret": file}
+    first = await ensure(url=URL, **wanted)
+    moved = await ensure(url=f"{URL}/new", move_from=URL, **wanted)
+    assert (moved.id, moved.url, moved.action) == (first.id, f"{URL}/new", "updated")
+    assert moved.secret is not None
+    assert [each.reveal() for each in await file.read()][:1] == [moved.secret.reveal()]
+    again = await ensure(url=f"{URL}/new", move_from=URL, **wanted)
+    assert (again.id, again.action) == (first.id, "unchanged")
+    assert len(await basiq.client.webhooks.list().collect()) == 1
+    many = await asyncio.gather(*(ensure(url=f"{URL}/last", move_from=f"{URL}/new", **wanted) for _ in range(5)))
+    assert {(each.id, each.url) for each in many} == {(first.id, f"{URL}/last")}
+
+
+async def test_a_new_url_makes_a_second_webhook_and_says_so_where_another_has_the_same_name(
+    basiq: Basiq, caplog: pytest.LogCaptureFixture
+) -> None:
+    ensure = basiq.client.webhooks.ensure
+    first = await ensure(url=URL, subscribed_events=EVENTS, name="n", move_from=f"{URL}/nowhere")
+    assert (first.action, first.same_name) == ("created", ())
+    other = await ensure(url=f"{URL}/other", subscribed_events=EVENTS, name="another")
+    assert (other.same_name, caplog.text) == ((), "")
+    second = await ensure(url=f"{URL}/new", subscribed_events=EVENTS, name="n")
+    assert (second.action, second.same_name) == ("created", (first.id,))
+    assert f"was created beside {first.id}, which has the same name" in caplog.text
+    with pytest.raises(ConfigurationError, match="both urls have a webhook"):
+        await ensure(url=f"{URL}/new", subscribed_events=EVENTS, name="n", move_from=URL)
+    with pytest.raises(ConfigurationError):
+        await ensure(url=f"{URL}/new", subscribed_events=EVENTS, move_from="no url")
+    found = await basiq.client.webhooks.list().collect()
+    assert {each.url for each in found} == {URL, f"{URL}/new", f"{URL}/other"}
+
+
 async def test_services_that_ensure_one_webhook_at_once_lose_no_subscription(basiq: Basiq) -> None:
     types = [each.id async for each in basiq.client.event_types.list()]
     ensured = await asyncio.gather(
