@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import re
 from bisect import bisect_left
 from collections import deque
@@ -34,9 +35,10 @@ _LOOKS_LIKE_ONE = re.compile(
 )
 
 
-def fingerprint(api_key: str) -> str:
-    """Return a text that names an API key, and from which nobody can compute the key."""
-    return hashlib.sha256(b"basiq-async:" + api_key.encode("utf-8", "surrogatepass")).hexdigest()
+def prove(api_key: str, challenge: str, method: str, path: str, body: bytes) -> str:
+    """Return what shows, for one request, that its sender knows an API key. The key cannot be computed from it."""
+    content = "\n".join([challenge, method, path, hashlib.sha256(body).hexdigest()])
+    return hmac.new(api_key.encode("utf-8", "surrogatepass"), content.encode(), "sha256").hexdigest()
 
 
 @runtime_checkable

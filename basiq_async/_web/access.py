@@ -39,7 +39,7 @@ class Guard(Unpicklable):
     any_address: allow any IP address in Host, because the server listens on all addresses. An IP address in Host
         cannot come from DNS rebinding.
     token: gives web pages and callers on other machines access to everything below ``root``.
-    health: the path of the health check, which every caller may request.
+    unguarded: paths that every caller may GET, such as that of the health check.
     behind_proxy: treat no caller as local. An allowed host is another machine, so a proxy may forward the requests.
     everybody: require the token from callers on this machine too, because other users of the machine may be hostile.
 
@@ -52,7 +52,7 @@ class Guard(Unpicklable):
     root: str = "/_fake"
     behind_proxy: bool = False
     everybody: bool = False
-    health: str | None = None
+    unguarded: tuple[str, ...] = ()
 
     @classmethod
     def make(
@@ -94,7 +94,7 @@ class Guard(Unpicklable):
         if request.method != "GET" and request.body_exists and request.content_type != "application/json":
             raise ControlError(415, "not-json", "the body must be JSON, with Content-Type: application/json")
         given = read_token(request)
-        if request.path == self.health and request.method == "GET":
+        if request.path in self.unguarded and request.method == "GET":
             return
         if given is not None:
             if not given.isascii():

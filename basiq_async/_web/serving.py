@@ -82,8 +82,12 @@ def _refuse(status: int, message: str) -> ControlError:
 
 
 async def read_json(request: web.Request) -> dict[str, object]:
-    """Return the body as a JSON object. An empty body is an empty object. Raises ControlError for any other body."""
-    raw = await read_body(request)
+    """Return the body as a JSON object. See ``parse_json``."""
+    return parse_json(await read_body(request))
+
+
+def parse_json(raw: bytes | None) -> dict[str, object]:
+    """Return a body as a JSON object. An empty body is an empty object. Raises ControlError for any other body."""
     try:
         body = json.loads(raw) if raw else {}
     except (ValueError, RecursionError):

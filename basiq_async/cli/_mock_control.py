@@ -13,7 +13,7 @@ import attrs
 import typer
 from typer.core import TyperCommand
 
-from .._redaction.credentials import fingerprint
+from .._redaction.credentials import prove
 from .._wire.hosts import is_this_machine
 from .._wire.urls import BaseURL
 from ..errors import BasiqError, ConfigurationError, RequestTimeoutError, TransportError
@@ -139,8 +139,8 @@ async def call_mock(
 ) -> dict[str, Any]:
     """Call an operation of a mock, and return its response. Values of None are not sent.
 
-    place: the mock and its state; by default those that the environment names. The key itself is not sent: below the
-        host of a base url, another service may answer.
+    place: the mock and its state; by default those that the environment names. The key itself is not sent, but a proof
+        for this call alone: below the host of a base url, another service may answer.
 
     Raises ``MockError``, and ``ConfigurationError`` for a call that the mock refuses with the status 400, or to a mock
     on another machine without its token.
@@ -150,8 +150,8 @@ async def call_mock(
     place = place or Place.find()
     origin = BaseURL.parse(place.base_url).origin
     given = {name: value for name, value in (values or {}).items() if value is not None}
-    target = f"{origin}/_fake{path}" + (f"?{urlencode(given)}" if method == "GET" and given else "")
-    headers = {"x-fake-state": fingerprint(place.api_key), "content-type": "application/json"}
+    target = f"/_fake{path}" + (f"?{urlencode(given)}" if method == "GET" and given else "")
+    headers = {"content-type": "application/json"}
     if token := os.environ.get(TOKEN):
         headers["x-fake-token"] = token
     elif not is_this_machine(urlsplit(origin).hostname or ""):
@@ -161,8 +161,11 @@ async def call_mock(
         )
     transport = AiohttpTransport(timeout=timeout)
     try:
-        body = None if method == "GET" else json_module.dumps(given).encode()
-        response = await transport.send(Request(method, target, headers, body))
+        asked = await transport.send(Request("GET", f"{origin}/_fake/challenge", headers, None))
+        challenge = str(_read(origin, asked.status, asked.body).get("challenge"))
+        body = b"" if method == "GET" else json_module.dumps(given).encode()
+        headers["x-fake-state"] = f"{challenge}.{prove(place.api_key, challenge, method, target, body)}"
+        response = await transport.send(Request(method, origin + target, headers, body or None))
     except RequestTimeoutError:
         raise MockError(f"the mock at {origin} did not respond within {timeout:g} s") from None
     except TransportError as exc:

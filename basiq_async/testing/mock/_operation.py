@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -25,6 +26,28 @@ _SHOWN = 64 * 1024
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
+_MOST_CHALLENGES = 1_000
+
+
+class Challenges:
+    """Random texts, each of which is good for the proof of one request. The oldest are dropped."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, None] = {}
+
+    def make(self) -> str:
+        """Return a new challenge."""
+        made = secrets.token_urlsafe(24)
+        self._open[made] = None
+        if len(self._open) > _MOST_CHALLENGES:
+            del self._open[next(iter(self._open))]
+        return made
+
+    def use(self, text: str) -> bool:
+        """Return whether a text is a challenge that was not used yet, and use it."""
+        return self._open.pop(text, False) is None
+
+
 @attrs.define
 class Control:
     """The target of a call of the control API: the state that the call is for, and the first state of the same mock."""
@@ -32,6 +55,7 @@ class Control:
     fake: FakeBasiq
     base_url: str
     first: FakeBasiq
+    challenges: Challenges = attrs.field(factory=Challenges)
 
 
 @attrs.frozen

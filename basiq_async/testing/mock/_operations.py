@@ -43,6 +43,19 @@ class Health:
 
 
 @attrs.frozen
+class NewChallenge:
+    challenge: str
+
+
+@operation("GET", "/challenge")
+class Challenge:
+    """A text for the proof that a caller knows an API key, in the header X-Fake-State of one request."""
+
+    async def run(self, control: Control) -> NewChallenge:
+        return NewChallenge(control.challenges.make())
+
+
+@attrs.frozen
 class StateSummary:
     name: str
     seed: str

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 from aiohttp import web
 
-from ..._redaction.credentials import fingerprint
+from ..._redaction.credentials import prove
 from ..._web.access import IN_PATH, ControlError, read_token
-from ..._web.serving import read_json, respond
+from ..._web.serving import parse_json, read_body, respond
 from ...errors import BasiqError
+from ..fake._fake import FakeBasiq
 from ._operation import Control, Operation
 from .control_api import OPERATIONS, ROOT, STATE_HEADER, openapi_document
 
@@ -38,8 +42,13 @@ def routes(control: Control) -> list[web.RouteDef]:
 
 
 async def _call(control: Control, operation: Operation, request: web.Request) -> dict[str, object]:
-    named = _find_state(control, request)
-    sent = dict(request.query) if operation.method == "GET" else await read_json(request)
+    proof = request.headers.get(STATE_HEADER)
+    state = _find_named(control, request) if proof is None else None
+    raw = await read_body(request)
+    if proof is not None:
+        state = _find_proven(control, request, proof, raw or b"")
+    named = control if state is None else attrs.evolve(control, fake=state)
+    sent = dict(request.query) if operation.method == "GET" else parse_json(raw)
     in_path = {name: text for name, text in request.match_info.items() if name != "token"}
     try:
         return await operation.call(named, {**{n: v for n, v in sent.items() if v is not None}, **in_path})
@@ -47,22 +56,40 @@ async def _call(control: Control, operation: Operation, request: web.Request) ->
         raise ControlError(400, "not-valid", str(error)) from error
 
 
-def _find_state(control: Control, request: web.Request) -> Control:
-    """Return the control of the state to which a call's API key belongs. Raises ``ControlError`` for an unknown key.
+def _find_named(control: Control, request: web.Request) -> FakeBasiq | None:
+    """Return the state whose API key a call has; None for a call without a key, which only reads or has the token.
 
-    A POST must name a key, because another mock may use the same port by now. The commands send only its fingerprint,
-    because another program may listen there.
+    A POST must name a key, because another mock may use the same port by now.
     """
-    header, named = request.headers.get("Authorization"), request.headers.get(STATE_HEADER)
-    if header is None and named is None:
+    header = request.headers.get("Authorization")
+    if header is None:
         if request.method == "POST" and read_token(request) is None:
             raise ControlError(401, "key-missing", f"name the mock that this call is for: {_HOW}")
-        return control
-    scheme, _, key = (header or "").partition(" ")
+        return None
+    scheme, _, key = header.partition(" ")
+    return _find(control, lambda own: scheme.lower() == "basic" and own == key)
+
+
+def _find_proven(control: Control, request: web.Request, proof: str, body: bytes) -> FakeBasiq:
+    """Return the state whose API key the sender of this request knows.
+
+    The commands do not send the key, because another program may listen there, and what they send is good for one
+    request: whoever listened there before could send anything else again.
+    """
+    challenge, _, shown = proof.partition(".")
+    is_new = control.challenges.use(challenge)
+
+    def fits(own: str) -> bool:
+        expected = prove(own, challenge, request.method, request.raw_path, body)
+        return secrets.compare_digest(expected.encode(), shown.encode(errors="replace"))
+
+    return _find(control, lambda own: is_new and fits(own))
+
+
+def _find(control: Control, is_meant: Callable[[str], bool]) -> FakeBasiq:
     for state in (control.first, *control.first.states.values()):
-        own = state.api_key
-        if (scheme.lower() == "basic" and own == key) if named is None else fingerprint(own) == named:
-            return Control(state, control.base_url, control.first)
+        if is_meant(state.api_key):
+            return state
     raise ControlError(
         403, "another-mock", f"this mock does not have that API key, so the call is for another mock: {_HOW}"
     )

@@ -68,7 +68,9 @@ async def serve(
     While the server runs, it makes each delivery when it is due by the fake's clock. Links in deliveries lead to this
     server. Requests with an Origin of another site are refused.
     """
-    guard = attrs.evolve(Guard.make(host, allowed_hosts, control_token), health=f"{ROOT}/health")
+    guard = attrs.evolve(
+        Guard.make(host, allowed_hosts, control_token), unguarded=(f"{ROOT}/health", f"{ROOT}/challenge")
+    )
     if deliver_to is not None and deliver_anywhere:
         raise ConfigurationError("pass deliver_to or deliver_anywhere, not both")
     control = Control(fake, "", fake)

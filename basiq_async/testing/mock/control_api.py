@@ -30,11 +30,16 @@ _PLAIN: Mapping[object, Json] = {
 _DESCRIPTION = """\
 Set up and inspect a fake Basiq that is served over HTTP. All bodies are JSON. The header Authorization: Basic KEY names
 the mock, and the state, that a call is for. KEY is the state's API key, without further encoding. Every POST needs it,
-or the header X-Fake-State with the key's fingerprint. A GET without both is for the first state.
+or the header X-Fake-State, which proves that the caller knows the key and does not contain it. A GET without both is
+for the first state.
 """
+_PROOF = """\
+CHALLENGE.MAC for one request: a text of GET /_fake/challenge, and the HMAC-SHA256 with the API key, in hexadecimal
+digits, of four lines without a line feed at the end: the challenge, the method, the path with its query, and the
+SHA-256 of the body in hexadecimal digits."""
 _KEYS = (
     ("apiKey", "Authorization", "Basic, a space, and the API key of the state that the call is for."),
-    ("fingerprint", STATE_HEADER, "The SHA-256 of 'basiq-async:' and the API key, in hexadecimal digits."),
+    ("proof", STATE_HEADER, _PROOF),
     ("token", TOKEN_HEADER, "The control token. Pages need it, and callers on other machines."),
 )
 

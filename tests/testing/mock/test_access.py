@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from basiq_async import BasiqClient
-from basiq_async._redaction.credentials import fingerprint
+from basiq_async._redaction.credentials import prove
 from basiq_async._web.access import Guard
 from basiq_async.errors import ConfigurationError
 from basiq_async.testing import FakeBasiq, serve
@@ -100,6 +100,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
             for row in (({}, STATE, proxied, 403), ({}, STATE, {**proxied, **TOKEN}, 200))
         ),
         (NAMED, STATE, {}, 403),
+        *((NAMED, ("GET", f"/_fake/{path}"), {}, 200) for path in ("health", "challenge")),
         (NAMED, STATE, TOKEN, 200),
         ({"allowed_hosts": ["localhost", "127.0.0.2"]}, STATE, {}, 200),
         # A link or a frame of another site reaches the page and nothing else.
@@ -116,9 +117,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
         ({}, EMIT, {**OWN, "Cookie": "fake_token=t0ken"}, 403),
         ({}, EMIT, {**OWN, **KEY}, 403),
         ({}, EMIT, KEY, 200),
-        ({}, EMIT, {**KEY, "X-Fake-State": "{fingerprint}"}, 200),
-        ({}, EMIT, {"X-Fake-State": "{fingerprint}"}, 200),
-        *(({}, EMIT, {"X-Fake-State": text}, 403) for text in ("", KEY["Authorization"][6:], fingerprint("another"))),
+        *(({}, EMIT, {**key, "X-Fake-State": "x"}, 403) for key in ({}, KEY)),
         # A form is no call of the control API.
         *(({}, EMIT, {"Content-Type": kind}, 415) for kind in ("text/plain", *FORM.values(), "multipart/form-data")),
         # An empty token, in a header or in the path, is no token.
@@ -138,11 +137,42 @@ async def test_who_may_call_what(
     method, path = call
     async with serve(fake, **{"control_token": "t0ken", **options}) as base_url, aiohttp.ClientSession() as session:
         base = base_url.replace("0.0.0.0", "127.0.0.1")
-        known = {"{base}": base, "{fingerprint}": fingerprint(fake.api_key)}
+        known = {"{base}": base}
         sent = {"Content-Type": "application/json"} if method == "POST" else {}
         sent |= {name: known.get(text, text) for name, text in headers.items()}
         body = json.dumps({"eventTypeId": "user.created"}) if method == "POST" else None
         assert await _status(session, method, base + path, data=body, headers=sent) == status
+
+
+async def test_a_proof_of_the_key_is_good_for_one_request_and_no_other(fake: FakeBasiq) -> None:
+    """Whoever held the mock's port before has seen a proof, and sends it again, or with another body."""
+    url, body = "/_fake/webhooks", json.dumps({"url": "http://127.0.0.1:9/basiq"}).encode()
+    async with serve(fake) as base_url, aiohttp.ClientSession() as session:
+
+        async def challenge() -> str:
+            async with session.get(f"{base_url}/_fake/challenge") as response:
+                return str((await response.json())["challenge"])
+
+        async def send(proof: str, path: str = url, data: bytes = body) -> int:
+            headers = {"X-Fake-State": proof, "Content-Type": "application/json"}
+            return await _status(session, "POST", base_url + path, data=data, headers=headers)
+
+        def proof_of(given: str, key: str = fake.api_key) -> str:
+            return f"{given}.{prove(key, given, 'POST', url, body)}"
+
+        proof = proof_of(await challenge())
+        assert [await send(proof), await send(proof)] == [200, 403]
+        assert await send(proof_of(await challenge()), "/_fake/reset", b"{}") == 403
+        assert await send(proof_of(await challenge()), data=body.replace(b":9/", b":8/")) == 403
+        assert await send(proof_of("made-up")) == 403
+        assert await send(proof_of(await challenge(), "another")) == 403
+        assert await send(f"{await challenge()}.") == 403
+        early = await challenge()
+        for _ in range(1_000):
+            await challenge()
+        assert await send(proof_of(early)) == 403, "the oldest are forgotten"
+        assert await send(proof_of(await challenge())) == 400, "there is a webhook of this url: it was let in"
+    assert len(fake.webhooks()) == 1
 
 
 async def test_two_host_headers_are_refused(fake: FakeBasiq) -> None:
