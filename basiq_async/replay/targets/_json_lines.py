@@ -272,10 +272,16 @@ class JSONLinesTarget:
         try:
             with open(open_private(self._note_path, os.O_RDONLY), "rb") as file:
                 found = json.loads(file.read(_LONGEST_NOTE))
-            note = _Note(int(found["size"]), str(found["last"]))
+            note = _Note(found["size"], found["last"])
             notes = {str(name): str(text) for name, text in dict(found["notes"]).items()}
-        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise self._note_error(exc, "read") from exc
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None  # without one that can be read, it costs requests: the lines say what is there
+        if not (type(note.size) is int and 0 <= note.size < 2**63 and type(note.last) is str):
+            return None
         if note.size and not os.path.lexists(self._path):
             raise RecordError(
                 f"the file {self._path!r} is missing, and {self._note_path!r} says that it had {note.size:,} bytes: "
@@ -286,8 +292,18 @@ class JSONLinesTarget:
 
     def _write_note(self) -> None:
         note = {"size": self._size, "last": self._last.hex(), "notes": self._notes}
-        replace_private(self._note_path, json.dumps(note).encode())
+        try:
+            replace_private(self._note_path, json.dumps(note).encode())
+        except OSError as exc:
+            raise self._note_error(exc, "written") from exc
         self._anew = False
+
+    def _note_error(self, exc: OSError, what: str) -> RecordError:
+        return RecordError(
+            f"the file {self._note_path!r}, which says where the last export to {self._path!r} ended, cannot be "
+            f"{what}: {exc.strerror or exc}. Mend that, or remove it: the next run then reads more, and writes no line "
+            "twice"
+        )
 
 
 @attrs.define

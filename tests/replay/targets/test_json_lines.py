@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,16 @@ async def test_a_file_that_was_replaced_or_has_lost_lines_is_refused_until_that_
         assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
-@pytest.mark.parametrize("note", [b"", b"{", b"[]", b'{"size": "x", "last": 1, "notes": {}}', b'{"size": 5}', b"\xff"])
+NO_SIZES = ("1e999", "-5", "1e3", "true", "1" * 5_000, str(10**30), "null")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        *(b"", b"{", b"[]", b'{"size": "x", "last": 1, "notes": {}}', b'{"size": 5}', b"\xff", b"[" * 100_000),
+        *(f'{{"size": {size}, "last": "", "notes": {{}}}}'.encode() for size in NO_SIZES),
+    ],
+)
 async def test_a_note_that_is_damaged_or_lost_costs_requests_and_no_line(tmp_path: Path, note: bytes) -> None:
     path = tmp_path / "export.jsonl"
     async with history(60, page_size=10) as h:
@@ -171,6 +181,38 @@ async def test_a_note_that_is_damaged_or_lost_costs_requests_and_no_line(tmp_pat
         report = await h.replay(JSONLinesTarget(path)).run()
     assert (report.handled, report.finished) == (0, True)
     assert len(path.read_text().splitlines()) == 60
+
+
+def _widen(note: Path) -> None:
+    note.chmod(0o644)
+
+
+def _link(note: Path) -> None:
+    note.rename(note.with_name("elsewhere"))
+    note.symlink_to(note.with_name("elsewhere"))
+
+
+def _make_folder(note: Path) -> None:
+    note.unlink()
+    note.mkdir()
+
+
+FAULTS = {"other users can open it": _widen, "symbolic link": _link, "not a regular file": _make_folder}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes and links of POSIX")
+@pytest.mark.parametrize("said", FAULTS)
+async def test_a_fault_of_the_note_is_told_of_the_note_and_not_of_the_file(said: str, tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(5) as h:
+        await h.replay(JSONLinesTarget(path)).run()
+        FAULTS[said](tmp_path / "export.jsonl.note")
+        with pytest.raises(ReplayError, match=said) as caught:
+            await h.replay(JSONLinesTarget(path)).run()
+        assert f"the file '{path}.note', which says where the last export to '{path}' ended" in str(caught.value)
+        (tmp_path / "export.jsonl.note").rename(tmp_path / "away")
+        assert (await h.replay(JSONLinesTarget(path)).run()).finished, "as the text says"
+    assert len(path.read_text().splitlines()) == 5
 
 
 async def test_lines_that_were_collected_and_not_flushed_are_written_at_the_close(tmp_path: Path) -> None:
