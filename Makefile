@@ -81,7 +81,7 @@ fuzz: $(READY) ## signatures with 20,000 examples each, 7,000 mutated responses,
 	BASIQ_FUZZ_EXAMPLES=100000 $(BIN)/python -m pytest -p no:randomly tests/replay/test_reading.py
 	BASIQ_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest -p no:randomly tests/faults/test_fuzz.py tests/faults/test_costs.py
 
-live: $(READY) ## the real API compared with the fake, with GETs alone; needs BASIQ_API_KEY
+live: $(READY) ## the real API compared with the fake, with reads alone; writes docs/live.md; needs BASIQ_API_KEY
 	@if [ -z "$$BASIQ_API_KEY" ]; then echo "make live: nothing was called, BASIQ_API_KEY is not set"; \
 	else BASIQ_LIVE=1 $(BIN)/python -m pytest -p no:randomly tests/contract/test_live.py; fi
 

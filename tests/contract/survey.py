@@ -1,4 +1,4 @@
-"""Read every kind of response of an API, with GETs only. Earlier responses give the ids for later requests."""
+"""Read every kind of response of an API. Earlier responses give the ids for later requests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from basiq_async._wire.order import ListOrder, raw_time
 from basiq_async.testing.fake._operations import (  # private: the table of what is compared
     EVENT_TYPES,
     EVENTS,
@@ -34,6 +35,20 @@ _ERRORS = {
     f"{EVENT_TYPES.one} (unknown)": f"{EVENT_TYPES.path}/no.such",
     f"{EVENTS.one} (unknown)": f"{EVENTS.path}/{'0' * 64}",
 }
+STATS = f"{WEBHOOKS.one}/stats"
+"""The statistics of a webhook, of which no schema is published. The fake has none."""
+_ATTEMPTS = f"{MESSAGES.path}: attempts"
+_TOKEN = {
+    "authorization": "Basic dW5rbm93bjp1bmtub3du",
+    "basiq-version": "3.0",
+    "content-type": "application/x-www-form-urlencoded",
+    "accept": "application/json",
+}
+_TOKEN_ERRORS = {
+    "POST /token (unknown key)": _TOKEN,
+    "POST /token (no version)": {name: value for name, value in _TOKEN.items() if name != "basiq-version"},
+}
+_EVENT_TYPE = re.compile(r"[a-z]+\.[a-z]+")
 _ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
@@ -69,6 +84,9 @@ class Survey:
         self._pages = pages
         self.seen: dict[str, Seen] = {}
         self.requests = 0
+        self.orders: dict[str, ListOrder] = {}
+        """The order of each list by time."""
+        self.event_types: set[str] = set()
 
     async def run(self) -> None:
         """Make every kind of request for which an item was found."""
@@ -77,14 +95,38 @@ class Survey:
             names = re.findall(r"{(\w+)}", resource.path)
             for ids in islice(product(*(known.get(name, ()) for name in names)), self._samples):
                 path = resource.path.format_map(dict(zip(names, ids, strict=True)))
-                for item in (await self._list(resource.path, path + _QUERY.get(resource.path, "")))[: self._samples]:
+                items = await self._list(resource.path, path + _QUERY.get(resource.path, ""))
+                if resource is EVENT_TYPES:
+                    self.event_types |= {_id(item) for item in items if _EVENT_TYPE.fullmatch(_id(item))}
+                if resource is MESSAGES:
+                    self._see_order(resource.path, _items(await self._get(resource.path, path)))
+                self._see_order(resource.path, items)
+                for item in items[: self._samples]:
                     await self._get(resource.one, f"{path}/{_id(item)}")
                     for name, value in {**item, resource.parameter: _id(item)}.items():
                         if isinstance(value, str) and _ID.fullmatch(value):
                             known.setdefault(name, {})[value] = None
+        for webhook_id in islice(known.get(WEBHOOKS.parameter, ()), self._samples):
+            await self._get(STATS, STATS.format_map({WEBHOOKS.parameter: webhook_id}))
         for kind, path in _ERRORS.items():
             await self._get(kind, path)
         await self._get(f"{WEBHOOKS.path} (no token)", WEBHOOKS.path, transport=self._bare)
+        unknown = Request("GET", self._base + WEBHOOKS.path, {"authorization": "Bearer unknown"}, None)
+        await self._send(f"{WEBHOOKS.path} (unknown token)", unknown, self._bare)
+        for kind, headers in _TOKEN_ERRORS.items():
+            await self._send(kind, Request("POST", f"{self._base}/token", headers, b"scope=SERVER_ACCESS"), self._bare)
+
+    def _see_order(self, path: str, items: list[Any]) -> None:
+        """Find the order of a list of messages or events by time, and that of the attempts of each message."""
+        if path not in (MESSAGES.path, EVENTS.path):
+            return
+        order = ListOrder(self.orders.setdefault(path, ListOrder()).steps)
+        for item in items:
+            order.see(raw_time(item))
+            attempts = item.get("attempts") if isinstance(item, Mapping) else None
+            own = ListOrder(self.orders.setdefault(_ATTEMPTS, ListOrder()).steps)
+            for attempt in attempts if isinstance(attempts, list) else ():
+                own.see(raw_time({"attempts": [attempt]}) if isinstance(attempt, Mapping) else None)
 
     async def _list(self, kind: str, path: str) -> list[Any]:
         """Return the items of the first pages."""
@@ -107,10 +149,12 @@ class Survey:
         return [item for item in items if _id(item)]
 
     async def _get(self, kind: str, path: str, *, transport: Transport | None = None) -> Any:
+        request = Request("GET", self._base + path, {"accept": "application/json"}, None)
+        return await self._send(kind, request, transport or self._authorized)
+
+    async def _send(self, kind: str, request: Request, transport: Transport) -> Any:
         self.requests += 1
-        headers = {"accept": "application/json"}
-        request = Request("GET", self._base + path, headers, None)
-        response = await (transport or self._authorized).send(request)
+        response = await transport.send(request)
         seen = self.seen.setdefault(kind, Seen(Shape(self._base, _CLOSED.get(kind, frozenset()))))
         seen.statuses.add(response.status)
         for name, form in _headers(response):

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from datetime import date
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from basiq_async import AuthenticationError, InMemoryTransport, Request, Response
-from basiq_async.testing import FakeBasiq, Quirks
+from basiq_async import AuthenticationError, BasiqClient, InMemoryTransport, Request, Response
+from basiq_async.testing import FakeBasiq, Quirks, serve
 from basiq_async.testing.fake._operations import EVENT_TYPES, RESOURCES  # private: the table of what is compared
+from tests.support.environment import ROOT
 
+from . import test_live
 from .comparison import Comparison, compare
+from .live_page import render, write_page
 
 FOLDER = Path(os.environ.get("BASIQ_SPEC_DIR") or Path(__file__).parents[3] / "shared" / "spec")
 
@@ -23,11 +29,11 @@ async def compared(**options: Any) -> Comparison:
     """A fake with these options in the part of the real API."""
     real = FakeBasiq(seed="real", **options)
     only = real.add_webhook("https://example.com/one", ["user.created"])
+    real.seed_messages(5, only, failed=0.4)
     user_id = "d5a8dcd1-0000-4000-8000-00000000abcd"
     real.emit("user.created", user_id=user_id, data={"name": "Jane Canary"})
     for event_type in real.event_types:  # so that each list of the user's entities has one
         real.emit(event_type, user_id=user_id)
-    real.seed_messages(5, only, failed=0.4)
     await real.deliver()
     return await compare(real.api_key, transport=InMemoryTransport(real))
 
@@ -36,7 +42,8 @@ async def test_a_fake_like_ours_does_not_differ() -> None:
     comparison = await compared()
     comparison.assert_equal()
     assert comparison.skipped == ()
-    assert comparison.requests < 60
+    assert comparison.requests < 80
+    assert comparison.unknown == ()
 
 
 @pytest.mark.parametrize(
@@ -54,6 +61,7 @@ async def test_a_fake_like_ours_does_not_differ() -> None:
         ({"event_data": "list"}, "$.data"),
         ({"event_type": "dotted"}, "$.eventTypeId"),
         ({"signing_key_in": "everywhere"}, "$.secret"),
+        ({"unknown_key_response": "404"}, "status"),
     ],
     ids=str,
 )
@@ -62,7 +70,7 @@ async def test_each_other_form_is_found_where_it_is(quirk: dict[str, Any], where
     assert where in {difference.where for difference in comparison.differences}
     with pytest.raises(AssertionError, match="differs from the fake"):
         comparison.assert_equal()
-    assert all(difference.request.startswith("GET /") for difference in comparison.differences)
+    assert all(difference.request.startswith(("GET /", "POST /token")) for difference in comparison.differences)
 
 
 async def test_a_history_of_many_pages_does_not_differ() -> None:
@@ -159,6 +167,59 @@ async def test_the_shapes_hold_no_values() -> None:
         assert canary not in text, canary
 
 
+async def test_the_page_of_a_run_holds_shapes_and_codes_and_no_ids_and_no_urls(tmp_path: Path) -> None:
+    found = await compared(quirks=Quirks(status_code="string", message_order="newest-first"))
+    (tmp_path / "docs").mkdir()
+    for file in ("README.md", "docs/the-fake.md"):
+        (tmp_path / file).write_text((ROOT / file).read_text())
+    for _ in range(2):  # the second run takes the place of the first
+        write_page(found, tmp_path, date(2026, 12, 1))
+    page = (tmp_path / "docs" / "live.md").read_text()
+    assert "$.attempts[].responseStatusCode: the real API has string, the fake integer or null" in page
+    assert "- /notifications/webhooks/{webhookId}/messages: newest-first" in page
+    assert "### POST /token (unknown key)\n\n```text\nstatus 400" in page
+    assert "$.data[].code  string (text) (unauthorized-access)" in page
+    for canary in ("Jane", "example.com", "d5a8dcd1", "whsec_", FakeBasiq.DEFAULT_API_KEY, "https://", "@"):
+        assert canary not in page, canary
+    assert not re.search(r"[0-9a-f]{12}", page)
+    for file, link in (("README.md", "docs/live.md"), ("docs/the-fake.md", "live.md")):
+        text = (tmp_path / file).read_text()
+        assert f"on 2026-12-01: [{len(found.differences)} points differed]({link})." in text
+        assert "Nobody has" not in text
+
+
+async def test_what_only_the_real_api_has_is_named_and_no_difference() -> None:
+    def change(request: Request, response: Response) -> Response:
+        return attrs.evolve(response, status=200, body=b'{"failed": 3}') if request.url.endswith("/stats") else response
+
+    transport = Changed(change)
+    transport.inner.fake.seed_messages(5)
+    found = await compare(transport.inner.fake.api_key, transport=transport)
+    found.assert_equal()
+    assert found.unknown == ("/notifications/webhooks/{webhookId}/stats",)
+    assert "$.failed  integer" in render(found, date(2026, 12, 1))
+
+
+async def test_event_types_that_one_side_lacks_are_named() -> None:
+    found = await compared(event_types={"user.verified": "A new one."})
+    difference = next(each for each in found.differences if each.where == "event types")
+    assert (difference.real, difference.fake) == ("user.verified", "none")
+
+
+async def test_make_live_passes_against_the_mock(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeBasiq()
+    fake.seed_messages(40, failed=0.2)
+    await fake.deliver()
+    async with serve(fake) as url:
+        monkeypatch.setenv("BASIQ_API_KEY", fake.api_key)
+        monkeypatch.setattr(test_live, "BASE_URL", url)
+        async with BasiqClient(base_url=url) as basiq:
+            for name, test in vars(test_live).items():
+                if name.startswith("test_"):
+                    await (test(basiq) if "basiq" in signature(test).parameters else test())
+    assert {request.method for request in fake.requests if not request.url.endswith("/token")} == {"GET"}
+
+
 async def test_a_key_that_is_not_accepted_is_an_error_of_ours() -> None:
     with pytest.raises(AuthenticationError):
         await compare("d3Jvbmc=", transport=InMemoryTransport())
@@ -175,7 +236,9 @@ class FromTheReference:
     async def send(self, request: Request, /) -> Response:
         path = request.url.removeprefix("https://au-api.basiq.io").partition("?")[0]
         if path == "/token":
-            return Response(200, {}, b'{"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}')
+            right = request.headers["authorization"] == "Basic a2V5"
+            body = b'{"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}' if right else b"{}"
+            return Response(200 if right else 400, {"content-type": "application/json"}, body)
         status = "200"
         if "no.such" in path or "11111111" in path or "000000" in path:
             status = "404"
@@ -195,7 +258,7 @@ class FromTheReference:
                     example = next(iter(content.get("examples", {}).values()), {"value": {}})["value"]
                     headers = {"content-type": "application/json"}
                     return Response(int(status), headers, json.dumps(example).encode())
-        return Response(404, {}, b"{}")
+        return Response(404, {"content-type": "application/json"}, b"{}")
 
     async def aclose(self) -> None: ...
 

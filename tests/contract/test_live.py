@@ -1,13 +1,14 @@
 """The read-only part of the contract, against the real API: ``make live``, with BASIQ_API_KEY in the environment.
 
-Nothing is created, changed or deleted, and no test message is sent. In the ordinary run these tests are skipped.
+Nothing is created, changed or deleted, and no test message is sent. In the ordinary run these tests are skipped, and
+``test_comparison.py`` calls them with a mock.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ import yaml
 
 import basiq_async.testing
 from basiq_async import BasiqClient, NotFoundError, RequestEvent
+from basiq_async._wire.urls import VENDOR_URL
+from tests.support.environment import ROOT
 
 from .comparison import compare
+from .live_page import render, write_page
 
 LIVE = bool(os.environ.get("BASIQ_API_KEY")) and os.environ.get("BASIQ_LIVE") == "1"
 pytestmark = pytest.mark.skipif(not LIVE, reason="the real API is called by `make live` alone, with BASIQ_API_KEY set")
 
-BASE_URL = os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io")
+BASE_URL = os.environ.get("BASIQ_BASE_URL", VENDOR_URL)
 NOWHERE = "11111111-2222-4333-8444-555555555555"
 DESCRIPTION: dict[str, Any] = yaml.safe_load(Path(basiq_async.testing.__file__).with_name("basiq.yaml").read_text())
 
@@ -41,10 +45,11 @@ async def basiq() -> AsyncIterator[BasiqClient]:
 
 
 async def test_the_fake_responds_like_the_real_api() -> None:
-    """What the account has no data for is skipped. A failure shows the shapes of Basiq's responses, without values."""
+    """What the account has no data for is skipped. The shapes of the responses are written to a page."""
     found = await compare(base_url=BASE_URL)
-    print("not compared:", *found.skipped, sep="\n")
-    print(json.dumps(found.shapes, indent=2, sort_keys=True))
+    print(render(found, datetime.now(UTC).date()))
+    if BASE_URL == VENDOR_URL:
+        write_page(found, ROOT, datetime.now(UTC).date())
     found.assert_equal()
 
 
