@@ -175,7 +175,7 @@ async def test_the_page_of_a_run_holds_shapes_and_codes_and_no_ids_and_no_urls(t
     for _ in range(2):  # the second run takes the place of the first
         write_page(found, tmp_path, date(2026, 12, 1))
     page = (tmp_path / "docs" / "live.md").read_text()
-    assert "$.attempts[].responseStatusCode: the real API has string, the fake integer or null" in page
+    assert "attempts[].responseStatusCode: the real API has null or string, the fake integer or null" in page
     assert "- /notifications/webhooks/{webhookId}/messages: newest-first" in page
     assert "### POST /token (unknown key)\n\n```text\nstatus 400" in page
     assert "$.data[].code  string (text) (unauthorized-access)" in page
