@@ -11,7 +11,7 @@ import attrs
 from ..client import BasiqClient
 from ..errors import ConfigurationError, PaginationError, ReplayError
 from ..models import Message
-from ..replay.shared import message_of, open_events, placeholder_for
+from ..replay.shared import message_of, open_events, place_after, placeholder_for
 from ._record_types import EDGE, ListSpec, SegmentClaim, SegmentPage, Source
 
 _MOST_ARRIVED = 100_000
@@ -85,9 +85,8 @@ def _lost(ids: Sequence[str]) -> ReplayError:
 
 def _after(page: SegmentPage, ids: Sequence[str]) -> Sequence[Message] | None:
     """Return the messages after the last one with one of these ids; None if the page has no such message."""
-    known, messages = frozenset(ids), page.messages
-    place = next((index for index in reversed(range(len(messages))) if messages[index].id in known), None)
-    return None if place is None else messages[place + 1 :]
+    place = place_after([message.id for message in page.messages], frozenset(ids))
+    return None if place is None else page.messages[place:]
 
 
 async def _read(pages: Pages, cursor: str | None) -> SegmentPage:

@@ -26,6 +26,7 @@ from ..replay.shared import (
     QuarantinedMessage,
     RetryTarget,
     as_where,
+    choose,
     key_of,
     make_entry,
     message_of_entry,
@@ -225,10 +226,9 @@ class Segment:
         await self._ask_what_is_known(messages)
         await self._open_targets(messages)
         self._engine = engine = Engine(
-            FixedMessages(_one_page(messages)),
+            FixedMessages(_one_page(messages), partial(choose, where)),
             target=RetryTarget(self, work.client._seal("basiq fleet"), None) if is_retry(self.name) else self,
             recorder=self,
-            where=where,
             settings=attrs.evolve(work.settings, concurrency=min(work.settings.concurrency, len(messages))),
             limiter=SegmentRate(self.job.limiter),
             on_pause=self.job.spread_pause,

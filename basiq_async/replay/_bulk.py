@@ -8,7 +8,6 @@ from typing import Any
 
 from ._engine import Engine
 from ._sources import Batch, UnreadableMessage
-from ._where import choose
 from .targets._json_lines import JSONLinesTarget
 
 _MOST_UNWRITTEN = 4_096
@@ -55,13 +54,10 @@ class BulkEngine(Engine):
 
     async def _accept(self, batch: Batch[Any]) -> None:
         """Hand the messages of a page to the target, one after the other."""
-        for message in batch.items:
+        for place, message in enumerate(batch.items):
             if self._stopped or self._left == 0:
                 return
-            wanted, error = choose(self._where, message)
-            if not wanted:
-                self._skip(batch)
-                continue
+            error = batch.errors.get(place)
             reason = None
             if error is None or (self._file is not None and isinstance(message, UnreadableMessage)):
                 ending = await self._attempts.deliver(message)

@@ -23,7 +23,6 @@ from ..models import Message
 from ._report import OnProgress, Plan, Progress, Report
 from ._sources import Batch, MessageSource, Source
 from ._throttle import LONGEST_ERROR, Attempts, Limiter, RateLimiter, ending_error
-from ._where import Where, choose
 from .targets._base import BUSY, HANDLED_BEFORE, Target
 
 logger = logging.getLogger("basiq_async.replay")
@@ -39,7 +38,10 @@ _MOST_AT_ONCE = 1_024
 
 @attrs.frozen(kw_only=True)
 class RunSettings:
-    """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds."""
+    """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds.
+
+    ``limit``: maximum number of messages to hand out; None for all.
+    """
 
     concurrency: int
     rate: float | None
@@ -48,6 +50,7 @@ class RunSettings:
     max_pause: float
     target_timeout: float = 300.0
     record_timeout: float = 60.0
+    limit: int | None = None
 
 
 @attrs.define(eq=False)
@@ -122,14 +125,13 @@ class Engine:
         *,
         target: Target,
         recorder: Recorder,
-        where: Where,
         settings: RunSettings,
         limiter: Limiter | None = None,
         on_pause: Callable[[float], None] | None = None,
         note_hint: Callable[[str], Awaitable[None]] | None = None,
         wait_for_others: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._source, self._where, self._recorder = source, where, recorder
+        self._source, self._recorder = source, recorder
         self._settings, self._target = settings, target
         self._attempts = Attempts(
             target,
@@ -142,16 +144,17 @@ class Engine:
         self._note_hint, self._wait_for_others = note_hint, wait_for_others
         self._hint: str | None = None
         self._hint_due = 0.0
-        self._items: Iterator[tuple[Message, Batch[Any]]] = iter(())  # the messages that were read and not taken yet
+        self._items: Iterator[tuple[Message, Batch[Any], Exception | None]] = iter(())
+        """The messages that were read and not taken yet, with the errors of those that fail at once."""
         self._reading: asyncio.Task[Any] | None = None  # the worker that waits for a page
         self._turning = False  # whether a worker turns to the next page. The others wait
-        self._left = where.limit
+        self._left = settings.limit
         self._open = 0  # the number of messages under way, or handled and not recorded yet
         self._changed = asyncio.Event()  # set when that has changed, or when there is another page
         self._started = self._working = 0  # the number of workers, and of those that have a message
         self._done: list[Finished] = []
         self._row: list[Finished] = []  # the last failures in a row
-        self._busy: deque[tuple[Message, Batch[Any]]] = deque()
+        self._busy: deque[tuple[Message, Batch[Any], None]] = deque()
         """Messages that another worker holds. They are handed out again at the end, once."""
         self._at_end = False  # whether all pages were taken
         self._recording = False
@@ -246,7 +249,7 @@ class Engine:
                         break
                 elif reason == BUSY:
                     self._give_back()
-                    self._busy.append((message, batch))
+                    self._busy.append((message, batch, None))
                     self._release(1)
                 else:
                     self._record_success(message, batch, reason)
@@ -265,12 +268,8 @@ class Engine:
             if self._open >= self._settings.concurrency or self._left == 0 or self._turning:
                 await self._wait_for_change()
             elif (following := next(self._items, None)) is not None:
-                message, batch = following
-                chosen, error = choose(self._where, message)
-                if chosen:
-                    self._begin()
-                    return message, batch, error
-                self._skip(batch)
+                self._begin()
+                return following
             elif not await self._turn_page():
                 break
         return None
@@ -283,7 +282,7 @@ class Engine:
         try:
             batch = await self._next_page()
             if batch is not None:
-                self._items = ((message, batch) for message in batch.items)
+                self._items = _each(batch)
                 return True
             self._at_end = True
             while self._open and not self._stopped:
@@ -301,11 +300,6 @@ class Engine:
             return await self._source.advance()
         finally:
             self._reading = None
-
-    def _skip(self, batch: Batch[Any]) -> None:
-        """Pass over a message that is not selected."""
-        self._skipped["where"] += 1
-        batch.finish()
 
     def _begin(self) -> None:
         self._open += 1
@@ -467,9 +461,9 @@ class Engine:
         done = self._handled + self._failed
         rate = messages_per_second(self._samples, now_seconds=now, began_seconds=self._began, finished=done)
         skipped = self._skipped.copy()
-        if self._source.known_count:
-            skipped[HANDLED_BEFORE] += self._source.known_count
-        passed = self._skipped.total() - self._skipped["where"] - self._skipped["no-handler"]
+        skipped[HANDLED_BEFORE] += self._source.known_count
+        skipped["where"] += self._source.unselected_count
+        passed = self._skipped.total() - self._skipped["no-handler"]
         remaining = None if plan is None else max(0, plan.total - done - passed)
         pause, since = self._attempts.pressure.paused_until, self._attempts.since
         return Progress(
@@ -487,3 +481,8 @@ class Engine:
             down=0.0 if since is None else now - since,
             order=self._source.order,
         )
+
+
+def _each(batch: Batch[Any]) -> Iterator[tuple[Message, Batch[Any], Exception | None]]:
+    for place, message in enumerate(batch.items):
+        yield message, batch, batch.errors.get(place)

@@ -165,9 +165,9 @@ class RecoveryRun:
         begins = self._since or coverage.begins
         messages = await self._read_messages(latest(coverage.read_back_to(began), begins), begins, Activity(), passed)
         where, handles = self._replay._where, self._replay._handling.handles
-        first = (await make_plan(messages, where, handles=handles)).total
+        first = (await make_plan(messages, where.limit, handles=handles)).total
         events = self._read_events(webhook, began, begins, passed)
-        plan = RecoveryPlan(coverage.read_up_to is None, first, (await make_plan(events, where)).total)
+        plan = RecoveryPlan(coverage.read_up_to is None, first, (await make_plan(events, where.limit)).total)
         if plan.first and plan.total and (replaced := await self._find_replaced(webhook)):
             raise ConfigurationError(f"{plan} {await self._describe_choice(replaced)}")
         self._plan = plan

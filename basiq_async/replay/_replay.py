@@ -54,7 +54,7 @@ from ._sources import (
     plain_id,
 )
 from ._throttle import FIRST_PAUSE, LONGEST_PAUSE
-from ._where import Predicate, Where, as_where, everything
+from ._where import Predicate, Where, as_where, choose, everything
 from .targets._adapters import AnyTarget, ReceiverTarget, find_handling
 from .targets._base import BulkTarget
 from .targets._http import HttpTarget
@@ -191,7 +191,7 @@ class Replay:
         left = 0 if inbox is None else await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
         waiting = await count_waiting(inbox, self._handling.webhook_id, timeout=_CALL)
         source, _ = await self._open_source(counts_only=True)
-        plan = await make_plan(source, self._where, handles=self._handling.handles)
+        plan = await make_plan(source, self._where.limit, handles=self._handling.handles)
         return attrs.evolve(plan, quarantined=left, waiting=waiting.count)
 
     async def quarantined(
@@ -299,8 +299,7 @@ class Replay:
             source,
             target=target,
             recorder=recorder,
-            where=as_where(None) if retries else self._where,
-            settings=self._settings,
+            settings=attrs.evolve(self._settings, limit=None if retries else self._where.limit),
             note_hint=note_hint,
             wait_for_others=wait_for_others,
         )
@@ -419,7 +418,8 @@ class Replay:
             listing = open_events(self._client, self._filter)
         else:
             listing = self._client.messages.list(self._webhook_id, filter=self._filter, on_unreadable=placeholder_for)
-        return Reading(listing, known=known, key_of=key_of, now=self._client._now, **options)
+        selects = None if options.get("as_sent") else partial(choose, self._where)
+        return Reading(listing, known=known, key_of=key_of, now=self._client._now, choose=selects, **options)
 
     async def _known(self, keys: Sequence[str]) -> Collection[str]:
         return await self._ask(partial(self._handling.record.known, keys))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, date, datetime
 
 import attrs
 
 from .._wire.order import Order
 from .._work.tasks import run_to_completion
-from ._sources import MessageSource, each_message
-from ._where import Where, choose, message_time
+from ..models import Message
+from ._sources import MessageSource
+from ._where import message_time
 from .targets._base import HANDLED_BEFORE
 
 
@@ -91,7 +92,7 @@ class Plan:
     order: Order = "unknown"
 
 
-async def make_plan(source: MessageSource, where: Where, *, handles: Callable[[str], bool] | None = None) -> Plan:
+async def make_plan(source: MessageSource, limit: int | None, *, handles: Callable[[str], bool] | None = None) -> Plan:
     """Read the source, and count its messages for a ``Plan``."""
     by_type: Counter[str] = Counter()
     by_day: Counter[date | None] = Counter()
@@ -100,11 +101,7 @@ async def make_plan(source: MessageSource, where: Where, *, handles: Callable[[s
     last: datetime | None = None
     total = 0
     try:
-        async for message in each_message(source):
-            chosen, error = choose(where, message)
-            if not chosen:
-                skipped["where"] += 1
-                continue
+        async for message, error in _each(source):
             if error is None and handles is not None and not handles(message.event_type_id or ""):
                 skipped["no-handler"] += 1
                 continue
@@ -115,10 +112,17 @@ async def make_plan(source: MessageSource, where: Where, *, handles: Callable[[s
             if time is not None:
                 first = time if first is None else min(first, time)
                 last = time if last is None else max(last, time)
-            if total == where.limit:
+            if total == limit:
                 break
     finally:
         await run_to_completion(source.aclose)
-    if source.known_count:
-        skipped[HANDLED_BEFORE] += source.known_count
+    skipped[HANDLED_BEFORE] += source.known_count
+    skipped["where"] += source.unselected_count
+    skipped = +skipped  # without those that are 0
     return Plan(total, dict(by_type), dict(by_day), dict(skipped), first, last, order=source.order)
+
+
+async def _each(source: MessageSource) -> AsyncIterator[tuple[Message, Exception | None]]:
+    while (batch := await source.advance()) is not None:
+        for place, message in enumerate(batch.items):
+            yield message, batch.errors.get(place)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -19,9 +19,6 @@ from ..client import BasiqClient
 from ..models import Event, Message, read_text
 from ..pagination import Paginator, UnreadableItem
 
-if TYPE_CHECKING:
-    from ._reading import Reading
-
 T = TypeVar("T")
 Source = Literal["messages", "events"]
 EVENT_PREFIX = "event-"
@@ -29,13 +26,17 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
 class Batch(Generic[T]):
-    """What a page has to hand out: the ``items`` that the record does not know, in the order of the list."""
+    """What a page has to hand out: the ``items`` that the record does not know, in the order of the list.
 
-    def __init__(self, items: Sequence[T] = (), keys: Sequence[str] = (), indexes: Sequence[int] = ()) -> None:
+    errors: for the places of items that fail at once, why.
+    """
+
+    def __init__(
+        self, items: Sequence[T] = (), keys: Sequence[str] = (), errors: Mapping[int, Exception] | None = None
+    ) -> None:
         self.items = items
         self.keys = keys
-        self.indexes = indexes
-        """The places of the items on the page."""
+        self.errors = errors or {}
         self._left = len(items)
         self._held = False
 
@@ -53,13 +54,6 @@ class Batch(Generic[T]):
     def hold(self) -> None:
         """Note that an item is not done: no hint passes this page in this run."""
         self._held = True
-
-
-async def each_message(source: MessageSource) -> AsyncIterator[Message]:
-    """Yield the messages of a source."""
-    while (batch := await source.advance()) is not None:
-        for message in batch.items:
-            yield message
 
 
 def plain_id(raw: Mapping[str, Any]) -> str:
@@ -136,23 +130,53 @@ class EventMessage(Message):
     created: datetime | None
 
 
+Choose: TypeAlias = Callable[[Message], tuple[bool, Exception | None]]
+"""Says whether a message is selected, and the error with which it then fails at once."""
+
+
+class MessageSource(Protocol):
+    """Hands out messages, page by page. What each name means, ``Reading`` says."""
+
+    @property
+    def order(self) -> Order: ...
+
+    finished: bool
+    read_count: int
+    known_count: int
+    unselected_count: int
+
+    async def advance(self) -> Batch[Message] | None: ...
+
+    def hint(self) -> str | None: ...
+
+    async def aclose(self) -> None: ...
+
+
 class FixedMessages:
     """A source that is no list of Basiq's. ``pages`` yields messages."""
 
     order: Order = "unknown"
     finished = True
-    known_count = 0
 
-    def __init__(self, pages: AsyncGenerator[Sequence[Message]]) -> None:
-        self._pages = pages
-        self.read_count = 0
+    def __init__(self, pages: AsyncGenerator[Sequence[Message]], choose: Choose = lambda _: (True, None)) -> None:
+        self._pages, self._choose = pages, choose
+        self.read_count = self.known_count = self.unselected_count = 0
 
     async def advance(self) -> Batch[Message] | None:
         """See ``Reading``."""
         async for messages in self._pages:
-            if messages:
-                self.read_count += len(messages)
-                return Batch(messages)
+            self.read_count += len(messages)
+            items: list[Message] = []
+            errors: dict[int, Exception] = {}
+            for message in messages:
+                chosen, error = self._choose(message)
+                self.unselected_count += not chosen
+                if error is not None:
+                    errors[len(items)] = error
+                if chosen:
+                    items.append(message)
+            if items:
+                return Batch(items, errors=errors)
         return None
 
     def hint(self) -> None:
@@ -161,10 +185,6 @@ class FixedMessages:
     async def aclose(self) -> None:
         """See ``Reading``."""
         await self._pages.aclose()
-
-
-MessageSource: TypeAlias = "Reading[Message] | FixedMessages"
-"""Hands out messages, page by page. What each method does, ``Reading`` says."""
 
 
 # --- events ---

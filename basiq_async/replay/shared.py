@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ._engine import Engine, Finished, OnError, RunSettings
-from ._reading import Reading
+from ._reading import Reading, place_after
 from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import make_plan
 from ._sources import FixedMessages, Source, message_of, open_events, placeholder_for, plain_id
-from ._where import SUBMITTED, Predicate, as_where
+from ._where import SUBMITTED, Predicate, as_where, choose
 from .targets._adapters import AnyTarget, find_handling
 from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget
 
@@ -28,6 +28,7 @@ __all__ = [
     "RunSettings",
     "Source",
     "as_where",
+    "choose",
     "find_handling",
     "key_of",
     "make_entry",
@@ -35,6 +36,7 @@ __all__ = [
     "message_of",
     "message_of_entry",
     "open_events",
+    "place_after",
     "placeholder_for",
     "plain_id",
 ]

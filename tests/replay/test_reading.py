@@ -239,7 +239,7 @@ async def check(
             text = text[:-9] + ("0" if text[-9] != "0" else "1") + text[-8:]
         whole = text is None or run["hint"] in ("lost", "foreign", "damaged")
         if run["hint"] == "old" and text is not None:  # a reading that was cut off goes on; the next one is whole
-            whole = bool(json.loads(text.partition(" ")[2])["base"]["complete"])
+            whole = bool(json.loads(text.partition(" ")[2])["at_end"])
         reading = Reading(
             lists.paginator(),
             known=record.known,

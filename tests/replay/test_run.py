@@ -31,7 +31,7 @@ from basiq_async import (
 from basiq_async._wire.codec import _strict_loads
 from basiq_async.receiver import MemoryInbox, QuarantinedDelivery, SQLiteInbox, WebhookReceiver
 from basiq_async.replay import Progress, Replay, limit
-from basiq_async.replay.shared import Engine, Finished, FixedMessages, RunSettings, as_where
+from basiq_async.replay.shared import Engine, Finished, FixedMessages, RunSettings
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET
@@ -462,9 +462,7 @@ async def test_a_record_begins_at_once_and_has_all_that_finished_during_the_one_
 
     sizes: list[int] = []
     settings = RunSettings(concurrency=256, rate=rate, on_error="stop", max_failures=None, max_pause=1)
-    await Engine(
-        FixedMessages(pages()), target=Collecting(), recorder=InBatches(), where=as_where(None), settings=settings
-    ).run()
+    await Engine(FixedMessages(pages()), target=Collecting(), recorder=InBatches(), settings=settings).run()
     assert in_one / 2 <= statistics.median(sizes) <= in_one * 1.5
     assert sum(sizes) == 400
 

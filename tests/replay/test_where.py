@@ -13,7 +13,7 @@ from basiq_async.replay import event_types, failed_only, limit, message_time, si
 from basiq_async.replay._sources import UnreadableMessage  # private: a reading makes it
 from basiq_async.replay._where import as_where, choose  # private: a run asks it for each message
 from tests.support import virtual
-from tests.support.histories import Recorder, Table, history
+from tests.support.histories import Recorder, Table, history, listed
 
 ERROR = ValueError("it cannot be read")
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -167,6 +167,29 @@ async def test_a_limit_counts_messages_of_one_run_and_the_next_continues_after_t
         assert [report.handled for report in reports] == [20, 20, 10]
         assert [report.finished for report in reports] == [False, False, True]
         assert (target.rows if kind == "table" else target.ids) == await h.ids()
+
+
+@pytest.mark.parametrize("order", [("m1", "m2"), ("m2", "m1")])
+async def test_a_message_that_is_not_selected_hides_no_other_one_of_its_event(order: tuple[str, str]) -> None:
+    payload = {"eventTypeId": "user.created", "eventId": "e1"}
+    attempts = {"m1": [{"id": "a", "status": "Success"}], "m2": [{"id": "b", "status": "Failed"}]}
+    target = Recorder()
+    items = [{"id": each, "payload": payload, "attempts": attempts[each]} for each in order]
+    async with listed(items, target, where=failed_only()) as replay:
+        report = await replay.run()
+    assert (target.ids, report.handled, report.skipped, report.finished) == (["m2"], 1, {"where": 1}, True)
+
+
+async def test_a_predicate_is_asked_once_for_each_message() -> None:
+    asked: list[str] = []
+
+    def odd(message: Message) -> bool:
+        asked.append(message.id)
+        return False
+
+    async with history(100, page_size=20) as h:
+        report = await h.replay(Recorder(), where=odd).run()
+        assert (report.skipped, asked) == ({"where": 100}, await h.ids())
 
 
 @virtual.clocked
