@@ -144,3 +144,18 @@ def test_each_test_that_a_target_or_the_ci_names_is_there() -> None:
         named |= set(re.findall(r"tests/[\w/]+\.py", (TESTS.parent / file).read_text()))
     assert named
     assert [name for name in sorted(named) if not (TESTS.parent / name).is_file()] == []
+
+
+_COUNTED = re.compile(r"\{[^{}]*:,\} (?:messages|deliveries|events|entries)\b")
+_ALWAYS_MANY = ("of {count:,} messages", "{found.looked_at:,} messages and events", "{MOST_CAUSED:,} messages")
+
+
+def test_no_text_counts_one_of_a_thing_as_several() -> None:
+    """``amount`` of ``_redaction/text.py`` has both forms."""
+    found = [
+        f"{path.relative_to(ROOT)}: {each[0]}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if (each := _COUNTED.search(line)) and not any(part in line for part in _ALWAYS_MANY)
+    ]
+    assert found == []

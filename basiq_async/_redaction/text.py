@@ -40,6 +40,11 @@ def printable(value: object) -> str:
     return "".join([char if char.isprintable() or char in _JOINERS else _escape(char) for char in text])
 
 
+def amount(count: int, one: str, many: str) -> str:
+    """Return a number and what it counts: ``amount(1, "message was", "messages were")``."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def shorten(text: str) -> str:
     """Return an id or a type from outside as logs, metrics and memory hold it: it may have a megabyte."""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

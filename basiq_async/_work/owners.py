@@ -11,6 +11,7 @@ from datetime import datetime
 
 import attrs
 
+from .._redaction.text import amount
 from ..errors import ConfigurationError, InboxError
 from .limits import inbox_limit
 from .protocol import Inbox, Record
@@ -145,8 +146,8 @@ async def _check_is_drained(inbox: Inbox, webhook_id: str, webhook_ids: Sequence
     left = waiting + await count_quarantined(inbox, webhook_id, timeout=timeout)
     if left:
         raise ConfigurationError(
-            f"{left:,} deliveries of the webhook {webhook_id!r} wait in the inbox under its own id, or are in the "
-            f"quarantine: finish them with webhook_id={webhook_id!r}, then pass {list(webhook_ids)!r}"
+            f"the inbox has {amount(left, 'delivery', 'deliveries')} of the webhook {webhook_id!r} under its own id, "
+            f"waiting or in the quarantine: finish that with webhook_id={webhook_id!r}, then pass {list(webhook_ids)!r}"
         )
 
 

@@ -100,7 +100,7 @@ def _root(
     profile: Annotated[str | None, option(autocompletion=complete_profile)] = None,
     timeout: Annotated[float | None, option(None, min=0.001)] = None,
     base_url: str | None = None,
-    version: Annotated[bool, option(None, callback=_version, is_eager=True)] = False,
+    version: Annotated[bool, option(None, "--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Basiq's webhooks from the command line.
 

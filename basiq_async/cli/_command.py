@@ -109,7 +109,8 @@ class Group(typer.Typer):
     """A group of commands."""
 
     def __init__(self, help: str | None = None, **more: Any) -> None:
-        super().__init__(help=help, no_args_is_help="invoke_without_command" not in more, **more)
+        about: dict[str, Any] = {} if help is None else {"help": help}  # else that of the group's own function
+        super().__init__(no_args_is_help="invoke_without_command" not in more, **about, **more)
 
     def add(
         self, view: View[Any] | None = None, *, name: str | None = None, cls: Any = None, **more: Any

@@ -14,7 +14,7 @@ from ._command import Group, command
 from ._inboxes import naming_errors
 from ._options import Filter, LogLevel, Oldest, WebhookId, option
 from ._output import live, note, show_logs
-from ._quarantine import OF_A_JOB, show_entries, tell_dropped
+from ._quarantine import OF_A_JOB, entries_of, show_entries, tell_dropped
 from ._replay import Source
 from ._results import ROWS, Column, Output, Row, View, count_details
 
@@ -163,10 +163,10 @@ async def export(
     file: The new file, with a line of JSON for each message.
     """
     async with _open_job(fleet, key) as job:
-        note(f"{await job.export_quarantined(file):,} entries written to {file!r}")
+        note(f"{entries_of(await job.export_quarantined(file))} written to {file!r}")
 
 
-@jobs_app.add(ask=lambda key, ids, fleet: f"Remove {len(set(ids)):,} entries of the quarantine of {key} for good?")
+@jobs_app.add(ask=lambda key, ids, fleet: f"Remove {entries_of(len(set(ids)))} of the quarantine of {key} for good?")
 async def drop(
     key: Key,
     ids: list[str],

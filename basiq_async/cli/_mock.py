@@ -17,7 +17,7 @@ from urllib.parse import quote
 import attrs
 import typer
 
-from .._redaction.text import shell_line
+from .._redaction.text import amount, shell_line
 from ..errors import ConfigurationError
 from ._command import command
 from ._mock_control import TOKEN, MockError, Place, call_mock
@@ -220,7 +220,8 @@ async def _serve(options: MockOptions, output: Output) -> None:
         note(f"ready at {base_url}; its page is at {page}")
         note(f"its ids are made from the seed {fake.seed}; --seed repeats them", seed=str(fake.seed))
         if webhook_id is not None:
-            note(f"webhook {webhook_id} has {fake.count_messages(webhook_id):,} messages", webhook_id=webhook_id)
+            count = amount(fake.count_messages(webhook_id), "message", "messages")
+            note(f"webhook {webhook_id} has {count}", webhook_id=webhook_id)
         await stop.wait()
 
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from .._redaction.text import amount
 from .._work.limits import inbox_limit
 from .._work.quarantine import read_quarantine
 from ..errors import ConfigurationError, ReplayError
@@ -93,7 +94,8 @@ class Polling(Showing):
             stack.enter_context(self.until_end(lambda: self._under_way > 0))
             await follow_up(poll, first=options.every, longest=slowest, stop=self._done)
         if failed := self._counts["failed"]:
-            note(f"{failed:,} messages were not accepted; 'basiq-async messages resend' posts them again")
+            what = amount(failed, "message was", "messages were")
+            note(f"{what} not accepted; 'basiq-async messages resend' posts again what is named")
 
     async def _make_job(self, basiq: BasiqClient, stack: AsyncExitStack) -> Replay:
         options = self._options

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from .._redaction.text import amount
 from ._inboxes import INBOX_TIMEOUT
 from ._options import help_line
 from ._output import Styled, note, write
@@ -57,8 +58,7 @@ async def oldest_set_aside(inbox: Inbox | None, webhook_id: str, identity: str |
 def tell_left_alone(count: int, so: str) -> None:
     """Say how many messages Basiq delivered, and an inbox need not know."""
     if count:
-        them = "1 message was" if count == 1 else f"{count:,} messages were"
         note(
-            f"{them} delivered, as Basiq says, before the inbox began or longer ago than it remembers: {so}; "
-            "recover --everything includes them"
+            f"{amount(count, 'message was', 'messages were')} delivered, as Basiq says, before the inbox began or "
+            f"longer ago than it remembers: {so}; recover --everything includes them"
         )

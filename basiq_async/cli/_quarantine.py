@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
+from .._redaction.text import amount
 from .._work.keys import webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
@@ -33,6 +34,11 @@ Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of mess
 def entry_id(row: Row) -> object:
     """Return the id by which an entry is named: its event's, else that of the delivery, which has no event."""
     return row["event_id"] or row["delivery_id"]
+
+
+def entries_of(count: int) -> str:
+    """Return a number of entries as text."""
+    return amount(count, "entry", "entries")
 
 
 def _view(*first: Column) -> View[QuarantinedDelivery]:
@@ -112,7 +118,7 @@ async def show_entries(
 
 def tell_dropped(count: int, missing: int) -> None:
     """Say how many entries were removed. Raises ``ConfigurationError`` if others were not there."""
-    note(f"{count:,} {'entry' if count == 1 else 'entries'} removed")
+    note(f"{entries_of(count)} removed")
     if missing:
         raise ConfigurationError(f"{missing:,} of these are not in the quarantine; {_HELP}")
 
@@ -256,7 +262,7 @@ class _Retries(Watch):
         self._output.rows([row], _RETRIED)
 
 
-@quarantine_app.add(ROWS, ask=lambda ids, place: f"Remove {len(set(ids)):,} entries of the quarantine for good?")
+@quarantine_app.add(ROWS, ask=lambda ids, place: f"Remove {entries_of(len(set(ids)))} of the quarantine for good?")
 async def drop(ids: Ids, place: InboxOptions) -> Row:
     """Remove entries of the quarantine for good; they stay recorded as handled. Asks first."""
     from .._work.quarantine import drop_quarantined
@@ -279,7 +285,7 @@ async def export(file: str, place: InboxOptions) -> None:
 
     async with place.open() as (inbox, owner):
         count = await export_entries(read_quarantine(inbox, owner, timeout=INBOX_TIMEOUT), file)
-    note(f"{count:,} entries written to {file!r}")
+    note(f"{entries_of(count)} written to {file!r}")
 
 
 _HELP = "'basiq-async quarantine list' shows what is there"

@@ -93,6 +93,7 @@ async def recover(output: Output, options: RecoverOptions) -> int:
     if ended.result is not None and not output.as_json:
         _show_problems(ended.result, lines, watch.set_aside)
     output.one(row, _RECOVERY, _details(row))
+    watch.tell_errors()
     tell_left_alone(row["left_alone"] or 0, "they were left alone")
     for show in lines.values():
         show()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, S
 import attrs
 import typer
 
+from .._redaction.text import amount
 from .._wire.hosts import show_place
+from .._work.failures import failure_text
 from ..errors import BasiqError, ConfigurationError, JobInUseError
 from ._inboxes import INBOX_TIMEOUT, Receiver, To, open_inbox, open_receiver, record_file
 from ._options import EndpointSecretFile, WebhookId, program_line, read_moment, read_secrets
@@ -22,6 +25,7 @@ from ._run import stopping
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
+    from ..models import Message
     from ..receiver import Inbox, WebhookReceiver
     from ..replay import Progress, Target
 
@@ -90,7 +94,8 @@ class RunOptions:
             "--secret-file": self.secret_file if is_posted else None,
         }
         show_line(
-            f"{count:,} messages or deliveries are in the quarantine; try them again with:",
+            amount(count, "message or delivery is", "messages or deliveries are")
+            + " in the quarantine; try again with:",
             program_line("quarantine retry", options=options),
             whole=all(_is_whole(each) for each in (self.to, self.inbox)),
         )
@@ -184,6 +189,24 @@ def progress_text(now: Progress) -> str:
     return "  ".join(words)
 
 
+@attrs.frozen
+class _Counted:
+    """A target whose errors are counted by their texts."""
+
+    _inner: Target
+    _errors: Counter[str]
+
+    async def deliver(self, message: Message) -> str | None:
+        """See ``Target``."""
+        try:
+            return await self._inner.deliver(message)
+        except Exception as exc:
+            text = failure_text(exc, longest=_LONGEST_TEXT)
+            if text in self._errors or len(self._errors) < _MOST_TEXTS:
+                self._errors[text] += 1
+            raise
+
+
 class _Stoppable(Protocol):
     def stop(self) -> None: ...
 
@@ -191,6 +214,8 @@ class _Stoppable(Protocol):
 
 
 _TELL_EVERY = 60.0
+_MOST_TEXTS = 1_000
+_LONGEST_TEXT = 300
 
 
 class Watch:
@@ -202,6 +227,7 @@ class Watch:
     def __init__(self) -> None:
         self.options: Any = None
         """The options of the run with moments in place of lengths of time; None before they are known."""
+        self._errors = Counter[str]()
         self._run: _Stoppable | None = None
         self.set_aside: datetime | None = None
         """When the oldest entry of the quarantine was set aside."""
@@ -225,8 +251,16 @@ class Watch:
     # --- as an ``Observer`` ---
 
     def wrap(self, target: Target) -> Target:
-        """Leave the target as it is."""
-        return target
+        """Count the errors of the target."""
+        from ..replay import BulkTarget
+
+        return target if isinstance(target, BulkTarget) else _Counted(target, self._errors)
+
+    def tell_errors(self) -> None:
+        """Say with which error most messages failed, if any did."""
+        failed = sum(each.failed for each in self.lists)
+        if failed and self._errors:
+            note(f"{amount(failed, 'message', 'messages')} failed; most often: {self._errors.most_common(1)[0][0]}")
 
     def begin(self, source: str) -> None:
         """Begin with a list that is read: first the messages, then the events."""

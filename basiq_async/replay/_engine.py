@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
-from .._redaction.text import printable, shorten
+from .._redaction.text import amount, printable, shorten
 from .._redaction.tracebacks import hide_parameters
 from .._work.failures import failure_text
 from .._work.limits import limit
@@ -190,7 +190,8 @@ class Engine:
             if isinstance(self._error, ReplayError):
                 self._error.report = report
             else:
-                self._error.add_note(f"the replay stopped after {report.handled} messages; run it again to continue")
+                after = amount(report.handled, "message", "messages")
+                self._error.add_note(f"the replay stopped after {after}; run it again to continue")
             raise self._error
         return report
 
@@ -353,8 +354,9 @@ class Engine:
         self._release(1)
         if settings.max_failures is not None and self._in_a_row >= settings.max_failures:
             self._row.clear()
-            stop = f"{self._in_a_row} messages in a row failed, the last one with {text}. The replay stopped in front"
-            self._fail(ending_error(f"{stop} of them: fix the target, then run the same again", error))
+            what = amount(self._in_a_row, "message", "messages in a row")
+            stop = f"{what} failed, the last one with {text}. The replay stopped in front"
+            self._fail(ending_error(f"{stop} of that: fix the target, then run the same again", error))
         return True
 
     def _settle_row(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import attrs
 
 from .._arguments import Duration
+from .._redaction.text import amount
 from .._wire.order import is_past, item_time
 from .._work.ids import Ids, digest_of
 from .._work.limits import inbox_limit
@@ -395,8 +396,8 @@ class RecoveryPlan:
         """Return a text that says how much that is, and what bounds it."""
         which = "the first recovery of this webhook with this inbox" if self.first else "the recovery"
         return (
-            f"{which} hands out about {self.messages:,} messages and {self.events:,} events without a message; "
-            "since= (--since) leaves out what is older."
+            f"{which} hands out about {amount(self.messages, 'message', 'messages')} and "
+            f"{amount(self.events, 'event', 'events')} without a message; since= (--since) leaves out what is older."
         )
 
 
@@ -458,17 +459,20 @@ class Recovery:
         for report, name in ((self.messages, "message history"), (self.events, "event list")):
             busy = 0 if report is None else report.skipped.get(BUSY, 0)
             if busy:
-                yield Problem("unread", f"{busy:,} of the {name} are held by another worker: run the same again")
+                yield Problem("unread", f"another worker holds {busy:,} of the {name}: run the same again")
             elif report is None or not report.finished:
                 yield Problem("unread", f"the {name} was not read to its end: run the same again to continue")
         if self.recent:
-            yield Problem("unread", f"{self.recent:,} events of the last two minutes are left: run the same again")
+            what = amount(self.recent, "event", "events")
+            yield Problem("unread", f"the last two minutes have {what} that the next run takes: run the same again")
         if self._refusal is not None:
             yield Problem("refused", f"{self._refusal}: sign with the secret that the service has")
         if self.quarantined:
-            fix = "" if self._refusal is not None else "fix their handler, then "
-            text = f"{self.quarantined:,} messages or deliveries failed, and are in the quarantine: {fix}retry them"
-            yield Problem("quarantined", text)
+            fix = "" if self._refusal is not None else "fix the handler, then "
+            what = amount(
+                self.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are"
+            )
+            yield Problem("quarantined", f"{what} in the quarantine: {fix}retry")
         if self.waiting.count:
             yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
-from .._redaction.text import PROGRAM
+from .._redaction.text import PROGRAM, amount
 from .._wire.hosts import show_place, show_url
 from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook
@@ -332,19 +332,21 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             _line("messages tail", webhook.id, "--failed"),
         )
     if found.undelivered:
-        yield Problem("undelivered", f"{found.undelivered:,} messages were not delivered: recover them", recover())
+        count = amount(found.undelivered, "message was", "messages were")
+        yield Problem("undelivered", f"{count} not delivered: recover what is missing", recover())
     if found.never_sent:
         yield Problem(
             "never-sent",
-            f"{found.never_sent:,} events of the last 7 days never became messages: recover them while they can be "
-            "listed",
+            amount(found.never_sent, "event", "events")
+            + " of the last 7 days never became a message: recover while the event list has what is missing",
             recover(),
         )
     if found.unrecorded:
         yield Problem(
             "unrecorded",
-            f"{found.unrecorded:,} messages were delivered, as Basiq says, but not to a receiver with this inbox, "
-            "which does not know them: see that the webhook's url is the service's, then recover them",
+            amount(found.unrecorded, "message was", "messages were")
+            + " delivered, as Basiq says, but not to a receiver with this inbox: see that the webhook's url is the "
+            "service's, then recover what is missing",
             recover(),
         )
     for period in found.out_of_reach:
@@ -359,8 +361,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             line = _line("quarantine retry", "", *target, "--webhook", webhook.id)
         yield Problem(
             "quarantined",
-            f"{found.quarantined:,} messages or deliveries failed, and are in the quarantine of the inbox: mend their "
-            "handler, then retry them",
+            amount(found.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are")
+            + " in the quarantine of the inbox: mend the handler, then retry",
             line,
         )
     if (found.waiting.age or 0) > _LONG_WAIT:
@@ -371,7 +373,7 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     if found.unreadable:
         yield Problem(
             "unreadable",
-            f"{found.unreadable:,} messages or events could not be read",
+            amount(found.unreadable, "message or event", "messages or events") + " could not be read",
             _line("messages list", webhook.id),
         )
     if not (found.complete or found.forbidden):
@@ -423,7 +425,7 @@ def _type_problems(found: Diagnosis) -> Iterator[Problem]:
         waits = ""
         if found.waiting.count and found.receiver is not None:
             line = _line("inbox waiting", "", "--receiver", found.receiver)
-            waits = f", and {found.waiting.count:,} deliveries wait"
+            waits = f", and {amount(found.waiting.count, 'delivery waits', 'deliveries wait')}"
         yield Problem(
             "unhandled-event-types",
             f"no handler exists for {_join(found.unhandled)}{waits}: deploy the one that there was, or write one; "

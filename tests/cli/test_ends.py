@@ -38,6 +38,16 @@ def test_what_was_missed_is_posted_once_and_the_same_line_does_nothing_more(
         assert len(set(endpoint.ids)) == len(endpoint.ids) == 9
 
 
+def test_where_all_fail_the_commonest_error_is_shown(run: Run, endpoint: Endpoint, webhook_id: str) -> None:
+    endpoint.status = 422
+    for line in (("recover", webhook_id), ("replay", webhook_id)):
+        done = run(*line, "--to", endpoint.url)
+        assert done.exit_code == 1, done.output
+        assert " failed; most often: TargetError: the target responded with 422" in done.stderr, done.stderr
+    endpoint.status = 204
+    assert "most often" not in run("quarantine", "retry", "--to", endpoint.url, "--webhook", webhook_id).stderr
+
+
 def test_everything_is_posted_where_that_is_asked_for(run: Run, endpoint: Endpoint, webhook_id: str) -> None:
     found = run("recover", webhook_id, "--to", endpoint.url, "--everything").row
     assert (found["messages"]["handled"], found["events"]["handled"]) == (7, 5)

@@ -40,7 +40,9 @@ def test_the_help_of_every_command_fits_and_has_what_the_page_says(path: tuple[s
     options = [each.opts[0] for each in parameters if each.param_type_name == "option"]
     arguments = [(each.metavar or each.name).strip("[]") for each in parameters if each.param_type_name == "argument"]
     summaries = [inspect.cleandoc(each.help).partition("\n\n")[0] for each in inner.values()]
-    texts = [inspect.cleandoc(each.help) for each in (command, *parameters) if each.help]
+    assert command.help
+    assert all(each.help for each in parameters)
+    texts = [inspect.cleandoc(each.help) for each in (command, *parameters)]
     for part in (*inner, *options, *arguments, *summaries, *texts):
         # A long word that does not fit its column is cut.
         missing = [word for word in part.replace("\\", "").replace("`", "").split() if word[:16] not in shown]
@@ -74,6 +76,11 @@ def test_the_nearest_name_is_suggested_for_a_command_that_is_not_known() -> None
     done = run_command("webhoks", "list")
     assert done.exit_code == 2
     assert "webhooks" in done.stderr
+
+
+def test_only_a_flag_that_is_set_by_default_has_a_name_that_unsets_it() -> None:
+    parameters = [each for command in COMMANDS.values() for each in command.params]
+    assert {name for each in parameters for name in each.secondary_opts} == {"--no-check"}
 
 
 def test_h_is_help() -> None:

@@ -88,7 +88,7 @@ async def test_a_message_that_is_not_accepted_is_shown(fake: FakeBasiq) -> None:
         (row,), told = await poll(1, *there)
     assert row["result"] == "failed"
     assert "400" in row["error"]
-    assert "1 messages were not accepted" in told
+    assert "1 message was not accepted" in told
     assert webhook_id in next(Path().glob("basiq-listen-*.db")).name
 
 

@@ -189,6 +189,22 @@ def test_messages_that_are_posted_with_a_wrong_clock_name_the_clock(
         assert "behind Basiq's" in refused.stderr
 
 
+def test_one_message_is_told_as_one(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    w.outage(1)
+    (problem,) = [
+        each for each in w.run("webhooks", "doctor", webhook_id).row["problems"] if each["code"] == "undelivered"
+    ]
+    assert problem["text"] == "1 message was not delivered: recover what is missing"
+    w.endpoint.status = 400
+    found = w.run("recover", webhook_id, "--to", w.endpoint.url, "--secret-file", "the secret")
+    assert "1 message failed; most often:" in found.stderr
+    assert "1 message or delivery is in the quarantine; try again with:" in found.stderr
+    assert [each["text"] for each in found.row["problems"]] == [
+        "1 message or delivery failed, and is in the quarantine: fix the handler, then retry"
+    ]
+
+
 _NOT_THERE = "16ddd1ed-4a36-4038-a459-11ba72ac7c9f"
 
 

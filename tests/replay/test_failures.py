@@ -122,7 +122,7 @@ async def test_many_failures_in_a_row_end_the_job_in_front_of_them() -> None:
         ids = await h.ids()
         target = Refusing(ids[3], *ids[10:])
         replay = h.replay(target, concurrency=8)
-        with pytest.raises(ReplayError, match=r"1000 messages in a row failed.*in front of them: fix the") as caught:
+        with pytest.raises(ReplayError, match=r"1,000 messages in a row failed.*in front of that: fix the") as caught:
             await replay.run()
         assert caught.value.report is not None
         assert 1_001 <= caught.value.report.failed <= 1_009

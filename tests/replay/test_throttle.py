@@ -6,8 +6,33 @@ import asyncio
 
 import pytest
 
-from basiq_async.replay._throttle import Pressure  # private: who waits cannot be told from outside
+from basiq_async.replay import _throttle  # private: a clock whose waits end late
+from basiq_async.replay._throttle import Pressure, RateLimiter  # private: who waits cannot be told from outside
 from tests.support.virtual import clocked, now
+
+
+@pytest.mark.parametrize("rate", [5, 500, 5_000, 50_000])
+async def test_a_rate_is_kept_though_each_wait_of_the_loop_ends_late(
+    rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event loop's waits end a millisecond or two late: without the slots of that time, 5,000 a second were 450."""
+    clock = 0.0
+
+    async def wait_until(moment: float, stopped: asyncio.Event) -> bool:
+        nonlocal clock
+        if moment > clock:
+            clock = moment + 0.002
+        return True
+
+    monkeypatch.setattr(_throttle, "_now", lambda: clock)
+    monkeypatch.setattr(_throttle, "_wait_until", wait_until)
+    limiter, count = RateLimiter(rate), 0
+    while clock < 10:
+        await limiter.wait()
+        count += 1
+        if count == rate * 5:
+            clock = max(clock, 0) + 2  # what was missed for so long is not made up for
+    assert count == pytest.approx(rate * 8, rel=0.02, abs=2)
 
 
 @clocked

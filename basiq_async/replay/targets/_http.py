@@ -93,8 +93,8 @@ class HttpTarget:
         count = self._responses - since
         if not 0 < count <= self._refused:
             return None
-        told = f"the target responded 401 to each of {count:,} messages"
-        return f"{told}: it does not have the secret that they were signed with"
+        told = f"the target responded 401 to {'the message' if count == 1 else f'each of {count:,} messages'}"
+        return f"{told}: it does not have the secret of the signature"
 
     def _request(self, message: Message) -> Request:
         body = payload_bytes(message)
