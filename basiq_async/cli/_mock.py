@@ -8,7 +8,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import secrets
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,11 +18,12 @@ import attrs
 import typer
 
 from .._redaction.text import amount, shell_line
+from .._storage.private_files import replace_private
 from ..errors import ConfigurationError
 from ._command import command
 from ._mock_control import TOKEN, MockError, Place, call_mock
 from ._mock_control import mock_app as mock_app  # with its commands, and those of this module
-from ._options import option
+from ._options import explain
 from ._output import flush, note, write
 from ._results import Output
 from ._run import on_signals
@@ -116,7 +117,6 @@ class MockOptions:
     latency: The seconds that every response takes.
     speed: How many times faster than real time its clock runs.
     cool_off: The seconds until a new webhook is active.
-    state_file FILE: Keep the mock's state and API key in this file.
     ready_file FILE: Write the URL and API key to this file once it is ready.
     deliver_to HOST: Deliver to this host; may be repeated. By default only to this machine.
     deliver_anywhere: Deliver to endpoints on other machines too.
@@ -135,7 +135,6 @@ class MockOptions:
     latency: Annotated[float, typer.Option(min=0)] = 0.0
     speed: float = 1.0
     cool_off: Annotated[float, typer.Option(min=0)] = 900.0
-    state_file: Annotated[str | None, option(None, "--state")] = None
     ready_file: Path | None = None
     deliver_to: list[str] | None = None
     deliver_anywhere: bool = False
@@ -155,14 +154,12 @@ def mock(output: Output, options: MockOptions) -> Awaitable[None] | None:
 
 def _make_fake(options: MockOptions) -> FakeBasiq:
     from ..testing import FakeBasiq, SystemClock
-    from ..testing.mock.state_file import load_api_key
 
     if options.api_key == "":
         raise ConfigurationError("--api-key is empty; omit it to have a new key at every start")
-    kept = load_api_key(options.state_file) if options.state_file else None
     return FakeBasiq(
         clock=SystemClock(options.speed),
-        api_keys=[options.api_key or kept or FakeBasiq.make_api_key()],
+        api_keys=[options.api_key or FakeBasiq.make_api_key()],
         seed=options.seed,
         cool_off=options.cool_off,
         latency=options.latency,
@@ -176,7 +173,6 @@ async def _serve(options: MockOptions, output: Output) -> None:
     import asyncio
 
     from ..testing import serve
-    from ..testing.mock.state_file import write_private
 
     fake = _make_fake(options)
     seeded = options.seed_messages
@@ -190,7 +186,6 @@ async def _serve(options: MockOptions, output: Output) -> None:
         deliver_to=options.deliver_to,
         deliver_anywhere=options.deliver_anywhere,
         allowed_hosts=options.allow_host or (),
-        state_file=options.state_file,
     )
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -210,7 +205,7 @@ async def _serve(options: MockOptions, output: Output) -> None:
             "control_token": token,
         }
         if options.ready_file is not None:
-            write_private(options.ready_file, json_module.dumps(ready).encode(), "ready file")
+            _write_ready(options.ready_file, ready)
             stack.callback(options.ready_file.unlink, missing_ok=True)
         if output.json is not None:
             output.one(ready)
@@ -223,6 +218,13 @@ async def _serve(options: MockOptions, output: Output) -> None:
             count = amount(fake.count_messages(webhook_id), "message", "messages")
             note(f"webhook {webhook_id} has {count}", webhook_id=webhook_id)
         await stop.wait()
+
+
+def _write_ready(file: Path, ready: Mapping[str, object]) -> None:
+    try:
+        replace_private(file, json_module.dumps(ready).encode())
+    except OSError as exc:
+        raise ConfigurationError(f"the ready file {file} cannot be written: {explain(exc)}") from None
 
 
 def _quirks(given: Sequence[str]) -> Any:

@@ -83,7 +83,7 @@ USES: dict[str, str] = {
     "mock call redeliver": "redeliver needs messageId=VALUE: The message's id.",
     "mock call seed messages=1 webhookId=none": "there is no webhook 'none'",
     "mock --quirk x": "--quirk must be one of messages-path=plain|slash",
-    "mock --state no/such/file": "the state file no/such/file cannot be written: No such file or directory",
+    "mock --port 0 --ready-file no/such/file": "the ready file no/such/file cannot be written: No such file",
     "completion csh": "the shell must be bash, zsh or fish, not 'csh'",
     "nothing": "No such command 'nothing'.",
     "replay W --dry-run --limit -1": "Invalid value for '--limit'",

@@ -101,11 +101,9 @@ def test_the_help_lists_each_operation_with_its_fields(run: Run) -> None:
             assert f"{field}{' (required)' if each.required else ''}: {each.about.description}".replace("`", "") in told
 
 
-async def test_a_mock_keeps_its_state_and_has_the_key_the_forms_and_the_latency_of_its_options(
-    tmp_path: Path,
-) -> None:
+async def test_a_mock_has_the_key_the_forms_and_the_latency_of_its_options() -> None:
     options = (
-        "--json", "--state", str(tmp_path / "state.json"), "--api-key", "a2V5OmtleQ==",
+        "--json", "--api-key", "a2V5OmtleQ==",
         "--event-type", "loan.approved", "--quirk", "type-case=title", "--latency", "0.02", "--failed", "0.5",
     )  # fmt: skip
     async with mock(*options, "--seed-messages", "20") as program:
@@ -117,7 +115,6 @@ async def test_a_mock_keeps_its_state_and_has_the_key_the_forms_and_the_latency_
             assert {message.delivered for message in messages} == {True, False}
             assert (await basiq.webhooks.get(ready["webhook_id"])).raw["type"] == "Webhook"
         await program.end(signal.SIGTERM)
-        assert (tmp_path / "state.json").stat().st_size > 0
 
 
 async def test_every_start_has_a_key_and_ids_of_its_own_and_a_shell_can_use_what_is_printed() -> None:
@@ -180,7 +177,7 @@ def test_a_command_drives_the_mock_that_it_names_and_no_other(
     run: Run, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("mock", "call", "advance", "minutes=15").exit_code == 0
-    after = served.fake.snapshot()
+    after = served.fake.now()
     for name, value, code, told in (
         ("BASIQ_API_KEY", "b3RoZXI=", 1, "it is another mock"),
         ("BASIQ_API_KEY", "", 2, "no mock is named, because BASIQ_API_KEY is not set"),
@@ -193,23 +190,19 @@ def test_a_command_drives_the_mock_that_it_names_and_no_other(
             done = run("mock", "call", "advance", "minutes=15")
         assert (done.exit_code, done.stdout) == (code, "")
         assert told in done.stderr
-    assert served.fake.snapshot() == after
+    assert served.fake.now() == after
 
 
-async def test_a_state_file_keeps_the_key_and_what_a_mock_that_was_killed_left(tmp_path: Path) -> None:
-    keys, made = set(), ""
-    for _ in range(3):
-        async with mock("--json", "--state", str(tmp_path / "state.json"), env=unmeasured()) as program:
+async def test_each_start_of_a_mock_is_empty_with_new_secrets_and_a_seed_repeats_its_ids() -> None:
+    made = []
+    for _ in range(2):
+        async with mock("--json", "--api-key", FakeBasiq.DEFAULT_API_KEY, "--seed", "s", env=unmeasured()) as program:
             ready = await program.row()
-            keys.add(ready["api_key"])
             async with BasiqClient(ready["api_key"], base_url=ready["base_url"]) as basiq:
-                if made:
-                    assert [each.id async for each in basiq.webhooks.list()] == [made]
-                else:
-                    made = (await basiq.webhooks.create(url=NOBODY, subscribed_events=["user.created"])).id
-                    while made not in (tmp_path / "state.json").read_text():
-                        await asyncio.sleep(0.02)
-    assert len(keys) == 1
+                assert await basiq.webhooks.list().collect() == []
+                made.append(await basiq.webhooks.create(url=NOBODY, subscribed_events=["user.created"]))
+    assert made[0].id == made[1].id
+    assert made[0].secret != made[1].secret
 
 
 def test_the_key_names_the_state_of_a_mock(run: Run, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

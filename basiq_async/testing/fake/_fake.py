@@ -6,7 +6,7 @@ import base64
 import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Self
 
@@ -14,7 +14,6 @@ import attrs
 
 from ...errors import ConfigurationError, ConnectionFailedError
 from ...transports.base import Request, Response
-from . import _snapshots as snapshots
 from ._clock import LATEST, ManualClock, OwnClock, SystemClock, as_clock, as_seconds
 from ._deliveries import Emission
 from ._faults import take_fault
@@ -24,11 +23,10 @@ from ._operations import Call, find_operation, get_resource
 from ._responses import Quirks, Refusal, Renderer, error_response
 from ._state import State
 from ._store import Store, require
-from ._timeline import Cause, PlannedAttempt, Timeline
+from ._timeline import Timeline
 from .catalog import EVENT_TYPES
 
 _LONGEST_COOL_OFF = 10 * 365 * 86_400
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 @attrs.frozen
@@ -207,48 +205,6 @@ class FakeBasiq(State):
             raise ConfigurationError("no state that was added has this API key")
         state._deliveries.timeline.forget()
         self._changes.note()
-
-    def snapshot(self) -> dict[str, object]:
-        """Return the state as JSON data: webhooks with their secrets, messages, events, tokens and planned attempts.
-
-        Added states are included. Recorded requests, deliveries and violations, and faults are not.
-        """
-        store = self._store
-        states = {
-            key: snapshots.SavedState(state.name, isinstance(state.clock, ManualClock), state.snapshot())
-            for key, state in self.states.items()
-        }
-        return snapshots.save(
-            snapshots.Snapshot(
-                self.now(), store.ids.made, store.serial, store.api_key, store.app, list(self.upcoming()), states
-            )
-        )
-
-    def restore(self, snapshot: Mapping[str, object]) -> None:
-        """Replace the state with one that ``snapshot`` returned.
-
-        The clock moves forward to the snapshot's time. Raises ``ConfigurationError`` if
-        ``snapshot`` is not a snapshot, or has an API key that this fake does not have.
-        """
-        saved = snapshots.load(snapshot)
-        require(
-            saved.api_key == self.api_key,
-            "the state belongs to another API key: make the fake with the api_keys of the saved one",
-        )
-        self._deliveries.timeline.forget()
-        self.clock.move_to(saved.now)
-        self._store.ids.made, self._store.serial, self._store.app = saved.ids, saved.serial, saved.application
-        for each in saved.upcoming:
-            found = self._store.find_message(each.message_id)
-            if found is not None:
-                self._deliveries.timeline.plan(PlannedAttempt(each.due, *found, each.number, each.once, Cause()))
-        for key in tuple(self.states):
-            self.remove_state(key)
-        for key, state in saved.states.items():
-            clock = ManualClock(_BEGINNING) if state.still else None
-            self.add_state(state.name, api_key=key, clock=clock).restore(state.content)
-        self._changes.note()
-        self._deliveries.wake()
 
     # --- responding ---
 

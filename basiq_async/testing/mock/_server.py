@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,7 +28,6 @@ from ..fake._timeline import PlannedAttempt
 from ._operation import Control
 from ._routes import routes
 from .control_api import ROOT
-from .state_file import keeping_state
 
 logger = logging.getLogger("basiq_async.testing")
 AT_ONCE = 32
@@ -52,7 +50,6 @@ async def serve(
     deliver_to: Iterable[str] | None = None,
     allowed_hosts: Iterable[str] = (),
     control_token: str | None = None,
-    state_file: str | os.PathLike[str] | None = None,
 ) -> AsyncGenerator[str]:
     """Serve a fake, and the states that are added to it, over HTTP. Yields the base URL.
 
@@ -63,7 +60,6 @@ async def serve(
     allowed_hosts: more names to accept in the Host header, in addition to ``host`` and the names of loopback.
     control_token: the token that pages, and callers on other machines, need for the control API below ``/_fake/``; by
         default a random one.
-    state_file: a file to keep the fake's state in. If it exists, the state is restored from it.
 
     While the server runs, it makes each delivery when it is due by the fake's clock. Links in deliveries lead to this
     server. Requests with an Origin of another site are refused.
@@ -82,8 +78,6 @@ async def serve(
     app.add_routes(routes(control))
     _add_page(app, control)
     async with AsyncExitStack() as stack:
-        if state_file is not None:
-            await stack.enter_async_context(keeping_state(fake, state_file))
         options = {"handler_cancellation": True, "lingering_time": 1.0, "auto_decompress": False}
         address = await stack.enter_async_context(listening(app, host, port, **options))
         control.base_url = f"{address}{prefix}"
