@@ -152,15 +152,17 @@ class RetryOptions(InboxOptions):
     """What to try again, and where.
 
     ids [ID...]: The ids of messages, events or deliveries to try again; all by default.
+    max_pause N: Stop when the target asks for a pause of more than N seconds.
     """
 
     ids: Annotated[list[str] | None, typer.Argument()] = None
     secret_file: EndpointSecretFile = None
+    max_pause: float = 60.0
 
 
 @quarantine_app.add()
 async def retry(output: Output, options: RetryOptions) -> int:
-    """Hand what is in the quarantine to its handler or endpoint again, oldest first.
+    """Hand what is in the quarantine to its handler or endpoint again, oldest first, with one attempt each.
 
     What is handled leaves the quarantine. The result is a word for each: handled, failed, no-handler, handled-before
     (meanwhile), busy (another worker holds it), refused (another program changed it), unreadable. The exit code is 1 if
@@ -179,7 +181,7 @@ async def retry(output: Output, options: RetryOptions) -> int:
             basiq = await stack.enter_async_context(client)
             target, record = await open_target(stack, options.webhook, options)
             stack.callback(tell_refusals, target, basiq)
-            return await _retry(basiq, target, record, options.webhook, wanted, watch)
+            return await _retry(basiq, target, record, options, wanted, watch)
 
     ended = await run_watched(watch, work)
     watch.tell_busy()
@@ -190,7 +192,8 @@ async def retry(output: Output, options: RetryOptions) -> int:
         raise _not_there(missing)
     if not watch.results:
         note("the quarantine is empty")
-    return DONE if all(each in _LEFT for each in watch.results.values()) else WRONG
+    gone = not watch.left and all(each in _LEFT for each in watch.results.values())
+    return DONE if gone else WRONG
 
 
 _NO_KEY, _NOWHERE = "bm9uZTpub25l", "http://127.0.0.1:9"
@@ -199,21 +202,26 @@ _BUSY = "busy"
 
 
 async def _retry(
-    basiq: Any, target: Any, record: Inbox | None, webhook_id: str | None, ids: frozenset[str], watch: Watch
+    basiq: Any, target: Any, record: Inbox | None, options: RetryOptions, ids: frozenset[str], watch: _Retries
 ) -> Report:
     from .._work.owners import live_identities, read_owners
     from ..replay import Replay
 
-    owner = getattr(target, "webhook_id", None) or webhook_id or "none"
+    owner = getattr(target, "webhook_id", None) or options.webhook or "none"
     if record is not None:
         owner = await find_owner(record, owner)
     if record is not None and owner in live_identities(await read_owners(record, timeout=INBOX_TIMEOUT)):
         raise ConfigurationError(
             "this is the inbox of the service, which takes what is in its quarantine for handled: name its --receiver"
         )
-    job = Replay(basiq, owner, target, inbox=record, on_error="quarantine", max_failures=None)
+    job = Replay(basiq, owner, target, inbox=record, max_failures=None, max_pause=options.max_pause)
     watch.follow(job)
-    return await job.retry_quarantined(ids=ids or None)
+    report = await job.retry_quarantined(ids=ids or None)
+    last = None
+    while page := await job.quarantined(after=last):
+        watch.left += sum(each.delivery_id in watch.results for each in page)
+        last = page[-1]
+    return report
 
 
 class _Retries(Watch):
@@ -224,6 +232,8 @@ class _Retries(Watch):
         self._output = output
         self._inner: Target
         self.results: dict[str, str] = {}
+        self.left = 0
+        """The number of those entries that stay."""
         self.seen: set[str] = set()
         """The ids of what was tried: of messages and of events."""
         self._events: dict[str, str | None] = {}

@@ -90,7 +90,8 @@ async def replay(output: Output, options: ReplayOptions) -> int:
         options.show_line()
     if left:
         options.show_retry(left)
-    return ended.exit(WRONG if left or report.failed or "busy" in report.skipped else DONE)
+    stays = left or report.failed or report.waiting or "busy" in report.skipped
+    return ended.exit(WRONG if stays else DONE)
 
 
 async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:

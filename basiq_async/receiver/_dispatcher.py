@@ -101,6 +101,11 @@ class Dispatcher:
         return attempt.outcome_of(await attempt.handle_once())
 
     @property
+    def longest_timeout(self) -> float:
+        """The seconds within which ``handle`` returns, but for the time that it waits for other workers."""
+        return max(self.handler_timeout, self._deferred.work_timeout or 0.0) + 6 * self.inbox_timeout
+
+    @property
     def in_flight(self) -> int:
         """The number of deliveries that are being handled."""
         return len(self._units) + len(self._deferred)

@@ -112,8 +112,8 @@ class Quarantine:
                 return read_delivery(
                     delivery.delivery_id, int(delivery.signed_at.timestamp()), delivery.body, self._webhook_id
                 )
-            except UnreadableBodyError:  # another program wrote it: only its ids can be used
-                return self._by_its_ids(delivery)
+            except UnreadableBodyError as exc:  # another program wrote it
+                return Outcome(Result.UNREADABLE, self._by_its_ids(delivery), error=exc)
         try:
             message = read_message(json.loads(delivery.body))
             made = Delivery.from_message(message, timestamp=delivery.signed_at)

@@ -40,7 +40,8 @@ _MOST_AT_ONCE = 1_024
 class RunSettings:
     """The settings of a run. ``rate`` is in messages a second; ``max_pause`` and the timeouts are in seconds.
 
-    ``limit``: maximum number of messages to hand out; None for all.
+    ``limit``: maximum number of messages to hand out; None for all. ``tries_once``: whether a message that fails is not
+    tried again, and no outage is waited for; a pause that the target asks for is.
     """
 
     concurrency: int
@@ -51,6 +52,7 @@ class RunSettings:
     target_timeout: float = 300.0
     record_timeout: float = 60.0
     limit: int | None = None
+    tries_once: bool = False
 
 
 @attrs.define(eq=False)
@@ -140,6 +142,7 @@ class Engine:
             max_pause=settings.max_pause,
             timeout=settings.target_timeout,
             on_pause=on_pause,
+            once=settings.tries_once,
         )
         self._note_hint, self._wait_for_others = note_hint, wait_for_others
         self._hint: str | None = None

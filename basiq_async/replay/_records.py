@@ -124,8 +124,11 @@ def message_of_entry(entry: QuarantinedDelivery) -> QuarantinedMessage:
     """Return the message of an entry of the quarantine, to hand it to a target again."""
     raw, fault = {}, None
     try:
-        raw = as_object(json.loads(entry.body))
+        found = json.loads(entry.body)
+        raw = as_object(found)
         if entry.kind == "delivery":
+            if raw is not found:
+                raise Unreadable("is no JSON object")
             raw = {"id": entry.delivery_id, "payload": raw, "attempts": []}
         if entry.kind == "unreadable" and entry.delivery_id.startswith(EVENT_PREFIX):
             raise Unreadable("is an event that could not be read")

@@ -201,15 +201,18 @@ class RecoveryRun:
             if first.finished:
                 events = self._read_events(webhook, messages.began or began, begins, passed)
                 second = await replay._hand_out(events, progress, kind="events")
+            subscribed = webhook.subscribed_events  # those that were read: others may have come since
             webhook = await client.webhooks.get(self._webhook_id)
             inactive_now = None if find_status_problem(webhook, None) is None else began
             periods = activity.periods(coverage.seen_inactive, inactive_now)
             lost = coverage.out_of_reach(periods, client._now())
             if second is not None and second.finished and replay._where._predicate is everything:
-                seen = None if was_active else began
-                types = tuple(filter(self._handles, webhook.subscribed_events))
+                seen = None if was_active and inactive_now is None else began
+                types = tuple(filter(self._handles, subscribed))
                 read = attrs.evolve(coverage, read_up_to=began - SETTLE, seen_inactive=seen, lost=lost, types=types)
                 await self._note(read)
+            elif inactive_now is not None and coverage.seen_inactive is None:
+                await self._note(attrs.evolve(coverage, seen_inactive=inactive_now))
             surely_active = was_active and all(
                 each.until is not None and each.until < began - SETTLE for each in periods
             )

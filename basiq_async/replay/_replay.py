@@ -33,7 +33,7 @@ from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
-from ..hooks import chain_hooks
+from ..hooks import call_hook, chain_hooks
 from ..models import Message
 from ._bulk import BulkEngine
 from ._engine import Engine, Observer, OnError, RunSettings
@@ -56,7 +56,7 @@ from ._sources import (
 from ._throttle import FIRST_PAUSE, LONGEST_PAUSE
 from ._where import Predicate, Where, as_where, choose, everything
 from .targets._adapters import AnyTarget, ReceiverTarget, find_handling
-from .targets._base import BulkTarget
+from .targets._base import HANDLED_BEFORE, BulkTarget
 from .targets._http import HttpTarget
 from .targets._json_lines import JSONLinesTarget
 from .targets._shared import PATIENCE, Shared
@@ -248,7 +248,21 @@ class Replay:
     async def _run(self, progress: OnProgress | None, plan: Plan | None) -> Report:
         async with self._one_run():
             source, note_hint = await self._open_source()
-            return await self._hand_out(source, progress, plan, note_hint=note_hint)
+            report = await self._hand_out(source, progress, plan, note_hint=note_hint)
+            return await self._count_waiting(report, progress)
+
+    async def _count_waiting(self, report: Report, progress: OnProgress | None) -> Report:
+        """Return a report that says what waits, of what the inbox knew. That is not handled."""
+        known = report.skipped.get(HANDLED_BEFORE, 0)
+        if not known:
+            return report
+        waiting = await count_waiting(self._handling.inbox, self._handling.webhook_id, timeout=_CALL)
+        if not waiting.count:
+            return report
+        report = attrs.evolve(report, waiting=min(known, waiting.count), finished=False)
+        if progress is not None:
+            call_hook(progress, report)
+        return report
 
     async def _retry(self, progress: OnProgress | None, ids: frozenset[str] | None) -> Report:
         inbox = self._handling.inbox
@@ -299,13 +313,21 @@ class Replay:
             source,
             target=target,
             recorder=recorder,
-            settings=attrs.evolve(self._settings, limit=None if retries else self._where.limit),
+            settings=self._settings_of(retries=retries),
             note_hint=note_hint,
             wait_for_others=wait_for_others,
         )
         if self._stopping.is_set():
             engine.stop()
         return await engine.run(progress, plan)
+
+    def _settings_of(self, *, retries: bool) -> RunSettings:
+        receiver, settings = self._handling.receiver, self._settings
+        if receiver is not None:  # it has limits of its own, and one of them may be longer
+            longest = receiver._dispatcher.longest_timeout
+            settings = attrs.evolve(settings, target_timeout=max(settings.target_timeout, longest))
+        limit = None if retries else self._where.limit
+        return attrs.evolve(settings, limit=limit, tries_once=retries)
 
     @property
     def _seal(self) -> Seal:

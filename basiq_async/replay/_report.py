@@ -58,10 +58,12 @@ class Report(Progress):
     """The result of one run: its progress at the end, and whether anything is left.
 
     finished: whether the history was read to its end, and each selected message is handled or set aside. False if
-        messages failed with ``on_error="skip"``, or are held by another worker.
+        messages failed with ``on_error="skip"``, are held by another worker, or wait for a deferred handler.
+    waiting: of the messages that were handled before, as many may wait for a deferred handler of the receiver.
     """
 
     finished: bool
+    waiting: int = 0
 
 
 OnProgress = Callable[[Progress], None]

@@ -151,6 +151,7 @@ class Attempts:
 
     timeout: the limit, in seconds, for one attempt.
     on_pause: called with the length of each pause, in seconds.
+    once: an outage is a failure of the message, and is not waited for.
     """
 
     def __init__(
@@ -162,7 +163,9 @@ class Attempts:
         max_pause: float,
         timeout: float,
         on_pause: Callable[[float], None] | None = None,
+        once: bool = False,
     ) -> None:
+        self._once = once
         self._target = target
         self._limiter = limiter
         self._max_pause = max_pause
@@ -249,7 +252,7 @@ class Attempts:
         ``others_succeed`` says whether the target accepted another message since the last one began.
         """
         kind = _outage_of(error)
-        if kind is None:
+        if kind is None or (self._once and kind != "asks"):
             return error
         most = _MOST_TRIES if others_succeed else _MOST_TRIES_ALONE
         if kind == "maybe" and tries >= most and (others_succeed or self._failed <= {message.id}):

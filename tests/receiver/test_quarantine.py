@@ -201,7 +201,7 @@ async def test_an_inbox_that_hangs_does_not_hold_the_quarantine_for_ever(call: s
         await service.receiver.drop_quarantined(["msg_1"])
 
 
-async def test_a_delivery_whose_body_cannot_be_read_is_handled_by_its_ids() -> None:
+async def test_a_delivery_whose_body_cannot_be_read_stays_and_no_handler_gets_it() -> None:
     inbox = MemoryInbox()
     entry = QuarantinedDelivery(
         key=inbox_key("user.created", "e-1", "msg_1"),
@@ -216,8 +216,9 @@ async def test_a_delivery_whose_body_cannot_be_read_is_handled_by_its_ids() -> N
     )
     assert await inbox.quarantine(entry.key, "token", entry)
     service = Service(inbox=inbox)
-    assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["handled"]
-    assert (service.handled[0].event_id, service.handled[0].body) == ("e-1", b"not JSON")
+    assert [outcome.result for outcome in await service.receiver.retry_quarantined()] == ["unreadable"]
+    assert service.handled == []
+    assert [each.delivery_id for each in await inbox.quarantined()] == ["msg_1"]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,42 @@ from basiq_async.receiver import (
     SQLiteInbox,
     WebhookReceiver,
 )
-from basiq_async.receiver.protocol import ClaimStatus
+from basiq_async.receiver.protocol import ClaimStatus, inbox_key
 from tests.support import virtual
-from tests.support.deliveries import SECRET
+from tests.support.deliveries import NOW, SECRET
 from tests.support.histories import Receiving, Recorder, Refusing, history, set_aside
+
+
+@virtual.clocked
+async def test_a_retry_makes_one_attempt_each_and_waits_for_no_outage() -> None:
+    async with history(20) as h:
+        ids = await h.ids()
+        tries: list[str] = []
+
+        async def refuse(message: Message) -> None:
+            tries.append(message.id)
+            raise ConnectionRefusedError("away")
+
+        inbox = MemoryInbox(clock=virtual.clock)
+        await h.replay(Refusing(*ids), inbox=inbox).run()
+        began = virtual.now()
+        report = await h.replay(refuse, inbox=inbox, max_failures=None).retry_quarantined()
+        assert (sorted(tries), report.failed, virtual.now() - began) == (sorted(ids), 20, pytest.approx(0, abs=1))
+        assert {entry.failures for entry in (await set_aside(h.replay(refuse, inbox=inbox))).values()} == {2}
+
+
+@pytest.mark.parametrize("body", [b"not JSON", b"[1]", b'"text"'])
+async def test_a_delivery_in_the_quarantine_that_cannot_be_read_stays_there(body: bytes) -> None:
+    async with history(1) as h:
+        inbox, target = MemoryInbox(), Recorder()
+        key = inbox_key("user.created", "e-1", "msg_1", h.webhook_id)
+        entry = QuarantinedDelivery(key, "msg_1", "user.created", "e-1", body, NOW, "by hand", 1, NOW)
+        assert await inbox.quarantine(key, "token", entry)
+        for handled in (target, Receiving(inbox, webhook_id=h.webhook_id).receiver):
+            report = await h.replay(handled, inbox=inbox).retry_quarantined()
+            assert (report.handled, report.failed) == (0, 1)
+        assert target.ids == []
+        assert [each.delivery_id for each in await inbox.quarantined()] == ["msg_1"]
 
 
 async def test_what_was_set_aside_is_exported_a_line_each_and_stays(tmp_path: Path) -> None:

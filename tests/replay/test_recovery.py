@@ -25,6 +25,7 @@ from basiq_async import (
 )
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import HttpTarget, Recovery, Replay, limit, recover
+from basiq_async.services.coverage import Coverage, coverage_note
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks
 
 URL = "https://service.example/basiq"
@@ -156,13 +157,17 @@ async def test_what_waits_is_not_handed_out_and_it_is_not_finished_until_that_is
     found = await world.recover(world.receiver(inbox=inbox))
     assert (codes(found), found.waiting.count, found.finished, world.got) == (["waiting"], 1, False, [])
     assert str(found.problems[0]).startswith("1 deferred deliveries wait to be handled, the oldest for 7 min")
-    plan = await Replay(world.basiq, world.webhook_id, service, inbox=inbox).plan()
+    replay = Replay(world.basiq, world.webhook_id, service, inbox=inbox)
+    plan = await replay.plan()
     assert (plan.total, plan.waiting) == (0, 1)
+    report = await replay.run()
+    assert (report.skipped, report.waiting, report.finished) == ({"handled-before": 1}, 1, False)
     async with service:
         while (await service.waiting()).count:
             await asyncio.sleep(0)
     assert world.got == [made]
     assert (await world.recover(world.receiver(inbox=inbox))).finished
+    assert (await replay.run()).finished
 
 
 async def test_a_replay_that_meets_a_waiting_key_claims_and_handles_it(world: World) -> None:
@@ -308,6 +313,34 @@ async def test_events_of_a_type_that_is_not_subscribed_are_handed_out_where_it_i
     assert world.got == [other.event_id]
 
 
+async def test_a_type_that_is_subscribed_to_while_the_lists_are_read_is_not_noted_as_read(world: World) -> None:
+    await world.emit(1, status=500)
+    await world.fake.advance(minutes=20)
+
+    async def subscribe(message: Message) -> None:
+        types = ["user.created", "consent.revoked"]
+        await world.basiq.webhooks.update(world.webhook_id, url=URL, subscribed_events=types)
+
+    inbox = MemoryInbox()
+    assert (await world.recover(subscribe, inbox=inbox)).finished
+    found = Coverage.read(await inbox.note(coverage_note(world.webhook_id)))
+    assert (found.read_up_to is not None, found.types) == (True, ("user.created",))
+
+
+async def test_a_recovery_notes_that_the_webhook_was_disabled_meanwhile(world: World) -> None:
+    await world.emit(1, status=500)
+    await world.fake.advance(minutes=20)
+
+    async def disable(message: Message) -> None:
+        await world.emit(1, status=500)
+        await world.fake.advance(hours=30)
+
+    inbox = MemoryInbox()
+    found = await world.recover(disable, inbox=inbox)
+    assert (found.finished, found.problems[0].code) == (False, "disabled")
+    assert Coverage.read(await inbox.note(coverage_note(world.webhook_id))).seen_inactive is not None
+
+
 async def test_events_from_before_a_type_was_subscribed_are_handed_out(world: World) -> None:
     receiver = world.receiver()
     other = await world.fake.emit("consent.revoked")
@@ -377,7 +410,7 @@ async def test_a_target_that_says_401_to_everything_is_told_of_the_secret_and_no
         assert codes(found) == (["refused", "quarantined"] if named else ["quarantined"])
         texts = [str(problem) for problem in found.problems]
         assert texts[0].startswith("the target responded 401 to each of 2 messages") is named
-        assert ("fix their handler" in texts[-1]) is (not named)
+        assert ("fix the handler" in texts[-1]) is (not named)
         again = await world.recover(target, inbox=inbox)
         assert codes(again) == ["quarantined"], "nothing was posted"
 

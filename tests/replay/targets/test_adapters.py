@@ -266,3 +266,16 @@ async def test_two_runs_share_the_work() -> None:
         )
         assert all(report.finished for report in reports)
         assert sorted(first.ids + second.ids) == sorted(await h.ids())
+
+
+@virtual.clocked
+async def test_a_deferred_handler_has_its_own_time_in_a_job() -> None:
+    receiver = WebhookReceiver(SECRET, inbox=MemoryInbox(clock=virtual.clock), deferred_timeout=1_000, accept_loss=True)
+
+    @receiver.on("*", deferred=True)
+    async def slowly(delivery: Delivery) -> None:
+        await asyncio.sleep(900)
+
+    async with history(2) as h:
+        report = await h.replay(receiver).run()
+    assert (report.handled, report.failed, report.finished) == (2, 0, True)
