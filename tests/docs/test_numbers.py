@@ -25,7 +25,7 @@ SENTENCES = [
     ("inboxes.md", f"`SQLInbox` up to {2 * LESS} after each {LESS} events"),
     ("distributed.md", f"A segment knows the ids of the last {EDGE} messages before its page"),
     ("guarantees.md", f"The others wait {PATIENCE:g} s for it"),
-    ("guarantees.md", f"by {_LATE} places, or a page if that is shorter"),
+    ("guarantees.md", f"late by more than {_LATE} places, or a page"),
     ("mock.md", f"A request looks at {_lists.MOST_SCANNED:,} messages at most"),
     ("mock.md", f"and a control call at {_history.MOST_SCANNED:,}"),
     ("mock.md", f"The log keeps {_logs.MOST_KEPT:,} entries, and at most {_logs.MOST_BYTES // 2**20} MiB"),
