@@ -9,7 +9,6 @@ import asyncio
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -95,7 +94,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.fixture(scope="session")
 def warm_programs() -> Iterator[None]:
     """Programs that tests of this folder start begin warm, where a process can be forked."""
-    with warm() if sys.platform != "win32" else nullcontext():
+    with warm() if hasattr(os, "fork") else nullcontext():
         yield
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 import basiq_async
 from basiq_async.services.resources import RESOURCES
@@ -159,3 +160,13 @@ def test_no_text_counts_one_of_a_thing_as_several() -> None:
         if (each := _COUNTED.search(line)) and not any(part in line for part in _ALWAYS_MANY)
     ]
     assert found == []
+
+
+def test_the_pythons_of_the_classifiers_are_those_of_the_workflow_and_of_the_page_that_says_where_it_runs() -> None:
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
+    known = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    jobs = yaml.safe_load((TESTS.parent / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == known
+    assert project["requires-python"] == f">={known[0]}"
+    page = (TESTS.parent / "docs" / "questions.md").read_text()
+    assert f"on CPython {known[0]} to {known[-1]}." in page

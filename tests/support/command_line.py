@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from .warm import CLIENT
 
 COLD = (sys.executable, "-c", "from basiq_async.cli import main; main()")
 """The words that run it in a process of its own."""
-PROGRAM = COLD if sys.platform == "win32" else (*CLIENT, "basiq_async.cli:main")
+PROGRAM = COLD if not hasattr(os, "fork") else (*CLIENT, "basiq_async.cli:main")
 """The same in a process that begins warm."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -29,7 +28,11 @@ def _programs() -> Path | None:
 
 POSTGRES_PROGRAMS = _programs()
 REDIS_PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
-_NOT_AS_ROOT = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+_NOT_AS_ROOT = (
+    {"user": "postgres", "group": "postgres", "extra_groups": []}
+    if hasattr(os, "geteuid") and os.geteuid() == 0
+    else {}
+)
 
 
 class PostgresServer:
@@ -170,6 +173,8 @@ def shared_postgres() -> Iterator[PostgresServer]:
 
 @contextlib.contextmanager
 def _counting(folder: Path) -> Iterator[dict[str, int]]:
+    import fcntl  # here: Windows has none, and no PostgreSQL for the tests
+
     lock = folder.with_suffix(".lock")
     with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -216,6 +216,6 @@ def _record_and_die(make_inbox: MakeInbox, name: str, seconds: float) -> None:
             for number, script in enumerate(INTERRUPTED):
                 inbox = await stack.enter_async_context(made(make_inbox))
                 await Workers(inbox, inbox).follow(script.partition("; ...; ")[0], name=f"{name}-{number}")
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))  # on Windows both end it at once
 
     asyncio.run(run())

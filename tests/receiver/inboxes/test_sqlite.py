@@ -298,6 +298,7 @@ FORKED = """
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_refuses_a_file_that_was_open_and_harms_nothing(tmp_path: Path) -> None:
     code = textwrap.dedent(FORKED)
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "inbox.db")], check=True, timeout=PATIENCE)

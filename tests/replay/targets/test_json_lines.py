@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +199,7 @@ def _make_folder(note: Path) -> None:
 FAULTS = {"other users can open it": _widen, "symbolic link": _link, "not a regular file": _make_folder}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes and links of POSIX")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes and links of POSIX")
 @pytest.mark.parametrize("said", FAULTS)
 async def test_a_fault_of_the_note_is_told_of_the_note_and_not_of_the_file(said: str, tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
@@ -339,6 +338,7 @@ async def test_an_export_that_is_deleted_or_replaced_meanwhile_ends_the_job(repl
         (tmp_path / "gone").replace(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes and links of POSIX")
 async def test_an_export_that_others_can_open_or_a_link_is_refused(tmp_path: Path) -> None:
     loose, link = tmp_path / "loose.jsonl", tmp_path / "link.jsonl"
     loose.touch()

@@ -8,11 +8,13 @@ import sys
 import types
 
 sys.modules.update(dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios")))
+_SIGNALS = ("SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM")
+_OTHERS = [name for name in vars(signal) if name.startswith("SIG") and name[3:].isalpha() and name not in _SIGNALS]
 for _owner, _names in (
-    (os, "fork forkpty register_at_fork setpgid killpg geteuid getuid getgid getegid O_NOFOLLOW O_NONBLOCK fchmod"),
-    (signal, "SIGHUP SIGKILL SIGALRM SIGCONT SIGUSR1 pthread_sigmask setitimer"),
+    (os, ["fork", "forkpty", "register_at_fork", "setpgid", "killpg", "geteuid", "O_NOFOLLOW", "fchmod"]),
+    (signal, [*_OTHERS, "pthread_sigmask", "setitimer"]),
 ):
-    for _name in _names.split():
+    for _name in _names:
         delattr(_owner, _name)
 
 
