@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import date
 from functools import cache, partial
@@ -103,7 +103,6 @@ _COMPACT = (",", ":")
 _encode = json.JSONEncoder(default=_plain, separators=_COMPACT, ensure_ascii=False).encode
 _encode_ascii = json.JSONEncoder(default=_plain, separators=_COMPACT).encode
 
-PROGRAM = "basiq-async"
 _SPECIAL = re.compile(r"([\\']+)")
 
 
@@ -117,35 +116,6 @@ class ShellText:
 def shell_line(words: Iterable[str | ShellText]) -> str:
     """Return words as a line for a shell, each quoted if needed."""
     return " ".join(word.text if isinstance(word, ShellText) else _quote(word) for word in words)
-
-
-def command_line(
-    command: str, *arguments: str | ShellText, options: Mapping[str, object] | None = None, run: str = PROGRAM
-) -> str:
-    """Return a line that runs ``basiq-async COMMAND``, such as ``webhooks get``, with arguments and options.
-
-    options: values by option name, such as ``--to``. None, False and an empty list omit the option, True makes a flag,
-        and a list repeats the option.
-    If an argument begins with a dash, the arguments come last, after ``--``, so that it is not read as an option.
-    """
-    flags = [word for name, value in (options or {}).items() for word in _option(name, value)]
-    words: list[str | ShellText] = [run, *command.split()]
-    if any(isinstance(each, str) and each.startswith("-") for each in arguments):
-        return shell_line([*words, *flags, "--", *arguments])
-    return shell_line([*words, *arguments, *flags])
-
-
-def _option(name: str, value: object) -> list[str | ShellText]:
-    if value is None or value is False:
-        return []
-    if value is True:
-        return [name]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [word for each in value for word in _option(name, each)]
-    if isinstance(value, ShellText):
-        return [name, value]
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return [f"{name}={text}"] if text.startswith("-") else [name, text]
 
 
 def _quote(word: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,16 +16,17 @@ import typer
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError, NotFoundError
 from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_receiver, record_file
+from ._lines import Place, Words, find_line
 from ._options import SECRET_VARIABLE, Json, option, read_secrets
 from ._output import live, note
 from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
-from ._results import Output, View, as_row, count_details
+from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
 
 if TYPE_CHECKING:
     from ..client import BasiqClient
     from ..receiver import Inbox, WebhookReceiver
-    from ..services.diagnosis import Diagnosis
+    from ..services.diagnosis import Diagnosis, Problem
 
 
 _DIAGNOSIS: View[Diagnosis] = View(
@@ -33,7 +35,7 @@ _DIAGNOSIS: View[Diagnosis] = View(
     "waiting_age others out_of_reach endpoint_status endpoint_error looked_at earliest latest complete forbidden",
     id=lambda found: found.webhook.id,
     url=lambda found: show_url(found.webhook.url),
-    problems=lambda found: problem_rows(found.problems),
+    problems=lambda found: [],  # the lines depend on how the command was called
     by_status=lambda found: {str(code or "none"): count for code, count in found.by_status.items()},
     waiting=lambda found: found.waiting.count,
     waiting_age=lambda found: found.waiting.age,
@@ -43,9 +45,9 @@ _DIAGNOSIS: View[Diagnosis] = View(
 )
 
 
-def _diagnosis_details(found: Diagnosis) -> Iterable[tuple[str, Any]]:
+def _diagnosis_details(row: Row) -> Iterable[tuple[str, Any]]:
     """Yield the names and values of what there is, and of the counts that a recovery makes zero."""
-    row = {name: value for name, value in _DIAGNOSIS.row(found).items() if value or name in _ALWAYS}
+    row = {name: value for name, value in row.items() if value or name in _ALWAYS}
     yield from count_details(row, "problems", "out_of_reach", "left_alone")
 
 
@@ -121,15 +123,17 @@ async def doctor(
                 continue
             finally:
                 live(None)
-            diagnosis = attrs.evolve(
-                looked.found,
+            diagnosis = looked.found
+            place = Place(
                 receiver=None if own is None else receiver,
                 inbox=None if its is None else inbox,
                 secret_file=None if secret_file is None else str(secret_file),
             )
+            find = partial(find_line, found=diagnosis, place=place)
             if not output.as_json:
-                _show_problems(diagnosis, looked.set_aside)
-            output.one(diagnosis, _DIAGNOSIS, _diagnosis_details(diagnosis))
+                _show_problems(diagnosis, find, looked.set_aside)
+            row = {**_DIAGNOSIS.row(diagnosis), "problems": problem_rows(diagnosis.problems, find)}
+            output.one(row, _DIAGNOSIS, _diagnosis_details(row))
             if looked.note is not None:
                 note(looked.note)
             else:
@@ -157,7 +161,7 @@ class _Looked:
     note: str | None
 
 
-def _show_problems(found: Diagnosis, set_aside: datetime | None) -> None:
+def _show_problems(found: Diagnosis, find: Callable[[Problem], Words], set_aside: datetime | None) -> None:
     since = {
         "disabled": found.disabled_at,
         "quarantined": set_aside,
@@ -167,7 +171,7 @@ def _show_problems(found: Diagnosis, set_aside: datetime | None) -> None:
     }
     show_head(f"webhook {found.webhook.id}", len(found.problems))
     for each in found.problems:
-        show_problem(each, since.get(each.code))
+        show_problem(each, since.get(each.code), find(each))
 
 
 async def _diagnose(

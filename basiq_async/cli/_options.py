@@ -17,12 +17,13 @@ import attrs
 import typer
 
 from .._arguments import EVENT_TYPES, UnknownEventTypeWarning, describe_unknown, match_event_types
-from .._redaction.text import PROGRAM, command_line, shell_line
+from .._redaction.text import shell_line
 from .._redaction.tracebacks import hide_arguments
 from .._wire.hosts import show_url
 from ..errors import ConfigurationError
 from ._output import session, write_lines
 from ._settings import names
+from ._shell import PROGRAM, command_line
 
 if TYPE_CHECKING:
     from ..client import BasiqClient

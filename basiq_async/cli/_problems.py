@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,13 @@ from ._results import Row, cell_text
 if TYPE_CHECKING:
     from ..receiver import Inbox
     from ..services.diagnosis import Problem
+    from ._lines import Words
 
 
-def problem_rows(problems: Iterable[Problem]) -> Sequence[Row]:
-    """Return problems as JSON shows them: with the command that helps as a line for a shell."""
-    return [
-        {"code": each.code, "text": each.text, "command": help_line(each.command) if each.command else None}
-        for each in problems
-    ]
+def problem_rows(problems: Iterable[Problem], find: Callable[[Problem], Words]) -> Sequence[Row]:
+    """Return problems as JSON shows them: each with the command that ``find`` returns, as a line for a shell."""
+    rows = [({"code": each.code, "text": each.text}, find(each)) for each in problems]
+    return [{**row, "command": help_line(words) if words else None} for row, words in rows]
 
 
 def show_head(what: str, count: int) -> None:
@@ -30,17 +29,17 @@ def show_head(what: str, count: int) -> None:
     write(Styled(f"{what}: {count or 'no'} problem{'' if count == 1 else 's'}", "bold"))
 
 
-def show_problem(problem: Problem, since: datetime | None) -> None:
+def show_problem(problem: Problem, since: datetime | None, words: Words) -> None:
     """Show a problem in a terminal: what is wrong, since when, and the line to run."""
     write(problem.text)
     parts = [] if since is None else [f"since {cell_text(since)}"]
-    if problem.command:
-        is_whole = not any("?…" in word for word in problem.command)
+    if words:
+        is_whole = not any("?…" in word for word in words)
         parts.append("run:" if is_whole else "put back what is not shown, and run:")
     if parts:
         write("; ".join(parts))
-    if problem.command:
-        write(f"  {help_line(problem.command)}")
+    if words:
+        write(f"  {help_line(words)}")
 
 
 async def oldest_set_aside(inbox: Inbox | None, webhook_id: str, identity: str | None) -> datetime | None:

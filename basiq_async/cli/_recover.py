@@ -12,6 +12,7 @@ import attrs
 
 from ..errors import NotFoundError
 from ._command import command
+from ._lines import status_line
 from ._options import option
 from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
@@ -58,7 +59,7 @@ _RECOVERY: View[Recovery] = View(
     status=lambda found: found.webhook.status,
     waiting=lambda found: found.waiting.count,
     waiting_age=lambda found: found.waiting.age,
-    problems=lambda found: problem_rows(found.problems),
+    problems=lambda found: problem_rows(found.problems, lambda each: status_line(each, found.webhook)),
 )
 
 
@@ -157,7 +158,7 @@ def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], set_as
     }
     show_head(f"recovery of {found.webhook.id}", len(found.problems))
     for each in found.problems:
-        show_problem(each, since.get(each.code))
+        show_problem(each, since.get(each.code), status_line(each, found.webhook))
         lines.pop(each.code, _nothing)()
 
 

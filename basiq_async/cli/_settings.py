@@ -12,11 +12,12 @@ from typing import Any
 import attrs
 import typer
 
-from .._redaction.text import PROGRAM, shell_line
+from .._redaction.text import shell_line
 from .._storage.private_files import replace_private
 from .._wire.urls import VENDOR_URL, find_base_url
 from ..errors import ConfigurationError
 from ._output import session
+from ._shell import PROGRAM
 
 DEFAULT = "default"
 

@@ -94,10 +94,11 @@ async def diagnose(
     patterns = receiver.patterns if receiver is not None else ()
     return Diagnosis(
         webhook=webhook,
-        status=webhook.status,
         cool_off_left=cool_off_left(webhook, _subscribed_at(webhook), now),
         retired=tuple(one for one in subscribed if offered is not None and one not in offered),
-        unknown=tuple(one for one in patterns if offered is not None and not one.endswith("*") and one not in offered),
+        unknown=tuple(
+            one for one in patterns if offered is not None and not any(matches(one, each) for each in offered)
+        ),
         unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
         unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
@@ -108,7 +109,6 @@ async def diagnose(
         others=known.others,
         clock_lead=api.clock_lead(),
         forbidden=tuple(forbidden.paths),
-        offered=offered or (),
     )
 
 

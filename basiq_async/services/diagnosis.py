@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
-from .._redaction.text import PROGRAM, amount
-from .._wire.hosts import show_place, show_url
+from .._redaction.text import amount
 from .._work.protocol import Inbox, Waiting
 from ..models import EventTypeId, Webhook
 from .coverage import Inactivity
@@ -90,12 +87,13 @@ class DiagnosedReceiver(Protocol):
 class Problem:
     """A problem that keeps events from their handlers. ``str`` returns a description with the remedy.
 
-    ``command`` is the command of ``basiq-async`` that helps, as a tuple of words. It is empty if no command helps.
+    ``about`` is what it is about, where the code alone does not say it: event types, paths, a status, or the period
+    that is out of reach.
     """
 
     code: ProblemCode
     text: str
-    command: tuple[str, ...] = ()
+    about: tuple[str, ...] | int | Inactivity | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -154,13 +152,9 @@ class Diagnosis:
     earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
     complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
     forbidden: the paths of the lists that the API key may not read. What they would show is missing here.
-    offered: the event types in Basiq's list.
-    receiver, inbox, secret_file: what the command line was given, for the commands that help: the receiver, such as
-        ``service:receiver``, and the other two as it names them.
     """
 
     webhook: Webhook
-    status: str | None
     cool_off_left: float | None
     retired: tuple[EventTypeId, ...] = ()
     unknown: tuple[EventTypeId, ...] = ()
@@ -190,10 +184,11 @@ class Diagnosis:
     latest: datetime | None = None
     complete: bool = True
     forbidden: tuple[str, ...] = ()
-    offered: tuple[EventTypeId, ...] = ()
-    receiver: str | None = None
-    inbox: str | None = None
-    secret_file: str | None = None
+
+    @property
+    def status(self) -> str | None:
+        """The status of the webhook."""
+        return self.webhook.status
 
     @property
     def healthy(self) -> bool:
@@ -234,15 +229,26 @@ def find_clock_problem(lead: float) -> Problem | None:
     )
 
 
-def find_forbidden_problem(paths: Iterable[str]) -> Problem:
-    """Return the problem with an API key that may not read these paths."""
+def _forbidden_problem(paths: tuple[str, ...]) -> Problem:
     reads = ", ".join(f"GET {path}" for path in paths)
     return Problem(
         "forbidden",
         f"Basiq refuses {reads} to this API key with 403, so nothing of that was looked at: give the key these "
         "permissions in Basiq's dashboard, or use another key",
-        _line("whoami"),
+        paths,
     )
+
+
+def _describe_refusal(status: int) -> str:
+    newest = (
+        f"the webhook's url responded {status} to Basiq's newest attempt, and none has succeeded since: most often "
+    )
+    if status == 401:
+        return newest + (
+            "the receiver does not have the secret that the webhook has by now, because an update made a new one. Get "
+            "it, and give the receiver both"
+        )
+    return newest + "its path is not the receiver's, or a proxy changes it. See what it responds to a test"
 
 
 def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Problem | None:
@@ -252,12 +258,11 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
             "disabled",
             f"the webhook's status is {webhook.status!r}, so it gets no deliveries: reactivate it, give its receiver "
             "the secret of the response if that is another, then recover the events that happened meanwhile",
-            _line("webhooks reactivate", webhook.id, "--secret-file", _new_secret_file(webhook)),
         )
     if webhook.status is not None and webhook.status.lower() == "pending-approval":
         more = f"; that can take {cool_off_left:.0f} s more" if cool_off_left else ""
         text = f"the webhook is not active yet{more}: wait for it"
-        return Problem("pending", text, _line("webhooks wait", webhook.id))
+        return Problem("pending", text)
     return None
 
 
@@ -277,69 +282,37 @@ def _age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _line(command: str, argument: str = "", *options: str) -> tuple[str, ...]:
-    if argument.startswith("-"):  # so that it is not read as an option
-        return (PROGRAM, *command.split(), *options, "--", argument)
-    return (PROGRAM, *command.split(), *((argument,) if argument else ()), *options)
-
-
-def _new_secret_file(webhook: Webhook) -> str:
-    """Return the name of a file for the secret that an update may make. It is not the file that the receiver reads."""
-    return f"{webhook.id}.secret" if re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z_-]*", webhook.id) else "webhook.secret"
-
-
 def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     webhook = found.webhook
     clock = find_clock_problem(found.clock_lead)
     if clock is not None:
         yield clock
     if found.forbidden:
-        yield find_forbidden_problem(found.forbidden)
+        yield _forbidden_problem(found.forbidden)
     status = find_status_problem(webhook, found.cool_off_left)
     if status is not None:
         yield status
-    kept = () if found.inbox is None or found.receiver is not None else ("--inbox", show_place(found.inbox))
-    secret = () if found.secret_file is None else ("--secret-file", found.secret_file)
-    place = kept if found.receiver is None else ("--receiver", found.receiver)
-    again = partial(_line, "webhooks doctor", webhook.id, *place)
-    target = ("--to", show_url(webhook.url), *secret) if found.receiver is None else place
-    recover = partial(_line, "recover", webhook.id, *target, *kept)
     if found.endpoint is not None and not found.endpoint.ok:
-        yield _endpoint_problem(found.endpoint, again("--test", *secret), clock=clock)
+        yield _endpoint_problem(found.endpoint, clock=clock)
     if not webhook.subscribed_events:
-        yield Problem("no-event-types", "the webhook is not subscribed to any event type", _line("events types"))
-    if found.refused == 401:
-        yield Problem(
-            "refused",
-            "the webhook's url responded 401 to Basiq's newest attempt, and none has succeeded since: most often the "
-            "receiver does not have the secret that the webhook has by now, because an update made a new one. Get it, "
-            "and give the receiver both",
-            _line("webhooks secret", webhook.id, "--secret-file", _new_secret_file(webhook)),
-        )
-    elif found.refused is not None:
-        yield Problem(
-            "refused",
-            f"the webhook's url responded {found.refused} to Basiq's newest attempt, and none has succeeded since: "
-            "most often its path is not the receiver's, or a proxy changes it. See what it responds to a test",
-            again("--test", *secret),
-        )
+        yield Problem("no-event-types", "the webhook is not subscribed to any event type")
+    if found.refused is not None:
+        yield Problem("refused", _describe_refusal(found.refused), found.refused)
     yield from _type_problems(found)
     if found.failed_share is not None and found.failed_share > _MANY_FAILURES:
         yield Problem(
             "failing",
             f"{found.failed_share:.0%} of the attempts of the last 24 hours failed, for messages that are still not "
             "delivered; after 8 failures of one delivery Basiq may disable the webhook",
-            _line("messages tail", webhook.id, "--failed"),
         )
     if found.undelivered:
         count = amount(found.undelivered, "message was", "messages were")
-        yield Problem("undelivered", f"{count} not delivered: recover what is missing", recover())
+        yield Problem("undelivered", f"{count} not delivered: recover what is missing")
     if found.never_sent:
         yield Problem(
             "never-sent",
             amount(found.never_sent, "event", "events")
             + " of the last 7 days never became a message: recover while the event list has what is missing",
-            recover(),
         )
     if found.unrecorded:
         yield Problem(
@@ -347,41 +320,27 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
             amount(found.unrecorded, "message was", "messages were")
             + " delivered, as Basiq says, but not to a receiver with this inbox: see that the webhook's url is the "
             "service's, then recover what is missing",
-            recover(),
         )
     for period in found.out_of_reach:
-        known = () if period.until is None else ("--acknowledged", period.until.astimezone(UTC).isoformat())
-        yield Problem("out-of-reach", str(period), recover(*known))
+        yield Problem("out-of-reach", str(period), period)
     if found.quarantined:
-        if found.receiver is not None:
-            line = _line("quarantine retry", "", "--receiver", found.receiver)
-        elif found.inbox is not None:  # it may be the service's, whose receiver must be named to try again
-            line = _line("quarantine list", "", *kept, "--webhook", webhook.id)
-        else:
-            line = _line("quarantine retry", "", *target, "--webhook", webhook.id)
         yield Problem(
             "quarantined",
             amount(found.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are")
             + " in the quarantine of the inbox: mend the handler, then retry",
-            line,
         )
     if (found.waiting.age or 0) > _LONG_WAIT:
-        line = _line("inbox waiting", "", *kept, "--webhook", webhook.id) if kept else ()
-        if found.receiver is not None:
-            line = _line("work", "", "--receiver", found.receiver)
-        yield Problem("waiting", describe_waiting(found.waiting), line)
+        yield Problem("waiting", describe_waiting(found.waiting))
     if found.unreadable:
         yield Problem(
             "unreadable",
             amount(found.unreadable, "message or event", "messages or events") + " could not be read",
-            _line("messages list", webhook.id),
         )
     if not (found.complete or found.forbidden):
         yield Problem(
             "partial",
             f"only {found.looked_at:,} messages and events were read{_describe_look(found)}, and there are more: read "
             "all of them",
-            again("--limit", "0"),
         )
 
 
@@ -392,53 +351,35 @@ def _describe_look(found: Diagnosis) -> str:
     return f", with messages from {first} to {last} UTC"
 
 
-def _endpoint_problem(endpoint: EndpointCheck, again: tuple[str, ...], *, clock: Problem | None) -> Problem:
+def _endpoint_problem(endpoint: EndpointCheck, *, clock: Problem | None) -> Problem:
     if endpoint.status is None:
-        return Problem("endpoint-unreachable", f"the webhook's url cannot be reached: {endpoint.error}", again)
+        return Problem("endpoint-unreachable", f"the webhook's url cannot be reached: {endpoint.error}")
     hint = "is the receiver's secret this webhook's?" if clock is None else "set the clock of this machine first"
     hint = f": {hint}" if endpoint.status in (401, 403) else ""
-    return Problem("endpoint-refuses", f"the webhook's url responded {endpoint.status} to a signed test{hint}", again)
+    text = f"the webhook's url responded {endpoint.status} to a signed test{hint}"
+    return Problem("endpoint-refuses", text, endpoint.status)
 
 
 def _type_problems(found: Diagnosis) -> Iterator[Problem]:
-    webhook, subscribed = found.webhook, found.webhook.subscribed_events
-    types = _line("events types")
-
-    def subscribe(wanted: Iterable[EventTypeId]) -> tuple[str, ...]:
-        words = [word for each in dict.fromkeys(wanted) for word in ("--event", each)]
-        return _line("webhooks update", webhook.id, *words) if words else types
-
     if found.retired:
-        yield Problem(
-            "retired-event-types",
-            f"the webhook is subscribed to {_join(found.retired)}, which Basiq does not have: unsubscribe",
-            subscribe(each for each in subscribed if each not in found.retired),
-        )
+        text = f"the webhook is subscribed to {_join(found.retired)}, which Basiq does not have: unsubscribe"
+        yield Problem("retired-event-types", text, found.retired)
     if found.unknown:
-        yield Problem(
-            "unknown-event-types", f"handlers exist for {_join(found.unknown)}, which Basiq does not have", types
+        text = f"handlers exist for {_join(found.unknown)}, which Basiq does not have"
+        yield Problem("unknown-event-types", text, found.unknown)
+    if found.unhandled:  # a deploy may have lost the handler
+        waits = (
+            f", and {amount(found.waiting.count, 'delivery waits', 'deliveries wait')}" if found.waiting.count else ""
         )
-    if found.unhandled:
-        # Not the line that unsubscribes: a deploy may have lost the handler.
-        asked = [word for each in found.unhandled for word in ("--event", each)]
-        line = _line("messages tail", webhook.id, *asked)
-        waits = ""
-        if found.waiting.count and found.receiver is not None:
-            line = _line("inbox waiting", "", "--receiver", found.receiver)
-            waits = f", and {amount(found.waiting.count, 'delivery waits', 'deliveries wait')}"
         yield Problem(
             "unhandled-event-types",
             f"no handler exists for {_join(found.unhandled)}{waits}: deploy the one that there was, or write one; "
-            "unsubscribe with 'webhooks update' if nothing needs them",
-            line,
+            "unsubscribe the webhook if nothing needs them",
+            found.unhandled,
         )
     if found.unsubscribed:
-        wanted = [each for each in found.offered for pattern in found.unsubscribed if matches(pattern, each)]
-        yield Problem(
-            "unsubscribed-event-types",
-            f"handlers exist for {_join(found.unsubscribed)}, which the webhook is not subscribed to",
-            subscribe([*(each for each in subscribed if each not in found.retired), *wanted]) if wanted else types,
-        )
+        text = f"handlers exist for {_join(found.unsubscribed)}, which the webhook is not subscribed to"
+        yield Problem("unsubscribed-event-types", text, found.unsubscribed)
 
 
 def matches(pattern: str, event_type_id: str) -> bool:

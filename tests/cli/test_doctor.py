@@ -8,6 +8,7 @@ import re
 import pytest
 
 from basiq_async import Webhook
+from basiq_async.cli._lines import status_line
 from basiq_async.services.diagnosis import find_status_problem
 
 from .conftest import Endpoint, Run, Served, World, write_service
@@ -18,9 +19,10 @@ ID = "w-1"
 
 
 def test_an_id_that_looks_like_an_option_stays_an_argument() -> None:
-    problem = find_status_problem(Webhook("--help", "https://a.example", "disabled"), None)
+    webhook = Webhook("--help", "https://a.example", "disabled")
+    problem = find_status_problem(webhook, None)
     assert problem is not None
-    assert problem.command == (
+    assert status_line(problem, webhook) == (
         "basiq-async", "webhooks", "reactivate", "--secret-file", "webhook.secret", "--", "--help",
     )  # fmt: skip
 

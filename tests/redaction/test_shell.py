@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from basiq_async._redaction.text import ShellText, command_line, shell_line
+from basiq_async._redaction.text import ShellText, shell_line
+from basiq_async.cli._shell import command_line  # private: what every line of the program is made with
 from basiq_async.testing.mock._page import line_for_post, line_for_request  # private: its lines are run in shells
 from tests.support.real_time import PATIENCE
 

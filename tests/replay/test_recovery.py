@@ -101,14 +101,13 @@ def codes(found: Recovery) -> list[str]:
 # --- finished ---
 
 
-async def test_it_is_not_finished_while_the_webhook_is_disabled_and_says_which_line_heals_it(world: World) -> None:
+async def test_it_is_not_finished_while_the_webhook_is_disabled(world: World) -> None:
     await world.disable()
     await world.emit(2)
     await world.fake.advance(minutes=3)
     receiver = world.receiver()
     found = await world.recover(receiver)
     assert (codes(found), found.finished, len(world.got)) == (["disabled"], False, 3)
-    assert found.problems[0].command[:4] == ("basiq-async", "webhooks", "reactivate", world.webhook_id)
     late = await world.emit(1)  # and indeed more is missed
     assert not set(late) & set(world.got)
     await world.reactivate()

@@ -111,7 +111,6 @@ async def test_a_part_that_is_well_does_not_show_that_the_whole_is() -> None:
     async with world("newest-first", 3_000) as w:
         found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=100)
         assert (codes(found), found.healthy) == ({"partial"}, False)
-        assert found.problems[0].command[-2:] == ("--limit", "0")
         assert found.looked_at < 1_000
         whole = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=None)
         assert whole.healthy
@@ -216,7 +215,7 @@ async def test_the_quarantine_is_a_problem() -> None:
         assert not found.healthy
 
 
-async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off() -> None:
+async def test_what_waits_for_long_is_a_problem() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox(clock=w.fake.clock)
         receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True, accept_loss=True)
@@ -231,17 +230,6 @@ async def test_what_waits_for_long_is_a_problem_with_the_line_that_works_it_off(
             "2 deferred deliveries wait to be handled, the oldest for 6 min, and 0 of them have failed: let a process "
             "work them off, and look at its log"
         )
-        as_named = [
-            found,
-            attrs.evolve(found, inbox="inbox.db"),
-            attrs.evolve(found, receiver="service:receiver"),
-        ]
-        lines = [each.command[1:] for one in as_named for each in one.problems if each.code == "waiting"]
-        assert lines == [
-            (),
-            ("inbox", "waiting", "--inbox", "inbox.db", "--webhook", w.webhook_id),
-            ("work", "--receiver", "service:receiver"),
-        ]
 
 
 async def test_what_waits_of_a_webhook_that_was_replaced_is_not_forgotten() -> None:

@@ -46,6 +46,7 @@ from basiq_async.receiver import (
 from basiq_async.receiver.protocol import Claim, TransactionalInbox, WaitingInbox
 from basiq_async.replay import (
     HttpTarget,
+    Inactivity,
     JSONLinesTarget,
     Plan,
     Recovery,
@@ -88,7 +89,7 @@ async def program() -> None:
         if webhook.status == "active" and event.type == "consent.revoked":
             print(webhook.id)
         assert_type(diagnosis.problems, tuple[Problem, ...])
-        assert_type(diagnosis.problems[0].command, tuple[str, ...])
+        assert_type(diagnosis.problems[0].about, tuple[str, ...] | int | Inactivity | None)
         assert_type(await basiq.webhooks.reactivate("w"), Webhook)
         assert_type(basiq.webhooks.list(), Paginator[Webhook])
         assert_type(await basiq.webhooks.delete(webhook.id), None)

@@ -1,0 +1,156 @@
+"""The line of this program that helps with a problem: a table by the problem's code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+import attrs
+
+from .._wire.hosts import show_place, show_url
+from ._shell import PROGRAM
+
+if TYPE_CHECKING:
+    from ..models import Webhook
+    from ..services.diagnosis import Diagnosis, Problem
+
+Words = tuple[str, ...]
+
+
+@attrs.frozen
+class Place:
+    """What a command was given: the receiver (``service:receiver``) or the inbox, and the file of the secret."""
+
+    receiver: str | None = None
+    inbox: str | None = None
+    secret_file: str | None = None
+
+    @property
+    def kept(self) -> Words:
+        """The inbox, unless the receiver has its own."""
+        return () if self.inbox is None or self.receiver is not None else ("--inbox", show_place(self.inbox))
+
+    @property
+    def read(self) -> Words:
+        """Where to look what was handled."""
+        return self.kept if self.receiver is None else ("--receiver", self.receiver)
+
+    @property
+    def secret(self) -> Words:
+        """The file of the secret that the endpoint has."""
+        return () if self.secret_file is None else ("--secret-file", self.secret_file)
+
+    def target(self, webhook: Webhook) -> Words:
+        """Where to hand out what was missed."""
+        return ("--to", show_url(webhook.url), *self.secret) if self.receiver is None else self.read
+
+
+def find_line(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    """Return the command that helps with a problem of a diagnosis, as words; no words if none helps."""
+    line = status_line(problem, found.webhook)
+    make = _LINES.get(problem.code)
+    return line if line or make is None else make(problem, found, place)
+
+
+def status_line(problem: Problem, webhook: Webhook) -> Words:
+    """Return the command that helps with a problem of a webhook's status, as words; no words for other problems."""
+    if problem.code == "disabled":
+        return _line("webhooks reactivate", webhook.id, "--secret-file", _new_secret_file(webhook))
+    return _line("webhooks wait", webhook.id) if problem.code == "pending" else ()
+
+
+def _line(command: str, argument: str = "", *options: str) -> Words:
+    if argument.startswith("-"):  # so that it is not read as an option
+        return (PROGRAM, *command.split(), *options, "--", argument)
+    return (PROGRAM, *command.split(), *((argument,) if argument else ()), *options)
+
+
+def _new_secret_file(webhook: Webhook) -> str:
+    """Return the name of a file for the secret that an update may make. It is not the file that the receiver reads."""
+    return f"{webhook.id}.secret" if re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z_-]*", webhook.id) else "webhook.secret"
+
+
+def _recover(found: Diagnosis, place: Place, *options: str) -> Words:
+    return _line("recover", found.webhook.id, *place.target(found.webhook), *place.kept, *options)
+
+
+def _doctor(found: Diagnosis, place: Place, *options: str) -> Words:
+    return _line("webhooks doctor", found.webhook.id, *place.read, *options)
+
+
+def _test(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    return _doctor(found, place, "--test", *place.secret)
+
+
+def _refused(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    if problem.about == 401:
+        return _line("webhooks secret", found.webhook.id, "--secret-file", _new_secret_file(found.webhook))
+    return _test(problem, found, place)
+
+
+def _out_of_reach(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    until = getattr(problem.about, "until", None)
+    return _recover(found, place, *(() if until is None else ("--acknowledged", until.astimezone(UTC).isoformat())))
+
+
+def _quarantined(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    if place.receiver is not None:
+        return _line("quarantine retry", "", "--receiver", place.receiver)
+    if place.inbox is not None:  # it may be the service's, whose receiver must be named to try again
+        return _line("quarantine list", "", *place.kept, "--webhook", found.webhook.id)
+    return _line("quarantine retry", "", *place.target(found.webhook), "--webhook", found.webhook.id)
+
+
+def _waiting(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    if place.receiver is not None:
+        return _line("work", "", "--receiver", place.receiver)
+    return _line("inbox waiting", "", *place.kept, "--webhook", found.webhook.id) if place.kept else ()
+
+
+def _subscribe(found: Diagnosis, types: Iterable[str]) -> Words:
+    named = _events(types)
+    return _line("webhooks update", found.webhook.id, *named) if named else _line("events types")
+
+
+def _events(types: Iterable[str]) -> Words:
+    return tuple(word for each in dict.fromkeys(types) for word in ("--event", each))
+
+
+def _kept_types(found: Diagnosis) -> list[str]:
+    return [each for each in found.webhook.subscribed_events if each not in found.retired]
+
+
+def _unhandled(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    """Return what shows the deliveries, and not what unsubscribes: a deploy may have lost the handler."""
+    if found.waiting.count and place.receiver is not None:
+        return _line("inbox waiting", "", "--receiver", place.receiver)
+    return _line("messages tail", found.webhook.id, *_events(found.unhandled))
+
+
+def _unsubscribed(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    wanted = [each for each in found.unsubscribed if each not in found.unknown]
+    return _subscribe(found, [*_kept_types(found), *wanted] if wanted else ())
+
+
+_LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
+    "forbidden": lambda problem, found, place: _line("whoami"),
+    "no-event-types": lambda problem, found, place: _line("events types"),
+    "retired-event-types": lambda problem, found, place: _subscribe(found, _kept_types(found)),
+    "unknown-event-types": lambda problem, found, place: _line("events types"),
+    "unhandled-event-types": _unhandled,
+    "unsubscribed-event-types": _unsubscribed,
+    "failing": lambda problem, found, place: _line("messages tail", found.webhook.id, "--failed"),
+    "refused": _refused,
+    "endpoint-unreachable": _test,
+    "endpoint-refuses": _test,
+    "undelivered": lambda problem, found, place: _recover(found, place),
+    "never-sent": lambda problem, found, place: _recover(found, place),
+    "unrecorded": lambda problem, found, place: _recover(found, place),
+    "unreadable": lambda problem, found, place: _line("messages list", found.webhook.id),
+    "partial": lambda problem, found, place: _doctor(found, place, "--limit", "0"),
+    "quarantined": _quarantined,
+    "waiting": _waiting,
+    "out-of-reach": _out_of_reach,
+}

@@ -1,0 +1,121 @@
+"""The table from a problem's code to the line that helps, however the command line names what it was given."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import pytest
+
+from basiq_async import Diagnosis, EndpointCheck, Webhook
+from basiq_async.cli._lines import Place, find_line
+from basiq_async.receiver.protocol import Waiting
+from basiq_async.replay import Inactivity
+from basiq_async.services.diagnosis import ProblemCode
+
+RECEIVER, INBOX, FILE = Place("service:receiver"), Place(inbox="inbox.db"), Place(secret_file="the secret")
+EVERYWHERE = (Place(), RECEIVER, INBOX, FILE)
+URL = "https://service.example/basiq"
+PERIOD = Inactivity(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+TO = f"--to {URL}"
+LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
+    "forbidden": ({"forbidden": ("/events",)}, "whoami"),
+    "disabled": ({"status": "disabled"}, "webhooks reactivate w --secret-file w.secret"),
+    "pending": ({"status": "pending-approval"}, "webhooks wait w"),
+    "no-event-types": ({"types": ()}, "events types"),
+    "retired-event-types": ({"retired": ("a",)}, "webhooks update w --event b"),
+    "unknown-event-types": ({"unknown": ("x",)}, "events types"),
+    "unhandled-event-types": ({"unhandled": ("a", "b")}, "messages tail w --event a --event b"),
+    "unsubscribed-event-types": (
+        {"unsubscribed": ("c.*", "x"), "unknown": ("x",)},
+        "webhooks update w --event a --event b --event 'c.*'",
+    ),
+    "failing": ({"failed_share": 0.5}, "messages tail w --failed"),
+    "refused": ({"refused": 401}, "webhooks secret w --secret-file w.secret"),
+    "refused by the path": (
+        {"refused": 404},
+        {
+            Place(): "webhooks doctor w --test",
+            RECEIVER: "webhooks doctor w --receiver service:receiver --test",
+            INBOX: "webhooks doctor w --inbox inbox.db --test",
+            FILE: "webhooks doctor w --test --secret-file 'the secret'",
+        },
+    ),
+    "endpoint-refuses": (
+        {"endpoint": EndpointCheck(500)},
+        {RECEIVER: "webhooks doctor w --receiver service:receiver --test"},
+    ),
+    "endpoint-unreachable": ({"endpoint": EndpointCheck(None, "no")}, {Place(): "webhooks doctor w --test"}),
+    "undelivered": (
+        {"undelivered": 1},
+        {
+            Place(): f"recover w {TO}",
+            RECEIVER: "recover w --receiver service:receiver",
+            INBOX: f"recover w {TO} --inbox inbox.db",
+            FILE: f"recover w {TO} --secret-file 'the secret'",
+        },
+    ),
+    "never-sent": ({"never_sent": 1}, {RECEIVER: "recover w --receiver service:receiver"}),
+    "unrecorded": ({"unrecorded": 1}, {RECEIVER: "recover w --receiver service:receiver"}),
+    "unreadable": ({"unreadable": 1}, "messages list w"),
+    "partial": ({"complete": False}, {RECEIVER: "webhooks doctor w --receiver service:receiver --limit 0"}),
+    "quarantined": (
+        {"quarantined": 1},
+        {
+            Place(): f"quarantine retry {TO} --webhook w",
+            RECEIVER: "quarantine retry --receiver service:receiver",
+            INBOX: "quarantine list --inbox inbox.db --webhook w",
+        },
+    ),
+    "waiting": (
+        {"waiting": Waiting(count=1, age=301.0)},
+        {
+            Place(): "",
+            RECEIVER: "work --receiver service:receiver",
+            INBOX: "inbox waiting --inbox inbox.db --webhook w",
+        },
+    ),
+    "out-of-reach": (
+        {"out_of_reach": (PERIOD,)},
+        {RECEIVER: "recover w --receiver service:receiver --acknowledged 2026-01-02T00:00:00+00:00"},
+    ),
+    "out-of-reach without an end": (
+        {"out_of_reach": (Inactivity(PERIOD.since),)},
+        {RECEIVER: "recover w --receiver service:receiver"},
+    ),
+    "clock": ({"clock_lead": 1000.0}, ""),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_each_problem_has_its_line(name: str) -> None:
+    fields, wanted = LINES[name]
+    fields = dict(fields)
+    webhook = Webhook("w", URL, fields.pop("status", "active"), fields.pop("types", ("a", "b")))
+    found = Diagnosis(webhook, None, **fields)
+    code = name.partition(" ")[0]
+    (problem,) = [each for each in found.problems if each.code == code]
+    lines = dict.fromkeys(EVERYWHERE, wanted) if isinstance(wanted, str) else wanted
+    for place, line in lines.items():
+        words = find_line(problem, found, place)
+        assert shlex.join(words[1:]) == line, place
+        assert not words or words[0] == "basiq-async"
+
+
+def test_what_waits_for_a_lost_handler_is_shown_and_nothing_is_unsubscribed() -> None:
+    found = Diagnosis(Webhook("w", URL, "active", ("a",)), None, unhandled=("a",), waiting=Waiting(count=2, age=1.0))
+    (problem,) = found.problems
+    assert "2 deliveries wait" in str(problem)
+    assert find_line(problem, found, RECEIVER)[1:] == ("inbox", "waiting", "--receiver", "service:receiver")
+    assert find_line(problem, found, INBOX)[1:3] == ("messages", "tail")
+
+
+def test_a_webhook_with_retired_types_alone_is_shown_which_types_there_are() -> None:
+    found = Diagnosis(Webhook("w", URL, "active", ("a",)), None, retired=("a",), unsubscribed=("x",), unknown=("x",))
+    assert {find_line(each, found, Place())[1:] for each in found.problems} == {("events", "types")}
+
+
+def test_the_table_has_each_problem_of_a_diagnosis() -> None:
+    codes = {name.partition(" ")[0] for name in LINES}
+    assert codes == set(get_args(ProblemCode)) - {"unread"}, "what was not read has the line of the run"
