@@ -17,6 +17,7 @@ from .broken_items import BrokenItem
 from .codec import ListPage, Reader, Unreadable
 from .cursors import ANYWHERE, Cursor, CursorSeal, id_in_cursor
 from .urls import BaseURL, LinkError
+from .writing import write_json
 
 T = TypeVar("T")
 _REFUSED_PAGE = (400, 404, 410)
@@ -167,9 +168,12 @@ def ordinary_ids(items: Sequence[Any]) -> list[str] | None:
     return ids if set(map(type, ids)) <= {str} and all(ids) else None
 
 
+_encode_sorted = json.JSONEncoder(sort_keys=True).encode
+
+
 def made_up_id(item: object) -> str:
     """Return an id for an item that has none: a digest of its JSON."""
-    text = item.text if isinstance(item, BrokenItem) else json.dumps(item, sort_keys=True)
+    text = item.text if isinstance(item, BrokenItem) else write_json(item, _encode_sorted)
     return "without-id-" + blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models import Message
+from .writing import write_json
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_encode_ascii = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def payload_bytes(message: Message) -> bytes:
@@ -32,6 +34,6 @@ def delivered_payload(message: Message) -> Mapping[str, Any]:
 def encode_payload(payload: Mapping[str, Any]) -> bytes:
     """Return a payload as compact JSON."""
     try:
-        return _encode(payload).encode()
+        return write_json(payload, _encode).encode()
     except UnicodeEncodeError:  # a lone surrogate cannot be encoded in UTF-8, but can be escaped in JSON
-        return json.dumps(payload, separators=(",", ":")).encode()
+        return write_json(payload, _encode_ascii).encode()

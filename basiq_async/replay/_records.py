@@ -13,6 +13,7 @@ import attrs
 from .._redaction.text import shorten
 from .._signing.seal import Seal
 from .._wire.codec import Unreadable, read_message
+from .._wire.writing import write_json
 from .._work.clock import TimeSource
 from .._work.keys import inbox_key
 from .._work.limits import inbox_limit
@@ -102,7 +103,7 @@ def make_entry(message: Message, key: str, error: str, *, now: datetime) -> Quar
         delivery_id=message.id,
         event_type_id=event_type_id or "",
         event_id=event_id or "",
-        body=json.dumps(message.raw).encode(),
+        body=write_json(message.raw).encode(),
         signed_at=signed_at,
         error=error,
         failures=1,
@@ -133,7 +134,9 @@ def message_of_entry(entry: QuarantinedDelivery) -> QuarantinedMessage:
         if entry.kind == "unreadable" and entry.delivery_id.startswith(EVENT_PREFIX):
             raise Unreadable("is an event that could not be read")
         read_message(raw)
-    except (Unreadable, ValueError, RecursionError) as exc:
+    except RecursionError:
+        fault = Unreadable("is nested too deeply to be read again")
+    except (Unreadable, ValueError) as exc:
         fault = exc
     return QuarantinedMessage(entry.delivery_id, raw, entry=entry, fault=fault)
 

@@ -15,6 +15,7 @@ import attrs
 
 from ..._storage.file_locks import lock_file
 from ..._storage.private_files import open_private, replace_private
+from ..._wire.writing import write_json
 from ..._work.ids import Ids, digest_of
 from ..._work.tasks import run_to_completion, wait_uncancelled
 from ...errors import ConfigurationError, JobInUseError, RecordError
@@ -48,8 +49,8 @@ class JSONLinesTarget:
 
     The file is its own record: a run reads the ids in it, and appends what is not there. So after any kill each message
     has exactly one line. A half-written last line is removed. The ids take 16 bytes each in memory. Messages that
-    cannot be read are written as they came. Only the owner can read a new file. During a run the file is locked:
-    another export to it raises ``JobInUseError``.
+    cannot be read are written as they came, and what is nested too deeply as a text. Only the owner can read a new
+    file. During a run the file is locked: another export to it raises ``JobInUseError``.
 
     A file beside it, whose name ends with ``.note``, keeps where the last run ended. If the file itself is missing
     then, or is another one, for example because it was rotated, the run is refused with ``RecordError``, so that the
@@ -88,7 +89,7 @@ class JSONLinesTarget:
 
     def _accept(self, items: Sequence[Any], ids: Sequence[str]) -> None:
         """Accept items as Basiq sent them, with their plain ids: their lines are written with the next ``flush``."""
-        self._lines += _make_lines(items)
+        self._lines += [_make_line(item, item_id) for item, item_id in zip(items, ids, strict=True)]
         self._unwritten += ids
 
     async def flush(self) -> None:
@@ -354,11 +355,16 @@ def _whole_lines(file: BinaryIO) -> Iterator[list[bytes]]:
         yield lines
 
 
-def _make_lines(items: Sequence[Any]) -> Iterator[bytes]:
-    """Yield each item as a line of ASCII, which is the same with orjson and without."""
-    for item in map(as_object, items):
-        try:
-            line = None if _quick_dumps is None else _quick_dumps(item)
-        except TypeError:  # such as a number above 64 bits
-            line = None
-        yield line if line is not None and line.isascii() else _dumps(item).encode()
+def _make_line(item: Any, item_id: str) -> bytes:
+    """Return an item as a line of ASCII, which is the same with orjson and without."""
+    found = as_object(item)
+    try:
+        line = None if _quick_dumps is None else _quick_dumps(found)
+    except TypeError:  # such as a number above 64 bits
+        line = None
+    if line is not None and line.isascii():
+        return line
+    try:
+        return _dumps(found).encode()
+    except RecursionError:  # so that every reader of the file can read the line
+        return _dumps({"id": item_id, "raw": write_json(found, _dumps)}).encode()
