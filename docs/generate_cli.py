@@ -14,8 +14,9 @@ from basiq_async.cli import build_app
 
 FILE = Path(__file__).with_name("cli.md")
 _HEAD = "| | |\n|---|---|"
-_OFTEN = 4
-"""An option that so many commands have in the same words is told once."""
+_OFTEN = 2
+"""An option or argument that several commands have in the same words is told once."""
+_LISTED = "The operations and their fields:"
 _BEGIN = "<!-- Everything below is written by docs/generate_cli.py. -->"
 
 
@@ -28,13 +29,13 @@ def page() -> str:
     # Of two texts for one name, the rarer stays with its commands.
     common = {row.split("|")[1]: row for row, count in reversed(counts.most_common()) if count >= _OFTEN}
     often = list(common.values())
-    shared = ["## Options of several commands", "", _HEAD, *reversed(often)]
-    return "\n".join([above, "", _BEGIN, "", *shared, "", *_lines(program, "basiq-async", often)]).rstrip() + "\n"
+    shared = ["## Arguments and options of several commands", "", _HEAD, *reversed(often)]
+    return "\n".join([above, "", _BEGIN, "", *shared, "", *_lines(program, "", often)]).rstrip() + "\n"
 
 
 def _rows(command: Any) -> Iterator[str]:
-    """Yield the row of each option of a command and the commands below it."""
-    yield from (_row(param) for param in _options(command))
+    """Yield the row of each argument and option of a command and the commands below it."""
+    yield from (_row(param) for param in (*_arguments(command), *_options(command)))
     for inner in getattr(command, "commands", {}).values():
         yield from _rows(inner)
 
@@ -43,32 +44,39 @@ def _options(command: Any) -> list[Any]:
     return [param for param in command.params if param.param_type_name == "option" and not param.hidden]
 
 
+def _arguments(command: Any) -> list[Any]:
+    return [param for param in command.params if param.param_type_name == "argument"]
+
+
 def _row(param: Any) -> str:
+    if param.param_type_name == "argument":
+        return f"| `{_argument(param)}` | {_text(param.help)} |"
     return f"| {_option(param)} | {_text(param.help)}{_default(param)} |"
 
 
 def _lines(command: Any, name: str, often: Collection[str]) -> Iterator[str]:
     inner = getattr(command, "commands", {})
-    if name != "basiq-async":
-        yield f"## `{name}`" if name.count(" ") == 1 else f"### `{name}`"
+    arguments, options = _arguments(command), _options(command)
+    if name:
+        usage = " ".join([name, *[_argument(param) for param in arguments]])
+        yield f"## `{usage}`" if " " not in name else f"### `{usage}`"
         yield ""
-        yield inspect.cleandoc(command.help or "")
+        yield _help(command.help or "", name)
         yield ""
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
-    options = _options(command)
-    if name != "basiq-async" and (not inner or len(options) > 1):
-        words = [_argument(param) for param in arguments]
-        yield "```\n" + " ".join([name, *(["[OPTIONS]"] if options else []), *words]) + "\n```"
-        yield ""
-        rows = [f"| `{_argument(param)}` | {_text(param.help)} |" for param in arguments]
-        rows += [_row(param) for param in options if _row(param) not in often]
-        if rows:
+    if name and (not inner or len(options) > 1):
+        if rows := [row for row in map(_row, (*arguments, *options)) if row not in often]:
             yield from (_HEAD, *rows, "")
         if shared := [f"`{param.opts[0]}`" for param in options if _row(param) in often]:
-            yield f"And {', '.join(shared)}: see [above](#options-of-several-commands)."
+            yield f"And {', '.join(shared)}."
             yield ""
     for each, found in inner.items():
-        yield from _lines(found, f"{name} {each}", often)
+        yield from _lines(found, f"{name} {each}".strip(), often)
+
+
+def _help(text: str, name: str) -> str:
+    """Return the help of a command. A list of what a server can do is left to ``--help``."""
+    said, listed, _ = inspect.cleandoc(text).partition(_LISTED)
+    return f"{said.rstrip()} `{name} --help` lists the operations with their fields." if listed else said
 
 
 def _argument(param: Any) -> str:
