@@ -12,6 +12,7 @@ from ..errors import ConfigurationError
 _LONGEST_KEY = 400
 _DIGEST = "sha256:"
 _WEBHOOK = "webhook:"
+_JOB = "post:"
 _MOST_AT_ONCE = 500
 """The number of keys for one statement or script of an inbox."""
 
@@ -36,6 +37,33 @@ def inbox_key(
     if webhook_id:
         key = f"{_WEBHOOK}{_quoted(webhook_id)}:{key}"
     return key if len(key) <= _LONGEST_KEY else _digest(key)
+
+
+def posting_job(name: str) -> str:
+    """Return the id of a job that posts, from its name or from the whole url that it posts to."""
+    return f"{_JOB}{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
+def owner_of_job(job: str, identity: str) -> str:
+    """Return what stands in place of the webhook's id in the keys of a job that posts: what it posted is not handled.
+
+    identity: the identity of the service whose events it posts.
+    """
+    return f"{job}:{identity}"
+
+
+def identity_of(owner: str | None) -> str | None:
+    """Return the identity that an owner of keys is, or for which it posts."""
+    return owner.split(":", 2)[2] if owner is not None and owner.startswith(_JOB) and owner.count(":") > 1 else owner
+
+
+def key_at_service(key: str, owner: str, identity: str) -> str | None:
+    """Return the service's key for the key of a job that posts; None for a digest."""
+    beginning = f"{_WEBHOOK}{_quoted(owner)}:"
+    if not key.startswith(beginning):
+        return None
+    own = f"{_WEBHOOK}{_quoted(identity)}:{key.removeprefix(beginning)}"
+    return own if len(own) <= _LONGEST_KEY else _digest(own)
 
 
 def webhook_of(key: str) -> str | None:

@@ -19,6 +19,7 @@ from .quarantine import count_quarantined
 from .waiting import count_waiting
 
 _NOTE = "webhooks"
+_JOBS = "posting jobs"
 _MOST = 500
 """The number of webhooks that are noted; an inbox has a few."""
 _TRIES = 100
@@ -66,6 +67,32 @@ async def note_owners(inbox: Inbox, webhook_ids: Sequence[str], *, live: datetim
             if await inbox.set_note(_NOTE, _write(noted), expected=text):
                 return known
     raise InboxError("other programs change the inbox's note of its webhooks again and again")
+
+
+async def note_job(inbox: Inbox, job: str, *, timeout: float) -> None:
+    """Note a job that posts, which keeps keys of its own in an inbox."""
+    for _ in range(_TRIES):
+        async with inbox_limit(timeout):
+            text = await inbox.note(_JOBS)
+        known = _read_jobs(text)
+        if job in known:
+            return
+        async with inbox_limit(timeout):
+            if await inbox.set_note(_JOBS, json.dumps([*known[-_MOST:], job]), expected=text):
+                return
+
+
+async def read_jobs(record: Record, *, timeout: float) -> list[str]:
+    """Return the jobs that have posted with a record."""
+    async with inbox_limit(timeout):
+        return _read_jobs(await record.note(_JOBS))
+
+
+def _read_jobs(text: str | None) -> list[str]:
+    try:
+        return [str(each) for each in list(json.loads(text or "[]"))]
+    except (ValueError, TypeError, RecursionError):
+        return []
 
 
 async def find_identity(record: Record, webhook_id: str, given: str | None, *, timeout: float) -> str:

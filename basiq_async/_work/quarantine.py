@@ -11,13 +11,19 @@ from contextlib import aclosing
 from typing import Protocol
 
 from ..errors import ConfigurationError, InboxError
-from .keys import inbox_key, is_digest, webhook_of
+from .keys import identity_of, inbox_key, is_digest, webhook_of
 from .limits import inbox_limit
 from .protocol import Inbox, QuarantinedDelivery, WaitingInbox
 
 ANY_WEBHOOK = "*"
 """In place of the id of a webhook: the entries of all."""
+_WITH_JOBS = "*:"
 _PAGE = 100
+
+
+def with_jobs(identity: str) -> str:
+    """Return what stands in place of an identity for its entries, and for those of jobs that post its events."""
+    return f"{_WITH_JOBS}{identity}"
 
 
 class _ReadPage(Protocol):
@@ -135,7 +141,10 @@ def _place(delivery: QuarantinedDelivery) -> tuple[float, str]:
 
 def _is_own(delivery: QuarantinedDelivery, webhook_id: str | None) -> bool:
     if not is_digest(delivery.key):
-        return webhook_of(delivery.key) == webhook_id
+        owner = webhook_of(delivery.key)
+        if webhook_id is not None and webhook_id.startswith(_WITH_JOBS):
+            return identity_of(owner) == webhook_id.removeprefix(_WITH_JOBS)
+        return owner == webhook_id
     if delivery.kind == "unreadable":
         return True  # its ids may not be those of its key
     try:

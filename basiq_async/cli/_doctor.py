@@ -183,9 +183,10 @@ async def _diagnose(
 ) -> _Looked:
     """Diagnose one webhook. Without an inbox, the file of what was posted to its URL says what was handled."""
     async with AsyncExitStack() as stack:
-        missing = None
+        missing = url = None
         if receiver is None and inbox is None:
-            file = record_file(webhook_id, (await basiq.webhooks.get(webhook_id)).url)
+            url = (await basiq.webhooks.get(webhook_id)).url
+            file = record_file(options["identity"] or webhook_id, url)
             if os.path.isfile(file):  # noqa: ASYNC240  # once, before the work begins
                 inbox = await stack.enter_async_context(open_inbox(file))
             else:
@@ -194,5 +195,5 @@ async def _diagnose(
                 )
         found = await basiq.webhooks.diagnose(webhook_id, receiver=receiver, inbox=inbox, **options)
         known = inbox if receiver is None else receiver.inbox
-        oldest = await oldest_set_aside(known, webhook_id, options["identity"]) if found.quarantined else None
+        oldest = await oldest_set_aside(known, webhook_id, options["identity"], url) if found.quarantined else None
         return _Looked(found, oldest, missing)

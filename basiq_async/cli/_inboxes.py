@@ -16,6 +16,7 @@ import attrs
 
 from .._arguments import read_webhook_ids
 from .._wire.hosts import is_readable_url, show_place, show_url, show_urls_in
+from .._work.keys import owner_of_job, posting_job
 from ..errors import BasiqError, ConfigurationError, InboxError
 from ._options import option
 
@@ -54,12 +55,14 @@ WEBHOOK_VARIABLE = "BASIQ_WEBHOOK_ID"
 class InboxOptions:
     """The options that name an inbox, and the webhook that is meant.
 
+    job NAME: With --to: the name of the job that posted, if it was given one.
     webhook: The webhook that the messages are of; several ids of one service with commas, newest first.
     """
 
     receiver: Receiver = None
     inbox: InboxPlace = None
     to: To = None
+    job: str | None = None
     webhook: Annotated[str | None, option(envvar=WEBHOOK_VARIABLE)] = None
 
     @asynccontextmanager
@@ -68,7 +71,7 @@ class InboxOptions:
 
         Also yield the webhook whose entries are meant: by default ``ANY_WEBHOOK``.
         """
-        from .._work.quarantine import ANY_WEBHOOK
+        from .._work.quarantine import ANY_WEBHOOK, with_jobs
 
         if (self.receiver is None) == (self.inbox is None and self.to is None):
             raise ConfigurationError("name the inbox with --inbox or --receiver, or with --to and --webhook")
@@ -78,8 +81,18 @@ class InboxOptions:
             return
         if self.inbox is None and self.webhook is None:
             raise ConfigurationError(f"--to needs --webhook, or {WEBHOOK_VARIABLE}: the record is of one webhook")
-        async with open_inbox(self.inbox or record_file(self.webhook or "", self.to or ""), write=write) as found:
-            yield found, ANY_WEBHOOK if self.webhook is None else await find_owner(found, self.webhook)
+        place = self.inbox or record_file(identity_in(self.webhook or ""), self.job or self.to or "")
+        async with open_inbox(place, write=write) as found:
+            owner = ANY_WEBHOOK if self.webhook is None else await find_owner(found, self.webhook)
+            if self.webhook is not None and self.to is None:
+                yield found, with_jobs(owner)
+            else:
+                yield found, owner if self.to is None else owner_of_job(posting_job(self.job or self.to), owner)
+
+
+def identity_in(webhook: str) -> str:
+    """Return the identity in a list of webhooks with commas: the last one."""
+    return webhook and read_webhook_ids(webhook)[-1]
 
 
 async def find_owner(inbox: Inbox, webhook: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .._redaction.text import amount
 from .._work.limits import inbox_limit
+from .._work.owners import live_identities, read_owners
 from .._work.quarantine import read_quarantine
 from ..errors import ConfigurationError, ReplayError
 from ..models import Message
@@ -103,6 +104,8 @@ class Polling(Showing):
         start, inbox = None, SQLiteInbox(path, remember=None)
         if os.path.lexists(path):  # noqa: ASYNC240  # once, before the work begins
             await stack.enter_async_context(inbox)
+            if live_identities(await read_owners(inbox, timeout=INBOX_TIMEOUT)):
+                raise ConfigurationError("this is the inbox of a service: pass a file that is kept for what was shown")
             start = await inbox.note(_START)
         if start is None:  # a run that ends before it is known leaves no file
             start = str(await read_moment(basiq, options.since or "0s", "--since"))

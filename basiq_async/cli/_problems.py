@@ -42,14 +42,21 @@ def show_problem(problem: Problem, since: datetime | None, words: Words) -> None
         write(f"  {help_line(words)}")
 
 
-async def oldest_set_aside(inbox: Inbox | None, webhook_id: str, identity: str | None) -> datetime | None:
-    """Return when the oldest entry of a webhook in the quarantine was set aside; None if there is none."""
+async def oldest_set_aside(
+    inbox: Inbox | None, webhook_id: str, identity: str | None, job: str | None = None
+) -> datetime | None:
+    """Return when the oldest entry of a webhook in the quarantine was set aside; None if there is none.
+
+    job: the name or the url of a job that posts, whose entries are meant.
+    """
+    from .._work.keys import owner_of_job, posting_job
     from .._work.owners import find_identity
     from .._work.quarantine import first_quarantined
 
     if inbox is None:
         return None
     owner = await find_identity(inbox, webhook_id, identity, timeout=INBOX_TIMEOUT)
+    owner = owner if job is None else owner_of_job(posting_job(job), owner)
     found = await first_quarantined(inbox, owner, 1, timeout=INBOX_TIMEOUT)
     return found[0].quarantined_at if found else None
 

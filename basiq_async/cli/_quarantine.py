@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
+from .._arguments import read_webhook_ids
 from .._redaction.text import amount
 from .._work.keys import webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
-from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions, find_owner
+from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
 from ._options import IN_A_TERMINAL, EndpointSecretFile, Oldest
 from ._output import live, note
 from ._results import ROWS, Column, Output, Row, View
 from ._run import DONE, WRONG, make_client
-from ._runs import Watch, check_places, open_target, run_watched, tell_refusals
+from ._runs import Watch, check_places, open_target, run_watched, show_at_service, tell_refusals
 from ._settings import Settings
 
 if TYPE_CHECKING:
@@ -188,8 +189,10 @@ async def retry(output: Output, options: RetryOptions) -> int:
     code = ended.exit(WRONG)
     if code != WRONG or ended.result is None:
         return code
-    if missing := wanted - watch.seen:
+    if missing := wanted - watch.seen - watch.at_service:
         raise _not_there(missing)
+    if watch.at_service:
+        return WRONG
     if not watch.results:
         note("the quarantine is empty")
     gone = not watch.left and all(each in _LEFT for each in watch.results.values())
@@ -204,23 +207,26 @@ _BUSY = "busy"
 async def _retry(
     basiq: Any, target: Any, record: Inbox | None, options: RetryOptions, ids: frozenset[str], watch: _Retries
 ) -> Report:
-    from .._work.owners import live_identities, read_owners
+    from .._work.quarantine import read_quarantine
     from ..replay import Replay
 
-    owner = getattr(target, "webhook_id", None) or options.webhook or "none"
-    if record is not None:
-        owner = await find_owner(record, owner)
-    if record is not None and owner in live_identities(await read_owners(record, timeout=INBOX_TIMEOUT)):
-        raise ConfigurationError(
-            "this is the inbox of the service, which takes what is in its quarantine for handled: name its --receiver"
-        )
-    job = Replay(basiq, owner, target, inbox=record, max_failures=None, max_pause=options.max_pause)
+    ids_of = read_webhook_ids(getattr(target, "webhook_id", None) or options.webhook or "none")
+    identity = ids_of[-1] if record is not None and len(ids_of) > 1 else None
+    job = Replay(
+        basiq, ids_of[0], target, inbox=record, identity=identity, max_failures=None, max_pause=options.max_pause
+    )
     watch.follow(job)
     report = await job.retry_quarantined(ids=ids or None)
     last = None
     while page := await job.quarantined(after=last):
         watch.left += sum(each.delivery_id in watch.results for each in page)
         last = page[-1]
+    if record is not None:  # those of the service stay: their receiver has them
+        entries = [entry async for entry in read_quarantine(record, job._handling.identity, timeout=INBOX_TIMEOUT)]
+        wanted = [each for each in entries if not ids or ids & {each.delivery_id, each.event_id}]
+        watch.at_service = {id for each in wanted for id in (each.delivery_id, each.event_id)}
+        if wanted:
+            show_at_service(len(wanted))
     return report
 
 
@@ -234,6 +240,8 @@ class _Retries(Watch):
         self.results: dict[str, str] = {}
         self.left = 0
         """The number of those entries that stay."""
+        self.at_service: set[str] = set()
+        """The ids of what a job leaves, because it failed at the service."""
         self.seen: set[str] = set()
         """The ids of what was tried: of messages and of events."""
         self._events: dict[str, str | None] = {}

@@ -127,7 +127,9 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
         found = await run.run()
         if found.quarantined:
             known = getattr(target, "inbox", inbox)
-            watch.set_aside = await oldest_set_aside(known, options.webhook_id, options.identity)
+            watch.set_aside = await oldest_set_aside(
+                known, options.webhook_id, options.identity, options.job or options.to
+            )
         return found
 
 
@@ -140,8 +142,8 @@ def _lines(options: RecoverOptions, ended: Ended[Recovery]) -> dict[str, Callabl
         lines["unread"] = options.show_line
     if found is None:
         return lines
-    if found.quarantined:
-        lines["quarantined"] = partial(options.show_retry, found.quarantined)
+    if found.quarantined or found.at_service:
+        lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service)
     if ends := [each.until for each in found.out_of_reach if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
         text = "after you have fetched the present state, acknowledge what is out of reach with:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -70,7 +71,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
     watch = Watch()
     if options.dry_run:
         async with AsyncExitStack() as stack:
-            job, _, _ = await _make_job(stack, options, watch)
+            job, _ = await _make_job(stack, options, watch)
             plan = await job.plan()
         output.one(plan, details=count_details(plan))
         return DONE
@@ -99,16 +100,15 @@ async def _replay(options: ReplayOptions, watch: Watch) -> tuple[Report, int]:
     from .._work.quarantine import count_quarantined
 
     async with AsyncExitStack() as stack:
-        job, record, owner = await _make_job(stack, options, watch)
+        job, record = await _make_job(stack, options, watch)
         watch.follow(job)
         report = await job.run()
+        owner = job._handling.webhook_id
         return report, 0 if record is None else await count_quarantined(record, owner, timeout=INBOX_TIMEOUT)
 
 
-async def _make_job(
-    stack: AsyncExitStack, options: ReplayOptions, watch: Watch
-) -> tuple[Replay, Inbox | None, str | None]:
-    """Return the replay, the inbox with its quarantine, and the webhook whose entries are meant."""
+async def _make_job(stack: AsyncExitStack, options: ReplayOptions, watch: Watch) -> tuple[Replay, Inbox | None]:
+    """Return the replay, and the inbox with its quarantine."""
     from ..replay import Replay
 
     basiq = await stack.enter_async_context(make_client())
@@ -131,7 +131,7 @@ async def _make_job(
         max_failures=options.max_failures or None,
         max_pause=options.max_pause,
     )
-    return job, getattr(target, "inbox", inbox), getattr(target, "webhook_id", options.webhook_id)
+    return job, getattr(target, "inbox", inbox)
 
 
 async def _open_target(
@@ -139,17 +139,22 @@ async def _open_target(
 ) -> tuple[Target | WebhookReceiver | Any, Inbox | None]:
     """Open the target. One that only counts leaves no file, and needs no secret."""
     from ..receiver import MemoryInbox
-    from ..replay import JSONLinesTarget
+    from ..replay import HttpTarget, JSONLinesTarget
 
     if options.file is not None:
         return JSONLinesTarget(options.file, anew=options.anew), None
     if options.dry_run and options.receiver is None:
-        place = options.inbox or record_file(options.webhook_id, options.to or "")
+        counted = _count if options.to is None else HttpTarget(options.to, _UNUSED, name=options.job)
+        place = options.inbox or record_file(options.identity or options.webhook_id, options.job or options.to or "")
         if options.inbox is not None or os.path.isfile(place):  # noqa: ASYNC240  # once, before the work begins
-            return _count, await stack.enter_async_context(open_inbox(place))
-        return _count, MemoryInbox()
+            return counted, await stack.enter_async_context(open_inbox(place))
+        return counted, MemoryInbox()
     write = not options.dry_run
     return await open_target(stack, options.webhook_id, options, concurrency=options.concurrency, write=write)
+
+
+_UNUSED = f"whsec_{b64encode(os.urandom(24)).decode()}"
+"""A plan posts nothing, and needs no secret."""
 
 
 async def _count(message: object) -> None:

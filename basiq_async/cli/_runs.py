@@ -17,7 +17,7 @@ from .._redaction.text import amount
 from .._wire.hosts import show_place
 from .._work.failures import failure_text
 from ..errors import BasiqError, ConfigurationError, JobInUseError
-from ._inboxes import INBOX_TIMEOUT, Receiver, To, open_inbox, open_receiver, record_file
+from ._inboxes import INBOX_TIMEOUT, Receiver, To, identity_in, open_inbox, open_receiver, record_file
 from ._options import EndpointSecretFile, WebhookId, program_line, read_moment, read_secrets
 from ._output import live, note, session
 from ._results import Row, count_details
@@ -42,6 +42,7 @@ class RunOptions:
     inbox URL|FILE: With --to: the inbox that records what was posted, so that nothing is posted twice; such as
         postgresql+asyncpg://... By default a file that is named after the webhook and the target.
     identity WEBHOOK_ID: With --inbox: the first webhook of the service, if its receiver has not noted it in the inbox.
+    job NAME: With --to: names the record of what was posted in place of the URL, if a key in its query changes.
     concurrency: Maximum messages under way at once.
     rate: Maximum messages per second.
     max_pause N: Stop when the target has been down, or asks for a pause, for N seconds.
@@ -56,6 +57,7 @@ class RunOptions:
     receiver: Receiver = None
     inbox: str | None = None
     identity: str | None = None
+    job: str | None = None
     concurrency: Annotated[int, typer.Option(min=1)] = 32
     rate: float | None = None
     max_pause: float = 3_600.0
@@ -83,14 +85,19 @@ class RunOptions:
         """Show the line that continues the run on standard error."""
         show_line(introduction, self.line(), whole=all(_is_whole(each) for each in (self.to, self.inbox)))
 
-    def show_retry(self, count: int) -> None:
-        """Show the line that tries again what is in the quarantine."""
+    def show_retry(self, count: int, at_service: int = 0) -> None:
+        """Show the line that tries again what is in the quarantine, and that for what failed at the service."""
+        if at_service:
+            show_at_service(at_service)
+        if not count:
+            return
         is_posted = self.receiver is None
         options = {
             "--receiver": self.receiver,
             "--to": _shown("to", self.to),
+            "--job": self.job,
             "--inbox": _shown("inbox", self.inbox),
-            "--webhook": self.webhook_id if is_posted else None,
+            "--webhook": ",".join(dict.fromkeys(filter(None, [self.webhook_id, self.identity]))) if is_posted else None,
             "--secret-file": self.secret_file if is_posted else None,
         }
         show_line(
@@ -99,6 +106,15 @@ class RunOptions:
             program_line("quarantine retry", options=options),
             whole=all(_is_whole(each) for each in (self.to, self.inbox)),
         )
+
+
+def show_at_service(count: int) -> None:
+    """Show the line that tries again what failed at the service: only its receiver can."""
+    what = amount(count, "delivery failed at the service, and is", "deliveries failed at the service, and are")
+    show_line(
+        f"{what} in its quarantine; its receiver tries again:",
+        program_line("quarantine retry", options={"--receiver": "MODULE:RECEIVER"}),
+    )
 
 
 def show_line(introduction: str, line: str, *, whole: bool = True) -> None:
@@ -147,8 +163,10 @@ async def open_target(
         return receiver, None
     if "?…" in options.to:
         raise ConfigurationError("put back what is not shown of --to: a URL of a line that helps ends before its query")
-    target = HttpTarget(options.to, read_secrets(options.secret_file), connections=concurrency)
-    place = options.inbox or record_file(webhook_id or "", options.to)
+    secrets = read_secrets(options.secret_file)
+    target = HttpTarget(options.to, secrets, name=options.job, connections=concurrency)
+    identity = getattr(options, "identity", None) or identity_in(webhook_id or "")
+    place = options.inbox or record_file(identity, options.job or options.to)
     record = await stack.enter_async_context(open_inbox(place, make=True))
     return await stack.enter_async_context(target), record
 

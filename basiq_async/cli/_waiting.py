@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from .._work.keys import inbox_key
+from .._work.keys import identity_of, inbox_key, owner_of_job
 from ..errors import ConfigurationError
 from ._command import Group, command
 from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, check_inbox, open_receiver
@@ -142,8 +142,8 @@ async def get(
     event_id: The event's id.
     event: The event's type, such as consent.revoked; by default Basiq is asked.
     """
-    from .._work.owners import read_owners
-    from .._work.quarantine import ANY_WEBHOOK
+    from .._work.owners import live_identities, read_jobs, read_owners
+    from .._work.quarantine import ANY_WEBHOOK, with_jobs
 
     if event is None:
         async with make_client() as basiq:
@@ -151,10 +151,14 @@ async def get(
     async with place.open() as (inbox, owner):
         owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
         known: list[str | None] = list(dict.fromkeys(each.identity for each in owners.values()))
-        if place.receiver is None and known and owner not in (ANY_WEBHOOK, *known):
+        identity = identity_of(owner and owner.removeprefix(with_jobs("")))
+        if place.receiver is None and known and owner != ANY_WEBHOOK and identity not in known:
             whose = ", ".join(map(repr, known))
-            raise ConfigurationError(f"the inbox is of the webhook {whose}, not of {owner!r}")
-        known = known if owner == ANY_WEBHOOK else [owner]
+            raise ConfigurationError(f"the inbox is of the webhook {whose}, not of {identity!r}")
+        known = known if owner == ANY_WEBHOOK else [identity]
+        if not live_identities(owners):  # a job's: what it posted, the service may have handled
+            jobs = await read_jobs(inbox, timeout=INBOX_TIMEOUT)
+            known += [owner_of_job(job, each) for job in jobs for each in known if each is not None]
         entry = await _find(inbox, event_id, event, [*known, None])  # None: of a receiver without a webhook
     output.one(entry)
     return DONE if entry["state"] == "handled" else WRONG
@@ -170,7 +174,7 @@ async def _find(inbox: Inbox, event_id: str, event_type_id: str | None, owners: 
     keys = {inbox_key(event_type_id, event_id, None, each): each for each in owners}
     async with inbox_limit(INBOX_TIMEOUT):
         known = await inbox.known([*keys])
-    for key in known:
+    for key in [key for key in keys if key in known]:
         row = {**row, "webhook_id": keys[key]}
         for state, read in (("waiting", read_waiting), ("quarantined", read_quarantine)):
             async with aclosing(read(inbox, keys[key], timeout=INBOX_TIMEOUT)) as entries:

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from .._work.limits import limit
+from .._work.limits import inbox_limit, limit
 from .._work.tasks import cancelling
 from ..errors import RecordError, ReplayError
 from ..models import Message
@@ -23,6 +23,7 @@ from ..replay.shared import (
     Engine,
     Finished,
     FixedMessages,
+    Handling,
     QuarantinedMessage,
     RetryTarget,
     as_where,
@@ -50,6 +51,8 @@ from ._record_types import (
 )
 from ._work import Work
 
+_CALL = 5.0
+"""Limit, in seconds, of a call of an inbox."""
 _KNOWN = 60.0
 """Limit, in seconds, of one question to a target that is its own record."""
 _PATIENCE = 10.0
@@ -119,7 +122,7 @@ class Segment:
 
     notify: called with the job's key and the name of the next segment, in a list, as soon as that is recorded.
     stopping: whether no more messages are begun.
-    known: the ids of the messages that the target has already. targets, identities: those of each webhook.
+    known: the ids of the messages that the target has already. targets, handlings: those of each webhook.
     log: what finished since the claim. The first ``recorded`` of it are recorded.
     """
 
@@ -136,7 +139,7 @@ class Segment:
     _engine: Engine | None = None
     _known: Collection[str] = ()
     _targets: dict[str, Any] = attrs.field(factory=dict)
-    _identities: dict[str, str] = attrs.field(factory=dict)
+    _handlings: dict[str, Handling] = attrs.field(factory=dict)
     _log: list[Outcome] = attrs.field(factory=list)
     _recorded: int = 0
 
@@ -223,8 +226,8 @@ class Segment:
         SUBMITTED.set(self.job.spec.submitted_at)
         if not is_retry(self.name):
             where = await work._select(self.job.spec.source, self.list.webhook_id)
-        await self._ask_what_is_known(messages)
         await self._open_targets(messages)
+        await self._ask_what_is_known(messages)
         self._engine = engine = Engine(
             FixedMessages(_one_page(messages), partial(choose, where)),
             target=RetryTarget(self, work.client._seal("basiq fleet"), None) if is_retry(self.name) else self,
@@ -241,13 +244,19 @@ class Segment:
         return (await engine.run()).finished
 
     async def _ask_what_is_known(self, messages: Sequence[Message]) -> None:
-        """Ask a target that is its own record which messages it has."""
+        """Ask which messages a target that is its own record has, or a service knows to which they are posted."""
         target = self.work._own_target
         if isinstance(target, KnownRecord):
             keys = {plain_id(message.raw): message.id for message in messages}
             slow = ReplayError(f"the target did not say within {_KNOWN:g} s which messages it has")
             async with limit(_KNOWN, slow):
                 self._known = {keys[key] for key in await target.known(list(keys))}
+        for webhook_id, handling in self._handlings.items():
+            if handling.posts and handling.inbox is not None:
+                own = [message for message in messages if self._webhook_of(message) == webhook_id]
+                keys = {key_of(message, handling.webhook_id): message.id for message in own}
+                async with inbox_limit(_CALL):
+                    self._known = {*self._known, *(keys[key] for key in await handling.known(list(keys)))}
 
     async def deliver(self, message: Message) -> str | None:
         """See ``Target``. Raises ``LeaseLostError`` once the lease may have run out."""
@@ -269,9 +278,9 @@ class Segment:
             await self._open_target(webhook_id)
 
     async def _open_target(self, webhook_id: str) -> Any:
-        self._identities[webhook_id] = await self.work._find_identity(webhook_id, self.job.spec.identity)
-        target = self.work._open_target(self._identities[webhook_id], lease=self.lease.seconds)
-        return self._targets.setdefault(webhook_id, target)
+        handling = await self.work._find_handling(webhook_id, self.job.spec.identity)
+        self._handlings[webhook_id] = handling
+        return self._targets.setdefault(webhook_id, handling.open(timeout=_CALL, lease=self.lease.seconds))
 
     def _wait_for_others(self) -> None:
         """Have a message wait from now on that another worker holds in an inbox."""
@@ -317,7 +326,7 @@ class Segment:
             entry = attrs.evolve(message.entry, error=error, failures=failures, quarantined_at=client._now())
         else:
             webhook_id = self.list.webhook_id
-            key = key_of(message, self._identities[webhook_id])
+            key = key_of(message, self._handlings[webhook_id].webhook_id)
             fields = attrs.asdict(make_entry(message, key, error, now=client._now()), recurse=False)
             entry = JobEntry(**fields, job=self.entry_job, webhook_id=webhook_id)
         return attrs.evolve(entry, seal=client._seal("basiq fleet").seal(*entry.sealed_parts()))

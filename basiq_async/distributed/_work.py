@@ -14,8 +14,18 @@ from .._work.owners import find_identity, refuse_others
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..receiver import Inbox
-from ..replay import Target, Where
-from ..replay.shared import AnyTarget, OnError, Predicate, RunSettings, Source, as_where, find_handling
+from ..replay import HttpTarget, Where
+from ..replay.shared import (
+    AnyTarget,
+    Handling,
+    OnError,
+    Predicate,
+    RunSettings,
+    Source,
+    as_where,
+    check_place,
+    find_handling,
+)
 
 _CALL = 5.0
 """Limit, in seconds, of a call of an inbox."""
@@ -56,6 +66,8 @@ class Work:
         self.handling = find_handling(target, inbox, is_recorded=True)
         self._own_target: object = self.handling.value if self.handling.inbox is None else None
         """The target, if no inbox records what it handled; else None."""
+        self._checked = set[str]()
+        """The webhooks of which the place of the target was checked."""
         self.where = as_where(where)
         if self.where.limit is not None:
             raise ConfigurationError("limit() is for one run of a Replay: a fleet's job has no limit")
@@ -80,21 +92,21 @@ class Work:
             handles = frozenset(webhook.subscribed_events).__contains__
         return Where(lambda message: handles(message.event_type_id or "")) & self.where
 
-    async def _find_identity(self, webhook_id: str, given: str | None) -> str:
-        """Return the identity of a webhook: that of the receiver, or that which the inbox has noted or is given.
+    async def _find_handling(self, webhook_id: str, identity: str | None) -> Handling:
+        """Return how the messages of a webhook are handled: under the identity that is noted in the inbox, or is given.
 
-        Raises ``ConfigurationError`` for a receiver of other webhooks.
+        Raises ``ConfigurationError`` for a receiver of other webhooks, and for an endpoint at another place than the
+        service whose inbox it is.
         """
-        inbox, receiver = self.handling.inbox, self.handling.receiver
-        if receiver is not None and receiver.webhook_ids:
-            refuse_others(receiver.webhook_ids, webhook_id, "receiver")
-        if receiver is not None or inbox is None:
-            return self.handling.webhook_id or webhook_id
-        return await find_identity(inbox, webhook_id, given, timeout=_CALL)
-
-    def _open_target(self, identity: str, *, lease: float) -> Target:
-        """Return the target for messages of an identity. Its claims in an inbox last ``lease`` seconds."""
-        return attrs.evolve(self.handling, webhook_id=identity).open(timeout=_CALL, lease=lease)
+        handling = self.handling
+        if handling.receiver is not None and handling.receiver.webhook_ids:
+            refuse_others(handling.receiver.webhook_ids, webhook_id, "receiver")
+        if handling.receiver is not None or handling.inbox is None:
+            return attrs.evolve(handling, webhook_id=handling.webhook_id or webhook_id)
+        if isinstance(handling.value, HttpTarget) and webhook_id not in self._checked:
+            await check_place(self.client, handling.inbox, webhook_id, handling.value)
+            self._checked.add(webhook_id)
+        return handling.of(await find_identity(handling.inbox, webhook_id, identity, timeout=_CALL))
 
 
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]

@@ -160,6 +160,7 @@ class RecoveryRun:
         """
         client = self._replay._client
         await self._replay._identify()
+        await self._replay._check_place(self._inbox)
         webhook = await client.webhooks.get(self._webhook_id)
         began, passed = client._now(), Ids()
         coverage = await self._read_coverage()
@@ -187,7 +188,7 @@ class RecoveryRun:
     async def _run(self, progress: OnProgress | None) -> Recovery:
         replay, client = self._replay, self._replay._client
         async with replay._one_run(self._check):
-            owner = replay._handling.webhook_id
+            handling = replay._handling
             self._left_alone = self._recent = 0
             responses = 0 if self._http is None else self._http._responses
             webhook = await client.webhooks.get(self._webhook_id)
@@ -221,8 +222,9 @@ class RecoveryRun:
                 events=second,
                 left_alone=self._left_alone,
                 recent=0 if surely_active else self._recent,
-                quarantined=await count_quarantined(self._inbox, owner, timeout=_CALL),
-                waiting=await count_waiting(self._inbox, owner, timeout=_CALL),
+                at_service=await self._count_at_service(),
+                quarantined=await count_quarantined(self._inbox, handling.webhook_id, timeout=_CALL),
+                waiting=await count_waiting(self._inbox, handling.identity or handling.webhook_id, timeout=_CALL),
                 out_of_reach=lost,
                 webhook=webhook,
                 refusal=None if self._http is None else self._http._explain_refusals(responses),
@@ -233,6 +235,11 @@ class RecoveryRun:
     @property
     def _webhook_id(self) -> str:
         return self._replay._webhook_id
+
+    @property
+    def _identity(self) -> str:
+        handling = self._replay._handling
+        return handling.identity or handling.webhook_id or self._webhook_id
 
     def _handles(self, event_type: str) -> bool:
         return self._replay._handling.handles is None or self._replay._handling.handles(event_type)
@@ -264,19 +271,19 @@ class RecoveryRun:
         known = self._webhook_id in owners and owners[self._webhook_id].since is not None
         if known or replay._handling.receiver is not None or self._another_service or not others:
             return
-        if replay._handling.webhook_id not in others:
+        if self._identity not in others:
             raise ConfigurationError(await self._describe_choice(others))
 
     async def _find_replaced(self, webhook: Webhook) -> Sequence[str]:
         """Return the identities in the inbox that this webhook may replace, if nothing says whether it does."""
         owners = await read_owners(self._inbox, timeout=_CALL)
-        identity = self._replay._handling.webhook_id or self._webhook_id
+        identity = self._identity
         own, week_ago = owners.get(identity), self._replay._client._now() - LISTED
         if self._another_service or (own is not None and own.since is not None and own.since < week_ago):
             return ()
         for each in list_of(owners, identity):
             async with inbox_limit(_CALL):
-                if not Coverage.read(await self._inbox.note(coverage_note(each))).is_new:
+                if not Coverage.read(await self._inbox.note(coverage_note(self._noted_as(each)))).is_new:
                     return ()
         order = list(owners)
         earlier = {each: owners[each] for each in (order if own is None else order[: order.index(identity)])}
@@ -308,7 +315,7 @@ class RecoveryRun:
 
     async def _read_coverage(self) -> Coverage:
         """Return what earlier recoveries of this webhook found out, and what it inherits of others of its service."""
-        receiver, identity = self._replay._handling.receiver, self._replay._handling.webhook_id
+        receiver, identity = self._replay._handling.receiver, self._replay._handling.identity
         own = () if receiver is None else receiver.webhook_ids
         if receiver is None and identity is not None:
             own = tuple(list_of(await read_owners(self._inbox, timeout=_CALL), identity))
@@ -316,11 +323,26 @@ class RecoveryRun:
         async def find_working() -> Collection[str]:
             return {each.id async for each in self._replay._client.webhooks.list() if not is_inactive(each)}
 
-        return await read_coverage(self._inbox, self._webhook_id, own, find_working, timeout=_CALL)
+        return await read_coverage(
+            self._inbox, self._webhook_id, own, find_working, noted_as=self._noted_as, timeout=_CALL
+        )
 
     async def _note(self, coverage: Coverage) -> None:
         async with inbox_limit(_CALL):
-            await self._inbox.set_note(coverage_note(self._webhook_id), coverage.write())
+            await self._inbox.set_note(coverage_note(self._noted_as(self._webhook_id)), coverage.write())
+
+    def _noted_as(self, webhook_id: str) -> str:
+        """Return the name of the notes about a webhook. A job that posts to a place without an inbox has its own."""
+        handling = self._replay._handling
+        return (
+            f"{handling.webhook_id} {webhook_id}" if handling.posts and not self._replay._is_of_service else webhook_id
+        )
+
+    async def _count_at_service(self) -> int:
+        """End what the service knows by now. Return how many events of the service failed there, if the job posts."""
+        handling = self._replay._handling
+        await self._replay._end_known_entries()
+        return await count_quarantined(self._inbox, handling.identity, timeout=_CALL) if handling.posts else 0
 
     # --- what is read ---
 
@@ -415,7 +437,8 @@ class Recovery:
         hands them out.
     recent: the number of events of the last two minutes, if the webhook may not have been active then: the next
         recovery has them.
-    quarantined: the number of the webhook's entries in the quarantine of the inbox.
+    quarantined: the number of the webhook's entries in the quarantine of the inbox; of a job that posts, its own.
+    at_service: of a job that posts, the number of entries of the service in the quarantine of the inbox.
     waiting: the webhook's deferred deliveries that wait in the inbox to be handled: they were not handed out.
     out_of_reach: periods in which the webhook was not active, and whose events left the event list before a recovery
         read them. These events cannot be recovered from Basiq.
@@ -427,6 +450,7 @@ class Recovery:
     left_alone: int
     recent: int
     quarantined: int
+    at_service: int
     waiting: Waiting
     out_of_reach: tuple[Inactivity, ...]
     webhook: Webhook
@@ -476,6 +500,9 @@ class Recovery:
                 self.quarantined, "message or delivery failed, and is", "messages or deliveries failed, and are"
             )
             yield Problem("quarantined", f"{what} in the quarantine: {fix}retry")
+        if self.at_service:
+            what = amount(self.at_service, "delivery failed in the service, and is", "deliveries failed there, and are")
+            yield Problem("quarantined", f"{what} in its quarantine: fix the handler, then retry with its receiver")
         if self.waiting.count:
             yield Problem("waiting", describe_waiting(self.waiting))
         for period in self.out_of_reach:

@@ -19,7 +19,7 @@ from .._signing.seal import Seal
 from .._storage.exports import export_entries
 from .._work.failures import is_outage
 from .._work.limits import inbox_limit, limit, wait_for_event
-from .._work.owners import find_identity, note_owners, read_owners, refuse_others
+from .._work.owners import find_identity, note_job, note_owners, refuse_others
 from .._work.protocol import Inbox, QuarantinedDelivery
 from .._work.quarantine import (
     count_quarantined,
@@ -37,6 +37,7 @@ from ..hooks import call_hook, chain_hooks
 from ..models import Message
 from ._bulk import BulkEngine
 from ._engine import Engine, Observer, OnError, RunSettings
+from ._places import check_place
 from ._reading import Known, Reading
 from ._records import JobRecord, RetryTarget, message_of_entry
 from ._report import OnProgress, Plan, Report, make_plan
@@ -156,6 +157,8 @@ class Replay:
         self._observer: Observer | None = None
         self._listeners: list[OnProgress] = []
         self._running = False
+        self._is_of_service = False
+        """Whether the target posts, and the inbox is that of the service: its notes are about the service."""
         self._stopping = asyncio.Event()
 
     @property
@@ -187,9 +190,9 @@ class Replay:
     async def plan(self) -> Plan:
         """Count what ``run`` would do now. It reads the source, and changes neither target nor record."""
         await self._identify()
-        inbox = self._handling.inbox
-        left = 0 if inbox is None else await count_quarantined(inbox, self._handling.webhook_id, timeout=_CALL)
-        waiting = await count_waiting(inbox, self._handling.webhook_id, timeout=_CALL)
+        inbox, handling = self._handling.inbox, self._handling
+        left = 0 if inbox is None else await count_quarantined(inbox, handling.webhook_id, timeout=_CALL)
+        waiting = await count_waiting(inbox, handling.identity or handling.webhook_id, timeout=_CALL)
         source, _ = await self._open_source(counts_only=True)
         plan = await make_plan(source, self._where.limit, handles=self._handling.handles)
         return attrs.evolve(plan, quarantined=left, waiting=waiting.count)
@@ -269,6 +272,7 @@ class Replay:
         if inbox is None:
             raise ConfigurationError("a target that is its own record has no quarantine")
         async with self._one_run():
+            await self._end_known_entries()
             pages = read_pages(inbox, self._handling.webhook_id, timeout=_CALL, ids=ids)
             source = FixedMessages(_as_messages(pages))
             return await self._hand_out(source, progress, retries=True)
@@ -365,27 +369,36 @@ class Replay:
         handling = self._handling
         if handling.inbox is not None and handling.receiver is None:
             identity = await find_identity(handling.inbox, self._webhook_id, self._identity, timeout=_CALL)
-            self._handling = attrs.evolve(handling, webhook_id=identity)
+            self._handling = handling.of(identity)
 
     async def _note_owners(self, inbox: Inbox) -> None:
-        receiver, identity = self._handling.receiver, self._handling.webhook_id or self._webhook_id
+        receiver, identity = self._handling.receiver, self._handling.identity or self._webhook_id
         own = [self._webhook_id, *([] if identity == self._webhook_id else [identity])]
         ids = own if receiver is None else receiver.webhook_ids or own
         await note_owners(inbox, ids, live=None, timeout=_CALL)
+        if isinstance(self._handling.value, HttpTarget):
+            await note_job(inbox, self._handling.value._job, timeout=_CALL)
+
+    async def _end_known_entries(self) -> None:
+        """End the entries of a job that posts whose events the service knows: Basiq's next attempt brought them."""
+        handling = self._handling
+        if not handling.posts or handling.inbox is None:
+            return
+        async for page in read_pages(handling.inbox, handling.webhook_id, timeout=_CALL):
+            of_service = handling.keys_at_service(each.key for each in page)
+            async with inbox_limit(_CALL):
+                known = await handling.inbox.known([*of_service])
+            for key in known:
+                async with inbox_limit(_CALL):
+                    await handling.inbox.drop_quarantined(of_service[key])
 
     async def _check_place(self, inbox: Inbox) -> None:
-        """Raise ``ConfigurationError`` if what is posted would count as handled by a service that does not get it."""
+        """Raise ``ConfigurationError`` if the inbox is that of a service which would not get what is posted."""
         target = self._handling.value
+        self._is_of_service = False
         if not isinstance(target, HttpTarget):
             return
-        owner = (await read_owners(inbox, timeout=_CALL)).get(self._webhook_id)
-        if owner is None or owner.since is None:
-            return
-        if target._url != (await self._client.webhooks.get(self._webhook_id)).url:
-            raise ConfigurationError(
-                "the inbox is the service's, and what is posted to another place than the webhook's url is not handled "
-                "by it: pass an inbox that is kept for that place"
-            )
+        self._is_of_service = await check_place(self._client, inbox, self._webhook_id, target)
 
     @property
     def _file(self) -> JSONLinesTarget | None:
@@ -414,7 +427,8 @@ class Replay:
             wanted = frozenset(webhook.subscribed_events)
         hint = selection = note_hint = None
         if self._where._steady and not counts_only:
-            name = f"reading {json.dumps([self._source, self._webhook_id, self._filter])}"
+            job = [handling.webhook_id] if handling.posts else []
+            name = f"reading {json.dumps([self._source, self._webhook_id, self._filter, *job])}"
             types = None if wanted is None else sorted(wanted)
             patterns = None if receiver is None else sorted(receiver.patterns)
             selection = json.dumps([self._source, self._filter, types, patterns, self._where.description])
@@ -444,7 +458,7 @@ class Replay:
         return Reading(listing, known=known, key_of=key_of, now=self._client._now, choose=selects, **options)
 
     async def _known(self, keys: Sequence[str]) -> Collection[str]:
-        return await self._ask(partial(self._handling.record.known, keys))
+        return await self._ask(partial(self._handling.known, keys))
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call the record. A run waits while it is away, at most ``max_pause`` seconds, as it does for a claim."""

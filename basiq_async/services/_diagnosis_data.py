@@ -8,19 +8,22 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 from .._arguments import check_whole
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import SigningKeys
 from .._wire.order import FAR, ListOrder, item_time
 from .._wire.urls import absolute_url
-from .._work.keys import inbox_key
+from .._work.keys import inbox_key, owner_of_job, posting_job
 from .._work.limits import inbox_limit
 from .._work.owners import (
+    Owner,
     find_identity,
     find_recording_since,
     list_of,
     live_identities,
+    read_jobs,
     read_owners,
     refuse_others,
 )
@@ -32,7 +35,16 @@ from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
 from ..transports.base import Request
 from .api import MOST_A_PAGE, Api
-from .coverage import Activity, Coverage, Inactivity, first_after, is_left_alone, is_recent, read_coverage
+from .coverage import (
+    Activity,
+    Coverage,
+    Inactivity,
+    coverage_note,
+    first_after,
+    is_left_alone,
+    is_recent,
+    read_coverage,
+)
 from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
@@ -87,7 +99,7 @@ async def diagnose(
     offered: tuple[str, ...] | None = None
     with forbidden.noting(EVENT_TYPES.path):
         offered = tuple([one.id async for one in api.listing(EventType, api.at(EVENT_TYPES.path), prefetch=0)])
-    await known.open(api, forbidden)
+    await known.open(api, webhook, forbidden)
     scan = _HistoryScan(api, webhook, known, now, (lambda _: True) if receiver is None else receiver.handles)
     await scan.read(max_items, forbidden)
     subscribed = webhook.subscribed_events
@@ -142,6 +154,8 @@ class _KnownEvents:
         self.coverage = Coverage()
         self.recording_since: datetime | None = None
         """Since when the inbox has recorded every live delivery; None if it has none."""
+        self._owners: list[str | None] = [identity]
+        """Whose keys show what was handled."""
         self.quarantined = 0
         self.waiting = Waiting()
         self.others: dict[str, int] = {}
@@ -157,7 +171,7 @@ class _KnownEvents:
             return ()
         return self.coverage.out_of_reach(activity.periods(self.coverage.seen_inactive, inactive), now)
 
-    async def open(self, api: Api, forbidden: Forbidden) -> None:
+    async def open(self, api: Api, webhook: Webhook, forbidden: Forbidden) -> None:
         """Find out whose the inbox is, and what recoveries noted in it. Raises ``ConfigurationError`` for another's."""
         inbox, webhook_id, receiver = self._inbox, self._webhook_id, self._receiver
         if inbox is None:
@@ -178,12 +192,21 @@ class _KnownEvents:
             return own  # nobody can tell, so nothing is concluded
 
         self.coverage = await read_coverage(inbox, webhook_id, own, find_working, timeout=_INBOX_TIMEOUT)
+        self._owners = [self._identity]
+        if receiver is None and owners.get(webhook_id, Owner("")).since is None:
+            jobs = await read_jobs(inbox, timeout=_INBOX_TIMEOUT)
+            own_url = posting_job(webhook.url)
+            for job in [own_url] if own_url in jobs else jobs:  # a job to another place is no evidence
+                self._owners.append(posted := owner_of_job(job, self._identity or webhook_id))
+                async with inbox_limit(_INBOX_TIMEOUT):
+                    noted = Coverage.read(await inbox.note(coverage_note(f"{posted} {webhook_id}")))
+                self.coverage = noted if self.coverage.is_new and noted != Coverage() else self.coverage
         await self._count_entries(inbox, [each for each in live_identities(owners) if each != self._identity])
 
     async def _count_entries(self, inbox: Inbox, others: Sequence[str]) -> None:
-        counts = await count_by_owner(inbox, [self._identity, *others], timeout=_INBOX_TIMEOUT)
+        counts = await count_by_owner(inbox, [*self._owners, *others], timeout=_INBOX_TIMEOUT)
         self.waiting = await count_waiting(inbox, self._identity, timeout=_INBOX_TIMEOUT)
-        self.quarantined = counts.pop(self._identity, 0)
+        self.quarantined = sum(counts.pop(each, 0) for each in self._owners)
         for each in others:
             counts[each] += (await count_waiting(inbox, each, timeout=_INBOX_TIMEOUT)).count
         self.others = {each: count for each, count in counts.items() if each is not None and count}
@@ -192,10 +215,10 @@ class _KnownEvents:
         """Return for the ids of each event type, event and message whether the inbox knows that event."""
         if self._inbox is None or not ids:
             return [False] * len(ids)
-        keys = [inbox_key(*each, self._identity) for each in ids]
+        keys = [[inbox_key(*each, owner) for owner in self._owners] for each in ids]
         async with inbox_limit(_INBOX_TIMEOUT):
-            known = frozenset(await self._inbox.known(keys))
-        return [each in known for each in keys]
+            known = frozenset(await self._inbox.known([*chain(*keys)]))
+        return [not known.isdisjoint(each) for each in keys]
 
 
 class _HistoryScan:

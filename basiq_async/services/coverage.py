@@ -234,16 +234,18 @@ async def read_coverage(
     webhook_ids: Collection[str],
     find_working: Callable[[], Awaitable[Collection[str]]],
     *,
+    noted_as: Callable[[str], str] = str,
     timeout: float,
 ) -> Coverage:
     """Return what the recoveries of a webhook noted in an inbox, and what it inherits of those of its service.
 
+    noted_as: the name under which a webhook is noted, by default itself.
     find_working: returns the webhooks that Basiq lists and that are active. It is called if that matters.
     """
 
     async def read(each: str) -> Coverage:
         async with inbox_limit(timeout):
-            return Coverage.read(await inbox.note(coverage_note(each)))
+            return Coverage.read(await inbox.note(coverage_note(noted_as(each))))
 
     own, others = await read(webhook_id), [each for each in webhook_ids if each != webhook_id]
     if not others or not own.is_new:

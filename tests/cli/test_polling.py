@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from basiq_async.receiver import verify
+from basiq_async.receiver import SQLiteInbox, WebhookReceiver, verify
 from basiq_async.testing import FakeBasiq, Quirks, SystemClock, serve
 
 from ..support.command_line import run_command
@@ -185,3 +185,12 @@ async def test_without_a_time_it_begins_after_the_newest_message_by_the_clock_of
             row = await poller.row()
             assert await poller.end(signal.SIGTERM) == (0, [])
     assert (row["result"], row["message_id"]) == ("received", new)
+
+
+async def test_the_inbox_of_a_service_is_not_for_what_was_shown(fake: FakeBasiq) -> None:
+    async with SQLiteInbox("inbox.db") as inbox, WebhookReceiver(SECRET, webhook_id="w1", inbox=inbox):
+        pass
+    webhook_id = fake.seed_messages(0)
+    async with polling("--poll", webhook_id, "--inbox", "inbox.db") as program:
+        _, told = await program.process.communicate()
+    assert (program.process.returncode, b"the inbox of a service" in told) == (2, True), told

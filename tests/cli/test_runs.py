@@ -95,7 +95,7 @@ def test_the_lines_that_help_keep_the_target_and_the_inbox_without_their_passwor
     assert "geheim" not in shown
     assert shown.count("put back what is not shown") == 2
     assert set(first) == {*before, "recover", "w1", *places, "--rate", "5", "--identity", "w0"}
-    assert second == [*before, "quarantine", "retry", *places, "--webhook", "w1"]
+    assert second == [*before, "quarantine", "retry", *places, "--webhook", "w1,w0"]
 
 
 @pytest.mark.parametrize(("environment", "flag"), [({}, "given"), ({"BASIQ_PROFILE": "of the day"}, None)])

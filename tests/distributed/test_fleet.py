@@ -32,8 +32,10 @@ from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
 from basiq_async.distributed._record_types import LONGEST_KEY  # private: what a record exchanges with its callers
 from basiq_async.distributed.processes import run_workers
-from basiq_async.receiver import MemoryInbox
-from basiq_async.replay import Replay, failed_only, limit, message_time, since
+from basiq_async.receiver import MemoryInbox, WebhookReceiver
+from basiq_async.receiver.protocol import inbox_key
+from basiq_async.replay import HttpTarget, Replay, failed_only, limit, message_time, since
+from tests.support.deliveries import SECRET
 from tests.support.fleets import Holding, Record, crew, progress_when, until
 from tests.support.histories import Recorder, Refusing
 from tests.support.real_time import PATIENCE
@@ -455,3 +457,54 @@ async def test_a_deploy_that_adds_a_type_in_the_middle_of_a_page_loses_none_of_i
         report = await job.wait(timeout=PATIENCE)
         assert sorted(target.ids) == sorted(await fleet.ids())
         assert (report.read, report.handled, dict(report.skipped), report.finished) == (10, 10, {}, True)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_a_fleet_that_posts_asks_the_service_what_it_knows_and_checks_the_place(
+    redis_url: str, elsewhere: bool
+) -> None:
+    """What the service knows is not posted, and a job to another place than the webhook's url stops."""
+    inbox, posted, endpoint_url = MemoryInbox(), list[str](), "https://service.example/basiq"
+    async with crew(redis_url, messages=30) as c:
+        await c.client.webhooks.update(c.webhook_id, url=endpoint_url)
+        async with WebhookReceiver(SECRET, webhook_id=c.webhook_id, inbox=inbox):
+            pass
+        messages = await c.client.messages.list(c.webhook_id).collect()
+        for each in messages[:20]:
+            await inbox.complete(inbox_key(each.event_type_id, each.event_id, each.id, c.webhook_id), "t")
+
+        class Counting(HttpTarget):
+            async def deliver(self, message: Message) -> None:
+                posted.append(message.id)
+
+        @c.fleet.job("post")
+        @asynccontextmanager
+        async def post() -> AsyncIterator[Work]:
+            async with Counting(endpoint_url + ("/elsewhere" if elsewhere else ""), SECRET) as target:
+                yield Work(c.client, target, inbox=inbox)
+
+        job = await c.submit("post")
+        if elsewhere:
+            with pytest.raises(ReplayError, match="another place"):
+                await job.wait(timeout=PATIENCE)
+        else:
+            report = await job.wait(timeout=PATIENCE)
+            assert (report.handled, report.skipped) == (10, {"handled-before": 20})
+    assert sorted(posted) == ([] if elsewhere else sorted(each.id for each in messages[20:]))
+
+
+async def test_lists_of_one_service_have_the_identity_that_is_given(redis_url: str) -> None:
+    inbox, got = MemoryInbox(), list[str]()
+
+    async def take(message: Message) -> None:
+        got.append(message.id)
+
+    async with crew(redis_url, take, messages=10, inbox=inbox) as c:
+        report = await c.run(identity="first")
+        assert report.handled == 10
+        with pytest.raises(ReplayError, match="as 'first'"):
+            await c.submit(identity="another")
+        message = await c.client.messages.list(c.webhook_id).first()
+    assert message is not None
+    key = inbox_key(message.event_type_id, message.event_id, message.id, "first")
+    assert await inbox.known([key]) == {key}

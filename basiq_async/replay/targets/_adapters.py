@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import attrs
 
 from ..._callables import has_own, is_async, with_session
 from ..._work.failures import failure_text
+from ..._work.keys import key_at_service, owner_of_job
 from ..._work.protocol import Inbox, Record, TransactionalInbox
 from ...errors import ConfigurationError, ReplayError, TargetError
 from ...models import Message
 from ...receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from ._base import BUSY, BulkTarget, Function, Handler, SessionHandler, Target
+from ._http import HttpTarget
 from ._shared import LEASE, Shared
 
 if TYPE_CHECKING:
@@ -61,11 +63,13 @@ class Handling:
     value: the target as it was passed, or made of a function.
     inbox: the record, in which each message is claimed. None if the target, or the caller, has the record.
     webhook_id: the id in the keys of the inbox. Only a receiver with a ``MemoryInbox`` may have none.
+    identity: that of the webhook's service. A job that posts has keys of its own, and the service's are evidence.
     """
 
     value: Target | WebhookReceiver | SessionHandler
     inbox: Inbox | None
     webhook_id: str | None
+    identity: str | None = None
 
     @property
     def record(self) -> Record:
@@ -81,6 +85,30 @@ class Handling:
     def handles(self) -> Callable[[str], bool] | None:
         """Whether the receiver has a handler for an event type; None for a target without handlers."""
         return None if self.receiver is None else self.receiver.handles
+
+    @property
+    def posts(self) -> bool:
+        """Whether the target is an endpoint: what was posted is not what the service has handled."""
+        return isinstance(self.value, HttpTarget)
+
+    def of(self, identity: str) -> Handling:
+        """Return the same for the events of a service."""
+        owner = owner_of_job(self.value._job, identity) if isinstance(self.value, HttpTarget) else identity
+        return attrs.evolve(self, webhook_id=owner, identity=identity)
+
+    async def known(self, keys: Sequence[str]) -> Collection[str]:
+        """Return those of the keys that need not be handed out: the record, or the inbox of the service, knows them."""
+        if not self.posts or self.inbox is None:
+            return await self.record.known(keys)
+        of_service = self.keys_at_service(keys)
+        found = await self.inbox.known([*keys, *of_service])
+        return {of_service.get(each, each) for each in found}
+
+    def keys_at_service(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return the keys of a job that posts, each by that of the service."""
+        owner, identity = self.webhook_id or "", self.identity or ""
+        found = ((key_at_service(key, owner, identity), key) for key in keys)
+        return {own: key for own, key in found if own is not None}
 
     def open(self, *, timeout: float = 5.0, lease: float = LEASE, quarantined: bool = False) -> Target:
         """Return the target of a run. ``timeout`` limits each call of the inbox; both are in seconds.

@@ -17,6 +17,7 @@ from ..._wire.hosts import show_url
 from ..._wire.payloads import payload_bytes
 from ..._wire.urls import read_endpoint
 from ..._work.clock import TimeSource
+from ..._work.keys import posting_job
 from ...errors import ReplayError, TargetError
 from ...models import Message
 from ...transports.aiohttp import StatusTransport
@@ -33,6 +34,8 @@ class HttpTarget:
 
     url: without a user or password. Its query, which can hold a key, is never shown.
     secret: one or several, as for ``sign``; it is never shown.
+    name: names the job in place of the url, for a url whose query holds a key that changes: what was posted under it is
+        not posted again.
     retry: for failed connections, timeouts, 408, 429 and 5xx; a message may be sent again. A response 429 or 503 with
         Retry-After is not retried by this policy: it pauses the whole replay.
     timeout: seconds for one attempt.
@@ -51,6 +54,7 @@ class HttpTarget:
         url: str,
         secret: SecretLike,
         *,
+        name: str | None = None,
         retry: RetryPolicy | None = None,
         timeout: Duration = 30.0,
         connections: int = 100,
@@ -58,6 +62,7 @@ class HttpTarget:
         clock: TimeSource | None = None,
     ) -> None:
         self._url = read_endpoint(url)
+        self._job = posting_job(name or self._url)
         self._keys = SigningKeys.read(secret, for_many=True)
         check_whole("connections", connections, least=1)
         timeout = check_seconds("timeout", timeout)

@@ -1,0 +1,170 @@
+"""A job that posts is not the service: it keeps keys of its own, and the service's inbox only says what was handled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, RetryPolicy
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
+from basiq_async.replay import HttpTarget, Recovery, Replay, recover
+from basiq_async.testing import FakeBasiq, ManualClock
+
+TYPE = "user.created"
+
+
+@attrs.define
+class Service:
+    """A service behind real HTTP, whose webhook Basiq could not reach."""
+
+    fake: FakeBasiq
+    basiq: BasiqClient
+    webhook_id: str
+    url: str
+    receiver: WebhookReceiver
+    inbox: MemoryInbox
+    got: list[str]
+    fails: bool = False
+    posts: int = 0
+
+    @property
+    def secret(self) -> Any:
+        return self.fake.secret(self.webhook_id)
+
+    async def miss(self, count: int) -> None:
+        """Events of an outage, whose attempts all fail."""
+        for _ in range(count):
+            await self.fake.emit(TYPE)
+        await self.fake.advance(minutes=10)
+
+    async def post(self, inbox: MemoryInbox | None = None, *, url: str | None = None, **more: Any) -> Recovery:
+        """Recover by posting to the service, with its inbox as evidence."""
+        once = RetryPolicy(max_retries=0)
+        async with HttpTarget(url or self.url, self.secret, retry=once, **more) as target:
+            return await recover(self.basiq, self.webhook_id, target, inbox=self.inbox if inbox is None else inbox)
+
+
+@asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[Service]:
+    fake = FakeBasiq(clock=ManualClock(datetime.now(UTC) - timedelta(days=1)))
+    inbox, got = MemoryInbox(), list[str]()
+    async with BasiqClient(fake.api_key, transport=InMemoryTransport(fake)) as basiq:
+        app = web.Application()
+        made: Service
+
+        async def receive(request: web.Request) -> web.StreamResponse:
+            made.posts += 1
+            return await made.receiver.aiohttp_handler(request)
+
+        app.router.add_post("/basiq", receive)
+        async with TestServer(app) as server:
+            url = str(server.make_url("/basiq"))
+            webhook_id = fake.add_webhook(url, [TYPE])
+            fake.endpoint_down(url)
+            receiver = WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=inbox, **options)
+            made = Service(fake, basiq, webhook_id, url, receiver, inbox, got)
+
+            @receiver.on("*")
+            async def handle(delivery: Delivery) -> None:
+                if made.fails:
+                    raise ValueError("broken")
+                got.append(delivery.event_id)
+
+            await receiver._lifecycle.note()  # as its start does, which would also work off what waits
+            yield made
+
+
+async def test_what_is_posted_and_waits_in_the_service_is_not_taken_for_handled_and_stays() -> None:
+    async with serving(deferred=True, accept_loss=True) as s:
+        await s.miss(6)
+        found = await s.post()
+        assert (found.handled, found.finished, found.waiting.count, s.got) == (6, False, 6, [])
+        again = await s.post()
+        assert (again.handled, again.finished, again.waiting.count) == (0, False, 6)
+        async with s.receiver:
+            while len(s.got) < 6 or (await s.receiver.waiting()).count:
+                await asyncio.sleep(0.01)  # its worker takes real time
+        assert (await s.post()).finished
+        assert (len(set(s.got)), len(s.got), s.posts) == (6, 6, 6)
+        assert (await s.basiq.webhooks.diagnose(s.webhook_id, inbox=s.inbox)).undelivered == 0
+
+
+async def test_what_the_service_knows_is_not_posted_and_what_it_gets_later_ends_the_entry_of_the_job() -> None:
+    async with serving() as s:
+        await s.miss(2)
+        assert (await recover(s.basiq, s.webhook_id, s.receiver, inbox=s.inbox)).handled == 2
+        await s.miss(3)
+        s.fails = True
+        found = await s.post()
+        assert (found.handled, found.quarantined, found.at_service, found.finished, s.posts) == (0, 3, 0, False, 3)
+        s.fails = False
+        async with HttpTarget(s.url, s.secret) as target:
+            job = Replay(s.basiq, s.webhook_id, target, inbox=s.inbox)
+            assert len(await job.quarantined()) == 3
+            await recover(s.basiq, s.webhook_id, s.receiver, inbox=s.inbox, everything=True)
+            assert (await job.retry_quarantined()).handled == 0
+            assert await job.quarantined() == []
+        assert (await s.post()).finished
+        assert len(s.got) == len(set(s.got)) == 5
+
+
+async def test_what_failed_at_the_service_is_counted_and_only_its_receiver_tries_it_again() -> None:
+    async with serving(quarantine_after=1) as s:
+        await s.miss(2)
+        s.fails = True
+        found = await s.post()  # the service sets them aside, and acknowledges them
+        assert (found.handled, found.quarantined, found.at_service, found.finished) == (2, 0, 2, False)
+        assert "with its receiver" in str(next(each for each in found.problems if each.code == "quarantined"))
+        s.fails = False
+        async with HttpTarget(s.url, s.secret) as target:
+            assert (await Replay(s.basiq, s.webhook_id, target, inbox=s.inbox).retry_quarantined()).handled == 0
+        assert len(await s.receiver.quarantined()) == 2
+        await s.receiver.retry_quarantined()
+        assert (await s.post()).finished
+        assert len(s.got) == 2
+
+
+async def test_two_places_are_two_jobs_and_a_name_makes_them_one() -> None:
+    async with serving() as s:
+        await s.miss(2)
+        jobs = MemoryInbox()
+        for url, posted in ((f"{s.url}?tenant=1", 2), (f"{s.url}?tenant=2", 2), (f"{s.url}?tenant=1", 0)):
+            assert (await s.post(jobs, url=url)).handled == posted
+        for url, posted in ((f"{s.url}?key=1", 2), (f"{s.url}?key=2", 0)):
+            assert (await s.post(jobs, url=url, name="refill")).handled == posted
+        assert s.posts == 6
+        assert len(s.got) == 2
+
+
+async def test_a_job_to_another_place_is_no_evidence_unless_its_record_is_named() -> None:
+    async with serving() as s:
+        await s.miss(2)
+        jobs = MemoryInbox()
+        assert (await s.post(jobs, url=f"{s.url}?elsewhere")).handled == 2
+        found = await s.basiq.webhooks.diagnose(s.webhook_id, inbox=jobs)
+        assert (found.undelivered, found.recovered) == (0, 2)
+        await s.miss(1)
+        assert (await s.post(jobs)).handled == 3
+        await s.miss(1)
+        assert (await s.post(jobs, url=f"{s.url}?elsewhere")).handled == 2
+        found = await s.basiq.webhooks.diagnose(s.webhook_id, inbox=jobs)
+        assert (found.undelivered, found.recovered) == (1, 3), "the job to its own url decides"
+
+
+async def test_another_place_than_the_services_is_refused_with_its_inbox() -> None:
+    async with serving() as s:
+        await s.miss(2)
+        with pytest.raises(ConfigurationError, match="another place"):
+            await s.post(url=f"{s.url}?elsewhere")
+        async with HttpTarget(f"{s.url}?elsewhere", s.secret) as target:
+            with pytest.raises(ConfigurationError, match="another place"):
+                await Replay(s.basiq, s.webhook_id, target, inbox=s.inbox).run()
+        assert s.posts == 0
