@@ -34,6 +34,7 @@ class Forks:
         self._failed = False
         self._seconds: dict[str, float] = {}
         self._coverage = Coverage(data_file=str(folder / "lines"), include=["*/basiq_async/*"], config_file=False)
+        self._coverage.set_option("run:core", "ctrace")  # the default of Python 3.14 tells no test from another
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
