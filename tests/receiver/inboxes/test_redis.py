@@ -18,7 +18,7 @@ from basiq_async import InboxError
 from basiq_async.receiver import Inbox, RedisInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
-from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
+from tests.support import inbox_drills
 from tests.support.cancelling import HOWS, How, cancel_after
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.inboxes import check_briefly
@@ -49,7 +49,10 @@ async def test_an_inbox_in_redis_keeps_every_promise(
     if not decoded:  # the statements are the same, and walk the whole way once
         check_briefly(monkeypatch)
     make = partial(inbox_of, redis.url, decode_responses=decoded)
-    await check_inbox(make, shared=True, processes=decoded, seconds=PATIENCE)
+    await check_inbox(make, shared=True, seconds=PATIENCE)
+    if decoded:
+        await inbox_drills.raced(make)
+        await inbox_drills.killed(make, PATIENCE)
 
 
 async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path: Path) -> None:
@@ -61,7 +64,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(tmp_path
             yield
             await asyncio.to_thread(server.start)
 
-        await _inbox.away(partial(inbox_of, server.url), outage)
+        await inbox_drills.away(partial(inbox_of, server.url), outage)
 
 
 async def test_a_pool_without_a_free_connection_says_how_to_get_more(redis: RedisServer) -> None:

@@ -17,7 +17,7 @@ from basiq_async import ConfigurationError, InboxError
 from basiq_async.receiver import Inbox, SQLInbox, inbox_metadata
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import check_inbox
-from basiq_async.testing.conformance import _inbox  # private: one promise alone; all take minutes
+from tests.support import inbox_drills
 from tests.support.databases import ByTransaction, engine_of, in_use, inbox_of, new_table, pruned, run, scalar
 from tests.support.deliveries import quarantined_delivery
 from tests.support.inboxes import check_briefly
@@ -54,12 +54,12 @@ async def test_a_sql_inbox_keeps_every_promise(url: str, kind: type[SQLInbox], m
 
 @pytest.mark.parametrize("url", ["asyncpg", "aiosqlite"], indirect=True)
 async def test_of_two_processes_with_the_same_keys_one_gets_each(url: str) -> None:
-    await _inbox.raced(partial(inbox_of, url, new_table()))
+    await inbox_drills.raced(partial(inbox_of, url, new_table()))
 
 
 @pytest.mark.parametrize("url", ["aiosqlite"], indirect=True)  # what a server committed is no longer the process's
 async def test_what_a_process_recorded_is_there_after_it_was_killed(url: str) -> None:
-    await _inbox.killed(partial(inbox_of, url, new_table()), PATIENCE)
+    await inbox_drills.killed(partial(inbox_of, url, new_table()), PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def test_a_server_that_is_stopped_and_comes_back_has_lost_nothing(driver: 
 
         async with engine_of(server.url(driver)) as engine:
             table = new_table()
-            await _inbox.away(lambda: SQLInbox(engine, table=table), outage)
+            await inbox_drills.away(lambda: SQLInbox(engine, table=table), outage)
 
 
 # --- tables ---

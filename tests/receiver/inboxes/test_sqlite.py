@@ -22,6 +22,7 @@ from basiq_async import InboxError
 from basiq_async.receiver import SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing import ManualClock, check_inbox
+from tests.support import inbox_drills
 from tests.support.deliveries import NOW, quarantined_delivery
 from tests.support.frames import leaks
 from tests.support.real_time import PATIENCE
@@ -31,7 +32,9 @@ CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 async def test_the_inbox_in_a_file_keeps_every_promise(tmp_path: Path) -> None:
     make = partial(SQLiteInbox, tmp_path / "inbox.db")
-    await check_inbox(make, shared=True, processes=True, seconds=PATIENCE)
+    await check_inbox(make, shared=True, seconds=PATIENCE)
+    await inbox_drills.raced(make)
+    await inbox_drills.killed(make, PATIENCE)
     assert repr(make()) == f"SQLiteInbox({str(tmp_path / 'inbox.db')!r})"
 
 

@@ -14,6 +14,7 @@ from basiq_async.receiver import Inbox, MemoryInbox, SQLiteInbox
 from basiq_async.testing import BrokenPromisesError, ManualClock, check_inbox
 from basiq_async.testing.conformance import _inbox as suite  # private: to see that no promise is left out
 from basiq_async.testing.conformance._inbox_promises import InboxPromises  # private: as above
+from tests.support import inbox_drills
 from tests.support.real_time import PATIENCE
 
 from .broken_inboxes import FAULTS, check, make_broken
@@ -124,12 +125,12 @@ class WritesWhenClosed(SQLiteInbox):
 async def test_an_inbox_that_loses_in_a_kill_what_it_recorded_is_told_so(tmp_path: Path) -> None:
     said = r"known b, after claim a; complete a: it was set\(\), not \{"
     with pytest.raises(AssertionError, match=said):
-        await suite.killed(partial(WritesWhenClosed, tmp_path / "inbox.db"), PATIENCE)
+        await inbox_drills.killed(partial(WritesWhenClosed, tmp_path / "inbox.db"), PATIENCE)
 
 
 async def test_the_error_of_a_process_that_should_be_killed_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InboxError, match="cannot be opened"):
-        await suite.killed(partial(SQLiteInbox, tmp_path / "missing" / "inbox.db"), PATIENCE)
+        await inbox_drills.killed(partial(SQLiteInbox, tmp_path / "missing" / "inbox.db"), PATIENCE)
 
 
 def test_the_suite_names_every_promise_that_is_broken() -> None:
