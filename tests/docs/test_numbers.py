@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import attrs
 import pytest
 
 from basiq_async.distributed._record_types import EDGE  # private: what pages say in words
+from basiq_async.receiver import SQLInbox, WebhookReceiver
 from basiq_async.receiver._dispatcher import PATIENCE  # private: what pages say in words
 from basiq_async.receiver._worker import _WAITS  # private: what pages say in words
 from basiq_async.receiver.inboxes import _sql_pruning, _sqlite  # private: what pages say in words
@@ -51,3 +53,42 @@ def test_the_page_on_logging_names_each_logger() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "basiq_async").rglob("*.py"))
     table = re.findall(r"^\| `(basiq_async\.\w+)` \|", (ROOT / "docs" / "logging.md").read_text(), re.MULTILINE)
     assert set(table) == set(re.findall(r'getLogger\("(basiq_async\.\w+)"\)', sources))
+
+
+TOLD = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "changelog.d").glob("*.md")]
+MEASURED = ("figures.md", "performance.md", "README.md")
+"""Where ratios stand. ``make bench`` writes those of the first and the last."""
+
+
+def test_ratios_stand_in_one_place() -> None:
+    """A ratio has two places behind the point, as 0.10 has; a version, an address or a factor of a formula is none."""
+    ratio = re.compile(r"\b[012]\.\d\d (?:of|in place of|to|as much|times)\b")
+    part = re.compile(r"\b(?:an?|about an?) (?:third|fifth|sixth|eighth|tenth) (?:of|less|more)\b|\btwo fifths\b")
+    for path in TOLD:
+        if path.name not in MEASURED:
+            text = " ".join(path.read_text().split())
+            assert (ratio.findall(text), part.findall(text)) == ([], []), path.name
+
+
+def test_each_time_limit_that_a_page_names_is_the_default() -> None:
+    of_a_receiver = inspect.signature(WebhookReceiver).parameters
+    of_an_inbox = inspect.signature(SQLInbox).parameters
+    found = 0
+    for path in TOLD:
+        for name, seconds in re.findall(r"`(\w+)`\s\((\d+)\s(?:s|seconds)\)", path.read_text()):
+            default = (of_an_inbox if name == "timeout" else of_a_receiver)[name].default
+            assert default == float(seconds), (path.name, name)
+            found += 1
+    assert found >= 8
+
+
+def test_the_grace_period_is_longer_than_a_receiver_takes_to_stop() -> None:
+    """At most twice ``handler_timeout`` and both calls of the inbox, after the time for the load balancer."""
+    limits = inspect.signature(WebhookReceiver).parameters
+    stops = 2 * limits["handler_timeout"].default + 2 * limits["inbox_timeout"].default
+    page = (ROOT / "docs" / "howto" / "deploy.md").read_text()
+    (grace,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", page)
+    (before,) = re.findall(r"preStop: {sleep: {seconds: (\d+)}}", page)
+    assert int(grace) > stops + int(before)
+    assert {float(each) for each in re.findall(r"TimeoutStopSec=(\d+)", page)} == {float(grace)}
+    assert f"{stops:g} s with the defaults" in " ".join(page.split())
