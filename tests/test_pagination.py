@@ -470,7 +470,7 @@ async def test_a_cursor_of_another_list_is_refused(options: dict[str, Any]) -> N
 
 @virtual.clocked
 async def test_a_cursor_may_be_used_with_pages_of_another_size() -> None:
-    assert await ids(listing(History(9), cursor=await some_cursor(), limit=10)) == expected(*range(2, 9))
+    assert await ids(listing(History(9), cursor=await some_cursor(), page_size=10)) == expected(*range(2, 9))
 
 
 NAME = '["/notifications/webhooks/w/messages", null]'

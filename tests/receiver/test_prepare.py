@@ -68,7 +68,7 @@ def test_a_parameter_connection_is_refused_by_its_name(handler: Callable[..., Aw
         with pytest.raises(ConfigurationError, match=r"parameter `connection`.*`await session\.connection\(\)`"):
             WebhookReceiver(SECRET, inbox=inbox).on("*")(handler)
     with pytest.raises(ConfigurationError, match="parameter `connection`"):
-        find_handling(handler, Transactional(), None, webhook_id="job")
+        find_handling(handler, Transactional(), webhook_id="job")
 
 
 @pytest.mark.parametrize("form", handlers([]))
