@@ -39,7 +39,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.ext.asyncio.engine import AsyncEngine
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
+from basiq_async.receiver import Deferred, Delivery, SQLInbox, WebhookReceiver
 
 METADATA = MetaData()
 EFFECTS = Table("effects", METADATA, Column("n", Integer, primary_key=True), Column("event_id", String))
@@ -151,7 +151,7 @@ def ours_mounted(secret: str, url: str) -> FastAPI:
 def ours_deferred(secret: str, url: str, handler: Any = write) -> FastAPI:
     """This package's router, and a deferred handler with a session."""
     app = FastAPI()
-    receiver = receiver_of(secret, engine_of(url), handler, deferred=True, concurrency=AT_ONCE)
+    receiver = receiver_of(secret, engine_of(url), handler, deferred=Deferred(concurrency=AT_ONCE))
     app.include_router(receiver.fastapi_router("/basiq"))
     return app
 

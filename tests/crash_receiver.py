@@ -36,7 +36,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from basiq_async import BasiqClient, InboxError, InMemoryTransport, Message
-from basiq_async.receiver import Delivery, RedisInbox, SQLInbox, WebhookReceiver
+from basiq_async.receiver import (
+    Deferred,
+    Delivery,
+    RedisInbox,
+    SQLInbox,
+    WebhookReceiver,
+    _trying,  # private: no option makes the waits short
+)
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq, SystemClock, serve
 from tests.support.environment import free_port
@@ -92,7 +99,8 @@ async def work(job: Job, ready: Callable[[], None]) -> None:
 
 
 def make_receiver(job: Job) -> WebhookReceiver:
-    """Return a receiver whose handler leaves an effect for each event."""
+    """Return a receiver whose handler leaves an effect for each event. Whatever is killed is tried again soon."""
+    _trying._WAITS, _trying._MOST_UNENDED = (0.2,), 1_000
     rng = random.Random(os.getpid())
     if job.redis is not None:
         inbox: Any = RedisInbox(Redis.from_url(job.redis), timeout=2)
@@ -106,8 +114,7 @@ def make_receiver(job: Job) -> WebhookReceiver:
         handler_timeout=3.0,
         inbox_timeout=2.5,
         lease=4.0,
-        deferred=job.deferred,
-        deferred_timeout=3.0,
+        deferred=Deferred(timeout=3.0) if job.deferred else False,
     )
 
     async def in_database(delivery: Delivery, session: AsyncSession) -> None:

@@ -24,7 +24,7 @@ from basiq_async import (
     TargetError,
 )
 from basiq_async.distributed import Fleet, Work
-from basiq_async.receiver import MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox, WebhookReceiver, verify
+from basiq_async.receiver import Deferred, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox, WebhookReceiver, verify
 from basiq_async.replay import HttpTarget, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.api import MODULES
@@ -58,7 +58,7 @@ MAKE: list[tuple[Callable[..., object], str]] = [
     *[(lambda **more: SQLInbox(ENGINE, **more), name) for name in ("remember", "timeout")],
     *[(lambda **more: RedisInbox(Redis(), **more), name) for name in ("remember", "timeout")],
     (lambda **more: Replay(_client(), "w", _handler, inbox=MemoryInbox(), **more), "max_pause"),
-    (lambda **more: WebhookReceiver(SECRET, **more), "deferred_timeout"),
+    *[(Deferred, name) for name in ("timeout", "keep_trying")],
     (lambda **more: HttpTarget("https://a.example", SECRET, **more), "timeout"),
     (lambda **more: Work(_client(), _handler, **more), "max_pause"),
     (lambda **more: Fleet("redis://127.0.0.1", **more), "lease"),

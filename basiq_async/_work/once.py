@@ -251,6 +251,10 @@ class Unit(ABC, Generic[T]):
             if seconds is None:
                 self.report("stays claimed until its lease runs out", exc)
 
+    async def give_back(self, failure: Exception) -> None:
+        """Release the claim, because the inbox failed."""
+        await self.release(_GIVE_BACK_SOON)
+
     async def _run(self) -> Ending[T]:
         """Claim, work and record."""
         self._own(cast("asyncio.Task[Ending[T]]", asyncio.current_task()))
@@ -317,7 +321,7 @@ class Unit(ABC, Generic[T]):
             try:
                 claim = await self.call(ask, self.key, self.token)
             except Exception as exc:
-                await self.release(_GIVE_BACK_SOON)  # the inbox may have made the claim
+                await self.give_back(exc)  # the inbox may have made the claim
                 return Ending(Ended.UNAVAILABLE, error=exc)
             if claim.status is ClaimStatus.CLAIMED:
                 return None
@@ -395,12 +399,12 @@ class Unit(ABC, Generic[T]):
                 return Ending(Ended.HANDLED, value)
             failure = InboxError("the claim ended before its transaction was committed")
         # Its commit may have succeeded all the same: when the event comes again, the inbox knows.
-        await self.release(_GIVE_BACK_SOON)
+        await self.give_back(failure)
         return Ending(Ended.UNAVAILABLE, error=failure)
 
     async def _fail(self, failure: Exception) -> Ending[T]:
         if self.session is not None and all(isinstance(each, InboxError) for each in leaves(failure)):
-            await self.release(_GIVE_BACK_SOON)
+            await self.give_back(failure)
             return Ending(Ended.UNAVAILABLE, error=failure)
         await self.record_failure(failure)
         return Ending(Ended.FAILED, error=failure)

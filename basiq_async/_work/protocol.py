@@ -190,8 +190,10 @@ class QuarantinedDelivery:
     for what a job set aside: Basiq's next attempt may handle it.
 
     A ``WaitingInbox`` keeps deliveries that wait in the same form: ``quarantined_at`` is then the time when it was
-    stored, and ``error`` and ``failures`` are those of its attempts so far. It returns them with ``due``, the time of
-    the next attempt, which the storage keeps beside; for all others ``due`` is None.
+    stored, ``error`` and ``failures`` are those of its attempts so far, ``failing_since`` is the time of the first
+    failure, and ``unended`` is how many of the failures were attempts without an end: a process was killed, or hung. It
+    returns them with ``due``, the time of the next attempt, which the storage keeps beside; for all others ``due``
+    is None.
 
     ``seal`` is the receiver's signature over the delivery. An inbox whose storage other programs may write to keeps the
     seal, and returns an empty one if there is none. It is None from an inbox whose storage is trusted.
@@ -208,6 +210,8 @@ class QuarantinedDelivery:
     quarantined_at: datetime
     kind: Kind = "delivery"
     acknowledged: bool = True
+    failing_since: datetime | None = None
+    unended: int = 0
     seal: str | None = attrs.field(default=None, eq=False, repr=False)
     due: datetime | None = attrs.field(default=None, eq=False)
 
@@ -228,6 +232,7 @@ class QuarantinedDelivery:
         fields["body"] = b64encode(self.body).decode()
         fields["signed_at"] = self.signed_at.isoformat()
         fields["quarantined_at"] = self.quarantined_at.isoformat()
+        fields["failing_since"] = None if self.failing_since is None else self.failing_since.isoformat()
         return UnshownText(json.dumps(fields))
 
     @classmethod
@@ -239,6 +244,8 @@ class QuarantinedDelivery:
             fields["body"] = b64decode(fields["body"])
             for name in ("signed_at", "quarantined_at"):
                 fields[name] = datetime.fromisoformat(fields[name])
+            since = fields["failing_since"]
+            fields["failing_since"] = None if since is None else datetime.fromisoformat(since)
             found = cls(**fields, due=None)
         except (ValueError, TypeError, KeyError, RecursionError):
             found = None
@@ -252,10 +259,11 @@ def _is_whole(entry: QuarantinedDelivery) -> bool:
     texts = (entry.key, entry.delivery_id, entry.event_type_id, entry.event_id, entry.error, entry.seal or "")
     return (
         all(type(text) is str for text in texts)
-        and type(entry.failures) is int
+        and type(entry.failures) is type(entry.unended) is int
         and type(entry.acknowledged) is bool
         and entry.kind in _KINDS
         and None not in (entry.signed_at.tzinfo, entry.quarantined_at.tzinfo)
+        and (entry.failing_since is None or entry.failing_since.tzinfo is not None)
     )
 
 
@@ -277,31 +285,59 @@ def unpack_entry(
     return attrs.evolve(entry, key=key, quarantined_at=at, seal=None if trusted else entry.seal or "", due=due)
 
 
+@attrs.frozen
+class ClaimedDelivery:
+    """A delivery that waits and that ``token`` has claimed. ``attempts`` is how many were begun, this one included.
+
+    Those beyond ``delivery.failures`` and this one had no end. ``claimed_at`` is the time by the inbox's clock.
+    """
+
+    delivery: QuarantinedDelivery
+    token: str
+    attempts: int
+    claimed_at: datetime
+
+    @property
+    def unended(self) -> int:
+        """The number of attempts before this one that had no end, and are not recorded as failures yet."""
+        return max(0, self.attempts - 1 - self.delivery.failures)
+
+
 @attrs.frozen(kw_only=True)
 class Waiting:
     """What waits in an inbox to be handled: deliveries that were acknowledged.
 
-    ``count`` is their number, ``fresh`` the number of those that never failed, ``size`` the bytes that they take, and
-    ``age`` the seconds since the oldest was stored, or None if nothing waits.
+    ``count`` is their number, ``fresh`` the number of those that never failed, and ``size`` the bytes that they take.
+    ``age`` is the seconds since the oldest of those that never failed was stored, and ``failing_age`` the seconds since
+    the first failure of the one that fails for longest; None if there is none.
     """
 
     count: int = 0
     fresh: int = 0
     size: int = 0
     age: float | None = None
+    failing_age: float | None = None
+
+    @property
+    def failing(self) -> int:
+        """The number of those that failed."""
+        return self.count - self.fresh
 
 
 @runtime_checkable
 class WaitingInbox(Inbox, Protocol):
     """An inbox that also keeps deliveries to be handled after their acknowledgement.
 
-    A key that waits is known, and is not handled: ``claim`` returns CLAIMED for it, and ``complete`` ends its wait. It
-    is kept until it is handled or set aside, however long that takes.
+    A key that waits is known, and is not handled: ``claim`` returns CLAIMED for it. Only the token that claimed it last
+    can end its wait, by ``complete``, or by ``quarantine`` of an acknowledged delivery, also after its lease; for any
+    other both return False. It is kept until it is handled or set aside, however long that takes.
 
-    An inbox whose storage may lose what it has confirmed says why in a text ``may_lose``; a receiver then refuses it.
+    Each time is by the inbox's clock, or by ``now`` if it is given, which must then be given in all calls.
     """
 
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+    async def store(
+        self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
+    ) -> bool:
         """Store a delivery durably under its key, due at once. Its ``quarantined_at`` is the time when it came.
 
         Returns False if the key was handled, waits already, or is in the quarantine and was acknowledged. What a job
@@ -311,22 +347,34 @@ class WaitingInbox(Inbox, Protocol):
         ...
 
     async def claim_due(
-        self, webhook_id: str | None, token: str, *, limit: int, lease: float
-    ) -> Sequence[QuarantinedDelivery]:
-        """Claim at most ``limit`` due deliveries of a webhook that no token holds, the longest due first."""
-        ...
+        self,
+        webhook_id: str | None,
+        token: str,
+        *,
+        limit: int,
+        retries: int,
+        lease: float,
+        now: datetime | None = None,
+    ) -> Sequence[ClaimedDelivery]:
+        """Claim at most ``limit`` due deliveries of a webhook that no token holds, the longest due first.
 
-    async def put_off(
-        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
-    ) -> bool:
-        """End this token's claim on a key that waits. It is due again after ``seconds``, as ``delivery`` if given.
-
-        A transaction of the token is rolled back first, in any case. Returns False, and changes nothing else, if the
-        token does not hold the key, or if it does not wait.
+        At most ``retries`` of them have failed before. The statement that claims counts each as an attempt, so that an
+        attempt which kills its process counts too.
         """
         ...
 
-    async def waiting(self, webhook_id: str | None) -> Waiting:
+    async def put_off(
+        self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None
+    ) -> bool:
+        """End this token's claim on a delivery that waits, and store it anew: it is due again after ``seconds``.
+
+        ``delivery.failures`` is then the number of its attempts: one that failed counts as a failure, and one that was
+        given back does not count. A transaction of the token is rolled back first, in any case. Returns False, and
+        changes nothing else, if the token does not hold the key, or if it does not wait.
+        """
+        ...
+
+    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
         """Return what waits of a webhook."""
         ...
 

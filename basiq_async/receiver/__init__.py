@@ -13,6 +13,7 @@ from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome
 from ._receiver import WebhookReceiver
 from ._results import Result
+from ._settings import Deferred
 from .inboxes._memory import MemoryInbox
 from .inboxes._sqlite import SQLiteInbox
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .inboxes._sql_statements import inbox_metadata
 
 __all__ = [
+    "Deferred",
     "Delivery",
     "DeliveryEvent",
     "Inbox",

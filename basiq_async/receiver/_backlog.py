@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 
-import attrs
-
-from .._signing.seal import Seal
 from .._work.limits import inbox_limit
 from .._work.protocol import Inbox, QuarantinedDelivery, Waiting, WaitingInbox
+from .._work.quarantine import read_waiting
 from ..errors import ConfigurationError
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, log_fields, shorten
@@ -21,27 +20,33 @@ from ._settings import Settings
 _COUNT_EVERY = 1.0
 """Seconds between two counts of what waits, while deliveries come."""
 _RETRY_FULL = 60.0
+_MOST_BYTES = 2**30
+"""Bytes of all that waits, beyond which no more is stored."""
 
 
 class Backlog:
-    """What waits in the inbox of one receiver. ``clock`` returns the seconds since 1970."""
+    """What waits in the inbox of one receiver.
+
+    clock: returns the seconds since 1970.
+    moment: returns the time for the calls of the inbox that take one; None is for its own clock.
+    """
 
     def __init__(
         self,
         inbox: Inbox,
-        seal: Seal,
         settings: Settings,
         *,
         webhook_id: str | None,
         clock: Callable[[], float],
+        moment: Callable[[], datetime | None],
         outages: Outages,
     ) -> None:
         self._inbox = inbox
-        self.seal = seal
         self.settings = settings
         self.webhook_id = webhook_id
         self.timeout = settings.inbox_timeout
         self.clock = clock
+        self.moment = moment
         self.outages = outages
         self.used = False
         """Whether a handler is deferred, or was when something was stored that waits."""
@@ -67,8 +72,11 @@ class Backlog:
         try:
             async with inbox_limit(self.timeout):
                 if await self._is_full():
+                    if await inbox.known((delivery.key,)):
+                        return Outcome(Result.DUPLICATE, delivery)
                     return Outcome(Result.FULL, delivery, retry_after=_RETRY_FULL)
-                stored = await inbox.store(self._entry_of(delivery), webhook_id=self.webhook_id)
+                entry = self._entry_of(delivery)
+                stored = await inbox.store(entry, webhook_id=self.webhook_id, now=self.moment())
         except Exception as exc:
             self.outages.report(
                 shorten(delivery.id),
@@ -82,12 +90,17 @@ class Backlog:
     async def waiting(self) -> Waiting:
         """Return what waits now."""
         async with inbox_limit(self.timeout):
-            return await self.inbox.waiting(self.webhook_id)
+            return await self.inbox.waiting(self.webhook_id, now=self.moment())
+
+    async def seconds_until_due(self) -> float:
+        """Return the seconds until the first delivery is due that waits, by the receiver's clock."""
+        now = self.clock()
+        async with aclosing(read_waiting(self.inbox, self.webhook_id, timeout=self.timeout)) as found:
+            return min([entry.due.timestamp() - now async for entry in found if entry.due is not None], default=0.0)
 
     async def _is_full(self) -> bool:
         await self.count(_COUNT_EVERY)
-        settings = self.settings
-        return self._counted.fresh >= settings.max_waiting or self._counted.size >= settings.max_waiting_bytes
+        return self._counted.fresh >= self.settings.max_waiting or self._counted.size >= _MOST_BYTES
 
     async def count(self, every: float) -> None:
         """Count what waits, unless that was done in the last so many seconds."""
@@ -99,7 +112,7 @@ class Backlog:
                 self.on_count(self._counted)
 
     def _entry_of(self, delivery: Delivery) -> QuarantinedDelivery:
-        entry = QuarantinedDelivery(
+        return QuarantinedDelivery(
             key=delivery.key,
             delivery_id=delivery.id,
             event_type_id=delivery.event_type_id,
@@ -110,28 +123,21 @@ class Backlog:
             failures=0,
             quarantined_at=self.now(),
         )
-        return self.seal_again(entry)
-
-    def seal_again(self, entry: QuarantinedDelivery) -> QuarantinedDelivery:
-        """Return an entry with the seal of this receiver."""
-        return attrs.evolve(entry, seal=self.seal.seal(*entry.sealed_parts()))
 
     def now(self) -> datetime:
         """Return the present time."""
         return datetime.fromtimestamp(self.clock(), UTC)
 
 
-def check_deferrable(inbox: Inbox, *, accept_loss: bool) -> None:
-    """Raise ``ConfigurationError`` for an inbox that cannot keep what was acknowledged."""
-    may_lose: str | None = getattr(inbox, "may_lose", None)
-    name = type(inbox).__name__
+def check_deferrable(inbox: Inbox, *, given: bool) -> None:
+    """Raise ``ConfigurationError`` for an inbox that keeps nothing that was acknowledged, or that was not ``given``."""
     if not isinstance(inbox, WaitingInbox):
         raise ConfigurationError(
-            "deferred handlers need an inbox with the methods of WaitingInbox, such as SQLiteInbox or SQLInbox; "
-            f"{name} has not"
+            "deferred handlers need an inbox that keeps deliveries: pass inbox=SQLiteInbox(...) or SQLInbox(...); "
+            f"{type(inbox).__name__} has not the methods of WaitingInbox"
         )
-    if may_lose is not None and not accept_loss:
+    if not given:
         raise ConfigurationError(
-            f"deferred handlers with a {name} would lose deliveries that Basiq believes to be handled: {may_lose}. Use "
-            "SQLInbox or SQLiteInbox, or pass accept_loss=True, as in a test"
+            "deferred handlers would lose deliveries that Basiq believes to be handled, because a receiver without an "
+            "inbox keeps them in memory: pass inbox=SQLiteInbox(...) or SQLInbox(...), or MemoryInbox() in a test"
         )

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from types import CoroutineType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import attrs
 
@@ -17,16 +17,16 @@ from .._redaction.tracebacks import hide_parameters
 from .._signing.seal import Seal
 from .._work.blocking import watch
 from .._work.calls import HOST
-from .._work.failures import failure_text, find_retry_after, is_outage
+from .._work.failures import failure_text, find_retry_after
 from .._work.once import Ended, Ending, Unit, Units
-from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox
+from .._work.protocol import ClaimedDelivery, Inbox, QuarantinedDelivery, TransactionalInbox, WaitingInbox
 from ..errors import InboxError
 from ._delivery import Delivery
 from ._outcome import RETRY_SOON, Outages, Outcome, is_of_the_event, log_fields, shorten
 from ._results import Result
 from ._routes import Route, Routes
 from ._settings import Settings
-from ._worker import Ticket
+from ._trying import after_failure
 
 logger = logging.getLogger("basiq_async.receiver")
 
@@ -42,6 +42,8 @@ _GIVE_BACK_SOON = 1.0
 """Seconds to give back a claim at an inbox that has just failed."""
 _MOMENT = 1.0
 """Seconds to wait for a cancelled handler to end, before Basiq gets its response."""
+_TRY_BUSY = 5.0
+"""Seconds until a deferred delivery is tried again that a job handles."""
 
 
 class Dispatcher:
@@ -51,6 +53,7 @@ class Dispatcher:
 
     seal: signs the deliveries that go into the quarantine.
     clock: seconds since 1970.
+    moment: see ``Backlog``.
     """
 
     def __init__(
@@ -61,12 +64,15 @@ class Dispatcher:
         settings: Settings,
         *,
         clock: Callable[[], float],
+        moment: Callable[[], datetime | None],
     ) -> None:
         self._routes = routes
         self._transactions = inbox if isinstance(inbox, TransactionalInbox) else None
         self.seal = seal
         self.quarantine_after = settings.quarantine_after
         self.clock = clock
+        self.moment = moment
+        self.keep_trying = settings.keep_trying
         self.handler_timeout = settings.handler_timeout
         self.inbox_timeout = settings.inbox_timeout
         self._unhandled: dict[str, int] = {}
@@ -81,23 +87,24 @@ class Dispatcher:
         delivery: Delivery,
         *,
         retried: QuarantinedDelivery | None = None,
-        ticket: Ticket | None = None,
+        claimed: ClaimedDelivery | None = None,
         patience: float = PATIENCE,
+        live: bool = True,
     ) -> Outcome:
         """Hand a genuine delivery to its handler, unless it was handled before or another worker is handling it.
 
-        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``ticket``: it was deferred, and
-        this process has it. ``patience`` is in seconds.
+        ``retried`` is its entry of the quarantine, where it stays if it fails again. ``claimed``: it was deferred, and
+        this process has claimed it. ``patience`` is in seconds. ``live``: Basiq sent it.
         """
         route = self._routes.find(delivery.event_type_id)
         if route is None:
-            if retried is None and ticket is None:
+            if retried is None and claimed is None:
                 self._count_unhandled(delivery)
             return Outcome(Result.IGNORED, delivery)
         session = self._transactions if route.session else None
         # A replay, and a retry from the quarantine, give a deferred handler its time too.
-        units = self._deferred if route.deferred or ticket is not None else self._units
-        attempt = _Attempt(units, delivery, route, retried, patience, session, self, ticket)
+        units = self._deferred if route.deferred or claimed is not None else self._units
+        attempt = _Attempt(units, delivery, route, retried, patience, session, self, claimed, live=live)
         return attempt.outcome_of(await attempt.handle_once())
 
     @property
@@ -170,18 +177,21 @@ class _Attempt(Unit[None]):
         patience: float,
         session: TransactionalInbox | None,
         dispatcher: Dispatcher,
-        ticket: Ticket | None = None,
+        claimed: ClaimedDelivery | None = None,
+        *,
+        live: bool,
     ) -> None:
         # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
-        token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}" if ticket is None else ticket.token
+        token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}" if claimed is None else claimed.token
         super().__init__(units, delivery.key, token, patience, session=session, quarantined=retried is not None)
         self.prepares = session is not None and route.prepare is not None
         self._delivery = delivery
         self._route = route
         self._retried = retried
-        self._ticket = ticket
-        self.leased = ticket is not None
-        entry = retried if ticket is None else ticket.entry
+        self._deferred = claimed
+        self._live = live
+        self.leased = claimed is not None
+        entry = retried if claimed is None else claimed.delivery
         self._failures = None if entry is None else entry.failures
         """The number of its failures, or None if they are not counted."""
         self._dispatcher = dispatcher
@@ -220,16 +230,14 @@ class _Attempt(Unit[None]):
         hide_parameters(failure)
         self._result = Result.TIMED_OUT if self.timed_out else Result.FAILED
         again = ""
-        if self._is_excused(failure):
+        if self._deferred is not None:
+            again = await self._try_later(self._deferred, failure)
+        elif not is_of_the_event(failure):
             await self.release()
-            again = "; deferred work pauses, because another event would fail as well" if self._ticket else ""
-            self._result = Result.UNAVAILABLE if self._ticket else self._result
             self._retry_after = find_retry_after(failure)
             if self._retry_after is not None:
                 self._result = Result.UNAVAILABLE
-        elif (wait := await self._wait_again(failure)) is not None:
-            again = f", {self._failures} times so far; it is tried again in {wait:.0f} s"
-        elif await self._has_failed_too_often() and await self._set_aside(failure):
+        elif await self._has_failed_too_often() and await self._set_aside(self._make_entry(failure)):
             self._result = Result.QUARANTINED
         logger.error(
             "the handler of delivery %r %s%s",
@@ -244,7 +252,7 @@ class _Attempt(Unit[None]):
 
     def outcome_of(self, ending: Ending[None]) -> Outcome:
         result, error, retry_after = Result.HANDLED, ending.error, None
-        then = "the response asks Basiq to send it again" if self._ticket is None else "it is tried again"
+        then = "the response asks Basiq to send it again" if self._deferred is None else "it is tried again"
         if ending.how is Ended.HANDLED:
             pass
         elif ending.how is Ended.DONE:
@@ -272,35 +280,43 @@ class _Attempt(Unit[None]):
         return Outcome(result, self._delivery, None, error, retry_after, self._route.name, self._failures)
 
     async def release(self, seconds: float | None = None) -> None:
-        """Release the claim. What was deferred is due at once."""
-        if self._ticket is None:
+        """Release the claim. A deferred attempt does not count then, and is due at once if this process shuts down."""
+        if self._deferred is None:
             await super().release(seconds)
             return
-        await self._put_off(self._ticket, 0.0, None)
+        ends = self._steps.cancelled or self._steps.is_cancelled_by_others()
+        await self._put_off(self._deferred.delivery, 0.0 if ends else _TRY_BUSY)
 
-    async def _put_off(self, ticket: Ticket, seconds: float, changed: QuarantinedDelivery | None) -> None:
+    async def give_back(self, failure: Exception) -> None:
+        """Release the claim, because the inbox failed. A deferred attempt has failed then."""
+        if self._deferred is None:
+            await super().give_back(failure)
+        else:
+            await self._try_later(self._deferred, failure)
+
+    async def _try_later(self, claimed: ClaimedDelivery, failure: Exception) -> str:
+        """Record that a deferred attempt failed: put it off, or set it aside. Return what the log says of that."""
+        then = after_failure(
+            claimed,
+            failure_text(failure, longest=_LONGEST_ERROR),
+            keep_trying=self._dispatcher.keep_trying,
+            retry_after=find_retry_after(failure),
+        )
+        self._failures = then.entry.failures
+        if then.seconds is not None:
+            await self._put_off(then.entry, then.seconds)
+            return f", {self._failures} times so far; it is tried again in {then.seconds:.0f} s"
+        now = datetime.fromtimestamp(self._dispatcher.clock(), UTC)
+        if await self._set_aside(attrs.evolve(then.entry, quarantined_at=now)):
+            self._result = Result.QUARANTINED
+        return ""
+
+    async def _put_off(self, entry: QuarantinedDelivery, seconds: float) -> None:
         """End the claim of what was deferred. If the inbox is away, a transaction ends, and the lease runs out."""
-        put_off = partial(ticket.put_off, seconds, changed)
+        inbox = cast(WaitingInbox, self.units.inbox)
+        put_off = partial(inbox.put_off, entry, self.token, seconds=seconds, now=self._dispatcher.moment())
         if await self._last_call(put_off, "stays claimed until its lease runs out") is None:
             await super().release(_GIVE_BACK_SOON)
-
-    def _is_excused(self, failure: Exception) -> bool:
-        """Return whether another event would have failed as well."""
-        if self._ticket is not None and not self.timed_out and is_outage(failure):
-            return self._ticket.excuse()
-        return not is_of_the_event(failure)
-
-    async def _wait_again(self, failure: Exception) -> float | None:
-        """Put a deferred delivery off after a failure. Return the seconds, or None if this was its last attempt."""
-        ticket = self._ticket
-        if ticket is None or ticket.entry.failures + 1 >= ticket.attempts:
-            return None
-        self._failures = ticket.entry.failures + 1
-        wait = ticket.seconds_to_wait(self._failures)
-        error = failure_text(failure, longest=_LONGEST_ERROR)
-        changed = attrs.evolve(ticket.entry, error=error, failures=self._failures)
-        await self._put_off(ticket, wait, changed)
-        return wait
 
     async def _has_failed_too_often(self) -> bool:
         """Release the claim, and count the failure. A delivery in the quarantine stays there, and claimed."""
@@ -315,31 +331,33 @@ class _Attempt(Unit[None]):
         self._failures = await self._last_call(fail, "stays claimed until its lease runs out")
         return self._failures is not None and self._failures >= quarantine_after
 
-    async def _set_aside(self, failure: Exception) -> bool:
+    def _make_entry(self, failure: Exception) -> QuarantinedDelivery:
+        """Return the delivery as it goes into the quarantine."""
         delivery, error, failures = self._delivery, failure_text(failure, longest=_LONGEST_ERROR), self._failures or 0
         now = datetime.fromtimestamp(self._dispatcher.clock(), UTC)
-        entry = self._retried if self._ticket is None else self._ticket.entry
-        if entry is not None:
-            quarantined = attrs.evolve(entry, error=error, failures=failures, quarantined_at=now)
-        else:
-            quarantined = QuarantinedDelivery(
-                key=self.key,
-                delivery_id=delivery.id,
-                event_type_id=delivery.event_type_id,
-                event_id=delivery.event_id,
-                body=delivery.body,
-                signed_at=delivery.timestamp,
-                error=error,
-                failures=failures,
-                quarantined_at=now,
-            )
-        quarantined = attrs.evolve(quarantined, seal=self._dispatcher.seal.seal(*quarantined.sealed_parts()))
+        if self._retried is not None:
+            return attrs.evolve(self._retried, error=error, failures=failures, quarantined_at=now)
+        return QuarantinedDelivery(
+            key=self.key,
+            delivery_id=delivery.id,
+            event_type_id=delivery.event_type_id,
+            event_id=delivery.event_id,
+            body=delivery.body,
+            signed_at=delivery.timestamp,
+            error=error,
+            failures=failures,
+            quarantined_at=now,
+            acknowledged=self._live,
+        )
+
+    async def _set_aside(self, entry: QuarantinedDelivery) -> bool:
+        quarantined = attrs.evolve(entry, seal=self._dispatcher.seal.seal(*entry.sealed_parts()))
         stored = await self._last_call(
             partial(self.units.inbox.quarantine, self.key, self.token, quarantined),
             "failed too often, and could not be put into the quarantine",
         )
-        if self.quarantined and not stored:  # its earlier entry is still in the quarantine
-            await self.release()
+        if not stored:  # its earlier entry is still in the quarantine, or it waits
+            await super().release()
         return bool(stored)
 
     async def _last_call(self, call: Callable[[], Awaitable[T]], otherwise: str) -> T | None:

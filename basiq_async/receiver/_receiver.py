@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
@@ -16,7 +16,7 @@ from .._arguments import Duration, EventTypePattern, check_seconds, check_whole,
 from .._redaction.tracebacks import hide_arguments
 from .._signing.signature import TOLERANCE, Headers, check_body
 from .._work.clock import TimeSource, in_seconds
-from .._work.protocol import Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
+from .._work.protocol import ClaimedDelivery, Inbox, QuarantinedDelivery, TransactionalInbox, Waiting
 from .._work.waiting import may_work
 from ..errors import ConfigurationError
 from ..hooks import call_hook, chain_hooks
@@ -32,8 +32,8 @@ from ._requests import RequestReader
 from ._results import Result
 from ._routes import AnyHandler, Prepare, Register, Routes, check_patterns
 from ._secrets import AnySecrets, Secrets
-from ._settings import Settings
-from ._worker import Ticket, Worker
+from ._settings import Deferred, Settings
+from ._worker import Worker
 from .inboxes._memory import MemoryInbox
 
 if TYPE_CHECKING:
@@ -85,15 +85,8 @@ class WebhookReceiver:
     lease: seconds for which a delivery is reserved for its handler. If the worker dies, no other worker can handle
         the delivery until the lease ends. By default ``handler_timeout``, twice ``inbox_timeout``, and 10 s more.
     deferred: whether handlers work after the response, unless ``on`` says otherwise. A delivery is then stored, and
-        acknowledged with 202. It needs a ``SQLInbox`` or ``SQLiteInbox``, or ``accept_loss``. See the page "Work after
-        the acknowledgement".
-    deferred_timeout: the limit for a deferred handler, in seconds.
-    attempts: failures after which a deferred delivery goes to the quarantine. It is tried again after 5 s, 30 s,
-        5 min, 30 min, 2 h, and then every 2 h.
-    concurrency: how many deferred deliveries are worked on at once, by this process.
-    max_waiting, max_waiting_bytes: how many deliveries that never failed, and how many bytes of all that wait, are
-        stored. More are refused with 503, so that Basiq sends them again.
-    accept_loss: whether to defer with an inbox that may lose what it stores, such as a ``MemoryInbox``.
+        acknowledged with 202. It needs a ``SQLInbox`` or ``SQLiteInbox``; for a test, pass ``inbox=MemoryInbox()``.
+        ``Deferred(...)`` sets its limits. See the page "Work after the acknowledgement".
     on_delivery: called with a ``DeliveryEvent`` for each response, and for each attempt at a deferred delivery.
     clock: returns the time as an aware datetime; None is for the system's clock.
 
@@ -119,13 +112,7 @@ class WebhookReceiver:
         inbox_timeout: Duration = 5.0,
         lease: Duration | None = None,
         quarantine_after: int | None = None,
-        deferred: bool = False,
-        deferred_timeout: Duration = 60.0,
-        attempts: int = 8,
-        concurrency: int = 8,
-        max_waiting: int = 100_000,
-        max_waiting_bytes: int = 2**30,
-        accept_loss: bool = False,
+        deferred: bool | Deferred = False,
         on_delivery: OnDelivery | None = None,
         clock: TimeSource | None = None,
     ) -> None:
@@ -136,11 +123,7 @@ class WebhookReceiver:
             inbox_timeout=inbox_timeout,
             lease=lease,
             quarantine_after=quarantine_after,
-            deferred_timeout=deferred_timeout,
-            attempts=attempts,
-            concurrency=concurrency,
-            max_waiting=max_waiting,
-            max_waiting_bytes=max_waiting_bytes,
+            deferred=deferred,
         )
         self._webhook_ids = () if webhook_id is None else read_webhook_ids(webhook_id)
         self._webhook_id = identity = self._webhook_ids[-1] if self._webhook_ids else None
@@ -158,20 +141,22 @@ class WebhookReceiver:
         )
         self._routes = Routes(sessions=isinstance(self._inbox, TransactionalInbox))
         seal = self._seal = secrets.seal
-        self._dispatcher = Dispatcher(self._routes, self._inbox, seal, settings, clock=self._clock)
-        self._accept_loss = accept_loss
-        self._deferred = deferred
+        # The inbox goes by its own clock, unless the receiver was given one.
+        moment = (lambda: None) if clock is None else (lambda: datetime.fromtimestamp(self._clock(), UTC))
+        self._dispatcher = Dispatcher(self._routes, self._inbox, seal, settings, clock=self._clock, moment=moment)
+        self._has_inbox = inbox is not None
+        self._deferred = settings.is_deferred
         self._backlog = Backlog(
             self._inbox,
-            seal,
             settings,
             webhook_id=identity,
             clock=self._clock,
+            moment=moment,
             outages=self._dispatcher.outages,
         )
         self._worker = Worker(self._backlog, self._handle_deferred, self.handles)
-        if deferred:
-            check_deferrable(self._inbox, accept_loss=accept_loss)
+        if settings.is_deferred:
+            check_deferrable(self._inbox, given=self._has_inbox)
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=identity, inbox_timeout=settings.inbox_timeout)
         self._readiness = Readiness(self._inbox, settings.inbox_timeout)
         self._lifecycle = Lifecycle(
@@ -254,7 +239,7 @@ class WebhookReceiver:
         """
         deferred = self._deferred if deferred is None else deferred
         if deferred:
-            check_deferrable(self._inbox, accept_loss=self._accept_loss)
+            check_deferrable(self._inbox, given=self._has_inbox)
             self._backlog.used = True
 
         def register(handler: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
@@ -326,7 +311,11 @@ class WebhookReceiver:
         if delivery.webhook_id != self._webhook_id:
             delivery = attrs.evolve(delivery, webhook_id=self._webhook_id)
         patience = check_seconds("patience", patience, from_zero=True)
-        done = self._closed(delivery) if self._lifecycle.closed else await self._dispatch(delivery, patience=patience)
+        done = (
+            self._closed(delivery)
+            if self._lifecycle.closed
+            else await self._dispatch(delivery, patience=patience, live=False)
+        )
         if done.result is Result.BUSY and self._lifecycle.closed:  # it was closed while this delivery waited
             done = self._closed(delivery)
         return self._report(done, started)
@@ -393,13 +382,23 @@ class WebhookReceiver:
         self._lifecycle.join_loop()
         return await self._backlog.waiting()
 
-    async def work(self) -> None:
+    async def work(self, *, until_empty: bool = False) -> None:
         """Work off deferred deliveries until ``aclose``, or until it is cancelled: for a process that does only this.
 
-        A receiver that is entered does so anyway. Raises ``ConfigurationError`` for an inbox that keeps none.
+        ``until_empty``: only until nothing is due, as a job that runs now and then. What failed and is tried again
+        later is not due. A receiver that is entered works anyway. Raises ``ConfigurationError`` for an inbox that keeps
+        no deliveries, and with ``until_empty`` the error of an inbox that is away.
         """
         if not self._backlog.can_wait():
             await self._backlog.waiting()
+        if until_empty:
+            token = may_work.set(False)
+            try:
+                async with self:
+                    await self._worker.work_until_empty()
+            finally:
+                may_work.reset(token)
+            return
         async with self:
             self._worker.begin(certainly=True)
             await self._worker.join()
@@ -504,19 +503,20 @@ class WebhookReceiver:
             self._worker.tell_stored()
         return done
 
-    async def _handle_deferred(self, delivery: Delivery, ticket: Ticket) -> Outcome:
+    async def _handle_deferred(self, delivery: Delivery, claimed: ClaimedDelivery) -> Outcome:
         started = time.perf_counter()
-        return self._report(await self._dispatch(delivery, ticket=ticket), started, deferred=True)
+        return self._report(await self._dispatch(delivery, claimed=claimed), started, deferred=True)
 
     def _dispatch(
         self,
         delivery: Delivery,
         *,
         retried: QuarantinedDelivery | None = None,
-        ticket: Ticket | None = None,
+        claimed: ClaimedDelivery | None = None,
         patience: float = PATIENCE,
+        live: bool = True,
     ) -> Coroutine[Any, Any, Outcome]:
-        work = self._dispatcher.dispatch(delivery, retried=retried, ticket=ticket, patience=patience)
+        work = self._dispatcher.dispatch(delivery, retried=retried, claimed=claimed, patience=patience, live=live)
         return work if self._around is None else self._around(delivery, work)
 
     def _observe(self, around: Around) -> None:

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from .._work.keys import inbox_key
-from .._work.protocol import Claim, ClaimStatus, Record, TransactionalInbox, Waiting, WaitingInbox
+from .._work.protocol import Claim, ClaimedDelivery, ClaimStatus, Record, TransactionalInbox, Waiting, WaitingInbox
 
-__all__ = ["Claim", "ClaimStatus", "Record", "TransactionalInbox", "Waiting", "WaitingInbox", "inbox_key"]
+__all__ = [
+    "Claim",
+    "ClaimStatus",
+    "ClaimedDelivery",
+    "Record",
+    "TransactionalInbox",
+    "Waiting",
+    "WaitingInbox",
+    "inbox_key",
+]

@@ -11,44 +11,41 @@ from .fake._clock import as_seconds
 if TYPE_CHECKING:
     from .fake._fake import FakeBasiq
 
-_FIRST_STEP = 1.0
-_GROWTH = 1.1
-"""Each step of the clock is longer by a tenth, so that a wait of hours needs a hundred steps."""
+_STEP = 1.0
 
 
 async def handle_waiting(
-    receiver: WebhookReceiver, fake: FakeBasiq, *, within: float | timedelta = timedelta(days=1)
+    receiver: WebhookReceiver, fake: FakeBasiq, *, within: float | timedelta | None = None
 ) -> None:
     """Return when none of the receiver's deferred deliveries waits: each was handled, or is in the quarantine.
 
     .. code-block:: python
 
-        inbox = MemoryInbox(clock=fake.clock)
-        receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, deferred=True, accept_loss=True)
+        receiver = WebhookReceiver(
+            secret, webhook_id=webhook_id, inbox=MemoryInbox(), deferred=True, clock=fake.clock
+        )
         ...
         await fake.emit("transactions.updated")
         await handle_waiting(receiver, fake)
 
-    Where all that waits was put off after a failure, or Basiq is away, the clock of the fake is advanced, which makes
-    the deliveries that are due on the way. The receiver need not be entered. Its inbox needs the clock of the fake.
+    Where all that waits was put off, the clock of the fake is advanced, which makes the deliveries that are due on the
+    way. The receiver needs the clock of the fake; its inbox may be any. It need not be entered. There are no pauses.
 
-    within: at most so much is the clock advanced, in seconds or as a timedelta. The default is longer than the eight
-        attempts at a delivery take, which is 6.6 hours.
+    within: at most so much is the clock advanced, in seconds or as a timedelta. The default is a day more than the
+        receiver keeps trying.
 
     Raises ``TimeoutError`` if something still waits then, and the errors of the inbox.
     """
-    limit = as_seconds(within)
-    advanced, step = 0.0, _FIRST_STEP
+    limit = as_seconds(timedelta(days=1, seconds=receiver._backlog.settings.keep_trying) if within is None else within)
+    advanced = 0.0
     while (count := (await receiver.waiting()).count) > 0:
         if await receiver._worker.work_once():
-            step = _FIRST_STEP
             continue
         if advanced >= limit:
             raise TimeoutError(
-                f"{count:,} deferred deliveries still wait after {limit:,.0f} s by the clock of the fake. Does the "
-                "inbox have this clock, as in MemoryInbox(clock=fake.clock)? Is Basiq away at each attempt?"
+                f"{count:,} deferred deliveries still wait after {limit:,.0f} s by the clock of the fake. Has the "
+                "receiver this clock, as in WebhookReceiver(..., clock=fake.clock)?"
             )
-        step = min(step, limit - advanced)
+        step = min(max(await receiver._backlog.seconds_until_due(), _STEP), limit - advanced)
         await fake.advance(step)
         advanced += step
-        step *= _GROWTH

@@ -254,8 +254,8 @@ def test_what_another_program_changed_is_refused_and_stays_in_sight(
     assert run("replay", webhook_id, "--to", endpoint.url, *at[2:]).exit_code == 1
     endpoint.status = 204
     with closing(sqlite3.connect("posted.db")) as database, database:
-        ((key,), *_) = database.execute("SELECT key FROM inbox WHERE letter IS NOT NULL").fetchall()
-        change = "UPDATE inbox SET letter = replace(letter, 'event_id', 'changed') WHERE key = ?"
+        ((key,), *_) = database.execute("SELECT key FROM inbox WHERE entry_json IS NOT NULL").fetchall()
+        change = "UPDATE inbox SET entry_json = replace(entry_json, 'event_id', 'changed') WHERE key = ?"
         assert database.execute(change, (key,)).rowcount == 1
     done = run("quarantine", "retry", "--to", endpoint.url, *at)
     assert (done.exit_code, sorted(row["result"] for row in done.rows)) == (1, ["handled", "refused"]), done.output

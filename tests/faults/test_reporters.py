@@ -101,7 +101,7 @@ async def sql_inbox() -> AsyncGenerator[tuple[SQLInbox, AsyncEngine]]:
 
 async def sql_delivery_that_is_refused() -> None:
     async with sql_inbox() as (inbox, engine):
-        await run(engine, "ALTER TABLE basiq_inbox RENAME COLUMN letter TO x")
+        await run(engine, "ALTER TABLE basiq_inbox RENAME COLUMN entry_json TO x")
         await inbox.quarantine("k", "a", QUARANTINED)
 
 

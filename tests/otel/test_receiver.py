@@ -194,7 +194,7 @@ async def test_what_waits_and_its_age_are_gauges_as_deliveries_come_and_each_min
     async def handler(delivery: Delivery) -> None:
         await held.wait()
 
-    receiver = traced(recorded, handler, inbox=inbox, deferred=True, accept_loss=True, clock=virtual.clock)
+    receiver = traced(recorded, handler, inbox=inbox, deferred=True, clock=virtual.clock)
     for _ in range(3):
         await post(receiver, at=virtual.clock())
         await asyncio.sleep(30)
@@ -215,7 +215,7 @@ async def test_an_inbox_that_cannot_say_what_waits_stops_no_work(recorded: Recor
         async def waiting(self, webhook_id: str | None) -> Waiting:
             raise InboxError("away")
 
-    async with traced(recorded, take, inbox=Failing(clock=virtual.clock), deferred=True, accept_loss=True):
+    async with traced(recorded, take, inbox=Failing(clock=virtual.clock), deferred=True):
         await asyncio.sleep(100)
         assert len(asyncio.all_tasks()) == 2, "its worker lives"
     assert recorded.points("basiq.receiver.waiting") == []

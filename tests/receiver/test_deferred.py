@@ -9,9 +9,16 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import ConfigurationError, InboxError, RateLimitError, TransportError
-from basiq_async.receiver import Delivery, MemoryInbox, Outcome, QuarantinedDelivery, Result, WebhookReceiver
-from basiq_async.receiver._worker import Pause  # private: no test has so many outages
+from basiq_async import ConfigurationError, InboxError, RateLimitError
+from basiq_async.receiver import (
+    Deferred,
+    Delivery,
+    MemoryInbox,
+    Outcome,
+    QuarantinedDelivery,
+    Result,
+    WebhookReceiver,
+)
 from tests.support import virtual
 from tests.support.deliveries import OTHER_SECRET, SECRET, Service, payload, quarantined_delivery, signed
 from tests.support.inboxes import fail_in
@@ -19,7 +26,8 @@ from tests.support.inboxes import fail_in
 
 def make(handle: Any = None, *, inbox: MemoryInbox | None = None, **options: Any) -> Service:
     """Return a service whose handler of ``*`` is deferred, all on the virtual clock."""
-    options = {"accept_loss": True, "deferred": True, "clock": virtual.clock, **options}
+    limits = {name: options.pop(name) for name in attrs.fields_dict(Deferred) if name in options}
+    options = {"deferred": Deferred(**limits), "clock": virtual.clock, **options}
     service = Service(inbox=MemoryInbox(clock=virtual.clock) if inbox is None else inbox, **options)
     if handle is not None:
         service.receiver.on("transactions.updated")(handle)
@@ -29,6 +37,12 @@ def make(handle: Any = None, *, inbox: MemoryInbox | None = None, **options: Any
 async def post(service: Service, event_id: str = "e-1", *, type_id: str = "transactions.updated") -> Outcome:
     body = payload(type_id, event_id)
     return await service.receiver.handle(signed(body, message_id=f"msg_{event_id}", at=virtual.clock()), body)
+
+
+@pytest.fixture
+def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker looks every ten seconds: a test of three days."""
+    monkeypatch.setattr("basiq_async.receiver._worker._LOOK_EVERY", 10.0)
 
 
 def results(service: Service) -> list[str]:
@@ -95,6 +109,7 @@ async def test_a_receiver_that_never_deferred_looks_once_a_minute_for_what_other
         assert len(service.handled) == 3, "from then on it looks each second"
 
 
+@pytest.mark.usefixtures("seldom")
 @virtual.clocked
 async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_set_aside(
     caplog: pytest.LogCaptureFixture,
@@ -108,71 +123,42 @@ async def test_after_a_failure_it_is_tried_again_later_and_later_and_then_set_as
     service = make(fail)
     async with service.receiver:
         await post(service)
-        await asyncio.sleep(7.5 * 3600)
+        await asyncio.sleep(72 * 3600 - 60)
+        assert list(await service.receiver.quarantined()) == []
+        (waits,) = await service.receiver.inbox.list_waiting()  # type: ignore[attr-defined]
+        assert (waits.failures, waits.failing_since.timestamp()) == (len(moments), moments[0])
+        await asyncio.sleep(2400)
         [entry] = await service.receiver.quarantined()
-        assert (entry.error, entry.failures, entry.acknowledged) == ("ValueError: no", 8, True)
+        assert (entry.error, entry.failures, entry.acknowledged) == ("ValueError: no", len(moments), True)
         assert (await service.receiver.waiting()).count == 0
     waits = [later - earlier for earlier, later in itertools.pairwise(moments)]
-    for wait, meant in zip(waits, [5, 30, 300, 1800, 7200, 7200, 7200], strict=True):
-        assert 0.9 * meant <= wait <= 1.1 * meant + 1.1
-    assert results(service) == ["deferred", *["failed"] * 7, "quarantined"]
+    for wait, meant in zip(waits, [5, 30, 300, *[1800] * (len(waits) - 3)], strict=True):
+        assert 0.9 * meant <= wait <= 1.1 * meant + 10.1
+    assert 140 < len(moments) < 160
+    assert results(service) == ["deferred", *["failed"] * (len(moments) - 1), "quarantined"]
     assert "failed, 1 times so far; it is tried again in" in caplog.text
 
 
+@pytest.mark.usefixtures("seldom")
 @virtual.clocked
-async def test_an_outage_counts_for_nothing_and_pauses_the_work() -> None:
+async def test_it_is_set_aside_after_eight_failures_however_short_it_is_to_be_tried() -> None:
     calls: list[str] = []
-    down = [True]
 
-    async def handle(delivery: Delivery) -> None:
+    async def fail(delivery: Delivery) -> None:
         calls.append(delivery.event_id)
-        if down[0]:
-            raise TransportError("Basiq is away")
+        raise ValueError("no")
 
-    service = make(handle, attempts=2, concurrency=1)
+    service = make(fail, keep_trying=0)
     async with service.receiver:
-        for number in range(5):
-            await post(service, f"e-{number}")
-        await asyncio.sleep(3600)
-        assert len(calls) < 80, "it waits longer and longer, up to a minute"
-        assert (await service.receiver.waiting()).fresh == 5
-        down[0] = False
-        await asyncio.sleep(70)
-        assert (await service.receiver.waiting()).count == 0
-        assert list(await service.receiver.quarantined()) == []
+        await post(service)
+        await asyncio.sleep(3 * 3600)
+        [entry] = await service.receiver.quarantined()
+    assert (entry.failures, len(calls)) == (8, 8)
 
 
+@pytest.mark.parametrize(("asked", "wait"), [(0.0, 5), (40.0, 40), (7 * 86_400.0, 1_800)])
 @virtual.clocked
-async def test_many_that_meet_one_outage_make_one_short_pause_and_then_one_is_tried_alone() -> None:
-    moments: list[float] = []
-    down = [True]
-
-    async def handle(delivery: Delivery) -> None:
-        moments.append(virtual.now())
-        await asyncio.sleep(0.1)
-        if down[0]:
-            raise TransportError("Basiq is away")
-
-    service = make(handle, concurrency=8)
-    for number in range(20):
-        await post(service, f"e-{number}")
-    async with service.receiver:
-        await asyncio.sleep(0.5)
-        assert len(moments) == 8
-        await asyncio.sleep(10)
-        waits = [later - earlier for earlier, later in itertools.pairwise(moments[7:])]
-        assert 1 <= waits[0] <= 2.3
-        assert all(wait > 1.5 for wait in waits[1:]), "one at a time, later and later"
-        down[0] = False
-        await asyncio.sleep(30)
-        assert (await service.receiver.waiting()).count == 0
-
-
-@pytest.mark.parametrize(("asked", "pause"), [(40.0, 40), (7 * 86_400.0, 3_600)], ids=["so long", "an hour at most"])
-@virtual.clocked
-async def test_an_error_with_a_time_pauses_the_work_for_so_long_and_no_longer_than_an_hour(
-    asked: float, pause: float
-) -> None:
+async def test_an_error_with_a_time_is_waited_for_within_the_limits(asked: float, wait: float) -> None:
     moments: list[float] = []
 
     async def handle(delivery: Delivery) -> None:
@@ -180,39 +166,11 @@ async def test_an_error_with_a_time_pauses_the_work_for_so_long_and_no_longer_th
         if len(moments) == 1:
             raise RateLimitError("slowly", status=429, retry_after=asked)
 
-    service = make(handle, concurrency=1)
+    service = make(handle)
     async with service.receiver:
-        await post(service, "e-1")
-        await post(service, "e-2")
-        await asyncio.sleep(pause + 20)
-    assert pause <= moments[1] - moments[0] <= pause + 2
-    assert len(moments) == 3
-
-
-@virtual.clocked
-async def test_an_event_that_alone_meets_outages_fails_itself() -> None:
-    async def handle(delivery: Delivery) -> None:
-        if delivery.event_id == "e-bad":
-            raise TransportError("its page never comes")
-
-    service = make(handle, attempts=1, concurrency=2)
-    async with service.receiver:
-        await post(service, "e-bad")
-        for number in range(20):
-            await post(service, f"e-{number}")
-            await asyncio.sleep(5)
-        [entry] = await service.receiver.quarantined()
-        assert entry.event_id == "e-bad"
-
-
-def test_an_event_whose_outages_are_counted_is_not_forgotten_because_others_met_one() -> None:
-    pause = Pause()
-    for number in range(2_000):  # each was handled by another process meanwhile
-        assert pause.excuse(f"other-{number}")
-    assert pause.excuse("bad")
-    for number in range(3):
-        pause.end(f"good-{number}", handled=True)
-    assert [pause.excuse("bad") for _ in range(2)] == [True, False]
+        await post(service)
+        await asyncio.sleep(wait + 20)
+    assert 0.9 * wait <= moments[1] - moments[0] <= 1.1 * wait + 1.1
 
 
 @virtual.clocked
@@ -224,7 +182,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_tried_again() -> N
         if len(calls) == 1:
             await asyncio.sleep(1000)
 
-    service = make(handle, deferred_timeout=20)
+    service = make(handle, timeout=20)
     async with service.receiver:
         await post(service)
         await asyncio.sleep(60)
@@ -305,62 +263,65 @@ async def test_a_replay_and_a_retry_give_a_deferred_handler_its_time() -> None:
     async def slow(delivery: Delivery) -> None:
         await asyncio.sleep(40)
 
-    service = make(slow, handler_timeout=10, deferred_timeout=60)
+    service = make(slow, handler_timeout=10, timeout=60)
     delivery = Delivery("msg_e-1", "transactions.updated", "e-1", {}, b"{}", {}, virtual.clock())
     assert (await service.receiver.dispatch(delivery)).result is Result.HANDLED
 
 
+@pytest.mark.usefixtures("seldom")
 @virtual.clocked
-async def test_a_type_without_a_handler_and_a_lost_secret_go_to_the_quarantine() -> None:
+async def test_a_type_without_a_handler_is_left_to_others_until_the_horizon_and_counts_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     inbox = MemoryInbox(clock=virtual.clock)
     before = make(inbox=inbox, webhook_id="w1")
     await post(before, "e-1", type_id="consent.revoked")
-    await post(before, "e-2")
-    after = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", deferred=True, accept_loss=True, clock=virtual.clock)
+    limits = Deferred(keep_trying=7_200)
+    after = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", deferred=limits, clock=virtual.clock)
 
     @after.on("transactions.updated")
     async def handle(delivery: Delivery) -> None: ...
 
     async with after:
-        await asyncio.sleep(599)
-        assert await after.quarantined() == [], "another process may have its handler: this may be a deploy"
-        await asyncio.sleep(62)
+        await asyncio.sleep(7_100)
+        waiting = await after.waiting()
+        assert (waiting.fresh, waiting.failing) == (1, 0)
+        [entry] = await inbox.list_waiting()
+        assert "no handler is registered for event type 'consent.revoked'" in entry.error
+        assert await after.quarantined() == []
+        await asyncio.sleep(200)
         [entry] = await after.quarantined()
-        assert entry.error == "no handler is registered for event type 'consent.revoked' any more"
-    await post(before, "e-3")
-    rotated = WebhookReceiver(
-        OTHER_SECRET, inbox=inbox, webhook_id="w1", deferred=True, accept_loss=True, clock=virtual.clock
-    )
-    rotated.on("*")(handle)
-    async with rotated:
-        await asyncio.sleep(662)
-        entries = {entry.event_id: entry.error for entry in await rotated.quarantined()}
-    assert "was sealed with another secret" in entries["e-3"]
+        assert (entry.failures, entry.acknowledged) == (0, True)
+    assert caplog.text.count("are left to other processes") == 1
 
 
 @virtual.clocked
-async def test_each_deploy_has_ten_minutes_and_what_is_unreadable_has_none() -> None:
+async def test_a_rotation_of_the_secret_touches_nothing_that_waits() -> None:
     inbox = MemoryInbox(clock=virtual.clock)
-    before = make(inbox=inbox, webhook_id="w1")
-    after = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", deferred=True, accept_loss=True, clock=virtual.clock)
+    await post(make(inbox=inbox, webhook_id="w1"))
+    rotated = WebhookReceiver(OTHER_SECRET, inbox=inbox, webhook_id="w1", deferred=True, clock=virtual.clock)
+    handled: list[str] = []
 
-    @after.on("transactions.updated")
-    async def handle(delivery: Delivery) -> None: ...
+    @rotated.on("*")
+    async def handle(delivery: Delivery) -> None:
+        handled.append(delivery.event_id)
 
-    async def set_aside() -> int:
-        return len(await inbox.quarantined())
+    async with rotated:
+        await asyncio.sleep(2)
+    assert handled == ["e-1"]
 
-    async with after:
-        for count in (1, 2):
-            await post(before, f"e-{count}", type_id="consent.revoked")
-            await asyncio.sleep(590)
-            assert await set_aside() == count - 1
-            await asyncio.sleep(3_600)
-            assert await set_aside() == count
-        entry = attrs.evolve(quarantined_delivery("k"), kind="unreadable", seal="", failures=0)
-        await inbox.store(entry, webhook_id="w1")
+
+@virtual.clocked
+async def test_what_is_unreadable_is_set_aside_at_once() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    entry = attrs.evolve(quarantined_delivery("k"), body=b"{", kind="unreadable", failures=0)
+    await inbox.store(entry, webhook_id="w1")
+    service = make(inbox=inbox, webhook_id="w1")
+    async with service.receiver:
         await asyncio.sleep(1.1)
-        assert await set_aside() == 3
+        [found] = await inbox.quarantined()
+    assert "cannot be read as JSON" in found.error
+    assert service.handled == []
 
 
 @virtual.clocked
@@ -371,6 +332,8 @@ async def test_too_many_that_wait_are_refused_and_failures_do_not_count_among_th
         done.append(await post(service, f"e-{number}"))
         await asyncio.sleep(1.1)
     assert [each.status for each in done] == [202, 202, 202, 503, 503, 503]
+    again = await post(service, "e-0")
+    assert (again.status, again.result) == (200, Result.DUPLICATE), "the inbox knows it"
     assert done[-1].result is Result.FULL
     assert done[-1].headers == {"Retry-After": "60"}
 
@@ -386,15 +349,17 @@ async def test_too_many_that_wait_are_refused_and_failures_do_not_count_among_th
 
 @virtual.clocked
 async def test_the_bytes_that_wait_are_limited_and_other_types_never_refused() -> None:
-    service = make(max_waiting_bytes=1_000)
+    service = make()
 
     @service.receiver.on("user.created", deferred=False)
     async def at_once(delivery: Delivery) -> None: ...
 
     statuses = []
-    for number in range(10):
-        statuses.append((await post(service, f"e-{number}")).status)
-        await asyncio.sleep(1.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("basiq_async.receiver._backlog._MOST_BYTES", 1_000)
+        for number in range(10):
+            statuses.append((await post(service, f"e-{number}")).status)
+            await asyncio.sleep(1.1)
     assert statuses[0] == 202
     assert statuses[-1] == 503
     assert (await post(service, "e-x", type_id="user.created")).result is Result.HANDLED
@@ -429,17 +394,21 @@ async def test_a_replay_hands_it_out_at_once_and_work_alone_works_off() -> None:
     assert len(service.handled) == 2
 
 
-def test_an_inbox_that_may_lose_is_refused_with_its_reason() -> None:
-    with pytest.raises(ConfigurationError, match=r"MemoryInbox would lose .* when the process ends"):
+def test_only_an_inbox_that_was_passed_may_keep_what_waits() -> None:
+    with pytest.raises(ConfigurationError, match=r"would lose deliveries .* or MemoryInbox\(\) in a test"):
         WebhookReceiver(SECRET, deferred=True)
     receiver = WebhookReceiver(SECRET)
-    with pytest.raises(ConfigurationError, match="pass accept_loss=True"):
+    with pytest.raises(ConfigurationError, match="would lose deliveries"):
 
         @receiver.on("user.created", deferred=True)
         async def handle(delivery: Delivery) -> None: ...
 
+    WebhookReceiver(SECRET, inbox=MemoryInbox(), deferred=True)
 
-@pytest.mark.parametrize("name", ["attempts", "concurrency", "max_waiting", "max_waiting_bytes", "deferred_timeout"])
+
+@pytest.mark.parametrize("name", ["concurrency", "max_waiting", "timeout", "keep_trying"])
 def test_each_limit_is_checked(name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
-        WebhookReceiver(SECRET, **{name: 0})  # type: ignore[arg-type]
+        Deferred(**{name: -1})  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="deferred must be"):
+        WebhookReceiver(SECRET, deferred=8)  # type: ignore[arg-type]

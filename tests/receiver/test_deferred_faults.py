@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async import InboxError, TransportError
+from basiq_async import InboxError
 from basiq_async.receiver import Delivery, MemoryInbox, Result, SQLInbox, SQLiteInbox, WebhookReceiver
 from tests.support import virtual
 from tests.support.deferring import TYPE, deferring, look_often, post_event, worked_off
@@ -81,9 +81,7 @@ async def test_a_database_that_goes_away_in_the_middle_loses_none_and_repeats_no
         begun.set()
         await asyncio.sleep(0.05)
 
-    receiver = deferring(
-        inbox, handle, deferred_timeout=1, handler_timeout=1, inbox_timeout=1, attempts=1, concurrency=4
-    )
+    receiver = deferring(inbox, handle, timeout=1, concurrency=4, times={"handler_timeout": 1, "inbox_timeout": 1})
     acknowledged = [f"e-{number}" for number in range(30)]
     for event_id in acknowledged:
         assert (await post_event(receiver, event_id)).status == 202
@@ -94,32 +92,12 @@ async def test_a_database_that_goes_away_in_the_middle_loses_none_and_repeats_no
         assert (refused.result, refused.status) == (Result.UNAVAILABLE, 503)
         await asyncio.to_thread(server.start)
         await worked_off(receiver)
-        assert list(await receiver.quarantined()) == [], "an outage counts for nothing, even with one attempt"
+        assert list(await receiver.quarantined()) == []
     engine = create_async_engine(server.url())
     async with engine.connect() as connection:
         found = [row[0] for row in await connection.execute(text("SELECT event_id FROM effects"))]
     await engine.dispose()
     assert sorted(found) == sorted(acknowledged)
-
-
-@virtual.clocked
-async def test_basiq_that_is_away_for_longer_than_all_attempts_take_costs_no_event_its_attempts() -> None:
-    handled: list[str] = []
-    back = virtual.now() + 7 * 3_600
-
-    async def handle(delivery: Delivery) -> None:
-        if virtual.now() < back:
-            raise TransportError("Basiq is away")
-        handled.append(delivery.event_id)
-
-    receiver = deferring(MemoryInbox(clock=virtual.clock), handle, accept_loss=True, clock=virtual.clock)
-    async with receiver:
-        for number in range(20):
-            await post_event(receiver, f"e-{number}", at=virtual.clock())
-        await asyncio.sleep(7 * 3_600)
-        assert ((await receiver.waiting()).fresh, handled) == (20, [])
-        await asyncio.sleep(90)
-    assert len(handled) == len(set(handled)) == 20
 
 
 @virtual.clocked
@@ -130,7 +108,7 @@ async def test_a_delivery_that_comes_while_a_replay_handles_its_event_is_not_han
         handled.append(delivery.event_id)
         await asyncio.sleep(5)
 
-    receiver = deferring(MemoryInbox(clock=virtual.clock), handle, accept_loss=True, clock=virtual.clock)
+    receiver = deferring(MemoryInbox(clock=virtual.clock), handle, clock=virtual.clock)
     delivery = Delivery("msg_e-1", TYPE, "e-1", {}, b"{}", {}, virtual.clock(), "w1")
     async with receiver:
         replaying = asyncio.create_task(receiver.dispatch(delivery))
@@ -150,7 +128,7 @@ async def test_an_inbox_that_is_away_at_the_start_is_asked_again_for_what_waits(
         handled.append(delivery.event_id)
 
     inbox = MemoryInbox(clock=virtual.clock)
-    before = deferring(inbox, handle, accept_loss=True, clock=virtual.clock)
+    before = deferring(inbox, handle, clock=virtual.clock)
     await post_event(before, "e-1", at=virtual.clock())
     for left in (True, False):
         away = fail_in("claim_due", error=InboxError("away"), inbox=inbox)

@@ -18,6 +18,7 @@ from tests.support.deferring import deferring, look_often, post_event, worked_of
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     look_often(monkeypatch)
+    monkeypatch.setattr("basiq_async.receiver._trying._LEAST_FAILURES", 2)
 
 
 async def test_a_file_hands_each_out_tries_again_and_sets_aside(tmp_path: Path) -> None:
@@ -29,11 +30,11 @@ async def test_a_file_hands_each_out_tries_again_and_sets_aside(tmp_path: Path) 
             raise ValueError("no")
 
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
-        stored = deferring(inbox, handle, attempts=2)
+        stored = deferring(inbox, handle, keep_trying=0)
         done = await asyncio.gather(*(post_event(stored, event_id) for event_id in ("e-1", "e-bad", "e-once", "e-1")))
         assert sorted(each.result for each in done) == [Result.DEFERRED] * 3 + [Result.DUPLICATE]
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:  # the next process
-        receiver = deferring(inbox, handle, attempts=2)
+        receiver = deferring(inbox, handle, keep_trying=0)
         async with receiver:
             await worked_off(receiver)
             [entry] = await receiver.quarantined()
@@ -69,7 +70,7 @@ async def test_with_a_session_each_effect_happens_exactly_once(stored: tuple[Any
         return event_id == "e-bad" or (event_id == "e-1" and not again)
 
     async with SQLInbox(engine, table=table) as inbox:
-        receiver = deferring(inbox, writing(table, fails), attempts=2, concurrency=3)
+        receiver = deferring(inbox, writing(table, fails), keep_trying=0, concurrency=3)
         async with receiver:
             for _ in range(2):
                 done = await asyncio.gather(

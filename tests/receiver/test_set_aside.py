@@ -180,7 +180,7 @@ async def test_an_altered_entry_hinders_no_other_and_can_be_dropped_by_its_key(t
         await inbox.quarantine(other, "job", attrs.evolve(set_aside(), key=other, event_id="e-2"))
         await inbox.quarantine(KEY, "job", set_aside())
         await inbox._store.run(
-            lambda connection: connection.execute(f"UPDATE inbox SET letter = 'x' WHERE key = '{other}'")
+            lambda connection: connection.execute(f"UPDATE inbox SET entry_json = 'x' WHERE key = '{other}'")
         )
         outcomes = await one.receiver.retry_quarantined()
         assert sorted(outcome.result for outcome in outcomes) == [Result.HANDLED, Result.REJECTED]

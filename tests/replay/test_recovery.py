@@ -149,7 +149,7 @@ async def test_it_is_not_finished_with_a_message_that_it_set_aside_until_that_is
 
 async def test_what_waits_is_not_handed_out_and_it_is_not_finished_until_that_is_handled(world: World) -> None:
     inbox = MemoryInbox(clock=world.fake.clock)
-    service = world.receiver(inbox=inbox, deferred=True, accept_loss=True)
+    service = world.receiver(inbox=inbox, deferred=True)
     world.fake.route(URL, service)
     (made,) = await world.emit(1)  # it is stored, and nobody works
     await world.fake.advance(minutes=7)
@@ -182,7 +182,7 @@ async def test_a_replay_that_meets_a_waiting_key_claims_and_handles_it(world: Wo
 
     (missed,) = await world.emit(1, status=500)
     inbox = DeliveredMeanwhile(clock=world.fake.clock)
-    service = world.receiver(inbox=inbox, deferred=True, accept_loss=True)
+    service = world.receiver(inbox=inbox, deferred=True)
     world.fake.route(URL, service)
     report = await Replay(world.basiq, world.webhook_id, service, inbox=inbox).run()
     assert (report.handled, stored, world.got, (await service.waiting()).count) == (1, [1], [missed], 0)

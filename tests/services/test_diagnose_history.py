@@ -218,7 +218,7 @@ async def test_the_quarantine_is_a_problem() -> None:
 async def test_what_waits_for_long_is_a_problem() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox(clock=w.fake.clock)
-        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True, accept_loss=True)
+        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True)
         w.fake.route(URL, receiver)
         await w.emit(2)
         found = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
@@ -235,7 +235,7 @@ async def test_what_waits_for_long_is_a_problem() -> None:
 async def test_what_waits_of_a_webhook_that_was_replaced_is_not_forgotten() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox(clock=w.fake.clock)
-        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True, accept_loss=True)
+        receiver = receiver_of(w, w.fake.secret(w.webhook_id), inbox=inbox, deferred=True)
         w.fake.route(URL, receiver)
         await w.emit(2)
         await w.basiq.webhooks.delete(w.webhook_id)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from basiq_async import InboxError
-from basiq_async.receiver import Outcome, WebhookReceiver
+from basiq_async.receiver import Deferred, Outcome, WebhookReceiver
 from tests.support.deliveries import SECRET, payload, signed
 from tests.support.real_time import PATIENCE
 
@@ -19,13 +19,19 @@ TYPE = "transactions.updated"
 def look_often(patch: pytest.MonkeyPatch) -> None:
     """Let a worker look often, pause shortly, and try again at once what failed."""
     patch.setattr("basiq_async.receiver._worker._LOOK_EVERY", 0.02)
-    patch.setattr("basiq_async.receiver._worker._WAITS", (0.01,))
-    patch.setattr("basiq_async.receiver._worker.Pause.SHORTEST", 0.02)
-    patch.setattr("basiq_async.receiver._worker.Pause.LONGEST", 0.1)
+    patch.setattr("basiq_async.receiver._trying._WAITS", (0.01,))
+    for module in ("_breaker", "_worker"):
+        patch.setattr(f"basiq_async.receiver.{module}._SHORTEST", 0.02)
+        patch.setattr(f"basiq_async.receiver.{module}._LONGEST", 0.1)
 
 
-def deferring(inbox: Any, handle: Callable[..., Awaitable[object]], **options: Any) -> WebhookReceiver:
-    receiver = WebhookReceiver(SECRET, inbox=inbox, webhook_id="w1", deferred=True, **options)
+def deferring(
+    inbox: Any, handle: Callable[..., Awaitable[object]], *, clock: Any = None, times: Any = None, **options: Any
+) -> WebhookReceiver:
+    """A receiver with options of ``Deferred``; ``times`` has others of its own."""
+    receiver = WebhookReceiver(
+        SECRET, inbox=inbox, webhook_id="w1", deferred=Deferred(**options), clock=clock, **(times or {})
+    )
     receiver.on(TYPE)(handle)
     return receiver
 

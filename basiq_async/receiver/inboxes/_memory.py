@@ -12,7 +12,7 @@ import attrs
 
 from ..._arguments import Duration, check_remember
 from ..._work.clock import RetentionClock, TimeSource, lease_clock
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting
+from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, QuarantinedDelivery, Waiting
 from ...errors import ConfigurationError, InboxError
 
 _CLAIMS_TO_SWEEP = 1024
@@ -37,6 +37,7 @@ class _Wait:
     webhook_id: str | None
     stored: float
     due: float
+    attempts: int = 0
 
     def entry(self) -> QuarantinedDelivery:
         return attrs.evolve(self.delivery, due=datetime.fromtimestamp(self.due, UTC))
@@ -51,8 +52,6 @@ class MemoryInbox:
     aware datetime. For a service with several processes, or one that must remember across restarts, use
     ``SQLiteInbox``.
     """
-
-    may_lose = "its entries are lost when the process ends"
 
     def __init__(
         self,
@@ -100,7 +99,7 @@ class MemoryInbox:
 
     async def complete(self, key: str, token: str) -> bool:
         """See ``Inbox``."""
-        if not self._may_record(key, token, even_if_acknowledged=True):
+        if not self._may_record(key, token, completes=True):
             return False
         self._quarantined.pop(key, None)
         self._waiting.pop(key, None)
@@ -154,7 +153,7 @@ class MemoryInbox:
 
     async def quarantine(self, key: str, token: str, delivery: QuarantinedDelivery) -> bool:
         """See ``Inbox``."""
-        if not self._may_record(key, token):
+        if not self._may_record(key, token) or (key in self._waiting and not delivery.acknowledged):
             return False
         if key not in self._quarantined and len(self._quarantined) >= self._max_quarantined:
             raise InboxError(
@@ -185,53 +184,68 @@ class MemoryInbox:
         self._record(key)
         return True
 
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+    async def store(
+        self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
+    ) -> bool:
         """See ``WaitingInbox``."""
         key = delivery.key
         if key in self._waiting or self._is_done(key):
             return False
         self._quarantined.pop(key, None)
-        now, _ = self._retention.read()
-        self._waiting[key] = _Wait(delivery, webhook_id, now, now)
+        moment = self._wall(now)
+        self._waiting[key] = _Wait(attrs.evolve(delivery, seal=None), webhook_id, moment, moment, delivery.failures)
         return True
 
     async def claim_due(
-        self, webhook_id: str | None, token: str, *, limit: int, lease: float
-    ) -> Sequence[QuarantinedDelivery]:
+        self,
+        webhook_id: str | None,
+        token: str,
+        *,
+        limit: int,
+        retries: int,
+        lease: float,
+        now: datetime | None = None,
+    ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``."""
-        now, _ = self._retention.read()
-        found: list[QuarantinedDelivery] = []
+        moment, found = self._wall(now), list[ClaimedDelivery]()
         for key, wait in sorted(self._waiting.items(), key=lambda item: item[1].due):
-            if len(found) == limit or wait.due > now:
+            if len(found) == limit or wait.due > moment:
                 break
+            again = wait.delivery.failures > 0
             held = self._claims.get(key)
-            free = held is None or held.remaining(self._lease_clock()) <= 0
-            if wait.webhook_id == webhook_id and free and self._take(key, token, lease) is _CLAIMED:
-                found.append(wait.entry())
+            is_held = held is not None and held.remaining(self._lease_clock()) > 0
+            if wait.webhook_id != webhook_id or is_held or (again and not retries):
+                continue
+            self._take(key, token, lease)
+            retries -= again
+            wait.attempts += 1
+            found.append(ClaimedDelivery(wait.entry(), token, wait.attempts, datetime.fromtimestamp(moment, UTC)))
         return found
 
     async def put_off(
-        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+        self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
         """See ``WaitingInbox``."""
-        held, wait = self._claims.get(key), self._waiting.get(key)
+        held, wait = self._claims.get(delivery.key), self._waiting.get(delivery.key)
         if held is None or held.token != token or wait is None:
             return False
-        del self._claims[key]
-        now, _ = self._retention.read()
-        wait.due = now + seconds
-        wait.delivery = wait.delivery if delivery is None else delivery
+        del self._claims[delivery.key]
+        wait.due = self._wall(now) + seconds
+        wait.delivery, wait.attempts = delivery, delivery.failures
         return True
 
-    async def waiting(self, webhook_id: str | None) -> Waiting:
+    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
         found = [wait for wait in self._waiting.values() if wait.webhook_id == webhook_id]
-        now, _ = self._retention.read()
+        fresh = [wait.stored for wait in found if not wait.delivery.failures]
+        since = [wait.delivery.failing_since for wait in found if wait.delivery.failures]
+        moment = self._wall(now)
         return Waiting(
             count=len(found),
-            fresh=sum(not wait.delivery.failures for wait in found),
+            fresh=len(fresh),
             size=sum(len(wait.delivery.body) for wait in found),
-            age=max((now - wait.stored for wait in found), default=None),
+            age=max(0.0, moment - min(fresh)) if fresh else None,
+            failing_age=max((moment - each.timestamp() for each in since if each is not None), default=None),
         )
 
     async def list_waiting(
@@ -239,6 +253,9 @@ class MemoryInbox:
     ) -> Sequence[QuarantinedDelivery]:
         """See ``WaitingInbox``."""
         return _page((wait.entry() for wait in self._waiting.values()), after, limit)
+
+    def _wall(self, now: datetime | None) -> float:
+        return self._retention.read()[0] if now is None else now.timestamp()
 
     def _take(self, key: str, token: str, lease: float) -> Claim:
         now = self._lease_clock()
@@ -251,13 +268,13 @@ class MemoryInbox:
             self._most_claims = max(_CLAIMS_TO_SWEEP, 2 * len(self._claims))
         return _CLAIMED
 
-    def _may_record(self, key: str, token: str, *, even_if_acknowledged: bool = False) -> bool:
+    def _may_record(self, key: str, token: str, *, completes: bool = False) -> bool:
         held = self._claims.get(key)
         if held is not None and held.token == token:  # while it is claimed, no other worker has recorded it
             return True
-        if held is not None and held.remaining(self._lease_clock()) > 0:
+        if key in self._waiting or (held is not None and held.remaining(self._lease_clock()) > 0):
             return False
-        return (even_if_acknowledged and key in self._quarantined) or not self._is_done(key)
+        return (completes and key in self._quarantined) or not self._is_done(key)
 
     def _is_done(self, key: str) -> bool:
         """Return whether the key was handled, or is in the quarantine and was acknowledged."""

@@ -135,7 +135,7 @@ class SQLInbox(SQLRows):
 
     async def _lease(self, key: str, token: str, lease: float, *, retry: bool) -> Claim:
         async def work(connection: AsyncConnection) -> Claim:
-            statement = self._sql.lease_letter if retry else self._sql.lease
+            statement = self._sql.lease_quarantined if retry else self._sql.lease
             values = {"a_key": key, "a_token": token, "a_lease": lease}
             if (await connection.execute(statement, values)).first() is not None:
                 return CLAIMED
@@ -218,7 +218,7 @@ class SQLInbox(SQLRows):
             if row is not None and row.handled_at is not None:
                 if not row.in_quarantine or not (mine or (held is not None and held.retry)):
                     return 0
-                before = unpack_entry(row.letter, key=key, at=_EVER).failures
+                before = unpack_entry(row.entry_json, key=key, at=_EVER).failures
             counted = await connection.execute(self._sql.count_failure, {"a_key": key, "a_count": before})
             failures: int = counted.scalar_one()
             return failures
@@ -241,7 +241,7 @@ class SQLInbox(SQLRows):
         values = {
             "a_moment": delivery.quarantined_at,
             "a_due": delivery.quarantined_at.timestamp(),
-            "a_letter": delivery.pack(),
+            "a_entry": delivery.pack(),
             "a_acknowledged": delivery.acknowledged,
             "a_retry": held is not None and held.retry,
         }
@@ -263,13 +263,12 @@ class SQLInbox(SQLRows):
         return await self._store.run(work, write=True)
 
     async def put_off(
-        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+        self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
         """See ``WaitingInbox``."""
         self._store.check_usable()
-        held = await self._transactions.roll_back_mine(key, token)
-        if held is None and self._transactions.other(key) is not None:
+        held = await self._transactions.roll_back_mine(delivery.key, token)
+        if held is None and self._transactions.other(delivery.key) is not None:
             return False
-        statement = self._sql.put_off if delivery is None else self._sql.put_off_changed
-        changed = {} if delivery is None else facts(delivery)
-        return await self._record(statement, key, token, a_held=held is not None, a_seconds=seconds, **changed)
+        values = {**facts(delivery), **self._sql.time(now), "a_held": held is not None, "a_seconds": seconds}
+        return await self._record(self._sql.put_off, delivery.key, token, **values)

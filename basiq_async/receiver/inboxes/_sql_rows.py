@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from types import EllipsisType
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..._storage.sql import BusyError, SQLStore, as_aware
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
-from ..._work.protocol import QuarantinedDelivery, Waiting, unpack_entry
+from ..._work.protocol import ClaimedDelivery, QuarantinedDelivery, Waiting, unpack_entry
 from ...errors import InboxError
 from ._sql_statements import Statements
 
@@ -74,8 +74,8 @@ class SQLRows:
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
         due, key = (_BEFORE_ALL, "") if after is None else (after.quarantined_at.timestamp(), after.key)
-        rows = await self._store.rows(self._sql.letters, {"a_limit": limit, "a_due": due, "a_key": key})
-        return [unpack_entry(row.letter, key=row.key, at=as_aware(row.placed_at)) for row in rows]
+        rows = await self._store.rows(self._sql.entries, {"a_limit": limit, "a_due": due, "a_key": key})
+        return [unpack_entry(row.entry_json, key=row.key, at=as_aware(row.placed_at)) for row in rows]
 
     async def list_waiting(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
@@ -83,19 +83,26 @@ class SQLRows:
         """See ``WaitingInbox``."""
         moment, key = (_FIRST, "") if after is None else (after.quarantined_at, after.key)
         place = {"a_limit": limit, "a_moment": moment, "a_key": key}
-        return _read_waiting(await self._store.rows(self._sql.list_waiting, place))
+        return [_read_waiting(row) for row in await self._store.rows(self._sql.list_waiting, place)]
 
-    async def waiting(self, webhook_id: str | None) -> Waiting:
+    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        [row] = await self._store.rows(self._sql.waiting, self._sql.queue(webhook_id))
+        [row] = await self._store.rows(self._sql.waiting, self._sql.queue(webhook_id, now))
         if not row.number:
             return Waiting()
-        age = max(0.0, row.now - as_aware(row.oldest).timestamp())
-        return Waiting(count=row.number, fresh=int(row.fresh), size=int(row.size), age=age)
+        return Waiting(
+            count=row.number,
+            fresh=row.number - int(row.failing),
+            size=int(row.size),
+            age=None if row.oldest is None else max(0.0, row.now - as_aware(row.oldest).timestamp()),
+            failing_age=None if row.since is None else max(0.0, row.now - row.since),
+        )
 
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+    async def store(
+        self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
+    ) -> bool:
         """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
-        values = {"a_key": delivery.key, **self._sql.queue(webhook_id), **facts(delivery)}
+        values = {"a_key": delivery.key, **self._sql.queue(webhook_id, now), **facts(delivery)}
 
         async def work(connection: AsyncConnection) -> bool | None:
             if (await connection.execute(self._sql.store, values)).first() is not None:
@@ -116,42 +123,46 @@ class SQLRows:
         raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
 
     async def claim_due(
-        self, webhook_id: str | None, token: str, *, limit: int, lease: float
-    ) -> Sequence[QuarantinedDelivery]:
+        self,
+        webhook_id: str | None,
+        token: str,
+        *,
+        limit: int,
+        retries: int,
+        lease: float,
+        now: datetime | None = None,
+    ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``. The lease runs by the server's clock."""
-        queue = self._sql.queue(webhook_id)
-        if not self._store.on_postgresql and not await self._store.rows(self._sql.find_due, queue):
+        values = {**self._sql.queue(webhook_id, now), "a_limit": limit, "a_retries": retries}
+        if not self._store.on_postgresql and not await self._store.rows(self._sql.find_due, values):
             return []  # without SQLite's lock for writers
-        values = {**queue, "a_token": token, "a_lease": lease, "a_limit": limit}
+        values.update(a_token=token, a_lease=lease)
         try:
             rows = await self._store.rows(self._sql.claim_due, values, write=True, patient=False)
         except BusyError:
             return []
         if rows:
             self._due_tokens.append(token)
-        return _read_waiting(sorted(rows, key=_WHEN_DUE))
+        return [
+            ClaimedDelivery(_read_waiting(row), token, row.attempts, datetime.fromtimestamp(row.now, UTC))
+            for row in sorted(rows, key=_WHEN_DUE)
+        ]
 
 
 def facts(delivery: QuarantinedDelivery) -> dict[str, object]:
     """Return the parameters of a delivery that waits."""
-    letter = delivery.pack(seal=True)
+    entry, since = delivery.pack(), delivery.failing_since
     return {
         "a_moment": delivery.quarantined_at,
+        "a_failing": int(delivery.failures > 0),
+        "a_since": None if since is None else since.timestamp(),
         "a_attempts": delivery.failures,
-        "a_size": len(letter),
-        "a_letter": letter,
+        "a_size": len(entry),
+        "a_entry": entry,
     }
 
 
-def _read_waiting(rows: Iterable[Any]) -> Sequence[QuarantinedDelivery]:
-    """Return the entries of rows that wait, with their seals."""
-    return [
-        unpack_entry(
-            row.letter,
-            key=row.key,
-            at=as_aware(row.placed_at),
-            trusted=False,
-            due=datetime.fromtimestamp(row.due, UTC),
-        )
-        for row in rows
-    ]
+def _read_waiting(row: Any) -> QuarantinedDelivery:
+    """Return the entry of a row that waits."""
+    due = datetime.fromtimestamp(row.due, UTC)
+    return unpack_entry(row.entry_json, key=row.key, at=as_aware(row.placed_at), due=due)

@@ -6,8 +6,8 @@ An event is one row. It is claimed in one of two ways, which are independent:
 - A handler with a session has a *transaction*, which enters the event as handled, and commits when the handler has
   succeeded. So it takes the statements that a hand-written ``INSERT ... ON CONFLICT`` takes, and no other.
 
-What was set aside or waits has a letter, and is in a *queue*: the quarantine, or that of its webhook. When it is due,
-and what is counted, stand in one index beside it, so that what has no letter is in two indexes alone.
+What was set aside or waits is stored as JSON, and is in a *queue*: the quarantine, or that of its webhook. When it is
+due, and what is counted, stand in one index beside it, so that what is in no queue is in two indexes alone.
 
 Nobody sees the row of a transaction that has not committed, and an ``INSERT`` of the same key would wait for its end,
 with a connection. So each statement that may meet one has one condition more, the *gate*: an advisory lock of the key,
@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,7 +37,7 @@ BUSY = Claim(ClaimStatus.BUSY, 1.0)
 
 _QUARANTINE, _WAITING = "quarantine", "waiting:"
 """The queue of what was set aside, and how those of what waits begin, before the webhook's id."""
-_LAYOUT = 4
+_LAYOUT = 5
 
 
 class Tables(StoreTables):
@@ -56,20 +57,25 @@ class Tables(StoreTables):
             sa.Column("token", sa.Text),
             sa.Column("lease", sa.Double),
             sa.Column("lease_ends", sa.Double),
-            # What was set aside or waits has a letter. It is handled only if it is in the quarantine and was
+            # What was set aside or waits has its entry. It is handled only if it is in the quarantine and was
             # acknowledged. It was placed in its queue at a time, and is due, in seconds since 1970: in the quarantine
-            # at that time. What waits failed so often, and its letter has so many bytes.
+            # at that time. Of what waits, so many attempts were begun; if one failed, ``failing`` is 1, else 0, as in
+            # the quarantine; and its entry has so many bytes.
             sa.Column("queue", sa.Text().with_variant(sa.Text(collation="C"), "postgresql")),
             sa.Column("due", sa.Double),
             sa.Column("placed_at", sa.DateTime(timezone=True)),
+            sa.Column("failing", sa.Integer),
+            sa.Column("failing_since", sa.Double),
             sa.Column("attempts", sa.Integer),
             sa.Column("size", sa.Integer),
-            sa.Column("letter", sa.Text),
+            sa.Column("entry_json", sa.Text),
             # Also finds claims that nobody ended: they have no such time.
             sa.Index(f"{table}_order", "handled_at", **_where("queue IS NULL")),
-            # With all that is counted, so that a count reads no letters.
+            # With all that is counted, so that a count reads no entries.
             sa.Index(
-                f"{table}_queue", "queue", "due", "key", "placed_at", "attempts", "size", **_where("queue IS NOT NULL")
+                f"{table}_queue",
+                *("queue", "failing", "due", "key", "placed_at", "failing_since", "size"),
+                **_where("queue IS NOT NULL"),
             ),
         )
         self.failures = sa.Table(
@@ -115,10 +121,12 @@ class Statements:
         self.on_postgresql = dialect == "postgresql"
         insert = postgresql.insert if self.on_postgresql else sqlite.insert
         events, failures, notes, version = tables.events, tables.failures, tables.notes, tables.version
-        letter_text = sa.type_coerce(events.c.letter, LetterType)
+        entry_text = sa.type_coerce(events.c.entry_json, LetterType)
         here = events.c.key == _KEY
         now = func.now()
-        time_of_day = sa.cast(func.extract("epoch", now), sa.Double) if self.on_postgresql else server_seconds(dialect)
+        epoch = sa.cast(func.extract("epoch", now), sa.Double) if self.on_postgresql else server_seconds(dialect)
+        # Of the server, unless the caller gives the time.
+        time_of_day = func.coalesce(sa.bindparam("a_time", None, type_=sa.Double), epoch, type_=sa.Double)
         clock: sa.ColumnElement[float] = sa.bindparam("a_now", callable_=time.monotonic, type_=sa.Double)
         live = sa.and_(
             events.c.lease_ends > clock, events.c.lease_ends - events.c.lease <= clock
@@ -137,10 +145,9 @@ class Statements:
         unclaimed = sa.or_(events.c.token.is_(None), sa.not_(live))
         free = sa.or_(unclaimed, events.c.token == _TOKEN)
         no_claim = {name: sa.cast(sa.null(), events.c[name].type) for name in ("token", "lease", "lease_ends")}
-        no_letter = {
-            name: sa.cast(sa.null(), events.c[name].type)
-            for name in ("queue", "due", "placed_at", "attempts", "size", "letter")
-        }
+        in_a_queue = ("queue", "failing", "due", "placed_at", "failing_since", "attempts", "size", "entry_json")
+        no_entry = {name: sa.cast(sa.null(), events.c[name].type) for name in in_a_queue}
+        never_failed, failed = (events.c.failing == sa.literal_column(number, sa.Integer) for number in "01")
         claimed = {"token": _TOKEN, "lease": _LEASE, "lease_ends": clock + _LEASE}
         handled = {"handled_at": now, **no_claim}
         moment = sa.bindparam("a_moment", type_=events.c.placed_at.type)
@@ -169,27 +176,33 @@ class Statements:
         in_quarantine = events.c.queue == quarantine
         not_handled = events.c.handled_at.is_(None)
         waits = events.c.queue >= sa.literal_column(f"'{_WAITING}'", sa.Text)
+        no_wait = sa.or_(events.c.queue.is_(None), in_quarantine)
         self.lease = enter(claimed, gate(_KEY), sa.and_(not_handled, free))
-        self.lease_letter = change(claimed, in_quarantine, free, gate(_KEY))
-        self.begin = enter({**handled, **no_letter}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
-        self.begin_letter = change({**handled, **no_letter}, in_quarantine, unclaimed, gate(_KEY)).returning(*ends)
+        self.lease_quarantined = change(claimed, in_quarantine, free, gate(_KEY))
+        self.begin = enter({**handled, **no_entry}, gate(_KEY), sa.and_(not_handled, free)).returning(*ends)
+        self.begin_quarantined = change({**handled, **no_entry}, in_quarantine, unclaimed, gate(_KEY)).returning(*ends)
         not_done = sa.or_(not_handled, in_quarantine)
-        completes = sa.or_(events.c.token == _TOKEN, sa.and_(not_done, unclaimed))
-        sets_aside = sa.or_(events.c.token == _TOKEN, sa.and_(not_handled, unclaimed))
+        acknowledged = sa.bindparam("a_acknowledged", type_=sa.Boolean)
+        completes = sa.or_(events.c.token == _TOKEN, sa.and_(not_done, unclaimed, no_wait))
+        sets_aside = sa.or_(
+            sa.and_(events.c.token == _TOKEN, sa.or_(no_wait, acknowledged)),
+            sa.and_(not_handled, unclaimed, no_wait),
+        )
         retried = sa.and_(sa.bindparam("a_retry", type_=sa.Boolean), in_quarantine, unclaimed)
-        letter = {
+        set_aside = {
             **handled,
-            **no_letter,
-            "handled_at": sa.case((sa.bindparam("a_acknowledged", type_=sa.Boolean), now)),
+            **no_entry,
+            "handled_at": sa.case((acknowledged, now)),
             "queue": quarantine,
+            "failing": sa.literal_column("0", sa.Integer),
             "due": due,
             "placed_at": moment,
-            "letter": sa.bindparam("a_letter", type_=LetterType),
+            "entry_json": sa.bindparam("a_entry", type_=LetterType),
         }
-        self.complete = enter({**handled, **no_letter}, mine(_KEY), completes)
-        self.quarantine = enter(letter, mine(_KEY), sa.or_(sets_aside, retried))
+        self.complete = enter({**handled, **no_entry}, mine(_KEY), completes)
+        self.quarantine = enter(set_aside, mine(_KEY), sa.or_(sets_aside, retried))
         self.release = change({**no_claim, "lease_ends": clock}, events.c.token == _TOKEN, sa.or_(live, gate(_KEY)))
-        self.drop = change({**handled, **no_letter}, in_quarantine, gate(_KEY))
+        self.drop = change({**handled, **no_entry}, in_quarantine, gate(_KEY))
 
         self.known = sa.select(events.c.key).where(
             events.c.key.in_(sa.select(some)), sa.or_(events.c.queue.is_not(None), events.c.handled_at.is_not(None))
@@ -199,7 +212,7 @@ class Statements:
             events.c.handled_at,
             in_quarantine.label("in_quarantine"),
             waits.label("waits"),
-            letter_text.label("letter"),
+            entry_text.label("entry_json"),
             events.c.token,
             remaining,
         ).where(here)
@@ -210,48 +223,58 @@ class Statements:
             index_elements=[failures.c.key], set_={"failures": more, "failed_at": now}
         ).returning(failures.c.failures)
         order = (events.c.due, events.c.key)
-        entry = (letter_text.label("letter"), events.c.key, events.c.placed_at, events.c.due)
+        entry = (entry_text.label("entry_json"), events.c.key, events.c.placed_at, events.c.due)
         later_ones = sa.tuple_(*order) > sa.tuple_(due, _KEY)
-        self.letters = sa.select(*entry).where(in_quarantine, later_ones).order_by(*order).limit(_LIMIT)
+        self.entries = sa.select(*entry).where(in_quarantine, never_failed, later_ones).order_by(*order).limit(_LIMIT)
 
         queue = sa.bindparam("a_queue", type_=sa.Text)
         in_queue = events.c.queue == queue
-        text = sa.bindparam("a_letter", type_=LetterType)
         facts = {
+            "failing": sa.bindparam("a_failing", type_=sa.Integer),
             "placed_at": moment,
+            "failing_since": sa.bindparam("a_since", type_=sa.Double),
             "attempts": sa.bindparam("a_attempts", type_=sa.Integer),
             "size": sa.bindparam("a_size", type_=sa.Integer),
-            "letter": text,
+            "entry_json": sa.bindparam("a_entry", type_=LetterType),
         }
-        self.store = enter(
-            {**facts, "due": time_of_day, "queue": queue},
-            gate(_KEY),
-            sa.and_(not_handled, sa.or_(events.c.queue.is_(None), in_quarantine)),
-        )
-        is_due = sa.select(events.c.key).where(in_queue, events.c.due <= time_of_day, unclaimed).order_by(events.c.due)
-        self.find_due = is_due.limit(1)
-        # In a WITH: a planner may run a subquery of IN more than once, and each time lock other rows.
-        found_due = is_due.limit(_LIMIT)
-        ready = (found_due.with_for_update(skip_locked=True) if self.on_postgresql else found_due).cte("ready")
+        self.store = enter({**facts, "due": time_of_day, "queue": queue}, gate(_KEY), sa.and_(not_handled, no_wait))
+
+        def find_due(condition: sa.ColumnElement[bool], most: sa.ColumnElement[int]) -> Any:
+            found = sa.select(events.c.key, events.c.due)
+            found = found.where(in_queue, condition, events.c.due <= time_of_day, unclaimed)
+            return found.order_by(events.c.due).limit(most)
+
+        find_fresh = find_due(never_failed, _LIMIT)
+        find_failed = find_due(failed, sa.bindparam("a_retries", type_=sa.Integer))
+        self.find_due = sa.union_all(sa.select(find_fresh.subquery()), sa.select(find_failed.subquery()))
+
+        def lock(found: Any, name: str) -> Any:
+            # In a WITH: a planner may run a subquery of IN more than once, and each time lock other rows.
+            return sa.select((found.with_for_update(skip_locked=True) if self.on_postgresql else found).cte(name))
+
+        found_due = sa.union_all(lock(find_fresh, "fresh"), lock(find_failed, "failed")).subquery()
+        ready = sa.select(found_due.c.key).order_by(found_due.c.due, found_due.c.key).limit(_LIMIT).cte("ready")
         self.claim_due = (
-            sa.update(events).where(events.c.key.in_(sa.select(ready.c.key))).values(claimed).returning(*entry)
+            sa.update(events)
+            .where(events.c.key.in_(sa.select(ready.c.key)))
+            .values({**claimed, "attempts": events.c.attempts + 1})
+            .returning(*entry, events.c.attempts, time_of_day.label("now"))
         )
-        later = {"due": time_of_day + sa.bindparam("a_seconds", type_=sa.Double), **no_claim}
+        later = {**facts, "due": time_of_day + sa.bindparam("a_seconds", type_=sa.Double), **no_claim}
         mine_here = sa.or_(events.c.token == _TOKEN, sa.and_(sa.bindparam("a_held", type_=sa.Boolean), unclaimed))
         self.put_off = change(later, mine_here, waits, sa.or_(live, gate(_KEY)))
-        self.put_off_changed = change({**later, **facts}, mine_here, waits, sa.or_(live, gate(_KEY)))
-        fresh = func.sum(sa.case((events.c.attempts == 0, 1), else_=0))
         self.waiting = sa.select(
             func.count().label("number"),
-            fresh.label("fresh"),
+            func.sum(events.c.failing).label("failing"),
             func.sum(events.c.size).label("size"),
-            func.min(events.c.placed_at).label("oldest"),
+            func.min(sa.case((never_failed, events.c.placed_at))).label("oldest"),
+            func.min(sa.case((failed, events.c.failing_since))).label("since"),
             time_of_day.label("now"),
         ).where(in_queue)
         in_turn = (events.c.placed_at, events.c.key)
         later_ones = sa.tuple_(*in_turn) > sa.tuple_(moment, _KEY)
         page = sa.select(events.c.key).where(waits, later_ones).order_by(*in_turn).limit(_LIMIT)
-        # Sorted by the index alone, without the letters.
+        # Sorted by the index alone, without the entries.
         self.list_waiting = sa.select(*entry).where(events.c.key.in_(page)).order_by(*in_turn)
 
         self.note = sa.select(notes.c.text).where(notes.c.name == _NAME)
@@ -287,9 +310,14 @@ class Statements:
         self.delete_failures = delete(failures, stale)
 
     @staticmethod
-    def queue(webhook_id: str | None) -> dict[str, object]:
-        """Return the parameter of a statement about what waits of a webhook."""
-        return {"a_queue": _WAITING + (webhook_id or "")}
+    def queue(webhook_id: str | None, now: datetime | None) -> dict[str, object]:
+        """Return the parameters of a statement about what waits of a webhook, at the time that the caller gave."""
+        return {"a_queue": _WAITING + (webhook_id or ""), **Statements.time(now)}
+
+    @staticmethod
+    def time(now: datetime | None) -> dict[str, object]:
+        """Return the parameter of the time that the caller gave."""
+        return {"a_time": None if now is None else now.timestamp()}
 
     def given(self, keys: Sequence[str]) -> dict[str, object]:
         """Return the parameter of a statement for several keys."""

@@ -94,7 +94,7 @@ class Transactions:
         values = {"a_key": key} if retry else {"a_key": key, "a_token": token}
         if self._store.on_postgresql:
             values["a_idle"] = f"{math.ceil(lease * 1000)}ms"
-        statement = self._sql.begin_letter if retry else self._sql.begin
+        statement = self._sql.begin_quarantined if retry else self._sql.begin
         held = Held(token, retry, HandlersConnection(self._store.engine))
         await self._slots.acquire()
         try:

@@ -17,7 +17,7 @@ from ..._storage.sqlite import SQLiteStore
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
-from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
+from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
 from . import _sqlite_statements as sql
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class SQLiteInbox:
             "at": delivery.quarantined_at.timestamp(),
             "acknowledged": delivery.acknowledged,
             "tried": delivery.failures if delivery.acknowledged else 0,
-            "letter": delivery.pack(),
+            "entry_json": delivery.pack(),
         }
         return bool(await self._record(sql.QUARANTINE, key, token, **values))
 
@@ -150,7 +150,7 @@ class SQLiteInbox:
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``Inbox``."""
-        return await self._page(sql.LETTERS, after, limit, trusted=True)
+        return await self._page(sql.ENTRIES, after, limit)
 
     async def claim_quarantined(self, key: str, token: str, *, lease: float) -> Claim:
         """See ``Inbox``."""
@@ -160,45 +160,59 @@ class SQLiteInbox:
         """See ``Inbox``."""
         return bool(await self._record(sql.DROP, key, ""))
 
-    async def store(self, delivery: QuarantinedDelivery, *, webhook_id: str | None) -> bool:
+    async def store(
+        self, delivery: QuarantinedDelivery, *, webhook_id: str | None, now: datetime | None = None
+    ) -> bool:
         """See ``WaitingInbox``."""
-        values = {**_columns(delivery), "webhook": webhook_id or ""}
+        values = {**_columns(delivery), "webhook": webhook_id or "", **_at(now)}
         return bool(await self._record(sql.STORE, delivery.key, "", **values))
 
     async def claim_due(
-        self, webhook_id: str | None, token: str, *, limit: int, lease: float
-    ) -> Sequence[QuarantinedDelivery]:
+        self,
+        webhook_id: str | None,
+        token: str,
+        *,
+        limit: int,
+        retries: int,
+        lease: float,
+        now: datetime | None = None,
+    ) -> Sequence[ClaimedDelivery]:
         """See ``WaitingInbox``."""
-        webhook = webhook_id or ""
+        place = {"webhook": webhook_id or "", "limit": limit, "retries": retries, **_at(now)}
 
-        def take(connection: sqlite3.Connection) -> list[QuarantinedDelivery]:
-            times = self._times(connection)
-            found = connection.execute(sql.DUE, {**times, "webhook": webhook, "limit": limit}).fetchall()
-            keys = json.dumps([row[1] for row in found])
-            connection.execute(sql.CLAIM_DUE, {**times, "keys": keys, "token": token, "lease": lease})
-            return _entries(found, trusted=False)
+        def take(connection: sqlite3.Connection) -> list[ClaimedDelivery]:
+            values = {**self._times(connection), **place}
+            rows = connection.execute(sql.DUE, values).fetchall()
+            claim = {"keys": json.dumps([row[1] for row in rows]), "token": token, "lease": lease}
+            connection.execute(sql.CLAIM_DUE, {**values, **claim})
+            claimed_at = _time(values["wall"])
+            return [
+                ClaimedDelivery(_entry(entry, key, stored, due), token, attempts, claimed_at)
+                for due, key, stored, entry, attempts in rows
+            ]
 
         # A worker that finds nothing every second must not take the lock of the writers every second.
-        if not await self._rows(sql.DUE, webhook=webhook, limit=1):
+        if not await self._rows(sql.DUE, **place):
             return []
         return await self._store.run(take)
 
     async def put_off(
-        self, key: str, token: str, *, seconds: float, delivery: QuarantinedDelivery | None = None
+        self, delivery: QuarantinedDelivery, token: str, *, seconds: float, now: datetime | None = None
     ) -> bool:
         """See ``WaitingInbox``."""
-        return bool(await self._record(sql.PUT_OFF, key, token, seconds=seconds, **_columns(delivery)))
+        values = {**_columns(delivery), "seconds": seconds, **_at(now)}
+        return bool(await self._record(sql.PUT_OFF, delivery.key, token, **values))
 
-    async def waiting(self, webhook_id: str | None) -> Waiting:
+    async def waiting(self, webhook_id: str | None, *, now: datetime | None = None) -> Waiting:
         """See ``WaitingInbox``."""
-        [row] = await self._rows(sql.WAITING, webhook=webhook_id or "")
-        return Waiting(count=row[0], fresh=row[1], size=row[2], age=row[3])
+        [row] = await self._rows(sql.WAITING, webhook=webhook_id or "", **_at(now))
+        return Waiting(count=row[0], fresh=row[1], size=row[2], age=row[3], failing_age=row[4])
 
     async def list_waiting(
         self, *, after: QuarantinedDelivery | None = None, limit: int = 100
     ) -> Sequence[QuarantinedDelivery]:
         """See ``WaitingInbox``."""
-        return await self._page(sql.LIST_WAITING, after, limit, trusted=False)
+        return await self._page(sql.LIST_WAITING, after, limit)
 
     async def aclose(self) -> None:
         """Finish the calls that are queued already, and close the file. May be called twice."""
@@ -216,10 +230,10 @@ class SQLiteInbox:
         await self.aclose()
 
     async def _page(
-        self, statement: str, after: QuarantinedDelivery | None, limit: int, *, trusted: bool
+        self, statement: str, after: QuarantinedDelivery | None, limit: int
     ) -> Sequence[QuarantinedDelivery]:
         at, key = (-math.inf, "") if after is None else (after.quarantined_at.timestamp(), after.key)
-        return await self._read(statement, partial(_entries, trusted=trusted), at=at, key=key, limit=limit)
+        return await self._read(statement, _entries, at=at, key=key, limit=limit)
 
     def _rows(self, statement: str, **values: Any) -> Awaitable[list[Any]]:
         return self._read(statement, list, **values)
@@ -294,30 +308,31 @@ def _fill(clock: Callable[[], float], connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO clock VALUES (?, NULL, NULL)", (clock(),))
 
 
-def _columns(delivery: QuarantinedDelivery | None) -> dict[str, Any]:
+def _columns(delivery: QuarantinedDelivery) -> dict[str, Any]:
     """Return the columns of a delivery that waits."""
-    if delivery is None:
-        return dict.fromkeys(("stored", "attempts", "size", "letter"))
-    letter = delivery.pack(seal=True)
-    stored = delivery.quarantined_at.timestamp()
-    return {"stored": stored, "attempts": delivery.failures, "size": len(letter), "letter": letter}
+    entry, since = delivery.pack(), delivery.failing_since
+    return {
+        "stored": delivery.quarantined_at.timestamp(),
+        "failing": delivery.failures > 0,
+        "failing_since": None if since is None else since.timestamp(),
+        "attempts": delivery.failures,
+        "size": len(entry),
+        "entry_json": entry,
+    }
 
 
-def _entries(rows: Iterable[Sequence[Any]], *, trusted: bool) -> list[QuarantinedDelivery]:
-    """Return the entries of rows with a letter, its key, its time, and when it is due, or None.
+def _at(now: datetime | None) -> dict[str, Any]:
+    """Return the parameter of the wall clock, if the caller gave the time."""
+    return {} if now is None else {"wall": now.timestamp()}
 
-    What is not ``trusted`` keeps its seal.
-    """
-    return [
-        unpack_entry(
-            letter,
-            key=key,
-            at=_time(at),
-            trusted=trusted,
-            due=None if due is None else _time(due),
-        )
-        for letter, key, at, due in rows
-    ]
+
+def _entry(text: str, key: str, at: float, due: float | None) -> QuarantinedDelivery:
+    """Return the entry of a row, at its time, and when it is due, or None."""
+    return unpack_entry(text, key=key, at=_time(at), due=None if due is None else _time(due))
+
+
+def _entries(rows: Iterable[Sequence[Any]]) -> list[QuarantinedDelivery]:
+    return [_entry(*row) for row in rows]
 
 
 def _time(seconds: float) -> datetime:

@@ -6,19 +6,21 @@ from ..._storage.sqlite_files import FileKind
 
 KIND = FileKind(
     application_id=0x42515349,
-    version=6,
+    version=7,
     schema=(
         # ``expires`` is by the wall clock. The lease, of so many seconds, ends by the clock of leases, which is the
-        # monotonic one. ``letter`` is a quarantined delivery as JSON, and ``at`` is the time when it was set aside. The
-        # key is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What waits has a letter
-        # too, and is not handled: ``due`` is by the wall clock, and ``stored``, ``attempts`` (those that failed) and
-        # ``size`` stand beside the letter, so that nobody has to read it to count.
+        # monotonic one. ``entry_json`` is a quarantined delivery, and ``at`` is the time when it was set aside. The key
+        # is ``handled`` only if that was acknowledged, and its failures are then ``tried``. What waits has such an
+        # entry too, and is not handled: ``due`` is by the wall clock, ``attempts`` is how many were begun, ``failing``
+        # is 1 if one failed, first at ``failing_since``. With ``stored`` and ``size`` they stand beside the entry, so
+        # that a count does not read it.
         "CREATE TABLE inbox (key TEXT PRIMARY KEY, handled INTEGER NOT NULL, failures INTEGER NOT NULL, "
         "expires REAL NOT NULL, token TEXT, lease REAL, ends REAL, at REAL, tried INTEGER NOT NULL DEFAULT 0, "
-        "due REAL, webhook TEXT, stored REAL, attempts INTEGER, size INTEGER, letter TEXT) WITHOUT ROWID",
+        "due REAL, webhook TEXT, stored REAL, failing INTEGER, failing_since REAL, attempts INTEGER, size INTEGER, "
+        "entry_json TEXT) WITHOUT ROWID",
         "CREATE INDEX inbox_expires ON inbox (expires)",
         "CREATE INDEX inbox_quarantine ON inbox (at, key) WHERE at IS NOT NULL",
-        "CREATE INDEX inbox_due ON inbox (webhook, due, attempts, size, stored) WHERE due IS NOT NULL",
+        "CREATE INDEX inbox_due ON inbox (webhook, failing, due, size, stored, failing_since) WHERE due IS NOT NULL",
         "CREATE INDEX inbox_waiting ON inbox (stored, key) WHERE due IS NOT NULL",
         # When the file was made, and the state of the clock of retention.
         "CREATE TABLE clock (began REAL NOT NULL, seen_at REAL, hold_until REAL)",
@@ -35,15 +37,17 @@ def _sql(statement: str) -> str:
     :now is the time of the clock of leases, and :horizon the moment up to which entries are forgotten.
     """
     parts = {
-        "may_complete": "(token = :token OR (({open} OR at IS NOT NULL) AND NOT {live}))",
-        "may_set_aside": "(token = :token OR ({open} AND NOT {live}))",
+        "may_complete": "(token = :token OR (({open} OR at IS NOT NULL) AND due IS NULL AND NOT {live}))",
+        "may_set_aside": "CASE WHEN token = :token THEN due IS NULL OR :acknowledged "
+        "ELSE {open} AND due IS NULL AND NOT {live} END",
         "free": "(token = :token OR NOT {live})",
         "live": "(token IS NOT NULL AND ends > :now)",
         "open": "(NOT handled OR expires <= :horizon)",
         "counted": "CASE WHEN expires <= :horizon THEN 0 ELSE failures END",
         "no_claim": "token = NULL, lease = NULL, ends = NULL",
-        "no_letter": "at = NULL, tried = 0, letter = NULL, {no_wait}",
-        "no_wait": "due = NULL, webhook = NULL, stored = NULL, attempts = NULL, size = NULL",
+        "no_entry": "at = NULL, tried = 0, entry_json = NULL, {no_wait}",
+        "no_wait": "due = NULL, webhook = NULL, stored = NULL, failing = NULL, failing_since = NULL, "
+        "attempts = NULL, size = NULL",
     }
     for name, part in parts.items():
         statement = statement.replace("{" + name + "}", part)
@@ -62,15 +66,15 @@ WHERE key = :key AND at IS NOT NULL AND {free}
 """)
 COMPLETE = _sql("""
 INSERT INTO inbox (key, handled, failures, expires) VALUES (:key, 1, 0, :expires)
-ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_letter}
+ON CONFLICT (key) DO UPDATE SET handled = 1, failures = 0, expires = excluded.expires, {no_claim}, {no_entry}
 WHERE {may_complete}
 """)
 # A quarantined key is forgotten only when it is handled or dropped.
 QUARANTINE = _sql("""
-INSERT INTO inbox (key, handled, failures, expires, at, tried, letter)
-VALUES (:key, :acknowledged, 0, 1e18, :at, :tried, :letter)
+INSERT INTO inbox (key, handled, failures, expires, at, tried, entry_json)
+VALUES (:key, :acknowledged, 0, 1e18, :at, :tried, :entry_json)
 ON CONFLICT (key) DO UPDATE SET handled = excluded.handled, failures = {counted}, expires = excluded.expires,
-{no_claim}, {no_wait}, at = excluded.at, tried = excluded.tried, letter = excluded.letter WHERE {may_set_aside}
+{no_claim}, {no_wait}, at = excluded.at, tried = excluded.tried, entry_json = excluded.entry_json WHERE {may_set_aside}
 """)
 RELEASE = _sql("UPDATE inbox SET {no_claim} WHERE key = :key AND token = :token")
 FAIL = _sql("""
@@ -79,36 +83,46 @@ ON CONFLICT (key) DO UPDATE SET failures = max({counted}, tried) + 1, expires = 
 handled = handled AND expires > :horizon WHERE {open} OR token = :token
 """)
 DROP = _sql("""
-UPDATE inbox SET handled = 1, failures = 0, expires = :expires, {no_claim}, {no_letter}
+UPDATE inbox SET handled = 1, failures = 0, expires = :expires, {no_claim}, {no_entry}
 WHERE key = :key AND at IS NOT NULL
 """)
 STORE = _sql("""
-INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, attempts, size, letter)
-VALUES (:key, 0, 0, 1e18, :wall, :webhook, :stored, :attempts, :size, :letter)
+INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, failing, failing_since, attempts, size,
+entry_json)
+VALUES (:key, 0, 0, 1e18, :wall, :webhook, :stored, :failing, :failing_since, :attempts, :size, :entry_json)
 ON CONFLICT (key) DO UPDATE SET handled = 0, failures = {counted}, expires = excluded.expires, at = NULL, tried = 0,
-due = excluded.due, webhook = excluded.webhook, stored = excluded.stored, attempts = excluded.attempts,
-size = excluded.size, letter = excluded.letter WHERE {open} AND due IS NULL
+due = excluded.due, webhook = excluded.webhook, stored = excluded.stored, failing = excluded.failing,
+failing_since = excluded.failing_since, attempts = excluded.attempts, size = excluded.size,
+entry_json = excluded.entry_json WHERE {open} AND due IS NULL
 """)
 # A lease that begins later than now is one of before a restart, which sets the clock of leases back.
-DUE = """
-SELECT letter, key, stored, due FROM inbox
-WHERE webhook = :webhook AND due <= :wall AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1)
-ORDER BY due LIMIT :limit
+_DUE_OF = """
+SELECT key FROM inbox
+WHERE webhook = :webhook AND failing = 0 AND due <= :wall
+AND (token IS NULL OR ends <= :now OR ends - lease > :now + 1) ORDER BY due LIMIT :limit
 """
+_DUE_AGAIN = _DUE_OF.replace("failing = 0", "failing = 1").replace(":limit", ":retries")
+DUE = """
+SELECT due, key, stored, entry_json, attempts + 1 FROM inbox
+WHERE key IN (SELECT * FROM ({first}) UNION ALL SELECT * FROM ({again})) ORDER BY due, key LIMIT :limit
+""".replace("{first}", _DUE_OF).replace("{again}", _DUE_AGAIN)
 CLAIM_DUE = """
-UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease WHERE key IN (SELECT value FROM json_each(:keys))
+UPDATE inbox SET token = :token, lease = :lease, ends = :now + :lease, attempts = attempts + 1
+WHERE key IN (SELECT value FROM json_each(:keys))
 """
 PUT_OFF = _sql("""
-UPDATE inbox SET due = :wall + :seconds, {no_claim}, stored = coalesce(:stored, stored),
-attempts = coalesce(:attempts, attempts), size = coalesce(:size, size), letter = coalesce(:letter, letter)
+UPDATE inbox SET due = :wall + :seconds, {no_claim}, stored = :stored, failing = :failing,
+failing_since = :failing_since, attempts = :attempts, size = :size, entry_json = :entry_json
 WHERE key = :key AND token = :token AND due IS NOT NULL
 """)
 WAITING = """
-SELECT count(*), coalesce(sum(attempts = 0), 0), coalesce(sum(size), 0), max(0.0, :wall - min(stored))
+SELECT count(*), coalesce(sum(NOT failing), 0), coalesce(sum(size), 0),
+max(0.0, :wall - min(CASE WHEN NOT failing THEN stored END)),
+max(0.0, :wall - min(CASE WHEN failing THEN failing_since END))
 FROM inbox WHERE webhook = :webhook AND due IS NOT NULL
 """
 LIST_WAITING = """
-SELECT letter, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (:at, :key)
+SELECT entry_json, key, stored, due FROM inbox WHERE due IS NOT NULL AND (stored, key) > (:at, :key)
 ORDER BY stored, key LIMIT :limit
 """
 FIND = "SELECT handled AND expires > :horizon, at IS NOT NULL, failures, token, lease, ends FROM inbox WHERE key = :key"
@@ -116,8 +130,9 @@ KNOWN = """
 SELECT key FROM inbox WHERE key IN (SELECT value FROM json_each(:keys))
 AND (at IS NOT NULL OR due IS NOT NULL OR (handled AND expires > :horizon))
 """
-LETTERS = """
-SELECT letter, key, at, NULL FROM inbox WHERE at IS NOT NULL AND (at, key) > (:at, :key) ORDER BY at, key LIMIT :limit
+ENTRIES = """
+SELECT entry_json, key, at, NULL FROM inbox WHERE at IS NOT NULL AND (at, key) > (:at, :key)
+ORDER BY at, key LIMIT :limit
 """
 KEPT = """
 INSERT INTO kept (remember, until) VALUES (?, ?) ON CONFLICT (remember) DO UPDATE SET until = max(until, excluded.until)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import attrs
 
-from ..._work.protocol import Claim, ClaimStatus, Kind, QuarantinedDelivery, Waiting
+from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, Kind, QuarantinedDelivery, Waiting
 
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 SHORT, LONG, LATER = 0.03, 60.0, 3600.0
@@ -40,7 +40,6 @@ def make_delivery(
 
 
 ODD = 'text with "quotes", a line\nbreak, \x00, ü, \U0001f600 and a lone \ud800'
-SEAL = "v1,seal"
 
 
 def make_odd_deliveries(key: str) -> list[QuarantinedDelivery]:
@@ -50,7 +49,7 @@ def make_odd_deliveries(key: str) -> list[QuarantinedDelivery]:
         at = START + timedelta(microseconds=age)
         plain = make_delivery(f"{key}-{number}", failures=0, at=at, acknowledged=number % 2 == 0)
         odd = attrs.evolve(plain, body=bytes(range(256)), delivery_id=ODD, event_id=ODD, error=ODD)
-        found.append(attrs.evolve(odd, kind=kind, seal=SEAL))
+        found.append(attrs.evolve(odd, kind=kind, failing_since=START if number % 3 else None, unended=number))
     return found
 
 
@@ -89,8 +88,12 @@ class Call:
         return make_delivery(self.key, failures=entry.failures + 1, at=entry.quarantined_at, acknowledged=acknowledged)
 
 
-async def _in_order(entries: Awaitable[Sequence[QuarantinedDelivery]]) -> list[QuarantinedDelivery]:
-    return sorted(await entries, key=lambda entry: entry.key)
+async def _in_order(claimed: Awaitable[Sequence[ClaimedDelivery]]) -> list[tuple[QuarantinedDelivery, int]]:
+    return sorted(((each.delivery, each.attempts) for each in await claimed), key=lambda pair: pair[0].key)
+
+
+def _claim_due(inbox: Any, of: Call, *, lease: float = LONG, retries: int = KEYS) -> Coroutine[Any, Any, object]:
+    return _in_order(inbox.claim_due(of.webhook_id, of.token, limit=KEYS, retries=retries, lease=lease))
 
 
 async def _counts(waiting: Awaitable[Waiting]) -> tuple[int, int]:
@@ -121,11 +124,12 @@ CALLS: dict[str, Callable[[Any, Call], Coroutine[Any, Any, object]]] = {
     "known": lambda inbox, of: _set_of(inbox.known(of.keys)),
     "quarantined": lambda inbox, of: list_all(inbox.quarantined, of.webhook_id[:-1]),
     "store": lambda inbox, of: inbox.store(of.entry, webhook_id=of.webhook_id),
-    "claim_due": lambda inbox, of: _in_order(inbox.claim_due(of.webhook_id, of.token, limit=KEYS, lease=LONG)),
-    "die_of_due": lambda inbox, of: _in_order(inbox.claim_due(of.webhook_id, of.token, limit=KEYS, lease=SHORT)),
-    "put_off": lambda inbox, of: inbox.put_off(of.key, of.token, seconds=0.0, delivery=of.entry),
-    "put_off_shortly": lambda inbox, of: inbox.put_off(of.key, of.token, seconds=SHORT),
-    "put_off_for_long": lambda inbox, of: inbox.put_off(of.key, of.token, seconds=LATER, delivery=of.entry),
+    "claim_due": _claim_due,
+    "claim_fresh": lambda inbox, of: _claim_due(inbox, of, retries=0),
+    "die_of_due": lambda inbox, of: _claim_due(inbox, of, lease=SHORT),
+    "put_off": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=0.0),
+    "put_off_shortly": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=SHORT),
+    "put_off_for_long": lambda inbox, of: inbox.put_off(of.entry, of.token, seconds=LATER),
     "waiting": lambda inbox, of: _counts(inbox.waiting(of.webhook_id)),
     "list_waiting": lambda inbox, of: list_all(inbox.list_waiting, of.webhook_id[:-1]),
 }
@@ -162,11 +166,12 @@ class _Key:
     ends: float = 0.0
     entry: QuarantinedDelivery | None = None
     waits: QuarantinedDelivery | None = None
+    attempts: int = 0
     due: float = 0.0
     note: str | None = None
 
     def complete(self, token: str, now: float) -> bool:
-        if self.holder != token and ((self.done and self.entry is None) or self.is_held(now)):
+        if self.holder != token and (self.waits or (self.done and self.entry is None) or self.is_held(now)):
             return False
         self.done, self.entry, self.holder, self.failures, self.waits = True, None, None, 0, None
         return True
@@ -232,7 +237,9 @@ class Model:
             case "fail":
                 return key.fail(token)
             case "quarantine" | "set_aside":
-                if others or (key.holder != token and key.done):
+                if others or (key.holder != token and (key.done or key.waits)):
+                    return False
+                if key.waits and action == "set_aside":
                     return False
                 key.entry = of.failed(acknowledged=action == "quarantine")
                 key.done, key.holder, key.waits = key.entry.acknowledged, None, None
@@ -259,18 +266,20 @@ class Model:
             case "store":
                 if key.done or key.waits is not None:
                     return False
-                key.waits, key.due, key.entry = of.entry, self.now, None
+                key.waits, key.attempts, key.due, key.entry = of.entry, of.entry.failures, self.now, None
                 return True
-            case "claim_due" | "die_of_due":
+            case "claim_due" | "claim_fresh" | "die_of_due":
                 due = [each for each in every if each.waits and each.due <= self.now and not each.is_held(self.now)]
+                if action == "claim_fresh":
+                    due = [each for each in due if each.waits and not each.waits.failures]
                 for each in due:
-                    each.holder, each.ends = token, lease
-                return [each.waits for each in due]
+                    each.holder, each.ends, each.attempts = token, lease, each.attempts + 1
+                return [(each.waits, each.attempts) for each in due]
             case "put_off" | "put_off_shortly" | "put_off_for_long":
                 if key.waits is None or key.holder != token:
                     return False
                 seconds = {"put_off_shortly": SHORT, "put_off_for_long": LATER}.get(action, 0.0)
-                key.waits = key.waits if action == "put_off_shortly" else of.entry
+                key.waits, key.attempts = of.entry, of.entry.failures
                 key.due, key.holder = self.now + seconds, None
                 return True
             case "waiting":

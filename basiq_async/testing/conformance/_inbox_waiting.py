@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import attrs
 
 from ..._work.protocol import QuarantinedDelivery, WaitingInbox
-from ._inbox_model import LATER, LONG, SEAL, SHORT, make_delivery, make_odd_deliveries
+from ._inbox_model import LATER, LONG, SHORT, START, make_delivery, make_odd_deliveries
 from ._inbox_workers import Workers
 from ._runner import hold
 
+_MOMENT = timedelta(milliseconds=1)
 _YEAR, _PRUNING = 365, 40
 """Days, and after how many of them so many others are handled."""
 
@@ -32,7 +33,8 @@ class WaitingPromises(Workers[WaitingInbox]):
         return delivery
 
     async def _claim_due(self, token: str, inbox: WaitingInbox, limit: int = 10) -> list[str]:
-        return [each.key for each in await inbox.claim_due(self.key, token, limit=limit, lease=LONG)]
+        found = await inbox.claim_due(self.key, token, limit=limit, retries=limit, lease=LONG)
+        return [each.delivery.key for each in found]
 
     async def store_what_is_open(self) -> None:
         """store() is False for what was handled or acknowledged in the quarantine, and True for what a job set aside"""
@@ -64,17 +66,61 @@ class WaitingPromises(Workers[WaitingInbox]):
         await self.follow("claim_shortly a; claim a; put_off a; claim b")
 
     async def end_the_wait(self) -> None:
-        """complete() and quarantine() end the wait; release(), fail() and a retry do not"""
+        """complete() and quarantine() by who claimed it end the wait; release(), fail() and a retry do not"""
         await self.follow(
             "store a; claim_due a; release a; retry a; drop a; quarantined b; claim_due a; fail a; waiting a; "
             "claim_due a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
-            "store a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
-            "store a; quarantine a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+            "store a; claim a; complete a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
+            "store a; claim_due a; quarantine a; waiting a; waiting b; list_waiting b; known b; claim b; store b",
         )
 
     async def stop_waiting_when_set_aside(self) -> None:
-        """What waits and a job sets aside waits no longer; and what was dropped from the quarantine cannot be stored"""
-        await self.follow("store a; set_aside b; waiting a; quarantined b; drop b; store b; waiting a")
+        """What was dropped from the quarantine cannot be stored"""
+        await self.follow("set_aside a; drop b; store b; waiting a")
+
+    async def wait_until_it_was_claimed(self) -> None:
+        """complete() and quarantine() by a token that did not claim it are False, and so is what a job sets aside"""
+        await self.follow(
+            "store a; complete b; quarantine b; set_aside b; waiting a; quarantined b; known b; "
+            "claim b; set_aside b; waiting a; quarantined a; release b; claim_due a; complete a; waiting b",
+        )
+
+    async def count_attempts(self) -> None:
+        """Each claim_due() counts as an attempt; after put_off() there were as many as the delivery has failures"""
+        await self.follow(
+            "store a; claim_due a; release a; claim_due b; put_off b; claim_due a; put_off a; claim_due b; put_off b",
+            "store a; die_of_due a; claim_due b; complete b",
+        )
+
+    async def hold_back_what_failed(self) -> None:
+        """claim_due() claims no more of those that failed than it is told to, and in any case what never failed"""
+        keys = [(await self._store(f"-{number}")).key for number in range(4)]
+        for each in await self.inbox.claim_due(self.key, self.a, limit=3, retries=0, lease=LONG):
+            failed = attrs.evolve(each.delivery, failures=1, failing_since=each.claimed_at)
+            await self.inbox.put_off(failed, self.a, seconds=0.0)
+        for retries, expected in ((1, [keys[0], keys[3]]), (0, []), (5, keys[1:3])):
+            found = await self.other.claim_due(self.key, self.b, limit=4, retries=retries, lease=LONG)
+            claimed = sorted(each.delivery.key for each in found)
+            hold(claimed == expected, f"with retries={retries}, {claimed} were claimed, not {expected}")
+        last = await self.other.waiting(self.key)
+        hold((last.count, last.fresh) == (4, 1), f"of four, of which three failed, waiting() was {last}")
+
+    async def go_by_the_given_time(self) -> None:
+        """Where the caller gives the time, what is due, put off and counted goes by that time"""
+        at = START + timedelta(days=9_000)
+        delivery = make_delivery(self.key, failures=0, at=at)
+        await self.inbox.store(delivery, webhook_id=self.key, now=at)
+        for later, count in ((-1, 0), (0, 1), (LATER - 1, 0), (LATER, 1)):
+            now = at + timedelta(seconds=later)
+            found = await self.inbox.claim_due(self.key, self.a, limit=1, retries=1, lease=LONG, now=now)
+            hold(len(found) == count, f"{len(found)} were due {later} s after it was stored, not {count}")
+            for each in found:
+                hold(abs(each.claimed_at - now) < _MOMENT, f"claimed at {now}, claimed_at was {each.claimed_at}")
+                failed = attrs.evolve(delivery, failures=1, failing_since=at)
+                await self.inbox.put_off(failed, self.a, seconds=LATER, now=now)
+        counted = await self.other.waiting(self.key, now=at + timedelta(seconds=60))
+        age = counted.failing_age
+        hold(age is not None and 59 < age < 61, f"a minute after the first failure, failing_age was {age}")
 
     async def store_what_is_claimed(self) -> None:
         """A claimed key can be stored: the claim stays, and its complete() ends the wait"""
@@ -111,17 +157,21 @@ class WaitingPromises(Workers[WaitingInbox]):
             keys.append((await self._store(f"-{number}")).key)
             await self.wait(SHORT / 10)
         for webhook_id in (None, f"{self.key}-"):
-            others = await self.other.claim_due(webhook_id, self.b, limit=1000, lease=0.001)
-            hold(not any(each.key in keys for each in others), f"claim_due({webhook_id!r}) had a delivery of another")
-        found = await self._claim_due(self.a, self.inbox, limit=2)
+            others = await self.other.claim_due(webhook_id, self.b, limit=1000, retries=1000, lease=0.001)
+            hold(
+                not any(each.delivery.key in keys for each in others),
+                f"claim_due({webhook_id!r}) had a delivery of another",
+            )
+        claimed = await self.inbox.claim_due(self.key, self.a, limit=2, retries=2, lease=LONG)
+        found = [each.delivery.key for each in claimed]
         hold(found == keys[:2], f"the two that were due first were {found}, not {keys[:2]}")
-        for key, seconds in zip(found, (0.0, LATER), strict=True):
-            await self.inbox.put_off(key, self.a, seconds=seconds)
+        for each, seconds in zip(claimed, (0.0, LATER), strict=True):
+            await self.inbox.put_off(each.delivery, self.a, seconds=seconds)
         found, expected = await self._claim_due(self.b, self.other), [*keys[2:], keys[0]]
         hold(found == expected, f"after one was put off and is due at once, the order was {found}, not {expected}")
 
     async def measure(self) -> None:
-        """waiting() has the bytes of a webhook's deliveries, and the age of the oldest"""
+        """waiting() has the bytes of a webhook's deliveries, and the age of the oldest that never failed"""
         first = await self._store("-first")
         least = SHORT if self.clock is None else LATER
         await self.wait(least)
@@ -133,8 +183,9 @@ class WaitingPromises(Workers[WaitingInbox]):
         sizes = [found.size]
         await self.inbox.claim(first.key, self.a, lease=LONG)
         longer = attrs.evolve(first, body=first.body * 2)
-        await self.inbox.put_off(first.key, self.a, seconds=0, delivery=longer)
+        await self.inbox.put_off(longer, self.a, seconds=0)
         sizes.append((await self.other.waiting(self.key)).size)
+        await self.inbox.claim(first.key, self.a, lease=LONG)
         await self.inbox.complete(first.key, self.a)
         sizes.append((await self.other.waiting(self.key)).size)
         hold(0 < sizes[2] < sizes[0] < sizes[1], f"of two, a longer one, and one, waiting() had {sizes} bytes")
@@ -142,27 +193,26 @@ class WaitingPromises(Workers[WaitingInbox]):
         hold((others.count, others.size, others.age) == (0, 0, None), f"waiting() of another webhook was {others}")
 
     async def list_in_order(self) -> None:
-        """list_waiting() returns pages of all webhooks in order of time, each delivery as it was, with its seal"""
+        """list_waiting() returns pages of all webhooks in order of time, each delivery as it was"""
         stored = make_odd_deliveries(self.key)
         for number, each in enumerate(stored):
             await self.inbox.store(each, webhook_id=None if number % 2 else self.key)
 
         async def complete(key: str) -> bool:
+            await self.inbox.claim(key, self.a, lease=LONG)
             return await self.inbox.complete(key, self.a)
 
         await self.check_order(self.other.list_waiting, stored, complete)
-        listed = await self.list_own(self.other.list_waiting)
-        claimed = await self.inbox.claim_due(self.key, self.a, limit=10, lease=LONG)
+        claimed = await self.inbox.claim_due(self.key, self.a, limit=10, retries=10, lease=LONG)
         hold(
             len(claimed) == 2, f"of 3 deliveries of the webhook, of which 1 was handled, {len(claimed)} were due, not 2"
         )
-        hold({each.seal for each in (*listed, *claimed)} == {SEAL}, "a seal was lost")
 
     async def keep_for_long(self) -> None:
         """Nothing forgets a delivery that waits, however long it waits and however many are handled meanwhile"""
         stored = await self._store("")
         for key in await self._claim_due(self.a, self.inbox):
-            await self.inbox.put_off(key, self.a, seconds=0.0)
+            await self.inbox.put_off(attrs.evolve(stored, key=key), self.a, seconds=0.0)
         for day in range(0, _YEAR if self.clock is not None else 1, _PRUNING):
             for number in range(_PRUNING):
                 await self.inbox.complete(f"{self.key}-{day}-{number}", self.b)

@@ -164,7 +164,7 @@ class Workers(Generic[I]):
                     raise
                 await asyncio.sleep(_PAUSE)
                 continue
-            is_busy = action == "claim_due" and found == []
+            is_busy = action in ("claim_due", "claim_fresh") and found == []
             if isinstance(found, Claim) and found.status is BUSY:
                 is_busy, seconds = True, found.retry_after
                 hold(0 < seconds <= LONG, f"{step}: retry_after was {seconds}, with a lease of {LONG:g} s")

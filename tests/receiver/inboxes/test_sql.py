@@ -335,7 +335,7 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(
 ) -> None:
     for key in "kl":
         await inbox.quarantine(key, "a", quarantined_delivery(key))
-    await run(engine, f"UPDATE {inbox._tables.name} SET letter = '{{' WHERE key = 'k'")
+    await run(engine, f"UPDATE {inbox._tables.name} SET entry_json = '{{' WHERE key = 'k'")
     found = await inbox.quarantined()
     assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
         ("k", "unreadable", ""),

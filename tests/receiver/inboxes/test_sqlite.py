@@ -355,7 +355,7 @@ async def test_an_altered_delivery_is_kept_without_a_seal_and_hides_no_other(tmp
     async with SQLiteInbox(tmp_path / "inbox.db") as inbox:
         for key in "kl":
             await inbox.quarantine(key, "a", quarantined_delivery(key))
-        _run(tmp_path / "inbox.db", f"UPDATE inbox SET letter = {letter} WHERE key = 'k'")
+        _run(tmp_path / "inbox.db", f"UPDATE inbox SET entry_json = {letter} WHERE key = 'k'")
         found = await inbox.quarantined()
         assert [(entry.key, entry.kind, entry.seal) for entry in found] == [
             ("k", "unreadable", ""),

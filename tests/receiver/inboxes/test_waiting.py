@@ -38,7 +38,8 @@ async def store(inbox: WaitingInbox, *keys: str) -> None:
 
 
 async def due(inbox: WaitingInbox, token: str, *, limit: int = 10) -> list[str]:
-    return [found.key for found in await inbox.claim_due("w", token, limit=limit, lease=60)]
+    found = await inbox.claim_due("w", token, limit=limit, retries=limit, lease=60)
+    return [each.delivery.key for each in found]
 
 
 def test_redis_keeps_nothing_that_waits() -> None:
@@ -87,9 +88,10 @@ async def test_a_transaction_that_is_rolled_back_leaves_the_delivery_leased_and_
             assert await due(other, "b") == []
             await other.claim_transaction("k", "a", lease=60)
             await write(other, table, "a")
-            assert await other.put_off("k", "a", seconds=0, delivery=entry("k", failures=1))
+            assert await other.put_off(entry("k", failures=1), "a", seconds=0)
             assert await scalar(engine, f"SELECT count(*) FROM {table}_rows") == 0
-            assert [found.failures for found in await other.claim_due("w", "c", limit=1, lease=60)] == [1]
+            [found] = await other.claim_due("w", "c", limit=1, retries=1, lease=60)
+            assert (found.delivery.failures, found.attempts, found.unended) == (1, 2, 0)
 
 
 async def test_a_released_transaction_ends_the_lease_too(url: str) -> None:
@@ -114,8 +116,8 @@ async def test_nothing_waits_for_a_transaction_that_has_the_key(url: str, monkey
                 await other.store(entry("new"), webhook_id="w")
             assert await other.store(entry("k"), webhook_id="w") is False, "it waits already"
             assert await due(other, "b") == []
-            assert not await other.put_off("k", "a", seconds=0), "the token holds nothing that is committed"
-            assert not await inbox.put_off("new", "a", seconds=0), "it does not wait"
+            assert not await other.put_off(entry("k"), "a", seconds=0), "the token holds nothing that is committed"
+            assert not await inbox.put_off(entry("new"), "a", seconds=0), "it does not wait"
             assert (await other.claim("new", "b", lease=60)).status is CLAIMED, "its transaction was rolled back"
             assert await other.store(entry("new"), webhook_id="w")
 
@@ -189,9 +191,9 @@ async def fill_sql(engine: AsyncEngine, table: str) -> None:
     rows = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY})"
     await run(
         engine,
-        f"INSERT INTO {table} (key, due, queue, placed_at, attempts, size, letter) {rows} "
-        "SELECT 'k-' || i, CASE i WHEN 1 THEN 1e3 ELSE 1e10 + i END, 'waiting:w', '2026-01-05 12:00:00.000000', 1, "
-        f"900, '{'x' * 900}' FROM n",
+        f"INSERT INTO {table} (key, due, queue, failing, placed_at, failing_since, attempts, size, entry_json) {rows} "
+        "SELECT 'k-' || i, CASE i WHEN 1 THEN 1e3 ELSE 1e10 + i END, 'waiting:w', 1, '2026-01-05 12:00:00.000000', "
+        f"1e9, 1, 900, '{'x' * 900}' FROM n",
     )
 
 
@@ -216,7 +218,7 @@ async def test_with_100_000_that_wait_a_count_and_a_claim_read_the_index_alone(u
             assert "(due <= " in claimed.partition("Index Cond")[2].partition("\n")[0]
         else:
             assert f"COVERING INDEX {table}_queue (queue=?" in counted
-            assert f"USING INDEX {table}_queue (queue=? AND due<?)" in claimed
+            assert f"USING INDEX {table}_queue (queue=? AND failing=? AND due<?)" in claimed
             assert f"COVERING INDEX {table}_queue (queue>?" in listed
         assert "Seq Scan" not in counted + claimed + listed
 
@@ -228,10 +230,11 @@ async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_ind
         await inbox.check()
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(
-                f"INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, attempts, size, letter) "
+                f"INSERT INTO inbox (key, handled, failures, expires, due, webhook, stored, failing, "
+                "failing_since, attempts, size, entry_json) "
                 f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY}) "
-                f"SELECT 'k-' || i, 0, 0, 1e18, CASE i WHEN 1 THEN 1 ELSE 1e10 + i END, 'w', i, 1, 200, '{'x' * 200}' "
-                "FROM n"
+                "SELECT 'k-' || i, 0, 0, 1e18, CASE i WHEN 1 THEN 1 ELSE 1e10 + i END, 'w', i, 1, i, 1, 200, "
+                f"'{'x' * 200}' FROM n"
             )
         trace: Any = statements.append
         await inbox._store.run(lambda connection: connection.set_trace_callback(trace))
@@ -245,8 +248,9 @@ async def test_with_100_000_that_wait_in_a_file_a_count_and_a_claim_read_the_ind
             if statement.lstrip().startswith(("SELECT", "UPDATE")):
                 rows = connection.execute(f"EXPLAIN QUERY PLAN {statement.replace('-Inf', '-9e999')}").fetchall()
                 plans.append(", ".join(row[3] for row in rows))
-    assert plans.count("SEARCH inbox USING INDEX inbox_due (webhook=? AND due<?)") == 2
-    assert "SEARCH inbox USING COVERING INDEX inbox_due (webhook=? AND due>?)" in plans
+    search = "SEARCH inbox USING INDEX inbox_due (webhook=? AND failing=? AND due<?)"
+    assert sum(plan.count(search) for plan in plans) == 4, "of each look, for what never failed and for what did"
+    assert "SEARCH inbox USING COVERING INDEX inbox_due (webhook=?)" in plans
     assert any("USING INDEX inbox_waiting" in plan for plan in plans)
 
 
@@ -283,8 +287,11 @@ async def test_after_a_restart_of_the_machine_a_dead_claim_in_a_file_is_due_agai
 async def test_what_somebody_wrote_over_a_delivery_that_waits_is_unreadable_and_hides_no_other(tmp_path: Path) -> None:
     async with engine_of(f"sqlite+aiosqlite:///{tmp_path}/sql.db") as engine, SQLInbox(engine) as inbox:
         await store(inbox, "k", "l")
-        await run(engine, "UPDATE basiq_inbox SET letter = 'nonsense' WHERE key = 'k'")
-        found = await inbox.claim_due("w", "a", limit=2, lease=60)
-        assert [(each.key, each.kind, each.seal) for each in found] == [("k", "unreadable", ""), ("l", "delivery", "")]
+        await run(engine, "UPDATE basiq_inbox SET entry_json = 'nonsense' WHERE key = 'k'")
+        found = [each.delivery for each in await inbox.claim_due("w", "a", limit=2, retries=2, lease=60)]
+        assert [(each.key, each.kind, each.seal) for each in found] == [
+            ("k", "unreadable", ""),
+            ("l", "delivery", None),
+        ]
         assert await inbox.quarantine("k", "a", attrs.evolve(found[0], acknowledged=True))
         assert [each.key for each in await inbox.quarantined()] == ["k"]

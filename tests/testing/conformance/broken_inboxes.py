@@ -208,6 +208,27 @@ def free(inbox: Any, of: Of, result: object = None) -> None:
     inbox._claims.pop(of.key, None)
 
 
+def holds_delivery(inbox: Any, of: Of) -> bool:
+    return of.delivery.key in inbox._claims
+
+
+def waits(inbox: Any, of: Of) -> bool:
+    return of.delivery.key in inbox._waiting
+
+
+def uncount(inbox: Any, found: Any) -> None:
+    for each in found:
+        inbox._waiting[each.delivery.key].attempts -= 1
+
+
+async def keep_attempts(inbox: Any, call: Call, of: Of) -> bool:
+    before = inbox._waiting[of.delivery.key].attempts if waits(inbox, of) else 0
+    done = await call(**vars(of))
+    if done:
+        inbox._waiting[of.delivery.key].attempts = before
+    return done
+
+
 def stop_waiting(inbox: Any, of: Of) -> None:
     inbox._waiting.pop(of.key, None)
 
@@ -262,6 +283,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "completes for anybody": {"complete": before(free_all)},
     "too late is too late": {"complete": answer(False, is_too_late)},
     "a late worker leaves the quarantine": {"complete": keep("_quarantined", is_set_aside)},
+    "anybody completes what waits": {"complete": before(lambda inbox, of: stop_waiting(inbox, of))},
     "handled but waits": {"complete": keep("_waiting", lambda inbox, of: True)},
     # known, notes
     "knows the first of many": {"known": given(keys=lambda _, of: of.keys[:500])},
@@ -318,6 +340,9 @@ FAULTS: dict[str, dict[str, Change]] = {
         ),
     },
     "set aside but waits": {"quarantine": keep("_waiting")},
+    "a job sets aside what waits": {
+        "quarantine": before(lambda inbox, of: of.delivery.acknowledged or stop_waiting(inbox, of)),
+    },
     "retries twice": {"claim_quarantined": before(free)},
     "retries during an attempt": {
         "claim_quarantined": before(lambda inbox, of: is_set_aside(inbox, of) and free(inbox, of)),
@@ -341,6 +366,9 @@ FAULTS: dict[str, dict[str, Change]] = {
     "stores twice": {"store": after(lambda *_: True)},
     "looks before it stores": {"store": store_after_a_look},
     "stores what was handled": {"store": before(lambda inbox, of: inbox._done.pop(of.delivery.key, None))},
+    "stores what failed as new": {
+        "store": then(lambda inbox, of, stored: stored and setattr(inbox._waiting[of.delivery.key], "attempts", 0)),
+    },
     "does not store what a job set aside": {
         "store": answer(False, lambda inbox, of: of.delivery.key in inbox._quarantined),
     },
@@ -349,7 +377,7 @@ FAULTS: dict[str, dict[str, Change]] = {
     "stores for later": {
         "store": then(lambda inbox, of, stored: stored and delay(inbox._waiting[of.delivery.key])),
     },
-    "loses the seal": {"store": given(delivery=lambda _, of: attrs.evolve(of.delivery, seal=None))},
+    "loses the first failure": {"store": given(delivery=lambda _, of: attrs.evolve(of.delivery, failing_since=None))},
     "what waits is handled": {"claim": answer(Claim(DONE), lambda inbox, of: of.key in inbox._waiting)},
     "the newest is due first": {"claim_due": after(lambda inbox, of, found: found[::-1])},
     "claims all that is due": {"claim_due": given(limit=lambda _, of: 1000)},
@@ -358,17 +386,39 @@ FAULTS: dict[str, dict[str, Change]] = {
     "claims nothing that is due": {"claim_due": keep("_claims")},
     "the claim of what is due never ends": {"claim_due": given(lease=lambda _, of: 1e9)},
     "a dead claim takes the delivery away": {
-        "claim_due": then(lambda inbox, of, found: [inbox._waiting.pop(each.key) for each in found]),
+        "claim_due": then(lambda inbox, of, found: [inbox._waiting.pop(each.delivery.key) for each in found]),
+    },
+    "an attempt counts when it ends": {"claim_due": then(lambda inbox, of, found: uncount(inbox, found))},
+    "claims what failed in any case": {"claim_due": given(retries=lambda _, of: of.limit)},
+    "claims at the inbox's time": {"claim_due": given(now=lambda *_: None)},
+    "puts off at the inbox's time": {"put_off": given(now=lambda *_: None)},
+    "put off keeps the attempts": {"put_off": keep_attempts},
+    "the first failure was now": {
+        "waiting": after(lambda _, of, found: attrs.evolve(found, failing_age=found.failing_age and 0.0)),
     },
     "puts off for no time": {"put_off": given(seconds=lambda _, of: 0)},
     "puts off for ever": {"put_off": given(seconds=lambda _, of: of.seconds + 1e6)},
-    "puts off without the failure": {"put_off": given(delivery=lambda _, of: None)},
-    "puts off and keeps the claim": {"put_off": keep("_claims", is_held)},
+    "puts off without the failure": {
+        "put_off": given(
+            delivery=lambda inbox, of: inbox._waiting[of.delivery.key].delivery if waits(inbox, of) else of.delivery
+        ),
+    },
+    "puts off and keeps the claim": {"put_off": keep("_claims", holds_delivery)},
     "puts off what does not wait": {"put_off": after(lambda *_: True)},
     "anybody puts off": {
-        "put_off": given(token=lambda inbox, of: inbox._claims[of.key].token if is_held(inbox, of) else of.token),
+        "put_off": given(
+            token=lambda inbox, of: inbox._claims[of.delivery.key].token if holds_delivery(inbox, of) else of.token
+        ),
     },
-    "putting off ends any claim": {"put_off": then(lambda inbox, of, _: is_own(inbox, of) and free(inbox, of))},
+    "putting off ends any claim": {
+        "put_off": then(
+            lambda inbox, of, _: (
+                holds_delivery(inbox, of)
+                and inbox._claims[of.delivery.key].token == of.token
+                and inbox._claims.pop(of.delivery.key)
+            )
+        ),
+    },
     "all is fresh": {"waiting": after(lambda inbox, of, found: attrs.evolve(found, fresh=found.count))},
     "counts all webhooks": {
         "waiting": after(lambda inbox, of, found: attrs.evolve(found, count=len(inbox._waiting))),

@@ -1,0 +1,405 @@
+"""Hours and days of deferred work in virtual time: what fails stops nobody else, and nothing is lost by an outage."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from basiq_async import InboxError, PermissionDeniedError, RateLimitError, TransportError
+from basiq_async.receiver import Deferred, Delivery, MemoryInbox, WebhookReceiver
+from tests.support import virtual
+from tests.support.deliveries import SECRET, payload, signed
+
+TYPES = ("transactions.updated", "consent.revoked", "user.created")
+WORK = 0.3
+"""Seconds that a handler takes."""
+HOUR = 3_600.0
+Fails = Callable[[Delivery], Exception | None]
+
+
+class World:
+    """Processes on one inbox, whose handlers fail as a test says. It notes when each event came and was handled."""
+
+    def __init__(self, fails: Fails = lambda delivery: None) -> None:
+        self.inbox = MemoryInbox(clock=virtual.clock)
+        self.fails = fails
+        self.came: dict[str, float] = {}
+        self.handled: dict[str, float] = {}
+        self.attempts = Counter[str]()
+        self.repeated = 0
+        """How many were handled before."""
+
+    async def handle(self, delivery: Delivery) -> None:
+        self.attempts[delivery.event_id] += 1
+        await asyncio.sleep(WORK)
+        if (error := self.fails(delivery)) is not None:
+            raise error
+        self.repeated += delivery.event_id in self.handled
+        self.handled[delivery.event_id] = virtual.now()
+
+    def receiver(self, *types: str, inbox: Any = None, handle: Any = None, **limits: Any) -> WebhookReceiver:
+        receiver = WebhookReceiver(
+            SECRET,
+            inbox=inbox or self.inbox,
+            webhook_id="w1",
+            deferred=Deferred(**limits),
+            clock=virtual.clock,
+            handler_timeout=0.1,
+        )
+        receiver.on(*(types or TYPES))(handle or self.handle)
+        return receiver
+
+    async def post(self, receiver: WebhookReceiver, event_id: str, type_id: str = TYPES[0]) -> int:
+        body = payload(type_id, event_id)
+        done = await receiver.handle(signed(body, message_id=f"msg_{event_id}", at=virtual.clock()), body)
+        if done.status == 202:
+            self.came[event_id] = virtual.now()
+        return done.status
+
+    async def worked_off(self, within: float) -> float:
+        """Wait until nothing waits. Return the seconds that it took."""
+        began = virtual.now()
+        while (await self.inbox.waiting("w1")).count:
+            await asyncio.sleep(1)
+            assert virtual.now() - began < within, f"after {within:g} s {await self.inbox.waiting('w1')}"
+        return virtual.now() - began
+
+    async def set_aside(self) -> list[str]:
+        return [entry.event_id for entry in await self.inbox.quarantined(limit=1_000)]
+
+    def longest_wait(self, events: Any) -> float:
+        return max(self.handled[event] - self.came[event] for event in events)
+
+
+@pytest.fixture
+def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker looks four times a minute: a test of days."""
+    monkeypatch.setattr("basiq_async.receiver._worker._LOOK_EVERY", 15.0)
+
+
+def of_bad(delivery: Delivery) -> Exception | None:
+    return ValueError("no") if delivery.event_id.startswith("bad") else None
+
+
+@pytest.mark.parametrize("count", [1, 20, 100])
+@virtual.clocked
+async def test_a_good_event_waits_for_no_bad_ones_however_many_there_are(count: int) -> None:
+    world = World(of_bad)
+    receiver = world.receiver()
+    async with receiver:
+        for number in range(count):
+            await world.post(receiver, f"bad-{number}")
+        for number in range(60):
+            await world.post(receiver, f"good-{number}")
+            await asyncio.sleep(20 if number else 0)
+        await asyncio.sleep(40)
+        assert (await receiver.waiting()).failing == count
+    good = [f"good-{number}" for number in range(60)]
+    assert world.longest_wait(good) <= 35
+    waits = sorted(world.handled[event] - world.came[event] for event in good)
+    assert waits[30] <= 2 * WORK
+
+
+@virtual.clocked
+async def test_one_partner_that_is_down_stops_no_other_type() -> None:
+    down = [True]
+    world = World(lambda each: ConnectionError("refused") if down[0] and each.event_type_id == TYPES[0] else None)
+    receiver = world.receiver()
+    async with receiver:
+        for number in range(300):
+            for place, type_id in enumerate(TYPES):
+                await world.post(receiver, f"{place}-{number}", type_id)
+            await asyncio.sleep(2)
+        others = [event for event in world.came if not event.startswith("0-")]
+        assert world.longest_wait(others) <= 10 * WORK
+        assert (await receiver.waiting()).failing == 300
+        down[0] = False
+        await world.worked_off(within=35 * 60)
+    assert len(world.handled) == 900
+    assert await world.set_aside() == []
+
+
+class Away:
+    """An inbox whose storage is away for a time."""
+
+    def __init__(self, inbox: MemoryInbox) -> None:
+        self._inbox, self.away = inbox, False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.away:
+            raise InboxError("the database is away")
+        return getattr(self._inbox, name)
+
+
+for _name in ("check", "claim", "complete", "release", "known", "note", "set_note", "known_since", "fail", "quarantine",
+              "quarantined", "claim_quarantined", "drop_quarantined", "store", "claim_due", "put_off", "waiting",
+              "list_waiting"):  # fmt: skip
+
+    def _call(self: Any, *args: Any, _name: str = _name, **options: Any) -> Any:
+        return self.__getattr__(_name)(*args, **options)
+
+    setattr(Away, _name, _call)
+
+
+@pytest.mark.usefixtures("seldom")
+@pytest.mark.parametrize(
+    ("what", "hours"),
+    [
+        ("Basiq", 1 / 6),
+        ("Basiq", 24),
+        ("a partner", 1 / 6),
+        ("a partner", 24),
+        ("the database", 1 / 6),
+        ("the database", 24),
+    ],
+)
+@virtual.clocked
+async def test_after_an_outage_nothing_is_set_aside_and_all_is_handled_soon(what: str, hours: float) -> None:
+    error = TransportError("Basiq is away") if what == "Basiq" else ConnectionError("refused")
+    world = World(lambda _: error if what != "the database" and away[0] else None)
+    away = [False]
+    inbox = Away(world.inbox)
+    receiver = world.receiver(inbox=inbox)
+    async with receiver:
+        for number in range(20):
+            await world.post(receiver, f"before-{number}")
+        await asyncio.sleep(WORK / 2)
+        away[0], inbox.away = True, what == "the database"
+        statuses = set()
+        for number in range(100):
+            statuses.add(await world.post(receiver, f"during-{number}"))
+            await asyncio.sleep(hours * HOUR / 100)
+        assert statuses == ({503} if what == "the database" else {202})
+        attempts = world.attempts.total()
+        away[0] = inbox.away = False
+        await world.worked_off(within=35 * 60)
+    assert set(world.handled) == set(world.came)
+    assert await world.set_aside() == []
+    assert attempts <= 2_000
+    assert world.repeated == (8 if what == "the database" else 0), "those whose end could not be recorded"
+
+
+@pytest.mark.usefixtures("seldom")
+@virtual.clocked
+async def test_one_users_403_is_tried_again_seldom_and_stops_nobody() -> None:
+    refused = PermissionDeniedError("no consent", status=403)
+    world = World(lambda each: refused if each.event_id == "bad" else None)
+    receiver = world.receiver()
+    async with receiver:
+        await world.post(receiver, "bad")
+        for number in range(100):
+            await world.post(receiver, f"e-{number}")
+            await asyncio.sleep(12 * HOUR / 100)
+        (entry,) = await world.inbox.list_waiting()
+    assert (entry.error, entry.failures) == ("PermissionDeniedError: no consent (status 403)", world.attempts["bad"])
+    assert world.attempts["bad"] <= 30
+    assert world.longest_wait([event for event in world.came if event != "bad"]) <= 2 * WORK
+
+
+@virtual.clocked
+async def test_a_handler_that_hangs_is_set_aside_and_the_others_are_handled() -> None:
+    world = World()
+
+    async def handle(delivery: Delivery) -> None:
+        if delivery.event_id == "bad":
+            await asyncio.Event().wait()
+        await world.handle(delivery)
+
+    receiver = world.receiver(handle=handle, timeout=60, keep_trying=0)
+    async with receiver:
+        await world.post(receiver, "bad")
+        for number in range(200):
+            await world.post(receiver, f"e-{number}")
+            await asyncio.sleep(60)
+        (entry,) = await receiver.quarantined()
+    assert (entry.failures, entry.error) == (8, "TimeoutError: the handler was cancelled after 60 s")
+    assert world.longest_wait(world.handled) <= 2 * WORK
+    assert len(world.handled) == 200
+
+
+class Killed(BaseException):
+    """A process is gone."""
+
+
+@asynccontextmanager
+async def crashing(world: World, make: Callable[[Away, asyncio.Event], WebhookReceiver]) -> AsyncIterator[list[int]]:
+    """Run one process after the other: each is gone when its event is set, and its inbox sees nothing of its end."""
+    kills = [0]
+
+    async def run() -> None:
+        while True:
+            inbox, gone = Away(world.inbox), asyncio.Event()
+            receiver = make(inbox, gone)
+            async with receiver:
+                await gone.wait()
+                kills[0] += 1
+                inbox.away = True
+            await asyncio.sleep(1)
+
+    task = asyncio.create_task(run())
+    try:
+        yield kills
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+@virtual.clocked
+async def test_what_kills_its_process_is_set_aside_after_eight_times_and_all_others_are_handled_once() -> None:
+    world = World()
+
+    def make(inbox: Away, gone: asyncio.Event) -> WebhookReceiver:
+        async def handle(delivery: Delivery) -> None:
+            if delivery.event_id == "killer":
+                gone.set()
+                await asyncio.Event().wait()
+            await world.handle(delivery)
+
+        return world.receiver(inbox=inbox, handle=handle)
+
+    source = world.receiver()  # a process that only receives
+    for number in range(30):
+        await world.post(source, f"e-{number}" if number != 3 else "killer")
+    async with crashing(world, make) as kills:
+        await asyncio.sleep(600)
+        (entry,) = await world.inbox.list_waiting()
+        assert entry.event_id == "killer"
+        assert "the attempt did not end" in entry.error
+        await asyncio.sleep(5 * HOUR)
+    assert await world.set_aside() == ["killer"]
+    (entry,) = await world.inbox.quarantined()
+    assert (entry.failures, entry.unended, kills[0]) == (8, 8, 8)
+    assert len(world.handled) == 29
+    assert world.repeated == 0
+    repeated = [event for event, count in world.attempts.items() if count > 1]
+    assert len(repeated) <= 7, "those that it was claimed with once"
+
+
+@virtual.clocked
+async def test_a_process_that_ends_between_its_claim_and_the_work_loses_nothing() -> None:
+    world = World()
+    lives = itertools.count()
+
+    def make(inbox: Away, gone: asyncio.Event) -> WebhookReceiver:
+        async def claim_and_end(*args: Any, **options: Any) -> Any:
+            found = await world.inbox.claim_due(*args, **options)
+            if found and life < 3:
+                gone.set()
+                await asyncio.Event().wait()
+            return found
+
+        life = next(lives)
+        inbox.claim_due = claim_and_end  # type: ignore[attr-defined]
+        return world.receiver(inbox=inbox)
+
+    source = world.receiver()
+    for number in range(30):
+        await world.post(source, f"e-{number}")
+    async with crashing(world, make):
+        await world.worked_off(within=1_000)
+    assert len(world.handled) == 30
+    assert set(world.attempts.values()) == {1}
+
+
+@virtual.clocked
+async def test_a_job_that_fails_on_what_waits_leaves_it_as_it_was() -> None:
+    world = World(of_bad)
+    receiver = world.receiver()
+    async with receiver:
+        await world.post(receiver, "bad")
+        await asyncio.sleep(1)
+        (before,) = await world.inbox.list_waiting()
+    job = WebhookReceiver(SECRET, inbox=world.inbox, webhook_id="w1", quarantine_after=1, clock=virtual.clock)
+
+    @job.on("*")
+    async def fail(delivery: Delivery) -> None:
+        raise ValueError("in the job")
+
+    for _ in range(10):
+        delivery = Delivery("msg_bad", TYPES[0], "bad", {}, b"{}", {}, virtual.clock(), "w1")
+        assert (await job.dispatch(delivery)).status == 500
+    (after,) = await world.inbox.list_waiting()
+    assert (after, await world.set_aside()) == (before, [])
+    world.fails = lambda delivery: None
+    async with world.receiver():
+        await world.worked_off(within=60)
+    assert [*world.handled] == ["bad"]
+
+
+@virtual.clocked
+async def test_a_type_that_one_of_two_processes_handles_is_handled_there_and_costs_no_failure() -> None:
+    world = World()
+    first, second = world.receiver(TYPES[0]), world.receiver(TYPES[1])
+    async with first, second:
+        for number in range(50):
+            await world.post(first, f"a-{number}")
+            await world.post(second, f"b-{number}", TYPES[1])
+            await asyncio.sleep(0.5)
+        await world.worked_off(within=120)
+    assert len(world.handled) == 100
+    assert set(world.attempts.values()) == {1}
+    assert await world.set_aside() == []
+
+
+@virtual.clocked
+async def test_deploys_that_add_and_remove_handlers_lose_nothing() -> None:
+    world = World()
+    old, new, last = world.receiver(TYPES[0]), world.receiver(*TYPES[:2]), world.receiver(TYPES[1])
+    async with old:
+        async with new:  # both run for a while
+            for number in range(20):
+                await world.post(new, f"b-{number}", TYPES[1])
+                await asyncio.sleep(1)
+            await world.worked_off(within=60)
+        for number in range(20):
+            await world.post(old, f"a-{number}")
+        async with last:  # its handler of the first type is gone
+            await old.aclose()
+            await asyncio.sleep(2 * HOUR)
+            assert await world.set_aside() == []
+        left = (await world.inbox.waiting("w1")).count
+        assert left + len(world.handled) == 40
+        async with world.receiver():  # the handler comes back
+            await world.worked_off(within=60)
+    assert len(world.handled) == 40
+
+
+@pytest.mark.usefixtures("seldom")
+@virtual.clocked
+async def test_a_limit_of_sixty_a_minute_costs_at_most_twice_as_many_requests() -> None:
+    requests = Counter[int]()
+
+    def refuse(delivery: Delivery) -> Exception | None:
+        minute = int(virtual.now() // 60)
+        requests[minute] += 1
+        return RateLimitError("slowly", status=429) if requests[minute] > 60 else None
+
+    world = World(refuse)
+    receiver = world.receiver()
+    async with receiver:
+        for number in range(1_000):
+            await world.post(receiver, f"e-{number}")
+        await world.worked_off(within=2 * HOUR)
+    assert len(world.handled) == 1_000
+    assert requests.total() <= 2_000
+
+
+@pytest.mark.usefixtures("seldom")
+@virtual.clocked
+async def test_a_weekend_without_a_worker_uses_up_no_time_to_try() -> None:
+    world = World()
+    world.fails = lambda each: ValueError("not yet") if world.attempts[each.event_id] <= 10 else None
+    source = world.receiver()
+    for number in range(20):
+        await world.post(source, f"e-{number}")
+    await asyncio.sleep(66 * HOUR)
+    async with world.receiver():
+        await world.worked_off(within=8 * HOUR)
+    assert len(world.handled) == 20
+    assert await world.set_aside() == []
