@@ -41,7 +41,7 @@ class Backlog:
         moment: Callable[[], datetime | None],
         outages: Outages,
     ) -> None:
-        self._inbox = inbox
+        self._inbox = inbox if isinstance(inbox, WaitingInbox) else None  # asked once: it takes a while
         self.settings = settings
         self.webhook_id = webhook_id
         self.timeout = settings.inbox_timeout
@@ -58,13 +58,13 @@ class Backlog:
     @property
     def inbox(self) -> WaitingInbox:
         """The inbox. Raises ``ConfigurationError`` for one that keeps no deliveries that wait."""
-        if not isinstance(self._inbox, WaitingInbox):
+        if self._inbox is None:
             raise ConfigurationError("this inbox keeps no deliveries that wait: see WaitingInbox")
         return self._inbox
 
     def can_wait(self) -> bool:
         """Return whether the inbox has the methods for deliveries that wait."""
-        return isinstance(self._inbox, WaitingInbox)
+        return self._inbox is not None
 
     async def store(self, delivery: Delivery) -> Outcome:
         """Store a delivery to be handled later. Return the response: 202, or 503 if that is not certain."""

@@ -26,6 +26,7 @@ logger = logging.getLogger("basiq_async.receiver")
 
 _LOOK_EVERY, _LOOK_ANYWAY = 1.0, 60.0
 """Seconds between two looks for what is due; and in a process that defers nothing, for what others have deferred."""
+_LOOK_JITTER = 0.05
 _COUNT_EVERY = 60.0
 _LINGER = 0.005
 """Seconds for more handlers to end, so that one statement claims for all of them."""
@@ -154,7 +155,8 @@ class Worker:
 
     async def _wait(self) -> None:
         """Wait for a new delivery, for room if more is due, or for the next look."""
-        look = max(_LOOK_EVERY if self._backlog.used else _LOOK_ANYWAY, self._away)
+        # Two processes that looked in step would never share what only one of them has a handler for.
+        look = max(jittered(_LOOK_EVERY, _LOOK_JITTER) if self._backlog.used else _LOOK_ANYWAY, self._away)
         if await wait_for_event(self._news, look) and not self._stopping:
             await asyncio.sleep(_LINGER)
 
