@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -35,9 +35,7 @@ _CALL = 5.0
 class JobRecord:
     """Sets aside the messages of a run that failed; the target records what it handles.
 
-    flush: makes durable what a bulk target accepted.
-    inbox: where the failures are set aside. None for a run without any: its target is its own record, or a receiver
-        records itself what it tries again.
+    inbox: where the failures are set aside. None if a receiver records itself what it tries again.
     seal: signs the messages that are set aside.
     """
 
@@ -46,14 +44,11 @@ class JobRecord:
     _webhook_id: str | None
     _seal: Seal
     _now: TimeSource
-    _flush: Callable[[], Awaitable[None]] | None = None
     _token: str = attrs.field(factory=new_token)
     """The same for a recording that is repeated."""
 
     async def record(self, finished: Sequence[Finished]) -> None:
         """See ``Recorder``."""
-        if self._flush is not None:
-            await self._flush()
         for each in finished:
             if self._inbox is not None and each.error is not None:
                 await self._set_aside(self._inbox, each.message, each.error)

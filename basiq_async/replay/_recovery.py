@@ -36,7 +36,6 @@ from ..services.coverage import (
     read_coverage,
 )
 from ..services.diagnosis import Problem, describe_waiting, find_clock_problem, find_status_problem, is_inactive
-from ._engine import Observer
 from ._reading import Reading
 from ._replay import Replay
 from ._report import OnProgress, Report, make_plan
@@ -47,6 +46,7 @@ from ._sources import (
     event_key,
     message_key,
 )
+from ._tally import Observer
 from ._where import Predicate, Where, everything
 from .targets._adapters import AnyTarget
 from .targets._base import BUSY

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import attrs
 
@@ -35,8 +35,7 @@ from ..errors import ConfigurationError, ReplayError
 from ..filters import Filter, filter_text
 from ..hooks import call_hook, chain_hooks
 from ..models import Message
-from ._bulk import BulkEngine
-from ._engine import Engine, Observer, OnError, RunSettings
+from ._engine import Engine
 from ._places import check_place
 from ._reading import Known, Reading
 from ._records import JobRecord, RetryTarget, message_of_entry
@@ -54,8 +53,10 @@ from ._sources import (
     placeholder_for,
     plain_id,
 )
+from ._tally import Observer, OnError, RunSettings
 from ._throttle import FIRST_PAUSE, LONGEST_PAUSE
 from ._where import Predicate, Where, as_where, choose, everything
+from ._writer import PageWriter
 from .targets._adapters import AnyTarget, ReceiverTarget, find_handling
 from .targets._base import HANDLED_BEFORE, BulkTarget
 from .targets._http import HttpTarget
@@ -153,7 +154,7 @@ class Replay:
             max_pause=check_seconds("max_pause", max_pause),
         )
         client.messages.list(webhook_id)  # checks the argument now, not at the first run
-        self._engine: Engine | None = None
+        self._engine: Engine | PageWriter | None = None
         self._observer: Observer | None = None
         self._listeners: list[OnProgress] = []
         self._running = False
@@ -287,15 +288,8 @@ class Replay:
         retries: bool = False,
         note_hint: Callable[[str], Any] | None = None,
     ) -> Report:
-        handling = self._handling
+        handling, settings = self._handling, self._settings_of(retries=retries)
         opened = target = handling.open(quarantined=retries)
-        recorder = JobRecord(
-            None if retries and handling.receiver is not None else handling.inbox,
-            handling.webhook_id,
-            self._seal,
-            self._client._now,
-            target.flush if isinstance(target, BulkTarget) else None,
-        )
         if retries:
             target = RetryTarget(target, self._seal, handling.receiver)
         for listener in self._listeners:
@@ -304,23 +298,31 @@ class Replay:
             target = self._observer.wrap(target)
             self._observer.begin(kind or self._source)
             progress = chain_hooks(progress, self._observer.on_progress)
-
-        def wait_for_others() -> float:
-            if isinstance(opened, (Shared, ReceiverTarget)):
-                opened.patience = PATIENCE
-            return PATIENCE
-
-        make: Callable[..., Engine] = Engine
+        engine: Engine | PageWriter
         if handling.inbox is None:
-            make = partial(BulkEngine, file=self._file, as_sent=self._as_sent)
-        self._engine = engine = make(
-            source,
-            target=target,
-            recorder=recorder,
-            settings=self._settings_of(retries=retries),
-            note_hint=note_hint,
-            wait_for_others=wait_for_others,
-        )
+            written, as_sent = cast(BulkTarget, handling.value), self._as_sent
+            engine = PageWriter(
+                source, target=target, written=written, settings=settings, as_sent=as_sent, note_hint=note_hint
+            )
+        else:
+            # A receiver records itself what it tries again.
+            inbox = None if retries and handling.receiver is not None else handling.inbox
+            recorder = JobRecord(inbox, handling.webhook_id, self._seal, self._client._now)
+
+            def wait_for_others() -> float:
+                if isinstance(opened, (Shared, ReceiverTarget)):
+                    opened.patience = PATIENCE
+                return PATIENCE
+
+            engine = Engine(
+                source,
+                target=target,
+                recorder=recorder,
+                settings=settings,
+                note_hint=note_hint,
+                wait_for_others=wait_for_others,
+            )
+        self._engine = engine
         if self._stopping.is_set():
             engine.stop()
         return await engine.run(progress, plan)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ._engine import Engine, Finished, OnError, RunSettings
+from ._engine import Engine, Finished
 from ._places import check_place
 from ._reading import Reading, place_after
 from ._records import QuarantinedMessage, RetryTarget, key_of, make_entry, message_of_entry
 from ._report import make_plan
 from ._sources import FixedMessages, Source, message_of, open_events, placeholder_for, plain_id
+from ._tally import OnError, RunSettings
 from ._where import SUBMITTED, Predicate, as_where, choose
 from .targets._adapters import AnyTarget, Handling, find_handling
 from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget

@@ -13,8 +13,8 @@ from basiq_async.receiver import SQLInbox, WebhookReceiver
 from basiq_async.receiver._dispatcher import PATIENCE  # private: what pages say in words
 from basiq_async.receiver._worker import _WAITS  # private: what pages say in words
 from basiq_async.receiver.inboxes import _sql_pruning, _sqlite  # private: what pages say in words
-from basiq_async.replay._engine import RunSettings  # private: what pages say in words
 from basiq_async.replay._reading import _LATE  # private: what pages say in words
+from basiq_async.replay._tally import RunSettings  # private: what pages say in words
 from basiq_async.testing.fake import _lists, _logs  # private: what pages say in words
 from basiq_async.testing.mock import _history  # private: what pages say in words
 from tests.support.environment import ROOT

@@ -136,7 +136,7 @@ class JSONLinesTarget:
                 try:
                     if self._lines:
                         await self._in_thread(self._write_lines)
-                    await self._in_thread(self._write_note)
+                    await self._in_thread(self._end)
                 finally:
                     self._forget()
 
@@ -290,6 +290,11 @@ class JSONLinesTarget:
             )
         self._notes = notes
         return note
+
+    def _end(self) -> None:
+        if self._file is not None:
+            self._check_in_place(self._file)
+        self._write_note()
 
     def _write_note(self) -> None:
         note = {"size": self._size, "last": self._last.hex(), "notes": self._notes}

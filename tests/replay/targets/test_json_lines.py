@@ -338,6 +338,28 @@ async def test_an_export_that_is_deleted_or_replaced_meanwhile_ends_the_job(repl
         (tmp_path / "gone").replace(path)
 
 
+@pytest.mark.parametrize("new", [0, 3])
+async def test_an_export_that_is_deleted_under_a_run_is_found_at_its_end(new: int, tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+
+    class Deleted(JSONLinesTarget):
+        """It is deleted after the last write."""
+
+        async def set_note(self, name: str, text: str) -> None:
+            await super().set_note(name, text)
+            path.rename(tmp_path / "gone")
+
+    async with history(5) as h:
+        await h.replay(JSONLinesTarget(path)).run()
+        for _ in range(new):
+            await h.fake.emit("user.created")
+        with pytest.raises(RecordError, match="deleted or replaced while it was written"):
+            await h.replay(Deleted(path)).run()
+        (tmp_path / "gone").replace(path)
+        assert (await h.replay(JSONLinesTarget(path)).run()).finished
+    assert len(path.read_text().splitlines()) == 5 + new
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes and links of POSIX")
 async def test_an_export_that_others_can_open_or_a_link_is_refused(tmp_path: Path) -> None:
     loose, link = tmp_path / "loose.jsonl", tmp_path / "link.jsonl"
