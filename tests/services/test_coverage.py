@@ -10,7 +10,7 @@ import pytest
 
 from basiq_async import Message
 from basiq_async._wire.order import raw_time
-from basiq_async.services.coverage import Activity, Coverage, Inactivity, is_left_alone
+from basiq_async.services.coverage import Activity, Coverage, Inactivity, is_left_alone, is_recent
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -179,3 +179,100 @@ def test_what_is_lost_is_kept_until_it_is_acknowledged() -> None:
     known = attrs.evolve(coverage, acknowledged=at(-200))
     assert known.out_of_reach([], at(0)) == lost[1:]
     assert attrs.evolve(coverage, acknowledged=at(-180)).out_of_reach([], at(0)) == ()
+
+
+# --- each rule, at its border ---
+
+DAY = 24.0
+
+
+@pytest.mark.parametrize(
+    ("coverage", "back_to"),
+    [
+        (Coverage(), None),
+        (Coverage(begins=at(-3)), at(-3)),
+        (Coverage(read_up_to=at(-1)), at(-9 * DAY)),  # the events of 7 days, and their attempts
+        (Coverage(read_up_to=at(-8 * DAY)), at(-10 * DAY)),  # the attempts that had not ended then
+        (Coverage(read_up_to=at(-1), begins=at(-3)), at(-3)),
+        (Coverage(read_up_to=at(-1), begins=at(-10 * DAY)), at(-9 * DAY)),
+    ],
+)
+def test_messages_are_read_back_to_the_attempts_of_what_is_listed(coverage: Coverage, back_to: datetime | None) -> None:
+    assert coverage.read_back_to(at(0)) == back_to
+
+
+@pytest.mark.parametrize(
+    ("period", "begins", "lost"), [((0, 5), at(2), (2, 5)), ((0, 5), at(5), None), ((6, 9), at(5), (6, 9))]
+)
+def test_what_happened_before_the_beginning_is_not_wanted_and_not_lost(
+    period: tuple[float, float], begins: datetime, lost: tuple[float, float] | None
+) -> None:
+    found = Coverage(begins=begins).out_of_reach([Inactivity(*map(at, period))], at(0) + timedelta(days=8))
+    assert found == (() if lost is None else (Inactivity(*map(at, lost)),))
+
+
+def test_a_period_that_had_begun_when_a_recovery_found_the_webhook_active_had_ended() -> None:
+    now = at(0) + timedelta(days=8)
+    for since, is_lost in ((3.0, False), (3.01, True)):
+        found = Coverage(read_up_to=at(3)).out_of_reach([Inactivity(at(since), at(5))], now)
+        assert bool(found) is is_lost
+
+
+def test_what_was_lost_stays_lost_until_a_later_moment_is_acknowledged() -> None:
+    lost = (Inactivity(at(0), at(5)), Inactivity(at(6)))
+    for acknowledged, left in ((None, lost), (at(4.9), lost), (at(5), lost[1:]), (at(9), lost[1:]), (at(10), ())):
+        coverage = Coverage(lost=lost, acknowledged=acknowledged)
+        assert coverage.out_of_reach([], at(10)) == left
+
+
+@pytest.mark.parametrize(("seconds", "recent"), [(119, True), (120, True), (121, False)])
+def test_an_event_is_recent_for_two_minutes(seconds: float, recent: bool) -> None:
+    assert is_recent(NOON - timedelta(seconds=seconds), NOON) is recent
+    assert not is_recent(None, NOON)
+
+
+@pytest.mark.parametrize(("minutes", "left_alone"), [(4.9, True), (5, False)])
+def test_the_clocks_of_basiq_and_the_inbox_may_differ_by_five_minutes(minutes: float, left_alone: bool) -> None:
+    delivered = Message("m", tried(0, status="Success"))
+    assert is_left_alone(delivered, NOON - timedelta(minutes=minutes)) is left_alone
+    untold = Message("m", {"id": "m", "attempts": [{"status": "Success"}]})
+    assert is_left_alone(untold, NOON - timedelta(days=9)), "nobody knows when it was delivered"
+
+
+@pytest.mark.parametrize("count", [7, 8, 9])
+def test_a_message_comes_to_its_end_with_its_eighth_attempt(count: int) -> None:
+    activity = Activity()
+    see(activity, [tried(*range(count))])
+    assert activity.first_end(None) == (at(count - 1) if count >= 8 else None)
+    assert activity.first_end(at(count - 1)) is None
+    assert activity.first_end(at(count - 2)) == activity.first_end(None)
+
+
+def test_a_silence_as_long_as_one_before_shows_nothing_and_a_longer_one_does() -> None:
+    for until, named in ((2 * LAST - 1, False), (2 * LAST, False), (2 * LAST + 0.001, True)):
+        activity = Activity()
+        see(activity, [poisoned(), tried(until)])
+        assert bool(activity.periods()) is named, until
+    activity = Activity()
+    see(activity, [tried(-60), *hourly(0, 28), poisoned(), tried(LAST + 1.5)])
+    assert activity.periods(), "a silence from before the message counts for nothing"
+
+
+def test_of_two_messages_that_came_to_their_ends_in_one_silence_the_first_counts() -> None:
+    activity = Activity()
+    see(activity, [*hourly(0, 28), poisoned(), poisoned(since=0.5), tried(90)])
+    assert activity.periods() == (Inactivity(at(LAST), at(90)),)
+
+
+@pytest.mark.parametrize("given", [Coverage(at(1)), Coverage(seen_inactive=at(1))])
+def test_a_webhook_that_a_recovery_has_read_inherits_nothing(given: Coverage) -> None:
+    former = Coverage(read_up_to=at(5), seen_inactive=at(4))
+    assert given.inherit([former]) == given
+    assert Coverage().inherit([former, Coverage(at(3))]).seen_inactive == at(4)
+    assert Coverage().inherit([Coverage(at(3)), Coverage(acknowledged=at(9))]).seen_inactive == at(9)
+    assert Coverage().inherit([]).seen_inactive is None
+
+
+def test_the_lost_are_written_without_those_that_have_no_end() -> None:
+    written = Coverage(lost=(Inactivity(at(0)), Inactivity(at(1), at(2))), begins=at(0), types=("a",)).write()
+    assert Coverage.read(written) == Coverage(lost=(Inactivity(at(1), at(2)),), begins=at(0), types=("a",))

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import attrs
 import pytest
 from aiohttp import web
 
 from basiq_async import (
     ConfigurationError,
     Diagnosis,
+    EndpointCheck,
     Message,
     NotFoundError,
     PermissionDeniedError,
@@ -20,10 +22,10 @@ from basiq_async import (
     Webhook,
 )
 from basiq_async.receiver import Delivery, MemoryInbox, UnknownEventTypeWarning, WebhookReceiver
-from basiq_async.receiver.protocol import inbox_key
+from basiq_async.receiver.protocol import Waiting, inbox_key
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
 from basiq_async.services.coverage import Activity, Coverage, coverage_note  # private: what a recovery notes
-from basiq_async.services.diagnosis import cool_off_left
+from basiq_async.services.diagnosis import cool_off_left, describe_waiting, matches
 from tests.services.conftest import Basiq
 from tests.support.scripted import Scripted, answer, client, error, page
 from tests.support.served import serving
@@ -331,3 +333,110 @@ async def test_the_reads_that_are_refused_to_a_key_are_named_and_nothing_is_conc
 async def test_a_webhook_that_a_key_may_not_read_is_an_error() -> None:
     with pytest.raises(PermissionDeniedError, match="GET /notifications/webhooks/w"):
         await diagnose(forbidden=["/notifications/webhooks/w"])
+
+
+# --- each rule, at its border ---
+
+HOOK = Webhook("w", "https://x.example", "active", ("user.created",))
+BORDERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("clock", {"clock_lead": 300.0}, {"clock_lead": 300.5}),
+    ("clock", {"clock_lead": -300.0}, {"clock_lead": -300.5}),
+    ("failing", {"failed_share": 0.1}, {"failed_share": 0.11}),
+    ("waiting", {"waiting": Waiting(count=1, age=300.0)}, {"waiting": Waiting(count=1, age=300.5)}),
+    ("endpoint-refuses", {"endpoint": EndpointCheck(200)}, {"endpoint": EndpointCheck(199)}),
+    ("endpoint-refuses", {"endpoint": EndpointCheck(299)}, {"endpoint": EndpointCheck(300)}),
+    ("endpoint-unreachable", {}, {"endpoint": EndpointCheck(None, "nobody is there")}),
+    ("refused", {}, {"refused": 404}),
+    ("undelivered", {}, {"undelivered": 1}),
+    ("never-sent", {}, {"never_sent": 1}),
+    ("unrecorded", {"left_alone": 1}, {"unrecorded": 1}),
+    ("quarantined", {"others": {"another": 1}}, {"quarantined": 1}),
+    ("unreadable", {}, {"unreadable": 1}),
+    ("partial", {"looked_at": 1}, {"complete": False}),
+]
+
+
+@pytest.mark.parametrize(("code", "well", "wrong"), BORDERS, ids=[f"{code} {wrong}" for code, _, wrong in BORDERS])
+def test_each_problem_begins_at_its_border(code: str, well: dict[str, Any], wrong: dict[str, Any]) -> None:
+    assert Diagnosis(HOOK, 0.0, **well).healthy
+    found = Diagnosis(HOOK, 0.0, **wrong)
+    assert (codes(found), found.healthy) == ([code], False)
+
+
+def test_a_diagnosis_of_nothing_has_no_problem_and_counts_nothing() -> None:
+    found = attrs.asdict(Diagnosis(HOOK, 0.0), recurse=False)
+    assert {name for name, value in found.items() if value} == {"webhook", "complete", "waiting"}
+    assert found["waiting"] == Waiting()
+    assert Diagnosis(HOOK, 0.0).status == "active"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(119, "119 s"), (120, "2 min"), (7_199, "120 min"), (7_200, "2 h"), (172_799, "48 h"), (172_800, "2 days")],
+)
+def test_an_age_is_told_in_the_unit_of_which_there_are_two(seconds: float, text: str) -> None:
+    told = describe_waiting(Waiting(count=3, fresh=1, age=seconds))
+    assert f"the oldest for {text}, and 2 of them have failed" in told
+
+
+@pytest.mark.parametrize(("status", "hint"), [(401, True), (403, True), (400, False), (404, False)])
+def test_an_endpoint_that_refuses_a_test_is_asked_for_its_secret_or_for_its_clock(status: int, hint: bool) -> None:
+    for lead, text in ((0.0, "is the receiver's secret this webhook's?"), (1e4, "set the clock of this machine first")):
+        problem = Diagnosis(HOOK, 0.0, clock_lead=lead, endpoint=EndpointCheck(status)).problems[-1]
+        assert (text in str(problem)) is hint
+        assert (problem.code, problem.about) == ("endpoint-refuses", status)
+
+
+def test_what_was_looked_at_is_told_with_its_times() -> None:
+    bounds = {"earliest": datetime(2026, 1, 1, tzinfo=UTC), "latest": datetime(2026, 1, 2, 12, tzinfo=UTC)}
+    for fields in ({}, {"earliest": bounds["earliest"]}, {"latest": bounds["latest"]}):
+        (problem,) = Diagnosis(HOOK, 0.0, complete=False, looked_at=7, **fields).problems
+        assert "only 7 messages and events were read, and there are more" in str(problem)
+    (problem,) = Diagnosis(HOOK, 0.0, complete=False, looked_at=7, **bounds).problems
+    assert "were read, with messages from 2026-01-01 00:00 to 2026-01-02 12:00 UTC, and" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matched"),
+    [("*", True), ("user.*", True), ("user.created", True), ("user.c", False), ("users*", False)],
+)
+def test_a_pattern_of_a_handler_matches_by_its_beginning(pattern: str, matched: bool) -> None:
+    assert matches(pattern, "user.created") is matched
+
+
+def test_of_attempts_at_one_time_the_success_is_the_newest() -> None:
+    for codes_at_once in ((401, None), (None, 401), (401, 500)):
+        attempts = _Attempts(NOW)
+        for code in codes_at_once:
+            tried = {**attempt("Failed", timedelta(0)), "responseStatusCode": code}
+            attempts.add(Message("m", message(1, tried)))
+        assert attempts.refused == (401 if codes_at_once[0] == 401 else None), "the first of them is kept"
+        attempts.add(Message("m", message(2, attempt("Success", timedelta(0)))))
+        assert attempts.refused is None
+        attempts.add(Message("m", message(1, {**attempt("Failed", timedelta(0)), "responseStatusCode": 401})))
+        assert attempts.refused is None
+
+
+@pytest.mark.parametrize(("age", "counted"), [(timedelta(hours=24), 1), (timedelta(hours=24, seconds=1), 0)])
+def test_attempts_count_for_a_day(age: timedelta, counted: int) -> None:
+    attempts = _Attempts(NOW)
+    attempts.add(Message("m", message(1, attempt("Failed", age))))
+    assert sum(attempts.by_status.values()) == counted
+    assert attempts.failed_share == (1.0 if counted else None)
+    assert attempts.oldest_undelivered == NOW - age
+
+
+@pytest.mark.parametrize(("limit", "read"), [(2, 2), (3, 3), (4, 3)])
+async def test_no_more_is_read_than_the_limit_though_a_page_holds_more(limit: int, read: int) -> None:
+    history = [message(number, attempt("Success", timedelta(hours=number))) for number in range(3)]
+    found = await diagnose(messages=history, max_items=limit)
+    assert (found.looked_at, found.complete) == (read, limit >= 3)
+    assert (found.latest, found.earliest) == (NOW, NOW - timedelta(hours=read - 1))
+
+
+async def test_events_without_a_message_are_counted_only_where_all_messages_were_read() -> None:
+    history = [message(number, attempt("Success", timedelta(hours=number))) for number in range(3)]
+    whole = await diagnose(messages=history, events=[event(7)])
+    assert (whole.never_sent, whole.complete) == (1, True)
+    part = await diagnose(messages=history, events=[event(7)], max_items=2)
+    assert (part.never_sent, part.complete) == (0, False)
