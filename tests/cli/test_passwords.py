@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async import ConfigurationError, Webhook
-from basiq_async.cli._lines import Place, find_line
+from basiq_async.cli._lines import Place, find_line  # private: the lines before they are quoted
 from basiq_async.receiver import SQLInbox
 from basiq_async.services.diagnosis import Diagnosis
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -15,6 +16,7 @@ from basiq_async import (
     ConfigurationError,
     Diagnosis,
     EndpointCheck,
+    InboxError,
     Message,
     NotFoundError,
     PermissionDeniedError,
@@ -27,6 +29,7 @@ from basiq_async.services._diagnosis_data import _Attempts  # private: thousands
 from basiq_async.services.coverage import Activity, Coverage, coverage_note  # private: what a recovery notes
 from basiq_async.services.diagnosis import cool_off_left, describe_waiting, matches
 from tests.services.conftest import Basiq
+from tests.support import virtual
 from tests.support.scripted import Scripted, answer, client, error, page
 from tests.support.served import serving
 
@@ -440,3 +443,117 @@ async def test_events_without_a_message_are_counted_only_where_all_messages_were
     assert (whole.never_sent, whole.complete) == (1, True)
     part = await diagnose(messages=history, events=[event(7)], max_items=2)
     assert (part.never_sent, part.complete) == (0, False)
+
+
+def handling(*patterns: str, **options: Any) -> WebhookReceiver:
+    """A receiver that is content with each delivery of these types."""
+    receiver = WebhookReceiver(SECRET, **options)
+
+    @receiver.on(*patterns)
+    async def handler(delivery: Delivery) -> None: ...
+
+    return receiver
+
+
+def dated(number: int, age: timedelta) -> dict[str, Any]:
+    return {**event(number), "createdDate": (NOW - age).isoformat()}
+
+
+async def noted(coverage: Coverage) -> MemoryInbox:
+    inbox = MemoryInbox()
+    await inbox.set_note(coverage_note("w"), coverage.write())
+    return inbox
+
+
+def test_the_texts_of_refused_deliveries_say_what_that_usually_is() -> None:
+    secret, path = (str(Diagnosis(HOOK, 0.0, refused=status).problems[0]) for status in (401, 404))
+    assert "responded 401" in secret
+    assert "does not have the secret that the webhook has by now" in secret
+    assert "responded 404" in path
+    assert "its path is not the receiver's" in path
+
+
+async def test_what_basiq_delivered_before_the_inbox_began_is_counted_as_left_alone_if_there_is_an_inbox() -> None:
+    delivered = [message(number, attempt("Success", timedelta(hours=1))) for number in (1, 2)]
+    assert (await diagnose(messages=delivered)).left_alone == 0
+    inbox = MemoryInbox()
+    assert (await diagnose(messages=delivered, inbox=inbox)).left_alone == 2
+    key = inbox_key("user.created", "e1", "m1", "w")
+    await inbox.claim(key, "token", lease=30.0)
+    await inbox.complete(key, "token")
+    found = await diagnose(messages=delivered, inbox=inbox)
+    assert (found.left_alone, found.unrecorded, found.recovered) == (1, 0, 0)
+
+
+async def test_messages_of_types_without_a_handler_are_not_missed() -> None:
+    failed = [message(number, attempt("Failed", timedelta(hours=1))) for number in (1, 2)]
+    failed.append({**message(3, attempt("Failed", timedelta(hours=1))), "payload": {"eventId": "e3"}})
+    assert (await diagnose(messages=failed, receiver=handling("user.created"))).undelivered == 2
+    assert (await diagnose(messages=failed, receiver=handling("consent.*"))).undelivered == 0
+    assert (await diagnose(messages=failed)).undelivered == 3
+
+
+@pytest.mark.parametrize(("before", "counted"), [(1, 0), (0, 1), (-1, 1)])
+async def test_what_happened_before_the_recoveries_begin_is_not_missed(before: int, counted: int) -> None:
+    age = timedelta(hours=5, seconds=before)
+    inbox = await noted(Coverage(begins=NOW - timedelta(hours=5)))
+    found = await diagnose(messages=[message(1, attempt("Failed", age))], events=[dated(2, age)], inbox=inbox)
+    assert (found.undelivered, found.never_sent) == (counted, counted)
+
+
+async def test_events_that_are_older_than_every_message_are_missed_where_all_was_read() -> None:
+    found = await diagnose(messages=[message(1, attempt("Success", timedelta()))], events=[dated(2, timedelta(days=3))])
+    assert (found.never_sent, found.complete) == (1, True)
+
+
+@pytest.mark.parametrize(("minutes", "never_sent"), [(1, 0), (3, 1)])
+async def test_an_event_may_get_its_message_for_two_minutes_unless_the_webhook_is_inactive(
+    minutes: int, never_sent: int
+) -> None:
+    events = [dated(1, timedelta(minutes=minutes))]
+    assert (await diagnose(events=events)).never_sent == never_sent
+    assert (await diagnose(events=events, status="disabled")).never_sent == 1
+
+
+@pytest.mark.parametrize(("minutes", "undelivered"), [(30, 1), (55, 1), (65, 0)])
+async def test_messages_are_read_back_to_an_hour_before_what_recoveries_have_read(
+    minutes: int, undelivered: int
+) -> None:
+    """In a list that begins with the newest: what is older was recovered, and is not even looked at."""
+    covered = timedelta(days=2)
+    newest = [message(number, attempt("Success", timedelta(minutes=number))) for number in range(1, 50)]
+    missed = message(100, attempt("Failed", covered + timedelta(minutes=minutes)))
+    first = message(99, attempt("Success", covered + timedelta(minutes=61)))
+    border = [missed, first] if minutes < 61 else [first, missed]
+    oldest = [message(number, attempt("Success", covered + timedelta(days=number))) for number in range(1, 9)]
+    inbox = await noted(Coverage(read_up_to=NOW - covered, types=("user.created",)))
+    found = await diagnose(messages=[*newest, *border, *oldest], inbox=inbox)
+    assert (found.undelivered, found.complete) == (undelivered, True)
+    assert found.looked_at == 51 - (not undelivered)
+
+
+@virtual.clocked
+async def test_an_inbox_has_five_seconds_to_respond() -> None:
+    class Away(MemoryInbox):
+        async def known(self, keys: Any) -> Any:
+            await asyncio.sleep(3600)
+
+    began = virtual.now()
+    with pytest.raises(InboxError):
+        await diagnose(messages=[message(1)], inbox=Away())
+    assert virtual.now() - began == pytest.approx(5)
+
+
+async def test_when_the_webhook_was_disabled_is_the_end_of_a_message_after_its_last_sign_of_life() -> None:
+    def tried(begin: float, count: int, number: int) -> dict[str, Any]:
+        return message(number, *(attempt("Failed", timedelta(hours=begin - each)) for each in range(count)))
+
+    ends = [tried(90, 8, 1), tried(50, 8, 2), tried(49, 8, 3)]  # at 83, 43 and 42 hours ago
+    for status, last_sign, at in (
+        ("disabled", 60, 43),
+        ("disabled", 42.5, 42),
+        ("disabled", 40, None),
+        ("active", 60, None),
+    ):
+        found = await diagnose(status=status, messages=[*ends, tried(last_sign, 1, 4)])
+        assert found.disabled_at == (None if at is None else NOW - timedelta(hours=at))

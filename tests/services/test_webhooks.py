@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from basiq_async import (
     ConfigurationError,
     ConflictError,
     NotFoundError,
+    Request,
     RequestTimeoutError,
+    Response,
     Secret,
     Webhook,
 )
@@ -248,6 +251,28 @@ async def test_waiting_until_active_is_patient() -> None:
         await client(transport).webhooks.wait_until_active("w")
     assert virtual.now() - began == pytest.approx(1020)
     assert len(transport.requests) < 50
+
+
+@virtual.clocked
+async def test_the_pauses_between_looks_grow_from_two_seconds_to_thirty(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+
+    def look(request: Request) -> Response:
+        looks.append(virtual.now())
+        return answer({"id": "w", "url": "u", "status": "pending-approval"})
+
+    bounds: set[tuple[float, float]] = set()
+
+    def longest(low: float, high: float) -> float:
+        bounds.add((low, high))
+        return high
+
+    monkeypatch.setattr("random.uniform", longest)
+    with pytest.raises(TimeoutError):
+        await client(Scripted(look)).webhooks.wait_until_active("w", timeout=120)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
+    assert pauses[:8] == pytest.approx([2, 3, 4.5, 6.75, 10.125, 15.1875, 22.78125, 30])
+    assert bounds == {(0.8, 1.0)}
 
 
 async def test_ensure_stores_each_secret_that_basiq_returns_before_it_returns(basiq: Basiq, tmp_path: Path) -> None:
