@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -118,7 +118,8 @@ class QuarantinedMessage(Message):
 
 def message_of_entry(entry: QuarantinedDelivery) -> QuarantinedMessage:
     """Return the message of an entry of the quarantine, to hand it to a target again."""
-    raw, fault = {}, None
+    raw: dict[str, Any] = {}
+    fault: Exception | None = None
     try:
         found = json.loads(entry.body)
         raw = as_object(found)

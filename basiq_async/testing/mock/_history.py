@@ -54,29 +54,29 @@ class ShownMessage:
 
 
 @operation("GET", "/messages")
-class Messages:
+async def messages(
+    control: Control,
+    *,
+    webhook_id: Annotated[str | None, About("Only messages of this webhook.")] = None,
+    status: Annotated[Status | None, About("Only messages of this status.")] = None,
+    search: Search = None,
+    limit: Annotated[int, About("At most this many items; 100 by default.", 1, 1000)] = 100,
+    next_: Annotated[str | None, About("The `next` of the page before.")] = None,
+) -> Page[ShownMessage]:
     """The messages with their attempts, newest first."""
-
-    webhook_id: Annotated[str | None, About("Only messages of this webhook.")] = None
-    status: Annotated[Status | None, About("Only messages of this status.")] = None
-    search: Search = None
-    limit: Annotated[int, About("At most this many items; 100 by default.", 1, 1000)] = 100
-    next: Annotated[str | None, About("The `next` of the page before.")] = None
-
-    async def run(self, control: Control) -> Page[ShownMessage]:
-        """Return a page. It can be short or empty and still have a ``next``, because of ``MOST_SCANNED``."""
-        fake = control.fake
-        upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
-        shown: list[ShownMessage] = []
-        following: str | None = None
-        for looked_at, each in enumerate(fake._scan_messages(self.webhook_id, start=self.next)):
-            if len(shown) == self.limit or looked_at == MOST_SCANNED:
-                following = each.id
-                break
-            texts = (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status)
-            if self.status in (None, each.status) and has(self.search, texts):
-                shown.append(_show(ShownMessage, each, upcoming.get(each.id)))
-        return Page(tuple(shown), fake.count_messages(self.webhook_id), following)
+    # A page can be short or empty and still have a ``next``, because of MOST_SCANNED.
+    fake = control.fake
+    upcoming = {each.message_id: each for each in reversed(fake.upcoming())}
+    shown: list[ShownMessage] = []
+    following: str | None = None
+    for looked_at, each in enumerate(fake._scan_messages(webhook_id, start=next_)):
+        if len(shown) == limit or looked_at == MOST_SCANNED:
+            following = each.id
+            break
+        texts = (each.id, each.event.type_id, each.event.id, each.event.user_id, each.status)
+        if status in (None, each.status) and has(search, texts):
+            shown.append(_show(ShownMessage, each, upcoming.get(each.id)))
+    return Page(tuple(shown), fake.count_messages(webhook_id), following)
 
 
 @attrs.frozen
@@ -86,15 +86,15 @@ class WholeMessage(ShownMessage):
 
 
 @operation("GET", "/messages/{messageId}")
-class Message:
+async def message(
+    control: Control,
+    *,
+    message_id: Annotated[str, About("The message's id.")],
+) -> WholeMessage:
     """One message, with its event's data."""
-
-    message_id: Annotated[str, About("The message's id.")]
-
-    async def run(self, control: Control) -> WholeMessage:
-        found = find_message(control, self.message_id)
-        upcoming = next((each for each in control.fake.upcoming() if each.message_id == found.id), None)
-        return _show(WholeMessage, found, upcoming)
+    found = find_message(control, message_id)
+    upcoming = next((each for each in control.fake.upcoming() if each.message_id == found.id), None)
+    return _show(WholeMessage, found, upcoming)
 
 
 def find_message(control: Control, message_id: str) -> records.Message:
@@ -126,21 +126,21 @@ class ShownRequest:
 
 
 @operation("GET", "/requests")
-class Requests:
+async def requests(
+    control: Control,
+    *,
+    search: Search = None,
+    limit: Limit = 100,
+) -> Newest[ShownRequest]:
     """The latest requests, newest first."""
-
-    search: Search = None
-    limit: Limit = 100
-
-    async def run(self, control: Control) -> Newest[ShownRequest]:
-        log = control.fake.request_log
-        return newest_of(
-            log,
-            self.limit,
-            self.search,
-            lambda record: take(ShownRequest, record, record.request),
-            lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
-        )
+    log = control.fake.request_log
+    return newest_of(
+        log,
+        limit,
+        search,
+        lambda record: take(ShownRequest, record, record.request),
+        lambda record: (record.request.method, record.request.url, str(record.status), *record.violations),
+    )
 
 
 @attrs.frozen
@@ -151,36 +151,36 @@ class WholeRequest(ShownRequest):
 
 
 @operation("GET", "/requests/{number}")
-class Request:
+async def request(
+    control: Control,
+    *,
+    number: Annotated[str, About("The request's number.")],
+) -> WholeRequest:
     """One request, with its headers and body."""
-
-    number: Annotated[str, About("The request's number.")]
-
-    async def run(self, control: Control) -> WholeRequest:
-        for record in reversed(control.fake.request_log):
-            if str(record.number) == self.number:
-                sent = record.request
-                body = None if record.path == "/token" else sent.body
-                return take(WholeRequest, record, sent, headers=_show_headers(sent.headers), body=body)
-        raise ControlError(404, "not-found", f"there is no request {self.number!r} in the log")
+    for record in reversed(control.fake.request_log):
+        if str(record.number) == number:
+            sent = record.request
+            body = None if record.path == "/token" else sent.body
+            return take(WholeRequest, record, sent, headers=_show_headers(sent.headers), body=body)
+    raise ControlError(404, "not-found", f"there is no request {number!r} in the log")
 
 
 @operation("GET", "/deliveries")
-class Deliveries:
+async def deliveries(
+    control: Control,
+    *,
+    message_id: Annotated[str | None, About("Only attempts of this message.")] = None,
+    search: Search = None,
+    limit: Limit = 100,
+) -> Newest[DeliveredAttempt]:
     """The latest delivery attempts, newest first."""
-
-    message_id: Annotated[str | None, About("Only attempts of this message.")] = None
-    search: Search = None
-    limit: Limit = 100
-
-    async def run(self, control: Control) -> Newest[DeliveredAttempt]:
-        return newest_of(
-            [each for each in control.fake.deliveries if self.message_id in (None, each.message_id)],
-            self.limit,
-            self.search,
-            lambda each: attrs.evolve(each, headers=_show_headers(each.headers)),
-            lambda each: (each.message_id, each.event_type_id, each.event_id, each.url, str(each.status)),
-        )
+    return newest_of(
+        [each for each in control.fake.deliveries if message_id in (None, each.message_id)],
+        limit,
+        search,
+        lambda each: attrs.evolve(each, headers=_show_headers(each.headers)),
+        lambda each: (each.message_id, each.event_type_id, each.event_id, each.url, str(each.status)),
+    )
 
 
 def _show_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -188,8 +188,6 @@ def _show_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @operation("GET", "/violations")
-class Violations:
+async def violations(control: Control) -> Items[Violation]:
     """The violations: requests that the real Basiq would refuse, and other misuses of it."""
-
-    async def run(self, control: Control) -> Items[Violation]:
-        return Items(tuple(control.fake.violations))
+    return Items(tuple(control.fake.violations))

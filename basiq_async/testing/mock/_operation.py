@@ -1,4 +1,4 @@
-"""What an operation of the control API is: a class of its inputs, with a method that carries it out."""
+"""What an operation of the control API is: a function, with the schema of its inputs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import inspect
 import math
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, Generic, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
-from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs import Converter
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from ..._web.access import ControlError
 from ..fake._fake import FakeBasiq
 
 T = TypeVar("T")
 S = TypeVar("S")
-Kind = TypeVar("Kind", bound=type[Any])
+Run = Callable[..., Awaitable[object]]
+F = TypeVar("F", bound=Run)
 JsonObject = dict[str, object]
 _SHOWN = 64 * 1024
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
-
-
 _MOST_CHALLENGES = 1_000
 
 
@@ -69,18 +68,22 @@ class About:
 
 @attrs.frozen
 class Input:
-    """One input of an operation: its type without None, what it is, and whether it must be sent."""
+    """One input of an operation: its type without None, what it is, and whether it must be sent.
+
+    ``parameter`` is its name in Python.
+    """
 
     kind: Any
     about: About
     required: bool
+    parameter: str
 
 
 @attrs.frozen
 class Operation:
     """One operation of the control API.
 
-    kind: the class of its inputs, with the method ``run``.
+    run: the function that carries it out.
     returns: the class of its result.
     inputs: its inputs by their names in JSON. Those that ``path`` does not name are sent in the body of a POST, or in
         the query of a GET.
@@ -90,7 +93,7 @@ class Operation:
     method: str
     path: str
     summary: str
-    kind: Any
+    run: Run
     returns: Any
     inputs: Mapping[str, Input]
 
@@ -101,52 +104,56 @@ class Operation:
 
     async def call(self, control: Control, given: Mapping[str, object]) -> dict[str, Any]:
         """Carry the operation out, and return its result as JSON data. Raises ``ControlError`` for invalid inputs."""
-        result = await self._read(given).run(control)
+        result = await self.run(control, **self._read(given))
         return as_json(done(control) if result is None else result)
 
-    def _read(self, given: Mapping[str, object]) -> Any:
-        try:
-            found = _CONVERTER.structure(given, self.kind)
-        except ClassValidationError as error:
-            raise ControlError(400, "not-valid", self._explain(error.exceptions[0])) from None
-        for (name, each), value in zip(self.inputs.items(), attrs.astuple(found, recurse=False), strict=True):
-            least, most = each.about.least, each.about.most
-            if None not in (value, least, most) and not least <= value <= most:
-                raise ControlError(400, "not-valid", f"{name} must be from {least:g} to {most:g}")
-        return found
-
-    def _explain(self, error: Exception) -> str:
-        if isinstance(error, ForbiddenExtraKeysError):
+    def _read(self, given: Mapping[str, object]) -> dict[str, object]:
+        """Return the arguments of the function."""
+        if unknown := given.keys() - self.inputs.keys():
             word = "parameter" if self.method == "GET" else "field"
-            return (
-                f"there is no {word} {min(error.extra_fields)!r}; the {word}s are: {', '.join(self.fields) or 'none'}"
-            )
-        if isinstance(error, KeyError):
-            return f"{error.args[0]} is missing: {self.inputs[error.args[0]].about.description}"
-        return " ".join([*(camel(note.name) for note in getattr(error, "__notes__", ())), str(error)])
+            known = ", ".join(self.fields) or "none"
+            raise _not_valid(f"there is no {word} {min(unknown)!r}; the {word}s are: {known}")
+        arguments: dict[str, object] = {}
+        for name, each in self.inputs.items():
+            if name not in given:
+                if each.required:
+                    raise _not_valid(f"{name} is missing: {each.about.description}")
+                continue
+            try:
+                value = arguments[each.parameter] = _check(given[name], each.kind)
+            except ValueError as error:
+                raise _not_valid(f"{name} {error}") from None
+            least, most = each.about.least, each.about.most
+            if least is not None and most is not None and not least <= value <= most:
+                raise _not_valid(f"{name} must be from {least:g} to {most:g}")
+        return arguments
+
+
+def _not_valid(message: str) -> ControlError:
+    return ControlError(400, "not-valid", message)
 
 
 OPERATIONS: dict[str, Operation] = {}
 """The operations by their names."""
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def operation(method: str, path: str) -> Callable[[Kind], Kind]:
-    """Make an attrs class of inputs an operation, whose method ``run`` carries it out. Its docstring is the summary."""
+def operation(method: str, path: str, *, name: str | None = None) -> Callable[[F], F]:
+    """Make an async function an operation, by its name or another one. Its docstring is the summary.
 
-    def register(declared: Kind) -> Kind:
-        kind = attrs.frozen(kw_only=True)(declared)
-        hints, inputs = get_type_hints(kind, include_extras=True), {}
-        for field in attrs.fields(kind):
-            hint, about = get_args(hints[field.name])
-            inputs[camel(field.name)] = Input(without_none(hint), about, field.default is attrs.NOTHING)
-        returns = get_type_hints(kind.run)["return"]
-        name, summary = kind.__name__, (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".")
-        name = name[0].lower() + name[1:]
-        OPERATIONS[name] = Operation(
-            name, method, path, summary, kind, Done if returns is type(None) else returns, inputs
-        )
-        return kind
+    Its first argument is the ``Control``. Each other one is an input, with ``About`` in its annotation.
+    """
+
+    def register(function: F) -> F:
+        hints, inputs = get_type_hints(function, include_extras=True), {}
+        _, *parameters = inspect.signature(function).parameters.values()
+        for each in parameters:
+            hint, about = get_args(hints[each.name])
+            inputs[camel(each.name)] = Input(without_none(hint), about, each.default is each.empty, each.name)
+        returns = Done if hints["return"] is type(None) else hints["return"]
+        summary = (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".")
+        known_as = name or camel(function.__name__)
+        OPERATIONS[known_as] = Operation(known_as, method, path, summary, function, returns, inputs)
+        return function
 
     return register
 
@@ -183,11 +190,6 @@ def _check(value: Any, kind: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _is_checked(kind: Any) -> bool:
-    origin: object = get_origin(kind)
-    return origin in (dict, tuple, Literal)
-
-
 def camel(name: str) -> str:
     first, *others = name.split("_")
     return first + "".join(map(str.capitalize, others))
@@ -197,13 +199,7 @@ def _names(kind: Any) -> dict[str, Any]:
     return {field.name: override(rename=camel(field.name)) for field in attrs.fields(kind)}
 
 
-_CONVERTER = Converter(forbid_extra_keys=True)
-for _kind in (str, bool, int, float):
-    _CONVERTER.register_structure_hook(_kind, _check)
-_CONVERTER.register_structure_hook_func(_is_checked, _check)
-_CONVERTER.register_structure_hook_factory(
-    attrs.has, lambda kind: make_dict_structure_fn(kind, _CONVERTER, _cattrs_forbid_extra_keys=True, **_names(kind))
-)
+_CONVERTER = Converter()
 _CONVERTER.register_unstructure_hook_factory(
     attrs.has, lambda kind: make_dict_unstructure_fn(kind, _CONVERTER, **_names(kind))
 )
@@ -226,11 +222,6 @@ class Done:
 
     now: datetime
     next_due: datetime | None
-
-
-def given(inputs: Any) -> dict[str, Any]:
-    """Return the inputs of a call by their names in Python."""
-    return attrs.asdict(inputs, recurse=False)
 
 
 def done(control: Control) -> Done:

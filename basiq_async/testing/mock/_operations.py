@@ -15,7 +15,7 @@ from ..fake._deliveries import Emission
 from ..fake._fake import FakeBasiq
 from ..fake._faults import DeliveryFault, Fault
 from ._history import find_message
-from ._operation import About, Control, Done, Items, JsonObject, done, given, operation, take
+from ._operation import About, Control, Done, Items, JsonObject, done, operation, take
 
 MOST_STATES = 10_000
 Drop = Literal["request", "response"]
@@ -35,11 +35,9 @@ class HealthOfMock:
 
 
 @operation("GET", "/health")
-class Health:
+async def health(control: Control) -> HealthOfMock:
     """Whether the mock runs and, if the call has an API key, whether the key belongs to this mock."""
-
-    async def run(self, control: Control) -> HealthOfMock:
-        return HealthOfMock("ok", control.base_url, __version__)
+    return HealthOfMock("ok", control.base_url, __version__)
 
 
 @attrs.frozen
@@ -48,11 +46,9 @@ class NewChallenge:
 
 
 @operation("GET", "/challenge")
-class Challenge:
+async def challenge(control: Control) -> NewChallenge:
     """A text for the proof that a caller knows an API key, in the header X-Fake-State of one request."""
-
-    async def run(self, control: Control) -> NewChallenge:
-        return NewChallenge(control.challenges.make())
+    return NewChallenge(control.challenges.make())
 
 
 @attrs.frozen
@@ -76,11 +72,9 @@ def summarize(fake: FakeBasiq) -> StateSummary:
 
 
 @operation("GET", "/states")
-class States:
+async def states(control: Control) -> Items[StateSummary]:
     """The states of the mock, without their API keys."""
-
-    async def run(self, control: Control) -> Items[StateSummary]:
-        return Items(tuple(map(summarize, (control.first, *control.first.states.values()))))
+    return Items(tuple(map(summarize, (control.first, *control.first.states.values()))))
 
 
 @attrs.frozen
@@ -89,38 +83,36 @@ class NewState(StateSummary):
 
 
 @operation("POST", "/states")
-class AddState:
+async def add_state(
+    control: Control,
+    *,
+    name: Annotated[str | None, About("The state's name, such as the name of a test; by default a number.")] = None,
+    seed: Annotated[str | None, About("The seed of the state's ids; by default a random one.")] = None,
+    api_key: Annotated[str | None, About("The state's API key; by default a random one.")] = None,
+    still: Annotated[bool, About("Let its clock stand still until it is moved, also if the mock's runs.")] = False,
+) -> NewState:
     """Add an empty state with its own API key, clock and ids. States share no data.
 
     Calls with the state's key are for that state only.
     """
-
-    name: Annotated[str | None, About("The state's name, such as the name of a test; by default a number.")] = None
-    seed: Annotated[str | None, About("The seed of the state's ids; by default a random one.")] = None
-    api_key: Annotated[str | None, About("The state's API key; by default a random one.")] = None
-    still: Annotated[bool, About("Let its clock stand still until it is moved, also if the mock's runs.")] = False
-
-    async def run(self, control: Control) -> NewState:
-        if len(control.first.states) >= MOST_STATES:
-            raise invalid(f"there are {MOST_STATES} states: remove those that are no longer used")
-        key = self.api_key or ""
-        if not (key.isascii() and key.isprintable() and " " not in key and len(key) <= 512):
-            raise invalid("apiKey must be printable ASCII without a space, and at most 512 characters")
-        clock = ManualClock(datetime.now(UTC)) if self.still else None
-        state = control.first.add_state(self.name, api_key=self.api_key, seed=self.seed, clock=clock)
-        return take(NewState, summarize(state), api_key=state.api_key)
+    if len(control.first.states) >= MOST_STATES:
+        raise invalid(f"there are {MOST_STATES} states: remove those that are no longer used")
+    key = api_key or ""
+    if not (key.isascii() and key.isprintable() and " " not in key and len(key) <= 512):
+        raise invalid("apiKey must be printable ASCII without a space, and at most 512 characters")
+    clock = ManualClock(datetime.now(UTC)) if still else None
+    state = control.first.add_state(name, api_key=api_key, seed=seed, clock=clock)
+    return take(NewState, summarize(state), api_key=state.api_key)
 
 
 @operation("POST", "/states/remove")
-class RemoveState:
+async def remove_state(control: Control) -> Done:
     """Remove the state to which the call's API key belongs, with all its data. The first state cannot be removed."""
-
-    async def run(self, control: Control) -> Done:
-        if control.fake is control.first:
-            raise invalid("the first state of a mock cannot be removed: reset it, or send the API key of another state")
-        result = done(control)
-        control.first.remove_state(control.fake.api_key)
-        return result
+    if control.fake is control.first:
+        raise invalid("the first state of a mock cannot be removed: reset it, or send the API key of another state")
+    result = done(control)
+    control.first.remove_state(control.fake.api_key)
+    return result
 
 
 def invalid(message: str) -> ControlError:
@@ -154,24 +146,22 @@ class WholeState(StateSummary):
 
 
 @operation("GET", "/state")
-class State:
+async def state(control: Control) -> WholeState:
     """The time, the next attempt, the faults, and the number of webhooks, messages and requests."""
-
-    async def run(self, control: Control) -> WholeState:
-        fake, clock = control.fake, control.fake.clock
-        speed = clock.speed if isinstance(clock, SystemClock) else None
-        down = tuple(Outage(url, status) for url, status in fake._deliveries.down.items())
-        return take(
-            WholeState,
-            summarize(fake),
-            fake,
-            base_url=control.base_url,
-            clock=Clock(speed is not None, speed),
-            endpoints_down=down,
-            faults=tuple(fake._faults),
-            delivery_faults=tuple(fake._deliveries.faults),
-            revision=fake._changes.revision,
-        )
+    fake, clock = control.fake, control.fake.clock
+    speed = clock.speed if isinstance(clock, SystemClock) else None
+    down = tuple(Outage(url, status) for url, status in fake._deliveries.down.items())
+    return take(
+        WholeState,
+        summarize(fake),
+        fake,
+        base_url=control.base_url,
+        clock=Clock(speed is not None, speed),
+        endpoints_down=down,
+        faults=tuple(fake._faults),
+        delivery_faults=tuple(fake._deliveries.faults),
+        revision=fake._changes.revision,
+    )
 
 
 @attrs.frozen
@@ -180,31 +170,29 @@ class Advanced(Done):
 
 
 @operation("POST", "/advance")
-class Advance:
+async def advance(
+    control: Control,
+    *,
+    days: Annotated[float, About("Days to move the clock forward by.", 0, MOST)] = 0,
+    hours: Annotated[float, About("Hours to move the clock forward by.", 0, MOST)] = 0,
+    minutes: Annotated[float, About("Minutes to move the clock forward by.", 0, MOST)] = 0,
+    seconds: Annotated[float, About("Seconds to move the clock forward by.", 0, MOST)] = 0,
+) -> Advanced:
     """Move the clock forward, and make every delivery that is due on the way.
 
     Responds when the deliveries are made.
     """
-
-    days: Annotated[float, About("Days to move the clock forward by.", 0, MOST)] = 0
-    hours: Annotated[float, About("Hours to move the clock forward by.", 0, MOST)] = 0
-    minutes: Annotated[float, About("Minutes to move the clock forward by.", 0, MOST)] = 0
-    seconds: Annotated[float, About("Seconds to move the clock forward by.", 0, MOST)] = 0
-
-    async def run(self, control: Control) -> Advanced:
-        before = _count_attempts(control.fake)
-        await control.fake.advance(timedelta(**given(self)))
-        return take(Advanced, done(control), attempts=_count_attempts(control.fake) - before)
+    before = _count_attempts(control.fake)
+    await control.fake.advance(timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds))
+    return take(Advanced, done(control), attempts=_count_attempts(control.fake) - before)
 
 
-@operation("POST", "/next")
-class Next:
+@operation("POST", "/next", name="next")
+async def next_attempt(control: Control) -> Advanced:
     """Move the clock to the next planned attempt, and make it."""
-
-    async def run(self, control: Control) -> Advanced:
-        before = _count_attempts(control.fake)
-        await control.fake.advance_to_next()
-        return take(Advanced, done(control), attempts=_count_attempts(control.fake) - before)
+    before = _count_attempts(control.fake)
+    await control.fake.advance_to_next()
+    return take(Advanced, done(control), attempts=_count_attempts(control.fake) - before)
 
 
 def _count_attempts(fake: FakeBasiq) -> int:
@@ -221,29 +209,29 @@ class Emitted:
 
 
 @operation("POST", "/emit")
-class Emit:
+async def emit(
+    control: Control,
+    *,
+    event_type_id: Annotated[str, About("The event type, such as consent.revoked.")],
+    user_id: Annotated[str | None, About("The user that the event is about; by default a new one.")] = None,
+    entity_id: Annotated[str | None, About("The entity that the event is about; by default a new one.")] = None,
+    data: Annotated[JsonObject | None, About("The event's data; by default type, id and link of the entity.")] = None,
+    wait: Annotated[bool, About("Respond after the first attempt of each message.")] = False,
+) -> Emitted:
     """Emit an event, with a message for each active webhook that is subscribed to it."""
-
-    event_type_id: Annotated[str, About("The event type, such as consent.revoked.")]
-    user_id: Annotated[str | None, About("The user that the event is about; by default a new one.")] = None
-    entity_id: Annotated[str | None, About("The entity that the event is about; by default a new one.")] = None
-    data: Annotated[JsonObject | None, About("The event's data; by default type, id and link of the entity.")] = None
-    wait: Annotated[bool, About("Respond after the first attempt of each message.")] = False
-
-    async def run(self, control: Control) -> Emitted:
-        about: dict[str, Any] = {"user_id": self.user_id, "entity_id": self.entity_id, "data": self.data}
-        return await _show(control.fake.emit(self.event_type_id, **about), self.wait)
+    about: dict[str, Any] = {"user_id": user_id, "entity_id": entity_id, "data": data}
+    return await _show(control.fake.emit(event_type_id, **about), wait)
 
 
 @operation("POST", "/messages/{messageId}/redeliver")
-class Redeliver:
+async def redeliver(
+    control: Control,
+    *,
+    message_id: Annotated[str, About("The message's id.")],
+    wait: Annotated[bool, About("Respond after the attempt.")] = False,
+) -> Emitted:
     """Deliver a message once more, now."""
-
-    message_id: Annotated[str, About("The message's id.")]
-    wait: Annotated[bool, About("Respond after the attempt.")] = False
-
-    async def run(self, control: Control) -> Emitted:
-        return await _show(control.fake.redeliver(find_message(control, self.message_id).id), self.wait)
+    return await _show(control.fake.redeliver(find_message(control, message_id).id), wait)
 
 
 async def _show(emission: Emission, wait: bool) -> Emitted:
@@ -254,75 +242,82 @@ async def _show(emission: Emission, wait: bool) -> Emitted:
 
 
 @operation("POST", "/fail")
-class Fail:
+async def fail(
+    control: Control,
+    *,
+    times: Times = 1,
+    status: Annotated[int | None, About("Respond with an error of this status.", 100, 999)] = None,
+    method: Annotated[str | None, About("Only requests with this method.")] = None,
+    path: Annotated[str | None, About("Only this path, with * for any text; by default all but /token.")] = None,
+    retry_after: Annotated[float | None, About("Seconds for the Retry-After header.", 0, MOST)] = None,
+    body: Annotated[str | None, About("Respond with this body, unchanged.")] = None,
+    headers: Annotated[JsonObject | None, About("More headers of the response.")] = None,
+    delay: Annotated[float, About("Respond after this many seconds.", 0, 3600)] = 0,
+    drop: Annotated[Drop | None, About("request: it is not carried out. response: its response is lost.")] = None,
+    loop: Annotated[bool, About("Let a list's next link lead to the same page.")] = False,
+) -> None:
     """Make the next requests fail."""
-
-    times: Times = 1
-    status: Annotated[int | None, About("Respond with an error of this status.", 100, 999)] = None
-    method: Annotated[str | None, About("Only requests with this method.")] = None
-    path: Annotated[str | None, About("Only this path, with * for any text; by default all but /token.")] = None
-    retry_after: Annotated[float | None, About("Seconds for the Retry-After header.", 0, MOST)] = None
-    body: Annotated[str | None, About("Respond with this body, unchanged.")] = None
-    headers: Annotated[JsonObject | None, About("More headers of the response.")] = None
-    delay: Annotated[float, About("Respond after this many seconds.", 0, 3600)] = 0
-    drop: Annotated[Drop | None, About("request: it is not carried out. response: its response is lost.")] = None
-    loop: Annotated[bool, About("Let a list's next link lead to the same page.")] = False
-
-    async def run(self, control: Control) -> None:
-        headers: Mapping[str, Any] = self.headers or {}
-        if not all(isinstance(text, str) and text.isprintable() for each in headers.items() for text in each):
-            raise invalid("headers must be printable texts")
-        control.fake.fail_next(**{**given(self), "headers": headers})
+    more: Mapping[str, Any] = headers or {}
+    if not all(isinstance(text, str) and text.isprintable() for each in more.items() for text in each):
+        raise invalid("headers must be printable texts")
+    control.fake.fail_next(
+        times=times,
+        status=status,
+        method=method,
+        path=path,
+        retry_after=retry_after,
+        body=body,
+        headers=more,
+        delay=delay,
+        drop=drop,
+        loop=loop,
+    )
 
 
 @operation("POST", "/deliveries/fail")
-class FailDeliveries:
+async def fail_deliveries(
+    control: Control,
+    *,
+    times: Times = 1,
+    status: Annotated[int | None, About("Record this status without calling the endpoint.", 100, 999)] = None,
+    drop: Annotated[Drop | None, About("request: the endpoint is not reached. response: its response is lost.")] = None,
+    url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None,
+) -> None:
     """Make the next deliveries fail."""
-
-    times: Times = 1
-    status: Annotated[int | None, About("Record this status without calling the endpoint.", 100, 999)] = None
-    drop: Annotated[Drop | None, About("request: the endpoint is not reached. response: its response is lost.")] = None
-    url: Annotated[str | None, About("Only deliveries to this url; * matches any text.")] = None
-
-    async def run(self, control: Control) -> None:
-        control.fake.fail_deliveries(**given(self))
+    control.fake.fail_deliveries(times=times, status=status, drop=drop, url=url)
 
 
 @operation("POST", "/endpoint/down")
-class EndpointDown:
+async def endpoint_down(
+    control: Control,
+    *,
+    url: EndpointURL = None,
+    status: Annotated[int | None, About("The response's status; without it, no connection.", 100, 999)] = None,
+) -> None:
     """Let all deliveries to an endpoint fail, without calling it."""
-
-    url: EndpointURL = None
-    status: Annotated[int | None, About("The response's status; without it, no connection.", 100, 999)] = None
-
-    async def run(self, control: Control) -> None:
-        control.fake.endpoint_down(self.url, status=self.status)
+    control.fake.endpoint_down(url, status=status)
 
 
 @operation("POST", "/endpoint/up")
-class EndpointUp:
+async def endpoint_up(
+    control: Control,
+    *,
+    url: EndpointURL = None,
+) -> None:
     """End the outage of an endpoint."""
-
-    url: EndpointURL = None
-
-    async def run(self, control: Control) -> None:
-        control.fake.endpoint_up(self.url)
+    control.fake.endpoint_up(url)
 
 
 @operation("POST", "/expire-tokens")
-class ExpireTokens:
+async def expire_tokens(control: Control) -> None:
     """Let all tokens that were issued expire now."""
-
-    async def run(self, control: Control) -> None:
-        control.fake.expire_tokens()
+    control.fake.expire_tokens()
 
 
 @operation("POST", "/disable-account")
-class DisableAccount:
+async def disable_account(control: Control) -> None:
     """Respond with 403 to every later request with the API key of the state."""
-
-    async def run(self, control: Control) -> None:
-        control.fake.disable_account()
+    control.fake.disable_account()
 
 
 # --- data ---
@@ -334,43 +329,44 @@ class Added:
 
 
 @operation("POST", "/webhooks")
-class AddWebhook:
+async def add_webhook(
+    control: Control,
+    *,
+    url: Annotated[str, About("The url of the endpoint.")],
+    subscribed_events: Annotated[tuple[str, ...] | None, About("Event types; all of them by default.")] = None,
+    active: Annotated[bool, About("Whether it is active at once, as by default, or after its cool-off.")] = True,
+) -> Added:
     """Add a webhook."""
-
-    url: Annotated[str, About("The url of the endpoint.")]
-    subscribed_events: Annotated[tuple[str, ...] | None, About("Event types; all of them by default.")] = None
-    active: Annotated[bool, About("Whether it is active at once, as by default, or after its cool-off.")] = True
-
-    async def run(self, control: Control) -> Added:
-        return Added(control.fake.add_webhook(self.url, self.subscribed_events, active=self.active))
+    return Added(control.fake.add_webhook(url, subscribed_events, active=active))
 
 
 @operation("POST", "/seed")
-class Seed:
+async def seed(
+    control: Control,
+    *,
+    messages: Annotated[int, About("The number of messages.", 0, 100_000_000)],
+    webhook_id: Annotated[
+        str | None, About("The webhook; by default the first, which is added if none exists.")
+    ] = None,
+    event_types: Annotated[tuple[str, ...] | None, About("Event types; by default those of the webhook.")] = None,
+    every: Annotated[float, About("Seconds between two messages; 1 by default.", 0.001, 1_000_000)] = 1,
+    failed: Annotated[float, About("The share of messages, from 0 to 1, whose only attempt failed.", 0, 1)] = 0,
+) -> Added:
     """Give a webhook a history of messages."""
-
-    messages: Annotated[int, About("The number of messages.", 0, 100_000_000)]
-    webhook_id: Annotated[str | None, About("The webhook; by default the first, which is added if none exists.")] = None
-    event_types: Annotated[tuple[str, ...] | None, About("Event types; by default those of the webhook.")] = None
-    every: Annotated[float, About("Seconds between two messages; 1 by default.", 0.001, 1_000_000)] = 1
-    failed: Annotated[float, About("The share of messages, from 0 to 1, whose only attempt failed.", 0, 1)] = 0
-
-    async def run(self, control: Control) -> Added:
-        rest = given(self)
-        return Added(control.fake.seed_messages(rest.pop("messages"), **rest))
+    return Added(control.fake.seed_messages(messages, webhook_id, event_types=event_types, every=every, failed=failed))
 
 
 @operation("POST", "/reset")
-class Reset:
+async def reset(
+    control: Control,
+    *,
+    log: Annotated[bool, About("Forget only recorded requests, deliveries and violations, and the faults.")] = False,
+) -> None:
     """Forget everything in the state that the call is for, except its API keys and the time."""
-
-    log: Annotated[bool, About("Forget only recorded requests, deliveries and violations, and the faults.")] = False
-
-    async def run(self, control: Control) -> None:
-        if self.log:
-            control.fake.reset_log()
-        else:
-            control.fake.reset()
+    if log:
+        control.fake.reset_log()
+    else:
+        control.fake.reset()
 
 
 @attrs.frozen
@@ -387,24 +383,22 @@ class Webhook:
 
 
 @operation("GET", "/webhooks")
-class Webhooks:
+async def webhooks(control: Control) -> Items[Webhook]:
     """The webhooks, without their secrets."""
-
-    async def run(self, control: Control) -> Items[Webhook]:
-        fake, now = control.fake, control.fake.now()
-        return Items(
-            tuple(
-                take(
-                    Webhook,
-                    each,
-                    status=each.status(now),
-                    subscribed_events=each.events,
-                    cool_off_left=max((each.active_at - now).total_seconds(), 0.0),
-                    messages=fake.count_messages(each.id),
-                )
-                for each in fake.webhooks()
+    fake, now = control.fake, control.fake.now()
+    return Items(
+        tuple(
+            take(
+                Webhook,
+                each,
+                status=each.status(now),
+                subscribed_events=each.events,
+                cool_off_left=max((each.active_at - now).total_seconds(), 0.0),
+                messages=fake.count_messages(each.id),
             )
+            for each in fake.webhooks()
         )
+    )
 
 
 @attrs.frozen
@@ -413,12 +407,12 @@ class Secret:
 
 
 @operation("POST", "/webhooks/{webhookId}/secret")
-class WebhookSecret:
+async def webhook_secret(
+    control: Control,
+    *,
+    webhook_id: Annotated[str, About("The webhook's id.")],
+) -> Secret:
     """Show the signing secret of a webhook."""
-
-    webhook_id: Annotated[str, About("The webhook's id.")]
-
-    async def run(self, control: Control) -> Secret:
-        if all(each.id != self.webhook_id for each in control.fake.webhooks()):
-            raise ControlError(404, "not-found", f"there is no webhook {self.webhook_id!r}")
-        return Secret(control.fake.secret(self.webhook_id))
+    if all(each.id != webhook_id for each in control.fake.webhooks()):
+        raise ControlError(404, "not-found", f"there is no webhook {webhook_id!r}")
+    return Secret(control.fake.secret(webhook_id))
