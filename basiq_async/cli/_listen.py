@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import aiohttp
     from aiohttp import web
 
-    from ..receiver import Delivery, Outcome
+    from ..receiver import Delivery, Outcome, WebhookReceiver
 
 
 @command()
@@ -66,7 +67,7 @@ class Listener(Showing):
     """
 
     def __init__(self, output: Output, options: ListenOptions) -> None:
-        from ..receiver import MemoryInbox, WebhookReceiver
+        from ..receiver import MemoryInbox
         from ..receiver.protocol import Claim, ClaimStatus
 
         class PassEverything(MemoryInbox):
@@ -78,7 +79,7 @@ class Listener(Showing):
         super().__init__(output, options, "accepted", "refused")
         secrets = read_secrets(options.secret_file)
         self._forwarder = None if options.forward_to is None else Forwarder(options.forward_to)
-        self._receiver = WebhookReceiver(secrets, inbox=None if self._forwarder is None else PassEverything())
+        self._receiver = _make_receiver(secrets, inbox=None if self._forwarder is None else PassEverything())
 
         @self._receiver.on("*")
         async def handle(delivery: Delivery) -> None:
@@ -121,26 +122,14 @@ class Listener(Showing):
                 await wait_for_event(self._done, _SHOW_EVERY)
             await self._idle.wait()
 
-    async def handle(self, request: web.Request) -> web.Response:
-        """Respond to one request. Its body is read only if its headers are those of a fresh delivery."""
-        import aiohttp
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Respond to one request, as the receiver or the service does."""
         from aiohttp import web
         from multidict import CIMultiDict
 
-        async def chunks() -> AsyncGenerator[bytes]:
-            try:
-                async for chunk in request.content.iter_any():
-                    yield chunk
-            except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as exc:
-                raise ConnectionError("the body broke off") from exc
-
-        outcome = await self._receiver.handle_stream(
-            request.headers,
-            chunks(),
-            content_length=request.content_length,
-            content_encoding=",".join(request.headers.getall("Content-Encoding", ())) or None,
-        )
-        response = web.Response(status=outcome.status, headers=outcome.headers)
+        _OUTCOMES.set(outcomes := [])
+        response = await self._receiver.aiohttp_handler(request)
+        (outcome,) = outcomes
         unavailable = web.Response(status=503, headers={"Retry-After": "5"})
         if self._done.is_set():
             return unavailable
@@ -175,6 +164,29 @@ class Listener(Showing):
         named = () if delivery is None else (delivery.event_type_id, delivery.id)
         self.show(row, _RECEIVED, f"{status} {result}", outcome.reason, *named, forwarded and f"-> {forwarded.text}")
         live(f"{self.status}; Ctrl-C ends")
+
+
+_OUTCOMES: ContextVar[list[Outcome]] = ContextVar("basiq_async_listen")
+"""The outcome of the request that is handled now."""
+
+
+def _make_receiver(secrets: Sequence[str], **options: Any) -> WebhookReceiver:
+    """Return a receiver whose outcomes are kept for the one who handles the request."""
+    from ..receiver import WebhookReceiver
+
+    class Kept(WebhookReceiver):
+        async def handle(self, *args: Any, **more: Any) -> Outcome:
+            return _keep(await super().handle(*args, **more))
+
+        async def handle_stream(self, *args: Any, **more: Any) -> Outcome:
+            return _keep(await super().handle_stream(*args, **more))
+
+    return Kept(secrets, **options)
+
+
+def _keep(outcome: Outcome) -> Outcome:
+    _OUTCOMES.get().append(outcome)
+    return outcome
 
 
 _PLAIN: Mapping[str, Any] = {"auto_decompress": False, "lingering_time": 0.0}
