@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import psycopg
 import redis
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from basiq_async.receiver import Inbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async._work.inbox_kinds import kind_of
+from basiq_async.receiver import Inbox, SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import inbox_key
 from benchmarks._harness import children_time, processor_time
 from tests.support.servers import (
@@ -205,8 +205,9 @@ class _Redis:
 
     @contextlib.asynccontextmanager
     async def inbox(self, name: str) -> AsyncIterator[Inbox]:
-        async with Redis.from_url(self._url(name), max_connections=1_000) as client, RedisInbox(client) as inbox:
-            yield inbox
+        async with contextlib.AsyncExitStack() as stack:
+            url = f"{self._url(name)}?max_connections=1000"
+            yield kind_of(url).open(stack, url)
 
     def fill(self, name: str, live: int, expired: int = 0) -> None:
         before = self._memory()

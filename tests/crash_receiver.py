@@ -21,7 +21,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
@@ -31,7 +31,6 @@ from typing import Any
 
 import attrs
 from aiohttp import web
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
@@ -39,7 +38,6 @@ from basiq_async import BasiqClient, InboxError, InMemoryTransport, Message
 from basiq_async.receiver import (
     Deferred,
     Delivery,
-    RedisInbox,
     SQLInbox,
     WebhookReceiver,
     _trying,  # private: no option makes the waits short
@@ -47,6 +45,7 @@ from basiq_async.receiver import (
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq, SystemClock, serve
 from tests.support.environment import free_port
+from tests.support.inboxes import open_on
 from tests.support.killing import FORK, Work, committed_effects, make_tables, start
 from tests.support.servers import PostgresServer, postgres_server, redis_server
 
@@ -103,7 +102,7 @@ def make_receiver(job: Job) -> WebhookReceiver:
     _trying._WAITS, _trying._MOST_UNENDED = (0.2,), 1_000
     rng = random.Random(os.getpid())
     if job.redis is not None:
-        inbox: Any = RedisInbox(Redis.from_url(job.redis), timeout=2)
+        inbox: Any = open_on(AsyncExitStack(), job.redis, timeout=2)  # until the process is killed
     else:
         inbox = SQLInbox(create_async_engine(job.database or "", pool_size=20), create_tables=False, timeout=2)
     receiver = WebhookReceiver(

@@ -6,13 +6,13 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async import (
@@ -24,11 +24,12 @@ from basiq_async import (
     TargetError,
 )
 from basiq_async.distributed import Fleet, Work
-from basiq_async.receiver import Deferred, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox, WebhookReceiver, verify
+from basiq_async.receiver import Deferred, MemoryInbox, SQLInbox, SQLiteInbox, WebhookReceiver, verify
 from basiq_async.replay import HttpTarget, Replay
 from basiq_async.testing import FakeBasiq
 from tests.support.api import MODULES
 from tests.support.deliveries import SECRET
+from tests.support.inboxes import open_on
 
 LENGTH = re.compile(r"timeout|lease|max_pause|max_wait|max_elapsed|remember|tolerance|cool_off|latency|patience|every")
 ENGINE = create_async_engine("sqlite+aiosqlite://")
@@ -56,7 +57,7 @@ MAKE: list[tuple[Callable[..., object], str]] = [
     (MemoryInbox, "remember"),
     *[(lambda **more: SQLiteInbox(Path("inbox.db"), **more), name) for name in ("remember", "busy_timeout")],
     *[(lambda **more: SQLInbox(ENGINE, **more), name) for name in ("remember", "timeout")],
-    *[(lambda **more: RedisInbox(Redis(), **more), name) for name in ("remember", "timeout")],
+    *[(lambda **more: open_on(AsyncExitStack(), "redis://", **more), name) for name in ("remember", "timeout")],
     (lambda **more: Replay(_client(), "w", _handler, inbox=MemoryInbox(), **more), "max_pause"),
     *[(Deferred, name) for name in ("timeout", "keep_trying")],
     (lambda **more: HttpTarget("https://a.example", SECRET, **more), "timeout"),

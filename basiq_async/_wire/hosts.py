@@ -51,6 +51,10 @@ def show_url(url: str) -> str:
     return f"{found['scheme']}{found['place']}{'?…' if found['query'] else ''}"
 
 
+ENCODE = "a '/', '@', '?', '#' or ':' in its user or password must be percent-encoded"
+"""What to do about a URL that is not readable."""
+
+
 def is_readable_url(url: str) -> bool:
     """Return whether it is certain which part of a URL is its password: else an error about its host could show it."""
     return _URL.fullmatch(url) is not None

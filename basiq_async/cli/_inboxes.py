@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import attrs
 
 from .._arguments import read_webhook_ids
-from .._wire.hosts import is_readable_url, show_place, show_url, show_urls_in
+from .._wire.hosts import show_urls_in
+from .._work.inbox_kinds import KINDS, kind_of
 from .._work.keys import owner_of_job, posting_job
 from ..errors import BasiqError, ConfigurationError, InboxError
 from ._options import option
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
     from ..receiver import Inbox, WebhookReceiver
 
 
@@ -39,12 +38,10 @@ Receiver = Annotated[
         metavar="MODULE:RECEIVER",
     ),
 ]
+_URLS = " or ".join(kind.example for kind in reversed(KINDS) if "://" in kind.example)
 InboxPlace = Annotated[
     str | None,
-    option(
-        "The inbox of the service: the file of a SQLiteInbox, or a URL such as postgresql+asyncpg://... or redis://...",
-        metavar="URL|FILE",
-    ),
+    option(f"The inbox of the service: a file, or a URL such as {_URLS}", metavar="URL|FILE"),
 ]
 
 
@@ -176,10 +173,6 @@ def _said(exc: Exception) -> str:
     return show_urls_in(str(exc))
 
 
-_DRIVER = "name an async driver that is installed, such as postgresql+asyncpg:// or sqlite+aiosqlite://"
-_ENCODE = "a '/', '@', '?', '#' or ':' in its user or password must be percent-encoded"
-
-
 @asynccontextmanager
 async def open_inbox(place: str, *, write: bool = False, make: bool = False) -> AsyncIterator[Inbox]:
     """Open an inbox: a file, a database or Redis. It is closed at the end, and forgets nothing meanwhile.
@@ -189,22 +182,9 @@ async def open_inbox(place: str, *, write: bool = False, make: bool = False) -> 
     Raises ``ConfigurationError`` for a file that does not exist, and ``InboxError`` if the inbox cannot be used.
     """
     from .._work.limits import inbox_limit
-    from ..receiver import SQLiteInbox
 
     async with AsyncExitStack() as stack:
-        inbox: Inbox
-        if place.startswith(("redis://", "rediss://", "unix://")):
-            inbox = await _open_redis(stack, place)
-        elif "://" in place:
-            from ..receiver import SQLInbox
-
-            inbox = SQLInbox(open_engine(stack, place), create_tables=make, remember=None)
-        else:
-            shown = show_place(place)
-            is_file = os.path.isfile(place)  # noqa: ASYNC240  # once, before the work begins
-            if not is_file and (not make or shown != place):
-                raise ConfigurationError(f"the inbox file {shown!r} does not exist")
-            inbox = await stack.enter_async_context(SQLiteInbox(place, remember=None))
+        inbox = kind_of(place).open(stack, place, make=make, remember=None)
         async with inbox_limit(_OPENING_TIMEOUT):
             await (inbox.check() if write or make else inbox.known_since())
         yield inbox
@@ -232,38 +212,3 @@ def record_file(webhook_id: str, target: str) -> str:
     """Return the name of the inbox file for what was posted of a webhook to a target: the same for each command."""
     digest = hashlib.blake2b(target.encode(errors="replace"), digest_size=4).hexdigest()
     return f"basiq-{re.sub('[^A-Za-z0-9-]', '_', webhook_id)[:64]}-{digest}.db"
-
-
-async def _open_redis(stack: AsyncExitStack, place: str) -> Inbox:
-    try:
-        from redis.asyncio import Redis
-    except ImportError as exc:
-        raise ConfigurationError(f"an inbox in Redis needs the extra 'redis': {exc}") from None
-    try:
-        client = Redis.from_url(place) if is_readable_url(place) else None
-    except (ValueError, TypeError):  # the error's text can hold the password
-        client = None
-    if client is None:
-        raise ConfigurationError(f"the URL {show_url(place)!r} of Redis cannot be used: {_ENCODE}")
-    from ..receiver import RedisInbox
-
-    stack.push_async_callback(client.aclose)
-    return RedisInbox(client, remember=None)
-
-
-def open_engine(stack: AsyncExitStack, url: str) -> AsyncEngine:
-    """Make SQLAlchemy's engine for a URL. Raises ``ConfigurationError`` if the URL or its driver cannot be used."""
-    try:
-        from sqlalchemy.exc import SQLAlchemyError
-        from sqlalchemy.ext.asyncio import create_async_engine
-    except ImportError as exc:
-        raise ConfigurationError(f"a database needs the extra 'sql': {exc}") from None
-    if not is_readable_url(url):
-        raise ConfigurationError(f"the URL {show_url(url)!r} of the database cannot be used: {_ENCODE}")
-    try:
-        engine = create_async_engine(url)
-    except (SQLAlchemyError, ImportError, ValueError, TypeError) as exc:  # the error's text can hold the password
-        why = f"{type(exc).__name__}; {_DRIVER}; {_ENCODE}"
-        raise ConfigurationError(f"the URL {show_url(url)!r} of the database cannot be used: {why}") from None
-    stack.push_async_callback(engine.dispose)
-    return engine

@@ -8,6 +8,7 @@ from .._arguments import UnknownEventTypeWarning
 from .._lazy import lazy_names
 from .._signing.secret_file import SecretFile, SecretStore
 from .._signing.signature import sign, verify
+from .._work.inbox_kinds import EXTRAS, KINDS
 from .._work.protocol import Inbox, QuarantinedDelivery
 from ._delivery import Delivery
 from ._outcome import DeliveryEvent, Outcome
@@ -45,9 +46,8 @@ __all__ = [
 
 # Each name needs an extra. Its packages are loaded when the name is first used.
 _LAZY = {
-    "RedisInbox": "inboxes._redis",
-    "SQLInbox": "inboxes._sql",
+    **{kind.name: f"inboxes.{kind.module}" for kind in KINDS if kind.extra is not None},
     "inbox_metadata": "inboxes._sql_statements",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras={"redis": "redis", "sqlalchemy": "sql"})
+__getattr__, __dir__ = lazy_names(__name__, _LAZY, extras=EXTRAS)

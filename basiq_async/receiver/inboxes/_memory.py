@@ -158,7 +158,7 @@ class MemoryInbox:
         if key not in self._quarantined and len(self._quarantined) >= self._max_quarantined:
             raise InboxError(
                 f"the quarantine is full ({self._max_quarantined} deliveries): retry or drop some, raise "
-                "max_quarantined, or use SQLiteInbox, SQLInbox or RedisInbox"
+                "max_quarantined, or use an inbox that outlives the process"
             )
         self._claims.pop(key, None)
         self._waiting.pop(key, None)

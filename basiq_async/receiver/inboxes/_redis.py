@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from types import EllipsisType
@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._redaction.tracebacks import UnshownText
+from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.keys import in_parts
 from ..._work.notes import read_note, write_note
 from ..._work.protocol import Claim, ClaimStatus, QuarantinedDelivery, unpack_entry
@@ -210,6 +211,18 @@ class RedisInbox:
             if text is not None:
                 entries[place] = _read_entry(place, text)
         return entries
+
+
+def open_place(stack: AsyncExitStack, place: str, *, make: bool = False, **options: Any) -> RedisInbox:
+    """See ``InboxKind.open``. There is nothing to create."""
+    try:
+        client = Redis.from_url(place) if is_readable_url(place) else None
+    except (ValueError, TypeError):  # the error's text can hold the password
+        client = None
+    if client is None:
+        raise ConfigurationError(f"the URL {show_url(place)!r} of Redis cannot be used: {ENCODE}")
+    stack.push_async_callback(client.aclose)
+    return RedisInbox(client, **options)
 
 
 _PLACE_LENGTH = 17

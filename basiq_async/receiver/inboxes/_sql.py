@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from sqlalchemy import Executable
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sql import BusyError, SQLStore, as_aware
+from ..._wire.hosts import ENCODE, is_readable_url, show_url
 from ..._work.notes import check_note
 from ..._work.protocol import Claim, QuarantinedDelivery, unpack_entry
 from ..._work.tasks import run_to_completion
-from ...errors import InboxError
+from ...errors import ConfigurationError, InboxError
 from ._sql_pruning import Pruning
 from ._sql_rows import SQLRows, facts
 from ._sql_statements import BUSY, CLAIMED, DONE, Statements, Tables
@@ -272,3 +274,19 @@ class SQLInbox(SQLRows):
             return False
         values = {**facts(delivery), **self._sql.time(now), "a_held": held is not None, "a_seconds": seconds}
         return await self._record(self._sql.put_off, delivery.key, token, **values)
+
+
+_DRIVER = "name an async driver that is installed, such as postgresql+asyncpg:// or sqlite+aiosqlite://"
+
+
+def open_place(stack: AsyncExitStack, place: str, *, make: bool = False, **options: Any) -> SQLInbox:
+    """See ``InboxKind.open``. ``make``: whether to create missing tables."""
+    shown = f"the URL {show_url(place)!r} of the database cannot be used"
+    if not is_readable_url(place):
+        raise ConfigurationError(f"{shown}: {ENCODE}")
+    try:
+        engine = create_async_engine(place)
+    except (SQLAlchemyError, ImportError, ValueError, TypeError) as exc:  # the error's text can hold the password
+        raise ConfigurationError(f"{shown}: {type(exc).__name__}; {_DRIVER}; {ENCODE}") from None
+    stack.push_async_callback(engine.dispose)
+    return SQLInbox(engine, create_tables=make, **options)

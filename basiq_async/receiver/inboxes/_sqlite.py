@@ -7,6 +7,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from types import EllipsisType
@@ -14,10 +15,12 @@ from typing import Any, Self, TypeVar
 
 from ..._arguments import Duration, check_remember, check_seconds
 from ..._storage.sqlite import SQLiteStore
+from ..._wire.hosts import show_place
 from ..._work.clock import JUMP, RetentionClock, TimeSource, in_seconds, lease_clock
 from ..._work.keys import in_parts
 from ..._work.notes import check_note, read_note, write_note
 from ..._work.protocol import Claim, ClaimedDelivery, ClaimStatus, QuarantinedDelivery, Waiting, unpack_entry
+from ...errors import ConfigurationError
 from . import _sqlite_statements as sql
 
 T = TypeVar("T")
@@ -343,3 +346,13 @@ def _time(seconds: float) -> datetime:
 
 
 _NONE = (False, False, 0, None, 0.0, 0.0)
+
+
+def open_place(stack: AsyncExitStack, place: str, *, make: bool = False, **options: Any) -> SQLiteInbox:
+    """See ``InboxKind.open``."""
+    shown = show_place(place)
+    if not os.path.isfile(place) and (not make or shown != place):
+        raise ConfigurationError(f"the inbox file {shown!r} does not exist")
+    inbox = SQLiteInbox(place, **options)
+    stack.push_async_callback(inbox.aclose)
+    return inbox

@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import attrs
 import pytest
-from redis.asyncio import Redis
 
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport, Message
 from basiq_async.receiver import (
     Inbox,
     MemoryInbox,
     QuarantinedDelivery,
-    RedisInbox,
     Result,
-    SQLInbox,
-    SQLiteInbox,
     WebhookReceiver,
 )
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
 from basiq_async.testing.fake.catalog import EVENT_TYPES
-from tests.support.databases import engine_of, new_table, url_of
 from tests.support.deliveries import quarantined_delivery
-from tests.support.servers import RedisServer
+from tests.support.inboxes import ANY, any_inbox
 
 ENDPOINT = "https://service.example/basiq"
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "asyncpg", "aiosqlite"])
+@pytest.fixture(params=ANY)
 async def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Inbox]:
-    kind: str = request.param
-    async with AsyncExitStack() as stack:
-        if kind == "memory":
-            yield MemoryInbox()
-        elif kind == "sqlite":
-            yield await stack.enter_async_context(SQLiteInbox(tmp_path / "inbox.db"))
-        elif kind == "redis":
-            server: RedisServer = request.getfixturevalue("redis")
-            client = await stack.enter_async_context(Redis.from_url(server.url))
-            await client.flushall()
-            yield RedisInbox(client)
-        else:
-            engine = await stack.enter_async_context(engine_of(url_of(request, tmp_path)))
-            yield await stack.enter_async_context(SQLInbox(engine, table=new_table()))
+    async with any_inbox(request, tmp_path) as found:
+        yield found
 
 
 async def test_of_each_event_type_what_is_one_users_goes_and_what_is_anothers_stays(inbox: Inbox) -> None:

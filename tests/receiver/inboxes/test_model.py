@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async.receiver import Inbox, MemoryInbox, SQLInbox, SQLiteInbox
 from basiq_async.receiver.protocol import ClaimStatus
 from basiq_async.testing.conformance._inbox_model import (  # private: check_inbox walks few steps
     KEYS,
@@ -22,6 +22,7 @@ from basiq_async.testing.conformance._inbox_model import (  # private: check_inb
 )
 from basiq_async.testing.conformance._inbox_workers import Workers  # private: this walks thousands
 from tests.support.databases import ByTransaction, engine_of, new_table
+from tests.support.inboxes import open_on, opened
 from tests.support.servers import PostgresServer, RedisServer
 
 
@@ -47,8 +48,8 @@ async def two_on(kind: str, request: pytest.FixtureRequest, folder: Path) -> Asy
             yield one, other
         elif kind == "redis":
             server: RedisServer = request.getfixturevalue("redis")
-            clients = [await stack.enter_async_context(Redis.from_url(server.url)) for _ in range(2)]
-            yield RedisInbox(clients[0]), RedisInbox(clients[1])
+            one, other = [open_on(stack, server.url) for _ in range(2)]
+            yield one, other
         else:
             postgres: PostgresServer = request.getfixturevalue("postgres")
             engine, table = await stack.enter_async_context(engine_of(postgres.url())), new_table()
@@ -81,8 +82,7 @@ def test_two_inboxes_on_one_storage_do_what_the_model_does(
 
 
 async def test_a_delivery_that_is_dropped_while_the_quarantine_is_listed_hides_no_other(redis: RedisServer) -> None:
-    async with Redis.from_url(redis.url) as client:
-        inbox = RedisInbox(client, prefix="dropping")
+    async with Redis.from_url(redis.url) as client, opened(redis.url, prefix="dropping") as inbox:
         workers = Workers(inbox, inbox)
         names = [f"{workers.key}-{number}" for number in range(6)]
         for name in names:

@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.support.inboxes import check_briefly
 from tests.support.real_time import PATIENCE
 from tests.support.servers import RedisServer, redis_server
 
+_DAY = timedelta(days=1)
 CLAIMED, DONE, BUSY = ClaimStatus.CLAIMED, ClaimStatus.DONE, ClaimStatus.BUSY
 
 
@@ -284,3 +285,22 @@ async def test_an_error_does_not_show_the_password(redis: RedisServer) -> None:
         with pytest.raises(InboxError, match="Redis failed") as caught:
             await inbox.known(["k"])
     assert "hunter2" not in str(caught.value) + repr(inbox)
+
+
+async def test_a_longer_memory_in_redis_brings_nothing_back(client: Redis) -> None:
+    short = RedisInbox(client, prefix="p", remember=_DAY)
+    await short.complete("k", "a")
+    began = await short.known_since()
+    facts = "{p}:meta"
+    await client.hset(facts, "began", (datetime.now(UTC) - 90 * _DAY).isoformat())
+    for remember in (60 * _DAY, None):
+        inbox = RedisInbox(client, prefix="p", remember=remember)
+        since = await inbox.known_since()
+        assert began - _DAY <= since + timedelta(seconds=60), "one worker may still remember for a day"
+        assert since > datetime.now(UTC) - 1.01 * _DAY
+    last = datetime.now(UTC) - 50 * _DAY
+    await client.hset(facts, "kept:86400000", str(round(last.timestamp() * 1000)))
+    assert abs(await inbox.known_since() - last) < timedelta(seconds=1), "since then it is for ever"
+    await inbox.complete("for ever", "a")
+    await inbox.fail("failed", "a")
+    assert await client.pttl("{p}:inbox:for ever") == await client.pttl("{p}:failures:failed") == -1

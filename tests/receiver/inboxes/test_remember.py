@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from basiq_async import ConfigurationError
-from basiq_async.receiver import Inbox, MemoryInbox, RedisInbox, SQLInbox, SQLiteInbox
+from basiq_async.receiver import Inbox, MemoryInbox, SQLInbox, SQLiteInbox
 from basiq_async.testing import ManualClock
 from tests.support.databases import engine_of, inbox_of, new_table, pruned, run, url_of
-from tests.support.servers import RedisServer
 
 DAY = timedelta(days=1)
 
@@ -23,13 +20,6 @@ DAY = timedelta(days=1)
 @pytest.fixture(params=["asyncpg", "aiosqlite"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url_of(request, tmp_path)
-
-
-@pytest.fixture
-async def client(redis: RedisServer) -> AsyncGenerator[Redis]:
-    async with Redis.from_url(redis.url) as client:
-        await client.flushall()
-        yield client
 
 
 async def advance(clock: ManualClock, inbox: Inbox, days: int) -> None:
@@ -72,25 +62,6 @@ async def test_a_longer_memory_in_a_file_brings_nothing_back(tmp_path: Path) -> 
             "entries from before the change had their own end, and those since then none"
         )
         assert await inbox.known([f"at {last + DAY}"])
-
-
-async def test_a_longer_memory_in_redis_brings_nothing_back(client: Redis) -> None:
-    short = RedisInbox(client, prefix="p", remember=DAY)
-    await short.complete("k", "a")
-    began = await short.known_since()
-    facts = "{p}:meta"
-    await client.hset(facts, "began", (datetime.now(UTC) - 90 * DAY).isoformat())
-    for remember in (60 * DAY, None):
-        inbox = RedisInbox(client, prefix="p", remember=remember)
-        since = await inbox.known_since()
-        assert began - DAY <= since + timedelta(seconds=60), "one worker may still remember for a day"
-        assert since > datetime.now(UTC) - 1.01 * DAY
-    last = datetime.now(UTC) - 50 * DAY
-    await client.hset(facts, "kept:86400000", str(round(last.timestamp() * 1000)))
-    assert abs(await inbox.known_since() - last) < timedelta(seconds=1), "since then it is for ever"
-    await inbox.complete("for ever", "a")
-    await inbox.fail("failed", "a")
-    assert await client.pttl("{p}:inbox:for ever") == await client.pttl("{p}:failures:failed") == -1
 
 
 async def test_a_longer_memory_in_a_database_brings_nothing_back(url: str) -> None:

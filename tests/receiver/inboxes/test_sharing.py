@@ -7,11 +7,9 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 
 from basiq_async import BasiqClient, ConfigurationError, InMemoryTransport
 from basiq_async.models import Message
@@ -19,40 +17,26 @@ from basiq_async.receiver import (
     Delivery,
     Inbox,
     MemoryInbox,
-    RedisInbox,
     Result,
-    SQLInbox,
     SQLiteInbox,
     WebhookReceiver,
 )
 from basiq_async.replay import Replay
 from basiq_async.testing import FakeBasiq
-from tests.support.databases import engine_of, new_table, url_of
+from tests.support.databases import new_table
 from tests.support.deliveries import quarantined_delivery
+from tests.support.inboxes import ANY, any_inbox
 from tests.support.real_time import PATIENCE
-from tests.support.servers import RedisServer
 
 ONE = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TWO = "whsec_c29tZSBvdGhlciBzaWduaW5nIHNlY3JldA=="
 HANDLED, DUPLICATE = {Result.HANDLED}, {Result.DUPLICATE}
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "asyncpg", "aiosqlite"])
+@pytest.fixture(params=ANY)
 async def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Inbox]:
-    kind: str = request.param
-    async with AsyncExitStack() as stack:
-        if kind == "memory":
-            yield MemoryInbox()
-        elif kind == "sqlite":
-            yield await stack.enter_async_context(SQLiteInbox(tmp_path / "inbox.db"))
-        elif kind == "redis":
-            server: RedisServer = request.getfixturevalue("redis")
-            client = await stack.enter_async_context(Redis.from_url(server.url))
-            await client.flushall()
-            yield RedisInbox(client)
-        else:
-            engine = await stack.enter_async_context(engine_of(url_of(request, tmp_path)))
-            yield await stack.enter_async_context(SQLInbox(engine, table=new_table()))
+    async with any_inbox(request, tmp_path) as found:
+        yield found
 
 
 async def test_a_page_of_the_quarantine_has_the_oldest_hundred_unless_it_is_told_otherwise(inbox: Inbox) -> None:
@@ -159,11 +143,11 @@ FORKED = """
 
     url, name = sys.argv[1:]
     if url.startswith("redis"):
-        from redis.asyncio import Redis
-        from basiq_async.receiver import RedisInbox
+        from contextlib import AsyncExitStack
+        from basiq_async._work.inbox_kinds import kind_of
 
-        client = Redis.from_url(url)
-        inbox, end = RedisInbox(client, prefix=name), client.aclose
+        stack = AsyncExitStack()
+        inbox, end = kind_of(url).open(stack, url, prefix=name), stack.aclose
         claim = inbox.claim
     else:
         from sqlalchemy.ext.asyncio import create_async_engine
