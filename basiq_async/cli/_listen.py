@@ -127,7 +127,8 @@ class Listener(Showing):
         from aiohttp import web
         from multidict import CIMultiDict
 
-        _OUTCOMES.set(outcomes := [])
+        outcomes: list[Outcome] = []
+        _OUTCOMES.set(outcomes)
         response = await self._receiver.aiohttp_handler(request)
         (outcome,) = outcomes
         unavailable = web.Response(status=503, headers={"Retry-After": "5"})
