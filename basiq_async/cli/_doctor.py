@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -169,9 +169,11 @@ def _show_problems(found: Diagnosis, find: Callable[[Problem], Words], set_aside
         "undelivered": found.oldest_undelivered,
         **dict.fromkeys(("failing", "refused"), found.first_failure or found.oldest_undelivered),
     }
+    failing: Mapping[object, datetime] = {(each.event_type_id,): each.since for each in found.failing_types}
     show_head(f"webhook {found.webhook.id}", len(found.problems))
     for each in found.problems:
-        show_problem(each, since.get(each.code), find(each))
+        began = failing.get(each.about) if each.code == "deferred-failing" else since.get(each.code)
+        show_problem(each, began, find(each))
 
 
 async def _diagnose(

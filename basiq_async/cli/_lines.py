@@ -109,6 +109,12 @@ def _waiting(problem: Problem, found: Diagnosis, place: Place) -> Words:
     return _line("inbox waiting", "", *place.kept, "--webhook", found.webhook.id) if place.kept else ()
 
 
+def _failing(problem: Problem, found: Diagnosis, place: Place) -> Words:
+    if place.receiver is not None:
+        return _line("inbox waiting", "", "--receiver", place.receiver)
+    return _waiting(problem, found, place)
+
+
 def _subscribe(found: Diagnosis, types: Iterable[str]) -> Words:
     named = _events(types)
     return _line("webhooks update", found.webhook.id, *named) if named else _line("events types")
@@ -152,5 +158,6 @@ _LINES: Mapping[str, Callable[[Problem, Diagnosis, Place], Words]] = {
     "partial": lambda problem, found, place: _doctor(found, place, "--limit", "0"),
     "quarantined": _quarantined,
     "waiting": _waiting,
+    "deferred-failing": _failing,
     "out-of-reach": _out_of_reach,
 }

@@ -80,12 +80,13 @@ async def _work(place: str) -> None:
 
 
 _WAITING: View[QuarantinedDelivery] = View(
-    "delivery_id event_type_id event_id since due failures error signed_at",
+    "delivery_id event_type_id event_id since due failures failing_since error signed_at",
     Column("ID", "delivery_id"),
     Column("EVENT TYPE", "event_type_id", flexible=16),
     Column("SINCE", "since", optional=True),
     Column("DUE", "due", optional=True),
     Column("FAILURES", "failures", optional=True),
+    Column("FAILS SINCE", "failing_since", optional=True),
     Column("ERROR", "error", flexible=24),
     since=lambda entry: entry.quarantined_at,
     error=lambda entry: entry.error or None,

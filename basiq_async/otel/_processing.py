@@ -53,7 +53,17 @@ class ReceiverTelemetry:
             "basiq.receiver.waiting", description="Deferred deliveries that wait to be handled."
         )
         self._waiting_age = telemetry.meter.create_gauge(
-            "basiq.receiver.waiting.age", unit="s", description="Age of the oldest delivery that waits; 0 without one."
+            "basiq.receiver.waiting.age",
+            unit="s",
+            description="Age of the oldest delivery that waits and never failed; 0 without one.",
+        )
+        self._failing = telemetry.meter.create_gauge(
+            "basiq.receiver.failing", description="Deferred deliveries that wait and have failed."
+        )
+        self._failing_age = telemetry.meter.create_gauge(
+            "basiq.receiver.failing.age",
+            unit="s",
+            description="Time since the first failure of the delivery that fails for longest; 0 without one.",
         )
         self._telemetry = telemetry
         self._types = Bounded()
@@ -85,6 +95,8 @@ class ReceiverTelemetry:
         """Record what waits to be handled."""
         self._waiting.set(waiting.count, self._webhook)
         self._waiting_age.set(waiting.age or 0.0, self._webhook)
+        self._failing.set(waiting.failing, self._webhook)
+        self._failing_age.set(waiting.failing_age or 0.0, self._webhook)
 
     async def measure_quarantine(self) -> None:
         """Record how many deliveries are in the quarantine. If the inbox fails, record nothing."""

@@ -29,7 +29,7 @@ from .._work.owners import (
 )
 from .._work.protocol import Inbox, Waiting
 from .._work.quarantine import count_by_owner
-from .._work.waiting import count_waiting
+from .._work.waiting import FailingType, count_waiting, find_failing
 from ..errors import BasiqError, ConfigurationError, PermissionDeniedError
 from ..models import Event, EventType, Message, Secret, Webhook, read_datetime
 from ..pagination import Paginator, UnreadableItem
@@ -118,6 +118,7 @@ async def diagnose(
         endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
         quarantined=known.quarantined,
         waiting=known.waiting,
+        failing_types=known.failing_types,
         others=known.others,
         clock_lead=api.clock_lead(),
         forbidden=tuple(forbidden.paths),
@@ -158,6 +159,7 @@ class _KnownEvents:
         """Whose keys show what was handled."""
         self.quarantined = 0
         self.waiting = Waiting()
+        self.failing_types: tuple[FailingType, ...] = ()
         self.others: dict[str, int] = {}
 
     @property
@@ -206,6 +208,8 @@ class _KnownEvents:
     async def _count_entries(self, inbox: Inbox, others: Sequence[str]) -> None:
         counts = await count_by_owner(inbox, [*self._owners, *others], timeout=_INBOX_TIMEOUT)
         self.waiting = await count_waiting(inbox, self._identity, timeout=_INBOX_TIMEOUT)
+        if self.waiting.failing:
+            self.failing_types = tuple(await find_failing(inbox, self._identity, timeout=_INBOX_TIMEOUT))
         self.quarantined = sum(counts.pop(each, 0) for each in self._owners)
         for each in others:
             counts[each] += (await count_waiting(inbox, each, timeout=_INBOX_TIMEOUT)).count

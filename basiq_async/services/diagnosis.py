@@ -10,6 +10,7 @@ import attrs
 
 from .._redaction.text import amount
 from .._work.protocol import Inbox, Waiting
+from .._work.waiting import FailingType
 from ..models import EventTypeId, Webhook
 from .coverage import Inactivity
 
@@ -45,6 +46,7 @@ ProblemCode = Literal[
     "unrecorded",
     "quarantined",
     "waiting",
+    "deferred-failing",
     "out-of-reach",
     "unread",
 ]
@@ -145,7 +147,10 @@ class Diagnosis:
     recovered: how many messages and events would count as undelivered or never sent, but are known to the inbox.
     quarantined: how many deliveries are in the quarantine of the inbox.
     others: how many deliveries of other identities wait in the inbox or are in its quarantine.
-    waiting: the deferred deliveries that wait in the inbox to be handled. They are a problem after 5 minutes.
+    waiting: the deferred deliveries that wait in the inbox to be handled. Those that never failed are a problem after
+        5 minutes.
+    failing_types: the types whose deferred deliveries fail, with the number, since when, and an error: a problem from
+        the first failure on.
     unreadable: how many messages and events could not be read.
     clock_lead: by how many seconds this machine's clock is ahead of Basiq's; negative if it is behind.
     looked_at: how many messages and events were read.
@@ -177,6 +182,7 @@ class Diagnosis:
     quarantined: int = 0
     others: Mapping[str, int] = attrs.field(factory=dict)
     waiting: Waiting = attrs.field(factory=Waiting)
+    failing_types: tuple[FailingType, ...] = ()
     unreadable: int = 0
     clock_lead: float = 0.0
     looked_at: int = 0
@@ -268,10 +274,10 @@ def find_status_problem(webhook: Webhook, cool_off_left: float | None) -> Proble
 
 def describe_waiting(waiting: Waiting) -> str:
     """Return the problem with deferred deliveries that wait, with the remedy."""
-    failed = waiting.count - waiting.fresh
+    age = max(waiting.age or 0.0, waiting.failing_age or 0.0)
     return (
-        f"{waiting.count:,} deferred deliveries wait to be handled, the oldest for {_age(waiting.age or 0)}, and "
-        f"{failed:,} of them have failed: let a process work them off, and look at its log"
+        f"{waiting.count:,} deferred deliveries wait to be handled, the oldest for {_age(age)}, and "
+        f"{waiting.failing:,} of them have failed: let a process work them off, and look at its log"
     )
 
 
@@ -331,6 +337,10 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         )
     if (found.waiting.age or 0) > _LONG_WAIT:
         yield Problem("waiting", describe_waiting(found.waiting))
+    for each in found.failing_types:
+        verb = "fails" if each.count == 1 else "fail"
+        text = f"{each.count:,} of {each.event_type_id} {verb} since {each.since:%Y-%m-%d %H:%M} UTC: {each.error}"
+        yield Problem("deferred-failing", text, (each.event_type_id,))
     if found.unreadable:
         yield Problem(
             "unreadable",

@@ -211,6 +211,23 @@ async def test_what_waits_and_its_age_are_gauges_as_deliveries_come_and_each_min
 
 
 @virtual.clocked
+async def test_what_fails_and_since_when_are_gauges_apart_from_the_age_of_what_never_failed(recorded: Recorded) -> None:
+    async def handler(delivery: Delivery) -> None:
+        raise ValueError("no")
+
+    names = ("waiting", "waiting.age", "failing", "failing.age")
+    inbox = MemoryInbox(clock=virtual.clock)
+    async with traced(recorded, handler, inbox=inbox, deferred=True, clock=virtual.clock) as receiver:
+        await post(receiver, at=virtual.clock())
+        await asyncio.sleep(600)
+        (count, age, failing, failing_age) = (
+            next(iter(recorded.points(f"basiq.receiver.{name}"))).value for name in names
+        )
+    assert (count, age, failing) == (1, 0.0, 1)
+    assert 530 < failing_age <= 600
+
+
+@virtual.clocked
 async def test_an_inbox_that_cannot_say_what_waits_stops_no_work(recorded: Recorded) -> None:
     class Failing(MemoryInbox):
         async def waiting(self, webhook_id: str | None) -> Waiting:

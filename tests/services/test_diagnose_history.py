@@ -232,6 +232,28 @@ async def test_what_waits_for_long_is_a_problem() -> None:
         )
 
 
+async def test_what_fails_is_a_problem_from_the_first_failure_on_with_its_type_time_and_error() -> None:
+    async with world("oldest-first") as w:
+        inbox = MemoryInbox(clock=w.fake.clock)
+        receiver = WebhookReceiver(
+            w.fake.secret(w.webhook_id), webhook_id=w.webhook_id, inbox=inbox, deferred=True, clock=w.fake.clock
+        )
+
+        @receiver.on("*")
+        async def handler(delivery: Delivery) -> None:
+            raise ConnectionError("partner refused")
+
+        w.fake.route(URL, receiver)
+        await w.emit(2)
+        await receiver.work(until_empty=True)
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
+        (problem,) = [each for each in found.problems if each.code == "deferred-failing"]
+        (kind,) = found.failing_types
+        assert (kind.count, found.waiting.failing, "waiting" in codes(found)) == (2, 2, False)
+        since = f"{kind.since:%Y-%m-%d %H:%M} UTC"
+        assert str(problem) == f"2 of {kind.event_type_id} fail since {since}: ConnectionError: partner refused"
+
+
 async def test_what_waits_of_a_webhook_that_was_replaced_is_not_forgotten() -> None:
     async with world("oldest-first") as w:
         inbox = MemoryInbox(clock=w.fake.clock)
