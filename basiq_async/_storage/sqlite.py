@@ -65,7 +65,9 @@ class SQLiteStore:
         self.path = self.file.path
         self.closed = False
         self._open = partial(self.file.open, timeout=busy_timeout, fill=fill)
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Sequence[_Call] | None] = queue.SimpleQueue()
+        self._collected: dict[asyncio.AbstractEventLoop, list[_Call]] = {}
+        """The calls of an event loop's present turn: the thread gets them together, and wakes once."""
         self._ended: Future[None] = Future()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -93,8 +95,16 @@ class SQLiteStore:
             raise self.file.fork_error()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._calls.put(_Call(work, write, future, loop))
+        collected = self._collected.setdefault(loop, [])
+        if not collected:
+            loop.call_soon(self._send, loop)
+        collected.append(_Call(work, write, future, loop))
         return future
+
+    def _send(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand the collected calls to the thread."""
+        if collected := self._collected.pop(loop, None):
+            self._calls.put(collected)
 
     async def aclose(self) -> None:
         """Finish the work that is queued already, and close the file. May be called twice."""
@@ -102,6 +112,8 @@ class SQLiteStore:
         thread, self._thread = self._thread, None
         if thread is None or self._pid != os.getpid():  # the parent process's file must not be closed here
             return
+        for loop in list(self._collected):
+            self._send(loop)
         self._calls.put(None)
         await asyncio.wait((asyncio.wrap_future(self._ended),))
         thread.join()
@@ -125,14 +137,14 @@ class SQLiteStore:
             self._clear_log()
         calls: list[_Call] = []
         try:
-            call = self._calls.get(timeout=self._until_clearing())
+            more = self._calls.get(timeout=self._until_clearing())
         except queue.Empty:
             return True
-        while call is not None:
-            calls.append(call)
-            if len(calls) == _MOST_IN_A_BATCH or self._calls.empty():  # nobody else takes calls from the queue
+        while more is not None:
+            calls += more
+            if len(calls) >= _MOST_IN_A_BATCH or self._calls.empty():  # nobody else takes calls from the queue
                 break
-            call = self._calls.get()
+            more = self._calls.get()
         if calls:
             try:
                 self._commit(calls)
@@ -146,7 +158,7 @@ class SQLiteStore:
             for loop, done in answers.items():
                 with suppress(RuntimeError):  # the loop is closed, so no task waits for the result
                     loop.call_soon_threadsafe(_resolve, done)
-        return call is not None
+        return more is not None
 
     def _commit(self, calls: Sequence[_Call]) -> None:
         """Do all calls in one transaction, which succeeds or fails as a whole."""

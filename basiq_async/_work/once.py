@@ -337,23 +337,30 @@ class Unit(ABC, Generic[T]):
 
     async def _work_and_renew(self) -> T:
         ended = self._renewal_ended = asyncio.Event()
-        renewing = self._loop.create_task(self._renew(ended))
+        renewing: list[asyncio.Task[None]] = []  # none for work that ends soon, which most does
+        begin = partial(self._begin_renewal, ended, renewing)
+        timer = self._loop.call_later(self.units.lease / 3, begin)
         try:
             return await self._interruptible(self.work, self.units.work_timeout)
         finally:  # a call under way has a time limit; a claim must not be renewed after its end
+            timer.cancel()
             ended.set()
-            await wait_uncancelled(renewing)
+            if renewing:
+                await wait_uncancelled(renewing[0])
+
+    def _begin_renewal(self, ended: asyncio.Event, renewing: list[asyncio.Task[None]]) -> None:
+        if not ended.is_set():
+            renewing.append(self._loop.create_task(self._renew(ended)))
 
     async def _renew(self, ended: asyncio.Event) -> None:
-        while True:
-            if await wait_for_event(ended, self.units.lease / 3):
-                return
+        while not ended.is_set():
             try:
                 async with inbox_limit(self.units.call_timeout):
                     claim = self.units.inbox.claim_quarantined if self.quarantined else self.units.inbox.claim
                     await claim(self.key, self.token, lease=self.units.lease)
             except Exception as exc:
                 self._warn("the claim on %s could not be renewed: %s", exc)
+            await wait_for_event(ended, self.units.lease / 3)
 
     async def _interruptible(self, work: Callable[[], Awaitable[V]], seconds: float | None) -> V:
         """Await an interruptible step. Raises its error; ``CancelledError`` only if the unit was cancelled."""
