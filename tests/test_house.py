@@ -148,7 +148,7 @@ def test_each_test_that_a_target_or_the_ci_names_is_there() -> None:
 
 
 _COUNTED = re.compile(r"\{[^{}]*:,\} (?:messages|deliveries|events|entries)\b")
-_ALWAYS_MANY = ("of {count:,} messages", "{found.looked_at:,} messages and events", "{MOST_CAUSED:,} messages")
+_ALWAYS_MANY = ("of {count:,} messages", "{found.look.items:,} messages and events", "{MOST_CAUSED:,} messages")
 
 
 def test_no_text_counts_one_of_a_thing_as_several() -> None:

@@ -42,6 +42,11 @@ _DIAGNOSIS: View[Diagnosis] = View(
     out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
     endpoint_status=lambda found: found.endpoint.status if found.endpoint else None,
     endpoint_error=lambda found: found.endpoint.error if found.endpoint else None,
+    looked_at=lambda found: found.look.items,
+    earliest=lambda found: found.look.earliest,
+    latest=lambda found: found.look.latest,
+    complete=lambda found: found.look.complete,
+    forbidden=lambda found: found.look.forbidden,
 )
 
 

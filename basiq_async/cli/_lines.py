@@ -125,18 +125,18 @@ def _events(types: Iterable[str]) -> Words:
 
 
 def _kept_types(found: Diagnosis) -> list[str]:
-    return [each for each in found.webhook.subscribed_events if each not in found.retired]
+    return [each for each in found.webhook.subscribed_events if each not in found.types.retired]
 
 
 def _unhandled(problem: Problem, found: Diagnosis, place: Place) -> Words:
     """Return what shows the deliveries, and not what unsubscribes: a deploy may have lost the handler."""
     if found.waiting.count and place.receiver is not None:
         return _line("inbox waiting", "", "--receiver", place.receiver)
-    return _line("messages tail", found.webhook.id, *_events(found.unhandled))
+    return _line("messages tail", found.webhook.id, *_events(found.types.unhandled))
 
 
 def _unsubscribed(problem: Problem, found: Diagnosis, place: Place) -> Words:
-    wanted = [each for each in found.unsubscribed if each not in found.unknown]
+    wanted = [each for each in found.types.unsubscribed if each not in found.types.unknown]
     return _subscribe(found, [*_kept_types(found), *wanted] if wanted else ())
 
 

@@ -49,6 +49,8 @@ from .diagnosis import (
     DiagnosedReceiver,
     Diagnosis,
     EndpointCheck,
+    Look,
+    TypeDifferences,
     cool_off_left,
     is_inactive,
     matches,
@@ -66,11 +68,7 @@ _MOST_EVENTS = 100_000
 """Maximum number of events in memory, to compare them with the messages."""
 _Sign = Callable[[str, datetime, bytes], Awaitable[Mapping[str, str]]]
 _ATTEMPTS = "failed_share last_success by_status first_failure oldest_undelivered"
-_SCAN = (
-    "refused undelivered never_sent unrecorded left_alone recovered unreadable looked_at earliest latest complete "
-    "disabled_at "
-    "out_of_reach"
-)
+_SCAN = "refused undelivered never_sent unrecorded left_alone recovered disabled_at out_of_reach"
 """What a ``Diagnosis`` takes from the scan."""
 
 
@@ -107,12 +105,14 @@ async def diagnose(
     return Diagnosis(
         webhook=webhook,
         cool_off_left=cool_off_left(webhook, _subscribed_at(webhook), now),
-        retired=tuple(one for one in subscribed if offered is not None and one not in offered),
-        unknown=tuple(
-            one for one in patterns if offered is not None and not any(matches(one, each) for each in offered)
+        types=TypeDifferences(
+            retired=tuple(one for one in subscribed if offered is not None and one not in offered),
+            unknown=tuple(
+                one for one in patterns if offered is not None and not any(matches(one, each) for each in offered)
+            ),
+            unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
+            unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         ),
-        unhandled=tuple(one for one in subscribed if receiver is not None and not receiver.handles(one)),
-        unsubscribed=tuple(one for one in patterns if not any(matches(one, each) for each in subscribed)),
         **{name: getattr(scan.attempts, name) for name in _ATTEMPTS.split()},
         **{name: getattr(scan, name) for name in _SCAN.split()},
         endpoint=await _test(sign, webhook.url) if test and sign is not None else None,
@@ -121,7 +121,14 @@ async def diagnose(
         failing_types=known.failing_types,
         others=known.others,
         clock_lead=api.clock_lead(),
-        forbidden=tuple(forbidden.paths),
+        look=Look(
+            items=scan.looked_at,
+            earliest=scan.earliest,
+            latest=scan.latest,
+            complete=scan.complete,
+            unreadable=scan.unreadable,
+            forbidden=tuple(forbidden.paths),
+        ),
     )
 
 

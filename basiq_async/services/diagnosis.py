@@ -14,7 +14,7 @@ from .._work.waiting import FailingType
 from ..models import EventTypeId, Webhook
 from .coverage import Inactivity
 
-__all__ = ["Diagnosis", "EndpointCheck", "Problem", "ProblemCode"]
+__all__ = ["Diagnosis", "EndpointCheck", "Look", "Problem", "ProblemCode", "TypeDifferences"]
 
 COOL_OFF = 900.0
 """The longest time between subscribing and the first delivery, in seconds: 15 minutes (the vendor's guide)."""
@@ -118,14 +118,46 @@ class EndpointCheck:
 
 
 @attrs.frozen
-class Diagnosis:
-    """The state of a webhook, as far as the messages and events that were read show it.
+class TypeDifferences:
+    """How the event types of a webhook differ from Basiq's list and from a receiver's handlers.
 
-    cool_off_left: maximum seconds until deliveries start; 0 for an active webhook, None if that is not known.
     retired: subscribed event types that are not in Basiq's list.
     unknown: event types of handlers that are not in Basiq's list.
     unhandled: subscribed event types without a handler; empty without a receiver.
     unsubscribed: event types with a handler that the webhook is not subscribed to; empty without a receiver.
+    """
+
+    retired: tuple[EventTypeId, ...] = ()
+    unknown: tuple[EventTypeId, ...] = ()
+    unhandled: tuple[EventTypeId, ...] = ()
+    unsubscribed: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Look:
+    """What a diagnosis read.
+
+    items: how many messages and events were read.
+    earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
+    complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
+    unreadable: how many messages and events could not be read.
+    forbidden: the paths of the lists that the API key may not read. What they would show is missing.
+    """
+
+    items: int = 0
+    earliest: datetime | None = None
+    latest: datetime | None = None
+    complete: bool = True
+    unreadable: int = 0
+    forbidden: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Diagnosis:
+    """The state of a webhook, as far as the messages and events that were read show it.
+
+    cool_off_left: maximum seconds until deliveries start; 0 for an active webhook, None if that is not known.
+    types: how its event types differ from Basiq's list and from the handlers.
     failed_share: the share of the attempts in the last 24 hours that failed for messages which are still undelivered,
         from 0 to 1; None if there were no attempts. Messages that were recovered do not count.
     by_status: how many attempts of the last 24 hours got each status; None is for no response.
@@ -151,20 +183,13 @@ class Diagnosis:
         5 minutes.
     failing_types: the types whose deferred deliveries fail, with the number, since when, and an error: a problem from
         the first failure on.
-    unreadable: how many messages and events could not be read.
     clock_lead: by how many seconds this machine's clock is ahead of Basiq's; negative if it is behind.
-    looked_at: how many messages and events were read.
-    earliest, latest: the times of the oldest and the newest message that was read; None if there was none.
-    complete: whether all messages and events that no recovery covers were read. If not, there may be more problems.
-    forbidden: the paths of the lists that the API key may not read. What they would show is missing here.
+    look: what was read.
     """
 
     webhook: Webhook
     cool_off_left: float | None
-    retired: tuple[EventTypeId, ...] = ()
-    unknown: tuple[EventTypeId, ...] = ()
-    unhandled: tuple[EventTypeId, ...] = ()
-    unsubscribed: tuple[str, ...] = ()
+    types: TypeDifferences = attrs.field(factory=TypeDifferences)
     failed_share: float | None = None
     last_success: datetime | None = None
     refused: int | None = None
@@ -183,13 +208,8 @@ class Diagnosis:
     others: Mapping[str, int] = attrs.field(factory=dict)
     waiting: Waiting = attrs.field(factory=Waiting)
     failing_types: tuple[FailingType, ...] = ()
-    unreadable: int = 0
     clock_lead: float = 0.0
-    looked_at: int = 0
-    earliest: datetime | None = None
-    latest: datetime | None = None
-    complete: bool = True
-    forbidden: tuple[str, ...] = ()
+    look: Look = attrs.field(factory=Look)
 
     @property
     def status(self) -> str | None:
@@ -293,8 +313,8 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
     clock = find_clock_problem(found.clock_lead)
     if clock is not None:
         yield clock
-    if found.forbidden:
-        yield _forbidden_problem(found.forbidden)
+    if found.look.forbidden:
+        yield _forbidden_problem(found.look.forbidden)
     status = find_status_problem(webhook, found.cool_off_left)
     if status is not None:
         yield status
@@ -341,23 +361,23 @@ def _find_problems(found: Diagnosis) -> Iterator[Problem]:
         verb = "fails" if each.count == 1 else "fail"
         text = f"{each.count:,} of {each.event_type_id} {verb} since {each.since:%Y-%m-%d %H:%M} UTC: {each.error}"
         yield Problem("deferred-failing", text, (each.event_type_id,))
-    if found.unreadable:
+    if found.look.unreadable:
         yield Problem(
             "unreadable",
-            amount(found.unreadable, "message or event", "messages or events") + " could not be read",
+            amount(found.look.unreadable, "message or event", "messages or events") + " could not be read",
         )
-    if not (found.complete or found.forbidden):
+    if not (found.look.complete or found.look.forbidden):
         yield Problem(
             "partial",
-            f"only {found.looked_at:,} messages and events were read{_describe_look(found)}, and there are more: read "
+            f"only {found.look.items:,} messages and events were read{_describe_look(found)}, and there are more: read "
             "all of them",
         )
 
 
 def _describe_look(found: Diagnosis) -> str:
-    if found.earliest is None or found.latest is None:
+    if found.look.earliest is None or found.look.latest is None:
         return ""
-    first, last = (f"{each.astimezone(UTC):%Y-%m-%d %H:%M}" for each in (found.earliest, found.latest))
+    first, last = (f"{each.astimezone(UTC):%Y-%m-%d %H:%M}" for each in (found.look.earliest, found.look.latest))
     return f", with messages from {first} to {last} UTC"
 
 
@@ -371,25 +391,25 @@ def _endpoint_problem(endpoint: EndpointCheck, *, clock: Problem | None) -> Prob
 
 
 def _type_problems(found: Diagnosis) -> Iterator[Problem]:
-    if found.retired:
-        text = f"the webhook is subscribed to {_join(found.retired)}, which Basiq does not have: unsubscribe"
-        yield Problem("retired-event-types", text, found.retired)
-    if found.unknown:
-        text = f"handlers exist for {_join(found.unknown)}, which Basiq does not have"
-        yield Problem("unknown-event-types", text, found.unknown)
-    if found.unhandled:  # a deploy may have lost the handler
+    if found.types.retired:
+        text = f"the webhook is subscribed to {_join(found.types.retired)}, which Basiq does not have: unsubscribe"
+        yield Problem("retired-event-types", text, found.types.retired)
+    if found.types.unknown:
+        text = f"handlers exist for {_join(found.types.unknown)}, which Basiq does not have"
+        yield Problem("unknown-event-types", text, found.types.unknown)
+    if found.types.unhandled:  # a deploy may have lost the handler
         waits = (
             f", and {amount(found.waiting.count, 'delivery waits', 'deliveries wait')}" if found.waiting.count else ""
         )
         yield Problem(
             "unhandled-event-types",
-            f"no handler exists for {_join(found.unhandled)}{waits}: deploy the one that there was, or write one; "
-            "unsubscribe the webhook if nothing needs them",
-            found.unhandled,
+            f"no handler exists for {_join(found.types.unhandled)}{waits}: deploy the one that there was, or write "
+            "one; unsubscribe the webhook if nothing needs them",
+            found.types.unhandled,
         )
-    if found.unsubscribed:
-        text = f"handlers exist for {_join(found.unsubscribed)}, which the webhook is not subscribed to"
-        yield Problem("unsubscribed-event-types", text, found.unsubscribed)
+    if found.types.unsubscribed:
+        text = f"handlers exist for {_join(found.types.unsubscribed)}, which the webhook is not subscribed to"
+        yield Problem("unsubscribed-event-types", text, found.types.unsubscribed)
 
 
 def matches(pattern: str, event_type_id: str) -> bool:

@@ -12,7 +12,7 @@ from basiq_async import Diagnosis, EndpointCheck, Webhook
 from basiq_async.cli._lines import Place, find_line  # private: the lines before they are quoted
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity
-from basiq_async.services.diagnosis import ProblemCode
+from basiq_async.services.diagnosis import Look, ProblemCode, TypeDifferences
 
 RECEIVER, INBOX, FILE = Place("service:receiver"), Place(inbox="inbox.db"), Place(secret_file="the secret")
 EVERYWHERE = (Place(), RECEIVER, INBOX, FILE)
@@ -20,15 +20,15 @@ URL = "https://service.example/basiq"
 PERIOD = Inactivity(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 TO = f"--to {URL}"
 LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
-    "forbidden": ({"forbidden": ("/events",)}, "whoami"),
+    "forbidden": ({"look": Look(forbidden=("/events",))}, "whoami"),
     "disabled": ({"status": "disabled"}, "webhooks reactivate w --secret-file w.secret"),
     "pending": ({"status": "pending-approval"}, "webhooks wait w"),
-    "no-event-types": ({"types": ()}, "events types"),
-    "retired-event-types": ({"retired": ("a",)}, "webhooks update w --event b"),
-    "unknown-event-types": ({"unknown": ("x",)}, "events types"),
-    "unhandled-event-types": ({"unhandled": ("a", "b")}, "messages tail w --event a --event b"),
+    "no-event-types": ({"subscribed": ()}, "events types"),
+    "retired-event-types": ({"types": TypeDifferences(retired=("a",))}, "webhooks update w --event b"),
+    "unknown-event-types": ({"types": TypeDifferences(unknown=("x",))}, "events types"),
+    "unhandled-event-types": ({"types": TypeDifferences(unhandled=("a", "b"))}, "messages tail w --event a --event b"),
     "unsubscribed-event-types": (
-        {"unsubscribed": ("c.*", "x"), "unknown": ("x",)},
+        {"types": TypeDifferences(unsubscribed=("c.*", "x"), unknown=("x",))},
         "webhooks update w --event a --event b --event 'c.*'",
     ),
     "failing": ({"failed_share": 0.5}, "messages tail w --failed"),
@@ -58,8 +58,8 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
     ),
     "never-sent": ({"never_sent": 1}, {RECEIVER: "recover w --receiver service:receiver"}),
     "unrecorded": ({"unrecorded": 1}, {RECEIVER: "recover w --receiver service:receiver"}),
-    "unreadable": ({"unreadable": 1}, "messages list w"),
-    "partial": ({"complete": False}, {RECEIVER: "webhooks doctor w --receiver service:receiver --limit 0"}),
+    "unreadable": ({"look": Look(unreadable=1)}, "messages list w"),
+    "partial": ({"look": Look(complete=False)}, {RECEIVER: "webhooks doctor w --receiver service:receiver --limit 0"}),
     "quarantined": (
         {"quarantined": 1},
         {
@@ -92,7 +92,7 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
 def test_each_problem_has_its_line(name: str) -> None:
     fields, wanted = LINES[name]
     fields = dict(fields)
-    webhook = Webhook("w", URL, fields.pop("status", "active"), fields.pop("types", ("a", "b")))
+    webhook = Webhook("w", URL, fields.pop("status", "active"), fields.pop("subscribed", ("a", "b")))
     found = Diagnosis(webhook, None, **fields)
     code = name.partition(" ")[0]
     (problem,) = [each for each in found.problems if each.code == code]
@@ -104,7 +104,12 @@ def test_each_problem_has_its_line(name: str) -> None:
 
 
 def test_what_waits_for_a_lost_handler_is_shown_and_nothing_is_unsubscribed() -> None:
-    found = Diagnosis(Webhook("w", URL, "active", ("a",)), None, unhandled=("a",), waiting=Waiting(count=2, age=1.0))
+    found = Diagnosis(
+        Webhook("w", URL, "active", ("a",)),
+        None,
+        types=TypeDifferences(unhandled=("a",)),
+        waiting=Waiting(count=2, age=1.0),
+    )
     (problem,) = found.problems
     assert "2 deliveries wait" in str(problem)
     assert find_line(problem, found, RECEIVER)[1:] == ("inbox", "waiting", "--receiver", "service:receiver")
@@ -112,7 +117,11 @@ def test_what_waits_for_a_lost_handler_is_shown_and_nothing_is_unsubscribed() ->
 
 
 def test_a_webhook_with_retired_types_alone_is_shown_which_types_there_are() -> None:
-    found = Diagnosis(Webhook("w", URL, "active", ("a",)), None, retired=("a",), unsubscribed=("x",), unknown=("x",))
+    found = Diagnosis(
+        Webhook("w", URL, "active", ("a",)),
+        None,
+        types=TypeDifferences(retired=("a",), unsubscribed=("x",), unknown=("x",)),
+    )
     assert {find_line(each, found, Place())[1:] for each in found.problems} == {("events", "types")}
 
 

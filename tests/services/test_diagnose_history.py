@@ -74,17 +74,17 @@ async def test_the_first_messages_are_looked_at_and_a_part_is_never_well(order: 
         await w.emit(60, status=500)
         await w.fake.advance(minutes=10)
         found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=100)
-        assert (found.looked_at, found.complete, found.never_sent) == (200, False, 0)
-        assert found.earliest is not None
-        assert found.latest is not None
-        assert f"messages from {found.earliest:%Y-%m-%d %H:%M} to {found.latest:%Y-%m-%d %H:%M} UTC" in (
+        assert (found.look.items, found.look.complete, found.never_sent) == (200, False, 0)
+        assert found.look.earliest is not None
+        assert found.look.latest is not None
+        assert f"messages from {found.look.earliest:%Y-%m-%d %H:%M} to {found.look.latest:%Y-%m-%d %H:%M} UTC" in (
             found.problems[-1].text
         )
         if order == "newest-first":
             assert {"failing", "undelivered"} <= codes(found)
             assert found.undelivered == 60
             assert found.last_success is not None
-            assert found.latest >= found.last_success
+            assert found.look.latest >= found.last_success
         else:
             assert codes(found) == {"partial"}
 
@@ -94,7 +94,7 @@ async def test_a_limit_bounds_the_requests_in_any_order(order: str, most: int, r
     async with world(order, 10_000) as w:
         before = len(w.fake.requests)
         found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=most)
-        assert not found.complete
+        assert not found.look.complete
         assert len(w.fake.requests) - before <= requests
 
 
@@ -104,17 +104,17 @@ async def test_a_list_that_is_as_long_as_the_limit_was_read_whole(order: str, mo
         await w.emit(60)
         await w.fake.advance(minutes=10)
         found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=most)
-        assert (found.complete, found.healthy, found.looked_at) == (complete, complete, 2 * min(most, 60))
+        assert (found.look.complete, found.healthy, found.look.items) == (complete, complete, 2 * min(most, 60))
 
 
 async def test_a_part_that_is_well_does_not_show_that_the_whole_is() -> None:
     async with world("newest-first", 3_000) as w:
         found = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=100)
         assert (codes(found), found.healthy) == ({"partial"}, False)
-        assert found.looked_at < 1_000
+        assert found.look.items < 1_000
         whole = await w.basiq.webhooks.diagnose(w.webhook_id, max_items=None)
         assert whole.healthy
-        assert whole.looked_at > 3_000
+        assert whole.look.items > 3_000
 
 
 async def test_an_event_that_comes_while_it_looks_is_none_without_a_message(order: str) -> None:
@@ -194,7 +194,7 @@ async def test_what_a_recovery_has_read_need_not_be_looked_at_again() -> None:
         found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
         assert found.healthy, found.problems
         assert found.never_sent == 0
-        assert found.looked_at < 4_000
+        assert found.look.items < 4_000
 
 
 async def test_the_quarantine_is_a_problem() -> None:

@@ -27,7 +27,7 @@ from basiq_async.receiver import Delivery, MemoryInbox, UnknownEventTypeWarning,
 from basiq_async.receiver.protocol import Waiting, inbox_key
 from basiq_async.services._diagnosis_data import _Attempts  # private: thousands of messages pass in a moment
 from basiq_async.services.coverage import Activity, Coverage, coverage_note  # private: what a recovery notes
-from basiq_async.services.diagnosis import cool_off_left, describe_waiting, matches
+from basiq_async.services.diagnosis import Look, cool_off_left, describe_waiting, matches
 from tests.services.conftest import Basiq
 from tests.support import virtual
 from tests.support.scripted import Scripted, answer, client, error, page
@@ -93,7 +93,7 @@ async def test_a_webhook_that_works_has_no_problem() -> None:
     assert found.problems == ()
     assert (found.status, found.cool_off_left, found.failed_share) == ("active", 0.0, 0.0)
     assert found.last_success == NOW - timedelta(hours=1)
-    assert (found.endpoint, found.looked_at, found.complete) == (None, 2, True)
+    assert (found.endpoint, found.look.items, found.look.complete) == (None, 2, True)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ async def test_event_types_are_compared_with_the_vendors_and_the_handlers() -> N
         async def other(delivery: Delivery) -> None: ...
 
     found = await diagnose(subscribed=["account.closed", "user.deleted"], receiver=receiver)
-    assert found.retired == ("account.closed", "user.deleted")
-    assert found.unknown == ("consent.revokd",)
-    assert found.unhandled == ("account.closed", "user.deleted")
-    assert found.unsubscribed == ("consent.*", "user.created", "consent.revokd")
+    assert found.types.retired == ("account.closed", "user.deleted")
+    assert found.types.unknown == ("consent.revokd",)
+    assert found.types.unhandled == ("account.closed", "user.deleted")
+    assert found.types.unsubscribed == ("consent.*", "user.created", "consent.revokd")
     assert found.endpoint is None, "without test=True, nothing is posted to the URL that the API names"
     assert codes(found) == [
         "retired-event-types",
@@ -224,7 +224,7 @@ async def test_events_that_never_became_messages_are_counted() -> None:
 
 async def test_what_cannot_be_read_is_counted_and_does_not_end_it() -> None:
     found = await diagnose(messages=[{"id": 1.5}, message(1)], events=[5])
-    assert (found.unreadable, found.looked_at, codes(found)) == (2, 1, ["unreadable"])
+    assert (found.look.unreadable, found.look.items, codes(found)) == (2, 1, ["unreadable"])
 
 
 async def test_the_endpoint_is_asked_with_a_signed_test() -> None:
@@ -327,10 +327,10 @@ async def test_the_reads_that_are_refused_to_a_key_are_named_and_nothing_is_conc
         forbidden=refused,
         receiver=receiver,
     )
-    assert found.forbidden == tuple(LISTS[each] for each in refused)
+    assert found.look.forbidden == tuple(LISTS[each] for each in refused)
     assert codes(found) == ["forbidden"]
     assert all(f"GET {LISTS[each]}" in str(found.problems[0]) for each in refused)
-    assert found.complete is (refused == ["/events/types"])
+    assert found.look.complete is (refused == ["/events/types"])
 
 
 async def test_a_webhook_that_a_key_may_not_read_is_an_error() -> None:
@@ -354,8 +354,9 @@ BORDERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("never-sent", {}, {"never_sent": 1}),
     ("unrecorded", {"left_alone": 1}, {"unrecorded": 1}),
     ("quarantined", {"others": {"another": 1}}, {"quarantined": 1}),
-    ("unreadable", {}, {"unreadable": 1}),
-    ("partial", {"looked_at": 1}, {"complete": False}),
+    ("unreadable", {}, {"look": Look(unreadable=1)}),
+    ("partial", {"look": Look(items=1)}, {"look": Look(complete=False)}),
+    ("forbidden", {}, {"look": Look(complete=False, forbidden=("/events",))}),
 ]
 
 
@@ -368,8 +369,10 @@ def test_each_problem_begins_at_its_border(code: str, well: dict[str, Any], wron
 
 def test_a_diagnosis_of_nothing_has_no_problem_and_counts_nothing() -> None:
     found = attrs.asdict(Diagnosis(HOOK, 0.0), recurse=False)
-    assert {name for name, value in found.items() if value} == {"webhook", "complete", "waiting"}
+    assert {name for name, value in found.items() if value} == {"webhook", "look", "types", "waiting"}
     assert found["waiting"] == Waiting()
+    assert attrs.astuple(found["look"]) == (0, None, None, True, 0, ())
+    assert attrs.astuple(found["types"]) == ((),) * 4
     assert Diagnosis(HOOK, 0.0).status == "active"
 
 
@@ -393,9 +396,9 @@ def test_an_endpoint_that_refuses_a_test_is_asked_for_its_secret_or_for_its_cloc
 def test_what_was_looked_at_is_told_with_its_times() -> None:
     bounds = {"earliest": datetime(2026, 1, 1, tzinfo=UTC), "latest": datetime(2026, 1, 2, 12, tzinfo=UTC)}
     for fields in ({}, {"earliest": bounds["earliest"]}, {"latest": bounds["latest"]}):
-        (problem,) = Diagnosis(HOOK, 0.0, complete=False, looked_at=7, **fields).problems
+        (problem,) = Diagnosis(HOOK, 0.0, look=Look(complete=False, items=7, **fields)).problems
         assert "only 7 messages and events were read, and there are more" in str(problem)
-    (problem,) = Diagnosis(HOOK, 0.0, complete=False, looked_at=7, **bounds).problems
+    (problem,) = Diagnosis(HOOK, 0.0, look=Look(complete=False, items=7, **bounds)).problems
     assert "were read, with messages from 2026-01-01 00:00 to 2026-01-02 12:00 UTC, and" in str(problem)
 
 
@@ -433,16 +436,16 @@ def test_attempts_count_for_a_day(age: timedelta, counted: int) -> None:
 async def test_no_more_is_read_than_the_limit_though_a_page_holds_more(limit: int, read: int) -> None:
     history = [message(number, attempt("Success", timedelta(hours=number))) for number in range(3)]
     found = await diagnose(messages=history, max_items=limit)
-    assert (found.looked_at, found.complete) == (read, limit >= 3)
-    assert (found.latest, found.earliest) == (NOW, NOW - timedelta(hours=read - 1))
+    assert (found.look.items, found.look.complete) == (read, limit >= 3)
+    assert (found.look.latest, found.look.earliest) == (NOW, NOW - timedelta(hours=read - 1))
 
 
 async def test_events_without_a_message_are_counted_only_where_all_messages_were_read() -> None:
     history = [message(number, attempt("Success", timedelta(hours=number))) for number in range(3)]
     whole = await diagnose(messages=history, events=[event(7)])
-    assert (whole.never_sent, whole.complete) == (1, True)
+    assert (whole.never_sent, whole.look.complete) == (1, True)
     part = await diagnose(messages=history, events=[event(7)], max_items=2)
-    assert (part.never_sent, part.complete) == (0, False)
+    assert (part.never_sent, part.look.complete) == (0, False)
 
 
 def handling(*patterns: str, **options: Any) -> WebhookReceiver:
@@ -503,7 +506,7 @@ async def test_what_happened_before_the_recoveries_begin_is_not_missed(before: i
 
 async def test_events_that_are_older_than_every_message_are_missed_where_all_was_read() -> None:
     found = await diagnose(messages=[message(1, attempt("Success", timedelta()))], events=[dated(2, timedelta(days=3))])
-    assert (found.never_sent, found.complete) == (1, True)
+    assert (found.never_sent, found.look.complete) == (1, True)
 
 
 @pytest.mark.parametrize(("minutes", "never_sent"), [(1, 0), (3, 1)])
@@ -528,8 +531,8 @@ async def test_messages_are_read_back_to_an_hour_before_what_recoveries_have_rea
     oldest = [message(number, attempt("Success", covered + timedelta(days=number))) for number in range(1, 9)]
     inbox = await noted(Coverage(read_up_to=NOW - covered, types=("user.created",)))
     found = await diagnose(messages=[*newest, *border, *oldest], inbox=inbox)
-    assert (found.undelivered, found.complete) == (undelivered, True)
-    assert found.looked_at == 51 - (not undelivered)
+    assert (found.undelivered, found.look.complete) == (undelivered, True)
+    assert found.look.items == 51 - (not undelivered)
 
 
 @virtual.clocked
