@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from basiq_async import Diagnosis, EndpointCheck, Webhook
+from basiq_async._work.waiting import FailingType
 from basiq_async.cli._lines import Place, find_line  # private: the lines before they are quoted
 from basiq_async.receiver.protocol import Waiting
 from basiq_async.replay import Inactivity
@@ -73,6 +74,14 @@ LINES: dict[str, tuple[dict[str, Any], dict[Place, str] | str]] = {
         {
             Place(): "",
             RECEIVER: "work --receiver service:receiver",
+            INBOX: "inbox waiting --inbox inbox.db --webhook w",
+        },
+    ),
+    "deferred-failing": (
+        {"failing_types": (FailingType("a", 1, PERIOD.since, "no"),)},
+        {
+            Place(): "",
+            RECEIVER: "inbox waiting --receiver service:receiver",
             INBOX: "inbox waiting --inbox inbox.db --webhook w",
         },
     ),
