@@ -11,7 +11,7 @@ import typer
 
 from .._arguments import read_webhook_ids
 from .._redaction.text import amount
-from .._work.keys import webhook_of
+from .._work.keys import identity_of, webhook_of
 from ..errors import ConfigurationError
 from ._command import Group
 from ._inboxes import INBOX_TIMEOUT, WEBHOOK_VARIABLE, InboxOptions
@@ -50,14 +50,14 @@ def _view(*first: Column) -> View[QuarantinedDelivery]:
         Column("SET ASIDE", "quarantined_at", optional=True),
         Column("KIND", "kind", optional=True),
         Column("ERROR", "error", flexible=24),
-        webhook_id=lambda entry: webhook_of(entry.key),
+        webhook_id=lambda entry: identity_of(webhook_of(entry.key)),
         body=lambda entry: entry.body.decode(errors="replace"),
     )
 
 
-_ID = Column("ID", entry_id)
+ID = Column("ID", entry_id)
 WEBHOOK = Column("WEBHOOK", "webhook_id")
-_ENTRY, _OF_SEVERAL = _view(_ID), _view(_ID, WEBHOOK)
+_ENTRY, _OF_SEVERAL = _view(ID), _view(ID, WEBHOOK)
 OF_A_JOB = _view(Column("ID", "delivery_id"))
 """The fleet knows the entries of its jobs by the ids of messages."""
 _RETRIED: View[Row] = View(
@@ -134,8 +134,8 @@ async def show(id: str, place: InboxOptions) -> QuarantinedDelivery:
         found = await _find(inbox, owner, {id})
     if not found:
         raise _not_there([id])
-    if webhooks := {webhook_of(each.key) for each in found[1:]} - {webhook_of(found[0].key)}:
-        names = ", ".join(str(each) for each in [webhook_of(found[0].key), *webhooks])
+    if len(webhooks := dict.fromkeys(str(identity_of(webhook_of(each.key))) for each in found)) > 1:
+        names = ", ".join(webhooks)
         raise ConfigurationError(f"the quarantine has it of several webhooks, {names}: name one with --webhook")
     return found[0]
 

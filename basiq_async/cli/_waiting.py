@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from .._work.keys import identity_of, inbox_key, owner_of_job
+from .._work.keys import identity_of, inbox_key, owner_of_job, webhook_of
 from ..errors import ConfigurationError
 from ._command import Group, command
 from ._inboxes import INBOX_TIMEOUT, InboxOptions, Receiver, check_inbox, open_receiver
-from ._options import LogLevel
+from ._options import LogLevel, Oldest
 from ._output import live, note, show_logs
+from ._quarantine import ID, WEBHOOK, show_entries
 from ._results import ROWS, Column, Output, Row, View
 from ._run import DONE, WRONG, make_client, stopping
 
@@ -79,33 +80,39 @@ async def _work(place: str) -> None:
 # --- what an inbox knows ---
 
 
-_WAITING: View[QuarantinedDelivery] = View(
-    "delivery_id event_type_id event_id since due failures failing_since error signed_at",
-    Column("ID", "delivery_id"),
-    Column("EVENT TYPE", "event_type_id", flexible=16),
-    Column("SINCE", "since", optional=True),
-    Column("DUE", "due", optional=True),
-    Column("FAILURES", "failures", optional=True),
-    Column("FAILS SINCE", "failing_since", optional=True),
-    Column("ERROR", "error", flexible=24),
-    since=lambda entry: entry.quarantined_at,
-    error=lambda entry: entry.error or None,
-)
+def _view(*first: Column) -> View[QuarantinedDelivery]:
+    return View(
+        "delivery_id webhook_id event_type_id event_id since failing_since due failures error signed_at",
+        *first,
+        Column("EVENT TYPE", "event_type_id", flexible=16),
+        Column("SINCE", "since", optional=True),
+        Column("FAILS SINCE", "failing_since", optional=True),
+        Column("DUE", "due", optional=True),
+        Column("FAILURES", "failures", optional=True),
+        Column("ERROR", "error", flexible=24),
+        webhook_id=lambda entry: identity_of(webhook_of(entry.key)),
+        since=lambda entry: entry.quarantined_at,
+        error=lambda entry: entry.error or None,
+    )
+
+
+_WAITING, _OF_SEVERAL = _view(ID), _view(ID, WEBHOOK)
 
 
 @inbox_app.add()
-async def waiting(output: Output, place: InboxOptions) -> int:
-    """Show the deferred deliveries that wait to be handled, oldest first.
+async def waiting(output: Output, place: InboxOptions, limit: Oldest = None) -> int:
+    """Show the deferred deliveries that wait to be handled, oldest first: since when, and with which error they fail.
 
     The exit code is 1 if there are any, and 3 if the inbox gave no usable response.
     """
+    from .._work.owners import read_owners
     from .._work.quarantine import read_waiting
 
     async with place.open() as (inbox, owner):
-        if await output.stream(read_waiting(inbox, owner, timeout=INBOX_TIMEOUT), _WAITING):
-            return WRONG
-    note("nothing waits")
-    return DONE
+        owners = await read_owners(inbox, timeout=INBOX_TIMEOUT)
+        view = _OF_SEVERAL if len({each.identity for each in owners.values()}) > 1 else _WAITING
+        entries = read_waiting(inbox, owner, timeout=INBOX_TIMEOUT)
+        return await show_entries(entries, output, limit, view, empty="nothing waits")
 
 
 @inbox_app.add(ROWS)

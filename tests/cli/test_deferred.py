@@ -73,6 +73,14 @@ def test_what_waits_is_listed_and_shown(run: Run, service: str) -> None:
         assert done.exit_code == 1, done.output
         assert [(row["event_id"], row["failures"]) for row in done.rows] == [("e-1", 0), ("e-2", 0)]
     assert run("inbox", "waiting", "--inbox", "inbox.db", "--webhook", "w2").exit_code == 0
+    shown = run("inbox", "waiting", "--inbox", "inbox.db", "--limit", "1", terminal=True)
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == ["e-1"], "the id that `inbox get` takes"
+    assert "the oldest 1, and there are more" in shown.stderr
+    let_wait("w2", "e-1")
+    both = run("inbox", "waiting", "--inbox", "inbox.db")
+    assert [(row["event_id"], row["webhook_id"]) for row in both.rows] == [("e-1", "w1"), ("e-2", "w1"), ("e-1", "w2")]
+    several = run("inbox", "waiting", "--inbox", "inbox.db", terminal=True, env={"COLUMNS": "160"})
+    assert ("WEBHOOK" in several.stdout, "WEBHOOK" in shown.stdout) == (True, False)
     assert run("inbox", "waiting").exit_code == 2
     found = state_of(run, "e-1", *KIND)
     assert (found["state"], found["failures"], found["error"]) == ("waiting", 0, None)
