@@ -19,7 +19,7 @@ from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_rece
 from ._lines import Place, Words, find_line
 from ._options import SECRET_VARIABLE, Json, option, read_secrets
 from ._output import live, note
-from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
+from ._problems import SetAside, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
 
@@ -133,6 +133,7 @@ async def doctor(
                 receiver=None if own is None else receiver,
                 inbox=None if its is None else inbox,
                 secret_file=None if secret_file is None else str(secret_file),
+                posted=() if looked.set_aside is None else looked.set_aside.posted,
             )
             find = partial(find_line, found=diagnosis, place=place)
             if not output.as_json:
@@ -159,17 +160,17 @@ async def doctor(
 
 @attrs.frozen
 class _Looked:
-    """What was found. ``set_aside``: when the oldest entry of the quarantine was. ``note``: to be told at the end."""
+    """What was found. ``set_aside``: the oldest entry of the quarantine. ``note``: to be told at the end."""
 
     found: Diagnosis
-    set_aside: datetime | None
+    set_aside: SetAside | None
     note: str | None
 
 
-def _show_problems(found: Diagnosis, find: Callable[[Problem], Words], set_aside: datetime | None) -> None:
+def _show_problems(found: Diagnosis, find: Callable[[Problem], Words], set_aside: SetAside | None) -> None:
     since = {
         "disabled": found.disabled_at,
-        "quarantined": set_aside,
+        "quarantined": None if set_aside is None else set_aside.at,
         "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
         "undelivered": found.oldest_undelivered,
         **dict.fromkeys(("failing", "refused"), found.first_failure or found.oldest_undelivered),

@@ -21,11 +21,15 @@ Words = tuple[str, ...]
 
 @attrs.frozen
 class Place:
-    """What a command was given: the receiver (``service:receiver``) or the inbox, and the file of the secret."""
+    """What a command was given: the receiver (``service:receiver``) or the inbox, and the file of the secret.
+
+    posted: the words that name the target of the job that set the oldest entry of that inbox aside.
+    """
 
     receiver: str | None = None
     inbox: str | None = None
     secret_file: str | None = None
+    posted: Words = ()
 
     @property
     def kept(self) -> Words:
@@ -98,6 +102,8 @@ def _out_of_reach(problem: Problem, found: Diagnosis, place: Place) -> Words:
 def _quarantined(problem: Problem, found: Diagnosis, place: Place) -> Words:
     if place.receiver is not None:
         return _line("quarantine retry", "", "--receiver", place.receiver)
+    if place.posted and place.inbox is not None:
+        return _line("quarantine retry", "", *place.posted, *place.kept, "--webhook", found.webhook.id, *place.secret)
     if place.inbox is not None:  # it may be the service's, whose receiver must be named to try again
         return _line("quarantine list", "", *place.kept, "--webhook", found.webhook.id)
     return _line("quarantine retry", "", *place.target(found.webhook), "--webhook", found.webhook.id)

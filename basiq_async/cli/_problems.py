@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import attrs
+
 from .._redaction.text import amount
+from .._wire.hosts import show_place
 from ._inboxes import INBOX_TIMEOUT
 from ._options import help_line
 from ._output import Styled, note, write
@@ -42,23 +46,65 @@ def show_problem(problem: Problem, since: datetime | None, words: Words) -> None
         write(f"  {help_line(words)}")
 
 
+@attrs.frozen
+class SetAside:
+    """The oldest entry of a webhook in the quarantine: when it was set aside, and the words that name a job's target.
+
+    posted: empty for an entry of the service.
+    """
+
+    at: datetime
+    posted: Words = ()
+
+
 async def oldest_set_aside(
     inbox: Inbox | None, webhook_id: str, identity: str | None, job: str | None = None
-) -> datetime | None:
-    """Return when the oldest entry of a webhook in the quarantine was set aside; None if there is none.
+) -> SetAside | None:
+    """Return the oldest entry of a webhook in the quarantine; None if there is none.
 
-    job: the name or the url of a job that posts, whose entries are meant.
+    job: the name or the url of a job that posts, whose entries are meant; else those of all jobs are meant too.
     """
-    from .._work.keys import owner_of_job, posting_job
+    from .._work.keys import owner_of_job, posting_job, webhook_of
     from .._work.owners import find_identity
-    from .._work.quarantine import first_quarantined
+    from .._work.quarantine import first_quarantined, with_jobs
 
     if inbox is None:
         return None
     owner = await find_identity(inbox, webhook_id, identity, timeout=INBOX_TIMEOUT)
-    owner = owner if job is None else owner_of_job(posting_job(job), owner)
+    owner = with_jobs(owner) if job is None else owner_of_job(posting_job(job), owner)
     found = await first_quarantined(inbox, owner, 1, timeout=INBOX_TIMEOUT)
-    return found[0].quarantined_at if found else None
+    if not found:
+        return None
+    return SetAside(found[0].quarantined_at, await _read_target(inbox, webhook_of(found[0].key)))
+
+
+async def note_target(record: Inbox, to: str, job: str | None) -> None:
+    """Note in the record of a job where it posts, for the line that tries again what failed."""
+    from .._work.keys import posting_job
+    from .._work.limits import inbox_limit
+
+    async with inbox_limit(INBOX_TIMEOUT):
+        await record.set_note(_target_note(posting_job(job or to)), json.dumps([show_place(to), job]))
+
+
+async def _read_target(inbox: Inbox, owner: str | None) -> Words:
+    """Return the words that name the target of a job, as its record noted it."""
+    from .._work.keys import identity_of
+    from .._work.limits import inbox_limit
+
+    if owner is None or owner == (identity := identity_of(owner)):
+        return ()
+    async with inbox_limit(INBOX_TIMEOUT):
+        text = await inbox.note(_target_note(owner.removesuffix(f":{identity}")))
+    try:
+        to, job = json.loads(text or "")
+        return ("--to", str(to), *(("--job", str(job)) if job else ()))
+    except (ValueError, TypeError):
+        return ()
+
+
+def _target_note(job: str) -> str:
+    return f"target of {job}"
 
 
 def tell_left_alone(count: int, so: str) -> None:

@@ -14,7 +14,7 @@ from ..errors import NotFoundError
 from ._command import command
 from ._lines import status_line
 from ._options import option
-from ._problems import oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
+from ._problems import SetAside, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, exit_code, make_client
 from ._runs import Ended, RunOptions, Watch, check_places, open_target, report_row, run_watched
@@ -151,10 +151,10 @@ def _lines(options: RecoverOptions, ended: Ended[Recovery]) -> dict[str, Callabl
     return lines
 
 
-def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], set_aside: datetime | None) -> None:
+def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], set_aside: SetAside | None) -> None:
     """Show in a terminal what is left, since when, and the line of each, which is then not shown again."""
     since = {
-        "quarantined": set_aside,
+        "quarantined": None if set_aside is None else set_aside.at,
         "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
         "out-of-reach": min((each.since for each in found.out_of_reach), default=None),
     }

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import attrs
@@ -20,6 +19,7 @@ from ..errors import BasiqError, ConfigurationError, JobInUseError
 from ._inboxes import INBOX_TIMEOUT, Receiver, To, identity_in, open_inbox, open_receiver, record_file
 from ._options import EndpointSecretFile, WebhookId, program_line, read_moment, read_secrets
 from ._output import live, note, session
+from ._problems import SetAside, note_target
 from ._results import Row, count_details
 from ._run import stopping
 
@@ -168,6 +168,7 @@ async def open_target(
     identity = getattr(options, "identity", None) or identity_in(webhook_id or "")
     place = options.inbox or record_file(identity, options.job or options.to)
     record = await stack.enter_async_context(open_inbox(place, make=True))
+    await note_target(record, options.to, options.job)
     return await stack.enter_async_context(target), record
 
 
@@ -247,8 +248,8 @@ class Watch:
         """The options of the run with moments in place of lengths of time; None before they are known."""
         self._errors = Counter[str]()
         self._run: _Stoppable | None = None
-        self.set_aside: datetime | None = None
-        """When the oldest entry of the quarantine was set aside."""
+        self.set_aside: SetAside | None = None
+        """The oldest entry of the quarantine."""
         self.lists: list[Progress] = []
         """The last progress for each list that was read."""
         self._down = False

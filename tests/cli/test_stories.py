@@ -189,6 +189,26 @@ def test_messages_that_are_posted_with_a_wrong_clock_name_the_clock(
         assert "behind Basiq's" in refused.stderr
 
 
+def test_what_failed_at_an_inner_address_is_tried_again_there_by_the_line_of_doctor(world: World) -> None:
+    w, inner = world, world.endpoint.url
+    webhook_id = w.fake.add_webhook("https://service.example/basiq", [TYPE])
+    w.endpoint.secret = w.fake.secret(webhook_id)
+    Path("the secret").write_text(w.endpoint.secret)
+    w.fake.endpoint_down()
+    w.emit(2)
+    w.pass_time(minutes=10)
+    w.endpoint.status = 400
+    assert w.run("recover", webhook_id, "--to", inner, "--secret-file", "the secret").exit_code == 1
+    (record,) = map(str, Path().glob("basiq-*.db"))
+    w.endpoint.status = 204
+    w.endpoint.ids.clear()
+    at = (webhook_id, "--inbox", record, "--secret-file", "the secret")
+    line = w.help_for("quarantined", *at)
+    assert {"retry", inner, record} < {*line}
+    assert [row["result"] for row in w.run(*line).rows] == ["handled"] * 2
+    assert (w.posted(), w.codes(*at)) == (2, [])
+
+
 def test_one_message_is_told_as_one(world: World) -> None:
     w, webhook_id = world, world.webhook()
     w.outage(1)
