@@ -144,13 +144,31 @@ async def test_a_database_that_is_away_is_an_error_that_asks_for_its_url() -> No
 async def test_a_database_that_may_only_be_read_is_an_error_that_says_so(postgres: PostgresServer) -> None:
     url = postgres.url()
     table = new_table()
-    async with engine_of(url) as engine, SQLInbox(engine, table=table):
-        pass
+    async with engine_of(url) as engine, SQLInbox(engine, table=table) as inbox:
+        since = await inbox.known_since()
+        await inbox.complete("k", "a")
     options = {"server_settings": {"default_transaction_read_only": "on"}}
     async with engine_of(url, connect_args=options) as engine:
         inbox = SQLInbox(engine, table=table, create_tables=False)
         with pytest.raises(InboxError, match=r"is read-only.*such as the primary"):
             await inbox.check()
+        found = (await inbox.known_since(), await inbox.known(["k", "l"]), await inbox.quarantined())
+        assert found == (since, {"k"}, []), "it can be looked at"
+
+
+async def test_a_redis_that_may_only_be_read_can_be_looked_at(redis: RedisServer) -> None:
+    async with Redis.from_url(redis.url) as admin:
+        inbox = RedisInbox(admin, prefix="looked")
+        assert await inbox.complete("k", "a")
+        since = await inbox.known_since()
+        await admin.execute_command("ACL", "SETUSER", "looks", "on", "nopass", "~*", "+@read", "+@scripting")
+        async with Redis.from_url(redis.url.replace("redis://", "redis://looks:x@")) as client:
+            looked = RedisInbox(client, prefix="looked")
+            with pytest.raises(InboxError, match="the Redis user needs"):
+                await looked.check()
+            found = (await looked.known_since(), [*await looked.known(["k", "l"])], await looked.quarantined())
+            assert found[1:] == (["k"], [])
+            assert abs((found[0] - since).total_seconds()) < 60
 
 
 async def test_a_redis_that_is_away_is_an_error_that_asks_for_its_url() -> None:
