@@ -363,6 +363,19 @@ def waiting(w: World) -> Story:
     assert w.handled() == 2
 
 
+@story_of("deferred-failing")
+def failing_in_the_background(w: World) -> Story:
+    webhook_id = w.webhook()
+    place = w.service(webhook_id, more=", deferred=True")
+    let_wait(webhook_id, "e-1")
+    Path("broken").touch()
+    at = ("--inbox", "inbox.db")
+    shell(f"basiq-async work --receiver {place}", until=lambda: w.run("inbox", "waiting", *at).row["failures"])
+    line = yield (webhook_id, "--receiver", place)
+    row = shell(line).row
+    assert (row["event_id"], row["failures"], "broken" in row["error"]) == ("e-1", 1, True)
+
+
 @story_of("waiting")
 def waiting_in_an_inbox(w: World) -> Story:
     webhook_id = w.webhook()
