@@ -31,6 +31,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from basiq_async import BasiqClient, InMemoryTransport, Message
+from basiq_async._work.keys import owner_of_job, posting_job
 from basiq_async.receiver import Delivery, SQLInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import HttpTarget, JSONLinesTarget, Replay
@@ -154,10 +155,13 @@ class Crash:
         assert report.failed == 0
 
     async def _read_keys(self) -> dict[str, str]:
-        """Return the key of each message, by its id."""
+        """Return the key of each message, by its id. What is posted has keys of the job's own."""
+        owner = self.webhook_id
+        if self.mode == "http":
+            owner = owner_of_job(posting_job(f"http://127.0.0.1:{self.port}/basiq"), owner)
         async with BasiqClient(FakeBasiq.DEFAULT_API_KEY, transport=InMemoryTransport(self.fake)) as client:
             return {
-                each.id: inbox_key(each.event_type_id, each.event_id, each.id, self.webhook_id)
+                each.id: inbox_key(each.event_type_id, each.event_id, each.id, owner)
                 async for each in client.messages.list(self.webhook_id)
             }
 
