@@ -21,21 +21,20 @@ class Breaker:
     these too begin one at a time, without pauses. A success ends both.
     """
 
-    def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
-        self._most_again = max(1, concurrency - math.ceil(concurrency / _KEPT_FREE))
+    def __init__(self) -> None:
         self._failed: set[str] = set()
         self._failed_first: set[str] = set()
         self._seconds, self._until = 0.0, -math.inf
 
-    def room(self, running: int, running_again: int) -> tuple[int, int]:
-        """Return how many may be begun now, and how many of them may have failed before.
+    def room(self, concurrency: int, running: int, running_again: int) -> tuple[int, int]:
+        """Return how many of ``concurrency`` may be begun now, and how many of them may have failed before.
 
         ``running``: how many run. ``running_again``: how many of these have failed before.
         """
-        free = self._concurrency - running
+        free = concurrency - running
         if len(self._failed) < _IN_A_ROW:
-            return free, max(0, min(free, self._most_again - running_again))
+            most_again = max(1, concurrency - math.ceil(concurrency / _KEPT_FREE))
+            return free, max(0, min(free, most_again - running_again))
         may_try = not running_again and asyncio.get_running_loop().time() >= self._until
         if len(self._failed_first) >= _IN_A_ROW:
             free = min(free, int(running <= running_again) + may_try)

@@ -154,7 +154,7 @@ class WebhookReceiver:
             moment=moment,
             outages=self._dispatcher.outages,
         )
-        self._worker = Worker(self._backlog, self._handle_deferred, self.handles)
+        self._worker = Worker(self._backlog, self._handle_deferred, self.handles, self._count_at_once)
         if settings.is_deferred:
             check_deferrable(self._inbox, given=self._has_inbox)
         self._quarantine = Quarantine(self._inbox, seal, webhook_id=identity, inbox_timeout=settings.inbox_timeout)
@@ -502,6 +502,13 @@ class WebhookReceiver:
         if done.result is Result.DEFERRED:
             self._worker.tell_stored()
         return done
+
+    def _count_at_once(self) -> int:
+        """Return how many deferred deliveries may be worked on at once: live handlers keep half of the sessions."""
+        concurrency, sessions = self._backlog.settings.concurrency, getattr(self._inbox, "most_sessions", None)
+        if sessions is None or not self._routes.defer_sessions:
+            return concurrency
+        return min(concurrency, max(1, int(sessions) // 2))
 
     async def _handle_deferred(self, delivery: Delivery, claimed: ClaimedDelivery) -> Outcome:
         started = time.perf_counter()

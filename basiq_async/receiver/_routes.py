@@ -86,6 +86,11 @@ class Routes:
         """The patterns, as they were registered."""
         return tuple(self._routes)
 
+    @property
+    def defer_sessions(self) -> bool:
+        """Whether a deferred handler takes a session."""
+        return any(route.session and route.deferred for route in self._routes.values())
+
     def add(
         self,
         patterns: tuple[str, ...],

@@ -37,7 +37,8 @@ _SHORTEST, _LONGEST = 1.0, 60.0
 class Worker:
     """Works off the deferred deliveries of one receiver, in a task of its own.
 
-    ``handle`` hands a delivery to its handler. ``handles`` returns whether its type has one.
+    ``handle`` hands a delivery to its handler. ``handles`` returns whether its type has one. ``most`` returns how many
+    may be worked on at once.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Worker:
         backlog: Backlog,
         handle: Callable[[Delivery, ClaimedDelivery], Awaitable[Outcome]],
         handles: Callable[[str], bool],
+        most: Callable[[], int],
     ) -> None:
         self._backlog = backlog
         self._handle = handle
         self._handles = handles
+        self._most = most
         self._lease = backlog.settings.deferred_lease
         self._tasks = TaskOwner()
         self._task: asyncio.Task[None] | None = None
@@ -59,7 +62,7 @@ class Worker:
         """Whether more is due than there was room for."""
         self._ended = 0
         """How many attempts have ended."""
-        self._breaker = Breaker(backlog.settings.concurrency)
+        self._breaker = Breaker()
         self._running_again = 0
         """How many of those that run have failed before."""
         self._away = 0.0
@@ -109,7 +112,7 @@ class Worker:
     async def work_once(self) -> bool:
         """Handle what is due now, without a pause, and what runs. Return whether an attempt ended. For a test."""
         ended = self._ended
-        most = self._backlog.settings.concurrency
+        most = self._most()
         await self._claim(most, most)
         await self._wait_for_running()
         return self._ended > ended
@@ -118,7 +121,7 @@ class Worker:
         """Work until nothing is due. Raises the error of an inbox that is away."""
         while not self._stopping:
             self._news.clear()
-            limit, retries = self._breaker.room(len(self._running), self._running_again)
+            limit, retries = self._breaker.room(self._most(), len(self._running), self._running_again)
             found = await self._claim(limit, retries) if limit > 0 else 0
             self._more = True
             if not found and not self._running:
@@ -135,14 +138,13 @@ class Worker:
 
     async def _work(self) -> None:
         await asyncio.sleep(0)
-        concurrency = self._backlog.settings.concurrency
         while not self._stopping:
             self._news.clear()
             await self._count()
-            limit, retries = self._breaker.room(len(self._running), self._running_again)
+            limit, retries = self._breaker.room(self._most(), len(self._running), self._running_again)
             found = await self._try_to_claim(limit, retries) if limit > 0 else 0
             self._more = found >= limit
-            if not (found and self._more and limit < concurrency):
+            if not (found and self._more and len(self._running) > found):
                 await self._wait()
 
     async def _count(self) -> None:

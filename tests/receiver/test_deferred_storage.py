@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from basiq_async.receiver import Delivery, Result, SQLInbox, SQLiteInbox
 from tests.support.databases import engine_of, new_table, run, scalar, url_of
 from tests.support.deferring import deferring, look_often, post_event, worked_off
+from tests.support.deliveries import payload, signed
+from tests.support.real_time import PATIENCE
+from tests.support.servers import PostgresServer
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +86,40 @@ async def test_with_a_session_each_effect_happens_exactly_once(stored: tuple[Any
             assert (entry.event_id, entry.failures, entry.error) == ("e-bad", 2, "ValueError: no")
     for event_id, rows in (("e-1", 1), ("e-2", 1), ("e-3", 1), ("e-bad", 0)):
         assert await scalar(engine, f"SELECT count(*) FROM {table}_rows WHERE event_id = '{event_id}'") == rows
+
+
+async def test_slow_deferred_handlers_with_sessions_leave_connections_for_live_ones(postgres: PostgresServer) -> None:
+    engine = create_async_engine(postgres.url("asyncpg"), pool_size=5, max_overflow=0)
+    ended = asyncio.Event()
+    running, most = 0, 0
+
+    async def slow(delivery: Delivery, session: Any) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await ended.wait()
+        running -= 1
+
+    async def live(delivery: Delivery, session: Any) -> None:
+        await session.execute(text("SELECT 1"))
+
+    try:
+        async with SQLInbox(engine, table=new_table(), timeout=2) as inbox:
+            receiver = deferring(inbox, slow, concurrency=8)
+            receiver.on("consent.*", deferred=False)(live)
+            async with receiver:
+                for number in range(10):
+                    assert (await post_event(receiver, f"e-{number}")).status == 202
+                async with asyncio.timeout(PATIENCE):
+                    while running < 2:
+                        await asyncio.sleep(0.01)
+                bodies = [payload("consent.revoked", f"live-{number}") for number in range(40)]
+                done = await asyncio.gather(
+                    *(receiver.handle(signed(body, message_id=f"m-{each}"), body) for each, body in enumerate(bodies))
+                )
+                assert {each.status for each in done} == {204}
+                ended.set()
+                await worked_off(receiver)
+            assert most == 2, "of the four sessions of a pool of five"
+    finally:
+        await engine.dispose()

@@ -86,6 +86,11 @@ class SQLInbox(SQLRows):
         closed = ", closed" if self._store.closed else ""
         return f"<SQLInbox {self._tables.name}, {len(self._transactions)} transactions{closed}>"
 
+    @property
+    def most_sessions(self) -> int:
+        """How many handlers with a session run at once, in this process. Half of them at most are deferred ones."""
+        return self._transactions.most
+
     def ddl(self) -> str:
         """Return the SQL statements that create the inbox's tables, in the engine's dialect."""
         return self._tables.ddl(self._store.engine.dialect)

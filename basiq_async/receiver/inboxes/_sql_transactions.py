@@ -62,7 +62,8 @@ class Transactions:
         self._store = store
         self._sql = sql
         self._sessions = sessions
-        self._slots = asyncio.Semaphore(_most_transactions(store.engine))
+        self.most = _most_transactions(store.engine)
+        self._slots = asyncio.Semaphore(self.most)
         self._held: dict[str, Held] = {}
 
     def __len__(self) -> int:
