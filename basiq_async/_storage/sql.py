@@ -135,16 +135,17 @@ class SQLStore:
         if self.closed:
             raise InboxError(f"the inbox {self.tables.name} {CLOSED}")
 
-    async def run(self, work: Work[T], *, write: bool = False, patient: bool = True) -> T:
+    async def run(self, work: Work[T], *, write: bool = False, patient: bool = True, alone: bool = False) -> T:
         """Do ``work`` in a transaction, within the time limit. See ``within_limit`` for a cancellation.
 
+        alone: the work is one statement, so that a server needs no other to begin and to commit: one round trip.
         write: commit. A write to SQLite waits for another writer: up to the time limit if ``patient``, else briefly.
         Raises ``InboxError``, and ``BusyError`` if the other writer does not finish.
         """
 
         async def prepare_and_run() -> T:
             await self.prepare()
-            return await self._run(work, write=write, patient=patient)
+            return await self._run(work, write=write, patient=patient, alone=alone and self.on_postgresql)
 
         self.check_usable()
         return await self.within_limit(prepare_and_run)
@@ -162,7 +163,7 @@ class SQLStore:
         async def work(connection: AsyncConnection) -> Sequence[sa.Row[Any]]:
             return (await connection.execute(statement, values)).all()
 
-        return await self.run(work, write=write, patient=patient)
+        return await self.run(work, write=write, patient=patient, alone=True)
 
     async def within_limit(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do ``work``. Raises ``InboxError`` if it takes too long, and in place of a driver's error.
@@ -187,11 +188,13 @@ class SQLStore:
         except Exception as exc:  # a driver's own error when it cannot connect
             raise InboxError(self.describe(exc)) from without_values(exc)
 
-    async def _run(self, work: Work[T], *, write: bool, patient: bool) -> T:
+    async def _run(self, work: Work[T], *, write: bool, patient: bool, alone: bool = False) -> T:
         again, committing = True, False
         while True:
             try:
                 async with self._transaction(write=write, patient=patient) as connection:
+                    if alone:
+                        await connection.execution_options(isolation_level="AUTOCOMMIT")
                     result = await work(connection)
                     if write:
                         committing = True

@@ -104,11 +104,6 @@ class SQLRows:
         """See ``WaitingInbox``. It asks again for a moment while another statement has the key."""
         values = {"a_key": delivery.key, **self._sql.queue(webhook_id, now), **facts(delivery)}
 
-        async def work(connection: AsyncConnection) -> bool | None:
-            if (await connection.execute(self._sql.store, values)).first() is not None:
-                return True
-            return await look(connection)
-
         async def look(connection: AsyncConnection) -> bool | None:
             row = await self._sql.find(connection, delivery.key)
             return None if row is None or (row.handled_at is None and not row.waits) else False
@@ -117,8 +112,10 @@ class SQLRows:
         if not self._store.on_postgresql and await self._store.run(look) is False:
             return False
         for _ in range(_ASK_TIMES):
-            if (stored := await self._store.run(work, write=True)) is not None:
-                return stored
+            if await self._store.rows(self._sql.store, values, write=True):
+                return True
+            if await self._store.run(look) is False:
+                return False
             await asyncio.sleep(_ASK_EVERY)
         raise InboxError("another worker is handling the event in a transaction that has not ended: try again")
 
