@@ -60,7 +60,7 @@ class SecretFile:
     .. code-block:: python
 
         secret = SecretFile("basiq.secret")
-        webhook = await client.webhooks.ensure(url=url, subscribed_events=types, secret=secret)
+        webhook = await basiq.webhooks.ensure(url=URL, subscribed_events=["consent.revoked"], secret=secret)
         receiver = WebhookReceiver(secret, webhook_id=webhook.id, inbox=inbox)
 
     The first line is the newest secret. A replaced one stays for 28 hours, with the time until which it is valid.

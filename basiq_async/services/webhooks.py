@@ -281,6 +281,7 @@ class Webhooks:
     async def _bring_up_to(
         self, existing: Webhook, body: dict[str, Any], *, move_from: str | None, remove: bool
     ) -> EnsuredWebhook:
+        _with_an_id(existing)
         asked: list[str] = body["subscribedEvents"]
         extra = tuple(each for each in existing.subscribed_events if each not in asked)
         kept, removed = ((), extra) if remove else (extra, ())

@@ -133,7 +133,7 @@ async def test_no_frame_of_a_reading_shows_a_secret_in_the_links_of_its_hint() -
         return keys
 
     pages = page([item(1), item(2)], f"{PATH}?next={SECRET}"), page([item(3), item(4)])
-    async with client(Scripted(*pages)) as basiq:
+    async with client(Scripted(*pages, pages[0])) as basiq:  # at its end it looks at the first page again
         reading: Reading[Any] = Reading(basiq.list(PATH), known=all_of_them, key_of=key_of, selection="all")
         assert await reading.advance() is None
         hint = reading.hint()
