@@ -80,11 +80,9 @@ def _details(row: Row) -> Iterable[tuple[str, Any]]:
 async def recover(output: Output, options: RecoverOptions) -> int:
     """Hand out everything that a service missed: first from the message history, then from the events of 7 days.
 
-    An event that happens while a webhook is not active makes no message, but is in the event list for 7 days. The inbox
-    decides: what it knows is left out, and what is handed out is recorded there. Messages that Basiq delivered are left
-    alone, unless the inbox would know them. After an interruption, run the same line again. After a signal,
-    the messages under way are finished. The exit code is 1 if something is left or out of reach, and 3 if Basiq or the
-    inbox gave no usable response.
+    The inbox decides: what it knows is left out, and what is handed out is recorded. Messages that Basiq delivered are
+    left alone, unless the inbox would know them. After an interruption, run the same line again. The exit code is 1
+    if something is left or out of reach, and 3 if Basiq or the inbox gave no usable response.
     """
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
     watch = Watch()

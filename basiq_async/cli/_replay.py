@@ -63,9 +63,8 @@ class ReplayOptions(RunOptions, Selection):
 async def replay(output: Output, options: ReplayOptions) -> int:
     """Hand a webhook's history to an endpoint or a receiver again, or write it to a file.
 
-    What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. What is
-    posted is recorded in --inbox. A receiver has its own inbox, and a file is its own record. After a signal,
-    the messages under way are finished; a second signal stops at once. Messages that fail are set aside, see
+    What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. After a
+    signal, the messages under way are finished; a second one stops at once. Messages that fail are set aside, see
     'quarantine retry', and the exit code is 1 while any are left. It is 4 if another run writes to the file.
     """
     watch = Watch()

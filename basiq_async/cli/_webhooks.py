@@ -176,9 +176,8 @@ async def secret(
 ) -> None:
     """Show the signing secret of a webhook again, in a file or in a pipe.
 
-    Basiq returns the secret only in response to an update, so the webhook is updated with its own values. Basiq
-    reactivates a disabled webhook when it is updated. No source says whether an update makes a new secret: use the
-    secret that is shown.
+    The webhook is updated with its own values, which also reactivates it. No source says whether an update makes a new
+    secret: use the one that is shown.
 
     show: Print it in a terminal, where it stays on the screen.
     """
