@@ -11,7 +11,9 @@ from .fake._clock import as_seconds
 if TYPE_CHECKING:
     from .fake._fake import FakeBasiq
 
-_STEP = 1.0
+_FIRST_STEP = 1.0
+_GROWTH = 1.1
+"""While nothing is handled or fails, as without a handler, each step of the clock is longer by a tenth."""
 
 
 async def handle_waiting(
@@ -37,15 +39,16 @@ async def handle_waiting(
     Raises ``TimeoutError`` if something still waits then, and the errors of the inbox.
     """
     limit = as_seconds(timedelta(days=1, seconds=receiver._backlog.settings.keep_trying) if within is None else within)
-    advanced = 0.0
+    advanced, shortest = 0.0, _FIRST_STEP
     while (count := (await receiver.waiting()).count) > 0:
         if await receiver._worker.work_once():
+            shortest = _FIRST_STEP
             continue
         if advanced >= limit:
             raise TimeoutError(
                 f"{count:,} deferred deliveries still wait after {limit:,.0f} s by the clock of the fake. Has the "
                 "receiver this clock, as in WebhookReceiver(..., clock=fake.clock)?"
             )
-        step = min(max(await receiver._backlog.seconds_until_due(), _STEP), limit - advanced)
+        step = min(max(await receiver._backlog.seconds_until_due(), shortest), limit - advanced)
         await fake.advance(step)
-        advanced += step
+        advanced, shortest = advanced + step, shortest * _GROWTH

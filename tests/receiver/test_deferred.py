@@ -394,6 +394,33 @@ async def test_a_replay_hands_it_out_at_once_and_work_alone_works_off() -> None:
     assert len(service.handled) == 2
 
 
+@virtual.clocked
+async def test_a_job_works_until_nothing_is_due_and_leaves_what_is_tried_again_later() -> None:
+    handled: list[str] = []
+
+    async def handle(delivery: Delivery) -> None:
+        await asyncio.sleep(1)
+        if delivery.event_id == "e-bad":
+            raise ValueError("no")
+        handled.append(delivery.event_id)
+
+    inbox = MemoryInbox(clock=virtual.clock)
+    service = make(handle, inbox=inbox)
+    for event_id in ("e-bad", *(f"e-{number}" for number in range(20))):
+        await post(service, event_id)
+    began = virtual.now()
+    await service.receiver.work(until_empty=True)
+    assert virtual.now() - began <= 4
+    assert len(handled) == 20
+    assert ((await inbox.waiting(None)).count, (await inbox.waiting(None)).failing) == (1, 1)
+    later = make(handle, inbox=inbox)
+    await later.receiver.work(until_empty=True)
+    assert (await inbox.waiting(None)).count == 1
+    away = fail_in("claim_due", error=InboxError("away"), inbox=MemoryInbox(clock=virtual.clock))
+    with pytest.raises(InboxError, match="away"):
+        await make(handle, inbox=away).receiver.work(until_empty=True)
+
+
 def test_only_an_inbox_that_was_passed_may_keep_what_waits() -> None:
     with pytest.raises(ConfigurationError, match=r"would lose deliveries .* or MemoryInbox\(\) in a test"):
         WebhookReceiver(SECRET, deferred=True)

@@ -6,11 +6,14 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from basiq_async import BasiqClient, InMemoryTransport, TransportError
-from basiq_async.receiver import Delivery, MemoryInbox, SQLiteInbox, WebhookReceiver
+from basiq_async.receiver import Deferred, Delivery, MemoryInbox, SQLInbox, SQLiteInbox, WebhookReceiver
 from basiq_async.testing import FakeBasiq, ManualClock, handle_waiting
 
 URL = "https://service.example/basiq"
@@ -28,9 +31,8 @@ def make(fake: FakeBasiq, handle: Callable[[Delivery], Awaitable[object]], **opt
         fake.secret(webhook_id),
         webhook_id=webhook_id,
         inbox=inbox,
-        deferred=True,
         clock=fake.clock,
-        **options,  # type: ignore[arg-type]
+        **{"deferred": True, **options},  # type: ignore[arg-type]
     )
     receiver.on("*")(handle)
     fake.route(URL, receiver)
@@ -120,3 +122,66 @@ async def test_a_file_needs_no_clock_of_the_fake_where_nothing_fails(fake: FakeB
         made = await fake.emit("transactions.updated")
         await handle_waiting(receiver, fake)
         assert seen == [made.event_id]
+
+
+async def test_a_handler_with_a_session_is_rehearsed_through_failures_on_the_receivers_clock(
+    fake: FakeBasiq, tmp_path: Path
+) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/service.db")
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE effects (event_id TEXT)"))
+    moments: list[datetime] = []
+    async with SQLInbox(engine) as inbox:
+        webhook_id = fake.add_webhook(URL)
+        receiver = WebhookReceiver(
+            fake.secret(webhook_id), webhook_id=webhook_id, inbox=inbox, deferred=True, clock=fake.clock
+        )
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery, session: AsyncSession) -> None:
+            moments.append(fake.now())
+            await session.execute(text("INSERT INTO effects VALUES (:id)"), {"id": delivery.event_id})
+            if len(moments) < 6:
+                raise ValueError("not yet")
+
+        fake.route(URL, receiver)
+        made = await fake.emit("transactions.updated")
+        await handle_waiting(receiver, fake)
+        assert list(await receiver.quarantined()) == []
+    async with engine.connect() as connection:
+        found = [row[0] for row in await connection.execute(text("SELECT event_id FROM effects"))]
+    await engine.dispose()
+    assert (found, len(moments)) == ([made.event_id], 6)
+    assert moments[-1] - moments[0] > timedelta(hours=0.9)
+
+
+async def test_eight_failures_are_rehearsed_where_the_receiver_does_not_keep_trying(fake: FakeBasiq) -> None:
+    calls: list[str] = []
+
+    async def handle(delivery: Delivery) -> None:
+        calls.append(delivery.event_id)
+        raise ValueError("no")
+
+    receiver = make(fake, handle, deferred=Deferred(keep_trying=0))
+    await fake.emit("transactions.updated")
+    began = fake.now()
+    await handle_waiting(receiver, fake)
+    (entry,) = await receiver.quarantined()
+    assert (entry.failures, len(calls)) == (8, 8)
+    assert fake.now() - began < timedelta(hours=3)
+
+
+async def test_a_type_without_a_handler_ends_in_the_quarantine(fake: FakeBasiq) -> None:
+    async def handle(delivery: Delivery) -> None: ...
+
+    before = make(fake, handle)
+    await fake.emit("transactions.updated")
+    after = WebhookReceiver(
+        fake.secret(before.webhook_id or ""),
+        webhook_id=before.webhook_id,
+        inbox=before.inbox,
+        clock=fake.clock,
+    )
+    await handle_waiting(after, fake)
+    (entry,) = await after.quarantined()
+    assert "no handler is registered" in entry.error
