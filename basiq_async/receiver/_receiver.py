@@ -145,6 +145,7 @@ class WebhookReceiver:
         moment = (lambda: None) if clock is None else (lambda: datetime.fromtimestamp(self._clock(), UTC))
         self._dispatcher = Dispatcher(self._routes, self._inbox, seal, settings, clock=self._clock, moment=moment)
         self._has_inbox = inbox is not None
+        self._most_sessions: int | None = getattr(self._inbox, "most_sessions", None)
         self._deferred = settings.is_deferred
         self._backlog = Backlog(
             self._inbox,
@@ -505,10 +506,10 @@ class WebhookReceiver:
 
     def _count_at_once(self) -> int:
         """Return how many deferred deliveries may be worked on at once: live handlers keep half of the sessions."""
-        concurrency, sessions = self._backlog.settings.concurrency, getattr(self._inbox, "most_sessions", None)
-        if sessions is None or not self._routes.defer_sessions:
+        concurrency = self._backlog.settings.concurrency
+        if self._most_sessions is None or not self._routes.defer_sessions:
             return concurrency
-        return min(concurrency, max(1, int(sessions) // 2))
+        return min(concurrency, max(1, self._most_sessions // 2))
 
     async def _handle_deferred(self, delivery: Delivery, claimed: ClaimedDelivery) -> Outcome:
         started = time.perf_counter()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import attrs
 
 from .._work.calls import HOST
 from .._work.failures import failure_text
 from .._work.limits import inbox_limit, wait_for_event
-from .._work.protocol import ClaimedDelivery, QuarantinedDelivery
+from .._work.protocol import ClaimedDelivery, QuarantinedDelivery, WaitingInbox
 from .._work.tasks import TaskOwner, wait_uncancelled
 from ._backlog import Backlog
 from ._breaker import Breaker
@@ -67,11 +69,15 @@ class Worker:
         """How many of those that run have failed before."""
         self._away = 0.0
         """Seconds until the next look, because the inbox is away."""
+        self._successors: list[Worker] = []
+        """Those of receivers that took the place of this one's, and were not entered themselves."""
         self._without_handler: set[str] = set()
         """The event types, without a handler in this process, that were logged."""
 
     def begin(self, *, certainly: bool = False) -> None:
         """Begin to work off what waits, if the inbox can keep it. ``certainly``: look for it every second."""
+        if not self._entered and self._backlog.can_wait():
+            _LAST.setdefault(self._backlog.inbox, {})[self._backlog.webhook_id] = weakref.ref(self)
         self._entered = True
         self._backlog.used = self._backlog.used or certainly
         if self._backlog.can_wait() and not self._stopping and (self._task is None or self._task.done()):
@@ -79,7 +85,7 @@ class Worker:
 
     def tell_stored(self) -> None:
         """Begin with a delivery that was stored. Warn, once, if this process does not work it off."""
-        if self._entered:
+        if self._entered or self._takes_over():
             self.begin(certainly=True)  # its first deferred handler may be younger than its start
         elif not self._told:
             self._told = True
@@ -88,6 +94,13 @@ class Worker:
                 "receiver`, setup, a lifespan), unless another process calls receiver.work()"
             )
         self._news.set()
+
+    def _takes_over(self) -> bool:
+        """Return whether another receiver of this process has worked: this one is in its place, and ends with it."""
+        last = _LAST.get(self._backlog.inbox, {}).get(self._backlog.webhook_id)
+        if last is not None and (former := last()) is not None and not former._stopping:
+            former._successors.append(self)
+        return last is not None
 
     async def join(self) -> None:
         """Wait until the work has ended, by ``stop``."""
@@ -108,6 +121,8 @@ class Worker:
                 await asyncio.wait(self._running, timeout=seconds)
         finally:
             await self._tasks.aclose()
+            for each in self._successors:
+                await each.stop(seconds)
 
     async def work_once(self) -> bool:
         """Handle what is due now, without a pause, and what runs. Return whether an attempt ended. For a test."""
@@ -263,6 +278,8 @@ class Worker:
         return without_handler(claimed, why, keep_trying=self._backlog.settings.keep_trying)
 
 
+_LAST: WeakKeyDictionary[WaitingInbox, dict[str | None, weakref.ref[Worker]]] = WeakKeyDictionary()
+"""The worker that began last in this process, for each inbox and webhook."""
 _MOST_TYPES = 256
 _SHOWN_BY = {
     Result.HANDLED: False,

@@ -34,6 +34,13 @@ def make(handle: Any = None, *, inbox: MemoryInbox | None = None, **options: Any
     return service
 
 
+def of_another_process(inbox: MemoryInbox) -> MemoryInbox:
+    """Return another inbox on the same storage."""
+    other = MemoryInbox()
+    other.__dict__ = inbox.__dict__
+    return other
+
+
 async def post(service: Service, event_id: str = "e-1", *, type_id: str = "transactions.updated") -> Outcome:
     body = payload(type_id, event_id)
     return await service.receiver.handle(signed(body, message_id=f"msg_{event_id}", at=virtual.clock()), body)
@@ -99,12 +106,12 @@ async def test_a_receiver_that_never_deferred_looks_once_a_minute_for_what_other
     service = make(inbox=inbox, deferred=False)
     async with service.receiver:
         assert (await post(service)).result is Result.HANDLED
-        await post(make(inbox=inbox), "e-2")
+        await post(make(inbox=of_another_process(inbox)), "e-2")
         await asyncio.sleep(59)
         assert len(service.handled) == 1
         await asyncio.sleep(2)
         assert len(service.handled) == 2
-        await post(make(inbox=inbox), "e-3")
+        await post(make(inbox=of_another_process(inbox)), "e-3")
         await asyncio.sleep(1.1)
         assert len(service.handled) == 3, "from then on it looks each second"
 
@@ -392,6 +399,20 @@ async def test_a_replay_hands_it_out_at_once_and_work_alone_works_off() -> None:
     with pytest.raises(asyncio.CancelledError):
         await work
     assert len(service.handled) == 2
+
+
+@virtual.clocked
+async def test_a_receiver_in_the_place_of_another_begins_by_itself_and_ends_with_it() -> None:
+    inbox = MemoryInbox(clock=virtual.clock)
+    old, new = make(inbox=inbox), make(inbox=inbox)
+    async with old.receiver:
+        await asyncio.sleep(1)
+        for number in range(3):
+            assert (await post(new, f"e-{number}")).status == 202
+        await asyncio.sleep(1)
+        assert len(new.handled) + len(old.handled) == 3
+        assert new.handled, "it works, though it was not entered"
+    assert len(asyncio.all_tasks()) == 1
 
 
 @virtual.clocked
