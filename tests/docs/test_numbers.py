@@ -66,7 +66,9 @@ def test_the_page_on_logging_names_each_logger() -> None:
 def test_ratios_stand_in_one_place() -> None:
     """A ratio has two places behind the point, as 0.10 has; a version, an address or a factor of a formula is none."""
     ratio = re.compile(r"\b[012]\.\d\d (?:of|in place of|to|as much|times)\b")
-    part = re.compile(r"\b(?:an?|about an?) (?:third|fifth|sixth|eighth|tenth) (?:of|less|more)\b|\btwo fifths\b")
+    part = re.compile(
+        r"\b(?:third|fifths?|sixth|eighth|tenth) (?:of|less|more)[^.]*\b(?:DBOS|procrastinate|asyncpg|by hand|dlt)\b"
+    )
     for path in TOLD:
         if path.name not in MEASURED:
             text = " ".join(path.read_text().split())
