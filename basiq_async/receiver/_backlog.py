@@ -92,9 +92,8 @@ class Backlog:
         async with inbox_limit(self.timeout):
             return await self.inbox.waiting(self.webhook_id, now=self.moment())
 
-    async def seconds_until_due(self) -> float:
-        """Return the seconds until the first delivery is due that waits, by the receiver's clock."""
-        now = self.clock()
+    async def seconds_until_due(self, now: float) -> float:
+        """Return the seconds from ``now``, in seconds since 1970, until the first delivery is due that waits."""
         async with aclosing(read_waiting(self.inbox, self.webhook_id, timeout=self.timeout)) as found:
             return min([entry.due.timestamp() - now async for entry in found if entry.due is not None], default=0.0)
 

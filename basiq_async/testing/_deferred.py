@@ -31,7 +31,8 @@ async def handle_waiting(
         await handle_waiting(receiver, fake)
 
     Where all that waits was put off, the clock of the fake is advanced, which makes the deliveries that are due on the
-    way. The receiver needs the clock of the fake; its inbox may be any. It need not be entered. There are no pauses.
+    way. The receiver needs the clock of the fake, with any inbox; or a ``MemoryInbox`` or ``SQLiteInbox`` has it. The
+    receiver need not be entered. There are no pauses.
 
     within: at most so much is the clock advanced, in seconds or as a timedelta. The default is a day more than the
         receiver keeps trying.
@@ -49,6 +50,6 @@ async def handle_waiting(
                 f"{count:,} deferred deliveries still wait after {limit:,.0f} s by the clock of the fake. Has the "
                 "receiver this clock, as in WebhookReceiver(..., clock=fake.clock)?"
             )
-        step = min(max(await receiver._backlog.seconds_until_due(), shortest), limit - advanced)
+        step = min(max(await receiver._backlog.seconds_until_due(fake.now().timestamp()), shortest), limit - advanced)
         await fake.advance(step)
         advanced, shortest = advanced + step, shortest * _GROWTH

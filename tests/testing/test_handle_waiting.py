@@ -185,3 +185,22 @@ async def test_a_type_without_a_handler_ends_in_the_quarantine(fake: FakeBasiq) 
     await handle_waiting(after, fake)
     (entry,) = await after.quarantined()
     assert "no handler is registered" in entry.error
+
+
+async def test_the_clock_of_the_fake_may_be_that_of_the_inbox_alone(fake: FakeBasiq) -> None:
+    await fake.advance(3 * 86_400)  # far from the machine's time, by which deliveries are signed
+    calls: list[str] = []
+
+    async def handle(delivery: Delivery) -> None:
+        calls.append(delivery.event_id)
+        if len(calls) < 4:
+            raise ValueError("not yet")
+
+    webhook_id = fake.add_webhook(URL)
+    inbox = MemoryInbox(clock=fake.clock)
+    receiver = WebhookReceiver(fake.secret(webhook_id), webhook_id=webhook_id, inbox=inbox, deferred=True)
+    receiver.on("*")(handle)
+    fake.route(URL, receiver)
+    await fake.emit("transactions.updated")
+    await handle_waiting(receiver, fake)
+    assert len(calls) == 4
