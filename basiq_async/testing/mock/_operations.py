@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -257,9 +256,11 @@ async def fail(
     loop: Annotated[bool, About("Let a list's next link lead to the same page.")] = False,
 ) -> None:
     """Make the next requests fail."""
-    more: Mapping[str, Any] = headers or {}
-    if not all(isinstance(text, str) and text.isprintable() for each in more.items() for text in each):
-        raise invalid("headers must be printable texts")
+    more: dict[str, str] = {}
+    for name, text in (headers or {}).items():
+        if not (isinstance(text, str) and text.isprintable() and name.isprintable()):
+            raise invalid("headers must be printable texts")
+        more[name] = text
     control.fake.fail_next(
         times=times,
         status=status,
