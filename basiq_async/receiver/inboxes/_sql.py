@@ -294,4 +294,6 @@ def open_place(stack: AsyncExitStack, place: str, *, make: bool = False, **optio
     except (SQLAlchemyError, ImportError, ValueError, TypeError) as exc:  # the error's text can hold the password
         raise ConfigurationError(f"{shown}: {type(exc).__name__}; {_DRIVER}; {ENCODE}") from None
     stack.push_async_callback(engine.dispose)
-    return SQLInbox(engine, create_tables=make, **options)
+    inbox = SQLInbox(engine, create_tables=make, **options)
+    stack.push_async_callback(inbox.aclose)  # what it does in the background ends before its engine
+    return inbox

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from basiq_async import receiver
+from basiq_async import InboxError, receiver
 from basiq_async._work.inbox_kinds import EXTRAS, KINDS, InboxKind, kind_of
 from tests.support.command_line import run_command
 from tests.support.environment import ROOT
@@ -45,3 +45,6 @@ async def test_the_place_that_the_command_line_names_is_of_its_kind(kind: InboxK
     async with AsyncExitStack() as stack:
         opened = kind.open(stack, place or str(tmp_path / "inbox.db"), make=True)
         assert type(opened).__name__ == kind.name
+    if kind.extra != "redis":  # which has nothing of its own to end
+        with pytest.raises(InboxError, match="closed"):
+            await opened.known(["k"])
