@@ -19,7 +19,15 @@ from ._inboxes import INBOX_TIMEOUT, InboxPlace, Receiver, open_inbox, open_rece
 from ._lines import Place, Words, find_line
 from ._options import SECRET_VARIABLE, Json, option, read_secrets
 from ._output import live, note
-from ._problems import SetAside, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
+from ._problems import (
+    SetAside,
+    oldest_set_aside,
+    problem_rows,
+    show_head,
+    show_problem,
+    tell_left_alone,
+    tell_others,
+)
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, NO_ANSWER, WRONG, exit_code, make_client
 
@@ -144,6 +152,7 @@ async def doctor(
                 note(looked.note)
             else:
                 tell_left_alone(diagnosis.left_alone, "a recovery leaves them alone")
+            tell_others(diagnosis.others)
             if diagnosis.endpoint is not None and diagnosis.endpoint.ok:
                 note("the test proves the address, and not that Basiq signs with the secret that it was signed with")
             found_codes.update(each.code for each in diagnosis.problems)

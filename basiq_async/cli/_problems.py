@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import attrs
 
 from .._redaction.text import amount
 from .._wire.hosts import show_place
+from .._work.keys import identity_of
 from ._inboxes import INBOX_TIMEOUT
 from ._options import help_line
 from ._output import Styled, note, write
@@ -105,6 +106,14 @@ async def _read_target(inbox: Inbox, owner: str | None) -> Words:
 
 def _target_note(job: str) -> str:
     return f"target of {job}"
+
+
+def tell_others(counts: Mapping[str, int]) -> None:
+    """Say what waits in an inbox, or is in its quarantine, of others than the webhook: nobody else names it."""
+    for owner, count in counts.items():
+        what = amount(count, "delivery", "deliveries")
+        whose = f"a job that posts the events of {identity_of(owner)!r}" if identity_of(owner) != owner else repr(owner)
+        note(f"the inbox also has {what} of {whose}, waiting or in the quarantine, which only that one ends")
 
 
 def tell_left_alone(count: int, so: str) -> None:

@@ -83,7 +83,7 @@ async def serving(**options: Any) -> AsyncIterator[Service]:
 
 
 async def test_what_is_posted_and_waits_in_the_service_is_not_taken_for_handled_and_stays() -> None:
-    async with serving(deferred=True, accept_loss=True) as s:
+    async with serving(deferred=True) as s:
         await s.miss(6)
         found = await s.post()
         assert (found.handled, found.finished, found.waiting.count, s.got) == (6, False, 6, [])
