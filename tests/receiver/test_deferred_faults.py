@@ -100,6 +100,33 @@ async def test_a_database_that_goes_away_in_the_middle_loses_none_and_repeats_no
     assert sorted(found) == sorted(acknowledged)
 
 
+@pytest.mark.usefixtures("quick")
+async def test_a_statement_that_always_times_out_counts_as_failures_with_its_error_and_is_set_aside(
+    inbox: SQLInbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basiq_async.receiver._trying._LEAST_FAILURES", 3)
+    calls: list[str] = []
+
+    async def handle(delivery: Delivery, session: Any) -> None:
+        calls.append(delivery.event_id)
+        await session.execute(text("INSERT INTO effects VALUES (:id)"), {"id": delivery.event_id})
+        if delivery.event_id == "e-bad":
+            await session.execute(text("SET LOCAL statement_timeout = 1"))
+            await session.execute(text("SELECT pg_sleep(10)"))
+
+    receiver = deferring(inbox, handle, keep_trying=0)
+    async with receiver:
+        for event_id in ("e-bad", "e-1", "e-2"):
+            assert (await post_event(receiver, event_id)).status == 202
+        await worked_off(receiver)
+        (entry,) = await receiver.quarantined()
+    assert (entry.event_id, entry.failures, calls.count("e-bad")) == ("e-bad", 3, 3)
+    assert "statement timeout" in entry.error
+    async with inbox._store.engine.connect() as connection:
+        found = sorted(row[0] for row in await connection.execute(text("SELECT event_id FROM effects")))
+    assert found == ["e-1", "e-2"]
+
+
 @virtual.clocked
 async def test_a_delivery_that_comes_while_a_replay_handles_its_event_is_not_handled_again() -> None:
     handled: list[str] = []
