@@ -157,40 +157,45 @@ def ours_deferred(secret: str, url: str, handler: Any = write) -> FastAPI:
 
 
 def by_table(secret: str, url: str, takes: float = 0.0) -> FastAPI:
-    """By hand: a table of what is to be done, and so many loops that each take the next row of it."""
+    """By hand, with care: a table of what is to be done, loops that take a row for each that was stored, and one that
+    looks each second for what was left.
+    """
     by_hand, news = _ByHand(secret), asyncio.Semaphore(0)
     sessions = async_sessionmaker(engine_of(url), expire_on_commit=False)
-    following = select(DEFERRED.c.event_id, DEFERRED.c.body).where(DEFERRED.c.done_at.is_(None))
-    following = following.order_by(DEFERRED.c.n).limit(1).with_for_update(skip_locked=True)
+    open_rows = select(DEFERRED.c.event_id, DEFERRED.c.body).where(DEFERRED.c.done_at.is_(None))
+    open_rows = open_rows.order_by(DEFERRED.c.n).with_for_update(skip_locked=True)
 
-    async def handle_next() -> bool:
+    async def handle_next() -> None:
         async with sessions.begin() as session:
-            row = (await session.execute(following)).first()
+            row = (await session.execute(open_rows.limit(1))).first()
             if row is None:
-                return False
+                return
             event = loads(row.body)
             await asyncio.sleep(takes)
             await session.execute(insert(EFFECTS).values(event_id=event["eventId"]))
             done = update(DEFERRED).where(DEFERRED.c.event_id == row.event_id).values(done_at=func.now())
             await session.execute(done)
-        return True
 
     async def work() -> None:
         while True:
+            await news.acquire()
             try:
-                async with asyncio.timeout(1):
-                    await news.acquire()
-            except TimeoutError:
-                pass
-            try:
-                while await handle_next():
-                    pass
+                await handle_next()
             except Exception:
                 logging.exception("an event failed")
 
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(1)
+            if news.locked():  # nobody was told of what is open now
+                async with sessions.begin() as session:
+                    left = len((await session.execute(open_rows.limit(AT_ONCE))).all())
+                for _ in range(left):
+                    news.release()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
+        tasks = [asyncio.create_task(each()) for each in (*[work] * AT_ONCE, sweep)]
         yield
         for task in tasks:
             task.cancel()

@@ -57,7 +57,8 @@ class Database:
         return int(found[0])
 
     def processor_time(self) -> float:
-        return children_time(self._pid)
+        """Return that of the server, without what the questions of this object cost."""
+        return children_time(self._pid) - processor_time(self._connection.info.backend_pid)
 
 
 async def _deliver(pid: int, port: int, database: Database, spent: list[float], count: int) -> float:
