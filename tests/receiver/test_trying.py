@@ -1,0 +1,127 @@
+"""When a deferred delivery is tried again or set aside, and how many may be begun at once: the rules by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from datetime import timedelta
+
+import attrs
+import pytest
+
+from basiq_async.receiver._breaker import Breaker  # private: no service has all these states
+from basiq_async.receiver._trying import (  # private: as above
+    after_failure,
+    after_no_end,
+    without_handler,
+)
+from basiq_async.receiver.protocol import ClaimedDelivery
+from tests.support import virtual
+from tests.support.deliveries import NOW, quarantined_delivery
+
+DAYS = 3 * 86_400.0
+
+
+def claimed(
+    *, failures: int = 0, attempts: int | None = None, failing_for: float = 0.0, **more: int
+) -> ClaimedDelivery:
+    since = NOW if failures or failing_for else None
+    entry = attrs.evolve(quarantined_delivery("k", failures=failures), failing_since=since, **more)
+    made = failures + 1 if attempts is None else attempts
+    return ClaimedDelivery(entry, "t", made, NOW + timedelta(seconds=failing_for))
+
+
+@pytest.mark.parametrize(("failures", "wait"), [(0, 5), (1, 30), (2, 300), (3, 1_800), (4, 1_800), (50, 1_800)])
+def test_the_waits_grow_to_half_an_hour(failures: int, wait: float) -> None:
+    then = after_failure(claimed(failures=failures), "no", keep_trying=DAYS)
+    assert then.seconds is not None
+    assert 0.9 * wait <= then.seconds <= 1.1 * wait
+    assert (then.entry.failures, then.entry.error) == (failures + 1, "no")
+
+
+def test_the_first_failure_is_noted_by_the_inboxs_clock_and_kept() -> None:
+    first = after_failure(claimed(), "no", keep_trying=DAYS).entry
+    assert first.failing_since == NOW
+    later = ClaimedDelivery(first, "t", 2, NOW + timedelta(days=1))
+    assert after_failure(later, "no", keep_trying=DAYS).entry.failing_since == NOW
+
+
+@pytest.mark.parametrize(
+    ("failures", "seconds", "ends"),
+    [(7, DAYS, True), (7, DAYS - 1, False), (6, DAYS, False), (6, 10 * DAYS, False), (200, DAYS - 1, False)],
+)
+def test_it_is_set_aside_after_eight_failures_and_so_long_after_the_first(
+    failures: int, seconds: float, ends: bool
+) -> None:
+    then = after_failure(claimed(failures=failures, failing_for=seconds), "no", keep_trying=DAYS)
+    assert (then.seconds is None) is ends
+
+
+def test_attempts_without_an_end_are_failures_with_a_large_jitter_and_eight_of_them_end_it() -> None:
+    found = claimed(failures=1, attempts=4, failing_for=10)
+    assert found.unended == 2
+    waits = [after_no_end(found, keep_trying=DAYS).seconds or 0.0 for _ in range(200)]
+    assert min(waits) < 0.7 * 300
+    assert max(waits) > 1.3 * 300
+    then = after_no_end(found, keep_trying=DAYS)
+    assert (then.entry.failures, then.entry.unended) == (3, 2)
+    assert after_no_end(claimed(failures=7, attempts=9, unended=6), keep_trying=DAYS).seconds is not None
+    assert after_no_end(claimed(failures=7, attempts=9, unended=7), keep_trying=DAYS).seconds is None
+
+
+def test_without_a_handler_it_is_no_failure_and_the_time_alone_ends_it() -> None:
+    then = without_handler(claimed(), "no handler", keep_trying=DAYS)
+    assert (then.seconds, then.entry.failures, then.entry.failing_since, then.entry.error) == (5, 0, NOW, "no handler")
+    assert without_handler(claimed(failing_for=DAYS - 1), "no handler", keep_trying=DAYS).seconds == 5
+    assert without_handler(claimed(failing_for=DAYS), "no handler", keep_trying=DAYS).seconds is None
+    failed = after_failure(ClaimedDelivery(then.entry, "t", 1, NOW + timedelta(days=2)), "no", keep_trying=DAYS)
+    assert failed.entry.failing_since == NOW + timedelta(days=2), "the time to try begins with the first failure"
+
+
+@virtual.clocked
+async def test_five_failures_of_different_deliveries_in_a_row_hold_back_what_failed() -> None:
+    breaker = Breaker()
+    assert breaker.room(8, 0, 0) == (8, 6), "a quarter is kept for what never failed"
+    assert breaker.room(8, 5, 4) == (3, 2)
+    assert breaker.room(1, 0, 0) == (1, 1)
+    for _ in range(20):
+        breaker.note("one", first=False, failed=True)
+    assert breaker.room(8, 0, 0) == (8, 6), "one alone is not a row"
+    for key in "abcd":
+        breaker.note(key, first=False, failed=True)
+    assert breaker.room(8, 0, 0) == (8, 0)
+    await asyncio.sleep(1.2)
+    assert breaker.room(8, 0, 0) == (8, 1)
+    assert breaker.room(8, 1, 1) == (7, 0), "one at a time"
+    breaker.note("a", first=True, failed=False)
+    assert breaker.room(8, 0, 0) == (8, 6)
+
+
+@virtual.clocked
+async def test_its_pauses_grow_to_a_minute() -> None:
+    breaker, moments = Breaker(), list[float]()
+    for key in "abcde":
+        breaker.note(key, first=False, failed=True)
+    while len(moments) < 12:
+        while breaker.room(8, 0, 0)[1] == 0:
+            await asyncio.sleep(0.1)
+        moments.append(virtual.now())
+        breaker.note("a", first=False, failed=True)
+    waits = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    for wait, meant in zip(waits, [2, 4, 8, 16, 32, *[60] * 6], strict=True):
+        assert 0.9 * meant <= wait <= 1.1 * meant + 0.2
+
+
+@virtual.clocked
+async def test_first_attempts_that_fail_one_after_the_other_begin_one_at_a_time_and_do_not_wait() -> None:
+    breaker = Breaker()
+    for key in "abcde":
+        breaker.note(key, first=True, failed=True)
+    assert breaker.room(8, 0, 0) == (1, 0)
+    assert breaker.room(8, 1, 0) == (0, 0)
+    await asyncio.sleep(1.2)
+    assert breaker.room(8, 0, 0) == (2, 1), "and one of those that failed"
+    breaker.note("f", first=True, failed=True)
+    assert breaker.room(8, 0, 0) == (2, 1), "it makes the pause of the others no longer"
+    breaker.note("f", first=False, failed=False)
+    assert breaker.room(8, 0, 0) == (8, 6)
