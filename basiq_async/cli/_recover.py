@@ -14,6 +14,7 @@ from ..errors import NotFoundError
 from ._command import command
 from ._lines import status_line
 from ._options import option
+from ._output import note
 from ._problems import SetAside, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, exit_code, make_client
@@ -122,6 +123,7 @@ async def _recover(options: RecoverOptions, watch: Watch) -> Recovery:
             max_pause=options.max_pause,
         )
         watch.follow(run)
+        run._on_plan = lambda plan: note(str(plan))
         found = await run.run()
         if found.quarantined:
             known = getattr(target, "inbox", inbox)

@@ -143,6 +143,8 @@ class RecoveryRun:
     _another_service: bool
     _http: HttpTarget | None = None
     _plan: RecoveryPlan | None = None
+    _on_plan: Callable[[RecoveryPlan], object] = attrs.field(default=lambda plan: logger.warning("%s", plan))
+    """Called before a first recovery hands out anything."""
     _left_alone: int = 0
     _recent: int = 0
 
@@ -260,7 +262,7 @@ class RecoveryRun:
                 if await self._find_replaced(await self._replay._client.webhooks.get(self._webhook_id)):
                     raise
         if self._plan is not None and self._plan.first and self._plan.total:
-            logger.warning("%s", self._plan)
+            self._on_plan(self._plan)
         self._plan = None
 
     async def _refuse_others(self) -> None:

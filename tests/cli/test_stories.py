@@ -72,6 +72,22 @@ def test_a_webhook_that_was_deleted_and_made_again_repeats_nothing_of_the_former
     assert w.handled() == 5
 
 
+def test_a_first_recovery_says_how_much_it_hands_out_and_since_leaves_out_what_is_older(world: World) -> None:
+    w, webhook_id = world, world.webhook()
+    at = (webhook_id, "--receiver", w.service(webhook_id))
+    w.fake.endpoint_down(w.endpoint.url)
+    w.emit(3)
+    w.pass_time(hours=3)
+    w.emit(2)
+    w.pass_time(minutes=10)
+    found = w.run("recover", *at, "--since", "1h")
+    assert (found.exit_code, found.row["messages"]["handled"]) == (0, 2), found.output
+    assert "hands out about 2 messages and 0 events" in found.stderr
+    again = w.run("recover", *at)
+    assert (again.exit_code, again.row["messages"]["handled"], "hands out" in again.stderr) == (0, 0, False)
+    assert "undelivered" not in w.codes(*at)
+
+
 def test_what_is_in_the_quarantine_of_a_former_webhook_is_not_forgotten(world: World) -> None:
     w, former = world, world.webhook()
     place = w.service(former)
