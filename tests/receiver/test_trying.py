@@ -23,10 +23,10 @@ DAYS = 3 * 86_400.0
 
 
 def claimed(
-    *, failures: int = 0, attempts: int | None = None, failing_for: float = 0.0, **more: int
+    *, failures: int = 0, attempts: int | None = None, failing_for: float = 0.0, unended: int = 0
 ) -> ClaimedDelivery:
     since = NOW if failures or failing_for else None
-    entry = attrs.evolve(quarantined_delivery("k", failures=failures), failing_since=since, **more)
+    entry = attrs.evolve(quarantined_delivery("k", failures=failures), failing_since=since, unended=unended)
     made = failures + 1 if attempts is None else attempts
     return ClaimedDelivery(entry, "t", made, NOW + timedelta(seconds=failing_for))
 
