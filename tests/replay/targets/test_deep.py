@@ -14,7 +14,7 @@ from basiq_async import BasiqClient, Message, Response
 from basiq_async._wire import codec
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.replay import HttpTarget, JSONLinesTarget, Replay
-from basiq_async.replay.targets import _json_lines
+from basiq_async.replay.targets import _json_lines  # private: a machine without the quick encoder
 from tests.support.deliveries import SECRET
 from tests.support.histories import Receiving
 from tests.support.scripted import Scripted
