@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import pytest
 
-from basiq_async import BasiqClient, ConfigurationError, Diagnosis, InMemoryTransport
+from basiq_async import BasiqClient, ConfigurationError, Diagnosis, InMemoryTransport, Message
 from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
-from basiq_async.replay import recover
+from basiq_async.replay import HttpTarget, recover
 from basiq_async.services.coverage import Coverage, coverage_note  # private: what a recovery notes
 from basiq_async.testing import FakeBasiq, ManualClock, Quirks, serve
 from tests.support.scripted import Scripted, answer, client, page
@@ -342,3 +342,26 @@ async def test_time_is_told_by_basiqs_clock_and_not_by_this_machines() -> None:
         assert recovery.finished, recovery.problems
         after = await basiq.webhooks.diagnose(webhook_id, receiver=receiver)
         assert (after.healthy, after.recovered) == (True, 2)
+
+
+@pytest.mark.parametrize("of_a_service", [False, True], ids=["of a job alone", "of a service too"])
+async def test_what_a_job_posted_is_evidence_only_without_a_service_that_handles_it(
+    monkeypatch: pytest.MonkeyPatch, of_a_service: bool
+) -> None:
+    async def deliver(self: HttpTarget, message: Message) -> None: ...
+
+    monkeypatch.setattr(HttpTarget, "deliver", deliver)
+    async with world("oldest-first") as w:
+        inbox = MemoryInbox(clock=w.fake.clock)
+        await w.emit(2, status=500)
+        await w.fake.advance(minutes=10)
+        async with HttpTarget(URL, SECRET) as target:
+            assert (await recover(w.basiq, w.webhook_id, target, inbox=inbox)).handled == 2
+        receiver = receiver_of(w, inbox=inbox)
+        if of_a_service:
+            async with receiver:
+                pass  # its start notes that a service uses the inbox
+        found = await w.basiq.webhooks.diagnose(w.webhook_id, inbox=inbox)
+        assert (found.recovered, found.undelivered) == ((0, 2) if of_a_service else (2, 0))
+        asked = await w.basiq.webhooks.diagnose(w.webhook_id, receiver=receiver)
+        assert (asked.recovered, asked.undelivered) == (0, 2), "a receiver knows what it handled itself"
