@@ -27,7 +27,7 @@ V = TypeVar("V")
 Arguments = TypeVarTuple("Arguments")
 
 _GIVE_BACK_SOON = 1.0
-"""Seconds for releasing a claim after the inbox failed: the claim may exist, and the inbox is likely to fail again."""
+"""How long to try to release a claim after a failed call, in seconds: it may have been stored."""
 _MOST_STARTS = 3
 """A call of the inbox is made so often if the event loop shuts down, and cancels the task that makes it."""
 _FIRST_WAIT = 0.02
@@ -66,7 +66,7 @@ class Ending(Generic[T]):
     unrecorded: Exception | None = None
 
 
-class Units:
+class UnderWay:
     """The units under way in this process, and what they have in common. Wait for them before the inbox is closed.
 
     lease: seconds for which a claim keeps other workers away. ``renew``: whether it is renewed while the work lasts.
@@ -96,7 +96,7 @@ class Units:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.by_key: dict[str, asyncio.Task[Any]] = {}
         """For each key, the task whose turn it is: the others wait for it."""
-        self.hasty = False
+        self.is_ending = False
         """Whether no unit waits for another worker any more, because all of them are to end."""
 
     def __len__(self) -> int:
@@ -119,14 +119,14 @@ class Unit(ABC, Generic[T]):
     quarantined: the event is in the quarantine, and is tried again.
     """
 
-    prepares = False
+    has_prepare = False
     """Whether to await ``prepare`` before the claim of such a transaction, which holds no connection meanwhile."""
-    leased = False
+    already_claimed = False
     """Whether the event is claimed already, by a lease of this token."""
 
     def __init__(
         self,
-        units: Units,
+        units: UnderWay,
         key: str,
         token: str,
         patience: float,
@@ -143,7 +143,7 @@ class Unit(ABC, Generic[T]):
         self.claimed = False
         self.timed_out = False
         self._loop = asyncio.get_running_loop()
-        self._steps = Steps(units.grace, self._tell_late)
+        self._steps = Steps(units.grace, self._answer_late)
         self._renewal_ended: asyncio.Event | None = None
 
     async def prepare(self) -> None:
@@ -185,7 +185,7 @@ class Unit(ABC, Generic[T]):
             self._steps.cancel()
             await wait_uncancelled(self._steps.task, self.units.grace)
             if not self._steps.task.done():
-                self._log_late()
+                self._warn_late()
             raise
 
     def _own(self, task: asyncio.Task[Ending[T]]) -> None:
@@ -209,13 +209,13 @@ class Unit(ABC, Generic[T]):
         else:
             self._answer.set_result(task.result())
 
-    def _tell_late(self) -> None:
+    def _answer_late(self) -> None:
         """Return ``LATE`` to a caller that still waits: the work was cancelled and has not ended."""
         if not self._answer.done():
-            self._log_late()
+            self._warn_late()
             self._answer.set_result(Ending(Ended.LATE))
 
-    def _log_late(self) -> None:
+    def _warn_late(self) -> None:
         self._warn("the handler of %s was cancelled but still runs: it stays claimed until the handler ends")
 
     def _warn(self, text: str, *arguments: object) -> None:
@@ -263,8 +263,11 @@ class Unit(ABC, Generic[T]):
             if self.key in by_key:
                 await self._interruptible(self._wait_for_turn, None)
             by_key[self.key] = self._steps.task
-            if self.prepares:
-                if not (self.quarantined or self.leased) and (ending := await self._find_ended()) is not None:
+            if self.has_prepare:
+                if (
+                    not (self.quarantined or self.already_claimed)
+                    and (ending := await self._end_if_handled_before()) is not None
+                ):
                     return ending
                 await self._interruptible(self.prepare, self.units.work_timeout)
             ending = await self._claim()
@@ -277,7 +280,7 @@ class Unit(ABC, Generic[T]):
                 value = await self._interruptible(self.work, self.units.work_timeout)
             return await self._complete(value)
         except asyncio.CancelledError:
-            if self.claimed or self.leased:
+            if self.claimed or self.already_claimed:
                 await self.release()
             return Ending(Ended.CANCELLED)
         except Exception as exc:
@@ -295,10 +298,10 @@ class Unit(ABC, Generic[T]):
             if not (await asyncio.wait((other,), timeout=self.patience))[0]:
                 return  # from here on the inbox decides: the other's lease may be longer
 
-    async def _find_ended(self) -> Ending[T] | None:
+    async def _end_if_handled_before(self) -> Ending[T] | None:
         """Return the end of an attempt that has nothing to prepare, because the event was handled before; else None.
 
-        A claim tells it from an event that a job set aside, which the inbox knows too.
+        ``known`` is also true for a set-aside event; only a claim tells the two apart.
         """
         if not await self.call(self.units.inbox.known, (self.key,)):
             return None
@@ -310,7 +313,7 @@ class Unit(ABC, Generic[T]):
     async def _claim(self) -> Ending[T] | None:
         """Claim the event. Return None if this worker has it now."""
         inbox, lease = self.units.inbox, self.units.lease
-        if self.leased and self.session is None:
+        if self.already_claimed and self.session is None:
             return None
         if self.session is not None:
             ask = partial(self.session.claim_transaction, lease=lease, quarantined=self.quarantined)
@@ -327,8 +330,8 @@ class Unit(ABC, Generic[T]):
                 return None
             if claim.status is ClaimStatus.DONE:
                 return Ending(Ended.DONE)
-            if waited >= self.patience or self.units.hasty:
-                if self.leased:
+            if waited >= self.patience or self.units.is_ending:
+                if self.already_claimed:
                     await self.release()
                 return Ending(Ended.BUSY, claim=claim)
             pause = min(wait, self.patience - waited, max(claim.retry_after, _FIRST_WAIT))

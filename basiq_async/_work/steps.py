@@ -62,7 +62,7 @@ class Steps:
             self.task.cancel()
 
     def is_cancelled_by_others(self) -> bool:
-        """Return whether not only the time limit has cancelled the present step."""
+        """Return whether someone else cancelled the present step too, not only the time limit."""
         by_time = 1 if self.expired else 0
         return self.task.cancelling() > by_time
 

@@ -23,7 +23,7 @@ from ..replay.shared import (
     Engine,
     Finished,
     FixedMessages,
-    Handling,
+    HandOut,
     QuarantinedMessage,
     RetryTarget,
     as_where,
@@ -139,7 +139,7 @@ class Segment:
     _engine: Engine | None = None
     _known: Collection[str] = ()
     _targets: dict[str, Any] = attrs.field(factory=dict)
-    _handlings: dict[str, Handling] = attrs.field(factory=dict)
+    _handlings: dict[str, HandOut] = attrs.field(factory=dict)
     _log: list[Outcome] = attrs.field(factory=list)
     _recorded: int = 0
 

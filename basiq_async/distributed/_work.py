@@ -17,14 +17,14 @@ from ..receiver import Inbox
 from ..replay import HttpTarget, Where
 from ..replay.shared import (
     AnyTarget,
-    Handling,
+    HandOut,
     OnError,
     Predicate,
     RunSettings,
     Source,
     as_where,
     check_place,
-    find_handling,
+    choose_hand_out,
 )
 
 _CALL = 5.0
@@ -63,7 +63,7 @@ class Work:
         if max_failures is not None:
             check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self.client = client
-        self.handling = find_handling(target, inbox, is_recorded=True)
+        self.handling = choose_hand_out(target, inbox, is_recorded=True)
         self._own_target: object = self.handling.value if self.handling.inbox is None else None
         """The target, if no inbox records what it handled; else None."""
         self._checked = set[str]()
@@ -92,7 +92,7 @@ class Work:
             handles = frozenset(webhook.subscribed_events).__contains__
         return Where(lambda message: handles(message.event_type_id or "")) & self.where
 
-    async def _find_handling(self, webhook_id: str, identity: str | None) -> Handling:
+    async def _find_handling(self, webhook_id: str, identity: str | None) -> HandOut:
         """Return how the messages of a webhook are handled: under the identity that is noted in the inbox, or is given.
 
         Raises ``ConfigurationError`` for a receiver of other webhooks, and for an endpoint at another place than the

@@ -18,7 +18,7 @@ from .._signing.seal import Seal
 from .._work.blocking import watch
 from .._work.calls import HOST
 from .._work.failures import failure_text, find_retry_after
-from .._work.once import Ended, Ending, Unit, Units
+from .._work.once import Ended, Ending, UnderWay, Unit
 from .._work.protocol import ClaimedDelivery, Inbox, QuarantinedDelivery, TransactionalInbox, WaitingInbox
 from ..errors import InboxError
 from ._delivery import Delivery
@@ -77,7 +77,7 @@ class Dispatcher:
         self.inbox_timeout = settings.inbox_timeout
         self._unhandled: dict[str, int] = {}
         self._blocking: set[str] = set()
-        make = partial(Units, inbox, call_timeout=self.inbox_timeout, grace=_MOMENT)
+        make = partial(UnderWay, inbox, call_timeout=self.inbox_timeout, grace=_MOMENT)
         self._units = make(lease=settings.lease, work_timeout=self.handler_timeout)
         self._deferred = make(lease=settings.deferred_lease, work_timeout=settings.deferred_timeout)
         self.outages = Outages()
@@ -121,7 +121,7 @@ class Dispatcher:
         """Wait until no delivery is being handled. A handler that never ends is waited for until its lease ends."""
         left = 0
         for units, limit in ((self._units, self.handler_timeout), (self._deferred, 0.0)):
-            units.hasty = True
+            units.is_ending = True
             left += await units.wait(max(units.lease, limit + 2 * self.inbox_timeout))
         if left:
             logger.error(
@@ -170,7 +170,7 @@ class _Attempt(Unit[None]):
 
     def __init__(
         self,
-        units: Units,
+        units: UnderWay,
         delivery: Delivery,
         route: Route,
         retried: QuarantinedDelivery | None,
@@ -184,13 +184,13 @@ class _Attempt(Unit[None]):
         # Unique even among copies of a process, such as those restored from one snapshot of a virtual machine.
         token = f"{HOST}/{os.getpid()}/{os.urandom(16).hex()}" if claimed is None else claimed.token
         super().__init__(units, delivery.key, token, patience, session=session, quarantined=retried is not None)
-        self.prepares = session is not None and route.prepare is not None
+        self.has_prepare = session is not None and route.prepare is not None
         self._delivery = delivery
         self._route = route
         self._retried = retried
         self._deferred = claimed
         self._live = live
-        self.leased = claimed is not None
+        self.already_claimed = claimed is not None
         entry = retried if claimed is None else claimed.delivery
         self._failures = None if entry is None else entry.failures
         """The number of its failures, or None if they are not counted."""

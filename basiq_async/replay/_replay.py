@@ -57,7 +57,7 @@ from ._tally import Observer, OnError, RunSettings
 from ._throttle import FIRST_PAUSE, LONGEST_PAUSE
 from ._where import Predicate, Where, as_where, choose, everything
 from ._writer import PageWriter
-from .targets._adapters import AnyTarget, ReceiverTarget, find_handling
+from .targets._adapters import AnyTarget, ReceiverTarget, choose_hand_out
 from .targets._base import HANDLED_BEFORE, BulkTarget
 from .targets._http import HttpTarget
 from .targets._json_lines import JSONLinesTarget
@@ -132,7 +132,7 @@ class Replay:
             check_whole("max_failures", max_failures, least=1, or_else="or None for never")
         self._client = client
         self._webhook_id = webhook_id
-        self._handling = find_handling(target, inbox, webhook_id=webhook_id)
+        self._handling = choose_hand_out(target, inbox, webhook_id=webhook_id)
         receiver = self._handling.receiver
         if receiver is not None and receiver.webhook_ids:
             refuse_others(receiver.webhook_ids, webhook_id, "receiver")

@@ -10,7 +10,7 @@ from ._report import make_plan
 from ._sources import FixedMessages, Source, message_of, open_events, placeholder_for, plain_id
 from ._tally import OnError, RunSettings
 from ._where import SUBMITTED, Predicate, as_where, choose
-from .targets._adapters import AnyTarget, Handling, find_handling
+from .targets._adapters import AnyTarget, HandOut, choose_hand_out
 from .targets._base import BUSY, HANDLED_BEFORE, BulkTarget
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "Engine",
     "Finished",
     "FixedMessages",
-    "Handling",
+    "HandOut",
     "OnError",
     "Predicate",
     "QuarantinedMessage",
@@ -33,7 +33,7 @@ __all__ = [
     "as_where",
     "check_place",
     "choose",
-    "find_handling",
+    "choose_hand_out",
     "key_of",
     "make_entry",
     "make_plan",

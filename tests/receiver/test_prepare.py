@@ -15,7 +15,7 @@ from basiq_async.models import Event
 from basiq_async.receiver import Delivery, MemoryInbox, Result, WebhookReceiver
 from basiq_async.receiver.protocol import Claim
 from basiq_async.replay import Replay
-from basiq_async.replay.shared import find_handling
+from basiq_async.replay.shared import choose_hand_out
 from basiq_async.testing import FakeBasiq
 from tests.support import virtual
 from tests.support.deliveries import SECRET, payload, post
@@ -68,7 +68,7 @@ def test_a_parameter_connection_is_refused_by_its_name(handler: Callable[..., Aw
         with pytest.raises(ConfigurationError, match=r"parameter `connection`.*`await session\.connection\(\)`"):
             WebhookReceiver(SECRET, inbox=inbox).on("*")(handler)
     with pytest.raises(ConfigurationError, match="parameter `connection`"):
-        find_handling(handler, Transactional(), webhook_id="job")
+        choose_hand_out(handler, Transactional(), webhook_id="job")
 
 
 @pytest.mark.parametrize("form", handlers([]))
@@ -81,7 +81,7 @@ async def test_a_parameter_for_the_session_gets_it_or_is_refused_when_it_is_regi
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
         WebhookReceiver(SECRET).on("*")(handlers(got)[form])
     with pytest.raises(ConfigurationError, match="such as SQLInbox"):
-        find_handling(handlers(got)[form], MemoryInbox(), webhook_id="job")
+        choose_hand_out(handlers(got)[form], MemoryInbox(), webhook_id="job")
 
 
 @pytest.mark.parametrize("sessions", [False, True])
@@ -217,7 +217,7 @@ def test_a_sync_target_is_refused_before_it_is_called() -> None:
         raise AssertionError("it was called")
 
     with pytest.raises(ConfigurationError, match="the target is not async"):
-        find_handling(target, MemoryInbox(), webhook_id="job")  # type: ignore[arg-type]  # it is wrong
+        choose_hand_out(target, MemoryInbox(), webhook_id="job")  # type: ignore[arg-type]  # it is wrong
 
 
 def api_error(kind: type[Any], status: int) -> Exception:

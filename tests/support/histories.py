@@ -13,7 +13,7 @@ from basiq_async import BasiqClient, InMemoryTransport, Message, Response, Retry
 from basiq_async.receiver import Delivery, Inbox, MemoryInbox, QuarantinedDelivery, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import BulkTarget, Record, Replay, Target
-from basiq_async.replay.shared import find_handling
+from basiq_async.replay.shared import choose_hand_out
 from basiq_async.testing import FakeBasiq, Quirks
 from tests.support import virtual
 from tests.support.deliveries import SECRET
@@ -204,7 +204,7 @@ class Table(Collecting):
 
 def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target:
     """Return the target of a function that shares an inbox with others."""
-    return find_handling(function, inbox).open(lease=lease)
+    return choose_hand_out(function, inbox).open(lease=lease)
 
 
 async def set_aside(replay: Replay) -> dict[str, QuarantinedDelivery]:

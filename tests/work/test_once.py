@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from basiq_async import InboxError
-from basiq_async._work.once import Ended, Ending, Unit, Units
+from basiq_async._work.once import Ended, Ending, UnderWay, Unit
 from basiq_async.receiver import MemoryInbox
 from basiq_async.receiver.protocol import Claim, ClaimStatus
 from tests.support import virtual
@@ -117,11 +117,11 @@ def lasts(seconds: float) -> Work:
     return lambda: asyncio.sleep(seconds, "done")
 
 
-def owner(inbox: MemoryInbox, **options: Any) -> Units:
-    return Units(inbox, **{"lease": LEASE, "call_timeout": 5.0, "grace": 1.0} | options)
+def owner(inbox: MemoryInbox, **options: Any) -> UnderWay:
+    return UnderWay(inbox, **{"lease": LEASE, "call_timeout": 5.0, "grace": 1.0} | options)
 
 
-def unit(units: Units, work: Work, token: str = "a", patience: float = 0.3, **options: Any) -> Event:
+def unit(units: UnderWay, work: Work, token: str = "a", patience: float = 0.3, **options: Any) -> Event:
     one = Event(units, KEY, token, patience, **options)
     one.doing, one.reported, one.recorded = work, [], []
     return one
@@ -281,7 +281,7 @@ async def test_units_that_are_to_end_wait_for_nobody() -> None:
     await inbox.claim(KEY, "another", lease=3600)
     waiting = asyncio.create_task(unit(units, work, patience=3600.0).handle_once())
     await asyncio.sleep(10)
-    units.hasty = True
+    units.is_ending = True
     assert await units.wait(10) == 0
     assert (await waiting).how is Ended.BUSY
 
@@ -491,7 +491,7 @@ async def test_nothing_is_prepared_for_an_event_that_was_handled_unless_it_is_in
     await inbox.claim(KEY, "former", lease=LEASE)
     await inbox.complete(KEY, "former")
     one = unit(owner(inbox), work, session=inbox, quarantined=quarantined)
-    one.prepares = True
+    one.has_prepare = True
     assert (await one.handle_once()).how is Ended.DONE
     assert one.prepared == quarantined
 

@@ -57,7 +57,7 @@ def interpret(outcome: Outcome) -> str | None:
 
 
 @attrs.frozen
-class Handling:
+class HandOut:
     """How the messages of a job are handled, and the record of what was.
 
     value: the target as it was passed, or made of a function.
@@ -91,7 +91,7 @@ class Handling:
         """Whether the target is an endpoint: what was posted is not what the service has handled."""
         return isinstance(self.value, HttpTarget)
 
-    def of(self, identity: str) -> Handling:
+    def of(self, identity: str) -> HandOut:
         """Return the same for the events of a service."""
         owner = owner_of_job(self.value._job, identity) if isinstance(self.value, HttpTarget) else identity
         return attrs.evolve(self, webhook_id=owner, identity=identity)
@@ -129,9 +129,9 @@ class Handling:
         )
 
 
-def find_handling(
+def choose_hand_out(
     value: AnyTarget, inbox: Inbox | None, *, webhook_id: str | None = None, is_recorded: bool = False
-) -> Handling:
+) -> HandOut:
     """Return how the messages for a ``target`` argument of any form are handled. Raises ``ConfigurationError``.
 
     ``is_recorded``: the caller has a record, so that a target needs neither an inbox nor a record of its own.
@@ -149,19 +149,19 @@ def find_handling(
                 f"a {type(value).__name__}, which has flush(), must be its own record: give it known(), note() and "
                 "set_note(). Or drop flush(), write in deliver(), and pass an inbox"
             )
-        return Handling(value, None, None)
+        return HandOut(value, None, None)
     handler = cast(Target, value) if is_target else _read_function(cast(Handler, value), inbox)
     if inbox is None and is_recorded and isinstance(handler, Target):
-        return Handling(handler, None, None)
+        return HandOut(handler, None, None)
     if inbox is None:
         raise ConfigurationError(
             "the replay needs an inbox, which records what was handled: the inbox of the live service, so that both "
             "share the work, or one of the job's own, such as inbox=SQLiteInbox('job.db')"
         )
-    return Handling(handler, inbox, webhook_id)
+    return HandOut(handler, inbox, webhook_id)
 
 
-def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> Handling:
+def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> HandOut:
     if inbox is not None and inbox is not receiver.inbox:
         raise ConfigurationError("a WebhookReceiver has its own inbox: pass inbox= only to the receiver")
     if inbox is None and isinstance(receiver.inbox, MemoryInbox):
@@ -169,7 +169,7 @@ def _with_receiver(receiver: WebhookReceiver, inbox: Inbox | None) -> Handling:
             "the receiver's MemoryInbox does not know what other processes and earlier runs have handled: give the "
             "receiver the inbox of the live service, or pass inbox=receiver.inbox to handle everything in this process"
         )
-    return Handling(receiver, receiver.inbox, receiver.webhook_id)
+    return HandOut(receiver, receiver.inbox, receiver.webhook_id)
 
 
 def _read_function(value: Handler | SessionHandler, inbox: Inbox | None) -> Target | SessionHandler:

@@ -12,7 +12,7 @@ from ..._work.calls import HOST
 from ..._work.failures import failure_text
 from ..._work.keys import inbox_key
 from ..._work.limits import inbox_limit
-from ..._work.once import Ended, Unit, Units
+from ..._work.once import Ended, UnderWay, Unit
 from ..._work.protocol import Inbox, TransactionalInbox
 from ...errors import InboxError
 from ...models import Message
@@ -68,7 +68,7 @@ class Shared:
             lease = max(lease, _LONGEST_TRANSACTION)
         self._quarantined = quarantined
         grace = min(lease, _LONGEST_END)
-        self._units = Units(inbox, lease=lease, call_timeout=timeout, grace=grace, renew=True, logger=logger)
+        self._units = UnderWay(inbox, lease=lease, call_timeout=timeout, grace=grace, renew=True, logger=logger)
         self.patience = 0.0
         """Seconds to wait for another worker that holds a message."""
 
