@@ -15,9 +15,16 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from basiq_async import InboxError
 from basiq_async._work.limits import limit
 from basiq_async.testing.conformance._inbox import MakeInbox, made  # private: no caller of the suite makes its calls
-from basiq_async.testing.conformance._inbox_model import BUSY, CALLS, CLAIMED, LONG, Call, make_delivery
-from basiq_async.testing.conformance._inbox_workers import Workers
-from basiq_async.testing.conformance._runner import hold
+from basiq_async.testing.conformance._inbox_model import (  # private: a drill calls an inbox as the model does
+    BUSY,
+    CALLS,
+    CLAIMED,
+    LONG,
+    Call,
+    make_delivery,
+)
+from basiq_async.testing.conformance._inbox_workers import Workers  # private: as the suite has two workers
+from basiq_async.testing.conformance._runner import hold  # private: a drill reports as the suite does
 
 Outage = Callable[[], AbstractAsyncContextManager[object]]
 _RACE = 60.0
