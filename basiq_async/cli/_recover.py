@@ -53,7 +53,8 @@ class RecoverOptions(RunOptions):
 
 
 _RECOVERY: View[Recovery] = View(
-    "finished messages events out_of_reach status quarantined waiting waiting_age left_alone recent problems",
+    "finished messages events out_of_reach status quarantined at_service waiting waiting_age left_alone recent "
+    "problems",
     messages=lambda found: report_row(found.messages),
     events=lambda found: None if found.events is None else report_row(found.events),
     out_of_reach=lambda found: [as_row(each) for each in found.out_of_reach],
