@@ -9,9 +9,12 @@ import pytest
 
 from basiq_async import (
     BadRequestError,
+    ConfigurationError,
     F,
     NotFoundError,
 )
+from tests.support import virtual
+from tests.support.scripted import Scripted, answer, client
 
 from .conftest import URL, Basiq, active, create
 
@@ -77,3 +80,12 @@ async def test_a_message_that_is_not_there(basiq: Basiq) -> None:
     text = str(caught.value)
     assert text.startswith("404 resource-not-found: ")
     assert f"(GET /notifications/webhooks/{webhook.id}/messages/{NOWHERE}, correlation id " in text
+
+
+@pytest.mark.parametrize("event_type_id", ["", "  ", None, 5])
+@virtual.clocked
+async def test_a_test_message_needs_an_event_type(event_type_id: Any) -> None:
+    transport = Scripted(answer())
+    with pytest.raises(ConfigurationError, match="such as user.created"):
+        await client(transport).messages.send_test(event_type_id)
+    assert transport.requests == []

@@ -328,3 +328,11 @@ async def test_a_cancelled_ensure_has_stored_the_secret_that_it_got(basiq: Basiq
     with pytest.raises(asyncio.CancelledError):
         await work
     assert len(stored) == 1
+
+
+@virtual.clocked
+async def test_text_that_cannot_be_sent_is_refused_before_the_first_request() -> None:
+    transport = Scripted(answer({"type": "list", "data": []}))
+    with pytest.raises(ConfigurationError, match="cannot be encoded"):
+        await client(transport).webhooks.ensure(url=URL, subscribed_events=EVENTS, name="\ud800")
+    assert transport.requests == transport.token_requests == []
