@@ -86,6 +86,6 @@ async def test_a_message_that_is_not_there(basiq: Basiq) -> None:
 @virtual.clocked
 async def test_a_test_message_needs_an_event_type(event_type_id: Any) -> None:
     transport = Scripted(answer())
-    with pytest.raises(ConfigurationError, match="such as user.created"):
+    with pytest.raises(ConfigurationError, match=r"such as user\.created"):
         await client(transport).messages.send_test(event_type_id)
     assert transport.requests == []
