@@ -210,7 +210,7 @@ async def _retry(
     from .._work.quarantine import read_quarantine
     from ..replay import Replay
 
-    ids_of = list(read_webhook_ids(getattr(target, "webhook_id", None) or options.webhook or "none"))
+    ids_of: list[str] = list(read_webhook_ids(getattr(target, "webhook_id", None) or options.webhook or "none"))
     identity = ids_of[-1] if record is not None and len(ids_of) > 1 else None
     job = Replay(
         basiq, ids_of[0], target, inbox=record, identity=identity, max_failures=None, max_pause=options.max_pause

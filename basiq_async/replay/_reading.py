@@ -24,7 +24,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Seq
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import attrs
 
@@ -491,7 +491,7 @@ class Reading(PageRequests, Generic[T]):
                 break
             chosen, error = item is not None or self._as_sent, None
             if chosen and self._choose is not None:
-                chosen, error = self._choose(item)
+                chosen, error = self._choose(cast("T", item))
                 self.unselected_count += not chosen
             if not chosen:
                 left_out.add(digest_of(page.ids[index]))

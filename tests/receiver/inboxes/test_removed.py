@@ -100,11 +100,11 @@ async def test_a_process_that_reads_holds_up_the_end_of_the_log_and_no_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "inbox.db"
-    monkeypatch.setattr(sqlite, "_CLEAR_AFTER", 0.05)  # private: a minute of real time
     with closing(sqlite3.connect(file)) as reader:
         async with emptied(file) as inbox:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM inbox").fetchone()
+            monkeypatch.setattr(sqlite, "_CLEAR_AFTER", 0.05)  # private: a minute of real time
             loop = asyncio.get_running_loop()
             for _ in range(5):
                 began = loop.time()
