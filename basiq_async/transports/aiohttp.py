@@ -226,8 +226,10 @@ class _SentOnce(aiohttp.ClientResponse):
     """
 
     async def start(self, *args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
+        starting = super().start(*args, **kwargs)
+        del args, kwargs  # the connection in them shows a proxy's password
         try:
-            return await super().start(*args, **kwargs)
+            return await starting
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
             raise _Broken from exc
 
