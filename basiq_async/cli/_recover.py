@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from ..errors import NotFoundError
 from ._command import command
 from ._lines import status_line
 from ._options import option
-from ._output import note
+from ._output import is_terminal, note, session
 from ._problems import SetAside, oldest_set_aside, problem_rows, show_head, show_problem, tell_left_alone
 from ._results import Output, Row, View, as_row, count_details
 from ._run import DONE, WRONG, exit_code, make_client
@@ -144,7 +145,8 @@ def _lines(options: RecoverOptions, ended: Ended[Recovery]) -> dict[str, Callabl
     if found is None:
         return lines
     if found.quarantined or found.at_service:
-        lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service)
+        told = is_terminal(sys.stdout) and not session().json  # then the problem's text stands above the line
+        lines["quarantined"] = partial(options.show_retry, found.quarantined, found.at_service, told=told)
     if ends := [each.until for each in found.out_of_reach if each.until is not None]:
         known = attrs.evolve(options, acknowledged=max(ends).astimezone(UTC).isoformat())
         text = "after you have fetched the present state, acknowledge what is out of reach with:"
@@ -159,7 +161,7 @@ def _show_problems(found: Recovery, lines: dict[str, Callable[[], None]], set_as
         "waiting": None if found.waiting.age is None else datetime.now(UTC) - timedelta(seconds=found.waiting.age),
         "out-of-reach": min((each.since for each in found.out_of_reach), default=None),
     }
-    show_head(f"recovery of {found.webhook.id}", len(found.problems))
+    show_head("recovery", len(found.problems))
     for each in found.problems:
         show_problem(each, since.get(each.code), status_line(each, found.webhook))
         lines.pop(each.code, _nothing)()

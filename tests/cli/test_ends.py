@@ -62,7 +62,8 @@ def end(process: subprocess.Popen[str], *signals: int, release: Callable[[], obj
         process.send_signal(number)
         if number == signals[0]:
             assert process.stderr is not None
-            assert "finishing the work under way" in process.stderr.readline()
+            while "finishing the work under way" not in (line := process.stderr.readline()):
+                assert line, "it ended before"
     release()
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signals[0], stderr
