@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from typer.main import get_command
 from basiq_async.cli import build_app
 
 FILE = Path(__file__).with_name("cli.md")
-_HEAD = "| | |\n|---|---|"
 _OFTEN = 2
-"""An option or argument that several commands have in the same words is told once."""
+"""An option or argument that several commands have in the same words stands once."""
+_ANYWHERE = "--json"
+"""The option that nearly every command has."""
 _LISTED = "The operations and their fields:"
 _BEGIN = "<!-- Everything below is written by docs/generate_cli.py. -->"
 
@@ -24,20 +25,31 @@ def page() -> str:
     """Return the page: what stands above the mark by hand, and every command below it."""
     written = FILE.read_text(encoding="utf-8") if FILE.exists() else "# The command line\n\n" + _BEGIN
     above = written.partition(_BEGIN)[0].rstrip()
-    program = get_command(build_app())
-    counts = Counter(_rows(program))
+    commands = dict(_runnable(get_command(build_app()), ""))
+    counts = Counter(row for each in commands.values() for row in _rows(each))
     # Of two texts for one name, the rarer stays with its commands.
-    common = {row.split("|")[1]: row for row, count in reversed(counts.most_common()) if count >= _OFTEN}
-    often = list(common.values())
-    shared = ["## Arguments and options of several commands", "", _HEAD, *reversed(often)]
-    return "\n".join([above, "", _BEGIN, "", *shared, "", *_lines(program, "", often)]).rstrip() + "\n"
+    often = {row.split(":")[0]: row for row, count in reversed(counts.most_common()) if count >= _OFTEN}
+    without = [f"`{name}`" for name, each in commands.items() if _ANYWHERE not in _names(each)]
+    shared = ["## Arguments and options of several commands", "", *sorted(often.values(), key=_is_option), ""]
+    shared += [f"Each command has `{_ANYWHERE}`, except {', '.join(without)}."]
+    first: dict[str, str] = dict.fromkeys(often.values(), "")
+    for name, each in commands.items():
+        for row in _rows(each):
+            first.setdefault(row, name)
+    return "\n".join([above, "", _BEGIN, "", *shared, "", *_lines(get_command(build_app()), "", first)]).rstrip() + "\n"
 
 
-def _rows(command: Any) -> Iterator[str]:
-    """Yield the row of each argument and option of a command and the commands below it."""
-    yield from (_row(param) for param in (*_arguments(command), *_options(command)))
-    for inner in getattr(command, "commands", {}).values():
-        yield from _rows(inner)
+def _is_option(row: str) -> tuple[bool, str]:
+    return row.startswith("- `--"), row
+
+
+def _runnable(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield each command that can be run, with its name: groups cannot, but for one with options of its own."""
+    inner = getattr(command, "commands", {})
+    if name and (not inner or len(_options(command)) > 1):
+        yield name, command
+    for each, found in inner.items():
+        yield from _runnable(found, f"{name} {each}".strip())
 
 
 def _options(command: Any) -> list[Any]:
@@ -48,29 +60,84 @@ def _arguments(command: Any) -> list[Any]:
     return [param for param in command.params if param.param_type_name == "argument"]
 
 
-def _row(param: Any) -> str:
-    if param.param_type_name == "argument":
-        return f"| `{_argument(param)}` | {_text(param.help)} |"
-    return f"| {_option(param)} | {_text(param.help)}{_default(param)} |"
+def _names(command: Any) -> list[str]:
+    return [param.opts[0] for param in _options(command)]
 
 
-def _lines(command: Any, name: str, often: Collection[str]) -> Iterator[str]:
+def _rows(command: Any) -> list[str]:
+    """Return the row of each argument and option of a command."""
+    arguments = [f"- `{_argument(param)}`: {_text(param.help)}" for param in _arguments(command)]
+    return arguments + [f"- {_option(param)}: {_text(param.help)}{_default(param)}" for param in _options(command)]
+
+
+def _lines(command: Any, name: str, first: Mapping[str, str], known: Collection[str] = ()) -> Iterator[str]:
+    """Yield the lines of a command, and of those below it.
+
+    first: the command that shows a row, or "" if it stands above all of them. known: the options that the group of the
+        command has named.
+    """
     inner = getattr(command, "commands", {})
-    arguments, options = _arguments(command), _options(command)
     if name:
-        usage = " ".join([name, *[_argument(param) for param in arguments]])
-        yield f"## `{usage}`" if " " not in name else f"### `{usage}`"
+        yield from (
+            f"{'###' if ' ' in name else '##'} `{_usage(command, name)}`",
+            "",
+            _help(command.help or "", name),
+            "",
+        )
+    if name and (not inner or len(_options(command)) > 1):
+        if rows := _own(command, name, first):
+            yield from (*rows, "")
+        if also := _also(command, name, first, known):
+            yield from (also, "")
+    common, spare = _common(inner) if name else ([], "")
+    if common:
+        yield f"Each command{spare and f' but `{spare}`'} has {_join(common)}."
         yield ""
-        yield _help(command.help or "", name)
+    short = [each for each, found in inner.items() if name and _is_short(found, f"{name} {each}", first)]
+    for each in short:
+        full, found = f"{name} {each}", inner[each]
+        yield " ".join(filter(None, [f"- `{_usage(found, full)}`:", found.help, _also(found, full, first, common)]))
+    if short:
         yield ""
-    if name and (not inner or len(options) > 1):
-        if rows := [row for row in map(_row, (*arguments, *options)) if row not in often]:
-            yield from (_HEAD, *rows, "")
-        if shared := [f"`{param.opts[0]}`" for param in options if _row(param) in often]:
-            yield f"And {', '.join(shared)}."
-            yield ""
     for each, found in inner.items():
-        yield from _lines(found, f"{name} {each}".strip(), often)
+        if each not in short:
+            yield from _lines(found, f"{name} {each}".strip(), first, common)
+
+
+def _own(command: Any, name: str, first: Mapping[str, str]) -> list[str]:
+    return [row for row in _rows(command) if first[row] == name]
+
+
+def _also(command: Any, name: str, first: Mapping[str, str], known: Collection[str]) -> str:
+    """Return a sentence with the options that stand elsewhere: above all commands, or with an earlier one."""
+    found: dict[str, list[str]] = {}
+    for option, row in zip(_names(command), _rows(command)[len(_arguments(command)) :], strict=True):
+        if first[row] != name and option not in known and option != _ANYWHERE:
+            found.setdefault(first[row], []).append(option)
+    parts = [_join(names) + (f" as for `{other}`" if other else "") for other, names in sorted(found.items())]
+    return f"And {'; '.join(parts)}." if parts else ""
+
+
+def _is_short(command: Any, name: str, first: Mapping[str, str]) -> bool:
+    """Return whether a command has a line of text, and no argument or option of its own."""
+    return "\n" not in (command.help or "") and not _own(command, name, first)
+
+
+def _common(inner: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Return the options that each command of a group has, or each but one; and that one."""
+    for spare in ("", *inner) if len(inner) > _OFTEN else ():
+        having = [_names(found) for each, found in inner.items() if each != spare]
+        if common := [name for name in having[0] if name != _ANYWHERE and all(name in each for each in having)]:
+            return common, spare
+    return [], ""
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _usage(command: Any, name: str) -> str:
+    return " ".join([name, *map(_argument, _arguments(command))])
 
 
 def _help(text: str, name: str) -> str:
@@ -86,9 +153,8 @@ def _argument(param: Any) -> str:
 
 def _option(param: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts))
-    if param.is_flag:
-        return names
-    return f"{names} `{(param.metavar or _kind(param)).replace('|', '&#124;')}`"
+    metavar = "" if param.is_flag else param.metavar or _kind(param)
+    return names if metavar in ("", "TEXT") else f"{names[:-1]}{'' if metavar[0] == '[' else ' '}{metavar}`"
 
 
 def _kind(param: Any) -> str:
@@ -97,7 +163,7 @@ def _kind(param: Any) -> str:
 
 
 def _text(text: str | None) -> str:
-    return (text or "").replace("|", "\\|").replace("\n", " ").replace("*", "\\*")
+    return (text or "").replace("\n", " ").replace("*", "\\*")
 
 
 def _default(param: Any) -> str:

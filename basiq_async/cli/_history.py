@@ -110,10 +110,7 @@ async def list_(
     filter: Filter = None,
     limit: Limit = None,
 ) -> None:
-    """Show a webhook's messages.
-
-    A terminal shows the newest messages, newest first. A pipe gets all messages, in Basiq's order.
-    """
+    """Show a webhook's messages: the newest first in a terminal, in Basiq's order in a pipe."""
     where = await selection.read(basiq, failed=failed)
     messages = aiter(basiq.messages.list(webhook_id, filter=filter))
     await show_list(messages, output, MESSAGE, limit, wanted=where)
@@ -220,9 +217,7 @@ async def resend(
     to: Annotated[str, typer.Option(help="The endpoint to post to. Deliveries are signed as Basiq signs them.")],
     secret_file: EndpointSecretFile = None,
 ) -> int:
-    """Post messages to an endpoint again, each with a new signature.
-
-    The exit code is 1 if a message was not accepted, and 3 if Basiq gave no usable response.
+    """Post messages to an endpoint again, each with a new signature. The exit code is 1 if one was not accepted.
 
     message_ids MESSAGE_ID...: The ids of the messages.
     """
@@ -314,10 +309,7 @@ async def list_events(
     filter: Filter = None,
     limit: Limit = None,
 ) -> None:
-    """Show the events of the last 7 days.
-
-    A terminal shows the newest events, newest first. A pipe gets all events, in Basiq's order.
-    """
+    """Show the events of the last 7 days: the newest first in a terminal, in Basiq's order in a pipe."""
     from ..replay.shared import message_of
 
     where = await selection.read(basiq)

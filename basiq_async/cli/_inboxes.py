@@ -33,8 +33,8 @@ To = Annotated[str | None, option("The endpoint to post to. Deliveries are signe
 Receiver = Annotated[
     str | None,
     option(
-        "The place of a WebhookReceiver, such as service.hooks:receiver; or of a function that returns one, or an "
-        "async context manager of one.",
+        "The place of a WebhookReceiver, such as service.hooks:receiver, or of a function or async context manager "
+        "that makes one.",
         metavar="MODULE:RECEIVER",
     ),
 ]

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 async def listen(output: Output, options: ListenOptions) -> None:
     """Receive deliveries, verify them, and print each one, until SIGINT or SIGTERM. Refused deliveries are printed too.
 
-    With --forward-to, your service gets each genuine delivery unchanged, and Basiq gets your service's response. With
-    --poll, you need no tunnel and no public address: new messages are read from Basiq's history, and with --forward-to
-    posted with a new signature. Messages that came while the program was off are shown first.
+    With --forward-to, your service gets each genuine delivery unchanged, and Basiq gets its response. With --poll, you
+    need no public address: new messages are read from Basiq's history, also those that came while the program was off,
+    and with --forward-to posted with a new signature.
     """
     if options.poll is not None:
         from ._polling import Polling  # a replay is slow to import

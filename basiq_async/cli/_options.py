@@ -133,7 +133,7 @@ class Selection:
 
     since TIME: Only messages first sent, or events that happened, at this time or later: a date, or how long ago (2d,
         90m).
-    until TIME: Only messages first sent, or events that happened, before this time, written as for --since.
+    until TIME: Only those from before this time, written as for --since.
     event: Only these event types, such as user.created or consent.*; may be repeated.
     """
 

@@ -39,9 +39,7 @@ def login(
     base_url: str | None = None,
     check: bool = True,
 ) -> Awaitable[None]:
-    """Store an API key as a profile (basiq-async --profile NAME login). The key is read from standard input.
-
-    It is stored in a file that only you can read.
+    """Store an API key, read from standard input, in a file that only you can read (basiq-async --profile NAME login).
 
     base_url: The API's URL for this key. By default BASIQ_BASE_URL, or else Basiq's own.
     check: Check first that Basiq accepts the key.

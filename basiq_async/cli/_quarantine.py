@@ -73,7 +73,7 @@ async def list_(output: Output, place: InboxOptions, limit: Oldest = None) -> in
     """Show what is in the quarantine, oldest first.
 
     Name the inbox with --receiver or --inbox, or with --to and --webhook if it records what was posted. The exit code
-    is 1 if there is anything, and 3 if the inbox gave no usable response.
+    is 1 if there is anything.
     """
     from .._work.owners import read_owners
     from .._work.quarantine import read_quarantine
@@ -165,7 +165,7 @@ class RetryOptions(InboxOptions):
 async def retry(output: Output, options: RetryOptions) -> int:
     """Hand what is in the quarantine to its handler or endpoint again, oldest first, with one attempt each.
 
-    What is handled leaves the quarantine. The result is a word for each: handled, failed, no-handler, handled-before
+    What is handled leaves it. The result is a word for each: handled, failed, no-handler, handled-before
     (meanwhile), busy (another worker holds it), refused (another program changed it), unreadable. The exit code is 1 if
     anything stays. --inbox is the record of what was posted with --to, by default the file of that name.
     """

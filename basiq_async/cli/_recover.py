@@ -83,9 +83,9 @@ def _details(row: Row) -> Iterable[tuple[str, Any]]:
 async def recover(output: Output, options: RecoverOptions) -> int:
     """Hand out everything that a service missed: first from the message history, then from the events of 7 days.
 
-    The inbox decides: what it knows is left out, and what is handed out is recorded. Messages that Basiq delivered are
-    left alone, unless the inbox would know them. After an interruption, run the same line again. The exit code is 1
-    if something is left or out of reach, and 3 if Basiq or the inbox gave no usable response.
+    What the inbox knows is left out, and what is handed out is recorded there: after an interruption, run the same
+    line. Messages that Basiq delivered are left alone, unless the inbox would know them. The exit code is 1 if
+    something is left or out of reach.
     """
     check_places(options, {"--to": options.to, "--receiver": options.receiver})
     watch = Watch()

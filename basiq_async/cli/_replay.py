@@ -36,7 +36,7 @@ class ReplayOptions(RunOptions, Selection):
     filter: A filter in Basiq's syntax, which Basiq applies.
     limit N: At most N messages in this run; 0 for all.
     dry_run: Count the messages, and hand out none.
-    on_error: What to do with a message that fails: quarantine sets it aside for 'quarantine retry'.
+    on_error: What to do with a message that fails: quarantine, stop or skip.
     max_failures N: Stop after N failures in a row; 0 for never.
     """
 
@@ -63,9 +63,9 @@ class ReplayOptions(RunOptions, Selection):
 async def replay(output: Output, options: ReplayOptions) -> int:
     """Hand a webhook's history to an endpoint or a receiver again, or write it to a file.
 
-    What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. After a
-    signal, the messages under way are finished; a second one stops at once. Messages that fail are set aside, see
-    'quarantine retry', and the exit code is 1 while any are left. It is 4 if another run writes to the file.
+    What was handed out is recorded, and is not handed out again: after a stop or a kill, run the same line. A signal
+    lets the messages under way finish, a second one does not. Messages that fail are set aside for 'quarantine retry',
+    and the exit code is 1 while any are left.
     """
     watch = Watch()
     if options.dry_run:

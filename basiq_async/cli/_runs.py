@@ -39,9 +39,9 @@ _NOT_SHOWN = frozenset({"in_flight", "remaining", "eta", "paused", "reason", "do
 class RunOptions:
     """The options of a replay and of a recovery.
 
-    inbox URL|FILE: With --to: the inbox that records what was posted, so that nothing is posted twice; such as
-        postgresql+asyncpg://... By default a file that is named after the webhook and the target.
-    identity WEBHOOK_ID: With --inbox: the first webhook of the service, if its receiver has not noted it in the inbox.
+    inbox URL|FILE: With --to: the inbox that records what was posted; by default a file that is named after the webhook
+        and the target.
+    identity WEBHOOK_ID: With --inbox: the first webhook of the service, if its receiver has not noted it.
     job NAME: With --to: names the record of what was posted in place of the URL, if a key in its query changes.
     concurrency: Maximum messages under way at once.
     rate: Maximum messages per second.

@@ -27,10 +27,10 @@ class ListenOptions:
     port: The port to listen on; 0 for any free port.
     host: The address to listen on; 0.0.0.0 for all.
     path: The path that deliveries are posted to.
-    poll WEBHOOK_ID: Read this webhook's new messages from Basiq; needs no public address.
+    poll WEBHOOK_ID: Read this webhook's new messages from Basiq.
     since TIME: With --poll: the first run begins at this date, or so long ago (10m).
     every: With --poll: the seconds between two requests.
-    inbox FILE: With --poll: the file that records which messages were shown. By default it is named after the webhook.
+    inbox FILE: With --poll: the file that records what was shown; by default it is named after the webhook.
     """
 
     forward_to: str | None = None

@@ -33,9 +33,9 @@ def work(
 ) -> Awaitable[None]:
     """Work off the deferred deliveries of a receiver until SIGTERM or Ctrl-C.
 
-    A service that has the receiver open does so itself; this is for a process of its own, any number of them. After the
-    first signal nothing new begins, and handlers that run have the receiver's handler_timeout to end. What they do not
-    end waits in the inbox, as after a second signal, which ends them at once.
+    A service that has the receiver open does so itself; this is for any number of separate processes. After a signal
+    nothing new begins, and handlers that run have the receiver's handler_timeout to end; a second one ends them at
+    once. The rest waits in the inbox.
     """
     if receiver is None:
         raise ConfigurationError("name the receiver with --receiver MODULE:RECEIVER")
@@ -103,7 +103,7 @@ _WAITING, _OF_SEVERAL = _view(ID), _view(ID, WEBHOOK)
 async def waiting(output: Output, place: InboxOptions, limit: Oldest = None) -> int:
     """Show the deferred deliveries that wait to be handled, oldest first: since when, and with which error they fail.
 
-    The exit code is 1 if there are any, and 3 if the inbox gave no usable response.
+    The exit code is 1 if there are any.
     """
     from .._work.owners import read_owners
     from .._work.quarantine import read_waiting
@@ -142,10 +142,9 @@ async def get(
 ) -> int:
     """Show whether an event was handled, waits to be handled, is in the quarantine, or is unknown to the inbox.
 
-    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed.
-    The exit code is 0 if it was handled, 1 if not, and 3 if Basiq or the inbox gave no usable response. By default each
-    webhook of the inbox is looked at. When the event was handled is shown for an inbox in a SQL database. The other
-    inboxes do not keep that time.
+    For one that waits, `due` is the time of the next attempt, and `failures` the number of those that failed. The exit
+    code is 0 if it was handled, and 1 if not. By default each webhook of the inbox is looked at. Only an inbox in a SQL
+    database keeps the time at which it was handled.
 
     event_id: The event's id.
     event: The event's type, such as consent.revoked; by default Basiq is asked.
