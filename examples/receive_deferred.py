@@ -1,4 +1,4 @@
-"""A whole service with FastAPI whose handler works after the response: it reads a user's transactions.
+"""A whole service with FastAPI whose handler works after the response: it reads a connection's transactions.
 
     uvicorn --factory receive_deferred:make_app --port 8080
 
@@ -26,7 +26,7 @@ from fastapi import FastAPI, Response
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from basiq_async import BasiqClient
+from basiq_async import BasiqClient, F
 from basiq_async.receiver import Delivery, SQLInbox, WebhookReceiver
 
 
@@ -37,7 +37,7 @@ async def receiver() -> AsyncGenerator[WebhookReceiver]:
     try:
         async with engine.begin() as connection:
             await connection.execute(
-                text("CREATE TABLE IF NOT EXISTS bookings (id VARCHAR(200) PRIMARY KEY, user_id VARCHAR(200))")
+                text("CREATE TABLE IF NOT EXISTS bookings (id VARCHAR(200) PRIMARY KEY, account VARCHAR(200))")
             )
         base_url = os.environ.get("BASIQ_BASE_URL", "https://au-api.basiq.io")
         async with BasiqClient(base_url=base_url) as basiq, SQLInbox(engine) as inbox:
@@ -48,14 +48,16 @@ async def receiver() -> AsyncGenerator[WebhookReceiver]:
             async def fetch(delivery: Delivery) -> list[dict[str, Any]]:
                 """Read before the transaction begins, so that it is short."""
                 event = await delivery.event(basiq)
-                return await basiq.list(f"/users/{event.user_id}/transactions").collect()
+                assert isinstance(event.data, dict)
+                of_one = F("connection.id").eq(str(event.data["connection"]))  # the one whose transactions changed
+                return await basiq.list(f"/users/{event.user_id}/transactions", filter=of_one).collect()
 
             @made.on("transactions.updated", prepare=fetch, deferred=True)
             async def save(delivery: Delivery, session: AsyncSession, prepared: list[dict[str, Any]]) -> None:
                 for each in prepared:
-                    row = {"id": each["id"], "user": each.get("account")}
+                    row = {"id": each["id"], "account": each.get("account")}
                     await session.execute(
-                        text("INSERT INTO bookings VALUES (:id, :user) ON CONFLICT (id) DO NOTHING"), row
+                        text("INSERT INTO bookings VALUES (:id, :account) ON CONFLICT (id) DO NOTHING"), row
                     )
                 print(f"{len(prepared)} transactions", flush=True)
 

@@ -82,11 +82,11 @@ async def test_a_whole_service_handles_each_event_once_and_stops_cleanly(framewo
             await example.stop()
 
 
-async def test_a_deferred_handler_reads_transactions_after_the_response_and_another_process_takes_over(
+async def test_a_deferred_handler_reads_one_connection_after_the_response_and_another_process_takes_over(
     tmp_path: Path,
 ) -> None:
     fake = FakeBasiq(api_keys=[KEY])
-    made = [await fake.emit("transactions.updated", user_id=f"u-{number}") for number in range(3)]
+    made = [await fake.emit("transactions.updated", user_id="u-1", entity_id=f"c-{number}") for number in range(3)]
     bodies = [
         payload("transactions.updated", one.event_id, links={"event": f"https://au-api.basiq.io/events/{one.event_id}"})
         for one in made
