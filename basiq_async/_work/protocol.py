@@ -36,8 +36,12 @@ class Record(Protocol):
         """Return the note of this name, or None: if there is none, and if another program has altered it."""
         ...
 
-    async def set_note(self, name: str, text: str) -> object:
-        """Store a note, durably, in place of the one of this name. A name and a text may be any str, up to 64 kB."""
+    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
+        """Store a note, durably, in place of the one of this name. Return whether it was stored.
+
+        A name and a text may be any str, up to 64 kB. ``expected``: store it only if ``note`` would return this,
+        compared and stored in one step; ``...`` in any case.
+        """
         ...
 
 
@@ -58,13 +62,6 @@ class Inbox(Record, Protocol):
 
         Raises ``InboxError``, whose text says what to do, if the storage cannot be reached or written, such as on a
         full disk, or if its tables are missing or of another version of this library.
-        """
-        ...
-
-    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
-        """Store a note as a ``Record`` does, and return whether it was stored.
-
-        ``expected``: store it only if ``note`` would return this, compared and stored in one step; ``...`` in any case.
         """
         ...
 

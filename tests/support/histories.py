@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from types import EllipsisType
 from typing import Any
 
 import attrs
@@ -198,8 +199,11 @@ class Table(Collecting):
     async def note(self, name: str) -> str | None:
         return self.notes.get(name)
 
-    async def set_note(self, name: str, text: str) -> None:
+    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
+        if expected is not ... and self.notes.get(name) != expected:
+            return False
         self.notes[name] = text
+        return True
 
 
 def shared_target(function: Any, inbox: Inbox, *, lease: float = 30.0) -> Target:

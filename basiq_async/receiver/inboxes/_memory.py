@@ -122,7 +122,7 @@ class MemoryInbox:
         return self._notes.get(name)
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
-        """See ``Inbox``."""
+        """See ``Record``."""
         if expected is not ... and self._notes.get(name) != expected:
             return False
         self._notes[name] = text

@@ -114,7 +114,7 @@ class RedisInbox:
         return None if stored is None else read_note(stored)
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
-        """See ``Inbox``."""
+        """See ``Record``."""
         notes, field, new = self._calls.at("notes"), write_note(name), write_note(text)
         if expected is ...:
             await self._calls.ask(lambda client: client.hset(notes, field, new))

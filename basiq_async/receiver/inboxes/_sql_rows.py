@@ -52,7 +52,7 @@ class SQLRows:
         return read_note(rows[0].text) if rows else None
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
-        """See ``Inbox``."""
+        """See ``Record``."""
         values = {"a_name": write_note(name), "a_text": write_note(text)}
         if expected is ...:
             return bool(await self._store.rows(self._sql.set_note, values, write=True))

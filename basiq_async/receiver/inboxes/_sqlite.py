@@ -110,7 +110,7 @@ class SQLiteInbox:
         return read_note(rows[0][0]) if rows else None
 
     async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
-        """See ``Inbox``."""
+        """See ``Record``."""
 
         def work(connection: sqlite3.Connection) -> bool:
             if expected is not ...:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, BinaryIO, Self
 
 import attrs
@@ -114,11 +114,19 @@ class JSONLinesTarget:
                 await self._in_thread(self._look)
             return self._notes.get(name)
 
-    async def set_note(self, name: str, text: str) -> None:
-        """See ``Record``. Lines that were not flushed are not in the file's size, which is noted with it."""
+    async def set_note(self, name: str, text: str, *, expected: str | EllipsisType | None = ...) -> bool:
+        """See ``Record``. Lines that were not flushed are not in the file's size, which is noted with it.
+
+        During a run, which has the file to itself, no other one writes a note.
+        """
         async with self._using:
+            if self._ids is None:
+                await self._in_thread(self._look)
+            if expected is not ... and self._notes.get(name) != expected:
+                return False
             self._notes[name] = text
             await self._in_thread(self._write_note)
+            return True
 
     async def _begin_run(self) -> None:
         """Open and lock the file for a run, and read the ids in it. ``aclose`` ends the run."""

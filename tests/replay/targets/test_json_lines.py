@@ -345,9 +345,10 @@ async def test_an_export_that_is_deleted_under_a_run_is_found_at_its_end(new: in
     class Deleted(JSONLinesTarget):
         """It is deleted after the last write."""
 
-        async def set_note(self, name: str, text: str) -> None:
-            await super().set_note(name, text)
+        async def set_note(self, name: str, text: str, **more: Any) -> bool:
+            stored = await super().set_note(name, text, **more)
             path.rename(tmp_path / "gone")
+            return stored
 
     async with history(5) as h:
         await h.replay(JSONLinesTarget(path)).run()
@@ -358,6 +359,23 @@ async def test_an_export_that_is_deleted_under_a_run_is_found_at_its_end(new: in
         (tmp_path / "gone").replace(path)
         assert (await h.replay(JSONLinesTarget(path)).run()).finished
     assert len(path.read_text().splitlines()) == 5 + new
+
+
+async def test_a_note_is_stored_only_in_place_of_the_expected_one_and_the_file_stays_noted(tmp_path: Path) -> None:
+    path = tmp_path / "export.jsonl"
+    async with history(3) as h:
+        await h.replay(JSONLinesTarget(path)).run()
+        ended = json.loads(Path(f"{path}.note").read_text())
+        assert await JSONLinesTarget(path).set_note("n", "first", expected=None)
+        stored = [
+            await JSONLinesTarget(path).set_note("n", text, expected=expected)
+            for text, expected in (("second", None), ("second", "other"), ("second", "first"), ("third", "first"))
+        ]
+        assert stored == [False, False, True, False]
+        noted = json.loads(Path(f"{path}.note").read_text())
+        assert noted == {**ended, "notes": {**ended["notes"], "n": "second"}}
+        assert await JSONLinesTarget(path).note("n") == "second"
+        assert (await h.replay(JSONLinesTarget(path)).run()).handled == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes and links of POSIX")
