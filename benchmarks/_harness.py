@@ -29,7 +29,7 @@ class Figure:
     """A ratio of a job of this package to the same job by a peer: the median, the lowest and the highest of the runs.
 
     ``mark`` is what it is to reach. ``ours`` is what this package took, with its unit. ``program`` measured it.
-    ``itself``: the peer is this package too.
+    ``itself``: the peer is this package too. ``ranged``: it is shown as the lowest and the highest run.
     """
 
     job: str
@@ -42,6 +42,7 @@ class Figure:
     ours: str = ""
     program: str = ""
     itself: bool = False
+    ranged: bool = False
 
     @property
     def name(self) -> str:
@@ -54,6 +55,11 @@ class Figure:
             return None
         sign, limit = self.mark.split()
         return self.value >= float(limit) if sign == ">=" else self.value <= float(limit)
+
+    @property
+    def text(self) -> str:
+        """The ratio as a text, or the range of its runs."""
+        return f"{self.low:.2f} to {self.high:.2f}" if self.ranged else f"{self.value:.2f}"
 
     @property
     def spread(self) -> float:
@@ -74,9 +80,11 @@ def figure(
     what: str = COST,
     ours: str = "",
     itself: bool = False,
+    ranged: bool = False,
 ) -> Figure:
     """Make a figure from the ratios of all runs."""
-    return Figure(job, peer, statistics.median(ratios), min(ratios), max(ratios), mark, what, ours, itself=itself)
+    value, low, high = statistics.median(ratios), min(ratios), max(ratios)
+    return Figure(job, peer, value, low, high, mark, what, ours, itself=itself, ranged=ranged)
 
 
 def microseconds(seconds: Sequence[float], count: int = 1) -> str:

@@ -79,6 +79,25 @@ async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[
     return time.perf_counter() - began, statuses, latencies
 
 
+async def load_at(port: int, requests: Sequence[bytes], rate: float) -> tuple[list[int], list[float]]:
+    """Send so many requests a second, each when its time has come. Return the statuses and the latencies.
+
+    A latency counts from that time on: a service that falls behind does not make its own load lighter.
+    """
+    statuses: list[int] = []
+    latencies: list[float] = []
+    began = time.perf_counter()
+
+    async def send(number: int, sent: bytes) -> None:
+        due = began + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await connection(port, iter([sent]), statuses, [])
+        latencies.append(time.perf_counter() - due)
+
+    await asyncio.gather(*(send(*each) for each in enumerate(requests)))
+    return statuses, latencies
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 

@@ -187,7 +187,7 @@ def by_table(secret: str, url: str, takes: float = 0.0) -> FastAPI:
     async def sweep() -> None:
         while True:
             await asyncio.sleep(1)
-            if news.locked():  # nobody was told of what is open now
+            if news.locked():  # no loop was told of what is open now
                 async with sessions.begin() as session:
                     left = len((await session.execute(open_rows.limit(AT_ONCE))).all())
                 for _ in range(left):
@@ -287,8 +287,10 @@ def by_procrastinate(secret: str, url: str) -> FastAPI:
     return app
 
 
-def by_dbos(secret: str, url: str) -> FastAPI:
-    """A workflow of DBOS for each event, whose id is the event's; the effect is a transaction of its datasource."""
+def by_dbos(secret: str, url: str, *, plain: bool = False) -> FastAPI:
+    """A workflow of DBOS for each event, whose id is the event's. The effect is a transaction of its datasource, or,
+    ``plain``, a step that has a session of its own: it may write twice where its process is killed.
+    """
     from dbos import DBOS, DBOSConfig, SetWorkflowID
     from dbos._datasource_postgres import PostgresAsyncDatasource
 
@@ -296,17 +298,27 @@ def by_dbos(secret: str, url: str) -> FastAPI:
     config: DBOSConfig = {"name": "bench", "system_database_url": _plain(url), "log_level": "ERROR"}
     DBOS(config=config)
     sources: list[Any] = []
+    sessions = async_sessionmaker(engine_of(url), expire_on_commit=False)
 
     async def write_effect(event_id: str) -> None:
         await sources[0].sql_session().execute(insert(EFFECTS).values(event_id=event_id))
 
+    @DBOS.step()
+    async def write_in_step(event_id: str) -> None:
+        async with sessions.begin() as session:
+            await session.execute(insert(EFFECTS).values(event_id=event_id))
+
     @DBOS.workflow()
     async def handle(event: dict[str, Any]) -> None:
-        await sources[0].run_tx_step_async({"isolation_level": "READ COMMITTED"}, write_effect, event["eventId"])
+        if plain:
+            await write_in_step(event["eventId"])
+        else:
+            await sources[0].run_tx_step_async({"isolation_level": "READ COMMITTED"}, write_effect, event["eventId"])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sources.append(await PostgresAsyncDatasource.create(_plain(url)))
+        if not plain:
+            sources.append(await PostgresAsyncDatasource.create(_plain(url)))
         DBOS.launch()
         yield
         DBOS.destroy()
@@ -339,6 +351,7 @@ WAYS: dict[str, Callable[[str, str], FastAPI]] = {
     "asyncpg": by_asyncpg,
     "procrastinate": by_procrastinate,
     "dbos": by_dbos,
+    "dbos-step": partial(by_dbos, plain=True),
 }
 
 

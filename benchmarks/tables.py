@@ -65,18 +65,18 @@ def table(results: Results) -> str:
 def _table(figures: Iterable[Figure]) -> str:
     rows = ["| job | compared with | what | ours | ratio | spread |", "| --- | --- | --- | ---: | ---: | ---: |"]
     for one in figures:
-        spread = f"±{one.spread / 2:.0%}" if one.high > one.low else ""
-        rows.append(f"| {one.job} | {one.peer} | {one.what} | {one.ours} | {one.value:.2f} | {spread} |")
+        spread = f"±{one.spread / 2:.0%}" if one.high > one.low and not one.ranged else ""
+        rows.append(f"| {one.job} | {one.peer} | {one.what} | {one.ours} | {one.text} | {spread} |")
     return "\n".join(rows) + "\n"
 
 
 def marks(results: Results) -> str:
     """Return the figures that have a mark to reach."""
-    rows = ["| job | compared with | ratio | mark | |", "| --- | --- | ---: | ---: | --- |"]
+    rows = ["| job | compared with | what | ratio | mark | |", "| --- | --- | --- | ---: | ---: | --- |"]
     for one in results.figures:
         if one.mark:
             verdict = "reached" if one.reached else "**missed**"
-            rows.append(f"| {one.job} | {one.peer} | {one.value:.2f} | {one.mark} | {verdict} |")
+            rows.append(f"| {one.job} | {one.peer} | {one.what} | {one.text} | {one.mark} | {verdict} |")
     return "\n".join(rows) + "\n"
 
 
