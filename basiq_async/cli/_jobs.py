@@ -38,8 +38,8 @@ _PATIENCE = 4.0
 
 
 _PROGRESS: View[JobProgress] = View(
-    "state reason problem handled failed skipped quarantined read lag rate remaining eta workers worker_names segments "
-    "takeovers paused elapsed",
+    "state reason problem handled failed skipped quarantined waiting at_service read lag rate remaining eta workers "
+    "worker_names segments takeovers paused elapsed",
     reason=lambda job: job.reason or None,
     problem=lambda job: job.problem or None,
     rate=lambda job: round(job.rate, 1),
@@ -99,7 +99,10 @@ async def show(key: Key, fleet: FleetPlace = None) -> Row:
 
 @jobs_app.add()
 async def watch(output: Output, key: Key, fleet: FleetPlace = None) -> int:
-    """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or set something aside."""
+    """Watch a job until it ends. The exit code is 1 if it failed, was cancelled, or left something.
+
+    That is what is in its quarantine, and of a job that posts, what waits or failed in the service's inbox at its end.
+    """
     shown = None
     async with _open_job(fleet, key) as job:
         async for progress in job.watch():
@@ -112,7 +115,8 @@ async def watch(output: Output, key: Key, fleet: FleetPlace = None) -> int:
         last = await _read(job)  # the last of the watch can be from before the last commit
     if shown is None or not output.as_json or last != {**shown, "rate": last["rate"], "elapsed": last["elapsed"]}:
         output.one(last, details=count_details(last))
-    return 0 if last["state"] == "finished" and not last["quarantined"] else 1
+    left = last["quarantined"] or last["waiting"] or last["at_service"]
+    return 0 if last["state"] == "finished" and not left else 1
 
 
 Reason = Annotated[str, option("Shown by list and show.")]

@@ -90,7 +90,7 @@ async def replay(output: Output, options: ReplayOptions) -> int:
         options.show_line()
     if left:
         options.show_retry(left)
-    stays = left or report.failed or report.waiting or "busy" in report.skipped
+    stays = left or report.failed or report.waiting or report.at_service or "busy" in report.skipped
     return ended.exit(WRONG if stays else DONE)
 
 

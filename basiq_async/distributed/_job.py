@@ -144,5 +144,7 @@ def _report(progress: JobProgress) -> Report:
         failed=progress.failed,
         duration=progress.elapsed,
         rate=progress.rate,
-        finished=progress.state == "finished" and not progress._given_up,
+        finished=progress.state == "finished" and not (progress._given_up or progress.waiting or progress.at_service),
+        waiting=progress.waiting,
+        at_service=progress.at_service,
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import attrs
 import cattrs
@@ -26,6 +26,7 @@ from ._record_types import (
     JobSpec,
     JobState,
     LeaseLostError,
+    LeftAtService,
     Outcome,
     RateSlots,
     SegmentClaim,
@@ -162,9 +163,17 @@ class Record:
         )
         return int(found[1]) if found[0] == "recorded" else Heartbeat(found[1], found[2] / 1000)
 
-    async def finish(self, key: str, segment: str, token: str) -> bool:
-        """Remove a finished segment; the last one finishes the job. Return False if its page was never recorded."""
-        return bool((await self._run_as_owner("finish", key, segment, token))[0] == "ok")
+    async def finish(
+        self, key: str, segment: str, token: str, *, counts: bool = False, left: LeftAtService | None = None
+    ) -> Literal["finished", "unread", "uncounted"]:
+        """Remove a finished segment, and return "finished"; the last one finishes the job.
+
+        Returns "unread", and removes nothing, if its page was never recorded. If the worker ``counts`` what is left at
+        a service, the last segment needs it, counted after "uncounted" was returned.
+        """
+        known = () if left is None else (left.waiting, left.failed)
+        found = await self._run_as_owner("finish", key, segment, token, int(counts), *known)
+        return cast(Literal["finished", "unread", "uncounted"], found[0])
 
     async def release(self, key: str, segment: str, token: str, *, delay: float = 0.0, problem: str = "") -> None:
         """Release a segment, to be claimed again after ``delay`` seconds."""
@@ -216,6 +225,7 @@ class Record:
             samples = (each.split() for name, each in fields.items() if name.startswith("at:"))
             skipped = (name for name in sorted(counts) if name.startswith("skipped:") and counts[name])
             names = found[2]
+            known = counts["handled"] + counts[f"skipped:{HANDLED_BEFORE}"]
             return JobProgress(
                 state=cast(JobState, "waiting" if state == "running" and not names else state),
                 reason=shorten(fields.get("reason", "")),
@@ -225,6 +235,8 @@ class Record:
                 failed=counts["failed"],
                 skipped={name.removeprefix("skipped:"): counts[name] for name in skipped},
                 quarantined=quarantined,
+                waiting=min(known, int(fields.get("waiting") or 0)),
+                at_service=min(known, int(fields.get("at_service") or 0)),
                 given_up=counts["given_up"],
                 rate=messages_per_second(
                     [(int(at) / 1000, int(count)) for at, count in samples],

@@ -149,6 +149,14 @@ class Outcome:
 
 
 @attrs.frozen
+class LeftAtService:
+    """What is left in the inbox of a service that a job posts to: deliveries that wait, and those that failed."""
+
+    waiting: int
+    failed: int
+
+
+@attrs.frozen
 class Heartbeat:
     """The state of a job, for a worker. ``paused`` is in seconds. ``lost`` names segments that it no longer owns."""
 
@@ -175,6 +183,7 @@ class JobProgress:
     reason: why the job is paused, failed or cancelled. problem: the last problem that did not stop the job.
     read: messages read from the lists. ``lag`` of them are not handled, failed or skipped yet.
     handled, failed, skipped: as in ``Report``. ``quarantined`` is the number of messages in the job's quarantine now.
+    waiting, at_service: as in ``Report``: of a job that posts with the service's inbox, at its end; else 0.
     rate: messages a second, handled or failed, over the last ten seconds.
     elapsed: seconds from the submission until now, or until the job ended.
     remaining, eta: the remaining messages, and the seconds that they will take. None if the job was submitted without
@@ -194,6 +203,8 @@ class JobProgress:
     failed: int
     skipped: Mapping[str, int]
     quarantined: int
+    waiting: int
+    at_service: int
     _given_up: int = attrs.field(alias="given_up")  # failed, and not set aside
     rate: float
     elapsed: float

@@ -190,9 +190,16 @@ class Segment:
         left = [message for message in page.messages if message.id not in done]
         if left and not await self._hand_out(left):
             return False
-        while not await self._record.finish(*self.owner):
-            await self._record_page(page)  # the store lost it
+        await self._finish(page)
         return True
+
+    async def _finish(self, page: SegmentPage) -> None:
+        counts, left = self.work._asks_service, None
+        while (ended := await self._record.finish(*self.owner, counts=counts, left=left)) != "finished":
+            if ended == "unread":
+                await self._record_page(page)  # the store lost it
+            else:
+                left = await self.work._count_at_service(self.job.spec)
 
     async def _read_list(self) -> SegmentPage:
         return await read_page(partial(list_pages, self.work.client, self.job.spec.source, self.list), self.claim)
@@ -252,7 +259,7 @@ class Segment:
             async with limit(_KNOWN, slow):
                 self._known = {keys[key] for key in await target.known(list(keys))}
         for webhook_id, handling in self._handlings.items():
-            if handling.posts and handling.inbox is not None:
+            if self.work._asks_service:
                 own = [message for message in messages if self._webhook_of(message) == webhook_id]
                 keys = {key_of(message, handling.webhook_id): message.id for message in own}
                 async with inbox_limit(_CALL):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import get_args
+from typing import cast, get_args
 
 import attrs
 
 from .._arguments import Duration, check_seconds, check_whole
 from .._work.owners import find_identity, refuse_others
+from .._work.quarantine import count_quarantined
+from .._work.waiting import count_waiting
 from ..client import BasiqClient
 from ..errors import ConfigurationError, ReplayError
 from ..receiver import Inbox
@@ -26,6 +28,7 @@ from ..replay.shared import (
     check_place,
     choose_hand_out,
 )
+from ._record_types import JobSpec, LeftAtService
 
 _CALL = 5.0
 """Limit, in seconds, of a call of an inbox."""
@@ -107,6 +110,20 @@ class Work:
             await check_place(self.client, handling.inbox, webhook_id, handling.value)
             self._checked.add(webhook_id)
         return handling.of(await find_identity(handling.inbox, webhook_id, identity, timeout=_CALL))
+
+    @property
+    def _asks_service(self) -> bool:
+        """Whether the target posts, and an inbox says what the service has handled."""
+        return self.handling.posts and self.handling.inbox is not None
+
+    async def _count_at_service(self, spec: JobSpec) -> LeftAtService:
+        """Count what waits and what failed in the inbox, of the services whose events a job posts."""
+        inbox, waiting, failed = cast(Inbox, self.handling.inbox), 0, 0
+        found = [await self._find_handling(each, spec.identity) for each in {one.webhook_id for one in spec.lists}]
+        for identity in {each.identity for each in found}:
+            waiting += (await count_waiting(inbox, identity, timeout=_CALL)).count
+            failed += await count_quarantined(inbox, identity, timeout=_CALL)
+        return LeftAtService(waiting, failed)
 
 
 JobFunction = Callable[[], AbstractAsyncContextManager[Work]]

@@ -253,17 +253,20 @@ class Replay:
         async with self._one_run():
             source, note_hint = await self._open_source()
             report = await self._hand_out(source, progress, plan, note_hint=note_hint)
-            return await self._count_waiting(report, progress)
+            return await self._count_what_is_left(report, progress)
 
-    async def _count_waiting(self, report: Report, progress: OnProgress | None) -> Report:
-        """Return a report that says what waits, of what the inbox knew. That is not handled."""
-        known = report.skipped.get(HANDLED_BEFORE, 0)
+    async def _count_what_is_left(self, report: Report, progress: OnProgress | None) -> Report:
+        """Return a report that says what waits, of what the inbox knew or was posted. That is not handled."""
+        handling, failed = self._handling, 0
+        known = report.skipped.get(HANDLED_BEFORE, 0) + (report.handled if handling.posts else 0)
         if not known:
             return report
-        waiting = await count_waiting(self._handling.inbox, self._handling.webhook_id, timeout=_CALL)
-        if not waiting.count:
+        waiting = await count_waiting(handling.inbox, handling.identity or handling.webhook_id, timeout=_CALL)
+        if handling.posts and handling.inbox is not None:
+            failed = await count_quarantined(handling.inbox, handling.identity, timeout=_CALL)
+        if not waiting.count and not failed:
             return report
-        report = attrs.evolve(report, waiting=min(known, waiting.count), finished=False)
+        report = attrs.evolve(report, waiting=min(known, waiting.count), at_service=min(known, failed), finished=False)
         if progress is not None:
             call_hook(progress, report)
         return report

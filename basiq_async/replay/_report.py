@@ -58,12 +58,15 @@ class Report(Progress):
     """The result of one run: its progress at the end, and whether anything is left.
 
     finished: whether the history was read to its end, and each selected message is handled or set aside. False if
-        messages failed with ``on_error="skip"``, are held by another worker, or wait for a deferred handler.
-    waiting: of the messages that were handled before, as many may wait for a deferred handler of the receiver.
+        messages failed with ``on_error="skip"``, are held by another worker, or wait for a deferred handler, and if
+        posted ones failed at the service.
+    waiting: of the messages that were posted or handled before, as many may wait for a deferred handler of the service.
+    at_service: for a target that posts: as many of the same are in the quarantine of the service's inbox.
     """
 
     finished: bool
     waiting: int = 0
+    at_service: int = 0
 
 
 OnProgress = Callable[[Progress], None]

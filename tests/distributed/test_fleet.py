@@ -32,7 +32,7 @@ from basiq_async.distributed import Fleet, Job, Work
 from basiq_async.distributed._fleet import _on_signals  # private: only worker processes set them
 from basiq_async.distributed._record_types import LONGEST_KEY  # private: what a record exchanges with its callers
 from basiq_async.distributed.processes import run_workers
-from basiq_async.receiver import MemoryInbox, WebhookReceiver
+from basiq_async.receiver import Delivery, MemoryInbox, WebhookReceiver
 from basiq_async.receiver.protocol import inbox_key
 from basiq_async.replay import HttpTarget, Replay, failed_only, limit, message_time, since
 from tests.support.deliveries import SECRET
@@ -491,6 +491,51 @@ async def test_a_fleet_that_posts_asks_the_service_what_it_knows_and_checks_the_
             report = await job.wait(timeout=PATIENCE)
             assert (report.handled, report.skipped) == (10, {"handled-before": 20})
     assert sorted(posted) == ([] if elsewhere else sorted(each.id for each in messages[20:]))
+
+
+async def test_a_fleet_counts_at_its_end_what_waits_and_what_failed_in_the_inbox_of_the_service(
+    redis_url: str,
+) -> None:
+    """The service acknowledges what it only stored, or set aside. It works that off before the second job."""
+    inbox, url, fails = MemoryInbox(), "https://service.example/basiq", True
+
+    async with crew(redis_url, messages=30) as c:
+        await c.client.webhooks.update(c.webhook_id, url=url)
+        service = WebhookReceiver(SECRET, webhook_id=c.webhook_id, inbox=inbox, quarantine_after=1)
+        waits = min([each.event_type_id or "" async for each in c.client.messages.list(c.webhook_id)])
+
+        @service.on("*")
+        async def handle(delivery: Delivery) -> None:
+            if fails:
+                raise ValueError("broken")
+
+        service.on(waits, deferred=True)(handle)
+        await service._lifecycle.note()  # as its start does, which would also work off what waits
+
+        class Direct(HttpTarget):
+            async def deliver(self, message: Message) -> None:
+                request = self._request(message)
+                assert (await service.handle(request.headers, request.body or b"")).status in (200, 202)
+
+        @c.fleet.job("post")
+        @asynccontextmanager
+        async def post() -> AsyncIterator[Work]:
+            async with Direct(url, SECRET) as target:
+                yield Work(c.client, target, inbox=inbox)
+
+        first = await c.run("post", key="first")
+        waiting, failed = (await inbox.waiting(c.webhook_id)).count, len(await inbox.quarantined())
+        assert min(waiting, failed) > 0
+        assert (first.handled, first.waiting, first.at_service, first.finished) == (30, waiting, failed, False)
+        fails = False
+        async with service:
+            await service.work(until_empty=True)
+            await service.retry_quarantined()
+        second = await c.run("post", key="second")
+        assert (second.skipped, second.waiting, second.at_service) == ({"handled-before": 30}, 0, 0)
+        assert second.finished
+        progress = await (await c.fleet.get("first")).progress()
+        assert (progress.state, progress.waiting, progress.at_service) == ("finished", waiting, failed)
 
 
 async def test_lists_of_one_service_have_the_identity_that_is_given(redis_url: str) -> None:

@@ -16,7 +16,8 @@ from tests.support import virtual
 
 RUNNING = JobProgress(
     state="running", reason="", problem="", read=9, handled=5, failed=2, skipped={"where": 1}, quarantined=2,
-    given_up=0, rate=1.5, elapsed=7.0, remaining=None, worker_names=["w"], segments=1, held=1, takeovers=0, paused=0.0,
+    waiting=0, at_service=0, given_up=0, rate=1.5, elapsed=7.0, remaining=None, worker_names=["w"], segments=1, held=1,
+    takeovers=0, paused=0.0,
 )  # fmt: skip
 
 
@@ -74,8 +75,10 @@ async def test_a_job_is_waited_for_as_long_as_its_caller_says() -> None:
         ({"state": "finished"}, True),
         ({"state": "finished", "given_up": 1}, False),
         ({"state": "cancelled"}, False),
+        ({"state": "finished", "waiting": 1}, False),
+        ({"state": "finished", "at_service": 1}, False),
     ],
-    ids=["the end", "a failure that was skipped", "a cancellation"],
+    ids=["the end", "a failure that was skipped", "a cancellation", "what waits", "a failure at the service"],
 )
 @virtual.clocked
 async def test_a_report_is_finished_only_where_nothing_is_left(end: dict[str, Any], finished: bool) -> None:

@@ -15,6 +15,7 @@ from basiq_async.distributed._record import Record  # private: the record that t
 from basiq_async.distributed._record_types import (  # private: what a record exchanges with its callers
     Heartbeat,
     LeaseLostError,
+    LeftAtService,
     ListSpec,
     Outcome,
     SegmentClaim,
@@ -68,7 +69,9 @@ class _Walk:
         self._former: list[tuple[str, str]] = []
         self._state = "running"
         self._counts = {"handled": 0, "failed": 0}
-        self._read = self._takeovers = 0
+        self._read = self._takeovers = self._left = 0
+        self._may_count = False
+        """Whether no segment was added since the last one was told to count."""
         self._quarantine: dict[str, int] = {}
         self._numbers = 0
 
@@ -119,6 +122,8 @@ class _Walk:
         found = (status.state, status.segments, status.handled, status.failed, status.read, status.quarantined)
         known = (self._state, len(self._open), *self._counts.values(), self._read, len(self._quarantine))
         assert found == known, f"state, open segments, handled, failed, read and quarantined were {found}, not {known}"
+        waiting = min(self._left, self._counts["handled"])
+        assert status.waiting == waiting, f"{status.waiting} wait, not {waiting}"
         held = sum(segment.alive for segment in self._open.values())
         found, known = (status._held, status.takeovers), (held, self._takeovers)
         assert found == known, f"segments with an owner, and takeovers, were {found}, not {known}"
@@ -188,6 +193,7 @@ class _Walk:
             segment.ids = ids
             self._read += len(ids)
             if more:
+                self._may_count = False
                 self._open[f"{list_name}.{int(index) + 1}"] = _Segment(
                     after=int(cursor or 0) if list_name[0] == "q" else 0, upto=segment.upto
                 )
@@ -220,9 +226,17 @@ class _Walk:
     async def _finish(self, name: str, segment: _Segment, token: str) -> None:
         if segment.ids is not None and len(segment.done) < len(segment.ids):
             return
-        finished = await self._record.finish(self._key, name, token)
-        assert finished is (segment.ids is not None), f"finish() of {name} returned {finished}"
-        if finished:
+        left = self._rng.choice((None, LeftAtService(self._rng.randint(0, 9), 1)))
+        counts = left is not None or self._rng.random() < 0.3
+        is_last = segment.ids is not None and len(self._open) == 1
+        uncounted = counts and is_last and (left is None or not self._may_count)
+        expected = "unread" if segment.ids is None else "uncounted" if uncounted else "finished"
+        found = await self._record.finish(self._key, name, token, counts=counts, left=left)
+        assert found == expected, f"finish() of {name} returned {found}, not {expected}"
+        self._may_count = self._may_count or uncounted
+        if found == "finished":
+            if left is not None and is_last:
+                self._left = left.waiting
             del self._open[name]
             self._gone.append(name)
             if not self._open:
@@ -275,7 +289,7 @@ class _Walk:
             raise AssertionError(f"with {len(self._quarantine)} entries, retry_quarantined() returned {retry}")
         elif last > covered:
             assert retry not in self._open, f"retry_quarantined() left later entries to an earlier segment: {retry}"
-            self._open[retry] = _Segment(after=covered, upto=last)
+            self._open[retry], self._may_count = _Segment(after=covered, upto=last), False
             if self._state == "finished":
                 self._state = "running"
         else:

@@ -97,6 +97,26 @@ async def test_what_is_posted_and_waits_in_the_service_is_not_taken_for_handled_
         assert (await s.basiq.webhooks.diagnose(s.webhook_id, inbox=s.inbox)).undelivered == 0
 
 
+async def test_a_replay_that_posts_counts_what_waits_and_what_failed_at_the_service() -> None:
+    for options, left in (({"deferred": True}, (3, 0)), ({"quarantine_after": 1}, (0, 3))):
+        async with serving(**options) as s:
+            await s.miss(3)
+            s.fails = True
+            async with HttpTarget(s.url, s.secret) as target:
+                replay = Replay(s.basiq, s.webhook_id, target, inbox=s.inbox)
+                for handled in (3, 0):
+                    report = await replay.run()
+                    assert (report.handled, report.finished) == (handled, False)
+                    assert (report.waiting, report.at_service) == left
+                s.fails = False
+                async with s.receiver:
+                    await s.receiver.work(until_empty=True)
+                    await s.receiver.retry_quarantined()
+                report = await replay.run()
+                assert (report.waiting, report.at_service, report.finished) == (0, 0, True)
+            assert len(s.got) == 3
+
+
 async def test_what_the_service_knows_is_not_posted_and_what_it_gets_later_ends_the_entry_of_the_job() -> None:
     async with serving() as s:
         await s.miss(2)

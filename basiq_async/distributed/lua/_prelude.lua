@@ -62,6 +62,7 @@ local function add_segment(list_name, index, cursor, at)
   local id = list_name .. '.' .. index
   redis.call('HSET', segment_key(id), 'cursor', cursor, 'tries', 0)
   redis.call('ZADD', due, whole(at), id)
+  redis.call('HDEL', base, 'counting')
   return id
 end
 
