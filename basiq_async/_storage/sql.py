@@ -124,7 +124,7 @@ class SQLStore:
         self._writing = asyncio.Lock()
         self._preparing = asyncio.Lock()
         self.process = OneProcess(f"the inbox {tables.name}", InboxError)
-        # The dialect's own listeners, not event.contains(): that goes by the id() of the engine, which Python reuses.
+        # Asks the dialect for its listeners: event.contains() would go by the engine's id(), which Python reuses.
         if note_failure not in engine.dialect.dispatch.handle_error:
             event.listen(engine.dialect, "handle_error", note_failure)
         keep_tags(engine)

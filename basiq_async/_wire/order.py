@@ -42,7 +42,7 @@ class ListOrder:
     def __init__(self, steps: list[int] | None = None) -> None:
         self.steps = [0, 0] if steps is None else steps
         self._seen = [0, 0]
-        """As ``steps``, without those of an earlier list."""
+        """Like ``steps``, but only of this list."""
         self._last: datetime | None = None
 
     def see(self, time: datetime | None) -> None:

@@ -66,7 +66,7 @@ KINDS = (
     ),
     InboxKind(name="SQLiteInbox", module="_sqlite", places="", example="inbox.db"),
 )
-"""All kinds. The first whose ``places`` match has a place."""
+"""All kinds. A place belongs to the first one whose ``places`` it matches."""
 
 EXTRAS: Mapping[str, str] = {kind.package: kind.extra for kind in KINDS if kind.extra is not None}
 """The extra of each package that an inbox needs."""

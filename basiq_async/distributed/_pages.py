@@ -40,7 +40,7 @@ async def list_pages(
     except ConfigurationError as exc:
         if cursor is None:
             raise
-        raise PaginationError(str(exc)) from None  # made with an earlier API key
+        raise PaginationError(str(exc)) from None  # the API key has changed since the cursor was made
     async for page in listed.pages():
         following = listed._next_page
         messages = [each if isinstance(each, Message) else message_of(each, webhook_id) for each in page.items]

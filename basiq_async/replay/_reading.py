@@ -478,7 +478,7 @@ class Reading(PageRequests, Generic[T]):
     def _make_batch(
         self, page: ListedPage, fresh: Sequence[int], keys: Sequence[str], digests: Sequence[bytes]
     ) -> Batch[T]:
-        """Read the items of a page that the record does not know. A failure is raised after the items before it."""
+        """Read the items of a page that the record does not know, up to the first one that fails."""
         items: list[Any] = []
         handed: dict[str, int] = {}
         errors: dict[int, Exception] = {}

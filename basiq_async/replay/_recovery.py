@@ -84,12 +84,12 @@ def recover(
             recovery = await recover(basiq, webhook_id, target, inbox=inbox)
 
     The inbox decides: what it knows is not handed out, and what is handed out is recorded there. A ``WebhookReceiver``
-    has its own. For a function, pass the inbox of the live service; for an ``HttpTarget``, one that is kept for the
-    posted messages of this webhook and this url. If another worker is handling an event, the recovery waits for it.
-    After an interruption, run the same again. Workers that recover at once share the work of a service's inbox.
+    has its own. For a function, pass the inbox of the live service; for an ``HttpTarget``, an inbox for what is posted
+    to this url. If another worker is handling an event, the recovery waits for it. After an interruption, run the same
+    again. Workers that recover at once share the work of a service's inbox.
 
-    Messages that Basiq delivered are left alone, and so are their events, but for those that the service's inbox would
-    know: delivered since it has recorded each live delivery. Those were missed.
+    A message that Basiq delivered is left alone, and so is its event. But the service's inbox has recorded every live
+    delivery since some moment: a message that was delivered after it, and that the inbox lacks, was missed.
 
     where: selects the messages and events to hand out.
     everything: whether to hand out also the messages that are left alone.

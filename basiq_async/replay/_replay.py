@@ -346,7 +346,10 @@ class Replay:
 
     @asynccontextmanager
     async def _one_run(self, check: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:
-        """Keep other runs of this object out, and those of others from a file. ``check``: before anything is noted."""
+        """Allow one run of this object at a time, and one writer of a file.
+
+        ``check`` is awaited before anything is noted.
+        """
         if self._running:
             raise ReplayError("this replay is running already: one object does one run at a time")
         self._running, self._stopping = True, asyncio.Event()

@@ -30,7 +30,7 @@ LONGEST_PAUSE = 60.0
 _LONGEST_BACKOFF = 5.0
 """Seconds to wait more than the target asks for, if it asks again and again."""
 LONGEST_ERROR = 1_000
-"""Characters of an error that are shown and kept."""
+"""Maximum length of an error that is shown and kept, in characters."""
 
 
 class Limiter(Protocol):

@@ -51,7 +51,7 @@ class Proxies(Unpicklable):
 
     @classmethod
     def read(cls, proxy: str | None) -> Proxies | None:
-        """Return the proxies of an argument ``proxy``. Raises ``ConfigurationError``, which shows no password."""
+        """Return the proxies that a user's ``proxy=`` means. Raises ``ConfigurationError``, which shows no password."""
         if proxy is None:
             return None
         if proxy == ENVIRONMENT:

@@ -1,6 +1,7 @@
 """Each line that a verdict prints is run as it is printed, by a shell, in a story that prints it: it does what it says.
 
-Lines keep the profile or the base URL, the inbox, the target and the file of the secret, and show no password.
+A line names the profile or the base URL, the inbox, the target and the secret's file of the first call. It shows no
+password.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ async def test_a_body_is_read_only_for_fresh_headers_and_never_decompressed(
         done, _ = await asyncio.wait([asking], timeout=PATIENCE if status else 0.05)
         if status is not None:
             assert status in asking.result()
-        else:  # as it would be for all others, were their bodies read
+        else:  # it waits for the body; the other cases would wait too if their bodies were read
             assert not done
             asking.cancel()
             await asyncio.wait([asking])

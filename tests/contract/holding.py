@@ -1,4 +1,4 @@
-"""One generated request, sent, and its answer held to the description."""
+"""Sends one generated request, and checks the response against the OpenAPI description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The tests of a record notice scripts that are broken on purpose: a row is a script, what it has, and what it gets."""
+"""The tests of a fleet's record fail for each script that is broken on purpose.
+
+A row of the table is a script, a part of its text, and the wrong text that takes its place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of a service that was down: each is started twice, with what the first start left."""
+"""The examples of a service that was down. Each runs twice, the second time with the files of the first."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def text_of(cursor: bytes) -> str:
 
 
 def with_checksum(sealed: bytes) -> bytes:
-    """What a forger can do: the checksum tells damage, and is no secret."""
+    """Add the right checksum, as a forger can: it detects damage, and needs no secret."""
     return blake2b(sealed, digest_size=4).digest() + sealed
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from basiq_async._web.bodies import BodyReader
 from basiq_async.receiver import Result
-from basiq_async.receiver._bodies import (  # private: no adapter can make each of these
+from basiq_async.receiver._bodies import (  # private: no adapter reaches each of these cases
     ends_connection,
     read_body,
     read_content_length,

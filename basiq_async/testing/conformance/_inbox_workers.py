@@ -108,9 +108,11 @@ class Workers(Generic[I]):
     async def follow(self, *scripts: str, name: str | None = None, made: str = "") -> None:
         """Make the steps of each script on two new keys, whose names begin with ``name``.
 
-        A step is a call of ``CALLS``, a worker and the number of a key, 0 by default, as in ``claim a; claim b 1``. It
-        may be ``cancelled``, after one of several waits: then it was carried out or was not, and the later steps must
-        agree about that. ``pass a`` lets a short lease run out. ``made`` has the steps that were made already.
+        A step is a call of ``CALLS``, a worker and the number of a key, 0 by default, as in ``claim a; claim b 1``. A
+        step that begins with ``cancelled`` is cancelled after one of several waits. Then the inbox may have carried it
+        out or not, and the later steps must all fit one of the two.
+
+        ``pass a`` lets a short lease run out. ``made`` has the steps that were made already.
 
         Raises ``AssertionError`` at the first step whose result differs from the model. A script with a call that this
         inbox does not have is left out.

@@ -45,7 +45,7 @@ class FilterError(ValueError):
 class Field:
     """A field that can be filtered.
 
-    get: returns its value of an item: a text, a tuple with all spellings of a text, a datetime, or None.
+    get: returns the field's value in an item: a text, a tuple with all spellings of a text, a datetime, or None.
     is_date: whether it accepts ``gt``, ``gteq``, ``lt``, ``lteq`` and ``bt``. Any field accepts ``eq`` and ``ne``.
     """
 

@@ -22,7 +22,7 @@ _SCOPES = ("SERVER_ACCESS", "CLIENT_ACCESS")
 
 
 class Tokens:
-    """Issues tokens, and checks the token of every other request."""
+    """Issues tokens, and checks the token of each request for something else."""
 
     def __init__(self, store: Store, violations: Violations) -> None:
         self._store = store
