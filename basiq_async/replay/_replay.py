@@ -98,7 +98,7 @@ class Replay:
     rate: maximum messages a second, evenly spaced; None for as fast as possible.
     on_error: for a message that the target does not accept: "quarantine" sets it aside in the inbox for
         ``retry_quarantined``, "skip" only counts it, and "stop" ends the job before it. A target that is its own record
-        has no quarantine: there a failure ends the job.
+        has no quarantine: there a message that fails is only counted, and each run tries it again.
     max_failures: the number of failures in a row that ends the job, in front of them; None for never.
     max_pause: maximum seconds to wait for a target that is down, or that asks for a pause with ``retry_after``. A
         longer outage or pause ends the job. In an outage, nothing is set aside.
@@ -145,7 +145,7 @@ class Replay:
         self._filter = filter_text(filter)
         self._where = as_where(where)
         if on_error == "quarantine" and self._handling.inbox is None:
-            on_error = "stop"
+            on_error = "skip"
         self._settings = RunSettings(
             concurrency=check_whole("concurrency", concurrency, least=1),
             rate=None if rate is None else check_positive("rate", rate),

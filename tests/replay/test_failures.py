@@ -280,7 +280,7 @@ async def test_a_retry_after_that_is_no_time_is_an_ordinary_failure(odd: Any) ->
         assert report.failed == 2
 
 
-async def test_an_own_record_ends_at_a_failure_in_front_of_it() -> None:
+async def test_an_own_record_goes_on_after_a_failure_and_each_run_tries_it_again_unless_it_is_to_stop() -> None:
     class Picky(Table):
         refused: frozenset[str] = frozenset()
 
@@ -295,10 +295,13 @@ async def test_an_own_record_ends_at_a_failure_in_front_of_it() -> None:
         table.refused = frozenset({ids[20]})
         replay = h.replay(table)
         with pytest.raises(ReplayError, match=f"message '{ids[20]}' failed, and the replay stopped before it: Val"):
-            await replay.run()
+            await h.replay(table, on_error="stop").run()
         assert table.rows == ids[:20], "what was accepted before is written"
-        skipping = await h.replay(table, on_error="skip").run()
-        assert (skipping.handled, skipping.failed, skipping.finished, skipping.in_flight) == (29, 1, False, 0)
+        for handled in (29, 0):
+            report = await replay.run()
+            assert (report.handled, report.failed, report.finished, report.in_flight) == (handled, 1, False, 0)
+        with pytest.raises(ReplayError, match=r"1 message failed, .* The replay stopped in front of that"):
+            await h.replay(table, max_failures=1).run()
         with pytest.raises(ConfigurationError, match="has no quarantine"):
             await replay.retry_quarantined()
         assert (await replay.quarantined(), await replay.drop_quarantined(["a"])) == ((), 0)

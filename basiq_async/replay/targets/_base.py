@@ -39,6 +39,8 @@ class BulkTarget(Target, Protocol):
 
     It has the methods of a ``Record`` too: what it wrote is the record, such as the rows of a table, and ``known`` says
     which ids of messages it has. In a fleet without an inbox, the fleet's record is enough.
+
+    ``deliver`` has to raise for a message that could not be written: then the job goes on without it.
     """
 
     async def flush(self) -> None:

@@ -120,12 +120,17 @@ async def test_with_a_rate_or_a_limit_what_cannot_be_read_is_written_too(tmp_pat
         assert len(path.read_text().splitlines()) == 4
 
 
-async def test_a_table_without_a_use_for_what_cannot_be_read_ends_in_front_of_it() -> None:
-    table = Table()
-    async with listed([{"id": "a"}, "text", {"id": "b"}], table, inbox=None) as replay:
+async def test_a_table_gets_all_but_what_cannot_be_read_unless_it_is_to_stop() -> None:
+    table, items = Table(), [{"id": "a"}, "text", {"id": "b"}]
+    async with listed(items, table, inbox=None, on_error="stop") as replay:
         with pytest.raises(ReplayError, match=r"the replay stopped before it: ResponseDecodeError: .*data\[1\]"):
             await replay.run()
     assert table.rows == ["a"]
+    for handled in (1, 0):
+        async with listed(items, table, inbox=None) as replay:
+            report = await replay.run()
+        assert (report.handled, report.failed, report.finished) == (handled, 1, False)
+    assert table.rows == ["a", "b"]
 
 
 # --- a file that is another one ---
