@@ -131,8 +131,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 class Selection:
     """What is selected of events, or of messages.
 
-    since TIME: Only messages first sent, or events that happened, at this time or later: a date, or how long ago (2d,
-        90m).
+    since TIME: Only what was first sent, or happened, at this time or later: a date, or how long ago (2d, 90m).
     until TIME: Only those from before this time, written as for --since.
     event: Only these event types, such as user.created or consent.*; may be repeated.
     """
