@@ -59,6 +59,8 @@ class Endpoint:
         self.secret = SECRET
         self.on_post: Callable[[], object] = lambda: None
         """Called with each request."""
+        self.service: Callable[[Mapping[str, str], bytes], int] | None = None
+        """Answers in place of ``status``."""
         self.release = threading.Event()
         self.release.set()
         self.asked = threading.Event()
@@ -74,10 +76,11 @@ class Endpoint:
                 outer.asked.set()
                 outer.on_post()
                 outer.release.wait(PATIENCE)
-                verify(outer.secret, headers=dict(self.headers.items()), body=body)
+                headers = dict(self.headers.items())
+                verify(outer.secret, headers=headers, body=body)
                 outer.ids.append(self.headers["webhook-id"])
                 outer.bodies.append(body)
-                self.respond(outer.status)
+                self.respond(outer.status if outer.service is None else outer.service(headers, body))
 
         self.url = f"{self._stack.enter_context(answering(Posted))}/basiq"
         return self
@@ -234,22 +237,24 @@ def make_inbox(webhook_id: str | Sequence[str] | None = None) -> None:
     asyncio.run(make())
 
 
+async def store(webhook_id: str, secret: str, *given: tuple[Mapping[str, str], bytes]) -> None:
+    """Let a service store deliveries in the inbox ``inbox.db``, which it does not work off."""
+    async with SQLiteInbox("inbox.db") as inbox:
+        receiver = WebhookReceiver(secret, webhook_id=webhook_id, inbox=inbox, deferred=True)
+
+        @receiver.on("*")
+        async def handle(delivery: Delivery) -> None: ...
+
+        for headers, body in given:
+            done = await receiver.handle(headers, body)
+            assert done.status in (200, 202), done
+
+
 def let_wait(webhook_id: str, *event_ids: str) -> None:
     """Let deferred deliveries wait in the inbox for ten minutes."""
-
-    async def defer() -> None:
-        async with SQLiteInbox("inbox.db") as inbox:
-            receiver = WebhookReceiver(SECRET, webhook_id=webhook_id, inbox=inbox, deferred=True)
-
-            @receiver.on("*")
-            async def handle(delivery: Delivery) -> None: ...
-
-            for event_id in event_ids:
-                body = payload(TYPE, event_id)
-                done = await receiver.handle(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body)
-            assert done.status == 202, done
-
-    asyncio.run(defer())
+    bodies = {event_id: payload(TYPE, event_id) for event_id in event_ids}
+    each = [(signed(body, secret=SECRET, message_id=f"m-{event_id}"), body) for event_id, body in bodies.items()]
+    asyncio.run(store(webhook_id, SECRET, *each))
     with closing(sqlite3.connect("inbox.db")) as database, database:
         database.execute("UPDATE inbox SET stored = stored - 600")
 

@@ -1,0 +1,54 @@
+"""What is posted to a service that only stores it: the command line loses nothing, and says what waits there."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Mapping
+
+import pytest
+
+from ..support.command_line import COLD
+from ..support.real_time import PATIENCE
+from .conftest import World, launched, store
+
+DAYS_AGO = 0  # as the clock of the service's inbox
+COUNT = 60
+
+
+@pytest.mark.parametrize("command", ["recover", "replay"])
+def test_what_waits_at_a_service_is_neither_lost_nor_posted_again_nor_taken_for_handled(
+    world: World, command: str
+) -> None:
+    """The service stores what it is posted, and works it off later."""
+    w, webhook_id = world, world.webhook()
+    place = w.service(webhook_id, more=", deferred=True")
+
+    def service(headers: Mapping[str, str], body: bytes) -> int:
+        asyncio.run(store(webhook_id, w.endpoint.secret, (headers, body)))
+        return 202
+
+    w.endpoint.service = service
+    w.outage(COUNT)
+    line = (command, webhook_id, "--to", w.endpoint.url, "--secret-file", "the secret", "--inbox", "inbox.db")
+    for _ in range(2):
+        done = w.run(*line)
+        assert (done.exit_code, done.row["waiting"], done.row["finished"]) == (1, COUNT, False), done.output
+        assert (w.posted(), w.handled()) == (COUNT, 0)
+        assert len(w.run("inbox", "waiting", "--inbox", "inbox.db", "--limit", "100").rows) == COUNT
+        assert w.run("webhooks", "doctor", webhook_id, "--inbox", "inbox.db").row["waiting"] == COUNT
+    if command == "recover":
+        assert [each["code"] for each in done.row["problems"]] == ["waiting"]
+
+    with launched("work", "--receiver", place, program=COLD) as process:
+        until = time.monotonic() + PATIENCE
+        while w.handled() < COUNT and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, w.handled()) == (0, COUNT), told
+
+    done = w.run(*line)
+    assert (done.exit_code, done.row["waiting"], done.row["finished"]) == (0, 0, True), done.output
+    assert (w.posted(), w.handled(), w.codes(webhook_id, "--inbox", "inbox.db")) == (COUNT, COUNT, [])
